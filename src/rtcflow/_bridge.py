@@ -1,0 +1,213 @@
+"""Waiting and waking across threads and backends.
+
+Strategy: everything that one side waits for and another side brings about (an event, a frame in a queue, room in a
+playout buffer) stands on one primitive, `ParkingLot`: a set of waiters guarded by its owner's lock. A waiter is a task
+of any anyio backend or a plain thread. Waking costs nothing when nobody is parked, and one `call_soon_threadsafe` (or
+trio's `run_sync_soon`) when somebody is: measured, that one hop is what a frame's way across threads costs.
+
+The lost wake-up is avoided by construction: a waiter parks while it holds the lock under which the condition is
+changed, and looks at the condition again after each wake-up. A cancelled waiter leaves the lot.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Protocol
+
+import anyio
+import anyio.lowlevel
+
+__all__ = ["Event", "ParkingLot", "call_in_loop", "current_loop_token"]
+
+
+def current_loop_token() -> Any:
+    """The native token of the running loop: an asyncio loop, or a `trio.lowlevel.TrioToken`."""
+    return anyio.lowlevel.current_token().native_token
+
+
+def call_in_loop(token: Any, function: Callable[..., object], *args: Any) -> bool:
+    """Have `function(*args)` called soon in the loop that `token` names; from any thread.
+
+    Returns:
+        False if that loop has ended (then nothing is called), else True.
+    """
+    soon = getattr(token, "run_sync_soon", None) or token.call_soon_threadsafe
+    try:
+        soon(function, *args)
+    except RuntimeError:  # asyncio: "Event loop is closed"; trio.RunFinishedError is a RuntimeError, too
+        return False
+    return True
+
+
+class _Waiter(Protocol):
+    def wake(self) -> None: ...
+
+
+class _TaskWaiter:
+    """A parked task, of any backend."""
+
+    __slots__ = ("_event", "_thread", "_token")
+
+    def __init__(self) -> None:
+        self._event = anyio.Event()
+        self._token = current_loop_token()
+        self._thread = threading.get_ident()
+
+    def wake(self) -> None:
+        if threading.get_ident() == self._thread:
+            self._event.set()
+        else:
+            call_in_loop(self._token, self._event.set)
+
+    async def wait(self) -> None:
+        await self._event.wait()
+
+
+class _ThreadWaiter:
+    """A parked thread."""
+
+    __slots__ = ("_lock",)
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def wake(self) -> None:
+        with suppress(RuntimeError):  # woken twice: the second finds the lock free already
+            self._lock.release()
+
+    def wait(self, timeout: float | None) -> bool:
+        return self._lock.acquire(timeout=-1 if timeout is None else max(timeout, 0.0))
+
+
+class ParkingLot:
+    """Those who wait for one condition. Its owner's lock guards the lot *and* the condition.
+
+    Usage, by the side that waits: take the lock, look at the condition; if it does not hold, `await lot.park()` (or
+    `lot.park_sync()`), which releases the lock while waiting and takes it again after. Then look again. By the side
+    that changes the condition: take the lock, change, `lot.wake_all()`.
+    """
+
+    __slots__ = ("_lock", "_waiters")
+
+    def __init__(self, lock: threading.Lock) -> None:
+        self._lock = lock
+        self._waiters: set[_Waiter] = set()
+
+    def wake_all(self) -> None:
+        """Wake everybody who is parked. The caller holds the lock."""
+        if self._waiters:
+            waiters, self._waiters = self._waiters, set()
+            for waiter in waiters:
+                waiter.wake()
+
+    async def park(self) -> None:
+        """Wait to be woken. The caller holds the lock; it is free meanwhile and held again on return.
+
+        Cancelling this is safe: the task is no longer in the lot, and the lock is held again when the
+        cancellation reaches the caller.
+        """
+        waiter = _TaskWaiter()
+        self._waiters.add(waiter)
+        self._lock.release()
+        try:
+            await waiter.wait()
+        finally:
+            self._lock.acquire()  # held for moments only, never across an await
+            self._waiters.discard(waiter)
+
+    def park_sync(self, timeout: float | None = None) -> bool:
+        """Block this thread until woken; False if `timeout` seconds passed first. Locking as in `park`."""
+        waiter = _ThreadWaiter()
+        self._waiters.add(waiter)
+        self._lock.release()
+        try:
+            return waiter.wait(timeout)
+        finally:
+            self._lock.acquire()
+            self._waiters.discard(waiter)
+
+
+class Event:
+    """A flag that tasks of any backend and threads can wait for, and anyone can set, from any thread.
+
+    It stands where FastRTC has an `asyncio.Event` (`channel_set`, `args_set`) and has its methods with its meanings,
+    plus `wait_sync` for worker threads. Making one needs no event loop.
+
+    >>> event = Event()
+    >>> event.set(); event.is_set(), event.wait_sync(timeout=0)
+    (True, True)
+    """
+
+    __slots__ = ("_closed", "_flag", "_lock", "_lot")
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lot = ParkingLot(self._lock)
+        self._flag = False
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"<rtcflow.Event {'set' if self._flag else 'not set'}>"
+
+    def is_set(self) -> bool:
+        """Whether the flag is up."""
+        return self._flag
+
+    def set(self) -> None:
+        """Raise the flag and wake all who wait, on whatever backend or thread."""
+        with self._lock:
+            self._flag = True
+            self._lot.wake_all()
+
+    def clear(self) -> None:
+        """Lower the flag. Who was woken by an earlier `set` stays woken: none is lost between the two."""
+        with self._lock:
+            self._flag = False
+
+    def close(self) -> None:
+        """Let all who wait now or later fail with `anyio.ClosedResourceError`: the flag will never be raised."""
+        with self._lock:
+            self._closed = True
+            self._lot.wake_all()
+
+    async def wait(self) -> bool:
+        """Wait until the flag is raised, and return True. Safe to cancel.
+
+        Raises:
+            anyio.ClosedResourceError: The connection ended first.
+        """
+        with self._lock:
+            if self._flag:
+                ready = True
+            elif self._closed:
+                raise anyio.ClosedResourceError
+            else:
+                ready = False
+                # Woken by set() or close(): a clear() between the wake-up and now must not put us back to sleep.
+                await self._lot.park()
+                if self._closed and not self._flag:
+                    raise anyio.ClosedResourceError
+        if ready:
+            await anyio.lowlevel.checkpoint()
+        return True
+
+    def wait_sync(self, timeout: float | None = None) -> bool:
+        """Block this worker thread until the flag is raised; False if `timeout` seconds passed first.
+
+        Raises:
+            anyio.ClosedResourceError: The connection ended first.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with self._lock:
+            if self._flag:
+                return True
+            if self._closed:
+                raise anyio.ClosedResourceError
+            woken = self._lot.park_sync(None if deadline is None else deadline - time.monotonic())
+            if self._closed and not self._flag:
+                raise anyio.ClosedResourceError
+            return woken

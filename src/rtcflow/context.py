@@ -1,0 +1,66 @@
+"""Who is being served: the session context, visible in loop and worker threads alike."""
+
+from __future__ import annotations
+
+import contextvars
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+_NOTHING: Mapping[str, str] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class Context:
+    """Facts of one connection, set before any of its handler's methods runs.
+
+    Args:
+        webrtc_id: The connection's id (FastRTC's name for it, on every transport).
+        transport: ``"webrtc"``, ``"websocket"``, ``"telephone"`` or ``"memory"``.
+        remote_address: ``(host, port)`` of whoever made the request, where there was one.
+        headers: Headers of that request, names in lower case.
+        query: Its query parameters.
+        principal: What the `authorize` hook returned.
+        custom: Parameters of a telephone call (caller, call id, custom parameters).
+        user: A dict of the application's own, for as long as the connection lives.
+    """
+
+    webrtc_id: str
+    transport: str = "memory"
+    remote_address: tuple[str, int] | None = None
+    headers: Mapping[str, str] = field(default=_NOTHING, repr=False)
+    query: Mapping[str, str] = field(default=_NOTHING, repr=False)
+    principal: Any = None
+    custom: Mapping[str, str] = field(default=_NOTHING)
+    user: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def session_id(self) -> str:
+        """The connection's id: the same as `webrtc_id`."""
+        return self.webrtc_id
+
+
+_current: contextvars.ContextVar[Context] = contextvars.ContextVar("rtcflow_context")
+
+
+def get_current_context() -> Context:
+    """Return the context of the connection whose handler is running.
+
+    Works in every method of a handler, sync or async, and in tasks and threads started from it that copy the context.
+
+    Raises:
+        RuntimeError: No handler is running here.
+    """
+    try:
+        return _current.get()
+    except LookupError:
+        raise RuntimeError(
+            "no connection is being served here; call get_current_context() from a handler's method, "
+            "not from __init__ or copy()"
+        ) from None
+
+
+def set_current_context(context: Context) -> contextvars.Token[Context]:
+    """Make `context` the current one; for whoever runs a connection, and for tests of a handler by itself."""
+    return _current.set(context)

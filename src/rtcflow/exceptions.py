@@ -1,0 +1,147 @@
+"""Every error rtcflow raises by itself.
+
+RTCFlowError
+├── NegotiationError              the two sides cannot agree; `status` is the HTTP status to answer with
+│   ├── InvalidOffer              the offer, candidate or request makes no sense (400 or 422)
+│   ├── UnsupportedMedia          a sound offer that this handler or build cannot serve (415 or 422)
+│   ├── TooManyConnections        no slot or no worker thread is free (503); `limit`
+│   ├── NotAuthorized             the authorize hook refused (401 or 403)
+│   ├── UnknownConnection         no live connection has that id (404)
+│   ├── ConnectionExists          a live connection already has that id (409)
+│   └── NegotiationTimeout        also a TimeoutError; `phase` says what did not finish
+├── ProtocolError                 a message that makes no sense now
+│   ├── LocalProtocolError        our caller did it
+│   └── RemoteProtocolError       the peer did it; `close_code` is the WebSocket code to close with
+├── HandlerError                  a handler that cannot be run (not called: what a handler *raises* stays as it is)
+└── MediaError                    also a ValueError: wrong dtype, shape, rate or layout was handed in
+
+Streams and transports raise anyio's three, with anyio's meaning: `ClosedResourceError` (you closed it),
+`BrokenResourceError` (the link failed; ``__cause__`` says how), `EndOfStream` (the peer finished).
+What a handler raises is never wrapped.
+"""
+
+from __future__ import annotations
+
+
+class RTCFlowError(Exception):
+    """Base of all errors that rtcflow raises by itself."""
+
+
+class NegotiationError(RTCFlowError):
+    """The two sides cannot agree on a connection; nothing was started.
+
+    Attributes:
+        status: The HTTP status that tells the peer so.
+        code: A short machine-readable word, stable over releases.
+    """
+
+    status = 400
+    code = "negotiation_failed"
+
+    def __init__(self, message: str, *, status: int | None = None) -> None:
+        super().__init__(message)
+        if status is not None:
+            self.status = status
+
+
+class InvalidOffer(NegotiationError):
+    """The offer, candidate or request could not be understood."""
+
+    code = "invalid_offer"
+
+
+class UnsupportedMedia(NegotiationError):
+    """The offer is sound, but asks for media that cannot be served."""
+
+    status = 422
+    code = "unsupported_media"
+
+
+class TooManyConnections(NegotiationError):
+    """Every slot is taken.
+
+    Attributes:
+        limit: How many connections may be live at once.
+    """
+
+    status = 503
+    code = "concurrency_limit_reached"
+
+    def __init__(self, limit: int, message: str | None = None) -> None:
+        super().__init__(message or f"all {limit} connections are in use; try again later")
+        self.limit = limit
+
+
+class NotAuthorized(NegotiationError):
+    """The authorize hook refused this peer."""
+
+    status = 403
+    code = "not_authorized"
+
+
+class UnknownConnection(NegotiationError):
+    """No live connection has this id."""
+
+    status = 404
+    code = "unknown_connection"
+
+
+class ConnectionExists(NegotiationError):
+    """A live connection already has this id."""
+
+    status = 409
+    code = "connection_already_exists"
+
+
+class NegotiationTimeout(NegotiationError, TimeoutError):
+    """The connection was not up in time.
+
+    Attributes:
+        phase: What did not finish: ``"ice"``, ``"dtls"``, ``"answer"`` or ``"start"``.
+    """
+
+    status = 504
+    code = "negotiation_timeout"
+
+    def __init__(self, phase: str, timeout: float) -> None:
+        super().__init__(f"{phase} did not finish within {timeout:g} s")
+        self.phase = phase
+        self.timeout = timeout
+
+
+class ProtocolError(RTCFlowError):
+    """A message or event that makes no sense in the present state."""
+
+
+class LocalProtocolError(ProtocolError):
+    """The caller on this side did what the protocol forbids."""
+
+
+class RemoteProtocolError(ProtocolError):
+    """The peer sent what the protocol forbids.
+
+    Attributes:
+        close_code: The WebSocket close code (RFC 6455 section 7.4.1) that fits.
+    """
+
+    def __init__(self, message: str, *, close_code: int = 1002) -> None:
+        super().__init__(message)
+        self.close_code = close_code
+
+
+class HandlerError(RTCFlowError):
+    """A handler object that cannot be run: the message says why and what to write instead."""
+
+
+class MediaError(RTCFlowError, ValueError):
+    """Audio or video of the wrong dtype, shape, rate or layout.
+
+    Args:
+        what: What was handed in, in words (``"emit() returned float64 audio"``).
+        expected: What would have been right.
+    """
+
+    def __init__(self, what: str, expected: str) -> None:
+        super().__init__(f"{what}; expected {expected}")
+        self.what = what
+        self.expected = expected

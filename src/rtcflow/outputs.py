@@ -1,0 +1,71 @@
+"""What a handler may return, and what it may be told. Imports nothing of ours but `frames`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+from .frames import ChannelLayout
+
+
+class AdditionalOutputs:
+    """Values that go to the application beside the media.
+
+    Args:
+        *args: Any values; they are handed on as they are, in this order.
+
+    >>> AdditionalOutputs("transcript", 0.9).args
+    ('transcript', 0.9)
+    """
+
+    __slots__ = ("args",)
+
+    def __init__(self, *args: Any) -> None:
+        self.args: tuple[Any, ...] = args
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, AdditionalOutputs) and self.args == other.args
+
+    def __hash__(self) -> int:
+        return hash(self.args)
+
+    def __repr__(self) -> str:
+        return f"AdditionalOutputs({', '.join(map(repr, self.args))})"
+
+
+@dataclass(frozen=True)
+class CloseStream:
+    """Returned by `emit` or `video_emit`: play what is queued, say goodbye, end the connection.
+
+    Args:
+        msg: What the peer is told (``end_stream`` on its data channel).
+    """
+
+    msg: str = "Stream closed"
+
+
+AudioArray: TypeAlias = NDArray[np.int16] | NDArray[np.float32]
+AudioEmitType: TypeAlias = tuple[int, AudioArray] | tuple[int, AudioArray, ChannelLayout]
+"""``(sample_rate, samples)`` or ``(sample_rate, samples, layout)``; samples of shape (n,) or (channels, n), int16 or
+float32 in [-1, 1]."""
+
+EmitType: TypeAlias = AudioEmitType | AdditionalOutputs | tuple[AudioEmitType, AdditionalOutputs] | CloseStream | None
+VideoEmitType: TypeAlias = (
+    NDArray[Any] | av.VideoFrame | AdditionalOutputs | tuple[NDArray[Any] | av.VideoFrame, AdditionalOutputs] | CloseStream | None
+)
+
+
+@runtime_checkable
+class DataChannel(Protocol):
+    """The message side of a connection, as handlers see it in `StreamHandlerBase.channel`."""
+
+    def send(self, message: str) -> None:
+        """Queue `message` for the peer; returns at once, from any thread.
+
+        Raises:
+            anyio.ClosedResourceError: The connection has ended.
+        """

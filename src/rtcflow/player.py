@@ -1,0 +1,151 @@
+"""The thread-safe shell around `media.playout.Playout`: put from any thread, played by the transport's own task.
+
+Whoever emits puts audio in here and goes on; the transport's task takes each frame at its deadline. So audio that was
+queued keeps playing while the handler's loop or thread is busy.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+import anyio
+
+from ._bridge import ParkingLot
+from .frames import AudioFormat, AudioFrame
+from .media.playout import Latency, Playout, PlayoutFrame, PlayoutStatistics
+
+LEAD = 0.2
+"""Seconds of audio that may wait before the one who emits is asked to wait: enough to ride out a stall of the
+handler's loop of that length, little enough that `clear_queue` rarely has much to drop."""
+
+
+class Player:
+    """Audio on its way out: a bounded queue of samples, played in real time.
+
+    The bound is soft on purpose: one `put` is taken whole, whatever its length (a synthesised sentence arrives as one
+    array), but `wait_for_room` holds the next one back until less than `lead` seconds wait.
+
+    Args:
+        latency: Whether a standing backlog is shed (see `Latency`).
+        room: Seconds of audio that may wait before `wait_for_room` waits.
+        ahead: Seconds by which frames leave before their time, for far sides that buffer by themselves.
+        clock: The clock deadlines are on; the transport's loop's own where `play` runs. Defaults to
+            `time.monotonic`; virtual time brings its own.
+    """
+
+    def __init__(
+        self,
+        *,
+        latency: Latency = Latency.BUFFERED,
+        room: float = LEAD,
+        ahead: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._lock = threading.Lock()
+        self._player = ParkingLot(self._lock)
+        self._putters = ParkingLot(self._lock)
+        self._clock = clock
+        self._latency, self._room, self._ahead = latency, room, ahead
+        self._playout: Playout | None = None
+        self._closed = False
+
+    def open(self, format: AudioFormat) -> None:
+        """Fix the format of what is put. Called once, before the first `put`."""
+        with self._lock:
+            self._playout = Playout(format.sample_rate, latency=self._latency, lead=self._ahead)
+            self._player.wake_all()
+
+    # -- the side that emits, from any thread
+
+    def put(self, frame: AudioFrame) -> None:
+        """Queue audio of any length; returns at once. `frame.pts` does not count here: order does.
+
+        Raises:
+            anyio.ClosedResourceError: The transport has ended; the audio is dropped.
+        """
+        with self._lock:
+            if self._closed or self._playout is None:
+                raise anyio.ClosedResourceError
+            self._playout.push(frame.samples, self._clock())
+            self._player.wake_all()
+
+    async def wait_for_room(self) -> None:
+        """Wait until less than `room` seconds of audio are queued. Safe to cancel.
+
+        Raises:
+            anyio.ClosedResourceError: The transport has ended.
+        """
+        with self._lock:
+            while not self._has_room():
+                await self._putters.park()
+
+    def wait_for_room_sync(self) -> None:
+        """`wait_for_room` for a worker thread."""
+        with self._lock:
+            while not self._has_room():
+                self._putters.park_sync()
+
+    def _has_room(self) -> bool:
+        if self._closed or self._playout is None:
+            raise anyio.ClosedResourceError
+        if self._playout.queued_seconds < self._room:
+            return True
+        self._playout.held_back()
+        return False
+
+    def clear(self) -> float:
+        """Drop everything not yet played; returns the seconds dropped. From any thread; took effect on return."""
+        with self._lock:
+            if self._playout is None:
+                return 0.0
+            dropped = self._playout.clear()
+            self._putters.wake_all()
+            return dropped / self._playout.sample_rate
+
+    async def drained(self) -> None:
+        """Wait until everything queued has been played (or cleared, or the transport has ended). Safe to cancel."""
+        with self._lock:
+            while not self._closed and self._playout is not None and self._playout.queued_seconds > 0:
+                await self._putters.park()
+
+    # -- the transport's side: one task
+
+    async def next_frame(self) -> PlayoutFrame:
+        """Wait for the next frame, until it is due. Cancelling this is safe: no frame is lost.
+
+        Raises:
+            anyio.EndOfStream: `close` was called.
+        """
+        while True:
+            with self._lock:
+                while True:
+                    if self._closed:
+                        raise anyio.EndOfStream
+                    now = self._clock()
+                    deadline = None if self._playout is None else self._playout.next_deadline(now)
+                    if deadline is not None:
+                        break
+                    await self._player.park()
+                assert self._playout is not None
+                frame = self._playout.pop(now)
+                if frame is not None:
+                    self._putters.wake_all()
+            if frame is not None:
+                return frame
+            await anyio.sleep(deadline - now)
+
+    def close(self) -> None:
+        """The transport has ended: drop all that waits, let all who wait fail. From any thread; idempotent."""
+        with self._lock:
+            self._closed = True
+            if self._playout is not None:
+                self._playout.clear()
+            self._player.wake_all()
+            self._putters.wake_all()
+
+    def statistics(self) -> PlayoutStatistics:
+        """The figures now, in samples per channel."""
+        with self._lock:
+            return PlayoutStatistics(0, 0, 0, 0, 0, 0) if self._playout is None else self._playout.statistics()

@@ -15,12 +15,12 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import anyio
 import anyio.lowlevel
 
-__all__ = ["Event", "ParkingLot", "call_in_loop", "current_loop_token"]
+__all__ = ["Event", "ParkingLot", "call_in_loop", "current_loop_token", "loop_clock"]
 
 
 def current_loop_token() -> Any:
@@ -40,6 +40,16 @@ def call_in_loop(token: Any, function: Callable[..., object], *args: Any) -> boo
     except RuntimeError:  # asyncio: "Event loop is closed"; trio.RunFinishedError is a RuntimeError, too
         return False
     return True
+
+
+def loop_clock() -> Callable[[], float]:
+    """The running loop's clock, as a function that may be called from any thread (seconds; virtual time included)."""
+    clock = getattr(current_loop_token(), "time", None)
+    if clock is None:
+        import trio  # only reached where trio runs
+
+        clock = trio.lowlevel.current_clock().current_time
+    return cast("Callable[[], float]", clock)
 
 
 class _Waiter(Protocol):

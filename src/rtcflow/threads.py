@@ -1,0 +1,308 @@
+"""The worker threads that sync handlers run in: counted, never shared with anybody else's work, and got back.
+
+A sync handler has one long-lived worker thread per direction, not a thread hop per frame. Three things can go wrong
+with threads, and each is answered here:
+
+- *Too few.* Frameworks that borrow the default executor freeze when a handful of handlers block in `queue.get()`.
+  Ours have their own budget (`WorkerThreads.limit`): a connection that would not fit is refused, one that is live
+  never waits for a thread.
+- *One that does not come back.* Python cannot kill a thread. When a connection ends, its crew is stopped in steps:
+  no further call is begun; the handler's `shutdown()` may release what blocks; after a grace the thread is
+  interrupted (below); what still runs then is abandoned, counted and logged with the method's name.
+- *One that waits for ever.* The usual sync echo sits in `queue.get()` when its caller hangs up. Nothing will ever be
+  put there again, so it is interrupted: CPython's `PyThreadState_SetAsyncExc` raises `Interrupted` in that thread at
+  its next bytecode, and a thread that waits in `threading.Condition.wait` (which is where `queue.Queue.get`,
+  `threading.Event.wait` and `concurrent.futures.Future.result` wait) is woken by releasing the lock it waits for.
+  Only calls into a handler are interrupted, only after its connection ended, its `shutdown()` returned and the grace
+  passed. C code that never returns is beyond reach: that thread is the one that is abandoned.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import ctypes
+import logging
+import math
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from types import FrameType
+from typing import Any, Protocol, TypeVar
+
+import anyio
+import anyio.to_thread
+
+from ._bridge import Event
+from .exceptions import TooManyConnections
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
+
+SETTLE = 0.1
+"""Seconds that calls under way get to return by themselves before `shutdown()` is called beside them."""
+
+INTERRUPT_GRACE = 0.5
+"""Seconds an interrupted thread gets to unwind before it is given up."""
+
+
+class Interrupted(BaseException):
+    """Raised inside a handler's method whose connection has long ended and which would block for ever.
+
+    Not an `Exception`, so that a handler's own ``except Exception`` does not keep the thread. Do not catch it.
+    """
+
+
+class _Stopped(Exception):
+    """The crew was stopped: ends a worker's loop, never seen outside this module."""
+
+
+class Observer(Protocol):
+    """What wants to know when worker threads are at work, so that virtual time does not run ahead of them."""
+
+    def busy(self, name: str) -> None:
+        """This thread begins a call of the handler's method `name`."""
+
+    def idle(self, name: str) -> None:
+        """This thread's call of the handler's method `name` has ended."""
+
+    def sleep(self, seconds: float) -> None:
+        """Block this thread for so long in the observer's time."""
+
+
+observer: contextvars.ContextVar[Observer | None] = contextvars.ContextVar("rtcflow_observer", default=None)
+"""Set by `rtcflow.testing`; None in production."""
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadStatistics:
+    """Attributes:
+    reserved: Threads that live connections have a claim on.
+    limit: The most that may be reserved, or None.
+    abandoned: Threads given up since the beginning, because a handler's method never returned.
+    """
+
+    reserved: int
+    limit: int | None
+    abandoned: int
+
+
+class WorkerThreads:
+    """The thread budget that the connections of one `Stream` share.
+
+    Args:
+        limit: The most threads that connections may hold at once; None for no limit.
+    """
+
+    def __init__(self, limit: int | None = None) -> None:
+        self.limit = limit
+        self._lock = threading.Lock()
+        self._reserved = self._abandoned = 0
+
+    def reserve(self, n: int) -> None:
+        """Claim `n` threads for one connection; give them back with `release`.
+
+        Raises:
+            TooManyConnections: They are not there; nothing was claimed.
+        """
+        with self._lock:
+            if self.limit is not None and self._reserved + n > self.limit:
+                raise TooManyConnections(
+                    self.limit,
+                    f"this handler needs {n} worker threads and {self._reserved} of {self.limit} are in use; "
+                    "try again later",
+                )
+            self._reserved += n
+
+    def release(self, n: int) -> None:
+        """Give back what `reserve` claimed."""
+        with self._lock:
+            self._reserved -= n
+
+    def abandon(self) -> None:
+        """Count a thread that was given up."""
+        with self._lock:
+            self._abandoned += 1
+
+    def statistics(self) -> ThreadStatistics:
+        """The figures now."""
+        with self._lock:
+            return ThreadStatistics(self._reserved, self.limit, self._abandoned)
+
+
+class _Job:
+    """One thread at work for one connection."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.ident = 0
+        self.calling: str | None = None  # the handler's method this thread is in
+        self.interrupted = False
+        self.left = False  # whoever waited for it has gone
+        self.done = Event()
+
+
+class Crew:
+    """The worker threads of one connection.
+
+    Args:
+        threads: Where abandoned threads are counted.
+    """
+
+    def __init__(self, threads: WorkerThreads) -> None:
+        self._threads = threads
+        self._limiter = anyio.CapacityLimiter(math.inf)  # the budget is WorkerThreads'; this never waits
+        self._lock = threading.Lock()
+        self._jobs: set[_Job] = set()
+        self._stopping = False
+        self._stopped = Event()
+        self._local = threading.local()
+
+    async def run(self, name: str, function: Callable[[], T]) -> T | None:
+        """Run `function` in a worker thread until it returns.
+
+        Inside, calls of the handler go through `call`. Cancelling this leaves the thread to `join`, which must be
+        awaited before the connection is done.
+
+        Returns:
+            What it returns; None if the crew was stopped meanwhile.
+
+        Raises:
+            BaseException: What it raises, as it is.
+        """
+        job = _Job(name)
+        try:
+            return await anyio.to_thread.run_sync(
+                partial(self._work, job, function), abandon_on_cancel=True, limiter=self._limiter
+            )
+        finally:
+            job.left = True
+
+    def call(self, function: Callable[..., T], *args: Any) -> T:
+        """Call a handler's method from its worker thread.
+
+        Raises:
+            BaseException: What it raises, as it is.
+        """
+        job: _Job = self._local.job
+        name = getattr(function, "__qualname__", job.name)
+        watcher = observer.get()
+        with self._lock:
+            if self._stopping:
+                raise _Stopped
+            job.calling = name
+        try:
+            if watcher is None:
+                return function(*args)
+            watcher.busy(name)
+            try:
+                return function(*args)
+            finally:
+                watcher.idle(name)
+        finally:
+            with self._lock:
+                job.calling = None
+                if job.interrupted:
+                    _set_async_exception(job.ident, None)
+
+    def sleep(self, seconds: float) -> None:
+        """Block this worker thread for `seconds`, or until the crew is stopped."""
+        watcher = observer.get()
+        if watcher is not None:
+            watcher.sleep(seconds)
+        else:
+            self._stopped.wait_sync(seconds)
+
+    def _work(self, job: _Job, function: Callable[[], T]) -> T | None:
+        with self._lock:
+            job.ident = threading.get_ident()
+            self._jobs.add(job)
+        self._local.job = job
+        try:
+            return function()
+        except (_Stopped, Interrupted):
+            return None
+        except BaseException:
+            if job.left:  # supervises: nobody waits for this thread any more, so its error is told here
+                logger.exception("%s raised while its connection was ending", job.name)
+                return None
+            raise
+        finally:
+            with self._lock:
+                self._jobs.discard(job)
+                if job.interrupted:
+                    _set_async_exception(job.ident, None)
+            job.done.set()
+
+    @property
+    def busy(self) -> list[str]:
+        """The handler's methods that threads of this crew are in now."""
+        with self._lock:
+            return [job.calling for job in self._jobs if job.calling is not None]
+
+    def stop(self) -> None:
+        """Begin no further call. Calls under way go on."""
+        with self._lock:
+            self._stopping = True
+        self._stopped.set()
+
+    async def settle(self, seconds: float) -> bool:
+        """Wait until no thread of the crew runs, but no longer than `seconds`; whether that is so."""
+        with self._lock:
+            jobs = list(self._jobs)
+        with anyio.move_on_after(seconds):
+            for job in jobs:
+                await job.done.wait()
+            return True
+        return False
+
+    async def join(self, grace: float) -> list[str]:
+        """Get every thread back: wait `grace` seconds, then interrupt, then give up.
+
+        Returns:
+            The methods whose threads were abandoned.
+        """
+        if await self.settle(grace):
+            return []
+        self._interrupt()
+        if await self.settle(INTERRUPT_GRACE):
+            return []
+        with self._lock:
+            lost = [job.calling or job.name for job in self._jobs]
+        for name in lost:
+            self._threads.abandon()
+            logger.error(
+                "%s did not return when its connection ended: its thread was abandoned. "
+                "Have shutdown() release what it waits for.",
+                name,
+            )
+        return lost
+
+    def _interrupt(self) -> None:
+        with self._lock:
+            for job in self._jobs:
+                if job.calling is not None:
+                    job.interrupted = True
+                    _set_async_exception(job.ident, Interrupted)
+                    _wake_from_condition(job.ident)
+
+
+def _set_async_exception(ident: int, exception: type[BaseException] | None) -> None:
+    """Have `exception` raised in that thread at its next bytecode, or take that back (Python/C API reference)."""
+    api = getattr(ctypes, "pythonapi", None)
+    if api is not None:  # CPython; elsewhere the thread is abandoned
+        api.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), None if exception is None else ctypes.py_object(exception))
+
+
+def _wake_from_condition(ident: int) -> None:
+    """Wake that thread if it waits in `threading.Condition.wait`, as a spurious `notify` would."""
+    frame: FrameType | None = sys._current_frames().get(ident)
+    if frame is None or frame.f_code is not threading.Condition.wait.__code__:
+        return
+    waiter = frame.f_locals.get("waiter")
+    if waiter is not None:
+        try:
+            waiter.release()
+        except RuntimeError:  # it was notified in this very moment
+            return

@@ -1,0 +1,254 @@
+"""A linked pair of transports without a network: for tests, for docs, and for handlers that call handlers.
+
+It runs in the caller's loop and on the caller's clock, so in virtual time a ten-minute call takes seconds. A `Link` in
+each direction says what becomes of each frame; the default one delivers everything at once.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Final, Protocol
+
+import anyio
+import anyio.abc
+import anyio.lowlevel
+import av
+
+from .._bridge import Event, loop_clock
+from ..abc import MediaOffer, Transport
+from ..exceptions import RemoteProtocolError
+from ..flow import Flow, Policy
+from ..frames import AudioFormat, AudioFrame
+from ..media.playout import Latency
+from ..player import Player
+
+AUDIO_BOUND: Final = 50
+MESSAGE_BOUND: Final = 1000
+IN_FLIGHT_BOUND: Final = 10_000
+"""The most items one direction of a link holds on their way (200 s of audio); beyond it the link loses them."""
+
+
+class Link(Protocol):
+    """What one direction of a link does to what is sent. Pure: decides, and keeps what state it needs to."""
+
+    def send(self, now: float, size: int) -> list[float]:
+        """A frame of `size` bytes leaves at `now`: when it arrives (several times if duplicated; never: empty)."""
+
+    def send_reliable(self, now: float, size: int) -> float:
+        """The same for a message, which always arrives, and in order."""
+
+
+class PerfectLink:
+    """Delivers everything, once, at once."""
+
+    def send(self, now: float, size: int) -> list[float]:  # noqa: ARG002
+        return [now]
+
+    def send_reliable(self, now: float, size: int) -> float:  # noqa: ARG002
+        return now
+
+
+_GOODBYE: Final = object()
+
+
+class MemoryTransport(Transport):
+    """One end of a `memory_pair`.
+
+    `start` accepts whatever it is asked for; `audio_in` holds frames in the format in which the other end sends.
+    """
+
+    kind = "memory"
+
+    def __init__(self, offer: MediaOffer, *, latency: Latency, phone: bool) -> None:
+        self.offer = offer
+        self.phone = phone
+        self.audio_in = Flow[AudioFrame](AUDIO_BOUND, Policy.DROP_OLDEST)
+        self.audio_out = Player(latency=latency, clock=loop_clock())
+        self.video_in = Flow[av.VideoFrame](1, Policy.DROP_OLDEST)
+        self.video_out = Flow[av.VideoFrame](1, Policy.DROP_OLDEST)
+        self.messages_in = Flow[str](MESSAGE_BOUND, Policy.BLOCK)
+        self._outbox = Flow[Any](MESSAGE_BOUND, Policy.BLOCK)
+        self._ended = Event()
+        self._error: BaseException | None = None
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"<MemoryTransport{' closed' if self._closed else ''}>"
+
+    def start(self, receive: AudioFormat, send: AudioFormat) -> tuple[AudioFormat, AudioFormat]:
+        self.audio_out.open(send)
+        return receive, send
+
+    async def wait_connected(self) -> None:
+        if self._closed:
+            raise anyio.ClosedResourceError
+        if self._ended.is_set():
+            raise anyio.BrokenResourceError from self._error
+        await anyio.lowlevel.checkpoint()
+
+    async def wait_ended(self) -> None:
+        await self._ended.wait()
+        if self._closed:
+            raise anyio.ClosedResourceError
+        if self._error is not None:
+            raise anyio.BrokenResourceError from self._error
+
+    async def wait_messages_open(self) -> None:
+        if not self.offer.messages:
+            await anyio.sleep_forever()
+        await anyio.lowlevel.checkpoint()
+
+    def send_message_nowait(self, message: str) -> None:
+        if self._closed or self._ended.is_set() or not self.offer.messages:
+            raise anyio.ClosedResourceError
+        self._outbox.put_nowait(message)
+
+    def break_link(self, error: BaseException) -> None:
+        """Have this end see the link fail, with `error` as the cause; from any thread. For tests."""
+        self._finish(error)
+
+    async def aclose(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._say_goodbye()
+            for flow in (self.audio_in, self.video_in, self.messages_in):
+                flow.close()
+            self._finish(None)
+        await anyio.lowlevel.checkpoint()
+
+    def _say_goodbye(self) -> None:
+        if len(self._outbox) >= MESSAGE_BOUND:  # the other end does not read: then the goodbye overtakes
+            self._outbox.clear()
+        self._outbox.put_nowait(_GOODBYE)
+        self._outbox.end()
+
+    def _finish(self, error: BaseException | None) -> None:
+        """The other end is gone: by its own will, or (`error`) the link broke."""
+        if not self._ended.is_set():
+            self._error = error
+        for flow in (self.audio_in, self.video_in, self.messages_in):
+            flow.end(error)
+        self.audio_out.close()
+        self.video_out.end()
+        self._ended.set()
+
+    # -- what the other end sent arrives here
+
+    def _hear(self, frame: AudioFrame) -> None:
+        self.audio_in.put_nowait(frame)
+
+    def _see(self, frame: av.VideoFrame) -> None:
+        self.video_in.put_nowait(frame)
+
+    def _read(self, message: object) -> None:
+        if message is _GOODBYE:
+            self._finish(None)
+            return
+        assert isinstance(message, str)
+        try:
+            self.messages_in.put_nowait(message)
+        except anyio.WouldBlock:
+            self._finish(RemoteProtocolError(f"the peer sent more than {MESSAGE_BOUND} messages that nobody read"))
+
+
+class _Wire:
+    """One kind of thing on its way in one direction, in order of arrival."""
+
+    def __init__(self, deliver: Callable[[Any], None]) -> None:
+        self._deliver = deliver
+        self._in_flight: list[tuple[float, int, Any]] = []
+        self._count = itertools.count()
+        self._changed = anyio.Event()
+
+    def send(self, arrivals: list[float], item: object, now: float) -> None:
+        for arrival in arrivals:
+            if arrival <= now and not self._in_flight:
+                self._deliver(item)
+            elif len(self._in_flight) < IN_FLIGHT_BOUND:
+                heapq.heappush(self._in_flight, (arrival, next(self._count), item))
+                self._changed.set()
+
+    async def run(self) -> None:
+        while True:
+            while self._in_flight and self._in_flight[0][0] <= anyio.current_time():
+                self._deliver(heapq.heappop(self._in_flight)[2])
+            self._changed = anyio.Event()
+            if not self._in_flight:
+                await self._changed.wait()
+            else:
+                with anyio.move_on_at(self._in_flight[0][0]):
+                    await self._changed.wait()
+
+
+async def _carry(take: Callable[[], Awaitable[Any]], wire: _Wire, arrivals: Callable[[float, Any], list[float]]) -> None:
+    """Bring what `take` gives onto the wire, until that ends."""
+    while True:
+        try:
+            item = await take()
+        except (anyio.EndOfStream, anyio.ClosedResourceError):
+            return
+        now = anyio.current_time()
+        wire.send(arrivals(now, item), item, now)
+
+
+@asynccontextmanager
+async def memory_pair(
+    offer: MediaOffer | None = None,
+    *,
+    link: Link | None = None,
+    back: Link | None = None,
+    latency: Latency = Latency.BUFFERED,
+    phone: bool = False,
+) -> AsyncIterator[tuple[MemoryTransport, MemoryTransport]]:
+    """Open two transports that are linked to each other.
+
+    Args:
+        offer: What the second end offers the first one; by default audio both ways and messages.
+        link: From the second end to the first; `PerfectLink` by default.
+        back: From the first end to the second; like `link`.
+        latency: The latency policy of the first end's playout.
+        phone: Whether the first end shall look like a telephone line.
+
+    Yields:
+        ``(ours, theirs)``: give `ours` to a connection, and be the caller on `theirs` (call its `start` before
+        anything is put into its `audio_out`). Both are closed at the end of the block.
+    """
+    offer = offer or MediaOffer()
+    mirrored = MediaOffer(
+        receive_audio=offer.send_audio,
+        send_audio=offer.receive_audio,
+        receive_video=offer.send_video,
+        send_video=offer.receive_video,
+        messages=offer.messages,
+    )
+    ours = MemoryTransport(offer, latency=latency, phone=phone)
+    theirs = MemoryTransport(mirrored, latency=Latency.BUFFERED, phone=False)
+    async with anyio.create_task_group() as pumps:
+        for source, target, way in ((theirs, ours, link or PerfectLink()), (ours, theirs, back or PerfectLink())):
+            _start_pumps(pumps, source, target, way)
+        try:
+            yield ours, theirs
+        finally:
+            with anyio.CancelScope(shield=True):
+                await ours.aclose()
+                await theirs.aclose()
+            pumps.cancel_scope.cancel()
+
+
+def _start_pumps(pumps: anyio.abc.TaskGroup, source: MemoryTransport, target: MemoryTransport, link: Link) -> None:
+    async def next_audio() -> AudioFrame:
+        return (await source.audio_out.next_frame()).frame
+
+    audio, video, messages = _Wire(target._hear), _Wire(target._see), _Wire(target._read)
+    pumps.start_soon(_carry, next_audio, audio, lambda now, frame: link.send(now, frame.samples.nbytes))
+    pumps.start_soon(_carry, source.video_out.take, video, lambda now, frame: link.send(now, frame.width * frame.height))
+    pumps.start_soon(_carry, source._outbox.take, messages, lambda now, text: [link.send_reliable(now, _size(text))])
+    for wire in (audio, video, messages):
+        pumps.start_soon(wire.run)
+
+
+def _size(message: object) -> int:
+    return len(message) if isinstance(message, str) else 0

@@ -1,0 +1,85 @@
+"""What all tests share: the backends as parameters, Hypothesis' profiles, and a guard against what a test leaves open."""
+
+from __future__ import annotations
+
+import gc
+import importlib.util
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# Async tests under @given share their fixtures' backend between examples, which is what we want.
+_COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]}
+settings.register_profile("quick", max_examples=40, derandomize=True, **_COMMON)
+settings.register_profile("thorough", max_examples=300, **_COMMON)
+settings.register_profile("nightly", max_examples=3000, **_COMMON)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
+
+
+def _needs(module: str) -> pytest.MarkDecorator:
+    return pytest.mark.skipif(importlib.util.find_spec(module) is None, reason=f"{module} is not installed")
+
+
+ALL_BACKENDS = {
+    "asyncio": pytest.param(("asyncio", {}), id="asyncio"),
+    "uvloop": pytest.param(("asyncio", {"use_uvloop": True}), id="asyncio+uvloop", marks=_needs("uvloop")),
+    "trio": pytest.param(("trio", {}), id="trio", marks=_needs("trio")),
+}
+# RTCFLOW_BACKENDS=trio runs the async tests on trio alone: one cell of the matrix.
+BACKENDS = [ALL_BACKENDS[name] for name in os.environ.get("RTCFLOW_BACKENDS", "asyncio,uvloop,trio").split(",")]
+
+
+@pytest.fixture(scope="module", params=BACKENDS)
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, object]]:
+    """The backend an async test runs on."""
+    return request.param
+
+
+# Pools that keep idle threads by design: trio's and anyio's workers, asyncio's and grpc-like executors, the timer of
+# pytest-timeout. A thread of ours is named "rtcflow ..." and must be gone.
+_POOLS = ("Trio thread", "AnyIO worker", "asyncio_", "ThreadPoolExecutor", "pytest_timeout", "pytest-timeout")
+_GRACE = 2.0
+
+
+def _threads() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if not thread.name.startswith(_POOLS)}
+
+
+def _descriptors() -> Counter[str]:
+    """How many sockets, pipes and event files are open; regular files and devices are the libraries' own affair."""
+    kinds: Counter[str] = Counter()
+    folder = Path("/proc/self/fd")
+    if folder.exists():
+        for entry in folder.iterdir():
+            try:
+                target = os.readlink(entry)
+            except OSError:  # the descriptor of this very listing
+                continue
+            if not target.startswith("/"):
+                kinds[target.split(":[")[0]] += 1
+    return kinds
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test that leaves a thread, a socket or a pipe behind."""
+    threads, descriptors = _threads(), _descriptors()
+    yield
+    deadline = time.monotonic() + _GRACE
+    while True:
+        more_threads = _threads() - threads
+        more_descriptors = _descriptors() - descriptors
+        if not more_threads and not more_descriptors:
+            return
+        if time.monotonic() > deadline:
+            break
+        gc.collect()
+        time.sleep(0.02)
+    names = sorted(thread.name for thread in more_threads)
+    pytest.fail(f"{request.node.name} left behind: threads {names}, descriptors {dict(more_descriptors)}")

@@ -11,16 +11,30 @@ changed, and looks at the condition again after each wake-up. A cancelled waiter
 
 from __future__ import annotations
 
+import contextvars
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any, Protocol, cast
 
 import anyio
 import anyio.lowlevel
 
-__all__ = ["Event", "ParkingLot", "call_in_loop", "current_loop_token", "loop_clock"]
+__all__ = ["Event", "ParkingLot", "WorkerMark", "call_in_loop", "current_loop_token", "current_worker", "loop_clock"]
+
+
+class WorkerMark(Protocol):
+    """What virtual time knows of one worker thread: it may not run ahead of one that can run."""
+
+    def parked(self) -> None:
+        """The thread waits in a `ParkingLot`; called under the lot's lock."""
+
+    def resumed(self) -> None:
+        """The thread can run again; called by whoever wakes it, before it does."""
+
+
+current_worker: contextvars.ContextVar[WorkerMark | None] = contextvars.ContextVar("rtcflow_worker", default=None)
+"""This worker thread's mark, where somebody watches (see `rtcflow.threads.observer`); None in production."""
 
 
 def current_loop_token() -> Any:
@@ -79,18 +93,25 @@ class _TaskWaiter:
 class _ThreadWaiter:
     """A parked thread."""
 
-    __slots__ = ("_lock",)
+    __slots__ = ("_lock", "_mark")
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._lock.acquire()
+        self._mark = current_worker.get()
+        if self._mark is not None:
+            self._mark.parked()
 
     def wake(self) -> None:
-        with suppress(RuntimeError):  # woken twice: the second finds the lock free already
-            self._lock.release()
+        if self._mark is not None:
+            self._mark.resumed()
+        self._lock.release()  # once: whoever wakes takes this waiter out of the lot
 
     def wait(self, timeout: float | None) -> bool:
-        return self._lock.acquire(timeout=-1 if timeout is None else max(timeout, 0.0))
+        woken = self._lock.acquire(timeout=-1 if timeout is None else max(timeout, 0.0))
+        if not woken and self._mark is not None:
+            self._mark.resumed()
+        return woken
 
 
 class ParkingLot:

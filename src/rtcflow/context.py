@@ -64,3 +64,8 @@ def get_current_context() -> Context:
 def set_current_context(context: Context) -> contextvars.Token[Context]:
     """Make `context` the current one; for whoever runs a connection, and for tests of a handler by itself."""
     return _current.set(context)
+
+
+def reset_current_context(token: contextvars.Token[Context]) -> None:
+    """Take back what the `set_current_context` that returned `token` did."""
+    _current.reset(token)

@@ -49,6 +49,7 @@ class Player:
         self._clock = clock
         self._latency, self._room, self._ahead = latency, room, ahead
         self._playout: Playout | None = None
+        self._ended = False
         self._closed = False
 
     def open(self, format: AudioFormat) -> None:
@@ -63,10 +64,10 @@ class Player:
         """Queue audio of any length; returns at once. `frame.pts` does not count here: order does.
 
         Raises:
-            anyio.ClosedResourceError: The transport has ended; the audio is dropped.
+            anyio.ClosedResourceError: `end` or `close` was called; the audio is dropped.
         """
         with self._lock:
-            if self._closed or self._playout is None:
+            if self._ended or self._playout is None:
                 raise anyio.ClosedResourceError
             self._playout.push(frame.samples, self._clock())
             self._player.wake_all()
@@ -75,7 +76,7 @@ class Player:
         """Wait until less than `room` seconds of audio are queued. Safe to cancel.
 
         Raises:
-            anyio.ClosedResourceError: The transport has ended.
+            anyio.ClosedResourceError: `end` or `close` was called.
         """
         with self._lock:
             while not self._has_room():
@@ -88,7 +89,7 @@ class Player:
                 self._putters.park_sync()
 
     def _has_room(self) -> bool:
-        if self._closed or self._playout is None:
+        if self._ended or self._playout is None:
             raise anyio.ClosedResourceError
         if self._playout.queued_seconds < self._room:
             return True
@@ -103,6 +104,18 @@ class Player:
             dropped = self._playout.clear()
             self._putters.wake_all()
             return dropped / self._playout.sample_rate
+
+    def end(self) -> None:
+        """Take nothing more, and let go who waits for room; what is queued plays on. From any thread; idempotent."""
+        with self._lock:
+            self._ended = True
+            self._putters.wake_all()
+
+    @property
+    def queued_seconds(self) -> float:
+        """Seconds of audio waiting."""
+        with self._lock:
+            return 0.0 if self._playout is None else self._playout.queued_seconds
 
     async def drained(self) -> None:
         """Wait until everything queued has been played (or cleared, or the transport has ended). Safe to cancel."""
@@ -139,7 +152,7 @@ class Player:
     def close(self) -> None:
         """The transport has ended: drop all that waits, let all who wait fail. From any thread; idempotent."""
         with self._lock:
-            self._closed = True
+            self._ended = self._closed = True
             if self._playout is not None:
                 self._playout.clear()
             self._player.wake_all()

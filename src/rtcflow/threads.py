@@ -34,7 +34,7 @@ from typing import Any, Protocol, TypeVar
 import anyio
 import anyio.to_thread
 
-from ._bridge import Event
+from ._bridge import Event, WorkerMark, current_worker
 from .exceptions import TooManyConnections
 
 T = TypeVar("T")
@@ -58,21 +58,28 @@ class _Stopped(Exception):
     """The crew was stopped: ends a worker's loop, never seen outside this module."""
 
 
-class Observer(Protocol):
-    """What wants to know when worker threads are at work, so that virtual time does not run ahead of them."""
+class WatchedWorker(WorkerMark, Protocol):
+    """One worker thread, as an observer sees it; able to run from its making until `parked`."""
 
-    def busy(self, name: str) -> None:
-        """This thread begins a call of the handler's method `name`."""
-
-    def idle(self, name: str) -> None:
-        """This thread's call of the handler's method `name` has ended."""
+    def calling(self, method: str | None) -> None:
+        """The thread enters the handler's `method`, or (None) has left it."""
 
     def sleep(self, seconds: float) -> None:
         """Block this thread for so long in the observer's time."""
 
+    def finished(self) -> None:
+        """The thread's work is done, or nobody waits for it any more; called in the loop's thread."""
+
+
+class Observer(Protocol):
+    """Wants to know when worker threads can run, so that virtual time does not run ahead of them."""
+
+    def worker(self, name: str) -> WatchedWorker:
+        """A worker thread is about to be started; called in the loop's thread."""
+
 
 observer: contextvars.ContextVar[Observer | None] = contextvars.ContextVar("rtcflow_observer", default=None)
-"""Set by `rtcflow.testing`; None in production."""
+"""Set by `rtcflow.testing` around a connection in virtual time; None in production."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +143,8 @@ class _Job:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        watcher = observer.get()
+        self.watched = None if watcher is None else watcher.worker(name)
         self.ident = 0
         self.calling: str | None = None  # the handler's method this thread is in
         self.interrupted = False
@@ -178,6 +187,8 @@ class Crew:
             )
         finally:
             job.left = True
+            if job.watched is not None:
+                job.watched.finished()
 
     def call(self, function: Callable[..., T], *args: Any) -> T:
         """Call a handler's method from its worker thread.
@@ -187,30 +198,27 @@ class Crew:
         """
         job: _Job = self._local.job
         name = getattr(function, "__qualname__", job.name)
-        watcher = observer.get()
         with self._lock:
             if self._stopping:
                 raise _Stopped
             job.calling = name
         try:
-            if watcher is None:
-                return function(*args)
-            watcher.busy(name)
-            try:
-                return function(*args)
-            finally:
-                watcher.idle(name)
+            if job.watched is not None:
+                job.watched.calling(name)
+            return function(*args)
         finally:
             with self._lock:
                 job.calling = None
                 if job.interrupted:
                     _set_async_exception(job.ident, None)
+            if job.watched is not None:
+                job.watched.calling(None)
 
     def sleep(self, seconds: float) -> None:
         """Block this worker thread for `seconds`, or until the crew is stopped."""
-        watcher = observer.get()
-        if watcher is not None:
-            watcher.sleep(seconds)
+        job: _Job = self._local.job
+        if job.watched is not None:
+            job.watched.sleep(seconds)
         else:
             self._stopped.wait_sync(seconds)
 
@@ -219,6 +227,7 @@ class Crew:
             job.ident = threading.get_ident()
             self._jobs.add(job)
         self._local.job = job
+        current_worker.set(job.watched)  # in this thread's own copy of the context
         try:
             return function()
         except (_Stopped, Interrupted):

@@ -1,0 +1,736 @@
+"""A connection: one transport joined to one handler, one task group, one end.
+
+    async with create_task_group() as connection:        # cancelled as one
+        receive nursery   transport.audio_in → resample → handler.receive
+        emit nursery      handler.emit → resample → transport.audio_out (which paces)
+        video nursery     transport.video_in → handler.video_receive, handler.video_emit → transport.video_out
+        beside them       handler.start_up, messages, the time limit, whoever watches for the peer's end
+
+Every end takes one path: the first cause is recorded, the task group is cancelled, and `_close` runs shielded: stop
+calling the handler, its `shutdown()`, its threads back; then the last frames and the goodbye; then the transport.
+"""
+
+from __future__ import annotations
+
+import enum
+import inspect
+import logging
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
+
+import anyio
+import anyio.lowlevel
+import anyio.to_thread
+
+from ._bridge import Event, call_in_loop, current_loop_token
+from ._loop import HandlerLoop
+from .abc import Transport, TransportStatistics
+from .context import Context, reset_current_context, set_current_context
+from .exceptions import NegotiationTimeout
+from .flow import Flow, Policy
+from .frames import AudioFormat, AudioFrame
+from .handlers.base import AudioVideoStreamHandler, AsyncAudioVideoStreamHandler, StreamHandlerBase, has_own_method
+from .handlers.items import VideoEmitted, parse_emit, parse_video_emit, video_to_handler
+from .media.pacing import Pacer
+from .media.resample import Converter
+from .outputs import AdditionalOutputs, CloseStream
+from .protocol import messages
+from .threads import SETTLE, Crew, WorkerThreads
+
+logger = logging.getLogger(__name__)
+
+STREAM_ENDS: Final = (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError)
+
+STALL: Final = 0.5
+"""Seconds that one call of `receive` or `video_receive` may take before it is logged as a stall: audio_in holds 1 s."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """How long the phases of a connection may take, in seconds.
+
+    Attributes:
+        connect: From `run` until media can flow.
+        shutdown: For the handler's `shutdown()`.
+        grace: For the handler's worker threads to return after that.
+        goodbye: For the transport to close, and beyond what is queued for the last audio to play.
+    """
+
+    connect: float = 30.0
+    shutdown: float = 5.0
+    grace: float = 1.0
+    goodbye: float = 1.0
+
+
+class EndCause(enum.Enum):
+    """Why a connection ended."""
+
+    PEER_LEFT = "the peer left"
+    LINK_BROKE = "the link broke"
+    HANDLER_CLOSED = "the handler closed the stream"
+    HANDLER_RAISED = "the handler raised"
+    TIME_LIMIT = "the time limit was reached"
+    CLOSED = "closed by the server"
+    CANCELLED = "cancelled"
+    NOT_CONNECTED = "never connected"
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How a connection ended: exactly one per connection.
+
+    Attributes:
+        cause: The first thing that ended it.
+        reason: The same in words, with what is known beyond it.
+        error: What the handler raised, or how the link failed.
+    """
+
+    cause: EndCause
+    reason: str
+    error: BaseException | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionStatistics:
+    """Figures of one connection since it began.
+
+    Attributes:
+        transport: The transport's figures.
+        received: Calls of `receive` that were begun.
+        emitted: Audio items that `emit` returned.
+        video_received: Calls of `video_receive` that were begun.
+        video_emitted: Frames that `video_emit` returned.
+        messages_dropped: Messages for a peer that opened no channel.
+        stalls: Calls of `receive` or `video_receive` that took longer than `STALL`.
+        longest_stall: The longest of them, in seconds.
+        threads_abandoned: Worker threads that did not come back.
+        setup: Seconds from `run` until media could flow, or None.
+    """
+
+    transport: TransportStatistics
+    received: int
+    emitted: int
+    video_received: int
+    video_emitted: int
+    messages_dropped: int
+    stalls: int
+    longest_stall: float
+    threads_abandoned: int
+    setup: float | None
+
+
+class _IdleWait:
+    """How long to wait after an `emit` that had nothing: 1, 2, 4 … 20 ms.
+
+    A handler that waits by itself before it returns None (0.5 ms or more) is not made to wait again. 20 ms is one
+    frame: polling less often could be heard.
+    """
+
+    def __init__(self) -> None:
+        self._wait = 0.0
+
+    def reset(self) -> None:
+        self._wait = 0.0
+
+    def next(self, took: float) -> float:
+        if took >= 0.0005:
+            self._wait = 0.0
+        else:
+            self._wait = min(max(2 * self._wait, 0.001), 0.02)
+        return self._wait
+
+
+class _Channel:
+    """The transport's messages as handlers see them (`DataChannel`)."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def send(self, message: str) -> None:
+        self._transport.send_message_nowait(message)
+
+
+class Connection:
+    """Joins one transport to one handler until either ends.
+
+    Args:
+        transport: Opened, not started; the connection closes it.
+        handler: A fresh one (`copy()` of the one the application holds); it serves this connection only.
+        context: Who is being served; by default an anonymous context of this transport's kind.
+        time_limit: Seconds from connected after which it ends, or None.
+        timeouts: How long its phases may take.
+        debug: Whether the peer is told the text of the handler's exceptions.
+        on_outputs: Called with each `AdditionalOutputs` the handler emits, from the thread the handler runs in.
+        workers: The thread budget to count abandoned threads in; its own if None.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        handler: StreamHandlerBase,
+        *,
+        context: Context | None = None,
+        time_limit: float | None = None,
+        timeouts: Timeouts | None = None,
+        debug: bool = False,
+        on_outputs: Callable[[AdditionalOutputs], None] | None = None,
+        workers: WorkerThreads | None = None,
+    ) -> None:
+        self.transport = transport
+        self.handler = handler
+        self.context = context or Context(webrtc_id=f"{transport.kind}-{id(transport):x}", transport=transport.kind)
+        self.phone_mode = transport.phone
+        self.end: End | None = None
+        self._time_limit = time_limit
+        self._timeouts = timeouts or Timeouts()
+        self._debug = debug
+        self._on_outputs = on_outputs
+        self._crew = Crew(workers or WorkerThreads())
+        self._lock = threading.Lock()
+        self._messages_open = Event()
+        self._ended = Event()
+        self._scope: anyio.CancelScope | None = None
+        self._loop: HandlerLoop | None = None
+        self._loop_token: Any = None
+        self._loop_thread = 0
+        self._began = self._connected = 0.0
+        self._received = self._emitted = self._video_received = self._video_emitted = 0
+        self._messages_dropped = self._stalls = self._lost_threads = 0
+        self._longest_stall = 0.0
+
+    def __repr__(self) -> str:
+        state = "ended" if self.end else "live" if self._connected else "new"
+        return f"<Connection {self.context.webrtc_id} {self.transport.kind} {state}>"
+
+    # -- what a handler is offered (handlers.base.Binding)
+
+    @property
+    def loop(self) -> HandlerLoop:
+        """The running loop, as handlers see it."""
+        assert self._loop is not None
+        return self._loop
+
+    def clear_queue(self) -> float:
+        """Drop what was emitted and has not left; returns the seconds dropped."""
+        return self.transport.clear_audio()
+
+    async def send_message(self, message: str) -> None:
+        """Send `message` when the peer's channel is open; drop it, with one warning, if the peer opens none."""
+        if self._peer_has_messages():
+            await self._messages_open.wait()
+            self.transport.send_message_nowait(message)
+
+    def send_message_sync(self, message: str) -> None:
+        """`send_message` for worker threads."""
+        if threading.get_ident() == self._loop_thread:
+            raise RuntimeError(
+                "send_message_sync would block the event loop; here, write: await self.send_message(message)"
+            )
+        if self._peer_has_messages():
+            self._messages_open.wait_sync()
+            self.transport.send_message_nowait(message)
+
+    def _peer_has_messages(self) -> bool:
+        if self.transport.offer.messages:
+            return True
+        with self._lock:
+            self._messages_dropped += 1
+            first = self._messages_dropped == 1
+        if first:
+            logger.warning("%r: the peer opened no data channel; messages to it are dropped", self)
+        return False
+
+    # -- what the application may do, from any thread
+
+    def close(self, reason: str = "closed by the server") -> None:
+        """End the connection."""
+        self._finish(End(EndCause.CLOSED, reason))
+
+    def set_args(self, args: list[Any]) -> None:
+        """Hand arguments to the handler (`latest_args`, `args_set`)."""
+        self.handler.set_args(args)
+
+    async def wait_ended(self) -> End:
+        """Wait until everything has been closed; returns how it ended. Safe to cancel."""
+        await self._ended.wait()
+        assert self.end is not None
+        return self.end
+
+    def statistics(self) -> ConnectionStatistics:
+        """The figures now."""
+        return ConnectionStatistics(
+            transport=self.transport.statistics(),
+            received=self._received,
+            emitted=self._emitted,
+            video_received=self._video_received,
+            video_emitted=self._video_emitted,
+            messages_dropped=self._messages_dropped,
+            stalls=self._stalls,
+            longest_stall=self._longest_stall,
+            threads_abandoned=self._lost_threads,
+            setup=self._connected - self._began if self._connected else None,
+        )
+
+    # -- its life
+
+    async def run(self) -> End:
+        """Serve until the connection ends, then leave nothing behind; called once.
+
+        Returns:
+            How it ended.
+
+        Raises:
+            BaseException: What the handler raised, as it is; a group, if several of its methods did.
+
+        Cancelling this ends the connection; it is closed in an orderly way all the same, within `Timeouts`.
+        """
+        if self._began:
+            raise RuntimeError("a connection runs once; make a new one, with a new copy of the handler")
+        self._began = anyio.current_time()
+        self._loop_token, self._loop_thread = current_loop_token(), threading.get_ident()
+        token = set_current_context(self.context)
+        error: BaseException | None = None
+        try:
+            try:
+                await self._live()
+            except BaseExceptionGroup as group:
+                error = _sole_error(group)
+                self._record(End(EndCause.HANDLER_RAISED, f"the handler raised {error!r}", error))
+            finally:
+                self._record(End(EndCause.CANCELLED, "cancelled"))
+                with anyio.CancelScope(shield=True):
+                    await self._close()
+        finally:
+            reset_current_context(token)
+            self._ended.set()
+        if error is not None:
+            raise error
+        assert self.end is not None
+        return self.end
+
+    async def _live(self) -> None:
+        async with anyio.create_task_group() as connection:
+            self._scope = connection.cancel_scope
+            self._loop = HandlerLoop(connection)
+            self.handler._bind(self)
+            if self.end is not None:  # close() came before run()
+                return
+            heard, spoken = self._formats()
+            _, sent = self.transport.start(heard, spoken)
+            if not await self._connect():
+                connection.cancel_scope.cancel()
+                return
+            connection.start_soon(self._watch_peer)
+            connection.start_soon(self._open_messages)
+            connection.start_soon(self._read_messages)
+            if self._time_limit is not None:
+                connection.start_soon(self._limit_time, self._time_limit)
+            if has_own_method(self.handler, "start_up"):
+                connection.start_soon(self._start_up)
+            async with (
+                anyio.create_task_group() as receive,
+                anyio.create_task_group() as emit,
+                anyio.create_task_group() as video,
+            ):
+                offer = self.transport.offer
+                if offer.receive_audio:
+                    receive.start_soon(*self._in_its_colour(self._receive, self._receive_in_thread, Converter(heard)))
+                if offer.send_audio:
+                    emit.start_soon(*self._in_its_colour(self._emit, self._emit_in_thread, Converter(sent)))
+                if isinstance(self.handler, AudioVideoStreamHandler | AsyncAudioVideoStreamHandler):
+                    if offer.receive_video:
+                        video.start_soon(*self._in_its_colour(self._see, self._see_in_thread))
+                    if offer.send_video:
+                        ticks = Flow[None](VIDEO_BURST, Policy.BLOCK)
+                        video.start_soon(self._tick, ticks)
+                        video.start_soon(*self._in_its_colour(self._show, self._show_in_thread, ticks))
+
+    def _formats(self) -> tuple[AudioFormat, AudioFormat]:
+        """In which formats the handler hears and speaks."""
+        handler = self.handler
+        return (
+            AudioFormat(handler.input_sample_rate, handler.expected_layout),
+            AudioFormat(handler.output_sample_rate, "mono"),
+        )
+
+    def _in_its_colour(
+        self, task: Callable[..., Awaitable[None]], loop: Callable[..., None], *args: Any
+    ) -> tuple[Callable[..., Awaitable[Any]], ...]:
+        """What to start: the async loop in a task, or the sync one in a worker thread, as the handler is."""
+        if self.handler.is_async:
+            return (task, *args)
+        name = f"{type(self.handler).__qualname__}.{loop.__name__}"
+        return (self._crew.run, name, partial(loop, *args))  # type: ignore[return-value]
+
+    async def _connect(self) -> bool:
+        try:
+            with anyio.fail_after(self._timeouts.connect):
+                await self.transport.wait_connected()
+        except NegotiationTimeout as error:
+            self._record(End(EndCause.NOT_CONNECTED, str(error), error))
+        except TimeoutError as error:
+            self._record(End(EndCause.NOT_CONNECTED, f"not connected within {self._timeouts.connect:g} s", error))
+        except STREAM_ENDS as error:
+            self._record(End(EndCause.NOT_CONNECTED, _in_words("the link failed before media could flow", error), error))
+        else:
+            self._connected = anyio.current_time()
+            return True
+        return False
+
+    # -- ending
+
+    def _record(self, end: End) -> bool:
+        with self._lock:
+            if self.end is not None:
+                return False
+            self.end = end
+        return True
+
+    def _finish(self, end: End) -> None:
+        """Record why, if nothing ended it before, and cancel everything; from any thread."""
+        if self._record(end) and self._scope is not None:
+            call_in_loop(self._loop_token, self._scope.cancel)
+
+    async def _watch_peer(self) -> None:
+        try:
+            await self.transport.wait_ended()
+        except anyio.BrokenResourceError as error:
+            self._finish(End(EndCause.LINK_BROKE, _in_words("the link broke", error), error.__cause__ or error))
+        except anyio.ClosedResourceError:
+            self._finish(End(EndCause.CLOSED, "the transport was closed"))
+        else:
+            self._finish(End(EndCause.PEER_LEFT, "the peer left"))
+
+    async def _limit_time(self, seconds: float) -> None:
+        await anyio.sleep(seconds)
+        self._finish(End(EndCause.TIME_LIMIT, f"the time limit of {seconds:g} s was reached"))
+
+    async def _close(self) -> None:
+        """Handler first, then the last frames and the goodbye, then the transport. Runs shielded, in bounded time."""
+        assert self.end is not None
+        transport, timeouts = self.transport, self._timeouts
+        transport.audio_in.close()
+        transport.video_in.close()
+        transport.messages_in.close()
+        transport.audio_out.end()
+        self._crew.stop()
+        await self._crew.settle(SETTLE)
+        try:
+            await shut_down(self.handler, timeouts.shutdown)
+        finally:
+            self.handler._unbind()
+            if self._loop is not None:
+                self._loop.close()
+            self._messages_open.close()
+            self._lost_threads = len(await self._crew.join(timeouts.grace))
+            if self.end.cause is EndCause.HANDLER_CLOSED:
+                with anyio.move_on_after(_queued_seconds(transport) + timeouts.goodbye):
+                    await transport.audio_out.drained()
+            else:
+                transport.clear_audio()
+            self._say_why()
+            with anyio.move_on_after(timeouts.goodbye):
+                await transport.aclose()
+
+    def _say_why(self) -> None:
+        """Tell the peer how its connection ended, if it can still be told."""
+        assert self.end is not None
+        match self.end.cause:
+            case EndCause.HANDLER_RAISED:
+                text = f"{type(self.end.error).__name__}: {self.end.error}" if self._debug else "the handler failed"
+                self._tell(messages.Error(text))
+            case EndCause.HANDLER_CLOSED | EndCause.TIME_LIMIT | EndCause.CLOSED:
+                self._tell(messages.EndStream(self.end.reason))
+            case _:
+                pass
+
+    def _tell(self, message: messages.Message) -> None:
+        try:
+            self.transport.send_message_nowait(messages.encode(message))
+        except (anyio.ClosedResourceError, anyio.WouldBlock):
+            return  # there is nobody to tell, or nobody who listens
+
+    # -- messages
+
+    async def _open_messages(self) -> None:
+        await self.transport.wait_messages_open()
+        self._messages_open.set()
+        self.handler.set_channel(_Channel(self.transport))
+
+    async def _read_messages(self) -> None:
+        on_message = getattr(self.handler, "on_message", None)
+        while True:
+            try:
+                text = await self.transport.messages_in.take()
+            except STREAM_ENDS:
+                return
+            message = messages.decode(text)
+            if on_message is not None and isinstance(message, messages.AppMessage):
+                await self._call(on_message, message.text)
+
+    async def _call(self, method: Callable[..., Any], *args: Any) -> None:
+        """Call an occasional method of the handler: awaited, or in a worker thread."""
+        if inspect.iscoroutinefunction(method):
+            await method(*args)
+        else:
+            await self._crew.run(method.__qualname__, partial(self._crew.call, method, *args))
+
+    async def _start_up(self) -> None:
+        await self._call(self.handler.start_up)  # type: ignore[attr-defined]
+
+    # -- audio in
+
+    async def _receive(self, heard: Converter) -> None:
+        handler: Any = self.handler
+        while True:
+            try:
+                frame = await self.transport.audio_in.take()
+            except STREAM_ENDS:
+                return
+            samples = heard.feed(frame.samples, frame.format)
+            if samples.shape[1]:
+                self._received += 1
+                began = time.monotonic()
+                await handler.receive((handler.input_sample_rate, samples))
+                self._note_stall("receive", time.monotonic() - began)
+
+    def _receive_in_thread(self, heard: Converter) -> None:
+        handler: Any = self.handler
+        while True:
+            try:
+                frame = self.transport.audio_in.take_sync()
+            except STREAM_ENDS:
+                return
+            samples = heard.feed(frame.samples, frame.format)
+            if samples.shape[1]:
+                self._received += 1
+                began = time.monotonic()
+                self._crew.call(handler.receive, (handler.input_sample_rate, samples))
+                self._note_stall("receive", time.monotonic() - began)
+
+    def _note_stall(self, method: str, seconds: float) -> None:
+        if seconds > STALL:
+            self._stalls += 1
+            self._longest_stall = max(self._longest_stall, seconds)
+            logger.warning("%s.%s took %.2f s; media waits at most 1 s", type(self.handler).__qualname__, method, seconds)
+
+    # -- audio out
+
+    async def _emit(self, spoken: Converter) -> None:
+        handler: Any = self.handler
+        idle = _IdleWait()
+        while True:
+            began = time.monotonic()
+            item = await handler.emit()
+            if item is None:
+                await anyio.sleep(idle.next(time.monotonic() - began))
+                continue
+            idle.reset()
+            if not self._deliver(item, spoken):
+                return
+            try:
+                await self.transport.audio_out.wait_for_room()
+            except anyio.ClosedResourceError:
+                return
+            await anyio.lowlevel.checkpoint()
+
+    def _emit_in_thread(self, spoken: Converter) -> None:
+        handler: Any = self.handler
+        idle = _IdleWait()
+        while True:
+            began = time.monotonic()
+            item = self._crew.call(handler.emit)
+            if item is None:
+                self._crew.sleep(idle.next(time.monotonic() - began))
+                continue
+            idle.reset()
+            if not self._deliver(item, spoken):
+                return
+            try:
+                self.transport.audio_out.wait_for_room_sync()
+            except anyio.ClosedResourceError:
+                return
+
+    def _deliver(self, item: object, spoken: Converter) -> bool:
+        """Send what `emit` returned where it belongs; False if that ends the stream."""
+        emitted = parse_emit(item)
+        if emitted.outputs is not None:
+            self._put_out(emitted.outputs)
+        if emitted.audio is not None:
+            self._emitted += 1
+            rate, samples = emitted.audio
+            samples = spoken.feed(samples, AudioFormat(rate, "stereo" if samples.shape[0] == 2 else "mono"))
+            try:
+                self.transport.audio_out.put(AudioFrame(samples, spoken.target.sample_rate, 0))
+            except anyio.ClosedResourceError:
+                return False
+        return self._go_on(emitted.close)
+
+    def _put_out(self, outputs: AdditionalOutputs) -> None:
+        if self._on_outputs is not None:
+            self._on_outputs(outputs)
+        if self._messages_open.is_set():
+            self._tell(messages.FetchOutput())
+
+    def _go_on(self, close: CloseStream | None) -> bool:
+        if close is None:
+            return True
+        self._finish(End(EndCause.HANDLER_CLOSED, close.msg))
+        return False
+
+    # -- video in
+
+    async def _see(self) -> None:
+        handler: Any = self.handler
+        while True:
+            try:
+                frame = await self.transport.video_in.take()
+            except STREAM_ENDS:
+                return
+            seen: Any = frame
+            if handler.video_format != "frame":  # a millisecond of work, for the most part without the GIL
+                seen = await self._crew.run("video_to_handler", partial(video_to_handler, frame, handler.video_format))
+            self._video_received += 1
+            began = time.monotonic()
+            await handler.video_receive(seen)
+            self._note_stall("video_receive", time.monotonic() - began)
+
+    def _see_in_thread(self) -> None:
+        handler: Any = self.handler
+        while True:
+            try:
+                frame = self.transport.video_in.take_sync()
+            except STREAM_ENDS:
+                return
+            seen = video_to_handler(frame, handler.video_format)
+            self._video_received += 1
+            began = time.monotonic()
+            self._crew.call(handler.video_receive, seen)
+            self._note_stall("video_receive", time.monotonic() - began)
+
+    # -- video out
+
+    async def _tick(self, ticks: Flow[None]) -> None:
+        """Give out the right to emit one video frame, `fps` times a second."""
+        pacer = Pacer(self.handler.fps)
+        try:
+            while True:
+                await anyio.sleep_until(pacer.next_deadline(anyio.current_time()))
+                await ticks.put(None)
+                pacer.frame_sent()
+        finally:
+            ticks.close()
+
+    async def _show(self, ticks: Flow[None]) -> None:
+        handler: Any = self.handler
+        idle = _IdleWait()
+        while True:
+            await ticks.take()
+            item = None
+            while item is None:
+                began = time.monotonic()
+                item = await handler.video_emit()
+                if item is None:
+                    await anyio.sleep(idle.next(time.monotonic() - began))
+            idle.reset()
+            emitted = await self._crew.run("parse_video_emit", partial(parse_video_emit, item))
+            if emitted is None or not self._deliver_video(emitted):
+                return
+
+    def _show_in_thread(self, ticks: Flow[None]) -> None:
+        handler: Any = self.handler
+        idle = _IdleWait()
+        while True:
+            try:
+                ticks.take_sync()
+            except STREAM_ENDS:
+                return
+            item = None
+            while item is None:
+                began = time.monotonic()
+                item = self._crew.call(handler.video_emit)
+                if item is None:
+                    self._crew.sleep(idle.next(time.monotonic() - began))
+            idle.reset()
+            if not self._deliver_video(parse_video_emit(item)):
+                return
+
+    def _deliver_video(self, emitted: VideoEmitted) -> bool:
+        if emitted.outputs is not None:
+            self._put_out(emitted.outputs)
+        if emitted.frame is not None:
+            self._video_emitted += 1
+            self.transport.video_out.put_nowait(emitted.frame)
+        return self._go_on(emitted.close)
+
+
+VIDEO_BURST: Final = 2
+"""Video frames that may leave ahead of the clock, so that a camera a little faster than `fps` is not held up."""
+
+
+async def run_connection(
+    transport: Transport,
+    handler: StreamHandlerBase,
+    *,
+    context: Context | None = None,
+    time_limit: float | None = None,
+    timeouts: Timeouts | None = None,
+    debug: bool = False,
+    on_outputs: Callable[[AdditionalOutputs], None] | None = None,
+    workers: WorkerThreads | None = None,
+) -> End:
+    """Join `transport` to `handler` until either ends; the arguments are those of `Connection`."""
+    connection = Connection(
+        transport,
+        handler,
+        context=context,
+        time_limit=time_limit,
+        timeouts=timeouts,
+        debug=debug,
+        on_outputs=on_outputs,
+        workers=workers,
+    )
+    return await connection.run()
+
+
+async def shut_down(handler: StreamHandlerBase, timeout: float) -> None:
+    """Call the handler's `shutdown()`: once per handler that was copied, whatever came after.
+
+    A sync one runs in a worker thread, which is abandoned if it takes longer than `timeout` seconds; a coroutine is
+    cancelled then.
+
+    Raises:
+        BaseException: What `shutdown` raises, as it is.
+    """
+    if not has_own_method(handler, "shutdown"):
+        return
+    with anyio.move_on_after(timeout, shield=True) as scope:
+        if inspect.iscoroutinefunction(handler.shutdown):
+            await handler.shutdown()
+        else:
+            result: Any = await anyio.to_thread.run_sync(handler.shutdown, abandon_on_cancel=True)
+            if inspect.isawaitable(result):
+                await result
+    if scope.cancelled_caught:
+        logger.error("%s.shutdown did not return within %g s", type(handler).__qualname__, timeout)
+
+
+def _queued_seconds(transport: Transport) -> float:
+    return transport.audio_out.queued_seconds
+
+
+def _in_words(what: str, error: BaseException) -> str:
+    cause = error.__cause__
+    return f"{what}: {cause}" if cause is not None and str(cause) else what
+
+
+def _sole_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The one error in a (nested) group, or the group if there are several."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error

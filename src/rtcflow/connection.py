@@ -25,6 +25,8 @@ from typing import Any, Final
 import anyio
 import anyio.lowlevel
 import anyio.to_thread
+import numpy as np
+from numpy.typing import NDArray
 
 from ._bridge import Event, call_in_loop, current_loop_token
 from ._loop import HandlerLoop
@@ -32,7 +34,7 @@ from .abc import Transport, TransportStatistics
 from .context import Context, reset_current_context, set_current_context
 from .exceptions import NegotiationTimeout
 from .flow import Flow, Policy
-from .frames import AudioFormat, AudioFrame
+from .frames import LAYOUTS, AudioFormat, AudioFrame
 from .handlers.base import AudioVideoStreamHandler, AsyncAudioVideoStreamHandler, StreamHandlerBase, has_own_method
 from .handlers.items import VideoEmitted, parse_emit, parse_video_emit, video_to_handler
 from .media.pacing import Pacer
@@ -142,6 +144,20 @@ class _IdleWait:
         else:
             self._wait = min(max(2 * self._wait, 0.001), 0.02)
         return self._wait
+
+
+class _Voice:
+    """What a handler emits, at the transport's sample rate; mono stays mono and stereo stereo."""
+
+    def __init__(self, sample_rate: int) -> None:
+        self._sample_rate = sample_rate
+        self._converters: dict[int, Converter] = {}
+
+    def frame(self, samples: NDArray[np.int16], sample_rate: int) -> AudioFrame:
+        channels = samples.shape[0]
+        if channels not in self._converters:
+            self._converters = {channels: Converter(AudioFormat(self._sample_rate, LAYOUTS[channels]))}
+        return AudioFrame(self._converters[channels].feed(samples, sample_rate), self._sample_rate, 0)
 
 
 class _Channel:
@@ -340,7 +356,7 @@ class Connection:
                 if offer.receive_audio:
                     receive.start_soon(*self._in_its_colour(self._receive, self._receive_in_thread, Converter(heard)))
                 if offer.send_audio:
-                    emit.start_soon(*self._in_its_colour(self._emit, self._emit_in_thread, Converter(sent)))
+                    emit.start_soon(*self._in_its_colour(self._emit, self._emit_in_thread, _Voice(sent.sample_rate)))
                 if isinstance(self.handler, AudioVideoStreamHandler | AsyncAudioVideoStreamHandler):
                     if offer.receive_video:
                         video.start_soon(*self._in_its_colour(self._see, self._see_in_thread))
@@ -491,7 +507,7 @@ class Connection:
                 frame = await self.transport.audio_in.take()
             except STREAM_ENDS:
                 return
-            samples = heard.feed(frame.samples, frame.format)
+            samples = heard.feed(frame.samples, frame.sample_rate)
             if samples.shape[1]:
                 self._received += 1
                 began = time.monotonic()
@@ -505,7 +521,7 @@ class Connection:
                 frame = self.transport.audio_in.take_sync()
             except STREAM_ENDS:
                 return
-            samples = heard.feed(frame.samples, frame.format)
+            samples = heard.feed(frame.samples, frame.sample_rate)
             if samples.shape[1]:
                 self._received += 1
                 began = time.monotonic()
@@ -520,7 +536,7 @@ class Connection:
 
     # -- audio out
 
-    async def _emit(self, spoken: Converter) -> None:
+    async def _emit(self, spoken: _Voice) -> None:
         handler: Any = self.handler
         idle = _IdleWait()
         while True:
@@ -538,7 +554,7 @@ class Connection:
                 return
             await anyio.lowlevel.checkpoint()
 
-    def _emit_in_thread(self, spoken: Converter) -> None:
+    def _emit_in_thread(self, spoken: _Voice) -> None:
         handler: Any = self.handler
         idle = _IdleWait()
         while True:
@@ -555,7 +571,7 @@ class Connection:
             except anyio.ClosedResourceError:
                 return
 
-    def _deliver(self, item: object, spoken: Converter) -> bool:
+    def _deliver(self, item: object, spoken: _Voice) -> bool:
         """Send what `emit` returned where it belongs; False if that ends the stream."""
         emitted = parse_emit(item)
         if emitted.outputs is not None:
@@ -563,9 +579,8 @@ class Connection:
         if emitted.audio is not None:
             self._emitted += 1
             rate, samples = emitted.audio
-            samples = spoken.feed(samples, AudioFormat(rate, "stereo" if samples.shape[0] == 2 else "mono"))
             try:
-                self.transport.audio_out.put(AudioFrame(samples, spoken.target.sample_rate, 0))
+                self.transport.audio_out.put(spoken.frame(samples, rate))
             except anyio.ClosedResourceError:
                 return False
         return self._go_on(emitted.close)

@@ -1,0 +1,141 @@
+"""Worker threads are counted, bounded, and always got back."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+
+import anyio
+import pytest
+
+from rtcflow.exceptions import TooManyConnections
+from rtcflow.threads import Crew, WorkerThreads
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_a_thread_that_waits_in_queue_get_comes_back():
+    """The thread of an emit that sits in queue.get() for ever is interrupted, not leaked."""
+    threads = WorkerThreads()
+    crew = Crew(threads)
+    inbox: queue.Queue[int] = queue.Queue()
+    before = set(threading.enumerate())
+
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(crew.run, "emit", lambda: crew.call(inbox.get))
+            while not crew.busy:
+                await anyio.sleep(0.001)
+            tg.cancel_scope.cancel()
+        crew.stop()
+        assert await crew.join(grace=0.05) == []
+    assert threads.statistics().abandoned == 0
+    alive = {thread for thread in set(threading.enumerate()) - before if not thread.name.startswith(("AnyIO", "Trio"))}
+    assert not alive
+    inbox.put(1)
+    assert inbox.get(timeout=1) == 1, "the queue itself still works"
+
+
+async def test_a_thread_that_computes_for_ever_comes_back():
+    """A loop in pure Python is interrupted, although it catches Exception."""
+    crew = Crew(WorkerThreads())
+
+    def compute():
+        while True:
+            try:
+                time.sleep(0.001)
+            except Exception:  # noqa: BLE001, S110
+                pass
+
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(crew.run, "emit", lambda: crew.call(compute))
+            while not crew.busy:
+                await anyio.sleep(0.001)
+            tg.cancel_scope.cancel()
+        crew.stop()
+        assert await crew.join(grace=0.05) == []
+
+
+async def test_a_thread_that_cannot_be_interrupted_is_counted_and_named(caplog):
+    """A call into C that does not return is abandoned, counted and logged with the method's name."""
+    threads = WorkerThreads()
+    crew = Crew(threads)
+    free = threading.Lock()
+    free.acquire()
+
+    def emit():
+        free.acquire()
+
+    try:
+        with anyio.fail_after(10), caplog.at_level(logging.ERROR):
+            async with anyio.create_task_group() as tg:
+                tg.start_soon(crew.run, "emit", lambda: crew.call(emit))
+                while not crew.busy:
+                    await anyio.sleep(0.001)
+                tg.cancel_scope.cancel()
+            crew.stop()
+            lost = await crew.join(grace=0.01)
+        assert len(lost) == 1
+        assert "emit" in lost[0]
+        assert threads.statistics().abandoned == 1
+        assert "emit did not return" in caplog.text
+    finally:
+        free.release()
+
+
+async def test_shutdown_that_releases_the_thread_makes_interrupting_needless():
+    """A thread that is released within the grace ends by itself, and its result is not an interruption."""
+    crew = Crew(WorkerThreads())
+    inbox: queue.Queue[str] = queue.Queue()
+    seen = []
+
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(crew.run, "emit", lambda: seen.append(crew.call(inbox.get)))
+            while not crew.busy:
+                await anyio.sleep(0.001)
+            tg.cancel_scope.cancel()
+        crew.stop()
+        inbox.put("released")
+        assert await crew.join(grace=5) == []
+    assert seen == ["released"]
+
+
+async def test_no_call_begins_after_stop():
+    """Once stopped, a worker's next call of the handler is not made, and its loop ends."""
+    crew = Crew(WorkerThreads())
+    crew.stop()
+    called = []
+
+    def loop():
+        crew.call(called.append, 1)
+
+    assert await crew.run("emit", loop) is None
+    assert not called
+
+
+async def test_what_a_call_raises_arrives_as_it_is():
+    """The exception of a handler's method reaches whoever runs the worker, unwrapped."""
+    crew = Crew(WorkerThreads())
+    error = ValueError("mine")
+
+    def fail():
+        raise error
+
+    with pytest.raises(ValueError, match="mine") as info:
+        await crew.run("emit", lambda: crew.call(fail))
+    assert info.value is error
+
+
+def test_the_budget_refuses_what_does_not_fit():
+    """A connection that needs more threads than are left is refused, and nothing is taken."""
+    threads = WorkerThreads(limit=3)
+    threads.reserve(2)
+    with pytest.raises(TooManyConnections, match="2 of 3"):
+        threads.reserve(2)
+    assert threads.statistics().reserved == 2
+    threads.release(2)
+    threads.reserve(3)

@@ -354,16 +354,17 @@ class Connection:
             ):
                 offer = self.transport.offer
                 if offer.receive_audio:
-                    receive.start_soon(*self._in_its_colour(self._receive, self._receive_in_thread, Converter(heard)))
+                    receive.start_soon(self._in_its_colour, self._receive, self._receive_in_thread, Converter(heard))
                 if offer.send_audio:
-                    emit.start_soon(*self._in_its_colour(self._emit, self._emit_in_thread, _Voice(sent.sample_rate)))
+                    voice = _Voice(sent.sample_rate)
+                    emit.start_soon(self._in_its_colour, self._emit, self._emit_in_thread, voice)
                 if isinstance(self.handler, AudioVideoStreamHandler | AsyncAudioVideoStreamHandler):
                     if offer.receive_video:
-                        video.start_soon(*self._in_its_colour(self._see, self._see_in_thread))
+                        video.start_soon(self._in_its_colour, self._see, self._see_in_thread)
                     if offer.send_video:
                         ticks = Flow[None](VIDEO_BURST, Policy.BLOCK)
                         video.start_soon(self._tick, ticks)
-                        video.start_soon(*self._in_its_colour(self._show, self._show_in_thread, ticks))
+                        video.start_soon(self._in_its_colour, self._show, self._show_in_thread, ticks)
 
     def _formats(self) -> tuple[AudioFormat, AudioFormat]:
         """In which formats the handler hears and speaks."""
@@ -373,14 +374,14 @@ class Connection:
             AudioFormat(handler.output_sample_rate, "mono"),
         )
 
-    def _in_its_colour(
-        self, task: Callable[..., Awaitable[None]], loop: Callable[..., None], *args: Any
-    ) -> tuple[Callable[..., Awaitable[Any]], ...]:
-        """What to start: the async loop in a task, or the sync one in a worker thread, as the handler is."""
+    async def _in_its_colour(
+        self, in_task: Callable[..., Awaitable[None]], in_thread: Callable[..., None], *args: Any
+    ) -> None:
+        """Run one direction for an async handler in this task, for a sync one in a worker thread."""
         if self.handler.is_async:
-            return (task, *args)
-        name = f"{type(self.handler).__qualname__}.{loop.__name__}"
-        return (self._crew.run, name, partial(loop, *args))  # type: ignore[return-value]
+            await in_task(*args)
+        else:
+            await self._crew.run(f"{type(self.handler).__qualname__}.{in_thread.__name__}", partial(in_thread, *args))
 
     async def _connect(self) -> bool:
         try:
@@ -391,7 +392,8 @@ class Connection:
         except TimeoutError as error:
             self._record(End(EndCause.NOT_CONNECTED, f"not connected within {self._timeouts.connect:g} s", error))
         except STREAM_ENDS as error:
-            self._record(End(EndCause.NOT_CONNECTED, _in_words("the link failed before media could flow", error), error))
+            reason = _in_words("the link failed before media could flow", error)
+            self._record(End(EndCause.NOT_CONNECTED, reason, error))
         else:
             self._connected = anyio.current_time()
             return True
@@ -532,7 +534,8 @@ class Connection:
         if seconds > STALL:
             self._stalls += 1
             self._longest_stall = max(self._longest_stall, seconds)
-            logger.warning("%s.%s took %.2f s; media waits at most 1 s", type(self.handler).__qualname__, method, seconds)
+            name = type(self.handler).__qualname__
+            logger.warning("%s.%s took %.2f s; media waits at most 1 s", name, method, seconds)
 
     # -- audio out
 

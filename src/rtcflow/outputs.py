@@ -48,15 +48,29 @@ class CloseStream:
     msg: str = "Stream closed"
 
 
+@dataclass
+class WebRTCData:
+    """What a page with a text box sends as its first argument (`StreamHandlerBase.set_args`).
+
+    Attributes:
+        webrtc_id: The connection's id.
+        textbox: The text that was typed.
+        audio: Room for what the handler heard: ``(sample_rate, samples)``.
+    """
+
+    webrtc_id: str
+    textbox: str = ""
+    audio: Any = None
+
+
 AudioArray: TypeAlias = NDArray[np.int16] | NDArray[np.float32]
 AudioEmitType: TypeAlias = tuple[int, AudioArray] | tuple[int, AudioArray, ChannelLayout]
 """``(sample_rate, samples)`` or ``(sample_rate, samples, layout)``; samples of shape (n,) or (channels, n), int16 or
 float32 in [-1, 1]."""
 
 EmitType: TypeAlias = AudioEmitType | AdditionalOutputs | tuple[AudioEmitType, AdditionalOutputs] | CloseStream | None
-VideoEmitType: TypeAlias = (
-    NDArray[Any] | av.VideoFrame | AdditionalOutputs | tuple[NDArray[Any] | av.VideoFrame, AdditionalOutputs] | CloseStream | None
-)
+Picture: TypeAlias = NDArray[Any] | av.VideoFrame
+VideoEmitType: TypeAlias = Picture | AdditionalOutputs | tuple[Picture, AdditionalOutputs] | CloseStream | None
 
 
 @runtime_checkable

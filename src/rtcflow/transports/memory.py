@@ -16,6 +16,7 @@ import anyio
 import anyio.abc
 import anyio.lowlevel
 import av
+from typing_extensions import override
 
 from .._bridge import Event, loop_clock
 from ..abc import MediaOffer, Transport
@@ -45,9 +46,11 @@ class PerfectLink:
     """Delivers everything, once, at once."""
 
     def send(self, now: float, size: int) -> list[float]:  # noqa: ARG002
+        """The moment itself."""
         return [now]
 
     def send_reliable(self, now: float, size: int) -> float:  # noqa: ARG002
+        """The moment itself."""
         return now
 
 
@@ -78,10 +81,12 @@ class MemoryTransport(Transport):
     def __repr__(self) -> str:
         return f"<MemoryTransport{' closed' if self._closed else ''}>"
 
+    @override
     def start(self, receive: AudioFormat, send: AudioFormat) -> tuple[AudioFormat, AudioFormat]:
         self.audio_out.open(send)
         return receive, send
 
+    @override
     async def wait_connected(self) -> None:
         if self._closed:
             raise anyio.ClosedResourceError
@@ -89,6 +94,7 @@ class MemoryTransport(Transport):
             raise anyio.BrokenResourceError from self._error
         await anyio.lowlevel.checkpoint()
 
+    @override
     async def wait_ended(self) -> None:
         await self._ended.wait()
         if self._closed:
@@ -96,11 +102,13 @@ class MemoryTransport(Transport):
         if self._error is not None:
             raise anyio.BrokenResourceError from self._error
 
+    @override
     async def wait_messages_open(self) -> None:
         if not self.offer.messages:
             await anyio.sleep_forever()
         await anyio.lowlevel.checkpoint()
 
+    @override
     def send_message_nowait(self, message: str) -> None:
         if self._closed or self._ended.is_set() or not self.offer.messages:
             raise anyio.ClosedResourceError
@@ -110,6 +118,7 @@ class MemoryTransport(Transport):
         """Have this end see the link fail, with `error` as the cause; from any thread. For tests."""
         self._finish(error)
 
+    @override
     async def aclose(self) -> None:
         if not self._closed:
             self._closed = True
@@ -183,7 +192,9 @@ class _Wire:
                     await self._changed.wait()
 
 
-async def _carry(take: Callable[[], Awaitable[Any]], wire: _Wire, arrivals: Callable[[float, Any], list[float]]) -> None:
+async def _carry(
+    take: Callable[[], Awaitable[Any]], wire: _Wire, arrivals: Callable[[float, Any], list[float]]
+) -> None:
     """Bring what `take` gives onto the wire, until that ends."""
     while True:
         try:
@@ -244,7 +255,7 @@ def _start_pumps(pumps: anyio.abc.TaskGroup, source: MemoryTransport, target: Me
 
     audio, video, messages = _Wire(target._hear), _Wire(target._see), _Wire(target._read)
     pumps.start_soon(_carry, next_audio, audio, lambda now, frame: link.send(now, frame.samples.nbytes))
-    pumps.start_soon(_carry, source.video_out.take, video, lambda now, frame: link.send(now, frame.width * frame.height))
+    pumps.start_soon(_carry, source.video_out.take, video, lambda now, seen: link.send(now, seen.width * seen.height))
     pumps.start_soon(_carry, source._outbox.take, messages, lambda now, text: [link.send_reliable(now, _size(text))])
     for wire in (audio, video, messages):
         pumps.start_soon(wire.run)

@@ -1,0 +1,1 @@
+"""What applications subclass, and the pure rules about what handlers are given and return."""

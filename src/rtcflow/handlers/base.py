@@ -1,0 +1,580 @@
+"""The five classes that applications subclass, and what a connection promises them.
+
+A handler is a plain object: making one needs no event loop and works in any thread. It comes to life when a connection
+*binds* it, and from then on stands on a `Binding`: six things, which is all that handlers know of connections.
+"""
+
+from __future__ import annotations
+
+import inspect
+import operator
+import threading
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias, cast, get_args
+
+import anyio
+import av
+import numpy as np
+from av.audio.resampler import AudioResampler
+from numpy.typing import NDArray
+
+from .._bridge import Event
+from ..context import Context
+from ..exceptions import HandlerError
+from ..frames import CHANNELS, ChannelLayout
+from ..outputs import DataChannel, EmitType, VideoEmitType, WebRTCData
+from ..protocol import messages
+
+__all__ = [
+    "AsyncAudioVideoStreamHandler",
+    "AsyncStreamHandler",
+    "AudioVideoStreamHandler",
+    "Binding",
+    "StreamHandler",
+    "StreamHandlerBase",
+    "VideoFormat",
+    "check_handler",
+    "copy_handler",
+    "has_own_method",
+]
+
+VideoFormat: TypeAlias = Literal["frame", "float32", "bgr24", "rgb24"]
+"""What `video_receive` is given: an `av.VideoFrame`, or an array of shape (height, width, 3): float32 BGR 0-255, uint8
+BGR or uint8 RGB. Arrays that `video_emit` returns have their channels in the same order."""
+
+
+class Binding(Protocol):
+    """What a connection offers the handler it serves. Everything may be called from any thread."""
+
+    @property
+    def loop(self) -> Any:
+        """The connection's `rtcflow._loop.HandlerLoop`."""
+
+    @property
+    def phone_mode(self) -> bool:
+        """Whether the peer is on a telephone line."""
+
+    @property
+    def context(self) -> Context:
+        """Who is being served."""
+
+    def clear_queue(self) -> float:
+        """Drop what was emitted and has not left; returns the seconds dropped here."""
+
+    async def send_message(self, message: str) -> None:
+        """Send `message` once the peer's channel is open."""
+
+    def send_message_sync(self, message: str) -> None:
+        """`send_message` for worker threads; refuses to run in the loop's thread."""
+
+
+class StreamHandlerBase(ABC):  # noqa: B024: the abstract methods differ in colour, so they are in its subclasses
+    """What all handlers have: formats, arguments, messages.
+
+    Args:
+        expected_layout: How many channels `receive` is given: ``"mono"`` or ``"stereo"``.
+        output_sample_rate: Hz; the rate at which audio leaves for the peer; a multiple of 50. `emit` may return any
+            other rate: it is resampled.
+        output_frame_size: Deprecated and ignored; it always is ``output_sample_rate // 50`` (20 ms).
+        input_sample_rate: Hz; the rate at which `receive` is given audio.
+        video_format: What `video_receive` is given and `video_emit` returns, see `VideoFormat`. By default
+            ``"frame"`` for sync handlers and ``"float32"`` for async ones.
+        fps: Frames a second at which `video_emit` is called at most.
+
+    Raises:
+        ValueError: One of them makes no sense; the text says what would.
+
+    Attributes:
+        latest_args: ``"not_set"``, then what `set_args` made of the arguments that came last.
+        args_set: An `rtcflow.Event`, set when arguments have come.
+        channel_set: An `rtcflow.Event`, set when the peer's message channel is open.
+        phone_mode: Whether the peer is on a telephone line: no channel, no arguments.
+    """
+
+    _default_video_format: ClassVar[VideoFormat] = "frame"
+    # On the class, so that a subclass that forgot super().__init__() gets a clear error and no AttributeError.
+    _binding: Binding | None = None
+
+    def __init__(
+        self,
+        expected_layout: ChannelLayout = "mono",
+        output_sample_rate: int = 24000,
+        output_frame_size: int | None = None,
+        input_sample_rate: int = 48000,
+        *,
+        video_format: VideoFormat | None = None,
+        fps: float = 30,
+    ) -> None:
+        self.expected_layout: ChannelLayout = expected_layout
+        self.output_sample_rate = output_sample_rate
+        self.input_sample_rate = input_sample_rate
+        self.video_format: VideoFormat = video_format or self._default_video_format
+        self.fps = fps
+        _check_formats(self)
+        self.output_frame_size = output_sample_rate // 50
+        if output_frame_size is not None and output_frame_size != self.output_frame_size:
+            warnings.warn(
+                f"output_frame_size={output_frame_size} is ignored: a frame always is 20 ms, which is "
+                f"{self.output_frame_size} samples at {output_sample_rate} Hz; leave it out",
+                DeprecationWarning,
+                stacklevel=2,
+            )
+        self.latest_args: str | list[Any] = "not_set"
+        self.phone_mode = False
+        self.args_set = Event()
+        self.channel_set = Event()
+        self._channel: DataChannel | None = None
+        self._channel_lock = threading.Lock()
+        self._args_wanted = False
+        self._ended = False
+        self._resampler: AudioResampler | None = None
+
+    # -- the connection
+
+    def _bind(self, binding: Binding) -> None:
+        """Begin to serve `binding`'s connection; called once, before any other method.
+
+        Raises:
+            HandlerError: This handler cannot be run, or has served another connection.
+        """
+        check_handler(self)
+        if self._binding is not None:
+            raise HandlerError(
+                f"this {_name(self)} already serves a connection, or did; "
+                "every connection needs a handler of its own: give it handler.copy()"
+            )
+        self._binding = binding
+        self.phone_mode = binding.phone_mode
+
+    def _unbind(self) -> None:
+        """The connection has ended: nobody waits any longer. Idempotent."""
+        self._ended = True
+        self.args_set.close()
+        self.channel_set.close()
+
+    def _bound(self, what: str) -> Binding:
+        if self._binding is None:
+            raise RuntimeError(
+                f"{_name(self)}.{what} needs a connection, and this handler serves none (yet): "
+                "use it in receive, emit or start_up, not in __init__ or copy"
+            )
+        return self._binding
+
+    @property
+    def loop(self) -> Any:
+        """The event loop that serves this connection, under asyncio or trio: an `rtcflow.HandlerLoop`.
+
+        It has what handlers use of `asyncio.AbstractEventLoop`, so ``asyncio.run_coroutine_threadsafe(coroutine,
+        self.loop)`` works on both. (Typed Any so that this passes type checkers.)
+
+        Raises:
+            RuntimeError: The handler serves no connection yet.
+        """
+        return self._bound("loop").loop
+
+    @property
+    def context(self) -> Context:
+        """Who is being served; the same as `rtcflow.get_current_context()`.
+
+        Raises:
+            RuntimeError: The handler serves no connection yet.
+        """
+        return self._bound("context").context
+
+    def clear_queue(self) -> float:
+        """Drop everything emitted and not yet played: what waits here, and what the far side buffers.
+
+        From any thread, at once: when it returns, nothing emitted before will leave any more.
+
+        Returns:
+            Seconds of audio dropped on this side.
+
+        Raises:
+            RuntimeError: The handler serves no connection yet.
+        """
+        binding = self._bound("clear_queue()")
+        return 0.0 if self._ended else binding.clear_queue()
+
+    # -- messages
+
+    @property
+    def channel(self) -> DataChannel | None:
+        """The peer's message channel, or None as long as it is not open (`channel_set`)."""
+        return self._channel
+
+    def set_channel(self, channel: DataChannel) -> None:
+        """The peer's channel is open; called by the connection."""
+        with self._channel_lock:
+            self._channel = channel
+            wanted, self._args_wanted = self._args_wanted, False
+        self.channel_set.set()
+        if wanted:
+            with suppress(anyio.ClosedResourceError):  # open and gone: whoever waits for arguments learns it there
+                channel.send(messages.encode(messages.SendInput()))
+
+    async def send_message(self, msg: str) -> None:
+        """Send `msg` to the peer as it is, waiting for its channel to open. Messages keep their order.
+
+        To a peer that has no channel messages are dropped, with one warning. Cancelling this is safe: `msg` was sent
+        or it was not.
+
+        Raises:
+            anyio.ClosedResourceError: The connection has ended.
+            anyio.WouldBlock: 1 MiB of messages wait already: the peer does not read.
+            RuntimeError: The handler serves no connection yet.
+        """
+        binding = self._bound("send_message()")
+        if self._ended:
+            raise anyio.ClosedResourceError
+        await binding.send_message(msg)
+
+    def send_message_sync(self, msg: str) -> None:
+        """`send_message` for worker threads, which it blocks; it ends with the connection at the latest.
+
+        Raises:
+            RuntimeError: It was called in the event loop's thread, which it would block; or as `send_message`.
+        """
+        binding = self._bound("send_message_sync()")
+        if self._ended:
+            raise anyio.ClosedResourceError
+        binding.send_message_sync(msg)
+
+    # -- arguments
+
+    def set_args(self, args: list[Any]) -> None:
+        """New arguments have come: keep them as `latest_args` and set `args_set`; from any thread.
+
+        `latest_args` then is ``["__webrtc_value__", *args]``: the first place is kept free for what a handler puts
+        there (a frame), so that the arguments proper are ``latest_args[1:]``. If the first of `args` is a
+        `WebRTCData` it takes that place itself.
+
+        Raises:
+            TypeError: `args` is not a list.
+            ValueError: `args` is empty.
+        """
+        if not isinstance(args, list):
+            raise TypeError(f"args must be a list, not {args!r}")
+        if not args:
+            raise ValueError("args cannot be empty: give at least one argument")
+        self.latest_args = list(args) if isinstance(args[0], WebRTCData) else ["__webrtc_value__", *args]
+        self.args_set.set()
+
+    async def fetch_args(self) -> None:
+        """Ask the peer for its arguments (message ``send_input``): at once, or as soon as its channel is open."""
+        self._ask_for_args()
+
+    async def wait_for_args(self) -> None:
+        """Ask the peer for its arguments and wait until some are there; on the telephone, return at once.
+
+        Safe to cancel.
+
+        Raises:
+            anyio.ClosedResourceError: The connection ended first.
+        """
+        if self.phone_mode:
+            self.args_set.set()
+        else:
+            self._ask_for_args()
+        await self.args_set.wait()
+
+    def wait_for_args_sync(self) -> None:
+        """`wait_for_args` for worker threads.
+
+        Raises:
+            anyio.ClosedResourceError: The connection ended first.
+            RuntimeError: It was called in the event loop's thread, which it would block.
+        """
+        if self._binding is not None and self._binding.loop.runs_in_this_thread():
+            raise RuntimeError("wait_for_args_sync would block the event loop; here, write: await self.wait_for_args()")
+        if self.phone_mode:
+            self.args_set.set()
+        else:
+            self._ask_for_args()
+        self.args_set.wait_sync()
+
+    def _ask_for_args(self) -> None:
+        with self._channel_lock:
+            channel = self._channel
+            if channel is None:
+                self._args_wanted = True
+        if channel is not None:
+            channel.send(messages.encode(messages.SendInput()))
+
+    def reset(self) -> None:
+        """Lower `args_set`, so that the next `wait_for_args` waits for new arguments."""
+        self.args_set.clear()
+
+    # -- the rest
+
+    def shutdown(self) -> Any:  # noqa: B027: overriding it is optional
+        """Override it to free what the handler holds; may be ``async def``.
+
+        Called exactly once for every handler that was copied for a connection, however that ended (and also if it
+        never came about); a plain one in a worker thread, where it may also release what other methods block on.
+        """
+
+    def resample(self, frame: av.AudioFrame) -> Iterator[av.AudioFrame]:
+        """Convert `frame` to `expected_layout` and `input_sample_rate`, format ``s16p``: shape (channels, n), int16.
+
+        For audio the handler gets from elsewhere; what `receive` is given has been converted. The filter's state
+        lives on from call to call, so feed it one stream only.
+        """
+        if self._resampler is None:
+            self._resampler = AudioResampler(format="s16p", layout=self.expected_layout, rate=self.input_sample_rate)
+        yield from self._resampler.resample(frame)
+
+
+class StreamHandler(StreamHandlerBase):
+    """A sync handler for audio: subclass it, and write `receive`, `emit` and `copy` with plain ``def``.
+
+    `receive` and `emit` run in a worker thread each, beside each other: they may block, and what both touch needs a
+    `queue.Queue` or a lock between.
+
+    >>> import queue
+    >>> class Echo(StreamHandler):
+    ...     def __init__(self):
+    ...         super().__init__(input_sample_rate=24000)
+    ...         self.queue = queue.Queue()
+    ...
+    ...     def receive(self, frame):
+    ...         self.queue.put(frame)
+    ...
+    ...     def emit(self):
+    ...         return self.queue.get()
+    ...
+    ...     def copy(self):
+    ...         return Echo()
+    >>> Echo().output_frame_size
+    480
+    """
+
+    @abstractmethod
+    def receive(self, frame: tuple[int, NDArray[np.int16]]) -> None:
+        """Take one frame of the peer's audio; called for one frame at a time, in order.
+
+        Args:
+            frame: ``(sample_rate, samples)``: `input_sample_rate` Hz; int16, shape (channels, n), (1, n) mono and
+                (2, n) stereo as `expected_layout` says. The array is the handler's to keep.
+        """
+
+    @abstractmethod
+    def emit(self) -> EmitType:
+        """Return what is to be sent next; called again and again.
+
+        Returns:
+            Audio ``(sample_rate, samples)`` or ``(sample_rate, samples, layout)``: any rate; int16, or float32 in
+            [-1, 1]; shape (n,), (1, n) or (2, n), any n (it is cut into frames and paced). `AdditionalOutputs`, or
+            ``(audio, AdditionalOutputs)``. `CloseStream` ends the connection after what is queued was played.
+            None: nothing now; returning it at once, for ever, costs next to nothing.
+        """
+
+    @abstractmethod
+    def copy(self) -> StreamHandler:
+        """Return a fresh handler, for one connection: ``return MyHandler(...)``."""
+
+    def start_up(self) -> None:
+        """Override it for what runs beside `receive` and `emit` from the beginning, for as long as it likes."""
+
+
+class AsyncStreamHandler(StreamHandlerBase):
+    """An async handler for audio: subclass it, and write `receive` and `emit` with ``async def``.
+
+    Every method runs in the event loop, under asyncio or trio; `receive` and `emit` are tasks beside each other.
+    """
+
+    _default_video_format: ClassVar[VideoFormat] = "float32"
+
+    @abstractmethod
+    async def receive(self, frame: tuple[int, NDArray[np.int16]]) -> None:
+        """Take one frame of the peer's audio, as `StreamHandler.receive`; cancelled when the connection ends."""
+
+    @abstractmethod
+    async def emit(self) -> EmitType:
+        """Return what is to be sent next, as `StreamHandler.emit`; cancelled when the connection ends."""
+
+    @abstractmethod
+    def copy(self) -> AsyncStreamHandler:
+        """Return a fresh handler, for one connection: ``return MyHandler(...)``."""
+
+    async def start_up(self) -> None:
+        """Override it for what runs beside `receive` and `emit` from the beginning, for as long as it likes.
+
+        Handlers keep whole sessions in it (``async with model.session(): …``): it is cancelled when the connection
+        ends; that it returns ends nothing; what it raises ends the connection.
+        """
+
+
+class AudioVideoStreamHandler(StreamHandler):
+    """A sync handler for audio and video; `video_receive` and `video_emit` have a worker thread each, too."""
+
+    @abstractmethod
+    def video_receive(self, frame: Any) -> None:
+        """Take the peer's latest video frame; frames that came while the one before was worked on are skipped.
+
+        Args:
+            frame: An `av.VideoFrame`, unless `video_format` says otherwise (which is why it is typed Any).
+        """
+
+    @abstractmethod
+    def video_emit(self) -> VideoEmitType:
+        """Return the next frame for the peer; called at most `fps` times a second.
+
+        Returns:
+            An array of shape (h, w, 3), channels in the order of `video_format` (BGR by default), or (h, w): grey.
+            uint8 (0-255), uint16 (0-65,535) or float32 (0-255). Or an `av.VideoFrame`; or `AdditionalOutputs`,
+            ``(frame, AdditionalOutputs)``, `CloseStream` or None as in `emit`.
+        """
+
+    @abstractmethod
+    def copy(self) -> AudioVideoStreamHandler:
+        """Return a fresh handler, for one connection: ``return MyHandler(...)``."""
+
+
+class AsyncAudioVideoStreamHandler(AsyncStreamHandler):
+    """An async handler for audio and video."""
+
+    @abstractmethod
+    async def video_receive(self, frame: Any) -> None:
+        """Take the peer's latest video frame, as `AudioVideoStreamHandler.video_receive`.
+
+        Args:
+            frame: float32, shape (height, width, 3), BGR, 0-255, unless `video_format` says otherwise (which is why
+                it is typed Any). The array is the handler's to keep.
+        """
+
+    @abstractmethod
+    async def video_emit(self) -> VideoEmitType:
+        """Return the next frame for the peer, as `AudioVideoStreamHandler.video_emit`."""
+
+    @abstractmethod
+    def copy(self) -> AsyncAudioVideoStreamHandler:
+        """Return a fresh handler, for one connection: ``return MyHandler(...)``."""
+
+
+# -- checking and copying
+
+_METHODS = {"receive": "frame", "emit": "", "start_up": "", "video_receive": "frame", "video_emit": ""}
+"""The methods whose colour follows the class, with their arguments."""
+
+_EMPTY = {StreamHandlerBase.shutdown, StreamHandler.start_up, AsyncStreamHandler.start_up}
+
+
+def has_own_method(handler: StreamHandlerBase, name: str) -> bool:
+    """Whether `handler` does anything in its method `name` (`start_up`, `shutdown`)."""
+    method = getattr(handler, name, None)
+    return method is not None and getattr(method, "__func__", method) not in _EMPTY
+
+
+def check_handler(handler: object) -> None:
+    """Check that `handler` can be run, before anything is started for it.
+
+    Raises:
+        HandlerError: It cannot; the text shows the line to write.
+    """
+    if inspect.isclass(handler):
+        raise HandlerError(f"{handler.__name__} is a class, not a handler; write: {handler.__name__}()")
+    if not isinstance(handler, StreamHandler | AsyncStreamHandler):
+        raise HandlerError(
+            f"{_name(handler)} is no handler; subclass StreamHandler, AsyncStreamHandler, AudioVideoStreamHandler or "
+            "AsyncAudioVideoStreamHandler"
+        )
+    if "channel_set" not in vars(handler):
+        raise HandlerError(
+            f"{_name(handler)}.__init__ did not initialise its base class; write: super().__init__() as its first line"
+        )
+    try:
+        _check_formats(handler)
+    except ValueError as error:  # set after __init__
+        raise HandlerError(f"{_name(handler)}: {error}") from None
+    for name, arguments in _METHODS.items():
+        method = getattr(handler, name, None)
+        if method is not None:
+            _check_colour(handler, name, method, f"self, {arguments}" if arguments else "self")
+
+
+def _check_colour(handler: StreamHandler | AsyncStreamHandler, name: str, method: Any, arguments: str) -> None:
+    what = f"{_name(handler)}.{name}"
+    plain = inspect.unwrap(method)
+    coroutine = inspect.iscoroutinefunction(method) or inspect.iscoroutinefunction(plain)
+    is_async = isinstance(handler, AsyncStreamHandler)
+    right = f"{'async ' if is_async else ''}def {name}({arguments}): ..."
+    if inspect.isgeneratorfunction(plain) or inspect.isasyncgenfunction(plain):
+        raise HandlerError(
+            f"{what} is a generator function, but it is called again and again and returns one item each time; "
+            f"write: {right} with return instead of yield"
+        )
+    if is_async and not coroutine and inspect.isroutine(plain):
+        raise HandlerError(
+            f"{what} is a plain function, but {_name(handler)} is an async handler; write: {right} "
+            "(or subclass the sync class)"
+        )
+    if not is_async and coroutine:
+        raise HandlerError(
+            f"{what} is a coroutine function, but {_name(handler)} is a sync handler; write: {right} "
+            "(or subclass the async class)"
+        )
+
+
+def copy_handler(handler: StreamHandlerBase) -> StreamHandler | AsyncStreamHandler:
+    """Make the handler for one connection: `handler.copy()`, checked.
+
+    Raises:
+        HandlerError: `copy` returned what cannot serve: another kind of thing, or a handler that is not fresh.
+        BaseException: What `copy` raises, as it is.
+    """
+    copied: Any = cast("Any", handler).copy()
+    what, right = f"{_name(handler)}.copy()", f"write: return {_name(handler)}(...)"
+    if inspect.iscoroutine(copied):
+        copied.close()
+        raise HandlerError(f"{what} is a coroutine function; write: def copy(self): ...")
+    if copied is None:
+        raise HandlerError(f"{what} returned None; {right}")
+    if not isinstance(copied, StreamHandler | AsyncStreamHandler):
+        raise HandlerError(f"{what} returned {copied!r}, which is no handler; {right}")
+    if copied is handler:
+        raise HandlerError(f"{what} returned the handler itself, which would mix up connections; {right}")
+    if copied._binding is not None:
+        raise HandlerError(f"{what} returned a handler that already serves a connection, or did; {right}")
+    if has_video(handler) and not has_video(copied):
+        raise HandlerError(f"{what} returned {_name(copied)}, which has no video; {right}")
+    check_handler(copied)
+    return copied
+
+
+def has_video(handler: StreamHandlerBase) -> bool:
+    """Whether `handler` is one of the two audio-video classes."""
+    return isinstance(handler, AudioVideoStreamHandler | AsyncAudioVideoStreamHandler)
+
+
+def _check_formats(handler: StreamHandlerBase) -> None:
+    if handler.expected_layout not in CHANNELS:
+        raise ValueError(f"expected_layout must be 'mono' or 'stereo', not {handler.expected_layout!r}")
+    handler.output_sample_rate = _sample_rate("output_sample_rate", handler.output_sample_rate)
+    handler.input_sample_rate = _sample_rate("input_sample_rate", handler.input_sample_rate)
+    if handler.output_sample_rate % 50:
+        raise ValueError(
+            f"output_sample_rate must be a multiple of 50 (audio leaves in frames of 20 ms), "
+            f"not {handler.output_sample_rate}"
+        )
+    if handler.video_format not in get_args(VideoFormat):
+        raise ValueError(f"video_format must be one of {get_args(VideoFormat)}, not {handler.video_format!r}")
+    if not 0 < handler.fps <= 1000:
+        raise ValueError(f"fps must be frames a second, greater than 0 and at most 1000, not {handler.fps!r}")
+
+
+def _sample_rate(name: str, value: Any) -> int:
+    # 384 kHz is the highest rate audio hardware has; beyond it, and below 1 kHz, something else was meant.
+    try:
+        rate = operator.index(value)
+    except TypeError:
+        rate = 0
+    if isinstance(value, bool) or not 1000 <= rate <= 384_000:
+        raise ValueError(f"{name} must be a whole number of Hz between 1000 and 384000, not {value!r}")
+    return rate
+
+
+def _name(handler: object) -> str:
+    return type(handler).__qualname__

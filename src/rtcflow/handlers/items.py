@@ -1,0 +1,195 @@
+"""What handlers return and are given, sorted out: pure functions between a connection and `emit`, `video_emit`.
+
+The grammar, for audio and video alike: ``media``, ``outputs``, ``close``, ``(media, outputs)``, ``(media, close)`` or
+None, where media is ``(sample_rate, samples[, layout])`` or a picture.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+from ..exceptions import MediaError
+from ..media.convert import as_pcm
+from ..media.resample import check_sample_rate
+from ..outputs import AdditionalOutputs, CloseStream
+from .base import VideoFormat
+
+AUDIO_GRAMMAR: Final = (
+    "(sample_rate, samples), (sample_rate, samples, layout), AdditionalOutputs, CloseStream, "
+    "(audio, AdditionalOutputs), or None"
+)
+VIDEO_GRAMMAR: Final = "an array, an av.VideoFrame, AdditionalOutputs, CloseStream, (frame, AdditionalOutputs), or None"
+
+
+@dataclass(frozen=True, slots=True)
+class Emitted:
+    """What one `emit` gave.
+
+    Attributes:
+        audio: ``(sample_rate, samples)``: int16, shape (1 or 2, n), n ≥ 1, owned by nobody else; or None.
+        outputs: Values for the application, or None.
+        close: The wish to end the connection once `audio` was played, or None.
+    """
+
+    audio: tuple[int, NDArray[np.int16]] | None = None
+    outputs: AdditionalOutputs | None = None
+    close: CloseStream | None = None
+
+    @property
+    def nothing(self) -> bool:
+        """Whether there was nothing in it: None, or audio of no length."""
+        return self.audio is None and self.outputs is None and self.close is None
+
+
+@dataclass(frozen=True, slots=True)
+class VideoEmitted:
+    """What one `video_emit` gave.
+
+    Attributes:
+        frame: The picture, owned by nobody else, or None.
+        outputs: Values for the application, or None.
+        close: The wish to end the connection, or None.
+    """
+
+    frame: av.VideoFrame | None = None
+    outputs: AdditionalOutputs | None = None
+    close: CloseStream | None = None
+
+
+def parse_emit(item: object, *, what: str = "emit()") -> Emitted:
+    """Sort out what `emit` returned (`EmitType`).
+
+    Args:
+        item: Anything.
+        what: What returned it, for the error.
+
+    Raises:
+        MediaError: `item` is no `EmitType`; the text says what was wrong and what to write instead.
+    """
+    media, outputs, close = _split(item, what, AUDIO_GRAMMAR)
+    audio = None if media is None else _parse_audio(media, what)
+    return Emitted(audio, outputs, close)
+
+
+def _split(item: object, what: str, grammar: str) -> tuple[Any, AdditionalOutputs | None, CloseStream | None]:
+    media: Any
+    extra: Any
+    if isinstance(item, AdditionalOutputs | CloseStream):
+        media, extra = None, item
+    elif isinstance(item, tuple) and len(item) == 2 and isinstance(item[1], AdditionalOutputs | CloseStream):
+        media, extra = item
+    else:
+        media, extra = item, None
+    if isinstance(media, AdditionalOutputs | CloseStream):
+        raise MediaError(f"{what} returned {_describe(item)}", grammar)
+    return (
+        media,
+        extra if isinstance(extra, AdditionalOutputs) else None,
+        extra if isinstance(extra, CloseStream) else None,
+    )
+
+
+def _parse_audio(media: object, what: str) -> tuple[int, NDArray[np.int16]] | None:
+    match media:
+        case (rate, samples) if isinstance(media, tuple):
+            layout = None
+        case (rate, samples, layout) if isinstance(media, tuple):
+            pass
+        case np.ndarray():
+            raise MediaError(f"{what} returned an array alone", "(sample_rate, samples): write return 24000, samples")
+        case _:
+            raise MediaError(f"{what} returned {_describe(media)}", AUDIO_GRAMMAR)
+    if isinstance(rate, np.ndarray):
+        raise MediaError(f"{what} returned (samples, …)", "the sample rate first: (sample_rate, samples)")
+    rate = check_sample_rate(rate, f"{what} returned audio with a sample rate")
+    samples = as_pcm(samples, layout, what=f"audio from {what}")
+    return (rate, samples) if samples.shape[1] else None
+
+
+def parse_video_emit(item: object, video_format: VideoFormat = "bgr24", *, what: str = "video_emit()") -> VideoEmitted:
+    """Sort out what `video_emit` returned (`VideoEmitType`), and make a frame of its picture.
+
+    Args:
+        item: Anything.
+        video_format: The handler's: arrays are RGB if it is ``"rgb24"``, else BGR.
+        what: What returned it, for the error.
+
+    Returns:
+        Its frame has format ``bgr24``, ``rgb24`` or ``gray``, or is the very `av.VideoFrame` that was returned.
+
+    Raises:
+        MediaError: `item` is no `VideoEmitType`; the text says what was wrong and what to write instead.
+    """
+    media, outputs, close = _split(item, what, VIDEO_GRAMMAR)
+    frame = None if media is None else _parse_picture(media, video_format, what)
+    return VideoEmitted(frame, outputs, close)
+
+
+def _parse_picture(media: object, video_format: VideoFormat, what: str) -> av.VideoFrame:
+    if isinstance(media, av.VideoFrame):
+        return media
+    if not isinstance(media, np.ndarray):
+        raise MediaError(f"{what} returned {_describe(media)}", VIDEO_GRAMMAR)
+    grey = media.ndim == 2
+    if not grey and (media.ndim != 3 or media.shape[2] != 3):
+        cure = ""
+        if media.ndim == 3 and media.shape[2] == 4:
+            cure = ": write picture[..., :3]"
+        elif media.ndim == 3 and media.shape[2] == 1:
+            cure = ": write picture[..., 0]"
+        elif media.ndim == 3 and media.shape[0] == 3:
+            cure = ": write np.moveaxis(picture, 0, -1)"
+        raise MediaError(
+            f"{what} returned an array of shape {media.shape}", f"(height, width, 3) or (height, width){cure}"
+        )
+    if not media.size:
+        raise MediaError(f"{what} returned an array of shape {media.shape}", "at least one pixel, or None for no frame")
+    pixels = np.ascontiguousarray(_to_uint8(media, what))
+    return av.VideoFrame.from_ndarray(
+        pixels, format="gray" if grey else "rgb24" if video_format == "rgb24" else "bgr24"
+    )
+
+
+def _to_uint8(pixels: NDArray[Any], what: str) -> NDArray[np.uint8]:
+    if pixels.dtype == np.uint8:
+        return pixels
+    if pixels.dtype == np.uint16:
+        # 65,535 = 255 * 257, so this is the nearest value for each, and full scale stays full scale.
+        return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    if pixels.dtype == np.float32:
+        if np.isnan(pixels).any():
+            raise MediaError(f"{what} returned a picture with NaN in it", "finite values: write np.nan_to_num(picture)")
+        return np.rint(np.clip(pixels, 0, 255)).astype(np.uint8)
+    cure = ".astype(np.float32)" if pixels.dtype.kind == "f" else ".astype(np.uint8)"
+    raise MediaError(
+        f"{what} returned a {pixels.dtype.name} picture",
+        f"uint8 (0-255), uint16 (0-65535) or float32 (0-255): write picture{cure}",
+    )
+
+
+def video_to_handler(frame: av.VideoFrame, video_format: VideoFormat) -> av.VideoFrame | NDArray[Any]:
+    """Give a received frame the form that `video_receive` wants.
+
+    Returns:
+        ``"frame"``: `frame` itself. ``"float32"``: float32, shape (height, width, 3), BGR, 0-255. ``"bgr24"`` and
+        ``"rgb24"``: uint8, the same shape. Arrays are writable and nobody else's.
+    """
+    if video_format == "frame":
+        return frame
+    if video_format == "float32":
+        return frame.to_ndarray(format="bgr24").astype(np.float32)
+    return frame.to_ndarray(format=video_format)
+
+
+def _describe(item: object) -> str:
+    """Name junk in a few words."""
+    if isinstance(item, tuple):
+        return f"a tuple of {len(item)}: ({', '.join(type(element).__name__ for element in item)})"
+    return (
+        f"{item!r:.60} ({type(item).__name__})" if isinstance(item, str | int | float) else f"a {type(item).__name__}"
+    )

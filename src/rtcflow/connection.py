@@ -35,8 +35,14 @@ from .context import Context, reset_current_context, set_current_context
 from .exceptions import NegotiationTimeout
 from .flow import Flow, Policy
 from .frames import LAYOUTS, AudioFormat, AudioFrame
-from .handlers.base import AudioVideoStreamHandler, AsyncAudioVideoStreamHandler, StreamHandlerBase, has_own_method
-from .handlers.items import VideoEmitted, parse_emit, parse_video_emit, video_to_handler
+from .handlers.base import (
+    AsyncAudioVideoStreamHandler,
+    AsyncStreamHandler,
+    AudioVideoStreamHandler,
+    StreamHandlerBase,
+    has_own_method,
+)
+from .handlers.items import Emitted, VideoEmitted, parse_emit, parse_video_emit, video_to_handler
 from .media.pacing import Pacer
 from .media.resample import Converter
 from .outputs import AdditionalOutputs, CloseStream
@@ -213,6 +219,7 @@ class Connection:
         self._loop: HandlerLoop | None = None
         self._loop_token: Any = None
         self._loop_thread = 0
+        self._bound = False
         self._began = self._connected = 0.0
         self._received = self._emitted = self._video_received = self._video_emitted = 0
         self._messages_dropped = self._stalls = self._lost_threads = 0
@@ -333,6 +340,7 @@ class Connection:
             self._scope = connection.cancel_scope
             self._loop = HandlerLoop(connection)
             self.handler._bind(self)
+            self._bound = True
             if self.end is not None:  # close() came before run()
                 return
             heard, spoken = self._formats()
@@ -358,7 +366,7 @@ class Connection:
                 if offer.send_audio:
                     voice = _Voice(sent.sample_rate)
                     emit.start_soon(self._in_its_colour, self._emit, self._emit_in_thread, voice)
-                if isinstance(self.handler, AudioVideoStreamHandler | AsyncAudioVideoStreamHandler):
+                if has_video(self.handler):
                     if offer.receive_video:
                         video.start_soon(self._in_its_colour, self._see, self._see_in_thread)
                     if offer.send_video:
@@ -378,7 +386,7 @@ class Connection:
         self, in_task: Callable[..., Awaitable[None]], in_thread: Callable[..., None], *args: Any
     ) -> None:
         """Run one direction for an async handler in this task, for a sync one in a worker thread."""
-        if self.handler.is_async:
+        if isinstance(self.handler, AsyncStreamHandler):
             await in_task(*args)
         else:
             await self._crew.run(f"{type(self.handler).__qualname__}.{in_thread.__name__}", partial(in_thread, *args))
@@ -438,9 +446,11 @@ class Connection:
         self._crew.stop()
         await self._crew.settle(SETTLE)
         try:
-            await shut_down(self.handler, timeouts.shutdown)
+            if self._bound:  # else it is another connection's, and is left alone
+                await shut_down(self.handler, timeouts.shutdown)
         finally:
-            self.handler._unbind()
+            if self._bound:
+                self.handler._unbind()
             if self._loop is not None:
                 self._loop.close()
             self._messages_open.close()
@@ -544,12 +554,12 @@ class Connection:
         idle = _IdleWait()
         while True:
             began = time.monotonic()
-            item = await handler.emit()
-            if item is None:
+            emitted = parse_emit(await handler.emit())
+            if emitted.nothing:
                 await anyio.sleep(idle.next(time.monotonic() - began))
                 continue
             idle.reset()
-            if not self._deliver(item, spoken):
+            if not self._deliver(emitted, spoken):
                 return
             try:
                 await self.transport.audio_out.wait_for_room()
@@ -562,21 +572,20 @@ class Connection:
         idle = _IdleWait()
         while True:
             began = time.monotonic()
-            item = self._crew.call(handler.emit)
-            if item is None:
+            emitted = parse_emit(self._crew.call(handler.emit))
+            if emitted.nothing:
                 self._crew.sleep(idle.next(time.monotonic() - began))
                 continue
             idle.reset()
-            if not self._deliver(item, spoken):
+            if not self._deliver(emitted, spoken):
                 return
             try:
                 self.transport.audio_out.wait_for_room_sync()
             except anyio.ClosedResourceError:
                 return
 
-    def _deliver(self, item: object, spoken: _Voice) -> bool:
+    def _deliver(self, emitted: Emitted, spoken: _Voice) -> bool:
         """Send what `emit` returned where it belongs; False if that ends the stream."""
-        emitted = parse_emit(item)
         if emitted.outputs is not None:
             self._put_out(emitted.outputs)
         if emitted.audio is not None:
@@ -648,14 +657,15 @@ class Connection:
         idle = _IdleWait()
         while True:
             await ticks.take()
-            item = None
-            while item is None:
+            while True:
                 began = time.monotonic()
                 item = await handler.video_emit()
-                if item is None:
-                    await anyio.sleep(idle.next(time.monotonic() - began))
+                if item is not None:
+                    break
+                await anyio.sleep(idle.next(time.monotonic() - began))
             idle.reset()
-            emitted = await self._crew.run("parse_video_emit", partial(parse_video_emit, item))
+            parse = partial(parse_video_emit, item, handler.video_format)
+            emitted = await self._crew.run("parse_video_emit", parse)
             if emitted is None or not self._deliver_video(emitted):
                 return
 
@@ -667,14 +677,14 @@ class Connection:
                 ticks.take_sync()
             except STREAM_ENDS:
                 return
-            item = None
-            while item is None:
+            while True:
                 began = time.monotonic()
                 item = self._crew.call(handler.video_emit)
-                if item is None:
-                    self._crew.sleep(idle.next(time.monotonic() - began))
+                if item is not None:
+                    break
+                self._crew.sleep(idle.next(time.monotonic() - began))
             idle.reset()
-            if not self._deliver_video(parse_video_emit(item)):
+            if not self._deliver_video(parse_video_emit(item, handler.video_format)):
                 return
 
     def _deliver_video(self, emitted: VideoEmitted) -> bool:

@@ -28,7 +28,7 @@ import anyio.to_thread
 import numpy as np
 from numpy.typing import NDArray
 
-from ._bridge import Event, call_in_loop, current_loop_token
+from ._bridge import Event, call_in_loop, current_loop_token, loop_clock
 from ._loop import HandlerLoop
 from .abc import Transport, TransportStatistics
 from .context import Context, reset_current_context, set_current_context
@@ -47,7 +47,7 @@ from .media.pacing import Pacer
 from .media.resample import Converter
 from .outputs import AdditionalOutputs, CloseStream
 from .protocol import messages
-from .threads import SETTLE, Crew, WorkerThreads
+from .threads import SETTLE, Crew, WorkerThreads, observer
 
 logger = logging.getLogger(__name__)
 
@@ -220,6 +220,7 @@ class Connection:
         self._loop_token: Any = None
         self._loop_thread = 0
         self._bound = False
+        self._clock: Callable[[], float] = time.monotonic  # in virtual time: the loop's
         self._began = self._connected = 0.0
         self._received = self._emitted = self._video_received = self._video_emitted = 0
         self._messages_dropped = self._stalls = self._lost_threads = 0
@@ -313,6 +314,8 @@ class Connection:
         """
         if self._began:
             raise RuntimeError("a connection runs once; make a new one, with a new copy of the handler")
+        if observer.get() is not None:
+            self._clock = loop_clock()
         self._began = anyio.current_time()
         self._loop_token, self._loop_thread = current_loop_token(), threading.get_ident()
         token = set_current_context(self.context)
@@ -522,9 +525,9 @@ class Connection:
             samples = heard.feed(frame.samples, frame.sample_rate)
             if samples.shape[1]:
                 self._received += 1
-                began = time.monotonic()
+                began = self._clock()
                 await handler.receive((handler.input_sample_rate, samples))
-                self._note_stall("receive", time.monotonic() - began)
+                self._note_stall("receive", self._clock() - began)
 
     def _receive_in_thread(self, heard: Converter) -> None:
         handler: Any = self.handler
@@ -536,9 +539,9 @@ class Connection:
             samples = heard.feed(frame.samples, frame.sample_rate)
             if samples.shape[1]:
                 self._received += 1
-                began = time.monotonic()
+                began = self._clock()
                 self._crew.call(handler.receive, (handler.input_sample_rate, samples))
-                self._note_stall("receive", time.monotonic() - began)
+                self._note_stall("receive", self._clock() - began)
 
     def _note_stall(self, method: str, seconds: float) -> None:
         if seconds > STALL:
@@ -553,10 +556,10 @@ class Connection:
         handler: Any = self.handler
         idle = _IdleWait()
         while True:
-            began = time.monotonic()
+            began = self._clock()
             emitted = parse_emit(await handler.emit())
             if emitted.nothing:
-                await anyio.sleep(idle.next(time.monotonic() - began))
+                await anyio.sleep(idle.next(self._clock() - began))
                 continue
             idle.reset()
             if not self._deliver(emitted, spoken):
@@ -571,10 +574,10 @@ class Connection:
         handler: Any = self.handler
         idle = _IdleWait()
         while True:
-            began = time.monotonic()
+            began = self._clock()
             emitted = parse_emit(self._crew.call(handler.emit))
             if emitted.nothing:
-                self._crew.sleep(idle.next(time.monotonic() - began))
+                self._crew.sleep(idle.next(self._clock() - began))
                 continue
             idle.reset()
             if not self._deliver(emitted, spoken):
@@ -622,9 +625,9 @@ class Connection:
             if handler.video_format != "frame":  # a millisecond of work, for the most part without the GIL
                 seen = await self._crew.run("video_to_handler", partial(video_to_handler, frame, handler.video_format))
             self._video_received += 1
-            began = time.monotonic()
+            began = self._clock()
             await handler.video_receive(seen)
-            self._note_stall("video_receive", time.monotonic() - began)
+            self._note_stall("video_receive", self._clock() - began)
 
     def _see_in_thread(self) -> None:
         handler: Any = self.handler
@@ -635,9 +638,9 @@ class Connection:
                 return
             seen = video_to_handler(frame, handler.video_format)
             self._video_received += 1
-            began = time.monotonic()
+            began = self._clock()
             self._crew.call(handler.video_receive, seen)
-            self._note_stall("video_receive", time.monotonic() - began)
+            self._note_stall("video_receive", self._clock() - began)
 
     # -- video out
 
@@ -658,11 +661,11 @@ class Connection:
         while True:
             await ticks.take()
             while True:
-                began = time.monotonic()
+                began = self._clock()
                 item = await handler.video_emit()
                 if item is not None:
                     break
-                await anyio.sleep(idle.next(time.monotonic() - began))
+                await anyio.sleep(idle.next(self._clock() - began))
             idle.reset()
             parse = partial(parse_video_emit, item, handler.video_format)
             emitted = await self._crew.run("parse_video_emit", parse)
@@ -678,11 +681,11 @@ class Connection:
             except STREAM_ENDS:
                 return
             while True:
-                began = time.monotonic()
+                began = self._clock()
                 item = self._crew.call(handler.video_emit)
                 if item is not None:
                     break
-                self._crew.sleep(idle.next(time.monotonic() - began))
+                self._crew.sleep(idle.next(self._clock() - began))
             idle.reset()
             if not self._deliver_video(parse_video_emit(item, handler.video_format)):
                 return

@@ -1,0 +1,370 @@
+"""Who is talking: turn detection as arithmetic over media time.
+
+    frames → (resample to 16 kHz, windows) → speech probability of each window → PauseTracker → events
+
+`PauseTracker` decides; it has no clock, its time is the audio it was shown. `VoiceTurns` is the `TurnDetector` made of
+it and a streaming model; `ChunkTurns` is the one for models that judge a whole chunk, as FastRTC's do.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...frames import AudioFormat
+from ...media.convert import int16_to_float32, to_channels
+from ...media.resample import Converter
+from .options import AlgoOptions, SileroVadOptions
+from .vad import VAD_RATE, ModelOptions, PauseDetectionModel, VadStream
+
+HYSTERESIS = 0.15
+"""What was speech stays speech down to this much below the threshold (Silero VAD's own choice)."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechStarted:
+    """Somebody has begun to talk, or goes on after a short silence.
+
+    Attributes:
+        at: Media time of the first speech, in seconds: before the moment it was sure.
+    """
+
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechEnded:
+    """It has become silent: maybe only to breathe.
+
+    Attributes:
+        at: Media time of the end of the speech, in seconds.
+        probability: That the turn is over with it, as far as the detector can tell by now. One that only knows
+            pauses says how much of the pause has passed.
+    """
+
+    at: float
+    probability: float
+
+
+class TurnEnd(enum.Enum):
+    """What ended a turn."""
+
+    PAUSE = "pause"
+    TOO_LONG = "too long"
+    MODEL = "model"
+    """A model judged the turn to be complete."""
+
+
+@dataclass(frozen=True, slots=True)
+class TurnEnded:
+    """It is the bot's turn.
+
+    Attributes:
+        at: Media time of the decision, in seconds.
+        speech_end: Media time of the end of the speech.
+        speech: Seconds of speech in the turn, silences not counted.
+        reason: What ended it.
+    """
+
+    at: float
+    speech_end: float
+    speech: float
+    reason: TurnEnd = TurnEnd.PAUSE
+
+
+DetectorEvent: TypeAlias = SpeechStarted | SpeechEnded | TurnEnded
+
+
+class TurnDetector(Protocol):
+    """Hears one side of one conversation and says whose turn it is. One instance serves one connection.
+
+    Media time counts the seconds of audio (and of `silence`) since the beginning; `reset` does not set it back. Events
+    come in the order SpeechStarted, SpeechEnded, …, TurnEnded, and within a turn SpeechStarted and SpeechEnded alternate.
+
+    Attributes:
+        blocking: `feed` takes longer than a millisecond or two: it is called in a worker thread.
+    """
+
+    blocking: bool
+
+    def feed(self, samples: NDArray[np.int16], sample_rate: int, *, bot_speaking: bool) -> list[DetectorEvent]:
+        """Hear some more.
+
+        Args:
+            samples: int16, shape (channels, n), any n.
+            sample_rate: Hz; the same throughout.
+            bot_speaking: The bot is being heard, or will be in a moment: be harder to convince.
+        """
+
+    def silence(self, seconds: float) -> list[DetectorEvent]:
+        """The peer has sent nothing for so long: it counts as silence."""
+
+    def reset(self) -> None:
+        """Forget the turn that is under way."""
+
+
+@dataclass(slots=True)
+class _Thresholds:
+    speech: float
+    windows_to_start: int
+    level: float
+
+
+class PauseTracker:
+    """Decides from speech probabilities. Pure: its only time is the windows it was shown.
+
+    Times are counted in whole windows: thresholds of speech are rounded to the nearest number of them, the pause down
+    to whole ones, because a window is only judged when it has passed.
+
+    Args:
+        options: The thresholds.
+        window: Seconds that one probability stands for.
+        threshold: From which probability on a window is speech.
+        min_speech: Seconds of speech that a turn needs at least to start.
+    """
+
+    def __init__(
+        self, options: AlgoOptions, *, window: float, threshold: float = 0.5, min_speech: float = 0.0
+    ) -> None:
+        self.window = window
+        start = max(options.started_talking_threshold, min_speech)
+        interrupt = options.interrupt_threshold
+        self._quiet = _Thresholds(threshold, self._windows(start), -np.inf)
+        self._talking = _Thresholds(
+            options.interrupt_probability or threshold,
+            self._windows(max(start if interrupt is None else interrupt, min_speech)),
+            options.interrupt_level_dbfs,
+        )
+        self._blip = self._windows(options.speech_threshold)
+        looked_at = max(self._windows(options.audio_chunk_duration), self._quiet.windows_to_start)
+        self._pause = max(1, int(options.pause / window + 1e-6))
+        self._max = options.max_continuous_speech_s
+        self._start_within = max(looked_at, self._talking.windows_to_start)
+        self._recent: deque[bool] = deque(maxlen=max(self._start_within, self._pause + self._blip))
+        self._now = 0
+        self._clear()
+
+    def _windows(self, seconds: float) -> int:
+        return max(1, round(seconds / self.window))
+
+    def _clear(self) -> None:
+        self._recent.clear()
+        self._is_speech = False
+        self._began: float | None = None  # media time the turn began
+        self._talking_now = False  # what the last SpeechStarted or SpeechEnded said
+        self._last_speech = 0  # windows until the end of the last speech
+        self._speech_windows = 0
+
+    @property
+    def now(self) -> float:
+        """Media time, in seconds."""
+        return self._now * self.window
+
+    @property
+    def in_turn(self) -> bool:
+        """Somebody has started to talk and not finished."""
+        return self._began is not None
+
+    def reset(self) -> None:
+        """Forget the turn under way; media time goes on."""
+        self._clear()
+
+    def step(self, probability: float, level: float = 0.0, *, bot_speaking: bool = False) -> list[DetectorEvent]:
+        """Take the next window.
+
+        Args:
+            probability: Of speech in it.
+            level: Its RMS in dBFS.
+            bot_speaking: The bot is being heard now.
+        """
+        limits = self._talking if bot_speaking and self._began is None else self._quiet
+        threshold = limits.speech - HYSTERESIS if self._is_speech else limits.speech
+        self._is_speech = probability >= threshold and level >= limits.level
+        self._now += 1
+        self._recent.append(self._is_speech)
+        if self._is_speech:
+            self._last_speech = self._now
+        if self._began is None:
+            return self._maybe_start(limits)
+        if self._is_speech:
+            self._speech_windows += 1
+        return self._go_on()
+
+    def _maybe_start(self, limits: _Thresholds) -> list[DetectorEvent]:
+        recent = list(self._recent)[-self._start_within :]
+        speech = sum(recent)
+        if speech < limits.windows_to_start or not self._is_speech:
+            return []
+        self._began = (self._now - len(recent) + recent.index(True)) * self.window
+        self._speech_windows = speech
+        self._talking_now = True
+        return [SpeechStarted(self._began), *self._too_long()]
+
+    def _go_on(self) -> list[DetectorEvent]:
+        events: list[DetectorEvent] = []
+        silent = self._now - self._last_speech
+        if self._talking_now and silent >= self._blip:
+            self._talking_now = False
+            events.append(SpeechEnded(self._last_speech * self.window, min(1.0, silent / self._pause)))
+        elif not self._talking_now and sum(list(self._recent)[-self._blip :]) == self._blip:
+            self._talking_now = True
+            events.append(SpeechStarted((self._now - self._blip) * self.window))
+        if too_long := self._too_long():
+            return events + too_long
+        # Fewer than `blip` windows of speech among the last ones: a blip within the pause does not begin it anew.
+        if silent and sum(list(self._recent)[-(self._pause + self._blip - 1) :]) < self._blip:
+            if self._talking_now:
+                events.append(SpeechEnded(self._last_speech * self.window, 1.0))
+            events.append(self._end(TurnEnd.PAUSE))
+        return events
+
+    def _too_long(self) -> list[DetectorEvent]:
+        assert self._began is not None
+        if self.now - self._began < self._max:
+            return []
+        return [self._end(TurnEnd.TOO_LONG)]
+
+    def _end(self, reason: TurnEnd) -> TurnEnded:
+        ended = TurnEnded(self.now, self._last_speech * self.window, self._speech_windows * self.window, reason)
+        self._clear()
+        return ended
+
+
+class VoiceTurns:
+    """The usual `TurnDetector`: a streaming model's probabilities, and pauses.
+
+    Args:
+        vad: The model, with the state of this one connection.
+        options: When to decide what.
+        vad_options: The model's threshold and least speech; None for 0.5 and what `options` say.
+    """
+
+    blocking = False
+
+    def __init__(
+        self, vad: VadStream, options: AlgoOptions | None = None, vad_options: SileroVadOptions | None = None
+    ) -> None:
+        self._vad = vad
+        self._tracker = PauseTracker(
+            options or AlgoOptions(),
+            window=vad.window_size / VAD_RATE,
+            threshold=0.5 if vad_options is None else vad_options.threshold,
+            min_speech=0.0 if vad_options is None else vad_options.min_speech_duration_ms / 1000,
+        )
+        self._converter = Converter(AudioFormat(VAD_RATE))
+        self._rest = np.empty(0, np.float32)
+
+    @property
+    def tracker(self) -> PauseTracker:
+        """The deciding part."""
+        return self._tracker
+
+    def feed(self, samples: NDArray[np.int16], sample_rate: int, *, bot_speaking: bool = False) -> list[DetectorEvent]:
+        """Hear some more; see `TurnDetector`."""
+        return self._hear(int16_to_float32(self._converter.feed(samples, sample_rate)[0]), bot_speaking=bot_speaking)
+
+    def silence(self, seconds: float) -> list[DetectorEvent]:
+        """Count silence; see `TurnDetector`."""
+        return self._hear(np.zeros(round(seconds * VAD_RATE), np.float32), bot_speaking=False)
+
+    def _hear(self, audio: NDArray[np.float32], *, bot_speaking: bool) -> list[DetectorEvent]:
+        size = self._vad.window_size
+        audio = np.concatenate([self._rest, audio]) if self._rest.size else audio
+        events: list[DetectorEvent] = []
+        whole = audio.size - audio.size % size
+        for start in range(0, whole, size):
+            window = audio[start : start + size]
+            events += self._tracker.step(self._vad(window), level_dbfs(window), bot_speaking=bot_speaking)
+        self._rest = audio[whole:].copy()
+        return events
+
+    def reset(self) -> None:
+        """Forget the turn under way, keep the model's ear."""
+        self._tracker.reset()
+
+
+class ChunkTurns:
+    """A `TurnDetector` around a model that judges a chunk at a time, exactly as FastRTC calls it.
+
+    It hears a chunk of `AlgoOptions.audio_chunk_duration` once it is full: what it says is that much later than what
+    `VoiceTurns` says.
+
+    Args:
+        model: Its ``vad(audio, options)`` gives the seconds of speech in a chunk; called in a worker thread.
+        options: When to decide what.
+        model_options: Handed to the model as they are.
+    """
+
+    blocking = True
+
+    def __init__(
+        self, model: PauseDetectionModel, options: AlgoOptions | None = None, model_options: ModelOptions = None
+    ) -> None:
+        self._model, self._options, self._model_options = model, options or AlgoOptions(), model_options
+        self._chunk: list[NDArray[np.int16]] = []
+        self._chunk_size = 0
+        self._now = 0.0
+        self._clear()
+
+    def _clear(self) -> None:
+        self._began: float | None = None
+        self._last_speech = self._speech = 0.0
+
+    def feed(self, samples: NDArray[np.int16], sample_rate: int, *, bot_speaking: bool = False) -> list[DetectorEvent]:
+        """Hear some more; see `TurnDetector`. What the model raises is raised here, and its chunk is forgotten."""
+        mono = to_channels(samples, 1)[0]
+        self._chunk.append(mono)
+        self._chunk_size += mono.size
+        if self._chunk_size < self._options.audio_chunk_duration * sample_rate:
+            return []
+        chunk = np.concatenate(self._chunk)
+        began, self._now = self._now, self._now + chunk.size / sample_rate
+        self._chunk, self._chunk_size = [], 0
+        speech = float(self._model.vad((sample_rate, chunk), self._model_options)[0])
+        return self._judge(min(speech, self._now - began), began, bot_speaking=bot_speaking)
+
+    def silence(self, seconds: float) -> list[DetectorEvent]:
+        """Count silence; see `TurnDetector`."""
+        began, self._now = self._now, self._now + seconds
+        if seconds < self._options.audio_chunk_duration:
+            return []
+        return self._judge(0.0, began, bot_speaking=False)
+
+    def _judge(self, speech: float, began: float, *, bot_speaking: bool) -> list[DetectorEvent]:
+        options, events = self._options, list[DetectorEvent]()
+        least = options.started_talking_threshold
+        if bot_speaking and options.interrupt_threshold is not None:
+            least = options.interrupt_threshold
+        if self._began is None and speech > least:
+            self._began = began
+            events.append(SpeechStarted(began))
+        if self._began is None:
+            return events
+        self._speech += speech
+        if speech >= options.speech_threshold:
+            self._last_speech = self._now
+        if self._now - self._began >= options.max_continuous_speech_s:
+            events.append(TurnEnded(self._now, self._last_speech, self._speech, TurnEnd.TOO_LONG))
+            self._clear()
+        elif speech < options.speech_threshold:
+            events += [
+                SpeechEnded(self._last_speech, 1.0),
+                TurnEnded(self._now, self._last_speech, self._speech, TurnEnd.PAUSE),
+            ]
+            self._clear()
+        return events
+
+    def reset(self) -> None:
+        """Forget the turn under way."""
+        self._clear()
+        self._chunk, self._chunk_size = [], 0
+
+
+def level_dbfs(samples: NDArray[np.float32]) -> float:
+    """RMS of float32 samples in [-1, 1], in dB; 0 is a full-scale square wave, -100 the least."""
+    return float(10 * np.log10(max(float(np.dot(samples, samples)) / max(samples.size, 1), 1e-10)))

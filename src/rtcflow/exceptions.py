@@ -8,6 +8,8 @@ RTCFlowError
 │   ├── NotAuthorized             the authorize hook refused (401 or 403)
 │   ├── UnknownConnection         no live connection has that id (404)
 │   ├── ConnectionExists          a live connection already has that id (409)
+│   ├── NotServing                the stream does not run now (503)
+│   ├── ApplicationFailed         the application's own authorize hook or copy() failed (500)
 │   └── NegotiationTimeout        also a TimeoutError; `phase` says what did not finish
 ├── ProtocolError                 a message that makes no sense now
 │   ├── LocalProtocolError        our caller did it
@@ -91,6 +93,23 @@ class ConnectionExists(NegotiationError):
 
     status = 409
     code = "connection_already_exists"
+
+
+class NotServing(NegotiationError):
+    """The stream does not run now: it has not begun yet, or has ended."""
+
+    status = 503
+    code = "not_serving"
+
+
+class ApplicationFailed(NegotiationError):
+    """The application's `authorize` hook or its handler's `copy()` failed; ``__cause__`` says how, the message does not.
+
+    The message may be shown to the peer.
+    """
+
+    status = 500
+    code = "application_failed"
 
 
 class NegotiationTimeout(NegotiationError, TimeoutError):

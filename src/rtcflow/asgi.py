@@ -1,0 +1,225 @@
+"""The HTTP routes of a stream: signalling comes in, a connection goes out into the stream's task group.
+
+    POST {path}/webrtc/offer           FastRTC's JSON: offers and trickled candidates
+    GET  {path}/webrtc/configuration   what a browser needs to know before it calls
+    GET  {path}/                       the page to talk with, and its files
+    …and what `asgi_lines` adds for WebSockets and telephone lines
+
+Errors have a 4xx or 5xx status and FastRTC's body ``{"status": "failed", "meta": {"error": code, "message": words}}``.
+(FastRTC itself answers 200 to all of them; its clients look at the body, which is the same.)
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from functools import partial
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, HTTPConnection, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from .exceptions import InvalidOffer, NegotiationError, TooManyConnections
+from .protocol import signalling
+from .session import Caller
+
+if TYPE_CHECKING:
+    from .stream import Stream
+
+logger = logging.getLogger(__name__)
+
+BODY_LIMIT: Final = 128 * 1024
+"""The most bytes of a request body: an SDP offer of a browser with audio, video and data has 5 to 15 kB, with simulcast
+and many candidates 40 kB."""
+
+BODY_TIMEOUT: Final = 10.0
+"""Seconds in which a body must have come: one that trickles in for ever would keep its task."""
+
+PAGE_FILES: Final = {
+    "": ("index.html", "text/html; charset=utf-8"),
+    "page.js": ("page.js", "text/javascript; charset=utf-8"),
+    "rtcflow.js": ("rtcflow.js", "text/javascript; charset=utf-8"),
+    "page.css": ("page.css", "text/css; charset=utf-8"),
+    "icon.svg": ("icon.svg", "image/svg+xml"),
+}
+
+PAGE_HEADERS: Final = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+        "media-src 'self' blob: mediastream:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "Permissions-Policy": "microphone=(self), camera=(self), geolocation=()",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-cache",
+}
+
+
+def application(stream: Stream) -> Starlette:
+    """A complete ASGI application that serves `stream` and its page."""
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        async with stream.running():
+            yield
+
+    return Starlette(routes=routes(stream, page=True), lifespan=lifespan)
+
+
+def mount(stream: Stream, app: Starlette, path: str = "", *, page: bool) -> None:
+    """Add the routes of `stream` to `app` under `path`, and run the stream within the application's lifespan."""
+    path = path.rstrip("/")
+    if path and not path.startswith("/"):
+        raise ValueError(f"path={path!r} must begin with a slash; write '/{path}'")
+    app.router.routes.extend(routes(stream, path, page=page))
+    inner = app.router.lifespan_context
+
+    @asynccontextmanager
+    async def lifespan(running: Any) -> AsyncIterator[Mapping[str, Any] | None]:
+        # The application's own resources outlive the calls that use them.
+        async with inner(running) as state, stream.running():
+            yield state
+
+    app.router.lifespan_context = lifespan
+
+
+def routes(stream: Stream, path: str = "", *, page: bool = False) -> list[BaseRoute]:
+    """All routes of `stream`, for applications that put them in their own place."""
+    from . import asgi_lines
+
+    found: list[BaseRoute] = [
+        Route(f"{path}/webrtc/offer", _answering(partial(offer, stream)), methods=["POST"]),
+        Route(f"{path}/webrtc/configuration", _answering(partial(configuration, stream)), methods=["GET"]),
+        *asgi_lines.routes(stream, path),
+    ]
+    if page:
+        found += _page_routes(path)
+    return found
+
+
+# -- the offer route
+
+
+async def offer(stream: Stream, request: Request) -> Response:
+    """`POST {path}/webrtc/offer`: an offer gets an answer, a candidate goes to its connection."""
+    match signalling.parse_request(await read_body(request)):
+        case signalling.OfferRequest() as wanted:
+            answer = await _answer(stream, caller_of(request), wanted)
+            return JSONResponse({"sdp": answer, "type": "answer", "webrtc_id": wanted.webrtc_id})
+        case signalling.CandidateRequest() as trickled:
+            connection = await stream.session(trickled.webrtc_id).wait_prepared()
+            await connection.transport.add_candidate(trickled.candidate)
+            return JSONResponse({"status": "success"})
+
+
+async def _answer(stream: Stream, caller: Caller, wanted: signalling.OfferRequest) -> str:
+    async with stream.admit(caller, "webrtc", wanted.webrtc_id) as session:
+        transport = await stream.open_webrtc(wanted.sdp)
+        stream.start(session, transport)
+        return transport.answer
+
+
+async def configuration(stream: Stream, _: Request) -> Response:
+    """`GET {path}/webrtc/configuration`: what a browser gives to its RTCPeerConnection, and what it should offer."""
+    return JSONResponse(
+        {
+            "rtcConfiguration": dict(stream.rtc_configuration),
+            "modality": stream.modality.value,
+            "mode": stream.mode.value,
+        },
+        headers={"Cache-Control": "no-store"},  # it may hold TURN credentials
+    )
+
+
+# -- requests and answers
+
+
+def caller_of(connection: HTTPConnection) -> Caller:
+    """The facts of a request, or of a WebSocket's handshake, that admission decides on."""
+    client = connection.client
+    return Caller(
+        path=connection.url.path,
+        headers=dict(connection.headers),
+        query=dict(connection.query_params),
+        cookies=dict(connection.cookies),
+        remote_address=None if client is None else (client.host, client.port),
+        method=connection.scope.get("method", "WEBSOCKET"),
+    )
+
+
+async def read_body(request: Request) -> bytes:
+    """The whole body of a JSON request, if it is not too long.
+
+    Raises:
+        InvalidOffer: It is no JSON by its header (415), too long (413), or did not come in time (408).
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise InvalidOffer(f"the Content-Type is {kind or 'missing'}; send application/json", status=415)
+    too_long = InvalidOffer(f"the body is longer than {BODY_LIMIT // 1024} KiB", status=413)
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and int(length) > BODY_LIMIT:
+        raise too_long
+    body = bytearray()
+    try:
+        with anyio.fail_after(BODY_TIMEOUT):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > BODY_LIMIT:
+                    raise too_long
+    except TimeoutError:
+        raise InvalidOffer(f"the body did not come within {BODY_TIMEOUT:g} s", status=408) from None
+    return bytes(body)
+
+
+def _answering(handle: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+    """`handle`, with each refusal as a response of its own status."""
+
+    async def answer(request: Request) -> Response:
+        try:
+            return await handle(request)
+        except NegotiationError as error:
+            logger.info("%s %s from %s refused: %s", request.method, request.url.path, caller_of(request), error)
+            return failure(error)
+        except anyio.ClosedResourceError:
+            return failure(NegotiationError("this call has ended", status=410))
+        except ClientDisconnect:
+            return Response(status_code=400)  # nobody reads it
+
+    return answer
+
+
+def failure(error: NegotiationError) -> JSONResponse:
+    """The response that tells a caller why it was refused."""
+    meta: dict[str, Any] = {"error": error.code, "message": str(error)}
+    headers = {}
+    if isinstance(error, TooManyConnections):
+        meta["limit"] = error.limit
+    if error.status == 503:
+        headers["Retry-After"] = "5"
+    if error.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    return JSONResponse({"status": "failed", "meta": meta}, error.status, headers)
+
+
+# -- the page
+
+
+def _page_routes(path: str) -> list[BaseRoute]:
+    folder = files("rtcflow") / "web"
+    return [
+        Route(f"{path}/{name}", _serving((folder / file).read_bytes(), media_type), methods=["GET"])
+        for name, (file, media_type) in PAGE_FILES.items()
+    ]
+
+
+def _serving(content: bytes, media_type: str) -> Callable[[Request], Awaitable[Response]]:
+    async def serve(_: Request) -> Response:
+        return Response(content, media_type=media_type, headers=PAGE_HEADERS)
+
+    return serve

@@ -1,0 +1,84 @@
+"""One writer, any number of readers, each at its own pace."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections import deque
+from collections.abc import AsyncIterator
+from typing import Final, Generic, TypeVar
+
+import anyio
+
+from .flow import Flow, FlowStatistics, Policy
+
+T = TypeVar("T")
+
+BOUND: Final = 256
+"""The most items that wait for one reader: many seconds of transcripts, little memory."""
+
+
+class Reader(AsyncIterator[T]):
+    """One reader's end of a `Fanout`: an async iterator that stops when the fanout has ended.
+
+    For one task at a time. Dropping it needs no closing: the fanout holds it weakly.
+    """
+
+    def __init__(self, flow: Flow[T]) -> None:
+        self._flow = flow
+
+    async def __anext__(self) -> T:
+        """Wait for the next item. Safe to cancel: no item is lost."""
+        try:
+            return await self._flow.take()
+        except anyio.EndOfStream:
+            raise StopAsyncIteration from None
+
+    def statistics(self) -> FlowStatistics:
+        """How many items this reader got, and how many were dropped because it was slow."""
+        return self._flow.statistics()
+
+
+class Fanout(Generic[T]):
+    """Hands each item to every reader; from any thread.
+
+    What was put before the first reader came waits for that one; later readers get what is put after they came. A
+    reader that falls behind by more than `bound` items loses the oldest of them, and hinders nobody.
+
+    Args:
+        bound: The most items that wait for one reader, and for the first one.
+    """
+
+    def __init__(self, bound: int = BOUND) -> None:
+        self._bound = bound
+        self._lock = threading.Lock()
+        self._early: deque[T] | None = deque(maxlen=bound)
+        self._flows: weakref.WeakSet[Flow[T]] = weakref.WeakSet()
+        self._ended = False
+
+    def put(self, item: T) -> None:
+        """Hand `item` to every reader; returns at once. After `end` it is dropped."""
+        with self._lock:
+            if self._early is not None:
+                self._early.append(item)
+            for flow in list(self._flows):
+                flow.put_nowait(item)
+
+    def read(self) -> Reader[T]:
+        """A new reader. After `end` it still gets what waits for the first one."""
+        flow = Flow[T](self._bound, Policy.DROP_OLDEST)
+        with self._lock:
+            early, self._early = self._early, None
+            for item in early or ():
+                flow.put_nowait(item)
+            self._flows.add(flow)
+            if self._ended:
+                flow.end()
+        return Reader(flow)
+
+    def end(self) -> None:
+        """Nothing more will be put: readers stop after what waits for them. Idempotent."""
+        with self._lock:
+            self._ended = True
+            for flow in list(self._flows):
+                flow.end()

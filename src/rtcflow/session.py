@@ -1,0 +1,231 @@
+"""A session: what the application keeps for one caller, from admission until nothing of the connection is left."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import anyio
+
+from ._bridge import Event
+from .abc import Transport
+from .connection import Connection, ConnectionStatistics, End, EndCause, Timeouts
+from .context import Context
+from .exceptions import LocalProtocolError
+from .fanout import Fanout
+from .handlers.base import StreamHandlerBase
+from .outputs import AdditionalOutputs
+from .threads import WorkerThreads
+
+logger = logging.getLogger(__name__)
+
+_NOTHING: Mapping[str, str] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """The request by which somebody wants to be served: what an `authorize` hook decides on.
+
+    Attributes:
+        path: The URL's path.
+        headers: Names in lower case. Of a repeated header the last value.
+        query: Query parameters. Of a repeated one the last value.
+        cookies: Its cookies.
+        remote_address: ``(host, port)`` of the other end of the HTTP connection, where it is known; behind a proxy
+            that is the proxy.
+        method: ``"POST"`` for offers, ``"WEBSOCKET"`` for calls over a WebSocket.
+    """
+
+    path: str = ""
+    headers: Mapping[str, str] = field(default=_NOTHING, repr=False)
+    query: Mapping[str, str] = field(default=_NOTHING, repr=False)
+    cookies: Mapping[str, str] = field(default=_NOTHING, repr=False)
+    remote_address: tuple[str, int] | None = None
+    method: str = "POST"
+
+    def __str__(self) -> str:
+        return "somebody" if self.remote_address is None else ":".join(map(str, self.remote_address))
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionSettings:
+    """What all connections of one stream have in common: the arguments of `Connection` of that name."""
+
+    time_limit: float | None
+    timeouts: Timeouts
+    debug: bool
+    workers: WorkerThreads
+
+
+class Session:
+    """One admitted caller: a slot, an id and a fresh handler, until its connection has ended.
+
+    Made by `Stream.admit`, and served by `run` (in the calling task) or `start` (in the stream's own task group).
+
+    Attributes:
+        webrtc_id: The id under which the application finds it, on every transport.
+        kind: The kind of transport it was admitted for: ``"webrtc"``, ``"websocket"`` or ``"telephone"``.
+        caller: The request it came by.
+        principal: What the `authorize` hook returned.
+        handler: Its own copy of the stream's handler.
+        outputs: The `AdditionalOutputs` of its handler.
+        connection: None until it is served.
+    """
+
+    def __init__(
+        self,
+        webrtc_id: str,
+        kind: str,
+        caller: Caller,
+        principal: Any,
+        handler: StreamHandlerBase,
+        settings: ConnectionSettings,
+    ) -> None:
+        self.webrtc_id = webrtc_id
+        self.kind = kind
+        self.caller = caller
+        self.principal = principal
+        self.handler = handler
+        self.outputs = Fanout[AdditionalOutputs]()
+        self.connection: Connection | None = None
+        self._settings = settings
+        self._prepared = Event()
+        self._closing: str | None = None
+
+    def __repr__(self) -> str:
+        state = "admitted" if self.connection is None else "live" if self.connection.end is None else "ended"
+        return f"<Session {self.webrtc_id} {self.kind} {state}>"
+
+    # -- what the application may do, from any thread
+
+    @property
+    def end(self) -> End | None:
+        """How it ended, or None while it lives."""
+        return None if self.connection is None else self.connection.end
+
+    def set_input(self, *args: Any) -> None:
+        """Hand arguments to the handler (`latest_args`, `args_set`)."""
+        self.handler.set_args(list(args))
+
+    def close(self, reason: str = "closed by the server") -> None:
+        """End it; the peer is told `reason`."""
+        self._closing = reason
+        if self.connection is not None:
+            self.connection.close(reason)
+
+    def statistics(self) -> ConnectionStatistics | None:
+        """Its connection's figures now, or None before there is one."""
+        return None if self.connection is None else self.connection.statistics()
+
+    # -- being served
+
+    def prepare(self, transport: Transport, custom: Mapping[str, str] = _NOTHING) -> Connection:
+        """Join `transport` to the handler; called once, by `Stream.admit`'s caller through `start` or `run`."""
+        if self.connection is not None:
+            raise LocalProtocolError("a session is served once")
+        context = Context(
+            webrtc_id=self.webrtc_id,
+            transport=self.kind,
+            remote_address=self.caller.remote_address,
+            headers=self.caller.headers,
+            query=self.caller.query,
+            principal=self.principal,
+            custom=custom,
+        )
+        settings = self._settings
+        connection = self.connection = Connection(
+            transport,
+            self.handler,
+            context=context,
+            time_limit=settings.time_limit,
+            timeouts=settings.timeouts,
+            debug=settings.debug,
+            on_outputs=self.outputs.put,
+            workers=settings.workers,
+        )
+        if self._closing is not None:  # close() came while the transport was being opened
+            connection.close(self._closing)
+        self._prepared.set()
+        return connection
+
+    async def serve(self) -> End:
+        """Run the prepared connection to its end, and log both; never raises what the handler raised.
+
+        Returns:
+            How it ended: `End.error` is what the handler raised.
+        """
+        connection = self.connection
+        assert connection is not None
+        began = anyio.current_time()
+        logger.info("%s call %s from %s begins", self.kind, self.webrtc_id, self.caller)
+        try:
+            await connection.run()
+        except Exception as error:
+            # Supervises: a handler's error ends its own connection only, and is told here, once.
+            logger.exception(
+                "%s call %s: %s raised %s", self.kind, self.webrtc_id, type(self.handler).__qualname__, type(error).__name__
+            )
+        finally:
+            if connection.end is not None:
+                seconds = anyio.current_time() - began
+                logger.info("%s", describe_end(self, connection.end, connection.statistics(), seconds))
+        assert connection.end is not None
+        return connection.end
+
+    async def wait_prepared(self) -> Connection:
+        """Wait until its transport was opened. Safe to cancel.
+
+        Raises:
+            anyio.ClosedResourceError: It never will be: admission failed.
+        """
+        await self._prepared.wait()
+        assert self.connection is not None
+        return self.connection
+
+    def release(self) -> None:
+        """Called by the stream when nothing of the session is left. Idempotent."""
+        self.outputs.end()
+        self._prepared.close()
+
+
+def describe_end(session: Session, end: End, figures: ConnectionStatistics, seconds: float) -> str:
+    """One line of a session's end: who, how it connected, how it ended, its figures."""
+    transport = figures.transport
+    heard, spoken = transport.audio_in, transport.audio_out
+    facts = ["never connected" if figures.setup is None else f"connected in {1000 * figures.setup:.0f} ms"]
+    if heard.put:
+        facts.append(f"heard {heard.put} frames")
+    if figures.emitted:
+        facts.append(f"emitted {figures.emitted}")
+    if figures.video_received or figures.video_emitted:
+        facts.append(f"saw {figures.video_received} and showed {figures.video_emitted} frames")
+    for count, words in (
+        (heard.dropped, "frames dropped unheard"),
+        (spoken.gaps, "gaps"),
+        (transport.packets_lost, "packets lost"),
+        (figures.stalls, f"stalls, the longest {figures.longest_stall:.1f} s"),
+        (figures.threads_abandoned, "threads abandoned"),
+    ):
+        if count:
+            facts.append(f"{count} {words}")
+    if transport.round_trip is not None:
+        facts.append(f"round trip {1000 * transport.round_trip:.1f} ms")
+    who = f"{session.kind} call {session.webrtc_id} from {session.caller}"
+    why = end.cause.value if end.cause is not EndCause.CLOSED else end.reason
+    return f"{who} ended after {seconds:.1f} s: {why} ({', '.join(facts)})"
+
+
+def threads_needed(handler: StreamHandlerBase) -> int:
+    """How many worker threads a connection with this handler may hold at once: none for async handlers.
+
+    One each for `receive` and `emit`, for `start_up`, and for `video_receive` and `video_emit`.
+    """
+    if handler.is_async:
+        return 0
+    methods: tuple[Callable[..., object] | None, ...] = tuple(
+        getattr(handler, name, None) for name in ("receive", "emit", "start_up", "video_receive", "video_emit")
+    )
+    return sum(method is not None for method in methods)

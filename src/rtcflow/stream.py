@@ -1,0 +1,469 @@
+"""A stream: one handler, offered to many callers. Admission, limits, the live connections, and their end.
+
+Every caller, on every transport, comes in through one door (`Stream.admit`), in this order: authorize → slot → copy of
+the handler → transport. Whatever fails, or is cancelled, gives back what was taken before it.
+"""
+
+from __future__ import annotations
+
+import enum
+import inspect
+import logging
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import anyio
+import anyio.abc
+import anyio.to_thread
+
+from ._bridge import current_loop_token
+from .abc import Transport
+from .connection import End, Timeouts, shut_down
+from .exceptions import (
+    ApplicationFailed,
+    ConnectionExists,
+    HandlerError,
+    LocalProtocolError,
+    NegotiationError,
+    NotAuthorized,
+    NotServing,
+    TooManyConnections,
+    UnknownConnection,
+)
+from .fanout import Reader
+from .handlers.base import StreamHandlerBase, check_handler, copy_handler, has_video
+from .media.playout import Latency
+from .outputs import AdditionalOutputs
+from .session import Caller, ConnectionSettings, Session, threads_needed
+from .threads import WorkerThreads
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+
+    from .transports.webrtc import WebRTCConfig, WebRTCEngine, WebRTCTransport
+
+logger = logging.getLogger(__name__)
+
+CLOSING: Final = 2.0
+"""Seconds that live connections get to say goodbye when a stream ends, before they are cancelled."""
+
+Authorize = Callable[[Caller], Any] | Callable[[Caller], Awaitable[Any]]
+
+
+class Modality(enum.Enum):
+    """Which media a stream carries."""
+
+    AUDIO = "audio"
+    VIDEO = "video"
+    AUDIO_VIDEO = "audio-video"
+
+
+class Mode(enum.Enum):
+    """Which way media flows, seen from the caller."""
+
+    SEND_RECEIVE = "send-receive"
+    SEND = "send"
+    RECEIVE = "receive"
+
+
+class Stream:
+    """One handler, offered to many callers at once.
+
+    Args:
+        handler: The one that is copied for each caller; itself it never runs.
+        modality: ``"audio"`` or ``"audio-video"``. An audio-video handler also serves callers without a camera.
+        mode: What callers may do: ``"send-receive"``, ``"send"`` (the handler only listens) or ``"receive"`` (it only
+            speaks).
+        concurrency_limit: How many may be served at once, over all transports; None for no limit.
+        time_limit: Seconds after which a connection is ended, counted from connected; None for no limit.
+        authorize: Called with the `Caller` before anything is made for it; returns who it is (`Context.principal`), or
+            refuses by raising `NotAuthorized` or returning None or False. A sync one runs in a worker thread. If it
+            raises anything else the caller is refused, too.
+        latency: What is done about audio that queues up (see `Latency`).
+        thread_limit: How many worker threads sync handlers may hold at once, over all connections; None for no limit.
+        timeouts: How long the phases of a connection may take.
+        debug: Whether callers are told the text of a handler's exception.
+        rtc_configuration: What browsers give to their ``RTCPeerConnection`` (``{"iceServers": [...]}``); the page of
+            this stream asks for it.
+        webrtc: How the server's own side of WebRTC is set up.
+
+    Raises:
+        HandlerError: This is no handler, or it does not fit the modality; the message says what to use.
+        ValueError: There is no such modality or mode.
+
+    The stream serves only inside `running()`; `mount` and `asgi` see to that through the server's lifespan.
+    """
+
+    def __init__(
+        self,
+        handler: StreamHandlerBase,
+        *,
+        modality: Modality | Literal["audio", "video", "audio-video"] = "audio",
+        mode: Mode | Literal["send-receive", "send", "receive"] = "send-receive",
+        concurrency_limit: int | Literal["default"] | None = 1,
+        time_limit: float | None = None,
+        authorize: Authorize | None = None,
+        latency: Latency = Latency.BUFFERED,
+        thread_limit: int | None = None,
+        timeouts: Timeouts | None = None,
+        debug: bool = False,
+        rtc_configuration: Mapping[str, Any] | None = None,
+        webrtc: WebRTCConfig | None = None,
+    ) -> None:
+        self.modality = Modality(modality)
+        self.mode = Mode(mode)
+        check_handler(handler)
+        _check_modality(handler, self.modality)
+        self.handler = handler
+        self.concurrency_limit = 1 if concurrency_limit == "default" else concurrency_limit
+        if self.concurrency_limit is not None and self.concurrency_limit < 1:
+            raise ValueError(f"concurrency_limit={self.concurrency_limit} would admit nobody; None means no limit")
+        self.latency = latency
+        self.rtc_configuration: Mapping[str, Any] = MappingProxyType(dict(rtc_configuration or {}))
+        self._authorize = authorize
+        self._timeouts = timeouts or Timeouts()
+        self._threads = WorkerThreads(thread_limit)
+        self._settings = ConnectionSettings(time_limit, self._timeouts, debug, self._threads)
+        self._webrtc = webrtc
+        self._slots = 0
+        self._sessions: dict[str, Session] = {}
+        self._room: _Room | None = None
+        self._emptied: anyio.Event | None = None
+        self._asgi: Starlette | None = None
+
+    def __repr__(self) -> str:
+        state = "running" if self._room is not None else "not running"
+        return f"<Stream {type(self.handler).__qualname__} {self.modality.value} {state}, {self._slots} admitted>"
+
+    # -- serving
+
+    @property
+    def is_running(self) -> bool:
+        """Whether callers are admitted now."""
+        return self._room is not None
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Stream]:
+        """Serve callers inside this block.
+
+        Connections run in a task group that lives as long as the block; the WebRTC engine is opened at the first offer.
+        When the block ends, every connection is closed with a reason and gets `CLOSING` seconds for its goodbye.
+        Entered a second time in the same loop (an application that mounts the stream twice), the first block counts.
+
+        Raises:
+            RuntimeError: The stream is running in another event loop.
+        """
+        token = current_loop_token()
+        if self._room is not None:
+            if self._room.token is not token:
+                raise RuntimeError("this stream is running in another event loop; make one Stream for each server")
+            yield self
+            return
+        async with anyio.create_task_group() as outer:
+            engine = _EngineRoom(outer, self._webrtc)
+            try:
+                async with anyio.create_task_group() as connections:
+                    self._room = _Room(token, connections, engine)
+                    try:
+                        yield self
+                    finally:
+                        await self._close_all()
+                        connections.cancel_scope.cancel()
+            finally:
+                engine.stop()  # after the connections: their goodbyes go through it
+
+    async def _close_all(self) -> None:
+        self._room = None  # admits nobody from here on
+        for session in list(self._sessions.values()):
+            session.close("the server is shutting down")
+        if self._sessions:
+            self._emptied = anyio.Event()
+            with anyio.move_on_after(CLOSING, shield=True):
+                await self._emptied.wait()
+            self._emptied = None
+
+    def mount(self, app: Starlette, path: str = "", *, page: bool | None = None) -> None:
+        """Add this stream's routes to a FastAPI or Starlette application, and let its lifespan run the stream.
+
+        Args:
+            app: The application; before it has started.
+            path: Prefix of the routes, such as ``"/talk"``.
+            page: Whether ``GET {path}/`` serves the page to talk with. By default only under a prefix, since at ``/``
+                an application has its own.
+        """
+        from .asgi import mount
+
+        mount(self, app, path, page=bool(path) if page is None else page)
+
+    @property
+    def asgi(self) -> Starlette:
+        """A complete ASGI application that serves this stream, and the page to talk with at ``/``."""
+        if self._asgi is None:
+            from .asgi import application
+
+            self._asgi = application(self)
+        return self._asgi
+
+    # -- admission
+
+    @asynccontextmanager
+    async def admit(self, caller: Caller, kind: str, webrtc_id: str | None = None) -> AsyncIterator[Session]:
+        """Let a caller in: authorize → slot → copy of the handler; inside the block the transport is opened.
+
+        Then either `start` the session, and leave the block while it lives on, or `run` it inside the block. Left in
+        any other way, the block gives the slot back and has the handler's `shutdown()` called.
+
+        Args:
+            caller: Who wants to be served.
+            kind: The kind of transport.
+            webrtc_id: The id that the caller chose; an unguessable one is made if None.
+
+        Raises:
+            NotServing: The stream is not running.
+            NotAuthorized: `authorize` refused.
+            ConnectionExists: Somebody is being served under this id.
+            TooManyConnections: No slot, or not enough worker threads, are free.
+            ApplicationFailed: `authorize` or `copy()` raised.
+        """
+        self._get_room()
+        principal = await self._authorize_caller(caller)
+        self._get_room()
+        session = self._take_slot(caller, kind, webrtc_id or secrets.token_urlsafe(18), principal)
+        try:
+            yield session
+        except BaseException:
+            session.close("the request that opened the call failed")
+            raise
+        finally:
+            if session.connection is None:
+                await self._drop(session)
+
+    async def _authorize_caller(self, caller: Caller) -> Any:
+        if self._authorize is None:
+            return None
+        try:
+            if inspect.iscoroutinefunction(self._authorize):
+                principal = await self._authorize(caller)
+            else:
+                principal = await anyio.to_thread.run_sync(self._authorize, caller)
+                if inspect.isawaitable(principal):  # a callable object or a partial of a coroutine function
+                    principal = await principal
+        except NegotiationError:
+            raise
+        except Exception as error:
+            # The hook decides about strangers: if it fails, nobody comes in, and the server goes on.
+            logger.exception("authorize raised for %s %s", caller, caller.path)
+            raise ApplicationFailed("the server could not check whether this call is allowed") from error
+        if principal is None or principal is False:
+            raise NotAuthorized("this call is not allowed")
+        return principal
+
+    def _take_slot(self, caller: Caller, kind: str, webrtc_id: str, principal: Any) -> Session:
+        """Everything between two awaits, so that no two callers get the same slot or id."""
+        if webrtc_id in self._sessions:
+            raise ConnectionExists("this id is in use; choose another, or wait until that call has ended")
+        if self.concurrency_limit is not None and self._slots >= self.concurrency_limit:
+            raise TooManyConnections(self.concurrency_limit)
+        threads = threads_needed(self.handler)
+        self._threads.reserve(threads)
+        self._slots += 1
+        try:
+            handler = self._copy_handler()
+        except BaseException:
+            self._slots -= 1
+            self._threads.release(threads)
+            raise
+        session = Session(webrtc_id, kind, caller, principal, handler, self._settings)
+        self._sessions[webrtc_id] = session
+        return session
+
+    def _copy_handler(self) -> StreamHandlerBase:
+        try:
+            return copy_handler(self.handler)
+        except Exception as error:
+            # copy() is the application's: if it fails, this call is refused and no other is disturbed.
+            logger.exception("%s.copy failed: a call was refused", type(self.handler).__qualname__)
+            raise ApplicationFailed("the server could not make a handler for this call") from error
+
+    def _release(self, session: Session) -> None:
+        del self._sessions[session.webrtc_id]
+        self._slots -= 1
+        self._threads.release(threads_needed(self.handler))
+        session.release()
+        if self._emptied is not None and not self._sessions:
+            self._emptied.set()
+
+    async def _drop(self, session: Session) -> None:
+        """Give back a session that was never served; its handler was copied, so it is shut down."""
+        try:
+            await shut_down(session.handler, self._timeouts.shutdown)
+        except Exception:
+            # Supervises: nobody is being served who could be told.
+            logger.exception("%s.shutdown raised after a call was refused", type(session.handler).__qualname__)
+        finally:
+            self._release(session)
+
+    async def open_webrtc(self, offer_sdp: str) -> WebRTCTransport:
+        """Answer a WebRTC offer with a transport that fits this stream; the first call opens the engine.
+
+        Raises:
+            InvalidOffer: The offer makes no sense.
+            UnsupportedMedia: It offers nothing that this stream's handler can use.
+        """
+        engine = await self._get_room().engine.get()
+        return await engine.answer(offer_sdp)
+
+    def start(self, session: Session, transport: Transport, custom: Mapping[str, str] = MappingProxyType({})) -> None:
+        """Serve `session` over `transport` in the stream's own task group, from now until its end."""
+        room = self._get_room()
+        session.prepare(transport, custom)
+        room.connections.start_soon(self._serve, session)
+
+    async def run(self, session: Session, transport: Transport, custom: Mapping[str, str] = MappingProxyType({})) -> End:
+        """Serve `session` over `transport` here, until its end; returns how it ended.
+
+        What the handler raises is logged, and is in `End.error`. Cancelling this ends the connection.
+        """
+        session.prepare(transport, custom)
+        return await self._serve(session)
+
+    def rename(self, session: Session, webrtc_id: str) -> None:
+        """Give an admitted session, not yet served, the id that its caller asks for only now.
+
+        Raises:
+            ConnectionExists: Somebody is being served under this id.
+        """
+        if session.connection is not None:
+            raise LocalProtocolError("a session that is being served keeps its id")
+        if self._sessions.get(webrtc_id, session) is not session:
+            raise ConnectionExists("this id is in use; choose another, or wait until that call has ended")
+        del self._sessions[session.webrtc_id]
+        session.webrtc_id = webrtc_id
+        self._sessions[webrtc_id] = session
+
+    async def _serve(self, session: Session) -> End:
+        try:
+            return await session.serve()
+        finally:
+            self._release(session)
+
+    def _get_room(self) -> _Room:
+        if self._room is None:
+            raise NotServing(
+                "this stream is not running: the server must run the application's lifespan, "
+                "or the application must enter `async with stream.running():`"
+            )
+        return self._room
+
+    # -- the live connections
+
+    @property
+    def connections(self) -> Mapping[str, Session]:
+        """Those being served now, by id: a snapshot."""
+        return {key: session for key, session in list(self._sessions.items()) if session.connection is not None}
+
+    @property
+    def admitted(self) -> int:
+        """How many slots are taken now."""
+        return self._slots
+
+    def session(self, webrtc_id: str) -> Session:
+        """The live session of this id.
+
+        Raises:
+            UnknownConnection: There is none.
+        """
+        try:
+            return self._sessions[webrtc_id]
+        except KeyError:
+            raise UnknownConnection("no call with this id is live") from None
+
+    def set_input(self, webrtc_id: str, *args: Any) -> None:
+        """Hand arguments to the handler of that call: its `latest_args`; `wait_for_args` returns. From any thread.
+
+        Raises:
+            UnknownConnection: No call with this id is live.
+        """
+        self.session(webrtc_id).set_input(*args)
+
+    def output_stream(self, webrtc_id: str) -> Reader[AdditionalOutputs]:
+        """The `AdditionalOutputs` of that call's handler, as an async iterator that stops when the call has ended.
+
+        Any number of readers may iterate, each with a bound of 256 outputs beyond which it loses the oldest. Outputs
+        from before the first reader wait for it.
+
+        Raises:
+            UnknownConnection: No call with this id is live.
+        """
+        return self.session(webrtc_id).outputs.read()
+
+    def close(self, webrtc_id: str, reason: str = "closed by the server") -> None:
+        """End that call; the peer is told `reason`. From any thread.
+
+        Raises:
+            UnknownConnection: No call with this id is live.
+        """
+        self.session(webrtc_id).close(reason)
+
+
+class _Room:
+    """Where connections run: exists while `Stream.running` does."""
+
+    def __init__(self, token: Any, connections: anyio.abc.TaskGroup, engine: _EngineRoom) -> None:
+        self.token = token
+        self.connections = connections
+        self.engine = engine
+
+
+class _EngineRoom:
+    """Opens the WebRTC engine at the first call and keeps it until `stop`."""
+
+    def __init__(self, tasks: anyio.abc.TaskGroup, config: WebRTCConfig | None) -> None:
+        self._tasks = tasks
+        self._config = config
+        self._lock = anyio.Lock()
+        self._stop = anyio.Event()
+        self._engine: WebRTCEngine | None = None
+
+    async def get(self) -> WebRTCEngine:
+        """The engine. Safe to cancel."""
+        async with self._lock:
+            if self._engine is None:
+                self._engine = await self._tasks.start(self._keep)
+            return self._engine
+
+    def stop(self) -> None:
+        """Have the engine closed."""
+        self._stop.set()
+
+    async def _keep(self, *, task_status: anyio.abc.TaskStatus[WebRTCEngine]) -> None:
+        from .transports.webrtc import open_engine
+
+        started = False
+        try:
+            async with open_engine(self._config) as engine:
+                started = True
+                task_status.started(engine)
+                # Cancelled together with the connections it must still outlive them: `stop` comes after their end.
+                with anyio.CancelScope(shield=True):
+                    await self._stop.wait()
+        except Exception:
+            if not started:
+                raise  # to the call that wanted it
+            # Supervises: its connections have seen it break; the next offer opens a new one.
+            logger.exception("the WebRTC engine failed")
+        finally:
+            self._engine = None
+
+
+def _check_modality(handler: StreamHandlerBase, modality: Modality) -> None:
+    name = type(handler).__qualname__
+    better = "subclass AudioVideoStreamHandler or AsyncAudioVideoStreamHandler and use modality='audio-video'"
+    if modality is Modality.AUDIO_VIDEO and not has_video(handler):
+        raise HandlerError(f"{name} has no video side; use modality='audio', or {better}")
+    if modality is Modality.VIDEO:
+        what = "use modality='audio-video'" if has_video(handler) else f"use modality='audio', or {better}"
+        raise HandlerError(f"{name} cannot serve modality='video', since it has an audio side; {what}")

@@ -46,6 +46,7 @@ from .handlers.items import Emitted, VideoEmitted, parse_emit, parse_video_emit,
 from .media.pacing import Pacer
 from .media.resample import Converter
 from .outputs import AdditionalOutputs, CloseStream
+from .player import Playback
 from .protocol import messages
 from .threads import SETTLE, Crew, WorkerThreads, observer
 
@@ -241,6 +242,23 @@ class Connection:
     def clear_queue(self) -> float:
         """Drop what was emitted and has not left; returns the seconds dropped."""
         return self.transport.clear_audio()
+
+    @property
+    def debug(self) -> bool:
+        """Whether the peer is told the text of exceptions."""
+        return self._debug
+
+    def playback(self) -> Playback:
+        """How far playing has come."""
+        return self.transport.audio_out.playback()
+
+    async def wait_played(self, seconds: float) -> None:
+        """Wait until more than `seconds` of audio were played, or nothing waits to be played."""
+        await self.transport.audio_out.wait_played(seconds)
+
+    async def run_sync(self, name: str, function: Callable[[], Any]) -> Any:
+        """Run a blocking function of the handler in a worker thread of this connection."""
+        return await self._crew.run(name, partial(self._crew.call, function))
 
     async def send_message(self, message: str) -> None:
         """Send `message` when the peer's channel is open; drop it, with one warning, if the peer opens none."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import anyio
 
@@ -19,6 +20,19 @@ from .media.playout import Latency, Playout, PlayoutFrame, PlayoutStatistics
 LEAD = 0.2
 """Seconds of audio that may wait before the one who emits is asked to wait: enough to ride out a stall of the
 handler's loop of that length, little enough that `clear_queue` rarely has much to drop."""
+
+
+@dataclass(frozen=True, slots=True)
+class Playback:
+    """How far playing has come, in seconds of audio since the connection began.
+
+    Attributes:
+        played: Left for the peer.
+        waiting: Was emitted, and waits to leave.
+    """
+
+    played: float
+    waiting: float
 
 
 class Player:
@@ -101,6 +115,7 @@ class Player:
         with self._lock:
             if self._playout is None:
                 return 0.0
+            self._clears += 1
             dropped = self._playout.clear()
             self._putters.wake_all()
             return dropped / self._playout.sample_rate
@@ -121,6 +136,28 @@ class Player:
         """Wait until everything queued has been played (or cleared, or the transport has ended). Safe to cancel."""
         with self._lock:
             while not self._closed and self._playout is not None and self._playout.queued_seconds > 0:
+                await self._putters.park()
+
+    def playback(self) -> Playback:
+        """How far playing has come; from any thread."""
+        with self._lock:
+            return self._playback()
+
+    def _playback(self) -> Playback:
+        if self._playout is None:
+            return Playback(0.0, 0.0)
+        return Playback(self._playout.statistics().played / self._playout.sample_rate, self._playout.queued_seconds)
+
+    async def wait_played(self, seconds: float) -> None:
+        """Wait until more than `seconds` of audio were played since the beginning, or nothing waits to be played.
+
+        Safe to cancel.
+        """
+        with self._lock:
+            while not self._closed:
+                playback = self._playback()
+                if playback.played > seconds or not playback.waiting:
+                    return
                 await self._putters.park()
 
     # -- the transport's side: one task
@@ -144,10 +181,16 @@ class Player:
                 assert self._playout is not None
                 frame = self._playout.pop(now)
                 if frame is not None:
+                    self._clears_at_pop = self._clears
                     self._putters.wake_all()
             if frame is not None:
                 return frame
             await anyio.sleep(deadline - now)
+
+    @property
+    def stale(self) -> bool:
+        """Whether `clear` was called since `next_frame` gave its last frame: then that must not leave any more."""
+        return self._clears_at_pop != self._clears
 
     def close(self) -> None:
         """The transport has ended: drop all that waits, let all who wait fail. From any thread; idempotent."""

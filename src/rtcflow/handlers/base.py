@@ -1,7 +1,7 @@
 """The five classes that applications subclass, and what a connection promises them.
 
 A handler is a plain object: making one needs no event loop and works in any thread. It comes to life when a connection
-*binds* it, and from then on stands on a `Binding`: six things, which is all that handlers know of connections.
+*binds* it, and from then on stands on a `Binding`: ten things, which is all that handlers know of connections.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import operator
 import threading
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Any, ClassVar, Literal, Protocol, TypeAlias, cast, get_args
+from functools import partial
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias, TypeVar, cast, get_args
 
 import anyio
 import av
@@ -26,6 +27,7 @@ from ..context import Context
 from ..exceptions import HandlerError
 from ..frames import CHANNELS, ChannelLayout
 from ..outputs import DataChannel, EmitType, VideoEmitType, WebRTCData
+from ..player import Playback
 from ..protocol import messages
 
 __all__ = [
@@ -40,6 +42,8 @@ __all__ = [
     "copy_handler",
     "has_own_method",
 ]
+
+T = TypeVar("T")
 
 VideoFormat: TypeAlias = Literal["frame", "float32", "bgr24", "rgb24"]
 """What `video_receive` is given: an `av.VideoFrame`, or an array of shape (height, width, 3): float32 BGR 0-255, uint8
@@ -61,8 +65,21 @@ class Binding(Protocol):
     def context(self) -> Context:
         """Who is being served."""
 
+    @property
+    def debug(self) -> bool:
+        """Whether the peer may be told the text of exceptions."""
+
     def clear_queue(self) -> float:
         """Drop what was emitted and has not left; returns the seconds dropped here."""
+
+    def playback(self) -> Playback:
+        """How far playing has come."""
+
+    async def wait_played(self, seconds: float) -> None:
+        """Wait until more than `seconds` of audio were played, or nothing waits to be played."""
+
+    async def run_sync(self, name: str, function: Callable[[], Any]) -> Any:
+        """Run `function` in a worker thread of the connection; to be awaited in its loop."""
 
     async def send_message(self, message: str) -> None:
         """Send `message` once the peer's channel is open."""
@@ -197,6 +214,40 @@ class StreamHandlerBase(ABC):  # noqa: B024: the abstract methods differ in colo
         """
         binding = self._bound("clear_queue()")
         return 0.0 if self._ended else binding.clear_queue()
+
+    def playback(self) -> Playback:
+        """How far playing has come, in seconds of audio: what has left, what waits. From any thread.
+
+        Raises:
+            RuntimeError: The handler serves no connection yet.
+        """
+        return self._bound("playback()").playback()
+
+    async def wait_played(self, seconds: float) -> None:
+        """Wait until more than `seconds` of audio have left since the beginning, or nothing waits to leave.
+
+        So ``await self.wait_played(math.inf)`` waits until everything emitted was played or dropped. Safe to cancel.
+
+        Raises:
+            RuntimeError: The handler serves no connection yet.
+        """
+        await self._bound("wait_played()").wait_played(seconds)
+
+    async def run_sync(self, function: Callable[..., T], *args: Any) -> T | None:
+        """Run a blocking function in a worker thread, and return what it returns.
+
+        Such a thread belongs to the connection: cancelling this returns at once and leaves it running; when the
+        connection ends it is waited for, then interrupted, as `receive` of a sync handler is.
+
+        Returns:
+            What `function` returns; None if the connection ended meanwhile.
+
+        Raises:
+            BaseException: What `function` raises, as it is.
+            RuntimeError: The handler serves no connection yet.
+        """
+        name = getattr(function, "__qualname__", type(function).__qualname__)
+        return cast("T | None", await self._bound("run_sync()").run_sync(name, partial(function, *args)))
 
     # -- messages
 

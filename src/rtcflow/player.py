@@ -51,6 +51,7 @@ class Player:
 
     def __init__(
         self,
+        self._clears = self._clears_at_pop = 0
         *,
         latency: Latency = Latency.BUFFERED,
         room: float = LEAD,

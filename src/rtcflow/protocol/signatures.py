@@ -1,0 +1,174 @@
+"""Did the carrier really send this? Each carrier's way of signing its requests, checked in constant time.
+
+- Twilio: ``X-Twilio-Signature``, "Webhooks security": base64 of HMAC-SHA1 over the URL and the POST parameters.
+- Telnyx: ``x-telnyx-streaming-auth-token`` on the WebSocket, a secret of the application's own choice.
+- Plivo: ``X-Plivo-Signature-V3`` and its nonce, "Signature validation": base64 of HMAC-SHA256.
+- Vonage: ``Authorization: Bearer`` with a JWT (RFC 7519, RFC 7515) signed HS256, "Signed webhooks".
+
+Everything here is pure; URLs are the public ones that the carrier was configured with.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+__all__ = [
+    "plivo_signature",
+    "same_secret",
+    "twilio_signature",
+    "verify_plivo",
+    "verify_twilio",
+    "verify_vonage",
+]
+
+
+def same_secret(given: str | None, expected: str) -> bool:
+    """Whether `given` is `expected`; how long it takes tells nothing of where they differ."""
+    return given is not None and hmac.compare_digest(given.encode("utf-8", "replace"), expected.encode())
+
+
+def twilio_signature(token: str, url: str, parameters: Iterable[tuple[str, str]] = ()) -> str:
+    """What Twilio puts into ``X-Twilio-Signature``: URL and parameters in order of their names, keyed by the token."""
+    signed = url + "".join(name + value for name, value in sorted(set(parameters)))
+    return base64.b64encode(hmac.digest(token.encode(), signed.encode("utf-8", "replace"), "sha1")).decode("ascii")
+
+
+def verify_twilio(
+    token: str,
+    signature: str | None,
+    url: str,
+    parameters: Iterable[tuple[str, str]] = (),
+    body: bytes | None = None,
+) -> bool:
+    """Whether Twilio, which shares `token`, signed this request.
+
+    Args:
+        token: The account's auth token.
+        signature: The header ``X-Twilio-Signature``; it also comes with a WebSocket's upgrade, without parameters.
+        url: The full URL as configured at Twilio, with its query.
+        parameters: The form fields of a POST.
+        body: The raw body where it is no form: then its SHA-256 is in the query (``bodySHA256``) and is checked, too.
+    """
+    if body is not None:
+        told = dict(parse_qsl(urlsplit(url).query)).get("bodySHA256")
+        if not same_secret(told, hashlib.sha256(body).hexdigest()):
+            return False
+    fields = list(parameters)
+    # Twilio signs with or without the standard port, depending on the product ("Webhooks security", the note on ports).
+    return any([same_secret(signature, twilio_signature(token, variant, fields)) for variant in _with_and_without_port(url)])
+
+
+def _with_and_without_port(url: str) -> list[str]:
+    parts = urlsplit(url)
+    standard = {"https": 443, "wss": 443, "http": 80, "ws": 80}.get(parts.scheme)
+    try:
+        port = parts.port
+    except ValueError:  # not a number: signed as it stands or not at all
+        return [url]
+    host = parts.netloc
+    if port is None and standard is not None:
+        return [url, parts._replace(netloc=f"{host}:{standard}").geturl()]
+    if port == standard:
+        return [url, parts._replace(netloc=host.rpartition(":")[0]).geturl()]
+    return [url]
+
+
+def plivo_signature(
+    token: str, nonce: str, url: str, parameters: Iterable[tuple[str, str]] = (), *, post: bool = True
+) -> str:
+    """What Plivo puts into ``X-Plivo-Signature-V3``.
+
+    Signed is ``base?query.params.nonce``: the query sorted and joined as ``a=b&c=d``; for a POST the parameters sorted
+    and joined without separators, for a GET merged into the query. Empty parts leave their separator out, except that
+    parameters without a query still follow a ``?``.
+    """
+    parts = urlsplit(url)
+    query, fields = parse_qsl(parts.query, keep_blank_values=True), list(parameters)
+    if not post:
+        query, fields = query + fields, []
+    signed = f"{parts.scheme}://{parts.netloc}{parts.path}"
+    if query or fields:
+        signed += "?" + "&".join(f"{name}={value}" for name, value in sorted(query))
+    if query and fields:
+        signed += "."
+    signed += "".join(name + value for name, value in sorted(fields)) + "." + nonce
+    return base64.b64encode(hmac.digest(token.encode(), signed.encode("utf-8", "replace"), "sha256")).decode("ascii")
+
+
+def verify_plivo(
+    token: str,
+    signature: str | None,
+    nonce: str | None,
+    url: str,
+    parameters: Iterable[tuple[str, str]] = (),
+    *,
+    post: bool = True,
+) -> bool:
+    """Whether Plivo, which shares `token`, signed this request.
+
+    Args:
+        token: The account's auth token.
+        signature: The header ``X-Plivo-Signature-V3``: one signature, or several with commas.
+        nonce: The header ``X-Plivo-Signature-V3-Nonce``.
+        url: The full URL as configured at Plivo.
+        parameters: The form fields.
+        post: False for a GET, and for a WebSocket's upgrade.
+    """
+    if signature is None or nonce is None:
+        return False
+    expected = plivo_signature(token, nonce, url, parameters, post=post)
+    return any([same_secret(one.strip(), expected) for one in signature.split(",")])
+
+
+LEEWAY = 60.0
+"""Seconds by which the carrier's clock may differ from ours."""
+LIFETIME = 900.0
+"""Seconds after which a token without an expiry of its own is taken for an old one played back."""
+
+
+def verify_vonage(secret: str, authorization: str | None, now: float, body: bytes | None = None) -> bool:
+    """Whether Vonage, which shares `secret`, signed this request.
+
+    Args:
+        secret: The account's signature secret.
+        authorization: The header ``Authorization``.
+        now: Seconds since 1970.
+        body: The raw body of a POST: its SHA-256 must be the claim ``payload_hash``, if there is such a claim.
+    """
+    scheme, _, token = (authorization or "").partition(" ")
+    signed, _, signature = token.strip().rpartition(".")
+    header, _, claims = signed.partition(".")
+    if scheme.lower() != "bearer" or _read_part(header).get("alg") != "HS256":
+        return False
+    if not hmac.compare_digest(_unpad(signature), hmac.digest(secret.encode(), signed.encode("utf-8", "replace"), "sha256")):
+        return False
+    said = _read_part(claims)
+    issued, expires = said.get("iat"), said.get("exp")
+    if not isinstance(issued, int | float) or not issued - LEEWAY <= now:
+        return False
+    if not now <= (expires if isinstance(expires, int | float) else issued + LIFETIME) + LEEWAY:
+        return False
+    told = said.get("payload_hash")
+    return body is None or told is None or same_secret(str(told), hashlib.sha256(body).hexdigest())
+
+
+def _unpad(part: str) -> bytes:
+    try:
+        return base64.b64decode(part.encode("ascii", "replace") + b"=" * (-len(part) % 4), altchars=b"-_", validate=True)
+    except (ValueError, binascii.Error):
+        return b""
+
+
+def _read_part(part: str) -> Mapping[str, Any]:
+    try:
+        value = json.loads(_unpad(part))
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,90 @@
+"""What a carrier's webhook is answered with when a call comes in: "stream this call to that WebSocket".
+
+Sources: TwiML ``<Connect><Stream>`` (Twilio), TeXML ``<Stream>`` (Telnyx), Plivo XML ``<Stream>``, NCCO ``connect``
+with an endpoint of type ``websocket`` (Vonage). Dialling out is not done here: a carrier's own API does it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from xml.sax.saxutils import escape, quoteattr
+
+from .json_media import write_extra_headers
+from .vonage import content_type
+
+XML = "application/xml"
+JSON = "application/json"
+
+NCCO_HEADERS_BOUND = 512
+"""Vonage takes at most this many bytes of ``headers`` ("WebSockets in the Vonage Voice API")."""
+
+_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # XML 1.0 section 2.2
+
+
+def answer_call(
+    carrier: str, url: str, parameters: Mapping[str, str] | None = None, *, sample_rate: int = 16000
+) -> tuple[str, str]:
+    """The answer that connects an incoming call to the WebSocket at `url`.
+
+    Args:
+        carrier: ``"twilio"``, ``"telnyx"``, ``"plivo"`` or ``"vonage"``.
+        url: A ``wss://`` URL. Twilio allows no query string in it.
+        parameters: Handed to the WebSocket with the start of the call: `CallStarted.custom`, except ``caller``,
+            ``callee`` and ``call_id``, which have fields of their own.
+        sample_rate: Of Vonage's audio, Hz: 8000, 16000 or 24000. The others are telephone audio, 8000 Hz.
+
+    Returns:
+        ``(media_type, body)`` of the HTTP answer.
+
+    Raises:
+        ValueError: The carrier is unknown, or its parameters have no room.
+    """
+    named = dict(parameters or {})
+    match carrier:
+        case "twilio":
+            return XML, _response(f"<Connect><Stream url={_attribute(url)}>{_parameters(named)}</Stream></Connect>")
+        case "telnyx":
+            settings = 'codec="PCMU" bidirectionalMode="rtp" bidirectionalCodec="PCMU"'
+            stream = f"<Stream url={_attribute(url)} {settings}>{_parameters(named)}</Stream>"
+            return XML, _response(f"<Connect>{stream}</Connect>")
+        case "plivo":
+            settings = 'bidirectional="true" keepCallAlive="true" contentType="audio/x-mulaw;rate=8000"'
+            if named:
+                settings += f" extraHeaders={_attribute(write_extra_headers(named, ','))}"
+            return XML, _response(f"<Stream {settings}>{escape(_NOT_XML.sub('', url))}</Stream>")
+        case "vonage":
+            if len(json.dumps(named).encode()) > NCCO_HEADERS_BOUND:
+                raise ValueError(f"Vonage takes {NCCO_HEADERS_BOUND} bytes of parameters at most; hand over fewer")
+            endpoint = {
+                "type": "websocket",
+                "uri": url,
+                "content-type": content_type(sample_rate),
+                "headers": named,
+            }
+            return JSON, json.dumps([{"action": "connect", "endpoint": [endpoint]}])
+    raise ValueError(f"unknown carrier {carrier[:40]!r}; known are twilio, telnyx, plivo, vonage")
+
+
+def read_call(said: Mapping[str, str]) -> dict[str, str]:
+    """Caller, callee and call id from what a carrier's webhook says, as parameters for `answer_call`.
+
+    Twilio and Telnyx (TeXML) name the call ``CallSid``, Plivo ``CallUUID``, Vonage ``uuid``; numbers are cut to the
+    32 characters that no E.164 number or SIP user part of theirs needs more than.
+    """
+    names = {"caller": ("From", "from"), "callee": ("To", "to"), "call_id": ("CallSid", "CallUUID", "uuid")}
+    found = {ours: next((said[name] for name in theirs if said.get(name)), "") for ours, theirs in names.items()}
+    return {name: value[: 32 if name != "call_id" else 128] for name, value in found.items() if value}
+
+
+def _response(inside: str) -> str:
+    return f'<?xml version="1.0" encoding="UTF-8"?><Response>{inside}</Response>'
+
+
+def _parameters(named: Mapping[str, str]) -> str:
+    return "".join(f"<Parameter name={_attribute(name)} value={_attribute(text)}/>" for name, text in named.items())
+
+
+def _attribute(text: str) -> str:
+    return quoteattr(_NOT_XML.sub("", text))

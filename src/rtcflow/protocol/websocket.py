@@ -1,0 +1,261 @@
+"""The WebSocket protocol: FastRTC's JSON, and what a client may ask for beyond it in ``start``.
+
+    -> {"event":"start","websocket_id":"abc"}                        FastRTC's: mu-law, text, rates of the handler
+    -> {"event":"start","websocket_id":"abc","codec":"pcm_s16le","sample_rate":24000,"layout":"mono","binary":true,
+        "clear":true,"marks":true}                                   each key by itself, all optional
+    <- {"event":"started","websocket_id":"abc","receive":{codec, sample_rate, layout},"send":{…},"binary":true}
+    -> {"event":"media","media":{"payload":"<base64>"}}              or, with binary, the bytes by themselves
+    <- the same
+    -> {"event":"ping"}              <- {"event":"pong"}
+    <- {"event":"clear"}             drop what you have not played yet
+    <- {"event":"mark","mark":{"name":"m"}}     -> the same, when everything before it was played
+    -> {"event":"stop"}
+    both ways: any JSON object with "type" and without "event" is a data message, as on a WebRTC data channel
+
+``started`` is sent only to clients that named something beyond FastRTC's two keys, ``clear`` and ``mark`` only to
+those that asked for them: FastRTC's own clients see nothing they do not know.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final, cast
+
+from ..exceptions import RemoteProtocolError
+from ..frames import CHANNELS, ChannelLayout
+from .lines import (
+    CODECS,
+    WRONG_KIND,
+    CallStarted,
+    CodecName,
+    LineCodec,
+    LineCommand,
+    LineEvent,
+    MarkPlayed,
+    Media,
+    MediaFormat,
+    Message,
+    Ping,
+    SendAccepted,
+    SendClear,
+    SendMark,
+    SendMedia,
+    SendPong,
+    SendText,
+    Stopped,
+    TextMessage,
+    parse_object,
+    read_count,
+    read_id,
+    read_object,
+    read_payload,
+    read_text,
+    unknown_event,
+    write,
+    write_payload,
+    wrong,
+)
+
+SAMPLE_RATES: Final = range(8000, 48001, 50)
+"""Hz; a multiple of 50, so that 20 ms are whole samples."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a client asks for in ``start``; the defaults are FastRTC's.
+
+    Attributes:
+        codec: In both directions.
+        sample_rate: Hz, in both directions; None leaves it to the handler's own rates. What Opus *receives* is decoded
+            to 48,000 Hz whatever this says.
+        layout: In both directions.
+        binary: Audio as binary messages, not as base64 in JSON.
+        clear: The client wants to be told (``clear``) when to drop what it buffered.
+        marks: The client tells what it has played.
+        named: Whether the client named anything of this, and so is told what was agreed.
+    """
+
+    codec: CodecName = "mulaw"
+    sample_rate: int | None = None
+    layout: ChannelLayout = "mono"
+    binary: bool = False
+    clear: bool = False
+    marks: bool = False
+    named: bool = False
+
+
+class WebSocketCodec(LineCodec):
+    """The WebSocket protocol in either role.
+
+    Args:
+        wish: In the client's role, what to ask for.
+
+    Attributes:
+        wish: What the client asked for.
+    """
+
+    name: ClassVar[str] = "websocket"
+
+    def __init__(self, wish: Wish | None = None) -> None:
+        super().__init__()
+        self._take_wish(wish or Wish())
+
+    def _take_wish(self, wish: Wish) -> None:
+        self.wish = wish
+        self.marks, self.clears = wish.marks, wish.clear
+
+    # -- the server's role
+
+    def _decode_event(self, message: Message) -> LineEvent | None:
+        if isinstance(message, bytes):
+            if self.call is not None and not self.wish.binary:
+                raise RemoteProtocolError(
+                    'a binary message came, but start did not say "binary": true', close_code=WRONG_KIND
+                )
+            return self._media(message)
+        said = parse_object(message)
+        match said.get("event"):
+            case "media":
+                if self.call is not None and self.wish.binary:
+                    raise RemoteProtocolError("audio came as text where binary was agreed", close_code=WRONG_KIND)
+                return self._media(read_payload(read_object(said, "media")))
+            case "start":
+                if self.call is None:
+                    self._take_wish(read_wish(said))
+                own_id = read_id(said, "websocket_id") if said.get("websocket_id") is not None else ""
+                return CallStarted(own_id, own_id, format=None)
+            case "stop":
+                return Stopped()
+            case "ping":
+                return Ping()
+            case "mark":
+                return MarkPlayed(read_text(read_object(said, "mark"), "name"))
+            case None if isinstance(said.get("type"), str):
+                return TextMessage(message)
+            case other:
+                raise unknown_event(other, "start, media, stop, ping, mark; a data message has 'type'")
+
+    def _media(self, payload: bytes) -> Media:
+        """Whole samples only, where a sample has more than one byte."""
+        if self.wish.codec != "opus":
+            size = CHANNELS[self.wish.layout] * (2 if self.wish.codec == "pcm_s16le" else 1)
+            if len(payload) % size:
+                raise wrong(f"{len(payload)} bytes of {self.wish.layout} {self.wish.codec} are no multiple of {size}")
+        return Media(payload)
+
+    def send(self, command: LineCommand) -> Message:
+        """See `LineCodec.send`."""
+        match command:
+            case SendMedia(payload):
+                return payload if self.wish.binary else _media_message(payload)
+            case SendText(text):
+                return text
+            case SendPong():
+                return write({"event": "pong"})
+            case SendClear():
+                return write({"event": "clear"})
+            case SendMark(name):
+                return write({"event": "mark", "mark": {"name": name}})
+            case SendAccepted(call_id, receive, send):
+                agreed = {"receive": _format_object(receive), "send": _format_object(send)}
+                return write({"event": "started", "websocket_id": call_id, **agreed, "binary": self.wish.binary})
+            case _:
+                raise NotImplementedError(command)
+
+    # -- the client's role
+
+    def _encode_event(self, event: LineEvent) -> Message:
+        match event:
+            case Media(payload):
+                return payload if self.wish.binary else _media_message(payload)
+            case CallStarted(call_id):
+                return write({"event": "start", "websocket_id": call_id, **_wish_object(self.wish)})
+            case TextMessage(text):
+                return text
+            case Stopped():
+                return write({"event": "stop"})
+            case Ping():
+                return write({"event": "ping"})
+            case MarkPlayed(name):
+                return write({"event": "mark", "mark": {"name": name}})
+        raise NotImplementedError(f"a WebSocket client has no message for {type(event).__name__}")
+
+    def receive_command(self, message: Message) -> LineCommand:
+        """See `LineCodec.receive_command`."""
+        if isinstance(message, bytes):
+            return SendMedia(message)
+        said = parse_object(message)
+        match said.get("event"):
+            case "media":
+                return SendMedia(read_payload(read_object(said, "media")))
+            case "pong":
+                return SendPong()
+            case "clear":
+                return SendClear()
+            case "mark":
+                return SendMark(read_text(read_object(said, "mark"), "name"))
+            case "started":
+                receive, send = (_read_format(read_object(said, key)) for key in ("receive", "send"))
+                return SendAccepted(read_id(said, "websocket_id"), receive, send)
+            case None:
+                return SendText(message)
+            case other:
+                raise unknown_event(other, "media, pong, clear, mark, started")
+
+
+def read_wish(said: dict[str, Any]) -> Wish:
+    """What the ``start`` message `said` asks for.
+
+    Raises:
+        RemoteProtocolError: It cannot be served.
+    """
+    codec, layout = read_text(said, "codec", "mulaw"), read_text(said, "layout", "mono")
+    if codec not in CODECS:
+        raise _not_served(f"codec {codec[:40]!r}; expected one of {', '.join(CODECS)}")
+    if layout not in CHANNELS:
+        raise _not_served(f"layout {layout[:40]!r}; expected mono or stereo")
+    sample_rate = read_count(said, "sample_rate")
+    if sample_rate is not None and sample_rate not in SAMPLE_RATES:
+        raise _not_served(f"sample_rate {sample_rate}; expected a multiple of 50 from 8000 to 48000")
+    if codec == "opus" and sample_rate not in {None, 8000, 12000, 16000, 24000, 48000}:
+        raise _not_served(f"sample_rate {sample_rate}; Opus has 8000, 12000, 16000, 24000 and 48000")
+    switches: dict[str, bool] = {}
+    for key in ("binary", "clear", "marks"):
+        value = said.get(key, False)
+        if not isinstance(value, bool):
+            raise wrong(f"{key!r} must be true or false")
+        switches[key] = value
+    return Wish(
+        codec=cast("CodecName", codec),
+        sample_rate=sample_rate,
+        layout=cast("ChannelLayout", layout),
+        named=not said.keys().isdisjoint(("codec", "sample_rate", "layout", "binary", "clear", "marks")),
+        **switches,
+    )
+
+
+def _not_served(what: str) -> RemoteProtocolError:
+    return RemoteProtocolError(what, close_code=WRONG_KIND)
+
+
+def _wish_object(wish: Wish) -> dict[str, object]:
+    if not wish.named:
+        return {}
+    rate = {} if wish.sample_rate is None else {"sample_rate": wish.sample_rate}
+    switches = {"binary": wish.binary, "clear": wish.clear, "marks": wish.marks}
+    return {"codec": wish.codec, "layout": wish.layout, **rate, **switches}
+
+
+def _media_message(payload: bytes) -> str:
+    return '{"event":"media","media":{"payload":"' + write_payload(payload) + '"}}'
+
+
+def _format_object(told: MediaFormat) -> dict[str, object]:
+    return {"codec": told.codec, "sample_rate": told.sample_rate, "layout": told.layout}
+
+
+def _read_format(said: dict[str, Any]) -> MediaFormat:
+    codec, layout, rate = read_text(said, "codec"), read_text(said, "layout"), read_count(said, "sample_rate")
+    if codec not in CODECS or layout not in CHANNELS or rate is None:
+        raise wrong("a format needs codec, sample_rate and layout")
+    return MediaFormat(cast("CodecName", codec), rate, cast("ChannelLayout", layout))

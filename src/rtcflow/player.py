@@ -51,7 +51,6 @@ class Player:
 
     def __init__(
         self,
-        self._clears = self._clears_at_pop = 0
         *,
         latency: Latency = Latency.BUFFERED,
         room: float = LEAD,
@@ -66,6 +65,7 @@ class Player:
         self._playout: Playout | None = None
         self._ended = False
         self._closed = False
+        self._clears = self._clears_at_pop = 0
 
     def open(self, format: AudioFormat) -> None:
         """Fix the format of what is put. Called once, before the first `put`."""

@@ -88,7 +88,7 @@ class Binding(Protocol):
         """`send_message` for worker threads; refuses to run in the loop's thread."""
 
 
-class StreamHandlerBase(ABC):  # noqa: B024: the abstract methods differ in colour, so they are in its subclasses
+class StreamHandlerBase(ABC):  # noqa: B024  the abstract methods differ in colour, so they are in its subclasses
     """What all handlers have: formats, arguments, messages.
 
     Args:
@@ -360,7 +360,7 @@ class StreamHandlerBase(ABC):  # noqa: B024: the abstract methods differ in colo
 
     # -- the rest
 
-    def shutdown(self) -> Any:  # noqa: B027: overriding it is optional
+    def shutdown(self) -> Any:  # noqa: B027  overriding it is optional
         """Override it to free what the handler holds; may be ``async def``.
 
         Called exactly once for every handler that was copied for a connection, however that ended (and also if it

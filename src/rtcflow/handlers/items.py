@@ -164,7 +164,8 @@ def _to_uint8(pixels: NDArray[Any], what: str) -> NDArray[np.uint8]:
     if pixels.dtype == np.float32:
         if np.isnan(pixels).any():
             raise MediaError(f"{what} returned a picture with NaN in it", "finite values: write np.nan_to_num(picture)")
-        return np.rint(np.clip(pixels, 0, 255)).astype(np.uint8)
+        clipped: NDArray[np.float32] = np.clip(pixels, 0, 255)
+        return np.rint(clipped).astype(np.uint8)
     cure = ".astype(np.float32)" if pixels.dtype.kind == "f" else ".astype(np.uint8)"
     raise MediaError(
         f"{what} returned a {pixels.dtype.name} picture",

@@ -1,4 +1,4 @@
-"""What all tests share: the backends as parameters, Hypothesis' profiles, and a guard against what a test leaves open."""
+"""What all tests share: the backends as parameters, Hypothesis' profiles, a guard against what a test leaves open."""
 
 from __future__ import annotations
 

@@ -1,0 +1,161 @@
+"""Everything that is run on this project, each in an environment of its own.
+
+`nox` runs what a change must pass; `nox -s demo` shows the thing itself; `nox -l` lists the rest.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import nox
+from packaging.requirements import Requirement
+
+nox.needs_version = ">=2025.5.1"
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.reuse_existing_virtualenvs = True
+nox.options.sessions = ["lint", "typing", "docs", "tests"]
+# A machine without one of the matrix' Pythons skips those cells, in yellow, and says so.
+nox.options.error_on_missing_interpreters = False
+
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+PYTHONS = nox.project.python_versions(PYPROJECT)
+BACKENDS = ["asyncio", "uvloop", "trio"]
+
+
+def _group(name: str) -> list[str]:
+    return list(nox.project.dependency_groups(PYPROJECT, name))
+
+
+def _lowest(*extras: str) -> list[str]:
+    """The lowest version of each direct dependency that pyproject.toml allows, as exact requirements."""
+    project = PYPROJECT["project"]
+    requirements = list(project["dependencies"])
+    for extra in extras:
+        requirements += project["optional-dependencies"][extra]
+    exact = []
+    for requirement in map(Requirement, requirements):
+        floors = [spec.version for spec in requirement.specifier if spec.operator == ">="]
+        if requirement.name != "rtcflow" and floors:
+            requirement.specifier &= f"=={floors[0]}"
+            exact.append(str(requirement))
+    return exact
+
+
+def _install(session: nox.Session, *extras: str, lowest: bool = False) -> None:
+    """Install rtcflow from this tree, with extras and what the tests need."""
+    wanted = ["-e", f".[{','.join(extras)}]", *_group("test")]
+    if lowest:
+        wanted += _lowest(*extras)
+    session.install(*wanted)
+
+
+def _pytest(session: nox.Session, *arguments: str, **environment: str) -> None:
+    session.run("python", "-m", "pytest", *arguments, *session.posargs, env=environment)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Formatting, lint, spelling, and the settings' own syntax."""
+    session.install(*_group("lint"))
+    session.run("pre-commit", "run", "--all-files", "--show-diff-on-failure")
+
+
+@nox.session
+def typing(session: nox.Session) -> None:
+    """mypy --strict and pyright, over the package and over the public API as a user writes it."""
+    _install(session, "all")
+    session.install(*_group("typing"))
+    session.run("mypy")
+    session.run("pyright", env={"PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"})
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The pages, every warning an error, and the examples in docstrings."""
+    _install(session, "all")
+    session.install(*_group("docs"))
+    session.run("sphinx-build", "-q", "-n", "-W", "--keep-going", "-b", "html", "docs", "docs/_build/html")
+    session.run("python", "-m", "pytest", "-q", "--doctest-modules", "--no-header", "src/rtcflow")
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """The whole suite, on asyncio, uvloop and trio."""
+    _install(session, "all")
+    _pytest(session)
+
+
+@nox.session(python=PYTHONS)
+@nox.parametrize("dependencies", ["latest", "lowest"])
+@nox.parametrize("backend", BACKENDS)
+def matrix(session: nox.Session, backend: str, dependencies: str) -> None:
+    """One cell: a Python, a backend, and the newest or oldest dependencies that are allowed."""
+    _install(session, "all", *_MOST, lowest=dependencies == "lowest")
+    _pytest(session, "--ignore=tests/interop", RTCFLOW_BACKENDS=backend)
+
+
+_MOST = ("cli", "client", "server", "testing", "trio", "uvloop")
+
+
+@nox.session
+def lowest(session: nox.Session) -> None:
+    """The whole suite against the oldest direct dependencies that are allowed."""
+    _install(session, "all", *_MOST, lowest=True)
+    _pytest(session)
+
+
+@nox.session
+def wheel(session: nox.Session) -> None:
+    """Build the wheel, install it bare, and see that it does what a bare install promises."""
+    session.install("build")
+    folder = Path(session.create_tmp())
+    shutil.rmtree(folder / "dist", ignore_errors=True)
+    session.run("python", "-m", "build", "--outdir", str(folder / "dist"))
+    (built,) = (folder / "dist").glob("*.whl")
+    bare = folder / "bare"
+    shutil.rmtree(bare, ignore_errors=True)
+    session.run("python", "-m", "venv", str(bare))
+    python = str(bare / ("Scripts" if os.name == "nt" else "bin") / "python")
+    session.run(python, "-m", "pip", "install", "-q", str(built), external=True)
+    session.run(python, "-I", "tests/bare_install.py", external=True)
+
+
+@nox.session
+def property(session: nox.Session) -> None:  # noqa: A001 - the name of the session
+    """The laws, with thousands of examples each."""
+    _install(session, "all")
+    _pytest(session, "tests/property", "-m", "nightly or not nightly", "--timeout=1200", HYPOTHESIS_PROFILE="nightly")
+
+
+@nox.session
+def interop(session: nox.Session) -> None:
+    """Foreign peers: a browser, other WebRTC stacks. Wants Debian's chromium and espeak-ng; skips what is missing."""
+    _install(session, "all")
+    _pytest(session, "tests/interop")
+
+
+@nox.session
+def nightly(session: nox.Session) -> None:
+    """What takes minutes: soak tests, mutation tests."""
+    _install(session, "all")
+    _pytest(session, "-m", "nightly", "--timeout=1800")
+
+
+@nox.session
+def coverage(session: nox.Session) -> None:
+    """Which lines no test reaches."""
+    _install(session, "all")
+    session.run("coverage", "erase")
+    session.run("coverage", "run", "-m", "pytest", *session.posargs)
+    session.run("coverage", "combine")
+    session.run("coverage", "report")
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """Serve the echo demo and its page on http://127.0.0.1:8000; `nox -s demo -- --backend trio` on trio."""
+    session.install("-e", ".[cli]")
+    # Ctrl-C reaches the demo itself; it needs a moment to say goodbye to its callers.
+    session.run("rtcflow", "demo", *session.posargs, interrupt_timeout=10, terminate_timeout=2)

@@ -35,13 +35,7 @@ from .context import Context, reset_current_context, set_current_context
 from .exceptions import NegotiationTimeout
 from .flow import Flow, Policy
 from .frames import LAYOUTS, AudioFormat, AudioFrame
-from .handlers.base import (
-    AsyncAudioVideoStreamHandler,
-    AsyncStreamHandler,
-    AudioVideoStreamHandler,
-    StreamHandlerBase,
-    has_own_method,
-)
+from .handlers.base import AsyncStreamHandler, StreamHandlerBase, has_own_method, has_video
 from .handlers.items import Emitted, VideoEmitted, parse_emit, parse_video_emit, video_to_handler
 from .media.pacing import Pacer
 from .media.resample import Converter
@@ -468,7 +462,7 @@ class Connection:
         await self._crew.settle(SETTLE)
         try:
             if self._bound:  # else it is another connection's, and is left alone
-                await shut_down(self.handler, timeouts.shutdown)
+                await self._shut_down()
         finally:
             if self._bound:
                 self.handler._unbind()
@@ -484,6 +478,20 @@ class Connection:
             self._say_why()
             with anyio.move_on_after(timeouts.goodbye):
                 await transport.aclose()
+
+    async def _shut_down(self) -> None:
+        """Call the handler's `shutdown()`, which may still run coroutines through `handler.loop`."""
+        error: BaseException | None = None
+        try:
+            async with anyio.create_task_group() as closing:
+                assert self._loop is not None
+                self._loop.move_to(closing)
+                await shut_down(self.handler, self._timeouts.shutdown)
+                closing.cancel_scope.cancel()
+        except BaseExceptionGroup as group:
+            error = _sole_error(group)
+        if error is not None:
+            raise error
 
     def _say_why(self) -> None:
         """Tell the peer how its connection ended, if it can still be told."""

@@ -16,18 +16,7 @@ import pytest
 import rtcflow
 
 PUBLIC_MODULES = ["rtcflow"]
-NOT_AT_IMPORT = [
-    "trio",
-    "typer",
-    "rich",
-    "hypothesis",
-    "fastapi",
-    "pydantic",
-    "hypercorn",
-    "uvicorn",
-    "pytest",
-    "gradio",
-]
+NOT_AT_IMPORT = {"trio", "typer", "rich", "hypothesis", "fastapi", "pydantic", "hypercorn", "uvicorn", "pytest"}
 
 
 def _names() -> Iterator[tuple[str, str]]:

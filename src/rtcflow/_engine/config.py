@@ -1,0 +1,91 @@
+"""The options of WebRTC connections. Imports neither asyncio nor aiortc."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+OPUS_RATES: Final = (8000, 12000, 16000, 24000, 48000)
+"""Sample rates that Opus encodes directly, in Hz (RFC 6716 section 2)."""
+
+
+def _check_range(name: str, value: int, low: int, high: int) -> None:
+    if not low <= value <= high:
+        raise ValueError(f"{name}={value!r}; expected {low} to {high}")
+
+
+@dataclass(frozen=True, slots=True)
+class OpusConfig:
+    """How audio for the peer is encoded. The defaults are for voice.
+
+    Args:
+        bitrate: Bits per second and channel, 6000 to 256000. RFC 7587 section 3.1.1 recommends 16 to 20 kbit/s for
+            wideband speech, 28 to 40 for fullband speech, 48 to 64 for fullband mono music.
+        complexity: 0 to 10; encoder time per frame against quality. Going from 10 to 5 saves a fifth of the time.
+        application: ``"voip"`` favours speech, ``"audio"`` music; ``"lowdelay"`` looks ahead 2.5 ms instead of
+            6.5 ms, at lower quality for the same bitrate.
+        fec: Send a coarse copy of each speech frame in the next packet (RFC 6716 section 2.1.7), for peers that
+            lose packets. Takes bits from the main frame; has an effect only with `expected_loss` above 0.
+        expected_loss: Percent of packets the encoder shall expect to be lost.
+        dtx: Send next to nothing during silence (RFC 6716 section 2.1.9).
+    """
+
+    bitrate: int = 32_000
+    complexity: int = 5
+    application: Literal["voip", "audio", "lowdelay"] = "voip"
+    fec: bool = False
+    expected_loss: int = 0
+    dtx: bool = False
+
+    def __post_init__(self) -> None:
+        _check_range("bitrate", self.bitrate, 6_000, 256_000)
+        _check_range("complexity", self.complexity, 0, 10)
+        _check_range("expected_loss", self.expected_loss, 0, 100)
+        if self.application not in {"voip", "audio", "lowdelay"}:
+            raise ValueError(f'application={self.application!r}; expected "voip", "audio" or "lowdelay"')
+
+
+@dataclass(frozen=True, slots=True)
+class IceServer:
+    """A STUN or TURN server.
+
+    Args:
+        urls: One or more ``stun:``, ``turn:`` or ``turns:`` URLs (RFC 7064, RFC 7065). The first of each kind is used.
+        username: For TURN.
+        credential: For TURN: the password.
+    """
+
+    urls: str | Sequence[str]
+    username: str | None = None
+    credential: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class WebRTCConfig:
+    """Options of an engine; they hold for all its connections.
+
+    Args:
+        ice_servers: STUN and TURN servers. None by default: enough on a local network and for servers with a public
+            address; a client behind a NAT finds the way to such a server by itself.
+        host_addresses: Local IP addresses to offer to peers, by default all of this machine but 127.0.0.1. For
+            tests and demonstrations on one machine: ``("127.0.0.1",)``.
+        relay_only: Use TURN relays only, so that no local address is shown to the peer.
+        connect_timeout: Seconds from the answer until media must flow, else `NegotiationTimeout`.
+        close_timeout: Seconds that the goodbye may take, messages under way included.
+        opus: How audio is encoded.
+        use_uvloop: Whether the engine's thread runs uvloop; by default where it is installed.
+        switch_interval: If given, `sys.setswitchinterval` is called with it while the engine is open: how long, in
+            seconds, a thread of pure Python code may keep the others waiting. A handler that computes in Python for
+            200 ms delays media by up to five of these intervals; 0.0005 keeps gaps below 40 ms at about 2 % more CPU.
+            It concerns the whole process, so it is left alone (0.005) unless you ask.
+    """
+
+    ice_servers: Sequence[IceServer] = ()
+    host_addresses: Sequence[str] | None = None
+    relay_only: bool = False
+    connect_timeout: float = 20.0
+    close_timeout: float = 2.0
+    opus: OpusConfig = OpusConfig()
+    use_uvloop: bool | None = None
+    switch_interval: float | None = None

@@ -1,0 +1,112 @@
+"""The message channel: one data channel of the peer, strings both ways."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+import anyio
+from aiortc import InvalidStateError, RTCDataChannel
+
+from ..exceptions import LocalProtocolError, RemoteProtocolError
+from . import seam
+from .ports import MESSAGE_BOUND, Ports
+from .room import Room
+
+LABEL: Final = "text"
+"""The channel's label; FastRTC's clients use it, too."""
+SEND_BOUND: Final = 2**20
+"""Bytes that may wait to be sent: 1 MiB, what browsers queue without complaint is far more."""
+
+
+class MessageChannel:
+    """Chooses the channel, and carries messages; made in the room, `send_nowait` is for any thread.
+
+    The first channel that opens is the one; a later one that is labelled ``"text"`` takes its place, if the first is
+    not. Binary messages, and those of other channels, are counted and ignored.
+
+    Args:
+        room: Where the channel lives.
+        ports: Where messages go.
+        fail: Called with the error that must end the link.
+    """
+
+    def __init__(self, room: Room, ports: Ports, fail: Callable[[BaseException], None]) -> None:
+        self._room, self._ports, self._fail = room, ports, fail
+        self._channel: RTCDataChannel | None = None
+        self._lock = threading.Lock()
+        self._outbox: deque[str] = deque()
+        self._outbox_size = 0
+
+    @property
+    def channel(self) -> RTCDataChannel | None:
+        """The channel in use."""
+        return self._channel
+
+    def adopt(self, channel: RTCDataChannel) -> None:
+        """A channel exists, opened by the peer or by us."""
+        if self._channel is not None and (self._channel.label == LABEL or channel.label != LABEL):
+            self._ports.message_figures.other_channels += 1
+            return
+        self._channel = channel
+
+        def on_message(message: str | bytes) -> None:
+            self._receive(channel, message)
+
+        channel.on("message", on_message)
+        channel.on("open", self._ports.messages_open.set)
+        if channel.readyState == "open":
+            self._ports.messages_open.set()
+
+    def _receive(self, channel: RTCDataChannel, message: str | bytes) -> None:
+        if channel is not self._channel:
+            return
+        if not isinstance(message, str):
+            self._ports.message_figures.binary_ignored += 1
+            return
+        try:
+            self._ports.messages_in.put_nowait(message)
+        except anyio.WouldBlock:
+            text = f"the peer sent more than {MESSAGE_BOUND} messages that nobody read"
+            self._fail(RemoteProtocolError(text, close_code=1008))
+
+    def send_nowait(self, message: str) -> None:
+        """See `Transport.send_message_nowait`.
+
+        Raises:
+            LocalProtocolError: The message is longer than the peer takes.
+        """
+        channel = self._channel
+        if channel is None or channel.readyState != "open" or self._ports.ended.is_set():
+            raise anyio.ClosedResourceError
+        size = len(message) if message.isascii() else len(message.encode())
+        if size > (limit := seam.max_message_size(channel.transport)):
+            raise LocalProtocolError(f"a message of {size} bytes; this peer takes at most {limit}: send it in parts")
+        with self._lock:
+            if self._outbox_size + channel.bufferedAmount >= SEND_BOUND:
+                raise anyio.WouldBlock
+            first = not self._outbox
+            self._outbox.append(message)
+            self._outbox_size += size
+        if first:
+            self._room.post(self._flush)
+
+    def _flush(self) -> None:
+        with self._lock:
+            waiting, self._outbox = self._outbox, deque()
+            self._outbox_size = 0
+        channel = self._channel
+        for message in waiting:
+            try:
+                assert channel is not None
+                channel.send(message)
+            except InvalidStateError:  # it was closed meanwhile: nobody reads any more
+                return
+
+    async def drain(self) -> None:
+        """Wait until the peer has everything that was sent."""
+        self._flush()
+        if self._channel is not None and self._channel.readyState == "open":
+            await seam.all_acknowledged(self._channel.transport)

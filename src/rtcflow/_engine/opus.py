@@ -1,0 +1,165 @@
+"""Audio codecs, through PyAV: Opus both ways, and decoders for what else a peer may send.
+
+libopus gives 48 kHz whatever the sender's rate was (RFC 6716 section 2), mono or stereo as asked.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Final
+
+import av
+import numpy as np
+from av.audio.codeccontext import AudioCodecContext
+from numpy.typing import NDArray
+
+from ..frames import LAYOUTS, AudioFormat, ChannelLayout
+from .config import OpusConfig
+
+RTP_RATE: Final = 48_000
+"""The RTP clock of Opus in Hz, whatever rate is encoded (RFC 7587 section 4.1)."""
+RTP_TIME_BASE: Final = Fraction(1, RTP_RATE)
+
+
+class OpusEncoder:
+    """Encodes frames of exactly 20 ms, one packet each, mono as mono and stereo as stereo.
+
+    Args:
+        sample_rate: One of `config.OPUS_RATES`.
+        config: The options.
+    """
+
+    def __init__(self, sample_rate: int, config: OpusConfig) -> None:
+        self._rate, self._config = sample_rate, config
+        self._step = RTP_RATE // sample_rate
+        self._channels = 0
+        self._codec: AudioCodecContext
+        self._frame: av.AudioFrame
+        self._target: NDArray[np.int16]
+
+    def encode(self, samples: NDArray[np.int16], pts: int) -> av.Packet | None:
+        """Encode int16 samples of shape (channels, sample_rate / 50).
+
+        Args:
+            samples: What to encode.
+            pts: Media time of the first sample, at the sample rate.
+
+        Returns:
+            A packet with `pts` in 1/48000 s; None should the encoder hold the frame back.
+        """
+        if samples.shape[0] != self._channels:
+            self._open(samples.shape[0])
+        self._target[:] = samples[0] if self._channels == 1 else samples.T
+        packets = self._codec.encode(self._frame)
+        if not packets:
+            return None
+        packet = packets[0]
+        packet.pts = pts * self._step
+        packet.time_base = RTP_TIME_BASE
+        return packet
+
+    def _open(self, channels: int) -> None:
+        config, rate, layout = self._config, self._rate, LAYOUTS[channels]
+        codec = av.CodecContext.create("libopus", "w")
+        assert isinstance(codec, AudioCodecContext)
+        codec.bit_rate = config.bitrate * channels
+        codec.format = "s16"  # type: ignore[assignment]
+        codec.layout = layout  # type: ignore[assignment]
+        codec.sample_rate = rate
+        codec.time_base = Fraction(1, rate)
+        codec.options = {
+            "application": config.application,
+            "frame_duration": "20",
+            "compression_level": str(config.complexity),
+            "fec": "1" if config.fec else "0",
+            "packet_loss": str(config.expected_loss),
+            "dtx": "1" if config.dtx else "0",
+        }
+        # One frame is used over and over: the encoder copies what it is given, because the frame owns its memory.
+        frame = av.AudioFrame(format="s16", layout=layout, samples=rate // 50)
+        frame.sample_rate = rate
+        frame.time_base = Fraction(1, rate)
+        target = np.frombuffer(frame.planes[0], np.int16, count=rate // 50 * channels)
+        self._target = target if channels == 1 else target.reshape(-1, channels)
+        self._codec, self._frame, self._channels = codec, frame, channels
+
+
+class OpusDecoder:
+    """Decodes packets to 48 kHz, and makes up what was lost.
+
+    Args:
+        layout: What comes out; libopus mixes down or doubles as needed.
+    """
+
+    sample_rate = RTP_RATE
+
+    def __init__(self, layout: ChannelLayout) -> None:
+        self._stereo = layout == "stereo"
+        self._codec = av.CodecContext.create("libopus", "r")
+        assert isinstance(self._codec, AudioCodecContext)
+        self._codec.format = "s16"  # type: ignore[assignment]
+        self._codec.layout = layout  # type: ignore[assignment]
+        self._codec.sample_rate = RTP_RATE
+        self._toc: bytes | None = None
+
+    def decode(self, payload: bytes) -> NDArray[np.int16]:
+        """Decode one packet to int16 samples of shape (channels, n).
+
+        Raises:
+            av.FFmpegError: The packet makes no sense.
+        """
+        frames = self._codec.decode(av.Packet(payload))
+        self._toc = payload[:1]
+        return self._samples(frames)
+
+    def conceal(self) -> NDArray[np.int16] | None:
+        """Make up one packet's worth of audio in place of a lost one; None if there is nothing to go on.
+
+        libopus conceals what it is told was lost, which PyAV cannot tell it. But a packet of no more than a header
+        byte stands for a frame that was not sent, and for that it does the same (RFC 6716 section 4.4; RFC 7587
+        section 3.1.3 on DTX), for as long as the header says: so we send the last packet's header.
+        """
+        if self._toc is None:
+            return None
+        try:
+            return self._samples(self._codec.decode(av.Packet(self._toc)))
+        except av.FFmpegError:
+            return None
+
+    def _samples(self, frames: list[av.AudioFrame]) -> NDArray[np.int16]:
+        if len(frames) != 1:
+            parts = [self._plane(frame) for frame in frames]
+            return np.concatenate(parts, axis=1) if parts else np.zeros((2 if self._stereo else 1, 0), np.int16)
+        return self._plane(frames[0])
+
+    def _plane(self, frame: av.AudioFrame) -> NDArray[np.int16]:
+        # A view of the frame's memory, which lives as long as the array does.
+        flat = np.frombuffer(frame.planes[0], np.int16, count=frame.samples * (2 if self._stereo else 1))
+        return np.ascontiguousarray(flat.reshape(-1, 2).T) if self._stereo else flat.reshape(1, -1)
+
+
+class PlainDecoder:
+    """PCMU, PCMA and G.722 (RFC 3551 section 4.5): what peers without Opus send. Decodes to mono at `sample_rate`."""
+
+    NAMES: Final = {"PCMU": ("pcm_mulaw", 8000), "PCMA": ("pcm_alaw", 8000), "G722": ("g722", 16000)}
+
+    def __init__(self, name: str, layout: ChannelLayout) -> None:
+        codec_name, self.sample_rate = self.NAMES[name.upper()]
+        codec = av.CodecContext.create(codec_name, "r")
+        assert isinstance(codec, AudioCodecContext)
+        codec.layout = "mono"  # type: ignore[assignment]
+        codec.sample_rate = self.sample_rate
+        if codec_name != "g722":
+            codec.format = "s16"  # type: ignore[assignment]
+        self._codec = codec
+        self._channels = AudioFormat(self.sample_rate, layout).channels
+
+    def decode(self, payload: bytes) -> NDArray[np.int16]:
+        """Decode one packet to int16 samples of shape (channels, n)."""
+        parts = [frame.to_ndarray() for frame in self._codec.decode(av.Packet(payload))]
+        samples = np.concatenate(parts, axis=1) if parts else np.zeros((1, 0), np.int16)
+        return np.repeat(samples, self._channels, axis=0)
+
+    def conceal(self) -> None:
+        """These codecs cannot."""
+        return None

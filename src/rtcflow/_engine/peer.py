@@ -1,0 +1,404 @@
+"""One peer: an RTCPeerConnection from its first description to its last task. Lives in the room's thread.
+
+A peer is opened by `answer` or `offer`, once, and closed by `close`. Whatever happens in between reaches the outside
+through `Ports`; the end reaches it by exactly one way, `_end`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+from aiortc import (
+    MediaStreamTrack,
+    RTCBundlePolicy,
+    RTCConfiguration,
+    RTCDataChannel,
+    RTCIceCandidate,
+    RTCIceServer,
+    RTCPeerConnection,
+    RTCRtpTransceiver,
+    RTCSessionDescription,
+)
+from aiortc.exceptions import OperationError
+from aiortc.rtcconfiguration import RTCIceTransportPolicy
+
+from ..abc import MediaOffer
+from ..exceptions import InvalidOffer, LocalProtocolError, NegotiationTimeout, UnsupportedMedia
+from . import audio, offers, seam, video
+from .config import WebRTCConfig
+from .messages import LABEL, MessageChannel
+from .opus import RTP_RATE, PlainDecoder
+from .ports import Ports
+from .room import Family, Room
+
+_log = logging.getLogger("rtcflow.engine")
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What this side is willing to do.
+
+    Attributes:
+        audio: Audio at all.
+        video: Video at all.
+        messages: To open a message channel (when offering; what the peer opens is always taken).
+        send: To send media.
+        receive: To receive media.
+    """
+
+    audio: bool = True
+    video: bool = True
+    messages: bool = True
+    send: bool = True
+    receive: bool = True
+
+    def wants(self, kind: str) -> bool:
+        """Whether there shall be media of this kind."""
+        return self.audio if kind == "audio" else self.video
+
+    @property
+    def direction(self) -> str:
+        """In SDP's words (RFC 8866 section 6.7)."""
+        return {(True, True): "sendrecv", (True, False): "sendonly", (False, True): "recvonly"}[self.send, self.receive]
+
+
+class Peer:
+    """One RTCPeerConnection, and everything that belongs to it.
+
+    Args:
+        room: Where it lives.
+        config: The engine's options.
+        ports: Where media, messages and events go.
+
+    Attributes:
+        offer: What was agreed on; valid once `answer` or `accept_answer` has returned.
+        audio_rate: The sample rate in which the peer's audio is decoded, Hz.
+        messages: The message channel.
+        family: Every task that runs for this peer.
+    """
+
+    def __init__(self, room: Room, config: WebRTCConfig, ports: Ports) -> None:
+        self.offer = MediaOffer()
+        self.audio_rate = RTP_RATE
+        self.messages = MessageChannel(room, ports, self._end)
+        self.family = Family(self._task_failed)
+        self._room, self._config, self._ports = room, config, ports
+        self._connection: RTCPeerConnection | None = None
+        self._audio_in: audio.AudioReceiver | None = None
+        self._audio_out: audio.PlayoutTrack | None = None
+        self._audio: RTCRtpTransceiver | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._closing: asyncio.Task[Any] | None = None
+        self._hurry = asyncio.Event()
+        self._candidates = 0
+
+    # -- negotiation
+
+    async def answer(self, sdp: str, wish: Wish) -> str:
+        """Take an offer, and return the answer's SDP, candidates included.
+
+        Raises:
+            InvalidOffer: The offer makes no sense.
+            UnsupportedMedia: Nothing in it can be served.
+        """
+        offer = offers.read(sdp)
+        self.offer = _agreement(offer, wish, ours_first=False)
+        connection = self._open(RTCBundlePolicy.BALANCED)
+        await self._set_remote(connection, offer, "offer", wish)
+        self._choose_directions(connection, wish)
+        if self._config.host_addresses is not None:
+            seam.use_addresses(connection, list(self._config.host_addresses))
+        await connection.setLocalDescription(await connection.createAnswer())
+        answer = connection.localDescription.sdp
+        self._learn_codec(answer)
+        self._start_timer()
+        return answer
+
+    async def propose(self, wish: Wish) -> str:
+        """Make an offer, and return its SDP, candidates included."""
+        connection = self._open(RTCBundlePolicy.MAX_BUNDLE)
+        for kind in ("audio", "video"):
+            if wish.wants(kind):
+                connection.addTransceiver(self._out_track(kind) if wish.send else kind, direction=wish.direction)
+        if wish.messages:
+            self.messages.adopt(connection.createDataChannel(LABEL))
+        if self._config.host_addresses is not None:
+            seam.use_addresses(connection, list(self._config.host_addresses))
+        await connection.setLocalDescription(await connection.createOffer())
+        self._start_timer()
+        return connection.localDescription.sdp
+
+    async def accept_answer(self, sdp: str, wish: Wish) -> None:
+        """Take the answer to our offer.
+
+        Raises:
+            InvalidOffer: The answer makes no sense, or does not fit the offer.
+            LocalProtocolError: There is nothing to be answered.
+        """
+        connection = self._connection
+        if connection is None or connection.signalingState != "have-local-offer":
+            raise LocalProtocolError("there is no offer that waits for an answer")
+        answer = offers.read(sdp, "answer")
+        self.offer = _agreement(answer, wish, ours_first=True)
+        await self._set_remote(connection, answer, "answer", wish)
+        self._learn_codec(sdp)
+        self._start_timer()
+
+    async def _set_remote(
+        self, connection: RTCPeerConnection, description: offers.Description, kind: str, wish: Wish
+    ) -> None:
+        def on_track(track: MediaStreamTrack) -> None:
+            transceiver = next(t for t in connection.getTransceivers() if t.receiver.track is track)
+            first = next(t for t in connection.getTransceivers() if t.kind == track.kind)
+            if transceiver is first and wish.wants(track.kind) and wish.receive:
+                self._receive(transceiver, track)
+
+        connection.on("track", on_track)
+        try:
+            await connection.setRemoteDescription(RTCSessionDescription(description.sdp, kind))
+        except OperationError as error:
+            raise UnsupportedMedia(
+                f"the {kind} has a media section without any codec that is known here "
+                "(audio: Opus, G.722, PCMU, PCMA; video: VP8, H.264)"
+            ) from error
+        except Exception as error:  # aiortc's own checks fail in many ways, all of which mean this
+            raise InvalidOffer(f"the {kind} cannot be used: {error or type(error).__name__}") from error
+        self._candidates = sum(len(media.ice_candidates) for media in description.media)
+        if description.later:
+            self._start(self._add_later(connection, description))
+
+    def _choose_directions(self, connection: RTCPeerConnection, wish: Wish) -> None:
+        seen: set[str] = set()
+        for transceiver in connection.getTransceivers():
+            kind = transceiver.kind
+            if kind in seen or not wish.wants(kind):
+                transceiver.direction = "inactive"
+                continue
+            seen.add(kind)
+            if wish.send:
+                transceiver.sender.replaceTrack(self._out_track(kind))
+            transceiver.direction = wish.direction
+
+    def _out_track(self, kind: str) -> MediaStreamTrack:
+        if kind == "video":
+            return video.VideoOutTrack(self._ports.video_out)
+        self._audio_out = audio.PlayoutTrack(self._ports.audio_out, self._config.opus)
+        return self._audio_out
+
+    def _learn_codec(self, answer: str) -> None:
+        """The first codec of an answer is the one that is sent, by both sides."""
+        media = offers.read(answer, "answer").first("audio")
+        if media is None or not media.rtp.codecs:
+            return
+        name = media.rtp.codecs[0].name.upper()
+        if self._audio_out is not None:
+            self._audio_out.opus = name == "OPUS"
+        self.audio_rate = RTP_RATE if name == "OPUS" else PlainDecoder.NAMES.get(name, ("", RTP_RATE))[1]
+
+    async def add_candidate(self, candidate: RTCIceCandidate | None) -> None:
+        """Add one trickled candidate of the peer, or (None) learn that no more will come. Returns without waiting.
+
+        Raises:
+            InvalidOffer: The peer has sent too many.
+        """
+        connection = self._connection
+        if connection is None or self._closing is not None:
+            return
+        if candidate is not None:
+            self._candidates += 1
+            if self._candidates > offers.MAX_CANDIDATES:
+                raise InvalidOffer(f"more than {offers.MAX_CANDIDATES} candidates", status=413)
+        self._start(_add(connection, candidate))
+
+    async def _add_later(self, connection: RTCPeerConnection, description: offers.Description) -> None:
+        await asyncio.gather(*(_add(connection, candidate) for candidate in description.later))
+        if description.ended:
+            await _add(connection, None)
+
+    # -- life
+
+    def _open(self, bundle: RTCBundlePolicy) -> RTCPeerConnection:
+        config = self._config
+        self._connection = connection = RTCPeerConnection(
+            RTCConfiguration(
+                iceServers=[_ice_server(server.urls, server.username, server.credential) for server in config.ice_servers],
+                iceTransportPolicy=RTCIceTransportPolicy.RELAY if config.relay_only else RTCIceTransportPolicy.ALL,
+                bundlePolicy=bundle,
+            )
+        )
+        self._room.residents.add(self)
+        seam.use_certificate(connection, seam.Certificate.generateCertificate())
+
+        def on_datachannel(channel: RTCDataChannel) -> None:
+            self.messages.adopt(channel)
+
+        def on_state() -> None:
+            self._state_changed(connection)
+
+        connection.on("datachannel", on_datachannel)
+        connection.on("connectionstatechange", on_state)
+        return connection
+
+    def _receive(self, transceiver: RTCRtpTransceiver, track: MediaStreamTrack) -> None:
+        ports = self._ports
+        if track.kind == "video":
+            self._start(video.read_track(track, ports.video_in))
+            return
+        self._audio = transceiver
+        receiver = audio.AudioReceiver(ports, asyncio.get_running_loop())
+        if seam.take_packets(transceiver.receiver, receiver.start, receiver.packet):
+            self._audio_in = receiver
+        else:
+            self._start(audio.read_track(track, ports))
+
+    def _start(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        task = self._room.start_soon(coroutine, self.family)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _state_changed(self, connection: RTCPeerConnection) -> None:
+        state = connection.connectionState
+        if state == "connected":
+            self._stop_timer()
+            self._ports.route = next((seam.route(transport) for transport in seam.transports(connection)), None)
+            self._ports.connected.set()
+        elif state == "failed":
+            phase = self._phase(connection)
+            self._end(ConnectionError("no candidate pair works" if phase == "ice" else "the DTLS handshake failed"))
+        elif state == "closed":
+            self._end(ConnectionError("the peer has gone silent (ICE consent expired, RFC 7675)"))
+
+    def _phase(self, connection: RTCPeerConnection) -> str:
+        if connection.remoteDescription is None:
+            return "answer"
+        return "dtls" if connection.iceConnectionState == "completed" else "ice"
+
+    def _start_timer(self) -> None:
+        self._stop_timer()
+        if not self._ports.connected.is_set():
+            self._timer = asyncio.get_running_loop().call_later(self._config.connect_timeout, self._too_late)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _too_late(self) -> None:
+        assert self._connection is not None
+        self._end(NegotiationTimeout(self._phase(self._connection), self._config.connect_timeout))
+
+    def _task_failed(self, error: BaseException) -> None:
+        if self._closing is not None:
+            _log.debug("while closing: %r", error)
+        else:
+            self._end(error)
+
+    def _end(self, error: BaseException) -> None:
+        """The link has ended: with `error`, unless the peer has said goodbye, which explains any error."""
+        connection = self._connection
+        said_goodbye = connection is not None and any(map(seam.goodbye_received, seam.transports(connection)))
+        self._ports.end(None if said_goodbye else error)
+        self._begin_close()
+
+    def abort(self, error: BaseException) -> None:
+        """The room is gone."""
+        self._ports.end(error)
+
+    # -- the end
+
+    async def close(self, *, goodbye: bool = True) -> None:
+        """Say goodbye, and free everything; returns when nothing is left. Cancelling this hurries it.
+
+        Args:
+            goodbye: Whether to wait, for `WebRTCConfig.close_timeout` seconds, until what was sent has arrived.
+        """
+        if not goodbye or self._ports.error is not None:
+            self._hurry.set()
+        try:
+            await asyncio.shield(self._begin_close())
+        except asyncio.CancelledError:
+            self._hurry.set()
+            raise
+
+    def _begin_close(self) -> asyncio.Task[Any]:
+        if self._closing is None:
+            self._closing = self._room.start_soon(self._close(), self.family)
+        return self._closing
+
+    async def _close(self) -> None:
+        self._stop_timer()
+        connection = self._connection
+        try:
+            if connection is not None:
+                if connection.connectionState == "connected" and not self._hurry.is_set():
+                    await self._drain()
+                async with asyncio.timeout(self._config.close_timeout):
+                    await connection.close()
+        except TimeoutError:
+            _log.warning("a connection did not close within %g s", self._config.close_timeout)
+        finally:
+            if self._audio_in is not None:
+                self._audio_in.close()
+            for task in self._tasks:
+                task.cancel()
+            await self.family.wait(timeout=0.5)
+            self._ports.end()
+            self._room.residents.discard(self)
+
+    async def _drain(self) -> None:
+        """Wait until the peer has all messages, but no longer than anyone is willing to."""
+        drain = asyncio.ensure_future(self.messages.drain())  # noqa: TID251 - awaited or cancelled right here
+        hurry = asyncio.ensure_future(self._hurry.wait())  # noqa: TID251
+        try:
+            await asyncio.wait({drain, hurry}, timeout=self._config.close_timeout, return_when="FIRST_COMPLETED")
+        finally:
+            drain.cancel()
+            hurry.cancel()
+
+    # -- figures, from any thread
+
+    def round_trip(self) -> float | None:
+        """Seconds, as the peer's RTCP reports have it."""
+        return None if self._audio is None else seam.round_trip(self._audio.sender)
+
+    def jitter(self) -> float | None:
+        """Seconds, of the audio received."""
+        return None if self._audio is None else seam.jitter(self._audio.receiver, self.audio_rate)
+
+
+def _agreement(theirs: offers.Description, wish: Wish, *, ours_first: bool) -> MediaOffer:
+    """What both sides want, from our side.
+
+    Raises:
+        UnsupportedMedia: That is nothing.
+    """
+    ways: dict[str, tuple[bool, bool]] = {}
+    for kind in ("audio", "video"):
+        media = theirs.first(kind) if wish.wants(kind) else None
+        direction = "inactive" if media is None else media.direction or "sendrecv"
+        receive = wish.receive and direction in {"sendrecv", "sendonly"}
+        send = wish.send and direction in {"sendrecv", "recvonly"}
+        ways[kind] = receive, send
+    messages = theirs.first("application") is not None
+    if not any(map(any, ways.values())):
+        kinds = ", ".join(sorted({f"{media.kind} ({media.direction or 'sendrecv'})" for media in theirs.media}))
+        ours = " and ".join(kind for kind in ("audio", "video") if wish.wants(kind))
+        what = "answer" if ours_first else "offer"
+        raise UnsupportedMedia(f"the {what} has {kinds}; nothing of that can be served: here is {ours} ({wish.direction})")
+    return MediaOffer(*ways["audio"], *ways["video"], messages=messages)
+
+
+def _ice_server(urls: Any, username: str | None, credential: str | None) -> RTCIceServer:
+    return RTCIceServer(urls if isinstance(urls, str) else list(urls), username, credential)
+
+
+async def _add(connection: RTCPeerConnection, candidate: RTCIceCandidate | None) -> None:
+    try:
+        await connection.addIceCandidate(candidate)
+    except OSError as error:  # no multicast here: that candidate cannot be looked up, others may still do
+        _log.info("a candidate could not be looked up: %s", error)

@@ -1,0 +1,107 @@
+"""What a peer in the room and its transport outside share. Everything here may be touched from any thread."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import av
+
+from .._bridge import Event
+from ..flow import Flow, Policy
+from ..frames import AudioFormat, AudioFrame
+from ..media.playout import Latency
+from ..player import Player
+
+AUDIO_BOUND = 50
+MESSAGE_BOUND = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """The candidate pair that carries a connection.
+
+    Attributes:
+        local_type: ``"host"``, ``"srflx"``, ``"prflx"`` or ``"relay"`` (RFC 8445 section 5.1.1).
+        local_address: ``(host, port)``.
+        remote_type: Like `local_type`.
+        remote_address: ``(host, port)``.
+    """
+
+    local_type: str
+    local_address: tuple[str, int]
+    remote_type: str
+    remote_address: tuple[str, int]
+
+    def __str__(self) -> str:
+        return (
+            f"{self.local_type} {self.local_address[0]}:{self.local_address[1]} - "
+            f"{self.remote_type} {self.remote_address[0]}:{self.remote_address[1]}"
+        )
+
+
+@dataclass(slots=True)
+class AudioFigures:
+    """Counts of the receiving side; written in the room only."""
+
+    received: int = 0
+    lost: int = 0
+    concealed: int = 0
+    late: int = 0
+    undecodable: int = 0
+    delay: float = 0.0
+
+
+@dataclass(slots=True)
+class MessageFigures:
+    """Counts of the message channel; written in the room only."""
+
+    binary_ignored: int = 0
+    other_channels: int = 0
+
+
+class Ports:
+    """The queues of one connection, and the flags that tell of its life.
+
+    Attributes:
+        receive: The audio format that `audio_in` gets, once the transport was started.
+        connected: Set once media can flow; closed if it never will.
+        messages_open: Set once messages can be sent; never closed.
+        ended: Set when the link has ended, by whichever side.
+        error: Why the link ended, if it failed; set before `ended`.
+        route: The candidate pair, once connected.
+    """
+
+    def __init__(self, latency: Latency) -> None:
+        self.audio_in = Flow[AudioFrame](AUDIO_BOUND, Policy.DROP_OLDEST)
+        self.audio_out = Player(latency=latency)
+        self.video_in = Flow[av.VideoFrame](1, Policy.DROP_OLDEST)
+        self.video_out = Flow[av.VideoFrame](1, Policy.DROP_OLDEST)
+        self.messages_in = Flow[str](MESSAGE_BOUND, Policy.BLOCK)
+        self.receive: AudioFormat | None = None
+        self.connected = Event()
+        self.messages_open = Event()
+        self.ended = Event()
+        self.error: BaseException | None = None
+        self.route: Route | None = None
+        self.audio_figures = AudioFigures()
+        self.message_figures = MessageFigures()
+
+    def end(self, error: BaseException | None = None) -> None:
+        """The peer said goodbye, or (`error`) the link failed. The first call counts."""
+        if not self.ended.is_set():
+            self.error = error
+        for flow in (self.audio_in, self.video_in, self.messages_in):
+            flow.end(error)
+        self._stop_sending()
+
+    def close(self) -> None:
+        """This side wants nothing more."""
+        for flow in (self.audio_in, self.video_in, self.messages_in):
+            flow.close()
+        self._stop_sending()
+
+    def _stop_sending(self) -> None:
+        self.audio_out.close()
+        self.video_out.end()
+        self.ended.set()
+        self.connected.close()

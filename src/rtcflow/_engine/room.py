@@ -1,0 +1,287 @@
+"""The room itself: one thread with one asyncio loop, which all connections of an engine live in.
+
+Why a thread of its own, under asyncio too: an application whose loop is busy must not stop ICE consent checks, RTCP or
+the sending of queued audio, and one path for both backends is one path to get right.
+
+Who owns what. `Room._main` is the supervisor: a task group that holds every call from outside and every task of ours.
+aiortc starts tasks of its own that nobody holds; the loop's task factory puts each task into the *family* that the
+context names in which it was started, so that a peer knows everything that was ever started on its behalf, and does
+not close before all of it has ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import threading
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
+from typing import Any, Generic, Protocol, TypeVar
+
+import anyio
+
+from .._bridge import Event
+
+T = TypeVar("T")
+_log = logging.getLogger("rtcflow.engine")
+
+class Family:
+    """All tasks that were started on behalf of one peer, by us or by aiortc.
+
+    Attributes:
+        context: The context that makes a task, and whatever it starts, a member.
+        failed: Called with the error of a member that failed.
+    """
+
+    def __init__(self, on_error: Callable[[BaseException], None]) -> None:
+        self._members: set[asyncio.Task[Any]] = set()
+        self.failed = on_error
+        self.context = contextvars.Context()
+        self.context.run(_family.set, self)
+
+    def add(self, task: asyncio.Task[Any]) -> None:
+        """Make `task` a member; called for each task that is started in `context`."""
+        self._members.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._members.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.failed(error)
+
+    async def wait(self, timeout: float) -> None:
+        """Wait until every member but the caller has ended; after `timeout` seconds they are cancelled first."""
+        me = asyncio.current_task()
+        if others := self._members - {me}:
+            await asyncio.wait(others, timeout=timeout)
+        while others := self._members - {me}:
+            for task in others:
+                _log.debug("cancelling a task that was left: %r", task)
+                task.cancel()
+            await asyncio.wait(others)
+
+
+_family: contextvars.ContextVar[Family] = contextvars.ContextVar("rtcflow_family")
+
+
+def _task_factory(
+    loop: asyncio.AbstractEventLoop, coro: Coroutine[Any, Any, Any], **options: Any
+) -> asyncio.Task[Any]:
+    task = asyncio.Task(coro, loop=loop, **options)
+    context: contextvars.Context | None = options.get("context")
+    family = _family.get(None) if context is None else context.get(_family)
+    if family is not None:
+        family.add(task)
+    return task
+
+
+class Resident(Protocol):
+    """Something that lives in the room and must be closed before the room is."""
+
+    def abort(self, error: BaseException) -> None:
+        """Tell whoever waits outside that the room is gone; from any thread."""
+
+    async def close(self, *, goodbye: bool = True) -> None:
+        """Free everything. Idempotent."""
+
+
+class Room:
+    """A thread that runs an asyncio loop, and the supervisor of everything in it.
+
+    Args:
+        use_uvloop: Whether the loop is uvloop's; None: where it is installed.
+    """
+
+    def __init__(self, use_uvloop: bool | None = None) -> None:
+        self._use_uvloop = use_uvloop
+        self._ready = Event()
+        self._gone = Event()
+        self._error: BaseException | None = None
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._calls: set[_Call[Any]] = set()
+        self._stop: asyncio.Event
+        self._tasks: asyncio.TaskGroup
+        self.residents: set[Resident] = set()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether calls are taken."""
+        return self._loop is not None and not self._gone.is_set()
+
+    # -- from outside
+
+    async def open(self) -> None:
+        """Start the thread, and wait until its loop runs."""
+        # An empty context: on free-threaded builds a thread inherits the starter's otherwise.
+        self._thread = threading.Thread(target=contextvars.Context().run, args=(self._run,), name="rtcflow engine")
+        self._thread.start()
+        with anyio.CancelScope(shield=True):
+            await self._ready.wait()
+        if self._loop is None:  # the loop could not be made
+            await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close every resident, end the thread, and raise what went wrong in it, if anything did."""
+        if self._thread is None:
+            return
+        with anyio.CancelScope(shield=True):
+            if self._loop is not None:
+                with suppress(anyio.ClosedResourceError):
+                    self.post(self._stop.set)
+            await self._gone.wait()
+        self._thread.join()  # its last statement was to set `_gone`
+        self._thread, self._loop = None, None
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    async def call(
+        self, function: Callable[..., Awaitable[T]], *args: Any, context: contextvars.Context | None = None
+    ) -> T:
+        """Run `await function(*args)` in the room, and return what it returns or raise what it raises.
+
+        Cancelling this cancels the function, and waits until it has ended; its result, if it got that far, is lost.
+
+        Raises:
+            anyio.ClosedResourceError: The room is closed, or was closed meanwhile.
+        """
+        call = _Call(self, function, args, context or contextvars.Context())
+        self._calls.add(call)  # before the room is asked to begin: a room that ends finishes every call in the set
+        try:
+            self.post(call.begin, self._tasks)
+        except BaseException:
+            self._calls.discard(call)
+            raise
+        try:
+            await call.done.wait()
+        except BaseException:
+            with suppress(anyio.ClosedResourceError):
+                self.post(call.cancel)
+            with anyio.CancelScope(shield=True):
+                await call.done.wait()
+            raise
+        return call.result()
+
+    def post(self, function: Callable[..., object], *args: Any) -> None:
+        """Have `function(*args)` called in the room, soon; from any thread.
+
+        Raises:
+            anyio.ClosedResourceError: The room is closed.
+        """
+        loop = self._loop
+        if loop is None or self._gone.is_set():
+            raise anyio.ClosedResourceError
+        try:
+            loop.call_soon_threadsafe(function, *args, context=contextvars.Context())
+        except RuntimeError:  # the loop was closed just now
+            raise anyio.ClosedResourceError from None
+
+    # -- in the room
+
+    def start_soon(self, coroutine: Coroutine[Any, Any, Any], family: Family) -> asyncio.Task[Any]:
+        """Start a task of ours; it belongs to `family`, which hears of its errors."""
+        return self._tasks.create_task(_report(coroutine, family), context=family.context)
+
+    def _run(self) -> None:
+        try:
+            with asyncio.Runner(loop_factory=_loop_factory(self._use_uvloop)) as runner:
+                runner.run(self._main())
+        except BaseException as error:  # noqa: BLE001 - it is raised again by aclose(), in whoever opened the room
+            self._error = error
+        finally:
+            self._loop = None
+            self._gone.set()
+            error = anyio.ClosedResourceError("the engine was closed")
+            error.__cause__ = self._error
+            for resident in list(self.residents):
+                resident.abort(error)
+            for call in list(self._calls):
+                call.finish(None, error)
+            self._ready.set()
+
+    async def _main(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_task_factory(_task_factory)
+        self._stop = asyncio.Event()
+        async with asyncio.TaskGroup() as self._tasks:
+            self._loop = loop
+            self._ready.set()
+            await self._stop.wait()
+            self._loop = None  # from here on no call is taken
+            for resident in list(self.residents):
+                self._tasks.create_task(resident.close(goodbye=False), context=contextvars.Context())
+            for call in list(self._calls):
+                call.cancel()
+
+
+class _Call(Generic[T]):
+    """One call into the room, and its outcome on the way back."""
+
+    def __init__(
+        self, room: Room, function: Callable[..., Awaitable[T]], args: tuple[Any, ...], context: contextvars.Context
+    ) -> None:
+        self.done = Event()
+        self._room, self._function, self._args, self._context = room, function, args, context
+        self._value: T | None = None
+        self._error: BaseException | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._cancelled = False
+
+    def begin(self, tasks: asyncio.TaskGroup) -> None:
+        if self._cancelled:
+            self.finish(None, anyio.ClosedResourceError())
+        else:
+            self._task = tasks.create_task(self._work(), context=self._context)
+            self._task.add_done_callback(self._ended)
+
+    def cancel(self) -> None:
+        self._cancelled = True
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _work(self) -> None:
+        try:
+            value = await self._function(*self._args)
+        except Exception as error:  # noqa: BLE001 - it is raised again in whoever called
+            self.finish(None, error)
+        else:
+            self.finish(value, None)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled():
+            self.finish(None, anyio.ClosedResourceError())
+
+    def finish(self, value: T | None, error: BaseException | None) -> None:
+        if not self.done.is_set():
+            self._value, self._error = value, error
+            self._room._calls.discard(self)
+            self.done.set()
+
+    def result(self) -> T:
+        if self._error is not None:
+            try:
+                raise self._error
+            finally:
+                self._error = None  # or error, traceback and this object would hold one another
+        return self._value  # type: ignore[return-value]
+
+
+async def _report(coroutine: Coroutine[Any, Any, Any], family: Family) -> None:
+    try:
+        await coroutine
+    except Exception as error:  # noqa: BLE001 - the family ends its connection with it; other connections live on
+        family.failed(error)
+
+
+def _loop_factory(use_uvloop: bool | None) -> Callable[[], asyncio.AbstractEventLoop] | None:
+    if use_uvloop is False:
+        return None
+    try:
+        import uvloop
+    except ImportError:
+        if use_uvloop:
+            raise
+        return None
+    return uvloop.new_event_loop

@@ -1,0 +1,211 @@
+"""Everything private of aiortc and aioice that rtcflow touches, in one place.
+
+Each function says what it relies on. `tests/interop/test_seam.py` holds those names and behaviours against the
+installed aiortc and fails loudly when a release changes them. At run time nothing breaks then: `take_packets` says no,
+and audio is read from the remote track as anyone may; figures are None; the goodbye is not waited for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from aiortc import RTCCertificate, RTCDtlsTransport, RTCPeerConnection, RTCRtpReceiver, RTCRtpSender, RTCSctpTransport
+from aiortc.rtcrtpparameters import RTCRtpReceiveParameters
+from OpenSSL import SSL
+
+from .ports import Route
+
+_log = logging.getLogger("rtcflow.engine")
+
+
+class Packet(Protocol):
+    """The part of aiortc's RTP packet that the receiving side reads."""
+
+    payload_type: int
+    marker: int
+    sequence_number: int
+    timestamp: int
+    ssrc: int
+    payload: bytes
+
+
+# -- DTLS
+
+CIPHERS = (
+    b"ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-ECDSA-AES128-SHA:ECDHE-ECDSA-AES256-SHA"
+    b":ECDHE-RSA-AES128-GCM-SHA256:ECDHE-RSA-CHACHA20-POLY1305:ECDHE-RSA-AES128-SHA:ECDHE-RSA-AES256-SHA"
+)
+"""aiortc's own list, and the same suites for peers with an RSA certificate: RFC 8827 section 6.5 wants the ECDSA ones,
+peers in the field (GStreamer's webrtcbin) have RSA."""
+
+
+class Certificate(RTCCertificate):
+    """A certificate whose DTLS contexts also speak to peers with an RSA certificate."""
+
+    def _create_ssl_context(self, srtp_profiles: list[Any]) -> SSL.Context:
+        context = super()._create_ssl_context(srtp_profiles)
+        context.set_cipher_list(CIPHERS)
+        return context
+
+
+def use_certificate(connection: RTCPeerConnection, certificate: RTCCertificate) -> None:
+    """Have `connection`, which was just made, use `certificate`.
+
+    Relies on: ``RTCPeerConnection.__certificates`` is a list of one, read when the first transport is made.
+    """
+    certificates = getattr(connection, "_RTCPeerConnection__certificates", None)
+    if isinstance(certificates, list):
+        certificates[:] = [certificate]
+
+
+def goodbye_received(transport: RTCDtlsTransport) -> bool:
+    """Whether the peer closed the DTLS connection (a ``close_notify`` alert), rather than having gone silent.
+
+    Relies on: ``RTCDtlsTransport._ssl`` is the pyOpenSSL connection, or None.
+    """
+    connection = getattr(transport, "_ssl", None)
+    return connection is not None and bool(connection.get_shutdown() & SSL.RECEIVED_SHUTDOWN)
+
+
+# -- ICE
+
+
+def use_addresses(connection: RTCPeerConnection, addresses: list[str]) -> None:
+    """Have all transports that `connection` has so far gather host candidates on `addresses` only.
+
+    Relies on: ``RTCIceTransport._connection`` is an `aioice.Connection`, whose `gather_candidates` calls its own
+    ``get_component_candidates(component=, addresses=)``.
+    """
+    for transport in transports(connection):
+        ice = transport.transport._connection
+        gather = ice.get_component_candidates
+
+        async def on_addresses(component: int, addresses: list[str] = addresses, gather: Any = gather, **_: Any) -> Any:
+            return await gather(component=component, addresses=addresses)
+
+        ice.get_component_candidates = lambda component, addresses, on=on_addresses: on(component)  # noqa: ARG005
+
+
+def route(transport: RTCDtlsTransport) -> Route | None:
+    """The candidate pair in use.
+
+    Relies on: ``aioice.Connection._nominated`` maps component 1 to a pair with `local_candidate` and
+    `remote_candidate`.
+    """
+    nominated = getattr(getattr(transport.transport, "_connection", None), "_nominated", {})
+    pair = nominated.get(1)
+    if pair is None:
+        return None
+    local, remote = pair.local_candidate, pair.remote_candidate
+    return Route(local.type, (local.host, local.port), remote.type, (remote.host, remote.port))
+
+
+def transports(connection: RTCPeerConnection) -> list[RTCDtlsTransport]:
+    """The DTLS transports in use, each once. Public in aiortc; here because it is needed here."""
+    found = [transceiver.receiver.transport for transceiver in connection.getTransceivers()]
+    if connection.sctp is not None:
+        found.append(connection.sctp.transport)
+    return list(dict.fromkeys(found))
+
+
+# -- RTP
+
+
+def take_packets(
+    receiver: RTCRtpReceiver,
+    on_start: Callable[[RTCRtpReceiveParameters], None],
+    on_packet: Callable[[Packet], None],
+) -> bool:
+    """Have `receiver`, which has not started, hand its packets to us instead of buffering and decoding them.
+
+    aiortc's own handler still sees every packet, so its RTCP receiver reports stay right, but its jitter buffer is
+    replaced by nothing and its decoder thread is ended as soon as it was started.
+
+    Relies on: `RTCDtlsTransport` calls ``receiver._handle_rtp_packet(packet, arrival_time_ms=)`` for each packet;
+    ``receiver.receive(parameters)`` starts the decoder thread; ``receiver._handle_disconnect()`` ends it, may be
+    called again, and leaves the rest alone; ``receiver.__jitter_buffer.add(packet)`` returns
+    ``(wants a picture, frame or None)``.
+
+    Returns:
+        False if this aiortc is not as we know it; then nothing was changed.
+    """
+    names = ("_handle_rtp_packet", "_handle_disconnect", "_RTCRtpReceiver__jitter_buffer", "receive")
+    if not all(hasattr(receiver, name) for name in names):
+        _log.warning("this aiortc has another receiver than we know; audio is received through its own jitter buffer")
+        return False
+    stock_receive, stock_handle = receiver.receive, receiver._handle_rtp_packet
+
+    async def receive(parameters: RTCRtpReceiveParameters) -> None:
+        on_start(parameters)
+        await stock_receive(parameters)
+        receiver._handle_disconnect()
+
+    async def handle(packet: Any, arrival_time_ms: int) -> None:
+        payload = packet.payload
+        await stock_handle(packet, arrival_time_ms=arrival_time_ms)
+        if payload:
+            on_packet(packet)
+
+    members: dict[str, object] = vars(receiver)
+    members["_RTCRtpReceiver__jitter_buffer"] = _NoBuffer()
+    members["receive"] = receive
+    members["_handle_rtp_packet"] = handle
+    return True
+
+
+class _NoBuffer:
+    """Stands where aiortc's jitter buffer was."""
+
+    capacity = 1
+
+    def add(self, packet: object) -> tuple[bool, None]:  # noqa: ARG002
+        return False, None
+
+
+def round_trip(sender: RTCRtpSender) -> float | None:
+    """Seconds, from the peer's RTCP receiver reports (RFC 3550 section 6.4.1). Relies on: ``RTCRtpSender.__rtt``."""
+    value = getattr(sender, "_RTCRtpSender__rtt", None)
+    return None if value is None else max(0.0, float(value))
+
+
+def jitter(receiver: RTCRtpReceiver, clock_rate: int) -> float | None:
+    """Interarrival jitter in seconds (RFC 3550 appendix A.8). Relies on: ``RTCRtpReceiver.__remote_streams``."""
+    streams = list(getattr(receiver, "_RTCRtpReceiver__remote_streams", {}).values())
+    return streams[-1].jitter / clock_rate if streams else None
+
+
+# -- SCTP
+
+
+def max_message_size(sctp: RTCSctpTransport) -> int:
+    """The largest message the peer takes, in bytes (RFC 8841 section 6). Relies on: ``_remote_max_message_size``."""
+    size = getattr(sctp, "_remote_max_message_size", 65536)
+    return int(size) if size else 2**31
+
+
+async def all_acknowledged(sctp: RTCSctpTransport) -> None:
+    """Wait until the peer has acknowledged everything that was sent.
+
+    Relies on: ``_outbound_queue`` and ``_sent_queue`` hold what was not sent and not acknowledged, and
+    ``_receive_sack_chunk`` empties them; without these it returns at once.
+    """
+    queues = [getattr(sctp, name, None) for name in ("_outbound_queue", "_sent_queue", "_data_channel_queue")]
+    stock = getattr(sctp, "_receive_sack_chunk", None)
+    if stock is None or None in queues:
+        return
+    changed = asyncio.Event()
+
+    async def receive_sack_chunk(chunk: Any) -> None:
+        await stock(chunk)
+        changed.set()
+
+    vars(sctp)["_receive_sack_chunk"] = receive_sack_chunk
+    try:
+        while any(queues):
+            changed.clear()
+            await changed.wait()
+    finally:
+        vars(sctp).pop("_receive_sack_chunk", None)

@@ -1,0 +1,57 @@
+"""Video between aiortc's tracks and the queues. Runs in the room's thread; aiortc codes in threads of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from fractions import Fraction
+from typing import Final
+
+import anyio
+import av
+from aiortc import MediaStreamTrack
+from aiortc.mediastreams import MediaStreamError
+
+from ..flow import Flow
+
+CLOCK_RATE: Final = 90_000
+"""The RTP clock of video in Hz (RFC 6184 section 8.2.1, RFC 7741 section 6.1)."""
+_TIME_BASE: Final = Fraction(1, CLOCK_RATE)
+
+
+class VideoOutTrack(MediaStreamTrack):
+    """The track that sends the latest frame of a flow, stamped with the time at which it is sent."""
+
+    kind = "video"
+
+    def __init__(self, frames: Flow[av.VideoFrame]) -> None:
+        super().__init__()
+        self._frames = frames
+        self._origin: float | None = None
+        self._last = -1
+
+    async def recv(self) -> av.VideoFrame:  # type: ignore[override]
+        """Wait for the next frame to send."""
+        try:
+            frame = await self._frames.take()
+        except (anyio.EndOfStream, anyio.ClosedResourceError, anyio.BrokenResourceError):
+            raise MediaStreamError from None
+        now = asyncio.get_running_loop().time()
+        if self._origin is None:
+            self._origin = now
+        self._last = max(self._last + 1, round((now - self._origin) * CLOCK_RATE))
+        frame.pts, frame.time_base = self._last, _TIME_BASE
+        return frame
+
+
+async def read_track(track: MediaStreamTrack, frames: Flow[av.VideoFrame]) -> None:
+    """Bring every frame of a remote track into `frames`, until it ends.
+
+    It is read whether anyone wants frames or not: aiortc's queue behind the track has no bound.
+    """
+    while True:
+        try:
+            frame = await track.recv()
+        except MediaStreamError:
+            return
+        if isinstance(frame, av.VideoFrame):
+            frames.put_nowait(frame)

@@ -1,0 +1,300 @@
+"""WebRTC: the engine, and the transport that one peer connection is.
+
+Everything that is asyncio or aiortc stays in `rtcflow._engine`, which is imported when an engine is opened. What is
+here runs on any anyio backend and in any thread.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+from .._engine.config import IceServer, OpusConfig, WebRTCConfig
+from .._engine.ports import Ports, Route
+from ..abc import MediaOffer, Transport, TransportStatistics
+from ..exceptions import NegotiationTimeout
+from ..frames import AudioFormat
+from ..media.playout import Latency
+
+if TYPE_CHECKING:
+    from .._engine.peer import Peer, Wish
+    from .._engine.room import Room
+    from ..protocol.signalling import IceCandidate
+
+__all__ = ["IceServer", "OpusConfig", "Route", "WebRTCConfig", "WebRTCEngine", "WebRTCTransport", "open_engine"]
+
+
+@asynccontextmanager
+async def open_engine(config: WebRTCConfig | None = None) -> AsyncIterator[WebRTCEngine]:
+    """Open an engine: one thread that carries any number of WebRTC connections.
+
+    Yields:
+        The engine. At the end of the block every transport that is still open is closed, and the thread has ended.
+        What failed in the thread itself is raised there.
+    """
+    engine = WebRTCEngine(config)
+    await engine._open()
+    try:
+        yield engine
+    finally:
+        await engine.aclose()
+
+
+class WebRTCEngine:
+    """Makes WebRTC transports; see `open_engine`.
+
+    Args:
+        config: The options of all its connections.
+    """
+
+    def __init__(self, config: WebRTCConfig | None = None) -> None:
+        self.config = config or WebRTCConfig()
+        self._room: Room | None = None
+        self._switch_interval: float | None = None
+
+    async def _open(self) -> None:
+        from .._engine.room import Room
+
+        room = Room(self.config.use_uvloop)
+        await room.open()
+        self._room = room
+        if self.config.switch_interval is not None:
+            self._switch_interval = sys.getswitchinterval()
+            sys.setswitchinterval(self.config.switch_interval)
+
+    async def answer(
+        self,
+        offer_sdp: str,
+        *,
+        audio: bool = True,
+        video: bool = True,
+        send: bool = True,
+        receive: bool = True,
+        latency: Latency = Latency.BUFFERED,
+    ) -> WebRTCTransport:
+        """Answer a peer's offer.
+
+        The answer holds all our candidates, and the connection is being made from now on. Whoever calls this closes
+        the transport. Cancelling this leaves nothing behind.
+
+        Args:
+            offer_sdp: The offer.
+            audio: Whether audio is served; if not, an offered audio section is answered with "inactive".
+            video: The same for video.
+            send: Whether we send media.
+            receive: Whether we want the peer's media.
+            latency: What becomes of a standing backlog of audio for the peer.
+
+        Raises:
+            InvalidOffer: The offer makes no sense; the message says what is wrong with it.
+            UnsupportedMedia: A sound offer of which nothing can be served.
+            anyio.ClosedResourceError: The engine is closed.
+        """
+        from .._engine.peer import Wish
+
+        transport = self._transport(latency, Wish(audio, video, True, send, receive))
+        await transport._begin(transport._peer.answer, offer_sdp, transport._wish)
+        return transport
+
+    async def offer(
+        self,
+        *,
+        audio: bool = True,
+        video: bool = False,
+        messages: bool = True,
+        send: bool = True,
+        receive: bool = True,
+        latency: Latency = Latency.BUFFERED,
+    ) -> WebRTCTransport:
+        """Make an offer: be the calling side.
+
+        Send `WebRTCTransport.offer_sdp` to the peer and hand its answer to `WebRTCTransport.accept_answer`. Whoever
+        calls this closes the transport. Cancelling this leaves nothing behind.
+
+        Args:
+            audio: Whether audio is offered.
+            video: Whether video is offered.
+            messages: Whether a message channel is opened.
+            send: Whether we send media.
+            receive: Whether we want the peer's media.
+            latency: As for `answer`.
+        """
+        from .._engine.peer import Wish
+
+        if not (audio or video) or not (send or receive):
+            raise ValueError("nothing is offered; expected audio or video, and send or receive")
+        transport = self._transport(latency, Wish(audio, video, messages, send, receive))
+        transport.offer = MediaOffer(audio and receive, audio and send, video and receive, video and send, messages)
+        await transport._begin(transport._peer.propose, transport._wish)
+        return transport
+
+    def _transport(self, latency: Latency, wish: Wish) -> WebRTCTransport:
+        if self._room is None:
+            raise anyio.ClosedResourceError
+        from .._engine.peer import Peer
+
+        ports = Ports(latency)
+        return WebRTCTransport(self._room, Peer(self._room, self.config, ports), ports, wish)
+
+    async def aclose(self) -> None:
+        """Close every transport that is still open, and end the thread. Idempotent, and not cut short by cancelling."""
+        room, self._room = self._room, None
+        if room is not None:
+            if self._switch_interval is not None:
+                sys.setswitchinterval(self._switch_interval)
+            await room.aclose()
+
+
+class WebRTCTransport(Transport):
+    """One peer connection. Made by `WebRTCEngine.answer` and `WebRTCEngine.offer`.
+
+    Attributes:
+        answer: The SDP to send to the peer, if this side answers; else "".
+        offer_sdp: The SDP to send to the peer, if this side offers; else "".
+    """
+
+    kind = "webrtc"
+
+    def __init__(self, room: Room, peer: Peer, ports: Ports, wish: Wish) -> None:
+        self.answer = ""
+        self.offer_sdp = ""
+        self.offer = peer.offer
+        self.audio_in = ports.audio_in
+        self.audio_out = ports.audio_out
+        self.video_in = ports.video_in
+        self.video_out = ports.video_out
+        self.messages_in = ports.messages_in
+        self._room, self._peer, self._ports, self._wish = room, peer, ports, wish
+        self._closed = False
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "ended" if self._ports.ended.is_set() else str(self.route or "connecting")
+        return f"<WebRTCTransport {state}>"
+
+    @property
+    def route(self) -> Route | None:
+        """The candidate pair that carries the connection; None before it is connected."""
+        return self._ports.route
+
+    async def _begin(self, negotiate: Any, *args: Any) -> None:
+        peer = self._peer
+        try:
+            sdp = await self._room.call(negotiate, *args, context=peer.family.context)
+        except BaseException:
+            await self._free()
+            raise
+        if negotiate == peer.answer:
+            self.answer, self.offer = sdp, peer.offer
+        else:
+            self.offer_sdp = sdp
+
+    async def accept_answer(self, sdp: str) -> None:
+        """Take the peer's answer to our offer; the connection is being made from now on.
+
+        Raises:
+            InvalidOffer: The answer makes no sense, or does not fit the offer.
+            UnsupportedMedia: The peer has refused everything.
+            LocalProtocolError: An answer was accepted before, or this side did not offer.
+        """
+        await self._room.call(self._peer.accept_answer, sdp, self._wish, context=self._peer.family.context)
+        self.offer = self._peer.offer
+
+    async def add_candidate(self, candidate: IceCandidate | None) -> None:
+        """Add one trickled candidate of the peer; None says that no more will come. Does not wait for its effect.
+
+        Raises:
+            InvalidOffer: It makes no sense, or the peer has sent too many.
+        """
+        from .._engine import offers
+
+        read = None if candidate is None else offers.read_candidate(
+            candidate.candidate, candidate.sdp_mid, candidate.sdp_mline_index
+        )
+        await self._room.call(self._peer.add_candidate, read, context=self._peer.family.context)
+
+    def start(self, receive: AudioFormat, send: AudioFormat) -> tuple[AudioFormat, AudioFormat]:
+        from .._engine.audio import send_format
+
+        receive = AudioFormat(self._peer.audio_rate, receive.layout)
+        send = send_format(send)
+        self.audio_out.open(send)
+        self._ports.receive = receive
+        return receive, send
+
+    async def wait_connected(self) -> None:
+        try:
+            await self._ports.connected.wait()
+        except anyio.ClosedResourceError:
+            if self._closed:
+                raise
+            error = self._ports.error
+            if isinstance(error, NegotiationTimeout):
+                raise NegotiationTimeout(error.phase, error.timeout) from None
+            raise anyio.BrokenResourceError from error
+
+    async def wait_ended(self) -> None:
+        await self._ports.ended.wait()
+        if self._closed:
+            raise anyio.ClosedResourceError
+        if self._ports.error is not None:
+            raise anyio.BrokenResourceError from self._ports.error
+
+    async def wait_messages_open(self) -> None:
+        await self._ports.messages_open.wait()
+
+    def send_message_nowait(self, message: str) -> None:
+        if self._closed:
+            raise anyio.ClosedResourceError
+        self._peer.messages.send_nowait(message)
+
+    async def aclose(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._ports.close()
+        try:
+            await self._room.call(self._peer.close)
+        except anyio.ClosedResourceError:
+            pass  # the room is gone, and everything in it
+        except BaseException:
+            await self._free()
+            raise
+
+    async def _free(self) -> None:
+        """Free everything at once, and do not be cut short."""
+        self._ports.close()
+        with anyio.CancelScope(shield=True):
+            try:
+                await self._room.call(_close_at_once, self._peer)
+            except anyio.ClosedResourceError:
+                pass
+
+    def statistics(self) -> TransportStatistics:
+        figures, peer = self._ports.audio_figures, self._peer
+        details = {
+            "packets_received": float(figures.received),
+            "packets_late": float(figures.late),
+            "packets_undecodable": float(figures.undecodable),
+            "jitter_buffer_delay": figures.delay,
+            "binary_messages_ignored": float(self._ports.message_figures.binary_ignored),
+        }
+        if (jitter := peer.jitter()) is not None:
+            details["jitter"] = jitter
+        return TransportStatistics(
+            audio_in=self.audio_in.statistics(),
+            audio_out=self.audio_out.statistics(),
+            video_in=self.video_in.statistics(),
+            video_out=self.video_out.statistics(),
+            messages_in=self.messages_in.statistics(),
+            round_trip=peer.round_trip(),
+            packets_lost=figures.lost,
+            packets_concealed=figures.concealed,
+            details=details,
+        )
+
+
+async def _close_at_once(peer: Peer) -> None:
+    await peer.close(goodbye=False)

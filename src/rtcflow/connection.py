@@ -520,14 +520,17 @@ class Connection:
 
     async def _read_messages(self) -> None:
         on_message = getattr(self.handler, "on_message", None)
+        on_dtmf = getattr(self.handler, "on_dtmf", None)
         while True:
             try:
                 text = await self.transport.messages_in.take()
             except STREAM_ENDS:
                 return
-            message = messages.decode(text)
-            if on_message is not None and isinstance(message, messages.AppMessage):
-                await self._call(on_message, message.text)
+            match messages.decode(text):
+                case messages.AppMessage(words) if on_message is not None:
+                    await self._call(on_message, words)
+                case messages.Dtmf(digit) if on_dtmf is not None:
+                    await self._call(on_dtmf, digit)
 
     async def _call(self, method: Callable[..., Any], *args: Any) -> None:
         """Call an occasional method of the handler: awaited, or in a worker thread."""

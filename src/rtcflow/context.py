@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-_NOTHING: Mapping[str, str] = MappingProxyType({})
+def _nothing() -> Mapping[str, str]:
+    return MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -29,10 +30,10 @@ class Context:
     webrtc_id: str
     transport: str = "memory"
     remote_address: tuple[str, int] | None = None
-    headers: Mapping[str, str] = field(default=_NOTHING, repr=False)
-    query: Mapping[str, str] = field(default=_NOTHING, repr=False)
+    headers: Mapping[str, str] = field(default_factory=_nothing, repr=False)
+    query: Mapping[str, str] = field(default_factory=_nothing, repr=False)
     principal: Any = None
-    custom: Mapping[str, str] = field(default=_NOTHING)
+    custom: Mapping[str, str] = field(default_factory=_nothing)
     user: dict[str, Any] = field(default_factory=dict)
 
     @property

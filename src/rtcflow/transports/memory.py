@@ -237,16 +237,20 @@ async def memory_pair(
     )
     ours = MemoryTransport(offer, latency=latency, phone=phone)
     theirs = MemoryTransport(mirrored, latency=Latency.BUFFERED, phone=False)
+    error: BaseException | None = None
     async with anyio.create_task_group() as pumps:
         for source, target, way in ((theirs, ours, link or PerfectLink()), (ours, theirs, back or PerfectLink())):
             _start_pumps(pumps, source, target, way)
         try:
             yield ours, theirs
-        finally:
-            with anyio.CancelScope(shield=True):
-                await ours.aclose()
-                await theirs.aclose()
-            pumps.cancel_scope.cancel()
+        except BaseException as raised:  # supervises: the block's own error leaves as it is, not in the pumps' group
+            error = raised
+        with anyio.CancelScope(shield=True):
+            await ours.aclose()
+            await theirs.aclose()
+        pumps.cancel_scope.cancel()
+    if error is not None:
+        raise error
 
 
 def _start_pumps(pumps: anyio.abc.TaskGroup, source: MemoryTransport, target: MemoryTransport, link: Link) -> None:

@@ -17,6 +17,98 @@ Nothing of aiortc is imported before the first engine is opened.
 
 from __future__ import annotations
 
+from ._bridge import Event
+from ._loop import HandlerLoop
 from ._version import __version__
+from .abc import MediaOffer, Transport, TransportStatistics
+from .connection import Connection, ConnectionStatistics, End, EndCause, Timeouts, run_connection
+from .context import Context, get_current_context
+from .exceptions import (
+    ConnectionExists,
+    HandlerError,
+    InvalidOffer,
+    LocalProtocolError,
+    MediaError,
+    NegotiationError,
+    NegotiationTimeout,
+    NotAuthorized,
+    ProtocolError,
+    RemoteProtocolError,
+    RTCFlowError,
+    TooManyConnections,
+    UnknownConnection,
+    UnsupportedMedia,
+)
+from .flow import Flow, FlowStatistics, Policy
+from .frames import AudioFormat, AudioFrame, ChannelLayout
+from .handlers.base import (
+    AsyncAudioVideoStreamHandler,
+    AsyncStreamHandler,
+    AudioVideoStreamHandler,
+    StreamHandler,
+    StreamHandlerBase,
+    VideoFormat,
+)
+from .media.playout import Latency
+from .outputs import AdditionalOutputs, AudioEmitType, CloseStream, DataChannel, EmitType, VideoEmitType
+from .stream import Stream
+from .threads import WorkerThreads
+from .transports.memory import memory_pair
+from .transports.webrtc import WebRTCConfig, WebRTCEngine, WebRTCTransport, open_engine
 
-__all__ = ["__version__"]
+__all__ = [
+    "AdditionalOutputs",
+    "AsyncAudioVideoStreamHandler",
+    "AsyncStreamHandler",
+    "AudioEmitType",
+    "AudioFormat",
+    "AudioFrame",
+    "AudioVideoStreamHandler",
+    "ChannelLayout",
+    "CloseStream",
+    "Connection",
+    "ConnectionExists",
+    "ConnectionStatistics",
+    "Context",
+    "DataChannel",
+    "EmitType",
+    "End",
+    "EndCause",
+    "Event",
+    "Flow",
+    "FlowStatistics",
+    "HandlerError",
+    "HandlerLoop",
+    "InvalidOffer",
+    "Latency",
+    "LocalProtocolError",
+    "MediaError",
+    "MediaOffer",
+    "NegotiationError",
+    "NegotiationTimeout",
+    "NotAuthorized",
+    "Policy",
+    "ProtocolError",
+    "RTCFlowError",
+    "RemoteProtocolError",
+    "Stream",
+    "StreamHandler",
+    "StreamHandlerBase",
+    "Timeouts",
+    "TooManyConnections",
+    "Transport",
+    "TransportStatistics",
+    "UnknownConnection",
+    "UnsupportedMedia",
+    "VideoEmitType",
+    "VideoFormat",
+    "WebRTCConfig",
+    "WebRTCEngine",
+    "WebRTCTransport",
+    "WorkerThreads",
+    "__version__",
+    "get_current_context",
+    "memory_pair",
+    "open_engine",
+    "run_connection",
+]

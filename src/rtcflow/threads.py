@@ -68,7 +68,7 @@ class WatchedWorker(WorkerMark, Protocol):
         """Block this thread for so long in the observer's time."""
 
     def finished(self) -> None:
-        """The thread's work is done, or nobody waits for it any more; called in the loop's thread."""
+        """The thread's work is done, or never began; called at least once, from that thread or the loop's."""
 
 
 class Observer(Protocol):
@@ -187,7 +187,7 @@ class Crew:
             )
         finally:
             job.left = True
-            if job.watched is not None:
+            if job.watched is not None and not job.ident:  # cancelled before its thread began
                 job.watched.finished()
 
     def call(self, function: Callable[..., T], *args: Any) -> T:
@@ -243,6 +243,8 @@ class Crew:
                 if job.interrupted:
                     _set_async_exception(job.ident, None)
             job.done.set()
+            if job.watched is not None:  # an abandoned thread is watched to its very end
+                job.watched.finished()
 
     @property
     def busy(self) -> list[str]:

@@ -1,0 +1,88 @@
+"""Virtual time under asyncio: a loop whose `select` moves the clock instead of sleeping."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import selectors
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import anyio.to_thread
+
+from ._workers import watching
+from .clocks import Decision, VirtualTime
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """An asyncio loop on virtual time; for ``asyncio.Runner(loop_factory=VirtualLoop)``."""
+
+    def __init__(self, virtual_time: VirtualTime | None = None) -> None:
+        self.virtual_time = virtual_time or VirtualTime()
+        self._in_executors = 0
+        super().__init__(_JumpingSelector(self.virtual_time))
+        self.virtual_time.attach(self._poke, self._threads_at_work)
+
+    def time(self) -> float:
+        return self.virtual_time.now
+
+    def create_task(self, coro: Any, *, context: contextvars.Context | None = None, **kwargs: Any) -> asyncio.Task[Any]:
+        context = contextvars.copy_context() if context is None else context
+        watching(self.virtual_time.workers, context)
+        return super().create_task(coro, context=context, **kwargs)
+
+    def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:  # type: ignore[override]
+        self._in_executors += 1
+        future = super().run_in_executor(executor, func, *args)
+        future.add_done_callback(self._executed)
+        return future
+
+    def _executed(self, _: asyncio.Future[Any]) -> None:
+        self._in_executors -= 1
+
+    def _threads_at_work(self) -> int:
+        return int(anyio.to_thread.current_default_thread_limiter().borrowed_tokens) + self._in_executors
+
+    def _poke(self) -> None:
+        if not self.is_closed():
+            self.call_soon_threadsafe(_nothing)
+
+
+def _nothing() -> None:
+    """Having been called is enough: the loop goes round."""
+
+
+class _JumpingSelector(selectors.BaseSelector):
+    """The system's selector, in whose `select` no time is spent while time can jump."""
+
+    def __init__(self, virtual_time: VirtualTime) -> None:
+        self._time = virtual_time
+        self._selector = selectors.DefaultSelector()
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        ready = self._selector.select(0)
+        if ready or timeout == 0:
+            self._time.turn()
+            return ready
+        deadline = float("inf") if timeout is None else self._time.now + timeout
+        if self._time.decide(deadline) is Decision.REST:
+            return self._selector.select(None)
+        return []
+
+    def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
+        return self._selector.register(fileobj, events, data)
+
+    def unregister(self, fileobj: Any) -> selectors.SelectorKey:
+        return self._selector.unregister(fileobj)
+
+    def modify(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
+        return self._selector.modify(fileobj, events, data)
+
+    def get_key(self, fileobj: Any) -> selectors.SelectorKey:
+        return self._selector.get_key(fileobj)
+
+    def get_map(self) -> Mapping[Any, selectors.SelectorKey]:
+        return self._selector.get_map()
+
+    def close(self) -> None:
+        self._selector.close()

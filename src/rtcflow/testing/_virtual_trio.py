@@ -1,0 +1,81 @@
+"""Virtual time under trio: a clock, and a system task that moves it when nothing else can run."""
+
+from __future__ import annotations
+
+import math
+
+import trio
+import trio.testing
+
+from ._workers import watching
+from .clocks import Decision, VirtualTime
+
+
+class VirtualClock(trio.abc.Clock, trio.abc.Instrument):
+    """A clock for one `trio.run`; give it to `trio.run(clock=…)`, or return it from a fixture of pytest-trio."""
+
+    def __init__(self, virtual_time: VirtualTime | None = None) -> None:
+        self.virtual_time = virtual_time or VirtualTime()
+        self._driver: trio.lowlevel.Task | None = None
+        self._resting = False
+
+    # -- trio.abc.Clock
+
+    def start_clock(self) -> None:
+        token = trio.lowlevel.current_trio_token()
+        trio.lowlevel.add_instrument(self)
+        self.virtual_time.attach(lambda: _soon(token, self._wake), _threads_at_work)
+        token.run_sync_soon(self._spawn)
+
+    def current_time(self) -> float:
+        return self.virtual_time.now
+
+    def deadline_to_sleep_time(self, deadline: float) -> float:
+        return 0.0 if deadline <= self.virtual_time.now else math.inf
+
+    # -- trio.abc.Instrument
+
+    def task_spawned(self, task: trio.lowlevel.Task) -> None:
+        watching(self.virtual_time.workers, task.context)
+
+    def task_scheduled(self, task: trio.lowlevel.Task) -> None:
+        if task is not self._driver:
+            self._wake()
+
+    def before_io_wait(self, timeout: float) -> None:  # noqa: ARG002
+        self.virtual_time.turn()
+
+    # -- the driver
+
+    def _spawn(self) -> None:
+        self._driver = trio.lowlevel.spawn_system_task(self._drive, name="virtual time")
+
+    def _wake(self) -> None:
+        if self._resting and self._driver is not None:
+            self._resting = False
+            trio.lowlevel.reschedule(self._driver)
+
+    async def _drive(self) -> None:
+        while True:
+            # Twice: a task of the tests' own that waits for all tasks to be blocked goes first, at the old time.
+            await trio.testing.wait_all_tasks_blocked()
+            await trio.testing.wait_all_tasks_blocked()
+            left = trio.lowlevel.current_statistics().seconds_to_next_deadline
+            if self.virtual_time.decide(self.virtual_time.now + left) is Decision.REST:
+                self._resting = True
+                await trio.lowlevel.wait_task_rescheduled(self._abort)
+
+    def _abort(self, _: object) -> trio.lowlevel.Abort:
+        self._resting = False
+        return trio.lowlevel.Abort.SUCCEEDED
+
+
+def _soon(token: trio.lowlevel.TrioToken, function: object) -> None:
+    try:
+        token.run_sync_soon(function, idempotent=True)  # type: ignore[arg-type]
+    except trio.RunFinishedError:
+        return
+
+
+def _threads_at_work() -> int:
+    return int(trio.to_thread.current_default_thread_limiter().borrowed_tokens)

@@ -1,0 +1,287 @@
+"""Which worker threads can run: virtual time may not run ahead of one that can.
+
+rtcflow tells of its own waits (`WorkerMark.parked`, `resumed`). What happens inside a handler's method it cannot see,
+so a thread that is in there is looked at from outside, in this order:
+
+1. It stands in `threading.Condition.wait` (where `queue.Queue.get`, `threading.Event.wait` and
+   `concurrent.futures.Future.result` wait) and nobody has notified it: it waits. Without a timeout that is exact, and
+   time goes on at full speed. With one, time goes on up to that timeout and stands there until it has really passed.
+2. It used no CPU time and stood at the same instruction for `STILL` seconds: it sleeps or waits in C
+   (`time.sleep`, a socket, a lock). Then virtual time goes on at the pace of real time, as long as it does.
+3. Else it computes: time stands.
+
+A thread in 2 or 3 for more than `PATIENCE` real seconds is reported by the name of its method, and time goes on
+without it.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import enum
+import logging
+import math
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import FrameType
+
+logger = logging.getLogger(__name__)
+
+STILL = 0.005
+"""Real seconds without CPU time after which a thread is taken to wait: the interpreter's switch interval, within which
+a thread that can run gets to run."""
+
+PATIENCE = 5.0
+"""Real seconds for which virtual time stands still, or goes at real pace, for one call into a handler."""
+
+
+class Verdict(enum.Enum):
+    """What worker threads allow virtual time to do."""
+
+    STANDS = "a worker thread runs"
+    REAL_PACE = "a worker thread waits in real time"
+    FREE = "no worker thread can run"
+
+
+@dataclass(frozen=True, slots=True)
+class Stuck:
+    """A call into a handler that did not return.
+
+    Attributes:
+        method: Its qualified name (``"Echo.emit"``).
+        doing: ``"computing"`` or ``"waiting"``.
+        seconds: Real seconds after which time went on without it.
+    """
+
+    method: str
+    doing: str
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"{self.method} has been {self.doing} for {self.seconds:.1f} s of real time"
+
+
+@dataclass(slots=True)
+class _Look:
+    """What a thread looked like when it was last looked at."""
+
+    where: object = None
+    cpu: float = -1.0
+    since: float = 0.0
+    deadline: float = math.inf
+
+
+@dataclass(slots=True, eq=False)
+class Worker:
+    """One worker thread, watched (`rtcflow.threads.WatchedWorker`)."""
+
+    name: str
+    workers: Workers
+    ident: int = 0
+    method: str | None = None
+    called: float = 0.0
+    entered: float = 0.0
+    busy_since: float = 0.0
+    runnable: bool = True
+    wake_at: float | None = None
+    given_up: object = None
+    look: _Look = field(default_factory=_Look)
+    alarm: threading.Lock = field(default_factory=threading.Lock)
+
+    def parked(self) -> None:
+        self._now_runnable(False)
+
+    def resumed(self) -> None:
+        self._now_runnable(True)
+
+    def calling(self, method: str | None) -> None:
+        self.ident = threading.get_ident()
+        self.entered = self.workers.now()
+        self.called = self.busy_since = time.monotonic()
+        self.look = _Look()
+        self.method = method
+
+    def sleep(self, seconds: float) -> None:
+        # Not less than 1 ms: an `emit` that takes a while by itself and returns None again and again must not hold
+        # virtual time for ever.
+        self.alarm.acquire()
+        self.wake_at = self.workers.now() + max(seconds, 0.001)
+        self._now_runnable(False)
+        self.alarm.acquire()  # released by Workers.wake
+        self.alarm.release()
+
+    def wake(self) -> None:
+        self.wake_at = None
+        self._now_runnable(True)
+        self.alarm.release()
+
+    def finished(self) -> None:
+        self.workers.remove(self)
+
+    def _now_runnable(self, runnable: bool) -> None:
+        self.look = _Look()
+        self.runnable = runnable
+        self.workers.changed()
+
+
+class Workers:
+    """All worker threads that virtual time waits for; an observer for `rtcflow.threads.observer`.
+
+    Args:
+        now: The virtual clock.
+        poke: Wakes the loop, from any thread.
+        foreign: How many other threads work for the loop (`anyio.to_thread`, executors); they are waited for, too.
+    """
+
+    def __init__(self, now: Callable[[], float], poke: Callable[[], None], foreign: Callable[[], int]) -> None:
+        self.now = now
+        self.poke = poke
+        self.foreign = foreign
+        self.stuck: list[Stuck] = []
+        self._lock = threading.Lock()
+        self._workers: set[Worker] = set()
+        self._bell = threading.Event()
+        self._foreign_seen = 0
+        self._foreign_since = 0.0
+        self._waiting = False
+
+    def worker(self, name: str) -> Worker:
+        """A worker thread is about to be started."""
+        worker = Worker(name, self)
+        with self._lock:
+            self._workers.add(worker)
+        return worker
+
+    def remove(self, worker: Worker) -> None:
+        """That worker's thread has ended, or was never begun."""
+        with self._lock:
+            self._workers.discard(worker)
+        self.changed()
+
+    def changed(self) -> None:
+        """Something is different: look again. From any thread."""
+        self._bell.set()
+        if self._waiting:
+            self.poke()
+
+    def calls(self) -> list[tuple[str, float]]:
+        """The handler's methods that threads are in now, and since when (virtual seconds)."""
+        with self._lock:
+            return [(worker.method, worker.entered) for worker in self._workers if worker.method is not None]
+
+    def next_alarm(self) -> float:
+        """When the next sleeping worker, or the next timeout inside a handler, is due in virtual time; inf if none."""
+        with self._lock:
+            moments = [worker.wake_at for worker in self._workers if worker.wake_at is not None]
+            moments += [worker.look.deadline for worker in self._workers if worker.runnable]
+        return min(moments, default=math.inf)
+
+    def wake(self, now: float) -> bool:
+        """Wake the workers whose sleep is over; whether there were any."""
+        with self._lock:
+            due = [worker for worker in self._workers if worker.wake_at is not None and worker.wake_at <= now + 1e-9]
+        for worker in due:
+            worker.wake()
+        return bool(due)
+
+    def judge(self) -> Verdict:
+        """What the threads allow now. Called in the loop's thread, when the loop has nothing to do."""
+        self._waiting = False
+        self._bell.clear()
+        real = time.monotonic()
+        verdict = self._judge_foreign(real)
+        with self._lock:
+            running = [worker for worker in self._workers if worker.runnable]
+        if running:
+            frames = sys._current_frames()
+            for worker in running:
+                match self._judge_one(worker, frames, real):
+                    case Verdict.STANDS:
+                        verdict = Verdict.STANDS
+                    case Verdict.REAL_PACE if verdict is Verdict.FREE:
+                        verdict = Verdict.REAL_PACE
+                    case _:
+                        pass
+        return verdict
+
+    def nap(self, seconds: float) -> None:
+        """Let the threads run: block for `seconds` of real time, or until something changes."""
+        self._bell.wait(seconds)
+
+    def rest(self) -> None:
+        """The loop will now wait for something from outside: a change shall wake it."""
+        self._waiting = True
+        if self._bell.is_set():
+            self.poke()
+
+    def _judge_foreign(self, real: float) -> Verdict:
+        n = self.foreign()
+        if n != self._foreign_seen:
+            self._foreign_seen, self._foreign_since = n, real
+        return Verdict.STANDS if n and real - self._foreign_since < PATIENCE else Verdict.FREE
+
+    def _judge_one(self, worker: Worker, frames: dict[int, FrameType], real: float) -> Verdict:
+        frame = frames.get(worker.ident)
+        if worker.method is None or frame is None:  # between two calls, or about to begin: it will not be long
+            return Verdict.STANDS
+        look = worker.look
+        waiter, timeout = _condition_wait(frame)
+        where = ("wait", id(waiter)) if waiter is not None else (id(frame), frame.f_lasti)
+        cpu = _cpu_time(worker.ident)
+        same_place, moved = where == look.where, cpu != look.cpu
+        look.cpu = cpu
+        if not same_place:
+            look.where, look.since = where, real
+            look.deadline = math.inf if timeout is None else self.now() + timeout
+        if waiter is not None:
+            if same_place and moved:  # it was woken, and is about to go on
+                return Verdict.STANDS
+            worker.busy_since = real
+            if self.now() < look.deadline - 1e-9:
+                return Verdict.FREE
+            # Its timeout is over in virtual time; let it notice in real time.
+            return Verdict.STANDS if real - look.since < (timeout or 0.0) + PATIENCE else Verdict.FREE
+        if moved:
+            look.since = real
+        if real - look.since < STILL:
+            return self._lose_patience(worker, "computing", worker.busy_since, real, Verdict.STANDS)
+        worker.busy_since = real
+        return self._lose_patience(worker, "waiting", look.since, real, Verdict.REAL_PACE)
+
+    def _lose_patience(self, worker: Worker, doing: str, since: float, real: float, verdict: Verdict) -> Verdict:
+        if real - since < PATIENCE:
+            return verdict
+        call = (worker.method, worker.called)
+        if worker.given_up != call:
+            worker.given_up = call
+            stuck = Stuck(worker.method or worker.name, doing, real - since)
+            self.stuck.append(stuck)
+            logger.warning("%s; virtual time goes on without it", stuck)
+        return Verdict.FREE
+
+
+def _condition_wait(frame: FrameType) -> tuple[object, float | None]:
+    """The lock and the timeout with which `frame` waits in `threading.Condition.wait`, un-notified; else ``(None, None)``."""
+    if frame.f_code is not threading.Condition.wait.__code__:
+        return None, None
+    names = frame.f_locals
+    waiter, condition = names.get("waiter"), names.get("self")
+    if waiter is None or condition is None or not waiter.locked() or waiter not in condition._waiters:
+        return None, None
+    return waiter, names.get("timeout")
+
+
+def _cpu_time(ident: int) -> float:
+    """CPU seconds a living thread has used; constant where the system does not tell (macOS, Windows)."""
+    clock_of = getattr(time, "pthread_getcpuclockid", None)
+    return 0.0 if clock_of is None else time.clock_gettime(clock_of(ident))
+
+
+def watching(workers: Workers, context: contextvars.Context) -> None:
+    """Have connections that run in `context` tell `workers` of their threads."""
+    from ..threads import observer
+
+    if context.get(observer) is not workers:
+        context.run(observer.set, workers)

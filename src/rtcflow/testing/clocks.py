@@ -1,0 +1,211 @@
+"""Virtual time, on both backends: a ten-minute call takes seconds, and every frame leaves at its exact deadline.
+
+    anyio.run(main, backend=name, backend_options=options)      # name, options = virtual_backend("trio")
+
+When nothing can run any more, the clock jumps to the next deadline. "Nothing" includes the worker threads of sync
+handlers (see `_workers` for how one that computes is told from one that waits); rtcflow reports them by itself.
+Virtual are `anyio.current_time()`, `handler.loop.time()`, every sleep and timeout of the loop. Not virtual, because
+they ask the system: `time.time()`, `time.monotonic()`, `time.sleep()` (which is waited for at real pace), sockets.
+
+Strategy: each backend has a small driver (`_virtual_trio`, `_virtual_asyncio`) that asks `VirtualTime.decide` whenever
+its loop has nothing to do; all that is decided is decided here, once.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+import time
+from collections.abc import Callable
+from typing import Any, Literal
+
+import anyio
+import anyio.lowlevel
+
+from ._workers import Stuck, Verdict, Workers
+
+__all__ = ["Stuck", "VirtualTime", "advance", "virtual_backend", "virtual_time"]
+
+BackendName = Literal["trio", "asyncio"]
+
+STARVED = 0.25
+"""Real seconds, over more than `STARVED_TURNS` turns of the loop, after which a loop that never comes to rest (tasks
+that go round without waiting) gets its time at real pace: it would stand still for ever."""
+STARVED_TURNS = 100
+
+NAP, LONGEST_NAP = 0.0001, 0.002
+"""Real seconds between two looks at threads that run."""
+
+
+class Decision(enum.Enum):
+    """What the loop's driver has to do next."""
+
+    GO_ON = "time has moved or threads have run: look for something to do"
+    REST = "nothing will happen until something comes from outside"
+
+
+class VirtualTime:
+    """The clock of one loop in virtual time, and what it is waiting for.
+
+    Args:
+        manual: Time passes only through `advance`.
+        start: What the clock says at first, in seconds.
+
+    Attributes:
+        now: Seconds; what `anyio.current_time()` returns.
+        workers: The worker threads it waits for.
+    """
+
+    def __init__(self, *, manual: bool = False, start: float = 0.0) -> None:
+        self.now = start
+        self.workers = Workers(lambda: self.now, self._poke, self._foreign)
+        self._limit = start if manual else math.inf
+        self._arrived: anyio.Event | None = None
+        self._wake_loop: Callable[[], None] | None = None
+        self._count_foreign: Callable[[], int] | None = None
+        self._nap = NAP
+        self._flowing_since: float | None = None
+        self._rested = time.monotonic()
+        self._turns = 0
+
+    def __repr__(self) -> str:
+        return f"<VirtualTime {self.now:.6f}{'' if self._limit == math.inf else ' manual'}>"
+
+    @property
+    def stuck(self) -> tuple[Stuck, ...]:
+        """Calls into handlers that did not return, without which time went on."""
+        return tuple(self.workers.stuck)
+
+    async def advance(self, seconds: float) -> None:
+        """Let `seconds` pass, and everything due meanwhile happen; 0 lets everything settle that can happen now.
+
+        Only for manual time, by one task at a time; in automatic time use `anyio.sleep`.
+        """
+        if self._limit == math.inf:
+            raise RuntimeError("this loop's time advances by itself: write await anyio.sleep(seconds)")
+        if self._arrived is not None:
+            raise anyio.BusyResourceError("advancing")
+        if seconds < 0:
+            raise ValueError(f"time does not go back, and {seconds} s is less than 0")
+        self._limit += seconds
+        self._arrived = anyio.Event()
+        try:
+            await self._arrived.wait()
+        finally:
+            self._arrived = None
+
+    # -- the driver's side
+
+    def attach(self, wake_loop: Callable[[], None], count_foreign: Callable[[], int]) -> None:
+        """The loop begins: how to wake it from any thread, and how many other threads work for it."""
+        self._wake_loop, self._count_foreign = wake_loop, count_foreign
+        self._rested = time.monotonic()
+
+    def decide(self, deadline: float) -> Decision:
+        """Called in the loop's thread when no task can run and nothing has come from outside.
+
+        Args:
+            deadline: The loop's next deadline; inf if it has none.
+        """
+        real = time.monotonic()
+        self._rested, self._turns = real, 0
+        verdict = self.workers.judge()
+        if verdict is Verdict.STANDS:
+            self._flowing_since = None
+            self.workers.nap(self._nap)
+            self._nap = min(2 * self._nap, LONGEST_NAP)
+            return Decision.GO_ON
+        target = min(deadline, self.workers.next_alarm(), self._limit)
+        if verdict is Verdict.REAL_PACE:
+            if self._flowing_since is not None:
+                self.now = max(self.now, min(target, self.now + real - self._flowing_since))
+            self._flowing_since = real
+            if self.now < target:
+                self.workers.nap(LONGEST_NAP)
+        else:
+            self._nap, self._flowing_since = NAP, None
+            if target < math.inf:
+                self.now = max(self.now, target)
+        if self.workers.wake(self.now) or deadline <= self.now:
+            return Decision.GO_ON
+        if verdict is Verdict.REAL_PACE and self._limit != self.now:
+            return Decision.GO_ON
+        if target < math.inf and self.now < self._limit:  # a timeout inside a handler: look at it again
+            return Decision.GO_ON
+        if self.now >= self._limit and self._arrived is not None:
+            self._arrived.set()
+            return Decision.GO_ON
+        self.workers.rest()
+        return Decision.REST
+
+    def turn(self) -> None:
+        """The loop goes round once more without having come to rest."""
+        self._turns += 1
+        if self._turns > STARVED_TURNS:
+            real = time.monotonic()
+            if (passed := real - self._rested) > STARVED:
+                self.now = min(self.now + passed, self._limit)
+                self._rested = real
+
+    def _poke(self) -> None:
+        if self._wake_loop is not None:
+            self._wake_loop()
+
+    def _foreign(self) -> int:
+        return 0 if self._count_foreign is None else self._count_foreign()
+
+
+def virtual_backend(backend: BackendName = "trio", *, manual: bool = False) -> tuple[str, dict[str, Any]]:
+    """The name and options of a backend whose time is virtual: for `anyio.run`, portals, and anyio's pytest plugin.
+
+    >>> name, options = virtual_backend("asyncio")
+    >>> anyio.run(anyio.sleep, 3600, backend=name, backend_options=options)  # takes no time
+
+    Args:
+        backend: ``"trio"`` or ``"asyncio"``.
+        manual: Time passes only through `advance`; else it passes by itself whenever nothing can run.
+
+    Returns:
+        Options for one run: each run needs its own.
+
+    Raises:
+        ValueError: Another backend was named.
+    """
+    time_ = VirtualTime(manual=manual)
+    if backend == "trio":
+        from ._virtual_trio import VirtualClock
+
+        return "trio", {"clock": VirtualClock(time_)}
+    if backend == "asyncio":
+        from ._virtual_asyncio import VirtualLoop
+
+        return "asyncio", {"loop_factory": lambda: VirtualLoop(time_)}
+    raise ValueError(
+        f"no virtual time for backend {backend!r}: write virtual_backend('trio') or virtual_backend('asyncio'); "
+        "uvloop keeps its own clock"
+    )
+
+
+def virtual_time() -> VirtualTime:
+    """The running loop's virtual time.
+
+    Raises:
+        RuntimeError: The loop runs in real time.
+    """
+    token = anyio.lowlevel.current_token().native_token
+    found = getattr(token, "virtual_time", None)  # VirtualLoop
+    if found is None and hasattr(token, "run_sync_soon"):
+        import trio
+
+        found = getattr(trio.lowlevel.current_clock(), "virtual_time", None)  # VirtualClock
+    if not isinstance(found, VirtualTime):
+        raise RuntimeError(
+            "this loop runs in real time; write: name, options = virtual_backend('trio'), then "
+            "anyio.run(main, backend=name, backend_options=options)"
+        )
+    return found
+
+
+async def advance(seconds: float) -> None:
+    """Let `seconds` pass in a loop with manual virtual time (see `VirtualTime.advance`)."""
+    await virtual_time().advance(seconds)

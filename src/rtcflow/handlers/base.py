@@ -293,6 +293,18 @@ class StreamHandlerBase(ABC):  # noqa: B024  the abstract methods differ in colo
             raise anyio.ClosedResourceError
         binding.send_message_sync(msg)
 
+    def tell_error(self, error: BaseException, what: str) -> None:
+        """Tell the peer that something failed, without ending the connection; from any thread, at once.
+
+        The peer reads `what`; the exception's own text only under ``Stream(debug=True)``. A peer without an open
+        channel is told nothing.
+        """
+        channel = self._channel
+        if channel is not None and self._binding is not None:
+            text = f"{type(error).__name__}: {error}" if self._binding.debug else what
+            with suppress(anyio.ClosedResourceError, anyio.WouldBlock):  # gone, or reads nothing
+                channel.send(messages.encode(messages.Error(text)))
+
     # -- arguments
 
     def set_args(self, args: list[Any]) -> None:

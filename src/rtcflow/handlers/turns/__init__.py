@@ -1,0 +1,64 @@
+"""Turn-taking: who is speaking, when it is the bot's turn, and what the peer heard of it."""
+
+from .detector import (
+    ChunkTurns,
+    DetectorEvent,
+    PauseTracker,
+    SpeechEnded,
+    SpeechStarted,
+    TurnDetector,
+    TurnEnd,
+    TurnEnded,
+    VoiceTurns,
+)
+from .ledger import Heard, PlayoutLedger, Say
+from .options import AlgoOptions, SileroVadOptions
+from .reply_on_pause import ReplyOnPause
+from .silero import SileroVADModel, get_silero_model
+from .timeline import (
+    FirstAudio,
+    Interrupted,
+    PlayoutFinished,
+    ReplyEvent,
+    ReplyFailed,
+    ReplyStarted,
+    Resumed,
+    TurnEvent,
+    TurnTimeline,
+)
+from .vad import AudioChunk, EnergyVad, ModelOptions, PauseDetectionModel, StreamingVadModel, VadStream
+
+__all__ = [
+    "AlgoOptions",
+    "AudioChunk",
+    "ChunkTurns",
+    "DetectorEvent",
+    "EnergyVad",
+    "FirstAudio",
+    "Heard",
+    "Interrupted",
+    "ModelOptions",
+    "PauseDetectionModel",
+    "PauseTracker",
+    "PlayoutFinished",
+    "PlayoutLedger",
+    "ReplyEvent",
+    "ReplyFailed",
+    "ReplyOnPause",
+    "ReplyStarted",
+    "Resumed",
+    "Say",
+    "SileroVADModel",
+    "SileroVadOptions",
+    "SpeechEnded",
+    "SpeechStarted",
+    "StreamingVadModel",
+    "TurnDetector",
+    "TurnEnd",
+    "TurnEnded",
+    "TurnEvent",
+    "TurnTimeline",
+    "VadStream",
+    "VoiceTurns",
+    "get_silero_model",
+]

@@ -128,9 +128,7 @@ class PauseTracker:
         min_speech: Seconds of speech that a turn needs at least to start.
     """
 
-    def __init__(
-        self, options: AlgoOptions, *, window: float, threshold: float = 0.5, min_speech: float = 0.0
-    ) -> None:
+    def __init__(self, options: AlgoOptions, *, window: float, threshold: float = 0.5, min_speech: float = 0.0) -> None:
         self.window = window
         start = max(options.started_talking_threshold, min_speech)
         interrupt = options.interrupt_threshold

@@ -54,7 +54,9 @@ class AlgoOptions:
             _positive("pause_duration", self.pause_duration)
         _probability("interrupt_probability", self.interrupt_probability)
         if math.isnan(self.interrupt_level_dbfs) or self.interrupt_level_dbfs > 0:
-            raise ValueError(f"interrupt_level_dbfs={self.interrupt_level_dbfs!r}; give dB relative to full scale: 0 or less")
+            raise ValueError(
+                f"interrupt_level_dbfs={self.interrupt_level_dbfs!r}; give dB relative to full scale: 0 or less"
+            )
 
     @property
     def pause(self) -> float:

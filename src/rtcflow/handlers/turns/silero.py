@@ -241,7 +241,7 @@ class _NativeStream:
         self._vad.reset()
 
     def __call__(self, window: Float) -> float:
-        return float(self._vad.process(memoryview(np.ascontiguousarray(window, np.float32).copy())))
+        return float(self._vad.process(window.astype(np.float32).tobytes()))
 
 
 # -- reading the file: the few parts of onnx.proto3 that hold tensors
@@ -299,7 +299,7 @@ def _fields(message: Any) -> Iterator[tuple[int, Any]]:
             value, at = _varint(message, at)
             yield field, value
             continue
-        if wire == _FIXED64 or wire == _FIXED32:
+        if wire in {_FIXED64, _FIXED32}:
             size = 8 if wire == _FIXED64 else 4
         else:
             size, at = _varint(message, at)

@@ -1,0 +1,139 @@
+"""What the peer really heard of a reply: playout, counted chunk by chunk. Pure: positions come in, in seconds."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...outputs import AudioEmitType
+
+
+@dataclass(frozen=True, eq=False)
+class Say:
+    """Audio that a reply yields together with the words that are spoken in it, for `Heard.text`.
+
+    ``yield Say((24000, samples), "Good morning.")`` stands where ``yield (24000, samples)`` could.
+
+    Args:
+        audio: ``(sample_rate, samples)``, as a reply may yield it.
+        text: The words in it.
+    """
+
+    audio: AudioEmitType
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """How much of a reply has left for the peer.
+
+    What has left is heard a network's delay and a jitter buffer later. When the peer is told to stop (`clear_queue`),
+    what it still buffers by itself is counted as heard, unless its transport knows better.
+
+    Attributes:
+        seconds: Audio that left.
+        total: Audio that was emitted so far.
+        text: The words that left: of a chunk that was cut, as many as fit its part that left, in whole words.
+        complete: Everything that was emitted has left, and nothing more will come.
+    """
+
+    seconds: float
+    total: float
+    text: str
+    complete: bool
+
+
+@dataclass(slots=True)
+class _Entry:
+    start: float
+    end: float
+    text: str
+    sample_rate: int
+    samples: NDArray[np.int16] | None
+
+
+class PlayoutLedger:
+    """The chunks of one reply, in the order they were emitted, and how far they have been played.
+
+    Samples are kept only until they have been played, for `rest`: at most what waits to leave.
+    """
+
+    def __init__(self) -> None:
+        self._entries: list[_Entry] = []
+        self._kept: deque[_Entry] = deque()
+        self._origin = 0.0
+        self._played = 0.0
+        self._total = 0.0
+        self._closed = False
+
+    def begin(self, position: float) -> None:
+        """The next chunk will be heard once `position` seconds were played: all before it belongs to others."""
+        self._origin = position - self._total
+
+    def add(self, sample_rate: int, samples: NDArray[np.int16], text: str = "") -> None:
+        """A chunk was emitted: int16, shape (channels, n)."""
+        start, self._total = self._total, self._total + samples.shape[1] / sample_rate
+        entry = _Entry(start, self._total, text, sample_rate, samples)
+        self._entries.append(entry)
+        self._kept.append(entry)
+
+    def close(self) -> None:
+        """Nothing more will be added."""
+        self._closed = True
+
+    def played(self, position: float) -> None:
+        """Playing has come to `position`, on the scale of `begin`."""
+        self._played = max(self._played, min(position - self._origin, self._total))
+        while self._kept and self._kept[0].end <= self._played:
+            self._kept.popleft().samples = None
+
+    def heard(self) -> Heard:
+        """What has left by now."""
+        text = "".join(_part(entry, self._played) for entry in self._entries)
+        # A resampler may keep back its last 2 ms.
+        complete = self._closed and self._played >= self._total - 0.005
+        return Heard(self._played, self._total, text, complete)
+
+    def rest(self) -> list[tuple[int, NDArray[np.int16], str]]:
+        """Take back the chunks, and parts of chunks, that have not left: (sample rate, samples, text)."""
+        chunks = []
+        for entry in self._kept:
+            if entry.samples is None:
+                continue
+            done = max(0, round((self._played - entry.start) * entry.sample_rate))
+            left_text = entry.text[len(_part(entry, self._played)) :]
+            if done < entry.samples.shape[1]:
+                chunks.append((entry.sample_rate, entry.samples[:, done:], left_text))
+        self._cut()
+        return chunks
+
+    def _cut(self) -> None:
+        """End the ledger at what has left."""
+        kept = []
+        for entry in self._entries:
+            if entry.start >= self._played and entry.end > self._played:
+                break
+            if entry.end > self._played:
+                entry.text = _part(entry, self._played)
+                entry.end = self._played
+                entry.samples = None
+            kept.append(entry)
+        self._entries = kept
+        self._kept.clear()
+        self._total = self._played
+
+
+def _part(entry: _Entry, played: float) -> str:
+    """The words of `entry` that were spoken when `played` seconds were."""
+    if played >= entry.end - 0.005:
+        return entry.text
+    if played <= entry.start or not entry.text:
+        return ""
+    end = int(len(entry.text) * (played - entry.start) / (entry.end - entry.start))
+    # Back to the end of the last whole word.
+    while end > 0 and not (entry.text[end - 1].isspace() or entry.text[end : end + 1].isspace()):
+        end -= 1
+    return entry.text[:end]

@@ -1,0 +1,304 @@
+"""Calling the reply function, whatever kind it is, and getting it back when it is interrupted.
+
+Each reply is one task, in one cancel scope, in its connection's task group. An async generator lives and dies in that
+task: cancelled at once where it awaits, or closed where it stands at a `yield`, its `finally` has run when the task is
+done. A generator that is no coroutine lives in one worker thread from its first line to its `close()`: nobody can stop
+a thread, so an interrupted one is left to reach its next `yield` and is closed there, while what it yields is dropped.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import logging
+import threading
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import anyio
+import numpy as np
+from numpy.typing import NDArray
+
+from ..._bridge import ParkingLot
+from ...outputs import AdditionalOutputs, CloseStream
+from ..items import parse_emit
+from .ledger import PlayoutLedger, Say
+from .timeline import TurnTimeline
+
+logger = logging.getLogger(__name__)
+
+CLOSING = 2.0
+"""Seconds that the `finally` of an interrupted async generator may take."""
+
+
+@dataclass(eq=False, slots=True)
+class Chunk:
+    """What a reply yielded, checked; or (`last`) that it ended.
+
+    Attributes:
+        reply: Whose it is.
+        audio: ``(sample_rate, samples)``: int16, shape (channels, n).
+        text: The words in it.
+        outputs: Values for the application.
+        close: The wish to end the connection.
+        last: Nothing more will come.
+    """
+
+    reply: Reply
+    audio: tuple[int, NDArray[np.int16]] | None = None
+    text: str = ""
+    outputs: AdditionalOutputs | None = None
+    close: CloseStream | None = None
+    last: bool = False
+
+
+class Reply:
+    """One call of a reply function.
+
+    Attributes:
+        turn: The times of the turn it answers.
+        ledger: What it has said.
+        cancelled: Nothing of it shall be heard any more; looked at from its worker thread, too.
+        paused: It may turn out not to have been interrupted.
+        scope: Cancels it.
+        all_emitted: `emit` has given all of it to be played.
+        sounded: The first of it has left, or never will.
+        resumed: It goes on after `pause`.
+    """
+
+    def __init__(self, turn: TurnTimeline) -> None:
+        self.turn = turn
+        self.ledger = PlayoutLedger()
+        self.cancelled = self.paused = False
+        self.scope = anyio.CancelScope()
+        self.all_emitted = anyio.Event()
+        self.sounded = anyio.Event()
+        self.resumed = anyio.Event()
+
+    def pause(self) -> None:
+        """It is held back from now on."""
+        self.paused, self.resumed = True, anyio.Event()
+
+    def resume(self) -> None:
+        """It goes on."""
+        self.paused = False
+        self.resumed.set()
+
+    def chunk(self, item: object) -> Chunk:
+        """Check what was yielded.
+
+        Raises:
+            MediaError: It is nothing that can be emitted.
+        """
+        text = ""
+        if isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], Say):
+            text, item = item[0].text, (item[0].audio, item[1])
+        elif isinstance(item, Say):
+            text, item = item.text, item.audio
+        emitted = parse_emit(item, what="the reply function")
+        return Chunk(self, emitted.audio, text, emitted.outputs, emitted.close)
+
+
+class Outbox:
+    """Chunks between the reply and `emit`: one waits, then the reply is asked to wait.
+
+    Cancelled replies never wait and put nothing. Thread-safe.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._takers = ParkingLot(self._lock)
+        self._putters = ParkingLot(self._lock)
+        self._chunks: deque[Chunk] = deque()
+        self._paused = False
+        self._error: Exception | None = None
+
+    async def put(self, chunk: Chunk) -> None:
+        """Put `chunk`, waiting for room. Safe to cancel."""
+        with self._lock:
+            while not self._try_put(chunk):
+                await self._putters.park()
+
+    def put_sync(self, chunk: Chunk) -> None:
+        """`put` for a worker thread."""
+        with self._lock:
+            while not self._try_put(chunk):
+                self._putters.park_sync()
+
+    def _try_put(self, chunk: Chunk) -> bool:
+        if chunk.reply.cancelled:
+            return True
+        if self._chunks:
+            return False
+        self._chunks.append(chunk)
+        self._takers.wake_all()
+        return True
+
+    async def take(self) -> Chunk:
+        """Take the next chunk; none comes while paused. Safe to cancel: none is lost.
+
+        Raises:
+            Exception: What `fail` was given.
+        """
+        with self._lock:
+            while self._error is None and (self._paused or not self._chunks):
+                await self._takers.park()
+            if self._error is not None:
+                raise self._error
+            chunk = self._chunks.popleft()
+            self._putters.wake_all()
+            return chunk
+
+    def pause(self) -> None:
+        """Give nothing until `resume` or `drop`."""
+        with self._lock:
+            self._paused = True
+
+    def resume(self, first: list[Chunk]) -> None:
+        """Go on, with `first` before what waits."""
+        with self._lock:
+            self._paused = False
+            self._chunks.extendleft(reversed(first))
+            self._takers.wake_all()
+
+    def drop(self) -> None:
+        """Drop what waits."""
+        with self._lock:
+            self._paused = False
+            self._chunks.clear()
+            self._putters.wake_all()
+
+    def let_go(self) -> None:
+        """Let cancelled replies that wait for room wait no longer."""
+        with self._lock:
+            self._putters.wake_all()
+
+    def fail(self, error: Exception) -> None:
+        """Have `take` raise `error`."""
+        with self._lock:
+            self._error = error
+            self._takers.wake_all()
+
+
+class RunsThreads(Protocol):
+    """What gives a reply its worker thread: `StreamHandlerBase.run_sync`."""
+
+    def __call__(self, function: Callable[..., Any], *args: Any) -> Awaitable[Any]:
+        """Run `function` in a worker thread."""
+
+
+async def run_reply(reply: Reply, fn: Callable[..., Any], args: list[Any], outbox: Outbox, run_sync: RunsThreads) -> None:
+    """Call ``fn(*args)`` and put all it yields, or returns, into `outbox`; when this is done, so is `fn`.
+
+    (All but a plain generator in its thread, which may still be on its way to its next `yield`.)
+
+    Raises:
+        Exception: What it raises, or `MediaError` for what it yields.
+    """
+    if is_async(fn):
+        result = fn(*args)
+        if inspect.isawaitable(result):
+            result = await result
+    else:
+        result = await run_sync(_drive, reply, fn, args, outbox)
+    await _drain(reply, result, outbox, run_sync)
+
+
+async def _drain(reply: Reply, result: object, outbox: Outbox, run_sync: RunsThreads) -> None:
+    """Put what a call gave: a stream of chunks, or a single one."""
+    if isinstance(result, AsyncGenerator):
+        try:
+            async for item in result:
+                await outbox.put(reply.chunk(item))
+        finally:
+            # Where the generator was cancelled inside, this does nothing; where it stands at a yield, its finally runs.
+            with anyio.move_on_after(CLOSING, shield=True) as closing:
+                await result.aclose()
+            if closing.cancelled_caught:
+                logger.error("an interrupted reply function took longer than %g s in its finally", CLOSING)
+    elif isinstance(result, AsyncIterator):
+        async for item in result:
+            await outbox.put(reply.chunk(item))
+    elif isinstance(result, Iterator):
+        await run_sync(_drive, reply, lambda: result, [], outbox)
+    elif inspect.isawaitable(result):
+        await _drain(reply, await result, outbox, run_sync)
+    elif result is not None:
+        await outbox.put(reply.chunk(result))
+
+
+def _drive(reply: Reply, fn: Callable[..., Any], args: list[Any], outbox: Outbox) -> object:
+    """Call a plain function and, if it made an iterator, go through it, all in this thread.
+
+    Returns:
+        What it gave, if that is not an iterator.
+    """
+    result = fn(*args)
+    if not isinstance(result, Iterator):
+        return result
+    try:
+        for item in result:
+            if not reply.cancelled:
+                outbox.put_sync(reply.chunk(item))
+            if reply.cancelled:  # while it waited for room: it must not be woken from its yield
+                break
+    finally:
+        close = getattr(result, "close", None)
+        if close is not None:
+            close()
+    return None
+
+
+# -- looking at the function
+
+
+def is_async(fn: Callable[..., Any]) -> bool:
+    """Whether calling `fn` gives at once something to await: then it is called in the event loop."""
+    plain: Any = fn
+    while isinstance(plain, functools.partial):
+        plain = plain.func
+    if not inspect.isroutine(plain) and not inspect.isclass(plain):
+        plain = getattr(plain, "__call__", plain)  # noqa: B004  the method of a callable object
+    plain = inspect.unwrap(plain)
+    return inspect.iscoroutinefunction(plain) or inspect.isasyncgenfunction(plain)
+
+
+def check_reply_function(fn: object) -> int:
+    """Look at the signature of a reply function.
+
+    Returns:
+        How many positional arguments it takes at most (100 for ``*args``).
+
+    Raises:
+        TypeError: It cannot be called with the user's audio; the text says what to write.
+    """
+    right = "def reply(audio): ... yield (24000, samples)"
+    if inspect.isgenerator(fn) or inspect.isasyncgen(fn) or inspect.iscoroutine(fn):
+        if inspect.iscoroutine(fn):
+            fn.close()
+        raise TypeError(f"fn must be the function itself, not what calling it gave ({type(fn).__name__}): leave out the ()")
+    if not callable(fn):
+        raise TypeError(f"fn must be a function, not {fn!r:.80}; write: {right}")
+    try:
+        parameters = inspect.signature(fn).parameters.values()
+    except (TypeError, ValueError):  # some built-in functions do not tell
+        return 1
+    positional = [p for p in parameters if p.kind in {p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD}]
+    if any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        most = 100
+    else:
+        most = len(positional)
+    if most == 0:
+        raise TypeError(f"fn takes no argument, but is called with what the user said; write: {right}")
+    missing = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
+    if missing:
+        raise TypeError(
+            f"fn needs the keyword argument {missing[0]!r}, but is called with positional ones; write: {right}, "
+            "or give it with functools.partial"
+        )
+    return most
+
+
+__all__ = ["Chunk", "Outbox", "Reply", "check_reply_function", "is_async", "run_reply"]

@@ -1,0 +1,523 @@
+"""`ReplyOnPause`: listen until the user pauses, reply, stop when he speaks again.
+
+    receive ──→ TurnDetector ──→ events ──→ a reply is started, interrupted, resumed      (all in the loop's thread)
+                                               │ task: fn(audio) → Outbox
+    emit    ←── ledger ←── one chunk at a time ┘
+
+A handler as any other: it stands on `AsyncStreamHandler` and what that offers to all.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Literal, TypeAlias
+
+import anyio
+import numpy as np
+from numpy.typing import NDArray
+
+from ...frames import ChannelLayout
+from ...outputs import AdditionalOutputs, EmitType, WebRTCData
+from ...protocol import messages
+from ..base import AsyncStreamHandler
+from .detector import ChunkTurns, DetectorEvent, SpeechEnded, SpeechStarted, TurnDetector, TurnEnded, VoiceTurns
+from .ledger import Heard
+from .options import AlgoOptions, SileroVadOptions
+from .recording import Recording
+from .reply import Chunk, Outbox, Reply, check_reply_function, run_reply
+from .silero import get_silero_model
+from .timeline import (
+    FirstAudio,
+    Interrupted,
+    PlayoutFinished,
+    ReplyFailed,
+    ReplyStarted,
+    Resumed,
+    TurnEvent,
+    TurnTimeline,
+)
+from .vad import ModelOptions, PauseDetectionModel, StreamingVadModel
+
+logger = logging.getLogger(__name__)
+turn_log = logging.getLogger("rtcflow.turns")
+"""One record per turn, with its times under ``record.turn``."""
+
+Audio: TypeAlias = tuple[int, NDArray[np.int16]]
+
+TURNS_KEPT = 100
+"""Turns whose times are kept (`ReplyOnPause.turns`)."""
+
+MUTE = 0.25
+"""Seconds without any audio from the peer, in the midst of a turn, from which on they count as silence: long enough for
+a burst of packets to be late, shorter than any pause. Muted tracks and discontinuous transmission send nothing."""
+
+FALSE_INTERRUPTION = 0.6
+"""Seconds of speech up to which an interruption was none, with ``resume_false_interruption=True``: a cough, a knock, an
+"mhm"; shorter than nearly every sentence."""
+
+
+class ReplyOnPause(AsyncStreamHandler):
+    """Calls a function with what the user said when he pauses, and plays what it yields until he speaks again.
+
+    Args:
+        fn: Called with ``(sample_rate, samples)``: `input_sample_rate` Hz, int16, shape (channels, n); and, if it takes
+            more, with the arguments the peer sent. A generator or an async generator that yields what `emit` may
+            return, or `Say` (audio with its words), one at a time; or a function, ``async`` or not, that returns one
+            such thing. What is not async runs in a worker thread and may block.
+        startup_fn: Called once at the beginning, with the arguments only; what it yields is played: a greeting.
+        algo_options: When a turn begins, ends, and may interrupt.
+        model_options: Options of the model; `SileroVadOptions` for the usual one.
+        can_interrupt: Whether speech stops a reply. If not, the user is not listened to until it was played.
+        expected_layout: ``"mono"`` or ``"stereo"``: what `fn` is given.
+        output_sample_rate: Hz; a multiple of 50. Chunks may have any other.
+        output_frame_size: Deprecated and ignored.
+        input_sample_rate: Hz.
+        model: Tells speech from noise: a `StreamingVadModel` (the default is Silero VAD, extra ``rtcflow[vad]``), or a
+            `PauseDetectionModel` as in FastRTC, which is called in a worker thread. Connections share it.
+        needs_args: Wait for the peer's arguments before each reply although `fn` takes one argument only.
+        detector: Makes a `TurnDetector` for each connection, in place of the usual one.
+        interrupt_when: Asked at each frame whether the user, who has begun to speak while a reply is under way, shall
+            interrupt it: given the audio since he began, as `fn` is. Runs in the event loop. Where it says no until he
+            is silent again, he has said nothing: an "mhm". None: he always shall.
+        resume_false_interruption: At speech, hold the reply instead of cancelling it, and go on from where it was if
+            nothing was said: if there was less than `FALSE_INTERRUPTION` seconds of speech (True), or if the given
+            function, called with the audio in a worker thread, says False.
+        on_turn_error: ``"continue"``: a reply that fails is logged, the peer is told, and the next turn is heard.
+            ``"end"``: its error ends the connection.
+        on_event: Called in the event loop with each `TurnEvent`.
+
+    Raises:
+        TypeError: `fn` or `model` cannot be called that way.
+        ValueError: An option is out of range.
+        RuntimeError: No model was given and the extra ``rtcflow[vad]`` is not installed.
+    """
+
+    def __init__(
+        self,
+        fn: Callable[..., Any],
+        startup_fn: Callable[..., Any] | None = None,
+        algo_options: AlgoOptions | None = None,
+        model_options: ModelOptions = None,
+        can_interrupt: bool = True,  # noqa: FBT001, FBT002  the reference's order
+        expected_layout: ChannelLayout = "mono",
+        output_sample_rate: int = 24000,
+        output_frame_size: int | None = None,
+        input_sample_rate: int = 48000,
+        model: PauseDetectionModel | StreamingVadModel | None = None,
+        needs_args: bool = False,  # noqa: FBT001, FBT002
+        *,
+        detector: Callable[[], TurnDetector] | None = None,
+        interrupt_when: Callable[[Audio], bool] | None = None,
+        resume_false_interruption: bool | Callable[[Audio], bool] = False,
+        on_turn_error: Literal["continue", "end"] = "continue",
+        on_event: Callable[[TurnEvent], None] | None = None,
+    ) -> None:
+        super().__init__(expected_layout, output_sample_rate, output_frame_size, input_sample_rate)
+        takes = check_reply_function(fn)
+        if on_turn_error not in {"continue", "end"}:
+            raise ValueError(f'on_turn_error must be "continue" or "end", not {on_turn_error!r}')
+        self._settings: dict[str, Any] = {
+            "fn": fn,
+            "startup_fn": startup_fn,
+            "algo_options": algo_options,
+            "model_options": model_options,
+            "can_interrupt": can_interrupt,
+            "expected_layout": expected_layout,
+            "output_sample_rate": output_sample_rate,
+            "input_sample_rate": input_sample_rate,
+            "model": model,
+            "needs_args": needs_args,
+            "detector": detector,
+            "interrupt_when": interrupt_when,
+            "resume_false_interruption": resume_false_interruption,
+            "on_turn_error": on_turn_error,
+            "on_event": on_event,
+        }
+        self.fn, self.startup_fn = fn, startup_fn
+        self.algo_options = algo_options or AlgoOptions()
+        self.model_options = model_options
+        self.can_interrupt = can_interrupt
+        self.needs_args = needs_args
+        self.model = model
+        self.on_turn_error = on_turn_error
+        self._takes = takes
+        self._takes_args = takes > 1 or needs_args
+        self._interrupt_when = interrupt_when
+        self._resume_when = resume_false_interruption
+        self._on_event = on_event
+        self._detector = self._make_detector() if detector is None else detector()
+        pad = model_options.speech_pad_ms / 1000 if isinstance(model_options, SileroVadOptions) else 0.4
+        self._pad = pad
+        self._recording = Recording(input_sample_rate, before=pad + 2 * self.algo_options.audio_chunk_duration)
+        self._hearing = anyio.Lock(fast_acquire=True)
+        self._last_frame = 0.0
+        self._outbox = Outbox()
+        self._turn: TurnTimeline | None = None  # the user's, while he speaks
+        self._reply: Reply | None = None  # the bot's, until it was played or interrupted
+        self._last_reply: Reply | None = None
+        self._deaf = False
+        self._turns: deque[TurnTimeline] = deque(maxlen=TURNS_KEPT)
+        self._number = 0
+
+    def _make_detector(self) -> TurnDetector:
+        """The detector of one connection, when none was given."""
+        model = self.model
+        if model is None:
+            model = get_silero_model()
+        if isinstance(model, StreamingVadModel):
+            vad_options = self.model_options if isinstance(self.model_options, SileroVadOptions) else None
+            return VoiceTurns(model.stream(), self.algo_options, vad_options)
+        if callable(getattr(model, "vad", None)):
+            return ChunkTurns(model, self.algo_options, self.model_options)
+        raise TypeError(
+            f"model must have a method vad(audio, options) or stream(), as PauseDetectionModel or StreamingVadModel, "
+            f"not {model!r:.80}"
+        )
+
+    def copy(self) -> ReplyOnPause:
+        """A fresh handler with the same settings; a subclass with other arguments brings its own."""
+        return type(self)(**self._settings)
+
+    # -- what the application sees
+
+    @property
+    def turns(self) -> tuple[TurnTimeline, ...]:
+        """The times of the last `TURNS_KEPT` turns that were answered, the latest last."""
+        return tuple(self._turns)
+
+    @property
+    def bot_speaking(self) -> bool:
+        """A reply can be heard: some of it has been emitted, and it has not been played to its end."""
+        return self._reply is not None and not self._reply.paused and self._reply.turn.first_chunk is not None
+
+    def heard(self) -> Heard:
+        """What the peer has heard of the latest reply: the one under way, or else the one before."""
+        reply = self._reply or self._last_reply
+        if reply is None:
+            return Heard(0.0, 0.0, "", complete=True)
+        if reply is self._reply:
+            reply.ledger.played(self.playback().played)
+        return reply.ledger.heard()
+
+    def trigger_response(self) -> None:
+        """Reply now, to what the user has said in this turn so far (maybe nothing); from any thread."""
+        self.loop.call_soon_threadsafe(self._trigger)
+
+    def _trigger(self) -> None:
+        now = self.loop.time()
+        turn, self._turn = self._turn or self._new_turn(), None
+        audio = self._recording.take()
+        self._detector.reset()
+        self._start_reply(replace(turn, turn_end=now), audio)
+
+    # -- hearing
+
+    async def receive(self, frame: Audio) -> None:
+        """Listen."""
+        rate, samples = frame
+        if self._reply is not None and not self.can_interrupt:
+            self._deaf = True
+            return
+        async with self._hearing:
+            if self._deaf:
+                self._deaf = False
+                self._detector.reset()
+                self._recording.drop()
+            self._last_frame = self.loop.time()
+            self._recording.add(samples)
+            try:
+                events = await self._detect(samples, rate)
+            except Exception as error:  # noqa: BLE001  what a user's own model raises
+                self._detector.reset()
+                self._fail(self._turn, error, "the turn detection model")
+                return
+            await self._handle(events)
+
+    async def _detect(self, samples: NDArray[np.int16], rate: int) -> list[DetectorEvent]:
+        speaking = self.bot_speaking
+        if not self._detector.blocking:
+            return self._detector.feed(samples, rate, bot_speaking=speaking)
+
+        def feed() -> list[DetectorEvent]:
+            return self._detector.feed(samples, rate, bot_speaking=speaking)
+
+        return await self.run_sync(feed) or []
+
+    async def _handle(self, events: list[DetectorEvent]) -> None:
+        for event in events:
+            self._tell(event)
+            match event:
+                case SpeechStarted(at):
+                    self._speech_started(at)
+                    self._maybe_interrupt()
+                case SpeechEnded(at):
+                    self._speech_ended(at)
+                case TurnEnded():
+                    await self._turn_ended(event)
+        if not events:
+            self._maybe_interrupt()
+
+    def _moment(self, at: float) -> float:
+        """The loop's time at media time `at`."""
+        return self._last_frame - (self._recording.now - at)
+
+    def _speech_started(self, at: float) -> None:
+        if self._turn is not None:
+            self._speech_ended(None)
+            return
+        self._turn = replace(self._new_turn(), speech_start=self._moment(at))
+        self._recording.begin(at - self._pad)
+        self._log("started_talking")
+        self.loop.create_task(self._watch_for_mute(self._turn.number))
+
+    def _new_turn(self) -> TurnTimeline:
+        self._number += 1
+        return TurnTimeline(self._number)
+
+    def _speech_ended(self, at: float | None) -> None:
+        if self._turn is not None:
+            self._turn = replace(self._turn, speech_end=None if at is None else self._moment(at))
+
+    def _in_turn(self, number: int) -> bool:
+        return self._turn is not None and self._turn.number == number
+
+    async def _watch_for_mute(self, number: int) -> None:
+        """Count silence while the peer sends nothing, so that his turn ends all the same."""
+        while self._in_turn(number):
+            await anyio.sleep_until(self._last_frame + MUTE)
+            # Frames may be waiting to be received after a stall of the loop: they come first.
+            await anyio.sleep(0.02)
+            async with self._hearing:
+                silent = self.loop.time() - self._last_frame
+                if silent >= MUTE and self._in_turn(number):
+                    self._last_frame += silent
+                    self._recording.silence(silent)
+                    await self._handle(self._detector.silence(silent))
+
+    def _maybe_interrupt(self) -> None:
+        if self._turn is None or self._reply is None or self._reply.paused:
+            return
+        if self._interrupt_when is not None and not self._interrupt_when(self._recording.so_far()):
+            return
+        if self._resume_when:
+            self._hold()
+        else:
+            self._interrupt()
+
+    async def _turn_ended(self, event: TurnEnded) -> None:
+        turn, self._turn = self._turn or self._new_turn(), None
+        turn = replace(turn, speech_end=self._moment(event.speech_end), turn_end=self._last_frame)
+        audio = self._recording.take()
+        reply = self._reply
+        if reply is not None and not reply.paused and self.can_interrupt:
+            return  # interrupt_when said no to the end: the bot was not interrupted
+        if reply is not None and reply.paused:
+            if not await self._was_said(event, audio):
+                self._resume(reply)
+                return
+            self._interrupt()
+        self._start_reply(turn, audio)
+
+    async def _was_said(self, event: TurnEnded, audio: Audio) -> bool:
+        if callable(self._resume_when):
+            return bool(await self.run_sync(self._resume_when, audio))
+        return event.speech >= FALSE_INTERRUPTION
+
+    # -- interrupting
+
+    def _interrupt(self) -> None:
+        """Cancel the reply under way, and have nothing more of it heard."""
+        reply = self._reply
+        if reply is None:
+            return
+        reply.cancelled = True
+        reply.scope.cancel()
+        self._outbox.drop()
+        self.clear_queue()
+        reply.ledger.played(self.playback().played)
+        self._finished(replace(reply.turn, interrupted=self.loop.time()))
+        self._tell(Interrupted(reply.turn.number, reply.ledger.heard()))
+
+    def _hold(self) -> None:
+        """Silence the reply under way, but keep it, and what was not heard of it."""
+        reply = self._reply
+        assert reply is not None
+        reply.pause()
+        self._outbox.pause()
+        self.clear_queue()
+        reply.ledger.played(self.playback().played)
+        self._tell(Interrupted(reply.turn.number, reply.ledger.heard()))
+
+    def _resume(self, reply: Reply) -> None:
+        """Go on with what was held."""
+        position = reply.ledger.heard()
+        rest = [Chunk(reply, (rate, samples), text) for rate, samples, text in reply.ledger.rest()]
+        if reply.all_emitted.is_set():  # its end follows once more, after what is played again
+            reply.all_emitted = anyio.Event()
+            rest.append(Chunk(reply, last=True))
+        reply.resume()
+        self._outbox.resume(rest)
+        self._tell(Resumed(reply.turn.number, position))
+
+    # -- replying
+
+    async def start_up(self) -> None:
+        """Play the greeting, if there is one."""
+        if self.startup_fn is not None:
+            self._start_reply(TurnTimeline(0), None)
+
+    def _start_reply(self, turn: TurnTimeline, audio: Audio | None) -> None:
+        """Answer `turn`: `audio` None calls `startup_fn`."""
+        self._interrupt()
+        self._reply = self._last_reply = Reply(turn)
+        self.loop.create_task(self._run(self._reply, audio))
+
+    async def _run(self, reply: Reply, audio: Audio | None) -> None:
+        """The task of one reply: until it was played to its end, or interrupted."""
+        try:
+            with reply.scope:
+                try:
+                    await self._reply_to(reply, audio)
+                except Exception as error:  # noqa: BLE001  one turn is not the call
+                    if reply.cancelled:
+                        logger.exception("the reply function raised while it was being interrupted")
+                    else:
+                        reply.turn = replace(reply.turn, failed=self.loop.time())
+                        self._fail(reply.turn, error, "the reply function")
+                await self._play_out(reply)
+        finally:
+            reply.cancelled = True
+            self._outbox.let_go()
+
+    async def _reply_to(self, reply: Reply, audio: Audio | None) -> None:
+        args = await self._arguments()
+        fn = self.fn
+        if audio is None:
+            assert self.startup_fn is not None
+            fn, args = self.startup_fn, args[1:]
+        elif isinstance(args[0], WebRTCData):
+            args[0].audio = audio
+        else:
+            args[0] = audio
+        reply.turn = replace(reply.turn, reply_called=self.loop.time())
+        if audio is not None:
+            self._log("pause_detected")
+        self._tell(ReplyStarted(reply.turn.number))
+        await run_reply(reply, fn, args, self._outbox, self.run_sync)
+
+    async def _play_out(self, reply: Reply) -> None:
+        await self._outbox.put(Chunk(reply, last=True))
+        while True:
+            await reply.all_emitted.wait()
+            await self.wait_played(math.inf)
+            if reply.all_emitted.is_set() and not reply.paused:
+                break
+            await reply.resumed.wait()
+        if reply.turn.first_chunk is not None:
+            await reply.sounded.wait()
+        reply.ledger.played(self.playback().played)
+        self._finished(replace(reply.turn, playout_end=self.loop.time()))
+        self._tell(PlayoutFinished(reply.turn.number, reply.ledger.heard()))
+
+    async def _arguments(self) -> list[Any]:
+        """The reply function's arguments, with room for the audio in front."""
+        if self._takes_args and not self.phone_mode:
+            await self.wait_for_args()
+        elif not isinstance(self.latest_args, list) or not self.phone_mode:
+            self.latest_args = [None]
+        assert isinstance(self.latest_args, list)
+        return self.latest_args[: self._takes]
+
+    def _finished(self, turn: TurnTimeline) -> None:
+        """The reply is over: nothing of it will be heard from now on."""
+        assert self._reply is not None
+        self._reply.turn = turn
+        self._reply = None
+        if self._takes_args:
+            self.reset()  # each turn asks for its arguments anew
+        self._turns.append(turn)
+        times = turn.as_dict()
+        turn_log.info("turn %d: %s", turn.number, _in_words(turn), extra={"turn": times})
+        self._send(json.dumps({"type": "turn", "data": times}))
+
+    def _fail(self, turn: TurnTimeline | None, error: Exception, what: str) -> None:
+        number = 0 if turn is None else turn.number
+        logger.error("%s failed in turn %d", what, number, exc_info=error)
+        self._tell(ReplyFailed(number, error))
+        self.tell_error(error, f"{what} failed")
+        if self.on_turn_error == "end":
+            self._outbox.fail(error)
+
+    # -- speaking
+
+    async def emit(self) -> EmitType:
+        """Speak: the next chunk of the reply under way."""
+        while True:
+            chunk = await self._outbox.take()
+            reply = chunk.reply
+            if reply is not self._reply:
+                continue
+            if chunk.last:
+                self._all_emitted(reply)
+                continue
+            if self.phone_mode and isinstance(chunk.outputs, AdditionalOutputs):
+                self.latest_args = [None, *chunk.outputs.args]
+            if chunk.audio is not None:
+                self._emitting(reply, chunk)
+            extra = chunk.close or chunk.outputs
+            if chunk.audio is None:
+                return extra
+            return chunk.audio if extra is None else (chunk.audio, extra)  # type: ignore[return-value]
+
+    def _emitting(self, reply: Reply, chunk: Chunk) -> None:
+        assert chunk.audio is not None
+        playback = self.playback()
+        position = playback.played + playback.waiting
+        reply.ledger.played(playback.played)
+        reply.ledger.begin(position)
+        reply.ledger.add(*chunk.audio, chunk.text)
+        if reply.turn.first_chunk is None:
+            reply.turn = replace(reply.turn, first_chunk=self.loop.time())
+            self._log("response_starting")
+            self.loop.create_task(self._watch_first_frame(reply, position))
+
+    async def _watch_first_frame(self, reply: Reply, position: float) -> None:
+        await self.wait_played(position)
+        if self.playback().played > position and reply is self._reply:
+            reply.turn = replace(reply.turn, first_frame=self.loop.time())
+            self._tell(FirstAudio(reply.turn.number))
+        reply.sounded.set()
+
+    def _all_emitted(self, reply: Reply) -> None:
+        if reply.turn.first_chunk is None:
+            self._log("response_starting")
+        reply.ledger.close()
+        reply.all_emitted.set()
+
+    # -- telling
+
+    def _tell(self, event: TurnEvent) -> None:
+        if self._on_event is not None:
+            self._on_event(event)
+
+    def _log(self, text: str) -> None:
+        self._send(messages.encode(messages.Log(text)))
+
+    def _send(self, text: str) -> None:
+        """Tell the page, if it listens."""
+        if self.channel is not None:
+            try:
+                self.channel.send(text)
+            except (anyio.ClosedResourceError, anyio.WouldBlock):
+                return  # there is nobody to tell, or nobody who listens
+
+
+def _in_words(turn: TurnTimeline) -> str:
+    how = "interrupted" if turn.interrupted is not None else "failed" if turn.failed is not None else "played"
+    response = turn.response_time
+    return how if response is None else f"{how}, first sound {response:.3f} s after the user"

@@ -1,0 +1,123 @@
+"""What happened in a turn, and when: events for the application, and the turn's times."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TypeAlias
+
+from .detector import DetectorEvent
+from .ledger import Heard
+
+
+@dataclass(frozen=True, slots=True)
+class TurnTimeline:
+    """The times of one turn, in seconds on the event loop's clock (monotonic); None for what has not happened.
+
+    Attributes:
+        number: Turns count from 1; 0 is the greeting of `startup_fn`.
+        speech_start: The user began to speak: when it was said, not when it was sure.
+        speech_end: He stopped.
+        turn_end: It was decided that he has finished.
+        reply_called: The reply function was called (after its arguments had come).
+        first_chunk: It yielded its first audio.
+        first_frame: The first of that left for the peer.
+        playout_end: The last of it left.
+        interrupted: The reply was interrupted.
+        failed: The reply function raised.
+    """
+
+    number: int
+    speech_start: float | None = None
+    speech_end: float | None = None
+    turn_end: float | None = None
+    reply_called: float | None = None
+    first_chunk: float | None = None
+    first_frame: float | None = None
+    playout_end: float | None = None
+    interrupted: float | None = None
+    failed: float | None = None
+
+    @property
+    def response_time(self) -> float | None:
+        """Seconds from the end of the user's speech to the first sound of the answer, or None."""
+        if self.speech_end is None or self.first_frame is None:
+            return None
+        return self.first_frame - self.speech_end
+
+    def as_dict(self) -> dict[str, float | int | None]:
+        """The same as a dict, for logs and messages."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyStarted:
+    """The reply function is called.
+
+    Attributes:
+        turn: Number of the turn it answers.
+    """
+
+    turn: int
+
+
+@dataclass(frozen=True, slots=True)
+class FirstAudio:
+    """The first sound of the reply left for the peer."""
+
+    turn: int
+
+
+@dataclass(frozen=True, slots=True)
+class PlayoutFinished:
+    """The reply was played to its end.
+
+    Attributes:
+        turn: Number of the turn it answers.
+        heard: What the peer heard: everything.
+    """
+
+    turn: int
+    heard: Heard
+
+
+@dataclass(frozen=True, slots=True)
+class Interrupted:
+    """The reply was interrupted, and what waited of it was dropped.
+
+    Attributes:
+        turn: Number of the turn it answers.
+        position: What the peer had heard by then.
+    """
+
+    turn: int
+    position: Heard
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """An interruption was none: the reply goes on from where it was.
+
+    Attributes:
+        turn: Number of the turn it answers.
+        position: What the peer had heard by then.
+    """
+
+    turn: int
+    position: Heard
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyFailed:
+    """The reply function raised, or yielded what is no audio.
+
+    Attributes:
+        turn: Number of the turn it should have answered.
+        error: What it raised, or the `MediaError`.
+    """
+
+    turn: int
+    error: Exception
+
+
+ReplyEvent: TypeAlias = ReplyStarted | FirstAudio | PlayoutFinished | Interrupted | Resumed | ReplyFailed
+TurnEvent: TypeAlias = DetectorEvent | ReplyEvent

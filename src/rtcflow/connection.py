@@ -336,7 +336,7 @@ class Connection:
             try:
                 await self._live()
             except BaseExceptionGroup as group:
-                error = _sole_error(group)
+                error = sole_error(group)
                 self._record(End(EndCause.HANDLER_RAISED, f"the handler raised {error!r}", error))
             finally:
                 self._record(End(EndCause.CANCELLED, "cancelled"))
@@ -489,7 +489,7 @@ class Connection:
                 await shut_down(self.handler, self._timeouts.shutdown)
                 closing.cancel_scope.cancel()
         except BaseExceptionGroup as group:
-            error = _sole_error(group)
+            error = sole_error(group)
         if error is not None:
             raise error
 
@@ -788,7 +788,7 @@ def _in_words(what: str, error: BaseException) -> str:
     return f"{what}: {cause}" if cause is not None and str(cause) else what
 
 
-def _sole_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
+def sole_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
     """The one error in a (nested) group, or the group if there are several."""
     error: BaseException = group
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:

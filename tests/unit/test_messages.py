@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 
 from rtcflow.exceptions import RemoteProtocolError
 from rtcflow.protocol.messages import (
+    DIGITS,
     MAX_MESSAGE_SIZE,
     AppMessage,
+    Dtmf,
     EndStream,
     Error,
     FetchOutput,
@@ -33,6 +35,7 @@ ours = st.one_of(
     st.just(SendInput()),
     st.just(FetchOutput()),
     st.just(UpdateConnection()),
+    st.sampled_from(DIGITS).map(Dtmf),
     *(st.builds(kind, any_text) for kind in (EndStream, StopWord, Log, Error, Warning)),
 )
 types = ["send_input", "fetch_output", "end_stream", "stopword", "log", "error", "warning", "update_connection"]
@@ -89,6 +92,8 @@ def test_any_text_is_a_message(text: str) -> None:
         ('{"type": "update_connection", "data": "closed"}', UpdateConnection("closed")),
         ('{"type": "error", "message": "no", "data": "no"}', Error("no")),
         ('{"type": "warning", "message": "hm", "data": "hm"}', Warning("hm")),
+        ('{"type": "dtmf", "data": "#"}', Dtmf("#")),
+        ('{"type": "dtmf", "data": "10"}', AppMessage('{"type": "dtmf", "data": "10"}')),
         ("hello", AppMessage("hello")),
     ],
 )

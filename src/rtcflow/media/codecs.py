@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..exceptions import MediaError
-from ..frames import CHANNELS, LAYOUTS, ChannelLayout
+from ..frames import CHANNELS, ChannelLayout
 from . import g711
 
 OPUS_RATES: Final = (8000, 12000, 16000, 24000, 48000)
@@ -72,7 +72,7 @@ class G711Coder:
 
 
 class OpusCoder:
-    """Opus, one packet per payload. Decodes to 48,000 Hz always; encodes 20 ms of samples at `sample_rate` at a time."""
+    """Opus, one packet per payload. Decodes to 48,000 Hz always; encodes 20 ms at `sample_rate` at a time."""
 
     def __init__(self, layout: ChannelLayout, sample_rate: int) -> None:
         if sample_rate not in OPUS_RATES:
@@ -100,7 +100,7 @@ class OpusCoder:
             frames = self._decoder.decode(av.Packet(payload))
         except av.FFmpegError as error:
             raise MediaError(f"{len(payload)} bytes that are no Opus packet", "one packet (RFC 6716)") from error
-        parts = [_from_interleaved(frame.to_ndarray().reshape(-1), self._channels) for frame in frames]
+        parts = [_from_interleaved(frame.to_ndarray().astype(np.int16).reshape(-1), self._channels) for frame in frames]
         return np.concatenate(parts, axis=1) if parts else np.zeros((self._channels, 0), np.int16)
 
 
@@ -122,9 +122,9 @@ def to_channels(samples: NDArray[np.int16], channels: int) -> NDArray[np.int16]:
         return samples
     if channels == 2:
         return np.repeat(samples, 2, axis=0)
-    return samples.mean(axis=0, keepdims=True).round().astype(np.int16)
+    averaged: NDArray[np.int16] = samples.mean(axis=0, keepdims=True).round().astype(np.int16)
+    return averaged
 
 
 def _from_interleaved(samples: NDArray[np.int16], channels: int) -> NDArray[np.int16]:
-    assert channels in LAYOUTS
     return samples.reshape(1, -1) if channels == 1 else np.ascontiguousarray(samples.reshape(-1, channels).T)

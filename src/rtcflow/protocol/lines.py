@@ -5,8 +5,8 @@ messages into events and commands into messages, in both roles (the server's, an
 tests). A codec is pure: it knows the line's state, no clock and no socket.
 
 Whatever a codec cannot read is a `RemoteProtocolError` that carries the close code of RFC 6455 section 7.4.1:
-1007 where the content is wrong (not JSON, wrong shape, bad base64), 1003 where the kind is (text where binary was agreed,
-a format that cannot be served), 1002 where the order is, 1008 where a limit is, 1009 where the size is.
+1007 where the content is wrong (not JSON, wrong shape, bad base64), 1003 where the kind is (text where binary was
+agreed, a format that cannot be served), 1002 where the order is, 1008 where a limit is, 1009 where the size is.
 """
 
 from __future__ import annotations
@@ -221,12 +221,14 @@ class LineCodec(ABC):
         name: The carrier's name in routes and logs.
         marks: Whether the far side can tell what was played.
         clears: Whether the far side can be told to drop what it buffered.
+        ordered: Whether media comes in order.
         call: How the call began, or None.
     """
 
     name: ClassVar[str]
     marks: bool = True
     clears: bool = True
+    ordered: ClassVar[bool] = True
 
     def __init__(self) -> None:
         self.call: CallStarted | None = None
@@ -441,6 +443,9 @@ class Reorder:
         bound: The most items that wait for an earlier one; 5 are 100 ms.
     """
 
+    RESTART = 50
+    """By how much a number must fall to mean that the far side counts anew: 1 s."""
+
     def __init__(self, bound: int = 5) -> None:
         self.bound = bound
         self.late = 0
@@ -452,6 +457,9 @@ class Reorder:
         if media.chunk is None:
             return [media]
         if self._next is None:
+            self._next = media.chunk
+        if media.chunk < self._next - self.RESTART:
+            self._waiting.clear()
             self._next = media.chunk
         if media.chunk < self._next or media.chunk in self._waiting:
             self.late += 1

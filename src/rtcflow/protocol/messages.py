@@ -22,6 +22,9 @@ MAX_MESSAGE_SIZE: Final = 65_536
 
 HANDSHAKE: Final = "handshake"
 
+DIGITS: Final = "0123456789*#ABCD"
+"""The keys of a telephone (ITU-T Q.23)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Handshake:
@@ -105,6 +108,17 @@ class UpdateConnection:
 
 
 @dataclass(frozen=True, slots=True)
+class Dtmf:
+    """The peer pressed a key of a telephone; on telephone lines the carrier says so.
+
+    Attributes:
+        digit: One of ``0123456789*#ABCD``.
+    """
+
+    digit: str
+
+
+@dataclass(frozen=True, slots=True)
 class AppMessage:
     """Text of the application's own, as it came.
 
@@ -116,7 +130,17 @@ class AppMessage:
 
 
 Message: TypeAlias = (
-    Handshake | SendInput | FetchOutput | EndStream | StopWord | Log | Error | Warning | UpdateConnection | AppMessage
+    Handshake
+    | SendInput
+    | FetchOutput
+    | EndStream
+    | StopWord
+    | Log
+    | Error
+    | Warning
+    | UpdateConnection
+    | Dtmf
+    | AppMessage
 )
 
 _READERS: Mapping[str, Callable[[Any], Message | None]] = {
@@ -127,6 +151,7 @@ _READERS: Mapping[str, Callable[[Any], Message | None]] = {
     "log": lambda data: Log(data) if isinstance(data, str) else None,
     "error": lambda data: Error(data) if isinstance(data, str) else None,
     "warning": lambda data: Warning(data) if isinstance(data, str) else None,
+    "dtmf": lambda data: Dtmf(data) if isinstance(data, str) and len(data) == 1 and data in DIGITS else None,
     "update_connection": lambda data: UpdateConnection(data) if data == "closed" else None,
 }
 
@@ -154,6 +179,8 @@ def encode(message: Message) -> str:
             return json.dumps({"type": "warning", "message": text, "data": text})
         case UpdateConnection(state):
             return _typed("update_connection", state)
+        case Dtmf(digit):
+            return _typed("dtmf", digit)
 
 
 def _typed(type_: str, data: str | list[Any]) -> str:

@@ -19,7 +19,7 @@ those that asked for them: FastRTC's own clients see nothing they do not know.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final, cast
+from typing import Any, ClassVar, Final
 
 from ..exceptions import RemoteProtocolError
 from ..frames import CHANNELS, ChannelLayout
@@ -226,9 +226,9 @@ def read_wish(said: dict[str, Any]) -> Wish:
             raise wrong(f"{key!r} must be true or false")
         switches[key] = value
     return Wish(
-        codec=cast("CodecName", codec),
+        codec=codec,
         sample_rate=sample_rate,
-        layout=cast("ChannelLayout", layout),
+        layout=layout,
         named=not said.keys().isdisjoint(("codec", "sample_rate", "layout", "binary", "clear", "marks")),
         **switches,
     )
@@ -258,4 +258,4 @@ def _read_format(said: dict[str, Any]) -> MediaFormat:
     codec, layout, rate = read_text(said, "codec"), read_text(said, "layout"), read_count(said, "sample_rate")
     if codec not in CODECS or layout not in CHANNELS or rate is None:
         raise wrong("a format needs codec, sample_rate and layout")
-    return MediaFormat(cast("CodecName", codec), rate, cast("ChannelLayout", layout))
+    return MediaFormat(codec, rate, layout)

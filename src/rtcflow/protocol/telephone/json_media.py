@@ -145,6 +145,10 @@ def _mime_format(said: Mapping[str, Any], carrier: str) -> MediaFormat:
     )
 
 
+def _format(call: CallStarted | None) -> MediaFormat:
+    return (None if call is None else call.format) or TELEPHONE
+
+
 _MIME: dict[str, str] = {"mulaw": "audio/x-mulaw", "pcm_s16le": "audio/x-l16"}
 
 
@@ -174,12 +178,9 @@ class TwilioCodec(JsonMediaCodec):
         raise unknown_event(event, "connected, start, media, dtmf, mark, stop")
 
     def _write(self, event: str, **parts: object) -> str:
-        return write(
-            {"event": event, "sequenceNumber": str(self._sequence), "streamSid": self._stream_id, **parts}
-        )
+        return write({"event": event, "sequenceNumber": str(self._sequence), "streamSid": self._stream_id, **parts})
 
     def _encode_start(self, event: CallStarted) -> str:
-        assert event.format is not None
         start = {
             "accountSid": "AC" + 32 * "0",
             "streamSid": event.stream_id,
@@ -187,8 +188,8 @@ class TwilioCodec(JsonMediaCodec):
             "tracks": ["inbound"],
             "customParameters": _with_numbers(event),
             "mediaFormat": {
-                "encoding": _MIME[event.format.codec],
-                "sampleRate": event.format.sample_rate,
+                "encoding": _MIME[_format(event).codec],
+                "sampleRate": _format(event).sample_rate,
                 "channels": 1,
             },
         }
@@ -240,6 +241,7 @@ class TelnyxCodec(JsonMediaCodec):
     """
 
     name: ClassVar[str] = "telnyx"
+    ordered: ClassVar[bool] = False
     _FORMATS: ClassVar[dict[tuple[str, int | None], MediaFormat]] = {
         ("PCMU", 8000): TELEPHONE,
         ("PCMA", 8000): MediaFormat("alaw", 8000),
@@ -279,19 +281,16 @@ class TelnyxCodec(JsonMediaCodec):
         raise unknown_event(event, "connected, start, media, dtmf, mark, error, stop")
 
     def _write(self, event: str, **parts: object) -> str:
-        return write(
-            {"event": event, "sequence_number": str(self._sequence), "stream_id": self._stream_id, **parts}
-        )
+        return write({"event": event, "sequence_number": str(self._sequence), "stream_id": self._stream_id, **parts})
 
     def _encode_start(self, event: CallStarted) -> str:
-        assert event.format is not None
-        encoding = {"mulaw": "PCMU", "alaw": "PCMA"}[event.format.codec]
+        encoding = {"mulaw": "PCMU", "alaw": "PCMA"}[_format(event).codec]
         start: dict[str, object] = {
             "call_control_id": event.call_id,
             "from": event.caller,
             "to": event.callee,
             "custom_parameters": dict(event.custom),
-            "media_format": {"encoding": encoding, "sample_rate": event.format.sample_rate, "channels": 1},
+            "media_format": {"encoding": encoding, "sample_rate": _format(event).sample_rate, "channels": 1},
         }
         return self._write("start", start=start)
 
@@ -353,13 +352,12 @@ class PlivoCodec(JsonMediaCodec):
         return write({"event": event, "sequenceNumber": self._sequence, "streamId": self._stream_id, **parts})
 
     def _encode_start(self, event: CallStarted) -> str:
-        assert event.format is not None
         start: dict[str, object] = {
             "callId": event.call_id,
             "streamId": event.stream_id,
             "accountId": "0",
             "tracks": ["inbound"],
-            "mediaFormat": {"encoding": _MIME[event.format.codec], "sampleRate": event.format.sample_rate},
+            "mediaFormat": {"encoding": _MIME[_format(event).codec], "sampleRate": _format(event).sample_rate},
         }
         headers = write_extra_headers(_with_numbers(event))
         return write({"event": "start", "sequenceNumber": self._sequence, "start": start, "extra_headers": headers})
@@ -379,7 +377,7 @@ class PlivoCodec(JsonMediaCodec):
         """See `LineCodec.send`."""
         match command:
             case SendMedia(payload):
-                agreed = (self.call.format if self.call is not None else None) or TELEPHONE
+                agreed = _format(self.call)
                 media = {
                     "contentType": _MIME[agreed.codec],
                     "sampleRate": agreed.sample_rate,
@@ -398,7 +396,7 @@ class PlivoCodec(JsonMediaCodec):
         match said.get("event"):
             case "playAudio":
                 media = read_object(said, "media")
-                agreed = (self.call.format if self.call is not None else None) or TELEPHONE
+                agreed = _format(self.call)
                 told = (read_text(media, "contentType"), read_count(media, "sampleRate"))
                 if told != (_MIME[agreed.codec], agreed.sample_rate):
                     raise wrong(f"the stream is {_MIME[agreed.codec]};rate={agreed.sample_rate}, not {told}")
@@ -412,7 +410,7 @@ class PlivoCodec(JsonMediaCodec):
 
 
 def read_extra_headers(value: object) -> dict[str, str]:
-    """Plivo's ``extra_headers``: ``a=b;c=d``, each value percent-encoded as `write_extra_headers` does; or an object."""
+    """Plivo's ``extra_headers``: ``a=b;c=d``, percent-encoded as by `write_extra_headers`; or an object."""
     if value is None or isinstance(value, dict):
         return read_parameters(value)
     if not isinstance(value, str):

@@ -38,6 +38,7 @@ from ..lines import (
 )
 
 SAMPLE_RATES: Final = (8000, 16000, 24000)
+DEFAULT: Final = MediaFormat("pcm_s16le", 16000)
 MAX_AUDIO: Final = 1 << 16
 """The longest binary message that is audio, in bytes: 2 s at 16 kHz. Vonage sends 20 ms."""
 
@@ -83,12 +84,11 @@ class VonageCodec(LineCodec):
             case Media(payload):
                 return payload
             case CallStarted():
-                assert event.format is not None
                 ours = {"call_id": event.call_id, "caller": event.caller, "callee": event.callee}
                 return write(
                     {
                         "event": "websocket:connected",
-                        "content-type": content_type(event.format.sample_rate),
+                        "content-type": content_type((event.format or DEFAULT).sample_rate),
                         **{name: value for name, value in ours.items() if value},
                         **event.custom,
                     }

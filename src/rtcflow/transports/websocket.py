@@ -1,0 +1,79 @@
+"""A call of a WebSocket client: FastRTC's protocol, and what a client may ask for beyond it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Final
+
+from ..frames import AudioFormat
+from ..media.codecs import OPUS_RATES
+from ..media.playout import Latency
+from ..protocol.lines import CallStarted, LineCodec, MediaFormat, SendAccepted
+from ..protocol.websocket import WebSocketCodec, Wish
+from .websocket_line import LineLimits, LineSocket, LineTransport, open_line
+
+if TYPE_CHECKING:
+    from starlette.websockets import WebSocket
+
+BUFFERED_AHEAD: Final = 0.06
+"""Seconds by which audio leaves early for a client that can be told to drop it: three frames against the jitter of a
+TCP connection. A client that cannot be told gets it in real time, so that barge-in stays quick."""
+
+
+class WebSocketTransport(LineTransport):
+    """One WebSocket client; opened by `open_websocket_transport`.
+
+    The formats are the client's wish, else the handler's own (mu-law at its rates, as FastRTC has it).
+
+    Attributes:
+        session_id: What the client is told its connection's id is; its own choice unless set before `start`.
+    """
+
+    kind = "websocket"
+    session_id: str = ""
+
+    @property
+    def wish(self) -> Wish:
+        """What the client asked for."""
+        return self._codec.wish if isinstance(self._codec, WebSocketCodec) else Wish()
+
+    def _agree(self, receive: AudioFormat, send: AudioFormat) -> tuple[MediaFormat, MediaFormat]:
+        wish = self.wish
+        heard, spoken = wish.sample_rate or receive.sample_rate, wish.sample_rate or send.sample_rate
+        if wish.codec == "opus":
+            heard, spoken = 48000, spoken if spoken in OPUS_RATES else 48000
+        return MediaFormat(wish.codec, heard, wish.layout), MediaFormat(wish.codec, spoken, wish.layout)
+
+    def _tell_agreed(self, receive: MediaFormat, send: MediaFormat) -> None:
+        if self.wish.named:
+            self._outbox.put(self._codec.send(SendAccepted(self.session_id or self.call.call_id, receive, send)))
+
+
+@asynccontextmanager
+async def open_websocket_transport(
+    websocket: WebSocket, *, limits: LineLimits | None = None, latency: Latency = Latency.BUFFERED
+) -> AsyncIterator[WebSocketTransport]:
+    """Serve a WebSocket client: accept it and wait for its ``start``.
+
+    Args:
+        websocket: Starlette's, of any ASGI server on any backend.
+        limits: What the client may do.
+        latency: What is done about audio that queues up.
+
+    Yields:
+        The transport, for `run_connection`; closed at the end of the block.
+
+    Raises:
+        NegotiationTimeout: No ``start`` came in time; the socket was closed with 1008.
+        RemoteProtocolError: Something else came; the socket was closed with `close_code` and the reason.
+        anyio.EndOfStream: The client left before.
+        anyio.BrokenResourceError: The link failed before.
+    """
+
+    def make_transport(socket: LineSocket, codec: LineCodec, call: CallStarted) -> WebSocketTransport:
+        ahead = BUFFERED_AHEAD if codec.clears else 0.0
+        return WebSocketTransport(socket, codec, call, ahead=ahead, latency=latency)
+
+    async with open_line(websocket, lambda _: WebSocketCodec(), make_transport, limits or LineLimits()) as transport:
+        yield transport

@@ -2,7 +2,8 @@
 
 RTCFlowError
 ├── NegotiationError              the two sides cannot agree; `status` is the HTTP status to answer with
-│   ├── InvalidOffer              the offer, candidate or request makes no sense (400 or 422)
+│   ├── InvalidOffer              the offer or request makes no sense (400, 413 or 422)
+│   │   └── InvalidCandidate      … or the ICE candidate
 │   ├── UnsupportedMedia          a sound offer that this handler or build cannot serve (415 or 422)
 │   ├── TooManyConnections        no slot or no worker thread is free (503); `limit`
 │   ├── NotAuthorized             the authorize hook refused (401 or 403)
@@ -50,6 +51,12 @@ class InvalidOffer(NegotiationError):
     """The offer, candidate or request could not be understood."""
 
     code = "invalid_offer"
+
+
+class InvalidCandidate(InvalidOffer):
+    """The ICE candidate could not be understood."""
+
+    code = "invalid_candidate_format"
 
 
 class UnsupportedMedia(NegotiationError):

@@ -21,6 +21,15 @@ from ._bridge import Event
 from ._loop import HandlerLoop
 from ._version import __version__
 from .abc import MediaOffer, Transport, TransportStatistics
+from .audio import (
+    aggregate_bytes_to_16bit,
+    async_aggregate_bytes_to_16bit,
+    audio_to_bytes,
+    audio_to_file,
+    audio_to_float32,
+    audio_to_int16,
+    wait_for_item,
+)
 from .connection import Connection, ConnectionStatistics, End, EndCause, Timeouts, run_connection
 from .context import Context, get_current_context
 from .exceptions import (
@@ -107,8 +116,15 @@ __all__ = [
     "WebRTCTransport",
     "WorkerThreads",
     "__version__",
+    "aggregate_bytes_to_16bit",
+    "async_aggregate_bytes_to_16bit",
+    "audio_to_bytes",
+    "audio_to_file",
+    "audio_to_float32",
+    "audio_to_int16",
     "get_current_context",
     "memory_pair",
     "open_engine",
     "run_connection",
+    "wait_for_item",
 ]

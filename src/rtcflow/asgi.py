@@ -24,18 +24,15 @@ from starlette.requests import ClientDisconnect, HTTPConnection, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from .exceptions import InvalidOffer, NegotiationError, TooManyConnections
+from .exceptions import InvalidOffer, NegotiationError, UnknownConnection
 from .protocol import signalling
 from .session import Caller
+from .transports.webrtc import WebRTCTransport
 
 if TYPE_CHECKING:
     from .stream import Stream
 
 logger = logging.getLogger(__name__)
-
-BODY_LIMIT: Final = 128 * 1024
-"""The most bytes of a request body: an SDP offer of a browser with audio, video and data has 5 to 15 kB, with simulcast
-and many candidates 40 kB."""
 
 BODY_TIMEOUT: Final = 10.0
 """Seconds in which a body must have come: one that trickles in for ever would keep its task."""
@@ -90,16 +87,17 @@ def mount(stream: Stream, app: Starlette, path: str = "", *, page: bool) -> None
 
 def routes(stream: Stream, path: str = "", *, page: bool = False) -> list[BaseRoute]:
     """All routes of `stream`, for applications that put them in their own place."""
-    from . import asgi_lines
-
     found: list[BaseRoute] = [
         Route(f"{path}/webrtc/offer", _answering(partial(offer, stream)), methods=["POST"]),
         Route(f"{path}/webrtc/configuration", _answering(partial(configuration, stream)), methods=["GET"]),
-        *asgi_lines.routes(stream, path),
     ]
     if page:
         found += _page_routes(path)
-    return found
+    try:
+        from . import asgi_lines
+    except ImportError:
+        return found
+    return [*found, *asgi_lines.routes(stream, path)]
 
 
 # -- the offer route
@@ -108,20 +106,18 @@ def routes(stream: Stream, path: str = "", *, page: bool = False) -> list[BaseRo
 async def offer(stream: Stream, request: Request) -> Response:
     """`POST {path}/webrtc/offer`: an offer gets an answer, a candidate goes to its connection."""
     match signalling.parse_request(await read_body(request)):
-        case signalling.OfferRequest() as wanted:
-            answer = await _answer(stream, caller_of(request), wanted)
-            return JSONResponse({"sdp": answer, "type": "answer", "webrtc_id": wanted.webrtc_id})
-        case signalling.CandidateRequest() as trickled:
-            connection = await stream.session(trickled.webrtc_id).wait_prepared()
-            await connection.transport.add_candidate(trickled.candidate)
-            return JSONResponse({"status": "success"})
-
-
-async def _answer(stream: Stream, caller: Caller, wanted: signalling.OfferRequest) -> str:
-    async with stream.admit(caller, "webrtc", wanted.webrtc_id) as session:
-        transport = await stream.open_webrtc(wanted.sdp)
-        stream.start(session, transport)
-        return transport.answer
+        case signalling.Offer() as wanted:
+            async with stream.admit(caller_of(request), "webrtc", wanted.webrtc_id) as session:
+                transport = await stream.open_webrtc(wanted.sdp)
+                stream.start(session, transport)
+            return JSONResponse(signalling.Answer(transport.answer).to_json())
+        case signalling.CandidateRequest(webrtc_id, candidate):
+            session = stream.session(webrtc_id)
+            connection = await session.wait_prepared()  # browsers find candidates while their offer is on its way
+            if not isinstance(connection.transport, WebRTCTransport):
+                raise UnknownConnection(f"call {webrtc_id} is a {session.kind} call, which has no candidates")
+            await connection.transport.add_candidate(candidate)
+            return JSONResponse(signalling.SUCCESS)
 
 
 async def configuration(stream: Stream, _: Request) -> Response:
@@ -161,16 +157,16 @@ async def read_body(request: Request) -> bytes:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise InvalidOffer(f"the Content-Type is {kind or 'missing'}; send application/json", status=415)
-    too_long = InvalidOffer(f"the body is longer than {BODY_LIMIT // 1024} KiB", status=413)
+    too_long = InvalidOffer(f"the body is longer than {signalling.MAX_BODY} bytes", status=413)
     length = request.headers.get("content-length", "")
-    if length.isdecimal() and int(length) > BODY_LIMIT:
+    if length.isdecimal() and int(length) > signalling.MAX_BODY:
         raise too_long
     body = bytearray()
     try:
         with anyio.fail_after(BODY_TIMEOUT):
             async for chunk in request.stream():
                 body += chunk
-                if len(body) > BODY_LIMIT:
+                if len(body) > signalling.MAX_BODY:
                     raise too_long
     except TimeoutError:
         raise InvalidOffer(f"the body did not come within {BODY_TIMEOUT:g} s", status=408) from None
@@ -187,7 +183,7 @@ def _answering(handle: Callable[[Request], Awaitable[Response]]) -> Callable[[Re
             logger.info("%s %s from %s refused: %s", request.method, request.url.path, caller_of(request), error)
             return failure(error)
         except anyio.ClosedResourceError:
-            return failure(NegotiationError("this call has ended", status=410))
+            return failure(UnknownConnection("this call has ended"))
         except ClientDisconnect:
             return Response(status_code=400)  # nobody reads it
 
@@ -196,15 +192,12 @@ def _answering(handle: Callable[[Request], Awaitable[Response]]) -> Callable[[Re
 
 def failure(error: NegotiationError) -> JSONResponse:
     """The response that tells a caller why it was refused."""
-    meta: dict[str, Any] = {"error": error.code, "message": str(error)}
     headers = {}
-    if isinstance(error, TooManyConnections):
-        meta["limit"] = error.limit
     if error.status == 503:
         headers["Retry-After"] = "5"
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    return JSONResponse({"status": "failed", "meta": meta}, error.status, headers)
+    return JSONResponse(signalling.error_body(error), error.status, headers)
 
 
 # -- the page

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -16,7 +16,7 @@ from .connection import Connection, ConnectionStatistics, End, EndCause, Timeout
 from .context import Context
 from .exceptions import LocalProtocolError
 from .fanout import Fanout
-from .handlers.base import StreamHandlerBase
+from .handlers.base import AsyncStreamHandler, StreamHandlerBase, has_own_method, has_video
 from .outputs import AdditionalOutputs
 from .threads import WorkerThreads
 
@@ -40,9 +40,9 @@ class Caller:
     """
 
     path: str = ""
-    headers: Mapping[str, str] = field(default=_NOTHING, repr=False)
-    query: Mapping[str, str] = field(default=_NOTHING, repr=False)
-    cookies: Mapping[str, str] = field(default=_NOTHING, repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    query: Mapping[str, str] = field(default_factory=dict, repr=False)
+    cookies: Mapping[str, str] = field(default_factory=dict, repr=False)
     remote_address: tuple[str, int] | None = None
     method: str = "POST"
 
@@ -219,13 +219,11 @@ def describe_end(session: Session, end: End, figures: ConnectionStatistics, seco
 
 
 def threads_needed(handler: StreamHandlerBase) -> int:
-    """How many worker threads a connection with this handler may hold at once: none for async handlers.
+    """How many worker threads a connection with this handler holds at once: none for async handlers.
 
-    One each for `receive` and `emit`, for `start_up`, and for `video_receive` and `video_emit`.
+    One each for those of `receive`, `emit`, `start_up`, `video_receive` and `video_emit` that it has.
     """
-    if handler.is_async:
+    if isinstance(handler, AsyncStreamHandler):
         return 0
-    methods: tuple[Callable[..., object] | None, ...] = tuple(
-        getattr(handler, name, None) for name in ("receive", "emit", "start_up", "video_receive", "video_emit")
-    )
-    return sum(method is not None for method in methods)
+    audio = 2 + has_own_method(handler, "start_up")
+    return audio + 2 if has_video(handler) else audio

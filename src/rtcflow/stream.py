@@ -21,7 +21,7 @@ import anyio.to_thread
 
 from ._bridge import current_loop_token
 from .abc import Transport
-from .connection import End, Timeouts, shut_down
+from .connection import End, Timeouts, shut_down, sole_error
 from .exceptions import (
     ApplicationFailed,
     ConnectionExists,
@@ -75,7 +75,7 @@ class Stream:
     Args:
         handler: The one that is copied for each caller; itself it never runs.
         modality: ``"audio"`` or ``"audio-video"``. An audio-video handler also serves callers without a camera.
-        mode: What callers may do: ``"send-receive"``, ``"send"`` (the handler only listens) or ``"receive"`` (it only
+        mode: What WebRTC callers may do: ``"send-receive"``, ``"send"`` (the handler only listens) or ``"receive"`` (it only
             speaks).
         concurrency_limit: How many may be served at once, over all transports; None for no limit.
         time_limit: Seconds after which a connection is ended, counted from connected; None for no limit.
@@ -162,18 +162,21 @@ class Stream:
                 raise RuntimeError("this stream is running in another event loop; make one Stream for each server")
             yield self
             return
-        async with anyio.create_task_group() as outer:
-            engine = _EngineRoom(outer, self._webrtc)
-            try:
-                async with anyio.create_task_group() as connections:
-                    self._room = _Room(token, connections, engine)
-                    try:
-                        yield self
-                    finally:
-                        await self._close_all()
-                        connections.cancel_scope.cancel()
-            finally:
-                engine.stop()  # after the connections: their goodbyes go through it
+        try:
+            async with anyio.create_task_group() as outer:
+                engine = _EngineRoom(outer, self._webrtc)
+                try:
+                    async with anyio.create_task_group() as connections:
+                        self._room = _Room(token, connections, engine)
+                        try:
+                            yield self
+                        finally:
+                            await self._close_all()
+                            connections.cancel_scope.cancel()
+                finally:
+                    engine.stop()  # after the connections: their goodbyes go through it
+        except BaseExceptionGroup as group:
+            raise sole_error(group) from None  # tasks in here are supervised: this is what the block itself raised
 
     async def _close_all(self) -> None:
         self._room = None  # admits nobody from here on
@@ -314,7 +317,13 @@ class Stream:
             UnsupportedMedia: It offers nothing that this stream's handler can use.
         """
         engine = await self._get_room().engine.get()
-        return await engine.answer(offer_sdp)
+        return await engine.answer(
+            offer_sdp,
+            video=self.modality is not Modality.AUDIO,
+            send=self.mode is not Mode.SEND,
+            receive=self.mode is not Mode.RECEIVE,
+            latency=self.latency,
+        )
 
     def start(self, session: Session, transport: Transport, custom: Mapping[str, str] = MappingProxyType({})) -> None:
         """Serve `session` over `transport` in the stream's own task group, from now until its end."""

@@ -1,0 +1,290 @@
+"""The command line: `rtcflow demo`, `rtcflow serve`, `rtcflow call`."""
+
+from __future__ import annotations
+
+import enum
+import importlib
+import importlib.util
+import json
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Awaitable, Callable
+from contextlib import closing
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
+
+import anyio
+
+if TYPE_CHECKING:
+    from .call import CallReport
+    from .stream import Stream
+
+GRACE: Final = 1.0
+"""Seconds that requests under way get when the server is stopped; calls get `stream.CLOSING` beside that."""
+
+
+def main() -> None:
+    """The console script."""
+    try:
+        import rich
+        import typer
+    except ModuleNotFoundError as error:
+        print(f"rtcflow's command line needs {error.name}; install rtcflow[cli]", file=sys.stderr)
+        raise SystemExit(2) from None
+    del rich, typer
+    _commands()()
+
+
+class Backend(enum.StrEnum):
+    """The event loops that a server, or a call, can run on."""
+
+    trio = "trio"
+    asyncio = "asyncio"
+
+
+def _commands() -> Any:
+    import typer
+
+    app = typer.Typer(
+        help="Real-time audio and video handlers over WebRTC, WebSocket and telephone lines.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+
+    backend_option = typer.Option(help="The event loop.")
+    host_option = typer.Option(help="The address to listen on; 0.0.0.0 is every one of this machine.")
+    port_option = typer.Option(help="The port to listen on; 0 finds a free one.", min=0, max=65535)
+
+    @app.command()
+    def demo(
+        backend: Annotated[Backend, backend_option] = Backend.trio,
+        host: Annotated[str, host_option] = "127.0.0.1",
+        port: Annotated[int, port_option] = 8000,
+    ) -> None:
+        """Serve an echo, and a page to talk to it."""
+        from .demo import stream
+
+        serve_application(stream, "the echo demo", host, port, backend)
+
+    @app.command()
+    def serve(
+        target: Annotated[str, typer.Argument(metavar="MODULE:STREAM", help="A Stream, or an ASGI application.")],
+        backend: Annotated[Backend, backend_option] = Backend.asyncio,
+        host: Annotated[str, host_option] = "127.0.0.1",
+        port: Annotated[int, port_option] = 8000,
+    ) -> None:
+        """Serve a Stream of yours, or an ASGI application that has mounted one."""
+        serve_application(load_target(target), target, host, port, backend)
+
+    @app.command()
+    def call(
+        url: Annotated[str, typer.Argument(help="Where the stream is mounted: http://127.0.0.1:8000")],
+        play: Annotated[Path | None, typer.Option(help="A sound file to play into the call.")] = None,
+        record: Annotated[Path | None, typer.Option(help="A WAV file to record the answer to.")] = None,
+        seconds: Annotated[
+            float | None, typer.Option(help="How long to stay; by default the length of --play and 1 s, or 10 s.", min=0.1)
+        ] = None,
+        as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+        backend: Annotated[Backend, backend_option] = Backend.asyncio,
+    ) -> None:
+        """Call a server without a browser: play a recording, record the answer, measure the line."""
+        raise SystemExit(_call(url, play, record, seconds, backend, as_json=as_json))
+
+    return app
+
+
+def _fail(words: str) -> NoReturn:
+    """One clear line, and out."""
+    print(f"rtcflow: {words}", file=sys.stderr)
+    raise SystemExit(1)
+
+
+def _run(backend: Backend, main: Callable[[], Awaitable[Any]]) -> Any:
+    if backend is Backend.trio:
+        if importlib.util.find_spec("trio") is None:
+            _fail("--backend trio needs trio; install rtcflow[trio]")
+        return anyio.run(main, backend="trio")
+    uvloop = importlib.util.find_spec("uvloop") is not None
+    return anyio.run(main, backend="asyncio", backend_options={"use_uvloop": uvloop})
+
+
+# -- serving
+
+
+def load_target(target: str) -> Any:
+    """The object that ``module:name`` names, looked for in the current directory first."""
+    module_name, separator, name = target.partition(":")
+    if not separator or not module_name or not name:
+        _fail(f"{target!r} names nothing to serve; write module:stream, for example rtcflow.demo:stream")
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (module_name == error.name or module_name.startswith(f"{error.name}.")):
+            raise  # an import inside that module failed: its traceback tells where
+        _fail(f"there is no module {error.name!r}, here ({Path.cwd()}) or installed")
+    found: Any = module
+    try:
+        for part in name.split("."):
+            found = getattr(found, part)
+    except AttributeError:
+        _fail(f"module {module_name!r} has no {name!r}")
+    return found
+
+
+def serve_application(served: Stream | Any, name: str, host: str, port: int, backend: Backend) -> None:
+    """Serve a Stream, or an ASGI application, until it is told to stop by Ctrl-C or SIGTERM."""
+    from .stream import Stream
+
+    if importlib.util.find_spec("hypercorn") is None:
+        _fail("serving needs hypercorn; install rtcflow[server]")
+    stream = served if isinstance(served, Stream) else None
+    application = stream.asgi if stream is not None else served
+    if not callable(application):
+        _fail(f"{name} is a {type(served).__name__}, neither a Stream nor an ASGI application")
+    # Received packets and playout share the interpreter with everybody's Python code (see WebRTCConfig.switch_interval).
+    sys.setswitchinterval(0.0005)
+    _log_to_terminal()
+    try:
+        listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        _fail(f"cannot listen on {host}:{port}: {error.strerror}")
+    with closing(listener):
+        shown = f"[{host}]" if ":" in host else host
+        print(f"Serving {name} on http://{shown}:{listener.getsockname()[1]} with {backend}. Ctrl-C ends it.", flush=True)
+        _run(backend, partial(_serve, application, stream, listener, backend))
+    print("Ended.", flush=True)
+
+
+async def _serve(application: Any, stream: Stream | None, listener: socket.socket, backend: Backend) -> None:
+    from hypercorn.config import Config
+
+    if backend is Backend.trio:
+        from hypercorn.trio import serve
+    else:
+        from hypercorn.asyncio import serve
+
+    config = Config()
+    config.bind = [f"fd://{listener.detach()}"]  # hypercorn closes it
+    config.graceful_timeout = GRACE
+    config.loglevel = "WARNING"
+
+    async def shutdown_trigger() -> None:
+        await _wait_for_signal()
+        for session in stream.connections.values() if stream is not None else ():
+            session.close("the server is shutting down")
+
+    await serve(application, config, shutdown_trigger=shutdown_trigger)
+
+
+async def _wait_for_signal() -> None:
+    if sys.platform == "win32":
+        await anyio.sleep_forever()  # Ctrl-C arrives as KeyboardInterrupt
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async for _ in signals:
+            return
+
+
+def _log_to_terminal() -> None:
+    from rich.console import Console
+    from rich.logging import RichHandler
+
+    console = Console(stderr=True, soft_wrap=True)
+    handler = RichHandler(console=console, show_path=False, markup=False, log_time_format="%X")
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler], force=True)
+    logging.getLogger("rtcflow").setLevel(logging.INFO)
+
+
+# -- calling
+
+
+def _call(
+    url: str, play: Path | None, record: Path | None, seconds: float | None, backend: Backend, *, as_json: bool
+) -> int:
+    from .call import RATE, read_audio, write_wav
+
+    samples = None
+    if play is not None:
+        try:
+            samples = read_audio(play)
+        except (OSError, ValueError) as error:
+            _fail(f"cannot play {play}: {getattr(error, 'strerror', None) or error}")
+    if seconds is None:
+        seconds = 10.0 if samples is None else samples.shape[1] / RATE + 1.0
+    if record is not None and not record.absolute().parent.is_dir():
+        _fail(f"cannot record to {record}: there is no such folder")
+    try:
+        report, setup = _run(backend, partial(_hold, url, samples, seconds))
+    except KeyboardInterrupt:
+        _fail("interrupted before the call was up")
+    if record is not None:
+        try:
+            write_wav(record, report.recording)
+        except OSError as error:
+            _fail(f"cannot record to {record}: {error.strerror}")
+    if as_json:
+        print(json.dumps(_figures(report, url, setup)))
+    else:
+        _print_report(_figures(report, url, setup), record)
+    return 1 if report.failed else 0
+
+
+async def _hold(url: str, samples: Any, seconds: float) -> tuple[CallReport, float]:
+    """Call, hold the call, hang up: at the end of `seconds`, or at Ctrl-C."""
+    from .call import hold_call
+    from .client import connect
+    from .exceptions import NegotiationError, RemoteProtocolError
+
+    began = anyio.current_time()
+    try:
+        async with connect(url) as call:
+            asked = anyio.current_time() - began
+            report = await hold_call(call, samples, seconds, until=_wait_for_signal)
+            return report, asked + report.setup
+    except ModuleNotFoundError as error:
+        _fail(str(error))
+    except (ValueError, ConnectionError) as error:
+        _fail(str(error))
+    except (NegotiationError, RemoteProtocolError) as error:
+        _fail(f"{url}: {error}")
+    except anyio.BrokenResourceError as error:
+        _fail(f"the server answered, but no media could flow: {error.__cause__ or 'the link failed'}")
+
+
+def _figures(report: CallReport, url: str, setup: float) -> dict[str, Any]:
+    figures = {key: value for key, value in asdict(report).items() if key not in {"recording", "messages"}}
+    return {"url": url, **figures, "setup": setup, "messages": [repr(message) for message in report.messages]}
+
+
+def _print_report(figures: dict[str, Any], record: Path | None) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    def milliseconds(value: float | None) -> str:
+        return "–" if value is None else f"{1000 * value:.0f} ms"
+
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="dim")
+    table.add_column()
+    table.add_row("setup", milliseconds(figures["setup"]))
+    table.add_row("duration", f"{figures['duration']:.1f} s")
+    table.add_row("frames", f"{figures['frames_sent']} sent, {figures['frames_received']} received")
+    if figures["packets_lost"]:
+        table.add_row("packets lost", str(figures["packets_lost"]))
+    if figures["correlation"] is not None:
+        table.add_row("echo", f"after {milliseconds(figures['round_trip'])}, correlation {figures['correlation']:.2f}")
+    table.add_row("network", f"round trip {milliseconds(figures['network_round_trip'])}")
+    table.add_row("ended", figures["ended"])
+    if record is not None:
+        table.add_row("recorded to", str(record))
+    Console(soft_wrap=True).print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,129 @@
+"""Call a server from Python: the same `Transport` as on the server's side, on trio and on asyncio."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio
+
+from .protocol import signalling
+
+if TYPE_CHECKING:
+    import httpx2
+
+    from .transports.webrtc import WebRTCConfig, WebRTCTransport
+
+__all__ = ["connect", "offer_url"]
+
+OFFER_ROUTE: Final = "/webrtc/offer"
+
+def offer_url(url: str) -> str:
+    """The offer route of the server at `url`: ``http://host/talk`` → ``http://host/talk/webrtc/offer``.
+
+    Raises:
+        ValueError: This is no http or https URL.
+    """
+    scheme, separator, rest = url.partition("://")
+    if not separator or scheme.lower() not in {"http", "https"} or not rest.strip("/"):
+        raise ValueError(f"{url!r} is not the URL of a server; write for example http://127.0.0.1:8000")
+    url, query, parameters = url.partition("?")
+    url = url.rstrip("/")
+    if not url.endswith(OFFER_ROUTE):
+        url += OFFER_ROUTE
+    return url + query + parameters
+
+
+@asynccontextmanager
+async def connect(
+    url: str,
+    *,
+    audio: bool = True,
+    video: bool = False,
+    messages: bool = True,
+    webrtc_id: str | None = None,
+    headers: Mapping[str, str] | None = None,
+    timeout: float = 10.0,
+    config: WebRTCConfig | None = None,
+) -> AsyncIterator[WebRTCTransport]:
+    """Call the server at `url` over WebRTC, and hang up at the end of the block.
+
+    Usage, by hand or by a handler of your own (a bot that calls)::
+
+        async with connect("http://127.0.0.1:8000") as call:
+            call.start(AudioFormat(48000), AudioFormat(48000))
+            await call.wait_connected()
+            frame = await call.audio_in.take()
+
+        async with connect("http://127.0.0.1:8000") as call:
+            await run_connection(call, MyHandler())
+
+    Args:
+        url: Where the server's stream is mounted, or its offer route itself.
+        audio: Whether to offer audio, both ways.
+        video: Whether to offer video, both ways.
+        messages: Whether to open a data channel.
+        webrtc_id: The id under which the server's application finds this call; an unguessable one by default.
+        headers: Further headers of the request, such as ``Authorization``.
+        timeout: Seconds for the server's answer.
+        config: The options of WebRTC on this side.
+
+    Yields:
+        The transport, with the answer accepted; it is on its way to being connected (`Transport.wait_connected`).
+
+    Raises:
+        ValueError: `url` is no http or https URL.
+        ConnectionError: Nobody answers there, or not in time.
+        NegotiationError: The server refused; its class, `status` and `code` say why.
+        RemoteProtocolError: What answers there is no such server.
+    """
+    from .transports.webrtc import open_engine
+
+    target = offer_url(url)
+    async with open_engine(config) as engine:
+        call = await engine.offer(audio=audio, video=video, messages=messages)
+        try:
+            offer = signalling.Offer(call.offer_sdp, webrtc_id or secrets.token_urlsafe(18))
+            answer = await _post(target, offer.to_json(), headers or {}, timeout)
+            await call.accept_answer(signalling.parse_answer(answer.content, answer.status_code).sdp)
+            yield call
+        finally:
+            with anyio.CancelScope(shield=True):
+                await call.aclose()
+
+
+async def _post(url: str, body: Mapping[str, Any], headers: Mapping[str, str], timeout: float) -> httpx2.Response:
+    httpx2 = _import_httpx2()
+    try:
+        async with httpx2.AsyncClient(timeout=timeout) as client:
+            with anyio.fail_after(timeout):
+                return await client.post(url, json=body, headers=headers)
+    except (TimeoutError, httpx2.TimeoutException):
+        raise ConnectionError(f"{url} did not answer within {timeout:g} s") from None
+    except httpx2.UnsupportedProtocol as error:
+        raise ValueError(f"{url!r} is not the URL of a server: {error}") from None
+    except httpx2.InvalidURL as error:
+        raise ValueError(f"{url!r} is not a URL: {error}") from None
+    except httpx2.TransportError as error:
+        raise ConnectionError(f"nobody answers at {url}: {_in_words(error)}") from error
+
+
+def _in_words(error: BaseException) -> str:
+    """The deepest cause that says something: the network's own words."""
+    words = str(error) or type(error).__name__
+    cause = error.__cause__ or error.__context__
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            words = cause.strerror
+        cause = cause.__cause__ or cause.__context__
+    return words
+
+
+def _import_httpx2() -> Any:
+    try:
+        import httpx2
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError("calling a server needs httpx2; install rtcflow[client]", name="httpx2") from None
+    return httpx2

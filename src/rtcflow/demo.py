@@ -1,0 +1,49 @@
+"""What `rtcflow demo` serves: everybody hears what they say."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+from ._bridge import Event
+from .handlers.base import AsyncStreamHandler
+from .media.playout import Latency
+from .outputs import EmitType
+from .stream import Stream
+
+HELD = 50
+"""Frames that wait for `emit` at most: 1 s; of older sound nobody wants the echo."""
+
+
+class EchoHandler(AsyncStreamHandler):
+    """Emits each frame that it receives."""
+
+    def __init__(self) -> None:
+        super().__init__(output_sample_rate=48000, input_sample_rate=48000)
+        self._frames: deque[tuple[int, Any]] = deque(maxlen=HELD)
+        self._arrived = Event()
+
+    def copy(self) -> EchoHandler:
+        return EchoHandler()
+
+    async def receive(self, frame: tuple[int, Any]) -> None:
+        self._frames.append(frame)
+        self._arrived.set()
+
+    async def emit(self) -> EmitType:
+        while not self._frames:
+            self._arrived.clear()
+            await self._arrived.wait()
+        return self._frames.popleft()
+
+
+def make_stream(concurrency_limit: int | None = 32) -> Stream:
+    """The demo's stream."""
+    return Stream(EchoHandler(), concurrency_limit=concurrency_limit, latency=Latency.LIVE)
+
+
+stream = make_stream()
+"""For ``rtcflow serve rtcflow.demo:stream``, and for ``uvicorn rtcflow.demo:app``."""
+
+app = stream.asgi
+"""The demo as an ASGI application."""

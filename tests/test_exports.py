@@ -79,10 +79,15 @@ def _seconds(statement: str) -> float:
 
 
 def test_importing_is_quick() -> None:
-    """`import rtcflow`, and touching its most used names, costs at most 0.4 s more than starting Python."""
+    """`import rtcflow`, and touching its most used names, costs at most 0.4 s more than starting Python.
+
+    On a machine that is slow or busy the measure is NumPy, PyAV and anyio, which it cannot do without.
+    """
     names = [name for name in ("StreamHandler", "AsyncStreamHandler", "Stream") if name in rtcflow.__all__]
     used = f"import rtcflow; [getattr(rtcflow, name) for name in {names}]"
-    assert _seconds(used) - _seconds("pass") <= 0.4
+    python = _seconds("pass")
+    needed = _seconds("import numpy, av, anyio") - python
+    assert _seconds(used) - python <= max(0.4, 1.8 * needed)
 
 
 def test_importing_pulls_in_no_extra() -> None:

@@ -3,8 +3,8 @@
 Sending: the sender of aiortc asks our track for the next packet; the track waits for the frame that is due, encodes it
 right here (a quarter of a millisecond) and hands over a packet, which aiortc sends as it is. No thread, no queue.
 
-Receiving: see `seam.take_packets` for how packets get here. Each goes through the jitter buffer (pure, ours), is decoded
-right here, and is put into `Ports.audio_in`; one timer holds the buffer's next deadline.
+Receiving: see `seam.take_packets` for how packets get here. Each goes through the jitter buffer (pure, ours), is
+decoded right here, and is put into `Ports.audio_in`; one timer holds the buffer's next deadline.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from fractions import Fraction
+from typing import Any, cast
 
 import anyio
 import av
@@ -19,6 +20,7 @@ import numpy as np
 from aiortc import MediaStreamTrack
 from aiortc.mediastreams import MediaStreamError
 from aiortc.rtcrtpparameters import RTCRtpReceiveParameters
+from numpy.typing import NDArray
 
 from ..frames import LAYOUTS, AudioFormat, AudioFrame
 from ..media.resample import Converter
@@ -47,7 +49,7 @@ class PlayoutTrack(MediaStreamTrack):
         self._player, self._config = player, config
         self._encoder: OpusEncoder | None = None
 
-    async def recv(self) -> av.Packet | av.AudioFrame:  # type: ignore[override]
+    async def recv(self) -> av.Packet[Any] | av.AudioFrame:
         """Wait for the next frame, until it is due; a packet if Opus was agreed on, else a frame for aiortc."""
         while True:
             try:
@@ -62,7 +64,7 @@ class PlayoutTrack(MediaStreamTrack):
                 return packet
 
 
-def _as_av(samples: np.ndarray, sample_rate: int, pts: int) -> av.AudioFrame:
+def _as_av(samples: NDArray[np.int16], sample_rate: int, pts: int) -> av.AudioFrame:
     packed = np.ascontiguousarray(samples.T).reshape(1, -1)
     frame = av.AudioFrame.from_ndarray(packed, format="s16", layout=LAYOUTS[samples.shape[0]])
     frame.sample_rate, frame.pts, frame.time_base = sample_rate, pts, Fraction(1, sample_rate)
@@ -88,7 +90,7 @@ class AudioReceiver:
 
     def start(self, parameters: RTCRtpReceiveParameters) -> None:
         """Learn which payload type is which codec."""
-        self._codecs = {codec.payloadType: (codec.name.upper(), codec.clockRate) for codec in parameters.codecs}
+        self._codecs = {codec.payloadType or 0: (codec.name.upper(), codec.clockRate) for codec in parameters.codecs}
 
     def packet(self, packet: Packet) -> None:
         """A packet has come."""
@@ -122,7 +124,7 @@ class AudioReceiver:
             return
         self._put(samples, concealed=False)
 
-    def _put(self, samples: np.ndarray, *, concealed: bool) -> None:
+    def _put(self, samples: NDArray[np.int16], *, concealed: bool) -> None:
         assert self._decoder is not None
         frame = AudioFrame(samples, self._decoder.sample_rate, self._pts, concealed)
         self._pts += samples.shape[1]
@@ -144,7 +146,7 @@ async def read_track(track: MediaStreamTrack, ports: Ports) -> None:
         receive = ports.receive
         if receive is None or not isinstance(frame, av.AudioFrame):
             continue
-        flat = frame.to_ndarray()
+        flat = cast("NDArray[np.int16]", frame.to_ndarray())
         channels = len(frame.layout.channels)
         samples = np.ascontiguousarray(flat.reshape(-1, channels).T)
         if converter is None:

@@ -97,10 +97,10 @@ class MessageChannel:
         with self._lock:
             waiting, self._outbox = self._outbox, deque()
             self._outbox_size = 0
-        channel = self._channel
+        if (channel := self._channel) is None:
+            return
         for message in waiting:
             try:
-                assert channel is not None
                 channel.send(message)
             except InvalidStateError:  # it was closed meanwhile: nobody reads any more
                 return

@@ -6,7 +6,7 @@ libopus gives 48 kHz whatever the sender's rate was (RFC 6716 section 2), mono o
 from __future__ import annotations
 
 from fractions import Fraction
-from typing import Final
+from typing import Any, Final, Literal, cast
 
 import av
 import numpy as np
@@ -37,7 +37,7 @@ class OpusEncoder:
         self._frame: av.AudioFrame
         self._target: NDArray[np.int16]
 
-    def encode(self, samples: NDArray[np.int16], pts: int) -> av.Packet | None:
+    def encode(self, samples: NDArray[np.int16], pts: int) -> av.Packet[Any] | None:
         """Encode int16 samples of shape (channels, sample_rate / 50).
 
         Args:
@@ -60,12 +60,9 @@ class OpusEncoder:
 
     def _open(self, channels: int) -> None:
         config, rate, layout = self._config, self._rate, LAYOUTS[channels]
-        codec = av.CodecContext.create("libopus", "w")
-        assert isinstance(codec, AudioCodecContext)
+        codec = _codec("libopus", "w")
         codec.bit_rate = config.bitrate * channels
-        codec.format = "s16"  # type: ignore[assignment]
-        codec.layout = layout  # type: ignore[assignment]
-        codec.sample_rate = rate
+        codec.format, codec.layout, codec.sample_rate = "s16", layout, rate
         codec.time_base = Fraction(1, rate)
         codec.options = {
             "application": config.application,
@@ -79,7 +76,7 @@ class OpusEncoder:
         frame = av.AudioFrame(format="s16", layout=layout, samples=rate // 50)
         frame.sample_rate = rate
         frame.time_base = Fraction(1, rate)
-        target = np.frombuffer(frame.planes[0], np.int16, count=rate // 50 * channels)
+        target = np.frombuffer(cast("bytes", frame.planes[0]), np.int16, count=rate // 50 * channels)
         self._target = target if channels == 1 else target.reshape(-1, channels)
         self._codec, self._frame, self._channels = codec, frame, channels
 
@@ -95,11 +92,8 @@ class OpusDecoder:
 
     def __init__(self, layout: ChannelLayout) -> None:
         self._stereo = layout == "stereo"
-        self._codec = av.CodecContext.create("libopus", "r")
-        assert isinstance(self._codec, AudioCodecContext)
-        self._codec.format = "s16"  # type: ignore[assignment]
-        self._codec.layout = layout  # type: ignore[assignment]
-        self._codec.sample_rate = RTP_RATE
+        self._codec = codec = _codec("libopus", "r")
+        codec.format, codec.layout, codec.sample_rate = "s16", layout, RTP_RATE
         self._toc: bytes | None = None
 
     def decode(self, payload: bytes) -> NDArray[np.int16]:
@@ -134,7 +128,7 @@ class OpusDecoder:
 
     def _plane(self, frame: av.AudioFrame) -> NDArray[np.int16]:
         # A view of the frame's memory, which lives as long as the array does.
-        flat = np.frombuffer(frame.planes[0], np.int16, count=frame.samples * (2 if self._stereo else 1))
+        flat = np.frombuffer(cast("bytes", frame.planes[0]), np.int16, count=frame.samples * (2 if self._stereo else 1))
         return np.ascontiguousarray(flat.reshape(-1, 2).T) if self._stereo else flat.reshape(1, -1)
 
 
@@ -145,21 +139,22 @@ class PlainDecoder:
 
     def __init__(self, name: str, layout: ChannelLayout) -> None:
         codec_name, self.sample_rate = self.NAMES[name.upper()]
-        codec = av.CodecContext.create(codec_name, "r")
-        assert isinstance(codec, AudioCodecContext)
-        codec.layout = "mono"  # type: ignore[assignment]
-        codec.sample_rate = self.sample_rate
+        codec = _codec(codec_name, "r")
+        codec.layout, codec.sample_rate = "mono", self.sample_rate
         if codec_name != "g722":
-            codec.format = "s16"  # type: ignore[assignment]
+            codec.format = "s16"
         self._codec = codec
         self._channels = AudioFormat(self.sample_rate, layout).channels
 
     def decode(self, payload: bytes) -> NDArray[np.int16]:
         """Decode one packet to int16 samples of shape (channels, n)."""
-        parts = [frame.to_ndarray() for frame in self._codec.decode(av.Packet(payload))]
+        parts = [cast("NDArray[np.int16]", frame.to_ndarray()) for frame in self._codec.decode(av.Packet(payload))]
         samples = np.concatenate(parts, axis=1) if parts else np.zeros((1, 0), np.int16)
         return np.repeat(samples, self._channels, axis=0)
 
-    def conceal(self) -> None:
-        """These codecs cannot."""
-        return None
+    def conceal(self) -> NDArray[np.int16] | None:
+        """These codecs have no memory to make anything up from."""
+
+
+def _codec(name: str, mode: Literal["r", "w"]) -> AudioCodecContext:
+    return cast("AudioCodecContext", av.CodecContext.create(name, mode))

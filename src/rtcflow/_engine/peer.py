@@ -28,8 +28,9 @@ from aiortc.rtcconfiguration import RTCIceTransportPolicy
 
 from ..abc import MediaOffer
 from ..exceptions import InvalidOffer, LocalProtocolError, NegotiationTimeout, UnsupportedMedia
+from ..protocol.signalling import IceCandidate
 from . import audio, offers, seam, video
-from .config import WebRTCConfig
+from .config import IceServer, WebRTCConfig
 from .messages import LABEL, MessageChannel
 from .opus import RTP_RATE, PlainDecoder
 from .ports import Ports
@@ -167,7 +168,7 @@ class Peer:
                 "(audio: Opus, G.722, PCMU, PCMA; video: VP8, H.264)"
             ) from error
         except Exception as error:  # aiortc's own checks fail in many ways, all of which mean this
-            raise InvalidOffer(f"the {kind} cannot be used: {error or type(error).__name__}") from error
+            raise InvalidOffer(f"the {kind} cannot be used: {str(error) or type(error).__name__}") from error
         self._candidates = sum(len(media.ice_candidates) for media in description.media)
         if description.later:
             self._start(self._add_later(connection, description))
@@ -200,7 +201,7 @@ class Peer:
             self._audio_out.opus = name == "OPUS"
         self.audio_rate = RTP_RATE if name == "OPUS" else PlainDecoder.NAMES.get(name, ("", RTP_RATE))[1]
 
-    async def add_candidate(self, candidate: RTCIceCandidate | None) -> None:
+    async def add_candidate(self, candidate: IceCandidate | None) -> None:
         """Add one trickled candidate of the peer, or (None) learn that no more will come. Returns without waiting.
 
         Raises:
@@ -213,7 +214,7 @@ class Peer:
             self._candidates += 1
             if self._candidates > offers.MAX_CANDIDATES:
                 raise InvalidOffer(f"more than {offers.MAX_CANDIDATES} candidates", status=413)
-        self._start(_add(connection, candidate))
+        self._start(_add(connection, None if candidate is None else offers.to_aiortc(candidate)))
 
     async def _add_later(self, connection: RTCPeerConnection, description: offers.Description) -> None:
         await asyncio.gather(*(_add(connection, candidate) for candidate in description.later))
@@ -226,7 +227,7 @@ class Peer:
         config = self._config
         self._connection = connection = RTCPeerConnection(
             RTCConfiguration(
-                iceServers=[_ice_server(server.urls, server.username, server.credential) for server in config.ice_servers],
+                iceServers=[_ice_server(server) for server in config.ice_servers],
                 iceTransportPolicy=RTCIceTransportPolicy.RELAY if config.relay_only else RTCIceTransportPolicy.ALL,
                 bundlePolicy=bundle,
             )
@@ -274,7 +275,7 @@ class Peer:
             self._end(ConnectionError("the peer has gone silent (ICE consent expired, RFC 7675)"))
 
     def _phase(self, connection: RTCPeerConnection) -> str:
-        if connection.remoteDescription is None:
+        if connection.signalingState == "have-local-offer":
             return "answer"
         return "dtls" if connection.iceConnectionState == "completed" else "ice"
 
@@ -289,8 +290,8 @@ class Peer:
             self._timer = None
 
     def _too_late(self) -> None:
-        assert self._connection is not None
-        self._end(NegotiationTimeout(self._phase(self._connection), self._config.connect_timeout))
+        if self._connection is not None:
+            self._end(NegotiationTimeout(self._phase(self._connection), self._config.connect_timeout))
 
     def _task_failed(self, error: BaseException) -> None:
         if self._closing is not None:
@@ -389,12 +390,13 @@ def _agreement(theirs: offers.Description, wish: Wish, *, ours_first: bool) -> M
         kinds = ", ".join(sorted({f"{media.kind} ({media.direction or 'sendrecv'})" for media in theirs.media}))
         ours = " and ".join(kind for kind in ("audio", "video") if wish.wants(kind))
         what = "answer" if ours_first else "offer"
-        raise UnsupportedMedia(f"the {what} has {kinds}; nothing of that can be served: here is {ours} ({wish.direction})")
+        raise UnsupportedMedia(f"the {what} has {kinds}; none of that can be served: here is {ours} ({wish.direction})")
     return MediaOffer(*ways["audio"], *ways["video"], messages=messages)
 
 
-def _ice_server(urls: Any, username: str | None, credential: str | None) -> RTCIceServer:
-    return RTCIceServer(urls if isinstance(urls, str) else list(urls), username, credential)
+def _ice_server(server: IceServer) -> RTCIceServer:
+    urls = server.urls if isinstance(server.urls, str) else list(server.urls)
+    return RTCIceServer(urls, server.username, server.credential)
 
 
 async def _add(connection: RTCPeerConnection, candidate: RTCIceCandidate | None) -> None:

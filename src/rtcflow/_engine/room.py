@@ -17,7 +17,7 @@ import logging
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 import anyio
 
@@ -25,6 +25,7 @@ from .._bridge import Event
 
 T = TypeVar("T")
 _log = logging.getLogger("rtcflow.engine")
+
 
 class Family:
     """All tasks that were started on behalf of one peer, by us or by aiortc.
@@ -65,9 +66,7 @@ class Family:
 _family: contextvars.ContextVar[Family] = contextvars.ContextVar("rtcflow_family")
 
 
-def _task_factory(
-    loop: asyncio.AbstractEventLoop, coro: Coroutine[Any, Any, Any], **options: Any
-) -> asyncio.Task[Any]:
+def _task_factory(loop: asyncio.AbstractEventLoop, coro: Coroutine[Any, Any, Any], **options: Any) -> asyncio.Task[Any]:
     task = asyncio.Task(coro, loop=loop, **options)
     context: contextvars.Context | None = options.get("context")
     family = _family.get(None) if context is None else context.get(_family)
@@ -93,7 +92,7 @@ class Room:
         use_uvloop: Whether the loop is uvloop's; None: where it is installed.
     """
 
-    def __init__(self, use_uvloop: bool | None = None) -> None:
+    def __init__(self, *, use_uvloop: bool | None = None) -> None:
         self._use_uvloop = use_uvloop
         self._ready = Event()
         self._gone = Event()
@@ -193,17 +192,17 @@ class Room:
         finally:
             self._loop = None
             self._gone.set()
-            error = anyio.ClosedResourceError("the engine was closed")
-            error.__cause__ = self._error
+            closed = anyio.ClosedResourceError("the engine was closed")
+            closed.__cause__ = self._error
             for resident in list(self.residents):
-                resident.abort(error)
+                resident.abort(closed)
             for call in list(self._calls):
-                call.finish(None, error)
+                call.finish(None, closed)
             self._ready.set()
 
     async def _main(self) -> None:
         loop = asyncio.get_running_loop()
-        loop.set_task_factory(_task_factory)
+        loop.set_task_factory(cast("Any", _task_factory))
         self._stop = asyncio.Event()
         async with asyncio.TaskGroup() as self._tasks:
             self._loop = loop
@@ -275,7 +274,7 @@ async def _report(coroutine: Coroutine[Any, Any, Any], family: Family) -> None:
         family.failed(error)
 
 
-def _loop_factory(use_uvloop: bool | None) -> Callable[[], asyncio.AbstractEventLoop] | None:
+def _loop_factory(use_uvloop: bool | None) -> Callable[[], asyncio.AbstractEventLoop] | None:  # noqa: FBT001
     if use_uvloop is False:
         return None
     try:

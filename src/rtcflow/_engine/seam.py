@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 from aiortc import RTCCertificate, RTCDtlsTransport, RTCPeerConnection, RTCRtpReceiver, RTCRtpSender, RTCSctpTransport
@@ -81,12 +82,11 @@ def use_addresses(connection: RTCPeerConnection, addresses: list[str]) -> None:
     """
     for transport in transports(connection):
         ice = transport.transport._connection
-        gather = ice.get_component_candidates
+        vars(ice)["get_component_candidates"] = partial(_gather_on, ice.get_component_candidates, addresses)
 
-        async def on_addresses(component: int, addresses: list[str] = addresses, gather: Any = gather, **_: Any) -> Any:
-            return await gather(component=component, addresses=addresses)
 
-        ice.get_component_candidates = lambda component, addresses, on=on_addresses: on(component)  # noqa: ARG005
+async def _gather_on(gather: Any, ours: list[str], *, component: int, addresses: list[str]) -> Any:  # noqa: ARG001
+    return await gather(component=component, addresses=ours)
 
 
 def route(transport: RTCDtlsTransport) -> Route | None:

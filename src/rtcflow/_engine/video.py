@@ -29,7 +29,7 @@ class VideoOutTrack(MediaStreamTrack):
         self._origin: float | None = None
         self._last = -1
 
-    async def recv(self) -> av.VideoFrame:  # type: ignore[override]
+    async def recv(self) -> av.VideoFrame:
         """Wait for the next frame to send."""
         try:
             frame = await self._frames.take()

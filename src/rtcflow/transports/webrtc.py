@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import anyio
+from typing_extensions import override
 
 from .._engine.config import IceServer, OpusConfig, WebRTCConfig
 from .._engine.ports import Ports, Route
@@ -59,7 +60,7 @@ class WebRTCEngine:
     async def _open(self) -> None:
         from .._engine.room import Room
 
-        room = Room(self.config.use_uvloop)
+        room = Room(use_uvloop=self.config.use_uvloop)
         await room.open()
         self._room = room
         if self.config.switch_interval is not None:
@@ -206,16 +207,15 @@ class WebRTCTransport(Transport):
     async def add_candidate(self, candidate: IceCandidate | None) -> None:
         """Add one trickled candidate of the peer; None says that no more will come. Does not wait for its effect.
 
+        A candidate that cannot be used (TCP, an unknown type) and one that comes after the end are passed over.
+
         Raises:
-            InvalidOffer: It makes no sense, or the peer has sent too many.
+            InvalidOffer: The peer has sent too many.
         """
-        from .._engine import offers
+        if candidate is None or candidate.usable:
+            await self._room.call(self._peer.add_candidate, candidate, context=self._peer.family.context)
 
-        read = None if candidate is None else offers.read_candidate(
-            candidate.candidate, candidate.sdp_mid, candidate.sdp_mline_index
-        )
-        await self._room.call(self._peer.add_candidate, read, context=self._peer.family.context)
-
+    @override
     def start(self, receive: AudioFormat, send: AudioFormat) -> tuple[AudioFormat, AudioFormat]:
         from .._engine.audio import send_format
 
@@ -225,6 +225,7 @@ class WebRTCTransport(Transport):
         self._ports.receive = receive
         return receive, send
 
+    @override
     async def wait_connected(self) -> None:
         try:
             await self._ports.connected.wait()
@@ -236,6 +237,7 @@ class WebRTCTransport(Transport):
                 raise NegotiationTimeout(error.phase, error.timeout) from None
             raise anyio.BrokenResourceError from error
 
+    @override
     async def wait_ended(self) -> None:
         await self._ports.ended.wait()
         if self._closed:
@@ -243,14 +245,17 @@ class WebRTCTransport(Transport):
         if self._ports.error is not None:
             raise anyio.BrokenResourceError from self._ports.error
 
+    @override
     async def wait_messages_open(self) -> None:
         await self._ports.messages_open.wait()
 
+    @override
     def send_message_nowait(self, message: str) -> None:
         if self._closed:
             raise anyio.ClosedResourceError
         self._peer.messages.send_nowait(message)
 
+    @override
     async def aclose(self) -> None:
         if not self._closed:
             self._closed = True
@@ -267,11 +272,10 @@ class WebRTCTransport(Transport):
         """Free everything at once, and do not be cut short."""
         self._ports.close()
         with anyio.CancelScope(shield=True):
-            try:
+            with suppress(anyio.ClosedResourceError):  # the room is gone, and everything in it
                 await self._room.call(_close_at_once, self._peer)
-            except anyio.ClosedResourceError:
-                pass
 
+    @override
     def statistics(self) -> TransportStatistics:
         figures, peer = self._ports.audio_figures, self._peer
         details = {

@@ -497,6 +497,8 @@ class Connection:
         """Tell the peer how its connection ended, if it can still be told."""
         assert self.end is not None
         match self.end.cause:
+            case EndCause.HANDLER_RAISED if getattr(self.end.error, "told_peer", False):
+                pass  # rtcflow.fastrtc.WebRTCError
             case EndCause.HANDLER_RAISED:
                 text = f"{type(self.end.error).__name__}: {self.end.error}" if self._debug else "the handler failed"
                 self._tell(messages.Error(text))

@@ -6,6 +6,7 @@ A handler is a plain object: making one needs no event loop and works in any thr
 
 from __future__ import annotations
 
+import contextvars
 import inspect
 import operator
 import threading
@@ -25,7 +26,7 @@ from numpy.typing import NDArray
 from .._bridge import Event
 from ..context import Context
 from ..exceptions import HandlerError
-from ..frames import CHANNELS, ChannelLayout
+from ..frames import ChannelLayout
 from ..outputs import DataChannel, EmitType, VideoEmitType, WebRTCData
 from ..player import Playback
 from ..protocol import messages
@@ -40,7 +41,9 @@ __all__ = [
     "VideoFormat",
     "check_handler",
     "copy_handler",
+    "get_current_handler",
     "has_own_method",
+    "has_video",
 ]
 
 T = TypeVar("T")
@@ -86,6 +89,14 @@ class Binding(Protocol):
 
     def send_message_sync(self, message: str) -> None:
         """`send_message` for worker threads; refuses to run in the loop's thread."""
+
+
+_current: contextvars.ContextVar[StreamHandlerBase | None] = contextvars.ContextVar("rtcflow_handler", default=None)
+
+
+def get_current_handler() -> StreamHandlerBase | None:
+    """The handler one of whose methods is running, or None; in its tasks and worker threads alike."""
+    return _current.get()
 
 
 class StreamHandlerBase(ABC):  # noqa: B024  the abstract methods differ in colour, so they are in its subclasses
@@ -165,10 +176,13 @@ class StreamHandlerBase(ABC):  # noqa: B024  the abstract methods differ in colo
             )
         self._binding = binding
         self.phone_mode = binding.phone_mode
+        _current.set(self)  # the connection's tasks and threads, which start after this, inherit it
 
     def _unbind(self) -> None:
         """The connection has ended: nobody waits any longer. Idempotent."""
         self._ended = True
+        if _current.get() is self:
+            _current.set(None)
         self.args_set.close()
         self.channel_set.close()
 
@@ -613,7 +627,7 @@ def has_video(handler: StreamHandlerBase) -> bool:
 
 
 def _check_formats(handler: StreamHandlerBase) -> None:
-    if handler.expected_layout not in CHANNELS:
+    if handler.expected_layout not in get_args(ChannelLayout):
         raise ValueError(f"expected_layout must be 'mono' or 'stereo', not {handler.expected_layout!r}")
     handler.output_sample_rate = _sample_rate("output_sample_rate", handler.output_sample_rate)
     handler.input_sample_rate = _sample_rate("input_sample_rate", handler.input_sample_rate)
@@ -624,7 +638,7 @@ def _check_formats(handler: StreamHandlerBase) -> None:
         )
     if handler.video_format not in get_args(VideoFormat):
         raise ValueError(f"video_format must be one of {get_args(VideoFormat)}, not {handler.video_format!r}")
-    if not 0 < handler.fps <= 1000:
+    if not (isinstance(handler.fps, int | float | np.number) and 0 < handler.fps <= 1000):
         raise ValueError(f"fps must be frames a second, greater than 0 and at most 1000, not {handler.fps!r}")
 
 

@@ -1,0 +1,140 @@
+"""The strategies give what they promise, and refuse what cannot be."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, strategies as st
+from hypothesis.errors import InvalidArgument
+
+from rtcflow.exceptions import MediaError
+from rtcflow.handlers.items import parse_emit, parse_video_emit
+from rtcflow.protocol import messages as wire
+from rtcflow.testing import strategies as rtc
+
+
+@given(rtc.pcm(dtype=None))
+def test_pcm_is_audio_as_handlers_give_it(samples):
+    """Every drawn array has a dtype, shape and range that `emit` may return."""
+    assert samples.dtype in (np.int16, np.float32)
+    assert samples.ndim == 2
+    assert samples.shape[0] in (1, 2)
+    assert 1 <= samples.shape[1] <= 2000
+    assert samples.dtype == np.int16 or np.max(np.abs(samples)) <= 1
+
+
+@given(rtc.pcm(peak=0.25))
+def test_pcm_keeps_to_its_peak(samples):
+    """No sample exceeds the peak that was asked for."""
+    assert np.max(np.abs(samples.astype(int))) <= 0.25 * 32768
+
+
+@given(st.data(), st.integers(0, 3000))
+def test_chunkings_add_up(data, n):
+    """The pieces of a chunking make the whole, in order."""
+    samples = np.arange(n, dtype=np.int16)[np.newaxis]
+    pieces = data.draw(rtc.chunks(samples))
+    assert np.array_equal(np.concatenate(pieces, axis=1), samples)
+
+
+@given(st.data(), st.integers(1, 100))
+def test_chunkings_without_empty_pieces(data, n):
+    """With empty=False no piece has length 0."""
+    sizes = data.draw(rtc.chunkings(n, empty=False))
+    assert sum(sizes) == n
+    assert min(sizes) > 0
+
+
+@given(rtc.schedules(disturbances=()))
+def test_an_undisturbed_schedule_is_on_time(arrivals):
+    """Without disturbances frame n arrives after n frame times."""
+    assert [arrival.index for arrival in arrivals] == list(range(len(arrivals)))
+    assert [arrival.at for arrival in arrivals] == pytest.approx([0.02 * i for i in range(len(arrivals))])
+
+
+@given(rtc.schedules())
+def test_schedules_are_in_order_of_arrival(arrivals):
+    """Arrivals come in the order of time, and never before their frame could have been sent."""
+    moments = [arrival.at for arrival in arrivals]
+    assert moments == sorted(moments)
+    assert all(arrival.at >= 0.02 * arrival.index - 1e-9 for arrival in arrivals)
+
+
+@given(rtc.emit_items(max_samples=50))
+def test_every_emit_item_is_accepted(item):
+    """What emit_items draws, a connection accepts."""
+    parse_emit(item)
+
+
+@pytest.mark.parametrize("kind", rtc.JUNK)
+def test_junk_is_refused(kind):
+    """What junk draws, a connection refuses, with a word on what to write."""
+    with pytest.raises(MediaError, match="expected"):
+        parse_emit(rtc.make_junk(kind))
+
+
+@given(rtc.video_emit_items())
+def test_every_video_item_is_accepted(item):
+    """What video_emit_items draws, a connection accepts."""
+    parse_video_emit(item)
+
+
+@given(rtc.messages())
+def test_messages_are_read_without_error(text):
+    """Every message can be decoded."""
+    wire.decode(text)
+
+
+@given(rtc.messages(app_only=True))
+def test_app_messages_reach_the_application(text):
+    """With app_only every message is the application's, unchanged."""
+    assert wire.decode(text) == wire.AppMessage(text)
+
+
+@given(rtc.args())
+def test_args_are_accepted(values):
+    """set_args takes what args draws: a list with something in it."""
+    assert isinstance(values, list)
+    assert values
+
+
+@given(rtc.endings("closed", max_seconds=1))
+def test_endings_keep_to_what_was_asked(ending):
+    """An ending is of the kind, and within the time, that was asked for."""
+    assert ending.how == "closed"
+    assert 0 <= ending.after <= 1
+
+
+@given(rtc.links(max_loss=0.1))
+def test_links_lose_no_more_than_allowed(link):
+    """The long-run loss of a drawn link is within the bound."""
+    loss = link.loss if isinstance(link.loss, float) else link.loss.rate
+    assert loss <= 0.1 + 1e-9
+
+
+@pytest.mark.parametrize(
+    ("make", "cure"),
+    [
+        (lambda: rtc.pcm(dtype="float64"), "junk"),
+        (lambda: rtc.pcm(layout="5.1"), "'mono', 'stereo'"),
+        (lambda: rtc.pcm(min_samples=10, max_samples=5), "swap"),
+        (lambda: rtc.pcm(peak=2), r"samples \* 2"),
+        (lambda: rtc.emit_items("float64"), "junk"),
+        (lambda: rtc.emit_items("video"), "it has"),
+        (lambda: rtc.emit_items(rate=7), "48000"),
+        (lambda: rtc.junk("none"), "there are"),
+        (lambda: rtc.args(min_size=0), "min_size=1"),
+        (lambda: rtc.args(min_size=5, max_size=1), "swap"),
+        (lambda: rtc.endings("boredom"), "one of"),
+        (lambda: rtc.links(max_loss=3), "probability"),
+        (lambda: rtc.traces(disturbances=["burst"]).example(), "schedules"),
+        (lambda: rtc.schedules(min_frames=2, max_frames=1).example(), "swap"),
+        (lambda: rtc.schedules(disturbances=["rain"]).example(), "there are"),
+        (lambda: rtc.chunkings(0, empty=False).example(), "empty=True"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::hypothesis.errors.NonInteractiveExampleWarning")
+def test_impossible_combinations_say_what_to_write(make, cure):
+    """A combination that cannot be is refused with a word on what to write instead."""
+    with pytest.raises(InvalidArgument, match=cure):
+        make()

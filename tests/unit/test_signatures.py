@@ -1,0 +1,137 @@
+"""Signatures of carriers, against vectors of their own documentation and libraries."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rtcflow.protocol.signatures import same_secret, twilio_signature, verify_plivo, verify_twilio, verify_vonage
+
+# "Webhooks security", Twilio's documentation.
+TWILIO_URL = "https://mycompany.com/myapp.php?foo=1&bar=2"
+TWILIO_FORM = {
+    "CallSid": "CA1234567890ABCDE",
+    "Caller": "+14158675309",
+    "Digits": "1234",
+    "From": "+14158675309",
+    "To": "+18005551212",
+}
+TWILIO_SIGNATURE = "RSOYDt4T1cUTdK1PDd93/VVr8B8="
+
+# Made with the `plivo` package, version 4 (validate_v3_signature).
+PLIVO_TOKEN, PLIVO_NONCE = "MjcxYzE3", "05429567804466091622"
+PLIVO = [
+    (
+        True,
+        "https://answer.example.com/incoming",
+        {"From": "+14155550100", "To": "+14155550199", "CallUUID": "a-b"},
+        "YmdP7XaMxd/ckAVbuYG0nZzHWqnStv8BW45PPb1ElwM=",
+    ),
+    (
+        True,
+        "https://answer.example.com/incoming?b=2&a=1",
+        {"From": "+1", "To": "+2"},
+        "wav0d+cHSG/Xf7H3wbwBO7/0pYQ5KEcy6jNXQOybdDo=",
+    ),
+    (True, "https://answer.example.com/incoming?b=2&a=1", {}, "L1848fhjBgh6Jy57ohS/vCg6fwx0jcB1Z/HjWvPmuz8="),
+    (True, "https://answer.example.com/incoming", {}, "a0NhZUGR+rlVbBnMGBK29Z/g250n2uaEICVQ6e+vAGs="),
+    (False, "https://answer.example.com/incoming?b=2", {"From": "+1"}, "gLfnFOhhqLJgLiEuNF+biZJtS2PIHsinGNIcgZdi39A="),
+    (False, "wss://answer.example.com/telephone/handler", {}, "+okyxVK4WsReX9+UTbFq+7KypVm5hsZLvDtMoYquFP0="),
+]
+
+# Made with the `pyjwt` package.
+VONAGE_SECRET = "s3cret-s3cret-s3cret-s3cret-s3cret"
+VONAGE_TOKEN = (
+    "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJpYXQiOjE3MDAwMDAwMDAsImp0aSI6IngiLCJpc3MiOiJWb25hZ2UiLCJwYXlsb2FkX2hhc2gi"
+    "OiI0NDEzNmZhMzU1YjM2NzhhMTE0NmFkMTZmN2U4NjQ5ZTk0ZmI0ZmMyMWZlNzdlODMxMGMwNjBmNjFjYWFmZjhhIiwiYXBpX2tleSI6ImEifQ.fE8"
+    "dIs4pMbVoFS965JNOTu8WHrEJNS2s9i4w7_V6wDc"
+)
+
+
+def test_twilios_own_example_verifies() -> None:
+    """The vector of Twilio's documentation."""
+    assert twilio_signature("12345", TWILIO_URL, TWILIO_FORM.items()) == TWILIO_SIGNATURE
+    assert verify_twilio("12345", TWILIO_SIGNATURE, TWILIO_URL, TWILIO_FORM.items())
+
+
+def test_twilios_websocket_upgrade_has_no_parameters() -> None:
+    """What signs a media stream's upgrade is the wss URL alone, with or without its port."""
+    url = "wss://answer.example.com/telephone/handler"
+    signature = twilio_signature("12345", url)
+    assert verify_twilio("12345", signature, url)
+    assert verify_twilio("12345", signature, "wss://answer.example.com:443/telephone/handler")
+    assert not verify_twilio("12345", signature, "wss://answer.example.com:8443/telephone/handler")
+    assert not verify_twilio("12345", signature, url.replace("wss", "https"))
+
+
+def test_twilios_json_body_is_checked_by_its_hash() -> None:
+    """A body that is no form is covered by bodySHA256 in the signed URL; another body, or none, does not pass."""
+    body = b'{"a": 1}'
+    url = f"https://answer.example.com/hook?bodySHA256={hashlib.sha256(body).hexdigest()}"
+    signature = twilio_signature("12345", url)
+    assert verify_twilio("12345", signature, url, body=body)
+    assert not verify_twilio("12345", signature, url, body=body + b" ")
+    bare = "https://answer.example.com/hook"
+    assert not verify_twilio("12345", twilio_signature("12345", bare), bare, body=body)
+
+
+@pytest.mark.parametrize("change", ["token", "url", "parameter", "signature", "none"])
+def test_any_change_breaks_twilios_signature(change: str) -> None:
+    """Another token, URL, parameter or signature does not verify, nor does none."""
+    token, url, form, signature = "12345", TWILIO_URL, dict(TWILIO_FORM), TWILIO_SIGNATURE
+    match change:
+        case "token":
+            token = "12346"
+        case "url":
+            url += "&x=1"
+        case "parameter":
+            form["Digits"] = "1235"
+        case "signature":
+            signature = signature.swapcase()
+    assert not verify_twilio(token, None if change == "none" else signature, url, form.items())
+
+
+@pytest.mark.parametrize(("post", "url", "form", "signature"), PLIVO)
+def test_plivos_signatures_verify(post: bool, url: str, form: dict[str, str], signature: str) -> None:  # noqa: FBT001
+    """What Plivo's own package signs verifies, also among several; with another nonce or token it does not."""
+    fields = list(form.items())
+    assert verify_plivo(PLIVO_TOKEN, signature, PLIVO_NONCE, url, fields, post=post)
+    assert verify_plivo(PLIVO_TOKEN, f"abc, {signature}", PLIVO_NONCE, url, fields, post=post)
+    assert not verify_plivo(PLIVO_TOKEN, signature, PLIVO_NONCE + "1", url, fields, post=post)
+    assert not verify_plivo(PLIVO_TOKEN + "1", signature, PLIVO_NONCE, url, fields, post=post)
+    assert not verify_plivo(PLIVO_TOKEN, None, PLIVO_NONCE, url, fields, post=post)
+    assert not verify_plivo(PLIVO_TOKEN, signature, None, url, fields, post=post)
+
+
+def test_vonages_token_verifies() -> None:
+    """A JWT of another library verifies, with the right body and around its time only."""
+    bearer = f"Bearer {VONAGE_TOKEN}"
+    assert verify_vonage(VONAGE_SECRET, bearer, 1_700_000_000)
+    assert verify_vonage(VONAGE_SECRET, bearer, 1_700_000_000, body=b"{}")
+    assert not verify_vonage(VONAGE_SECRET, bearer, 1_700_000_000, body=b"[]")
+    assert not verify_vonage(VONAGE_SECRET, bearer, 1_700_002_000)
+    assert not verify_vonage(VONAGE_SECRET, bearer, 1_699_999_000)
+    assert not verify_vonage("another", bearer, 1_700_000_000)
+    assert not verify_vonage(VONAGE_SECRET, f"Basic {VONAGE_TOKEN}", 1_700_000_000)
+    assert not verify_vonage(VONAGE_SECRET, None, 1_700_000_000)
+
+
+def test_a_token_that_signs_nothing_is_refused() -> None:
+    """The algorithm "none" of RFC 7519 is not taken."""
+    parts = ({"alg": "none"}, {"iat": 1_700_000_000})
+    header, claims = (base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=") for part in parts)
+    assert not verify_vonage(VONAGE_SECRET, f"Bearer {header}.{claims}.", 1_700_000_000)
+
+
+@given(st.text(), st.text(), st.text(), st.binary(max_size=40))
+def test_strange_input_is_refused_and_nothing_else(first: str, second: str, third: str, body: bytes) -> None:
+    """Whatever comes in the headers, the answer is no."""
+    assert not verify_twilio("12345", first, second, [(third, first)], body)
+    assert not verify_plivo("12345", first, second, third)
+    assert not verify_vonage("12345", f"Bearer {first}.{second}.{third}", 0.0, body)
+    assert same_secret(first, second) == (first == second)

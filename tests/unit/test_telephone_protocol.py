@@ -1,0 +1,507 @@
+"""Carriers' messages, as their documentation prints them, and laws of the codecs."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rtcflow.exceptions import RemoteProtocolError
+from rtcflow.protocol.lines import (
+    CallStarted,
+    Cleared,
+    Connected,
+    Dtmf,
+    Failed,
+    Heard,
+    LineCodec,
+    LineEvent,
+    MarkPlayed,
+    Media,
+    MediaClock,
+    MediaFormat,
+    MessageRate,
+    Reorder,
+    SendClear,
+    SendMark,
+    SendMedia,
+    Stopped,
+)
+from rtcflow.protocol.telephone import CARRIERS, answer_call, carrier_codec, detect
+from rtcflow.protocol.telephone.answers import read_call
+from rtcflow.protocol.telephone.json_media import read_extra_headers, write_extra_headers
+
+# -- what each carrier says, from its documentation
+
+TWILIO = [
+    '{"event":"connected","protocol":"Call","version":"1.0.0"}',
+    '{"event":"start","sequenceNumber":"1","start":{"accountSid":"AC1","streamSid":"MZ1","callSid":"CA1",'
+    '"tracks":["inbound"],"mediaFormat":{"encoding":"audio/x-mulaw","sampleRate":8000,"channels":1},'
+    '"customParameters":{"FirstName":"Jane","caller":"+14155550100"}},"streamSid":"MZ1"}',
+    '{"event":"media","sequenceNumber":"3","media":{"track":"inbound","chunk":"1","timestamp":"5","payload":"/38AfQ=="},'
+    '"streamSid":"MZ1"}',
+    '{"event":"dtmf","streamSid":"MZ1","sequenceNumber":"5","dtmf":{"track":"inbound_track","digit":"1"}}',
+    '{"event":"mark","sequenceNumber":"4","streamSid":"MZ1","mark":{"name":"my label"}}',
+    '{"event":"stop","sequenceNumber":"5","stop":{"accountSid":"AC1","callSid":"CA1"},"streamSid":"MZ1"}',
+]
+TWILIO_EVENTS: list[LineEvent] = [
+    Connected(),
+    CallStarted("CA1", "MZ1", "+14155550100", "", {"FirstName": "Jane"}, MediaFormat("mulaw", 8000)),
+    Media(b"\xff\x7f\x00\x7d", 1, 5),
+    Dtmf("1"),
+    MarkPlayed("my label"),
+    Stopped(),
+]
+TELNYX = [
+    '{"event":"connected","version":"1.0.0","x-telnyx-streaming-auth-token":"abc"}',
+    '{"event":"start","sequence_number":"1","stream_id":"32DE","start":{"user_id":"3E6F","call_control_id":"v2:T02",'
+    '"call_session_id":"ff55","from":"+13122010094","to":"+13122123456","tags":["TAG1"],"client_state":"aGF2",'
+    '"custom_parameters":{"customer_id":"customer_123"},"media_format":{"encoding":"PCMU","sample_rate":8000,'
+    '"channels":1}}}',
+    '{"event":"media","sequence_number":"4","media":{"track":"inbound","chunk":"2","timestamp":"5","payload":"/38AfQ=="},'
+    '"stream_id":"32DE"}',
+    '{"event":"dtmf","stream_id":"32DE","occurred_at":"2026-01-01T00:00:00Z","sequence_number":"5","dtmf":{"digit":"#"}}',
+    '{"event":"mark","sequence_number":"6","stream_id":"32DE","mark":{"name":"m"}}',
+    '{"event":"error","stream_id":"32DE","payload":{"code":100003,"title":"malformed_frame","detail":"A bad frame."}}',
+    '{"event":"stop","sequence_number":"7","stop":{"user_id":"3E6F","call_control_id":"v2:T02"},"stream_id":"32DE"}',
+]
+TELNYX_EVENTS: list[LineEvent] = [
+    Connected("abc"),
+    CallStarted(
+        "v2:T02", "32DE", "+13122010094", "+13122123456", {"customer_id": "customer_123"}, MediaFormat("mulaw", 8000)
+    ),
+    Media(b"\xff\x7f\x00\x7d", 2, 5),
+    Dtmf("#"),
+    MarkPlayed("m"),
+    Failed("malformed_frame"),
+    Stopped(),
+]
+PLIVO = [
+    '{"sequenceNumber":0,"event":"start","start":{"callId":"c1","streamId":"s1","accountId":"1","tracks":["inbound"],'
+    '"mediaFormat":{"encoding":"audio/x-l16","sampleRate":16000}},"extra_headers":"a=b;caller=%2B1415"}',
+    '{"sequenceNumber":1,"streamId":"s1","event":"media","media":{"track":"inbound","timestamp":"1700000000123","chunk":1,'
+    '"payload":"/38AfQ=="},"extra_headers":"{}"}',
+    '{"event":"dtmf","streamId":"s1","sequenceNumber":5,"dtmf":{"track":"inbound","digit":"*","timestamp":"1700"}}',
+    '{"sequenceNumber":6,"event":"playedStream","streamId":"s1","name":"chunk-1"}',
+    '{"sequenceNumber":7,"event":"clearedAudio","streamId":"s1"}',
+]
+PLIVO_EVENTS: list[LineEvent] = [
+    CallStarted("c1", "s1", "+1415", "", {"a": "b"}, MediaFormat("pcm_s16le", 16000)),
+    Media(b"\xff\x7f\x00\x7d", 1, 1700000000123),
+    Dtmf("*"),
+    MarkPlayed("chunk-1"),
+    Cleared(),
+]
+VONAGE: list[str | bytes] = [
+    '{"event":"websocket:connected","content-type":"audio/l16;rate=16000","prop1":"value1","caller":"44","call_id":"u1"}',
+    b"\x01\x02" * 320,
+    '{"event":"websocket:dtmf","digit":"5","duration":260}',
+    '{"event":"websocket:cleared"}',
+    '{"event":"websocket:notify","payload":{"name":"m"}}',
+]
+VONAGE_EVENTS: list[LineEvent] = [
+    CallStarted("u1", "u1", "44", "", {"prop1": "value1"}, MediaFormat("pcm_s16le", 16000)),
+    Media(b"\x01\x02" * 320),
+    Dtmf("5"),
+    Cleared(),
+    MarkPlayed("m"),
+]
+CALLS = {
+    "twilio": (TWILIO, TWILIO_EVENTS),
+    "telnyx": (TELNYX, TELNYX_EVENTS),
+    "plivo": (PLIVO, PLIVO_EVENTS),
+    "vonage": (VONAGE, VONAGE_EVENTS),
+}
+every_carrier = pytest.mark.parametrize("carrier", list(CARRIERS))
+
+
+@every_carrier
+def test_a_call_as_documented_is_understood(carrier: str) -> None:
+    """Each message of the carrier's documentation gives its event, and the first one tells whose it is."""
+    messages, events = CALLS[carrier]
+    codec = detect(messages[0])
+    assert codec.name == carrier
+    assert [codec.receive(message) for message in messages] == events
+
+
+COMMANDS = [SendMedia(b"\xff\x7f\x00\x7d"), SendMark("m"), SendClear()]
+SAID: dict[str, list[Any]] = {
+    "twilio": [
+        {"event": "media", "streamSid": "MZ1", "media": {"payload": "/38AfQ=="}},
+        {"event": "mark", "streamSid": "MZ1", "mark": {"name": "m"}},
+        {"event": "clear", "streamSid": "MZ1"},
+    ],
+    "telnyx": [
+        {"event": "media", "media": {"payload": "/38AfQ=="}},
+        {"event": "mark", "mark": {"name": "m"}},
+        {"event": "clear"},
+    ],
+    "plivo": [
+        {
+            "event": "playAudio",
+            "streamId": "s1",
+            "media": {"contentType": "audio/x-l16", "sampleRate": 16000, "payload": "/38AfQ=="},
+        },
+        {"event": "checkpoint", "streamId": "s1", "name": "m"},
+        {"event": "clearAudio", "streamId": "s1"},
+    ],
+    "vonage": [b"\xff\x7f\x00\x7d", {"action": "notify", "payload": {"name": "m"}}, {"action": "clear"}],
+}
+
+
+@every_carrier
+def test_commands_are_said_as_documented(carrier: str) -> None:
+    """Audio, mark and clear have exactly the form of the carrier's documentation."""
+    codec = _begun(carrier)
+    said = [codec.send(command) for command in COMMANDS]
+    assert [message if isinstance(message, bytes) else json.loads(message) for message in said] == SAID[carrier]
+
+
+def _begun(carrier: str) -> LineCodec:
+    codec = carrier_codec(carrier)
+    for message in CALLS[carrier][0][: 2 if carrier in {"twilio", "telnyx"} else 1]:
+        codec.receive(message)
+    return codec
+
+
+# -- laws
+
+words = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
+names = words.filter(lambda name: name not in {"caller", "callee", "call_id", "event", "content-type"})
+numbers = st.text("+0123456789", max_size=15)
+ids = st.text("abcdefAB0123-:", min_size=1, max_size=40)
+digits = st.sampled_from("0123456789*#ABCD").map(Dtmf)
+samples = st.binary(max_size=64).map(lambda payload: payload[: len(payload) // 2 * 2])
+formats = {
+    "twilio": st.just(MediaFormat("mulaw", 8000)),
+    "telnyx": st.sampled_from([MediaFormat("mulaw", 8000), MediaFormat("alaw", 8000)]),
+    "plivo": st.sampled_from(
+        [MediaFormat("mulaw", 8000), MediaFormat("pcm_s16le", 8000), MediaFormat("pcm_s16le", 16000)]
+    ),
+    "vonage": st.sampled_from([MediaFormat("pcm_s16le", rate) for rate in (8000, 16000, 24000)]),
+}
+own_events: dict[str, st.SearchStrategy[LineEvent]] = {
+    "twilio": st.just(Stopped()),
+    "telnyx": st.one_of(st.just(Stopped()), st.builds(Failed, words)),
+    "plivo": st.one_of(st.just(Stopped()), st.just(Cleared())),
+    "vonage": st.one_of(st.just(Stopped()), st.just(Cleared())),
+}
+
+
+@every_carrier
+@given(data=st.data())
+def test_what_a_carrier_says_is_what_is_understood(carrier: str, data: st.DataObject) -> None:
+    """Every event survives the way through the carrier's messages."""
+    call_id = data.draw(ids)
+    stream_id = call_id if carrier == "vonage" else data.draw(ids)
+    custom = data.draw(st.dictionaries(names, words, max_size=3))
+    start = CallStarted(call_id, stream_id, data.draw(numbers), data.draw(numbers), custom, data.draw(formats[carrier]))
+    theirs, ours = carrier_codec(carrier), carrier_codec(carrier)
+    assert ours.receive(theirs.send_event(start)) == start
+    counts = st.none() if carrier == "vonage" else st.integers(0, 10**9)
+    media = st.builds(Media, samples, counts, counts)
+    for event in data.draw(st.lists(st.one_of(media, digits, st.builds(MarkPlayed, words)), max_size=5)):
+        assert ours.receive(theirs.send_event(event)) == event
+    last = data.draw(own_events[carrier])
+    assert ours.receive(theirs.send_event(last)) == last
+
+
+@every_carrier
+@given(payload=samples, name=words)
+def test_what_is_commanded_is_what_the_carrier_does(carrier: str, payload: bytes, name: str) -> None:
+    """Every command survives the way through the carrier's messages."""
+    codec = _begun(carrier)
+    for command in (SendMedia(payload), SendMark(name), SendClear()):
+        assert codec.receive_command(codec.send(command)) == command
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=10), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+def _mutations(message: str | bytes) -> st.SearchStrategy[str | bytes]:
+    """Messages close to `message`: one value replaced by any other, a key removed, or the text cut or spoiled."""
+    if isinstance(message, bytes):
+        return st.binary(max_size=50)
+    fields = json.loads(message)
+
+    def paths(value: object, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+        inner = value.items() if isinstance(value, dict) else ()
+        return [path] * bool(path) + [deeper for key, part in inner for deeper in paths(part, (*path, key))]
+
+    def change(path: tuple[str, ...], value: object, remove: bool) -> str:  # noqa: FBT001
+        changed = json.loads(message)
+        place = changed
+        for key in path[:-1]:
+            place = place[key]
+        if remove:
+            del place[path[-1]]
+        else:
+            place[path[-1]] = value
+        return json.dumps(changed)
+
+    return st.one_of(
+        st.builds(change, st.sampled_from(paths(fields)), json_values, st.booleans()),
+        st.integers(0, len(message)).map(lambda cut: message[:cut]),
+        json_values.map(json.dumps),
+        st.text(),
+        st.binary(max_size=50),
+        st.just("[" * 100_000),
+        st.just('{"a":' * 5_000),
+    )
+
+
+@every_carrier
+@given(data=st.data())
+def test_whatever_comes_is_understood_or_a_protocol_error(carrier: str, data: st.DataObject) -> None:
+    """Malformed messages raise RemoteProtocolError with a close code, at any point of a call, and nothing else."""
+    messages = CALLS[carrier][0]
+    codec = carrier_codec(carrier)
+    for message in messages[: data.draw(st.integers(0, len(messages)))]:
+        codec.receive(message)
+    for role in (codec.receive, codec.receive_command, detect):
+        spoiled = data.draw(_mutations(data.draw(st.sampled_from(messages))))
+        _understood_or_refused(role, spoiled)
+
+
+def _understood_or_refused(read: Callable[[Any], object], message: str | bytes) -> None:
+    try:
+        read(message)
+    except RemoteProtocolError as error:
+        assert error.close_code in {1002, 1003, 1007}
+        assert str(error)
+
+
+# -- order, and what is refused
+
+
+@pytest.mark.parametrize(
+    ("message", "code", "hint"),
+    [
+        ("nonsense", 1007, "not JSON"),
+        ("[1]", 1007, "no object"),
+        ('{"event": "media", "media": {"payload": "%%%"}}', 1007, "base64"),
+        ('{"event": "media", "media": {}}', 1007, "payload"),
+        ('{"event": "media"}', 1007, "'media' must be an object"),
+        ('{"event": "dtmf", "dtmf": {"digit": "11"}}', 1007, "digit"),
+        ('{"event": "weather"}', 1002, "unknown event 'weather'"),
+        ('{"event": "start"}', 1007, "'start' must be an object"),
+        (b"\x00", 1003, "binary"),
+        (TWILIO[1], 1002, "started twice"),
+        (TWILIO[0], 1002, "after the call was started"),
+    ],
+)
+def test_bad_messages_have_their_code_and_a_helpful_reason(message: str | bytes, code: int, hint: str) -> None:
+    """What is wrong is said in words, with the close code that fits."""
+    codec = _begun("twilio")
+    with pytest.raises(RemoteProtocolError, match=hint) as caught:
+        codec.receive(message)
+    assert caught.value.close_code == code
+
+
+@every_carrier
+def test_nothing_comes_before_the_start_or_after_the_stop(carrier: str) -> None:
+    """Media before the start, and anything after the stop, is a protocol error."""
+    theirs, ours = carrier_codec(carrier), carrier_codec(carrier)
+    with pytest.raises(RemoteProtocolError, match="before the call was started"):
+        ours.receive(theirs.send_event(Media(b"\x00\x00")))
+    theirs, ours = carrier_codec(carrier), _begun(carrier)
+    assert ours.receive(theirs.send_event(Stopped())) == Stopped()
+    with pytest.raises(RemoteProtocolError, match="after the call was over"):
+        ours.receive(theirs.send_event(Media(b"\x00\x00")))
+
+
+def test_formats_that_cannot_be_served_say_what_to_set() -> None:
+    """A carrier configured for another codec is told which to choose."""
+    start = TELNYX[1].replace("PCMU", "G722")
+    with pytest.raises(RemoteProtocolError, match="set codec and bidirectionalCodec to PCMU") as caught:
+        carrier_codec("telnyx").receive(start)
+    assert caught.value.close_code == 1003
+    with pytest.raises(RemoteProtocolError, match="rate=8000, 16000 or 24000"):
+        carrier_codec("vonage").receive('{"event":"websocket:connected","content-type":"audio/l16;rate=44100"}')
+    with pytest.raises(RemoteProtocolError, match="whole number of 16-bit samples"):
+        _begun("vonage").receive(b"\x00\x00\x00")
+
+
+def test_our_own_voice_is_not_taken_for_the_callers() -> None:
+    """Where a carrier sends both tracks, the outbound one is ignored."""
+    codec = _begun("telnyx")
+    assert codec.receive(TELNYX[2].replace('"inbound"', '"outbound"')) is None
+
+
+def test_what_begins_like_no_carrier_is_refused() -> None:
+    """Neither audio nor a WebSocket client's start is taken for a carrier."""
+    with pytest.raises(RemoteProtocolError, match="audio came before"):
+        detect(b"\x00\x00")
+    with pytest.raises(RemoteProtocolError, match="unknown event"):
+        detect('{"event": "ping"}')
+    with pytest.raises(ValueError, match="known are twilio, telnyx, plivo, vonage"):
+        carrier_codec("acme")
+
+
+# -- answers to webhooks
+
+
+@every_carrier
+@given(data=st.data())
+def test_answers_carry_url_and_parameters_unharmed(carrier: str, data: st.DataObject) -> None:
+    """What stands in the answer, read by an XML or JSON parser, is what was put in."""
+    printable = st.text(st.characters(min_codepoint=32, max_codepoint=0x2FF), max_size=12)
+    parameters = data.draw(st.dictionaries(printable.filter(bool), printable, max_size=4))
+    url = "wss://answer.example.com/telephone/handler?a=1&b=<2>"
+    media_type, body = answer_call(carrier, url, parameters)
+    if carrier == "vonage":
+        [action] = json.loads(body)
+        [endpoint] = action["endpoint"]
+        assert media_type == "application/json"
+        assert (action["action"], endpoint["type"], endpoint["uri"]) == ("connect", "websocket", url)
+        assert endpoint["headers"] == parameters
+        return
+    assert media_type == "application/xml"
+    stream = next(ElementTree.fromstring(body).iter("Stream"))  # noqa: S314 - our own answer
+    if carrier == "plivo":
+        assert stream.text == url
+        assert stream.get("bidirectional") == "true"
+        assert read_extra_headers(stream.get("extraHeaders")) == parameters
+    else:
+        assert stream.get("url") == url
+        assert {part.get("name"): part.get("value") for part in stream} == parameters
+        assert (stream.get("bidirectionalMode") == "rtp") == (carrier == "telnyx")
+
+
+def test_the_twiml_answer_is_as_documented() -> None:
+    """Connect, Stream, Parameter: the form of Twilio's documentation."""
+    _, body = answer_call("twilio", "wss://h/telephone/handler", {"k": "v"})
+    assert body.endswith(
+        '<Response><Connect><Stream url="wss://h/telephone/handler"><Parameter name="k" value="v"/></Stream></Connect>'
+        "</Response>"
+    )
+
+
+def test_vonage_gets_no_more_than_it_takes() -> None:
+    """More than 512 bytes of parameters are refused before the carrier does."""
+    with pytest.raises(ValueError, match="512 bytes"):
+        answer_call("vonage", "wss://h", {"k": 600 * "v"})
+    with pytest.raises(ValueError, match="unknown carrier"):
+        answer_call("acme", "wss://h")
+
+
+def test_webhooks_tell_who_calls() -> None:
+    """Numbers and the call's id are found under each carrier's names."""
+    assert read_call({"From": "+1", "To": "+2", "CallSid": "CA"}) == {"caller": "+1", "callee": "+2", "call_id": "CA"}
+    assert read_call({"From": "+1", "CallUUID": "u"}) == {"caller": "+1", "call_id": "u"}
+    assert read_call({"from": "1", "to": "2", "uuid": "u"}) == {"caller": "1", "callee": "2", "call_id": "u"}
+
+
+@given(st.dictionaries(words, words, max_size=4))
+def test_extra_headers_survive(parameters: dict[str, str]) -> None:
+    """Any parameters go through Plivo's header string and back, with either separator."""
+    for separator in ";,":
+        assert read_extra_headers(write_extra_headers(parameters, separator)) == parameters
+
+
+# -- order, time and marks, as arithmetic
+
+
+@given(st.permutations(range(1, 40)), st.integers(1, 8))
+def test_reordering_gives_everything_once_and_in_order(chunks: list[int], bound: int) -> None:
+    """What comes out is in order, without doubles, and at most `bound` items ever wait."""
+    reorder = Reorder(bound)
+    out: list[int] = []
+    for seen, chunk in enumerate(chunks, 1):
+        out += [media.chunk or 0 for media in reorder.push(Media(b"", chunk))]
+        assert seen - len(out) - reorder.late <= bound
+    assert out == sorted(set(out))
+
+
+def test_reordering_swaps_neighbours_without_loss() -> None:
+    """Neighbours that overtook each other are swapped back; a lost one holds up the rest only for the bound."""
+    reorder = Reorder(2)
+    order = [1, 3, 2, 4, 6, 7, 8, 9]
+    assert [media.chunk for chunk in order for media in reorder.push(Media(b"", chunk))] == [1, 2, 3, 4, 6, 7, 8, 9]
+    assert reorder.push(Media(b"", 5)) == []
+    assert reorder.late == 1
+    assert reorder.push(Media(b"x", None)) == [Media(b"x", None)]
+
+
+def test_a_counter_that_starts_anew_is_followed() -> None:
+    """A far side that counts from 1 again is not taken for an hour of late audio."""
+    reorder = Reorder(2)
+    reorder.push(Media(b"", 1000))
+    assert [media.chunk for media in reorder.push(Media(b"", 1))] == [1]
+
+
+@given(st.lists(st.tuples(st.integers(1, 400), st.none() | st.integers(0, 10**15)), max_size=30))
+def test_media_time_never_runs_backwards(parts: list[tuple[int, int | None]]) -> None:
+    """Whatever a carrier says the time is, later audio has a later time."""
+    clock, last = MediaClock(8000), 0
+    for n, timestamp in parts:
+        pts = clock.pts(n, timestamp)
+        assert pts >= last
+        last = pts + n
+
+
+def test_a_gap_in_the_timestamps_is_a_gap_in_media_time() -> None:
+    """Rounding to milliseconds is no gap; lost frames are, by as much as was lost."""
+    clock = MediaClock(8000)
+    assert [clock.pts(160, 1000 + timestamp) for timestamp in (5, 25, 46, 65, 125, 145)] == [0, 160, 320, 480, 960, 1120]
+
+
+def test_the_rate_bound_lets_bursts_through_and_floods_not() -> None:
+    """50 messages a second pass for ever, a burst passes once, 10,000 a second do not."""
+    rate = MessageRate(100, 200)
+    assert all(rate.take(second / 50) for second in range(5000))
+    flood = MessageRate(100, 200)
+    assert sum(flood.take(number / 10_000) for number in range(10_000)) == pytest.approx(300, abs=2)
+
+
+def test_what_was_heard_is_what_marks_confirmed() -> None:
+    """Marks confirm what was before them; what a clear cut off is not heard, though its marks come back."""
+    heard = Heard(every=400)
+    marks = [heard.send(160) for _ in range(10)]
+    named = [mark for mark in marks if mark]
+    assert [index for index, mark in enumerate(marks) if mark] == [2, 5, 8]
+    heard.played(named[0])
+    assert (heard.sent, heard.heard, heard.pending, heard.unmarked) == (1600, 480, 2, 160)
+    heard.clear()
+    heard.played(named[1])
+    heard.played(named[2])
+    assert (heard.heard, heard.cut, heard.pending) == (480, 1120, 0)
+    heard.send(160)
+    heard.played(heard.mark())
+    heard.played("strange")
+    assert (heard.heard, heard.cut) == (640, 1120)
+
+
+@given(st.lists(st.sampled_from(["send", "mark", "played", "clear"]), max_size=60))
+def test_heard_and_cut_never_exceed_sent(steps: list[str]) -> None:
+    """In any order of events the figures add up."""
+    heard, names = Heard(every=300), ["none"]
+    for step in steps:
+        match step:
+            case "send":
+                names += [name for name in [heard.send(160)] if name]
+            case "mark":
+                names.append(heard.mark())
+            case "played":
+                heard.played(names.pop())
+                names = names or ["none"]
+            case "clear":
+                heard.clear()
+        assert 0 <= heard.heard + heard.cut <= heard.sent
+
+
+def test_payloads_are_plain_base64() -> None:
+    """The payload is what any base64 decoder reads: no line breaks, standard alphabet."""
+    payload = bytes(range(256))
+    said = json.loads(_begun("twilio").send(SendMedia(payload)))
+    assert base64.b64decode(said["media"]["payload"], validate=True) == payload

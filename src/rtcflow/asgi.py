@@ -63,6 +63,7 @@ def application(stream: Stream) -> Starlette:
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         async with stream.running():
+            await stream.open_engine()
             yield
 
     return Starlette(routes=routes(stream, page=True), lifespan=lifespan)
@@ -80,6 +81,7 @@ def mount(stream: Stream, app: Starlette, path: str = "", *, page: bool) -> None
     async def lifespan(running: Any) -> AsyncIterator[Mapping[str, Any] | None]:
         # The application's own resources outlive the calls that use them.
         async with inner(running) as state, stream.running():
+            await stream.open_engine()
             yield state
 
     app.router.lifespan_context = lifespan

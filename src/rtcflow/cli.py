@@ -18,6 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
 
 import anyio
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.table import Table
 
 if TYPE_CHECKING:
     from .call import CallReport
@@ -27,18 +31,6 @@ GRACE: Final = 1.0
 """Seconds that requests under way get when the server is stopped; calls get `stream.CLOSING` beside that."""
 
 
-def main() -> None:
-    """The console script."""
-    try:
-        import rich
-        import typer
-    except ModuleNotFoundError as error:
-        print(f"rtcflow's command line needs {error.name}; install rtcflow[cli]", file=sys.stderr)
-        raise SystemExit(2) from None
-    del rich, typer
-    _commands()()
-
-
 class Backend(enum.StrEnum):
     """The event loops that a server, or a call, can run on."""
 
@@ -46,57 +38,55 @@ class Backend(enum.StrEnum):
     asyncio = "asyncio"
 
 
-def _commands() -> Any:
-    import typer
+app: Final = typer.Typer(
+    help="Real-time audio and video handlers over WebRTC, WebSocket and telephone lines.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
 
-    app = typer.Typer(
-        help="Real-time audio and video handlers over WebRTC, WebSocket and telephone lines.",
-        no_args_is_help=True,
-        add_completion=False,
-        pretty_exceptions_enable=False,
-        rich_markup_mode=None,
-    )
+BackendOption = Annotated[Backend, typer.Option(help="The event loop.")]
+HostOption = Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 is every one of this machine.")]
+PortOption = Annotated[int, typer.Option(help="The port to listen on; 0 finds a free one.", min=0, max=65535)]
 
-    backend_option = typer.Option(help="The event loop.")
-    host_option = typer.Option(help="The address to listen on; 0.0.0.0 is every one of this machine.")
-    port_option = typer.Option(help="The port to listen on; 0 finds a free one.", min=0, max=65535)
 
-    @app.command()
-    def demo(
-        backend: Annotated[Backend, backend_option] = Backend.trio,
-        host: Annotated[str, host_option] = "127.0.0.1",
-        port: Annotated[int, port_option] = 8000,
-    ) -> None:
-        """Serve an echo, and a page to talk to it."""
-        from .demo import stream
+@app.command()
+def demo(
+    backend: BackendOption = Backend.trio,
+    host: HostOption = "127.0.0.1",
+    port: PortOption = 8000,
+) -> None:
+    """Serve an echo, and a page to talk to it."""
+    from .demo import stream
 
-        serve_application(stream, "the echo demo", host, port, backend)
+    serve_application(stream, "the echo demo", host, port, backend)
 
-    @app.command()
-    def serve(
-        target: Annotated[str, typer.Argument(metavar="MODULE:STREAM", help="A Stream, or an ASGI application.")],
-        backend: Annotated[Backend, backend_option] = Backend.asyncio,
-        host: Annotated[str, host_option] = "127.0.0.1",
-        port: Annotated[int, port_option] = 8000,
-    ) -> None:
-        """Serve a Stream of yours, or an ASGI application that has mounted one."""
-        serve_application(load_target(target), target, host, port, backend)
 
-    @app.command()
-    def call(
-        url: Annotated[str, typer.Argument(help="Where the stream is mounted: http://127.0.0.1:8000")],
-        play: Annotated[Path | None, typer.Option(help="A sound file to play into the call.")] = None,
-        record: Annotated[Path | None, typer.Option(help="A WAV file to record the answer to.")] = None,
-        seconds: Annotated[
-            float | None, typer.Option(help="How long to stay; by default the length of --play and 1 s, or 10 s.", min=0.1)
-        ] = None,
-        as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
-        backend: Annotated[Backend, backend_option] = Backend.asyncio,
-    ) -> None:
-        """Call a server without a browser: play a recording, record the answer, measure the line."""
-        raise SystemExit(_call(url, play, record, seconds, backend, as_json=as_json))
+@app.command()
+def serve(
+    target: Annotated[str, typer.Argument(metavar="MODULE:STREAM", help="A Stream, or an ASGI application.")],
+    backend: BackendOption = Backend.asyncio,
+    host: HostOption = "127.0.0.1",
+    port: PortOption = 8000,
+) -> None:
+    """Serve a Stream of yours, or an ASGI application that has mounted one."""
+    serve_application(load_target(target), target, host, port, backend)
 
-    return app
+
+@app.command()
+def call(
+    url: Annotated[str, typer.Argument(help="Where the stream is mounted: http://127.0.0.1:8000")],
+    play: Annotated[Path | None, typer.Option(help="A sound file to play into the call.")] = None,
+    record: Annotated[Path | None, typer.Option(help="A WAV file to record the answer to.")] = None,
+    seconds: Annotated[
+        float | None, typer.Option(help="How long to stay; by default the length of --play and 1 s, or 10 s.", min=0.1)
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    backend: BackendOption = Backend.asyncio,
+) -> None:
+    """Call a server without a browser: play a recording, record the answer, measure the line."""
+    raise SystemExit(_call(url, play, record, seconds, backend, as_json=as_json))
 
 
 def _fail(words: str) -> NoReturn:
@@ -192,12 +182,13 @@ async def _wait_for_signal() -> None:
 
 
 def _log_to_terminal() -> None:
-    from rich.console import Console
-    from rich.logging import RichHandler
-
-    console = Console(stderr=True, soft_wrap=True)
-    handler = RichHandler(console=console, show_path=False, markup=False, log_time_format="%X")
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler], force=True)
+    console = Console(stderr=True)
+    handler: logging.Handler
+    if console.is_terminal:
+        handler = RichHandler(console=console, show_path=False, markup=False, log_time_format="%X")
+        logging.basicConfig(format="%(message)s", handlers=[handler], force=True)
+    else:  # into a file or a journal: one line is one line
+        logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", force=True)
     logging.getLogger("rtcflow").setLevel(logging.INFO)
 
 
@@ -238,15 +229,18 @@ def _call(
 async def _hold(url: str, samples: Any, seconds: float) -> tuple[CallReport, float]:
     """Call, hold the call, hang up: at the end of `seconds`, or at Ctrl-C."""
     from .call import hold_call
-    from .client import connect
+    from .client import connect, import_httpx2
+    from .transports.webrtc import open_engine
     from .exceptions import NegotiationError, RemoteProtocolError
 
-    began = anyio.current_time()
     try:
-        async with connect(url) as call:
-            asked = anyio.current_time() - began
-            report = await hold_call(call, samples, seconds, until=_wait_for_signal)
-            return report, asked + report.setup
+        import_httpx2()  # before the clock starts
+        async with open_engine() as engine:
+            began = anyio.current_time()
+            async with connect(url, engine=engine) as call:
+                asked = anyio.current_time() - began
+                report = await hold_call(call, samples, seconds, until=_wait_for_signal)
+                return report, asked + report.setup
     except ModuleNotFoundError as error:
         _fail(str(error))
     except (ValueError, ConnectionError) as error:
@@ -263,9 +257,6 @@ def _figures(report: CallReport, url: str, setup: float) -> dict[str, Any]:
 
 
 def _print_report(figures: dict[str, Any], record: Path | None) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     def milliseconds(value: float | None) -> str:
         return "–" if value is None else f"{1000 * value:.0f} ms"
 
@@ -284,7 +275,3 @@ def _print_report(figures: dict[str, Any], record: Path | None) -> None:
     if record is not None:
         table.add_row("recorded to", str(record))
     Console(soft_wrap=True).print(table)
-
-
-if __name__ == "__main__":
-    main()

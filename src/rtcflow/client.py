@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
@@ -14,11 +14,12 @@ from .protocol import signalling
 if TYPE_CHECKING:
     import httpx2
 
-    from .transports.webrtc import WebRTCConfig, WebRTCTransport
+    from .transports.webrtc import WebRTCEngine, WebRTCTransport
 
 __all__ = ["connect", "offer_url"]
 
 OFFER_ROUTE: Final = "/webrtc/offer"
+
 
 def offer_url(url: str) -> str:
     """The offer route of the server at `url`: ``http://host/talk`` → ``http://host/talk/webrtc/offer``.
@@ -46,7 +47,7 @@ async def connect(
     webrtc_id: str | None = None,
     headers: Mapping[str, str] | None = None,
     timeout: float = 10.0,
-    config: WebRTCConfig | None = None,
+    engine: WebRTCEngine | None = None,
 ) -> AsyncIterator[WebRTCTransport]:
     """Call the server at `url` over WebRTC, and hang up at the end of the block.
 
@@ -68,7 +69,7 @@ async def connect(
         webrtc_id: The id under which the server's application finds this call; an unguessable one by default.
         headers: Further headers of the request, such as ``Authorization``.
         timeout: Seconds for the server's answer.
-        config: The options of WebRTC on this side.
+        engine: An open engine, for who makes many calls or wants other options; its own by default.
 
     Yields:
         The transport, with the answer accepted; it is on its way to being connected (`Transport.wait_connected`).
@@ -82,30 +83,31 @@ async def connect(
     from .transports.webrtc import open_engine
 
     target = offer_url(url)
-    async with open_engine(config) as engine:
-        call = await engine.offer(audio=audio, video=video, messages=messages)
+    httpx2 = import_httpx2()
+    async with open_engine() if engine is None else nullcontext(engine) as opened:
+        call = await opened.offer(audio=audio, video=video, messages=messages)
         try:
             offer = signalling.Offer(call.offer_sdp, webrtc_id or secrets.token_urlsafe(18))
-            answer = await _post(target, offer.to_json(), headers or {}, timeout)
-            await call.accept_answer(signalling.parse_answer(answer.content, answer.status_code).sdp)
+            # Reading the certificates of the system takes 60 ms, which plain http need not wait for.
+            verify = target.startswith("https:")
+            async with httpx2.AsyncClient(timeout=timeout, headers=headers, verify=verify) as client:
+                response = await _post(client, target, offer.to_json(), timeout)
+            await call.accept_answer(signalling.parse_answer(response.content, response.status_code).sdp)
             yield call
         finally:
             with anyio.CancelScope(shield=True):
                 await call.aclose()
 
 
-async def _post(url: str, body: Mapping[str, Any], headers: Mapping[str, str], timeout: float) -> httpx2.Response:
-    httpx2 = _import_httpx2()
+async def _post(client: httpx2.AsyncClient, url: str, body: Mapping[str, Any], timeout: float) -> httpx2.Response:
+    httpx2 = import_httpx2()
     try:
-        async with httpx2.AsyncClient(timeout=timeout) as client:
-            with anyio.fail_after(timeout):
-                return await client.post(url, json=body, headers=headers)
+        with anyio.fail_after(timeout):
+            return await client.post(url, json=body)
     except (TimeoutError, httpx2.TimeoutException):
         raise ConnectionError(f"{url} did not answer within {timeout:g} s") from None
-    except httpx2.UnsupportedProtocol as error:
+    except (httpx2.UnsupportedProtocol, httpx2.InvalidURL) as error:
         raise ValueError(f"{url!r} is not the URL of a server: {error}") from None
-    except httpx2.InvalidURL as error:
-        raise ValueError(f"{url!r} is not a URL: {error}") from None
     except httpx2.TransportError as error:
         raise ConnectionError(f"nobody answers at {url}: {_in_words(error)}") from error
 
@@ -121,7 +123,8 @@ def _in_words(error: BaseException) -> str:
     return words
 
 
-def _import_httpx2() -> Any:
+def import_httpx2() -> Any:
+    """The module `httpx2`, or an error that names the extra."""
     try:
         import httpx2
     except ModuleNotFoundError:

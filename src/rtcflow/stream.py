@@ -309,6 +309,10 @@ class Stream:
         finally:
             self._release(session)
 
+    async def open_engine(self) -> None:
+        """Open the WebRTC engine now, so that the first caller need not wait half a second for it."""
+        await self._get_room().engine.get()
+
     async def open_webrtc(self, offer_sdp: str) -> WebRTCTransport:
         """Answer a WebRTC offer with a transport that fits this stream; the first call opens the engine.
 

@@ -58,6 +58,8 @@ class WebRTCEngine:
         self._switch_interval: float | None = None
 
     async def _open(self) -> None:
+        import rtcflow._engine.peer  # noqa: F401  half a second of imports that no call should wait for
+
         from .._engine.room import Room
 
         room = Room(use_uvloop=self.config.use_uvloop)

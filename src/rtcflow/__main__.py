@@ -1,0 +1,21 @@
+"""The console script, and `python -m rtcflow`."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Run the command line, or say which extra it needs."""
+    try:
+        from .cli import app
+    except ModuleNotFoundError as error:
+        if error.name not in {"rich", "typer"}:
+            raise
+        print(f"rtcflow: the command line needs {error.name}; install rtcflow[cli]", file=sys.stderr)
+        raise SystemExit(2) from None
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -10,6 +10,7 @@ import enum
 import inspect
 import logging
 import secrets
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from types import MappingProxyType
@@ -43,6 +44,7 @@ from .threads import WorkerThreads
 if TYPE_CHECKING:
     from starlette.applications import Starlette
 
+    from .transports.telephone import TelephoneConfig
     from .transports.webrtc import WebRTCConfig, WebRTCEngine, WebRTCTransport
 
 logger = logging.getLogger(__name__)
@@ -89,10 +91,14 @@ class Stream:
         rtc_configuration: What browsers give to their ``RTCPeerConnection`` (``{"iceServers": [...]}``); the page of
             this stream asks for it.
         webrtc: How the server's own side of WebRTC is set up.
+        telephone: How it is reached by telephone, and the secrets of carriers.
 
     Raises:
         HandlerError: This is no handler, or it does not fit the modality; the message says what to use.
         ValueError: There is no such modality or mode.
+
+    Attributes:
+        refused: How many calls over a WebSocket came to nothing, by reason: an error's `code`, or ``"protocol_error"``.
 
     The stream serves only inside `running()`; `mount` and `asgi` see to that through the server's lifespan.
     """
@@ -112,6 +118,7 @@ class Stream:
         debug: bool = False,
         rtc_configuration: Mapping[str, Any] | None = None,
         webrtc: WebRTCConfig | None = None,
+        telephone: TelephoneConfig | None = None,
     ) -> None:
         self.modality = Modality(modality)
         self.mode = Mode(mode)
@@ -128,6 +135,8 @@ class Stream:
         self._threads = WorkerThreads(thread_limit)
         self._settings = ConnectionSettings(time_limit, self._timeouts, debug, self._threads)
         self._webrtc = webrtc
+        self.telephone = telephone
+        self.refused: Counter[str] = Counter()
         self._slots = 0
         self._sessions: dict[str, Session] = {}
         self._room: _Room | None = None

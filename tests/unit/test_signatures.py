@@ -97,7 +97,7 @@ def test_any_change_breaks_twilios_signature(change: str) -> None:
 
 
 @pytest.mark.parametrize(("post", "url", "form", "signature"), PLIVO)
-def test_plivos_signatures_verify(post: bool, url: str, form: dict[str, str], signature: str) -> None:  # noqa: FBT001
+def test_plivos_signatures_verify(post: bool, url: str, form: dict[str, str], signature: str) -> None:
     """What Plivo's own package signs verifies, also among several; with another nonce or token it does not."""
     fields = list(form.items())
     assert verify_plivo(PLIVO_TOKEN, signature, PLIVO_NONCE, url, fields, post=post)

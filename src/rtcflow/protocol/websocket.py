@@ -18,6 +18,7 @@ those that asked for them: FastRTC's own clients see nothing they do not know.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
@@ -58,6 +59,9 @@ from .lines import (
 
 SAMPLE_RATES: Final = range(8000, 48001, 50)
 """Hz; a multiple of 50, so that 20 ms are whole samples."""
+
+
+_ID = re.compile(r"[A-Za-z0-9_.~-]{1,128}", re.ASCII)  # as `webrtc_id` of an offer
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +126,9 @@ class WebSocketCodec(LineCodec):
             case "start":
                 if self.call is None:
                     self._take_wish(read_wish(said))
-                own_id = read_id(said, "websocket_id") if said.get("websocket_id") is not None else ""
+                own_id = read_text(said, "websocket_id", "")
+                if own_id and not _ID.fullmatch(own_id):
+                    raise wrong("'websocket_id' must have 1 to 128 letters, digits and _ . ~ -")
                 return CallStarted(own_id, own_id, format=None)
             case "stop":
                 return Stopped()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from ..abc import MediaOffer
@@ -18,6 +20,51 @@ if TYPE_CHECKING:
 AHEAD: Final = 0.1
 """Seconds by which audio leaves before its time: the carrier buffers it against the network's jitter, and can be told
 to drop it. More would not be heard sooner; what is on its way at a barge-in is not more than this."""
+
+
+@dataclass(frozen=True, slots=True)
+class TelephoneConfig:
+    """How a stream is reached by telephone.
+
+    Attributes:
+        secrets: By carrier, what it signs its requests with: Twilio's and Plivo's auth token, Vonage's signature
+            secret, and the token of your own choice that Telnyx sends along (``stream_auth_token``).
+            Requests of a carrier with a secret must be signed with it.
+        carriers: Which carriers are served. By default those that have a secret or, if none has, all: unchecked. None
+            at all (``()``) leaves the telephone routes out.
+        public_url: How carriers reach this server, ``"https://voice.example.com"``: scheme, host and any prefix that a
+            proxy takes off the path.
+        trust_forwarded: Whether to believe ``X-Forwarded-Proto`` and ``X-Forwarded-Host`` instead; only behind a proxy
+            that sets them itself, since signatures are checked against the URL made of them.
+        parameters: Handed from the webhook's answer to the call (`Context.custom`), for all calls alike.
+        sample_rate: What Vonage is asked to send, Hz: 8000, 16000 or 24000.
+        ahead: Seconds by which audio is sent before its time (see `AHEAD`).
+        limits: What a carrier may do.
+    """
+
+    secrets: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), repr=False)
+    carriers: tuple[str, ...] | None = None
+    public_url: str | None = None
+    trust_forwarded: bool = False
+    parameters: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    sample_rate: int = 16000
+    ahead: float = AHEAD
+    limits: LineLimits = field(default_factory=LineLimits)
+
+    def __post_init__(self) -> None:
+        for carrier in (*self.secrets, *(self.carriers or ())):
+            if carrier not in CARRIERS:
+                raise ValueError(f"unknown carrier {carrier[:40]!r}; known are {', '.join(CARRIERS)}")
+        for carrier, secret in self.secrets.items():
+            if not secret:
+                raise ValueError(f"the secret of {carrier} is empty; leave it out to take calls unchecked")
+        if self.public_url is not None and "://" not in self.public_url:
+            raise ValueError(f"public_url={self.public_url!r}; write scheme and host: 'https://voice.example.com'")
+
+    @property
+    def served(self) -> tuple[str, ...]:
+        """The carriers that are served."""
+        return tuple(self.secrets) or tuple(CARRIERS) if self.carriers is None else self.carriers
 
 
 class TelephoneTransport(LineTransport):
@@ -65,7 +112,7 @@ async def open_telephone_transport(
     ahead: float = AHEAD,
     limits: LineLimits | None = None,
     latency: Latency = Latency.BUFFERED,
-    check: Callable[[LineEvent], None] | None = None,
+    check: Callable[[str, LineEvent], None] | None = None,
 ) -> AsyncIterator[TelephoneTransport]:
     """Serve a carrier's media stream: accept it and wait until the call is started.
 
@@ -75,7 +122,8 @@ async def open_telephone_transport(
         ahead: Seconds by which audio leaves before its time.
         limits: What the carrier may do.
         latency: What is done about audio that queues up.
-        check: Called with each event up to the start of the call; raises `RemoteProtocolError` to refuse it.
+        check: Called with the carrier's name and each event up to the start of the call; raises
+            `RemoteProtocolError` to refuse it.
 
     Yields:
         The transport, for `run_connection`; closed at the end of the block.

@@ -252,6 +252,17 @@ class LineTransport(Transport):
                     logger.warning("%r does not read; it was not told to drop its audio", self)
         return dropped
 
+    async def refuse(self, code: int, reason: str, message: str) -> None:
+        """Close a call that was opened and will not be served: tell the peer `message`, if it reads any."""
+        try:
+            if self.offer.messages:
+                async with self._sending:
+                    await self._socket.send(message)
+        except PeerLeft:
+            pass
+        await self._socket.close(code, reason)
+        await self.aclose()
+
     async def aclose(self) -> None:
         """See `Transport.aclose`."""
         if self._closed:
@@ -508,7 +519,7 @@ async def open_line(
     make_codec: Callable[[Message], LineCodec],
     make_transport: Callable[[LineSocket, LineCodec, CallStarted], LineT],
     limits: LineLimits,
-    check: Callable[[LineEvent], None] | None = None,
+    check: Callable[[str, LineEvent], None] | None = None,
 ) -> AsyncIterator[LineT]:
     """Accept `websocket`, wait until the call is started, and run its three tasks for the block.
 
@@ -517,7 +528,8 @@ async def open_line(
         make_codec: Chooses the codec by the first message.
         make_transport: Makes the transport.
         limits: What the peer may do.
-        check: Called with each event up to the start; raises `RemoteProtocolError` to refuse the call.
+        check: Called with the codec's name and each event up to the start; raises
+            `RemoteProtocolError` to refuse the call.
 
     Raises:
         NegotiationTimeout: The call was not started in time.
@@ -559,7 +571,7 @@ async def open_line(
 
 
 async def _wait_started(
-    socket: LineSocket, make_codec: Callable[[Message], LineCodec], check: Callable[[LineEvent], None] | None
+    socket: LineSocket, make_codec: Callable[[Message], LineCodec], check: Callable[[str, LineEvent], None] | None
 ) -> tuple[LineCodec, CallStarted]:
     codec: LineCodec | None = None
     while True:
@@ -568,7 +580,7 @@ async def _wait_started(
             codec = make_codec(message)
         event = codec.receive(message)
         if event is not None and check is not None:
-            check(event)
+            check(codec.name, event)
         if isinstance(event, Ping):
             await socket.send(codec.send(SendPong()))
         if isinstance(event, Stopped):

@@ -24,7 +24,12 @@ _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]") 
 
 
 def answer_call(
-    carrier: str, url: str, parameters: Mapping[str, str] | None = None, *, sample_rate: int = 16000
+    carrier: str,
+    url: str,
+    parameters: Mapping[str, str] | None = None,
+    *,
+    sample_rate: int = 16000,
+    signed: bool = False,
 ) -> tuple[str, str]:
     """The answer that connects an incoming call to the WebSocket at `url`.
 
@@ -34,6 +39,8 @@ def answer_call(
         parameters: Handed to the WebSocket with the start of the call: `CallStarted.custom`, except ``caller``,
             ``callee`` and ``call_id``, which have fields of their own.
         sample_rate: Of Vonage's audio, Hz: 8000, 16000 or 24000. The others are telephone audio, 8000 Hz.
+
+        signed: Have Vonage sign the WebSocket's upgrade as it signs its webhooks.
 
     Returns:
         ``(media_type, body)`` of the HTTP answer.
@@ -57,12 +64,14 @@ def answer_call(
         case "vonage":
             if len(json.dumps(named).encode()) > NCCO_HEADERS_BOUND:
                 raise ValueError(f"Vonage takes {NCCO_HEADERS_BOUND} bytes of parameters at most; hand over fewer")
-            endpoint = {
+            endpoint: dict[str, object] = {
                 "type": "websocket",
                 "uri": url,
                 "content-type": content_type(sample_rate),
                 "headers": named,
             }
+            if signed:
+                endpoint["authorization"] = {"type": "vonage"}
             return JSON, json.dumps([{"action": "connect", "endpoint": [endpoint]}])
     raise ValueError(f"unknown carrier {carrier[:40]!r}; known are twilio, telnyx, plivo, vonage")
 

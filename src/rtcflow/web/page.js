@@ -5,7 +5,7 @@ const $ = (id) => document.getElementById(id);
 const root = $("call");
 const call = new Call({ url: new URL("webrtc/offer", location.href).href });
 const LOG_LINES = 200; // the most that are kept
-const PLOT_SECONDS = 60;
+const PLOT_SECONDS = 60; // the most; the plot begins with the first 15
 
 let meters = {};
 let points = [];
@@ -41,7 +41,12 @@ call.addEventListener("status", ({ detail: { status, words } }) => {
   $("status").textContent = status === "failed" ? "Not connected." : words;
   $("mute").disabled = !live || status === "asking";
   if (status === "connecting") begin();
-  if (status === "connected" && !startedAt) startedAt = performance.now();
+  if (status === "connected" && !startedAt) {
+    startedAt = performance.now();
+    log("log", "Connected.");
+  } else if (status === "interrupted") {
+    log("warning", words);
+  }
 });
 
 call.addEventListener("track", ({ detail: { track, stream } }) => {
@@ -161,10 +166,11 @@ function draw() {
   const bottom = height - 16;
   const top = 6;
 
-  const largest = Math.max(0.01, ...points.map((point) => Math.max(point.roundTrip ?? 0, point.jitter ?? 0)));
+  const largest = Math.max(0.009, ...points.map((point) => Math.max(point.roundTrip ?? 0, point.jitter ?? 0)));
   const ceiling = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5].find((step) => step >= largest * 1.05) ?? largest;
   const now = performance.now();
-  const x = (at) => width * (1 - (now - at) / (1000 * PLOT_SECONDS));
+  const shown = Math.min(PLOT_SECONDS, Math.max(15, points.length ? (now - points[0].at) / 1000 : 0));
+  const x = (at) => width * (1 - (now - at) / (1000 * shown));
   const y = (value) => bottom - (bottom - top) * (value / ceiling);
 
   pen.strokeStyle = colour("--line");
@@ -179,7 +185,7 @@ function draw() {
     pen.stroke();
   }
   pen.fillText(`${Math.round(1000 * ceiling)} ms`, 2, top + 12);
-  pen.fillText("1 min ago", 2, height - 3);
+  pen.fillText(shown === PLOT_SECONDS ? "1 min ago" : `${Math.round(shown)} s ago`, 2, height - 3);
   pen.textAlign = "right";
   pen.fillText("now", width - 2, height - 3);
 

@@ -15,6 +15,7 @@ import contextvars
 import threading
 import time
 from collections.abc import Callable
+from types import FrameType
 from typing import Any, Protocol, cast
 
 import anyio
@@ -160,6 +161,22 @@ class ParkingLot:
         finally:
             self._lock.acquire()
             self._waiters.discard(waiter)
+
+    @staticmethod
+    def wake_frame(frame: FrameType) -> bool:
+        """Wake the thread whose innermost frame is `frame`, if it is parked; False if it is not. From another thread.
+
+        For the interruption of a thread that would wait for ever, whatever for: it returns as if it had been woken.
+        """
+        parked = frame.f_back
+        if frame.f_code is not _ThreadWaiter.wait.__code__ or parked is None:
+            return False
+        lot, waiter = parked.f_locals["self"], parked.f_locals["waiter"]
+        with lot._lock:
+            if waiter in lot._waiters:  # else it is being woken in this very moment
+                lot._waiters.discard(waiter)
+                waiter.wake()
+        return True
 
 
 class Event:

@@ -12,7 +12,8 @@ with threads, and each is answered here:
 - *One that waits for ever.* The usual sync echo sits in `queue.get()` when its caller hangs up. Nothing will ever be
   put there again, so it is interrupted: CPython's `PyThreadState_SetAsyncExc` raises `Interrupted` in that thread at
   its next bytecode, and a thread that waits in `threading.Condition.wait` (which is where `queue.Queue.get`,
-  `threading.Event.wait` and `concurrent.futures.Future.result` wait) is woken by releasing the lock it waits for.
+  `threading.Event.wait` and `concurrent.futures.Future.result` wait), or in this package's own `Event` and queues, is
+  woken by releasing the lock it waits for.
   Only calls into a handler are interrupted, only after its connection ended, its `shutdown()` returned and the grace
   passed. C code that never returns is beyond reach: that thread is the one that is abandoned.
 """
@@ -34,7 +35,7 @@ from typing import Any, Protocol, TypeVar
 import anyio
 import anyio.to_thread
 
-from ._bridge import Event, WorkerMark, current_worker
+from ._bridge import Event, ParkingLot, WorkerMark, current_worker
 from .exceptions import TooManyConnections
 
 T = TypeVar("T")
@@ -307,9 +308,9 @@ def _set_async_exception(ident: int, exception: type[BaseException] | None) -> N
 
 
 def _wake_from_condition(ident: int) -> None:
-    """Wake that thread if it waits in `threading.Condition.wait`, as a spurious `notify` would."""
+    """Wake that thread if it waits in `threading.Condition.wait` (as a spurious `notify` would) or in a `ParkingLot`."""
     frame: FrameType | None = sys._current_frames().get(ident)
-    if frame is None or frame.f_code is not threading.Condition.wait.__code__:
+    if frame is None or ParkingLot.wake_frame(frame) or frame.f_code is not threading.Condition.wait.__code__:
         return
     waiter = frame.f_locals.get("waiter")
     if waiter is not None:

@@ -10,6 +10,7 @@ import time
 import anyio
 import pytest
 
+from rtcflow._bridge import Event
 from rtcflow.exceptions import TooManyConnections
 from rtcflow.threads import Crew, WorkerThreads
 
@@ -38,6 +39,23 @@ async def test_a_thread_that_waits_in_queue_get_comes_back():
     assert inbox.get(timeout=1) == 1, "the queue itself still works"
 
 
+async def test_a_thread_that_waits_in_our_own_event_comes_back():
+    """The thread of an emit that sits in Event.wait_sync() for ever is interrupted, and the event still works."""
+    crew = Crew(WorkerThreads())
+    event = Event()
+
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(crew.run, "emit", lambda: crew.call(event.wait_sync))
+            while not crew.busy:
+                await anyio.sleep(0.001)
+            tg.cancel_scope.cancel()
+        crew.stop()
+        assert await crew.join(grace=0.05) == []
+    event.set()
+    assert event.wait_sync(timeout=0)
+
+
 async def test_a_thread_that_computes_for_ever_comes_back():
     """A loop in pure Python is interrupted, although it catches Exception."""
     crew = Crew(WorkerThreads())
@@ -46,7 +64,7 @@ async def test_a_thread_that_computes_for_ever_comes_back():
         while True:
             try:
                 time.sleep(0.001)
-            except Exception:  # noqa: BLE001, S110
+            except Exception:
                 pass
 
     with anyio.fail_after(10):

@@ -1,0 +1,37 @@
+"""How the pages are built: `sphinx-build -n -W docs docs/_build/html`."""
+
+from __future__ import annotations
+
+from importlib.metadata import version as installed_version
+
+project = "rtcflow"
+author = "rtcflow authors"
+copyright = "2026, rtcflow authors"
+release = version = installed_version("rtcflow")
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+exclude_patterns = ["_build"]
+source_suffix = {".md": "markdown"}
+html_theme = "furo"
+html_title = f"rtcflow {release}"
+html_show_sphinx = False
+
+myst_enable_extensions = ["attrs_block", "colon_fence", "deflist", "fieldlist"]
+myst_heading_anchors = 3
+
+autodoc_default_options = {"members": True, "show-inheritance": True}
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+autoclass_content = "class"
+napoleon_numpy_docstring = False
+
+# `names` in docstrings become links where there is something to link to, and stay words elsewhere.
+default_role = "py:obj"
+nitpick_ignore_regex = [
+    (r"py:obj", r".*"),
+    # Other people's types: no inventories of their pages are fetched, so that building needs no network.
+    (r"py:.*", r"(?!rtcflow).*"),
+    # Type variables and private names in signatures.
+    (r"py:.*", r"rtcflow\.(.*\.)?(T|_\w+|_\w+\..*)"),
+]

@@ -1,0 +1,93 @@
+"""The programs in examples/: each is imported as its reader would run it, and called."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+from types import ModuleType
+
+import av
+import numpy as np
+import pytest
+from documents import RATE, ROOT, call, tone
+
+import rtcflow
+
+EXAMPLES = ROOT / "examples"
+PROGRAMS = sorted(path.stem for path in EXAMPLES.glob("*.py"))
+
+
+@pytest.fixture(autouse=True)
+def _in_the_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+
+
+def _load(name: str) -> ModuleType:
+    return importlib.import_module(name)
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_every_program_can_be_imported(name: str) -> None:
+    """Importing an example starts nothing, and what it serves is a stream."""
+    module = _load(name)
+    assert isinstance(getattr(module, "stream", None), rtcflow.Stream) or hasattr(module, "main")
+
+
+@pytest.mark.parametrize(("name", "handler"), [("echo", "Echo"), ("async_echo", "AsyncEcho")])
+@pytest.mark.anyio
+async def test_the_echoes_echo(name: str, handler: str) -> None:
+    """What is said comes back."""
+    heard = await call(getattr(_load(name), handler)(), tone(0.3), seconds=0.6)
+    assert np.abs(heard.samples.astype(int)).max() > 9000
+
+
+@pytest.mark.anyio
+async def test_the_tone_is_as_long_as_it_says() -> None:
+    """Half a second of tone is half a second of tone, and then the stream closes."""
+    heard = await call(_load("tone_generator").Tone(1000.0, seconds=0.5), seconds=5)
+    assert heard.end is not None
+    assert heard.end.cause is rtcflow.EndCause.HANDLER_CLOSED
+    assert heard.samples.shape[1] == 0.5 * 24000  # this pair carries the handler's own rate
+    spectrum = np.abs(np.fft.rfft(heard.samples[0]))
+    assert spectrum.argmax() * 2 == 1000
+
+
+def _picture() -> av.VideoFrame:
+    """Black on the left, white on the right."""
+    pixels = np.zeros((48, 64, 3), np.uint8)
+    pixels[:, 32:] = 255
+    return av.VideoFrame.from_ndarray(pixels, format="bgr24")
+
+
+@pytest.mark.anyio
+async def test_the_mirror_mirrors() -> None:
+    """Left is right in the mirror, and sound is as it was."""
+    heard = await call(_load("audio_video_mirror").Mirror(), tone(0.2), _picture(), seconds=0.6)
+    pixels = heard.pictures[-1].to_ndarray(format="bgr24")
+    assert pixels[:, :30].min() > 200
+    assert pixels[:, 34:].max() < 50
+    assert heard.samples.shape[1] > 0.1 * RATE
+
+
+@pytest.mark.anyio
+async def test_the_filter_finds_the_edge() -> None:
+    """The only edge in the picture is where black meets white."""
+    heard = await call(_load("video_filter").Edges(), None, _picture(), seconds=0.6)
+    pixels = heard.pictures[-1].to_ndarray(format="gray")
+    assert pixels[:, 31:33].min() > 200
+    assert pixels[:, :28].max() < 50
+
+
+@pytest.mark.parametrize("backend", ["trio", "asyncio"])
+def test_without_a_server(backend: str) -> None:
+    """The programs that need no server run a WebRTC call between two ends of their own, without one warning."""
+    program = EXAMPLES / f"{backend}_without_server.py"
+    ran = subprocess.run(
+        [sys.executable, "-W", "error", program], check=False, capture_output=True, text=True, timeout=50
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert not ran.stderr
+    words = ran.stdout.split(";")
+    assert words[0] == "the handler closed the stream"
+    assert int(words[1].split()[0]) > 30

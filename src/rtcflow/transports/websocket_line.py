@@ -339,7 +339,9 @@ class LineTransport(Transport):
             self._finish(error)
             await self._socket.close(error.close_code, str(error))
         except PeerLeft as left:
-            self._finish(None if left.is_goodbye else left)
+            # Hypercorn tells 1006 whatever the peer's code was: a goodbye without a message cannot be told from a
+            # broken link there, and counts as one only where the carrier has no other goodbye.
+            self._finish(None if left.is_goodbye or not self._codec.stops else left)
 
     def _in_order(self, event: LineEvent | None) -> Iterable[LineEvent]:
         return () if event is None else (event,)

@@ -327,6 +327,7 @@ class PlivoCodec(JsonMediaCodec):
     """
 
     name: ClassVar[str] = "plivo"
+    stops: ClassVar[bool] = False
 
     def _decode_start(self, said: dict[str, Any], start: dict[str, Any]) -> CallStarted:
         custom = read_extra_headers(said.get("extra_headers"))

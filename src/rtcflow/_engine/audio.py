@@ -23,6 +23,7 @@ from aiortc.rtcrtpparameters import RTCRtpReceiveParameters
 from numpy.typing import NDArray
 
 from ..frames import LAYOUTS, AudioFormat, AudioFrame
+from ..media.jitter import Item, JitterBuffer, Lost, Played
 from ..media.resample import Converter
 from ..player import Player
 from .config import OPUS_RATES, OpusConfig
@@ -82,11 +83,13 @@ class AudioReceiver:
     def __init__(self, ports: Ports, loop: asyncio.AbstractEventLoop) -> None:
         self._ports, self._loop = ports, loop
         self._codecs: dict[int, tuple[str, int]] = {}
+        self._jitter = JitterBuffer[tuple[int, bytes]](RTP_RATE)
+        self._clock_rate = RTP_RATE
         self._decoder: OpusDecoder | PlainDecoder | None = None
-        self._decoding: tuple[int, str] | None = None
+        self._decoding: tuple[int, AudioFormat] | None = None
+        self._converter: Converter | None = None
         self._ssrc: int | None = None
-        self._next: int | None = None
-        self._pts = 0
+        self._timer: asyncio.TimerHandle | None = None
 
     def start(self, parameters: RTCRtpReceiveParameters) -> None:
         """Learn which payload type is which codec."""
@@ -94,44 +97,106 @@ class AudioReceiver:
 
     def packet(self, packet: Packet) -> None:
         """A packet has come."""
-        figures, receive = self._ports.audio_figures, self._ports.receive
         codec = self._codecs.get(packet.payload_type)
-        if receive is None or codec is None:
+        if codec is None or self._ports.receive is None:
             return
-        figures.received += 1
-        if packet.ssrc != self._ssrc:
-            self._ssrc, self._next, self._decoding = packet.ssrc, None, None
-        if self._decoding != (packet.payload_type, receive.layout):
-            self._decoder = _decoder(codec[0], receive)
-            self._decoding = packet.payload_type, receive.layout
-        if self._decoder is None:
-            return
-        sequence = packet.sequence_number
-        missing = 0 if self._next is None else (sequence - self._next) & 0xFFFF
-        if missing >= 0x8000:
-            figures.late += 1
-            return
-        for _ in range(min(missing, 5)):
-            figures.lost += 1
-            if (made_up := self._decoder.conceal()) is not None:
-                figures.concealed += 1
-                self._put(made_up, concealed=True)
-        self._next = (sequence + 1) & 0xFFFF
-        try:
-            samples = self._decoder.decode(packet.payload)
-        except av.FFmpegError:
-            figures.undecodable += 1
-            return
-        self._put(samples, concealed=False)
+        self._ports.audio_figures.received += 1
+        if packet.ssrc != self._ssrc or codec[1] != self._clock_rate:
+            self._new_source(packet.ssrc, codec[1])
+        now = self._loop.time()
+        self._play(
+            self._jitter.feed(packet.sequence_number, packet.timestamp, (packet.payload_type, packet.payload), now)
+        )
+        if self._timer is None and self._jitter.next_deadline() is not None:
+            self._set_timer(now)
 
-    def _put(self, samples: NDArray[np.int16], *, concealed: bool) -> None:
-        assert self._decoder is not None
-        frame = AudioFrame(samples, self._decoder.sample_rate, self._pts, concealed)
-        self._pts += samples.shape[1]
-        self._ports.audio_in.put_nowait(frame)
+    def _new_source(self, ssrc: int, clock_rate: int) -> None:
+        """Another SSRC, or another clock: what waits is played, and the buffer begins anew."""
+        self._play(self._jitter.due(float("inf")))
+        if self._ssrc is None or clock_rate != self._clock_rate:
+            self._jitter, self._clock_rate, self._decoding = JitterBuffer(clock_rate), clock_rate, None
+        else:
+            self._jitter.restart()
+        self._ssrc = ssrc
+
+    def _set_timer(self, now: float) -> None:
+        deadline = self._jitter.next_deadline()
+        # At least a millisecond, the grain of the loop's timers: one that fires early would be set again and again.
+        self._timer = None if deadline is None else self._loop.call_at(max(deadline, now + 0.001), self._due)
+
+    def _due(self) -> None:
+        now = self._loop.time()
+        self._play(self._jitter.due(now))
+        self._set_timer(now)
+
+    def _play(self, items: list[Item[tuple[int, bytes]]]) -> None:
+        for item in items:
+            if isinstance(item, Played):
+                payload_type, payload = item.payload
+                decoder = self._get_decoder(payload_type, restarted=item.restarted)
+                if decoder is None:
+                    continue
+                try:
+                    samples, made_up = decoder.decode(payload), False
+                except av.FFmpegError:
+                    self._ports.audio_figures.undecodable += 1
+                    substitute = decoder.conceal()
+                    if substitute is None:
+                        continue
+                    samples, made_up = substitute, True
+                self._put(decoder, samples, item.pts, concealed=made_up)
+            else:
+                self._make_up(item)
+
+    def _make_up(self, lost: Lost[tuple[int, bytes]]) -> None:
+        figures = self._ports.audio_figures
+        figures.lost += lost.packets
+        decoder = self._decoder
+        for index in range(lost.fill if decoder is not None else 0):
+            if decoder is not None and (samples := decoder.conceal()) is not None:
+                figures.concealed += 1
+                self._put(decoder, samples, lost.pts + index * lost.step, concealed=True)
+
+    def _get_decoder(self, payload_type: int, *, restarted: bool) -> OpusDecoder | PlainDecoder | None:
+        receive = self._ports.receive
+        if receive is None or payload_type not in self._codecs:
+            return None
+        wanted = payload_type, receive
+        if wanted != self._decoding or restarted:
+            name = self._codecs[payload_type][0]
+            if name == "OPUS":
+                self._decoder = OpusDecoder(receive.layout)
+            else:
+                self._decoder = PlainDecoder(name, receive.layout) if name in PlainDecoder.NAMES else None
+            self._decoding = wanted
+            fits = self._decoder is None or self._decoder.sample_rate == receive.sample_rate
+            self._converter = None if fits else Converter(receive)
+        return self._decoder
+
+    def _put(
+        self, decoder: OpusDecoder | PlainDecoder, samples: NDArray[np.int16], pts: int, *, concealed: bool
+    ) -> None:
+        rate = decoder.sample_rate
+        if self._converter is not None:
+            samples, rate = self._converter.feed(samples, rate), self._converter.target.sample_rate
+        if rate != self._clock_rate:
+            pts = pts * rate // self._clock_rate
+        self._ports.audio_in.put_nowait(AudioFrame(samples, rate, pts, concealed))
 
     def close(self) -> None:
         """Nothing more will come."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def figures(self) -> dict[str, float]:
+        """The jitter buffer's own; from any thread."""
+        figures = self._jitter.statistics()
+        return {
+            "packets_late": float(figures.late),
+            "packets_duplicate": float(figures.duplicates),
+            "packets_reordered": float(figures.reordered),
+            "jitter_patience": figures.patience,
+        }
 
 
 async def read_track(track: MediaStreamTrack, ports: Ports) -> None:
@@ -155,9 +220,3 @@ async def read_track(track: MediaStreamTrack, ports: Ports) -> None:
         ports.audio_figures.received += 1
         ports.audio_in.put_nowait(AudioFrame(samples, receive.sample_rate, pts))
         pts += samples.shape[1]
-
-
-def _decoder(name: str, receive: AudioFormat) -> OpusDecoder | PlainDecoder | None:
-    if name == "OPUS":
-        return OpusDecoder(receive.layout)
-    return PlainDecoder(name, receive.layout) if name in PlainDecoder.NAMES else None

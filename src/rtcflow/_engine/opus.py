@@ -14,6 +14,7 @@ from av.audio.codeccontext import AudioCodecContext
 from numpy.typing import NDArray
 
 from ..frames import LAYOUTS, AudioFormat, ChannelLayout
+from ..media.conceal import Concealer
 from .config import OpusConfig
 
 RTP_RATE: Final = 48_000
@@ -127,9 +128,10 @@ class OpusDecoder:
         return self._plane(frames[0])
 
     def _plane(self, frame: av.AudioFrame) -> NDArray[np.int16]:
-        # A view of the frame's memory, which lives as long as the array does.
-        flat = np.frombuffer(cast("bytes", frame.planes[0]), np.int16, count=frame.samples * (2 if self._stereo else 1))
-        return np.ascontiguousarray(flat.reshape(-1, 2).T) if self._stereo else flat.reshape(1, -1)
+        # Copied: the decoder's frame has room for 120 ms, and whoever keeps our 20 ms must not keep that.
+        count = frame.samples * (2 if self._stereo else 1)
+        flat = np.frombuffer(cast("bytes", frame.planes[0]), np.int16, count=count)
+        return np.ascontiguousarray(flat.reshape(-1, 2).T) if self._stereo else flat.reshape(1, -1).copy()
 
 
 class PlainDecoder:
@@ -145,15 +147,24 @@ class PlainDecoder:
             codec.format = "s16"
         self._codec = codec
         self._channels = AudioFormat(self.sample_rate, layout).channels
+        self._concealer = Concealer(self.sample_rate)
+        self._length = self.sample_rate // 50
 
     def decode(self, payload: bytes) -> NDArray[np.int16]:
-        """Decode one packet to int16 samples of shape (channels, n)."""
+        """Decode one packet to int16 samples of shape (channels, n).
+
+        Raises:
+            av.FFmpegError: The packet makes no sense.
+        """
         parts = [cast("NDArray[np.int16]", frame.to_ndarray()) for frame in self._codec.decode(av.Packet(payload))]
         samples = np.concatenate(parts, axis=1) if parts else np.zeros((1, 0), np.int16)
-        return np.repeat(samples, self._channels, axis=0)
+        self._length = samples.shape[1]
+        return np.repeat(self._concealer.follow(samples), self._channels, axis=0)
 
     def conceal(self) -> NDArray[np.int16] | None:
-        """These codecs have no memory to make anything up from."""
+        """Make up one packet's worth of audio in place of a lost one; None if there is nothing to go on."""
+        samples = self._concealer.make_up(self._length)
+        return None if samples is None else np.repeat(samples, self._channels, axis=0)
 
 
 def _codec(name: str, mode: Literal["r", "w"]) -> AudioCodecContext:

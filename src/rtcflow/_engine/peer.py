@@ -367,9 +367,12 @@ class Peer:
         """Seconds, as the peer's RTCP reports have it."""
         return None if self._audio is None else seam.round_trip(self._audio.sender)
 
-    def jitter(self) -> float | None:
-        """Seconds, of the audio received."""
-        return None if self._audio is None else seam.jitter(self._audio.receiver, self.audio_rate)
+    def figures(self) -> dict[str, float]:
+        """Figures of the audio received, by name."""
+        figures = {} if self._audio_in is None else self._audio_in.figures()
+        if self._audio is not None and (jitter := seam.jitter(self._audio.receiver, self.audio_rate)) is not None:
+            figures["jitter"] = jitter
+        return figures
 
 
 def _agreement(theirs: offers.Description, wish: Wish, *, ours_first: bool) -> MediaOffer:

@@ -46,9 +46,7 @@ class AudioFigures:
     received: int = 0
     lost: int = 0
     concealed: int = 0
-    late: int = 0
     undecodable: int = 0
-    delay: float = 0.0
 
 
 @dataclass(slots=True)

@@ -282,13 +282,10 @@ class WebRTCTransport(Transport):
         figures, peer = self._ports.audio_figures, self._peer
         details = {
             "packets_received": float(figures.received),
-            "packets_late": float(figures.late),
             "packets_undecodable": float(figures.undecodable),
-            "jitter_buffer_delay": figures.delay,
             "binary_messages_ignored": float(self._ports.message_figures.binary_ignored),
         }
-        if (jitter := peer.jitter()) is not None:
-            details["jitter"] = jitter
+        details |= peer.figures()
         return TransportStatistics(
             audio_in=self.audio_in.statistics(),
             audio_out=self.audio_out.statistics(),

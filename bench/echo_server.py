@@ -1,0 +1,145 @@
+"""An rtcflow echo server for measurements: ``POST /webrtc/offer``, and ``GET /debug/stats`` for the load generator.
+
+--variant bare     the transport alone: what the engine costs
+--variant async    an async handler, --rate Hz in and out (the default)
+--variant sync     a sync handler
+--backend          asyncio, uvloop or trio
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import os
+import threading
+import time
+from collections import deque
+from contextlib import asynccontextmanager
+
+import anyio
+from starlette.applications import Starlette
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+import rtcflow
+from rtcflow.connection import run_connection
+from rtcflow.frames import AudioFormat
+from rtcflow.handlers.base import AsyncStreamHandler, StreamHandler
+from rtcflow.transports.webrtc import open_engine
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--port", type=int, required=True)
+parser.add_argument("--variant", default="async", choices=["bare", "async", "sync"])
+parser.add_argument("--rate", type=int, default=48000)
+parser.add_argument("--backend", default="asyncio", choices=["asyncio", "uvloop", "trio"])
+args = parser.parse_args()
+
+
+class AsyncEcho(AsyncStreamHandler):
+    def __init__(self) -> None:
+        super().__init__(input_sample_rate=args.rate, output_sample_rate=args.rate)
+
+    async def start_up(self) -> None:
+        pass
+
+    async def receive(self, frame) -> None:
+        self.waiting.append(frame)
+        self.arrived.set()
+
+    async def emit(self):
+        while not self.waiting:
+            self.arrived = anyio.Event()
+            await self.arrived.wait()
+        return self.waiting.popleft()
+
+    def copy(self) -> AsyncEcho:
+        new = AsyncEcho()
+        new.waiting, new.arrived = deque(maxlen=50), anyio.Event()
+        return new
+
+    async def shutdown(self) -> None:
+        pass
+
+
+class SyncEcho(StreamHandler):
+    def __init__(self) -> None:
+        import queue
+
+        super().__init__(input_sample_rate=args.rate, output_sample_rate=args.rate)
+        self.queue = queue.Queue()
+
+    def receive(self, frame) -> None:
+        self.queue.put(frame)
+
+    def emit(self):
+        import queue
+
+        try:
+            return self.queue.get(timeout=0.5)
+        except queue.Empty:
+            return None
+
+    def copy(self) -> SyncEcho:
+        return SyncEcho()
+
+
+async def bare(transport) -> None:
+    transport.start(AudioFormat(args.rate), AudioFormat(args.rate))
+    try:
+        while True:
+            transport.audio_out.put(await transport.audio_in.take())
+    except (anyio.EndOfStream, anyio.ClosedResourceError, anyio.BrokenResourceError):
+        pass
+
+
+async def serve(transport) -> None:
+    try:
+        if args.variant == "bare":
+            await bare(transport)
+        else:
+            await run_connection(transport, (AsyncEcho if args.variant == "async" else SyncEcho)().copy())
+    finally:
+        await transport.aclose()
+
+
+@asynccontextmanager
+async def lifespan(app: Starlette):
+    async with open_engine() as engine, anyio.create_task_group() as calls:
+        app.state.engine, app.state.calls = engine, calls
+        yield
+        calls.cancel_scope.cancel()
+
+
+async def offer(request):
+    body = await request.json()
+    transport = await app.state.engine.answer(body["sdp"])
+    app.state.calls.start_soon(serve, transport)
+    return JSONResponse({"sdp": transport.answer, "type": "answer"})
+
+
+async def stats(request):
+    if request.query_params.get("collect"):
+        gc.collect()
+    with open("/proc/self/statm") as statm:
+        rss = int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+    return JSONResponse({
+        "pid": os.getpid(), "tasks": 0, "threads": threading.active_count(), "fds": len(os.listdir("/proc/self/fd")),
+        "rss_mb": round(rss, 2), "cpu_s": round(time.process_time(), 3), "t": time.monotonic(),
+    })
+
+
+app = Starlette(routes=[Route("/webrtc/offer", offer, methods=["POST"]), Route("/debug/stats", stats)], lifespan=lifespan)
+
+if args.backend == "trio":
+    from functools import partial
+
+    from hypercorn.config import Config
+    from hypercorn.trio import serve as hypercorn
+
+    config = Config()
+    config.bind = [f"127.0.0.1:{args.port}"]
+    anyio.run(partial(hypercorn, app, config), backend="trio")
+else:
+    import uvicorn
+
+    uvicorn.run(app, port=args.port, log_level="warning", access_log=False, loop=args.backend)

@@ -94,6 +94,7 @@ class Worker:
         self._now_runnable(False)
 
     def resumed(self) -> None:
+        self.called = self.busy_since = time.monotonic()
         self._now_runnable(True)
 
     def calling(self, method: str | None) -> None:

@@ -101,7 +101,8 @@ def speech_like(
         raise ValueError(f"activity is a share of the time, more than 0 and up to 1, not {activity}; write silence(…)")
     random = np.random.default_rng(seed)
     t = _times(seconds, sample_rate)
-    pitch = 140 + 40 * np.interp(t, np.arange(0, seconds + 1, 0.3), _walk(random, int((seconds + 1) / 0.3) + 1))
+    knots = np.arange(0, seconds + 1, 0.3)
+    pitch = 140 + 40 * np.interp(t, knots, _walk(random, len(knots)))
     phase = 2 * np.pi * np.cumsum(pitch) / sample_rate
     voice = np.zeros_like(t)
     for harmonic in range(1, 25):

@@ -1,0 +1,587 @@
+"""Call a handler: play something to it, and get everything it sent, with the moment it was sent.
+
+    record = run_call(MyBot(), play=signals.speech_like(3), seconds=10)
+    assert record.audio_seconds > 1
+    assert not find_gaps(record.audio, record.sample_rate)
+
+`run_call` is a plain function and runs in virtual time: ten seconds of call take a moment. `open_caller` is the same
+step by step, for async tests, in virtual or real time.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import inspect
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from os import PathLike
+from types import FrameType
+from typing import Any, TypeAlias
+
+import anyio
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+from .._bridge import loop_clock
+from ..abc import MediaOffer
+from ..connection import Connection, ConnectionStatistics
+from ..ends import End, Timeouts
+from ..context import Context
+from ..frames import FRAME_SECONDS, AudioFormat, AudioFrame
+from ..handlers.base import StreamHandlerBase, copy_handler, has_video
+from ..media.convert import as_pcm, to_channels
+from ..outputs import AdditionalOutputs
+from ..protocol import messages
+from ..transports.memory import Link, MemoryTransport, memory_pair
+from .clocks import BackendName, Stuck, VirtualTime, virtual_backend, virtual_time
+from .signals import read_wav
+
+__all__ = ["Blocked", "CallRecord", "Caller", "HandlerHung", "Heard", "open_caller", "run_call"]
+
+Playable: TypeAlias = "NDArray[Any] | tuple[int, NDArray[Any]] | str | PathLike[str]"
+"""Samples (int16 or float32; at the caller's sample rate), ``(sample_rate, samples)``, or the path of a wav file."""
+
+LONG_BLOCK = 1.0
+"""Seconds of call time that a call into a handler lasts before it is listed in `CallRecord.blocked`."""
+
+HANG = 30.0
+"""Real seconds for which a handler may hold up the loop, and with it virtual time, before `HandlerHung` is raised."""
+
+
+class HandlerHung(Exception):
+    """A method of an async handler computed, or blocked, in the event loop and would not return; the text names it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """One frame that the caller heard.
+
+    Attributes:
+        at: Seconds of call time.
+        frame: What the handler sent.
+    """
+
+    at: float
+    frame: AudioFrame
+
+
+@dataclass(frozen=True, slots=True)
+class Blocked:
+    """A call into a sync handler that had not returned when the caller hung up.
+
+    Attributes:
+        method: Its qualified name (``"Echo.emit"``).
+        seconds: Seconds of call time it had lasted.
+    """
+
+    method: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class CallRecord:
+    """All that happened in one call. Moments are seconds of call time: 0 is when the connection began.
+
+    Attributes:
+        handler: The copy that served the call.
+        heard: The audio frames the caller heard, in order.
+        seen: The video frames the caller saw: ``(at, frame)``.
+        messages: Texts from the handler: ``(at, text)``, those of the protocol included.
+        outputs: Its `AdditionalOutputs`: ``(at, outputs)``.
+        end: How the call ended.
+        error: What the handler raised, or None.
+        statistics: The connection's figures at the end.
+        seconds: How long the call lasted, until everything was closed.
+        blocked: Calls into a sync handler that had lasted more than a second when the caller hung up.
+        stuck: Calls that did not return in real time either, without which virtual time went on.
+    """
+
+    handler: StreamHandlerBase
+    heard: list[Heard]
+    seen: list[tuple[float, av.VideoFrame]]
+    messages: list[tuple[float, str]]
+    outputs: list[tuple[float, AdditionalOutputs]]
+    end: End
+    error: BaseException | None
+    statistics: ConnectionStatistics
+    seconds: float
+    blocked: tuple[Blocked, ...]
+    stuck: tuple[Stuck, ...]
+
+    @property
+    def sample_rate(self) -> int:
+        """Of what was heard, in Hz."""
+        return self.heard[0].frame.sample_rate if self.heard else self.handler.output_sample_rate
+
+    @property
+    def audio(self) -> NDArray[np.int16]:
+        """What was heard, one frame after the other: int16, shape (channels, n); pauses between frames left out."""
+        return _join([heard.frame.samples for heard in self.heard])
+
+    @property
+    def audio_seconds(self) -> float:
+        """Seconds of audio heard."""
+        return sum(heard.frame.duration for heard in self.heard)
+
+    def timeline(self) -> NDArray[np.int16]:
+        """What was heard, each frame where it arrived: int16, shape (channels, n); sample 0 is moment 0."""
+        rate = self.sample_rate
+        channels = max((heard.frame.samples.shape[0] for heard in self.heard), default=1)
+        ends = [round(heard.at * rate) + heard.frame.samples.shape[1] for heard in self.heard]
+        line = np.zeros((channels, max([round(self.seconds * rate), *ends])), np.int16)
+        for heard in self.heard:
+            begin = round(heard.at * rate)
+            samples = to_channels(heard.frame.samples, channels)
+            line[:, begin : begin + samples.shape[1]] = samples
+        return line
+
+    def texts(self) -> list[str]:
+        """The application's own messages, in order."""
+        read = [messages.decode(text) for _, text in self.messages]
+        return [message.text for message in read if isinstance(message, messages.AppMessage)]
+
+
+@dataclass
+class _Tape:
+    heard: list[Heard] = field(default_factory=list)
+    seen: list[tuple[float, av.VideoFrame]] = field(default_factory=list)
+    messages: list[tuple[float, str]] = field(default_factory=list)
+    outputs: list[tuple[float, AdditionalOutputs]] = field(default_factory=list)
+    blocked: tuple[Blocked, ...] = ()
+    error: BaseException | None = None
+    ended_at: float = 0.0
+
+
+class Caller:
+    """One end of a live call; made by `open_caller`.
+
+    Like a browser it sends a frame every 20 ms, silence where there is nothing to play.
+
+    Attributes:
+        connection: The connection that serves the call.
+        handler: The copy of the handler that serves it.
+        transport: The caller's own end of the memory pair.
+    """
+
+    def __init__(self, connection: Connection, transport: MemoryTransport, args: list[Any] | None, rate: int) -> None:
+        self.connection = connection
+        self.handler = connection.handler
+        self.transport = transport
+        self.sample_rate = rate
+        self.microphone = True
+        self._clock = loop_clock()
+        self._began = self._clock()
+        self._args = args
+        self._tape = _Tape()
+        self._line: deque[NDArray[np.int16]] = deque()
+        self._silent = anyio.Event()
+        self._silent.set()
+        self._ended = anyio.Event()
+
+    def __repr__(self) -> str:
+        return f"<Caller {self.seconds:.3f} s, heard {len(self._tape.heard)} frames>"
+
+    @property
+    def seconds(self) -> float:
+        """Call time now."""
+        return self._clock() - self._began
+
+    # -- what a caller can do
+
+    def play_nowait(self, audio: Playable) -> float:
+        """Say `audio` after what is being said already; returns its length in seconds.
+
+        Raises:
+            MediaError: It is no audio.
+        """
+        samples = _at_rate(audio, self.sample_rate)
+        size = self.sample_rate // 50
+        rest = -samples.shape[1] % size
+        padded = np.pad(samples, ((0, 0), (0, rest)))
+        self._line.extend(np.split(padded, padded.shape[1] // size, axis=1) if padded.shape[1] else [])
+        if self._line:
+            self._silent = anyio.Event()
+        return samples.shape[1] / self.sample_rate
+
+    async def play(self, audio: Playable) -> None:
+        """Say `audio`, and wait until it was said or the call has ended. Cancelling this falls silent."""
+        self.play_nowait(audio)
+        try:
+            await self._silent.wait()
+        finally:
+            self._line.clear()
+
+    async def wait(self, seconds: float) -> None:
+        """Let so much call time pass, or until the call has ended."""
+        with anyio.move_on_after(seconds):
+            await self._ended.wait()
+
+    async def wait_ended(self) -> End:
+        """Wait until the call has ended by itself, and is closed."""
+        await self._ended.wait()
+        assert self.connection.end is not None
+        return self.connection.end
+
+    def send_message(self, text: str) -> None:
+        """Send a text on the data channel.
+
+        Raises:
+            anyio.ClosedResourceError: The call has ended.
+        """
+        self.transport.send_message_nowait(text)
+
+    def set_args(self, args: list[Any]) -> None:
+        """Post arguments, as a page does."""
+        self.connection.set_args(args)
+
+    def show(self, picture: NDArray[np.uint8]) -> None:
+        """Send one video frame: uint8, shape (height, width, 3), BGR; even sides."""
+        self.transport.video_out.put_nowait(av.VideoFrame.from_ndarray(picture, format="bgr24"))
+
+    async def hang_up(self) -> None:
+        """Say goodbye, and wait until the call is closed."""
+        self._look_for_blocked()
+        await self.transport.aclose()
+        await self._ended.wait()
+
+    async def break_link(self, error: BaseException | None = None) -> None:
+        """Have the link fail under the connection, and wait until the call is closed."""
+        self._look_for_blocked()
+        ours = self.connection.transport
+        assert isinstance(ours, MemoryTransport)
+        ours.break_link(error or OSError("the network is gone"))
+        await self._ended.wait()
+
+    # -- what a caller has noticed
+
+    @property
+    def heard(self) -> list[Heard]:
+        """What was heard so far."""
+        return list(self._tape.heard)
+
+    @property
+    def messages(self) -> list[tuple[float, str]]:
+        """Texts from the handler so far."""
+        return list(self._tape.messages)
+
+    def record(self) -> CallRecord:
+        """All that happened, once the call has ended.
+
+        Raises:
+            RuntimeError: It has not.
+        """
+        if self.connection.end is None or not self._ended.is_set():
+            raise RuntimeError("the call goes on; write await caller.hang_up() first, or ask after the async with block")
+        tape = self._tape
+        return CallRecord(
+            handler=self.handler,
+            heard=tape.heard,
+            seen=tape.seen,
+            messages=tape.messages,
+            outputs=tape.outputs,
+            end=self.connection.end,
+            error=tape.error,
+            statistics=self.connection.statistics(),
+            seconds=tape.ended_at,
+            blocked=tape.blocked,
+            stuck=_stuck(),
+        )
+
+    # -- tasks
+
+    async def _serve(self) -> None:
+        try:
+            await self.connection.run()
+        except Exception as error:  # supervises: kept for whoever opened the caller, who gets it as it is
+            self._tape.error = error
+        finally:
+            self._tape.ended_at = self.seconds
+            self._ended.set()
+            self._silent.set()
+
+    async def _speak(self) -> None:
+        size = self.sample_rate // 50
+        quiet = np.zeros((1, size), np.int16)
+        n = 0
+        while True:
+            await anyio.sleep_until(self._began + n * FRAME_SECONDS)
+            n += 1
+            samples = self._line.popleft() if self._line else quiet if self.microphone else None
+            try:
+                if samples is not None:
+                    self.transport.audio_out.put(AudioFrame(samples, self.sample_rate, 0))
+            except anyio.ClosedResourceError:
+                return
+            if not self._line:
+                self._silent.set()
+
+    async def _listen(self) -> None:
+        with _until_the_end():
+            while True:
+                frame = await self.transport.audio_in.take()
+                self._tape.heard.append(Heard(self.seconds, frame))
+
+    async def _watch(self) -> None:
+        with _until_the_end():
+            while True:
+                frame = await self.transport.video_in.take()
+                self._tape.seen.append((self.seconds, frame))
+
+    async def _read(self) -> None:
+        with _until_the_end():
+            while True:
+                text = await self.transport.messages_in.take()
+                self._tape.messages.append((self.seconds, text))
+                if self._args is not None and isinstance(messages.decode(text), messages.SendInput):
+                    self.set_args(self._args)
+
+    async def _film(self, camera: Callable[[float], NDArray[np.uint8]], fps: float) -> None:
+        n = 0
+        while True:
+            await anyio.sleep_until(self._began + n / fps)
+            n += 1
+            self.show(camera(self.seconds))
+
+    def _put_out(self, outputs: AdditionalOutputs) -> None:
+        self._tape.outputs.append((self.seconds, outputs))
+
+    def _look_for_blocked(self) -> None:
+        try:
+            calls = virtual_time().workers.calls()
+        except RuntimeError:
+            return
+        now = self._clock()
+        self._tape.blocked = tuple(
+            Blocked(method, now - since) for method, since in calls if now - since >= LONG_BLOCK
+        )
+
+
+@asynccontextmanager
+async def open_caller(
+    handler: StreamHandlerBase,
+    *,
+    sample_rate: int = 24000,
+    args: list[Any] | None = None,
+    camera: Callable[[float], NDArray[np.uint8]] | None = None,
+    fps: float = 30,
+    link: Link | None = None,
+    back: Link | None = None,
+    phone: bool = False,
+    messages: bool = True,
+    context: Context | None = None,
+    time_limit: float | None = None,
+    timeouts: Timeouts | None = None,
+    debug: bool = False,
+    catch: bool = False,
+) -> AsyncIterator[Caller]:
+    """Call `handler` and stay on the line for the length of the block; then hang up, if the call still goes on.
+
+    Args:
+        handler: As you give it to a `Stream`; its `copy()` serves the call.
+        sample_rate: Hz, at which the caller speaks.
+        args: Arguments to post whenever the handler asks for them.
+        camera: Gives the picture for a moment of call time: uint8, shape (height, width, 3), BGR, even sides. By
+            default an audio-video handler sees a grey square that grows lighter.
+        fps: Pictures a second.
+        link: What becomes of the caller's media on its way (`rtcflow.testing.links`).
+        back: The same for the handler's.
+        phone: Whether the caller is on a telephone line.
+        messages: Whether the caller opens a data channel.
+        context: Who is calling.
+        time_limit: As for `Connection`.
+        timeouts: As for `Connection`.
+        debug: As for `Connection`.
+        catch: What the handler raises is left in the record only; else it is raised at the end of the block.
+
+    Yields:
+        The caller.
+
+    Raises:
+        HandlerError: The handler, or its copy, cannot be run; the text says what to write.
+        BaseException: What the handler raised, as it is.
+    """
+    copied = copy_handler(handler)
+    video = has_video(copied)
+    offer = MediaOffer(receive_video=video, send_video=video, messages=messages and not phone)
+    async with memory_pair(offer, link=link, back=back, phone=phone) as (ours, theirs):
+        connection = Connection(
+            ours,
+            copied,
+            context=context,
+            time_limit=time_limit,
+            timeouts=timeouts,
+            debug=debug,
+            on_outputs=lambda outputs: caller._put_out(outputs),
+        )
+        caller = Caller(connection, theirs, args, sample_rate)
+        theirs.start(AudioFormat(copied.output_sample_rate), AudioFormat(sample_rate))
+        async with anyio.create_task_group() as tasks:
+            for task in (caller._serve, caller._listen, caller._watch, caller._read, caller._speak):
+                tasks.start_soon(task)
+            if video:
+                tasks.start_soon(caller._film, camera or _grey, fps)
+            yield caller
+            if not caller._ended.is_set():
+                await caller.hang_up()
+            tasks.cancel_scope.cancel()
+    if caller._tape.error is not None and not catch:
+        raise caller._tape.error
+
+
+def run_call(
+    handler: StreamHandlerBase,
+    *,
+    play: Playable | None = None,
+    seconds: float | None = None,
+    send: list[str] | None = None,
+    backend: BackendName = "trio",
+    sample_rate: int = 24000,
+    args: list[Any] | None = None,
+    camera: Callable[[float], NDArray[np.uint8]] | None = None,
+    link: Link | None = None,
+    back: Link | None = None,
+    phone: bool = False,
+    time_limit: float | None = None,
+    timeouts: Timeouts | None = None,
+    debug: bool = False,
+    catch: bool = False,
+) -> CallRecord:
+    """Call `handler` in virtual time, play something to it, hang up, and return all that happened.
+
+    Args:
+        handler: As you give it to a `Stream`; its `copy()` serves the call.
+        play: What the caller says from the first moment on; then, or without it, silence.
+        seconds: After how much call time the caller hangs up; by default 1 s after the last word.
+        send: Texts that the caller sends on the data channel at the beginning.
+        backend: ``"trio"`` or ``"asyncio"``.
+        sample_rate: Hz, of `play` where it does not say itself.
+        args: As for `open_caller`, and so are the rest.
+        camera: See there.
+        link: See there.
+        back: See there.
+        phone: See there.
+        time_limit: See there.
+        timeouts: See there.
+        debug: See there.
+        catch: See there.
+
+    Raises:
+        HandlerError: The handler, or its copy, cannot be run; the text says what to write.
+        HandlerHung: An async handler held up the loop for more than `HANG` real seconds.
+        BaseException: What the handler raised, as it is.
+    """
+    if seconds is not None and seconds < 0:
+        raise ValueError(f"seconds is how long the call lasts, not {seconds}")
+    speech = np.zeros((1, 0), np.int16) if play is None else _at_rate(play, sample_rate)
+    length = speech.shape[1] / sample_rate + 1.0 if seconds is None else seconds
+
+    async def call() -> CallRecord:
+        async with open_caller(
+            handler,
+            sample_rate=sample_rate,
+            args=args,
+            camera=camera,
+            link=link,
+            back=back,
+            phone=phone,
+            time_limit=time_limit,
+            timeouts=timeouts,
+            debug=debug,
+            catch=catch,
+        ) as caller:
+            caller.play_nowait(speech)
+            for text in send or []:
+                caller.send_message(text)
+            with _raise_if_hung(virtual_time(), caller.handler):
+                await caller.wait(length)
+                if not caller._ended.is_set():
+                    await caller.hang_up()
+        return caller.record()
+
+    name, options = virtual_backend(backend)
+    return anyio.run(call, backend=name, backend_options=options)
+
+
+def _at_rate(audio: Playable, sample_rate: int) -> NDArray[np.int16]:
+    """`audio` as int16, shape (channels, n), at `sample_rate`."""
+    from ..media.resample import Converter
+
+    if isinstance(audio, str | PathLike):
+        audio = read_wav(audio)
+    if not isinstance(audio, tuple):
+        return as_pcm(audio, what="what the caller is to play")
+    rate, samples = audio
+    pcm = as_pcm(samples, what="what the caller is to play")
+    if rate == sample_rate:
+        return pcm
+    converter = Converter(AudioFormat(sample_rate, "stereo" if pcm.shape[0] == 2 else "mono"))
+    return np.concatenate([converter.feed(pcm, rate), converter.flush()], axis=1)
+
+
+def _join(parts: list[NDArray[np.int16]]) -> NDArray[np.int16]:
+    if not parts:
+        return np.zeros((1, 0), np.int16)
+    channels = max(part.shape[0] for part in parts)
+    return np.concatenate([to_channels(part, channels) for part in parts], axis=1)
+
+
+def _grey(at: float) -> NDArray[np.uint8]:
+    return np.full((48, 64, 3), int(at * 50) % 256, np.uint8)
+
+
+@contextmanager
+def _until_the_end() -> Iterator[None]:
+    try:
+        yield
+    except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
+        return
+
+
+def _stuck() -> tuple[Stuck, ...]:
+    try:
+        return virtual_time().stuck
+    except RuntimeError:
+        return ()
+
+
+@contextmanager
+def _raise_if_hung(clock: VirtualTime, handler: StreamHandlerBase) -> Iterator[None]:
+    """Have `HandlerHung` raised in this thread when a method of `handler` holds it, and virtual time, for `HANG`."""
+    ident = threading.get_ident()
+    over = threading.Event()
+
+    def watch() -> None:
+        now, since = clock.now, time.monotonic()
+        while not over.wait(0.5):
+            if clock.now != now:
+                now, since = clock.now, time.monotonic()
+            elif time.monotonic() - since > HANG and (where := _method_in(ident, handler)):
+                text = f"{where} has held up the event loop for {HANG:g} s; use await, or a sync handler for blocking work"
+                hung = type("HandlerHung", (HandlerHung,), {"__init__": lambda self: Exception.__init__(self, text)})
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), ctypes.py_object(hung))
+                return
+
+    watchdog = threading.Thread(target=watch, name="rtcflow call watchdog", daemon=True)
+    watchdog.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watchdog.join()
+
+
+def _method_in(ident: int, handler: StreamHandlerBase) -> str | None:
+    """The outermost method of `handler` that the thread is in, and the line; None if it is in none."""
+    frame: FrameType | None = sys._current_frames().get(ident)
+    found = None
+    while frame is not None:
+        if frame.f_locals.get("self") is handler and hasattr(handler, frame.f_code.co_name):
+            found = f"{frame.f_code.co_qualname} ({inspect.getfile(frame.f_code)}:{frame.f_lineno})"
+        frame = frame.f_back
+    return found

@@ -12,89 +12,33 @@ calling the handler, its `shutdown()`, its threads back; then the last frames an
 
 from __future__ import annotations
 
-import enum
 import inspect
 import logging
 import threading
-import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from typing import Any
 
 import anyio
-import anyio.lowlevel
-import anyio.to_thread
-import numpy as np
-from numpy.typing import NDArray
 
 from ._bridge import Event, call_in_loop, current_loop_token, loop_clock
 from ._loop import HandlerLoop
 from .abc import Transport, TransportStatistics
 from .context import Context, reset_current_context, set_current_context
+from .ends import End, EndCause, Timeouts, in_words, sole_error
 from .exceptions import NegotiationTimeout
-from .flow import Flow, Policy
-from .frames import LAYOUTS, AudioFormat, AudioFrame
-from .handlers.base import AsyncStreamHandler, StreamHandlerBase, has_own_method, has_video
-from .handlers.items import Emitted, VideoEmitted, parse_emit, parse_video_emit, video_to_handler
-from .media.pacing import Pacer
-from .media.resample import Converter
+from .frames import AudioFormat
+from .handlers.base import StreamHandlerBase, has_own_method, has_video
+from .nurseries import STREAM_ENDS, Nurseries
 from .outputs import AdditionalOutputs, CloseStream
 from .player import Playback
 from .protocol import messages
 from .threads import SETTLE, Crew, WorkerThreads, observer
 
+__all__ = ["Connection", "ConnectionStatistics", "run_connection", "shut_down"]
+
 logger = logging.getLogger(__name__)
-
-STREAM_ENDS: Final = (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError)
-
-STALL: Final = 0.5
-"""Seconds that one call of `receive` or `video_receive` may take before it is logged as a stall: audio_in holds 1 s."""
-
-
-@dataclass(frozen=True, slots=True)
-class Timeouts:
-    """How long the phases of a connection may take, in seconds.
-
-    Attributes:
-        connect: From `run` until media can flow.
-        shutdown: For the handler's `shutdown()`.
-        grace: For the handler's worker threads to return after that.
-        goodbye: For the transport to close, and beyond what is queued for the last audio to play.
-    """
-
-    connect: float = 30.0
-    shutdown: float = 5.0
-    grace: float = 1.0
-    goodbye: float = 1.0
-
-
-class EndCause(enum.Enum):
-    """Why a connection ended."""
-
-    PEER_LEFT = "the peer left"
-    LINK_BROKE = "the link broke"
-    HANDLER_CLOSED = "the handler closed the stream"
-    HANDLER_RAISED = "the handler raised"
-    TIME_LIMIT = "the time limit was reached"
-    CLOSED = "closed by the server"
-    CANCELLED = "cancelled"
-    NOT_CONNECTED = "never connected"
-
-
-@dataclass(frozen=True, slots=True)
-class End:
-    """How a connection ended: exactly one per connection.
-
-    Attributes:
-        cause: The first thing that ended it.
-        reason: The same in words, with what is known beyond it.
-        error: What the handler raised, or how the link failed.
-    """
-
-    cause: EndCause
-    reason: str
-    error: BaseException | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +52,7 @@ class ConnectionStatistics:
         video_received: Calls of `video_receive` that were begun.
         video_emitted: Frames that `video_emit` returned.
         messages_dropped: Messages for a peer that opened no channel.
-        stalls: Calls of `receive` or `video_receive` that took longer than `STALL`.
+        stalls: Calls of `receive` or `video_receive` that took longer than `nurseries.STALL`.
         longest_stall: The longest of them, in seconds.
         threads_abandoned: Worker threads that did not come back.
         setup: Seconds from `run` until media could flow, or None.
@@ -124,41 +68,6 @@ class ConnectionStatistics:
     longest_stall: float
     threads_abandoned: int
     setup: float | None
-
-
-class _IdleWait:
-    """How long to wait after an `emit` that had nothing: 1, 2, 4 … 20 ms.
-
-    A handler that waits by itself before it returns None (0.5 ms or more) is not made to wait again. 20 ms is one
-    frame: polling less often could be heard.
-    """
-
-    def __init__(self) -> None:
-        self._wait = 0.0
-
-    def reset(self) -> None:
-        self._wait = 0.0
-
-    def next(self, took: float) -> float:
-        if took >= 0.0005:
-            self._wait = 0.0
-        else:
-            self._wait = min(max(2 * self._wait, 0.001), 0.02)
-        return self._wait
-
-
-class _Voice:
-    """What a handler emits, at the transport's sample rate; mono stays mono and stereo stereo."""
-
-    def __init__(self, sample_rate: int) -> None:
-        self._sample_rate = sample_rate
-        self._converters: dict[int, Converter] = {}
-
-    def frame(self, samples: NDArray[np.int16], sample_rate: int) -> AudioFrame:
-        channels = samples.shape[0]
-        if channels not in self._converters:
-            self._converters = {channels: Converter(AudioFormat(self._sample_rate, LAYOUTS[channels]))}
-        return AudioFrame(self._converters[channels].feed(samples, sample_rate), self._sample_rate, 0)
 
 
 class _Channel:
@@ -215,11 +124,9 @@ class Connection:
         self._loop_token: Any = None
         self._loop_thread = 0
         self._bound = False
-        self._clock: Callable[[], float] = time.monotonic  # in virtual time: the loop's
         self._began = self._connected = 0.0
-        self._received = self._emitted = self._video_received = self._video_emitted = 0
-        self._messages_dropped = self._stalls = self._lost_threads = 0
-        self._longest_stall = 0.0
+        self._messages_dropped = self._lost_threads = 0
+        self._media = Nurseries(transport, handler, self._crew, on_outputs=self._put_out, on_close=self._close_stream)
 
     def __repr__(self) -> str:
         state = "ended" if self.end else "live" if self._connected else "new"
@@ -300,13 +207,13 @@ class Connection:
         """The figures now."""
         return ConnectionStatistics(
             transport=self.transport.statistics(),
-            received=self._received,
-            emitted=self._emitted,
-            video_received=self._video_received,
-            video_emitted=self._video_emitted,
+            received=self._media.received,
+            emitted=self._media.emitted,
+            video_received=self._media.video_received,
+            video_emitted=self._media.video_emitted,
             messages_dropped=self._messages_dropped,
-            stalls=self._stalls,
-            longest_stall=self._longest_stall,
+            stalls=self._media.stalls,
+            longest_stall=self._media.longest_stall,
             threads_abandoned=self._lost_threads,
             setup=self._connected - self._began if self._connected else None,
         )
@@ -327,7 +234,7 @@ class Connection:
         if self._began:
             raise RuntimeError("a connection runs once; make a new one, with a new copy of the handler")
         if observer.get() is not None:
-            self._clock = loop_clock()
+            self._media.clock = loop_clock()
         self._began = anyio.current_time()
         self._loop_token, self._loop_thread = current_loop_token(), threading.get_ident()
         token = set_current_context(self.context)
@@ -375,19 +282,15 @@ class Connection:
                 anyio.create_task_group() as emit,
                 anyio.create_task_group() as video,
             ):
-                offer = self.transport.offer
+                offer, media = self.transport.offer, self._media
                 if offer.receive_audio:
-                    receive.start_soon(self._in_its_colour, self._receive, self._receive_in_thread, Converter(heard))
+                    receive.start_soon(media.receive, heard)
                 if offer.send_audio:
-                    voice = _Voice(sent.sample_rate)
-                    emit.start_soon(self._in_its_colour, self._emit, self._emit_in_thread, voice)
-                if has_video(self.handler):
-                    if offer.receive_video:
-                        video.start_soon(self._in_its_colour, self._see, self._see_in_thread)
-                    if offer.send_video:
-                        ticks = Flow[None](VIDEO_BURST, Policy.BLOCK)
-                        video.start_soon(self._tick, ticks)
-                        video.start_soon(self._in_its_colour, self._show, self._show_in_thread, ticks)
+                    emit.start_soon(media.emit, sent.sample_rate)
+                if has_video(self.handler) and offer.receive_video:
+                    video.start_soon(media.see)
+                if has_video(self.handler) and offer.send_video:
+                    video.start_soon(media.show)
 
     def _formats(self) -> tuple[AudioFormat, AudioFormat]:
         """In which formats the handler hears and speaks."""
@@ -396,15 +299,6 @@ class Connection:
             AudioFormat(handler.input_sample_rate, handler.expected_layout),
             AudioFormat(handler.output_sample_rate, "mono"),
         )
-
-    async def _in_its_colour(
-        self, in_task: Callable[..., Awaitable[None]], in_thread: Callable[..., None], *args: Any
-    ) -> None:
-        """Run one direction for an async handler in this task, for a sync one in a worker thread."""
-        if isinstance(self.handler, AsyncStreamHandler):
-            await in_task(*args)
-        else:
-            await self._crew.run(f"{type(self.handler).__qualname__}.{in_thread.__name__}", partial(in_thread, *args))
 
     async def _connect(self) -> bool:
         try:
@@ -415,7 +309,7 @@ class Connection:
         except TimeoutError as error:
             self._record(End(EndCause.NOT_CONNECTED, f"not connected within {self._timeouts.connect:g} s", error))
         except STREAM_ENDS as error:
-            reason = _in_words("the link failed before media could flow", error)
+            reason = in_words("the link failed before media could flow", error)
             self._record(End(EndCause.NOT_CONNECTED, reason, error))
         else:
             self._connected = anyio.current_time()
@@ -440,7 +334,7 @@ class Connection:
         try:
             await self.transport.wait_ended()
         except anyio.BrokenResourceError as error:
-            self._finish(End(EndCause.LINK_BROKE, _in_words("the link broke", error), error.__cause__ or error))
+            self._finish(End(EndCause.LINK_BROKE, in_words("the link broke", error), error.__cause__ or error))
         except anyio.ClosedResourceError:
             self._finish(End(EndCause.CLOSED, "the transport was closed"))
         else:
@@ -471,7 +365,7 @@ class Connection:
             self._messages_open.close()
             self._lost_threads = len(await self._crew.join(timeouts.grace))
             if self.end.cause is EndCause.HANDLER_CLOSED:
-                with anyio.move_on_after(_queued_seconds(transport) + timeouts.goodbye):
+                with anyio.move_on_after(transport.audio_out.queued_seconds + timeouts.goodbye):
                     await transport.audio_out.drained()
             else:
                 transport.clear_audio()
@@ -513,7 +407,16 @@ class Connection:
         except (anyio.ClosedResourceError, anyio.WouldBlock):
             return  # there is nobody to tell, or nobody who listens
 
-    # -- messages
+    # -- outputs and messages
+
+    def _put_out(self, outputs: AdditionalOutputs) -> None:
+        if self._on_outputs is not None:
+            self._on_outputs(outputs)
+        if self._messages_open.is_set():
+            self._tell(messages.FetchOutput())
+
+    def _close_stream(self, close: CloseStream) -> None:
+        self._finish(End(EndCause.HANDLER_CLOSED, close.msg))
 
     async def _open_messages(self) -> None:
         await self.transport.wait_messages_open()
@@ -543,195 +446,6 @@ class Connection:
 
     async def _start_up(self) -> None:
         await self._call(self.handler.start_up)  # type: ignore[attr-defined]
-
-    # -- audio in
-
-    async def _receive(self, heard: Converter) -> None:
-        handler: Any = self.handler
-        while True:
-            try:
-                frame = await self.transport.audio_in.take()
-            except STREAM_ENDS:
-                return
-            samples = heard.feed(frame.samples, frame.sample_rate)
-            if samples.shape[1]:
-                self._received += 1
-                began = self._clock()
-                await handler.receive((handler.input_sample_rate, samples))
-                self._note_stall("receive", self._clock() - began)
-
-    def _receive_in_thread(self, heard: Converter) -> None:
-        handler: Any = self.handler
-        while True:
-            try:
-                frame = self.transport.audio_in.take_sync()
-            except STREAM_ENDS:
-                return
-            samples = heard.feed(frame.samples, frame.sample_rate)
-            if samples.shape[1]:
-                self._received += 1
-                began = self._clock()
-                self._crew.call(handler.receive, (handler.input_sample_rate, samples))
-                self._note_stall("receive", self._clock() - began)
-
-    def _note_stall(self, method: str, seconds: float) -> None:
-        if seconds > STALL:
-            self._stalls += 1
-            self._longest_stall = max(self._longest_stall, seconds)
-            name = type(self.handler).__qualname__
-            logger.warning("%s.%s took %.2f s; media waits at most 1 s", name, method, seconds)
-
-    # -- audio out
-
-    async def _emit(self, spoken: _Voice) -> None:
-        handler: Any = self.handler
-        idle = _IdleWait()
-        while True:
-            began = self._clock()
-            emitted = parse_emit(await handler.emit())
-            if emitted.nothing:
-                await anyio.sleep(idle.next(self._clock() - began))
-                continue
-            idle.reset()
-            if not self._deliver(emitted, spoken):
-                return
-            try:
-                await self.transport.audio_out.wait_for_room()
-            except anyio.ClosedResourceError:
-                return
-            await anyio.lowlevel.checkpoint()
-
-    def _emit_in_thread(self, spoken: _Voice) -> None:
-        handler: Any = self.handler
-        idle = _IdleWait()
-        while True:
-            began = self._clock()
-            emitted = parse_emit(self._crew.call(handler.emit))
-            if emitted.nothing:
-                self._crew.sleep(idle.next(self._clock() - began))
-                continue
-            idle.reset()
-            if not self._deliver(emitted, spoken):
-                return
-            try:
-                self.transport.audio_out.wait_for_room_sync()
-            except anyio.ClosedResourceError:
-                return
-
-    def _deliver(self, emitted: Emitted, spoken: _Voice) -> bool:
-        """Send what `emit` returned where it belongs; False if that ends the stream."""
-        if emitted.outputs is not None:
-            self._put_out(emitted.outputs)
-        if emitted.audio is not None:
-            self._emitted += 1
-            rate, samples = emitted.audio
-            try:
-                self.transport.audio_out.put(spoken.frame(samples, rate))
-            except anyio.ClosedResourceError:
-                return False
-        return self._go_on(emitted.close)
-
-    def _put_out(self, outputs: AdditionalOutputs) -> None:
-        if self._on_outputs is not None:
-            self._on_outputs(outputs)
-        if self._messages_open.is_set():
-            self._tell(messages.FetchOutput())
-
-    def _go_on(self, close: CloseStream | None) -> bool:
-        if close is None:
-            return True
-        self._finish(End(EndCause.HANDLER_CLOSED, close.msg))
-        return False
-
-    # -- video in
-
-    async def _see(self) -> None:
-        handler: Any = self.handler
-        while True:
-            try:
-                frame = await self.transport.video_in.take()
-            except STREAM_ENDS:
-                return
-            seen: Any = frame
-            if handler.video_format != "frame":  # a millisecond of work, for the most part without the GIL
-                seen = await self._crew.run("video_to_handler", partial(video_to_handler, frame, handler.video_format))
-            self._video_received += 1
-            began = self._clock()
-            await handler.video_receive(seen)
-            self._note_stall("video_receive", self._clock() - began)
-
-    def _see_in_thread(self) -> None:
-        handler: Any = self.handler
-        while True:
-            try:
-                frame = self.transport.video_in.take_sync()
-            except STREAM_ENDS:
-                return
-            seen = video_to_handler(frame, handler.video_format)
-            self._video_received += 1
-            began = self._clock()
-            self._crew.call(handler.video_receive, seen)
-            self._note_stall("video_receive", self._clock() - began)
-
-    # -- video out
-
-    async def _tick(self, ticks: Flow[None]) -> None:
-        """Give out the right to emit one video frame, `fps` times a second."""
-        pacer = Pacer(self.handler.fps)
-        try:
-            while True:
-                await anyio.sleep_until(pacer.next_deadline(anyio.current_time()))
-                await ticks.put(None)
-                pacer.frame_sent()
-        finally:
-            ticks.close()
-
-    async def _show(self, ticks: Flow[None]) -> None:
-        handler: Any = self.handler
-        idle = _IdleWait()
-        while True:
-            await ticks.take()
-            while True:
-                began = self._clock()
-                item = await handler.video_emit()
-                if item is not None:
-                    break
-                await anyio.sleep(idle.next(self._clock() - began))
-            idle.reset()
-            parse = partial(parse_video_emit, item, handler.video_format)
-            emitted = await self._crew.run("parse_video_emit", parse)
-            if emitted is None or not self._deliver_video(emitted):
-                return
-
-    def _show_in_thread(self, ticks: Flow[None]) -> None:
-        handler: Any = self.handler
-        idle = _IdleWait()
-        while True:
-            try:
-                ticks.take_sync()
-            except STREAM_ENDS:
-                return
-            while True:
-                began = self._clock()
-                item = self._crew.call(handler.video_emit)
-                if item is not None:
-                    break
-                self._crew.sleep(idle.next(self._clock() - began))
-            idle.reset()
-            if not self._deliver_video(parse_video_emit(item, handler.video_format)):
-                return
-
-    def _deliver_video(self, emitted: VideoEmitted) -> bool:
-        if emitted.outputs is not None:
-            self._put_out(emitted.outputs)
-        if emitted.frame is not None:
-            self._video_emitted += 1
-            self.transport.video_out.put_nowait(emitted.frame)
-        return self._go_on(emitted.close)
-
-
-VIDEO_BURST: Final = 2
-"""Video frames that may leave ahead of the clock, so that a camera a little faster than `fps` is not held up."""
 
 
 async def run_connection(
@@ -774,25 +488,9 @@ async def shut_down(handler: StreamHandlerBase, timeout: float) -> None:
         if inspect.iscoroutinefunction(handler.shutdown):
             await handler.shutdown()
         else:
-            result: Any = await anyio.to_thread.run_sync(handler.shutdown, abandon_on_cancel=True)
+            crew = Crew(WorkerThreads())  # of its own: the connection's begins no further call
+            result: Any = await crew.run("shutdown", partial(crew.call, handler.shutdown))
             if inspect.isawaitable(result):
                 await result
     if scope.cancelled_caught:
         logger.error("%s.shutdown did not return within %g s", type(handler).__qualname__, timeout)
-
-
-def _queued_seconds(transport: Transport) -> float:
-    return transport.audio_out.queued_seconds
-
-
-def _in_words(what: str, error: BaseException) -> str:
-    cause = error.__cause__
-    return f"{what}: {cause}" if cause is not None and str(cause) else what
-
-
-def sole_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The one error in a (nested) group, or the group if there are several."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error

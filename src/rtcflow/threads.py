@@ -296,6 +296,8 @@ class Crew:
             for job in self._jobs:
                 if job.calling is not None:
                     job.interrupted = True
+                    if job.watched is not None:
+                        job.watched.resumed()
                     _set_async_exception(job.ident, Interrupted)
                     _wake_from_condition(job.ident)
 

@@ -25,6 +25,7 @@ autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 autoclass_content = "class"
 napoleon_numpy_docstring = False
+napoleon_use_ivar = True
 
 # `names` in docstrings become links where there is something to link to, and stay words elsewhere.
 default_role = "py:obj"
@@ -33,5 +34,6 @@ nitpick_ignore_regex = [
     # Other people's types: no inventories of their pages are fetched, so that building needs no network.
     (r"py:.*", r"(?!rtcflow).*"),
     # Type variables and private names in signatures.
+    (r"py:.*", r"rtcflow\.session\.ConnectionSettings"),
     (r"py:.*", r"rtcflow\.(.*\.)?(T|_\w+|_\w+\..*)"),
 ]

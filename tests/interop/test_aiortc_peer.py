@@ -97,7 +97,7 @@ class ForeignPeer:
         connection.on("datachannel", self._adopt)
         change(connection)
 
-    def open_channel(self, label: str = "text") -> None:
+    async def open_channel(self, label: str = "text") -> None:
         self._adopt(self.connection.createDataChannel(label))
 
     def _adopt(self, channel: Any) -> None:
@@ -168,7 +168,7 @@ async def called_by_foreign(
         async with open_engine(config) as engine:
             await foreign.run(foreign.make, change, certificate)
             if channel is not None:
-                foreign.open_channel(channel)
+                await foreign.run(foreign.open_channel, channel)
             transport = await engine.answer(spoil(await foreign.run(foreign.offer)))
             try:
                 transport.start(receive, VOICE)
@@ -259,7 +259,9 @@ async def test_video_both_ways() -> None:
             for _ in range(5):
                 frame = await transport.video_in.take()
                 assert (frame.width, frame.height) == (160, 120)
-                transport.video_out.put_nowait(av.VideoFrame.from_ndarray(np.full((120, 160, 3), 60, np.uint8), "bgr24"))
+                transport.video_out.put_nowait(
+                    av.VideoFrame.from_ndarray(np.full((120, 160, 3), 60, np.uint8), "bgr24")
+                )
         assert abs(frame.to_ndarray(format="bgr24").mean() - 200) < 6
         await until(lambda: foreign.seen)
         assert abs(foreign.seen[-1].to_ndarray(format="bgr24").mean() - 60) < 6
@@ -304,7 +306,9 @@ async def test_a_silent_peer() -> None:
         transport.audio_out.put(tone(700, 1))
         await until(lambda: len(foreign.heard) > 30)
         assert len(transport.audio_in) == 0
-        assert [t.name for t in threading.enumerate() if "audio-decoder" in t.name] == ["audio-decoder"]  # the foreign one's
+        assert [t.name for t in threading.enumerate() if "audio-decoder" in t.name] == [
+            "audio-decoder"
+        ]  # the foreign one's
 
 
 @pytest.mark.anyio
@@ -331,11 +335,7 @@ async def test_the_preferred_channel() -> None:
         with anyio.fail_after(10):
             await transport.wait_messages_open()
         chat = foreign.channel
-
-        async def open_text() -> None:
-            foreign.open_channel("text")
-
-        await foreign.run(open_text)
+        await foreign.run(foreign.open_channel, "text")
         await until(lambda: foreign.channel.readyState == "open")
 
         async def send() -> None:

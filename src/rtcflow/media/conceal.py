@@ -38,6 +38,8 @@ class Concealer:
 
     def follow(self, samples: NDArray[np.int16]) -> NDArray[np.int16]:
         """Take real audio, int16 of shape (channels, n); returns it, faded in if the last audio was made up."""
+        if not samples.shape[1]:
+            return samples
         if self._period is not None and samples.shape[0] == self._period.shape[0]:
             n = min(round(JOIN * self._rate), samples.shape[1])
             up = np.linspace(0, 1, n, endpoint=False, dtype=np.float32)

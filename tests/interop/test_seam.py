@@ -1,0 +1,204 @@
+"""The contract with aiortc's private parts, one by one: a release that changes them fails here, in words."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aioice
+import pytest
+from aiortc import (
+    RTCConfiguration,
+    RTCPeerConnection,
+    RTCRtpReceiver,
+    RTCRtpSender,
+    RTCSctpTransport,
+    RTCSessionDescription,
+)
+from aiortc.rtcrtpparameters import RTCRtpCodecParameters, RTCRtpReceiveParameters
+from aiortc.rtp import RtpPacket
+from OpenSSL import SSL
+
+from rtcflow._engine import seam
+
+
+def run(coroutine: Any) -> None:
+    asyncio.run(coroutine)
+
+
+@asynccontextmanager
+async def connected_pair() -> AsyncIterator[tuple[RTCPeerConnection, RTCPeerConnection]]:
+    one, two = (RTCPeerConnection(RTCConfiguration(iceServers=[])) for _ in range(2))
+    try:
+        await connect(one, two)
+        yield one, two
+    finally:
+        await one.close()
+        await two.close()
+
+
+async def connect(one: RTCPeerConnection, two: RTCPeerConnection) -> None:
+    for connection in (one, two):
+        seam.use_certificate(connection, seam.Certificate.generateCertificate())
+    one.addTransceiver("audio")
+    one.createDataChannel("text")
+    seam.use_addresses(one, ["127.0.0.1"])
+    await one.setLocalDescription(await one.createOffer())
+    await two.setRemoteDescription(RTCSessionDescription(one.localDescription.sdp, "offer"))
+    two.getTransceivers()[0].direction = "sendrecv"
+    seam.use_addresses(two, ["127.0.0.1"])
+    connected = asyncio.Event()
+    two.on("connectionstatechange", lambda: two.connectionState == "connected" and connected.set())
+    await two.setLocalDescription(await two.createAnswer())
+    await one.setRemoteDescription(RTCSessionDescription(two.localDescription.sdp, "answer"))
+    await asyncio.wait_for(connected.wait(), 10)
+
+
+def test_certificate() -> None:
+    """`use_certificate` decides whose fingerprints are in the offer, and contexts know the RSA suites, too."""
+
+    async def check() -> None:
+        connection = RTCPeerConnection()
+        certificate = seam.Certificate.generateCertificate()
+        seam.use_certificate(connection, certificate)
+        connection.createDataChannel("text")
+        offer = await connection.createOffer()
+        assert all(fingerprint.value in offer.sdp for fingerprint in certificate.getFingerprints())
+        context = certificate._create_ssl_context(srtp_profiles=connection.sctp.transport._srtp_profiles)
+        names = SSL.Connection(context).get_cipher_list()
+        assert "ECDHE-RSA-AES128-GCM-SHA256" in names
+        assert "ECDHE-ECDSA-AES128-GCM-SHA256" in names
+        await connection.close()
+
+    run(check())
+
+
+def test_addresses_route_and_goodbye() -> None:
+    """Gathering keeps to the addresses it is given, the pair in use is known, and a close is seen as a goodbye."""
+
+    async def check() -> None:
+        async with connected_pair() as (one, two):
+            assert "127.0.0.1" in one.localDescription.sdp
+            candidates = [line for line in one.localDescription.sdp.splitlines() if line.startswith("a=candidate")]
+            assert candidates
+            assert all(" 127.0.0.1 " in line for line in candidates)
+            (transport,) = seam.transports(two)
+            route = seam.route(transport)
+            assert route is not None
+            assert route.local_address[0] == route.remote_address[0] == "127.0.0.1"
+            assert not seam.goodbye_received(transport)
+            closed = asyncio.Event()
+            two.on("connectionstatechange", lambda: two.connectionState == "closed" and closed.set())
+            await one.close()
+            await asyncio.wait_for(closed.wait(), 10)
+            assert seam.goodbye_received(transport)
+
+    run(check())
+
+
+def test_signatures() -> None:
+    """The methods we stand in for still have the parameters that aiortc calls them with."""
+    parameters = inspect.signature(RTCRtpReceiver._handle_rtp_packet).parameters
+    assert list(parameters) == ["self", "packet", "arrival_time_ms"]
+    assert inspect.iscoroutinefunction(RTCRtpReceiver._handle_rtp_packet)
+    assert list(inspect.signature(RTCRtpReceiver.receive).parameters) == ["self", "parameters"]
+    assert list(inspect.signature(RTCRtpReceiver._handle_disconnect).parameters) == ["self"]
+    assert list(inspect.signature(RTCSctpTransport._receive_sack_chunk).parameters) == ["self", "chunk"]
+    gather = inspect.signature(aioice.Connection.get_component_candidates).parameters
+    assert {"component", "addresses"} <= set(gather)
+    source = inspect.getsource(aioice.Connection.gather_candidates)
+    assert "self.get_component_candidates(component=component, addresses=addresses)" in source
+
+
+def test_packets_are_taken() -> None:
+    """A receiver whose packets are taken decodes none, keeps no thread, and goes on counting for its RTCP reports."""
+
+    async def check() -> None:
+        async with connected_pair() as (one, two):
+            (transport,) = seam.transports(one)
+            receiver = RTCRtpReceiver("audio", transport)
+            from aiortc.rtcrtpreceiver import RemoteStreamTrack
+
+            receiver._track = RemoteStreamTrack("audio")
+            started: list[RTCRtpReceiveParameters] = []
+            packets: list[seam.Packet] = []
+            assert seam.take_packets(receiver, started.append, packets.append)
+            codec = RTCRtpCodecParameters(mimeType="audio/opus", clockRate=48000, channels=2, payloadType=96)
+            parameters = RTCRtpReceiveParameters(codecs=[codec])
+            await receiver.receive(parameters)
+            assert started == [parameters]
+            assert receiver._RTCRtpReceiver__decoder_thread is None
+            for sequence in (1, 2, 4):
+                packet = RtpPacket(
+                    payload_type=96, sequence_number=sequence, timestamp=960 * sequence, ssrc=7, payload=b"\x08x"
+                )
+                await receiver._handle_rtp_packet(packet, arrival_time_ms=0)
+            await receiver._handle_rtp_packet(RtpPacket(payload_type=96, sequence_number=5, ssrc=7), arrival_time_ms=0)
+            assert [packet.sequence_number for packet in packets] == [1, 2, 4]
+            statistics = receiver._RTCRtpReceiver__remote_streams[7]
+            assert (statistics.packets_received, statistics.packets_lost) == (4, 1)
+            assert isinstance(seam.jitter(receiver, 48000), float)
+            receiver._handle_disconnect()
+            await receiver.stop()
+
+    run(check())
+
+
+def test_without_the_seam() -> None:
+    """A receiver that is not as we know it is left alone, and we are told."""
+
+    class Strange:
+        pass
+
+    strange: Any = Strange()
+    assert not seam.take_packets(strange, print, print)
+    assert vars(strange) == {}
+    assert seam.round_trip(strange) is None
+    assert seam.jitter(strange, 48000) is None
+    assert not seam.goodbye_received(strange)
+    assert seam.max_message_size(strange) == 65536
+    seam.use_certificate(strange, strange)
+
+
+def test_figures() -> None:
+    """The sender's round trip is where we look for it."""
+
+    async def check() -> None:
+        async with connected_pair() as (one, two):
+            (transport,) = seam.transports(one)
+            sender = RTCRtpSender("audio", transport)
+            assert seam.round_trip(sender) is None
+            assert "_RTCRtpSender__rtt" in vars(sender)
+            assert seam.max_message_size(one.sctp) == 262144
+            assert all(hasattr(one.sctp, name) for name in ("_outbound_queue", "_sent_queue", "_data_channel_queue"))
+
+    run(check())
+
+
+def test_everything_is_acknowledged() -> None:
+    """`all_acknowledged` returns once the peer has every message, and not before it has any."""
+
+    async def check() -> None:
+        async with connected_pair() as (one, two):
+            read: list[str] = []
+            channels: list[Any] = []
+            two.on("datachannel", lambda channel: (channels.append(channel), channel.on("message", read.append)))
+            channel = one.createDataChannel("another")
+            while channel.readyState != "open":
+                await asyncio.sleep(0.01)
+            for number in range(50):
+                channel.send(str(number) * 1000)
+            assert len(read) < 50
+            await asyncio.wait_for(seam.all_acknowledged(one.sctp), 10)
+            assert len(read) == 50
+
+    run(check())
+
+
+@pytest.mark.parametrize("name", ["_handle_rtp_packet", "_handle_disconnect", "receive"])
+def test_names(name: str) -> None:
+    """The receiver's methods are where `take_packets` looks for them."""
+    assert callable(getattr(RTCRtpReceiver, name))

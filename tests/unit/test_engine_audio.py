@@ -1,0 +1,243 @@
+"""Packets to frames and frames to packets, on a clock of our own."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import anyio
+import av
+import numpy as np
+import pytest
+from aiortc.mediastreams import MediaStreamError
+from aiortc.rtcrtpparameters import RTCRtpCodecParameters, RTCRtpReceiveParameters
+
+from rtcflow._engine.audio import AudioReceiver, PlayoutTrack
+from rtcflow._engine.config import OpusConfig
+from rtcflow._engine.opus import OpusDecoder, OpusEncoder
+from rtcflow._engine.ports import Ports
+from rtcflow.frames import AudioFormat, AudioFrame
+from rtcflow.media.playout import Latency
+from rtcflow.player import Player
+
+OPUS, PCMU = 96, 0
+
+
+class Clock:
+    """The part of a loop that the receiver uses."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.timers: list[tuple[float, Any]] = []
+
+    def time(self) -> float:
+        return self.now
+
+    def call_at(self, when: float, function: Any) -> Any:
+        timer = (when, function)
+        self.timers.append(timer)
+        return SimpleNamespace(cancel=lambda: self.timers.remove(timer))
+
+    def go_to(self, now: float) -> None:
+        for timer in [timer for timer in self.timers if timer[0] <= now]:
+            self.timers.remove(timer)
+            self.now = timer[0]
+            timer[1]()
+        self.now = now
+
+
+class Line:
+    """A receiver, and a sender of its packets at 20 ms a piece."""
+
+    def __init__(self, receive: AudioFormat | None = AudioFormat(48000)) -> None:
+        self.ports, self.clock = Ports(Latency.BUFFERED), Clock()
+        self.ports.receive = receive
+        self.receiver = AudioReceiver(self.ports, self.clock)  # type: ignore[arg-type]
+        self.receiver.start(
+            RTCRtpReceiveParameters(
+                codecs=[
+                    RTCRtpCodecParameters(mimeType="audio/opus", clockRate=48000, channels=2, payloadType=OPUS),
+                    RTCRtpCodecParameters(mimeType="audio/PCMU", clockRate=8000, channels=1, payloadType=PCMU),
+                ]
+            )
+        )
+        t = np.arange(960 * 200) / 48000
+        voice = (8000 * np.sin(2 * np.pi * 300 * t)).astype(np.int16)
+        encoder = OpusEncoder(48000, OpusConfig())
+        self.opus = [bytes(encoder.encode(voice[None, i : i + 960], i) or b"") for i in range(0, len(voice), 960)]
+
+    def send(self, index: int, *, ssrc: int = 1, payload_type: int = OPUS, payload: bytes | None = None) -> None:
+        step = 160 if payload_type == PCMU else 960
+        self.receiver.packet(
+            SimpleNamespace(
+                payload_type=payload_type,
+                marker=0,
+                sequence_number=index & 0xFFFF,
+                timestamp=index * step & 0xFFFFFFFF,
+                ssrc=ssrc,
+                payload=self.opus[index % len(self.opus)] if payload is None else payload,
+            )
+        )
+
+    def run(self, indices: list[int], *, first: int = 0, **options: Any) -> list[AudioFrame]:
+        """Send these packets, one each 20 ms, and return the frames that came out."""
+        for index in indices:
+            self.send(index, **options)
+            self.clock.go_to(self.clock.now + 0.02)
+        self.clock.go_to(self.clock.now + 0.2)
+        return self.frames()
+
+    def frames(self) -> list[AudioFrame]:
+        return self.ports.audio_in.clear()
+
+
+def test_packets_become_frames_at_once() -> None:
+    """Every packet in order is a frame of 20 ms, without any wait; media time counts on."""
+    line = Line()
+    for index in range(40):
+        line.send(index)
+        (frame,) = line.frames()
+        assert (frame.samples.shape, frame.sample_rate, frame.pts, frame.concealed) == (
+            (1, 960),
+            48000,
+            index * 960,
+            False,
+        )
+        line.clock.go_to(line.clock.now + 0.02)
+    assert not line.clock.timers
+
+
+@pytest.mark.parametrize("missing", [{10}, {10, 11, 12}, {10, 15, 20, 25}])
+def test_lost_packets_are_made_up(missing: set[int]) -> None:
+    """In place of each lost packet there is audio, not silence, marked as concealed; time does not shift."""
+    line = Line()
+    frames = line.run([index for index in range(40) if index not in missing])
+    assert [frame.pts for frame in frames] == [index * 960 for index in range(40)]
+    assert {frame.pts // 960 for frame in frames if frame.concealed} == missing
+    assert all(np.abs(frame.samples).max() > 500 for frame in frames if frame.concealed)
+    assert line.ports.audio_figures.lost == line.ports.audio_figures.concealed == len(missing)
+
+
+def test_swapped_and_doubled_packets() -> None:
+    """Packets that overtook one another, or came twice, are put in order, and nothing is made up."""
+    line = Line()
+    order = list(range(40))
+    order[10], order[11] = order[11], order[10]
+    order[20:20] = [19, 19, 18]
+    for index in order:
+        line.send(index)
+        line.clock.go_to(line.clock.now + 0.004)
+    line.clock.go_to(line.clock.now + 0.2)
+    frames = line.frames()
+    assert [frame.pts for frame in frames] == [index * 960 for index in range(40)]
+    assert not any(frame.concealed for frame in frames)
+    assert line.receiver.figures()["packets_duplicate"] == 3
+    assert line.receiver.figures()["packets_reordered"] == 1
+
+
+def test_a_hole_is_not_waited_for_long() -> None:
+    """After a lost packet the next ones are out within 30 ms, and the one after those at once."""
+    line = Line()
+    line.run(list(range(10)))
+    line.send(11)
+    began = line.clock.now
+    assert line.frames() == []
+    line.clock.go_to(began + 0.03)
+    assert len(line.frames()) == 2
+    line.send(12)
+    assert len(line.frames()) == 1
+
+
+def test_sequence_numbers_wrap() -> None:
+    """Nothing happens where sequence numbers and timestamps wrap around."""
+    line = Line()
+    frames = line.run(list(range(0xFFFF - 10, 0xFFFF + 10)))
+    assert [frame.pts for frame in frames] == [index * 960 for index in range(20)]
+
+
+def test_another_source() -> None:
+    """A new SSRC is heard at once, and media time goes on."""
+    line = Line()
+    before = line.run(list(range(10)))
+    after = line.run(list(range(30000, 30010)), ssrc=2)
+    assert len(after) == 10
+    assert after[0].pts > before[-1].pts
+
+
+def test_the_codec_changes() -> None:
+    """PCMU in the midst of Opus comes out in the format that was promised, and Opus after it."""
+    line = Line()
+    assert len(line.run(list(range(10)))) == 10
+    frames = line.run(list(range(100, 120)), payload_type=PCMU, payload=b"\x55" * 160)
+    assert {frame.sample_rate for frame in frames} == {48000}
+    assert abs(sum(frame.samples.shape[1] for frame in frames) - 20 * 960) < 200
+    assert len(line.run(list(range(200, 210)))) == 10
+
+
+def test_garbage_in_a_packet() -> None:
+    """A packet that cannot be decoded is counted and made up; unknown payload types are passed over."""
+    line = Line()
+    line.run(list(range(10)))
+    line.send(10, payload=b"\xff\xff\xff")
+    line.send(11, payload_type=55)
+    frames = line.frames()
+    assert line.ports.audio_figures.undecodable == 1
+    assert [frame.concealed for frame in frames] == [True]
+    assert len(line.run(list(range(11, 15)))) == 4
+
+
+def test_before_the_start() -> None:
+    """Packets that come before the transport was started are dropped, and not kept."""
+    line = Line(receive=None)
+    assert line.run(list(range(10))) == []
+    line.ports.receive = AudioFormat(48000, "stereo")
+    assert {frame.samples.shape for frame in line.run(list(range(10, 20)))} == {(2, 960)}
+
+
+@pytest.mark.parametrize("rate", [8000, 12000, 16000, 24000, 48000])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_encoding_keeps_pitch_and_time(rate: int, channels: int) -> None:
+    """What is encoded at any of Opus' rates, mono or stereo, decodes to the same tone; packets count in 1/48000 s."""
+    encoder, decoder = OpusEncoder(rate, OpusConfig()), OpusDecoder("stereo")
+    n = rate // 50
+    t = np.arange(n * 50) / rate
+    voice = np.repeat((8000 * np.sin(2 * np.pi * 700 * t)).astype(np.int16)[None], channels, axis=0)
+    out = []
+    for index in range(50):
+        packet = encoder.encode(voice[:, index * n : (index + 1) * n], index * n)
+        assert packet is not None
+        assert (packet.pts, float(packet.time_base)) == (index * 960, 1 / 48000)
+        assert bool(bytes(packet)[0] & 4) == (channels == 2)  # the TOC byte's stereo flag, RFC 6716 section 3.1
+        out.append(decoder.decode(bytes(packet))[0])
+    heard = np.concatenate(out)[4800:]
+    spectrum = np.abs(np.fft.rfft(heard * np.hanning(len(heard))))
+    assert abs(np.argmax(spectrum) * 48000 / len(heard) - 700) < 3
+    assert 6000 < np.abs(heard).max() < 10000
+
+
+@pytest.mark.anyio
+async def test_the_track_plays_and_ends() -> None:
+    """The track gives a packet per frame at its time, a frame if Opus was not agreed on, and ends with the player."""
+    player = Player()
+    player.open(AudioFormat(16000))
+    track = PlayoutTrack(player, OpusConfig())
+    player.put(AudioFrame(np.ones((1, 960), np.int16), 16000, 0))
+    first, second = await track.recv(), await track.recv()
+    assert isinstance(first, av.Packet)
+    assert (first.pts, second.pts) == (0, 960)
+    track.opus = False
+    frame = await track.recv()
+    assert isinstance(frame, av.AudioFrame)
+    assert (frame.samples, frame.sample_rate, frame.pts, frame.layout.name) == (320, 16000, 640, "mono")
+    player.close()
+    with pytest.raises(MediaStreamError), anyio.fail_after(1):
+        await track.recv()
+
+
+def test_options_are_checked() -> None:
+    """Options out of range are refused with what would be right."""
+    for wrong in ({"bitrate": 1}, {"complexity": 11}, {"expected_loss": -1}):
+        with pytest.raises(ValueError, match="expected"):
+            OpusConfig(**wrong)
+    with pytest.raises(ValueError, match="voip"):
+        OpusConfig(application="music")  # type: ignore[arg-type]

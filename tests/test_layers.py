@@ -13,10 +13,10 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # A name stands for the module, or for the package and everything in it.
 FLOORS = [
-    {"frames", "outputs", "exceptions", "context", "_version"},
+    {"frames", "outputs", "exceptions", "context", "ends", "_version"},
     {"media", "protocol"},
     {"handlers", "abc", "player", "flow", "fanout", "_bridge"},
-    {"connection", "transports", "_engine", "_loop", "threads"},
+    {"connection", "nurseries", "transports", "_engine", "_loop", "threads"},
     {"__main__", "cli", "asgi", "asgi_lines", "stream", "session", "client", "call", "carrier", "demo"},
 ]
 BESIDE = {"testing", "web", "", "audio", "fastrtc"}  # nobody in the house imports these; they may import everyone

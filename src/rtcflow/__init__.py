@@ -30,8 +30,9 @@ from .audio import (
     audio_to_int16,
     wait_for_item,
 )
-from .connection import Connection, ConnectionStatistics, End, EndCause, Timeouts, run_connection
+from .connection import Connection, ConnectionStatistics, run_connection
 from .context import Context, get_current_context
+from .ends import End, EndCause, Timeouts
 from .exceptions import (
     ConnectionExists,
     HandlerError,

@@ -12,8 +12,9 @@ import anyio
 
 from ._bridge import Event
 from .abc import Transport
-from .connection import Connection, ConnectionStatistics, End, EndCause, Timeouts
+from .connection import Connection, ConnectionStatistics
 from .context import Context
+from .ends import End, EndCause, Timeouts
 from .exceptions import LocalProtocolError
 from .fanout import Fanout
 from .handlers.base import AsyncStreamHandler, StreamHandlerBase, has_own_method, has_video

@@ -22,7 +22,8 @@ import anyio.to_thread
 
 from ._bridge import current_loop_token
 from .abc import Transport
-from .connection import End, Timeouts, shut_down, sole_error
+from .connection import shut_down
+from .ends import End, Timeouts, sole_error
 from .exceptions import (
     ApplicationFailed,
     ConnectionExists,

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from rtcflow.abc import MediaOffer
-from rtcflow.connection import Connection, EndCause, Timeouts, run_connection
+from rtcflow.connection import Connection, run_connection
 from rtcflow.context import Context, get_current_context
+from rtcflow.ends import EndCause, Timeouts
 from rtcflow.exceptions import HandlerError, MediaError
 from rtcflow.flow import Flow, Policy
 from rtcflow.frames import AudioFormat, AudioFrame
@@ -596,7 +597,7 @@ async def test_a_mirrored_picture_looks_the_same(make):
 
 
 async def test_a_slow_video_handler_leaves_its_audio_alone():
-    """A video_receive that sleeps 50 ms does not delay the audio of the same connection."""
+    """A video_receive that sleeps 0.3 s does not delay the audio of the same connection."""
 
     class Handler(SyncMirror):
         def __init__(self):
@@ -610,17 +611,17 @@ async def test_a_slow_video_handler_leaves_its_audio_alone():
             return self.queue.get()
 
         def video_receive(self, frame):
-            time.sleep(0.05)
+            time.sleep(0.3)
 
     async with call(Handler(), offer=VIDEO) as (_, caller, _errors):
-        worst = 0.0
+        took = []
         for i in range(10):
             caller.video_out.put_nowait(picture(i))
             began = time.monotonic()
             caller.audio_out.put(AudioFrame(tone(), 48000, 0))
             await caller.audio_in.take()
-            worst = max(worst, time.monotonic() - began)
-        assert worst < 0.05
+            took.append(time.monotonic() - began)
+        assert sorted(took)[5] < 0.15
 
 
 async def test_a_slow_video_handler_sees_the_latest_frame():

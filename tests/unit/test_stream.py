@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import anyio
 import pytest
 
-from rtcflow.connection import EndCause, Timeouts
+from rtcflow.ends import EndCause, Timeouts
 from rtcflow.context import get_current_context
 from rtcflow.exceptions import (
     ApplicationFailed,

@@ -1,0 +1,67 @@
+"""How a connection ends: the causes, the record, and how long each phase of it may take."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+__all__ = ["End", "EndCause", "Timeouts", "in_words", "sole_error"]
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """How long the phases of a connection may take, in seconds.
+
+    Attributes:
+        connect: From `run` until media can flow.
+        shutdown: For the handler's `shutdown()`.
+        grace: For the handler's worker threads to return after that.
+        goodbye: For the transport to close, and beyond what is queued for the last audio to play.
+    """
+
+    connect: float = 30.0
+    shutdown: float = 5.0
+    grace: float = 1.0
+    goodbye: float = 1.0
+
+
+class EndCause(enum.Enum):
+    """Why a connection ended."""
+
+    PEER_LEFT = "the peer left"
+    LINK_BROKE = "the link broke"
+    HANDLER_CLOSED = "the handler closed the stream"
+    HANDLER_RAISED = "the handler raised"
+    TIME_LIMIT = "the time limit was reached"
+    CLOSED = "closed by the server"
+    CANCELLED = "cancelled"
+    NOT_CONNECTED = "never connected"
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How a connection ended: exactly one per connection.
+
+    Attributes:
+        cause: The first thing that ended it.
+        reason: The same in words, with what is known beyond it.
+        error: What the handler raised, or how the link failed.
+    """
+
+    cause: EndCause
+    reason: str
+    error: BaseException | None = None
+
+
+def in_words(what: str, error: BaseException) -> str:
+    """Say `what` happened and, where it is known, why: the words of the error's cause."""
+    cause = error.__cause__
+    return f"{what}: {cause}" if cause is not None and str(cause) else what
+
+
+def sole_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The one error in a (nested) group, or the group if there are several."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error

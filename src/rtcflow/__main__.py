@@ -10,9 +10,10 @@ def main() -> None:
     try:
         from .cli import app
     except ModuleNotFoundError as error:
-        if error.name not in {"rich", "typer"}:
+        missing = (error.name or "").partition(".")[0]
+        if missing not in {"rich", "typer"}:
             raise
-        print(f"rtcflow: the command line needs {error.name}; install rtcflow[cli]", file=sys.stderr)
+        print(f"rtcflow: the command line needs {missing}; install rtcflow[cli]", file=sys.stderr)
         raise SystemExit(2) from None
     app()
 

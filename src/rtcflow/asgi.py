@@ -12,11 +12,11 @@ Errors have a 4xx or 5xx status and FastRTC's body ``{"status": "failed", "meta"
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import anyio
 from starlette.applications import Starlette
@@ -24,7 +24,7 @@ from starlette.requests import ClientDisconnect, HTTPConnection, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from .exceptions import InvalidOffer, NegotiationError, UnknownConnection
+from .exceptions import InvalidOffer, NegotiationError, NotServing, UnknownConnection
 from .protocol import signalling
 from .session import Caller
 from .transports.webrtc import WebRTCTransport
@@ -89,17 +89,16 @@ def mount(stream: Stream, app: Starlette, path: str = "", *, page: bool) -> None
 
 def routes(stream: Stream, path: str = "", *, page: bool = False) -> list[BaseRoute]:
     """All routes of `stream`, for applications that put them in their own place."""
+    from . import asgi_lines  # which stands on this module
+
     found: list[BaseRoute] = [
         Route(f"{path}/webrtc/offer", _answering(partial(offer, stream)), methods=["POST"]),
         Route(f"{path}/webrtc/configuration", _answering(partial(configuration, stream)), methods=["GET"]),
     ]
+    found += asgi_lines.routes(stream, path)
     if page:
         found += _page_routes(path)
-    try:
-        from . import asgi_lines
-    except ImportError:
-        return found
-    return [*found, *asgi_lines.routes(stream, path)]
+    return found
 
 
 # -- the offer route
@@ -115,7 +114,10 @@ async def offer(stream: Stream, request: Request) -> Response:
             return JSONResponse(signalling.Answer(transport.answer).to_json())
         case signalling.CandidateRequest(webrtc_id, candidate):
             session = stream.session(webrtc_id)
-            connection = await session.wait_prepared()  # browsers find candidates while their offer is on its way
+            try:
+                connection = await session.wait_prepared()  # browsers find candidates while their offer is on its way
+            except anyio.ClosedResourceError:
+                raise UnknownConnection("this call was refused") from None
             if not isinstance(connection.transport, WebRTCTransport):
                 raise UnknownConnection(f"call {webrtc_id} is a {session.kind} call, which has no candidates")
             await connection.transport.add_candidate(candidate)
@@ -166,10 +168,11 @@ async def read_body(request: Request) -> bytes:
     body = bytearray()
     try:
         with anyio.fail_after(BODY_TIMEOUT):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > signalling.MAX_BODY:
-                    raise too_long
+            async with aclosing(cast("AsyncGenerator[bytes, None]", request.stream())) as chunks:
+                async for chunk in chunks:
+                    body += chunk
+                    if len(body) > signalling.MAX_BODY:
+                        raise too_long
     except TimeoutError:
         raise InvalidOffer(f"the body did not come within {BODY_TIMEOUT:g} s", status=408) from None
     return bytes(body)
@@ -185,7 +188,7 @@ def _answering(handle: Callable[[Request], Awaitable[Response]]) -> Callable[[Re
             logger.info("%s %s from %s refused: %s", request.method, request.url.path, caller_of(request), error)
             return failure(error)
         except anyio.ClosedResourceError:
-            return failure(UnknownConnection("this call has ended"))
+            return failure(NotServing("the server is shutting down"))
         except ClientDisconnect:
             return Response(status_code=400)  # nobody reads it
 

@@ -31,8 +31,17 @@ CHUNK: Final = RATE // 50
 LONGEST_GAP: Final = 10 * RATE
 """Samples of silence that a jump of media time puts into a recording at most."""
 
+SETTLING: Final = 0.3
+"""Seconds of silence before anything is played: nobody speaks in the first instant of a call, when jitter buffers
+still look for their depth."""
+
 COMPARED: Final = 60 * RATE
 """Samples that are searched for the echo: a minute is plenty, and its transform takes a second."""
+
+WINDOW: Final = RATE // 2
+DRIFT: Final = RATE // 5
+"""The echo is compared in windows of half a second, each aligned for itself by at most 0.2 s more or less than the
+whole: jitter buffers change the delay of a line while it is up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +50,7 @@ class Echo:
 
     Attributes:
         delay: Samples by which the recording lags behind what was played.
-        correlation: Of the two with the delay removed: 1 is the same, 0 is anything else.
+        correlation: Of the two with the delay removed (see `find_echo`): 1 is the same, 0 is anything else.
     """
 
     delay: int
@@ -126,7 +135,7 @@ async def hold_call(
     if echo is not None:
         report.correlation = echo.correlation
         if recorder.began is not None:
-            report.round_trip = recorder.began - connected + echo.delay / RATE
+            report.round_trip = recorder.began - connected - SETTLING + echo.delay / RATE
     return report
 
 
@@ -158,13 +167,13 @@ async def _play(transport: Transport, play: NDArray[np.int16] | None, wanted: Au
     """Play `play`, then silence, as a microphone would: frame by frame, without a pause."""
     converter = Converter(wanted)
     silence = np.zeros((1, CHUNK), np.int16)
-    position = 0
+    position = -round(SETTLING * RATE)
     try:
         while True:
-            chunk = silence if play is None else play[:, position : position + CHUNK]
+            chunk = silence
+            if play is not None and 0 <= position < play.shape[1]:
+                chunk = play[:, position : position + CHUNK]
             position += CHUNK
-            if not chunk.shape[1]:
-                chunk = silence
             transport.audio_out.put(AudioFrame(converter.feed(chunk, RATE), wanted.sample_rate, 0))
             await transport.audio_out.wait_for_room()
             await anyio.lowlevel.checkpoint()
@@ -214,7 +223,8 @@ async def _read(transport: Transport, report: CallReport) -> None:
 def find_echo(played: NDArray[np.int16], recorded: NDArray[np.int16]) -> Echo | None:
     """Find what was played in what was recorded; None if one of them is silent.
 
-    The delay is the largest peak of the cross-correlation, taken by FFT over the first minute.
+    The delay is the largest peak of the cross-correlation over the first minute; then windows of half a second are
+    each aligned around it (see `DRIFT`), and their correlation is taken over all of them.
 
     Args:
         played: int16, shape (n,).
@@ -223,13 +233,28 @@ def find_echo(played: NDArray[np.int16], recorded: NDArray[np.int16]) -> Echo | 
     played, recorded = played[:COMPARED].astype(np.float64), recorded[:COMPARED].astype(np.float64)
     if not played.any() or not recorded.any():
         return None
+    delay = int(np.argmax(_correlate(played, recorded)))
+    likeness = ours = theirs = 0.0
+    for start in range(0, len(played), WINDOW):
+        window = played[start : start + WINDOW]
+        first = max(0, start + delay - DRIFT)
+        found = recorded[first : start + delay + len(window) + DRIFT]
+        ours += float(window @ window)
+        if len(found) >= len(window) and window.any():
+            products = _correlate(window, found)[: len(found) - len(window) + 1]
+            at = int(np.argmax(products))
+            likeness += max(0.0, float(products[at]))
+            found = found[at : at + len(window)]
+            theirs += float(found @ found)
+    energy = float(np.sqrt(ours * theirs))
+    return Echo(delay, likeness / energy if energy else 0.0)
+
+
+def _correlate(played: NDArray[np.float64], recorded: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The product of `played` with each stretch of `recorded`, by its beginning; by FFT."""
     size = 1 << (len(played) + len(recorded) - 1).bit_length()
     spectrum = np.fft.rfft(recorded, size) * np.conj(np.fft.rfft(played, size))
-    delay = int(np.argmax(np.fft.irfft(spectrum, size)[: len(recorded)]))
-    n = min(len(played), len(recorded) - delay)
-    ours, theirs = played[:n], recorded[delay : delay + n]
-    energy = float(np.sqrt((ours @ ours) * (theirs @ theirs)))
-    return Echo(delay, float(ours @ theirs) / energy if energy else 0.0)
+    return np.fft.irfft(spectrum, size)[: len(recorded)]
 
 
 def read_audio(path: Path) -> NDArray[np.int16]:

@@ -198,7 +198,7 @@ def _log_to_terminal() -> None:
 def _call(
     url: str, play: Path | None, record: Path | None, seconds: float | None, backend: Backend, *, as_json: bool
 ) -> int:
-    from .call import RATE, read_audio, write_wav
+    from .call import RATE, SETTLING, read_audio, write_wav
 
     samples = None
     if play is not None:
@@ -207,7 +207,7 @@ def _call(
         except (OSError, ValueError) as error:
             _fail(f"cannot play {play}: {getattr(error, 'strerror', None) or error}")
     if seconds is None:
-        seconds = 10.0 if samples is None else samples.shape[1] / RATE + 1.0
+        seconds = 10.0 if samples is None else SETTLING + samples.shape[1] / RATE + 1.0
     if record is not None and not record.absolute().parent.is_dir():
         _fail(f"cannot record to {record}: there is no such folder")
     try:

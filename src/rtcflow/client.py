@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import secrets
-from collections.abc import AsyncIterator, Mapping
+import socket
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Final
 
@@ -113,14 +115,21 @@ async def _post(client: httpx2.AsyncClient, url: str, body: Mapping[str, Any], t
 
 
 def _in_words(error: BaseException) -> str:
-    """The deepest cause that says something: the network's own words."""
-    words = str(error) or type(error).__name__
-    cause = error.__cause__ or error.__context__
-    while cause is not None:
-        if isinstance(cause, OSError) and cause.strerror:
-            words = cause.strerror
-        cause = cause.__cause__ or cause.__context__
-    return words
+    """The system's own words for what went wrong, whatever the backend wrapped them in."""
+    for found in _causes(error):
+        if isinstance(found, socket.gaierror):
+            return found.strerror or str(found)
+        if isinstance(found, OSError) and found.errno is not None:
+            return os.strerror(found.errno)
+    return str(error) or type(error).__name__
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    yield error
+    inner = error.exceptions if isinstance(error, BaseExceptionGroup) else (error.__cause__ or error.__context__,)
+    for cause in inner:
+        if cause is not None:
+            yield from _causes(cause)
 
 
 def import_httpx2() -> Any:

@@ -10,6 +10,7 @@ from .handlers.base import AsyncStreamHandler
 from .media.playout import Latency
 from .outputs import EmitType
 from .stream import Stream
+from .transports.telephone import TelephoneConfig
 
 HELD = 50
 """Frames that wait for `emit` at most: 1 s; of older sound nobody wants the echo."""
@@ -39,7 +40,12 @@ class EchoHandler(AsyncStreamHandler):
 
 def make_stream(concurrency_limit: int | None = 32) -> Stream:
     """The demo's stream."""
-    return Stream(EchoHandler(), concurrency_limit=concurrency_limit, latency=Latency.LIVE)
+    return Stream(
+        EchoHandler(),
+        concurrency_limit=concurrency_limit,
+        latency=Latency.LIVE,
+        telephone=TelephoneConfig(carriers=()),
+    )
 
 
 stream = make_stream()

@@ -1,0 +1,194 @@
+"""The command line: one clear line for what is wrong, and an exit code that is not 0."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import closing, contextmanager
+
+import pytest
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+
+
+LIMIT = 3.0  # seconds for a server to end: 2 s, and what a busy machine adds
+
+
+def run(*arguments: object, cwd=None, code: str | None = None) -> subprocess.CompletedProcess[str]:
+    start = ["-m", "rtcflow"] if code is None else ["-c", code]
+    return subprocess.run(
+        [sys.executable, *start, *map(str, arguments)], capture_output=True, text=True, timeout=50, cwd=cwd, check=False
+    )
+
+
+@contextmanager
+def server(folder, *arguments: str, module: str = "rtcflow"):
+    """A server as a process of its own; yields its URL and the process, and its log is in `folder`."""
+    log = folder / "server.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", module, *arguments],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            cwd=folder,
+        )
+    try:
+        deadline = time.monotonic() + 20
+        while not (found := re.search(r"http://\S+:\d+", log.read_text())):
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.05)
+        yield found[0], process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def stop(process, folder, within: float) -> str:
+    """Ctrl-C; returns the log."""
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(15) == 0
+    took = time.monotonic() - began
+    log = (folder / "server.log").read_text()
+    assert took < within, f"took {took:.1f} s\n{log}"
+    assert "Traceback" not in log
+    return log
+
+
+@pytest.fixture
+def free_port():
+    with closing(socket.create_server(("127.0.0.1", 0))) as found:
+        port = found.getsockname()[1]
+    return port
+
+
+def test_without_arguments_there_is_help():
+    """`rtcflow` alone lists its commands."""
+    done = run()
+    assert all(command in done.stdout + done.stderr for command in ("demo", "serve", "call"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["call", "nonsense"], "'nonsense' is not the URL of a server"),
+        (["call", "http://127.0.0.1:PORT", "--play", "missing.wav"], "cannot play missing.wav: No such file"),
+        (["call", "http://127.0.0.1:PORT", "--record", "no/such/folder.wav"], "no such folder"),
+        (["call", "http://127.0.0.1:PORT"], "Connection refused"),
+        (["serve", "nothing"], "write module:stream"),
+        (["serve", "no_such_module:stream"], "there is no module 'no_such_module'"),
+        (["serve", "rtcflow.demo:nothing"], "module 'rtcflow.demo' has no 'nothing'"),
+        (["serve", "rtcflow.demo:HELD"], "neither a Stream nor an ASGI application"),
+        (["demo", "--host", "192.0.2.1"], "cannot listen on 192.0.2.1:8000"),
+    ],
+)
+def test_what_is_wrong_is_one_clear_line(arguments, words, free_port, tmp_path):
+    """No traceback: one line that names it, and exit code 1."""
+    done = run(*(argument.replace("PORT", str(free_port)) for argument in arguments), cwd=tmp_path)
+    assert done.returncode == 1
+    assert words in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+
+
+@pytest.mark.parametrize("missing", ["typer", "rich", "hypercorn", "httpx2"])
+def test_a_missing_extra_is_named(missing):
+    """Without an extra's package the command says which one to install."""
+    code = f"import sys; sys.modules[{missing!r}] = None; from rtcflow.__main__ import main; main()"
+    command = ["call", "http://127.0.0.1:1"] if missing == "httpx2" else ["demo"]
+    done = run(*command, code=code)
+    assert done.returncode in {1, 2}
+    extra = {"hypercorn": "server", "httpx2": "client"}.get(missing, "cli")
+    assert f"install rtcflow[{extra}]" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_module_that_fails_to_import_shows_its_own_error(tmp_path):
+    """A missing import inside the served module is its own error, with the traceback that tells where."""
+    (tmp_path / "mine.py").write_text("import no_such_dependency\n")
+    done = run("serve", "mine:stream", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "mine.py" in done.stderr
+    assert "No module named 'no_such_dependency'" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["trio", "asyncio"])
+def test_the_demo_ends_within_two_seconds_with_calls_open(backend, tmp_path):
+    """Ctrl-C closes a live call with a reason, the caller hears it, and the server is gone within 2 s, exit code 0."""
+    with server(tmp_path, "demo", "--port", "0", "--backend", backend) as (url, process):
+        command = [sys.executable, "-m", "rtcflow", "call", url, "--seconds", "60", "--json"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as call:
+            try:
+                deadline = time.monotonic() + 20
+                while "begins" not in (tmp_path / "server.log").read_text():
+                    assert time.monotonic() < deadline
+                    time.sleep(0.05)
+                time.sleep(1.0)
+                log = stop(process, tmp_path, within=LIMIT)
+                figures = json.loads(call.communicate(timeout=20)[0])
+            finally:
+                call.kill()
+    assert figures["ended"] == "the server ended it: the server is shutting down"
+    assert figures["frames_received"] > 20
+    assert f"with {backend}" in log
+    assert re.search(r"webrtc call \S+ from 127\.0\.0\.1:\d+ ended after .* shutting down \(connected in \d+ ms", log)
+    assert log.rstrip().endswith("Ended.")
+
+
+@pytest.mark.slow
+def test_serve_runs_a_stream_of_ones_own(tmp_path):
+    """`rtcflow serve module:stream` finds the module in the current directory; a full stream refuses in one line."""
+    (tmp_path / "mine.py").write_text(
+        "import rtcflow.demo\n"
+        "from rtcflow.exceptions import NotAuthorized\n"
+        "def authorize(caller):\n    raise NotAuthorized('members only', status=401)\n"
+        "stream = rtcflow.demo.make_stream()\nstream._authorize = authorize\n"
+    )
+    with server(tmp_path, "serve", "mine:stream", "--port", "0") as (url, process):
+        done = run("call", url, "--seconds", "1")
+        assert done.returncode == 1
+        assert done.stderr == f"rtcflow: {url}: members only\n"
+        stop(process, tmp_path, within=LIMIT)
+
+
+def make_speech(path) -> None:
+    words = "The north wind and the sun were disputing which was the stronger."
+    subprocess.run(["espeak-ng", "-w", str(path), words], check=True, timeout=20)
+
+
+SERVERS = {
+    "hypercorn on trio": ("rtcflow", ["serve", "rtcflow.demo:stream", "--port", "0", "--backend", "trio"]),
+    "hypercorn on asyncio": ("rtcflow", ["serve", "rtcflow.demo:app", "--port", "0", "--backend", "asyncio"]),
+    "uvicorn on asyncio": ("uvicorn", ["rtcflow.demo:app", "--port", "0", "--loop", "asyncio"]),
+    "uvicorn on uvloop": ("uvicorn", ["rtcflow.demo:app", "--port", "0", "--loop", "uvloop"]),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="espeak-ng is not installed")
+@pytest.mark.parametrize("which", SERVERS)
+def test_speech_comes_back_from_every_server(which, tmp_path):
+    """Speech played into the demo comes back the same but for two Opus passes, whatever server and loop run it."""
+    module, arguments = SERVERS[which]
+    make_speech(tmp_path / "speech.wav")
+    with server(tmp_path, *arguments, module=module) as (url, process):
+        caller = ("--backend", "trio" if "trio" in which else "asyncio")
+        done = run(
+            "call", url, "--play", "speech.wav", "--record", "back.wav", "--json", *caller, cwd=tmp_path
+        )
+        assert done.returncode == 0, done.stderr
+        figures = json.loads(done.stdout)
+        stop(process, tmp_path, within=LIMIT)
+    assert figures["correlation"] >= 0.85, figures
+    assert 0 < figures["round_trip"] < 0.5
+    assert figures["frames_received"] > 0.9 * figures["frames_sent"]
+    assert (tmp_path / "back.wav").stat().st_size > 100_000

@@ -1,0 +1,138 @@
+"""The Python client: the same Transport on the caller's side, and clear words when there is no call."""
+
+from __future__ import annotations
+
+import json
+import socket
+from contextlib import asynccontextmanager, closing
+
+import anyio
+import pytest
+
+from rtcflow.client import connect, offer_url
+from rtcflow.connection import run_connection
+from rtcflow.demo import EchoHandler
+from rtcflow.exceptions import NegotiationError, RemoteProtocolError, TooManyConnections
+from rtcflow.transports.webrtc import WebRTCConfig, open_engine
+
+LOCAL = WebRTCConfig(host_addresses=("127.0.0.1",))
+
+
+@pytest.mark.parametrize(
+    ("url", "route"),
+    [
+        ("http://host", "http://host/webrtc/offer"),
+        ("http://host:8000/", "http://host:8000/webrtc/offer"),
+        ("https://host/talk/", "https://host/talk/webrtc/offer"),
+        ("http://host/webrtc/offer", "http://host/webrtc/offer"),
+        ("http://host/talk?token=1", "http://host/talk/webrtc/offer?token=1"),
+    ],
+)
+def test_the_offer_route_is_found(url, route):
+    """A server's URL, its mount path, or the route itself may be given; the query is kept."""
+    assert offer_url(url) == route
+
+
+@pytest.mark.parametrize("url", ["", "host", "ftp://host", "http://", "http:///", "://x", "ws://host"])
+def test_what_is_no_url_of_a_server_says_what_to_write(url):
+    """Other words are a ValueError with an example."""
+    with pytest.raises(ValueError, match=r"http://127\.0\.0\.1:8000"):
+        offer_url(url)
+
+
+@asynccontextmanager
+async def impostor(answer: bytes | None):
+    """A server that answers every request with these bytes; None: never. Yields its URL."""
+
+    async def serve(stream):
+        async with stream:
+            await stream.receive()
+            if answer is None:
+                await anyio.sleep_forever()
+            await stream.send(answer)
+
+    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+    async with listener, anyio.create_task_group() as tg:
+        tg.start_soon(listener.serve, serve)
+        yield f"http://127.0.0.1:{listener.extra(anyio.abc.SocketAttribute.local_port)}"
+        tg.cancel_scope.cancel()
+
+
+def reply(status: str, body: object) -> bytes:
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    head = f"HTTP/1.1 {status}\r\nContent-Length: {len(content)}\r\nContent-Type: application/json\r\n\r\n"
+    return head.encode() + content
+
+
+REFUSED = {"status": "failed", "meta": {"error": "concurrency_limit_reached", "limit": 3, "message": "full"}}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("answer", "error", "words"),
+    [
+        (reply("503 Service Unavailable", REFUSED), TooManyConnections, "full"),
+        (reply("200 OK", REFUSED), TooManyConnections, "full"),  # as FastRTC says it
+        (reply("404 Not Found", b"Not Found"), NegotiationError, "404"),
+        (reply("200 OK", b"<html>"), RemoteProtocolError, "JSON"),
+        (reply("200 OK", {"type": "answer", "sdp": "garbage"}), NegotiationError, "SDP"),
+        (b"SSH-2.0-OpenSSH\r\n", ConnectionError, "nobody answers"),
+        (b"", ConnectionError, "nobody answers"),
+        (None, ConnectionError, "did not answer within"),
+    ],
+)
+async def test_a_server_that_does_not_serve_is_named(answer, error, words):
+    """A refusal, another kind of server, silence: each its own error, and nothing stays open."""
+    async with impostor(answer) as url, open_engine(LOCAL) as engine:
+        with pytest.raises(error, match=words):
+            async with connect(url, engine=engine, timeout=1.0):
+                pytest.fail("there was no answer")
+
+
+@pytest.mark.anyio
+async def test_a_dead_server_is_a_connection_error():
+    """Where nobody listens, the error has the network's own words."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as gone:
+        port = gone.getsockname()[1]
+    async with open_engine(LOCAL) as engine:
+        with pytest.raises(ConnectionError, match="Connection refused"):
+            async with connect(f"http://127.0.0.1:{port}", engine=engine):
+                pytest.fail("nobody is there")
+
+
+@pytest.mark.anyio
+async def test_a_handler_can_be_the_caller():
+    """A bot that calls: `run_connection` takes the client's transport like a server's."""
+    import httpx2
+
+    from rtcflow.stream import Stream
+
+    stream = Stream(EchoHandler(), webrtc=LOCAL)
+    heard = []
+
+    class Caller(EchoHandler):
+        async def start_up(self):
+            await anyio.sleep(0.2)
+
+        async def receive(self, frame):
+            heard.append(frame)
+
+        async def emit(self):
+            if heard:
+                from rtcflow.outputs import CloseStream
+
+                return CloseStream("heard enough")
+            import numpy as np
+
+            await anyio.sleep(0.02)
+            return 48000, np.ones((1, 960), np.int16)
+
+    async with stream.running(), open_engine(LOCAL) as engine:
+        with pytest.MonkeyPatch.context() as patch:
+            real = httpx2.AsyncClient
+            transport = httpx2.ASGITransport(stream.asgi)
+            patch.setattr(httpx2, "AsyncClient", lambda **options: real(**{**options, "transport": transport}))
+            with anyio.fail_after(20):
+                async with connect("http://site", engine=engine) as call:
+                    await run_connection(call, Caller())
+        assert heard

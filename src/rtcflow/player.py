@@ -186,7 +186,11 @@ class Player:
                     self._putters.wake_all()
             if frame is not None:
                 return frame
-            await anyio.sleep(deadline - now)
+            if self._playout.is_partial:
+                with anyio.move_on_after(deadline - now), self._lock:
+                    await self._player.park()  # what completes the frame wakes us
+            else:
+                await anyio.sleep(deadline - now)
 
     @property
     def stale(self) -> bool:

@@ -8,10 +8,10 @@ so a thread that is in there is looked at from outside, in this order:
    time goes on at full speed. With one, time goes on up to that timeout and stands there until it has really passed.
 2. It used no CPU time and stood at the same instruction for `STILL` seconds: it sleeps or waits in C
    (`time.sleep`, a socket, a lock). Then virtual time goes on at the pace of real time, as long as it does.
-3. Else it computes: time stands.
+3. Else it computes, or waits for a processor: time stands.
 
-A thread in 2 or 3 for more than `PATIENCE` real seconds is reported by the name of its method, and time goes on
-without it.
+A thread that stays in 2 for `PATIENCE` seconds, or in 3 for as many seconds of CPU time, is reported by the name of its
+method, and time goes on without it.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import FrameType
 
 logger = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ STILL = 0.005
 a thread that can run gets to run."""
 
 PATIENCE = 5.0
-"""Real seconds for which virtual time stands still, or goes at real pace, for one call into a handler."""
+"""Seconds of waiting (real) or computing (CPU) in one call into a handler, after which virtual time does not care."""
 
 
 class Verdict(enum.Enum):
@@ -52,7 +53,7 @@ class Stuck:
     Attributes:
         method: Its qualified name (``"Echo.emit"``).
         doing: ``"computing"`` or ``"waiting"``.
-        seconds: Real seconds after which time went on without it.
+        seconds: For how long, in real time, when virtual time went on without it.
     """
 
     method: str
@@ -80,10 +81,11 @@ class Worker:
     name: str
     workers: Workers
     ident: int = 0
+    native_id: int = 0
     method: str | None = None
     called: float = 0.0
     entered: float = 0.0
-    busy_since: float = 0.0
+    cpu_before: float | None = None
     runnable: bool = True
     wake_at: float | None = None
     given_up: object = None
@@ -94,13 +96,13 @@ class Worker:
         self._now_runnable(False)
 
     def resumed(self) -> None:
-        self.called = self.busy_since = time.monotonic()
+        self.cpu_before = None
         self._now_runnable(True)
 
     def calling(self, method: str | None) -> None:
-        self.ident = threading.get_ident()
-        self.entered = self.workers.now()
-        self.called = self.busy_since = time.monotonic()
+        self.ident, self.native_id = threading.get_ident(), threading.get_native_id()
+        self.entered, self.called = self.workers.now(), time.monotonic()
+        self.cpu_before = None
         self.look = _Look()
         self.method = method
 
@@ -239,25 +241,25 @@ class Workers:
         if waiter is not None:
             if same_place and moved:  # it was woken, and is about to go on
                 return Verdict.STANDS
-            worker.busy_since = real
+            worker.cpu_before = cpu
             if self.now() < look.deadline - 1e-9:
                 return Verdict.FREE
             # Its timeout is over in virtual time; let it notice in real time.
             return Verdict.STANDS if real - look.since < (timeout or 0.0) + PATIENCE else Verdict.FREE
+        if worker.cpu_before is None:
+            worker.cpu_before = cpu
         if moved:
             look.since = real
-        if real - look.since < STILL:
-            return self._lose_patience(worker, "computing", worker.busy_since, real, Verdict.STANDS)
-        worker.busy_since = real
-        return self._lose_patience(worker, "waiting", look.since, real, Verdict.REAL_PACE)
+        if real - look.since < STILL or _wants_a_processor(worker.native_id):
+            computed = cpu - worker.cpu_before
+            return Verdict.STANDS if computed < PATIENCE else self._give_up(worker, "computing", real)
+        return Verdict.REAL_PACE if real - look.since < PATIENCE else self._give_up(worker, "waiting", real)
 
-    def _lose_patience(self, worker: Worker, doing: str, since: float, real: float, verdict: Verdict) -> Verdict:
-        if real - since < PATIENCE:
-            return verdict
+    def _give_up(self, worker: Worker, doing: str, real: float) -> Verdict:
         call = (worker.method, worker.called)
         if worker.given_up != call:
             worker.given_up = call
-            stuck = Stuck(worker.method or worker.name, doing, real - since)
+            stuck = Stuck(worker.method or worker.name, doing, real - worker.called)
             self.stuck.append(stuck)
             logger.warning("%s; virtual time goes on without it", stuck)
         return Verdict.FREE
@@ -278,6 +280,15 @@ def _cpu_time(ident: int) -> float:
     """CPU seconds a living thread has used; constant where the system does not tell (macOS, Windows)."""
     clock_of = getattr(time, "pthread_getcpuclockid", None)
     return 0.0 if clock_of is None else time.clock_gettime(clock_of(ident))
+
+
+def _wants_a_processor(native_id: int) -> bool:
+    """Whether a thread could run, had it a processor; False where the system does not tell. See proc(5)."""
+    try:
+        status = Path(f"/proc/self/task/{native_id}/stat").read_bytes()
+    except OSError:
+        return False
+    return status[status.rindex(b")") + 2 :][:1] == b"R"
 
 
 def watching(workers: Workers, context: contextvars.Context) -> None:

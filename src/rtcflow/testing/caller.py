@@ -505,7 +505,14 @@ def run_call(
         return caller.record()
 
     name, options = virtual_backend(backend)
-    return anyio.run(call, backend=name, backend_options=options)
+    switch_interval = sys.getswitchinterval()
+    # The loop gives up the interpreter's lock at each of its turns; a thread that computes without end would keep it
+    # for 5 ms each time, and a short call would take minutes.
+    sys.setswitchinterval(min(switch_interval, 0.0002))
+    try:
+        return anyio.run(call, backend=name, backend_options=options)
+    finally:
+        sys.setswitchinterval(switch_interval)
 
 
 def _at_rate(audio: Playable, sample_rate: int) -> NDArray[np.int16]:

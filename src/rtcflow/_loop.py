@@ -30,6 +30,11 @@ import anyio.to_thread
 
 from ._bridge import Event, call_in_loop, current_loop_token, loop_clock
 
+try:
+    import sniffio
+except ImportError:  # then anyio asks asyncio itself which backend runs
+    sniffio = cast("Any", None)
+
 __all__ = ["Future", "Handle", "HandlerLoop", "Task"]
 
 T = TypeVar("T")
@@ -37,9 +42,6 @@ logger = logging.getLogger(__name__)
 
 _EXECUTOR_THREADS = 32
 """Threads that one connection's `run_in_executor(None, …)` may hold at once: the most that asyncio's own has."""
-
-_LIBRARY_MARK = "current_async_library_cvar"
-"""The name of sniffio's context variable, by which anyio knows the backend: it must never come from another thread."""
 
 
 class Handle:
@@ -138,7 +140,9 @@ class Future(concurrent.futures.Future[T]):
             if not self._told:
                 self._callbacks.append((fn, context))
                 return
-        self._loop.call_soon(fn, self, context=context)
+        call = partial(self._loop._call_back, context, fn, self)
+        if not self._loop._in_loop(call):
+            call()
 
     def remove_done_callback(self, fn: Callable[[Any], object]) -> int:
         """Take back every `add_done_callback` of `fn`; returns how many there were."""
@@ -206,7 +210,7 @@ class Task(Future[T]):
     def __init__(self, loop: HandlerLoop, coroutine: Coroutine[Any, Any, T], name: str | None) -> None:
         super().__init__(loop)
         self._coroutine = coroutine
-        self._name: str = name or getattr(coroutine, "__qualname__", "a coroutine")
+        self._name: str = name or str(getattr(coroutine, "__qualname__", "a coroutine"))
         self._scope: anyio.CancelScope | None = None
         self._cancel_requested = False
 
@@ -240,9 +244,7 @@ class Task(Future[T]):
 
     def _start(self, context: contextvars.Context) -> None:
         """In the loop's thread: run, or be cancelled if the task group takes nothing any more."""
-        try:
-            context.run(partial(self._loop._group.start_soon, self._run, name=self._name))
-        except RuntimeError:
+        if not self._loop._marked(context.copy()).run(self._loop._start, self._run(), self._name):
             self._give_up()
 
     def _give_up(self) -> None:
@@ -297,7 +299,8 @@ class HandlerLoop:
         self._token = current_loop_token()
         self._thread = threading.get_ident()
         self._clock = loop_clock()
-        self._context = contextvars.copy_context()
+        self._library = sniffio.current_async_library() if sniffio else None
+        self._context = self._marked(contextvars.copy_context())
         self._executor = anyio.CapacityLimiter(_EXECUTOR_THREADS)
         native = hasattr(self._token, "call_soon_threadsafe")
         self._cancelled_class: type[BaseException] = (
@@ -360,9 +363,7 @@ class HandlerLoop:
         return handle
 
     def _start_timer(self, handle: Handle) -> None:
-        try:
-            self._group.start_soon(handle._run_when_due)
-        except RuntimeError:  # the connection ended meanwhile
+        if not self._start(handle._run_when_due()):
             handle._cancelled = True
 
     # -- tasks and futures
@@ -493,19 +494,29 @@ class HandlerLoop:
             for variable, value in self._context.items():
                 if variable not in context:
                     context.run(variable.set, value)
-            for variable in list(context):
-                if variable.name == _LIBRARY_MARK:
-                    context.run(variable.set, self._context.get(variable))
+        return self._marked(context)
+
+    def _marked(self, context: contextvars.Context) -> contextvars.Context:
+        """Note in `context` which backend runs: callbacks of asyncio are in no task, by which sniffio would know it."""
+        if self._library is not None:
+            context.run(sniffio.current_async_library_cvar.set, self._library)
         return context
 
     def _call_back(self, context: contextvars.Context, callback: Callable[..., object], *args: Any) -> None:
         try:
-            context.copy().run(callback, *args)
-        except BaseException as error:  # noqa: BLE001  handed on to the task group
-            try:
-                self._group.start_soon(_raise, error)
-            except RuntimeError:
-                logger.exception("%r raised after its connection had ended", callback)
+            self._marked(context.copy()).run(callback, *args)
+        except BaseException as error:
+            if not self._context.copy().run(self._start, _raise(error)):
+                logger.error("%r raised after its connection had ended", callback, exc_info=error)
+
+    def _start(self, coroutine: Coroutine[Any, Any, object], name: str | None = None) -> bool:
+        """Run `coroutine` in the task group; False, and it is closed, if the group has ended."""
+        try:
+            self._group.start_soon(lambda: coroutine, name=name)
+        except RuntimeError:
+            coroutine.close()
+            return False
+        return True
 
     def _cancelled_error(self) -> BaseException:
         return self._cancelled_class()

@@ -1,4 +1,4 @@
-"""FastRTC's public names, with FastRTC's actual defaults: ``import rtcflow.fastrtc as fastrtc`` runs its users' handlers.
+"""FastRTC's public names, with its actual defaults: ``import rtcflow.fastrtc as fastrtc`` runs its users' handlers.
 
 Against `rtcflow` itself three things differ: both video handlers are given (and return) uint8 BGR arrays, which is what
 FastRTC hands out whatever its reference says; `Warning` and `WebRTCError` tell the peer at once; and names that have no

@@ -10,6 +10,7 @@ import asyncio
 import json
 import queue
 import time
+from functools import cached_property
 
 import anyio
 import numpy as np
@@ -64,20 +65,23 @@ class StreamEcho(AsyncStreamHandler):
 
     def __init__(self) -> None:
         super().__init__(input_sample_rate=24000)
-        self.sender, self.receiver = anyio.create_memory_object_stream(100)
+
+    @cached_property  # made for the copies only, which shutdown() closes
+    def stream(self):
+        return anyio.create_memory_object_stream(100)
 
     async def receive(self, frame: tuple[int, np.ndarray]) -> None:
-        await self.sender.send(frame)
+        await self.stream[0].send(frame)
 
     async def emit(self):
-        return await wait_for_item(self.receiver)
+        return await wait_for_item(self.stream[1])
 
     def copy(self):
         return StreamEcho()
 
     async def shutdown(self) -> None:
-        self.sender.close()
-        self.receiver.close()
+        for end in self.stream:
+            end.close()
 
 
 class Session:
@@ -85,10 +89,9 @@ class Session:
 
     def __init__(self) -> None:
         self.opened = self.closed = False
-        self.heard = 0
-        self.to_say, self.says = anyio.create_memory_object_stream(100)
 
     async def __aenter__(self):
+        self.to_say, self.says = anyio.create_memory_object_stream(100)
         self.opened = True
         return self
 
@@ -98,7 +101,6 @@ class Session:
         self.says.close()
 
     async def send(self, samples: np.ndarray) -> None:
-        self.heard += samples.shape[1]
         await self.to_say.send(samples)
 
     async def __aiter__(self):
@@ -109,11 +111,14 @@ class Session:
 class SessionHolder(AsyncStreamHandler):
     """`start_up` waits for arguments, then holds one session for the whole call."""
 
-    def __init__(self, session: Session | None = None) -> None:
+    def __init__(self) -> None:
         super().__init__("mono", output_sample_rate=24000, input_sample_rate=16000)
-        self.session = session or Session()
-        self.sender, self.receiver = anyio.create_memory_object_stream(100)
+        self.session = Session()
         self.voice = None
+
+    @cached_property
+    def stream(self):
+        return anyio.create_memory_object_stream(100)
 
     async def start_up(self) -> None:
         if not self.phone_mode:
@@ -122,22 +127,22 @@ class SessionHolder(AsyncStreamHandler):
         async with self.session as session:
             await self.send_message(json.dumps({"type": "log", "data": "session_open"}))
             async for samples in session:
-                await self.sender.send((16000, samples))
+                await self.stream[0].send((16000, samples))
 
     async def receive(self, frame: tuple[int, np.ndarray]) -> None:
         if self.session.opened:
             await self.session.send(frame[1])
 
     async def emit(self):
-        return await wait_for_item(self.receiver)
+        return await wait_for_item(self.stream[1])
 
     def copy(self):
         return SessionHolder()
 
     def shutdown(self) -> None:
         self.args_set.clear()
-        self.sender.close()
-        self.receiver.close()
+        for end in self.stream:
+            end.close()
 
 
 class SyncMirror(AudioVideoStreamHandler):
@@ -169,28 +174,34 @@ class AsyncMirror(AsyncAudioVideoStreamHandler):
 
     def __init__(self) -> None:
         super().__init__("mono", output_sample_rate=24000, input_sample_rate=24000)
-        self.audio_in, self.audio_out = anyio.create_memory_object_stream(100)
-        self.video_in, self.video_out = anyio.create_memory_object_stream(100)
+
+    @cached_property
+    def audio(self):
+        return anyio.create_memory_object_stream(100)
+
+    @cached_property
+    def video(self):
+        return anyio.create_memory_object_stream(100)
 
     async def receive(self, frame: tuple[int, np.ndarray]) -> None:
-        await self.audio_in.send(frame)
+        await self.audio[0].send(frame)
 
     async def emit(self):
-        return await wait_for_item(self.audio_out)
+        return await wait_for_item(self.audio[1])
 
     async def video_receive(self, frame: np.ndarray) -> None:
-        await self.video_in.send(frame)
+        await self.video[0].send(frame)
 
     async def video_emit(self):
-        frame = await self.video_out.receive()
+        frame = await self.video[1].receive()
         return np.flip(frame, axis=1), AdditionalOutputs("mirrored")
 
     def copy(self):
         return AsyncMirror()
 
     async def shutdown(self) -> None:
-        for stream in (self.audio_in, self.audio_out, self.video_in, self.video_out):
-            stream.close()
+        for end in (*self.audio, *self.video):
+            end.close()
 
 
 class Talker(StreamHandler):

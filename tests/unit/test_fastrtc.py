@@ -1,0 +1,175 @@
+"""Moving from FastRTC: its public names, its actual defaults, and its users' handlers with only the import changed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import av
+import handlers_from_fastrtc as brought
+import numpy as np
+import pytest
+
+from rtcflow import fastrtc
+from rtcflow.abc import MediaOffer
+from rtcflow.connection import Connection, EndCause
+from rtcflow.frames import AudioFormat, AudioFrame
+from rtcflow.handlers.base import StreamHandlerBase, copy_handler
+from rtcflow.outputs import AdditionalOutputs
+from rtcflow.transports.memory import MemoryTransport, memory_pair
+
+# Every name in FastRTC 0.0.34's __all__, but those that rtcflow has no place for.
+NAMES = [
+    *("AdditionalOutputs", "AlgoOptions", "AsyncAudioVideoStreamHandler", "AsyncStreamHandler", "AudioEmitType"),
+    *("AudioVideoStreamHandler", "CloseStream", "ModelOptions", "PauseDetectionModel", "ReplyOnPause"),
+    *("SileroVadOptions", "Stream", "StreamHandler", "VideoEmitType", "Warning", "WebRTCData", "WebRTCError"),
+    *("aggregate_bytes_to_16bit", "async_aggregate_bytes_to_16bit", "audio_to_bytes", "audio_to_file"),
+    *("audio_to_float32", "audio_to_int16", "get_current_context", "get_silero_model", "wait_for_item"),
+]
+ELSEWHERE = [
+    *("WebRTC", "UIArgs", "get_stt_model", "MoonshineSTT", "get_tts_model", "KokoroTTSOptions", "CartesiaTTSOptions")
+]
+
+
+def test_names_are_here() -> None:
+    """`import rtcflow.fastrtc as fastrtc` has the names its users import."""
+    for name in NAMES:
+        assert getattr(fastrtc, name) is not None
+        assert name in fastrtc.__all__
+
+
+def test_names_that_are_not_here_say_what_to_use() -> None:
+    """What rtcflow leaves out on purpose says why; anything else is the usual AttributeError."""
+    for name in ELSEWHERE:
+        with pytest.raises(AttributeError, match=rf"rtcflow\.fastrtc has no {name}: .*(Gradio|speech models)"):
+            getattr(fastrtc, name)
+    with pytest.raises(AttributeError, match="has no attribute 'nonsense'"):
+        _ = fastrtc.nonsense
+
+
+def test_both_video_handlers_are_given_uint8_bgr() -> None:
+    """What FastRTC in fact hands out, whatever its reference says."""
+    assert [brought.SyncMirror().video_format, brought.AsyncMirror().video_format] == ["bgr24", "bgr24"]
+
+
+OFFER = MediaOffer(receive_video=True, send_video=True)
+
+
+@asynccontextmanager
+async def call(handler: StreamHandlerBase, **options: Any) -> AsyncIterator[tuple[Connection, MemoryTransport]]:
+    """A live connection with a copy of `handler`, and the caller's end of it."""
+    async with memory_pair(OFFER) as (ours, theirs):
+        theirs.start(AudioFormat(24000), AudioFormat(24000))
+        connection = Connection(ours, copy_handler(handler), **options)
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(connection.run)
+            with anyio.fail_after(20):
+                yield connection, theirs
+            connection.close()
+
+
+def speak(theirs: MemoryTransport, frames: int = 5) -> None:
+    for n in range(frames):
+        theirs.audio_out.put(AudioFrame(np.full((1, 480), 1000 * (n + 1), np.int16), 24000, n * 480))
+
+
+async def hear(theirs: MemoryTransport, level: int) -> None:
+    """Wait for audio at about `level`."""
+    while True:
+        frame = await theirs.audio_in.take()
+        if abs(int(np.median(frame.samples)) - level) <= level // 20:
+            return
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("handler", [brought.SyncEcho, brought.AsyncioEcho, brought.StreamEcho])
+async def test_echoes_echo(handler: Any, anyio_backend_name: str) -> None:
+    """A blocking queue.Queue, an asyncio.Queue and an anyio stream between receive and emit."""
+    if handler is brought.AsyncioEcho and anyio_backend_name != "asyncio":
+        pytest.skip("asyncio.Queue needs asyncio")
+    async with call(handler()) as (_, theirs):
+        speak(theirs)
+        for level in (1000, 3000, 5000):
+            await hear(theirs, level)
+
+
+@pytest.mark.anyio
+async def test_a_session_is_held_in_start_up_for_the_whole_call() -> None:
+    """It opens when the arguments have come, talks both ways, and is closed with the call."""
+    async with call(brought.SessionHolder()) as (connection, theirs):
+        handler: Any = connection.handler
+        assert json.loads(await theirs.messages_in.take())["type"] == "send_input"
+        connection.set_args(["Puck"])
+        assert json.loads(await theirs.messages_in.take()) == {"type": "log", "data": "session_open"}
+        speak(theirs)
+        await hear(theirs, 5000)
+        assert (handler.voice, handler.session.closed) == ("Puck", False)
+    assert handler.session.closed
+    assert connection.end is not None
+    assert connection.end.cause is EndCause.CLOSED
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("mirror", [brought.SyncMirror, brought.AsyncMirror])
+async def test_mirrors_mirror(mirror: Any) -> None:
+    """Picture and sound come back, the picture with left and right exchanged; outputs reach the application."""
+    outputs: list[AdditionalOutputs] = []
+    picture = np.zeros((48, 64, 3), np.uint8)
+    picture[:, :32] = (200, 100, 50)
+    async with call(mirror(), on_outputs=outputs.append) as (_, theirs):
+        speak(theirs)
+        theirs.video_out.put_nowait(av.VideoFrame.from_ndarray(picture, format="bgr24"))
+        frame = await theirs.video_in.take()
+        assert (frame.to_ndarray(format="bgr24") == picture[:, ::-1]).all()
+        await hear(theirs, 3000)
+    assert outputs == ([AdditionalOutputs("mirrored")] if mirror is brought.AsyncMirror else [])
+
+
+@pytest.mark.anyio
+async def test_sync_handlers_call_into_the_loop_and_hang_up() -> None:
+    """run_coroutine_threadsafe(...).result() in emit, send_message_sync in receive, and CloseStream at the end."""
+    async with call(brought.Talker()) as (connection, theirs):
+        speak(theirs, 1)
+        said = [json.loads(await theirs.messages_in.take()) for _ in range(2)]
+        assert {message["type"] for message in said} == {"log", "end_stream"}
+        end = await connection.wait_ended()
+    assert (end.cause, end.reason) == (EndCause.HANDLER_CLOSED, "enough")
+
+
+class Complainer(fastrtc.AsyncStreamHandler):
+    async def receive(self, frame: Any) -> None:
+        pass
+
+    async def emit(self) -> Any:
+        await self.channel_set.wait()
+        fastrtc.Warning("careful")
+        raise fastrtc.WebRTCError("no more credit")
+
+    def copy(self) -> Complainer:
+        return Complainer()
+
+
+@pytest.mark.anyio
+async def test_warnings_and_webrtc_errors_are_told_to_the_peer() -> None:
+    """The peer reads the warning, then the error's own text, once; the error ends the connection."""
+    messages: list[Any] = []
+    with pytest.RaisesGroup(pytest.RaisesExc(fastrtc.WebRTCError, match="no more credit"), flatten_subgroups=True):
+        async with call(Complainer()) as (connection, theirs):
+            try:
+                while True:
+                    messages.append(json.loads(await theirs.messages_in.take()))
+            except anyio.EndOfStream:
+                await connection.wait_ended()
+    assert [(message["type"], message["data"]) for message in messages] == [
+        ("warning", "careful"),
+        ("error", "no more credit"),
+    ]
+
+
+def test_without_a_peer_warnings_are_silent() -> None:
+    """In a unit test of a handler's helper, nothing happens but the exception."""
+    fastrtc.Warning("nobody reads this")
+    assert str(fastrtc.WebRTCError("text")) == "text"

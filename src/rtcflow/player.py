@@ -21,13 +21,18 @@ LEAD = 0.2
 """Seconds of audio that may wait before the one who emits is asked to wait: enough to ride out a stall of the
 handler's loop of that length, little enough that `clear_queue` rarely has much to drop."""
 
+LIVE_ROOM = 1.2
+"""The same with `Latency.LIVE`: more than a transport's `audio_in` holds (1 s). A handler that passes on what it hears
+gets rid of a stall's backlog without being held back, so that it is seen for what it is and shed; one that still has
+to wait makes audio faster than real time, and is heard whole."""
+
 
 @dataclass(frozen=True, slots=True)
 class Playback:
     """How far playing has come, in seconds of audio since the connection began.
 
     Attributes:
-        played: Left for the peer.
+        played: Left for the peer, or was shed on the way (`Latency.LIVE`).
         waiting: Was emitted, and waits to leave.
     """
 
@@ -43,7 +48,7 @@ class Player:
 
     Args:
         latency: Whether a standing backlog is shed (see `Latency`).
-        room: Seconds of audio that may wait before `wait_for_room` waits.
+        room: Seconds of audio that may wait before `wait_for_room` waits; by default `LEAD` or, live, `LIVE_ROOM`.
         ahead: Seconds by which frames leave before their time, for far sides that buffer by themselves.
         clock: The clock deadlines are on; the transport's loop's own where `play` runs. Defaults to
             `time.monotonic`; virtual time brings its own.
@@ -53,7 +58,7 @@ class Player:
         self,
         *,
         latency: Latency = Latency.BUFFERED,
-        room: float = LEAD,
+        room: float | None = None,
         ahead: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -61,6 +66,8 @@ class Player:
         self._player = ParkingLot(self._lock)
         self._putters = ParkingLot(self._lock)
         self._clock = clock
+        if room is None:
+            room = LIVE_ROOM if latency is Latency.LIVE else LEAD
         self._latency, self._room, self._ahead = latency, room, ahead
         self._playout: Playout | None = None
         self._ended = False
@@ -147,7 +154,7 @@ class Player:
     def _playback(self) -> Playback:
         if self._playout is None:
             return Playback(0.0, 0.0)
-        return Playback(self._playout.statistics().played / self._playout.sample_rate, self._playout.queued_seconds)
+        return Playback(self._playout.position / self._playout.sample_rate, self._playout.queued_seconds)
 
     async def wait_played(self, seconds: float) -> None:
         """Wait until more than `seconds` of audio were played since the beginning, or nothing waits to be played.

@@ -3,7 +3,7 @@
 Pure: `now` comes in (seconds, on any one monotonic clock), frames go out. The thread-safe shell that transports use is
 `rtcflow.player.Player`.
 
-The schedule. Slot ``k`` of a stretch of speech is due ``k`` frames after its anchor; deadlines are computed from the
+The schedule. Slot ``k`` of a stretch of audio is due ``k`` frames after its anchor; deadlines are computed from the
 count, never by adding up floats, so 24 hours of frames drift by nothing. Three cases at a pop:
 
 - In time, or late by less than `max_lag`: the frame leaves now, its media time follows on. Frames that are overdue
@@ -11,6 +11,12 @@ count, never by adding up floats, so 24 hours of frames drift by nothing. Three 
 - Late by `max_lag` or more (the handler was silent or stalled): media time skips as many whole frames as were missed,
   as RFC 3550 section 5.1 wants of a timestamp that counts also through silence, and the schedule starts anew.
 - Nothing queued: nothing is due.
+
+Two things can still leave audio waiting for good: the frame that set the anchor came late itself, or a stall ended
+with a backlog. Both show in the same figure, the *slack* of a frame: how long before its slot it was there. While a
+handler produces in real time, the least slack of half a second is waiting without need (a standing queue, after CoDel,
+RFC 8289 section 3). A little of it is taken back by moving the schedule, so that some frames leave early; of more,
+`Latency` decides.
 """
 
 from __future__ import annotations
@@ -18,35 +24,52 @@ from __future__ import annotations
 import enum
 from collections import deque
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..exceptions import MediaError
 from ..frames import FRAME_SECONDS, AudioFrame
+from .convert import to_channels
 
-MAX_LAG = 0.06
-"""Seconds a frame may be late and still count as being on schedule: three frames, the order of jitter that a
-receiver's buffer absorbs without growing for good."""
+MAX_LAG: Final = 0.1
+"""Seconds a frame may be late and still count as being on schedule: jitter of that order is what receivers' buffers
+take without growing for good, and what our own (`rtcflow.media.jitter`) makes at the most while it waits for a packet.
+"""
 
-SILENCE_PEAK = 32
-"""Largest sample (of 32768, −60 dBFS) of a frame that may be dropped as silence."""
+SHED_AFTER: Final = 0.5
+"""Seconds for which audio must have waited without need before anything is done about it."""
+
+SHED_EVERY: Final = 2
+"""While shedding, one of so many frames that are played is made of two: speech runs half as fast again, and can still
+be followed."""
+
+SILENCE_PEAK: Final = 32
+"""Largest sample (of 32768, -60 dBFS) of a frame that may be dropped as silence."""
+
+CROSSFADE: Final = 0.005
+"""Seconds over which the audio before a cut fades into the audio after it, so that there is no click."""
+
+LONG_CHUNK: Final = 0.25
+"""Seconds; a longer chunk was not made in real time, and is meant to be heard whole, with all that waits before it."""
+
+PARTIAL_WAIT: Final = 2 * FRAME_SECONDS
+"""Seconds past its slot for which the beginning of a frame waits for the rest of it: whatever the length of chunks a
+handler emits in real time, the rest comes within one frame, and one more is for its jitter."""
+
+_TIMER_NOISE = 0.002  # slack below this is not worth moving the schedule for
 
 
 class Latency(enum.Enum):
     """What is done about audio that waits in the playout queue without need."""
 
     LIVE = "live"
-    """The conversation matters more than each sample: a queue that stood for `SHED_AFTER` seconds, while the handler
-    produced no faster than real time, is shed frame by frame, silence first."""
+    """The conversation matters more than each sample: frames of a queue that stood for `SHED_AFTER` seconds, while
+    the handler produced no faster than real time, are shed: silent ones at once, others one by one."""
 
     BUFFERED = "buffered"
-    """Every emitted sample is played."""
-
-
-SHED_AFTER = 0.5
-"""Seconds for which a queue must never have been shorter than what is then shed: a standing queue, after CoDel
-(RFC 8289 section 3)."""
+    """Every emitted sample is played. Only if no more than `max_lag` stands does that leave early, as after jitter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +113,9 @@ class Playout:
 
     Args:
         sample_rate: Hz; what is pushed must have it.
-        latency: Whether a standing queue is shed.
-        lead: Seconds by which frames leave before their time, for far sides that buffer by themselves (telephone).
+        latency: What is done about audio that waits without need.
+        lead: Seconds by which frames leave before their time, if they are there, for far sides that buffer by
+            themselves (telephone).
         max_lag: See the module's text.
     """
 
@@ -105,52 +129,66 @@ class Playout:
         self.latency = latency
         self.lead = lead
         self.max_lag = max_lag
-        self._chunks: deque[NDArray[np.int16]] = deque()
-        self._offset = 0  # samples of the first chunk that were played
+        self._chunks: deque[tuple[NDArray[np.int16], float]] = deque()  # with the time of the push
+        self._offset = 0  # samples of the first chunk that were taken
         self._waiting = 0
         self._queued = self._played = self._dropped = self._shed = self._gaps = 0
         self._anchor: float | None = None
         self._slot = 0  # frames since the anchor
-        self._pts = 0
+        self._origin = 0.0  # when media time was 0
+        self._frame = 0  # media time, in frames
         self._talkspurt = True
-        self._partial_since: float | None = None
-        self._standing_since: float | None = None
-        self._standing = 0
+        self._precious = 0  # samples at the front of the queue that must be heard
+        self._surplus = 0  # frames still to be shed
+        self._spared = 0  # frames played since the last one shed
+        self._slack = _Slack()
 
     @property
     def queued_seconds(self) -> float:
         """Seconds of audio waiting."""
         return self._waiting / self.sample_rate
 
+    @property
+    def position(self) -> int:
+        """How far into the pushed audio playing has come, in samples: what was played or shed, but not cleared.
+
+        A sample was heard if it was pushed when ``position + waiting`` was less than the position is now.
+        """
+        return self._played + self._shed
+
     def push(self, samples: NDArray[np.int16], now: float) -> None:
-        """Queue `samples`: int16, shape (channels, n), channels 1 or 2, any n."""
+        """Queue `samples`: int16, shape (channels, n), channels 1 or 2, any n. They must not be changed later."""
         n = samples.shape[1]
         if n:
-            if self.latency is Latency.LIVE and n > 3 * self.frame_size:
-                # A long chunk was made ahead of real time: it is meant to be heard, whole.
-                self._standing_since = None
-            self._chunks.append(samples)
+            self._chunks.append((samples, now))
             self._waiting += n
             self._queued += n
-            self._partial_since = now
+            if n > LONG_CHUNK * self.sample_rate:
+                self.held_back()
 
     def held_back(self) -> None:
         """The handler had to wait for room: it produces faster than real time, so its queue is no backlog."""
-        self._standing_since = None
+        self._precious = self._waiting
+        self._surplus = 0
 
     def next_deadline(self, now: float) -> float | None:
         """When the next `pop` will give a frame (seconds, may be past), or None if nothing is queued."""
         if not self._waiting:
             return None
-        due = now if self._anchor is None else self._due()
-        if self._waiting < self.frame_size and self._partial_since is not None:
-            # Less than a frame: give the handler one frame's time to complete it, then play it padded.
-            due = max(due, self._partial_since + FRAME_SECONDS)
-        return due
+        due = None if self._anchor is None else self._scheduled(self._anchor) - self.lead
+        if self.is_partial:
+            since = self._chunks[0][1]
+            return (since if due is None else max(due, since)) + PARTIAL_WAIT
+        return now if due is None else due
 
-    def _due(self) -> float:
-        assert self._anchor is not None
-        return self._anchor + self._slot * self.frame_size / self.sample_rate - self.lead
+    @property
+    def is_partial(self) -> bool:
+        """Whether something waits, but less than a frame: its rest may make it due earlier."""
+        return 0 < self._waiting < self.frame_size
+
+    def _scheduled(self, anchor: float) -> float:
+        """When the next slot is, lead not counted."""
+        return anchor + self._slot * self.frame_size / self.sample_rate
 
     def pop(self, now: float) -> PlayoutFrame | None:
         """Take the frame that is due, or None if none is due yet."""
@@ -158,22 +196,26 @@ class Playout:
         if deadline is None or deadline > now + 1e-9:
             return None
         if self._anchor is None:
-            self._anchor, self._slot = now + self.lead, 0
-        elif (late := now - self._due()) >= self.max_lag:
-            missed = int(late / FRAME_SECONDS)
-            self._pts += missed * self.frame_size
-            self._anchor, self._slot = now + self.lead, 0
+            self._anchor = self._origin = now
+        elif now - self._scheduled(self._anchor) >= self.max_lag:
+            self._anchor, self._slot = now, 0
+            self._frame = max(self._frame, int((now - self._origin) / FRAME_SECONDS + 1e-6))
             self._talkspurt = True
             self._gaps += 1
-        if self.latency is Latency.LIVE:
-            self._shed_standing_queue(now)
-        samples = self._take(self.frame_size)
-        self._played += samples.shape[1]
+            self._slack.reset()
+        slot = self._scheduled(self._anchor)
+        samples, complete = self._take_frame()
         if samples.shape[1] < self.frame_size:
+            self._slack.reset()
             samples = np.pad(samples, ((0, 0), (0, self.frame_size - samples.shape[1])))
-        frame = AudioFrame(samples, self.sample_rate, self._pts)
-        out = PlayoutFrame(frame, self._talkspurt, deadline)
-        self._pts += self.frame_size
+        elif self._precious:
+            self._slack.reset()
+        else:
+            self._settle(now, slot, complete)
+        out = PlayoutFrame(
+            AudioFrame(samples, self.sample_rate, self._frame * self.frame_size), self._talkspurt, deadline
+        )
+        self._frame += 1
         self._slot += 1
         self._talkspurt = False
         return out
@@ -182,57 +224,147 @@ class Playout:
         """Drop all that waits; returns how many samples that were. The schedule stays as it is."""
         dropped = self._waiting
         self._chunks.clear()
-        self._offset = self._waiting = 0
+        self._offset = self._waiting = self._precious = self._surplus = 0
         self._dropped += dropped
-        self._standing_since = None
+        self._slack.reset()
         return dropped
-
-    def _take(self, n: int) -> NDArray[np.int16]:
-        """Remove up to n samples from the front; channels follow the first chunk taken."""
-        first = self._chunks[0]
-        if self._offset + n < first.shape[1]:
-            out = first[:, self._offset : self._offset + n]
-            self._offset += n
-            self._waiting -= n
-            return out
-        if self._offset + n == first.shape[1]:
-            out = first[:, self._offset :] if self._offset else first
-            self._chunks.popleft()
-            self._offset = 0
-            self._waiting -= n
-            return out
-        channels = first.shape[0]
-        parts: list[NDArray[np.int16]] = []
-        while n and self._chunks:
-            chunk = self._chunks[0]
-            part = chunk[:, self._offset : self._offset + n]
-            if part.shape[0] != channels:
-                part = np.repeat(part, 2, axis=0) if channels == 2 else (part.mean(axis=0, keepdims=True)).astype(np.int16)
-            parts.append(part)
-            n -= part.shape[1]
-            self._waiting -= part.shape[1]
-            self._offset += part.shape[1]
-            if self._offset == chunk.shape[1]:
-                self._chunks.popleft()
-                self._offset = 0
-        return np.concatenate(parts, axis=1)
-
-    def _shed_standing_queue(self, now: float) -> None:
-        """Drop what has stood in the queue for `SHED_AFTER` seconds: one frame a pop, silence at once."""
-        surplus = self._waiting - self.frame_size
-        if surplus < self.frame_size:
-            self._standing_since = None
-            return
-        if self._standing_since is None:
-            self._standing_since, self._standing = now, surplus
-            return
-        self._standing = min(self._standing, surplus)
-        if now - self._standing_since < SHED_AFTER:
-            return
-        frame = self._take(self.frame_size)
-        self._shed += frame.shape[1]
-        self._dropped += frame.shape[1]
 
     def statistics(self) -> PlayoutStatistics:
         """The figures now."""
         return PlayoutStatistics(self._queued, self._played, self._dropped, self._shed, self._waiting, self._gaps)
+
+    # -- the queue
+
+    def _take_frame(self) -> tuple[NDArray[np.int16], float]:
+        """The next frame, or what there is of it, and when its last sample was pushed; made of two, if one is shed."""
+        size = self.frame_size
+        self._spared += 1
+        if not self._surplus or self._spared < SHED_EVERY or self._waiting < 2 * size:
+            samples, complete = self._take(size)
+            self._played += samples.shape[1]
+            return samples, complete
+        samples, complete = self._take(2 * size)
+        self._surplus -= 1
+        self._slack.reset()
+        self._spared = 0
+        self._played += size
+        self._count_shed(size)
+        return _without_middle(samples, round(CROSSFADE * self.sample_rate)), complete
+
+    def _take(self, n: int) -> tuple[NDArray[np.int16], float]:
+        """Remove up to n samples from the front; channels follow the first chunk taken."""
+        n = min(n, self._waiting)
+        self._waiting -= n
+        self._precious = max(0, self._precious - n)
+        first, pushed = self._chunks[0]
+        channels = first.shape[0]
+        parts: list[NDArray[np.int16]] = []
+        while n:
+            chunk, pushed = self._chunks[0]
+            part = chunk[:, self._offset : self._offset + n]
+            parts.append(to_channels(part, channels))
+            n -= part.shape[1]
+            self._offset += part.shape[1]
+            if self._offset == chunk.shape[1]:
+                self._chunks.popleft()
+                self._offset = 0
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1), pushed
+
+    def _count_shed(self, n: int) -> None:
+        self._shed += n
+        self._dropped += n
+
+    # -- what waits without need
+
+    def _settle(self, now: float, slot: float, complete: float) -> None:
+        """Take note of one frame's slack; after half a second, take back what all of them had."""
+        found = self._slack.note(now, slot - complete, self._queued / self.sample_rate)
+        if found is None or self._surplus:
+            return
+        least, most = found
+        least -= self.lead
+        if most < -_TIMER_NOISE:
+            # Every frame came late, and left when it came. The schedule is ahead, by what was lost on the way here or
+            # by a slow clock of the handler's, and would take the next jitter for a stall.
+            self._move(-most)
+        elif least > _TIMER_NOISE:
+            # The last whole frame is not shed: there must be two to make one of.
+            frames = int(least / FRAME_SECONDS + 1e-6) - 1
+            if self.latency is Latency.LIVE and frames > 0:
+                self._surplus = frames - self._shed_silence(frames)
+                self._slack.reset()
+            elif least <= self.max_lag:
+                self._move(-least)
+
+    def _move(self, seconds: float) -> None:
+        """Move the schedule: later, or if negative earlier."""
+        assert self._anchor is not None
+        self._anchor += seconds
+        self._slack.reset()
+
+    def _shed_silence(self, frames: int) -> int:
+        """Drop up to so many silent frames, wherever they wait; returns how many that were."""
+        size, kept, shed = self.frame_size, deque[tuple[NDArray[np.int16], float]](), 0
+        begin, self._offset = self._offset, 0
+        for chunk, pushed in self._chunks:
+            for i in range(begin, chunk.shape[1], size):
+                piece = chunk[:, i : i + size]
+                if shed < frames and piece.shape[1] == size and _is_silent(piece):
+                    shed += 1
+                else:
+                    kept.append((piece, pushed))
+            begin = 0
+        self._chunks = kept
+        self._waiting -= shed * size
+        self._count_shed(shed * size)
+        return shed
+
+
+class _Slack:
+    """How long before their slots frames are there, at least and at most, while they are made in real time."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+        self._queued = self._least = self._most = 0.0
+
+    def reset(self) -> None:
+        """Begin anew: what was seen means nothing any more."""
+        self._since = None
+
+    def note(self, now: float, slack: float, queued: float) -> tuple[float, float] | None:
+        """Take note of one frame.
+
+        Args:
+            now: When it left.
+            slack: Seconds between its being there and its slot.
+            queued: Seconds of audio that were pushed so far.
+
+        Returns:
+            The least and the most slack of `SHED_AFTER` seconds, at their end, if the handler produced in real time
+            during these: about as much as was played, and steadily. Otherwise None: its queue fills or empties.
+        """
+        if self._since is None:
+            self._since, self._queued, self._least, self._most = now, queued, slack, slack
+            return None
+        self._least, self._most = min(self._least, slack), max(self._most, slack)
+        elapsed = now - self._since
+        if elapsed < SHED_AFTER:
+            return None
+        steady = 0.75 <= (queued - self._queued) / elapsed <= 1.25 and self._most - self._least < LONG_CHUNK
+        found = (self._least, self._most) if steady else None
+        self._since = None
+        return found
+
+
+def _is_silent(samples: NDArray[np.int16]) -> bool:
+    return bool(samples.max() <= SILENCE_PEAK and samples.min() >= -SILENCE_PEAK)
+
+
+def _without_middle(samples: NDArray[np.int16], fade: int) -> NDArray[np.int16]:
+    """Half as many samples: the first half, whose end fades into that of the second."""
+    size = samples.shape[1] // 2
+    weight = np.linspace(0, 1, fade, dtype=np.float32)
+    out = samples[:, :size].copy()
+    mixed = out[:, size - fade :] * (1 - weight) + samples[:, 2 * size - fade :] * weight
+    out[:, size - fade :] = np.rint(mixed).astype(np.int16)
+    return out

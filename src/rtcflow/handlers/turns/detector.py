@@ -108,6 +108,50 @@ class TurnDetector(Protocol):
         """Forget the turn that is under way."""
 
 
+class Loudness:
+    """How loud speech and background are, so that a model's slowness can be told from speech.
+
+    A speech model needs a window or three to believe that speech has begun, and in noise two to four to believe that it
+    has ended. What is no louder than the background is not yet, or no longer, speech, whatever the model says.
+
+    Both levels are running means over windows of which the model is sure. The bar between them is a quarter of the way
+    up, because syllables and final consonants are that much weaker than the mean, and at most `BAR` dB up. Where speech
+    is less than `LEAST` dB above the background there is no telling them apart by level, and the model alone decides.
+    """
+
+    BAR = 8.0
+    LEAST = 6.0
+    _SLOWNESS = 0.1  # of the running means: a third of a second
+
+    def __init__(self) -> None:
+        self._background: float | None = None
+        self._speech: float | None = None
+
+    def hear(self, level: float, *, is_speech: bool) -> None:
+        """A window of `level` dBFS, and what the model says of it."""
+        if is_speech:
+            self._speech = level if self._speech is None else self._speech + self._SLOWNESS * (level - self._speech)
+        elif self._background is None:
+            self._background = level
+        else:
+            self._background += self._SLOWNESS * (level - self._background)
+
+    def stands_out(self, level: float) -> bool | None:
+        """Whether a window of `level` dBFS is louder than the background; None if that cannot be told."""
+        if self._background is None:
+            return None
+        speech = self._background + 4 * self.BAR if self._speech is None else self._speech
+        above = speech - self._background
+        if above < self.LEAST:
+            return None
+        return level >= self._background + min(self.BAR, above / 4)
+
+
+ONSET = 3
+"""Windows before the model believes in speech that count as speech, if they stand out: what Silero VAD takes at most
+to be sure of a clear voice (96 ms)."""
+
+
 @dataclass(slots=True)
 class _Thresholds:
     speech: float
@@ -145,6 +189,8 @@ class PauseTracker:
         self._start_within = max(looked_at, self._talking.windows_to_start)
         self._recent: deque[bool] = deque(maxlen=max(self._start_within, self._pause + self._blip))
         self._now = 0
+        self._loudness = Loudness()
+        self._stood_out = 0  # windows in a row that stood out and were not speech, until now
         self._clear()
 
     def _windows(self, seconds: float) -> int:
@@ -172,21 +218,30 @@ class PauseTracker:
         """Forget the turn under way; media time goes on."""
         self._clear()
 
-    def step(self, probability: float, level: float = 0.0, *, bot_speaking: bool = False) -> list[DetectorEvent]:
+    def step(self, probability: float, level: float | None = None, *, bot_speaking: bool = False) -> list[DetectorEvent]:
         """Take the next window.
 
         Args:
             probability: Of speech in it.
-            level: Its RMS in dBFS.
+            level: Its RMS in dBFS; None: unknown, the model alone decides.
             bot_speaking: The bot is being heard now.
         """
         limits = self._talking if bot_speaking and self._began is None else self._quiet
         threshold = limits.speech - HYSTERESIS if self._is_speech else limits.speech
-        self._is_speech = probability >= threshold and level >= limits.level
+        believed = probability >= threshold
+        stands_out: bool | None = None
+        if level is not None:
+            stands_out = level >= limits.level and self._loudness.stands_out(level)
+            self._loudness.hear(level, is_speech=believed)
+        was_speech, self._is_speech = self._is_speech, believed and stands_out is not False
         self._now += 1
         self._recent.append(self._is_speech)
         if self._is_speech:
             self._last_speech = self._now
+            if not was_speech and self._began is None:
+                for index in range(1, min(self._stood_out, len(self._recent) - 1) + 1):
+                    self._recent[-1 - index] = True
+        self._stood_out = min(self._stood_out + 1, ONSET) if stands_out and not believed else 0
         if self._began is None:
             return self._maybe_start(limits)
         if self._is_speech:

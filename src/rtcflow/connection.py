@@ -29,7 +29,8 @@ from .context import Context, reset_current_context, set_current_context
 from .ends import End, EndCause, Timeouts, in_words, sole_error
 from .exceptions import NegotiationTimeout
 from .frames import AudioFormat
-from .handlers.base import StreamHandlerBase, has_own_method, has_video
+from .handlers.base import StreamHandlerBase
+from .handlers.checking import has_own_method, has_video
 from .nurseries import STREAM_ENDS, Nurseries
 from .outputs import AdditionalOutputs, CloseStream
 from .player import Playback

@@ -17,9 +17,11 @@ from .context import Context
 from .ends import End, EndCause, Timeouts
 from .exceptions import LocalProtocolError
 from .fanout import Fanout
-from .handlers.base import AsyncStreamHandler, StreamHandlerBase, has_own_method, has_video
+from .handlers.base import AsyncStreamHandler, StreamHandlerBase
+from .handlers.checking import has_own_method, has_video
 from .outputs import AdditionalOutputs
 from .threads import WorkerThreads
+from .transports.webrtc import WebRTCTransport
 
 logger = logging.getLogger(__name__)
 
@@ -167,7 +169,11 @@ class Session:
         except Exception as error:
             # Supervises: a handler's error ends its own connection only, and is told here, once.
             logger.exception(
-                "%s call %s: %s raised %s", self.kind, self.webrtc_id, type(self.handler).__qualname__, type(error).__name__
+                "%s call %s: %s raised %s",
+                self.kind,
+                self.webrtc_id,
+                type(self.handler).__qualname__,
+                type(error).__name__,
             )
         finally:
             if connection.end is not None:
@@ -197,6 +203,9 @@ def describe_end(session: Session, end: End, figures: ConnectionStatistics, seco
     transport = figures.transport
     heard, spoken = transport.audio_in, transport.audio_out
     facts = ["never connected" if figures.setup is None else f"connected in {1000 * figures.setup:.0f} ms"]
+    if session.connection is not None and isinstance(session.connection.transport, WebRTCTransport):
+        if (route := session.connection.transport.route) is not None:
+            facts = [f"{facts[0]} by {route}"]
     if heard.put:
         facts.append(f"heard {heard.put} frames")
     if figures.emitted:

@@ -36,7 +36,8 @@ from .exceptions import (
     UnknownConnection,
 )
 from .fanout import Reader
-from .handlers.base import StreamHandlerBase, check_handler, copy_handler, has_video
+from .handlers.base import StreamHandlerBase
+from .handlers.checking import check_handler, copy_handler, has_video
 from .media.playout import Latency
 from .outputs import AdditionalOutputs
 from .session import Caller, ConnectionSettings, Session, threads_needed
@@ -78,8 +79,8 @@ class Stream:
     Args:
         handler: The one that is copied for each caller; itself it never runs.
         modality: ``"audio"`` or ``"audio-video"``. An audio-video handler also serves callers without a camera.
-        mode: What WebRTC callers may do: ``"send-receive"``, ``"send"`` (the handler only listens) or ``"receive"`` (it only
-            speaks).
+        mode: What WebRTC callers may do: ``"send-receive"``, ``"send"`` (the handler only listens) or ``"receive"``
+            (it only speaks).
         concurrency_limit: How many may be served at once, over all transports; None for no limit.
         time_limit: Seconds after which a connection is ended, counted from connected; None for no limit.
         authorize: Called with the `Caller` before anything is made for it; returns who it is (`Context.principal`), or
@@ -193,9 +194,9 @@ class Stream:
         for session in list(self._sessions.values()):
             session.close("the server is shutting down")
         if self._sessions:
-            self._emptied = anyio.Event()
+            self._emptied = emptied = anyio.Event()
             with anyio.move_on_after(CLOSING, shield=True):
-                await self._emptied.wait()
+                await emptied.wait()
             self._emptied = None
 
     def mount(self, app: Starlette, path: str = "", *, page: bool | None = None) -> None:
@@ -345,7 +346,9 @@ class Stream:
         session.prepare(transport, custom)
         room.connections.start_soon(self._serve, session)
 
-    async def run(self, session: Session, transport: Transport, custom: Mapping[str, str] = MappingProxyType({})) -> End:
+    async def run(
+        self, session: Session, transport: Transport, custom: Mapping[str, str] = MappingProxyType({})
+    ) -> End:
         """Serve `session` over `transport` here, until its end; returns how it ended.
 
         What the handler raises is logged, and is in `End.error`. Cancelling this ends the connection.

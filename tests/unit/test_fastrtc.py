@@ -17,7 +17,8 @@ from rtcflow import fastrtc
 from rtcflow.abc import MediaOffer
 from rtcflow.connection import Connection, EndCause
 from rtcflow.frames import AudioFormat, AudioFrame
-from rtcflow.handlers.base import StreamHandlerBase, copy_handler
+from rtcflow.handlers.base import StreamHandlerBase
+from rtcflow.handlers.checking import copy_handler
 from rtcflow.outputs import AdditionalOutputs
 from rtcflow.transports.memory import MemoryTransport, memory_pair
 

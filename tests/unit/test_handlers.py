@@ -29,11 +29,8 @@ from rtcflow.handlers.base import (
     AudioVideoStreamHandler,
     StreamHandler,
     StreamHandlerBase,
-    check_handler,
-    copy_handler,
-    has_own_method,
-    has_video,
 )
+from rtcflow.handlers.checking import check_handler, copy_handler, has_own_method, has_video
 from rtcflow.outputs import WebRTCData
 
 

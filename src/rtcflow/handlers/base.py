@@ -7,7 +7,6 @@ A handler is a plain object: making one needs no event loop and works in any thr
 from __future__ import annotations
 
 import contextvars
-import inspect
 import operator
 import threading
 import warnings
@@ -39,11 +38,7 @@ __all__ = [
     "StreamHandler",
     "StreamHandlerBase",
     "VideoFormat",
-    "check_handler",
-    "copy_handler",
     "get_current_handler",
-    "has_own_method",
-    "has_video",
 ]
 
 T = TypeVar("T")
@@ -141,7 +136,7 @@ class StreamHandlerBase(ABC):  # noqa: B024  the abstract methods differ in colo
         self.input_sample_rate = input_sample_rate
         self.video_format: VideoFormat = video_format or self._default_video_format
         self.fps = fps
-        _check_formats(self)
+        check_formats(self)
         self.output_frame_size = output_sample_rate // 50
         if output_frame_size is not None and output_frame_size != self.output_frame_size:
             warnings.warn(
@@ -168,10 +163,12 @@ class StreamHandlerBase(ABC):  # noqa: B024  the abstract methods differ in colo
         Raises:
             HandlerError: This handler cannot be run, or has served another connection.
         """
+        from .checking import check_handler  # it needs the classes below
+
         check_handler(self)
         if self._binding is not None:
             raise HandlerError(
-                f"this {_name(self)} already serves a connection, or did; "
+                f"this {name_of(self)} already serves a connection, or did; "
                 "every connection needs a handler of its own: give it handler.copy()"
             )
         self._binding = binding
@@ -189,7 +186,7 @@ class StreamHandlerBase(ABC):  # noqa: B024  the abstract methods differ in colo
     def _bound(self, what: str) -> Binding:
         if self._binding is None:
             raise RuntimeError(
-                f"{_name(self)}.{what} needs a connection, and this handler serves none (yet): "
+                f"{name_of(self)}.{what} needs a connection, and this handler serves none (yet): "
                 "use it in receive, emit or start_up, not in __init__ or copy"
             )
         return self._binding
@@ -531,102 +528,7 @@ class AsyncAudioVideoStreamHandler(AsyncStreamHandler):
         """Return a fresh handler, for one connection: ``return MyHandler(...)``."""
 
 
-# -- checking and copying
-
-_METHODS = {"receive": "frame", "emit": "", "start_up": "", "video_receive": "frame", "video_emit": ""}
-"""The methods whose colour follows the class, with their arguments."""
-
-_EMPTY = {StreamHandlerBase.shutdown, StreamHandler.start_up, AsyncStreamHandler.start_up}
-
-
-def has_own_method(handler: StreamHandlerBase, name: str) -> bool:
-    """Whether `handler` does anything in its method `name` (`start_up`, `shutdown`)."""
-    method = getattr(handler, name, None)
-    return method is not None and getattr(method, "__func__", method) not in _EMPTY
-
-
-def check_handler(handler: object) -> None:
-    """Check that `handler` can be run, before anything is started for it.
-
-    Raises:
-        HandlerError: It cannot; the text shows the line to write.
-    """
-    if inspect.isclass(handler):
-        raise HandlerError(f"{handler.__name__} is a class, not a handler; write: {handler.__name__}()")
-    if not isinstance(handler, StreamHandler | AsyncStreamHandler):
-        raise HandlerError(
-            f"{_name(handler)} is no handler; subclass StreamHandler, AsyncStreamHandler, AudioVideoStreamHandler or "
-            "AsyncAudioVideoStreamHandler"
-        )
-    if "channel_set" not in vars(handler):
-        raise HandlerError(
-            f"{_name(handler)}.__init__ did not initialise its base class; write: super().__init__() as its first line"
-        )
-    try:
-        _check_formats(handler)
-    except ValueError as error:  # set after __init__
-        raise HandlerError(f"{_name(handler)}: {error}") from None
-    for name, arguments in _METHODS.items():
-        method = getattr(handler, name, None)
-        if method is not None:
-            _check_colour(handler, name, method, f"self, {arguments}" if arguments else "self")
-
-
-def _check_colour(handler: StreamHandler | AsyncStreamHandler, name: str, method: Any, arguments: str) -> None:
-    what = f"{_name(handler)}.{name}"
-    plain = inspect.unwrap(method)
-    coroutine = inspect.iscoroutinefunction(method) or inspect.iscoroutinefunction(plain)
-    is_async = isinstance(handler, AsyncStreamHandler)
-    right = f"{'async ' if is_async else ''}def {name}({arguments}): ..."
-    if inspect.isgeneratorfunction(plain) or inspect.isasyncgenfunction(plain):
-        raise HandlerError(
-            f"{what} is a generator function, but it is called again and again and returns one item each time; "
-            f"write: {right} with return instead of yield"
-        )
-    if is_async and not coroutine and inspect.isroutine(plain):
-        raise HandlerError(
-            f"{what} is a plain function, but {_name(handler)} is an async handler; write: {right} "
-            "(or subclass the sync class)"
-        )
-    if not is_async and coroutine:
-        raise HandlerError(
-            f"{what} is a coroutine function, but {_name(handler)} is a sync handler; write: {right} "
-            "(or subclass the async class)"
-        )
-
-
-def copy_handler(handler: StreamHandlerBase) -> StreamHandler | AsyncStreamHandler:
-    """Make the handler for one connection: `handler.copy()`, checked.
-
-    Raises:
-        HandlerError: `copy` returned what cannot serve: another kind of thing, or a handler that is not fresh.
-        BaseException: What `copy` raises, as it is.
-    """
-    copied: Any = cast("Any", handler).copy()
-    what, right = f"{_name(handler)}.copy()", f"write: return {_name(handler)}(...)"
-    if inspect.iscoroutine(copied):
-        copied.close()
-        raise HandlerError(f"{what} is a coroutine function; write: def copy(self): ...")
-    if copied is None:
-        raise HandlerError(f"{what} returned None; {right}")
-    if not isinstance(copied, StreamHandler | AsyncStreamHandler):
-        raise HandlerError(f"{what} returned {copied!r}, which is no handler; {right}")
-    if copied is handler:
-        raise HandlerError(f"{what} returned the handler itself, which would mix up connections; {right}")
-    if copied._binding is not None:
-        raise HandlerError(f"{what} returned a handler that already serves a connection, or did; {right}")
-    if has_video(handler) and not has_video(copied):
-        raise HandlerError(f"{what} returned {_name(copied)}, which has no video; {right}")
-    check_handler(copied)
-    return copied
-
-
-def has_video(handler: StreamHandlerBase) -> bool:
-    """Whether `handler` is one of the two audio-video classes."""
-    return isinstance(handler, AudioVideoStreamHandler | AsyncAudioVideoStreamHandler)
-
-
-def _check_formats(handler: StreamHandlerBase) -> None:
+def check_formats(handler: StreamHandlerBase) -> None:
     if handler.expected_layout not in get_args(ChannelLayout):
         raise ValueError(f"expected_layout must be 'mono' or 'stereo', not {handler.expected_layout!r}")
     handler.output_sample_rate = _sample_rate("output_sample_rate", handler.output_sample_rate)
@@ -653,5 +555,5 @@ def _sample_rate(name: str, value: Any) -> int:
     return rate
 
 
-def _name(handler: object) -> str:
+def name_of(handler: object) -> str:
     return type(handler).__qualname__

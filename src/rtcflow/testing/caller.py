@@ -34,7 +34,8 @@ from ..connection import Connection, ConnectionStatistics
 from ..ends import End, Timeouts
 from ..context import Context
 from ..frames import FRAME_SECONDS, AudioFormat, AudioFrame
-from ..handlers.base import StreamHandlerBase, copy_handler, has_video
+from ..handlers.base import StreamHandlerBase
+from ..handlers.checking import copy_handler, has_video
 from ..media.convert import as_pcm, to_channels
 from ..outputs import AdditionalOutputs
 from ..protocol import messages

@@ -34,6 +34,7 @@ from .connection import Connection, ConnectionStatistics, run_connection
 from .context import Context, get_current_context
 from .ends import End, EndCause, Timeouts
 from .exceptions import (
+    ApplicationFailed,
     ConnectionExists,
     HandlerError,
     InvalidOffer,
@@ -42,6 +43,7 @@ from .exceptions import (
     NegotiationError,
     NegotiationTimeout,
     NotAuthorized,
+    NotServing,
     ProtocolError,
     RemoteProtocolError,
     RTCFlowError,
@@ -61,19 +63,22 @@ from .handlers.base import (
 )
 from .media.playout import Latency
 from .outputs import AdditionalOutputs, AudioEmitType, CloseStream, DataChannel, EmitType, VideoEmitType
-from .stream import Stream
+from .session import Caller, Session
+from .stream import Modality, Mode, Stream
 from .threads import WorkerThreads
 from .transports.memory import memory_pair
 from .transports.webrtc import WebRTCConfig, WebRTCEngine, WebRTCTransport, open_engine
 
 __all__ = [
     "AdditionalOutputs",
+    "ApplicationFailed",
     "AsyncAudioVideoStreamHandler",
     "AsyncStreamHandler",
     "AudioEmitType",
     "AudioFormat",
     "AudioFrame",
     "AudioVideoStreamHandler",
+    "Caller",
     "ChannelLayout",
     "CloseStream",
     "Connection",
@@ -94,13 +99,17 @@ __all__ = [
     "LocalProtocolError",
     "MediaError",
     "MediaOffer",
+    "Modality",
+    "Mode",
     "NegotiationError",
     "NegotiationTimeout",
     "NotAuthorized",
+    "NotServing",
     "Policy",
     "ProtocolError",
     "RTCFlowError",
     "RemoteProtocolError",
+    "Session",
     "Stream",
     "StreamHandler",
     "StreamHandlerBase",

@@ -12,11 +12,11 @@ Errors have a 4xx or 5xx status and FastRTC's body ``{"status": "failed", "meta"
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from functools import partial
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 from starlette.applications import Starlette
@@ -75,10 +75,10 @@ def mount(stream: Stream, app: Starlette, path: str = "", *, page: bool) -> None
     if path and not path.startswith("/"):
         raise ValueError(f"path={path!r} must begin with a slash; write '/{path}'")
     app.router.routes.extend(routes(stream, path, page=page))
-    inner = app.router.lifespan_context
+    inner: Callable[[Any], AbstractAsyncContextManager[Any]] = app.router.lifespan_context
 
     @asynccontextmanager
-    async def lifespan(running: Any) -> AsyncIterator[Mapping[str, Any] | None]:
+    async def lifespan(running: Any) -> AsyncIterator[Any]:
         # The application's own resources outlive the calls that use them.
         async with inner(running) as state, stream.running():
             await stream.open_engine()
@@ -168,7 +168,7 @@ async def read_body(request: Request) -> bytes:
     body = bytearray()
     try:
         with anyio.fail_after(BODY_TIMEOUT):
-            async with aclosing(cast("AsyncGenerator[bytes, None]", request.stream())) as chunks:
+            async with aclosing(request.stream()) as chunks:
                 async for chunk in chunks:
                     body += chunk
                     if len(body) > signalling.MAX_BODY:

@@ -230,15 +230,15 @@ def find_echo(played: NDArray[np.int16], recorded: NDArray[np.int16]) -> Echo | 
         played: int16, shape (n,).
         recorded: int16, shape (m,), at the same sample rate.
     """
-    played, recorded = played[:COMPARED].astype(np.float64), recorded[:COMPARED].astype(np.float64)
-    if not played.any() or not recorded.any():
+    source, copy = played[:COMPARED].astype(np.float64), recorded[:COMPARED].astype(np.float64)
+    if not source.any() or not copy.any():
         return None
-    delay = int(np.argmax(_correlate(played, recorded)))
+    delay = int(np.argmax(_correlate(source, copy)))
     likeness = ours = theirs = 0.0
-    for start in range(0, len(played), WINDOW):
-        window = played[start : start + WINDOW]
+    for start in range(0, len(source), WINDOW):
+        window = source[start : start + WINDOW]
         first = max(0, start + delay - DRIFT)
-        found = recorded[first : start + delay + len(window) + DRIFT]
+        found = copy[first : start + delay + len(window) + DRIFT]
         ours += float(window @ window)
         if len(found) >= len(window) and window.any():
             products = _correlate(window, found)[: len(found) - len(window) + 1]

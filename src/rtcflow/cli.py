@@ -138,7 +138,7 @@ def serve_application(served: Stream | Any, name: str, host: str, port: int, bac
     application = stream.asgi if stream is not None else served
     if not callable(application):
         _fail(f"{name} is a {type(served).__name__}, neither a Stream nor an ASGI application")
-    # Received packets and playout share the interpreter with everybody's Python code (see WebRTCConfig.switch_interval).
+    # Media shares the interpreter with everybody's Python code (see WebRTCConfig.switch_interval).
     sys.setswitchinterval(0.0005)
     _log_to_terminal()
     try:
@@ -147,7 +147,9 @@ def serve_application(served: Stream | Any, name: str, host: str, port: int, bac
         _fail(f"cannot listen on {host}:{port}: {error.strerror}")
     with closing(listener):
         shown = f"[{host}]" if ":" in host else host
-        print(f"Serving {name} on http://{shown}:{listener.getsockname()[1]} with {backend}. Ctrl-C ends it.", flush=True)
+        print(
+            f"Serving {name} on http://{shown}:{listener.getsockname()[1]} with {backend}. Ctrl-C ends it.", flush=True
+        )
         _run(backend, partial(_serve, application, stream, listener, backend))
     print("Ended.", flush=True)
 
@@ -155,11 +157,7 @@ def serve_application(served: Stream | Any, name: str, host: str, port: int, bac
 async def _serve(application: Any, stream: Stream | None, listener: socket.socket, backend: Backend) -> None:
     from hypercorn.config import Config
 
-    if backend is Backend.trio:
-        from hypercorn.trio import serve
-    else:
-        from hypercorn.asyncio import serve
-
+    serve = importlib.import_module(f"hypercorn.{backend}").serve
     config = Config()
     config.bind = [f"fd://{listener.detach()}"]  # hypercorn closes it
     config.graceful_timeout = GRACE
@@ -206,12 +204,11 @@ def _call(
             samples = read_audio(play)
         except (OSError, ValueError) as error:
             _fail(f"cannot play {play}: {getattr(error, 'strerror', None) or error}")
-    if seconds is None:
-        seconds = 10.0 if samples is None else SETTLING + samples.shape[1] / RATE + 1.0
+    length = 10.0 if samples is None else SETTLING + samples.shape[1] / RATE + 1.0
     if record is not None and not record.absolute().parent.is_dir():
         _fail(f"cannot record to {record}: there is no such folder")
     try:
-        report, setup = _run(backend, partial(_hold, url, samples, seconds))
+        report, setup = _run(backend, partial(_hold, url, samples, length if seconds is None else seconds))
     except KeyboardInterrupt:
         _fail("interrupted before the call was up")
     if record is not None:
@@ -230,8 +227,8 @@ async def _hold(url: str, samples: Any, seconds: float) -> tuple[CallReport, flo
     """Call, hold the call, hang up: at the end of `seconds`, or at Ctrl-C."""
     from .call import hold_call
     from .client import connect, import_httpx2
-    from .transports.webrtc import open_engine
     from .exceptions import NegotiationError, RemoteProtocolError
+    from .transports.webrtc import open_engine
 
     try:
         import_httpx2()  # before the clock starts

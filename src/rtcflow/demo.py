@@ -12,8 +12,8 @@ from .outputs import EmitType
 from .stream import Stream
 from .transports.telephone import TelephoneConfig
 
-HELD = 50
-"""Frames that wait for `emit` at most: 1 s; of older sound nobody wants the echo."""
+HELD = 5
+"""Frames of 20 ms that may wait for `emit`; when more do, the handler has fallen behind and skips to the present."""
 
 
 class EchoHandler(AsyncStreamHandler):
@@ -21,13 +21,16 @@ class EchoHandler(AsyncStreamHandler):
 
     def __init__(self) -> None:
         super().__init__(output_sample_rate=48000, input_sample_rate=48000)
-        self._frames: deque[tuple[int, Any]] = deque(maxlen=HELD)
+        self._frames: deque[tuple[int, Any]] = deque()
         self._arrived = Event()
 
     def copy(self) -> EchoHandler:
         return EchoHandler()
 
     async def receive(self, frame: tuple[int, Any]) -> None:
+        if len(self._frames) == HELD:
+            self._frames.clear()
+            self.clear_queue()
         self._frames.append(frame)
         self._arrived.set()
 

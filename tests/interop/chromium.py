@@ -1,4 +1,4 @@
-"""Drives a headless Chromium over its debugging pipe (Chrome DevTools Protocol): no driver, no WebSocket, no download."""
+"""Drives a headless Chromium over its debugging pipe (Chrome DevTools Protocol): no driver, no download."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from pathlib import Path
 
 FLAGS = (
     "--headless=new --no-sandbox --remote-debugging-pipe --use-fake-device-for-media-stream --disable-quic "
-    "--no-first-run --no-default-browser-check --disable-background-networking --disable-component-update --disable-sync "
-    "--disable-gpu --disable-dev-shm-usage --disable-features=Translate,MediaRouter "
+    "--no-first-run --no-default-browser-check --disable-background-networking --disable-component-update "
+    "--disable-sync --disable-gpu --disable-dev-shm-usage --disable-features=Translate,MediaRouter "
     "--metrics-recording-only --no-proxy-server --password-store=basic --window-size=900,1000"
 )
 

@@ -77,7 +77,9 @@ def test_a_browser_hears_itself(backend, speech, tmp_path):
         page.wait_for(f"Number({CALL}.heardLevel) < 0.001")
         page.click("#toggle")
         page.wait_for(f"{CALL}.status === 'ended'")
-        assert not [line for line in browser.logs if "Content Security Policy" in line or "exception" in line], browser.logs
+        assert not [line for line in browser.logs if "Content Security Policy" in line or "exception" in line], (
+            browser.logs
+        )
         deadline = time.monotonic() + 5
         while "ended after" not in (tmp_path / "demo.log").read_text():
             assert time.monotonic() < deadline
@@ -115,7 +117,9 @@ def test_the_page_says_in_words_what_went_wrong(tmp_path):
             page.screenshot(tmp_path / "refused.png")
             page.call("Browser.setPermission", permission={"name": "microphone"}, setting="granted", origin=url)
         page.click("#toggle")
-        page.wait_for(f"{CALL}.status === 'failed' && document.getElementById('trouble').textContent.includes('server')")
+        page.wait_for(
+            f"{CALL}.status === 'failed' && document.getElementById('trouble').textContent.includes('server')"
+        )
         assert "does not answer" in page.evaluate("document.getElementById('trouble').textContent")
 
 

@@ -180,7 +180,7 @@ BAD_REQUESTS = {
     "a number as SDP": ({"sdp": 5, "type": "offer", "webrtc_id": "a"}, 422, "sdp"),
     "garbage SDP": ({"sdp": "garbage", "type": "offer", "webrtc_id": "a"}, 422, "v=0"),
     "SDP without media": ({"sdp": SDP, "type": "offer", "webrtc_id": "a"}, 422, "media"),
-    "SDP without ICE": ({"sdp": SDP + "m=audio 9 UDP/TLS/RTP/SAVPF 111\r\n", "type": "offer", "webrtc_id": "a"}, 422, "ICE"),
+    "SDP without ICE": ({"sdp": SDP + "m=audio 9 RTP/SAVPF 0\r\n", "type": "offer", "webrtc_id": "a"}, 422, "ICE"),
     "no id": ({"sdp": SDP, "type": "offer"}, 422, "webrtc_id"),
     "a number as id": ({"sdp": SDP, "type": "offer", "webrtc_id": 7}, 422, "webrtc_id"),
     "a huge id": ({"sdp": SDP, "type": "offer", "webrtc_id": "a" * 1000}, 422, "webrtc_id"),

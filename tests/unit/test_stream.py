@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 import anyio
 import pytest
 
-from rtcflow.ends import EndCause, Timeouts
 from rtcflow.context import get_current_context
+from rtcflow.ends import EndCause, Timeouts
 from rtcflow.exceptions import (
     ApplicationFailed,
     ConnectionExists,

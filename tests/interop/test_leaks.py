@@ -1,0 +1,100 @@
+"""After fifty calls of every kind there is nothing more than before: no thread, task, descriptor, slot."""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+
+import anyio
+import httpx2
+import numpy as np
+import pytest
+
+from rtcflow.demo import EchoHandler
+from rtcflow.ends import Timeouts
+from rtcflow.frames import AudioFormat, AudioFrame
+from rtcflow.handlers.base import StreamHandler
+from rtcflow.stream import Stream
+from rtcflow.transports.webrtc import WebRTCConfig, open_engine
+
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
+
+LOCAL = WebRTCConfig(host_addresses=("127.0.0.1",))
+CALLS = 50
+KINDS = ("clean", "abrupt", "refused", "raising")
+NEVER_COMPLETED = {7, 31}  # each waits for the time to connect to pass
+
+
+class Stuck(StreamHandler):
+    """The usual sync handler whose emit nobody releases, and which raises when it is told to."""
+
+    def __init__(self):
+        super().__init__()
+        self.waiting = threading.Event()
+
+    def copy(self):
+        return Stuck()
+
+    def receive(self, frame):
+        if self.latest_args and self.latest_args[-1] == "raise":
+            raise RuntimeError("as told")
+
+    def emit(self):
+        self.waiting.wait()
+
+
+async def make_call(kind, stream, client, engine, webrtc_id):
+    call = await engine.offer()
+    try:
+        sdp = call.offer_sdp if kind != "refused" else "v=0 and nothing else"
+        response = await client.post("/webrtc/offer", json={"sdp": sdp, "type": "offer", "webrtc_id": webrtc_id})
+        assert response.status_code == (422 if kind == "refused" else 200)
+        if kind in {"refused", "never completed"}:
+            return
+        await call.accept_answer(response.json()["sdp"])
+        call.start(AudioFormat(48000), AudioFormat(48000))
+        await call.wait_connected()
+        if kind == "raising":
+            stream.set_input(webrtc_id, "raise")
+            call.audio_out.put(AudioFrame(np.zeros((1, 4800), np.int16), 48000, 0))
+            await call.wait_ended()
+        elif kind == "abrupt":
+            await call._free()
+            stream.close(webrtc_id, "nobody is there any more")  # by itself this takes ICE consent 30 s
+    finally:
+        await call.aclose()
+
+
+def counts():
+    gc.collect()
+    return threading.active_count(), len(os.listdir("/proc/self/fd"))
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs /proc")
+@pytest.mark.parametrize("handler", [EchoHandler, Stuck])
+async def test_fifty_calls_leave_nothing_behind(handler, anyio_backend, caplog):
+    """Clean, abrupt, refused, raising and never completed calls give back every slot, thread and descriptor."""
+    stream = Stream(handler(), concurrency_limit=4, timeouts=Timeouts(connect=1.0, grace=0.1), webrtc=LOCAL)
+    before_all = counts()
+    with anyio.fail_after(50):
+        async with (
+            stream.running(),
+            open_engine(LOCAL) as engine,
+            httpx2.AsyncClient(transport=httpx2.ASGITransport(stream.asgi), base_url="http://site") as client,
+        ):
+            kinds = [kind for kind in KINDS if handler is Stuck or kind != "raising"]
+            warm = None
+            for number in range(CALLS):
+                kind = "never completed" if number in NEVER_COMPLETED else kinds[number % len(kinds)]
+                await make_call(kind, stream, client, engine, f"call-{number}")
+                while stream.admitted:
+                    await anyio.sleep(0.01)
+                if number == 9:
+                    warm = counts()
+            after = counts()
+            assert after[0] <= warm[0] + 2, "threads"  # pools of the backend come and go
+            assert after[1] <= warm[1] + 2, "descriptors"
+            assert stream._threads.statistics().reserved == 0
+            assert stream._threads.statistics().abandoned == 0
+    assert counts()[1] <= before_all[1] + 4

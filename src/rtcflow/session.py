@@ -203,9 +203,9 @@ def describe_end(session: Session, end: End, figures: ConnectionStatistics, seco
     transport = figures.transport
     heard, spoken = transport.audio_in, transport.audio_out
     facts = ["never connected" if figures.setup is None else f"connected in {1000 * figures.setup:.0f} ms"]
-    if session.connection is not None and isinstance(session.connection.transport, WebRTCTransport):
-        if (route := session.connection.transport.route) is not None:
-            facts = [f"{facts[0]} by {route}"]
+    link = None if session.connection is None else session.connection.transport
+    if isinstance(link, WebRTCTransport) and link.route is not None:
+        facts = [f"{facts[0]} by {link.route}"]
     if heard.put:
         facts.append(f"heard {heard.put} frames")
     if figures.emitted:

@@ -68,6 +68,8 @@ def test_a_browser_hears_itself(backend, speech, tmp_path):
         page.screenshot(tmp_path / "before.png")
         page.click("#toggle")
         page.wait_for(f"{CALL}.status === 'connected'")
+        asked = "performance.getEntriesByType('resource').some(entry => entry.name.endsWith('webrtc/configuration'))"
+        assert page.evaluate(asked)
         page.wait_for(f"Number({CALL}.packetsReceived) > 100")
         page.wait_for(f"Number({CALL}.heardPeak) > 0.05")
         page.wait_for("document.getElementById('round-trip').textContent.includes('ms')")

@@ -3,7 +3,7 @@ import { Call, LevelMeter } from "./rtcflow.js";
 
 const $ = (id) => document.getElementById(id);
 const root = $("call");
-const call = new Call({ url: new URL("webrtc/offer", location.href).href });
+const call = new Call({ url: new URL("webrtc/offer", location.href).href, rtcConfiguration: askConfiguration });
 const LOG_LINES = 200; // the most that are kept
 const PLOT_SECONDS = 60; // the most; the plot begins with the first 15
 
@@ -35,11 +35,10 @@ $("mute").addEventListener("click", () => {
 
 call.addEventListener("status", ({ detail: { status, words } }) => {
   root.dataset.status = status;
-  const live = ["asking", "connecting", "connected", "interrupted"].includes(status);
-  root.toggleAttribute("data-live", live);
-  $("toggle-word").textContent = live ? "Stop" : "Start";
+  root.toggleAttribute("data-live", call.live);
+  $("toggle-word").textContent = call.live ? "Stop" : "Start";
   $("status").textContent = status === "failed" ? "Not connected." : words;
-  $("mute").disabled = !live || status === "asking";
+  $("mute").disabled = !call.live || status === "asking";
   if (status === "connecting") begin();
   if (status === "connected" && !startedAt) {
     startedAt = performance.now();
@@ -79,6 +78,15 @@ call.addEventListener("ended", ({ detail: { failed, words } }) => {
 addEventListener("pagehide", () => call.stop());
 addEventListener("resize", draw);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+
+async function askConfiguration() {
+  try {
+    const response = await fetch("webrtc/configuration");
+    return response.ok ? (await response.json()).rtcConfiguration : {};
+  } catch {
+    return {}; // the offer, which comes next, will tell what is wrong
+  }
+}
 
 function begin() {
   points = [];

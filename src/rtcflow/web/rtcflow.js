@@ -37,6 +37,8 @@ const ICE_FAILED =
 const DISCONNECTED_LIMIT = 15000; // ms without a path after which the call is given up; ICE may still heal before that
 const CONNECT_LIMIT = 20000; // ms from the answer to a working path
 
+const LIVE = new Set(["asking", "connecting", "connected", "interrupted"]);
+
 export class Call extends EventTarget {
   #options;
   #pc = null;
@@ -53,7 +55,8 @@ export class Call extends EventTarget {
    * @param {string} options.url The offer route.
    * @param {boolean|object} options.audio false, true, or constraints for the microphone.
    * @param {boolean|object} options.video false, true, or constraints for the camera.
-   * @param {RTCConfiguration} options.rtcConfiguration For example { iceServers: [...] }.
+   * @param {RTCConfiguration|function} options.rtcConfiguration For example { iceServers: [...] }, or a function (async
+   *   or not) that is asked for it at each start.
    * @param {object} options.headers Further headers of each request, for example Authorization.
    */
   constructor({ url = "webrtc/offer", audio = true, video = false, rtcConfiguration = {}, headers = {} } = {}) {
@@ -70,12 +73,12 @@ export class Call extends EventTarget {
 
   /** Whether a call is being made or is up. */
   get live() {
-    return this.#pc !== null;
+    return LIVE.has(this.status);
   }
 
   /** Call. Resolves when media can flow; rejects with a CallError that says in words why not. */
   async start() {
-    if (this.live || this.status === "asking") throw new CallError("This call is already under way.", "already_started");
+    if (this.live) throw new CallError("This call is already under way.", "already_started");
     this.id = randomId();
     this.#previous = null;
     this.#abort = new AbortController();
@@ -101,7 +104,7 @@ export class Call extends EventTarget {
   /** Hang up. */
   stop(words = "The call has ended.") {
     this.#abort?.abort();
-    if (this.live || this.status === "asking") this.#finish("ended", words);
+    this.#finish("ended", words);
   }
 
   /** Send nothing of the microphone while `muted`. */
@@ -152,7 +155,10 @@ export class Call extends EventTarget {
   }
 
   async #connect(signal) {
-    const pc = new RTCPeerConnection(this.#options.rtcConfiguration);
+    const { rtcConfiguration } = this.#options;
+    const configuration = typeof rtcConfiguration === "function" ? await rtcConfiguration() : rtcConfiguration;
+    if (signal.aborted) return;
+    const pc = new RTCPeerConnection(configuration);
     this.#pc = pc;
     this.#waiting = [];
     for (const track of this.#local.getTracks()) pc.addTrack(track, this.#local);
@@ -255,6 +261,7 @@ export class Call extends EventTarget {
   }
 
   #finish(status, words = "The call has ended.") {
+    if (!this.live) return;
     clearTimeout(this.#timer);
     const pc = this.#pc;
     this.#pc = null;

@@ -14,7 +14,7 @@ import json
 import logging
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qsl, urlsplit
@@ -182,11 +182,15 @@ def _signing_carrier(request: Request) -> str:
 
 async def _read_body(request: Request) -> bytes | None:
     """The body, or None if it is too long."""
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and int(length) > WEBHOOK_LIMIT:
+        return None
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > WEBHOOK_LIMIT:
-            return None
+    async with aclosing(request.stream()) as chunks:
+        async for chunk in chunks:
+            body += chunk
+            if len(body) > WEBHOOK_LIMIT:
+                return None
     return bytes(body)
 
 

@@ -498,7 +498,7 @@ async def test_a_flood_is_closed_with_1008():
         with pytest.raises(anyio.BrokenResourceError):
             await transport.wait_ended()
         await far.until(lambda: far.closed)
-        assert far.closed == (1008, "too many messages; 400 a second are taken")
+        assert far.closed == (1008, "too many messages; 250 a second are taken")
 
 
 async def test_messages_that_nobody_reads_are_bounded():

@@ -1,0 +1,618 @@
+"""WebSocket and telephone routes on real servers: admission, signatures, what a caller hears."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import logging
+import socket
+import wave
+from contextlib import asynccontextmanager
+
+import anyio
+import httpx2
+import numpy as np
+import pytest
+import wsproto
+from httpx2.websockets import WebSocketDisconnect, WebSocketUpgradeError
+from starlette.applications import Starlette
+from wsproto.events import TextMessage
+
+from rtcflow import asgi_lines
+from rtcflow.call import hold_call, write_wav
+from rtcflow.carrier import call_by_telephone, call_by_websocket, line_url
+from rtcflow.connection import Timeouts
+from rtcflow.context import get_current_context
+from rtcflow.exceptions import NotAuthorized
+from rtcflow.frames import AudioFormat, AudioFrame
+from rtcflow.handlers.base import AsyncStreamHandler
+from rtcflow.protocol.signatures import plivo_signature, twilio_signature
+from rtcflow.protocol.websocket import Wish
+from rtcflow.stream import Stream
+from rtcflow.transports.telephone import TelephoneConfig
+from rtcflow.transports.webrtc import WebRTCConfig
+
+pytestmark = pytest.mark.anyio
+
+QUICK = Timeouts(connect=5, shutdown=0.5, grace=0.1, goodbye=0.5)
+CARRIERS = ["twilio", "telnyx", "plivo", "vonage"]
+
+
+@pytest.fixture(scope="module", params=["asyncio", "trio"])
+def anyio_backend(request):
+    """One server each: Uvicorn on asyncio, Hypercorn on trio."""
+    return (request.param, {})
+
+
+class Echo(AsyncStreamHandler):
+    """Says what it hears, and lets the test look at what happened."""
+
+    def __init__(self, log=None):
+        super().__init__(input_sample_rate=8000, output_sample_rate=8000)
+        self.log = [] if log is None else log
+        self._frames, self._has = [], None
+
+    def copy(self):
+        return Echo(self.log)
+
+    async def start_up(self):
+        self.log.append(get_current_context())
+
+    async def receive(self, frame):
+        self._frames.append(frame)
+        if self._has is not None:
+            self._has.set()
+
+    async def emit(self):
+        while not self._frames:
+            self._has = anyio.Event()
+            await self._has.wait()
+        return self._frames.pop(0)
+
+    async def on_dtmf(self, digit):
+        self.log.append(digit)
+
+    async def shutdown(self):
+        self.log.append("shutdown")
+
+
+def make(handler=None, **options):
+    options.setdefault("concurrency_limit", 10)
+    return Stream(handler or Echo(), timeouts=QUICK, webrtc=WebRTCConfig(host_addresses=("127.0.0.1",)), **options)
+
+
+def application(stream):
+    """The routes under test alone: no WebRTC engine is opened for them."""
+
+    @asynccontextmanager
+    async def lifespan(_):
+        async with stream.running():
+            yield
+
+    return Starlette(routes=asgi_lines.routes(stream), lifespan=lifespan)
+
+
+@asynccontextmanager
+async def server(stream, anyio_backend_name):
+    """A real server on loopback, on the test's own backend; yields its port. Afterwards no slot is taken."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+    async with anyio.create_task_group() as tasks:
+        if anyio_backend_name == "trio":
+            from hypercorn.config import Config
+            from hypercorn.trio import serve
+
+            config = Config()
+            config.bind, config.loglevel, config.graceful_timeout = [f"fd://{listener.detach()}"], "ERROR", 0.2
+            stop = anyio.Event()
+            tasks.start_soon(lambda: serve(application(stream), config, shutdown_trigger=stop.wait))
+            finish = stop.set
+        else:
+            import uvicorn
+
+            uvicorn_server = uvicorn.Server(
+                uvicorn.Config(application(stream), log_level="error", ws="wsproto", lifespan="on")
+            )
+            uvicorn_server.install_signal_handlers = lambda: None
+            uvicorn_server.capture_signals = contextlib.nullcontext
+            tasks.start_soon(lambda: uvicorn_server.serve(sockets=[listener]))
+
+            def finish():
+                uvicorn_server.should_exit = True
+
+        with anyio.fail_after(10):
+            while not stream.is_running:
+                await anyio.sleep(0.01)
+        try:
+            with anyio.fail_after(40):
+                yield port
+                while stream.admitted:
+                    await anyio.sleep(0.01)
+        finally:
+            finish()
+    listener.close()
+
+
+@asynccontextmanager
+async def raw(port, route, headers=None):
+    """An independent WebSocket client: literal messages only."""
+    async with httpx2.AsyncClient() as client:
+        session = client.websocket(f"ws://127.0.0.1:{port}{route}", headers=headers)
+        try:
+            async with session as ws:
+                yield ws
+        except BaseExceptionGroup as group:
+            error = group
+            while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+                error = error.exceptions[0]
+            raise error from None
+
+
+async def closed(ws):
+    """Read until the server closes; the code and the reason, and what was said before."""
+    said = []
+    try:
+        while True:
+            said.append(await ws.receive_text())
+    except WebSocketDisconnect as close:
+        return close.code, close.reason, said
+
+
+def tone(seconds, rate=48000, frequency=440):
+    return (
+        (8000 * np.sin(2 * np.pi * frequency / rate * np.arange(int(seconds * rate)))).astype(np.int16).reshape(1, -1)
+    )
+
+
+def until_heard(call, frames):
+    """For `hold_call`: until the caller has heard so much, however slow the machine is."""
+
+    async def until():
+        while call.statistics().audio_in.put < frames:
+            await anyio.sleep(0.02)
+
+    return until
+
+
+# -- whole calls
+
+
+async def test_a_call_by_twilios_own_messages(anyio_backend_name):
+    """Word for word as in Twilio's documentation: connected, start, media, dtmf, stop; audio and marks come back."""
+    stream = make()
+    async with server(stream, anyio_backend_name) as port, raw(port, "/telephone/handler") as ws:
+        await ws.send_text('{"event":"connected","protocol":"Call","version":"1.0.0"}')
+        await ws.send_text(
+            '{"event":"start","sequenceNumber":"1","start":{"accountSid":"AC1","streamSid":"MZ18ad","callSid":"CA388d",'
+            '"tracks":["inbound"],"mediaFormat":{"encoding":"audio/x-mulaw","sampleRate":8000,"channels":1},'
+            '"customParameters":{"FirstName":"Jane"}},"streamSid":"MZ18ad"}'
+        )
+        payload = base64.b64encode(bytes(range(1, 161))).decode()
+        for number in range(1, 16):
+            await ws.send_text(
+                '{"event":"media","sequenceNumber":"%d","media":{"track":"inbound","chunk":"%d","timestamp":"%d",'  # noqa: UP031
+                '"payload":"%s"},"streamSid":"MZ18ad"}' % (number + 1, number, 20 * number, payload)
+            )
+        await ws.send_text('{"event":"dtmf","streamSid":"MZ18ad","sequenceNumber":"17","dtmf":{"digit":"1"}}')
+        said = []
+        while not any(message["event"] == "mark" for message in said):
+            said.append(json.loads(await ws.receive_text()))
+        assert {message["streamSid"] for message in said} == {"MZ18ad"}
+        assert said[0]["event"] == "media"
+        assert len(base64.b64decode(said[0]["media"]["payload"])) == 160
+        mark = said[-1]["mark"]["name"]
+        await ws.send_text(json.dumps({"event": "mark", "streamSid": "MZ18ad", "mark": {"name": mark}}))
+        await ws.send_text('{"event":"stop","sequenceNumber":"18","stop":{"callSid":"CA388d"},"streamSid":"MZ18ad"}')
+        code, _, _ = await closed(ws)
+        assert code == 1000
+        while "shutdown" not in stream.handler.log:
+            await anyio.sleep(0.01)
+    context, *rest = stream.handler.log
+    assert context.transport == "telephone"
+    assert {"carrier": "twilio", "call_id": "CA388d", "FirstName": "Jane"}.items() <= context.custom.items()
+    assert rest == ["1", "shutdown"]
+
+
+async def test_a_call_by_fastrtcs_own_client(anyio_backend_name):
+    """start, media, ping, stop as FastRTC's clients send them."""
+    stream = make()
+    async with server(stream, anyio_backend_name) as port, raw(port, "/websocket/offer") as ws:
+        await ws.send_text('{"event": "start", "websocket_id": "k3f9"}')
+        await ws.send_text('{"event": "ping"}')
+        assert json.loads(await ws.receive_text()) == {"event": "pong"}
+        assert list(stream.connections) == ["k3f9"]
+        payload = base64.b64encode(bytes(160)).decode()
+        await ws.send_text(json.dumps({"event": "media", "media": {"payload": payload}}))
+        said = json.loads(await ws.receive_text())
+        assert said["event"] == "media"
+        assert base64.b64decode(said["media"]["payload"]) == bytes(160)
+        await ws.send_text('{"event": "stop"}')
+        assert (await closed(ws))[0] == 1000
+
+
+async def test_a_caller_hears_the_echo_on_every_carrier(anyio_backend_name, tmp_path):
+    """A recording has the tone that was played, and the handler the digits that were pressed; four calls at once."""
+    stream = make()
+
+    async def call_and_listen(port, carrier):
+        async with call_by_telephone(f"ws://127.0.0.1:{port}", carrier, caller=carrier, custom={"k": "v"}) as call:
+            call.press("1#")
+            report = await hold_call(call, tone(0.8), 20, until_heard(call, 40))
+            details = call.statistics().details
+        assert not report.failed
+        assert details["marks"] >= 1
+        path = tmp_path / f"{carrier}.wav"
+        write_wav(path, report.recording)
+        with wave.open(str(path)) as file:
+            heard = np.frombuffer(file.readframes(file.getnframes()), "<i2").astype(float)
+        assert len(heard) > 0.6 * 48000
+        assert np.argmax(np.abs(np.fft.rfft(heard))) * 48000 / len(heard) == pytest.approx(440, abs=5)
+
+    async with server(stream, anyio_backend_name) as port, anyio.create_task_group() as tasks:
+        for carrier in CARRIERS:
+            tasks.start_soon(call_and_listen, port, carrier)
+    contexts = [event for event in stream.handler.log if not isinstance(event, str)]
+    told = {context.custom["carrier"]: (context.custom["caller"], context.custom["k"]) for context in contexts}
+    assert told == {carrier: (carrier, "v") for carrier in CARRIERS}
+    assert [stream.handler.log.count(event) for event in ("1", "#", "shutdown")] == [4, 4, 4]
+
+
+async def test_a_websocket_client_hears_the_echo_in_every_codec(anyio_backend_name):
+    """Audio both ways, in the codec that the client asked for; four clients at once."""
+    stream = make()
+
+    async def call_and_listen(port, codec):
+        wish = Wish(codec, 24000, binary=codec != "alaw", clear=True, marks=True, named=True)
+        async with call_by_websocket(f"ws://127.0.0.1:{port}", wish, websocket_id=codec) as call:
+            report = await hold_call(call, tone(0.8), 20, until_heard(call, 40))
+            assert call.agreed.call_id == codec
+            assert call.agreed.send.sample_rate == 24000
+        heard = report.recording[0].astype(float)
+        assert np.argmax(np.abs(np.fft.rfft(heard))) * 48000 / len(heard) == pytest.approx(440, abs=5)
+
+    async with server(stream, anyio_backend_name) as port, anyio.create_task_group() as tasks:
+        for codec in ("pcm_s16le", "opus", "mulaw", "alaw"):
+            tasks.start_soon(call_and_listen, port, codec)
+
+
+class Talker(AsyncStreamHandler):
+    """Talks without end; falls silent at a key."""
+
+    def __init__(self):
+        super().__init__(input_sample_rate=8000, output_sample_rate=8000)
+        self.silent = False
+
+    def copy(self):
+        return Talker()
+
+    async def receive(self, frame):
+        pass
+
+    async def emit(self):
+        if self.silent:
+            await anyio.sleep_forever()
+        return 8000, tone(1, 8000)
+
+    async def on_dtmf(self, digit):
+        self.silent = True
+        self.clear_queue()
+
+
+async def test_barge_in_is_heard_at_once(anyio_backend_name):
+    """After the key the caller hears no more than what was on its way: the carrier's buffer is dropped, too."""
+    stream = make(Talker())
+    done, looked = [], anyio.Event()
+
+    async def interrupt(port, carrier):
+        async with call_by_telephone(f"ws://127.0.0.1:{port}", carrier) as call:
+            call.start(AudioFormat(8000), AudioFormat(8000))
+            heard = 0
+            while heard < 25:
+                await call.audio_in.take()
+                heard += 1
+            pressed = anyio.current_time()
+            call.press("1")
+            last = pressed
+            with anyio.move_on_after(0.6):
+                while True:
+                    await call.audio_in.take()
+                    last = anyio.current_time()
+            assert call.clears == 1
+            assert last - pressed < 0.25  # 25 ms on a quiet machine
+            assert call.statistics().details["buffered_seconds"] == 0
+            done.append(carrier)
+            await looked.wait()
+
+    async with server(stream, anyio_backend_name) as port:
+        async with anyio.create_task_group() as tasks:
+            for carrier in CARRIERS:
+                tasks.start_soon(interrupt, port, carrier)
+            while len(done) < 4:
+                await anyio.sleep(0.02)
+            for session in stream.connections.values():
+                details = session.statistics().transport.details
+                assert 0.2 <= details["heard_seconds"] <= details["sent_seconds"]
+                assert details["heard_seconds"] + details["cut_seconds"] <= details["sent_seconds"] + 1e-9
+            looked.set()
+
+
+# -- admission
+
+
+async def test_one_limit_for_all_transports(anyio_backend_name):
+    """A telephone call takes the slot that a WebSocket client is then refused: as FastRTC says it, and with 1013."""
+    stream = make(concurrency_limit=1)
+    async with server(stream, anyio_backend_name) as port:
+        async with call_by_telephone(f"ws://127.0.0.1:{port}", "twilio") as call:
+            call.start(AudioFormat(8000), AudioFormat(8000))
+            while not stream.admitted:
+                await anyio.sleep(0.01)
+            async with raw(port, "/websocket/offer") as ws:
+                await ws.send_text('{"event":"start","websocket_id":"b"}')
+                code, reason, [said] = await closed(ws)
+            assert (code, "1 connections are in use" in reason) == (1013, True)
+            assert json.loads(said)["status"] == "failed"
+            assert json.loads(said)["meta"]["error"] == "concurrency_limit_reached"
+            async with raw(port, "/telephone/handler") as ws:
+                await ws.send_text('{"event":"websocket:connected","content-type":"audio/l16;rate=8000"}')
+                assert (await closed(ws))[0] == 1013
+            assert stream.refused == {"concurrency_limit_reached": 2}
+    assert stream.handler.log.count("shutdown") == 1
+
+
+async def test_authorize_decides_about_websockets_and_telephones(anyio_backend_name):
+    """The hook sees the request; who is refused is told so and closed with 1008."""
+
+    def authorize(caller):
+        if caller.query.get("token") != "secret":
+            raise NotAuthorized("who are you?")
+        return "Jane"
+
+    stream = make(authorize=authorize)
+    async with server(stream, anyio_backend_name) as port:
+        for route, start in (
+            ("/websocket/offer", '{"event":"start"}'),
+            ("/telephone/handler", '{"event":"websocket:connected","content-type":"audio/l16;rate=8000"}'),
+        ):
+            async with raw(port, route) as ws:
+                await ws.send_text(start)
+                assert (await closed(ws))[:2] == (1008, "who are you?")
+        async with call_by_websocket(f"ws://127.0.0.1:{port}?token=secret") as call:
+            call.start(AudioFormat(48000), AudioFormat(48000))
+            while not stream.handler.log:
+                await anyio.sleep(0.01)
+        assert stream.handler.log[0].principal == "Jane"
+
+
+async def test_an_id_in_use_is_not_taken_over(anyio_backend_name):
+    """A second client with the same id is refused, the first goes on."""
+    stream = make()
+    async with server(stream, anyio_backend_name) as port, raw(port, "/websocket/offer") as first:
+        await first.send_text('{"event":"start","websocket_id":"a"}')
+        await first.send_text('{"event":"ping"}')
+        await first.receive_text()
+        async with raw(port, "/websocket/offer") as second:
+            await second.send_text('{"event":"start","websocket_id":"a"}')
+            code, reason, _ = await closed(second)
+            assert (code, "in use" in reason) == (1008, True)
+        await first.send_text('{"event":"ping"}')
+        assert json.loads(await first.receive_text()) == {"event": "pong"}
+
+
+# -- bad input, and who else is there
+
+
+async def test_bad_callers_disturb_nobody(anyio_backend_name):
+    """While a dozen callers misbehave in every way, one call's echo goes on; all slots are free afterwards."""
+    stream = make()
+    start = '{"event":"start","websocket_id":"%s"}'
+    ping = wsproto.connection.Connection(wsproto.ConnectionType.CLIENT).send(TextMessage('{"event":"ping"}'))
+    flood = 3000 * ping
+    bad = [
+        ["nonsense"],
+        [],
+        ['{"event":"media","media":{"payload":"AAAA"}}'],
+        [start % "x1", start % "x1"],
+        [start % "x2", '{"event":"media","media":{"payload":"%"}}'],
+        [start % "x3", b"\x00\x01"],
+        [start % "x4", "x" * 300_000],
+        [start % "x5", flood],
+        ['{"event":"start","codec":"pcm_s16le","binary":true,"websocket_id":"x6"}', b"\x00"],
+        ['{"event":"start","codec":"opus","binary":true,"websocket_id":"x7"}', b"\xff\xff\xff"],
+    ]
+    codes = {}
+
+    async def misbehave(number, messages):
+        try:
+            async with raw(port, "/websocket/offer") as ws:
+                for message in messages:
+                    if message is flood:
+                        await ws.stream.write(flood)
+                    else:
+                        await (ws.send_bytes(message) if isinstance(message, bytes) else ws.send_text(message))
+                if messages:
+                    codes[number] = (await closed(ws))[0]
+        except httpx2.websockets.HTTPXWSException:
+            codes.setdefault(number, "closed while sending")
+
+    async with server(stream, anyio_backend_name) as port:
+        async with (
+            call_by_websocket(f"ws://127.0.0.1:{port}", websocket_id="good") as call,
+            anyio.create_task_group() as tasks,
+        ):
+            for number, messages in enumerate(bad):
+                tasks.start_soon(misbehave, number, messages)
+            report = await hold_call(call, tone(1), 20, until_heard(call, 50))
+    assert report.frames_received >= 50
+    assert not report.failed
+    for number, code in {0: 1007, 2: 1002, 3: 1002, 4: 1007, 5: 1003, 6: 1009, 8: 1007, 9: 1007}.items():
+        assert codes[number] == code
+    assert codes[7] in {1008, "closed while sending"}
+    assert stream.refused["left"] == 1
+    assert stream.refused["protocol_error"] == 2
+    served = sum(not isinstance(event, str) for event in stream.handler.log)
+    assert stream.handler.log.count("shutdown") == served == 8
+
+
+# -- webhooks and signatures
+
+
+@asynccontextmanager
+async def webhook(stream):
+    transport = httpx2.ASGITransport(application(stream))
+    async with httpx2.AsyncClient(transport=transport, base_url="http://voice.example.com") as client:
+        yield client
+
+
+async def test_webhooks_are_answered_with_the_way_to_the_handler():
+    """Each carrier gets its own form, the numbers handed on, and a wss URL that names the carrier."""
+    async with webhook(make()) as client:
+        form = {"From": "+14155550100", "To": "+14155550199", "CallSid": "CA1"}
+        answer = await client.post("/telephone/incoming", data=form)
+        assert answer.headers["content-type"].startswith("application/xml")
+        assert '<Stream url="wss://voice.example.com/telephone/handler/twilio">' in answer.text
+        assert '<Parameter name="caller" value="+14155550100"/>' in answer.text
+        answer = await client.post("/telephone/incoming/telnyx", data=form)
+        assert 'url="wss://voice.example.com/telephone/handler/telnyx"' in answer.text
+        answer = await client.get("/telephone/incoming?carrier=plivo&From=1&CallUUID=u")
+        assert ">wss://voice.example.com/telephone/handler/plivo</Stream>" in answer.text
+        answer = await client.get("/telephone/incoming/vonage?from=14155550100&to=1&uuid=u1")
+        [action] = answer.json()
+        assert action["endpoint"][0]["uri"] == "wss://voice.example.com/telephone/handler/vonage"
+        assert action["endpoint"][0]["headers"] == {"caller": "14155550100", "callee": "1", "call_id": "u1"}
+        assert (await client.post("/telephone/incoming/acme")).status_code == 404
+        assert (await client.post("/telephone/incoming", content=b"x" * 70_000)).status_code == 413
+
+
+@pytest.mark.parametrize(
+    ("config", "headers", "expected"),
+    [
+        ({}, {"X-Forwarded-Host": "evil.example.com"}, "wss://voice.example.com/"),
+        (
+            {"trust_forwarded": True},
+            {"X-Forwarded-Host": "a.example.com", "X-Forwarded-Proto": "https"},
+            "wss://a.example.com/",
+        ),
+        ({"trust_forwarded": True}, {"X-Forwarded-Proto": "http"}, "ws://voice.example.com/"),
+        (
+            {"public_url": "https://b.example.com/bot"},
+            {"X-Forwarded-Host": "a.example.com"},
+            "wss://b.example.com/bot/",
+        ),
+        ({"public_url": "http://127.0.0.1:8000"}, {}, "ws://127.0.0.1:8000/"),
+    ],
+)
+async def test_the_public_url_is_what_was_configured(config, headers, expected):
+    """X-Forwarded-* counts only when it is to be trusted; a configured URL counts always."""
+    async with webhook(make(telephone=TelephoneConfig(**config))) as client:
+        answer = await client.post("/telephone/incoming", headers=headers)
+        assert f'<Stream url="{expected}telephone/handler/twilio">' in answer.text
+
+
+async def test_webhooks_must_be_signed_where_a_secret_is_configured():
+    """Right signature: answered. None, a wrong one, or another carrier: refused."""
+    config = TelephoneConfig(secrets={"twilio": "12345", "plivo": "abc"}, public_url="https://voice.example.com")
+    async with webhook(make(telephone=config)) as client:
+        form = {"From": "+1", "CallSid": "CA1"}
+        url = "https://voice.example.com/telephone/incoming?x=1"
+        signature = twilio_signature("12345", url, form.items())
+        route = "/telephone/incoming?x=1"
+        assert (await client.post(route, data=form, headers={"X-Twilio-Signature": signature})).status_code == 200
+        assert (await client.post(route, data=form)).status_code == 403
+        assert (
+            await client.post(route, data={"From": "+2"}, headers={"X-Twilio-Signature": signature})
+        ).status_code == 403
+        assert (await client.post("/telephone/incoming/vonage")).status_code == 404
+        url = "https://voice.example.com/telephone/incoming"
+        headers = {
+            "X-Plivo-Signature-V3": plivo_signature("abc", "n1", url, form.items()),
+            "X-Plivo-Signature-V3-Nonce": "n1",
+        }
+        answer = await client.post("/telephone/incoming", data=form, headers=headers)
+        assert answer.status_code == 200
+        assert "/telephone/handler/plivo" in answer.text
+        headers["X-Plivo-Signature-V3-Nonce"] = "n2"
+        assert (await client.post("/telephone/incoming", data=form, headers=headers)).status_code == 403
+
+
+async def test_media_streams_must_be_signed_where_a_secret_is_configured(anyio_backend_name):
+    """Twilio's signed upgrade and Telnyx' token pass; unsigned ones, and other carriers' calls, are closed with 1008."""
+    config = TelephoneConfig(secrets={"twilio": "12345", "telnyx": "token"}, public_url="https://voice.example.com")
+    stream = make(telephone=config)
+    async with server(stream, anyio_backend_name) as port:
+
+        async def admitted(carrier, headers=None):
+            log = stream.handler.log
+            log.clear()
+            async with call_by_telephone(f"ws://127.0.0.1:{port}", carrier, headers=headers) as call:
+                call.start(AudioFormat(8000), AudioFormat(8000))
+                with anyio.move_on_after(5):
+                    ended = call._ended
+                    while not log and not ended.is_set():
+                        await anyio.sleep(0.01)
+            return bool(log)
+
+        signature = twilio_signature("12345", "wss://voice.example.com/telephone/handler/twilio")
+        assert await admitted("twilio", {"X-Twilio-Signature": signature})
+        assert not await admitted("twilio", {"X-Twilio-Signature": signature.swapcase()})
+        assert not await admitted("twilio")
+        assert await admitted("telnyx", {"x-telnyx-streaming-auth-token": "token"})
+        assert not await admitted("telnyx")
+        for route in ("/telephone/handler", "/telephone/handler/vonage"):
+            with pytest.raises((WebSocketUpgradeError, WebSocketDisconnect)):
+                async with raw(port, route) as ws:
+                    await ws.send_text('{"event":"websocket:connected","content-type":"audio/l16;rate=8000"}')
+                    await ws.receive()
+
+
+def test_unchecked_carriers_are_warned_of_at_start_up(caplog):
+    """One warning that names them and says what to configure; none where all have a secret, or none is served."""
+    with caplog.at_level(logging.WARNING, "rtcflow"):
+        _ = make(telephone=TelephoneConfig(secrets={"twilio": "x"})).asgi
+        _ = make(telephone=TelephoneConfig(carriers=())).asgi
+        assert not caplog.records
+        _ = make().asgi
+    [record] = caplog.records
+    assert "twilio, telnyx, plivo, vonage" in record.getMessage()
+    assert "TelephoneConfig" in record.getMessage()
+
+
+# -- the client
+
+
+async def test_calls_to_nobody_say_so(anyio_backend_name):
+    """Nobody there, no WebSocket there, no such URL: clear errors."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    with pytest.raises(ConnectionError, match="nobody answers"):
+        async with call_by_websocket(f"ws://127.0.0.1:{port}"):
+            pass
+    stream = make()
+    async with server(stream, anyio_backend_name) as port:
+        with pytest.raises(ConnectionError, match="opened no WebSocket"):
+            async with call_by_websocket(f"ws://127.0.0.1:{port}/nowhere"):
+                pass
+    with pytest.raises(ValueError, match="write for example ws://"):
+        async with call_by_telephone("http://127.0.0.1", "twilio"):
+            pass
+    with pytest.raises(ValueError, match="known are twilio"):
+        async with call_by_telephone("ws://127.0.0.1", "acme"):
+            pass
+    assert line_url("ws://h/talk/?a=1", "/websocket/offer") == "ws://h/talk/websocket/offer?a=1"
+    assert line_url("wss://h/telephone/handler", "/x") == "wss://h/telephone/handler"
+
+
+async def test_the_simulated_carrier_plays_in_real_time_and_knows_its_keys(anyio_backend_name):
+    """What was sent at once is heard frame by frame; a key that no telephone has is refused."""
+    stream = make()
+    async with server(stream, anyio_backend_name) as port:
+        async with call_by_telephone(f"ws://127.0.0.1:{port}", "vonage") as call:
+            with pytest.raises(ValueError, match="no key 'x'"):
+                call.press("1x")
+            call.start(AudioFormat(16000), AudioFormat(16000))
+            began = anyio.current_time()
+            call.audio_out.put(AudioFrame(tone(0.4, 16000), 16000, 0))
+            for _ in range(20):
+                await call.audio_in.take()
+            assert anyio.current_time() - began > 0.37

@@ -12,7 +12,7 @@ import secrets
 from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import anyio
 import anyio.lowlevel
@@ -50,7 +50,7 @@ from .protocol.websocket import WebSocketCodec, Wish
 if TYPE_CHECKING:
     import httpx2
 
-__all__ = ["CallerTransport", "call_by_telephone", "call_by_websocket"]
+__all__ = ["CallerTransport", "call_by_telephone", "call_by_websocket", "join_line"]
 
 BUFFER: Final = 60.0
 """Seconds that a carrier buffers at most; Vonage's documentation names 3072 messages of 20 ms, which is 61 s."""
@@ -78,7 +78,7 @@ class CallerTransport(Transport):
         agreed: What the server said about formats, or None.
     """
 
-    def __init__(self, socket: _ClientSocket, codec: LineCodec, call: CallStarted, carried: MediaFormat) -> None:
+    def __init__(self, socket: ClientSocket, codec: LineCodec, call: CallStarted, carried: MediaFormat) -> None:
         self.kind = "websocket" if isinstance(codec, WebSocketCodec) else "telephone"
         self.offer = MediaOffer(messages=self.kind == "websocket")
         self.clears = self.marks = 0
@@ -203,7 +203,7 @@ class CallerTransport(Transport):
         try:
             while True:
                 await self._obey(await self._socket.receive())
-        except (_Goodbye, anyio.ClosedResourceError):  # the latter: we have hung up meanwhile
+        except (Goodbye, anyio.ClosedResourceError):  # the latter: we have hung up meanwhile
             self._finish(None)
         except (ConnectionError, RemoteProtocolError) as error:
             self._finish(error)
@@ -273,12 +273,34 @@ class CallerTransport(Transport):
             return
 
 
-class _Goodbye(Exception):
+class Goodbye(Exception):
     """The server closed the WebSocket in good order."""
 
 
-class _ClientSocket:
-    """A client's WebSocket in our exceptions."""
+class ClientSocket(Protocol):
+    """A client's WebSocket."""
+
+    async def receive(self) -> Message:
+        """The next message.
+
+        Raises:
+            Goodbye: The server closed it in good order.
+            ConnectionError: It did so otherwise, or the network failed.
+        """
+
+    async def send(self, message: Message) -> None:
+        """Send a message.
+
+        Raises:
+            ConnectionError: The server has gone.
+        """
+
+    async def close(self) -> None:
+        """Close it; idempotent."""
+
+
+class _HttpxSocket(ClientSocket):
+    """The WebSocket of httpx2."""
 
     def __init__(self, session: httpx2.websockets.AsyncWebSocketSession) -> None:
         self._session = session
@@ -297,7 +319,7 @@ class _ClientSocket:
                     return bytes(event.data)
         except ws.WebSocketDisconnect as closed:
             if closed.code in {1000, 1001, 1005}:
-                raise _Goodbye from closed
+                raise Goodbye from closed
             reason = f": {closed.reason}" if closed.reason else ""
             raise ConnectionError(f"the server closed the WebSocket with {closed.code}{reason}") from closed
         except ws.WebSocketNetworkError as error:
@@ -411,6 +433,44 @@ async def call_by_websocket(
 
 
 @asynccontextmanager
+async def join_line(
+    socket: ClientSocket, codec: LineCodec, call: CallStarted, carried: MediaFormat
+) -> AsyncIterator[CallerTransport]:
+    """Begin `call` over an open socket, and run the caller's end of it for the block.
+
+    Args:
+        socket: Open; closed at the end of the block.
+        codec: In the caller's role, new.
+        call: How the call begins.
+        carried: How audio is coded.
+    """
+    failure: BaseException | None = None
+    try:
+        async with anyio.create_task_group() as tasks:
+            transport = CallerTransport(socket, codec, call, carried)
+            try:
+                await transport._begin()
+                for task in (transport._read, transport._listen, transport._speak, transport._send_others):
+                    tasks.start_soon(task)
+                yield transport
+            finally:
+                with anyio.CancelScope(shield=True), anyio.move_on_after(1):
+                    await transport.aclose()
+                tasks.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        failure = _sole(group)
+    if failure is not None:
+        raise failure  # what the block raised, as it was
+
+
+def _sole(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
+
+
+@asynccontextmanager
 async def _open(
     url: str,
     codec: LineCodec,
@@ -424,21 +484,13 @@ async def _open(
     try:
         async with httpx2.AsyncClient(timeout=timeout, headers=headers) as client, anyio.create_task_group() as tasks:
             session = await tasks.start(_keep_session, client, url, timeout)
-            transport = CallerTransport(_ClientSocket(session), codec, call, carried)
             try:
-                await transport._begin()
-                for task in (transport._read, transport._listen, transport._speak, transport._send_others):
-                    tasks.start_soon(task)
-                yield transport
+                async with join_line(_HttpxSocket(session), codec, call, carried) as transport:
+                    yield transport
             finally:
-                with anyio.CancelScope(shield=True), anyio.move_on_after(1):
-                    await transport.aclose()
                 tasks.cancel_scope.cancel()
     except BaseExceptionGroup as group:
-        error: BaseException = group
-        while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-            error = error.exceptions[0]
-        failure = error
+        failure = _sole(group)
     if failure is not None:
         raise failure  # what the block raised, as it was
 

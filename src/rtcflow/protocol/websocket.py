@@ -11,13 +11,15 @@
     <- {"event":"mark","mark":{"name":"m"}}     -> the same, when everything before it was played
     -> {"event":"stop"}
     both ways: any JSON object with "type" and without "event" is a data message, as on a WebRTC data channel
+               {"event":"message","data":"any text"} is one with any other text
 
 ``started`` is sent only to clients that named something beyond FastRTC's two keys, ``clear`` and ``mark`` only to
-those that asked for them: FastRTC's own clients see nothing they do not know.
+those that asked for them: FastRTC's own clients see nothing they do not know. (They get any text as it is.)
 """
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
@@ -136,10 +138,12 @@ class WebSocketCodec(LineCodec):
                 return Ping()
             case "mark":
                 return MarkPlayed(read_text(read_object(said, "mark"), "name"))
+            case "message":
+                return TextMessage(read_text(said, "data"))
             case None if isinstance(said.get("type"), str):
                 return TextMessage(message)
             case other:
-                raise unknown_event(other, "start, media, stop, ping, mark; a data message has 'type'")
+                raise unknown_event(other, "start, media, message, stop, ping, mark; a data message has 'type'")
 
     def _media(self, payload: bytes) -> Media:
         """Whole samples only, where a sample has more than one byte."""
@@ -155,7 +159,7 @@ class WebSocketCodec(LineCodec):
             case SendMedia(payload):
                 return payload if self.wish.binary else _media_message(payload)
             case SendText(text):
-                return text
+                return _text_message(text) if self.wish.named else text
             case SendPong():
                 return write({"event": "pong"})
             case SendClear():
@@ -177,7 +181,7 @@ class WebSocketCodec(LineCodec):
             case CallStarted(call_id):
                 return write({"event": "start", "websocket_id": call_id, **_wish_object(self.wish)})
             case TextMessage(text):
-                return text
+                return _text_message(text)
             case Stopped():
                 return write({"event": "stop"})
             case Ping():
@@ -203,10 +207,12 @@ class WebSocketCodec(LineCodec):
             case "started":
                 receive, send = (_read_format(read_object(said, key)) for key in ("receive", "send"))
                 return SendAccepted(read_id(said, "websocket_id"), receive, send)
+            case "message":
+                return SendText(read_text(said, "data"))
             case None:
                 return SendText(message)
             case other:
-                raise unknown_event(other, "media, pong, clear, mark, started")
+                raise unknown_event(other, "media, message, pong, clear, mark, started")
 
 
 def read_wish(said: dict[str, Any]) -> Wish:
@@ -250,6 +256,17 @@ def _wish_object(wish: Wish) -> dict[str, object]:
     rate = {} if wish.sample_rate is None else {"sample_rate": wish.sample_rate}
     switches = {"binary": wish.binary, "clear": wish.clear, "marks": wish.marks}
     return {"codec": wish.codec, "layout": wish.layout, **rate, **switches}
+
+
+def _text_message(text: str) -> str:
+    """A data message: as it is where it says so itself, else in an envelope."""
+    try:
+        said = json.loads(text) if text.startswith("{") else None
+    except (ValueError, RecursionError):
+        said = None
+    if isinstance(said, dict) and isinstance(said.get("type"), str) and "event" not in said:
+        return text
+    return write({"event": "message", "data": text})
 
 
 def _media_message(payload: bytes) -> str:

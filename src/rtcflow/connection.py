@@ -286,11 +286,11 @@ class Connection:
                 offer, media = self.transport.offer, self._media
                 if offer.receive_audio:
                     receive.start_soon(media.receive, heard)
-                if offer.send_audio:
+                if offer.send_audio or offer.receive_audio:
                     emit.start_soon(media.emit, sent.sample_rate)
                 if has_video(self.handler) and offer.receive_video:
                     video.start_soon(media.see)
-                if has_video(self.handler) and offer.send_video:
+                if has_video(self.handler) and (offer.send_video or offer.receive_video):
                     video.start_soon(media.show)
 
     def _formats(self) -> tuple[AudioFormat, AudioFormat]:

@@ -24,6 +24,7 @@ from .audio import (
 from .context import get_current_context
 from .handlers import base
 from .handlers.base import AsyncStreamHandler, StreamHandler, VideoFormat, get_current_handler
+from .handlers.functions import VideoStreamHandler
 from .handlers.turns import (
     AlgoOptions,
     ModelOptions,
@@ -51,6 +52,7 @@ __all__ = [
     "Stream",
     "StreamHandler",
     "VideoEmitType",
+    "VideoStreamHandler",
     "Warning",
     "WebRTCData",
     "WebRTCError",

@@ -153,7 +153,11 @@ class Nurseries:
     # -- audio out
 
     async def emit(self, sample_rate: int) -> None:
-        """Ask `emit` for audio, and put it into `audio_out` at `sample_rate`, until the stream is closed."""
+        """Ask `emit` for audio, and put it into `audio_out` at `sample_rate`, until the stream is closed.
+
+        Handlers also emit what is not for the peer's ears (`AdditionalOutputs`), so a peer who does not listen makes
+        no difference but this: the audio passes into nothing, as fast as it would have been played.
+        """
         await self._in_its_colour(self._emit, self._emit_in_thread, _Voice(sample_rate))
 
     async def _emit(self, voice: _Voice) -> None:
@@ -167,6 +171,9 @@ class Nurseries:
             idle.reset()
             if not self._speak(emitted, voice):
                 return
+            if not self._transport.offer.send_audio:
+                await anyio.sleep(emitted.seconds)
+                continue
             try:
                 await self._transport.audio_out.wait_for_room()
             except anyio.ClosedResourceError:
@@ -184,6 +191,9 @@ class Nurseries:
             idle.reset()
             if not self._speak(emitted, voice):
                 return
+            if not self._transport.offer.send_audio:
+                self._crew.sleep(emitted.seconds)
+                continue
             try:
                 self._transport.audio_out.wait_for_room_sync()
             except anyio.ClosedResourceError:
@@ -196,6 +206,8 @@ class Nurseries:
         if emitted.audio is not None:
             self.emitted += 1
             rate, samples = emitted.audio
+            if not self._transport.offer.send_audio:
+                return self._go_on(emitted.close)
             try:
                 self._transport.audio_out.put(voice.frame(samples, rate))
             except anyio.ClosedResourceError:

@@ -37,7 +37,8 @@ from .exceptions import (
 )
 from .fanout import Reader
 from .handlers.base import StreamHandlerBase
-from .handlers.checking import check_handler, copy_handler, has_video
+from .handlers.checking import copy_handler, has_video
+from .handlers.functions import VideoStreamHandler, handler_from, is_video_function
 from .media.playout import Latency
 from .outputs import AdditionalOutputs
 from .session import Caller, ConnectionSettings, Session, threads_needed
@@ -77,8 +78,11 @@ class Stream:
     """One handler, offered to many callers at once.
 
     Args:
-        handler: The one that is copied for each caller; itself it never runs.
+        handler: The one that is copied for each caller; itself it never runs. Or a plain function: one of video takes
+            a frame (uint8, shape (height, width, 3), BGR) and returns one; a generator makes audio or video for
+            ``mode="receive"``. What it takes beyond the frame are the arguments the caller set.
         modality: ``"audio"`` or ``"audio-video"``. An audio-video handler also serves callers without a camera.
+            ``"video"`` is for functions.
         mode: What WebRTC callers may do: ``"send-receive"``, ``"send"`` (the handler only listens) or ``"receive"``
             (it only speaks).
         concurrency_limit: How many may be served at once, over all transports; None for no limit.
@@ -107,7 +111,7 @@ class Stream:
 
     def __init__(
         self,
-        handler: StreamHandlerBase,
+        handler: StreamHandlerBase | VideoStreamHandler | Callable[..., Any],
         *,
         modality: Modality | Literal["audio", "video", "audio-video"] = "audio",
         mode: Mode | Literal["send-receive", "send", "receive"] = "send-receive",
@@ -124,9 +128,8 @@ class Stream:
     ) -> None:
         self.modality = Modality(modality)
         self.mode = Mode(mode)
-        check_handler(handler)
-        _check_modality(handler, self.modality)
-        self.handler = handler
+        self.handler: StreamHandlerBase = handler_from(handler, modality=self.modality.value, mode=self.mode.value)
+        _check_modality(self.handler, self.modality)
         self.concurrency_limit = 1 if concurrency_limit == "default" else concurrency_limit
         if self.concurrency_limit is not None and self.concurrency_limit < 1:
             raise ValueError(f"concurrency_limit={self.concurrency_limit} would admit nobody; None means no limit")
@@ -490,6 +493,6 @@ def _check_modality(handler: StreamHandlerBase, modality: Modality) -> None:
     better = "subclass AudioVideoStreamHandler or AsyncAudioVideoStreamHandler and use modality='audio-video'"
     if modality is Modality.AUDIO_VIDEO and not has_video(handler):
         raise HandlerError(f"{name} has no video side; use modality='audio', or {better}")
-    if modality is Modality.VIDEO:
+    if modality is Modality.VIDEO and not is_video_function(handler):
         what = "use modality='audio-video'" if has_video(handler) else f"use modality='audio', or {better}"
         raise HandlerError(f"{name} cannot serve modality='video', since it has an audio side; {what}")

@@ -26,7 +26,8 @@ from rtcflow.transports.memory import MemoryTransport, memory_pair
 NAMES = [
     *("AdditionalOutputs", "AlgoOptions", "AsyncAudioVideoStreamHandler", "AsyncStreamHandler", "AudioEmitType"),
     *("AudioVideoStreamHandler", "CloseStream", "ModelOptions", "PauseDetectionModel", "ReplyOnPause"),
-    *("SileroVadOptions", "Stream", "StreamHandler", "VideoEmitType", "Warning", "WebRTCData", "WebRTCError"),
+    *("SileroVadOptions", "Stream", "StreamHandler", "VideoEmitType", "VideoStreamHandler", "Warning", "WebRTCData"),
+    "WebRTCError",
     *("aggregate_bytes_to_16bit", "async_aggregate_bytes_to_16bit", "audio_to_bytes", "audio_to_file"),
     *("audio_to_float32", "audio_to_int16", "get_current_context", "get_silero_model", "wait_for_item"),
 ]

@@ -120,7 +120,7 @@ async def until(condition):
         (Quiet(), "audio-video", "subclass AudioVideoStreamHandler"),
         (Film(), "video", "use modality='audio-video'"),
         (Quiet, "audio", "write: Quiet()"),
-        (lambda frame: frame, "video", "subclass"),
+        (lambda frame: frame, "audio", "subclass StreamHandler"),
     ],
 )
 def test_what_does_not_fit_together_is_refused_with_advice(handler, modality, advice):

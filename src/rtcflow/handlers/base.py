@@ -151,7 +151,7 @@ class StreamHandlerBase(ABC):  # noqa: B024  the abstract methods differ in colo
         self.channel_set = Event()
         self._channel: DataChannel | None = None
         self._channel_lock = threading.Lock()
-        self._args_wanted = False
+        self._args_wanted = self._args_asked = False
         self._ended = False
         self._resampler: AudioResampler | None = None
 
@@ -369,12 +369,13 @@ class StreamHandlerBase(ABC):  # noqa: B024  the abstract methods differ in colo
             self._ask_for_args()
         self.args_set.wait_sync()
 
-    def _ask_for_args(self) -> None:
+    def _ask_for_args(self, *, once: bool = False) -> None:
         with self._channel_lock:
-            channel = self._channel
+            channel, asked = self._channel, self._args_asked
+            self._args_asked = True
             if channel is None:
                 self._args_wanted = True
-        if channel is not None:
+        if channel is not None and not (once and asked):
             channel.send(messages.encode(messages.SendInput()))
 
     def reset(self) -> None:

@@ -45,6 +45,11 @@ class Emitted:
         """Whether there was nothing in it: None, or audio of no length."""
         return self.audio is None and self.outputs is None and self.close is None
 
+    @property
+    def seconds(self) -> float:
+        """How long its audio lasts."""
+        return 0.0 if self.audio is None else self.audio[1].shape[1] / self.audio[0]
+
 
 @dataclass(frozen=True, slots=True)
 class VideoEmitted:

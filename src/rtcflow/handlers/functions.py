@@ -1,0 +1,367 @@
+"""Plain functions and generators as handlers: each becomes one of the classes of `base`, so there is one runtime.
+
+A function of video takes a frame and returns one (uint8, shape (height, width, 3), BGR); a generator makes audio or
+video for callers who only receive. Both may be ``def`` or ``async def``; plain ones run in worker threads. Arguments
+after the frame, and all arguments of generators, are those that the peer or the application set (`set_args`).
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import anyio
+import numpy as np
+from numpy.typing import NDArray
+
+from ..exceptions import HandlerError
+from ..flow import Flow, Policy
+from ..outputs import CloseStream, EmitType, VideoEmitType
+from .base import (
+    AsyncAudioVideoStreamHandler,
+    AsyncStreamHandler,
+    AudioVideoStreamHandler,
+    StreamHandler,
+    StreamHandlerBase,
+)
+from .checking import check_handler
+
+__all__ = ["VideoStreamHandler", "handler_from", "is_video_function"]
+
+_OVER = "the stream has ended"
+
+
+@dataclass(frozen=True)
+class VideoStreamHandler:
+    """A function of video, with how it is to be run.
+
+    Args:
+        callable: Takes a frame (uint8, shape (height, width, 3), BGR) and further arguments; returns what `video_emit`
+            may return. Or, for callers who only receive, a generator of such.
+        fps: Frames a second at most.
+        skip_frames: Whether it is always given the newest frame. Otherwise up to two frames wait for it, so that a
+            function that is now and then late skips none. In both cases a slow one never falls behind.
+    """
+
+    callable: Callable[..., Any]
+    fps: float = 30
+    skip_frames: bool = False
+
+
+class _Function:
+    """A user's function, and which of the arguments that were set it takes after its own `own` ones."""
+
+    def __init__(self, function: Callable[..., Any], own: int) -> None:
+        self.function = function
+        self.name = getattr(function, "__qualname__", type(function).__qualname__)
+        self.needs_args = self._takes_args = False
+        try:
+            parameters = inspect.signature(function).parameters.values()
+        except (TypeError, ValueError):  # some built-in functions do not tell
+            return
+        positional = [p for p in parameters if p.kind in {p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD}]
+        any_number = any(p.kind is p.VAR_POSITIONAL for p in parameters)
+        if len(positional) < own and not any_number:
+            raise HandlerError(f"{self.name} must take the frame as its argument; write: def {self.name}(frame): ...")
+        if missing := [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]:
+            raise HandlerError(f"{self.name} is called with positional arguments only, but needs {', '.join(missing)}=")
+        self.needs_args = any(p.default is p.empty for p in positional[own:])
+        self._takes_args = any_number or len(positional) > own
+
+    def args(self, handler: StreamHandlerBase) -> list[Any] | None:
+        """The arguments now, or None as long as some are needed and none were set."""
+        if isinstance(handler.latest_args, list) and self._takes_args:
+            return handler.latest_args[1:]
+        return None if self.needs_args else []
+
+
+# -- a function of video
+
+
+class _Filter(AudioVideoStreamHandler):
+    """Frames through a plain function, in a worker thread."""
+
+    def __init__(self, function: Callable[..., Any], fps: float, skip_frames: bool) -> None:  # noqa: FBT001
+        super().__init__(video_format="bgr24", fps=fps)
+        self._settings = (function, fps, skip_frames)
+        self._function = _Function(function, own=1)
+        self._frames = Flow[NDArray[np.uint8]](1 if skip_frames else 2, Policy.DROP_OLDEST)
+
+    def receive(self, frame: tuple[int, NDArray[np.int16]]) -> None:
+        pass
+
+    def emit(self) -> EmitType:
+        return None
+
+    def video_receive(self, frame: NDArray[np.uint8]) -> None:
+        self._frames.put_nowait(frame)
+
+    def video_emit(self) -> VideoEmitType:
+        try:
+            frame = self._frames.take_sync()
+        except anyio.ClosedResourceError:
+            return None
+        args = self._function.args(self)
+        if args is None:
+            self._ask_for_args(once=True)
+            return frame
+        result: VideoEmitType = self._function.function(frame, *args)
+        return result
+
+    def copy(self) -> _Filter:
+        return _Filter(*self._settings)
+
+    def shutdown(self) -> None:
+        self._frames.close()
+
+
+class _AsyncFilter(AsyncAudioVideoStreamHandler):
+    """Frames through a coroutine function."""
+
+    def __init__(self, function: Callable[..., Any], fps: float, skip_frames: bool) -> None:  # noqa: FBT001
+        super().__init__(video_format="bgr24", fps=fps)
+        self._settings = (function, fps, skip_frames)
+        self._function = _Function(function, own=1)
+        self._frames = Flow[NDArray[np.uint8]](1 if skip_frames else 2, Policy.DROP_OLDEST)
+
+    async def receive(self, frame: tuple[int, NDArray[np.int16]]) -> None:
+        pass
+
+    async def emit(self) -> EmitType:
+        await anyio.sleep_forever()
+        return None
+
+    async def video_receive(self, frame: NDArray[np.uint8]) -> None:
+        self._frames.put_nowait(frame)
+
+    async def video_emit(self) -> VideoEmitType:
+        frame = await self._frames.take()
+        args = self._function.args(self)
+        if args is None:
+            self._ask_for_args(once=True)
+            return frame
+        result: VideoEmitType = await self._function.function(frame, *args)
+        return result
+
+    def copy(self) -> _AsyncFilter:
+        return _AsyncFilter(*self._settings)
+
+
+# -- generators, for callers who only receive
+
+
+class _Source:
+    """What a generator makes for one connection; begun at the first `next`."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = _Function(function, own=0)
+        self._iterator: Iterator[Any] | None = None
+
+    def next(self, handler: StreamHandlerBase) -> Any:
+        if self._iterator is None:
+            if self._function.needs_args:
+                handler.wait_for_args_sync()
+            self._iterator = _checked(self._function, self._function.function(*(self._function.args(handler) or [])))
+        return next(self._iterator, CloseStream(_OVER))
+
+    def close(self) -> None:
+        close = getattr(self._iterator, "close", None)
+        if close is not None:
+            try:
+                close()
+            except ValueError as error:
+                # "generator already executing": emit is in it, and will be interrupted there.
+                if "already executing" not in str(error):
+                    raise
+
+
+def _checked(function: _Function, iterator: Any) -> Iterator[Any]:
+    if not isinstance(iterator, Iterator):
+        raise HandlerError(
+            f"{function.name} returned {type(iterator).__name__}, but callers who only receive need a generator; "
+            f"write: def {function.name}(): yield ..."
+        )
+    return iterator
+
+
+class _AsyncSource:
+    """The same for an async generator."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = _Function(function, own=0)
+        self._iterator: AsyncIterator[Any] | None = None
+
+    async def next(self, handler: StreamHandlerBase) -> Any:
+        if self._iterator is None:
+            if self._function.needs_args:
+                await handler.wait_for_args()
+            iterator: AsyncIterator[Any] = self._function.function(*(self._function.args(handler) or []))
+            self._iterator = iterator
+        try:
+            return await anext(self._iterator)
+        except StopAsyncIteration:
+            return CloseStream(_OVER)
+
+    async def close(self) -> None:
+        close = getattr(self._iterator, "aclose", None)
+        if close is not None:
+            await close()
+
+
+class _AudioSource(StreamHandler):
+    """Audio out of a generator."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self._callable = function
+        self._source = _Source(function)
+
+    def receive(self, frame: tuple[int, NDArray[np.int16]]) -> None:
+        pass
+
+    def emit(self) -> EmitType:
+        item: EmitType = self._source.next(self)
+        return item
+
+    def copy(self) -> _AudioSource:
+        return _AudioSource(self._callable)
+
+    def shutdown(self) -> None:
+        self._source.close()
+
+
+class _AsyncAudioSource(AsyncStreamHandler):
+    """Audio out of an async generator."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self._callable = function
+        self._source = _AsyncSource(function)
+
+    async def receive(self, frame: tuple[int, NDArray[np.int16]]) -> None:
+        pass
+
+    async def emit(self) -> EmitType:
+        item: EmitType = await self._source.next(self)
+        return item
+
+    def copy(self) -> _AsyncAudioSource:
+        return _AsyncAudioSource(self._callable)
+
+    async def shutdown(self) -> None:
+        await self._source.close()
+
+
+class _VideoSource(AudioVideoStreamHandler):
+    """Video out of a generator."""
+
+    def __init__(self, function: Callable[..., Any], fps: float) -> None:
+        super().__init__(video_format="bgr24", fps=fps)
+        self._callable = function
+        self._source = _Source(function)
+
+    def receive(self, frame: tuple[int, NDArray[np.int16]]) -> None:
+        pass
+
+    def emit(self) -> EmitType:
+        return None
+
+    def video_receive(self, frame: Any) -> None:
+        pass
+
+    def video_emit(self) -> VideoEmitType:
+        item: VideoEmitType = self._source.next(self)
+        return item
+
+    def copy(self) -> _VideoSource:
+        return _VideoSource(self._callable, self.fps)
+
+    def shutdown(self) -> None:
+        self._source.close()
+
+
+class _AsyncVideoSource(AsyncAudioVideoStreamHandler):
+    """Video out of an async generator."""
+
+    def __init__(self, function: Callable[..., Any], fps: float) -> None:
+        super().__init__(video_format="bgr24", fps=fps)
+        self._callable = function
+        self._source = _AsyncSource(function)
+
+    async def receive(self, frame: tuple[int, NDArray[np.int16]]) -> None:
+        pass
+
+    async def emit(self) -> EmitType:
+        await anyio.sleep_forever()
+        return None
+
+    async def video_receive(self, frame: Any) -> None:
+        pass
+
+    async def video_emit(self) -> VideoEmitType:
+        item: VideoEmitType = await self._source.next(self)
+        return item
+
+    def copy(self) -> _AsyncVideoSource:
+        return _AsyncVideoSource(self._callable, self.fps)
+
+    async def shutdown(self) -> None:
+        await self._source.close()
+
+
+def is_video_function(handler: object) -> bool:
+    """Whether `handler` is what `handler_from` made of a function of video: the only kind with nothing to hear."""
+    return isinstance(handler, _Filter | _AsyncFilter | _VideoSource | _AsyncVideoSource)
+
+
+def handler_from(
+    handler: StreamHandlerBase | VideoStreamHandler | Callable[..., Any],
+    *,
+    modality: Literal["audio", "video", "audio-video"] = "audio",
+    mode: Literal["send-receive", "send", "receive"] = "send-receive",
+) -> StreamHandler | AsyncStreamHandler:
+    """Make a handler of whatever a `Stream` is given.
+
+    Args:
+        handler: A handler, which is returned as it is; or a function or generator function, which fits video in all
+            modes, and audio with ``mode="receive"``.
+        modality: Which media it is for.
+        mode: What callers may do.
+
+    Raises:
+        HandlerError: It cannot serve that; the text says what to use.
+    """
+    if isinstance(handler, StreamHandlerBase) or inspect.isclass(handler):
+        check_handler(handler)
+        assert isinstance(handler, StreamHandler | AsyncStreamHandler)
+        return handler
+    how = handler if isinstance(handler, VideoStreamHandler) else None
+    function: Any = handler if how is None else how.callable
+    if not callable(function):
+        check_handler(function)
+    name = getattr(function, "__qualname__", type(function).__qualname__)
+    if modality == "audio-video" or (how is not None and modality != "video"):
+        raise HandlerError(f"{name} is a function; for modality={modality!r}, subclass AudioVideoStreamHandler")
+    if modality == "audio" and mode != "receive":
+        raise HandlerError(
+            f"{name} is a function, which makes audio for mode='receive' only; for {mode!r}, use ReplyOnPause({name}) "
+            "or subclass StreamHandler"
+        )
+    fps = 30 if how is None else how.fps
+    called = function if inspect.isroutine(function) else getattr(function, "__call__", function)  # noqa: B004
+    generates = inspect.isgeneratorfunction(function) or inspect.isgeneratorfunction(called)
+    generates_async = inspect.isasyncgenfunction(function) or inspect.isasyncgenfunction(called)
+    coroutine = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(called)
+    if mode == "receive":
+        if coroutine:
+            raise HandlerError(f"{name} is a coroutine function; for mode='receive', let it yield what is to be sent")
+        _Function(function, own=0)
+        if modality == "audio":
+            return _AsyncAudioSource(function) if generates_async else _AudioSource(function)
+        return _AsyncVideoSource(function, fps) if generates_async else _VideoSource(function, fps)
+    if generates or generates_async:
+        raise HandlerError(f"{name} is a generator, which fits mode='receive'; for {mode!r}, return one frame for each")
+    skip_frames = how is not None and how.skip_frames
+    return (_AsyncFilter if coroutine else _Filter)(function, fps, skip_frames)

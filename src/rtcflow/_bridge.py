@@ -21,7 +21,16 @@ from typing import Any, Protocol, cast
 import anyio
 import anyio.lowlevel
 
-__all__ = ["Event", "ParkingLot", "WorkerMark", "call_in_loop", "current_loop_token", "current_worker", "loop_clock"]
+__all__ = [
+    "Event",
+    "ParkingLot",
+    "Waiter",
+    "WorkerMark",
+    "call_in_loop",
+    "current_loop_token",
+    "current_worker",
+    "loop_clock",
+]
 
 
 class WorkerMark(Protocol):
@@ -67,8 +76,11 @@ def loop_clock() -> Callable[[], float]:
     return cast("Callable[[], float]", clock)
 
 
-class _Waiter(Protocol):
-    def wake(self) -> None: ...
+class Waiter(Protocol):
+    """Whoever waits in a `ParkingLot`."""
+
+    def wake(self) -> None:
+        """Go on; called by whoever changed the condition, in its thread, with the lot's lock held."""
 
 
 class _TaskWaiter:
@@ -127,7 +139,11 @@ class ParkingLot:
 
     def __init__(self, lock: threading.Lock) -> None:
         self._lock = lock
-        self._waiters: set[_Waiter] = set()
+        self._waiters: set[Waiter] = set()
+
+    def add(self, waiter: Waiter) -> None:
+        """Have `waiter` woken at the next `wake_all`, once; it waits by itself. The caller holds the lock."""
+        self._waiters.add(waiter)
 
     def wake_all(self) -> None:
         """Wake everybody who is parked. The caller holds the lock."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import anyio
 
-from ._bridge import ParkingLot
+from ._bridge import ParkingLot, Waiter
 from .frames import AudioFormat, AudioFrame
 from .media.playout import Latency, Playout, PlayoutFrame, PlayoutStatistics
 
@@ -178,26 +178,50 @@ class Player:
         """
         while True:
             with self._lock:
-                while True:
-                    if self._closed:
-                        raise anyio.EndOfStream
-                    now = self._clock()
-                    deadline = None if self._playout is None else self._playout.next_deadline(now)
-                    if deadline is not None:
-                        break
+                while (due := self._take_due()) is None:
                     await self._player.park()
-                assert self._playout is not None
-                frame = self._playout.pop(now)
-                if frame is not None:
-                    self._clears_at_pop = self._clears
-                    self._putters.wake_all()
-            if frame is not None:
-                return frame
-            if self._playout.is_partial:
-                with anyio.move_on_after(deadline - now), self._lock:
+                partial = self._playout is not None and self._playout.is_partial
+            if isinstance(due, PlayoutFrame):
+                return due
+            if partial:
+                with anyio.move_on_after(due), self._lock:
                     await self._player.park()  # what completes the frame wakes us
             else:
-                await anyio.sleep(deadline - now)
+                await anyio.sleep(due)
+
+    def poll(self, waiter: Waiter) -> PlayoutFrame | float | None:
+        """`next_frame` for a transport that waits by itself, in a loop of its own: never waits.
+
+        Args:
+            waiter: Its `wake` is called, once and from any thread, when there may be more to say than this call did.
+
+        Returns:
+            The frame that is due; else the seconds until the next one is; or None: for that, `waiter` will be woken.
+
+        Raises:
+            anyio.EndOfStream: `close` was called.
+        """
+        with self._lock:
+            due = self._take_due()
+            if due is None or (isinstance(due, float) and self._playout is not None and self._playout.is_partial):
+                self._player.add(waiter)
+            return due
+
+    def _take_due(self) -> PlayoutFrame | float | None:
+        if self._closed:
+            raise anyio.EndOfStream
+        if self._playout is None:
+            return None
+        now = self._clock()
+        deadline = self._playout.next_deadline(now)
+        if deadline is None:
+            return None
+        frame = self._playout.pop(now)
+        if frame is None:
+            return deadline - now
+        self._clears_at_pop = self._clears
+        self._putters.wake_all()
+        return frame
 
     @property
     def stale(self) -> bool:

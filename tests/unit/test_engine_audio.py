@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
+import time
 from types import SimpleNamespace
 from typing import Any
 
-import anyio
 import av
 import numpy as np
 import pytest
@@ -215,23 +217,35 @@ def test_encoding_keeps_pitch_and_time(rate: int, channels: int) -> None:
     assert 6000 < np.abs(heard).max() < 10000
 
 
-@pytest.mark.anyio
-async def test_the_track_plays_and_ends() -> None:
+def test_the_track_plays_and_ends() -> None:
     """The track gives a packet per frame at its time, a frame if Opus was not agreed on, and ends with the player."""
-    player = Player()
-    player.open(AudioFormat(16000))
-    track = PlayoutTrack(player, OpusConfig())
-    player.put(AudioFrame(np.ones((1, 960), np.int16), 16000, 0))
-    first, second = await track.recv(), await track.recv()
-    assert isinstance(first, av.Packet)
-    assert (first.pts, second.pts) == (0, 960)
-    track.opus = False
-    frame = await track.recv()
-    assert isinstance(frame, av.AudioFrame)
-    assert (frame.samples, frame.sample_rate, frame.pts, frame.layout.name) == (320, 16000, 640, "mono")
-    player.close()
-    with pytest.raises(MediaStreamError), anyio.fail_after(1):
-        await track.recv()
+
+    async def play() -> None:
+        player = Player()
+        player.open(AudioFormat(16000))
+        track = PlayoutTrack(player, OpusConfig())
+        player.put(AudioFrame(np.ones((1, 960), np.int16), 16000, 0))
+        began = time.monotonic()
+        first, second = await track.recv(), await track.recv()
+        assert isinstance(first, av.Packet)
+        assert (first.pts, second.pts) == (0, 960)
+        track.opus = False
+        frame = await track.recv()
+        assert isinstance(frame, av.AudioFrame)
+        assert (frame.samples, frame.sample_rate, frame.pts, frame.layout.name) == (320, 16000, 640, "mono")
+        assert 0.035 < time.monotonic() - began < 0.5
+        track.opus = True
+        waiting = asyncio.create_task(track.recv())
+        await asyncio.sleep(0.01)
+        threading.Thread(target=player.put, args=[AudioFrame(np.ones((1, 320), np.int16), 16000, 0)]).start()
+        assert isinstance(await asyncio.wait_for(waiting, 1), av.Packet)
+        waiting = asyncio.create_task(track.recv())
+        await asyncio.sleep(0.01)
+        player.close()
+        with pytest.raises(MediaStreamError):
+            await asyncio.wait_for(waiting, 1)
+
+    asyncio.run(play())
 
 
 def test_options_are_checked() -> None:

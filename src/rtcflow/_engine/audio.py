@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
+from contextlib import suppress
 from fractions import Fraction
 from typing import Any, cast
 
@@ -24,6 +26,7 @@ from numpy.typing import NDArray
 
 from ..frames import LAYOUTS, AudioFormat, AudioFrame
 from ..media.jitter import Item, JitterBuffer, Lost, Played
+from ..media.playout import PlayoutFrame
 from ..media.resample import Converter
 from ..player import Player
 from .config import OPUS_RATES, OpusConfig
@@ -49,20 +52,59 @@ class PlayoutTrack(MediaStreamTrack):
         self.opus = True
         self._player, self._config = player, config
         self._encoder: OpusEncoder | None = None
+        self._waiter: _LoopWaiter | None = None
 
     async def recv(self) -> av.Packet[Any] | av.AudioFrame:
         """Wait for the next frame, until it is due; a packet if Opus was agreed on, else a frame for aiortc."""
         while True:
-            try:
-                samples, sample_rate, pts, _ = (await self._player.next_frame()).frame
-            except anyio.EndOfStream:
-                raise MediaStreamError from None
+            samples, sample_rate, pts, _ = await self._next_frame()
             if not self.opus:
                 return _as_av(samples, sample_rate, pts)
             if self._encoder is None:
                 self._encoder = OpusEncoder(sample_rate, self._config)
-            if (packet := self._encoder.encode(samples, pts)) is not None:
+            if (packet := self._encoder.encode(samples, pts)) is not None and not self._player.stale:
                 return packet
+
+    async def _next_frame(self) -> AudioFrame:
+        # As Player.next_frame does it, at a third of the cost: this loop is known, and one waiter serves for ever.
+        loop = asyncio.get_running_loop()
+        if self._waiter is None:
+            self._waiter = _LoopWaiter(loop)
+        while True:
+            self._waiter.future = future = loop.create_future()
+            try:
+                due = self._player.poll(self._waiter)
+            except anyio.EndOfStream:
+                raise MediaStreamError from None
+            if isinstance(due, PlayoutFrame):
+                return due.frame
+            # At least a millisecond, the grain of the loop's timers: one that fires early would be set again and again.
+            timer = None if due is None else loop.call_later(max(due, 0.001), _resolve, future)
+            try:
+                await future
+            finally:
+                if timer is not None:
+                    timer.cancel()
+
+
+class _LoopWaiter:
+    """Wakes the one task that awaits `future`, from any thread."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop, self._thread = loop, threading.get_ident()
+        self.future: asyncio.Future[None] = loop.create_future()
+
+    def wake(self) -> None:
+        if threading.get_ident() == self._thread:
+            _resolve(self.future)
+        else:
+            with suppress(RuntimeError):  # the loop has closed: nobody waits any more
+                self._loop.call_soon_threadsafe(_resolve, self.future)
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 def _as_av(samples: NDArray[np.int16], sample_rate: int, pts: int) -> av.AudioFrame:

@@ -61,6 +61,7 @@ from .handlers.base import (
     StreamHandlerBase,
     VideoFormat,
 )
+from .handlers.functions import VideoStreamHandler
 from .media.playout import Latency
 from .outputs import AdditionalOutputs, AudioEmitType, CloseStream, DataChannel, EmitType, VideoEmitType
 from .session import Caller, Session
@@ -121,6 +122,7 @@ __all__ = [
     "UnsupportedMedia",
     "VideoEmitType",
     "VideoFormat",
+    "VideoStreamHandler",
     "WebRTCConfig",
     "WebRTCEngine",
     "WebRTCTransport",

@@ -90,12 +90,22 @@ class FakeConnection:
         self.loop = loop
         self.phone_mode = phone_mode
         self.context = Context("abc")
+        self.debug = False
         self.cleared = 0
         self.sent: list[str] = []
 
     def clear_queue(self) -> float:
         self.cleared += 1
         return 0.25
+
+    def playback(self) -> str:
+        return "so far"
+
+    async def wait_played(self, seconds: float) -> None:
+        self.sent.append(f"waited {seconds}")
+
+    async def run_sync(self, name: str, function: Callable[[], Any]) -> Any:
+        return name, await anyio.to_thread.run_sync(function)
 
     async def send_message(self, message: str) -> None:
         await anyio.lowlevel.checkpoint()
@@ -413,6 +423,25 @@ async def test_a_bound_handler_stands_on_its_connection() -> None:
         await handler.send_message("one")
         handler.send_message_sync("two")
         assert connection.sent == ["one", "two"]
+
+
+@pytest.mark.anyio
+async def test_playing_threads_and_errors_are_the_connections() -> None:
+    """playback, wait_played and run_sync are the connection's; tell_error shows the text in debug only."""
+    handler, channel = Async(), Channel()
+    handler.tell_error(ValueError("unseen"), "nobody")  # no connection: told to nobody
+    async with bound(handler) as connection:
+        assert handler.playback() == "so far"
+        await handler.wait_played(1.5)
+        assert connection.sent == ["waited 1.5"]
+        assert await handler.run_sync(pow, 2, 5) == ("pow", 32)
+        handler.tell_error(ValueError("secret"), "too early")
+        handler.set_channel(channel)
+        handler.tell_error(ValueError("secret"), "the model failed")
+        connection.debug = True
+        handler.tell_error(ValueError("secret"), "the model failed")
+    texts = [json.loads(message)["message"] for message in channel.sent]
+    assert texts == ["the model failed", "ValueError: secret"]
 
 
 @pytest.mark.anyio

@@ -1,3 +1,103 @@
 """The public API as a user writes it: read by mypy and pyright, never run."""
 
 from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any, assert_type
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+import rtcflow
+from rtcflow import AdditionalOutputs, CloseStream, EmitType, VideoEmitType
+
+
+class Sync(rtcflow.StreamHandler):
+    def __init__(self) -> None:
+        super().__init__("stereo", 24000, input_sample_rate=16000)
+        assert_type(self.output_frame_size, int)
+        assert_type(self.args_set, rtcflow.Event)
+
+    def receive(self, frame: tuple[int, NDArray[np.int16]]) -> None:
+        sample_rate, samples = frame
+        assert_type(sample_rate, int)
+        assert_type(samples, NDArray[np.int16])
+        assert_type(self.clear_queue(), float)
+
+    def emit(self) -> EmitType:
+        samples = np.zeros((1, 480), np.int16)
+        choices: list[EmitType] = [
+            None,
+            (24000, samples),
+            (24000, samples, "stereo"),
+            (24000, samples.astype(np.float32)),
+            AdditionalOutputs("words", 1),
+            ((24000, samples), AdditionalOutputs("words")),
+            CloseStream("bye"),
+        ]
+        return choices[0]
+
+    def copy(self) -> Sync:
+        return Sync()
+
+
+class Async(rtcflow.AsyncAudioVideoStreamHandler):
+    async def start_up(self) -> None:
+        await self.wait_for_args()
+        await self.send_message("ready")
+        total = await self.run_sync(sum, [1, 2])
+        assert_type(total, int | None)
+
+    async def receive(self, frame: tuple[int, NDArray[np.int16]]) -> None:
+        return
+
+    async def emit(self) -> EmitType:
+        return CloseStream()
+
+    async def video_receive(self, frame: NDArray[np.float32]) -> None:
+        return
+
+    async def video_emit(self) -> VideoEmitType:
+        return av.VideoFrame(64, 48), AdditionalOutputs(1)
+
+    async def shutdown(self) -> None:
+        return
+
+    def copy(self) -> Async:
+        return Async(video_format="rgb24", fps=15)
+
+
+def refuses(handler: Sync) -> None:
+    handler.emit(1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    rtcflow.Stream("no handler")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    rtcflow.Stream(handler, modality="smell")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+async def application(stream: rtcflow.Stream, webrtc_id: str) -> AsyncIterator[AdditionalOutputs]:
+    async with stream.running():
+        stream.set_input(webrtc_id, 1, "two")
+        async for outputs in stream.output_stream(webrtc_id):
+            assert_type(outputs, AdditionalOutputs)
+            yield outputs
+
+
+async def without_a_server(offer_sdp: str) -> rtcflow.End:
+    async with rtcflow.open_engine(rtcflow.WebRTCConfig()) as engine:
+        transport = await engine.answer(offer_sdp)
+        assert_type(transport.answer, str)
+        end = await rtcflow.run_connection(transport, Sync(), time_limit=60)
+        assert_type(end.cause, rtcflow.EndCause)
+        assert_type(end.error, BaseException | None)
+        return end
+
+
+def authorize(caller: Any) -> str:
+    if not caller.headers:
+        raise rtcflow.NotAuthorized("no")
+    return "ali"
+
+
+stream = rtcflow.Stream(
+    Async(), modality="audio-video", mode="send-receive", concurrency_limit=None, authorize=authorize
+)

@@ -163,7 +163,7 @@ class WebRTCTransport(Transport):
     kind = "webrtc"
 
     def __init__(self, room: Room, peer: Peer, ports: Ports, wish: Wish) -> None:
-        self.answer = ""
+        self.answer: str = ""
         self.offer_sdp = ""
         self.offer = peer.offer
         self.audio_in = ports.audio_in

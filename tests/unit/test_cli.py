@@ -187,7 +187,7 @@ def test_speech_comes_back_from_every_server(which, tmp_path):
             figures = json.loads(done.stdout)
             if figures["correlation"] >= 0.85:
                 break
-        stop(process, tmp_path, within=LIMIT)
+        stop(process, tmp_path, within=10.0)  # how soon is the business of the test of the demo's end
     assert figures["correlation"] >= 0.85, figures
     assert 0 < figures["round_trip"] < 0.5
     assert figures["frames_received"] > 0.9 * figures["frames_sent"]

@@ -62,7 +62,8 @@ def routes(stream: Stream, path: str = "") -> list[BaseRoute]:
             Route(f"{path}/telephone/incoming{suffix}", webhook, methods=["GET", "POST"]),
             WebSocketRoute(f"{path}/telephone/handler{suffix}", partial(telephone_handler, stream, config)),
         ]
-    if unchecked := [carrier for carrier in config.served if carrier not in config.secrets]:
+    unchecked = [carrier for carrier in config.served if carrier not in config.secrets]
+    if unchecked and not config.unsigned_is_fine:
         logger.warning(
             "telephone calls of %s are taken unchecked under %s/telephone; give Stream(telephone=TelephoneConfig("
             "secrets=...)) what the carrier signs with, or carriers=() to take none",

@@ -10,21 +10,24 @@ import logging
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable
-from contextlib import closing
-from dataclasses import asdict
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, closing
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
 
 import anyio
+import anyio.to_thread
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from .abc import Transport
     from .call import CallReport
+    from .carrier import CallerTransport
     from .stream import Stream
 
 GRACE: Final = 1.0
@@ -36,6 +39,15 @@ class Backend(enum.StrEnum):
 
     trio = "trio"
     asyncio = "asyncio"
+
+
+class Carrier(enum.StrEnum):
+    """The telephone carriers that can be simulated."""
+
+    twilio = "twilio"
+    telnyx = "telnyx"
+    plivo = "plivo"
+    vonage = "vonage"
 
 
 app: Final = typer.Typer(
@@ -76,17 +88,26 @@ def serve(
 
 @app.command()
 def call(
-    url: Annotated[str, typer.Argument(help="Where the stream is mounted: http://127.0.0.1:8000")],
+    url: Annotated[
+        str, typer.Argument(help="Where the stream is mounted: http://127.0.0.1:8000; ws:// calls over a WebSocket.")
+    ],
     play: Annotated[Path | None, typer.Option(help="A sound file to play into the call.")] = None,
     record: Annotated[Path | None, typer.Option(help="A WAV file to record the answer to.")] = None,
     seconds: Annotated[
         float | None, typer.Option(help="How long to stay; by default the length of --play and 1 s, or 10 s.", min=0.1)
     ] = None,
+    telephone: Annotated[Carrier | None, typer.Option(help="Call a ws:// URL as this telephone carrier would.")] = None,
+    dtmf: Annotated[str, typer.Option(help="Keys to press: 0123456789*#ABCD. Or type them, and Return.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
     backend: BackendOption = Backend.asyncio,
 ) -> None:
     """Call a server without a browser: play a recording, record the answer, measure the line."""
-    raise SystemExit(_call(url, play, record, seconds, backend, as_json=as_json))
+    if telephone is None and dtmf:
+        _fail("--dtmf needs a telephone; add --telephone twilio, for example")
+    if telephone is not None and not url.startswith(("ws://", "wss://")):
+        _fail(f"a carrier calls a WebSocket; write ws:// instead of {url.partition('://')[0]}://")
+    line = _Line(url, None if telephone is None else telephone.value, dtmf)
+    raise SystemExit(_call(line, play, record, seconds, backend, as_json=as_json))
 
 
 def _fail(words: str) -> NoReturn:
@@ -194,7 +215,7 @@ def _log_to_terminal() -> None:
 
 
 def _call(
-    url: str, play: Path | None, record: Path | None, seconds: float | None, backend: Backend, *, as_json: bool
+    line: _Line, play: Path | None, record: Path | None, seconds: float | None, backend: Backend, *, as_json: bool
 ) -> int:
     from .call import RATE, SETTLING, read_audio, write_wav
 
@@ -208,7 +229,7 @@ def _call(
     if record is not None and not record.absolute().parent.is_dir():
         _fail(f"cannot record to {record}: there is no such folder")
     try:
-        report, setup = _run(backend, partial(_hold, url, samples, length if seconds is None else seconds))
+        report, setup = _run(backend, partial(_hold, line, samples, length if seconds is None else seconds))
     except KeyboardInterrupt:
         _fail("interrupted before the call was up")
     if record is not None:
@@ -217,27 +238,71 @@ def _call(
         except OSError as error:
             _fail(f"cannot record to {record}: {error.strerror}")
     if as_json:
-        print(json.dumps(_figures(report, url, setup)))
+        print(json.dumps(_figures(report, line.url, setup)))
     else:
-        _print_report(_figures(report, url, setup), record)
+        _print_report(_figures(report, line.url, setup), record)
     return 1 if report.failed else 0
 
 
-async def _hold(url: str, samples: Any, seconds: float) -> tuple[CallReport, float]:
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """Whom to call, and how."""
+
+    url: str
+    carrier: str | None = None
+    digits: str = ""
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[tuple[Transport, float]]:
+        """The transport, and when the call was begun."""
+        from .client import connect, import_httpx2
+
+        import_httpx2()  # before the clock starts
+        if not self.url.startswith(("ws://", "wss://")):
+            from .transports.webrtc import open_engine
+
+            async with open_engine() as engine:
+                began = anyio.current_time()
+                async with connect(self.url, engine=engine) as call:
+                    yield call, began
+            return
+        from .carrier import call_by_telephone, call_by_websocket
+
+        began = anyio.current_time()
+        if self.carrier is None:
+            async with call_by_websocket(self.url) as line:
+                yield line, began
+            return
+        async with call_by_telephone(self.url, self.carrier) as line, anyio.create_task_group() as keys:
+            line.press(self.digits)
+            if sys.stdin.isatty():
+                keys.start_soon(_press_typed, line)
+            yield line, began
+            keys.cancel_scope.cancel()
+
+
+async def _press_typed(line: CallerTransport) -> None:
+    """Press the keys that are typed, at each Return."""
+    while typed := await anyio.to_thread.run_sync(sys.stdin.readline, abandon_on_cancel=True):
+        try:
+            line.press(typed.strip())
+        except ValueError as error:
+            print(f"rtcflow: {error}", file=sys.stderr)
+        except anyio.ClosedResourceError:
+            return
+
+
+async def _hold(line: _Line, samples: Any, seconds: float) -> tuple[CallReport, float]:
     """Call, hold the call, hang up: at the end of `seconds`, or at Ctrl-C."""
     from .call import hold_call
-    from .client import connect, import_httpx2
     from .exceptions import NegotiationError, RemoteProtocolError
-    from .transports.webrtc import open_engine
 
+    url = line.url
     try:
-        import_httpx2()  # before the clock starts
-        async with open_engine() as engine:
-            began = anyio.current_time()
-            async with connect(url, engine=engine) as call:
-                asked = anyio.current_time() - began
-                report = await hold_call(call, samples, seconds, until=_wait_for_signal)
-                return report, asked + report.setup
+        async with line.open() as (call, began):
+            asked = anyio.current_time() - began
+            report = await hold_call(call, samples, seconds, until=_wait_for_signal)
+            return report, asked + report.setup
     except ModuleNotFoundError as error:
         _fail(str(error))
     except (ValueError, ConnectionError) as error:

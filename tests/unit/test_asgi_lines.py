@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import io
 import json
 import logging
 import socket
@@ -537,7 +538,7 @@ async def test_webhooks_must_be_signed_where_a_secret_is_configured():
 
 
 async def test_media_streams_must_be_signed_where_a_secret_is_configured(anyio_backend_name):
-    """Twilio's signed upgrade and Telnyx' token pass; unsigned ones, and other carriers' calls, are closed with 1008."""
+    """Twilio's signed upgrade and Telnyx' token pass; unsigned ones, and other carriers', are closed with 1008."""
     config = TelephoneConfig(secrets={"twilio": "12345", "telnyx": "token"}, public_url="https://voice.example.com")
     stream = make(telephone=config)
     async with server(stream, anyio_backend_name) as port:
@@ -616,3 +617,23 @@ async def test_the_simulated_carrier_plays_in_real_time_and_knows_its_keys(anyio
             for _ in range(20):
                 await call.audio_in.take()
             assert anyio.current_time() - began > 0.37
+
+
+async def test_the_command_line_calls_as_a_carrier(anyio_backend_name, monkeypatch, capsys):
+    """`rtcflow call --telephone` presses the keys of --dtmf; what makes no sense is one clear line."""
+    from rtcflow.cli import _hold, _Line
+
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    monkeypatch.setattr("rtcflow.cli._wait_for_signal", anyio.sleep_forever)
+    stream = make()
+    async with server(stream, anyio_backend_name) as port:
+        url = f"ws://127.0.0.1:{port}"
+        for carrier in ("twilio", None):
+            report, _ = await _hold(_Line(url, carrier, "7" if carrier else ""), tone(0.1), 0.8)
+            assert not report.failed
+        for line in (_Line(url, "twilio", "x"), _Line(url + "/nowhere")):
+            with pytest.raises(SystemExit):
+                await _hold(line, None, 1)
+    assert "7" in stream.handler.log
+    assert "no key 'x'" in (said := capsys.readouterr().err)
+    assert "opened no WebSocket" in said

@@ -32,6 +32,7 @@ class TelephoneConfig:
             Requests of a carrier with a secret must be signed with it.
         carriers: Which carriers are served. By default those that have a secret or, if none has, all: unchecked. None
             at all (``()``) leaves the telephone routes out.
+        unsigned_is_fine: Do not warn at start-up of carriers without a secret: for demos and tests on one machine.
         public_url: How carriers reach this server, ``"https://voice.example.com"``: scheme, host and any prefix that a
             proxy takes off the path.
         trust_forwarded: Whether to believe ``X-Forwarded-Proto`` and ``X-Forwarded-Host`` instead; only behind a proxy
@@ -44,6 +45,7 @@ class TelephoneConfig:
 
     secrets: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), repr=False)
     carriers: tuple[str, ...] | None = None
+    unsigned_is_fine: bool = False
     public_url: str | None = None
     trust_forwarded: bool = False
     parameters: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import anyio
+import anyio.lowlevel
 import numpy as np
 from numpy.typing import NDArray
 
@@ -61,6 +62,7 @@ class Reply:
         turn: The times of the turn it answers.
         ledger: What it has said.
         cancelled: Nothing of it shall be heard any more; looked at from its worker thread, too.
+        at_yield: Its async generator stands at a `yield`.
         paused: It may turn out not to have been interrupted.
         scope: Cancels it.
         all_emitted: `emit` has given all of it to be played.
@@ -71,11 +73,23 @@ class Reply:
     def __init__(self, turn: TurnTimeline) -> None:
         self.turn = turn
         self.ledger = PlayoutLedger()
-        self.cancelled = self.paused = False
+        self.cancelled = self.paused = self.at_yield = False
         self.scope = anyio.CancelScope()
         self.all_emitted = anyio.Event()
         self.sounded = anyio.Event()
         self.resumed = anyio.Event()
+
+    def interrupt(self, now: float) -> None:
+        """End it, at the loop's time `now`; `Outbox.let_go` must follow.
+
+        An async generator that stands at a `yield` is closed there, and may await in its `finally` for `CLOSING`
+        seconds. One that awaits something is cancelled.
+        """
+        self.cancelled = True
+        if self.at_yield:
+            self.scope.deadline = now + CLOSING
+        else:
+            self.scope.cancel()
 
     def pause(self) -> None:
         """It is held back from now on."""
@@ -120,6 +134,7 @@ class Outbox:
         with self._lock:
             while not self._try_put(chunk):
                 await self._putters.park()
+        await anyio.lowlevel.checkpoint()
 
     def put_sync(self, chunk: Chunk) -> None:
         """`put` for a worker thread."""
@@ -208,25 +223,41 @@ async def run_reply(reply: Reply, fn: Callable[..., Any], args: list[Any], outbo
 
 async def _drain(reply: Reply, result: object, outbox: Outbox, run_sync: RunsThreads) -> None:
     """Put what a call gave: a stream of chunks, or a single one."""
-    if isinstance(result, AsyncGenerator):
+    if isinstance(result, AsyncIterator):
         try:
             async for item in result:
-                await outbox.put(reply.chunk(item))
+                await _hand_over(reply, item, outbox)
+                if reply.cancelled:
+                    break
         finally:
-            # Where the generator was cancelled inside, this does nothing; where it stands at a yield, its finally runs.
-            with anyio.move_on_after(CLOSING, shield=True) as closing:
-                await result.aclose()
-            if closing.cancelled_caught:
-                logger.error("an interrupted reply function took longer than %g s in its finally", CLOSING)
-    elif isinstance(result, AsyncIterator):
-        async for item in result:
-            await outbox.put(reply.chunk(item))
+            if isinstance(result, AsyncGenerator):
+                await _close(result)
     elif isinstance(result, Iterator):
         await run_sync(_drive, reply, lambda: result, [], outbox)
     elif inspect.isawaitable(result):
         await _drain(reply, await result, outbox, run_sync)
     elif result is not None:
-        await outbox.put(reply.chunk(result))
+        await _hand_over(reply, result, outbox)
+
+
+async def _close(generator: AsyncGenerator[Any, Any]) -> None:
+    """Have its finally run. (No cancel scope around this: the generator may have one open, which must close first.)"""
+    try:
+        await generator.aclose()
+    except BaseExceptionGroup as group:
+        # A task group that was open across a yield wraps what closed it.
+        _, others = group.split(GeneratorExit)
+        if others is not None:
+            raise others from None
+
+
+async def _hand_over(reply: Reply, item: object, outbox: Outbox) -> None:
+    chunk = reply.chunk(item)
+    reply.at_yield = True
+    try:
+        await outbox.put(chunk)
+    finally:
+        reply.at_yield = False
 
 
 def _drive(reply: Reply, fn: Callable[..., Any], args: list[Any], outbox: Outbox) -> object:

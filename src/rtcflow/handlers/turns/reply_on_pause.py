@@ -29,7 +29,7 @@ from .detector import ChunkTurns, DetectorEvent, SpeechEnded, SpeechStarted, Tur
 from .ledger import Heard
 from .options import AlgoOptions, SileroVadOptions
 from .recording import Recording
-from .reply import Chunk, Outbox, Reply, check_reply_function, run_reply
+from .reply import CLOSING, Chunk, Outbox, Reply, check_reply_function, run_reply
 from .silero import get_silero_model
 from .timeline import (
     FirstAudio,
@@ -335,8 +335,7 @@ class ReplyOnPause(AsyncStreamHandler):
         reply = self._reply
         if reply is None:
             return
-        reply.cancelled = True
-        reply.scope.cancel()
+        reply.interrupt(self.loop.time())
         self._outbox.drop()
         self.clear_queue()
         reply.ledger.played(self.playback().played)
@@ -389,7 +388,10 @@ class ReplyOnPause(AsyncStreamHandler):
                     else:
                         reply.turn = replace(reply.turn, failed=self.loop.time())
                         self._fail(reply.turn, error, "the reply function")
-                await self._play_out(reply)
+                if not reply.cancelled:
+                    await self._play_out(reply)
+            if reply.cancelled and reply.scope.deadline < self.loop.time():
+                logger.error("an interrupted reply function took longer than %g s in its finally", CLOSING)
         finally:
             reply.cancelled = True
             self._outbox.let_go()

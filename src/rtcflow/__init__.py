@@ -68,6 +68,7 @@ from .session import Caller, Session
 from .stream import Modality, Mode, Stream
 from .threads import WorkerThreads
 from .transports.memory import memory_pair
+from .transports.telephone import TelephoneConfig
 from .transports.webrtc import WebRTCConfig, WebRTCEngine, WebRTCTransport, open_engine
 
 __all__ = [
@@ -114,6 +115,7 @@ __all__ = [
     "Stream",
     "StreamHandler",
     "StreamHandlerBase",
+    "TelephoneConfig",
     "Timeouts",
     "TooManyConnections",
     "Transport",

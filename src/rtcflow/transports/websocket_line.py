@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import anyio
 import anyio.lowlevel
 import av
-from starlette.websockets import WebSocketDisconnect, WebSocketState
 
 from .._bridge import Event, ParkingLot, loop_clock
 from ..abc import MediaOffer, Transport, TransportStatistics
@@ -449,6 +448,12 @@ class LineSocket:
     """The ASGI WebSocket with limits, in our exceptions."""
 
     def __init__(self, websocket: WebSocket, limits: LineLimits) -> None:
+        from starlette.websockets import WebSocketDisconnect, WebSocketState  # not before a call: importing takes long
+
+        # Servers differ in how they say that the peer went away in the meantime; RuntimeError is Uvicorn's "unexpected
+        # ASGI message" after a close it has seen and we have not.
+        self._gone = (OSError, RuntimeError, WebSocketDisconnect)
+        self._connecting, self._disconnected = WebSocketState.CONNECTING, WebSocketState.DISCONNECTED
         self._websocket = websocket
         self._limits = limits
         self._rate = MessageRate(limits.rate, limits.burst)
@@ -458,7 +463,7 @@ class LineSocket:
 
     async def accept(self) -> None:
         """Accept the handshake, if that was not done."""
-        if self._websocket.client_state is WebSocketState.CONNECTING:
+        if self._websocket.client_state is self._connecting:
             await self._websocket.accept()
 
     async def receive(self) -> Message:
@@ -468,7 +473,7 @@ class LineSocket:
             PeerLeft: The WebSocket was closed.
             RemoteProtocolError: The message is beyond a limit.
         """
-        if self._over or self._websocket.client_state is WebSocketState.DISCONNECTED:
+        if self._over or self._websocket.client_state is self._disconnected:
             raise PeerLeft(1006)
         self._count += 1
         if self._count % FAIR == 0:
@@ -498,9 +503,7 @@ class LineSocket:
         kind = "text" if isinstance(message, str) else "bytes"
         try:
             await self._websocket.send({"type": "websocket.send", kind: message})
-        except (OSError, RuntimeError, WebSocketDisconnect) as error:
-            # Servers differ in how they say that the peer went away in the meantime; RuntimeError is Uvicorn's
-            # "unexpected ASGI message" after a close it has seen and we have not.
+        except self._gone as error:
             self._over = True
             raise PeerLeft(1006) from error
 
@@ -511,8 +514,8 @@ class LineSocket:
         self._over = True
         try:
             await self._websocket.close(code, _cut(reason))
-        except (OSError, RuntimeError, WebSocketDisconnect):
-            return  # as in `send`
+        except self._gone:
+            return
 
 
 def _cut(reason: str) -> str:

@@ -21,16 +21,17 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-import rtcflow
 from rtcflow.connection import run_connection
 from rtcflow.frames import AudioFormat
 from rtcflow.handlers.base import AsyncStreamHandler, StreamHandler
+from rtcflow.media.playout import Latency
 from rtcflow.transports.webrtc import open_engine
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--port", type=int, required=True)
 parser.add_argument("--variant", default="async", choices=["bare", "async", "sync"])
 parser.add_argument("--rate", type=int, default=48000)
+parser.add_argument("--latency", default="live", choices=["live", "buffered"])
 parser.add_argument("--backend", default="asyncio", choices=["asyncio", "uvloop", "trio"])
 args = parser.parse_args()
 
@@ -112,7 +113,7 @@ async def lifespan(app: Starlette):
 
 async def offer(request):
     body = await request.json()
-    transport = await app.state.engine.answer(body["sdp"])
+    transport = await app.state.engine.answer(body["sdp"], latency=Latency(args.latency))
     app.state.calls.start_soon(serve, transport)
     return JSONResponse({"sdp": transport.answer, "type": "answer"})
 
@@ -122,13 +123,22 @@ async def stats(request):
         gc.collect()
     with open("/proc/self/statm") as statm:
         rss = int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
-    return JSONResponse({
-        "pid": os.getpid(), "tasks": 0, "threads": threading.active_count(), "fds": len(os.listdir("/proc/self/fd")),
-        "rss_mb": round(rss, 2), "cpu_s": round(time.process_time(), 3), "t": time.monotonic(),
-    })
+    return JSONResponse(
+        {
+            "pid": os.getpid(),
+            "tasks": 0,
+            "threads": threading.active_count(),
+            "fds": len(os.listdir("/proc/self/fd")),
+            "rss_mb": round(rss, 2),
+            "cpu_s": round(time.process_time(), 3),
+            "t": time.monotonic(),
+        }
+    )
 
 
-app = Starlette(routes=[Route("/webrtc/offer", offer, methods=["POST"]), Route("/debug/stats", stats)], lifespan=lifespan)
+app = Starlette(
+    routes=[Route("/webrtc/offer", offer, methods=["POST"]), Route("/debug/stats", stats)], lifespan=lifespan
+)
 
 if args.backend == "trio":
     from functools import partial

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import fractions
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
@@ -323,7 +324,7 @@ async def test_two_calls_of_a_source() -> None:
 
         await foreign.run(another)
         await take(transport, 0.2)
-        while not transport.audio_in.statistics().waiting == 0:
+        while transport.audio_in.statistics().waiting:
             transport.audio_in.clear()
         assert abs(pitch((await take(transport, 0.5))[0]) - 440) < 5
 
@@ -440,6 +441,42 @@ async def test_trickled_candidates() -> None:
             with anyio.fail_after(20):
                 await transport.wait_connected()
             await take(transport, 0.1)
+            await transport.aclose()
+    finally:
+        await foreign.aclose()
+
+
+@pytest.mark.anyio
+async def test_without_the_seam(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Should aiortc's receiver not be as we know it, audio is received through its own track, and all else is as ever."""
+    monkeypatch.setattr("rtcflow._engine.seam.take_packets", lambda *_: False)
+    receive = AudioFormat(48000, "stereo")
+    async with called_by_foreign(lambda c: c.addTrack(Tone(440)), receive=receive) as (foreign, transport):
+        both = await take(transport, 0.5)
+        assert both.shape[0] == 2
+        assert abs(pitch(both[0]) - 440) < 5
+        await foreign.run(foreign.close)
+        with anyio.fail_after(5):
+            await transport.wait_ended()
+
+
+@pytest.mark.anyio
+async def test_host_names_do_not_delay_the_answer() -> None:
+    """Candidates that must be looked up by multicast DNS are looked up after the answer, which comes at once."""
+    foreign = ForeignPeer()
+    try:
+        async with open_engine(LOCAL) as engine:
+            await foreign.run(foreign.make, lambda c: c.addTrack(Tone(440)), None)
+            line = "a=candidate:1 1 udp 2122260223 6a9e2b5c-0000-4000-8000-{:012x}.local 50000 typ host\r\n"
+            offer = await foreign.run(foreign.offer)
+            hidden = "".join(f"{l}\r\n" for l in offer.splitlines() if not l.startswith(("a=candidate", "a=end-of")))
+            began = time.monotonic()
+            transport = await engine.answer(hidden + "".join(map(line.format, range(5))) + "a=end-of-candidates\r\n")
+            assert time.monotonic() - began < 0.9
+            transport.start(VOICE, VOICE)
+            await foreign.run(foreign.accept, transport.answer)
+            with anyio.fail_after(20):
+                await transport.wait_connected()
             await transport.aclose()
     finally:
         await foreign.aclose()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -19,10 +20,13 @@ from aiortc import (
     RTCSessionDescription,
 )
 from aiortc.rtcrtpparameters import RTCRtpCodecParameters, RTCRtpReceiveParameters
+from aiortc.rtcrtpreceiver import RemoteStreamTrack
 from aiortc.rtp import RtpPacket
 from OpenSSL import SSL
 
 from rtcflow._engine import seam
+
+OPUS = RTCRtpCodecParameters(mimeType="audio/opus", clockRate=48000, channels=2, payloadType=96)
 
 
 def run(coroutine: Any) -> None:
@@ -120,14 +124,11 @@ def test_packets_are_taken() -> None:
         async with connected_pair() as (one, two):
             (transport,) = seam.transports(one)
             receiver = RTCRtpReceiver("audio", transport)
-            from aiortc.rtcrtpreceiver import RemoteStreamTrack
-
             receiver._track = RemoteStreamTrack("audio")
             started: list[RTCRtpReceiveParameters] = []
             packets: list[seam.Packet] = []
             assert seam.take_packets(receiver, started.append, packets.append)
-            codec = RTCRtpCodecParameters(mimeType="audio/opus", clockRate=48000, channels=2, payloadType=96)
-            parameters = RTCRtpReceiveParameters(codecs=[codec])
+            parameters = RTCRtpReceiveParameters(codecs=[OPUS])
             await receiver.receive(parameters)
             assert started == [parameters]
             assert receiver._RTCRtpReceiver__decoder_thread is None
@@ -147,6 +148,37 @@ def test_packets_are_taken() -> None:
     run(check())
 
 
+def test_a_decoder_is_stopped_without_blocking(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopping a receiver whose decoder is busy leaves the loop free meanwhile, and ends the thread."""
+    monkeypatch.setattr("aiortc.rtcrtpreceiver.get_decoder", lambda codec: SlowDecoder())
+
+    class SlowDecoder:
+        def decode(self, frame: Any) -> list[Any]:
+            time.sleep(0.3)
+            return []
+
+    async def check() -> None:
+        async with connected_pair() as (one, _two):
+            (transport,) = seam.transports(one)
+            receiver = RTCRtpReceiver("audio", transport)
+            receiver._track = RemoteStreamTrack("audio")
+            seam.stop_without_blocking(receiver)
+            await receiver.receive(RTCRtpReceiveParameters(codecs=[OPUS]))
+            thread = receiver._RTCRtpReceiver__decoder_thread
+            for _ in range(20):
+                receiver._RTCRtpReceiver__decoder_queue.put((OPUS, None))
+            await asyncio.sleep(0.05)
+            receiver._handle_disconnect()
+            stopping = asyncio.create_task(receiver.stop())
+            began = time.monotonic()
+            await asyncio.sleep(0.01)
+            assert time.monotonic() - began < 0.2
+            await asyncio.wait_for(stopping, 2)
+            assert not thread.is_alive()
+
+    run(check())
+
+
 def test_without_the_seam() -> None:
     """A receiver that is not as we know it is left alone, and we are told."""
 
@@ -155,6 +187,7 @@ def test_without_the_seam() -> None:
 
     strange: Any = Strange()
     assert not seam.take_packets(strange, print, print)
+    seam.stop_without_blocking(strange)
     assert vars(strange) == {}
     assert seam.round_trip(strange) is None
     assert seam.jitter(strange, 48000) is None

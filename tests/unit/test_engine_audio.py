@@ -23,6 +23,7 @@ from rtcflow.media.playout import Latency
 from rtcflow.player import Player
 
 OPUS, PCMU = 96, 0
+VOICE = AudioFormat(48000)
 
 
 class Clock:
@@ -51,7 +52,7 @@ class Clock:
 class Line:
     """A receiver, and a sender of its packets at 20 ms a piece."""
 
-    def __init__(self, receive: AudioFormat | None = AudioFormat(48000)) -> None:
+    def __init__(self, receive: AudioFormat | None = VOICE) -> None:
         self.ports, self.clock = Ports(Latency.BUFFERED), Clock()
         self.ports.receive = receive
         self.receiver = AudioReceiver(self.ports, self.clock)  # type: ignore[arg-type]

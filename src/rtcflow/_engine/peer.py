@@ -248,6 +248,7 @@ class Peer:
     def _receive(self, transceiver: RTCRtpTransceiver, track: MediaStreamTrack) -> None:
         ports = self._ports
         if track.kind == "video":
+            seam.stop_without_blocking(transceiver.receiver)
             self._start(video.read_track(track, ports.video_in))
             return
         self._audio = transceiver

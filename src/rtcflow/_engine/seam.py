@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import queue
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any, Protocol
 
@@ -154,6 +156,40 @@ def take_packets(
     members["receive"] = receive
     members["_handle_rtp_packet"] = handle
     return True
+
+
+def stop_without_blocking(receiver: RTCRtpReceiver) -> None:
+    """Have `receiver`, which decodes in a thread, end that thread without making the whole room wait for it.
+
+    aiortc joins the thread in the loop's own, and the thread first decodes all that is queued: for video that is many
+    milliseconds in which nobody's audio goes on. Here what is queued is dropped, and the thread joined in another.
+
+    Relies on: ``receiver.stop()`` and ``receiver._handle_disconnect()`` are what ends the thread;
+    ``__decoder_thread`` is it, or None; ``__decoder_queue`` is its queue, which None ends.
+    """
+    thread_name, queue_name = "_RTCRtpReceiver__decoder_thread", "_RTCRtpReceiver__decoder_queue"
+    if not all(hasattr(receiver, name) for name in (thread_name, queue_name, "stop", "_handle_disconnect")):
+        return
+    members: dict[str, Any] = vars(receiver)
+    stock_stop = receiver.stop
+
+    def tell_to_end() -> None:
+        decoded = members[queue_name]
+        with suppress(queue.Empty):
+            while True:
+                decoded.get_nowait()
+        decoded.put(None)
+
+    async def stop() -> None:
+        thread = members[thread_name]
+        if thread is not None:
+            tell_to_end()
+            members[thread_name] = None
+            await asyncio.get_running_loop().run_in_executor(None, thread.join)
+        await stock_stop()
+
+    members["_handle_disconnect"] = tell_to_end
+    members["stop"] = stop
 
 
 class _NoBuffer:

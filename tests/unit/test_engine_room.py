@@ -1,0 +1,146 @@
+"""The room: calls into it, and its end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+
+import anyio
+import pytest
+
+from rtcflow._engine.room import Family, Room
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("use_uvloop", [False, None])
+async def test_calls_run_in_the_room(use_uvloop: bool | None) -> None:
+    """A call runs in the room's thread, and what it returns or raises comes back."""
+    room = Room(use_uvloop=use_uvloop)
+    await room.open()
+
+    async def where(number: int) -> tuple[str, int]:
+        await asyncio.sleep(0)
+        return threading.current_thread().name, number
+
+    async def fail() -> None:
+        raise KeyError("x")
+
+    assert await room.call(where, 3) == ("rtcflow engine", 3)
+    with pytest.raises(KeyError):
+        await room.call(fail)
+    await room.aclose()
+    with pytest.raises(anyio.ClosedResourceError):
+        await room.call(where, 3)
+    with pytest.raises(anyio.ClosedResourceError):
+        room.post(print)
+    await room.aclose()
+
+
+@pytest.mark.anyio
+async def test_cancelling_a_call() -> None:
+    """Cancelling a call cancels what it does, and returns only when that has ended."""
+    room = Room()
+    await room.open()
+    trace: list[str] = []
+
+    async def slow() -> None:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            await asyncio.sleep(0.05)
+            trace.append("ended")
+            raise
+
+    with anyio.move_on_after(0.05) as scope:
+        await room.call(slow)
+    assert scope.cancelled_caught
+    assert trace == ["ended"]
+    await room.aclose()
+
+
+@pytest.mark.anyio
+async def test_closing_during_a_call() -> None:
+    """A call that runs when the room is closed is cancelled, and raises ClosedResourceError."""
+    room = Room()
+    await room.open()
+    async with anyio.create_task_group() as tasks:
+
+        async def call() -> None:
+            with pytest.raises(anyio.ClosedResourceError):
+                await room.call(asyncio.sleep, 60)
+
+        tasks.start_soon(call)
+        tasks.start_soon(call)
+        await anyio.wait_all_tasks_blocked()
+        await room.aclose()
+
+
+@pytest.mark.anyio
+async def test_the_room_breaks() -> None:
+    """An error that is nobody's ends the room: who waits is told, and aclose raises it."""
+    room = Room()
+    await room.open()
+
+    class Broken(BaseException):
+        pass
+
+    async def break_it() -> None:
+        raise Broken
+
+    with pytest.raises(anyio.ClosedResourceError):
+        await room.call(break_it)
+    with pytest.raises(BaseExceptionGroup) as caught:
+        await room.aclose()
+    assert caught.group_contains(Broken)
+
+
+@pytest.mark.anyio
+async def test_families() -> None:
+    """Whatever is started on behalf of a family, by whomever, belongs to it; it hears of errors, and waits for all."""
+    room = Room()
+    await room.open()
+    errors: list[BaseException] = []
+    trace: list[str] = []
+
+    async def stray() -> None:
+        await asyncio.sleep(0.05)
+        trace.append("stray ended")
+        raise ValueError("stray")
+
+    async def stuck() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            trace.append("stuck was cancelled")
+
+    async def parent() -> None:
+        asyncio.get_running_loop().call_soon(lambda: asyncio.ensure_future(stray()))
+        asyncio.ensure_future(stuck())  # noqa: RUF006
+        await asyncio.sleep(0)
+
+    async def check() -> None:
+        family = Family(errors.append)
+        await room.start_soon(parent(), family)
+        room.start_soon(asyncio.to_thread(lambda: 1 / 0), family)
+        await family.wait(0.3)
+        assert trace == ["stray ended", "stuck was cancelled"]
+
+    await room.call(check)
+    assert sorted(type(error).__name__ for error in errors) == ["ValueError", "ZeroDivisionError"]
+    await room.aclose()
+
+
+@pytest.mark.anyio
+async def test_contexts_stay_outside() -> None:
+    """Context variables of the caller are not seen in the room."""
+    variable = contextvars.ContextVar("variable", default="default")
+    variable.set("outside")
+    room = Room()
+    await room.open()
+
+    async def read() -> str:
+        return variable.get()
+
+    assert await room.call(read) == "default"
+    await room.aclose()

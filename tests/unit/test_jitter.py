@@ -239,6 +239,17 @@ def test_one_straggler_teaches_nothing() -> None:
     assert listener.buffer.statistics().late == 1
 
 
+def test_a_straggler_among_the_slightly_late_teaches_nothing() -> None:
+    """The largest lateness of all is left out."""
+    listener = Listener()
+    reordering(listener, range(1, 100), late=0.03)
+    before = listener.buffer.statistics()
+    listener.hear([Arrival(101, 2.02), Arrival(100, 2.09), Arrival(102, 2.1), Arrival(104, 2.14)])
+    after = listener.buffer.statistics()
+    assert after.late == before.late + 1
+    assert after.patience == pytest.approx(before.patience)
+
+
 def test_duplicates_are_dropped_wherever_they_come() -> None:
     """Played already, or held at this moment."""
     listener = Listener()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import deque
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from rtcflow.media.playout import (
     Playout,
     PlayoutFrame,
 )
+from rtcflow.player import LIVE_ROOM
 
 RATE = 8000
 SIZE = RATE // 50
@@ -71,11 +73,11 @@ def count_up(n: int, start: int = 0) -> Any:
 # -- the schedule
 
 
-@pytest.mark.parametrize("hours", [1, pytest.param(24, marks=pytest.mark.nightly)])
-def test_deadlines_do_not_drift(hours: int) -> None:
+@pytest.mark.parametrize("hours", [0.2, pytest.param(24, marks=pytest.mark.nightly)])
+def test_deadlines_do_not_drift(hours: float) -> None:
     """Hours of frames, each popped a little late, end where they must to the microsecond."""
     playout = Playout(50)
-    playout.push(np.zeros((1, hours * 3600 * 50), np.int16), 1000.0)
+    playout.push(np.zeros((1, int(hours * 3600 * 50)), np.int16), 1000.0)
     for n in itertools.count():
         deadline = playout.next_deadline(1000.0)
         if deadline is None:
@@ -147,6 +149,16 @@ def test_a_lead_is_no_slack() -> None:
     line.push(count_up(6 * SIZE), 4.0)
     line.run_until(5.0)
     assert [round(now, 6) for now, _ in line.left[200:]] == [4.0, 4.0, 4.0, 4.0, 4.02, 4.04]
+
+
+def test_what_leaves_early_by_a_lead_is_not_taken_back() -> None:
+    """The far side is ahead of us by as much as the first frame was late; the schedule stays with it."""
+    line = Line(lead=0.1)
+    for n in range(200):
+        line.frame(n, max(n * FRAME, 0.09 if n < 5 else 0))
+    line.push(count_up(4 * SIZE), 4.0)
+    line.run_until(5.0)
+    assert [round(now, 6) for now, _ in line.left[200:]] == [4.0, 4.01, 4.03, 4.05]
 
 
 # -- samples in, frames out
@@ -315,6 +327,23 @@ def test_a_stall_leaves_no_latency_in_live(stall: float) -> None:
     assert line.playout.statistics().shed / RATE <= stall + FRAME
 
 
+def test_a_backlog_behind_the_door_is_found() -> None:
+    """An echo that asks for room before each frame, as connections do: its backlog gets in, and is shed."""
+    line, upstream = Line(Latency.LIVE), deque[int]()
+    for n in range(450):
+        now = n * FRAME
+        upstream.append(n)
+        line.run_until(now)
+        if 2 <= now < 2.9:
+            continue
+        while upstream:
+            if line.playout.queued_seconds >= LIVE_ROOM:
+                line.playout.held_back()
+                break
+            line.frame(upstream.popleft(), now)
+    assert max(line.latencies(7.5)) < 0.01
+
+
 def test_a_stall_loses_nothing_in_buffered() -> None:
     """Every sample is played, late."""
     line = stalled(Latency.BUFFERED, 0.3)
@@ -334,11 +363,11 @@ def test_a_short_stall_is_made_up_for_in_buffered() -> None:
 
 
 @pytest.mark.parametrize("latency", Latency)
-@pytest.mark.parametrize("skew", [-500e-6, 500e-6])
+@pytest.mark.parametrize("skew", [-2000e-6, 2000e-6])
 def test_a_clock_that_runs_fast_or_slow_makes_no_queue_and_no_gap(latency: Latency, skew: float) -> None:
-    """Ten minutes of a handler whose clock is wrong by 500 ppm (0.3 s in all)."""
+    """A handler whose clock is wrong by 0.3 s in the end (0.2 %: far more than any crystal)."""
     line = Line(latency)
-    for n in range(30_000):
+    for n in range(7_500):
         line.frame(n, n * FRAME * (1 + skew))
         assert line.playout.queued_seconds <= FRAME
     figures = line.playout.statistics()
@@ -350,7 +379,18 @@ def test_silence_is_shed_first() -> None:
     line = stalled(Latency.LIVE, 0.3, frame=lambda n: np.full((1, SIZE), 9 if 110 <= n < 200 else 1000 + n, np.int16))
     numbers = {int(left.frame.samples[0, 0]) for _, left in line.left}
     assert {1000 + n for n in range(349) if not 110 <= n < 200} <= numbers
-    assert line.playout.statistics().shed > 0.25 * RATE
+    assert line.playout.statistics().shed == 14 * SIZE
+
+
+def test_silence_is_shed_at_once() -> None:
+    """All of it at one moment."""
+    line = stalled(Latency.LIVE, 0.3, seconds=2.4, frame=lambda n: np.zeros((1, SIZE), np.int16))
+    for n in range(120, 200):
+        shed = line.playout.statistics().shed
+        line.push(np.zeros((1, SIZE), np.int16), n * FRAME)
+        if line.playout.statistics().shed > shed:
+            break
+    assert line.playout.statistics().shed == 14 * SIZE
 
 
 def test_silence_is_found_in_the_middle_of_chunks() -> None:
@@ -399,11 +439,12 @@ def test_a_long_chunk_is_heard_whole() -> None:
 
 
 def test_what_was_held_back_is_heard_whole() -> None:
-    """Small chunks made faster than real time, as fast as there is room for, are no backlog."""
+    """Small chunks made faster than real time, as fast as there is room for, are no backlog; pauses neither."""
     line, pushed = Line(Latency.LIVE), 0
     for _ in range(2000):
         if line.playout.queued_seconds < 1.0:
-            line.push(count_up(SIZE, pushed), line.now)
+            speaks = pushed // RATE % 2
+            line.push(count_up(SIZE, pushed) * speaks, line.now)
             pushed += SIZE
         else:
             line.playout.held_back()
@@ -419,6 +460,27 @@ def test_a_burst_that_drains_is_heard_whole() -> None:
             line.push(count_up(SIZE, (burst * 25 + n) * SIZE), burst * 1.0)
     line.run_until(10)
     assert line.playout.statistics().dropped == 0
+
+
+def test_a_queue_that_empties_is_heard_whole() -> None:
+    """A handler that is a little slower than real time needs what is queued."""
+    line = Line(Latency.LIVE)
+    for n in range(50):
+        line.frame(n, 0.0)
+    for n in range(90):
+        line.frame(50 + n, n * FRAME / 0.7)
+    assert line.playout.statistics().dropped == 0
+
+
+def test_a_backlog_after_a_long_chunk_is_shed() -> None:
+    """Only the chunk itself, and what was before it, must be heard."""
+    line = Line(Latency.LIVE)
+    line.push(count_up(RATE), 0.0)
+    line.run_until(1.5)
+    for n in range(75, 400):
+        line.frame(n, 2.3 if 2 <= n * FRAME < 2.3 else n * FRAME)
+    assert line.playout.statistics().shed == 14 * SIZE
+    assert max(line.latencies(5.5)) < 0.01
 
 
 @pytest.mark.parametrize("interruption", ["clear", "held back", "long chunk"])

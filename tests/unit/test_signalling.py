@@ -149,7 +149,9 @@ def test_a_candidate_survives_the_wire(candidate: IceCandidate) -> None:
 def test_fastrtcs_offer_is_read() -> None:
     """To the letter, extra fields ignored."""
     data = b'{"sdp":"v=0\\r\\n","type":"offer","webrtc_id":"abc","more":1}'
-    assert parse_request(data) == Offer(sdp="v=0\r\n", webrtc_id="abc", type="offer")
+    offer = Offer(sdp="v=0\r\n", webrtc_id="abc", type="offer")
+    assert parse_request(data) == offer
+    assert parse_request(json.dumps(offer.to_json()).encode()) == offer
 
 
 def test_fastrtcs_candidate_is_read() -> None:

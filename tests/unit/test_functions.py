@@ -16,7 +16,7 @@ import pytest
 
 from rtcflow.abc import MediaOffer
 from rtcflow.connection import Connection
-from rtcflow.ends import End, EndCause
+from rtcflow.ends import End, EndCause, Timeouts
 from rtcflow.exceptions import HandlerError
 from rtcflow.frames import AudioFormat, AudioFrame
 from rtcflow.handlers.base import AsyncStreamHandler, StreamHandler
@@ -75,6 +75,17 @@ async def test_a_function_filters_video(function: Any) -> None:
     async with call(function, VIDEO) as (connection, theirs):
         assert (await show(theirs) == PICTURE // 2).all()
         assert connection.handler.fps == (15 if isinstance(function, VideoStreamHandler) else 30)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("function", [darken, darken_async])
+async def test_a_function_that_waits_for_a_frame_is_let_go_at_the_end(function: Any) -> None:
+    """Its worker thread comes back by itself: nothing has to be interrupted."""
+    began = anyio.current_time()
+    async with call(function, VIDEO, timeouts=Timeouts(grace=30)) as (connection, theirs):
+        await show(theirs)
+    assert anyio.current_time() - began < 15
+    assert connection.statistics().threads_abandoned == 0
 
 
 @pytest.mark.anyio

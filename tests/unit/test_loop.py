@@ -464,6 +464,20 @@ async def test_done_callbacks_run_in_the_loops_thread_and_can_be_taken_back() ->
     assert where == [threading.get_ident()] * 2
 
 
+def test_after_the_backend_has_ended_callbacks_are_called_at_once(anyio_backend: tuple[str, dict[str, Any]]) -> None:
+    """Nobody else can call them any more, and somebody may wait for one."""
+
+    async def main() -> Any:
+        async with open_loop() as loop:
+            return loop.create_future()
+
+    name, options = anyio_backend
+    future = anyio.run(main, backend=name, backend_options=options)
+    told: list[Any] = []
+    future.add_done_callback(told.append)
+    assert told == [future]
+
+
 # -- worker threads
 
 

@@ -448,7 +448,7 @@ async def test_trickled_candidates() -> None:
 
 @pytest.mark.anyio
 async def test_without_the_seam(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Should aiortc's receiver not be as we know it, audio is received through its own track, and all else is as ever."""
+    """Should aiortc's receiver not be as we know it, audio comes through its own track; all else is as ever."""
     monkeypatch.setattr("rtcflow._engine.seam.take_packets", lambda *_: False)
     receive = AudioFormat(48000, "stereo")
     async with called_by_foreign(lambda c: c.addTrack(Tone(440)), receive=receive) as (foreign, transport):

@@ -151,6 +151,19 @@ def test_a_hole_is_not_waited_for_long() -> None:
     assert len(line.frames()) == 1
 
 
+def test_one_hole_after_another() -> None:
+    """While one hole is waited for another may open: each is given up at its own time, without another packet's help."""
+    line = Line()
+    line.run(list(range(10)))
+    line.send(11)
+    line.clock.go_to(line.clock.now + 0.008)
+    line.send(13)
+    began = line.clock.now
+    line.clock.go_to(began + 0.1)
+    assert [frame.pts // 960 for frame in line.frames()] == [10, 11, 12, 13]
+    assert not line.clock.timers
+
+
 def test_sequence_numbers_wrap() -> None:
     """Nothing happens where sequence numbers and timestamps wrap around."""
     line = Line()
@@ -245,6 +258,28 @@ def test_the_track_plays_and_ends() -> None:
         player.close()
         with pytest.raises(MediaStreamError):
             await asyncio.wait_for(waiting, 1)
+
+    asyncio.run(play())
+
+
+def test_what_was_cleared_does_not_leave() -> None:
+    """A frame that is being encoded while the queue is cleared is not sent any more."""
+
+    async def play() -> None:
+        player = Player()
+        player.open(AudioFormat(16000))
+        track = PlayoutTrack(player, OpusConfig())
+        real = OpusEncoder(16000, OpusConfig())
+
+        def encode(samples: np.ndarray, pts: int) -> Any:
+            player.clear()
+            track._encoder = real
+            return real.encode(samples, pts)
+
+        track._encoder = SimpleNamespace(encode=encode)  # type: ignore[assignment]
+        player.put(AudioFrame(np.ones((1, 640), np.int16), 16000, 0))
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(track.recv(), 0.1)
 
     asyncio.run(play())
 

@@ -22,6 +22,7 @@ import numpy as np
 from aiortc import MediaStreamTrack
 from aiortc.mediastreams import MediaStreamError
 from aiortc.rtcrtpparameters import RTCRtpReceiveParameters
+from av.error import FFmpegError
 from numpy.typing import NDArray
 
 from ..frames import LAYOUTS, AudioFormat, AudioFrame
@@ -180,7 +181,7 @@ class AudioReceiver:
                     continue
                 try:
                     samples, made_up = decoder.decode(payload), False
-                except av.FFmpegError:
+                except FFmpegError:
                     self._ports.audio_figures.undecodable += 1
                     substitute = decoder.conceal()
                     if substitute is None:

@@ -11,6 +11,7 @@ from typing import Any, Final, Literal, cast
 import av
 import numpy as np
 from av.audio.codeccontext import AudioCodecContext
+from av.error import FFmpegError
 from numpy.typing import NDArray
 
 from ..frames import LAYOUTS, AudioFormat, ChannelLayout
@@ -101,7 +102,7 @@ class OpusDecoder:
         """Decode one packet to int16 samples of shape (channels, n).
 
         Raises:
-            av.FFmpegError: The packet makes no sense.
+            FFmpegError: The packet makes no sense.
         """
         frames = self._codec.decode(av.Packet(payload))
         self._toc = payload[:1]
@@ -118,7 +119,7 @@ class OpusDecoder:
             return None
         try:
             return self._samples(self._codec.decode(av.Packet(self._toc)))
-        except av.FFmpegError:
+        except FFmpegError:
             return None
 
     def _samples(self, frames: list[av.AudioFrame]) -> NDArray[np.int16]:
@@ -154,7 +155,7 @@ class PlainDecoder:
         """Decode one packet to int16 samples of shape (channels, n).
 
         Raises:
-            av.FFmpegError: The packet makes no sense.
+            FFmpegError: The packet makes no sense.
         """
         parts = [cast("NDArray[np.int16]", frame.to_ndarray()) for frame in self._codec.decode(av.Packet(payload))]
         samples = np.concatenate(parts, axis=1) if parts else np.zeros((1, 0), np.int16)

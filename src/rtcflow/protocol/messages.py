@@ -179,8 +179,8 @@ def encode(message: Message) -> str:
             return json.dumps({"type": "warning", "message": text, "data": text})
         case UpdateConnection(state):
             return _typed("update_connection", state)
-        case Dtmf(digit):
-            return _typed("dtmf", digit)
+        case _:
+            return _typed("dtmf", message.digit)
 
 
 def _typed(type_: str, data: str | list[Any]) -> str:

@@ -24,6 +24,7 @@ from starlette.requests import ClientDisconnect, HTTPConnection, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from .asgi_guard import guarded
 from .exceptions import InvalidOffer, NegotiationError, NotServing, UnknownConnection
 from .protocol import signalling
 from .session import Caller
@@ -92,8 +93,8 @@ def routes(stream: Stream, path: str = "", *, page: bool = False) -> list[BaseRo
     from . import asgi_lines  # which stands on this module
 
     found: list[BaseRoute] = [
-        Route(f"{path}/webrtc/offer", _answering(partial(offer, stream)), methods=["POST"]),
-        Route(f"{path}/webrtc/configuration", _answering(partial(configuration, stream)), methods=["GET"]),
+        guarded(stream, f"{path}/webrtc/offer", answering(partial(offer, stream)), ["POST"]),
+        guarded(stream, f"{path}/webrtc/configuration", answering(partial(configuration, stream)), ["GET"]),
     ]
     found += asgi_lines.routes(stream, path)
     if page:
@@ -119,7 +120,7 @@ async def offer(stream: Stream, request: Request) -> Response:
             except anyio.ClosedResourceError:
                 raise UnknownConnection("this call was refused") from None
             if not isinstance(connection.transport, WebRTCTransport):
-                raise UnknownConnection(f"call {webrtc_id} is a {session.kind} call, which has no candidates")
+                raise UnknownConnection(f"this is a {session.kind} call, which has no candidates")
             await connection.transport.add_candidate(candidate)
             return JSONResponse(signalling.SUCCESS)
 
@@ -178,7 +179,7 @@ async def read_body(request: Request) -> bytes:
     return bytes(body)
 
 
-def _answering(handle: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+def answering(handle: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
     """`handle`, with each refusal as a response of its own status."""
 
     async def answer(request: Request) -> Response:

@@ -25,6 +25,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 
 from .asgi import caller_of
+from .asgi_guard import guard
 from .exceptions import NegotiationError, RemoteProtocolError, TooManyConnections
 from .protocol import signalling
 from .protocol.lines import OVER_LIMIT, CallStarted, Connected, LineEvent
@@ -54,13 +55,19 @@ TRY_AGAIN_LATER: Final = 1013
 
 def routes(stream: Stream, path: str = "") -> list[BaseRoute]:
     """The routes of WebSocket clients and telephone carriers for `stream`, under `path`."""
-    found: list[BaseRoute] = [WebSocketRoute(f"{path}/websocket/offer", partial(websocket_offer, stream))]
+    found: list[BaseRoute] = [
+        WebSocketRoute(f"{path}/websocket/offer", partial(websocket_offer, stream), middleware=guard(stream))
+    ]
     config = stream.telephone or TelephoneConfig()
     for suffix in ("", "/{carrier}") if config.served else ():
         webhook = partial(incoming_call, config)
         found += [
             Route(f"{path}/telephone/incoming{suffix}", webhook, methods=["GET", "POST"]),
-            WebSocketRoute(f"{path}/telephone/handler{suffix}", partial(telephone_handler, stream, config)),
+            WebSocketRoute(
+                f"{path}/telephone/handler{suffix}",
+                partial(telephone_handler, stream, config),
+                middleware=guard(stream),
+            ),
         ]
     unchecked = [carrier for carrier in config.served if carrier not in config.secrets]
     if unchecked and not config.unsigned_is_fine:

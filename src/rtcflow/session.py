@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Final
 
 import anyio
 
@@ -24,6 +24,9 @@ from .threads import WorkerThreads
 from .transports.webrtc import WebRTCTransport
 
 logger = logging.getLogger(__name__)
+
+SHOWN: Final = 8
+"""Characters of an id that logs show: of a server-made id's 144 bits, 96 stay secret."""
 
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 
@@ -100,7 +103,12 @@ class Session:
 
     def __repr__(self) -> str:
         state = "admitted" if self.connection is None else "live" if self.connection.end is None else "ended"
-        return f"<Session {self.webrtc_id} {self.kind} {state}>"
+        return f"<Session {self.name} {self.kind} {state}>"
+
+    @property
+    def name(self) -> str:
+        """What logs call it: the beginning of its id. Who knows all of an id may speak for its call."""
+        return self.webrtc_id if len(self.webrtc_id) <= SHOWN else f"{self.webrtc_id[:SHOWN]}…"
 
     # -- what the application may do, from any thread
 
@@ -163,7 +171,7 @@ class Session:
         connection = self.connection
         assert connection is not None
         began = anyio.current_time()
-        logger.info("%s call %s from %s begins", self.kind, self.webrtc_id, self.caller)
+        logger.info("%s call %s from %s begins", self.kind, self.name, self.caller)
         try:
             await connection.run()
         except Exception as error:
@@ -171,7 +179,7 @@ class Session:
             logger.exception(
                 "%s call %s: %s raised %s",
                 self.kind,
-                self.webrtc_id,
+                self.name,
                 type(self.handler).__qualname__,
                 type(error).__name__,
             )
@@ -223,7 +231,7 @@ def describe_end(session: Session, end: End, figures: ConnectionStatistics, seco
             facts.append(f"{count} {words}")
     if transport.round_trip is not None:
         facts.append(f"round trip {1000 * transport.round_trip:.1f} ms")
-    who = f"{session.kind} call {session.webrtc_id} from {session.caller}"
+    who = f"{session.kind} call {session.name} from {session.caller}"
     why = end.cause.value if end.cause is not EndCause.CLOSED else end.reason
     return f"{who} ended after {seconds:.1f} s: {why} ({', '.join(facts)})"
 

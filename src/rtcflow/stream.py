@@ -11,7 +11,7 @@ import inspect
 import logging
 import secrets
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -41,6 +41,7 @@ from .handlers.checking import copy_handler, has_video
 from .handlers.functions import VideoStreamHandler, handler_from, is_video_function
 from .media.playout import Latency
 from .outputs import AdditionalOutputs
+from .protocol.origins import read_allow_list
 from .session import Caller, ConnectionSettings, Session, threads_needed
 from .threads import WorkerThreads
 
@@ -93,6 +94,8 @@ class Stream:
         latency: What is done about audio that queues up (see `Latency`).
         thread_limit: How many worker threads sync handlers may hold at once, over all connections; None for no limit.
         timeouts: How long the phases of a connection may take.
+        allowed_origins: Origins whose web pages may call, such as ``"https://app.example.org"``, beside the pages of
+            the server's own host; ``"*"`` allows all. Who sends no ``Origin`` header is no browser, and is not asked.
         debug: Whether callers are told the text of a handler's exception.
         rtc_configuration: What browsers give to their ``RTCPeerConnection`` (``{"iceServers": [...]}``); the page of
             this stream asks for it.
@@ -101,10 +104,12 @@ class Stream:
 
     Raises:
         HandlerError: This is no handler, or it does not fit the modality; the message says what to use.
-        ValueError: There is no such modality or mode.
+        ValueError: There is no such modality or mode, or an allowed origin is none.
 
     Attributes:
-        refused: How many calls over a WebSocket came to nothing, by reason: an error's `code`, or ``"protocol_error"``.
+        refused: How many calls over a WebSocket came to nothing, by reason: an error's `code`, ``"protocol_error"`` or
+            ``"origin_not_allowed"``.
+        allowed_origins: As given, in one way of writing.
 
     The stream serves only inside `running()`; `mount` and `asgi` see to that through the server's lifespan.
     """
@@ -121,6 +126,7 @@ class Stream:
         latency: Latency = Latency.BUFFERED,
         thread_limit: int | None = None,
         timeouts: Timeouts | None = None,
+        allowed_origins: Iterable[str] = (),
         debug: bool = False,
         rtc_configuration: Mapping[str, Any] | None = None,
         webrtc: WebRTCConfig | None = None,
@@ -135,6 +141,7 @@ class Stream:
             raise ValueError(f"concurrency_limit={self.concurrency_limit} would admit nobody; None means no limit")
         self.latency = latency
         self.rtc_configuration: Mapping[str, Any] = MappingProxyType(dict(rtc_configuration or {}))
+        self.allowed_origins = read_allow_list(allowed_origins)
         self._authorize = authorize
         self._timeouts = timeouts or Timeouts()
         self._threads = WorkerThreads(thread_limit)

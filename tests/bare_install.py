@@ -49,7 +49,7 @@ async def main() -> None:
 
 anyio.run(main)
 
-from rtcflow.cli import main as command_line  # noqa: E402
+from rtcflow.__main__ import main as command_line  # noqa: E402
 
 sys.argv = ["rtcflow", "demo"]
 try:

@@ -48,7 +48,7 @@ from .protocol.telephone import carrier_codec
 from .protocol.websocket import WebSocketCodec, Wish
 
 if TYPE_CHECKING:
-    import httpx2
+    import httpx2.websockets
 
 __all__ = ["CallerTransport", "call_by_telephone", "call_by_websocket", "join_line"]
 
@@ -499,7 +499,7 @@ async def _keep_session(
     client: httpx2.AsyncClient, url: str, timeout: float, *, task_status: anyio.abc.TaskStatus[Any]
 ) -> None:
     """Hold the client's WebSocket open: httpx2 wraps what passes through its block, so nothing of ours does."""
-    import httpx2
+    import httpx2.websockets
 
     try:
         with anyio.fail_after(timeout) as opening:

@@ -29,9 +29,10 @@ def _mulaw_decoding() -> NDArray[np.int16]:
 def _mulaw_encoding() -> NDArray[np.uint8]:
     linear = np.arange(65536).astype(np.uint16).view(np.int16).astype(np.int64) >> 2
     magnitude = np.minimum(np.abs(linear), _CLIP) + _BIAS
-    segment = np.frexp(magnitude)[1] - 6  # 33..63 is segment 0, 64..127 segment 1, …
+    segment: NDArray[np.int32] = np.frexp(magnitude)[1] - 6  # 33..63 is segment 0, 64..127 segment 1, …
     step = magnitude >> (segment + 1) & 15
-    return (~(np.where(linear < 0, 0x80, 0) | segment << 4 | step) & 0xFF).astype(np.uint8)
+    code: NDArray[np.int64] = np.where(linear < 0, 0x80, 0) | segment << 4 | step
+    return (~code & 0xFF).astype(np.uint8)
 
 
 def _alaw_decoding() -> NDArray[np.int16]:
@@ -44,9 +45,10 @@ def _alaw_decoding() -> NDArray[np.int16]:
 def _alaw_encoding() -> NDArray[np.uint8]:
     linear = np.arange(65536).astype(np.uint16).view(np.int16).astype(np.int64) >> 3
     magnitude = np.where(linear < 0, -linear - 1, linear)  # A-law has no zero: -1 is the first value below it
-    segment = np.maximum(np.frexp(magnitude)[1] - 5, 0)
+    segment: NDArray[np.int32] = np.maximum(np.frexp(magnitude)[1] - 5, 0)
     step = np.where(segment == 0, magnitude >> 1, magnitude >> np.maximum(segment, 1)) & 15
-    return ((np.where(linear < 0, 0, 0x80) | segment << 4 | step) ^ 0x55).astype(np.uint8)
+    code: NDArray[np.int64] = np.where(linear < 0, 0, 0x80) | segment << 4 | step
+    return (code ^ 0x55).astype(np.uint8)
 
 
 _FROM_MULAW, _TO_MULAW = _mulaw_decoding(), _mulaw_encoding()

@@ -208,7 +208,7 @@ class Caller:
         self._line.extend(np.split(padded, padded.shape[1] // size, axis=1) if padded.shape[1] else [])
         if self._line:
             self._silent = anyio.Event()
-        return samples.shape[1] / self.sample_rate
+        return float(samples.shape[1] / self.sample_rate)
 
     async def play(self, audio: Playable) -> None:
         """Say `audio`, and wait until it was said or the call has ended. Cancelling this falls silent."""

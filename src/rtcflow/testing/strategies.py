@@ -167,7 +167,7 @@ def chunkings(draw: st.DrawFn, n: int, *, max_chunks: int = 30, empty: bool = Tr
     if high < low:
         return [n]
     cuts = sorted(draw(st.lists(st.integers(low, high), max_size=max_chunks - 1, unique=not empty)))
-    return np.diff([0, *cuts, n]).tolist()
+    return [int(piece) for piece in np.diff([0, *cuts, n])]
 
 
 def chunks(samples: NDArray[Any], *, max_chunks: int = 30) -> st.SearchStrategy[list[NDArray[Any]]]:

@@ -314,7 +314,7 @@ class LineTransport(Transport):
         ``sent_seconds``, and where the far side answers marks ``heard_seconds`` (played for certain), ``cut_seconds``
         (cleared before it was confirmed) and ``marks_pending``.
         """
-        details: dict[str, float] = dict(self._figures)
+        details: dict[str, float] = {**self._figures}
         if self._began.is_set():
             with self._heard_lock:
                 heard, rate = self._heard, self._speaks.sample_rate

@@ -215,10 +215,10 @@ class _Network:
         # sigmoid(x) = (1 + tanh(x / 2)) / 2, which never overflows.
         gates[:256] *= 0.5
         gates[384:] *= 0.5
-        gates = np.tanh(gates)
+        np.tanh(gates, out=gates)
         sigmoids = gates * np.float32(0.5) + np.float32(0.5)
-        cell = sigmoids[128:256] * cell + sigmoids[:128] * gates[256:384]
-        hidden = sigmoids[384:] * np.tanh(cell)
+        cell = sigmoids[128:256] * cell + sigmoids[:128] * gates[256:384]  # pyright: ignore[reportAssignmentType]
+        hidden = sigmoids[384:] * np.tanh(cell)  # pyright: ignore[reportAssignmentType]
         logit = float(_relu(hidden.copy()) @ self._out) + self._out_bias
         return 0.5 + 0.5 * float(np.tanh(logit / 2)), hidden, cell
 

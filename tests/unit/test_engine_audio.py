@@ -42,10 +42,10 @@ class Clock:
         return SimpleNamespace(cancel=lambda: self.timers.remove(timer))
 
     def go_to(self, now: float) -> None:
-        for timer in [timer for timer in self.timers if timer[0] <= now]:
-            self.timers.remove(timer)
-            self.now = timer[0]
-            timer[1]()
+        while due := [timer for timer in self.timers if timer[0] <= now]:
+            self.timers.remove(due[0])
+            self.now = due[0][0]
+            due[0][1]()
         self.now = now
 
 
@@ -152,7 +152,7 @@ def test_a_hole_is_not_waited_for_long() -> None:
 
 
 def test_one_hole_after_another() -> None:
-    """While one hole is waited for another may open: each is given up at its own time, without another packet's help."""
+    """While one hole is waited for another may open: each is given up at its time, without another packet's help."""
     line = Line()
     line.run(list(range(10)))
     line.send(11)

@@ -211,7 +211,7 @@ class Crew:
             with self._lock:
                 job.calling = None
                 if job.interrupted:
-                    _set_async_exception(job.ident, None)
+                    _take_back_async_exception(job.ident)
             if job.watched is not None:
                 job.watched.calling(None)
 
@@ -242,7 +242,7 @@ class Crew:
             with self._lock:
                 self._jobs.discard(job)
                 if job.interrupted:
-                    _set_async_exception(job.ident, None)
+                    _take_back_async_exception(job.ident)
             job.done.set()
             if job.watched is not None:  # an abandoned thread is watched to its very end
                 job.watched.finished()
@@ -280,6 +280,7 @@ class Crew:
         self._interrupt()
         if await self.settle(INTERRUPT_GRACE):
             return []
+        _quiet_async_exceptions()
         with self._lock:
             lost = [job.calling or job.name for job in self._jobs]
         for name in lost:
@@ -307,6 +308,33 @@ def _set_async_exception(ident: int, exception: type[BaseException] | None) -> N
     api = getattr(ctypes, "pythonapi", None)
     if api is not None:  # CPython; elsewhere the thread is abandoned
         api.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), None if exception is None else ctypes.py_object(exception))
+
+
+def _take_back_async_exception(ident: int) -> None:
+    """Take back what was to be raised in that thread and was not yet."""
+    _set_async_exception(ident, None)
+    _quiet_async_exceptions()
+
+
+class _Quiet(BaseException):
+    """Raised and caught by `_quiet_async_exceptions`."""
+
+
+def _quiet_async_exceptions() -> None:
+    """Have the interpreter no longer look for pending exceptions at each step; any that pends stays, for its thread.
+
+    Until one is really raised, every `PyThreadState_SetAsyncExc` (None included) leaves a flag up that all threads look
+    at: they go slower, and in CPython 3.11 a thread that is traced (by a debugger, coverage or Hypothesis) goes round
+    and round in one place for ever. So one is raised here.
+    """
+    if not hasattr(ctypes, "pythonapi"):
+        return
+    try:
+        _set_async_exception(threading.get_ident(), _Quiet)
+        for _ in range(1_000_000):  # raised at the first turn
+            pass
+    except _Quiet:
+        return
 
 
 def _wake_from_condition(ident: int) -> None:

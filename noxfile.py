@@ -52,7 +52,10 @@ def _install(session: nox.Session, *extras: str, lowest: bool = False) -> None:
 
 
 def _pytest(session: nox.Session, *arguments: str, **environment: str) -> None:
-    session.run("python", "-m", "pytest", *arguments, *session.posargs, env=environment)
+    """Two workers: most tests wait, for real time to pass or for a peer."""
+    session.run(
+        "python", "-m", "pytest", "-n", "2", "--dist", "worksteal", *arguments, *session.posargs, env=environment
+    )
 
 
 @nox.session

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+
 def _nothing() -> Mapping[str, str]:
     return MappingProxyType({})
 

@@ -110,7 +110,7 @@ class NotServing(NegotiationError):
 
 
 class ApplicationFailed(NegotiationError):
-    """The application's `authorize` hook or its handler's `copy()` failed; ``__cause__`` says how, the message does not.
+    """The application's `authorize` hook or a handler's `copy()` failed; ``__cause__`` says how, the message does not.
 
     The message may be shown to the peer.
     """

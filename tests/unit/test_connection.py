@@ -99,7 +99,7 @@ async def call(handler, *, offer=None, timeouts=QUICK, **options):
         async def serve():
             try:
                 await connection.run()
-            except Exception as error:  # noqa: BLE001
+            except Exception as error:
                 errors.append(error)
 
         with anyio.fail_after(20):
@@ -178,11 +178,11 @@ async def test_what_a_handler_raises_ends_the_connection_and_arrives_bare(base, 
 
     if base is AsyncEcho:
 
-        async def fail(self, *args):  # noqa: ARG001
+        async def fail(self, *args):
             raise error
     else:
 
-        def fail(self, *args):  # noqa: ARG001
+        def fail(self, *args):
             raise error
 
     log = Log()

@@ -256,9 +256,7 @@ TestFlowMachine = FlowMachine.TestCase
 def test_many_threads_put_at_once():
     """Items put by several threads at once are all there, each thread's in its order."""
     flow = Flow[tuple[int, int]](4000, Policy.BLOCK)
-    threads = [
-        threading.Thread(target=lambda k=k: [flow.put_nowait((k, i)) for i in range(1000)]) for k in range(4)
-    ]
+    threads = [threading.Thread(target=lambda k=k: [flow.put_nowait((k, i)) for i in range(1000)]) for k in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:

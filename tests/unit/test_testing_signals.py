@@ -6,7 +6,8 @@ import wave
 
 import numpy as np
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rtcflow.testing import signals
 

@@ -243,7 +243,7 @@ async def memory_pair(
             _start_pumps(pumps, source, target, way)
         try:
             yield ours, theirs
-        except BaseException as raised:  # supervises: the block's own error leaves as it is, not in the pumps' group
+        except BaseException as raised:  # noqa: BLE001  supervises: the block's own error leaves as it is, not in the pumps' group
             error = raised
         with anyio.CancelScope(shield=True):
             await ours.aclose()

@@ -398,6 +398,27 @@ async def test_a_peer_that_does_not_read_is_told_nothing_more():
         far.gate.set()
 
 
+async def test_a_peer_that_takes_nothing_more_is_a_broken_link():
+    """A peer that is there and does not read: broken after 10 s, the end takes no longer than a goodbye."""
+    async with websocket_line() as (far, transport):
+        transport.start(AudioFormat(8000), AudioFormat(8000))
+        far.gate = anyio.Event()
+        began = anyio.current_time()
+        transport.audio_out.put(AudioFrame(tone(800), 8000, 0))
+        with pytest.raises(anyio.BrokenResourceError) as caught:
+            await transport.wait_ended()
+        assert anyio.current_time() - began == pytest.approx(10)
+        assert "took no data for 10 s" in str(caught.value.__cause__)
+    for limit in (10.0, 100.0):
+        async with websocket_line(limits=LineLimits(stall=limit)) as (far, transport):
+            transport.start(AudioFormat(8000), AudioFormat(8000))
+            far.gate = anyio.Event()
+            transport.audio_out.put(AudioFrame(tone(800), 8000, 0))
+            await settle()
+            began = anyio.current_time()
+        assert anyio.current_time() - began <= 1.01
+
+
 async def test_a_telephone_has_no_channel_for_messages():
     """There is nobody who could read them."""
     async with telephone_line("twilio") as (_, transport):

@@ -69,6 +69,9 @@ OUTBOX_BOUND: Final = 1 << 20
 MARK_EVERY: Final = 0.2
 """Seconds of audio between two marks: how exactly a far side that answers marks tells what was heard."""
 
+GOODBYE: Final = 1.0
+"""Seconds that closing may take when the block of `open_line` ends: what the peer has not taken by then is lost."""
+
 FAIR: Final = 16
 """Messages after which the reader lets others run: receiving what a server has queued may not wait at all."""
 
@@ -88,12 +91,14 @@ class LineLimits:
         max_message: Characters or bytes of one message. 256 KiB are 1 s of stereo samples at 48 kHz as base64.
         rate: Messages a second, for long. Audio takes 50, or 100 with 10 ms frames.
         burst: Messages beyond that at once, after a stall of the network: 20 s of audio.
+        stall: Seconds that it may take no more data before the link counts as broken.
     """
 
     setup: float = 10.0
     max_message: int = 256 * 1024
     rate: float = 250.0
     burst: int = 1000
+    stall: float = 10.0
 
 
 class PeerLeft(Exception):
@@ -111,6 +116,14 @@ class PeerLeft(Exception):
     def is_goodbye(self) -> bool:
         """Whether the peer closed it in good order."""
         return self.code in _NORMAL_ENDS
+
+
+class PeerStalled(PeerLeft):
+    """The peer takes no more data; nobody else will notice."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(1006)
+        self.args = (f"the peer took no data for {seconds:g} s",)
 
 
 class _Outbox:
@@ -414,8 +427,15 @@ class LineTransport(Transport):
                         await self._socket.send(self._codec.send(SendMedia(payload)))
                         if mark is not None and self._codec.marks:
                             await self._send_mark(mark)
-        except (anyio.EndOfStream, PeerLeft):
-            return  # the reader tells why
+        except anyio.EndOfStream:
+            return
+        except PeerLeft as left:
+            self._send_failed(left)
+
+    def _send_failed(self, left: PeerLeft) -> None:
+        if isinstance(left, PeerStalled):
+            self._finish(left)
+        # else the reader tells why
 
     async def _next_frame(self) -> PlayoutFrame | None:
         """The next frame when it is due, or None when it is time to mark the end of a stretch of speech."""
@@ -435,8 +455,8 @@ class LineTransport(Transport):
                 await self._outbox.wait()
                 async with self._sending:
                     await self._send_waiting()
-        except PeerLeft:
-            return  # the reader tells why
+        except PeerLeft as left:
+            self._send_failed(left)
 
     async def _send_waiting(self) -> None:
         """Send what waits in the outbox; called with the sending lock held."""
@@ -497,15 +517,20 @@ class LineSocket:
 
         Raises:
             PeerLeft: The WebSocket was closed.
+            PeerStalled: The peer takes no more data.
         """
         if self._over:
             raise PeerLeft(1006)
         kind = "text" if isinstance(message, str) else "bytes"
         try:
-            await self._websocket.send({"type": "websocket.send", kind: message})
+            with anyio.move_on_after(self._limits.stall) as sending:
+                await self._websocket.send({"type": "websocket.send", kind: message})
         except self._gone as error:
             self._over = True
             raise PeerLeft(1006) from error
+        if sending.cancelled_caught:
+            self._over = True
+            raise PeerStalled(self._limits.stall)
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
         """Close it, if that was not done; never raises for a peer that is gone."""
@@ -573,7 +598,7 @@ async def open_line(
             try:
                 yield transport
             finally:
-                with anyio.CancelScope(shield=True):
+                with anyio.move_on_after(GOODBYE, shield=True):
                     await transport.aclose()
                 tasks.cancel_scope.cancel()
     except BaseExceptionGroup as group:

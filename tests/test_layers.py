@@ -17,7 +17,20 @@ FLOORS = [
     {"media", "protocol"},
     {"handlers", "abc", "player", "flow", "fanout", "_bridge"},
     {"connection", "nurseries", "transports", "_engine", "_loop", "threads"},
-    {"__main__", "cli", "asgi", "asgi_guard", "asgi_lines", "stream", "session", "client", "call", "carrier", "demo"},
+    {
+        "__main__",
+        "cli",
+        "asgi",
+        "asgi_data",
+        "asgi_guard",
+        "asgi_lines",
+        "stream",
+        "session",
+        "client",
+        "call",
+        "carrier",
+        "demo",
+    },
 ]
 BESIDE = {"testing", "web", "", "audio", "fastrtc"}  # nobody in the house imports these; they may import everyone
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}

@@ -3,7 +3,7 @@
     POST {path}/webrtc/offer           FastRTC's JSON: offers and trickled candidates
     GET  {path}/webrtc/configuration   what a browser needs to know before it calls
     GET  {path}/                       the page to talk with, and its files
-    …and what `asgi_lines` adds for WebSockets and telephone lines
+    …and what `asgi_data` adds for arguments and outputs, and `asgi_lines` for WebSockets and telephone lines
 
 Errors have a 4xx or 5xx status and FastRTC's body ``{"status": "failed", "meta": {"error": code, "message": words}}``.
 (FastRTC itself answers 200 to all of them; its clients look at the body, which is the same.)
@@ -90,12 +90,13 @@ def mount(stream: Stream, app: Starlette, path: str = "", *, page: bool) -> None
 
 def routes(stream: Stream, path: str = "", *, page: bool = False) -> list[BaseRoute]:
     """All routes of `stream`, for applications that put them in their own place."""
-    from . import asgi_lines  # which stands on this module
+    from . import asgi_data, asgi_lines  # which stand on this module
 
     found: list[BaseRoute] = [
         guarded(stream, f"{path}/webrtc/offer", answering(partial(offer, stream)), ["POST"]),
         guarded(stream, f"{path}/webrtc/configuration", answering(partial(configuration, stream)), ["GET"]),
     ]
+    found += asgi_data.routes(stream, path)
     found += asgi_lines.routes(stream, path)
     if page:
         found += _page_routes(path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Final, Generic, TypeVar
 
 import anyio
@@ -24,11 +24,21 @@ class Reader(AsyncIterator[T]):
     For one task at a time. Dropping it needs no closing: the fanout holds it weakly.
     """
 
-    def __init__(self, flow: Flow[T]) -> None:
+    def __init__(self, flow: Flow[T], forget: Callable[[Flow[T]], None]) -> None:
         self._flow = flow
+        self._forget = forget
+
+    def close(self) -> None:
+        """Read no more: nothing is kept for it from here on. Idempotent."""
+        self._flow.close()
+        self._forget(self._flow)
 
     async def __anext__(self) -> T:
-        """Wait for the next item. Safe to cancel: no item is lost."""
+        """Wait for the next item. Safe to cancel: no item is lost.
+
+        Raises:
+            anyio.ClosedResourceError: It was closed.
+        """
         try:
             return await self._flow.take()
         except anyio.EndOfStream:
@@ -64,6 +74,12 @@ class Fanout(Generic[T]):
             for flow in list(self._flows):
                 flow.put_nowait(item)
 
+    @property
+    def readers(self) -> int:
+        """How many readers there are now."""
+        with self._lock:
+            return len(self._flows)
+
     def read(self) -> Reader[T]:
         """A new reader. After `end` it still gets what waits for the first one."""
         flow = Flow[T](self._bound, Policy.DROP_OLDEST)
@@ -74,7 +90,11 @@ class Fanout(Generic[T]):
             self._flows.add(flow)
             if self._ended:
                 flow.end()
-        return Reader(flow)
+        return Reader(flow, self._forget)
+
+    def _forget(self, flow: Flow[T]) -> None:
+        with self._lock:
+            self._flows.discard(flow)
 
     def end(self) -> None:
         """Nothing more will be put: readers stop after what waits for them. Idempotent."""

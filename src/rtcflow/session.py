@@ -16,7 +16,7 @@ from .connection import Connection, ConnectionStatistics
 from .context import Context
 from .ends import End, EndCause, Timeouts
 from .exceptions import LocalProtocolError
-from .fanout import Fanout
+from .fanout import Fanout, Reader
 from .handlers.base import AsyncStreamHandler, StreamHandlerBase
 from .handlers.checking import has_own_method, has_video
 from .outputs import AdditionalOutputs
@@ -99,6 +99,8 @@ class Session:
         self.connection: Connection | None = None
         self._settings = settings
         self._prepared = Event()
+        self._fetching = anyio.Lock()
+        self._fetched: Reader[AdditionalOutputs] | None = None
         self._closing: str | None = None
 
     def __repr__(self) -> str:
@@ -120,6 +122,22 @@ class Session:
     def set_input(self, *args: Any) -> None:
         """Hand arguments to the handler (`latest_args`, `args_set`)."""
         self.handler.set_args(list(args))
+
+    async def fetch_output(self) -> AdditionalOutputs:
+        """Wait for the next output that was not fetched before. Safe to cancel: no output is lost.
+
+        Fetching reads beside all other readers, with a bound of 256 outputs beyond which the oldest are lost.
+
+        Raises:
+            anyio.EndOfStream: The call has ended.
+        """
+        async with self._fetching:  # each of several tasks gets outputs of its own
+            if self._fetched is None:
+                self._fetched = self.outputs.read()
+            output = await anext(self._fetched, None)
+        if output is None:
+            raise anyio.EndOfStream
+        return output
 
     def close(self, reason: str = "closed by the server") -> None:
         """End it; the peer is told `reason`."""

@@ -56,6 +56,9 @@ logger = logging.getLogger(__name__)
 CLOSING: Final = 2.0
 """Seconds that live connections get to say goodbye when a stream ends, before they are cancelled."""
 
+FETCH: Final = 10.0
+"""Seconds that `Stream.fetch_latest_output` waits: as long as FastRTC's."""
+
 Authorize = Callable[[Caller], Any] | Callable[[Caller], Awaitable[Any]]
 
 
@@ -88,6 +91,9 @@ class Stream:
             (it only speaks).
         concurrency_limit: How many may be served at once, over all transports; None for no limit.
         time_limit: Seconds after which a connection is ended, counted from connected; None for no limit.
+        additional_outputs_handler: Makes of each of a call's `AdditionalOutputs` what readers of the outputs route
+            (``GET {path}/webrtc/outputs``) are shown: called with what it returned before (at first None) and the
+            output's values; returns one value, or a tuple of them. It may be async; a sync one runs in a worker thread.
         authorize: Called with the `Caller` before anything is made for it; returns who it is (`Context.principal`), or
             refuses by raising `NotAuthorized` or returning None or False. A sync one runs in a worker thread. If it
             raises anything else the caller is refused, too.
@@ -122,6 +128,7 @@ class Stream:
         mode: Mode | Literal["send-receive", "send", "receive"] = "send-receive",
         concurrency_limit: int | Literal["default"] | None = 1,
         time_limit: float | None = None,
+        additional_outputs_handler: Callable[..., Any] | None = None,
         authorize: Authorize | None = None,
         latency: Latency = Latency.BUFFERED,
         thread_limit: int | None = None,
@@ -142,6 +149,9 @@ class Stream:
         self.latency = latency
         self.rtc_configuration: Mapping[str, Any] = MappingProxyType(dict(rtc_configuration or {}))
         self.allowed_origins = read_allow_list(allowed_origins)
+        if not (additional_outputs_handler is None or callable(additional_outputs_handler)):
+            raise TypeError(f"additional_outputs_handler={additional_outputs_handler!r} must be a function")
+        self.additional_outputs_handler = additional_outputs_handler
         self._authorize = authorize
         self._timeouts = timeouts or Timeouts()
         self._threads = WorkerThreads(thread_limit)
@@ -435,6 +445,20 @@ class Stream:
             UnknownConnection: No call with this id is live.
         """
         return self.session(webrtc_id).outputs.read()
+
+    async def fetch_latest_output(self, webrtc_id: str, timeout: float = FETCH) -> AdditionalOutputs:
+        """The next of that call's outputs that was not fetched before (FastRTC's name: it is not always the latest).
+
+        Raises:
+            UnknownConnection: No call with this id is live, or it has ended meanwhile.
+            TimeoutError: There was none within `timeout` seconds.
+        """
+        session = self.session(webrtc_id)
+        try:
+            with anyio.fail_after(timeout):
+                return await session.fetch_output()
+        except anyio.EndOfStream:
+            raise UnknownConnection("the call ended before there was another output") from None
 
     def close(self, webrtc_id: str, reason: str = "closed by the server") -> None:
         """End that call; the peer is told `reason`. From any thread.

@@ -208,7 +208,7 @@ async def test_websockets_of_other_pages_are_refused_before_they_open(path):
 
 @pytest.mark.anyio
 async def test_who_does_not_know_the_id_reaches_no_call():
-    """A candidate for an id that is not exactly a live one is a 404."""
+    """A candidate, arguments or outputs for an id that is not exactly a live one are a 404."""
     stream = make()
     async with site(stream) as client, open_engine(LOCAL) as engine:
         call = await engine.offer()
@@ -218,6 +218,11 @@ async def test_who_does_not_know_the_id_reaches_no_call():
         for webrtc_id, status in (("Secret-1", 200), ("secret-1", 404), ("Secret-", 404), ("Secret-12", 404)):
             body = {"type": "ice-candidate", "webrtc_id": webrtc_id, "candidate": candidate}
             assert (await client.post("/webrtc/offer", json=body)).status_code == status
+            body = {"webrtc_id": webrtc_id, "args": [1]}
+            assert (await client.post("/webrtc/input", json=body)).status_code == status
+            if status == 404:
+                response = await client.get("/webrtc/outputs", params={"webrtc_id": webrtc_id})
+                assert response.status_code == status
 
 
 @pytest.mark.anyio

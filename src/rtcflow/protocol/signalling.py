@@ -154,6 +154,19 @@ class CandidateRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class InputRequest:
+    """A page sets the arguments of its call's handler.
+
+    Attributes:
+        webrtc_id: Of the call.
+        args: Any JSON values.
+    """
+
+    webrtc_id: str
+    args: tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """What an offer is answered with.
 
@@ -198,6 +211,19 @@ def parse_request(body: bytes) -> Request:
     if kind == "ice-candidate":
         return CandidateRequest(_webrtc_id(fields), _candidate(fields))
     raise InvalidOffer(f'"type" is {_show(kind)}; expected "offer" or "ice-candidate"', status=422)
+
+
+def parse_input(body: bytes) -> InputRequest:
+    """Read the body of a POST to the input route, ``{"webrtc_id": ..., "args": [...]}``.
+
+    Raises:
+        InvalidOffer: As for `parse_request`.
+    """
+    fields = _parse_object(body)
+    args = fields.get("args")
+    if not isinstance(args, list):
+        raise InvalidOffer(f'"args" is {_show(args)}; expected a list of the arguments', status=422)
+    return InputRequest(_webrtc_id(fields), tuple(args))
 
 
 def error_body(error: NegotiationError) -> dict[str, Any]:

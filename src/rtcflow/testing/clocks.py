@@ -94,6 +94,11 @@ class VirtualTime:
         finally:
             self._arrived = None
 
+    def run_free(self) -> None:
+        """Let time pass by itself from now on."""
+        self._limit = math.inf
+        self._poke()
+
     # -- the driver's side
 
     def attach(self, wake_loop: Callable[[], None], count_foreign: Callable[[], int]) -> None:

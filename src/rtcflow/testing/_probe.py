@@ -1,0 +1,233 @@
+"""A handler that keeps a journal of what is done to it, and misbehaves when it is told to."""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import anyio
+
+from .._bridge import current_worker
+from ..connection import EndCause
+from ..context import get_current_context
+from ..handlers.base import StreamHandlerBase
+from ..handlers.checking import has_own_method
+from ..handlers.items import parse_emit, parse_video_emit
+from ..outputs import CloseStream
+
+WATCHED = ("start_up", "receive", "emit", "video_receive", "video_emit", "on_message", "shutdown")
+
+
+class InjectedError(Exception):
+    """What a test had the handler raise."""
+
+
+@dataclass
+class Fault:
+    """What is to become of the next call of one method.
+
+    Attributes:
+        delay: Seconds by which it takes longer.
+        error: Raised in place of the call.
+        items: Returned in place of the call, if there is one.
+    """
+
+    delay: float = 0.0
+    error: Exception | None = None
+    items: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True)
+class Cause:
+    """Something that ends a connection.
+
+    Attributes:
+        at: When, on the loop's clock.
+        step: In which step of the story; -1 if it is due by itself.
+        cause: How the connection must end if this came first.
+        why: In words.
+        injected: The test did it, not the handler.
+    """
+
+    at: float
+    step: int
+    cause: EndCause
+    why: str
+    injected: bool = True
+
+
+@dataclass
+class Journal:
+    """What happened in one connection, and which promises were broken.
+
+    Attributes:
+        clock: The loop's clock.
+        began: Calls begun, by method.
+        running: Methods being run now.
+        broken: Promises that were broken, in sentences.
+        causes: What may have ended the connection.
+        faults: What is still to go wrong, by method.
+        markers: First samples of the frames received.
+        longest_item: Seconds of the longest audio returned by emit.
+        step: The story's step.
+        context_id: The id that `get_current_context()` must show.
+    """
+
+    clock: Callable[[], float]
+    context_id: str | None = None
+    began: Counter[str] = field(default_factory=Counter)
+    running: list[str] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)
+    causes: list[Cause] = field(default_factory=list)
+    faults: dict[str, deque[Fault]] = field(default_factory=lambda: defaultdict(deque))
+    markers: list[int] = field(default_factory=list)
+    longest_item: float = 0.0
+    step: int = 0
+    shutting_down: bool = False
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def ends(self, cause: EndCause, why: str, *, injected: bool = True) -> None:
+        """Something has happened that ends the connection."""
+        self.causes.append(Cause(self.clock(), self.step, cause, why, injected))
+
+    def first_causes(self) -> list[Cause]:
+        """What came first; several, if they came in the same step and moment."""
+        now = self.clock()
+        past = [cause for cause in self.causes if cause.at <= now + 1e-6]
+        first = min((cause.at for cause in past), default=0.0)
+        tied = [cause for cause in past if cause.at <= first + 1e-6]
+        steps = [cause.step for cause in tied if cause.step >= 0]
+        return [cause for cause in tied if cause.step < 0 or cause.step == min(steps)]
+
+    def begin(self, method: str, args: tuple[Any, ...]) -> Fault | None:
+        """A method is entered; what is to go wrong with it."""
+        with self.lock:
+            self.began[method] += 1
+            if method == "shutdown":
+                self.shutting_down = True
+                if self.began["shutdown"] > 1:
+                    self.broken.append("shutdown is called exactly once: it was called again")
+            elif self.shutting_down:
+                self.broken.append(f"nothing is called after shutdown began: {method} was")
+            if method in self.running:
+                self.broken.append(f"{method} is called one call at a time: it was called while it still ran")
+            self.running.append(method)
+            try:
+                seen: str | None = get_current_context().webrtc_id
+            except RuntimeError:
+                seen = None
+            if seen is None or (self.context_id is not None and seen != self.context_id):
+                self.broken.append(f"the context is set before any call: {method} saw {seen}")
+            if method == "receive":
+                marker = int(args[0][1][0, 0])
+                if self.markers and marker <= self.markers[-1]:
+                    self.broken.append(f"receive gets frames in order: number {marker} came after {self.markers[-1]}")
+                self.markers.append(marker)
+            return self.faults[method].popleft() if self.faults[method] else None
+
+    def finish(self, method: str) -> None:
+        """A method is left."""
+        with self.lock:
+            self.running.remove(method)
+
+    def raised(self, method: str, error: BaseException) -> None:
+        """A method raises."""
+        if method != "shutdown" and isinstance(error, Exception):
+            self.ends(
+                EndCause.HANDLER_RAISED, f"{method} raised {error!r}", injected=isinstance(error, InjectedError)
+            )
+
+    def returned(self, method: str, item: Any, *, injected: bool) -> None:
+        """A method returns."""
+        if method not in {"emit", "video_emit"}:
+            return
+        try:
+            emitted = parse_emit(item) if method == "emit" else parse_video_emit(item)
+        except Exception as error:  # junk: the connection says the same, and ends with it
+            self.ends(EndCause.HANDLER_RAISED, f"{method} returned junk: {error}", injected=injected)
+            return
+        if emitted.close is not None:
+            self.ends(EndCause.HANDLER_CLOSED, f"{method} returned {emitted.close}", injected=injected)
+        audio = getattr(emitted, "audio", None)
+        if audio is not None:
+            self.longest_item = max(self.longest_item, audio[1].shape[1] / audio[0])
+
+
+def probe_copies(handler: StreamHandlerBase, journal_for: Callable[[], Journal]) -> None:
+    """Have every copy of `handler` write a journal of its own."""
+    original: Any = type(handler)
+
+    def copy(self: Any) -> Any:
+        self.__class__ = original  # so that a copy() that writes type(self)(...) does what it does in production
+        try:
+            copied = original.copy(self)
+        finally:
+            self.__class__ = probed
+        if isinstance(copied, StreamHandlerBase) and copied is not self:
+            probe(copied, journal_for())
+        return copied
+
+    names = {"__module__": original.__module__, "__qualname__": original.__qualname__}
+    probed = type(original.__name__, (original,), {**names, "copy": copy} if hasattr(original, "copy") else names)
+    handler.__class__ = probed
+
+
+def probe(handler: StreamHandlerBase, journal: Journal) -> None:
+    """Have `handler` write to `journal`; a subclass of its own class is made for it."""
+    original: Any = type(handler)
+    names: dict[str, Any] = {"__module__": original.__module__, "__qualname__": original.__qualname__}
+    for name in WATCHED:
+        method = getattr(original, name, None)
+        if method is not None and (name == "shutdown" or has_own_method(handler, name)):
+            # In the colour of the method itself. A shutdown is always there, so that its call is seen.
+            wrap = _wrap_async if inspect.iscoroutinefunction(method) else _wrap_sync
+            names[name] = wrap(name, method, journal)
+    handler.__class__ = type(original.__name__, (original,), names)
+
+
+def _wrap_sync(name: str, original: Callable[..., Any], book: Journal) -> Callable[..., Any]:
+    def method(self: Any, *args: Any) -> Any:
+        fault = book.begin(name, args)
+        try:
+            if fault is not None and fault.delay:
+                worker = current_worker.get()
+                if worker is not None:
+                    worker.sleep(fault.delay)  # type: ignore[attr-defined]
+            if fault is not None and fault.error is not None:
+                raise fault.error
+            item = fault.items[0] if fault is not None and fault.items else original(self, *args)
+            book.returned(name, item, injected=fault is not None)
+            return item
+        except BaseException as error:
+            book.raised(name, error)
+            raise
+        finally:
+            book.finish(name)
+
+    method.__name__, method.__qualname__ = original.__name__, original.__qualname__
+    return method
+
+
+def _wrap_async(name: str, original: Callable[..., Any], book: Journal) -> Callable[..., Any]:
+    async def method(self: Any, *args: Any) -> Any:
+        fault = book.begin(name, args)
+        try:
+            if fault is not None and fault.delay:
+                await anyio.sleep(fault.delay)
+            if fault is not None and fault.error is not None:
+                raise fault.error
+            item = fault.items[0] if fault is not None and fault.items else await original(self, *args)
+            book.returned(name, item, injected=fault is not None)
+            return item
+        except BaseException as error:
+            book.raised(name, error)
+            raise
+        finally:
+            book.finish(name)
+
+    method.__name__, method.__qualname__ = original.__name__, original.__qualname__
+    return method

@@ -1,0 +1,624 @@
+"""Does a transport, or a handler, keep its promises? Suites that a stranger can run on his own.
+
+    async def test_my_transport():
+        await check_transport(open_my_pair)          # an async context manager that yields (ours, theirs)
+
+    def test_my_handler():
+        check_handler(MyHandler())
+
+Each check is named after the sentence it holds against `rtcflow.abc`, `rtcflow.flow` or the contract of handlers; what
+breaks is reported with that sentence. `TRANSPORT_CHECKS` and `HANDLER_CHECKS` are for a test of its own per sentence.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Final, TypeAlias
+
+import anyio
+import anyio.to_thread
+import numpy as np
+
+from .._bridge import Event
+from ..abc import Transport
+from ..connection import EndCause, Timeouts, shut_down
+from ..exceptions import HandlerError, MediaError
+from ..flow import FlowStatistics
+from ..frames import AudioFormat, AudioFrame
+from ..handlers.base import StreamHandlerBase
+from ..handlers.checking import check_handler as check_statically, copy_handler
+from . import signals
+from .caller import CallRecord, open_caller, run_call
+from .clocks import BackendName, virtual_backend
+
+__all__ = ["HANDLER_CHECKS", "TRANSPORT_CHECKS", "check_handler", "check_transport", "refuse_shared_state"]
+
+MakePair: TypeAlias = Callable[[], AbstractAsyncContextManager[tuple[Transport, Transport]]]
+"""Opens two transports that are linked to each other and not started; closes both."""
+
+RATE: Final = 48000
+LONG_ENOUGH: Final = 15.0
+"""Seconds that one check may take on a real network stack of one machine: WebRTC needs about one to connect."""
+
+SETTLED: Final = 0.5
+"""Seconds in which what was sent has arrived on one machine, or will not."""
+
+
+# -- transports
+
+
+async def check_transport(make_pair: MakePair) -> None:
+    """Hold a transport to every sentence of `rtcflow.abc.Transport` that can be seen from outside.
+
+    Args:
+        make_pair: Opens two linked transports, both not started; each check opens a pair of its own.
+
+    Raises:
+        AssertionError: Some sentences are broken; the text lists them.
+    """
+    broken: list[str] = []
+    for sentence, check in TRANSPORT_CHECKS.items():
+        try:
+            await check(make_pair)
+        except AssertionError as error:
+            broken.append(f"{sentence}\n      {error}")
+        except Exception as error:  # supervises: a check that fails in another way is a broken sentence, too
+            broken.append(f"{sentence}\n      {type(error).__name__}: {error}")
+    if broken:
+        lines = "\n  - ".join(broken)
+        raise AssertionError(f"{len(broken)} of {len(TRANSPORT_CHECKS)} sentences are broken:\n  - {lines}")
+
+
+TRANSPORT_CHECKS: dict[str, Callable[[MakePair], Awaitable[None]]] = {}
+
+
+def _sentence(text: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    def register(check: Callable[[Transport, Transport], Awaitable[None]]) -> Callable[..., Any]:
+        async def opened(make_pair: MakePair) -> None:
+            with anyio.fail_after(LONG_ENOUGH):
+                async with make_pair() as (ours, theirs):
+                    await check(ours, theirs)
+
+        TRANSPORT_CHECKS[text] = opened
+        return check
+
+    return register
+
+
+async def _up(ours: Transport, theirs: Transport) -> tuple[AudioFormat, AudioFormat]:
+    """Start both ends and wait until they are connected; returns the formats that `ours` hears and speaks."""
+    wanted = AudioFormat(RATE)
+    formats = ours.start(wanted, wanted)
+    theirs.start(wanted, wanted)
+    await ours.wait_connected()
+    await theirs.wait_connected()
+    return formats
+
+
+def _spoken(ours: Transport, format: AudioFormat, seconds: float, frequency: float = 1000.0) -> None:
+    samples = signals.tone(seconds, frequency, format.sample_rate, channels=format.channels)
+    ours.audio_out.put(AudioFrame(samples, format.sample_rate, 0))
+
+
+async def _heard(theirs: Transport, seconds: float) -> list[tuple[float, AudioFrame]]:
+    """What arrives within `seconds`, with its moments."""
+    frames: list[tuple[float, AudioFrame]] = []
+    with anyio.move_on_after(seconds):
+        while True:
+            frame = await theirs.audio_in.take()
+            frames.append((anyio.current_time(), frame))
+    return frames
+
+
+def _adds_up(name: str, figures: FlowStatistics) -> None:
+    assert figures.put == figures.taken + figures.dropped + figures.waiting, f"{name}: {figures}"
+    assert max(figures.waiting, figures.most_waiting) <= figures.bound, f"{name}: {figures}"
+
+
+@_sentence("start returns formats that frames of 20 ms can be cut from")
+async def _formats(ours: Transport, theirs: Transport) -> None:
+    heard, spoken = await _up(ours, theirs)
+    for format in (heard, spoken):
+        assert format.sample_rate > 0, format
+        assert format.sample_rate % 50 == 0, format
+        assert format.channels in {1, 2}, format
+
+
+@_sentence("audio put into audio_out arrives at the other end, in order, and sounds the same")
+async def _audio_arrives(ours: Transport, theirs: Transport) -> None:
+    _, spoken = await _up(ours, theirs)
+    sent = signals.sweep(1.0, 300, 3000, spoken.sample_rate, channels=spoken.channels)
+    ours.audio_out.put(AudioFrame(sent, spoken.sample_rate, 0))
+    frames = [frame for _, frame in await _heard(theirs, 1.0 + SETTLED)]
+    assert frames, "nothing arrived"
+    rate = frames[0].sample_rate
+    heard = np.concatenate([frame.samples[:1] for frame in frames], axis=1)
+    again = signals.sweep(1.0, 300, 3000, rate)
+    late = signals.latency(heard, again, rate)
+    assert -0.05 < late < SETTLED + 0.2, f"it is {late:.3f} s off"
+
+
+@_sentence("frames hold int16 of shape (1 or 2, n), and pts grows with what was sent")
+async def _frames(ours: Transport, theirs: Transport) -> None:
+    _, spoken = await _up(ours, theirs)
+    _spoken(ours, spoken, 0.5)
+    last = None
+    for _, frame in await _heard(theirs, 0.5 + SETTLED):
+        assert frame.samples.dtype == np.int16, frame.samples.dtype
+        assert frame.samples.ndim == 2, frame.samples.shape
+        assert frame.samples.shape[0] in {1, 2}, frame.samples.shape
+        if last is not None:
+            assert frame.pts >= last.pts + last.samples.shape[1], f"pts {frame.pts} after {last.pts}"
+        last = frame
+    assert last is not None, "nothing arrived"
+
+
+@_sentence("audio leaves in real time, however much is put at once")
+async def _paced(ours: Transport, theirs: Transport) -> None:
+    _, spoken = await _up(ours, theirs)
+    _spoken(ours, spoken, 2.0)
+    began = anyio.current_time()
+    await anyio.sleep(1.0)
+    out = ours.audio_out.statistics()
+    played = out.played / spoken.sample_rate
+    passed = anyio.current_time() - began
+    assert passed - 0.3 <= played <= passed + 0.35, f"{played:.2f} s were played within {passed:.2f} s"
+
+
+@_sentence("queued is played + dropped + waiting, at every moment")
+async def _playout_adds_up(ours: Transport, theirs: Transport) -> None:
+    _, spoken = await _up(ours, theirs)
+    _spoken(ours, spoken, 0.3)
+    for _ in range(5):
+        out = ours.audio_out.statistics()
+        assert out.queued == out.played + out.dropped + out.waiting, str(out)
+        await anyio.sleep(0.05)
+
+
+@_sentence("when clear_audio returns, nothing put before will leave any more")
+async def _clear(ours: Transport, theirs: Transport) -> None:
+    _, spoken = await _up(ours, theirs)
+    _spoken(ours, spoken, 2.0)
+    await anyio.sleep(0.3)
+    dropped = await anyio.to_thread.run_sync(ours.clear_audio)
+    assert 1.0 < dropped <= 2.0, f"it says {dropped:.2f} s were dropped"
+    played = ours.audio_out.statistics().played
+    await anyio.sleep(0.2)
+    assert ours.audio_out.statistics().played == played, "audio left afterwards"
+    assert ours.audio_out.queued_seconds == 0, "audio waits"
+
+
+@_sentence("what nobody takes in time is dropped, oldest first, and counted")
+async def _dropped(ours: Transport, theirs: Transport) -> None:
+    _, spoken = await _up(ours, theirs)
+    _spoken(ours, spoken, 2.0)
+    await anyio.sleep(2.0 + SETTLED)
+    figures = theirs.audio_in.statistics()
+    _adds_up("audio_in", figures)
+    assert figures.bound == 50, f"audio_in holds {figures.bound} frames"
+    assert figures.dropped > 0, f"nothing was dropped: {figures}"
+    first = await theirs.audio_in.take()
+    assert first.pts > 0, "the oldest frame is still there"
+
+
+@_sentence("queues of media that was not offered stay empty")
+async def _not_offered(ours: Transport, theirs: Transport) -> None:
+    await _up(ours, theirs)
+    await anyio.sleep(0.2)
+    if not ours.offer.receive_video:
+        assert not len(ours.video_in), "video_in is not empty"
+    if not ours.offer.receive_audio:
+        assert not len(ours.audio_in), "audio_in is not empty"
+
+
+@_sentence("messages arrive in the order in which they were sent, from any thread")
+async def _messages(ours: Transport, theirs: Transport) -> None:
+    await _up(ours, theirs)
+    if not ours.offer.messages:
+        return
+    await ours.wait_messages_open()
+    await theirs.wait_messages_open()
+    texts = [f"{i} ä\n\x00 {'x' * (i * 37 % 3000)}" for i in range(100)]
+    for i, text in enumerate(texts):
+        if i % 2:
+            ours.send_message_nowait(text)
+        else:
+            await anyio.to_thread.run_sync(ours.send_message_nowait, text)
+    for text in texts:
+        assert await theirs.messages_in.take() == text, "another one came"
+
+
+@_sentence("statistics may be asked for from any thread, and add up")
+async def _statistics(ours: Transport, theirs: Transport) -> None:
+    _, spoken = await _up(ours, theirs)
+    _spoken(ours, spoken, 0.2)
+    await anyio.sleep(0.3)
+    for end in (ours, theirs):
+        figures = await anyio.to_thread.run_sync(end.statistics)
+        for name in ("audio_in", "video_in", "video_out", "messages_in"):
+            _adds_up(name, getattr(figures, name))
+
+
+@_sentence("audio_in has one taker: a second one is refused with BusyResourceError")
+async def _one_taker(ours: Transport, theirs: Transport) -> None:
+    await _up(ours, theirs)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_take_quietly, ours)
+        await anyio.sleep(0.05)
+        while len(ours.audio_in):
+            await anyio.sleep(0.02)
+        try:
+            with anyio.move_on_after(1):
+                await ours.audio_in.take()
+            raise AssertionError("two were allowed")
+        except anyio.BusyResourceError:
+            pass
+        tasks.cancel_scope.cancel()
+
+
+async def _take_quietly(transport: Transport) -> None:
+    while True:
+        await transport.audio_in.take()
+
+
+@_sentence("cancelling a wait loses nothing: not wait_connected, take, wait_messages_open or wait_ended")
+async def _cancel(ours: Transport, theirs: Transport) -> None:
+    wanted = AudioFormat(RATE)
+    _, spoken = ours.start(wanted, wanted)
+    theirs.start(wanted, wanted)
+    for wait in (ours.wait_connected, ours.wait_messages_open, ours.wait_ended, ours.audio_in.take):
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await wait()
+    await ours.wait_connected()
+    await theirs.wait_connected()
+    _spoken(ours, spoken, 0.3)
+    got = 0
+    with anyio.move_on_after(0.3 + SETTLED):
+        while True:
+            with anyio.move_on_after(0.005):
+                await theirs.audio_in.take()
+                got += 1
+    figures = theirs.audio_in.statistics()
+    _adds_up("audio_in", figures)
+    assert got == figures.taken > 0, f"{got} were got of {figures.taken} taken"
+
+
+@_sentence("wait_ended returns normally when the peer said goodbye, and every queue ends")
+async def _goodbye(ours: Transport, theirs: Transport) -> None:
+    _, spoken = await _up(ours, theirs)
+    await anyio.sleep(0.2)
+    await theirs.aclose()
+    await ours.wait_ended()
+    for name in ("audio_in", "video_in", "messages_in"):
+        flow: Any = getattr(ours, name)
+        try:
+            while True:
+                await flow.take()
+        except anyio.EndOfStream:
+            pass
+        except anyio.BrokenResourceError as error:
+            raise AssertionError(f"{name} broke instead: {error.__cause__!r}") from error
+    try:
+        _spoken(ours, spoken, 0.1)
+    except anyio.ClosedResourceError:
+        return
+    raise AssertionError("audio_out takes audio for a peer that is gone")
+
+
+@_sentence("after aclose this side's waits and queues fail with ClosedResourceError")
+async def _closed(ours: Transport, theirs: Transport) -> None:
+    _, spoken = await _up(ours, theirs)
+    await ours.aclose()
+
+    async def put() -> None:
+        _spoken(ours, spoken, 0.1)
+
+    async def send() -> None:
+        ours.send_message_nowait("too late")
+
+    waits = {
+        "wait_ended": ours.wait_ended,
+        "audio_in.take": ours.audio_in.take,
+        "messages_in.take": ours.messages_in.take,
+        "video_in.take": ours.video_in.take,
+        "audio_out.put": put,
+        "send_message_nowait": send,
+    }
+    for name, wait in waits.items():
+        try:
+            await wait()
+        except anyio.ClosedResourceError:
+            continue
+        raise AssertionError(f"{name} did not")
+
+
+@_sentence("whoever waits when this side closes is woken")
+async def _woken(ours: Transport, theirs: Transport) -> None:
+    await _up(ours, theirs)
+    woken: list[str] = []
+
+    async def wait(name: str, what: Callable[[], Awaitable[object]]) -> None:
+        try:
+            while True:
+                await what()
+        except anyio.ClosedResourceError:
+            woken.append(name)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(wait, "audio_in", ours.audio_in.take)
+        tasks.start_soon(wait, "messages_in", ours.messages_in.take)
+        tasks.start_soon(wait, "video_in", ours.video_in.take)
+        tasks.start_soon(wait, "wait_ended", ours.wait_ended)
+        await anyio.sleep(0.05)
+        await ours.aclose()
+    assert sorted(woken) == ["audio_in", "messages_in", "video_in", "wait_ended"], f"only {woken} were"
+
+
+@_sentence("aclose may be called any number of times, also at once, and before start")
+async def _close_twice(ours: Transport, theirs: Transport) -> None:
+    await _up(ours, theirs)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(ours.aclose)
+        tasks.start_soon(ours.aclose)
+        tasks.start_soon(theirs.aclose)
+    await ours.aclose()
+
+
+@_sentence("a transport that was never started can be closed")
+async def _close_unstarted(ours: Transport, theirs: Transport) -> None:
+    await ours.aclose()
+    await theirs.aclose()
+
+
+@_sentence("aclose that is cancelled still frees everything: the peer is gone for the other end")
+async def _close_cancelled(ours: Transport, theirs: Transport) -> None:
+    await _up(ours, theirs)
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        await ours.aclose()
+    try:
+        await ours.audio_in.take()
+    except anyio.ClosedResourceError:
+        pass
+    else:
+        raise AssertionError("this side goes on")
+    await ours.aclose()
+
+
+@_sentence("sending to a peer that does not read ends in WouldBlock, not in unbounded memory")
+async def _flood(ours: Transport, theirs: Transport) -> None:
+    await _up(ours, theirs)
+    if not ours.offer.messages:
+        return
+    await ours.wait_messages_open()
+    text = "x" * 60_000
+    try:
+        for _ in range(2000):  # 120 MB, sent without giving the other side a chance to read
+            ours.send_message_nowait(text)
+    except (anyio.WouldBlock, anyio.ClosedResourceError):
+        return
+    raise AssertionError("120 MB were queued")
+
+
+# -- handlers
+
+HANDLER_CHECKS: dict[str, Callable[[StreamHandlerBase], None]] = {}
+GRACE: Final = 1.0
+"""Real seconds in which a thread that the handler started may end after `shutdown`."""
+
+
+def check_handler(handler: StreamHandlerBase) -> None:
+    """Hold a handler to its contract: calls in virtual time, on both backends, ended in every way.
+
+    Args:
+        handler: As you give it to a `Stream`. It is copied for each call, and never runs itself.
+
+    Raises:
+        HandlerError: It cannot be run at all, or its copies are not its own; the text says what to write.
+        AssertionError: Some sentences of the contract are broken; the text lists them.
+    """
+    check_statically(handler)
+    refuse_shared_state(handler, copy_handler(handler), f"{type(handler).__qualname__}.copy()")
+    broken: list[str] = []
+    for sentence, check in HANDLER_CHECKS.items():
+        try:
+            check(handler)
+        except AssertionError as error:
+            broken.append(f"{sentence}\n      {error}")
+        except Exception as error:  # supervises: whatever the handler raises is what the sentence was about
+            broken.append(f"{sentence}\n      it raised {error!r}")
+    if broken:
+        lines = "\n  - ".join(broken)
+        raise AssertionError(f"{len(broken)} of {len(HANDLER_CHECKS)} sentences are broken:\n  - {lines}")
+
+
+def refuse_shared_state(first: StreamHandlerBase, second: StreamHandlerBase, what: str) -> None:
+    """See that two handlers do not share what belongs to one call: queues, events, locks.
+
+    Other things may be shared on purpose: models, clients, settings.
+
+    Args:
+        first: One handler.
+        second: Another one.
+        what: What made the second one, for the error.
+
+    Raises:
+        HandlerError: They do share some, or are the same; the text says what to write.
+    """
+    if first is second:
+        raise HandlerError(
+            f"{what} gives the same handler each time, which would mix up calls; write: return {type(first).__name__}(...)"
+        )
+    theirs: Mapping[str, Any] = vars(second)
+    for name, value in vars(first).items():
+        if isinstance(value, _OF_ONE_CALL) and theirs.get(name) is value:
+            raise HandlerError(
+                f"{what} gives handlers that share .{name}, which would mix up calls; "
+                f"in {type(first).__name__}.__init__ write: self.{name} = {_make(value)}"
+            )
+
+
+_OF_ONE_CALL: Final = (
+    queue.Queue,
+    queue.SimpleQueue,
+    deque,
+    bytearray,
+    Event,
+    threading.Event,
+    threading.Condition,
+    threading.Thread,
+    anyio.Event,
+)
+
+
+def _make(value: object) -> str:
+    names = {deque: "deque()", bytearray: "bytearray()", Event: "Event()"}
+    return names.get(type(value), f"{type(value).__module__}.{type(value).__qualname__}()")  # type: ignore[call-overload,no-any-return]
+
+
+def _handler_sentence(text: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    def register(check: Callable[[StreamHandlerBase], None]) -> Callable[..., None]:
+        HANDLER_CHECKS[text] = check
+        return check
+
+    return register
+
+
+@_handler_sentence("copy needs no event loop and works in any thread")
+def _copies_anywhere(handler: StreamHandlerBase) -> None:
+    made: list[Any] = []
+
+    def make() -> None:
+        try:
+            made.append(copy_handler(handler))
+        except Exception as error:  # handed to the thread that waits
+            made.append(error)
+
+    thread = threading.Thread(target=make)
+    thread.start()
+    thread.join()
+    assert not isinstance(made[0], Exception), f"in a thread it raised {made[0]!r}"
+
+
+@_handler_sentence("shutdown may be called on a copy that never served anybody")
+def _shut_down_unused(handler: StreamHandlerBase) -> None:
+    async def drop() -> None:
+        await shut_down(copy_handler(handler), Timeouts().shutdown)
+
+    for backend in ("trio", "asyncio"):
+        _in_virtual_time(drop, backend)
+
+
+@_handler_sentence("it serves a call on trio and on asyncio, and what emit returns is an EmitType")
+def _serves(handler: StreamHandlerBase) -> None:
+    for backend in ("trio", "asyncio"):
+        before = set(threading.enumerate())
+        record = _call(handler, backend)
+        if isinstance(record.error, MediaError):
+            raise AssertionError(str(record.error)) from record.error
+        if record.error is not None:
+            raise AssertionError(f"under {backend} it raised {record.error!r}") from record.error
+        assert not record.stuck, f"under {backend} {record.stuck[0]}"
+        _no_thread_left(record, before)
+
+
+def _call(handler: StreamHandlerBase, backend: BackendName) -> CallRecord:
+    return run_call(handler, play=signals.speech_like(2.0), seconds=3.0, backend=backend, args=["a", 1], catch=True)
+
+
+@_handler_sentence("it serves a caller who says nothing, whose network is bad, or who has no data channel")
+def _serves_badly(handler: StreamHandlerBase) -> None:
+    from .links import Bursts, LossyLink
+
+    calls: list[dict[str, Any]] = [
+        {"play": None},
+        {"play": signals.speech_like(2.0), "link": LossyLink(1, Bursts(0.05, 4), 0.1, 0.03, 0.02, duplicate=0.02)},
+        {"play": signals.speech_like(1.0), "phone": True},
+        {"play": signals.speech_like(0.5, 8000), "sample_rate": 8000},
+    ]
+    for call in calls:
+        record = run_call(handler, seconds=3.0, args=["a", 1], catch=True, **call)
+        if record.error is not None:
+            raise AssertionError(f"with {call.keys() - {'play'} or 'silence'} it raised {record.error!r}") from record.error
+
+
+@_handler_sentence("its call ends in time, and its threads come back, whatever ends it, and whenever")
+def _ends(handler: StreamHandlerBase) -> None:
+    times = Timeouts()
+    most = times.shutdown + times.grace + times.goodbye + 1.0
+    for how, cause in _ENDS.items():
+        for after in (0.0, 0.011, 0.5):
+            before = set(threading.enumerate())
+
+            async def end(how: str = how, after: float = after) -> CallRecord:
+                limit = after + 0.001 if how == "time limit" else None
+                async with open_caller(handler, time_limit=limit, catch=True) as caller:
+                    caller.play_nowait(signals.tone(1.0))
+                    await anyio.sleep(after)
+                    match how:
+                        case "peer leaves":
+                            await caller.hang_up()
+                        case "link breaks":
+                            await caller.break_link()
+                        case "server closes":
+                            caller.connection.close("enough")
+                    await caller.wait_ended()
+                return caller.record()
+
+            record = _in_virtual_time(end, "trio")
+            allowed = {cause, EndCause.HANDLER_CLOSED}
+            assert record.end.cause in allowed, f"{how} after {after} s: it ended by {record.end.cause}: {record.error!r}"
+            assert record.seconds - after <= most, f"{how} after {after} s: closing took {record.seconds - after:.1f} s"
+            _no_thread_left(record, before)
+
+
+_ENDS: Final = {
+    "peer leaves": EndCause.PEER_LEFT,
+    "link breaks": EndCause.LINK_BROKE,
+    "server closes": EndCause.CLOSED,
+    "time limit": EndCause.TIME_LIMIT,
+}
+
+
+@_handler_sentence("one call leaves no trace in another: lists, dicts and sets that copies share do not change")
+def _no_trace(handler: StreamHandlerBase) -> None:
+    copied = copy_handler(handler)
+    shared = {
+        name: (value, _snapshot(value))
+        for name, value in vars(handler).items()
+        if isinstance(value, list | dict | set) and vars(copied).get(name) is value
+    }
+    _call(handler, "trio")
+    for name, (value, before) in shared.items():
+        assert _snapshot(value) == before, f"a call changed .{name}, which all copies share; make it in __init__"
+
+
+def _snapshot(value: list[Any] | dict[Any, Any] | set[Any]) -> list[int]:
+    return [id(item) for item in (value.items() if isinstance(value, dict) else value)] if not isinstance(value, dict) else [
+        id(item) for pair in value.items() for item in pair
+    ]
+
+
+def _no_thread_left(record: CallRecord, before: set[threading.Thread]) -> None:
+    assert not record.statistics.threads_abandoned, "a worker thread did not come back: have shutdown() release it"
+    deadline = time.monotonic() + GRACE
+    while left := [thread for thread in set(threading.enumerate()) - before if not _pooled(thread)]:
+        names = sorted(thread.name for thread in left)
+        assert time.monotonic() < deadline, f"shutdown() left threads running: {names}"
+        time.sleep(0.01)
+
+
+def _pooled(thread: threading.Thread) -> bool:
+    # Idle threads that trio's, anyio's and the standard library's pools keep by design.
+    return thread.name.startswith(("Trio thread", "AnyIO worker", "asyncio_", "ThreadPoolExecutor"))
+
+
+def _in_virtual_time(function: Callable[[], Awaitable[Any]], backend: BackendName) -> Any:
+    name, options = virtual_backend(backend)
+    return anyio.run(function, backend=name, backend_options=options)

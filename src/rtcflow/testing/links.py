@@ -239,8 +239,8 @@ class Trace:
 class Chain:
     """Links one after the other: what arrives from the first is sent into the second.
 
-    >>> Chain(LossyLink(delay=0.1), LossyLink(delay=0.05)).send(1.0, 960)
-    [1.15]
+    >>> Chain(LossyLink(delay=0.25), LossyLink(delay=0.5)).send(1.0, 960)
+    [1.75]
     """
 
     def __init__(self, *links: _Link) -> None:

@@ -1,13 +1,16 @@
 """WebSocket calls side by side: rtcflow's and FastRTC's echo, same client, same machine, one run.
 
-    python bench/lines.py --fastrtc /path/to/python-with-fastrtc [--seconds 8] [--only latency,capacity,idle,bargein,rss]
+    python bench/lines.py --fastrtc /path/to/python-with-fastrtc [--seconds 8] [--only ...]
 
 Both servers run under Uvicorn, one process each, pinned to one core; the client runs on another core and costs little:
 its frames are made beforehand. Handlers are the same source for both. What is printed are medians and ratios.
 
 - latency   a loud frame among silent ones, from sending it until it is back
-- capacity  the most calls of which 99 % of the audio comes back
-- idle      CPU of 50 calls on which nobody speaks, % of a core
+- cpu       of the server, for each of 8 calls
+- capacity  the most calls of which 99 % (--share) of the audio comes back
+- idle      CPU of 50 calls on which nobody speaks, % of a core; handlers wait in `emit`
+- idle-poll the same, with handlers that look every 0.1 s (FastRTC's `wait_for_item`)
+- idle-none the same, with handlers that return None at once
 - bargein   from sending a loud frame, at which the handler calls `clear_queue`, until the last audio message
 - rss       growth of the server with 10 calls whose handlers return None, MB per minute
 """
@@ -156,7 +159,8 @@ class Call:
                 if b'"media"' in payload[:40]:
                     self.last = time.perf_counter()
                     if self.counting:
-                        self.received += (len(payload) - 45) * 3 / 4 / FRAME
+                        begin = payload.index(b'"', payload.index(b'"payload"') + 10) + 1
+                        self.received += (len(payload) - len(b'"}}') - begin) * 3 / 4 / FRAME
                     if self.loud_sent is not None and LOUD_AT in payload:
                         self.latencies.append(self.last - self.loud_sent)
                         self.loud_sent = None
@@ -255,8 +259,15 @@ async def delivery(server: Server, calls: int, seconds: float) -> float:
     return share
 
 
-async def capacity(python: str, library: str, core: int, seconds: float) -> tuple[int, float]:
-    """The most calls with 99 % of the audio back (0 if not even one), and the share of one call."""
+async def cpu(server: Server, seconds: float) -> float:
+    """% of a core for each of 8 calls."""
+    before = server.cpu()
+    await delivery(server, 8, seconds)
+    return 100 * (server.cpu() - before) / seconds / 8
+
+
+async def capacity(python: str, library: str, core: int, seconds: float, enough: float) -> tuple[int, float]:
+    """The most calls with enough of the audio back (0 if not even one), and the share of one call."""
     best, first = 0, 0.0
     for calls in (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 80, 96, 112, 128, 160, 192):
         server = start(python, "echo", library, core)
@@ -266,7 +277,7 @@ async def capacity(python: str, library: str, core: int, seconds: float) -> tupl
             server.stop()
         first = first or share
         print(f"    {library:8} {calls:4} calls: {100 * share:6.1f} %", flush=True)
-        if share < 0.99:
+        if share < enough:
             if calls > 1:
                 break
             continue
@@ -320,10 +331,13 @@ async def rss(server: Server, seconds: float) -> float:
 
 SIMPLE = {
     "latency": (latency, "echo", "ms"),
-    "idle": (idle, "idle", "% of a core"),
+    "cpu": (cpu, "echo", "% of a core"),
+    "idle": (idle, "echo", "% of a core"),
+    "idle-poll": (idle, "idle", "% of a core"),
+    "idle-none": (idle, "nothing", "% of a core"),
     "bargein": (bargein, "talker", "ms"),
+    "rss": (rss, "nothing", "MB/min"),
 }
-SIMPLE["rss"] = (rss, "nothing", "MB/min")
 
 
 async def measure(args: argparse.Namespace) -> None:
@@ -334,9 +348,9 @@ async def measure(args: argparse.Namespace) -> None:
         results: dict[str, list[float]] = {library: [] for library in pythons}
         if name == "capacity":
             for library, python in pythons.items():
-                best, first = await capacity(python, library, core, args.seconds)
+                best, first = await capacity(python, library, core, args.seconds, args.share)
                 results[library] = [float(best)]
-                print(f"  {library}: {best} calls at 99 % (one call: {100 * first:.1f} %)")
+                print(f"  {library}: {best} calls at {100 * args.share:g} % (one call: {100 * first:.1f} %)")
         else:
             run, kind, unit = SIMPLE[name]
             for _ in range(args.rounds):
@@ -358,7 +372,8 @@ def main() -> None:
     parser.add_argument("--fastrtc", help="a Python that has fastrtc")
     parser.add_argument("--seconds", type=float, default=8.0)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", default="latency,idle,bargein,rss,capacity")
+    parser.add_argument("--share", type=float, default=0.99, help="of the audio, that must come back for capacity")
+    parser.add_argument("--only", default=",".join([*SIMPLE, "capacity"]))
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     parser.add_argument("--library", help=argparse.SUPPRESS)
     parser.add_argument("--port", type=int, help=argparse.SUPPRESS)

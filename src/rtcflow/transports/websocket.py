@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 
 BUFFERED_AHEAD: Final = 0.06
 """Seconds by which audio leaves early for a client that can be told to drop it: three frames against the jitter of a
-TCP connection. A client that cannot be told gets it in real time, so that barge-in stays quick."""
+TCP connection."""
+
+LIVE_AHEAD: Final = 0.02
+"""The same for a client that cannot: one frame, so that barge-in stays quick. Not less, since a live frame that comes a
+moment before its time would have to be held back by a timer of its own."""
 
 
 class WebSocketTransport(LineTransport):
@@ -72,7 +76,7 @@ async def open_websocket_transport(
     """
 
     def make_transport(socket: LineSocket, codec: LineCodec, call: CallStarted) -> WebSocketTransport:
-        ahead = BUFFERED_AHEAD if codec.clears else 0.0
+        ahead = BUFFERED_AHEAD if codec.clears else LIVE_AHEAD
         return WebSocketTransport(socket, codec, call, ahead=ahead, latency=latency)
 
     async with open_line(websocket, lambda _: WebSocketCodec(), make_transport, limits or LineLimits()) as transport:

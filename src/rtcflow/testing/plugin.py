@@ -1,0 +1,146 @@
+"""The pytest plugin: loaded by itself when `rtcflow` is installed.
+
+Fixtures:
+    virtual_backend: a backend in virtual time; give it to anyio's plugin by overriding its fixture:
+
+        @pytest.fixture
+        def anyio_backend(virtual_backend):
+            return virtual_backend
+
+    real_backend: a backend in real time: asyncio, asyncio on uvloop (if it is installed), trio.
+    virtual_clock: a clock in virtual time for pytest-trio: having it as a fixture is enough.
+
+The guard against leaks: a test marked ``@pytest.mark.leak_guard``, or every test with ``--leak-guard``, fails if it leaves
+a thread, a task or a file descriptor behind.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib.util
+import os
+import sys
+import threading
+import time
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+GRACE = 2.0
+"""Real seconds in which what a test left may still end by itself."""
+
+POOLS = ("Trio thread", "AnyIO worker", "asyncio_", "ThreadPoolExecutor", "pytest_timeout", "pytest-timeout")
+"""Names of threads that pools keep idle by design."""
+
+TRIO = importlib.util.find_spec("trio") is not None
+UVLOOP = importlib.util.find_spec("uvloop") is not None
+
+VIRTUAL = ["asyncio", *(["trio"] if TRIO else [])]
+REAL = [
+    pytest.param(("asyncio", {}), id="asyncio"),
+    *([pytest.param(("asyncio", {"use_uvloop": True}), id="asyncio+uvloop")] if UVLOOP else []),
+    *([pytest.param(("trio", {}), id="trio")] if TRIO else []),
+]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add ``--leak-guard``."""
+    parser.getgroup("rtcflow").addoption(
+        "--leak-guard", action="store_true", help="fail each test that leaves a thread, a task or a descriptor behind"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Add the marker."""
+    config.addinivalue_line("markers", "leak_guard: fail if the test leaves a thread, a task or a descriptor behind")
+
+
+@pytest.fixture(params=VIRTUAL, ids=[f"{name}-virtual" for name in VIRTUAL])
+def virtual_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
+    """A backend's name and options; its time is virtual, and new for each test."""
+    from . import clocks
+
+    return clocks.virtual_backend(request.param)
+
+
+@pytest.fixture(params=REAL)
+def real_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
+    """A backend's name and options; its time is real."""
+    name, options = request.param
+    return name, dict(options)
+
+
+@pytest.fixture
+def virtual_clock() -> Any:
+    """A virtual clock for one run of trio (pytest-trio runs a test with the clock it finds among the fixtures)."""
+    if not TRIO:
+        pytest.skip("trio is not installed")
+    from ._virtual_trio import VirtualClock
+
+    return VirtualClock()
+
+
+@pytest.fixture(autouse=True)
+def _leak_guard(request: pytest.FixtureRequest) -> Iterator[None]:
+    if not (request.config.getoption("--leak-guard") or request.node.get_closest_marker("leak_guard")):
+        yield
+        return
+    threads, descriptors = _threads(), _descriptors()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ResourceWarning)
+        warnings.simplefilter("always", RuntimeWarning)
+        yield
+        left = _what_is_left(threads, descriptors)
+    # A task nobody waited for, and a coroutine that never ran, are told of when they are collected.
+    left += [str(warning.message) for warning in caught if "never awaited" in str(warning.message)]
+    left += [str(warning.message) for warning in caught if "was destroyed" in str(warning.message)]
+    if left:
+        pytest.fail(f"{request.node.name} left behind: {'; '.join(left)}")
+
+
+def _what_is_left(threads: set[threading.Thread], descriptors: Counter[str]) -> list[str]:
+    deadline = time.monotonic() + GRACE
+    while True:
+        gc.collect()
+        left = [f"thread {thread.name!r}" for thread in _threads() - threads]
+        left += [f"{n} {kind}(s)" for kind, n in (_descriptors() - descriptors).items()]
+        left += _tasks()
+        if not left or time.monotonic() > deadline:
+            return sorted(left)
+        time.sleep(0.02)
+
+
+def _threads() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if not thread.name.startswith(POOLS)}
+
+
+def _descriptors() -> Counter[str]:
+    """How many sockets, pipes and event files are open (Linux); files are the libraries' own affair."""
+    kinds: Counter[str] = Counter()
+    folder = Path("/proc/self/fd")
+    if not folder.exists():
+        return kinds
+    for entry in folder.iterdir():
+        try:
+            target = os.readlink(entry)
+        except OSError:  # the descriptor of this very listing
+            continue
+        if not target.startswith("/"):
+            kinds[target.split(":[")[0]] += 1
+    return kinds
+
+
+def _tasks() -> list[str]:
+    """Tasks of asyncio loops that are closed, which nobody will ever finish."""
+    asyncio_tasks = sys.modules.get("asyncio.tasks")
+    if asyncio_tasks is None:
+        return []
+    left = []
+    for task in list(getattr(asyncio_tasks, "_all_tasks", None) or getattr(asyncio_tasks, "_scheduled_tasks", ())):
+        if not task.done() and task.get_loop().is_closed():
+            left.append(f"task {task.get_name()!r}")
+    return left

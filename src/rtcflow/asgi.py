@@ -3,7 +3,8 @@
     POST {path}/webrtc/offer           FastRTC's JSON: offers and trickled candidates
     GET  {path}/webrtc/configuration   what a browser needs to know before it calls
     GET  {path}/                       the page to talk with, and its files
-    …and what `asgi_data` adds for arguments and outputs, and `asgi_lines` for WebSockets and telephone lines
+    …and what `asgi_data` adds for arguments and outputs, `asgi_whip` for WHIP and WHEP, and `asgi_lines` for WebSockets
+    and telephone lines
 
 Errors have a 4xx or 5xx status and FastRTC's body ``{"status": "failed", "meta": {"error": code, "message": words}}``.
 (FastRTC itself answers 200 to all of them; its clients look at the body, which is the same.)
@@ -24,7 +25,7 @@ from starlette.requests import ClientDisconnect, HTTPConnection, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from .asgi_guard import guarded
+from .asgi_guard import guarded, shown_path
 from .exceptions import InvalidOffer, NegotiationError, NotServing, UnknownConnection
 from .protocol import signalling
 from .session import Caller
@@ -90,13 +91,14 @@ def mount(stream: Stream, app: Starlette, path: str = "", *, page: bool) -> None
 
 def routes(stream: Stream, path: str = "", *, page: bool = False) -> list[BaseRoute]:
     """All routes of `stream`, for applications that put them in their own place."""
-    from . import asgi_data, asgi_lines  # which stand on this module
+    from . import asgi_data, asgi_lines, asgi_whip  # which stand on this module
 
     found: list[BaseRoute] = [
         guarded(stream, f"{path}/webrtc/offer", answering(partial(offer, stream)), ["POST"]),
         guarded(stream, f"{path}/webrtc/configuration", answering(partial(configuration, stream)), ["GET"]),
     ]
     found += asgi_data.routes(stream, path)
+    found += asgi_whip.routes(stream, path)
     found += asgi_lines.routes(stream, path)
     if page:
         found += _page_routes(path)
@@ -154,18 +156,18 @@ def caller_of(connection: HTTPConnection) -> Caller:
     )
 
 
-async def read_body(request: Request) -> bytes:
-    """The whole body of a JSON request, if it is not too long.
+async def read_body(request: Request, expected: str = "application/json", limit: int = signalling.MAX_BODY) -> bytes:
+    """The whole body of a request, if it is of the `expected` media type and has at most `limit` bytes.
 
     Raises:
-        InvalidOffer: It is no JSON by its header (415), too long (413), or did not come in time (408).
+        InvalidOffer: It is of another type by its header (415), too long (413), or did not come in time (408).
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":
-        raise InvalidOffer(f"the Content-Type is {kind or 'missing'}; send application/json", status=415)
-    too_long = InvalidOffer(f"the body is longer than {signalling.MAX_BODY} bytes", status=413)
+    if kind != expected:
+        raise InvalidOffer(f"the Content-Type is {kind[:60] or 'missing'}; send {expected}", status=415)
+    too_long = InvalidOffer(f"the body is longer than {limit} bytes", status=413)
     length = request.headers.get("content-length", "")
-    if length.isdecimal() and int(length) > signalling.MAX_BODY:
+    if length.isdecimal() and int(length) > limit:
         raise too_long
     body = bytearray()
     try:
@@ -173,38 +175,46 @@ async def read_body(request: Request) -> bytes:
             async with aclosing(request.stream()) as chunks:
                 async for chunk in chunks:
                     body += chunk
-                    if len(body) > signalling.MAX_BODY:
+                    if len(body) > limit:
                         raise too_long
     except TimeoutError:
         raise InvalidOffer(f"the body did not come within {BODY_TIMEOUT:g} s", status=408) from None
     return bytes(body)
 
 
-def answering(handle: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
-    """`handle`, with each refusal as a response of its own status."""
-
-    async def answer(request: Request) -> Response:
-        try:
-            return await handle(request)
-        except NegotiationError as error:
-            logger.info("%s %s from %s refused: %s", request.method, request.url.path, caller_of(request), error)
-            return failure(error)
-        except anyio.ClosedResourceError:
-            return failure(NotServing("the server is shutting down"))
-        except ClientDisconnect:
-            return Response(status_code=400)  # nobody reads it
-
-    return answer
-
-
-def failure(error: NegotiationError) -> JSONResponse:
-    """The response that tells a caller why it was refused."""
+def failure_headers(error: NegotiationError) -> dict[str, str]:
+    """The headers that tell a refused caller what it may do."""
     headers = {}
     if error.status == 503:
         headers["Retry-After"] = "5"
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    return JSONResponse(signalling.error_body(error), error.status, headers)
+    return headers
+
+
+def failure(error: NegotiationError) -> JSONResponse:
+    """The response that tells a caller why it was refused."""
+    return JSONResponse(signalling.error_body(error), error.status, failure_headers(error))
+
+
+def answering(
+    handle: Callable[[Request], Awaitable[Response]], failed: Callable[[NegotiationError], Response] = failure
+) -> Callable[[Request], Awaitable[Response]]:
+    """`handle`, with each refusal as a response of its own status, made by `failed`."""
+
+    async def answer(request: Request) -> Response:
+        try:
+            return await handle(request)
+        except NegotiationError as error:
+            path = shown_path(request.scope)
+            logger.info("%s %s from %s refused: %s", request.method, path, caller_of(request), error)
+            return failed(error)
+        except anyio.ClosedResourceError:
+            return failed(NotServing("the server is shutting down"))
+        except ClientDisconnect:
+            return Response(status_code=400)  # nobody reads it
+
+    return answer
 
 
 # -- the page

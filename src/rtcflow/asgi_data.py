@@ -130,10 +130,11 @@ class Shown:
             return list(output.args)
         before = max(0, self._parameters - len(output.args))
         values = [*self._values, *[None] * before][:before]
+        values += output.args
         if inspect.iscoroutinefunction(self._function):
-            result = await self._function(*values, *output.args)
+            result = await self._function(*values)
         else:
-            result = await anyio.to_thread.run_sync(self._function, *values, *output.args)
+            result = await anyio.to_thread.run_sync(self._function, *values)
         self._values = list(result) if isinstance(result, tuple) else [result]
         return self._values
 

@@ -79,6 +79,12 @@ def guarded(
     return Route(path, answer, methods=[*methods, "OPTIONS"], middleware=guard(stream))
 
 
+def shown_path(scope: Scope) -> str:
+    """The path for logs: without what stands in it for a call."""
+    path: str = scope["path"]
+    return f"{path.rpartition('/')[0]}/…" if scope.get("path_params") else path
+
+
 class OriginGuard:
     """ASGI middleware that refuses pages of other origins, and tells browsers that allowed ones are (CORS)."""
 
@@ -91,7 +97,7 @@ class OriginGuard:
         named = headers.getlist("origin")
         allowed = self._stream.allowed_origins
         if not all(origins.is_allowed(origin, headers.get("host"), allowed) for origin in named):
-            logger.info("%s refused: the origin %.100r is not allowed", scope["path"], named)
+            logger.info("%s refused: the origin %.100r is not allowed", shown_path(scope), named)
             await self._refuse(scope, receive, send)
         elif not named or scope["type"] == "websocket":
             await self._app(scope, receive, send)

@@ -24,7 +24,8 @@ class Context:
         headers: Headers of that request, names in lower case.
         query: Its query parameters.
         principal: What the `authorize` hook returned.
-        custom: Parameters of a telephone call (caller, call id, custom parameters).
+        custom: Parameters of a telephone call (caller, call id, custom parameters). Of a call by WHIP or WHEP,
+            ``signalling`` is ``"whip"`` or ``"whep"``.
         user: A dict of the application's own, for as long as the connection lives.
     """
 

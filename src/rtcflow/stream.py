@@ -263,7 +263,7 @@ class Stream:
             ApplicationFailed: `authorize` or `copy()` raised.
         """
         self._get_room()
-        principal = await self._authorize_caller(caller)
+        principal = await self.authorize(caller)
         self._get_room()
         session = self._take_slot(caller, kind, webrtc_id or secrets.token_urlsafe(18), principal)
         try:
@@ -275,7 +275,13 @@ class Stream:
             if session.connection is None:
                 await self._drop(session)
 
-    async def _authorize_caller(self, caller: Caller) -> Any:
+    async def authorize(self, caller: Caller) -> Any:
+        """Ask the `authorize` hook who this is. `admit` does so for a call; requests about a call may do so again.
+
+        Raises:
+            NotAuthorized: The hook refused.
+            ApplicationFailed: It raised.
+        """
         if self._authorize is None:
             return None
         try:
@@ -344,8 +350,13 @@ class Stream:
         """Open the WebRTC engine now, so that the first caller need not wait half a second for it."""
         await self._get_room().engine.get()
 
-    async def open_webrtc(self, offer_sdp: str) -> WebRTCTransport:
+    async def open_webrtc(self, offer_sdp: str, *, send: bool = True, receive: bool = True) -> WebRTCTransport:
         """Answer a WebRTC offer with a transport that fits this stream; the first call opens the engine.
+
+        Args:
+            offer_sdp: The offer.
+            send: Whether media is sent, if the stream's mode allows.
+            receive: Whether it is received, if the mode allows.
 
         Raises:
             InvalidOffer: The offer makes no sense.
@@ -355,8 +366,8 @@ class Stream:
         return await engine.answer(
             offer_sdp,
             video=self.modality is not Modality.AUDIO,
-            send=self.mode is not Mode.SEND,
-            receive=self.mode is not Mode.RECEIVE,
+            send=send and self.mode is not Mode.SEND,
+            receive=receive and self.mode is not Mode.RECEIVE,
             latency=self.latency,
         )
 

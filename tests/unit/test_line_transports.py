@@ -160,7 +160,7 @@ def settle():
 
 
 async def test_fastrtcs_client_gets_mulaw_at_the_handlers_rates():
-    """A start that asks for nothing: mu-law, text, the rates of the handler; nothing is answered that it does not know."""
+    """A start that asks for nothing: mu-law, text, the handler's rates; nothing is answered that it does not know."""
     async with websocket_line() as (far, transport):
         assert transport.start(AudioFormat(48000), AudioFormat(24000)) == (AudioFormat(48000), AudioFormat(24000))
         await transport.wait_connected()
@@ -271,7 +271,8 @@ async def test_a_client_that_cannot_be_cleared_gets_audio_in_real_time():
         began = anyio.current_time()
         transport.audio_out.put(AudioFrame(tone(1600), 8000, 0))
         await far.until(lambda: len(far.audio) == 10)
-        assert [when - began for when, _ in far.audio] == pytest.approx([max(0.0, 0.02 * n - 0.02) for n in range(10)], abs=1e-6)
+        expected = [max(0.0, 0.02 * n - 0.02) for n in range(10)]
+        assert [when - began for when, _ in far.audio] == pytest.approx(expected, abs=1e-6)
 
 
 async def test_a_carrier_gets_audio_ahead_by_a_bounded_lead():
@@ -707,7 +708,7 @@ async def test_every_end_has_one_reason_and_one_shutdown(line, end):
                 try:
                     await connection.run()
                 except RuntimeError as error:
-                    assert end == "handler raises" and str(error) == "no"
+                    assert (end, str(error)) == ("handler raises", "no")
 
             tasks.start_soon(run)
             await anyio.sleep(0.1)
@@ -783,7 +784,7 @@ def test_configurations_that_cannot_be_meant_are_refused():
         {"secrets": {"twilio": ""}},
         {"public_url": "h"},
     ):
-        with pytest.raises(ValueError, match="known are|leave it out|write scheme"):
+        with pytest.raises(ValueError, match=r"known are|leave it out|write scheme"):
             TelephoneConfig(**wrong)
     assert TelephoneConfig().served == ("twilio", "telnyx", "plivo", "vonage")
     assert TelephoneConfig(secrets={"twilio": "x"}).served == ("twilio",)

@@ -100,9 +100,10 @@ def conversation(seed: int, utterances: int, *, longest_breath: float = 0.3) -> 
 
 def pink_noise(n: int, seed: int = 0) -> NDArray[np.float32]:
     """Noise that falls by 3 dB per octave, RMS 1."""
-    spectrum = np.fft.rfft(np.random.default_rng(seed).standard_normal(n))
-    spectrum /= np.sqrt(np.maximum(np.arange(len(spectrum)), 20 * n / RATE))
-    noise = np.fft.irfft(spectrum, n)
+    length = 1 << (n - 1).bit_length()  # quick to transform
+    spectrum = np.fft.rfft(np.random.default_rng(seed).standard_normal(length))
+    spectrum /= np.sqrt(np.maximum(np.arange(len(spectrum)), 20 * length / RATE))
+    noise = np.fft.irfft(spectrum, length)[:n]
     return (noise / np.sqrt(np.mean(noise**2))).astype(np.float32)
 
 

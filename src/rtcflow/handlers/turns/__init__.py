@@ -6,14 +6,17 @@ from .detector import (
     PauseTracker,
     SpeechEnded,
     SpeechStarted,
+    StopWordHeard,
     TurnDetector,
     TurnEnd,
     TurnEnded,
     VoiceTurns,
 )
+from .keywords import KeywordHit, KeywordSpotter, PocketsphinxSpotter, SpeechToText, TranscribingSpotter
 from .ledger import Heard, PlayoutLedger, Say
 from .options import AlgoOptions, SileroVadOptions
 from .reply_on_pause import ReplyOnPause
+from .reply_on_stop_words import ReplyOnStopWords, StopWordTurns
 from .silero import SileroVADModel, get_silero_model
 from .timeline import (
     FirstAudio,
@@ -37,14 +40,18 @@ __all__ = [
     "FirstAudio",
     "Heard",
     "Interrupted",
+    "KeywordHit",
+    "KeywordSpotter",
     "ModelOptions",
     "PauseDetectionModel",
     "PauseTracker",
     "PlayoutFinished",
     "PlayoutLedger",
+    "PocketsphinxSpotter",
     "ReplyEvent",
     "ReplyFailed",
     "ReplyOnPause",
+    "ReplyOnStopWords",
     "ReplyStarted",
     "Resumed",
     "Say",
@@ -52,7 +59,11 @@ __all__ = [
     "SileroVadOptions",
     "SpeechEnded",
     "SpeechStarted",
+    "SpeechToText",
+    "StopWordHeard",
+    "StopWordTurns",
     "StreamingVadModel",
+    "TranscribingSpotter",
     "TurnDetector",
     "TurnEnd",
     "TurnEnded",

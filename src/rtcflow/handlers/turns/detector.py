@@ -77,7 +77,20 @@ class TurnEnded:
     reason: TurnEnd = TurnEnd.PAUSE
 
 
-DetectorEvent: TypeAlias = SpeechStarted | SpeechEnded | TurnEnded
+@dataclass(frozen=True, slots=True)
+class StopWordHeard:
+    """The phrase was said that a turn begins with.
+
+    Attributes:
+        at: Media time of its end, in seconds.
+        phrase: Which.
+    """
+
+    at: float
+    phrase: str
+
+
+DetectorEvent: TypeAlias = SpeechStarted | SpeechEnded | TurnEnded | StopWordHeard
 
 
 class TurnDetector(Protocol):
@@ -136,6 +149,10 @@ class Loudness:
         else:
             self._background += self._SLOWNESS * (level - self._background)
 
+    def rises(self, level: float, by: float) -> bool:
+        """Whether `level` is more than `by` dB above the background, as far as that is known."""
+        return self._background is None or level > self._background + by
+
     def stands_out(self, level: float) -> bool | None:
         """Whether a window of `level` dBFS is louder than the background; None if that cannot be told."""
         if self._background is None:
@@ -170,6 +187,9 @@ class PauseTracker:
         window: Seconds that one probability stands for.
         threshold: From which probability on a window is speech.
         min_speech: Seconds of speech that a turn needs at least to start.
+
+    Attributes:
+        loudness: What it knows of the levels.
     """
 
     def __init__(self, options: AlgoOptions, *, window: float, threshold: float = 0.5, min_speech: float = 0.0) -> None:
@@ -189,7 +209,7 @@ class PauseTracker:
         self._start_within = max(looked_at, self._talking.windows_to_start)
         self._recent: deque[bool] = deque(maxlen=max(self._start_within, self._pause + self._blip))
         self._now = 0
-        self._loudness = Loudness()
+        self.loudness = Loudness()
         self._stood_out = 0  # windows in a row that stood out and were not speech, until now
         self._clear()
 
@@ -214,6 +234,11 @@ class PauseTracker:
         """Somebody has started to talk and not finished."""
         return self._began is not None
 
+    @property
+    def speech_lately(self) -> bool:
+        """There was speech within the last windows that are looked at (the length of a chunk, or of the pause)."""
+        return self._now - self._last_speech < (self._recent.maxlen or 0) and self._last_speech > 0
+
     def reset(self) -> None:
         """Forget the turn under way; media time goes on."""
         self._clear()
@@ -231,8 +256,8 @@ class PauseTracker:
         believed = probability >= threshold
         stands_out: bool | None = None
         if level is not None:
-            stands_out = level >= limits.level and self._loudness.stands_out(level)
-            self._loudness.hear(level, is_speech=believed)
+            stands_out = level >= limits.level and self.loudness.stands_out(level)
+            self.loudness.hear(level, is_speech=believed)
         was_speech, self._is_speech = self._is_speech, believed and stands_out is not False
         self._now += 1
         self._recent.append(self._is_speech)
@@ -288,6 +313,17 @@ class PauseTracker:
         return ended
 
 
+DOZE = 3.0
+"""dB above the background below which nobody has begun to speak, so that the model need not be asked: at a signal to
+noise ratio of 0 dB that is what a mean syllable adds, and the loudest of them add twice as much."""
+
+AWAKE = 16
+"""Windows for which the model goes on listening after the last that stood out: half a second."""
+
+WARM_UP = 4
+"""Windows before the one that wakes it which the model is given, too, to have something to compare with."""
+
+
 class VoiceTurns:
     """The usual `TurnDetector`: a streaming model's probabilities, and pauses.
 
@@ -311,6 +347,25 @@ class VoiceTurns:
         )
         self._converter = Converter(AudioFormat(VAD_RATE))
         self._rest = np.empty(0, np.float32)
+        self._awake = AWAKE
+        self._dozed: deque[NDArray[np.float32]] = deque(maxlen=WARM_UP)
+
+    def _probability(self, window: NDArray[np.float32], level: float) -> float:
+        """The model's answer; without asking it where nothing stands out from the background, and no one speaks."""
+        tracker = self._tracker
+        if tracker.in_turn or tracker.speech_lately or tracker.loudness.rises(level, DOZE):
+            self._awake = AWAKE
+        elif self._awake:
+            self._awake -= 1
+        else:
+            self._dozed.append(window)
+            return 0.0
+        if self._dozed:
+            self._vad.reset()
+            for earlier in self._dozed:
+                self._vad(earlier)
+            self._dozed.clear()
+        return self._vad(window)
 
     @property
     def tracker(self) -> PauseTracker:
@@ -332,7 +387,8 @@ class VoiceTurns:
         whole = audio.size - audio.size % size
         for start in range(0, whole, size):
             window = audio[start : start + size]
-            events += self._tracker.step(self._vad(window), level_dbfs(window), bot_speaking=bot_speaking)
+            level = level_dbfs(window)
+            events += self._tracker.step(self._probability(window, level), level, bot_speaking=bot_speaking)
         self._rest = audio[whole:].copy()
         return events
 

@@ -25,7 +25,16 @@ from ...frames import ChannelLayout
 from ...outputs import AdditionalOutputs, EmitType, WebRTCData
 from ...protocol import messages
 from ..base import AsyncStreamHandler
-from .detector import ChunkTurns, DetectorEvent, SpeechEnded, SpeechStarted, TurnDetector, TurnEnded, VoiceTurns
+from .detector import (
+    ChunkTurns,
+    DetectorEvent,
+    SpeechEnded,
+    SpeechStarted,
+    StopWordHeard,
+    TurnDetector,
+    TurnEnded,
+    VoiceTurns,
+)
 from .ledger import Heard
 from .options import AlgoOptions, SileroVadOptions
 from .recording import Recording
@@ -152,7 +161,7 @@ class ReplyOnPause(AsyncStreamHandler):
         self._on_event = on_event
         self._detector = self._make_detector() if detector is None else detector()
         pad = model_options.speech_pad_ms / 1000 if isinstance(model_options, SileroVadOptions) else 0.4
-        self._pad = pad
+        self._pad, self._not_before = pad, 0.0
         self._recording = Recording(input_sample_rate, before=pad + 2 * self.algo_options.audio_chunk_duration)
         self._hearing = anyio.Lock(fast_acquire=True)
         self._last_frame = 0.0
@@ -257,6 +266,8 @@ class ReplyOnPause(AsyncStreamHandler):
                     self._maybe_interrupt()
                 case SpeechEnded(at):
                     self._speech_ended(at)
+                case StopWordHeard():
+                    self._stop_word_heard(event)
                 case TurnEnded():
                     await self._turn_ended(event)
         if not events:
@@ -271,9 +282,12 @@ class ReplyOnPause(AsyncStreamHandler):
             self._speech_ended(None)
             return
         self._turn = replace(self._new_turn(), speech_start=self._moment(at))
-        self._recording.begin(at - self._pad)
+        self._recording.begin(max(at - self._pad, self._not_before))
         self._log("started_talking")
         self.loop.create_task(self._watch_for_mute(self._turn.number))
+
+    def _stop_word_heard(self, event: StopWordHeard) -> None:
+        self._not_before = event.at
 
     def _new_turn(self) -> TurnTimeline:
         self._number += 1

@@ -12,6 +12,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterator
 from functools import lru_cache
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +134,7 @@ def speech_chunks(probabilities: list[float], samples: int, options: SileroVadOp
     least = options.min_speech_duration_ms * VAD_RATE / 1000
     pad = options.speech_pad_ms * VAD_RATE // 1000
     kept = [chunk for chunk in raw if chunk["end"] - chunk["start"] > least]
-    for chunk, following in zip(kept, [*kept[1:], None], strict=True):
+    for chunk, following in zip_longest(kept, kept[1:]):
         half = pad if following is None else min(pad, (following["start"] - chunk["end"]) // 2)
         chunk["end"] = min(samples, chunk["end"] + half)
         if following is not None:

@@ -1,0 +1,204 @@
+"""Hearing a spoken phrase: what a keyword spotter is, the offline one, and one made of any speech recogniser."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .vad import VAD_RATE
+
+PHRASE_THRESHOLD, WORD_THRESHOLD = 1e-40, 1e-10
+"""How eager Pocketsphinx is: smaller hears more, and more that was not said. Measured on espeak-ng's voices (see
+docs/turns.md): phrases of several words cause no false alarm down to 1e-50, single short words do from 1e-20 on."""
+
+_FRAMES = 100  # Pocketsphinx' frames in a second
+
+
+@dataclass(frozen=True, slots=True)
+class KeywordHit:
+    """A phrase was heard.
+
+    Attributes:
+        phrase: Which, as it was given.
+        end: Seconds from the last `reset` (or the beginning) to its end.
+    """
+
+    phrase: str
+    end: float
+
+
+class KeywordSpotter(Protocol):
+    """Listens for phrases in one conversation. Called in a worker thread: it may be slow, but not slower than speech."""
+
+    def feed(self, samples: NDArray[np.int16]) -> list[KeywordHit]:
+        """Hear some more: int16, shape (n,), 16 kHz, any n."""
+
+    def reset(self) -> None:
+        """What comes next has nothing to do with what came before."""
+
+
+class SpeechToText(Protocol):
+    """A speech recogniser, as FastRTC's protocol has it."""
+
+    def stt(self, audio: tuple[int, NDArray[np.int16] | NDArray[np.float32]]) -> str:
+        """The words in ``(sample_rate, samples)``, samples of shape (n,) or (1, n)."""
+
+
+class PocketsphinxSpotter:
+    """Finds English phrases offline, with the model inside the package `pocketsphinx` (extra ``rtcflow[stopwords]``).
+
+    About 25 ms of computing for a second of speech. It knows American pronunciation; accents and robot voices it often
+    misses. Phrases of three syllables or more work best.
+
+    Args:
+        phrases: What to listen for; upper and lower case and punctuation do not matter.
+        threshold: How eager, see `PHRASE_THRESHOLD`; None: that for phrases, `WORD_THRESHOLD` for single words.
+
+    Raises:
+        RuntimeError: The extra is not installed.
+        ValueError: There is no phrase, or one has a word that the dictionary does not know.
+    """
+
+    def __init__(self, phrases: Sequence[str], threshold: float | None = None) -> None:
+        if importlib.util.find_spec("pocketsphinx") is None:
+            raise RuntimeError(
+                'hearing stop words needs a recogniser: pip install "rtcflow[stopwords]", or give one '
+                "(spotter=lambda: TranscribingSpotter(phrases, model))"
+            )
+        self._phrases = {plain(phrase): phrase for phrase in check_phrases(phrases)}
+        unknown = sorted({word for phrase in self._phrases for word in phrase.split()} - _dictionary())
+        if unknown:
+            raise ValueError(
+                f"the recogniser's dictionary has no word {unknown[0]!r}: choose another stop word, or spell it as words "
+                "it has (numbers in letters, abbreviations as they are spoken)"
+            )
+        self._threshold = threshold
+        self._decoder: Any = None  # made at the first sound, in a worker thread: it takes up to a second
+        self._fed = 0
+        self._start = 0  # samples before the present utterance
+
+    def feed(self, samples: NDArray[np.int16]) -> list[KeywordHit]:
+        """Hear some more; see `KeywordSpotter`."""
+        if self._decoder is None:
+            self._decoder = self._load()
+            self._decoder.start_utt()
+        self._decoder.process_raw(samples.tobytes(), False, False)
+        self._fed += samples.size
+        hypothesis = self._decoder.hyp()
+        if hypothesis is None:
+            return []
+        ends = [segment.end_frame for segment in self._decoder.seg()]
+        end = self._start / VAD_RATE + (ends[-1] + 1) / _FRAMES if ends else self._fed / VAD_RATE
+        # It tells a phrase's hit with trailing blanks, and several one after the other.
+        heard = plain(hypothesis.hypstr)
+        self._decoder.end_utt()
+        self._decoder.start_utt()
+        self._start = self._fed
+        phrase = next((said for key, said in self._phrases.items() if heard.endswith(key)), heard)
+        return [KeywordHit(phrase, min(end, self._fed / VAD_RATE))]
+
+    def reset(self) -> None:
+        """Begin anew; see `KeywordSpotter`."""
+        if self._decoder is not None:
+            self._decoder.end_utt()
+            self._decoder.start_utt()
+        self._fed = self._start = 0
+
+    def _load(self) -> Any:
+        import pocketsphinx
+
+        model = pocketsphinx.get_model_path("en-us")
+        decoder = pocketsphinx.Decoder(
+            hmm=str(Path(model) / "en-us"), dict=str(Path(model) / "cmudict-en-us.dict"), lm=None, loglevel="FATAL"
+        )
+        with tempfile.TemporaryDirectory() as folder:
+            keys = Path(folder) / "phrases"
+            keys.write_text("".join(f"{key}/{self._threshold_of(key):g}/\n" for key in self._phrases))
+            decoder.add_kws("phrases", str(keys))
+        decoder.activate_search("phrases")
+        return decoder
+
+    def _threshold_of(self, phrase: str) -> float:
+        if self._threshold is not None:
+            return self._threshold
+        return PHRASE_THRESHOLD if " " in phrase else WORD_THRESHOLD
+
+
+class TranscribingSpotter:
+    """Finds phrases in what any speech recogniser makes of the last two seconds, every 0.6 s, as FastRTC does.
+
+    Args:
+        phrases: What to listen for.
+        model: Is shared; `stt` is called in a worker thread.
+    """
+
+    EVERY, LAST = 0.6, 2.0
+
+    def __init__(self, phrases: Sequence[str], model: SpeechToText) -> None:
+        self._phrases = check_phrases(phrases)
+        self._model = model
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin anew; see `KeywordSpotter`."""
+        self._heard = np.empty(0, np.int16)
+        self._fed = self._judged = 0
+
+    def feed(self, samples: NDArray[np.int16]) -> list[KeywordHit]:
+        """Hear some more; see `KeywordSpotter`."""
+        self._heard = np.concatenate([self._heard, samples])[-round(self.LAST * VAD_RATE) :]
+        self._fed += samples.size
+        if self._fed - self._judged < self.EVERY * VAD_RATE:
+            return []
+        self._judged = self._fed
+        found = find_phrase(self._model.stt((VAD_RATE, self._heard)), self._phrases)
+        if found is None:
+            return []
+        self._heard = self._heard[:0]
+        return [KeywordHit(found, self._fed / VAD_RATE)]
+
+
+def find_phrase(text: str, phrases: Sequence[str]) -> str | None:
+    """The first of `phrases` that `text` has in it as whole words; case and punctuation do not matter.
+
+    >>> find_phrase("Well, hello... Computer!", ["hello computer"])
+    'hello computer'
+    """
+    words = f" {plain(text)} "
+    return next((phrase for phrase in phrases if f" {plain(phrase)} " in words), None)
+
+
+def plain(text: str) -> str:
+    """`text` in lower case, words separated by single blanks, without punctuation."""
+    return " ".join(re.findall(r"[^\W_]+(?:'[^\W_]+)*", text.lower()))
+
+
+def check_phrases(phrases: Sequence[str]) -> list[str]:
+    """Return `phrases` as a list.
+
+    Raises:
+        TypeError: It is a single string.
+        ValueError: There is none, or an empty one.
+    """
+    if isinstance(phrases, str):
+        raise TypeError(f"stop_words must be a list of phrases; write: [{phrases!r}]")
+    if not phrases or not all(plain(phrase) for phrase in phrases):
+        raise ValueError(f"stop_words={list(phrases)!r}: give at least one phrase, each with a word in it")
+    return list(phrases)
+
+
+@lru_cache(maxsize=1)
+def _dictionary() -> frozenset[str]:
+    import pocketsphinx
+
+    path = Path(pocketsphinx.get_model_path("en-us")) / "cmudict-en-us.dict"
+    return frozenset(line.split(" ", 1)[0] for line in path.read_text(encoding="utf-8").splitlines())

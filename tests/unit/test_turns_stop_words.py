@@ -1,0 +1,150 @@
+"""ReplyOnStopWords: found in speech, offline; nothing is replied to before."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+
+import anyio
+import numpy as np
+import pytest
+import turn_corpus
+
+from rtcflow.connection import Connection, Timeouts
+from rtcflow.frames import AudioFormat, AudioFrame
+from rtcflow.handlers.turns import (
+    EnergyVad,
+    PocketsphinxSpotter,
+    ReplyOnStopWords,
+    ReplyStarted,
+    StopWordHeard,
+)
+from rtcflow.handlers.turns.keywords import KeywordHit
+from rtcflow.media.resample import Resampler
+from rtcflow.testing.clocks import virtual_backend
+from rtcflow.transports.memory import memory_pair
+
+needs_pocketsphinx = pytest.mark.skipif(
+    importlib.util.find_spec("pocketsphinx") is None, reason="the extra rtcflow[stopwords] is not installed"
+)
+needs_espeak = pytest.mark.skipif(not turn_corpus.HAS_ESPEAK, reason="espeak-ng is not installed")
+PHRASES = ["stop the music", "hey robot", "okay assistant"]
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request):
+    """Virtual time on both backends."""
+    return virtual_backend(request.param)
+
+
+def reply(audio):
+    yield 24000, np.full((1, 2400), 1000, np.int16)
+
+
+class At:
+    """A spotter that hears its phrase after so many seconds of what it was given."""
+
+    def __init__(self, *times):
+        self.times = list(times)
+        self.now = 0.0
+
+    def feed(self, samples):
+        self.now += samples.size / 16000
+        if self.times and self.now >= self.times[0]:
+            return [KeywordHit("hello computer", self.times.pop(0))]
+        return []
+
+    def reset(self):
+        self.now = 0.0
+
+
+@pytest.mark.anyio
+async def test_only_what_comes_after_the_phrase_is_replied_to():
+    """Speech before it starts no reply; `stopword` is sent; fn is given the audio from the phrase's end on."""
+    given, events = [], []
+
+    def fn(audio):
+        given.append(audio[1].shape[1] / audio[0])
+        yield from reply(audio)
+
+    handler = ReplyOnStopWords(
+        fn, ["hello computer"], model=EnergyVad(), spotter=lambda: At(1.0), on_event=events.append
+    )
+    tone = (8000 * np.sin(np.arange(960) / 7)).astype(np.int16)[np.newaxis]
+    messages = []
+    async with memory_pair() as (ours, theirs):
+        theirs.start(AudioFormat(24000), AudioFormat(48000))
+        connection = Connection(ours, handler, timeouts=Timeouts(shutdown=0.5, grace=0.1))
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(connection.run)
+            await anyio.sleep(0.1)
+            for index in range(500):  # 1 s silence, 2 s speech, 1 s silence, 2 s speech, silence
+                talking = 50 <= index < 150 or 200 <= index < 300
+                theirs.audio_out.put(AudioFrame(tone if talking else np.zeros_like(tone), 48000, 0))
+                await anyio.sleep(0.02)
+            while theirs.messages_in.statistics().waiting:
+                messages.append(json.loads(await theirs.messages_in.take()))
+            connection.close()
+            await connection.wait_ended()
+    kinds = [type(event) for event in events]
+    assert kinds.count(StopWordHeard) == 1
+    assert kinds.count(ReplyStarted) == 1
+    assert kinds.index(StopWordHeard) < kinds.index(ReplyStarted)
+    assert {"type": "stopword", "data": "hello computer"} in messages
+    # Half a second before the speech is spotted in, too: 0.5 s of speech are over at the phrase's end, 1.5 s follow.
+    assert given == [pytest.approx(1.5 + 0.5, abs=0.5)]
+
+
+@needs_pocketsphinx
+@needs_espeak
+def test_spoken_phrases_are_found_and_nothing_else():
+    """Two clear American voices: most of six phrases are hit, none is mistaken; a minute of other talk: no alarm."""
+    hits = wrong = 0
+    spotter = PocketsphinxSpotter(PHRASES)
+    for voice in ("en-us+f2", "en-us+f5"):
+        for phrase in PHRASES:
+            said = np.concatenate([np.zeros(24000), turn_corpus.speak(phrase, voice, 160) * 3, np.zeros(24000)])
+            found = [hit for part in _at_16k(said) for hit in spotter.feed(part)]
+            spotter.reset()
+            hits += any(hit.phrase == phrase for hit in found)
+            wrong += any(hit.phrase != phrase for hit in found)
+            assert all(0.5 <= hit.end <= len(said) / 48000 for hit in found)
+    assert hits >= 4
+    assert wrong == 0
+    talk = turn_corpus.conversation(5, 12).audio * 3
+    assert [hit for part in _at_16k(talk) for hit in spotter.feed(part)] == []
+
+
+def _at_16k(audio):
+    pcm = (np.clip(audio, -1, 0.99) * 32767).astype(np.int16)[np.newaxis]
+    heard = Resampler(AudioFormat(48000), AudioFormat(16000)).feed(pcm)[0]
+    return [heard[at : at + 320] for at in range(0, len(heard), 320)]
+
+
+@needs_pocketsphinx
+def test_words_the_recogniser_does_not_know_are_refused():
+    """At construction, naming the word."""
+    with pytest.raises(ValueError, match="'xyzzyx'"):
+        ReplyOnStopWords(reply, ["hey xyzzyx"], model=EnergyVad())
+
+
+@pytest.mark.parametrize(("phrases", "error"), [([], ValueError), (["..."], ValueError), ("stop", TypeError)])
+def test_stop_words_must_be_phrases(phrases, error):
+    """None, an empty one, or a bare string: refused at construction."""
+    with pytest.raises(error, match="stop_words"):
+        ReplyOnStopWords(reply, phrases, model=EnergyVad())
+
+
+def test_a_missing_extra_is_named(monkeypatch):
+    """Without a recogniser the error names the extra and the alternative."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(RuntimeError, match=r"rtcflow\[stopwords\].*TranscribingSpotter"):
+        ReplyOnStopWords(reply, ["stop the music"], model=EnergyVad())
+
+
+def test_a_copy_listens_for_the_same():
+    """Each connection gets a spotter of its own."""
+    handler = ReplyOnStopWords(reply, ["hello computer"], model=EnergyVad(), spotter=At)
+    copy = handler.copy()
+    assert copy.stop_words == ["hello computer"]
+    assert copy._detector is not handler._detector

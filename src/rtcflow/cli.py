@@ -1,4 +1,4 @@
-"""The command line: `rtcflow demo`, `rtcflow serve`, `rtcflow call`."""
+"""The command line: `rtcflow demo`, `rtcflow serve`, `rtcflow call`, `rtcflow bench`."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .abc import Transport
     from .call import CallReport
     from .carrier import CallerTransport
+    from .load import LoadProgress, LoadReport, Spread
     from .stream import Stream
 
 GRACE: Final = 1.0
@@ -108,6 +109,46 @@ def call(
         _fail(f"a carrier calls a WebSocket; write ws:// instead of {url.partition('://')[0]}://")
     line = _Line(url, None if telephone is None else telephone.value, dtmf)
     raise SystemExit(_call(line, play, record, seconds, backend, as_json=as_json))
+
+
+@app.command()
+def bench(
+    url: Annotated[str, typer.Argument(help="Where the stream is mounted: http://127.0.0.1:8000")],
+    connections: Annotated[int, typer.Option("--connections", "-n", help="How many calls at once.", min=1)] = 8,
+    seconds: Annotated[float, typer.Option(help="How long to measure, with all calls up.", min=0.5)] = 10.0,
+    min_delivery: Annotated[
+        float | None, typer.Option(help="The share of frames that must come, 0 to 1.", min=0, max=1)
+    ] = None,
+    max_gap_p99: Annotated[float | None, typer.Option(help="Milliseconds that 99 % of the gaps may last.")] = None,
+    max_latency: Annotated[
+        float | None, typer.Option(help="Milliseconds until half of what was said must be back, from an echo.")
+    ] = None,
+    max_setup: Annotated[
+        float | None, typer.Option(help="Milliseconds in which half of the calls must be set up.")
+    ] = None,
+    header: Annotated[list[str] | None, typer.Option(help="A header for the offers: 'Authorization: ...'.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    backend: BackendOption = Backend.asyncio,
+) -> None:
+    """Call a server many times at once, and measure; exit code 1 if a limit was not kept.
+
+    The callers need about as much of a core as the server does: let them run on another core, or another machine.
+    """
+    from .load import Limits
+
+    limits = Limits(
+        min_delivery, *(None if limit is None else limit / 1000 for limit in (max_gap_p99, max_latency, max_setup))
+    )
+    pairs = [(name.strip(), value.strip()) for name, _, value in (line.partition(":") for line in header or [])]
+    report = _run(backend, partial(_load, url, connections, seconds, dict(pairs), quiet=as_json))
+    broken = limits.broken(report)
+    if as_json:
+        print(json.dumps({"url": url, **report.as_dict(), "broken": broken}))
+    else:
+        _print_load(report)
+    for words in broken:
+        print(f"rtcflow: {words}", file=sys.stderr)
+    raise SystemExit(1 if broken else 0)
 
 
 def _fail(words: str) -> NoReturn:
@@ -337,3 +378,67 @@ def _print_report(figures: dict[str, Any], record: Path | None) -> None:
     if record is not None:
         table.add_row("recorded to", str(record))
     Console(soft_wrap=True).print(table)
+
+
+# -- load
+
+
+async def _load(url: str, connections: int, seconds: float, headers: dict[str, str], *, quiet: bool) -> LoadReport:
+    from rich.live import Live
+
+    from .load import run_load
+
+    console = Console(stderr=True)
+    with Live(console=console, transient=True, auto_refresh=False) as live:
+
+        def show(progress: LoadProgress) -> None:
+            if console.is_terminal and not quiet:
+                live.update(_progress_line(progress), refresh=True)
+
+        try:
+            return await run_load(
+                url,
+                connections=connections,
+                seconds=seconds,
+                headers=headers,
+                on_progress=show,
+                until=_wait_for_signal,
+            )
+        except ModuleNotFoundError as error:
+            failure = str(error)
+        except (ValueError, ConnectionError) as error:
+            failure = str(error)
+    _fail(failure)
+
+
+def _progress_line(progress: LoadProgress) -> str:
+    failed = f", {progress.failed} failed" if progress.failed else ""
+    calls = f"{progress.connected} of {progress.connections} calls up{failed}"
+    if not progress.elapsed:
+        return calls
+    return f"{progress.elapsed:4.0f} of {progress.seconds:g} s: {calls}, delivery {100 * progress.delivery:.1f} %"
+
+
+def _print_load(report: LoadReport) -> None:
+    def spread(figure: Spread | None) -> tuple[str, ...]:
+        if figure is None:
+            return ("–",) * 4
+        return tuple(f"{1000 * value:.1f}" for value in (figure.median, figure.p95, figure.p99, figure.most))
+
+    console = Console(soft_wrap=True)
+    console.print(f"{report.connected} of {report.connections} calls, {report.seconds:.1f} s")
+    for words, count in report.failures.items():
+        console.print(f"{count} failed: {words}", markup=False)
+    concealed = f", {report.concealed} frames lost on the way back" if report.concealed else ""
+    console.print(
+        f"delivery {100 * report.delivery:.2f} %, of the worst call {100 * report.worst_delivery:.2f} %{concealed}"
+    )
+    console.print(f"echo of {report.echoes} of {report.marks} marks")
+    table = Table("ms", "median", "95 %", "99 %", "most", box=None, pad_edge=False)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    table.add_row("setup", *spread(report.setup))
+    table.add_row("gaps", *spread(report.gap))
+    table.add_row("latency", *spread(report.latency))
+    table.add_row("late ourselves", *spread(report.client_lag))
+    console.print(table)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -75,7 +77,7 @@ def test_reordered_frames_are_overtaken():
     """With reorder some frames arrive after later ones, and the link counts them."""
     link = LossyLink(4, reorder=0.1)
     moments = [arrival for fate in fates(link) for arrival in fate]
-    assert sum(a > b for a, b in zip(moments, moments[1:], strict=False)) == pytest.approx(
+    assert sum(a > b for a, b in pairwise(moments)) == pytest.approx(
         link.statistics.reordered, rel=0.3
     )
 

@@ -12,12 +12,11 @@ from typing import Any
 import anyio
 
 from .._bridge import current_worker
-from ..connection import EndCause
 from ..context import get_current_context
+from ..ends import EndCause
 from ..handlers.base import StreamHandlerBase
 from ..handlers.checking import has_own_method
 from ..handlers.items import parse_emit, parse_video_emit
-from ..outputs import CloseStream
 
 WATCHED = ("start_up", "receive", "emit", "video_receive", "video_emit", "on_message", "shutdown")
 
@@ -137,9 +136,7 @@ class Journal:
     def raised(self, method: str, error: BaseException) -> None:
         """A method raises."""
         if method != "shutdown" and isinstance(error, Exception):
-            self.ends(
-                EndCause.HANDLER_RAISED, f"{method} raised {error!r}", injected=isinstance(error, InjectedError)
-            )
+            self.ends(EndCause.HANDLER_RAISED, f"{method} raised {error!r}", injected=isinstance(error, InjectedError))
 
     def returned(self, method: str, item: Any, *, injected: bool) -> None:
         """A method returns."""

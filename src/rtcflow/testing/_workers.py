@@ -93,11 +93,11 @@ class Worker:
     alarm: threading.Lock = field(default_factory=threading.Lock)
 
     def parked(self) -> None:
-        self._now_runnable(False)
+        self._set_runnable(runnable=False)
 
     def resumed(self) -> None:
         self.cpu_before = None
-        self._now_runnable(True)
+        self._set_runnable(runnable=True)
 
     def calling(self, method: str | None) -> None:
         self.ident, self.native_id = threading.get_ident(), threading.get_native_id()
@@ -111,19 +111,19 @@ class Worker:
         # virtual time for ever.
         self.alarm.acquire()
         self.wake_at = self.workers.now() + max(seconds, 0.001)
-        self._now_runnable(False)
+        self._set_runnable(runnable=False)
         self.alarm.acquire()  # released by Workers.wake
         self.alarm.release()
 
     def wake(self) -> None:
         self.wake_at = None
-        self._now_runnable(True)
+        self._set_runnable(runnable=True)
         self.alarm.release()
 
     def finished(self) -> None:
         self.workers.remove(self)
 
-    def _now_runnable(self, runnable: bool) -> None:
+    def _set_runnable(self, *, runnable: bool) -> None:
         self.look = _Look()
         self.runnable = runnable
         self.workers.changed()
@@ -266,7 +266,10 @@ class Workers:
 
 
 def _condition_wait(frame: FrameType) -> tuple[object, float | None]:
-    """The lock and the timeout with which `frame` waits in `threading.Condition.wait`, un-notified; else ``(None, None)``."""
+    """The lock and the timeout with which `frame` waits in `threading.Condition.wait`, or ``(None, None)``.
+
+    Nor does it wait once it was notified.
+    """
     if frame.f_code is not threading.Condition.wait.__code__:
         return None, None
     names = frame.f_locals

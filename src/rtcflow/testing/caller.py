@@ -31,8 +31,8 @@ from numpy.typing import NDArray
 from .._bridge import loop_clock
 from ..abc import MediaOffer
 from ..connection import Connection, ConnectionStatistics
-from ..ends import End, Timeouts
 from ..context import Context
+from ..ends import End, Timeouts
 from ..frames import FRAME_SECONDS, AudioFormat, AudioFrame
 from ..handlers.base import StreamHandlerBase
 from ..handlers.checking import copy_handler, has_video
@@ -278,7 +278,7 @@ class Caller:
             RuntimeError: It has not.
         """
         if self.connection.end is None or not self._ended.is_set():
-            raise RuntimeError("the call goes on; write await caller.hang_up() first, or ask after the async with block")
+            raise RuntimeError("the call goes on; write await caller.hang_up() first, or ask after the block")
         tape = self._tape
         return CallRecord(
             handler=self.handler,
@@ -358,9 +358,7 @@ class Caller:
         except RuntimeError:
             return
         now = self._clock()
-        self._tape.blocked = tuple(
-            Blocked(method, now - since) for method, since in calls if now - since >= LONG_BLOCK
-        )
+        self._tape.blocked = tuple(Blocked(method, now - since) for method, since in calls if now - since >= LONG_BLOCK)
 
 
 @asynccontextmanager
@@ -418,7 +416,7 @@ async def open_caller(
             time_limit=time_limit,
             timeouts=timeouts,
             debug=debug,
-            on_outputs=lambda outputs: caller._put_out(outputs),
+            on_outputs=lambda outputs: caller._put_out(outputs),  # noqa: PLW0108  there is no caller yet
         )
         caller = Caller(connection, theirs, args, sample_rate)
         theirs.start(AudioFormat(copied.output_sample_rate), AudioFormat(sample_rate))
@@ -570,8 +568,7 @@ def _raise_if_hung(clock: VirtualTime, handler: StreamHandlerBase) -> Iterator[N
             if clock.now != now:
                 now, since = clock.now, time.monotonic()
             elif time.monotonic() - since > HANG and (where := _method_in(ident, handler)):
-                text = f"{where} has held up the event loop for {HANG:g} s; use await, or a sync handler for blocking work"
-                hung = type("HandlerHung", (HandlerHung,), {"__init__": lambda self: Exception.__init__(self, text)})
+                hung = _hung(f"{where} has held up the event loop for {HANG:g} s; use await, or a sync handler")
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), ctypes.py_object(hung))
                 return
 
@@ -582,6 +579,11 @@ def _raise_if_hung(clock: VirtualTime, handler: StreamHandlerBase) -> Iterator[N
     finally:
         over.set()
         watchdog.join()
+
+
+def _hung(text: str) -> type[HandlerHung]:
+    """`HandlerHung` with its text, as a class: only a class can be raised in another thread."""
+    return type("HandlerHung", (HandlerHung,), {"__init__": lambda self: Exception.__init__(self, text)})
 
 
 def _method_in(ident: int, handler: StreamHandlerBase) -> str | None:

@@ -26,12 +26,14 @@ import numpy as np
 
 from .._bridge import Event
 from ..abc import Transport
-from ..connection import EndCause, Timeouts, shut_down
+from ..connection import shut_down
+from ..ends import EndCause, Timeouts
 from ..exceptions import HandlerError, MediaError
 from ..flow import FlowStatistics
 from ..frames import AudioFormat, AudioFrame
 from ..handlers.base import StreamHandlerBase
-from ..handlers.checking import check_handler as check_statically, copy_handler
+from ..handlers.checking import check_handler as check_statically
+from ..handlers.checking import copy_handler
 from . import signals
 from .caller import CallRecord, open_caller, run_call
 from .clocks import BackendName, virtual_backend
@@ -122,11 +124,10 @@ def _adds_up(name: str, figures: FlowStatistics) -> None:
 
 @_sentence("start returns formats that frames of 20 ms can be cut from")
 async def _formats(ours: Transport, theirs: Transport) -> None:
-    heard, spoken = await _up(ours, theirs)
-    for format in (heard, spoken):
-        assert format.sample_rate > 0, format
-        assert format.sample_rate % 50 == 0, format
-        assert format.channels in {1, 2}, format
+    for agreed in await _up(ours, theirs):
+        assert agreed.sample_rate > 0, agreed
+        assert agreed.sample_rate % 50 == 0, agreed
+        assert agreed.channels in {1, 2}, agreed
 
 
 @_sentence("audio put into audio_out arrives at the other end, in order, and sounds the same")
@@ -453,7 +454,8 @@ def refuse_shared_state(first: StreamHandlerBase, second: StreamHandlerBase, wha
     """
     if first is second:
         raise HandlerError(
-            f"{what} gives the same handler each time, which would mix up calls; write: return {type(first).__name__}(...)"
+            f"{what} gives the same handler each time, which would mix up calls; "
+            f"write: return {type(first).__name__}(...)"
         )
     theirs: Mapping[str, Any] = vars(second)
     for name, value in vars(first).items():
@@ -478,8 +480,8 @@ _OF_ONE_CALL: Final = (
 
 
 def _make(value: object) -> str:
-    names = {deque: "deque()", bytearray: "bytearray()", Event: "Event()"}
-    return names.get(type(value), f"{type(value).__module__}.{type(value).__qualname__}()")  # type: ignore[call-overload,no-any-return]
+    kind = type(value)
+    return f"{kind.__qualname__}()" if kind in {deque, bytearray, Event} else f"{kind.__module__}.{kind.__qualname__}()"
 
 
 def _handler_sentence(text: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -545,7 +547,8 @@ def _serves_badly(handler: StreamHandlerBase) -> None:
     for call in calls:
         record = run_call(handler, seconds=3.0, args=["a", 1], catch=True, **call)
         if record.error is not None:
-            raise AssertionError(f"with {call.keys() - {'play'} or 'silence'} it raised {record.error!r}") from record.error
+            how = call.keys() - {"play"} or "silence"
+            raise AssertionError(f"with {how} it raised {record.error!r}") from record.error
 
 
 @_handler_sentence("its call ends in time, and its threads come back, whatever ends it, and whenever")
@@ -573,8 +576,9 @@ def _ends(handler: StreamHandlerBase) -> None:
 
             record = _in_virtual_time(end, "trio")
             allowed = {cause, EndCause.HANDLER_CLOSED}
-            assert record.end.cause in allowed, f"{how} after {after} s: it ended by {record.end.cause}: {record.error!r}"
-            assert record.seconds - after <= most, f"{how} after {after} s: closing took {record.seconds - after:.1f} s"
+            when = f"{how} after {after} s"
+            assert record.end.cause in allowed, f"{when}: it ended by {record.end.cause}: {record.error!r}"
+            assert record.seconds - after <= most, f"{when}: closing took {record.seconds - after:.1f} s"
             _no_thread_left(record, before)
 
 
@@ -589,20 +593,22 @@ _ENDS: Final = {
 @_handler_sentence("one call leaves no trace in another: lists, dicts and sets that copies share do not change")
 def _no_trace(handler: StreamHandlerBase) -> None:
     copied = copy_handler(handler)
-    shared = {
-        name: (value, _snapshot(value))
+    shared: dict[str, Any] = {
+        name: value
         for name, value in vars(handler).items()
         if isinstance(value, list | dict | set) and vars(copied).get(name) is value
     }
+    before = {name: _snapshot(value) for name, value in shared.items()}
     _call(handler, "trio")
-    for name, (value, before) in shared.items():
-        assert _snapshot(value) == before, f"a call changed .{name}, which all copies share; make it in __init__"
+    for name, value in shared.items():
+        told = f"a call changed .{name}, which all copies share; make it in __init__"
+        assert _snapshot(value) == before[name], told
 
 
-def _snapshot(value: list[Any] | dict[Any, Any] | set[Any]) -> list[int]:
-    return [id(item) for item in (value.items() if isinstance(value, dict) else value)] if not isinstance(value, dict) else [
-        id(item) for pair in value.items() for item in pair
-    ]
+def _snapshot(value: Any) -> list[int]:
+    """Which objects are in a list, dict or set."""
+    items = [item for pair in value.items() for item in pair] if isinstance(value, dict) else list(value)
+    return [id(item) for item in items]
 
 
 def _no_thread_left(record: CallRecord, before: set[threading.Thread]) -> None:

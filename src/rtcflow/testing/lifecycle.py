@@ -32,12 +32,13 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from ..abc import MediaOffer
 from .._bridge import Event
-from ..connection import Connection, End, EndCause, Timeouts
+from ..abc import MediaOffer
+from ..connection import Connection
+from ..ends import End, EndCause, Timeouts
 from ..exceptions import ApplicationFailed, NegotiationError, NotAuthorized, TooManyConnections
 from ..flow import FlowStatistics
-from ..frames import CHANNELS, AudioFormat, AudioFrame
+from ..frames import AudioFormat, AudioFrame
 from ..handlers.base import AsyncStreamHandler, StreamHandlerBase
 from ..handlers.checking import check_handler, has_own_method, has_video
 from ..outputs import AdditionalOutputs, CloseStream
@@ -105,8 +106,8 @@ class HandlerLifecycle(RuleBasedStateMachine):
     up; barge-in leaves nothing queued; every connection has one reason for its end, the one that came first, and ends
     in time; nothing is sent after it; no task and no thread is left, and the slot is free.
 
-    Further rules and invariants are Hypothesis' own: `@rule()` and `@invariant()` on methods of your subclass; `handler`
-    is the copy that serves the call that goes on, `connection` its connection.
+    Further rules and invariants are Hypothesis' own: `@rule()` and `@invariant()` on methods of your subclass;
+    `handler` is the copy that serves the call that goes on, `connection` its connection.
 
     Attributes:
         backend: ``"trio"`` or ``"asyncio"``.
@@ -165,13 +166,16 @@ class HandlerLifecycle(RuleBasedStateMachine):
         return self.call.session.connection
 
     @initialize(
-        time_limit=TIME_LIMITS, messages=st.sampled_from((True, False)), phone=st.sampled_from((False, True)), already=ALREADY
+        time_limit=TIME_LIMITS,
+        messages=st.sampled_from((True, False)),
+        phone=st.sampled_from((False, True)),
+        already=ALREADY,
     )
     def the_first_call_begins(
-        self, time_limit: float | None = None, messages: bool = True, phone: bool = False, already: str | None = None
+        self, *, time_limit: float | None = None, messages: bool = True, phone: bool = False, already: str | None = None
     ) -> None:
         """As `a_call_begins`."""
-        self.a_call_begins(time_limit, messages=messages, phone=phone, already=already)
+        self.a_call_begins(time_limit=time_limit, messages=messages, phone=phone, already=already)
 
     @rule(
         time_limit=TIME_LIMITS,
@@ -182,6 +186,7 @@ class HandlerLifecycle(RuleBasedStateMachine):
     )
     def a_call_begins(
         self,
+        *,
         time_limit: float | None = None,
         messages: bool = True,
         phone: bool = False,
@@ -209,8 +214,8 @@ class HandlerLifecycle(RuleBasedStateMachine):
                 self._copy_fails = False
         video = has_video(self._prototype)
         offer = MediaOffer(receive_video=video, send_video=video, messages=messages and not phone)
-        self.call = call = _Call(self._prototype, self.clock)
-        task = self.portal.start_task_soon(call.run, self._serving.stream, offer, phone, already, self._newest_journal)
+        self.call = call = _Call(self._prototype, self.clock, phone=phone)
+        task = self.portal.start_task_soon(call.run, self._serving.stream, offer, already, self._newest_journal)
         self._settle()
         if task.done():
             task.result()
@@ -276,7 +281,8 @@ class HandlerLifecycle(RuleBasedStateMachine):
             if isinstance(self._prototype, AsyncStreamHandler):  # a worker thread may put more at the same time
                 left = connection.transport.audio_out.queued_seconds
                 assert left == 0, f"clear_queue drops everything queued: {left:g} s were left"
-                assert abs(dropped - waiting) < 1e-9, f"clear_queue says what it dropped: {dropped:g} s, not {waiting:g} s"
+                told = f"clear_queue says what it dropped: {dropped:g} s, not {waiting:g} s"
+                assert abs(dropped - waiting) < 1e-9, told
 
     @rule(method=st.sampled_from(("receive", "emit", "on_message", "video_receive")), seconds=st.sampled_from(SECONDS))
     @_while_live
@@ -391,7 +397,8 @@ class HandlerLifecycle(RuleBasedStateMachine):
         for name in ("audio_in", "video_in", "video_out", "messages_in"):
             _check_flow(name, getattr(transport, name).statistics())
         out = transport.audio_out.statistics()
-        assert out.queued == out.played + out.dropped + out.waiting, f"audio_out: queued is played + dropped + waiting: {out}"
+        total = out.played + out.dropped + out.waiting
+        assert out.queued == total, f"audio_out: queued is played + dropped + waiting: {out}"
         most = LEAD + self.call.journal.longest_item + 0.04
         waiting = transport.audio_out.queued_seconds
         assert waiting <= most, f"audio_out holds at most {most:g} s of what this handler emits: {waiting:g} s wait"
@@ -412,7 +419,8 @@ class HandlerLifecycle(RuleBasedStateMachine):
                 if not isinstance(error, (InjectedError, *self.expected_errors)):
                     raise AssertionError(f"the handler raised by itself: {error!r}") from error
         words = " or ".join(f"{cause.cause.name} ({cause.why})" for cause in first) or "nothing did"
-        assert end.cause in {cause.cause for cause in first}, f"it ended as {end.cause.name}, but what ended it: {words}"
+        told = f"it ended as {end.cause.name}, but what ended it: {words}"
+        assert end.cause in {cause.cause for cause in first}, told
 
     def an_end_is_soon_over(self) -> None:
         """Closing takes as long as `Timeouts` say at most, and leaves nothing behind."""
@@ -512,7 +520,8 @@ class HandlerLifecycle(RuleBasedStateMachine):
 
     def _check_nothing_left(self, call: _Call) -> None:
         journal = call.journal
-        assert journal.began["shutdown"] == 1, f"shutdown is called exactly once: it was, {journal.began['shutdown']} times"
+        times = journal.began["shutdown"]
+        assert times == 1, f"shutdown is called exactly once: it was called {times} times"
         assert not journal.running, f"nothing runs after the end: {', '.join(journal.running)} does"
         after = [at for at in call.heard if call.over_at is not None and at > call.over_at + 1e-9]
         assert not after, f"nothing is sent after the end: {len(after)} frames were"
@@ -565,7 +574,8 @@ class _Call:
     journal: Journal
     scope: anyio.CancelScope
 
-    def __init__(self, prototype: StreamHandlerBase, clock: VirtualTime) -> None:
+    def __init__(self, prototype: StreamHandlerBase, clock: VirtualTime, *, phone: bool) -> None:
+        self._phone = phone
         self._rate = prototype.input_sample_rate
         self._speaks = AudioFormat(prototype.output_sample_rate)
         self._clock = clock
@@ -576,11 +586,12 @@ class _Call:
         self.over = False
         self._n = 0
 
-    async def run(
-        self, stream: Stream, offer: MediaOffer, phone: bool, already: str | None, journal: Callable[[], Journal]
-    ) -> None:
+    async def run(self, stream: Stream, offer: MediaOffer, already: str | None, journal: Callable[[], Journal]) -> None:
         try:
-            async with memory_pair(offer, phone=phone) as (self.ours, self.theirs), anyio.create_task_group() as tasks:
+            async with (
+                memory_pair(offer, phone=self._phone) as (self.ours, self.theirs),
+                anyio.create_task_group() as tasks,
+            ):
                 self.theirs.start(self._speaks, AudioFormat(self._rate))
                 tasks.start_soon(self._listen)
                 tasks.start_soon(self._read)

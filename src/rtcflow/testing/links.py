@@ -169,9 +169,7 @@ class LossyLink:
         if overtaken:
             arrival += self.reorder_by
         else:
-            if arrival < self._last_arrival:
-                arrival = self._last_arrival
-            self._last_arrival = arrival
+            self._last_arrival = arrival = max(arrival, self._last_arrival)
         figures.reordered += overtaken
         figures.duplicated += twice
         figures.arrived += 1 + twice

@@ -10,15 +10,14 @@ Fixtures:
     real_backend: a backend in real time: asyncio, asyncio on uvloop (if it is installed), trio.
     virtual_clock: a clock in virtual time for pytest-trio: having it as a fixture is enough.
 
-The guard against leaks: a test marked ``@pytest.mark.leak_guard``, or every test with ``--leak-guard``, fails if it leaves
-a thread, a task or a file descriptor behind.
+The guard against leaks: a test marked ``@pytest.mark.leak_guard``, or every test with ``--leak-guard``, fails if it
+leaves a thread, a task or a file descriptor behind.
 """
 
 from __future__ import annotations
 
 import gc
 import importlib.util
-import os
 import sys
 import threading
 import time
@@ -126,21 +125,18 @@ def _descriptors() -> Counter[str]:
         return kinds
     for entry in folder.iterdir():
         try:
-            target = os.readlink(entry)
+            target = str(entry.readlink())
         except OSError:  # the descriptor of this very listing
             continue
         if not target.startswith("/"):
-            kinds[target.split(":[")[0]] += 1
+            kinds[target.split(":[", maxsplit=1)[0]] += 1
     return kinds
 
 
 def _tasks() -> list[str]:
     """Tasks of asyncio loops that are closed, which nobody will ever finish."""
-    asyncio_tasks = sys.modules.get("asyncio.tasks")
+    asyncio_tasks: Any = sys.modules.get("asyncio.tasks")
     if asyncio_tasks is None:
         return []
-    left = []
-    for task in list(getattr(asyncio_tasks, "_all_tasks", None) or getattr(asyncio_tasks, "_scheduled_tasks", ())):
-        if not task.done() and task.get_loop().is_closed():
-            left.append(f"task {task.get_name()!r}")
-    return left
+    every: Any = getattr(asyncio_tasks, "_all_tasks", None) or getattr(asyncio_tasks, "_scheduled_tasks", ())
+    return [f"task {task.get_name()!r}" for task in list(every) if not task.done() and task.get_loop().is_closed()]

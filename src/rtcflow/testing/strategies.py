@@ -149,7 +149,7 @@ def pcm(
 
 @st.composite
 def chunkings(draw: st.DrawFn, n: int, *, max_chunks: int = 30, empty: bool = True) -> list[int]:
-    """Ways to cut `n` samples: lengths that add up to `n`; also all at once, one by one (if n is small), and empty ones.
+    """Ways to cut `n` samples: lengths that add up to `n`; all at once, one by one (if n is small), empty ones.
 
     Args:
         draw: Given by Hypothesis.

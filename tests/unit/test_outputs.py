@@ -153,7 +153,7 @@ async def test_silence_is_kept_alive(monkeypatch):
     async with site() as (client, _, session):
 
         async def talk():
-            await anyio.sleep(0.1)
+            await anyio.sleep(0.5)
             session.outputs.put(AdditionalOutputs("at last"))
             session.close()
 

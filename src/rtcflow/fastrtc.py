@@ -30,6 +30,7 @@ from .handlers.turns import (
     ModelOptions,
     PauseDetectionModel,
     ReplyOnPause,
+    ReplyOnStopWords,
     SileroVadOptions,
     get_silero_model,
 )
@@ -48,6 +49,7 @@ __all__ = [
     "ModelOptions",
     "PauseDetectionModel",
     "ReplyOnPause",
+    "ReplyOnStopWords",
     "SileroVadOptions",
     "Stream",
     "StreamHandler",

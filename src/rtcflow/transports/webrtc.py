@@ -20,6 +20,7 @@ from ..abc import MediaOffer, Transport, TransportStatistics
 from ..exceptions import NegotiationTimeout
 from ..frames import AudioFormat
 from ..media.playout import Latency
+from ..threads import observer
 
 if TYPE_CHECKING:
     from .._engine.peer import Peer, Wish
@@ -58,6 +59,11 @@ class WebRTCEngine:
         self._switch_interval: float | None = None
 
     async def _open(self) -> None:
+        if observer.get() is not None:
+            raise RuntimeError(
+                "WebRTC lives in real time, and this loop's time is virtual; "
+                "in virtual time use rtcflow.memory_pair(), for WebRTC a backend in real time"
+            )
         import rtcflow._engine.peer  # noqa: F401  half a second of imports that no call should wait for
 
         from .._engine.room import Room

@@ -128,15 +128,16 @@ async def offer(stream: Stream, request: Request) -> Response:
             return JSONResponse(signalling.SUCCESS)
 
 
-async def configuration(stream: Stream, _: Request) -> Response:
+async def configuration(stream: Stream, request: Request) -> Response:
     """`GET {path}/webrtc/configuration`: what a browser gives to its RTCPeerConnection, and what it should offer."""
+    await stream.authorize(caller_of(request))  # it may hold TURN credentials, which are for callers
     return JSONResponse(
         {
-            "rtcConfiguration": dict(stream.rtc_configuration),
+            "rtcConfiguration": await stream.resolve_rtc_configuration(),
             "modality": stream.modality.value,
             "mode": stream.mode.value,
         },
-        headers={"Cache-Control": "no-store"},  # it may hold TURN credentials
+        headers={"Cache-Control": "no-store"},
     )
 
 

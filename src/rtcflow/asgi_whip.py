@@ -100,13 +100,14 @@ class Endpoint:
         body = await read_body(request, whip.SDP_TYPE, whip.MAX_BODY)
         offer = whip.read_offer(body, self._direction, video=stream.modality is not Modality.AUDIO)
         async with stream.admit(caller_of(request), "webrtc") as session:
+            links = whip.link_headers(await stream.resolve_rtc_configuration())
             transport = await stream.open_webrtc(offer.sdp, send=sends, receive=not sends)
             stream.start(session, transport, {"signalling": self._direction.value})
         self._sessions[session] = ice = IceSession(f'"{secrets.token_urlsafe(9)}"', offer.ufrag)
         location = f"{request.url.path.rstrip('/')}/{session.webrtc_id}"
         headers = {"Location": location, "ETag": ice.etag, "Cache-Control": "no-store"}
         response = Response(transport.answer, 201, headers, whip.SDP_TYPE)
-        for link in whip.link_headers(stream.rtc_configuration):
+        for link in links:
             response.headers.append("Link", link)
         return response
 

@@ -103,8 +103,9 @@ class Stream:
         allowed_origins: Origins whose web pages may call, such as ``"https://app.example.org"``, beside the pages of
             the server's own host; ``"*"`` allows all. Who sends no ``Origin`` header is no browser, and is not asked.
         debug: Whether callers are told the text of a handler's exception.
-        rtc_configuration: What browsers give to their ``RTCPeerConnection`` (``{"iceServers": [...]}``); the page of
-            this stream asks for it.
+        rtc_configuration: What browsers give to their ``RTCPeerConnection`` (``{"iceServers": [...]}``), or a function
+            that fetches it, sync or async: called whenever a page or a WHIP client asks. A sync one runs in a worker
+            thread.
         webrtc: How the server's own side of WebRTC is set up.
         telephone: How it is reached by telephone, and the secrets of carriers.
 
@@ -135,7 +136,7 @@ class Stream:
         timeouts: Timeouts | None = None,
         allowed_origins: Iterable[str] = (),
         debug: bool = False,
-        rtc_configuration: Mapping[str, Any] | None = None,
+        rtc_configuration: Mapping[str, Any] | Callable[[], Any] | None = None,
         webrtc: WebRTCConfig | None = None,
         telephone: TelephoneConfig | None = None,
     ) -> None:
@@ -147,7 +148,7 @@ class Stream:
         if self.concurrency_limit is not None and self.concurrency_limit < 1:
             raise ValueError(f"concurrency_limit={self.concurrency_limit} would admit nobody; None means no limit")
         self.latency = latency
-        self.rtc_configuration: Mapping[str, Any] = MappingProxyType(dict(rtc_configuration or {}))
+        self.rtc_configuration = rtc_configuration
         self.allowed_origins = read_allow_list(allowed_origins)
         if not (additional_outputs_handler is None or callable(additional_outputs_handler)):
             raise TypeError(f"additional_outputs_handler={additional_outputs_handler!r} must be a function")
@@ -285,12 +286,7 @@ class Stream:
         if self._authorize is None:
             return None
         try:
-            if inspect.iscoroutinefunction(self._authorize):
-                principal = await self._authorize(caller)
-            else:
-                principal = await anyio.to_thread.run_sync(self._authorize, caller)
-                if inspect.isawaitable(principal):  # a callable object or a partial of a coroutine function
-                    principal = await principal
+            principal = await _ask(self._authorize, caller)
         except NegotiationError:
             raise
         except Exception as error:
@@ -370,6 +366,25 @@ class Stream:
             receive=receive and self.mode is not Mode.RECEIVE,
             latency=self.latency,
         )
+
+    async def resolve_rtc_configuration(self) -> dict[str, Any]:
+        """What clients give to their ``RTCPeerConnection``, now.
+
+        Raises:
+            ApplicationFailed: The function that fetches it raised, or returned something else.
+        """
+        found: Any = self.rtc_configuration
+        if callable(found):
+            try:
+                found = await _ask(found)
+            except Exception as error:
+                # The application's, like `authorize`: if it fails, this request is refused and no other is disturbed.
+                logger.exception("rtc_configuration raised")
+                raise ApplicationFailed("the server could not get its ICE servers") from error
+        if not isinstance(found, Mapping | None):
+            logger.error("rtc_configuration is %s; expected a dict with iceServers", type(found).__name__)
+            raise ApplicationFailed("the server could not get its ICE servers")
+        return dict(found or {})
 
     def start(self, session: Session, transport: Transport, custom: Mapping[str, str] = MappingProxyType({})) -> None:
         """Serve `session` over `transport` in the stream's own task group, from now until its end."""
@@ -478,6 +493,15 @@ class Stream:
             UnknownConnection: No call with this id is live.
         """
         self.session(webrtc_id).close(reason)
+
+
+async def _ask(hook: Callable[..., Any], *args: Any) -> Any:
+    """What a hook of the application returns; a sync one runs in a worker thread."""
+    if inspect.iscoroutinefunction(hook):
+        return await hook(*args)
+    # In a tuple, since trio refuses functions that return coroutines: a callable object or a partial may.
+    (result,) = await anyio.to_thread.run_sync(lambda: (hook(*args),))
+    return await result if inspect.isawaitable(result) else result
 
 
 class _Room:

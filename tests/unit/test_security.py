@@ -203,6 +203,65 @@ async def test_websockets_of_other_pages_are_refused_before_they_open(path):
         assert await open_websocket(stream, path) == "websocket.accept"
 
 
+# -- ICE servers
+
+
+@pytest.mark.anyio
+async def test_ice_servers_are_for_callers():
+    """The configuration route asks authorize, whose caller says which route it is."""
+    servers = {"iceServers": [{"urls": "turn:t.example", "username": "u", "credential": "p"}]}
+
+    def authorize(caller):
+        assert caller.path == "/webrtc/configuration"
+        return caller.headers.get("authorization")
+
+    stream = make(rtc_configuration=servers, authorize=authorize)
+    async with site(stream) as client:
+        assert (await client.get("/webrtc/configuration")).status_code == 403
+        allowed = await client.get("/webrtc/configuration", headers={"Authorization": "Bearer me"})
+        assert allowed.json()["rtcConfiguration"] == servers
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("kind", ["dict", "function", "coroutine function", "partial", "nothing"])
+async def test_ice_servers_may_be_fetched(kind):
+    """rtc_configuration may be a dict, or a function, sync or async, that is asked each time."""
+    servers = {"iceServers": [{"urls": "stun:s.example"}]}
+
+    def fetch():
+        return servers
+
+    async def fetch_async():
+        await anyio.sleep(0)
+        return servers
+
+    given = {
+        "dict": servers,
+        "function": fetch,
+        "coroutine function": fetch_async,
+        "partial": lambda: fetch_async(),
+        "nothing": None,
+    }[kind]
+    async with site(make(rtc_configuration=given)) as client:
+        told = (await client.get("/webrtc/configuration")).json()["rtcConfiguration"]
+        assert told == (servers if given else {})
+
+
+@pytest.mark.anyio
+async def test_ice_servers_that_cannot_be_fetched_are_a_500(caplog):
+    """A function that raises, or returns what is no dict, is a 500 without its words, which are in the log."""
+
+    def broken():
+        raise RuntimeError("secret token")
+
+    for wrong in (broken, lambda: ["stun:s.example"]):
+        async with site(make(rtc_configuration=wrong)) as client:
+            response = await client.get("/webrtc/configuration")
+            assert response.status_code == 500
+            assert "secret" not in response.text
+    assert "secret token" in caplog.text
+
+
 # -- ids
 
 

@@ -17,6 +17,8 @@ Nothing of aiortc is imported before the first engine is opened.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ._bridge import Event
 from ._loop import HandlerLoop
 from ._version import __version__
@@ -92,8 +94,10 @@ from .session import Caller, Session
 from .stream import Modality, Mode, Stream
 from .threads import WorkerThreads
 from .transports.memory import memory_pair
-from .transports.telephone import TelephoneConfig
 from .transports.webrtc import WebRTCConfig, WebRTCEngine, WebRTCTransport, open_engine
+
+if TYPE_CHECKING:
+    from .transports.telephone import TelephoneConfig
 
 __all__ = [
     "AdditionalOutputs",
@@ -188,3 +192,15 @@ __all__ = [
     "run_connection",
     "wait_for_item",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name == "TelephoneConfig":  # who takes no calls by telephone does not wait for what telephones need
+        from .transports.telephone import TelephoneConfig
+
+        return TelephoneConfig
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

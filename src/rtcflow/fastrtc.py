@@ -1,17 +1,21 @@
 """FastRTC's public names, with its actual defaults: ``import rtcflow.fastrtc as fastrtc`` runs its users' handlers.
 
-Against `rtcflow` itself three things differ: both video handlers are given (and return) uint8 BGR arrays, which is what
-FastRTC hands out whatever its reference says; `Warning` and `WebRTCError` tell the peer at once; and names that have no
-place here say why and what to use instead.
+Against `rtcflow` itself four things differ: `Stream` has FastRTC's arguments and is of video by default; both video
+handlers are given (and return) uint8 BGR arrays, which is what FastRTC hands out whatever its reference says; `Warning`
+and `WebRTCError` tell the peer at once; and names that have no place here say why and what to use instead.
 """
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import ClassVar, NoReturn
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn
 
 import anyio
 
+from . import stream
 from .audio import (
     aggregate_bytes_to_16bit,
     async_aggregate_bytes_to_16bit,
@@ -22,6 +26,7 @@ from .audio import (
     wait_for_item,
 )
 from .context import get_current_context
+from .exceptions import UnknownConnection
 from .handlers import base
 from .handlers.base import AsyncStreamHandler, StreamHandler, VideoFormat, get_current_handler
 from .handlers.functions import VideoStreamHandler
@@ -36,7 +41,10 @@ from .handlers.turns import (
 )
 from .outputs import AdditionalOutputs, AudioEmitType, CloseStream, VideoEmitType, WebRTCData
 from .protocol import messages
-from .stream import Stream
+from .transports.webrtc import IceServer, WebRTCConfig
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
 
 __all__ = [
     "AdditionalOutputs",
@@ -68,6 +76,99 @@ __all__ = [
     "get_silero_model",
     "wait_for_item",
 ]
+
+
+class Stream(stream.Stream):
+    """`rtcflow.Stream` with FastRTC's arguments, methods and defaults.
+
+    Args:
+        handler: As for `rtcflow.Stream`.
+        additional_outputs_handler: As there.
+        mode: As there.
+        modality: As there, but ``"video"`` by default.
+        concurrency_limit: As there; None is no limit (in FastRTC it was 1).
+        time_limit: As there.
+        allow_extra_tracks: Tracks that the stream has no use for are declined and disturb nothing, either way.
+        rtp_params: For Gradio's page: does nothing here, and warns so.
+        rtc_configuration: As there.
+        server_rtc_configuration: ``{"iceServers": [...]}`` for the server's own side. None is none (FastRTC had aiortc
+            ask a STUN server of Google's).
+        track_constraints: As `rtp_params`.
+        additional_inputs: As `rtp_params`.
+        additional_outputs: As `rtp_params`.
+        ui_args: As `rtp_params`.
+        verbose: Nothing is printed either way; there is `logging`.
+        **options: What else `rtcflow.Stream` takes.
+    """
+
+    def __init__(
+        self,
+        handler: base.StreamHandlerBase | VideoStreamHandler | Callable[..., Any],
+        *,
+        additional_outputs_handler: Callable[..., Any] | None = None,
+        mode: Literal["send-receive", "receive", "send"] = "send-receive",
+        modality: Literal["video", "audio", "audio-video"] = "video",
+        concurrency_limit: int | Literal["default"] | None = "default",
+        time_limit: float | None = None,
+        allow_extra_tracks: bool = False,  # noqa: ARG002
+        rtp_params: Any = None,
+        rtc_configuration: Mapping[str, Any] | Callable[[], Any] | None = None,
+        server_rtc_configuration: Mapping[str, Any] | None = None,
+        track_constraints: Any = None,
+        additional_inputs: Any = None,
+        additional_outputs: Any = None,
+        ui_args: Any = None,
+        verbose: bool = True,  # noqa: ARG002
+        **options: Any,
+    ) -> None:
+        for name, value in (
+            ("rtp_params", rtp_params),
+            ("track_constraints", track_constraints),
+            ("additional_inputs", additional_inputs),
+            ("additional_outputs", additional_outputs),
+            ("ui_args", ui_args),
+        ):
+            if value is not None:
+                warnings.warn(f"{name} is for Gradio's page and does nothing here", UserWarning, stacklevel=2)
+        if server_rtc_configuration is not None:
+            servers = tuple(
+                IceServer(server["urls"], server.get("username"), server.get("credential"))
+                for server in server_rtc_configuration.get("iceServers", ())
+            )
+            options["webrtc"] = replace(options.get("webrtc") or WebRTCConfig(), ice_servers=servers)
+        super().__init__(
+            handler,
+            additional_outputs_handler=additional_outputs_handler,
+            mode=mode,
+            modality=modality,
+            concurrency_limit=concurrency_limit,
+            time_limit=time_limit,
+            rtc_configuration=rtc_configuration,
+            **options,
+        )
+
+    def mount(self, app: Starlette, path: str = "", tags: Any = None, *, page: bool | None = None) -> None:  # noqa: ARG002
+        """As `rtcflow.Stream.mount`; `tags` are for FastAPI's documentation, in which these routes are not."""
+        super().mount(app, path, page=page)
+
+    async def update_connection(self, webrtc_data: str | WebRTCData, desired_state: Literal["closed"]) -> None:
+        """End a call. FastRTC only asked the page to do so, and passed over ids that it did not know; so does this."""
+        if desired_state != "closed":
+            raise ValueError(f"desired_state={desired_state!r}; expected 'closed'")
+        webrtc_id = webrtc_data.webrtc_id if isinstance(webrtc_data, WebRTCData) else webrtc_data
+        with suppress(UnknownConnection):
+            self.close(webrtc_id)
+
+    async def get_rtc_configuration(self) -> dict[str, Any]:
+        """FastRTC's other name for `resolve_rtc_configuration`."""
+        return await self.resolve_rtc_configuration()
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> NoReturn:
+            if name in _STREAM_NOT_HERE:
+                raise AttributeError(f"rtcflow.fastrtc.Stream has no {name}: {_STREAM_NOT_HERE[name]}")
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
 
 class AudioVideoStreamHandler(base.AudioVideoStreamHandler):
@@ -108,6 +209,15 @@ def _tell(message: messages.Message) -> None:
             handler.channel.send(messages.encode(message))
 
 
+_STREAM_NOT_HERE = {
+    "ui": "it is Gradio's page; Stream.mount serves a page without Gradio, and `rtcflow serve` starts a server",
+    "fastphone": "it lends a telephone number of Hugging Face's; see the page about telephones for your own",
+    "offer": "mount serves the offer route; to serve it elsewhere take the routes of rtcflow.asgi.routes(stream)",
+    "telephone_handler": "mount serves the telephone routes",
+    "handle_incoming_call": "mount serves the telephone routes",
+    "websocket_offer": "mount serves the WebSocket route",
+}
+
 _NOT_HERE = {
     "WebRTC": "it is a Gradio component; Stream.mount serves a page without Gradio",
     "UIArgs": "they are for Gradio's page; Stream.mount serves a page without Gradio",
@@ -116,6 +226,18 @@ _NOT_HERE = {
     "get_tts_model": "rtcflow brings no speech models; call one of your choice in the handler",
     "KokoroTTSOptions": "rtcflow brings no speech models; call one of your choice in the handler",
     "CartesiaTTSOptions": "rtcflow brings no speech models; call one of your choice in the handler",
+    **dict.fromkeys(
+        (
+            "get_turn_credentials",
+            "get_turn_credentials_async",
+            "get_cloudflare_turn_credentials",
+            "get_cloudflare_turn_credentials_async",
+            "get_hf_turn_credentials",
+            "get_hf_turn_credentials_async",
+            "get_twilio_turn_credentials",
+        ),
+        "ask your TURN provider in a function of your own, and give that to Stream(rtc_configuration=...)",
+    ),
 }
 
 

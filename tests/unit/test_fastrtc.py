@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -20,6 +23,7 @@ from rtcflow.frames import AudioFormat, AudioFrame
 from rtcflow.handlers.base import StreamHandlerBase
 from rtcflow.handlers.checking import copy_handler
 from rtcflow.outputs import AdditionalOutputs
+from rtcflow.session import Caller
 from rtcflow.transports.memory import MemoryTransport, memory_pair
 
 # Every name in FastRTC 0.0.34's __all__, but those that rtcflow has no place for.
@@ -33,6 +37,13 @@ NAMES = [
 ]
 ELSEWHERE = [
     *("WebRTC", "UIArgs", "get_stt_model", "MoonshineSTT", "get_tts_model", "KokoroTTSOptions", "CartesiaTTSOptions")
+]
+
+
+TURN = [
+    *("get_turn_credentials", "get_turn_credentials_async", "get_cloudflare_turn_credentials"),
+    *("get_cloudflare_turn_credentials_async", "get_hf_turn_credentials", "get_hf_turn_credentials_async"),
+    "get_twilio_turn_credentials",
 ]
 
 
@@ -175,3 +186,105 @@ def test_without_a_peer_warnings_are_silent() -> None:
     """In a unit test of a handler's helper, nothing happens but the exception."""
     fastrtc.Warning("nobody reads this")
     assert str(fastrtc.WebRTCError("text")) == "text"
+
+
+# -- Stream
+
+
+def listen(frame: Any) -> Any:
+    return frame
+
+
+@pytest.mark.anyio
+async def test_streams_take_fastrtcs_arguments() -> None:
+    """Its defaults are video and one caller; ICE servers of both sides are taken, and what changes nothing is, too."""
+    stream = fastrtc.Stream(listen)
+    assert (stream.modality.value, stream.mode.value, stream.concurrency_limit) == ("video", "send-receive", 1)
+    assert fastrtc.Stream(listen, concurrency_limit=None).concurrency_limit is None
+    servers = {"iceServers": [{"urls": "turn:t.example", "username": "u", "credential": "p"}]}
+    stream = fastrtc.Stream(
+        listen,
+        rtc_configuration=servers,
+        server_rtc_configuration=servers,
+        allow_extra_tracks=True,
+        verbose=False,
+        allowed_origins=["https://app.example"],
+    )
+    assert await stream.get_rtc_configuration() == servers
+    assert stream._webrtc is not None
+    (server,) = stream._webrtc.ice_servers
+    assert (server.urls, server.username, server.credential) == ("turn:t.example", "u", "p")
+    assert stream.allowed_origins == {"https://app.example"}
+
+
+@pytest.mark.parametrize(
+    "name", ["rtp_params", "track_constraints", "additional_inputs", "additional_outputs", "ui_args"]
+)
+def test_what_is_for_gradio_warns(name: str) -> None:
+    """An argument that only Gradio's page could use is named in a warning, and the stream is made."""
+    with pytest.warns(UserWarning, match=f"{name} is for Gradio's page"):
+        fastrtc.Stream(listen, **{name: {}})
+
+
+def test_methods_that_are_not_here_say_what_to_use() -> None:
+    """What rtcflow leaves out of Stream says what to use; anything else is the usual AttributeError."""
+    stream: Any = fastrtc.Stream(listen)
+    for name in ("ui", "fastphone", "offer", "websocket_offer", "telephone_handler", "handle_incoming_call"):
+        with pytest.raises(AttributeError, match=rf"Stream has no {name}: "):
+            getattr(stream, name)
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = stream.nonsense
+
+
+def test_credentials_are_the_applications_own() -> None:
+    """The helpers for TURN providers are not here, and say what takes their place."""
+    for name in TURN:
+        with pytest.raises(AttributeError, match=r"rtc_configuration="):
+            getattr(fastrtc, name)
+
+
+@pytest.mark.anyio
+async def test_a_call_is_closed_by_update_connection() -> None:
+    """By its id or by WebRTCData; an id that nobody has is passed over, another state is an error."""
+    stream = fastrtc.Stream(brought.SyncEcho(), modality="audio", concurrency_limit=2)
+    with anyio.fail_after(20):
+        async with stream.running(), memory_pair() as (one, _), memory_pair() as (two, _):
+            for webrtc_id, line in (("one", one), ("two", two)):
+                async with stream.admit(Caller(), "memory", webrtc_id) as session:
+                    stream.start(session, line)
+            await stream.update_connection("nobody", "closed")
+            assert stream.admitted == 2
+            await stream.update_connection("one", "closed")
+            await stream.update_connection(fastrtc.WebRTCData("two"), "closed")
+            while stream.admitted:
+                await anyio.sleep(0.005)
+            with pytest.raises(ValueError, match="closed"):
+                await stream.update_connection("one", "open")  # type: ignore[arg-type]
+
+
+# -- the table
+
+ROOT = Path(__file__).parents[2]
+ROW = re.compile(r"^\| `([\w.()]+)` \| (same|changed|not here) \| .*\| `(\w+\.py)::(\w+)` \|$", re.MULTILINE)
+ROWS = ROW.findall((ROOT / "docs" / "moving-from-fastrtc.md").read_text())
+
+
+def test_every_name_of_fastrtc_is_in_the_table() -> None:
+    """Each public name, argument and method of FastRTC has its row, and no row is of another shape."""
+    lines = (ROOT / "docs" / "moving-from-fastrtc.md").read_text().splitlines()
+    assert len(ROWS) == sum(line.startswith("| `") for line in lines)
+    assert {*NAMES, *ELSEWHERE, *TURN, "ReplyOnStopWords"} <= {name for name, *_ in ROWS}
+    arguments = {name for name, *_ in ROWS if name.startswith("Stream(")}
+    parameters = set(inspect.signature(fastrtc.Stream).parameters) - {"options"}
+    assert arguments == {f"Stream({name})" for name in parameters}
+
+
+@pytest.mark.parametrize(("name", "state", "file", "test"), ROWS)
+def test_each_row_is_true_and_has_its_test(name: str, state: str, file: str, test: str) -> None:
+    """What is "same" or "changed" is there, what is "not here" is not, and the test that is named exists."""
+    text = (ROOT / "tests" / "unit" / file).read_text()
+    assert re.search(rf"^(async )?def {test}\(", text, re.MULTILINE), test
+    if "(" in name:
+        return
+    owner: Any = fastrtc.Stream(listen) if name.startswith("Stream.") else fastrtc
+    assert hasattr(owner, name.removeprefix("Stream.")) is (state != "not here")

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -39,9 +40,9 @@ def frames(pcm):
         yield (at + FRAME) / 48000, pcm[:, at : at + FRAME]
 
 
-def hear(conversation, vad):
+def hear(model, conversation):
     """When turns ended, and when each was noticed to begin."""
-    detector = VoiceTurns(vad, AlgoOptions())
+    detector = VoiceTurns(model.stream(), AlgoOptions())
     ends, starts = [], []
     for now, samples in frames(conversation.pcm):
         for event in detector.feed(samples, 48000, bot_speaking=False):
@@ -116,7 +117,9 @@ def measure(name, conversation, listen):
     cost = (time.process_time() - began) / (len(conversation.audio) / 48000) * 1000
     score = turn_corpus.score(conversation.utterances, ends)
     onsets = [
-        found[0] - start for start, end in conversation.utterances if (found := [at for at in starts if start < at < end])
+        found[0] - start
+        for start, end in conversation.utterances
+        if (found := [at for at in starts if start < at < end])
     ]
     print(
         f"| {name} | {score.precision:.3f} / {score.recall:.3f} | "
@@ -139,9 +142,9 @@ def main():
     if options.fastrtc:
         listen = hear_fastrtc
     elif options.energy:
-        listen = lambda conversation: hear(conversation, EnergyVad())
+        listen = partial(hear, EnergyVad())
     else:
-        listen = lambda conversation: hear(conversation, get_silero_model().stream())
+        listen = partial(hear, get_silero_model())
     print("| condition | precision / recall | end noticed after ms, median / p95 | start, median / p95 | CPU ms/s |")
     print("|---|---|---|---|---|")
     for name, conversation in conditions(options.utterances):

@@ -63,7 +63,9 @@ class Conversation:
 @functools.cache
 def speak(text: str, voice: str = "en-us", speed: int = 160) -> NDArray[np.float32]:
     """`text` as espeak-ng says it, trimmed to where it can be heard, at `RATE`, RMS 0.05 (-26 dBFS)."""
-    out = subprocess.run(["espeak-ng", "-v", voice, "-s", str(speed), "--stdout", text], capture_output=True, check=True)
+    out = subprocess.run(
+        ["espeak-ng", "-v", voice, "-s", str(speed), "--stdout", text], capture_output=True, check=True
+    )
     with wave.open(io.BytesIO(out.stdout)) as file:
         rate = file.getframerate()
         data = out.stdout[44:]
@@ -78,7 +80,7 @@ def speak(text: str, voice: str = "en-us", speed: int = 160) -> NDArray[np.float
 
 
 def conversation(seed: int, utterances: int, *, longest_breath: float = 0.3) -> Conversation:
-    """A caller who speaks `utterances` times: one to three phrases with breaths between, then a pause of 1.2 to 2.2 s."""
+    """A caller who speaks `utterances` times: one to three phrases, breaths between, then 1.2 to 2.2 s of silence."""
     random = np.random.default_rng(seed)
     parts: list[NDArray[np.float32]] = [np.zeros(RATE, np.float32)]
     at, times = 1.0, []

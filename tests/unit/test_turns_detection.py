@@ -315,9 +315,7 @@ def test_turns_of_clean_speech_are_told_apart_in_time(model, spoken):
     assert result.recall >= 0.95
     assert result.delay(50) <= 0.54
     assert result.delay(95) <= 0.54
-    confirmed = [
-        next(at for at, began in starts if began > start - 0.15) - start for start, _ in spoken.utterances
-    ]
+    confirmed = [next(at for at, began in starts if began > start - 0.15) - start for start, _ in spoken.utterances]
     assert np.percentile(confirmed, 95) <= 0.26
 
 

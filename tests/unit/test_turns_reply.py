@@ -469,9 +469,7 @@ async def test_an_interrupted_sync_generator_is_closed_in_its_thread():
 
 async def test_can_interrupt_false_does_not_listen():
     """While the reply is played speech is ignored; afterwards the user is heard again."""
-    async with calling(
-        Long(), turn(0.2, 0.6) + turn(3.0, 3.5) + turn(12.0, 12.5), can_interrupt=False
-    ) as call:
+    async with calling(Long(), turn(0.2, 0.6) + turn(3.0, 3.5) + turn(12.0, 12.5), can_interrupt=False) as call:
         await call.until(10)
         assert len(call.of(SpeechStarted)) == 1
         assert call.of(Interrupted) == []
@@ -592,7 +590,7 @@ FAILING = [_raises, _raises_in_thread, _junk, _float64, _none]
 
 @pytest.mark.parametrize("fn", FAILING)
 async def test_a_failing_turn_is_told_and_the_next_one_works(fn, caplog):
-    """The peer gets an error message, the log a traceback, what was said before is played, the next turn is answered."""
+    """The peer gets an error message, the log a traceback; what was said before is played, the next turn answered."""
     async with calling(fn, turn(0.2, 0.6) + turn(3.0, 3.4)) as call:
         await call.until(5)
         assert len(call.of(ReplyFailed)) == 2

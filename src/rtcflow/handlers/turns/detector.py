@@ -97,7 +97,7 @@ class TurnDetector(Protocol):
     """Hears one side of one conversation and says whose turn it is. One instance serves one connection.
 
     Media time counts the seconds of audio (and of `silence`) since the beginning; `reset` does not set it back. Events
-    come in the order SpeechStarted, SpeechEnded, …, TurnEnded, and within a turn SpeechStarted and SpeechEnded alternate.
+    come in the order SpeechStarted, SpeechEnded, …, TurnEnded; within a turn the first two alternate.
 
     Attributes:
         blocking: `feed` takes longer than a millisecond or two: it is called in a worker thread.
@@ -243,7 +243,9 @@ class PauseTracker:
         """Forget the turn under way; media time goes on."""
         self._clear()
 
-    def step(self, probability: float, level: float | None = None, *, bot_speaking: bool = False) -> list[DetectorEvent]:
+    def step(
+        self, probability: float, level: float | None = None, *, bot_speaking: bool = False
+    ) -> list[DetectorEvent]:
         """Take the next window.
 
         Args:

@@ -37,7 +37,7 @@ class KeywordHit:
 
 
 class KeywordSpotter(Protocol):
-    """Listens for phrases in one conversation. Called in a worker thread: it may be slow, but not slower than speech."""
+    """Listens for phrases in one conversation. Called in a worker thread: it may be slow, not slower than speech."""
 
     def feed(self, samples: NDArray[np.int16]) -> list[KeywordHit]:
         """Hear some more: int16, shape (n,), 16 kHz, any n."""
@@ -78,8 +78,8 @@ class PocketsphinxSpotter:
         unknown = sorted({word for phrase in self._phrases for word in phrase.split()} - _dictionary())
         if unknown:
             raise ValueError(
-                f"the recogniser's dictionary has no word {unknown[0]!r}: choose another stop word, or spell it as words "
-                "it has (numbers in letters, abbreviations as they are spoken)"
+                f"the recogniser's dictionary has no word {unknown[0]!r}: choose another stop word, or spell it as "
+                "words it has (numbers in letters, abbreviations as they are spoken)"
             )
         self._threshold = threshold
         self._decoder: Any = None  # made at the first sound, in a worker thread: it takes up to a second

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 MOST = 600.0
-"""Seconds of one turn that are kept: who talks for longer (or a radio) loses the oldest. 10 minutes at 48 kHz: 58 MB."""
+"""Seconds of one turn that are kept: who talks for longer (or a radio) loses the oldest. At 48 kHz: 58 MB."""
 
 
 class Recording:

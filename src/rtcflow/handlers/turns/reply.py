@@ -204,7 +204,9 @@ class RunsThreads(Protocol):
         """Run `function` in a worker thread."""
 
 
-async def run_reply(reply: Reply, fn: Callable[..., Any], args: list[Any], outbox: Outbox, run_sync: RunsThreads) -> None:
+async def run_reply(
+    reply: Reply, fn: Callable[..., Any], args: list[Any], outbox: Outbox, run_sync: RunsThreads
+) -> None:
     """Call ``fn(*args)`` and put all it yields, or returns, into `outbox`; when this is done, so is `fn`.
 
     (All but a plain generator in its thread, which may still be on its way to its next `yield`.)
@@ -241,7 +243,10 @@ async def _drain(reply: Reply, result: object, outbox: Outbox, run_sync: RunsThr
 
 
 async def _close(generator: AsyncGenerator[Any, Any]) -> None:
-    """Have its finally run. (No cancel scope around this: the generator may have one open, which must close first.)"""
+    """Have its finally run.
+
+    No cancel scope around this: the generator may have one open, which must close first.
+    """
     try:
         await generator.aclose()
     except BaseExceptionGroup as group:
@@ -309,7 +314,9 @@ def check_reply_function(fn: object) -> int:
     if inspect.isgenerator(fn) or inspect.isasyncgen(fn) or inspect.iscoroutine(fn):
         if inspect.iscoroutine(fn):
             fn.close()
-        raise TypeError(f"fn must be the function itself, not what calling it gave ({type(fn).__name__}): leave out the ()")
+        raise TypeError(
+            f"fn must be the function itself, not what calling it gave ({type(fn).__name__}): leave out the ()"
+        )
     if not callable(fn):
         raise TypeError(f"fn must be a function, not {fn!r:.80}; write: {right}")
     try:
@@ -317,10 +324,7 @@ def check_reply_function(fn: object) -> int:
     except (TypeError, ValueError):  # some built-in functions do not tell
         return 1
     positional = [p for p in parameters if p.kind in {p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD}]
-    if any(p.kind is p.VAR_POSITIONAL for p in parameters):
-        most = 100
-    else:
-        most = len(positional)
+    most = 100 if any(p.kind is p.VAR_POSITIONAL for p in parameters) else len(positional)
     if most == 0:
         raise TypeError(f"fn takes no argument, but is called with what the user said; write: {right}")
     missing = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]

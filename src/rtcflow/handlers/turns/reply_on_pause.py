@@ -396,7 +396,7 @@ class ReplyOnPause(AsyncStreamHandler):
             with reply.scope:
                 try:
                     await self._reply_to(reply, audio)
-                except Exception as error:  # noqa: BLE001  one turn is not the call
+                except Exception as error:
                     if reply.cancelled:
                         logger.exception("the reply function raised while it was being interrupted")
                     else:

@@ -159,7 +159,7 @@ class _NetworkStream:
         self._silent = 0
 
     def __call__(self, window: Float) -> float:
-        if -SILENCE < window.min() and window.max() < SILENCE:
+        if window.min() > -SILENCE and window.max() < SILENCE:
             self._silent += 1
             if self._silent == FORGET:
                 self.reset()
@@ -257,9 +257,7 @@ def _tensors(model: bytes) -> dict[str, Float]:
     found: dict[str, Float] = {}
     for field, graph in _fields(memoryview(model)):
         if field == _GRAPH:
-            for name, tensor in _graph_tensors(graph):
-                if _SHAPES.get(name) == tensor.shape:
-                    found[name] = tensor
+            found |= {name: tensor for name, tensor in _graph_tensors(graph) if _SHAPES.get(name) == tensor.shape}
     return found
 
 

@@ -52,9 +52,9 @@ def _install(session: nox.Session, *extras: str, lowest: bool = False) -> None:
 
 
 def _pytest(session: nox.Session, *arguments: str, **environment: str) -> None:
-    """Two workers: most tests wait, for real time to pass or for a peer."""
+    """Two workers: one for the tests that play in real time, one for the others."""
     session.run(
-        "python", "-m", "pytest", "-n", "2", "--dist", "worksteal", *arguments, *session.posargs, env=environment
+        "python", "-m", "pytest", "-n", "2", "--dist", "loadgroup", *arguments, *session.posargs, env=environment
     )
 
 

@@ -36,6 +36,22 @@ ALL_BACKENDS = {
 BACKENDS = [ALL_BACKENDS[name] for name in os.environ.get("RTCFLOW_BACKENDS", "asyncio,uvloop,trio").split(",")]
 
 
+# Tests that play or listen in real time, over sockets, to servers and browsers: they get a worker, and so a core, to
+# themselves (`-n 2 --dist loadgroup`), or what else runs would be heard in their audio.
+REAL_TIME = {
+    "test_aiortc_peer", "test_asgi_lines", "test_call", "test_chromium", "test_cli", "test_docs", "test_engine",
+    "test_examples", "test_leaks", "test_load", "test_modes", "test_seam", "test_turns_reply", "test_turns_stop_words",
+}  # fmt: skip
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Have the tests of `REAL_TIME`, and those of tests/interop, run one after the other."""
+    if config.pluginmanager.has_plugin("xdist"):
+        for item in items:
+            if item.path.stem in REAL_TIME or item.path.parent.name == "interop":
+                item.add_marker(pytest.mark.xdist_group("real-time"))
+
+
 @pytest.fixture(scope="module", params=BACKENDS)
 def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, object]]:
     """The backend an async test runs on."""

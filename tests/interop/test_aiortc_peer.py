@@ -448,13 +448,17 @@ async def test_trickled_candidates() -> None:
 
 @pytest.mark.anyio
 async def test_without_the_seam(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Should aiortc's receiver not be as we know it, audio comes through its own track; all else is as ever."""
+    """Should aiortc not be as we know it, audio comes and goes through tracks as it does for anyone; all else is so."""
     monkeypatch.setattr("rtcflow._engine.seam.take_packets", lambda *_: False)
+    monkeypatch.setattr("rtcflow._engine.seam.wire.can_send", lambda _: False)
     receive = AudioFormat(48000, "stereo")
     async with called_by_foreign(lambda c: c.addTrack(Tone(440)), receive=receive) as (foreign, transport):
         both = await take(transport, 0.5)
         assert both.shape[0] == 2
         assert abs(pitch(both[0]) - 440) < 5
+        transport.audio_out.put(tone(1000, 1.5))
+        await until(lambda: len(foreign.heard) > 50)
+        assert abs(pitch(np.concatenate(foreign.heard[-30:])) - 1000) < 5
         await foreign.run(foreign.close)
         with anyio.fail_after(5):
             await transport.wait_ended()

@@ -5,60 +5,20 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import aioice
 import pytest
-from aiortc import (
-    RTCConfiguration,
-    RTCPeerConnection,
-    RTCRtpReceiver,
-    RTCRtpSender,
-    RTCSctpTransport,
-    RTCSessionDescription,
-)
+from aiortc import RTCPeerConnection, RTCRtpReceiver, RTCRtpSender, RTCSctpTransport
 from aiortc.rtcrtpparameters import RTCRtpCodecParameters, RTCRtpReceiveParameters
 from aiortc.rtcrtpreceiver import RemoteStreamTrack
 from aiortc.rtp import RtpPacket
+from aiortc_pair import connected_pair, run
 from OpenSSL import SSL
 
 from rtcflow._engine import seam
 
 OPUS = RTCRtpCodecParameters(mimeType="audio/opus", clockRate=48000, channels=2, payloadType=96)
-
-
-def run(coroutine: Any) -> None:
-    asyncio.run(coroutine)
-
-
-@asynccontextmanager
-async def connected_pair() -> AsyncIterator[tuple[RTCPeerConnection, RTCPeerConnection]]:
-    one, two = (RTCPeerConnection(RTCConfiguration(iceServers=[])) for _ in range(2))
-    try:
-        await connect(one, two)
-        yield one, two
-    finally:
-        await one.close()
-        await two.close()
-
-
-async def connect(one: RTCPeerConnection, two: RTCPeerConnection) -> None:
-    for connection in (one, two):
-        seam.use_certificate(connection, seam.Certificate.generateCertificate())
-    one.addTransceiver("audio")
-    one.createDataChannel("text")
-    seam.use_addresses(one, ["127.0.0.1"])
-    await one.setLocalDescription(await one.createOffer())
-    await two.setRemoteDescription(RTCSessionDescription(one.localDescription.sdp, "offer"))
-    two.getTransceivers()[0].direction = "sendrecv"
-    seam.use_addresses(two, ["127.0.0.1"])
-    connected = asyncio.Event()
-    two.on("connectionstatechange", lambda: two.connectionState == "connected" and connected.set())
-    await two.setLocalDescription(await two.createAnswer())
-    await one.setRemoteDescription(RTCSessionDescription(two.localDescription.sdp, "answer"))
-    await asyncio.wait_for(connected.wait(), 10)
 
 
 def test_certificate() -> None:
@@ -127,7 +87,8 @@ def test_packets_are_taken() -> None:
             receiver._track = RemoteStreamTrack("audio")
             started: list[RTCRtpReceiveParameters] = []
             packets: list[seam.Packet] = []
-            assert seam.take_packets(receiver, started.append, packets.append)
+            errors: list[BaseException] = []
+            assert seam.take_packets(receiver, started.append, packets.append, errors.append)
             parameters = RTCRtpReceiveParameters(codecs=[OPUS])
             await receiver.receive(parameters)
             assert started == [parameters]
@@ -186,7 +147,7 @@ def test_without_the_seam() -> None:
         pass
 
     strange: Any = Strange()
-    assert not seam.take_packets(strange, print, print)
+    assert not seam.take_packets(strange, print, print, print)
     seam.stop_without_blocking(strange)
     assert vars(strange) == {}
     assert seam.round_trip(strange) is None

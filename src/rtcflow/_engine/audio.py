@@ -1,7 +1,8 @@
 """Audio between the wire and the queues: packets in, frames out, and the reverse. Runs in the room's thread.
 
-Sending: the sender of aiortc asks our track for the next packet; the track waits for the frame that is due, encodes it
-right here (a quarter of a millisecond) and hands over a packet, which aiortc sends as it is. No thread, no queue.
+Sending: a callback takes each frame when it is due, encodes it right here (a quarter of a millisecond) and writes the
+packet to the socket (see `wire.py`). No thread, no queue, no task that is woken for it. Where that cannot be, the
+sender of aiortc asks our track for the next packet or frame instead, which waits until it is due.
 
 Receiving: see `seam.take_packets` for how packets get here. Each goes through the jitter buffer (pure, ours), is
 decoded right here, and is put into `Ports.audio_in`; one timer holds the buffer's next deadline.
@@ -10,10 +11,13 @@ decoded right here, and is put into `Ports.audio_in`; one timer holds the buffer
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from fractions import Fraction
+from functools import partial
 from typing import Any, cast
 
 import anyio
@@ -34,6 +38,7 @@ from .config import OPUS_RATES, OpusConfig
 from .opus import RTP_RATE, OpusDecoder, OpusEncoder, PlainDecoder
 from .ports import Ports
 from .seam import Packet
+from .wire import RtpWriter
 
 _log = logging.getLogger("rtcflow.engine")
 
@@ -86,6 +91,74 @@ class PlayoutTrack(MediaStreamTrack):
             finally:
                 if timer is not None:
                     timer.cancel()
+
+    async def play(self, writer: RtpWriter) -> None:
+        """Play to `writer` as Opus, until the player is closed or this is cancelled.
+
+        Raises:
+            ConnectionError: The connection is gone.
+        """
+        pump = _Pump(self._player, partial(self._write, writer))
+        try:
+            await pump.ended
+        finally:
+            pump.stop()
+
+    def _write(self, writer: RtpWriter, due: PlayoutFrame) -> None:
+        samples, sample_rate, pts, _ = due.frame
+        encoder = self._encoder
+        if encoder is None:
+            encoder = self._encoder = OpusEncoder(sample_rate, self._config)
+        if (payload := encoder.payload(samples)) is not None and not self._player.stale:
+            writer.write(payload, pts * encoder.step, marker=due.talkspurt)
+
+
+class _Pump:
+    """Hands each frame of a player to `write` when it is due, by callbacks of the running loop alone.
+
+    Attributes:
+        ended: Done when the player was closed, or with what `write` raised.
+    """
+
+    def __init__(self, player: Player, write: Callable[[PlayoutFrame], None]) -> None:
+        self._player, self._write = player, write
+        self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
+        self._context = contextvars.copy_context()  # not that of whoever wakes us
+        self._timer: asyncio.TimerHandle | None = None
+        self.ended: asyncio.Future[None] = self._loop.create_future()
+        self._loop.call_soon(self._run, context=self._context)
+
+    def wake(self) -> None:
+        """There may be something to do; from any thread, with the player's lock held."""
+        soon = self._loop.call_soon if threading.get_ident() == self._thread else self._loop.call_soon_threadsafe
+        with suppress(RuntimeError):  # the loop has closed: nobody is here any more
+            soon(self._run, context=self._context)
+
+    def stop(self) -> None:
+        """Do nothing any more."""
+        self._stop_timer()
+        self.ended.cancel()
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _run(self) -> None:
+        self._stop_timer()
+        if self.ended.done():
+            return
+        try:
+            while isinstance(due := self._player.poll(self), PlayoutFrame):
+                self._write(due)
+        except anyio.EndOfStream:
+            self.ended.set_result(None)
+        except Exception as error:  # noqa: BLE001 - it is raised again in whoever awaits `ended`
+            self.ended.set_exception(error)
+        else:
+            if due is not None:
+                # At least a millisecond, the grain of the loop's timers: one that fires early would be set again.
+                self._timer = self._loop.call_later(max(due, 0.001), self._run, context=self._context)
 
 
 class _LoopWaiter:

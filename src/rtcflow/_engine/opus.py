@@ -29,11 +29,14 @@ class OpusEncoder:
     Args:
         sample_rate: One of `config.OPUS_RATES`.
         config: The options.
+
+    Attributes:
+        step: Units of the RTP clock per sample.
     """
 
     def __init__(self, sample_rate: int, config: OpusConfig) -> None:
         self._rate, self._config = sample_rate, config
-        self._step = RTP_RATE // sample_rate
+        self.step = RTP_RATE // sample_rate
         self._channels = 0
         self._codec: AudioCodecContext
         self._frame: av.AudioFrame
@@ -49,16 +52,23 @@ class OpusEncoder:
         Returns:
             A packet with `pts` in 1/48000 s; None should the encoder hold the frame back.
         """
+        packet = self._encode(samples)
+        if packet is not None:
+            packet.pts = pts * self.step
+            packet.time_base = RTP_TIME_BASE
+        return packet
+
+    def payload(self, samples: NDArray[np.int16]) -> bytes | None:
+        """As `encode`, but the packet's bytes alone."""
+        packet = self._encode(samples)
+        return None if packet is None else bytes(packet)
+
+    def _encode(self, samples: NDArray[np.int16]) -> av.Packet[Any] | None:
         if samples.shape[0] != self._channels:
             self._open(samples.shape[0])
         self._target[:] = samples[0] if self._channels == 1 else samples.T
         packets = self._codec.encode(self._frame)
-        if not packets:
-            return None
-        packet = packets[0]
-        packet.pts = pts * self._step
-        packet.time_base = RTP_TIME_BASE
-        return packet
+        return packets[0] if packets else None
 
     def _open(self, channels: int) -> None:
         config, rate, layout = self._config, self._rate, LAYOUTS[channels]

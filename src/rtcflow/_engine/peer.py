@@ -125,7 +125,9 @@ class Peer:
         connection = self._open(RTCBundlePolicy.MAX_BUNDLE)
         for kind in ("audio", "video"):
             if wish.wants(kind):
-                connection.addTransceiver(self._out_track(kind) if wish.send else kind, direction=wish.direction)
+                track = self._out_track(kind) if wish.send else None
+                transceiver = connection.addTransceiver(track or kind, direction=wish.direction)
+                self._shortcut(transceiver, track)
         if wish.messages:
             self.messages.adopt(connection.createDataChannel(LABEL))
         if self._config.host_addresses is not None:
@@ -182,7 +184,9 @@ class Peer:
                 continue
             seen.add(kind)
             if wish.send:
-                transceiver.sender.replaceTrack(self._out_track(kind))
+                track = self._out_track(kind)
+                transceiver.sender.replaceTrack(track)
+                self._shortcut(transceiver, track)
             transceiver.direction = wish.direction
 
     def _out_track(self, kind: str) -> MediaStreamTrack:
@@ -190,6 +194,10 @@ class Peer:
             return video.VideoOutTrack(self._ports.video_out)
         self._audio_out = audio.PlayoutTrack(self._ports.audio_out, self._config.opus)
         return self._audio_out
+
+    def _shortcut(self, transceiver: RTCRtpTransceiver, track: MediaStreamTrack | None) -> None:
+        if isinstance(track, audio.PlayoutTrack):
+            seam.send_packets(transceiver.sender, track.play)
 
     def _learn_codec(self, answer: str) -> None:
         """The first codec of an answer is the one that is sent, by both sides."""
@@ -253,7 +261,7 @@ class Peer:
             return
         self._audio = transceiver
         receiver = audio.AudioReceiver(ports, asyncio.get_running_loop())
-        if seam.take_packets(transceiver.receiver, receiver.start, receiver.packet):
+        if seam.take_packets(transceiver.receiver, receiver.start, receiver.packet, self._task_failed):
             self._audio_in = receiver
         else:
             self._start(audio.read_track(track, ports))

@@ -2,7 +2,8 @@
 
 Each function says what it relies on. `tests/interop/test_seam.py` holds those names and behaviours against the
 installed aiortc and fails loudly when a release changes them. At run time nothing breaks then: `take_packets` says no,
-and audio is read from the remote track as anyone may; figures are None; the goodbye is not waited for.
+and audio is read from the remote track as anyone may; `send_packets` says no, and the sender asks our track; figures
+are None; the goodbye is not waited for. What is done per packet is in `wire.py`.
 """
 
 from __future__ import annotations
@@ -10,29 +11,34 @@ from __future__ import annotations
 import asyncio
 import logging
 import queue
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
 from typing import Any, Protocol
 
 from aiortc import RTCCertificate, RTCDtlsTransport, RTCPeerConnection, RTCRtpReceiver, RTCRtpSender, RTCSctpTransport
-from aiortc.rtcrtpparameters import RTCRtpReceiveParameters
+from aiortc.rtcrtpparameters import RTCRtpCodecParameters, RTCRtpReceiveParameters
 from OpenSSL import SSL
 
+from . import wire
 from .ports import Route
 
 _log = logging.getLogger("rtcflow.engine")
 
 
 class Packet(Protocol):
-    """The part of aiortc's RTP packet that the receiving side reads."""
+    """The part of an RTP packet, aiortc's or ours, that the receiving side reads."""
 
-    payload_type: int
-    marker: int
-    sequence_number: int
-    timestamp: int
-    ssrc: int
-    payload: bytes
+    @property
+    def payload_type(self) -> int: ...
+    @property
+    def sequence_number(self) -> int: ...
+    @property
+    def timestamp(self) -> int: ...
+    @property
+    def ssrc(self) -> int: ...
+    @property
+    def payload(self) -> bytes: ...
 
 
 # -- DTLS
@@ -120,11 +126,13 @@ def take_packets(
     receiver: RTCRtpReceiver,
     on_start: Callable[[RTCRtpReceiveParameters], None],
     on_packet: Callable[[Packet], None],
+    on_error: Callable[[BaseException], None],
 ) -> bool:
     """Have `receiver`, which has not started, hand its packets to us instead of buffering and decoding them.
 
-    aiortc's own handler still sees every packet, so its RTCP receiver reports stay right, but its jitter buffer is
-    replaced by nothing and its decoder thread is ended as soon as it was started.
+    Its jitter buffer is replaced by nothing, and its decoder thread is ended as soon as it was started. The first
+    packet of each source, and where `wire.receive` does not know this aiortc every one, comes through aiortc's own
+    handler.
 
     Relies on: `RTCDtlsTransport` calls ``receiver._handle_rtp_packet(packet, arrival_time_ms=)`` for each packet;
     ``receiver.receive(parameters)`` starts the decoder thread; ``receiver._handle_disconnect()`` ends it, may be
@@ -144,6 +152,8 @@ def take_packets(
         on_start(parameters)
         await stock_receive(parameters)
         receiver._handle_disconnect()
+        if wire.can_receive(receiver):
+            wire.receive(receiver, on_packet, on_error)
 
     async def handle(packet: Any, arrival_time_ms: int) -> None:
         payload = packet.payload
@@ -155,6 +165,44 @@ def take_packets(
     members["_RTCRtpReceiver__jitter_buffer"] = _NoBuffer()
     members["receive"] = receive
     members["_handle_rtp_packet"] = handle
+    return True
+
+
+def send_packets(sender: RTCRtpSender, play: Callable[[wire.RtpWriter], Awaitable[None]]) -> bool:
+    """Have `sender`, which has not started, send what `play` writes instead of asking its track, if Opus is agreed on.
+
+    Relies on: ``sender.send(parameters)`` starts ``_run_rtp(codec)`` as a task, which sets ``__rtp_started`` and, at
+    its end, ``__rtp_exited``, and lets go of ``__track``; ``sender.stop()`` cancels it.
+
+    Args:
+        sender: The sender.
+        play: Called when packets can be sent; is cancelled when they no longer can. May raise `ConnectionError`.
+
+    Returns:
+        False if this aiortc is not as we know it; then nothing was changed.
+    """
+    if not wire.can_send(sender):
+        _log.warning("this aiortc has another sender than we know; audio is sent through its track")
+        return False
+    members: dict[str, Any] = vars(sender)
+    stock = sender._run_rtp
+
+    async def run_rtp(codec: RTCRtpCodecParameters) -> None:
+        if codec.mimeType.lower() != "audio/opus":
+            await stock(codec)
+            return
+        members["_RTCRtpSender__rtp_started"].set()
+        try:
+            await play(wire.RtpWriter(sender, codec.payloadType or 0))
+        except (asyncio.CancelledError, ConnectionError):
+            pass  # as aiortc does: stop() waits for the end of this by the event below
+        finally:
+            if (track := sender.track) is not None:
+                track.stop()
+            members["_RTCRtpSender__track"] = None
+            members["_RTCRtpSender__rtp_exited"].set()
+
+    members["_run_rtp"] = run_rtp
     return True
 
 

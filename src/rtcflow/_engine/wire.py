@@ -1,0 +1,215 @@
+"""RTP straight to and from the socket, past aiortc's chain of tasks and coroutines, which costs more than Opus does.
+
+Only the audio's own RTP takes these ways. Everything else (STUN, DTLS, RTCP, video, packets of sources that nobody has
+seen yet) goes through aiortc as ever, and aiortc's books are kept for it, so that its RTCP reports stay right.
+
+Private parts of aiortc and aioice, like those in `seam.py`, and held by the same tests: `can_send` and `can_receive`
+say no to a release that has others.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from struct import Struct
+from typing import Any, Final, NamedTuple
+
+import pylibsrtp
+from aiortc import RTCDtlsTransport, RTCRtpReceiver, RTCRtpSender
+from aiortc.rtcdtlstransport import State
+from aiortc.rtcrtpsender import random_sequence_number
+from aiortc.rtp import HeaderExtensions
+from aiortc.utils import random32
+
+_HEADER: Final = Struct("!BBHLL")
+_EXTENSION: Final = Struct("!HH")
+_SHORTEST: Final = _HEADER.size
+_NTP_EPOCH: Final = 2_208_988_800
+"""Seconds from 1900 to 1970 (RFC 5905 section 6)."""
+
+_TRANSPORT = "_RTCDtlsTransport__"
+_SENDER = "_RTCRtpSender__"
+_SENDER_NAMES: Final = (
+    "mid",
+    "rtp_header_extensions_map",
+    "rtp_started",
+    "rtp_exited",
+    "track",
+    "encoder",
+    "ntp_timestamp",
+    "rtp_timestamp",
+    "octet_count",
+    "packet_count",
+)
+
+
+class RtpPacket(NamedTuple):
+    """A packet that has come (RFC 3550 section 5.1), without what the audio receiver does not read."""
+
+    payload_type: int
+    marker: int
+    sequence_number: int
+    timestamp: int
+    ssrc: int
+    payload: bytes
+
+
+def parse(data: bytes) -> RtpPacket | None:
+    """Read an RTP packet of at least 12 bytes; None if it makes no sense."""
+    first, second, sequence, timestamp, ssrc = _HEADER.unpack_from(data)
+    begin, end = _SHORTEST + 4 * (first & 0x0F), len(data)
+    if first & 0x10:
+        if end < begin + 4:
+            return None
+        begin += 4 + 4 * int.from_bytes(data[begin + 2 : begin + 4], "big")
+    if first & 0x20:
+        padding = data[-1]
+        if not padding:
+            return None
+        end -= padding
+    if begin > end:
+        return None
+    return RtpPacket(second & 0x7F, second >> 7, sequence, timestamp, ssrc, data[begin:end])
+
+
+def _transport_as_known(transport: RTCDtlsTransport) -> bool:
+    ice = getattr(transport.transport, "_connection", None)
+    counts = (f"{_TRANSPORT}{way}_{what}" for way in ("rx", "tx") for what in ("bytes", "packets"))
+    return all(hasattr(transport, name) for name in ("_state", "_rx_srtp", "_tx_srtp", "_rtp_router", *counts)) and all(
+        hasattr(ice, name) for name in ("data_received", "_queue", "_nominated")
+    )
+
+
+# -- receiving
+
+
+def can_receive(receiver: RTCRtpReceiver) -> bool:
+    """Whether `receive` knows this aiortc."""
+    return hasattr(receiver, "_RTCRtpReceiver__remote_streams") and _transport_as_known(receiver.transport)
+
+
+def receive(
+    receiver: RTCRtpReceiver, on_packet: Callable[[RtpPacket], None], on_error: Callable[[BaseException], None]
+) -> None:
+    """Have the packets of `receiver`, which has started, handed to `on_packet` right when their datagram comes.
+
+    Relies on: aioice's protocols call ``Connection.data_received(data, component)`` for each datagram that is not
+    STUN, and ``Connection._queue`` holds those that the transport has not read; ``RTCDtlsTransport._rx_srtp`` decrypts
+    them, `_rtp_router` has the tables that say whose they are, which forget a receiver that was stopped;
+    ``RTCRtpReceiver.__remote_streams`` has what receiver reports are made of.
+
+    Args:
+        receiver: Whose packets.
+        on_packet: Is handed each one that has a payload.
+        on_error: Is told what `on_packet` raises.
+    """
+    transport: Any = receiver.transport
+    ice = transport.transport._connection
+    stock, waiting = ice.data_received, ice._queue
+    router, streams = transport._rtp_router, vars(receiver)["_RTCRtpReceiver__remote_streams"]
+    counts: dict[str, Any] = vars(transport)
+    decrypt = transport._rx_srtp.unprotect
+    rx_bytes, rx_packets = _TRANSPORT + "rx_bytes", _TRANSPORT + "rx_packets"
+
+    def data_received(data: bytes, component: int) -> None:
+        # The first packet of a source takes aiortc's way, which writes the source into its tables; and none overtakes
+        # what still waits there.
+        if (
+            len(data) < _SHORTEST
+            or not 128 <= data[0] <= 191  # RFC 7983 section 7
+            or 192 <= data[1] <= 223  # RTCP (RFC 5761 section 4)
+            or (stream := streams.get(ssrc := int.from_bytes(data[8:12], "big"))) is None
+            or router.ssrc_table.get(ssrc) is not receiver
+            or receiver not in router.payload_type_table.get(data[1] & 0x7F, ())
+            or not waiting.empty()
+            or transport._state is not State.CONNECTED
+        ):
+            stock(data, component)
+            return
+        counts[rx_bytes] += len(data)
+        counts[rx_packets] += 1
+        try:
+            plain = decrypt(data)
+        except pylibsrtp.Error:  # forged, or played back
+            return
+        packet = parse(plain)
+        if packet is None or not receiver._enabled:
+            return
+        stream.add(packet)
+        if packet.payload:
+            try:
+                on_packet(packet)
+            except Exception as error:  # noqa: BLE001 - or the event loop would swallow it, and the call be deaf
+                on_error(error)
+
+    vars(ice)["data_received"] = data_received
+
+
+# -- sending
+
+
+def can_send(sender: RTCRtpSender) -> bool:
+    """Whether `RtpWriter` and `seam.send_packets` know this aiortc."""
+    return (
+        all(hasattr(sender, _SENDER + name) for name in _SENDER_NAMES)
+        and all(hasattr(sender, name) for name in ("_run_rtp", "_enabled", "_ssrc"))
+        and _transport_as_known(sender.transport)
+    )
+
+
+class RtpWriter:
+    """Writes one stream of RTP packets, in place of the sender's own task.
+
+    Relies on: ``RTCDtlsTransport._tx_srtp`` encrypts; ``aioice.Connection._nominated[1]`` is the candidate pair in
+    use, with a datagram transport; the sender's RTCP task makes its reports of the sender's ``__ntp_timestamp``,
+    ``__rtp_timestamp``, ``__octet_count`` and ``__packet_count``.
+
+    Args:
+        sender: Whose stream; its transport is connected.
+        payload_type: The payload type of all packets.
+    """
+
+    def __init__(self, sender: RTCRtpSender, payload_type: int) -> None:
+        self._sender: Any = sender
+        self._books: dict[str, Any] = vars(sender)
+        self._transport: Any = sender.transport
+        self._counts: dict[str, Any] = vars(self._transport)
+        self._ice: Any = self._transport.transport._connection
+        self._encrypt = self._transport._tx_srtp.protect
+        self._payload_type, self._ssrc = payload_type, sender._ssrc
+        self._sequence: int = random_sequence_number()
+        self._origin: int = random32()
+        extensions = HeaderExtensions(mid=self._books[_SENDER + "mid"])
+        profile, value = self._books[_SENDER + "rtp_header_extensions_map"].set(extensions)
+        self._extension = _EXTENSION.pack(profile, len(value) >> 2) + value if value else b""
+        self._first = 0x90 if value else 0x80
+
+    def write(self, payload: bytes, timestamp: int, *, marker: bool) -> None:
+        """Send one packet at once.
+
+        Args:
+            payload: What.
+            timestamp: Media time since the beginning, in units of the RTP clock.
+            marker: Whether this is the first packet after a silence (RFC 3551 section 4.1).
+
+        Raises:
+            ConnectionError: The transport is not connected any more.
+        """
+        pair = self._ice._nominated.get(1)
+        if pair is None or self._transport._state is not State.CONNECTED:
+            raise ConnectionError("not connected")
+        if not self._sender._enabled:
+            return
+        timestamp = (self._origin + timestamp) & 0xFFFFFFFF
+        second = self._payload_type | 0x80 if marker else self._payload_type
+        header = _HEADER.pack(self._first, second, self._sequence, timestamp, self._ssrc)
+        data = self._encrypt(header + self._extension + payload)
+        pair.protocol.transport.sendto(data, pair.remote_addr)
+        self._sequence = (self._sequence + 1) & 0xFFFF
+        books, counts = self._books, self._counts
+        books["_RTCRtpSender__ntp_timestamp"] = int((time.time() + _NTP_EPOCH) * 4294967296)
+        books["_RTCRtpSender__rtp_timestamp"] = timestamp
+        books["_RTCRtpSender__octet_count"] += len(payload)
+        books["_RTCRtpSender__packet_count"] += 1
+        counts["_RTCDtlsTransport__tx_bytes"] += len(data)
+        counts["_RTCDtlsTransport__tx_packets"] += 1

@@ -157,6 +157,14 @@ def coverage(session: nox.Session) -> None:
 
 
 @nox.session
+def bench(session: nox.Session) -> None:
+    """Measure against aiortc, and FastRTC with `--fastrtc PYTHON`: a table, JSON, pictures (docs/performance.md)."""
+    _install(session, "all")
+    session.install("matplotlib>=3.9")
+    session.run("python", "bench/suite.py", *session.posargs)
+
+
+@nox.session
 def demo(session: nox.Session) -> None:
     """Serve the echo demo and its page on http://127.0.0.1:8000; `nox -s demo -- --backend trio` on trio."""
     session.install("-e", ".[cli]")

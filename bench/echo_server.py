@@ -3,6 +3,8 @@
 --variant bare     the transport alone: what the engine costs
 --variant async    an async handler, --rate Hz in and out (the default)
 --variant sync     a sync handler
+--variant talker   talks ten seconds at once, until it hears something; then it calls clear_queue()
+--variant video    flips pictures
 --backend          asyncio, uvloop or trio
 """
 
@@ -17,6 +19,8 @@ from collections import deque
 from contextlib import asynccontextmanager
 
 import anyio
+import numpy as np
+from peers import CLEARED, add_debug, hum
 from starlette.applications import Starlette
 from starlette.responses import JSONResponse
 from starlette.routing import Route
@@ -24,12 +28,13 @@ from starlette.routing import Route
 from rtcflow.connection import run_connection
 from rtcflow.frames import AudioFormat
 from rtcflow.handlers.base import AsyncStreamHandler, StreamHandler
+from rtcflow.handlers.functions import VideoStreamHandler, handler_from
 from rtcflow.media.playout import Latency
 from rtcflow.transports.webrtc import open_engine
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--port", type=int, required=True)
-parser.add_argument("--variant", default="async", choices=["bare", "async", "sync"])
+parser.add_argument("--variant", default="async", choices=["bare", "async", "sync", "talker", "video"])
 parser.add_argument("--rate", type=int, default=48000)
 parser.add_argument("--latency", default="live", choices=["live", "buffered"])
 parser.add_argument("--backend", default="asyncio", choices=["asyncio", "uvloop", "trio"])
@@ -84,6 +89,24 @@ class SyncEcho(StreamHandler):
         return SyncEcho()
 
 
+class Talker(AsyncEcho):
+    said = False
+
+    async def receive(self, frame) -> None:
+        if self.said and np.abs(frame[1].astype(int)).max() > 5000:
+            CLEARED.append(time.monotonic())
+            self.clear_queue()
+
+    async def emit(self):
+        if self.said:
+            await anyio.sleep_forever()
+        self.said = True
+        return args.rate, hum(args.rate)
+
+    def copy(self) -> Talker:
+        return Talker()
+
+
 async def bare(transport) -> None:
     transport.start(AudioFormat(args.rate), AudioFormat(args.rate))
     try:
@@ -93,12 +116,19 @@ async def bare(transport) -> None:
         pass
 
 
+HANDLER = (
+    handler_from(VideoStreamHandler(lambda picture: picture[::-1]), modality="video")
+    if args.variant == "video"
+    else {"sync": SyncEcho, "talker": Talker}.get(args.variant, AsyncEcho)()
+)
+
+
 async def serve(transport) -> None:
     try:
         if args.variant == "bare":
             await bare(transport)
         else:
-            await run_connection(transport, (AsyncEcho if args.variant == "async" else SyncEcho)().copy())
+            await run_connection(transport, HANDLER.copy())
     finally:
         await transport.aclose()
 
@@ -139,6 +169,8 @@ async def stats(request):
 app = Starlette(
     routes=[Route("/webrtc/offer", offer, methods=["POST"]), Route("/debug/stats", stats)], lifespan=lifespan
 )
+
+add_debug(app)
 
 if args.backend == "trio":
     from functools import partial

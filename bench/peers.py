@@ -1,0 +1,188 @@
+"""What rtcflow is measured against: servers with `POST /webrtc/offer` and `GET /debug/...`, as `echo_server.py` has.
+
+floor        aiortc alone: the incoming track is added to the same connection again
+floor_exact  the same, with each decoded frame copied to its exact size first (see docs/performance.md)
+floor_video  each picture flipped, in the loop
+fastrtc_async, fastrtc_sync, fastrtc_talker   FastRTC, if the Python that runs this has it
+
+This file is also run by Pythons without rtcflow.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import queue
+import time
+
+import numpy as np
+
+CLEARED: list[float] = []
+"""When `clear_queue` was called (time.monotonic, the same clock in all processes)."""
+
+
+def make_floor(kind: str):
+    from aiortc import MediaStreamTrack, RTCConfiguration, RTCPeerConnection, RTCSessionDescription
+    from av import AudioFrame, VideoFrame
+    from starlette.applications import Starlette
+    from starlette.responses import JSONResponse
+
+    class Exact(MediaStreamTrack):
+        kind = "audio"
+
+        def __init__(self, track) -> None:
+            super().__init__()
+            self.track = track
+
+        async def recv(self):
+            frame = await self.track.recv()
+            out = AudioFrame.from_ndarray(frame.to_ndarray(), format="s16", layout=frame.layout.name)
+            out.sample_rate, out.pts, out.time_base = frame.sample_rate, frame.pts, frame.time_base
+            return out
+
+    class Flip(MediaStreamTrack):
+        kind = "video"
+
+        def __init__(self, track) -> None:
+            super().__init__()
+            self.track = track
+
+        async def recv(self):
+            frame = await self.track.recv()
+            picture = np.ascontiguousarray(frame.to_ndarray(format="bgr24")[::-1])
+            out = VideoFrame.from_ndarray(picture, format="bgr24")
+            out.pts, out.time_base = frame.pts, frame.time_base
+            return out
+
+    wrap = {"floor": lambda track: track, "floor_exact": Exact, "floor_video": Flip}[kind]
+    connections = set()
+
+    async def offer(request):
+        body = await request.json()
+        connection = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+        connections.add(connection)
+        connection.on("track", lambda track: connection.addTrack(wrap(track)))
+
+        async def on_state() -> None:
+            if connection.connectionState in {"failed", "closed"}:
+                await connection.close()
+                connections.discard(connection)
+
+        connection.on("connectionstatechange", on_state)
+        await connection.setRemoteDescription(RTCSessionDescription(body["sdp"], "offer"))
+        await connection.setLocalDescription(await connection.createAnswer())
+        return JSONResponse({"sdp": connection.localDescription.sdp, "type": "answer"})
+
+    app = Starlette()
+    app.add_route("/webrtc/offer", offer, methods=["POST"])
+    return app
+
+
+def make_fastrtc(kind: str, rate: int):
+    from fastapi import FastAPI
+    from fastrtc import AsyncStreamHandler, Stream, StreamHandler, wait_for_item
+
+    class AsyncEcho(AsyncStreamHandler):
+        def __init__(self) -> None:
+            super().__init__(input_sample_rate=rate, output_sample_rate=rate)
+            self.queue = asyncio.Queue()
+
+        async def receive(self, frame) -> None:
+            await self.queue.put(frame)
+
+        async def emit(self):
+            return await wait_for_item(self.queue)
+
+        def copy(self):
+            return type(self)()
+
+        async def start_up(self) -> None:
+            pass
+
+        async def shutdown(self) -> None:
+            pass
+
+    class SyncEcho(StreamHandler):
+        def __init__(self) -> None:
+            super().__init__(input_sample_rate=rate, output_sample_rate=rate)
+            self.queue = queue.Queue()
+
+        def receive(self, frame) -> None:
+            self.queue.put(frame)
+
+        def emit(self):
+            try:
+                return self.queue.get(timeout=0.1)
+            except queue.Empty:
+                return None
+
+        def copy(self):
+            return type(self)()
+
+        def start_up(self) -> None:
+            pass
+
+        def shutdown(self) -> None:
+            pass
+
+    class Talker(AsyncEcho):
+        """Talks ten seconds at once, until it hears something."""
+
+        talking, said = True, False
+
+        async def receive(self, frame) -> None:
+            if self.talking and np.abs(frame[1].astype(int)).max() > 5000:
+                self.talking = False
+                CLEARED.append(time.monotonic())
+                self.clear_queue()
+
+        async def emit(self):
+            if not self.talking or self.said:
+                await asyncio.sleep(0.02)
+                return None
+            self.said = True
+            return rate, hum(rate)
+
+    handler = {"fastrtc_async": AsyncEcho, "fastrtc_sync": SyncEcho, "fastrtc_talker": Talker}[kind]
+    options = {"concurrency_limit": 1000, "server_rtc_configuration": {"iceServers": []}}
+    app = FastAPI()
+    Stream(handler(), modality="audio", mode="send-receive", **options).mount(app)
+    return app
+
+
+def hum(rate: int) -> np.ndarray:
+    """Ten seconds that are loud throughout: int16, shape (1, n)."""
+    return (9000 * np.sin(2 * np.pi * 440 * np.arange(10 * rate) / rate)).astype(np.int16)[np.newaxis]
+
+
+def add_debug(app) -> None:
+    """The routes by which the client asks for a stall, and when a handler has cleared its queue."""
+    from starlette.responses import JSONResponse
+
+    async def block(request):
+        time.sleep(float(request.query_params["seconds"]))  # the loop on which the handlers run
+        return JSONResponse({})
+
+    async def cleared(request):
+        moments, CLEARED[:] = list(CLEARED), []
+        return JSONResponse(moments)
+
+    app.add_route("/debug/block", block)
+    app.add_route("/debug/cleared", cleared)
+
+
+def main() -> None:
+    import uvicorn
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("kind")
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--rate", type=int, default=24000)
+    args = parser.parse_args()
+    app = make_floor(args.kind) if args.kind.startswith("floor") else make_fastrtc(args.kind, args.rate)
+    add_debug(app)
+    uvicorn.run(app, host="127.0.0.1", port=args.port, log_level="error", access_log=False, loop="asyncio")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,291 @@
+"""The whole of docs/performance.md: servers against the measuring client, interleaved; a table, JSON and pictures.
+
+nox -s bench                           quick: one round, about four minutes
+nox -s bench -- --full                 five rounds
+nox -s bench -- --fastrtc PYTHON       with FastRTC, by a Python that has it
+nox -s bench -- --only latency,cpu     some of it
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+OURS, PEERS = str(HERE / "echo_server.py"), str(HERE / "peers.py")
+STEPS = (1, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 24, 28, 32, 36, 40, 44, 48, 56, 64)
+"""Numbers of connections that are tried for the most."""
+
+SERVERS = {
+    "floor": [PEERS, "floor"],
+    "floor_exact": [PEERS, "floor_exact"],
+    "floor_video": [PEERS, "floor_video"],
+    "fastrtc 24k": [PEERS, "fastrtc_async", "--rate", "24000"],
+    "fastrtc 48k": [PEERS, "fastrtc_async", "--rate", "48000"],
+    "fastrtc sync": [PEERS, "fastrtc_sync", "--rate", "24000"],
+    "fastrtc talker": [PEERS, "fastrtc_talker", "--rate", "24000"],
+    "rtcflow 24k": [OURS, "--rate", "24000"],
+    "rtcflow 48k": [OURS, "--rate", "48000"],
+    "rtcflow sync": [OURS, "--rate", "24000", "--variant", "sync"],
+    "rtcflow talker": [OURS, "--rate", "24000", "--variant", "talker"],
+    "rtcflow video": [OURS, "--variant", "video"],
+}
+
+GROUPS: dict[str, tuple[list[str], list[str]]] = {
+    "latency": (["floor", "fastrtc 24k", "rtcflow 24k", "rtcflow 48k"], ["echo", "-n", "1"]),
+    "faults": (["floor", "fastrtc 24k", "rtcflow 24k"], ["faults"]),
+    "stall": (["floor", "fastrtc 24k", "rtcflow 24k"], ["stall"]),
+    "cpu": (
+        ["floor", "floor_exact", "fastrtc 24k", "fastrtc sync", "rtcflow 24k", "rtcflow 48k", "rtcflow sync"],
+        ["echo", "-n", "8"],
+    ),
+    "setup": (["floor", "fastrtc 24k", "rtcflow 24k"], ["setup"]),
+    "clear": (["fastrtc talker", "rtcflow talker"], ["clear"]),
+    "video": (["floor_video", "rtcflow video"], ["video", "-n", "1"]),
+    "most": (["floor", "floor_exact", "fastrtc 24k", "fastrtc 48k", "rtcflow 24k", "rtcflow 48k"], []),
+}
+"""What is measured of whom, and how the client is told to."""
+
+ROWS = (
+    # the row, its group, the client's name for the figure, its format
+    ("latency, ms", "latency", "latency_ms", ".1f"),
+    ("one packet lost: later by, ms", "faults", "lost", ".1f"),
+    ("two swapped: later by, ms", "faults", "swapped", ".1f"),
+    ("five lost in a row: later by, ms", "faults", "five", ".1f"),
+    ("handler's loop stalled 300 ms: later by, ms", "stall", "loop", ".1f"),
+    ("process stopped 300 ms: later by, ms", "stall", "process", ".1f"),
+    ("CPU per connection, 8 of them, % of a core", "cpu", "cpu", ".2f"),
+    ("RSS per connection, 8 of them, MB", "cpu", "rss_mb", ".2f"),
+    ("most connections, 99 % delivered, p99 gap ≤ 40 ms", "most", "most", ".0f"),
+    ("POST to first echo, ms", "setup", "first_echo_ms", ".0f"),
+    ("clear_queue to silence, ms", "clear", "clear_ms", ".0f"),
+    ("video flip 640×480@30: CPU, % of a core", "video", "video_cpu", ".1f"),
+    ("video flip: pictures back per second", "video", "fps", ".1f"),
+)
+
+PINS = hasattr(os, "sched_setaffinity")
+CORES = sorted(os.sched_getaffinity(0)) if PINS else []
+
+
+def library(server: str) -> str:
+    """Whose a server is, and so which Python runs it."""
+    return server.partition(" ")[0].partition("_")[0]
+
+
+def start(core: int, command: list[str], **options: object) -> subprocess.Popen[str]:
+    """A process on a core of its own, where that can be had."""
+    # One thread for numpy: a pool of them on one core is noise.
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "GRADIO_ANALYTICS_ENABLED": "False"}
+    process = subprocess.Popen(command, text=True, env=env, **options)
+    if PINS and len(CORES) > 1:
+        os.sched_setaffinity(process.pid, {CORES[core]})
+    return process
+
+
+@dataclass
+class Suite:
+    """All runs so far."""
+
+    pythons: dict[str, str]
+    seconds: float
+    count: int
+    runs: list[dict] = field(default_factory=list)
+
+    @contextmanager
+    def server(self, name: str) -> Iterator[tuple[str, int]]:
+        """A fresh server; its URL and process id."""
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        python = self.pythons[library(name)]
+        with tempfile.TemporaryFile("w+") as log:
+            command = [python, *SERVERS[name], "--port", str(port)]
+            process = start(0, command, stdout=log, stderr=subprocess.STDOUT)
+            try:
+                deadline = time.monotonic() + 60
+                while True:
+                    with suppress(OSError):
+                        socket.create_connection(("127.0.0.1", port), 1).close()
+                        break
+                    if process.poll() is not None or time.monotonic() > deadline:
+                        log.seek(0)
+                        raise RuntimeError(f"{name} did not start: {log.read()[-2000:]}")
+                    time.sleep(0.1)
+                yield f"http://127.0.0.1:{port}", process.pid
+            finally:
+                process.kill()
+                process.wait()
+
+    def run(self, group: str, name: str, arguments: list[str]) -> dict:
+        """One server, one measurement; what failed has an "error"."""
+        with self.server(name) as (url, pid):
+            command = [sys.executable, str(HERE / "client.py"), *arguments, "--url", url, "--pid", str(pid)]
+            command += ["--seconds", str(self.seconds), "--count", str(self.count)]
+            client = start(1, command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            out, errors = client.communicate()
+        found = json.loads(out) if client.returncode == 0 and out else {"error": errors[-1500:]}
+        row = {"group": group, "server": name, "at": time.strftime("%H:%M:%S"), **found}
+        self.runs.append(row)
+        shown = {key: round(value, 2) for key, value in row.items() if isinstance(value, float)}
+        print(f"  {group:8} {name:14} {' '.join(arguments):14} {row.get('error', shown)}", flush=True)
+        return row
+
+    def most(self, name: str) -> None:
+        """By bisection: the most connections that are served well."""
+
+        def good(n: int) -> bool:
+            for _ in range(2):  # a second chance: somebody else's moment on the machine is not the server's limit
+                row = self.run("most run", name, ["echo", "-n", str(n)])
+                if "error" not in row and row["delivery"] >= 0.99 and row["gap_p99_ms"] <= 40:
+                    return True
+            return False
+
+        low, high = -1, len(STEPS)  # the last that is good, the first that is not
+        guess = STEPS.index(40 if name.startswith("rtcflow") else 18 if name.startswith("fastrtc") else 10)
+        while high - low > 1:
+            low, high = (guess, high) if good(STEPS[guess]) else (low, guess)
+            guess = min((low + high) // 2, low + 3) if low >= 0 else high // 2
+        self.runs.append({"group": "most", "server": name, "most": STEPS[low] if low >= 0 else 0})
+
+    def values(self, group: str, name: str, key: str) -> list[float]:
+        """A figure of all runs that have it."""
+        rows = [row for row in self.runs if row["group"] == group and row["server"] == name]
+        return [row[key] for row in rows if isinstance(row.get(key), int | float) and row[key] == row[key]]
+
+    def table(self) -> list[list[str]]:
+        """Medians with their spread, and the ratio to the floor where there is one."""
+        names = [name for name in SERVERS if any(row["server"] == name for row in self.runs)]
+        lines = [["", *names]]
+        for title, group, key, form in ROWS:
+            cells, floor = [], 0.0
+            for name in names:
+                values = self.values(group, name, key)
+                if not values:
+                    cells.append("")
+                    continue
+                median = statistics.median(values)
+                cell = f"{median:{form}}"
+                if len(values) > 1:
+                    cell += f" [{min(values):{form}}–{max(values):{form}}]"
+                if name in {"floor", "floor_video"}:
+                    floor = median
+                elif floor > 0 and "later by" not in title:
+                    cell += f" ×{median / floor:.2f}"
+                cells.append(cell)
+            if any(cells):
+                lines.append([title, *cells])
+        return lines
+
+
+def markdown(lines: list[list[str]]) -> str:
+    """A table for people and for the docs."""
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    rows = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
+    ]
+    return "\n".join([rows[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *rows[1:]])
+
+
+def draw(suite: Suite, folder: Path) -> None:
+    """Latency over time, with the stalls; CPU against connections."""
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    import matplotlib.pyplot as plt
+
+    mpl.rcParams["svg.hashsalt"] = "rtcflow"
+    courses = {row["server"]: row for row in suite.runs if row["group"] == "stall" and row.get("course")}
+    if courses:
+        figure, axes = plt.subplots(figsize=(8, 3.5), layout="constrained")
+        for name, row in courses.items():
+            axes.plot(*zip(*row["course"], strict=True), ".", markersize=4, label=name)
+        for moment, words in zip(row["stalls"], ("handler's loop blocked", "process stopped"), strict=True):
+            axes.axvspan(moment, moment + 0.3, color="0.85")
+            axes.annotate(f" {words}, 300 ms", (moment + 0.3, axes.get_ylim()[1]), va="top", fontsize=8)
+        axes.set(xlabel="seconds", ylabel="echo latency, ms", ylim=(0, None))
+        axes.legend(fontsize=8)
+        figure.savefig(folder / "latency.svg", metadata={"Date": None})
+    points: dict[str, dict[int, list[float]]] = {}
+    for row in suite.runs:
+        if "cpu_all" in row and row["delivery"] >= 0.99:
+            points.setdefault(row["server"], {}).setdefault(row["n"], []).append(row["cpu_all"])
+    if points:
+        figure, axes = plt.subplots(figsize=(8, 3.5), layout="constrained")
+        for name, found in points.items():
+            axes.plot(
+                sorted(found), [statistics.median(found[n]) for n in sorted(found)], "o-", markersize=3, label=name
+            )
+        axes.set(xlabel="connections", ylabel="CPU of the server, % of a core", xlim=(0, None), ylim=(0, None))
+        axes.legend(fontsize=8)
+        figure.savefig(folder / "cpu.svg", metadata={"Date": None})
+
+
+def machine() -> dict[str, object]:
+    """On what it was measured."""
+    from importlib.metadata import version
+
+    model = platform.processor()
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model)
+    versions = {name: version(name) for name in ("rtcflow", "aiortc", "av", "numpy")}
+    return {"cpu": model, "cores": len(CORES) or os.cpu_count(), "python": platform.python_version(), **versions}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="one short round; the default")
+    parser.add_argument("--full", action="store_true", help="five longer rounds")
+    parser.add_argument("--rounds", type=int)
+    parser.add_argument("--seconds", type=float)
+    parser.add_argument("--fastrtc", metavar="PYTHON", help="a Python that has FastRTC")
+    parser.add_argument("--only", default=",".join(GROUPS), help="some of: %(default)s")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="a folder for results.json and the pictures")
+    args = parser.parse_args()
+    unknown = set(args.only.split(",")) - set(GROUPS)
+    if unknown:
+        parser.error(f"there is no {', '.join(sorted(unknown))}; write some of {', '.join(GROUPS)}")
+    if not Path("/proc/self/stat").exists():
+        parser.error("the CPU and memory of the servers are read from /proc: this needs Linux")
+    pythons = {"floor": sys.executable, "rtcflow": sys.executable}
+    if args.fastrtc:
+        pythons["fastrtc"] = args.fastrtc
+    rounds = args.rounds or (5 if args.full else 1)
+    suite = Suite(pythons, args.seconds or (10.0 if args.full else 4.0), 8 if args.full else 4)
+    began = time.monotonic()
+    args.results.mkdir(parents=True, exist_ok=True)
+    try:
+        for number in range(rounds):
+            for group in args.only.split(","):
+                names, command = GROUPS[group]
+                for name in names:
+                    if library(name) not in pythons:
+                        continue
+                    if group != "most":
+                        suite.run(group, name, command)
+                    elif number < 3:  # a search is many runs already
+                        suite.most(name)
+            print(f"round {number + 1} of {rounds}: {time.monotonic() - began:.0f} s", flush=True)
+    finally:
+        about = machine()
+        (args.results / "results.json").write_text(json.dumps({"machine": about, "runs": suite.runs}, indent=1))
+        print("\n" + markdown(suite.table()) + "\n")
+        print(", ".join(f"{key} {value}" for key, value in about.items()))
+        draw(suite, args.results)
+        print(f"in {args.results}: results.json, and pictures; {time.monotonic() - began:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

@@ -28,6 +28,7 @@ FLOORS = [
         "stream",
         "session",
         "client",
+        "credentials",
         "load",
         "call",
         "carrier",

@@ -26,6 +26,15 @@ from .audio import (
     wait_for_item,
 )
 from .context import get_current_context
+from .credentials import (
+    get_cloudflare_turn_credentials,
+    get_cloudflare_turn_credentials_async,
+    get_hf_turn_credentials,
+    get_hf_turn_credentials_async,
+    get_turn_credentials,
+    get_turn_credentials_async,
+    get_twilio_turn_credentials,
+)
 from .exceptions import UnknownConnection
 from .handlers import base
 from .handlers.base import AsyncStreamHandler, StreamHandler, VideoFormat, get_current_handler
@@ -72,8 +81,15 @@ __all__ = [
     "audio_to_file",
     "audio_to_float32",
     "audio_to_int16",
+    "get_cloudflare_turn_credentials",
+    "get_cloudflare_turn_credentials_async",
     "get_current_context",
+    "get_hf_turn_credentials",
+    "get_hf_turn_credentials_async",
     "get_silero_model",
+    "get_turn_credentials",
+    "get_turn_credentials_async",
+    "get_twilio_turn_credentials",
     "wait_for_item",
 ]
 
@@ -226,18 +242,6 @@ _NOT_HERE = {
     "get_tts_model": "rtcflow brings no speech models; call one of your choice in the handler",
     "KokoroTTSOptions": "rtcflow brings no speech models; call one of your choice in the handler",
     "CartesiaTTSOptions": "rtcflow brings no speech models; call one of your choice in the handler",
-    **dict.fromkeys(
-        (
-            "get_turn_credentials",
-            "get_turn_credentials_async",
-            "get_cloudflare_turn_credentials",
-            "get_cloudflare_turn_credentials_async",
-            "get_hf_turn_credentials",
-            "get_hf_turn_credentials_async",
-            "get_twilio_turn_credentials",
-        ),
-        "ask your TURN provider in a function of your own, and give that to Stream(rtc_configuration=...)",
-    ),
 }
 
 

@@ -100,10 +100,11 @@ class TurnDetector(Protocol):
     come in the order SpeechStarted, SpeechEnded, …, TurnEnded; within a turn the first two alternate.
 
     Attributes:
-        blocking: `feed` takes longer than a millisecond or two: it is called in a worker thread.
+        blocking: The next `feed` takes longer than a millisecond or two: it is called in a worker thread.
     """
 
-    blocking: bool
+    @property
+    def blocking(self) -> bool: ...
 
     def feed(self, samples: NDArray[np.int16], sample_rate: int, *, bot_speaking: bool) -> list[DetectorEvent]:
         """Hear some more.
@@ -411,14 +412,13 @@ class ChunkTurns:
         model_options: Handed to the model as they are.
     """
 
-    blocking = True
-
     def __init__(
         self, model: PauseDetectionModel, options: AlgoOptions | None = None, model_options: ModelOptions = None
     ) -> None:
         self._model, self._options, self._model_options = model, options or AlgoOptions(), model_options
         self._chunk: list[NDArray[np.int16]] = []
-        self._chunk_size = 0
+        self._chunk_size = self._frame_size = 0
+        self._wanted = 0.0  # samples in a chunk
         self._now = 0.0
         self._clear()
 
@@ -431,13 +431,19 @@ class ChunkTurns:
         mono = to_channels(samples, 1)[0]
         self._chunk.append(mono)
         self._chunk_size += mono.size
-        if self._chunk_size < self._options.audio_chunk_duration * sample_rate:
+        self._frame_size, self._wanted = mono.size, self._options.audio_chunk_duration * sample_rate
+        if self._chunk_size < self._wanted:
             return []
         chunk = np.concatenate(self._chunk)
         began, self._now = self._now, self._now + chunk.size / sample_rate
         self._chunk, self._chunk_size = [], 0
         speech = float(self._model.vad((sample_rate, chunk), self._model_options)[0])
         return self._judge(min(speech, self._now - began), began, bot_speaking=bot_speaking)
+
+    @property
+    def blocking(self) -> bool:
+        """Whether the next frame, if it is as long as the last, makes a chunk full."""
+        return self._chunk_size + self._frame_size >= self._wanted
 
     def silence(self, seconds: float) -> list[DetectorEvent]:
         """Count silence; see `TurnDetector`."""

@@ -262,6 +262,66 @@ def test_the_track_plays_and_ends() -> None:
     asyncio.run(play())
 
 
+class Writer:
+    """Stands for what puts packets on the wire."""
+
+    def __init__(self) -> None:
+        self.packets: list[tuple[bytes, int, bool]] = []
+        self.fails = False
+
+    def write(self, payload: bytes, timestamp: int, *, marker: bool) -> None:
+        if self.fails:
+            raise ConnectionError
+        self.packets.append((payload, timestamp, marker))
+
+
+def test_the_track_plays_to_the_wire() -> None:
+    """Each frame is written at its time, whichever thread put it, until the player is closed or the link is gone."""
+
+    async def play() -> None:
+        player, writer = Player(), Writer()
+        player.open(AudioFormat(16000))
+        track = PlayoutTrack(player, OpusConfig())
+        began = time.monotonic()
+        playing = asyncio.create_task(track.play(writer))  # type: ignore[arg-type]
+        player.put(AudioFrame(np.ones((1, 960), np.int16), 16000, 0))
+        while len(writer.packets) < 3:
+            await asyncio.sleep(0.005)
+        assert 0.038 < time.monotonic() - began < 0.5
+        assert [(timestamp, marker) for _, timestamp, marker in writer.packets] == [
+            (0, True),
+            (960, False),
+            (1920, False),
+        ]
+        assert all(payload for payload, _, _ in writer.packets)
+        await asyncio.sleep(0.05)
+        threading.Thread(target=player.put, args=[AudioFrame(np.ones((1, 320), np.int16), 16000, 0)]).start()
+        while len(writer.packets) < 4:
+            await asyncio.sleep(0.005)
+        player.close()
+        await asyncio.wait_for(playing, 1)
+
+    async def lose() -> None:
+        player, writer = Player(), Writer()
+        player.open(AudioFormat(16000))
+        writer.fails = True
+        player.put(AudioFrame(np.ones((1, 320), np.int16), 16000, 0))
+        with pytest.raises(ConnectionError):
+            await asyncio.wait_for(PlayoutTrack(player, OpusConfig()).play(writer), 1)  # type: ignore[arg-type]
+
+    async def cancel() -> None:
+        player, writer = Player(), Writer()
+        player.open(AudioFormat(16000))
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(PlayoutTrack(player, OpusConfig()).play(writer), 0.02)  # type: ignore[arg-type]
+        player.put(AudioFrame(np.ones((1, 320), np.int16), 16000, 0))
+        await asyncio.sleep(0.02)
+        assert not writer.packets
+
+    for story in (play, lose, cancel):
+        asyncio.run(story())
+
+
 def test_what_was_cleared_does_not_leave() -> None:
     """A frame that is being encoded while the queue is cleared is not sent any more."""
 

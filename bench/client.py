@@ -261,7 +261,8 @@ async def measure_echo(args, packets: list[bytes]) -> dict:
     }
 
 
-FAULTS = {"lost": {150: "lost"}, "swapped": {150: "late"}, "five": dict.fromkeys(range(150, 155), "lost")}
+FAULTS = {"lost": {200: "lost"}, "swapped": {200: "late"}, "five": dict.fromkeys(range(200, 205), "lost")}
+"""After 4 s; the RTP packets to which it happens."""
 
 
 async def measure_faults(args, packets: list[bytes]) -> dict:
@@ -271,7 +272,7 @@ async def measure_faults(args, packets: list[bytes]) -> dict:
     changes = {}
     for name, peer in zip(FAULTS, peers, strict=True):
         trace, first = peer.trace(), peer.track.sent[0]
-        before, after = (find_echoes(trace, first + begin, first + begin + 3)[1] for begin in (0.0, 6.0))
+        before, after = (find_echoes(trace, first + begin, first + end)[1] for begin, end in ((0.5, 3.9), (7.0, 9.7)))
         changes[name] = 1000 * float(np.median(after) - np.median(before)) if before and after else None
     return changes
 
@@ -280,7 +281,7 @@ async def measure_stall(args, packets: list[bytes]) -> dict:
     """By how much later the echo is 3 s after a stall of the handler's loop, and of the process; and its course."""
     # Four calls, so that there are four marks a second.
     peers = await open_all(args, [speaking(packets, 0.25 * number) for number in range(4)])
-    await asyncio.sleep(1.5)
+    await asyncio.sleep(3.0)
     begin = now()
     await asyncio.sleep(3.5)
     loop_stalled = now()
@@ -303,7 +304,7 @@ async def measure_stall(args, packets: list[bytes]) -> dict:
         found = [latency for moment, latency in course if first <= moment + begin < last]
         return float(np.median(found)) if found else float("nan")
 
-    before = between(begin, loop_stalled - 0.5)
+    before = between(begin, loop_stalled - 0.3)
     return {
         "loop": between(loop_stalled + 3, stopped - 0.5) - before,
         "process": between(stopped + 3, stopped + 6) - before,

@@ -100,10 +100,10 @@ class Trace:
 
     setup: float | None = None
     failure: str | None = None
-    arrivals: list[float] = field(default_factory=list)
+    arrivals: list[float] = field(default_factory=list, repr=False)
     concealed: int = 0
-    departures: list[tuple[float, float]] = field(default_factory=list)
-    heard: list[tuple[float, NDArray[np.int16]]] = field(default_factory=list)
+    departures: list[tuple[float, float]] = field(default_factory=list, repr=False)
+    heard: list[tuple[float, NDArray[np.int16]]] = field(default_factory=list, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

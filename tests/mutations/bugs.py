@@ -1,0 +1,322 @@
+"""The planted bugs: what goes wrong in live audio, in other people's code and in drafts of this."""
+
+from __future__ import annotations
+
+from mutations.plant import Edit, Mutant
+
+
+def _unit(file: str, *names: str) -> tuple[str, ...]:
+    return tuple(f"tests/unit/test_{file}.py::{name}" for name in names)
+
+
+def _lives(*handlers: str) -> tuple[str, ...]:
+    """The lifecycle machine over these handlers of its test."""
+    test = "tests/property/test_connection_machine.py::test_connections_live_through_anything"
+    return tuple(f"{test}[{handler}]" for handler in handlers)
+
+
+MUTANTS = (
+    # -- a connection's life
+    Mutant(
+        "shutdown-twice",
+        "A connection calls its handler's shutdown a second time.",
+        (Edit("connection:Connection._close", "await self._shut_down()", "await self._shut_down(); await self._shut_down()"),),
+        _lives("Bot-trio"),
+    ),
+    Mutant(
+        "shutdown-skipped-on-cancel",
+        "A connection that is cancelled does not call its handler's shutdown.",
+        (Edit("connection:Connection._close", "if self._bound:  # else", "if self.end.cause is not EndCause.CANCELLED:  # else"),),
+        _unit("connection", "test_cancelling_ends_it_in_order"),
+    ),
+    Mutant(
+        "emit-while-running",
+        "emit is called again while it still runs.",
+        (
+            Edit(
+                "connection:Connection._live",
+                "emit.start_soon(media.emit, sent.sample_rate)",
+                "emit.start_soon(media.emit, sent.sample_rate); emit.start_soon(media.emit, sent.sample_rate)",
+            ),
+        ),
+        _lives("Bot-trio", "Echo-trio"),
+    ),
+    Mutant(
+        "receive-overlapping",
+        "receive is called with the next frame before it is done with the last.",
+        (
+            Edit(
+                "nurseries:Nurseries._receive",
+                "await self._handler.receive((heard.target.sample_rate, samples))",
+                "self._handler.loop.create_task(self._handler.receive((heard.target.sample_rate, samples)))",
+            ),
+        ),
+        _lives("AsyncMirror-trio", "Bot-trio"),
+    ),
+    Mutant(
+        "call-after-shutdown",
+        "A worker thread begins another call of the handler after its shutdown.",
+        (Edit("threads:Crew.call", "if self._stopping:", "if False:"),),
+        _unit("threads", "test_no_call_begins_after_stop"),
+    ),
+    Mutant(
+        "cancellation-swallowed",
+        "Whoever runs a connection and is cancelled goes on as if nothing had been.",
+        (
+            Edit(
+                "connection:Connection.run",
+                "        except BaseExceptionGroup as group:",
+                "        except anyio.get_cancelled_exc_class():\n            pass\n"
+                "        except BaseExceptionGroup as group:",
+            ),
+        ),
+        _unit("connection", "test_a_cancelled_run_does_not_return"),
+    ),
+    Mutant(
+        "last-cause-wins",
+        "What happens while a connection closes overwrites the reason for its end.",
+        (Edit("connection:Connection._record", "if self.end is not None:", "if False:"),),
+        _unit("connection", "test_the_time_limit_ends_the_call"),
+    ),
+    Mutant(
+        "time-limit-ignored",
+        "A connection with a time limit goes on for ever.",
+        (Edit("connection:Connection._live", "if self._time_limit is not None:", "if False:"),),
+        _unit("connection", "test_the_time_limit_ends_the_call"),
+    ),
+    Mutant(
+        "close-stream-drops-audio",
+        "CloseStream throws away the audio that was emitted before it.",
+        (Edit("connection:Connection._close", "if self.end.cause is EndCause.HANDLER_CLOSED:", "if False:"),),
+        _unit("connection", "test_close_stream_plays_what_is_queued_then_says_goodbye"),
+    ),
+    Mutant(
+        "frames-after-close",
+        "A handler that is still in emit when its connection ends gets its audio onto the line.",
+        (Edit("player:Player.end", "self._ended = True", "pass"),),
+        _unit("player", "test_nothing_is_put_after_the_end"),
+    ),
+    Mutant(
+        "message-before-open",
+        "A message that is sent before the peer's channel is open does not wait for it.",
+        (Edit("connection:Connection.send_message", "await self._messages_open.wait()", "pass"),),
+        _unit("connection", "test_a_message_waits_for_the_channel"),
+    ),
+    # -- what handlers raise and put out
+    Mutant(
+        "error-swallowed",
+        "What a handler raises does not reach whoever runs its connection.",
+        (Edit("connection:Connection.run", "if error is not None:\n        raise error", "pass"),),
+        _unit("connection", "test_what_a_handler_raises_ends_the_connection_and_arrives_bare"),
+    ),
+    Mutant(
+        "error-not-told",
+        "The peer is not told that the handler failed.",
+        (Edit("connection:Connection._say_why", "self._tell(messages.Error(text))", "pass"),),
+        _unit("connection", "test_what_a_handler_raises_ends_the_connection_and_arrives_bare"),
+    ),
+    Mutant(
+        "exception-leaked",
+        "Strangers are told the text of exceptions without debug.",
+        (Edit("connection:Connection._say_why", "if self._debug else", "if True else"),),
+        _unit("connection", "test_what_a_handler_raises_ends_the_connection_and_arrives_bare"),
+    ),
+    Mutant(
+        "outputs-lost",
+        "AdditionalOutputs beside audio are lost.",
+        (Edit("nurseries:Nurseries._speak", "if emitted.outputs is not None:", "if emitted.outputs is not None and emitted.audio is None:"),),
+        _unit("connection", "test_outputs_reach_the_application_and_the_peer_is_told"),
+    ),
+    Mutant(
+        "none-floods",
+        "An emit that always returns None is called as fast as the processor can.",
+        (Edit("nurseries:IdleWait.next", "return self._wait", "return 0.0"),),
+        _unit("connection", "test_an_emit_that_always_returns_none_costs_little"),
+    ),
+    Mutant(
+        "emit-not-held-back",
+        "A handler that emits faster than real time fills the memory.",
+        (Edit("player:Player._has_room", "if self._playout.queued_seconds < self._room:", "if True:"),),
+        _unit("connection", "test_an_emit_faster_than_real_time_is_held_back"),
+    ),
+    Mutant(
+        "clear-queue-clears-nothing",
+        "clear_queue says how much waits, and lets it play on.",
+        (Edit("connection:Connection.clear_queue", "self.transport.clear_audio()", "self.transport.audio_out.queued_seconds"),),
+        _unit("connection", "test_clear_queue_takes_effect_at_once"),
+    ),
+    # -- admission
+    Mutant(
+        "refused-without-shutdown",
+        "The handler that was copied for a call which then fails is never shut down.",
+        (Edit("stream:Stream._drop", "await shut_down(session.handler, self._timeouts.shutdown)", "pass"),),
+        _unit("stream", "test_a_transport_that_cannot_be_opened_gives_everything_back"),
+    ),
+    Mutant(
+        "slot-kept-on-refusal",
+        "A call refused because copy() failed keeps its slot.",
+        (Edit("stream:Stream._take_slot", "self._slots -= 1", "pass"),),
+        _unit("stream", "test_a_copy_that_fails_refuses_that_call_only"),
+    ),
+    Mutant(
+        "threads-kept",
+        "The worker threads reserved for a call stay reserved after its end.",
+        (Edit("stream:Stream._release", "self._threads.release(threads_needed(self.handler))", "pass"),),
+        _unit("stream", "test_worker_threads_come_back_with_the_slot"),
+    ),
+    Mutant(
+        "limit-off-by-one",
+        "One caller more than the limit is let in.",
+        (Edit("stream:Stream._take_slot", "self._slots >= self.concurrency_limit", "self._slots > self.concurrency_limit"),),
+        _unit("stream", "test_the_limit_is_exact_and_names_itself"),
+    ),
+    Mutant(
+        "id-taken-over",
+        "A second caller under the id of a live call takes its place.",
+        (Edit("stream:Stream._take_slot", "if webrtc_id in self._sessions:", "if False:"),),
+        _unit("stream", "test_a_live_id_cannot_be_taken_over"),
+    ),
+    # -- threads and tasks
+    Mutant(
+        "thread-left-behind",
+        "A thread that waits in queue.get() for ever is not got back.",
+        (Edit("threads:Crew.join", "self._interrupt()", "return []"),),
+        _unit("threads", "test_a_thread_that_waits_in_queue_get_comes_back"),
+    ),
+    Mutant(
+        "context-not-in-threads",
+        "Worker threads do not know whose call they serve.",
+        (Edit("threads:Crew._work", "return function()", "return contextvars.Context().run(function)"),),
+        _unit("connection", "test_the_handler_sees_its_context_in_every_method"),
+    ),
+    Mutant(
+        "event-lost",
+        "A clear between set and wake-up puts the waiter back to sleep.",
+        (
+            Edit(
+                "_bridge:Event.wait",
+                "await self._lot.park()",
+                "await self._lot.park()\n            while not self._flag and not self._closed:\n"
+                "                await self._lot.park()",
+            ),
+        ),
+        _unit("bridge", "test_a_clear_right_after_set_loses_nobody"),
+    ),
+    Mutant(
+        "lost-wake-up",
+        "A thread lets go of the lock before it is in the parking lot.",
+        (
+            Edit(
+                "_bridge:ParkingLot.park_sync",
+                "    self._waiters.add(waiter)\n    self._lock.release()",
+                "    self._lock.release()\n    time.sleep(0.0001)\n    self._waiters.add(waiter)",
+            ),
+        ),
+        _unit("bridge", "test_no_wake_up_is_lost_between_threads"),
+    ),
+    Mutant(
+        "one-waiter-woken",
+        "Of all who wait for an event one is woken.",
+        (Edit("_bridge:ParkingLot.wake_all", "for waiter in waiters:", "for waiter in list(waiters)[:1]:"),),
+        _unit("bridge", "test_one_task_and_one_thread_both_wake"),
+    ),
+    # -- queues
+    Mutant(
+        "queue-without-bound",
+        "A full queue takes more.",
+        (Edit("flow:Flow._try_put", "if len(self._items) >= self.bound:", "if False:"),),
+        _unit("flow", "test_drop_oldest_keeps_the_newest"),
+    ),
+    Mutant(
+        "newest-first",
+        "Frames reach the handler in the wrong order.",
+        (Edit("flow:Flow._pop", "self._items.popleft()", "self._items.pop()"),),
+        _unit("flow", "test_order_is_kept_from_thread_to_task"),
+    ),
+    Mutant(
+        "cancelled-take-loses",
+        "A take that is cancelled with a frame in its hand loses it.",
+        (Edit("flow:Flow.take", "anyio.lowlevel.cancel_shielded_checkpoint()", "anyio.lowlevel.checkpoint()"),),
+        _unit("flow", "test_a_cancelled_take_loses_nothing"),
+    ),
+    Mutant(
+        "statistics-do-not-add-up",
+        "Frames that wait when their queue is closed are counted nowhere.",
+        (Edit("flow:Flow._finish", "self._dropped += len(self._items)", "pass"),),
+        ("tests/unit/test_flow.py",),
+    ),
+    # -- media
+    Mutant(
+        "pacing-adds-floats",
+        "Deadlines are the last one and a period, so that errors add up over the day.",
+        (Edit("media.pacing:Pacer.frame_sent", "self._sent += 1", "self._start += 1 / self.rate"),),
+        _unit("pacing", "test_a_day_of_frames_does_not_drift"),
+    ),
+    Mutant(
+        "playout-anchored-on-now",
+        "Each frame is due a period after the last one really left, so that lateness adds up.",
+        (Edit("media.playout:Playout.pop", "self._slot += 1", "self._anchor, self._slot = now, 1"),),
+        _unit("playout", "test_deadlines_do_not_drift"),
+    ),
+    Mutant(
+        "media-time-stands-in-silence",
+        "Timestamps do not count silence.",
+        (
+            Edit(
+                "media.playout:Playout.pop",
+                "self._frame = max(self._frame, int((now - self._origin) / FRAME_SECONDS + 1e-6))",
+                "pass",
+            ),
+        ),
+        _unit("playout", "test_silence_counts_in_media_time"),
+    ),
+    Mutant(
+        "framing-off-by-one",
+        "A chunk that completes a frame exactly is held back.",
+        (Edit("media.framing:Framer.feed", "if self._waiting + samples.shape[1] < size:", "if self._waiting + samples.shape[1] <= size:"),),
+        _unit("framing", "test_what_comes_out_is_what_went_in"),
+    ),
+    Mutant(
+        "stereo-not-interleaved",
+        "Left comes before right, as a whole.",
+        (Edit("media.convert:interleave", "samples.T", "samples"),),
+        _unit("convert", "test_interleaved_samples_alternate"),
+    ),
+    Mutant(
+        "int16-wraps",
+        "Full scale wraps around instead of saturating.",
+        (Edit("media.convert:float32_to_int16", "np.minimum(scaled, np.float32(32767), out=scaled)", "pass"),),
+        _unit("convert", "test_floats_are_rounded_to_the_nearest_and_saturate"),
+    ),
+    Mutant(
+        "stereo-mean-overflows",
+        "Loud stereo wraps around when it is made mono.",
+        (Edit("media.convert:to_channels", "(left >> 1) + (right >> 1) + (left & right & 1)", "(left + right) >> 1"),),
+        _unit("convert", "test_two_sides_become_their_mean"),
+    ),
+    Mutant(
+        "resampler-forgets",
+        "Each chunk is resampled by itself, and clicks at its ends.",
+        (Edit("media.resample:Resampler.feed", "self._run(self._filter, samples)", "self._run(self._new_filter(), samples)"),),
+        _unit("resample", "test_chunking_cannot_be_heard"),
+    ),
+    Mutant(
+        "jitter-keeps-delay",
+        "What waited behind a lost packet stays late.",
+        (Edit("media.jitter:JitterBuffer._give_up", "    out.append(played)\n    self._play_held(out)", "    out.append(played)"),),
+        _unit("jitter", "test_the_delay_afterwards_is_what_it_was"),
+    ),
+    Mutant(
+        "sequence-does-not-wrap",
+        "Sequence number 0 after 65,535 is taken for a packet from elsewhere.",
+        (Edit("media.jitter:JitterBuffer.feed", "(sequence - expected) & 0xFFFF", "abs(sequence - expected % 0x10000)"),),
+        _unit("jitter", "test_packets_are_played_in_order_or_said_to_be_lost"),
+    ),
+    # -- protocol
+    Mutant(
+        "junk-raises",
+        "JSON of the application's own ends the connection with a KeyError.",
+        (Edit("protocol.messages:_read", 'fields.get("type")', 'fields["type"]'),),
+        _unit("messages", "test_what_is_only_nearly_ours_is_the_applications"),
+    ),
+)

@@ -1,0 +1,80 @@
+"""Show that the suite turns red on each planted bug, and is green without: `python tests/mutations/run.py [NAME ...]`.
+
+Each mutant has a process of its own and runs only the tests it names. Prints caught or missed for each; exits with 1
+if one is missed or no longer fits the code.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+TESTS = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(TESTS))
+
+from mutations.bugs import MUTANTS  # noqa: E402
+from mutations.plant import VARIABLE  # noqa: E402
+
+HANGS = 240
+"""Seconds after which a run is taken for one that hangs; single tests are ended by pytest-timeout long before."""
+
+
+def run(tests: Iterable[str], mutant: str = "") -> tuple[int, str]:
+    """Run `tests` with a bug planted, or without; pytest's exit code and its output."""
+    path = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH", "")]))
+    environment = {**os.environ, "PYTHONPATH": path, VARIABLE: mutant}
+    environment.setdefault("RTCFLOW_BACKENDS", "asyncio,trio")
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "mutations.plant", "-p", "no:cacheprovider"]
+    command += ["--no-header", "--tb=line", f"--timeout={20 if mutant else 60}", *tests]
+    try:
+        done = subprocess.run(
+            command, cwd=TESTS.parent, env=environment, capture_output=True, text=True, timeout=HANGS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return -1, f"hung for {HANGS} s"
+    return done.returncode, done.stdout + done.stderr
+
+
+def first_failure(output: str) -> str:
+    """The test that turned red."""
+    for line in output.splitlines():
+        if line.startswith(("FAILED ", "ERROR ")):
+            return line.split(" ", 1)[1].split(" - ")[0].rsplit("/", 1)[-1]
+    return "?"
+
+
+def main(names: list[str]) -> int:
+    """Run the mutants of these names, or all."""
+    unknown = set(names) - {mutant.name for mutant in MUTANTS}
+    if unknown:
+        print(f"no mutant is called {', '.join(sorted(unknown))}")
+        return 2
+    chosen = [mutant for mutant in MUTANTS if not names or mutant.name in names]
+    began = time.monotonic()
+    code, output = run(dict.fromkeys(test for mutant in chosen for test in mutant.tests))
+    print(f"{'green' if code == 0 else 'RED':8} without a mutant ({time.monotonic() - began:.0f} s)", flush=True)
+    if code != 0:
+        print(output)
+        return 1
+    missed = []
+    for mutant in chosen:
+        began = time.monotonic()
+        code, output = run(mutant.tests, mutant.name)
+        caught = code == 1
+        verdict = "caught" if caught else "MISSED" if code == 0 else "BROKEN"
+        by = f"by {first_failure(output)}" if caught else mutant.description
+        print(f"{verdict:8} {mutant.name:34} {time.monotonic() - began:4.0f} s  {by}", flush=True)
+        if not caught:
+            missed.append(mutant.name)
+            if code != 0:
+                print(output)
+    print(f"{len(chosen) - len(missed)} of {len(chosen)} caught" + (f"; missed: {', '.join(missed)}" if missed else ""))
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

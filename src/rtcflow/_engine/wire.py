@@ -9,17 +9,14 @@ say no to a release that has others.
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Callable
 from struct import Struct
 from typing import Any, Final, NamedTuple
 
 import pylibsrtp
-from aiortc import RTCDtlsTransport, RTCRtpReceiver, RTCRtpSender
-from aiortc.rtcdtlstransport import State
-from aiortc.rtcrtpsender import random_sequence_number
-from aiortc.rtp import HeaderExtensions
-from aiortc.utils import random32
+from aiortc import RTCDtlsTransport, RTCRtpReceiver, RTCRtpSender, rtp
 
 _HEADER: Final = Struct("!BBHLL")
 _EXTENSION: Final = Struct("!HH")
@@ -85,13 +82,17 @@ def _transport_as_known(transport: RTCDtlsTransport) -> bool:
 
 def can_receive(receiver: RTCRtpReceiver) -> bool:
     """Whether `receive` knows this aiortc."""
-    return hasattr(receiver, "_RTCRtpReceiver__remote_streams") and _transport_as_known(receiver.transport)
+    return (
+        hasattr(receiver, "_RTCRtpReceiver__remote_streams")
+        and _transport_as_known(receiver.transport)
+        and receiver.transport._rx_srtp is not None
+    )
 
 
 def receive(
     receiver: RTCRtpReceiver, on_packet: Callable[[RtpPacket], None], on_error: Callable[[BaseException], None]
 ) -> None:
-    """Have the packets of `receiver`, which has started, handed to `on_packet` right when their datagram comes.
+    """Have the packets of `receiver` handed to `on_packet` right when their datagram comes.
 
     Relies on: aioice's protocols call ``Connection.data_received(data, component)`` for each datagram that is not
     STUN, and ``Connection._queue`` holds those that the transport has not read; ``RTCDtlsTransport._rx_srtp`` decrypts
@@ -99,7 +100,7 @@ def receive(
     ``RTCRtpReceiver.__remote_streams`` has what receiver reports are made of.
 
     Args:
-        receiver: Whose packets.
+        receiver: Whose packets; it has started, and its transport is connected.
         on_packet: Is handed each one that has a payload.
         on_error: Is told what `on_packet` raises.
     """
@@ -108,7 +109,7 @@ def receive(
     stock, waiting = ice.data_received, ice._queue
     router, streams = transport._rtp_router, vars(receiver)["_RTCRtpReceiver__remote_streams"]
     counts: dict[str, Any] = vars(transport)
-    decrypt = transport._rx_srtp.unprotect
+    decrypt, connected = transport._rx_srtp.unprotect, transport._state
     rx_bytes, rx_packets = _TRANSPORT + "rx_bytes", _TRANSPORT + "rx_packets"
 
     def data_received(data: bytes, component: int) -> None:
@@ -122,7 +123,7 @@ def receive(
             or router.ssrc_table.get(ssrc) is not receiver
             or receiver not in router.payload_type_table.get(data[1] & 0x7F, ())
             or not waiting.empty()
-            or transport._state is not State.CONNECTED
+            or transport._state is not connected
         ):
             stock(data, component)
             return
@@ -153,6 +154,7 @@ def can_send(sender: RTCRtpSender) -> bool:
     return (
         all(hasattr(sender, _SENDER + name) for name in _SENDER_NAMES)
         and all(hasattr(sender, name) for name in ("_run_rtp", "_enabled", "_ssrc"))
+        and hasattr(rtp, "HeaderExtensions")
         and _transport_as_known(sender.transport)
     )
 
@@ -175,11 +177,11 @@ class RtpWriter:
         self._transport: Any = sender.transport
         self._counts: dict[str, Any] = vars(self._transport)
         self._ice: Any = self._transport.transport._connection
-        self._encrypt = self._transport._tx_srtp.protect
+        self._encrypt, self._connected = self._transport._tx_srtp.protect, self._transport._state
         self._payload_type, self._ssrc = payload_type, sender._ssrc
-        self._sequence: int = random_sequence_number()
-        self._origin: int = random32()
-        extensions = HeaderExtensions(mid=self._books[_SENDER + "mid"])
+        self._sequence = secrets.randbelow(2**15)  # the lower half, as RFC 3711 section 3.3.1 would have it
+        self._origin = secrets.randbits(32)
+        extensions = rtp.HeaderExtensions(mid=self._books[_SENDER + "mid"])
         profile, value = self._books[_SENDER + "rtp_header_extensions_map"].set(extensions)
         self._extension = _EXTENSION.pack(profile, len(value) >> 2) + value if value else b""
         self._first = 0x90 if value else 0x80
@@ -196,7 +198,7 @@ class RtpWriter:
             ConnectionError: The transport is not connected any more.
         """
         pair = self._ice._nominated.get(1)
-        if pair is None or self._transport._state is not State.CONNECTED:
+        if pair is None or self._transport._state is not self._connected:
             raise ConnectionError("not connected")
         if not self._sender._enabled:
             return

@@ -300,6 +300,22 @@ async def test_cancelling_ends_it_in_order():
             await theirs.wait_ended()
 
 
+async def test_a_cancelled_run_does_not_return():
+    """Whoever is cancelled in run() stays cancelled: what stands after it is not reached."""
+    went_on = []
+    async with memory_pair() as (ours, _):
+
+        async def serve():
+            await run_connection(ours, AsyncEcho(), timeouts=QUICK)
+            went_on.append(True)
+
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(serve)
+            await anyio.sleep(0.02)
+            tg.cancel_scope.cancel()
+    assert not went_on
+
+
 async def test_close_before_run_ends_at_once():
     """A connection that was closed before it ran ends without calling the handler, but for shutdown."""
     log = Log()
@@ -439,6 +455,29 @@ async def test_send_message_sync_in_the_loop_shows_the_right_call():
         caller.audio_out.put(AudioFrame(tone(), 48000, 0))
         await connection.wait_ended()
     assert "await self.send_message" in str(errors[0])
+
+
+async def test_a_message_waits_for_the_channel():
+    """A message sent before the peer's channel is open is not sent before, and is sent then."""
+    opened, asked = anyio.Event(), anyio.Event()
+
+    class Handler(AsyncEcho):
+        async def start_up(self):
+            asked.set()
+            await self.send_message("hello")
+
+    async with memory_pair() as (ours, theirs):
+        theirs.start(AudioFormat(48000), AudioFormat(48000))
+        ours.wait_messages_open = opened.wait
+        with anyio.fail_after(5):
+            async with anyio.create_task_group() as tg:
+                tg.start_soon(run_connection, ours, Handler())
+                await asked.wait()
+                await anyio.wait_all_tasks_blocked()
+                assert not len(theirs.messages_in)
+                opened.set()
+                assert await theirs.messages_in.take() == "hello"
+                await theirs.aclose()
 
 
 async def test_a_sync_handler_waiting_for_a_channel_is_let_go():

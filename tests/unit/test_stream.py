@@ -211,6 +211,18 @@ async def test_sync_handlers_are_counted_in_threads():
         assert stream.admitted == 1
 
 
+async def test_worker_threads_come_back_with_the_slot():
+    """When a caller leaves, or opening its transport fails, the next one finds the worker threads it needs."""
+    async with serving(Sync(), concurrency_limit=None, thread_limit=3) as (stream, dial):
+        for _ in range(3):
+            _, line = await dial()
+            await line.aclose()
+            await until(lambda: stream.admitted == 0)
+            with pytest.raises(OSError, match="no transport"):
+                async with stream.admit(CALLER, "memory"):
+                    raise OSError("no transport")
+
+
 class Refusing(Exception):
     pass
 

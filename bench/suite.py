@@ -76,6 +76,9 @@ ROWS = (
     ("video flip: pictures back per second", "video", "fps", ".1f"),
 )
 
+BESIDE = {"floor_video", "rtcflow video", "fastrtc talker", "rtcflow talker"}
+BEGIN, END = "<!-- measured -->", "<!-- end of measured -->"
+
 PINS = hasattr(os, "sched_setaffinity")
 CORES = sorted(os.sched_getaffinity(0)) if PINS else []
 
@@ -164,12 +167,12 @@ class Suite:
         rows = [row for row in self.runs if row["group"] == group and row["server"] == name]
         return [row[key] for row in rows if isinstance(row.get(key), int | float) and row[key] == row[key]]
 
-    def table(self) -> list[list[str]]:
+    def table(self, wanted: list[str]) -> list[list[str]]:
         """Medians with their spread, and the ratio to the floor where there is one."""
-        names = [name for name in SERVERS if any(row["server"] == name for row in self.runs)]
+        names = [name for name in SERVERS if name in wanted and any(row["server"] == name for row in self.runs)]
         lines = [["", *names]]
         for title, group, key, form in ROWS:
-            cells, floor = [], 0.0
+            cells, floor, exact = [], 0.0, 0.0
             for name in names:
                 values = self.values(group, name, key)
                 if not values:
@@ -181,8 +184,12 @@ class Suite:
                     cell += f" [{min(values):{form}}–{max(values):{form}}]"
                 if name in {"floor", "floor_video"}:
                     floor = median
+                elif name == "floor_exact":
+                    exact = median
                 elif floor > 0 and "later by" not in title:
                     cell += f" ×{median / floor:.2f}"
+                    if exact > 0:
+                        cell += f" (×{median / exact:.2f})"
                 cells.append(cell)
             if any(cells):
                 lines.append([title, *cells])
@@ -232,6 +239,28 @@ def draw(suite: Suite, folder: Path) -> None:
         figure.savefig(folder / "cpu.svg", metadata={"Date": None})
 
 
+def publish(suite: Suite, about: str, rounds: int) -> None:
+    """Put the table and the pictures into docs/performance.md, between its two marks."""
+    static = HERE.parent / "docs" / "_static" / "bench"
+    static.mkdir(parents=True, exist_ok=True)
+    draw(suite, static)
+    page = HERE.parent / "docs" / "performance.md"
+    before, _, rest = page.read_text().partition(BEGIN)
+    _, _, after = rest.partition(END)
+    names = {row["server"] for row in suite.runs}
+    parts = [
+        f"Measured on {about}; medians of {rounds} rounds, [least–most], ×ratio to the floor (and to floor_exact).",
+        "",
+    ]
+    # Few columns fit on a page: one table for what is an echo, one for the rest.
+    parts += [markdown(suite.table([name for name in names if name not in BESIDE])), ""]
+    parts += [markdown(suite.table([name for name in names if name in BESIDE])), ""]
+    for file, words in (("latency", "Echo latency over time, with two stalls"), ("cpu", "CPU against connections")):
+        if (static / f"{file}.svg").exists():
+            parts += [f"![{words}](_static/bench/{file}.svg)", ""]
+    page.write_text(before + BEGIN + "\n\n" + "\n".join(parts) + "\n" + END + after)
+
+
 def machine() -> dict[str, object]:
     """On what it was measured."""
     from importlib.metadata import version
@@ -252,6 +281,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float)
     parser.add_argument("--fastrtc", metavar="PYTHON", help="a Python that has FastRTC")
     parser.add_argument("--only", default=",".join(GROUPS), help="some of: %(default)s")
+    parser.add_argument("--publish", action="store_true", help="write the table and the pictures into docs/")
     parser.add_argument("--results", type=Path, default=RESULTS, help="a folder for results.json and the pictures")
     args = parser.parse_args()
     unknown = set(args.only.split(",")) - set(GROUPS)
@@ -281,9 +311,11 @@ def main() -> None:
     finally:
         about = machine()
         (args.results / "results.json").write_text(json.dumps({"machine": about, "runs": suite.runs}, indent=1))
-        print("\n" + markdown(suite.table()) + "\n")
-        print(", ".join(f"{key} {value}" for key, value in about.items()))
+        words = ", ".join(f"{key} {value}" for key, value in about.items())
+        print("\n" + markdown(suite.table(list(SERVERS))) + "\n" + words)
         draw(suite, args.results)
+        if args.publish:
+            publish(suite, words, rounds)
         print(f"in {args.results}: results.json, and pictures; {time.monotonic() - began:.0f} s")
 
 

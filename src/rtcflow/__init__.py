@@ -3,7 +3,7 @@
 The house, floor by floor; arrows point down only (tests/test_layers.py keeps it so):
 
     4   cli · asgi · stream                    what people type; routes; Stream = handler + limits + live connections
-        client · carrier                       call a server; be a telephone carrier
+        client · carrier · load                call a server; be a telephone carrier; be many callers
     3   connection                             one transport, one handler, one task group
         transports/ · _engine/                 memory, webrtc, websocket, telephone; the asyncio room
         _loop · threads                        the loop handlers see; the worker threads of sync handlers

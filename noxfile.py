@@ -133,6 +133,13 @@ def property(session: nox.Session) -> None:  # noqa: A001 - the name of the sess
 
 
 @nox.session
+def mutations(session: nox.Session) -> None:
+    """Bugs planted one at a time, each of which must turn the suite red; `nox -s mutations -- NAME` for one."""
+    _install(session, "all")
+    session.run("python", "tests/mutations/run.py", *session.posargs)
+
+
+@nox.session
 def interop(session: nox.Session) -> None:
     """Foreign peers: a browser, other WebRTC stacks. Wants Debian's chromium and espeak-ng; skips what is missing."""
     _install(session, "all")
@@ -141,7 +148,7 @@ def interop(session: nox.Session) -> None:
 
 @nox.session
 def nightly(session: nox.Session) -> None:
-    """What takes minutes: soak tests, mutation tests."""
+    """What takes minutes: soak tests."""
     _install(session, "all")
     _pytest(session, "-m", "nightly", "--timeout=1800")
 

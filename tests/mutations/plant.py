@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from types import CodeType, FunctionType
 from typing import Any
 
+from hypothesis import Phase, settings
+
 VARIABLE = "RTCFLOW_MUTANT"
 
 
@@ -113,6 +115,9 @@ def pytest_configure(config: Any) -> None:
     if name:
         from mutations.bugs import MUTANTS
 
+        # That a law is broken is enough to know here: the smallest example is not looked for.
+        settings.register_profile("mutant", settings(), phases=[Phase.explicit, Phase.generate])
+        settings.load_profile("mutant")
         planted = ExitStack()
         planted.enter_context(next(mutant for mutant in MUTANTS if mutant.name == name).plant())
         config.add_cleanup(planted.close)

@@ -42,7 +42,7 @@ def run(tests: Iterable[str], mutant: str = "") -> tuple[int, str]:
 def first_failure(output: str) -> str:
     """The test that turned red."""
     for line in output.splitlines():
-        if line.startswith(("FAILED ", "ERROR ")):
+        if line.startswith(("FAILED tests/", "ERROR tests/")):
             return line.split(" ", 1)[1].split(" - ")[0].rsplit("/", 1)[-1]
     return "?"
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib
 import inspect
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from importlib.metadata import version
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -76,6 +78,13 @@ def _seconds(statement: str) -> float:
         return after.children_user + after.children_system - before.children_user - before.children_system
 
     return min(once() for _ in range(5))
+
+
+@every_name
+def test_public_names_have_their_place_in_the_docs(module: str, name: str) -> None:
+    """docs/api.md, or another page, has the reference of every public name."""
+    pages = "".join(page.read_text() for page in (Path(__file__).parents[1] / "docs").glob("*.md"))
+    assert name.startswith("__") or re.search(rf"^\.\. auto\w+:: ({module}(\.\w+)*\.)?{name}\b", pages, re.MULTILINE)
 
 
 def test_importing_is_quick() -> None:

@@ -26,6 +26,7 @@ import logging
 import math
 import sys
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -280,7 +281,7 @@ class Crew:
         self._interrupt()
         if await self.settle(INTERRUPT_GRACE):
             return []
-        _quiet_async_exceptions()
+        _take_back_async_exception(None)
         with self._lock:
             lost = [job.calling or job.name for job in self._jobs]
         for name in lost:
@@ -293,44 +294,74 @@ class Crew:
         return lost
 
     def _interrupt(self) -> None:
+        set_async_exception = _set_async_exception()
+        if set_async_exception is None:
+            return
         with self._lock:
-            for job in self._jobs:
+            jobs = [job for job in self._jobs if job.calling is not None]
+            for job in jobs:
+                job.interrupted = True
+                if job.watched is not None:
+                    job.watched.resumed()
+        traced = sys.gettrace() is not None or threading.gettrace() is not None or any(job.watched for job in jobs)
+        threads, interrupted = [ctypes.c_ulong(job.ident) for job in jobs], ctypes.py_object(Interrupted)
+        for job in jobs:
+            _wake_from_condition(job.ident)
+        for thread in threads:
+            set_async_exception(thread, interrupted)
+        if not traced:
+            return
+        # Where threads are traced, the flag that is up now must come down before any Python function is entered: see
+        # _take_back_async_exception. Those that can be interrupted are, within a moment.
+        pending = True
+        for _ in range(100):
+            time.sleep(0.001)
+            pending = False
+            for job in jobs:
                 if job.calling is not None:
-                    job.interrupted = True
-                    if job.watched is not None:
-                        job.watched.resumed()
-                    _set_async_exception(job.ident, Interrupted)
-                    _wake_from_condition(job.ident)
+                    pending = True
+                    break
+            if not pending:
+                break
+        if pending:
+            try:
+                set_async_exception(ctypes.c_ulong(threading.get_ident()), ctypes.py_object(_Quiet))
+                for _ in range(1_000_000):
+                    pass
+            except _Quiet:
+                return
 
 
-def _set_async_exception(ident: int, exception: type[BaseException] | None) -> None:
-    """Have `exception` raised in that thread at its next bytecode, or take that back (Python/C API reference)."""
+def _set_async_exception() -> Any:
+    """``PyThreadState_SetAsyncExc`` of the Python/C API: has an exception raised in a thread at its next bytecode.
+
+    None where there is no such thing (not CPython); there the thread is abandoned.
+    """
     api = getattr(ctypes, "pythonapi", None)
-    if api is not None:  # CPython; elsewhere the thread is abandoned
-        api.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), None if exception is None else ctypes.py_object(exception))
-
-
-def _take_back_async_exception(ident: int) -> None:
-    """Take back what was to be raised in that thread and was not yet."""
-    _set_async_exception(ident, None)
-    _quiet_async_exceptions()
+    return None if api is None else api.PyThreadState_SetAsyncExc
 
 
 class _Quiet(BaseException):
-    """Raised and caught by `_quiet_async_exceptions`."""
+    """Raised and caught by `_take_back_async_exception`."""
 
 
-def _quiet_async_exceptions() -> None:
-    """Have the interpreter no longer look for pending exceptions at each step; any that pends stays, for its thread.
+def _take_back_async_exception(ident: int | None) -> None:
+    """Take back what was to be raised in that thread, if any, and was not yet.
 
-    Until one is really raised, every `PyThreadState_SetAsyncExc` (None included) leaves a flag up that all threads look
-    at: they go slower, and in CPython 3.11 a thread that is traced (by a debugger, coverage or Hypothesis) goes round
-    and round in one place for ever. So one is raised here.
+    Until an exception is really raised, every `PyThreadState_SetAsyncExc` (with NULL, too) leaves a flag up that all
+    threads look at: they go slower, and in CPython 3.11 a thread that is traced (by a debugger, coverage or Hypothesis)
+    and enters a Python function goes round and round there until the flag is down. So one is raised here; no Python
+    function is entered in between.
     """
-    if not hasattr(ctypes, "pythonapi"):
+    set_async_exception = _set_async_exception()
+    if set_async_exception is None:
         return
+    own, quiet = ctypes.c_ulong(threading.get_ident()), ctypes.py_object(_Quiet)
+    thread = None if ident is None else ctypes.c_ulong(ident)
     try:
-        _set_async_exception(threading.get_ident(), _Quiet)
+        if thread is not None:
+            set_async_exception(thread, None)
+        set_async_exception(own, quiet)
         for _ in range(1_000_000):  # raised at the first turn
             pass
     except _Quiet:

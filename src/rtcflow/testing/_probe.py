@@ -191,9 +191,7 @@ def _wrap_sync(name: str, original: Callable[..., Any], book: Journal) -> Callab
         fault = book.begin(name, args)
         try:
             if fault is not None and fault.delay:
-                worker = current_worker.get()
-                if worker is not None:
-                    worker.sleep(fault.delay)  # type: ignore[attr-defined]
+                _sleep_in_thread(fault.delay)
             if fault is not None and fault.error is not None:
                 raise fault.error
             item = fault.items[0] if fault is not None and fault.items else original(self, *args)
@@ -207,6 +205,14 @@ def _wrap_sync(name: str, original: Callable[..., Any], book: Journal) -> Callab
 
     method.__name__, method.__qualname__ = original.__name__, original.__qualname__
     return method
+
+
+def _sleep_in_thread(seconds: float) -> None:
+    """Block this worker thread in virtual time; in short steps, between which it can be interrupted."""
+    worker: Any = current_worker.get()
+    for _ in range(round(seconds / 0.01)):
+        if worker is not None:
+            worker.sleep(0.01)
 
 
 def _wrap_async(name: str, original: Callable[..., Any], book: Journal) -> Callable[..., Any]:

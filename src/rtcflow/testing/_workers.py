@@ -97,7 +97,8 @@ class Worker:
 
     def resumed(self) -> None:
         self.cpu_before = None
-        self._set_runnable(runnable=True)
+        if self.wake_at is None:  # an interrupt reaches a thread that sleeps here when its sleep is over
+            self._set_runnable(runnable=True)
 
     def calling(self, method: str | None) -> None:
         self.ident, self.native_id = threading.get_ident(), threading.get_native_id()
@@ -105,6 +106,7 @@ class Worker:
         self.cpu_before = None
         self.look = _Look()
         self.method = method
+        self.workers.turns += 1
 
     def sleep(self, seconds: float) -> None:
         # Not less than 1 ms: an `emit` that takes a while by itself and returns None again and again must not hold
@@ -143,6 +145,8 @@ class Workers:
         self.poke = poke
         self.foreign = foreign
         self.stuck: list[Stuck] = []
+        self.turns = 0  # how often a thread did something that is seen from here; inexact, but never still
+        self.seen: object = None
         self._lock = threading.Lock()
         self._workers: set[Worker] = set()
         self._bell = threading.Event()
@@ -165,6 +169,7 @@ class Workers:
 
     def changed(self) -> None:
         """Something is different: look again. From any thread."""
+        self.turns += 1
         self._bell.set()
         if self._waiting:
             self.poke()
@@ -190,11 +195,15 @@ class Workers:
         return bool(due)
 
     def judge(self) -> Verdict:
-        """What the threads allow now. Called in the loop's thread, when the loop has nothing to do."""
+        """What the threads allow now; `seen` then differs from before if any of them has run since.
+
+        Called in the loop's thread, when the loop has nothing to do.
+        """
         self._waiting = False
         self._bell.clear()
         real = time.monotonic()
         verdict = self._judge_foreign(real)
+        turns = self.turns
         with self._lock:
             running = [worker for worker in self._workers if worker.runnable]
         if running:
@@ -207,6 +216,7 @@ class Workers:
                         verdict = Verdict.REAL_PACE
                     case _:
                         pass
+        self.seen = (turns, [worker.look.cpu for worker in running])
         return verdict
 
     def nap(self, seconds: float) -> None:

@@ -30,12 +30,12 @@ from numpy.typing import NDArray
 
 from .._bridge import loop_clock
 from ..abc import MediaOffer
-from ..connection import Connection, ConnectionStatistics
+from ..connection import Connection, ConnectionStatistics, sole_error
 from ..context import Context
 from ..ends import End, Timeouts
 from ..frames import FRAME_SECONDS, AudioFormat, AudioFrame
 from ..handlers.base import StreamHandlerBase
-from ..handlers.checking import copy_handler, has_video
+from ..handlers.checking import check_handler, copy_handler, has_video
 from ..media.convert import as_pcm, to_channels
 from ..outputs import AdditionalOutputs
 from ..protocol import messages
@@ -85,7 +85,7 @@ class Blocked:
     seconds: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class CallRecord:
     """All that happened in one call. Moments are seconds of call time: 0 is when the connection began.
 
@@ -114,6 +114,10 @@ class CallRecord:
     seconds: float
     blocked: tuple[Blocked, ...]
     stuck: tuple[Stuck, ...]
+
+    def __repr__(self) -> str:
+        heard, sent = f"{self.audio_seconds:.2f} s of audio", f"{len(self.messages)} messages"
+        return f"<CallRecord {self.seconds:.2f} s, {heard}, {sent}, {self.end.cause.name}>"
 
     @property
     def sample_rate(self) -> int:
@@ -405,30 +409,35 @@ async def open_caller(
         HandlerError: The handler, or its copy, cannot be run; the text says what to write.
         BaseException: What the handler raised, as it is.
     """
+    check_handler(handler)
     copied = copy_handler(handler)
     video = has_video(copied)
     offer = MediaOffer(receive_video=video, send_video=video, messages=messages and not phone)
-    async with memory_pair(offer, link=link, back=back, phone=phone) as (ours, theirs):
-        connection = Connection(
-            ours,
-            copied,
-            context=context,
-            time_limit=time_limit,
-            timeouts=timeouts,
-            debug=debug,
-            on_outputs=lambda outputs: caller._put_out(outputs),  # noqa: PLW0108  there is no caller yet
-        )
-        caller = Caller(connection, theirs, args, sample_rate)
-        theirs.start(AudioFormat(copied.output_sample_rate), AudioFormat(sample_rate))
-        async with anyio.create_task_group() as tasks:
-            for task in (caller._serve, caller._listen, caller._watch, caller._read, caller._speak):
-                tasks.start_soon(task)
-            if video:
-                tasks.start_soon(caller._film, camera or _grey, fps)
-            yield caller
-            if not caller._ended.is_set():
-                await caller.hang_up()
-            tasks.cancel_scope.cancel()
+    try:
+        async with memory_pair(offer, link=link, back=back, phone=phone) as (ours, theirs):
+            connection = Connection(
+                ours,
+                copied,
+                context=context,
+                time_limit=time_limit,
+                timeouts=timeouts,
+                debug=debug,
+                on_outputs=lambda outputs: caller._put_out(outputs),  # noqa: PLW0108  there is no caller yet
+            )
+            caller = Caller(connection, theirs, args, sample_rate)
+            theirs.start(AudioFormat(copied.output_sample_rate), AudioFormat(sample_rate))
+            async with anyio.create_task_group() as tasks:
+                for task in (caller._serve, caller._listen, caller._watch, caller._read, caller._speak):
+                    tasks.start_soon(task)
+                if video:
+                    tasks.start_soon(caller._film, camera or _grey, fps)
+                yield caller
+                if not caller._ended.is_set():
+                    await caller.hang_up()
+                tasks.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        # The tasks in here are supervised: this is what the block itself raised, an assertion say, and is given as it is.
+        raise sole_error(group) from None
     if caller._tape.error is not None and not catch:
         raise caller._tape.error
 

@@ -64,6 +64,7 @@ class VirtualTime:
         self._wake_loop: Callable[[], None] | None = None
         self._count_foreign: Callable[[], int] | None = None
         self._nap = NAP
+        self._seen: object = None
         self._flowing_since: float | None = None
         self._rested = time.monotonic()
         self._turns = 0
@@ -119,6 +120,11 @@ class VirtualTime:
             self._flowing_since = None
             self.workers.nap(self._nap)
             self._nap = min(2 * self._nap, LONGEST_NAP)
+            return Decision.GO_ON
+        if self.workers.seen != self._seen:
+            # A thread has run since the last look. What it has brought to the loop may have come after the loop's own
+            # last look outside: let it look once more before any time passes.
+            self._seen = self.workers.seen
             return Decision.GO_ON
         target = min(deadline, self.workers.next_alarm(), self._limit)
         if verdict is Verdict.REAL_PACE:

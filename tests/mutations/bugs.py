@@ -51,7 +51,7 @@ MUTANTS = (
                 "self._handler.loop.create_task(self._handler.receive((heard.target.sample_rate, samples)))",
             ),
         ),
-        _lives("AsyncMirror-trio", "Bot-trio"),
+        _unit("connection", "test_a_slow_receive_hears_one_frame_at_a_time"),
     ),
     Mutant(
         "call-after-shutdown",

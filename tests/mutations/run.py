@@ -29,7 +29,7 @@ def run(tests: Iterable[str], mutant: str = "") -> tuple[int, str]:
     environment = {**os.environ, "PYTHONPATH": path, VARIABLE: mutant}
     environment.setdefault("RTCFLOW_BACKENDS", "asyncio,trio")
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "mutations.plant", "-p", "no:cacheprovider"]
-    command += ["--no-header", "--tb=line", f"--timeout={20 if mutant else 60}", *tests]
+    command += ["--no-header", "--tb=line", f"--timeout={15 if mutant else 60}", *tests]
     try:
         done = subprocess.run(
             command, cwd=TESTS.parent, env=environment, capture_output=True, text=True, timeout=HANGS, check=False

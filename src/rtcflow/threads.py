@@ -189,7 +189,8 @@ class Crew:
             )
         finally:
             job.left = True
-            if job.watched is not None and not job.ident:  # cancelled before its thread began
+            # Not before what the thread brought has arrived here; see also _work, for a thread that is left behind.
+            if job.watched is not None and (job.done.is_set() or not job.ident):
                 job.watched.finished()
 
     def call(self, function: Callable[..., T], *args: Any) -> T:
@@ -245,7 +246,7 @@ class Crew:
                 if job.interrupted:
                     _take_back_async_exception(job.ident)
             job.done.set()
-            if job.watched is not None:  # an abandoned thread is watched to its very end
+            if job.watched is not None and job.left:  # a thread that was left behind is watched to its very end
                 job.watched.finished()
 
     @property
@@ -369,7 +370,7 @@ def _take_back_async_exception(ident: int | None) -> None:
 
 
 def _wake_from_condition(ident: int) -> None:
-    """Wake that thread if it waits in `threading.Condition.wait` (as a spurious `notify` would) or in a `ParkingLot`."""
+    """Wake that thread if it waits in `threading.Condition.wait`, as a spurious `notify` would, or in a `ParkingLot`."""
     frame: FrameType | None = sys._current_frames().get(ident)
     if frame is None or ParkingLot.wake_frame(frame) or frame.f_code is not threading.Condition.wait.__code__:
         return

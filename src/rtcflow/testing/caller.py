@@ -436,7 +436,7 @@ async def open_caller(
                     await caller.hang_up()
                 tasks.cancel_scope.cancel()
     except BaseExceptionGroup as group:
-        # The tasks in here are supervised: this is what the block itself raised, an assertion say, and is given as it is.
+        # The tasks in here are supervised: this is what the block itself raised, and is given as it is.
         raise sole_error(group) from None
     if caller._tape.error is not None and not catch:
         raise caller._tape.error

@@ -77,9 +77,7 @@ def test_reordered_frames_are_overtaken():
     """With reorder some frames arrive after later ones, and the link counts them."""
     link = LossyLink(4, reorder=0.1)
     moments = [arrival for fate in fates(link) for arrival in fate]
-    assert sum(a > b for a, b in pairwise(moments)) == pytest.approx(
-        link.statistics.reordered, rel=0.3
-    )
+    assert sum(a > b for a, b in pairwise(moments)) == pytest.approx(link.statistics.reordered, rel=0.3)
 
 
 def test_a_bottleneck_lets_through_what_it_can():

@@ -20,13 +20,25 @@ MUTANTS = (
     Mutant(
         "shutdown-twice",
         "A connection calls its handler's shutdown a second time.",
-        (Edit("connection:Connection._close", "await self._shut_down()", "await self._shut_down(); await self._shut_down()"),),
+        (
+            Edit(
+                "connection:Connection._close",
+                "await self._shut_down()",
+                "await self._shut_down(); await self._shut_down()",
+            ),
+        ),
         _lives("Bot-trio"),
     ),
     Mutant(
         "shutdown-skipped-on-cancel",
         "A connection that is cancelled does not call its handler's shutdown.",
-        (Edit("connection:Connection._close", "if self._bound:  # else", "if self.end.cause is not EndCause.CANCELLED:  # else"),),
+        (
+            Edit(
+                "connection:Connection._close",
+                "if self._bound:  # else",
+                "if self.end.cause is not EndCause.CANCELLED:  # else",
+            ),
+        ),
         _unit("connection", "test_cancelling_ends_it_in_order"),
     ),
     Mutant(
@@ -124,7 +136,13 @@ MUTANTS = (
     Mutant(
         "outputs-lost",
         "AdditionalOutputs beside audio are lost.",
-        (Edit("nurseries:Nurseries._speak", "if emitted.outputs is not None:", "if emitted.outputs is not None and emitted.audio is None:"),),
+        (
+            Edit(
+                "nurseries:Nurseries._speak",
+                "if emitted.outputs is not None:",
+                "if emitted.outputs is not None and emitted.audio is None:",
+            ),
+        ),
         _unit("connection", "test_outputs_reach_the_application_and_the_peer_is_told"),
     ),
     Mutant(
@@ -142,7 +160,13 @@ MUTANTS = (
     Mutant(
         "clear-queue-clears-nothing",
         "clear_queue says how much waits, and lets it play on.",
-        (Edit("connection:Connection.clear_queue", "self.transport.clear_audio()", "self.transport.audio_out.queued_seconds"),),
+        (
+            Edit(
+                "connection:Connection.clear_queue",
+                "self.transport.clear_audio()",
+                "self.transport.audio_out.queued_seconds",
+            ),
+        ),
         _unit("connection", "test_clear_queue_takes_effect_at_once"),
     ),
     # -- admission
@@ -167,7 +191,13 @@ MUTANTS = (
     Mutant(
         "limit-off-by-one",
         "One caller more than the limit is let in.",
-        (Edit("stream:Stream._take_slot", "self._slots >= self.concurrency_limit", "self._slots > self.concurrency_limit"),),
+        (
+            Edit(
+                "stream:Stream._take_slot",
+                "self._slots >= self.concurrency_limit",
+                "self._slots > self.concurrency_limit",
+            ),
+        ),
         _unit("stream", "test_the_limit_is_exact_and_names_itself"),
     ),
     Mutant(
@@ -273,7 +303,13 @@ MUTANTS = (
     Mutant(
         "framing-off-by-one",
         "A chunk that completes a frame exactly is held back.",
-        (Edit("media.framing:Framer.feed", "if self._waiting + samples.shape[1] < size:", "if self._waiting + samples.shape[1] <= size:"),),
+        (
+            Edit(
+                "media.framing:Framer.feed",
+                "if self._waiting + samples.shape[1] < size:",
+                "if self._waiting + samples.shape[1] <= size:",
+            ),
+        ),
         _unit("framing", "test_what_comes_out_is_what_went_in"),
     ),
     Mutant(
@@ -297,19 +333,35 @@ MUTANTS = (
     Mutant(
         "resampler-forgets",
         "Each chunk is resampled by itself, and clicks at its ends.",
-        (Edit("media.resample:Resampler.feed", "self._run(self._filter, samples)", "self._run(self._new_filter(), samples)"),),
+        (
+            Edit(
+                "media.resample:Resampler.feed",
+                "self._run(self._filter, samples)",
+                "self._run(self._new_filter(), samples)",
+            ),
+        ),
         _unit("resample", "test_chunking_cannot_be_heard"),
     ),
     Mutant(
         "jitter-keeps-delay",
         "What waited behind a lost packet stays late.",
-        (Edit("media.jitter:JitterBuffer._give_up", "    out.append(played)\n    self._play_held(out)", "    out.append(played)"),),
+        (
+            Edit(
+                "media.jitter:JitterBuffer._give_up",
+                "    out.append(played)\n    self._play_held(out)",
+                "    out.append(played)",
+            ),
+        ),
         _unit("jitter", "test_the_delay_afterwards_is_what_it_was"),
     ),
     Mutant(
         "sequence-does-not-wrap",
         "Sequence number 0 after 65,535 is taken for a packet from elsewhere.",
-        (Edit("media.jitter:JitterBuffer.feed", "(sequence - expected) & 0xFFFF", "abs(sequence - expected % 0x10000)"),),
+        (
+            Edit(
+                "media.jitter:JitterBuffer.feed", "(sequence - expected) & 0xFFFF", "abs(sequence - expected % 0x10000)"
+            ),
+        ),
         _unit("jitter", "test_packets_are_played_in_order_or_said_to_be_lost"),
     ),
     # -- protocol

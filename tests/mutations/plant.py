@@ -5,7 +5,6 @@ for the whole run. Nothing is planted without it.
 """
 
 from __future__ import annotations
-
 import __future__
 
 import importlib
@@ -41,18 +40,26 @@ class Edit:
     old: str
     new: str
 
-    @contextmanager
-    def plant(self) -> Iterator[None]:
-        """Replace the function's code inside the block."""
+    def prepare(self) -> tuple[FunctionType, CodeType]:
+        """The function, and its code with the bug in it; nothing is planted yet.
+
+        Raises:
+            Outgrown: The bug no longer fits the code.
+        """
         function = self._find()
-        sound = function.__code__
         source = textwrap.dedent(inspect.getsource(function))
         if source.count(self.old) != 1:
             raise Outgrown(f"{self.where}: {source.count(self.old)} times in its source: {self.old!r}")
         changed = self._compile(source.replace(self.old, self.new), function)
-        if changed.co_freevars != sound.co_freevars:
+        if changed.co_freevars != function.__code__.co_freevars:
             raise Outgrown(f"{self.where}: uses super() or names around it; plant the bug elsewhere")
-        function.__code__ = changed
+        return function, changed
+
+    @contextmanager
+    def plant(self) -> Iterator[None]:
+        """Replace the function's code inside the block."""
+        function, changed = self.prepare()
+        sound, function.__code__ = function.__code__, changed
         try:
             yield
         finally:

@@ -70,6 +70,16 @@ async def test_a_cancelled_take_loses_nothing():
 
 
 @pytest.mark.anyio
+async def test_a_take_in_a_cancelled_scope_loses_nothing():
+    """Taken under cancellation, an item that waits is either given or still there."""
+    flow, got = Flow[int](3, Policy.BLOCK), []
+    flow.put_nowait(1)
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        got.append(await flow.take())
+    assert len(got) + len(flow) == 1
+
+
 async def test_a_take_cancelled_while_an_item_is_put_loses_nothing():
     """Cancelling in the very moment an item arrives leaves it either taken or waiting."""
     flow = Flow[str](1, Policy.BLOCK)

@@ -343,8 +343,8 @@ MUTANTS = (
         _unit("resample", "test_chunking_cannot_be_heard"),
     ),
     Mutant(
-        "jitter-keeps-delay",
-        "What waited behind a lost packet stays late.",
+        "jitter-holds-back",
+        "What waited behind a lost packet is not played with it, but as after losses of its own.",
         (
             Edit(
                 "media.jitter:JitterBuffer._give_up",
@@ -352,7 +352,7 @@ MUTANTS = (
                 "    out.append(played)",
             ),
         ),
-        ("tests/unit/test_jitter.py",),
+        _unit("jitter", "test_one_hole_is_one_loss_and_all_that_waited_behind_it_is_played"),
     ),
     Mutant(
         "sequence-does-not-wrap",

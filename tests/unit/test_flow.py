@@ -80,6 +80,7 @@ async def test_a_take_in_a_cancelled_scope_loses_nothing():
     assert len(got) + len(flow) == 1
 
 
+@pytest.mark.anyio
 async def test_a_take_cancelled_while_an_item_is_put_loses_nothing():
     """Cancelling in the very moment an item arrives leaves it either taken or waiting."""
     flow = Flow[str](1, Policy.BLOCK)

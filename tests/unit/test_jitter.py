@@ -159,6 +159,18 @@ def test_the_delay_afterwards_is_what_it_was(trouble: str) -> None:
     assert sum(item.packets for item in listener.lost()) == {"one lost": 1, "five lost": 5}.get(trouble, 0)
 
 
+def test_one_hole_is_one_loss_and_all_that_waited_behind_it_is_played() -> None:
+    """Giving up a hole says so once, and gives every packet that waited behind it, in order."""
+    buffer = JitterBuffer[int]()
+    for n in (0, 2, 3, 4):
+        buffer.feed(n, 960 * n, n, 0.0)
+    lost, *played = buffer.due(1.0)
+    assert isinstance(lost, Lost)
+    assert lost.packets == 1
+    assert [item.payload for item in played if isinstance(item, Played)] == [2, 3, 4]
+    assert len(played) == 3
+
+
 def test_a_lost_packet_can_be_made_up_with_the_one_after_it() -> None:
     """After a short wait the loss is said, with the payload that may hold its FEC; then that packet is played."""
     listener = Listener()

@@ -10,6 +10,7 @@ import __future__
 import importlib
 import inspect
 import os
+import sys
 import textwrap
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from types import CodeType, FunctionType
 from typing import Any
 
+import pytest
 from hypothesis import Phase, settings
 
 VARIABLE = "RTCFLOW_MUTANT"
@@ -128,6 +130,19 @@ def pytest_configure(config: Any) -> None:
         planted = ExitStack()
         planted.enter_context(next(mutant for mutant in MUTANTS if mutant.name == name).plant())
         config.add_cleanup(planted.close)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """With a bug planted, end the process once the outcome is told: threads left behind would keep it for ever."""
+    if os.environ.get(VARIABLE):
+        session.config.add_cleanup(lambda: _leave(exitstatus))
+
+
+def _leave(exitstatus: int) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(exitstatus)
 
 
 def pytest_report_header() -> str | None:

@@ -32,6 +32,7 @@ async def test_a_thread_that_waits_in_queue_get_comes_back():
             tg.cancel_scope.cancel()
         crew.stop()
         assert await crew.join(grace=0.05) == []
+    assert not crew.busy
     assert threads.statistics().abandoned == 0
     alive = {thread for thread in set(threading.enumerate()) - before if not thread.name.startswith(("AnyIO", "Trio"))}
     assert not alive

@@ -31,7 +31,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from types import FrameType
-from typing import Any, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -47,6 +47,10 @@ SETTLE = 0.1
 
 INTERRUPT_GRACE = 0.5
 """Seconds an interrupted thread gets to unwind before it is given up."""
+
+INTERRUPTS = 5
+"""How often in that time it is interrupted: one that is woken a moment before its exception is due may have gone back
+to waiting when that is set."""
 
 
 class Interrupted(BaseException):
@@ -279,12 +283,13 @@ class Crew:
         """
         if await self.settle(grace):
             return []
-        self._interrupt()
-        if await self.settle(INTERRUPT_GRACE):
-            return []
-        _take_back_async_exception(None)
+        for _ in range(INTERRUPTS):
+            self._interrupt()
+            if await self.settle(INTERRUPT_GRACE / INTERRUPTS):
+                return []
         with self._lock:
             lost = [job.calling or job.name for job in self._jobs]
+            _take_back_async_exception(*(job.ident for job in self._jobs))
         for name in lost:
             self._threads.abandon()
             logger.error(
@@ -306,11 +311,15 @@ class Crew:
                     job.watched.resumed()
         traced = sys.gettrace() is not None or threading.gettrace() is not None or any(job.watched for job in jobs)
         threads, interrupted = [ctypes.c_ulong(job.ident) for job in jobs], ctypes.py_object(Interrupted)
-        for job in jobs:
-            _wake_from_condition(job.ident)
+        _pending.update(job.ident for job in jobs)
+        if traced:  # else after it, which is safer: a thread that is woken too early waits again
+            for job in jobs:
+                _wake_from_condition(job.ident)
         for thread in threads:
             set_async_exception(thread, interrupted)
         if not traced:
+            for job in jobs:
+                _wake_from_condition(job.ident)
             return
         # Where threads are traced, the flag that is up now must come down before any Python function is entered: see
         # _take_back_async_exception. Those that can be interrupted are, within a moment.
@@ -346,31 +355,38 @@ class _Quiet(BaseException):
     """Raised and caught by `_take_back_async_exception`."""
 
 
-def _take_back_async_exception(ident: int | None) -> None:
-    """Take back what was to be raised in that thread, if any, and was not yet.
+_pending: Final[set[int]] = set()
+"""Threads that were interrupted and have not noticed yet. One set for all, as the interpreter has one flag for all.
+Only single operations are done on it, which the GIL makes atomic."""
+
+
+def _take_back_async_exception(*idents: int) -> None:
+    """Take back what was to be raised in those threads, if it was not yet.
 
     Until an exception is really raised, every `PyThreadState_SetAsyncExc` (with NULL, too) leaves a flag up that all
     threads look at: they go slower, and in CPython 3.11 a thread that is traced (by a debugger, coverage or Hypothesis)
-    and enters a Python function goes round and round there until the flag is down. So one is raised here; no Python
-    function is entered in between.
+    and enters a Python function goes round and round there until the flag is down. So, unless other threads still have
+    to see it, one is raised here; no Python function is entered in between.
     """
     set_async_exception = _set_async_exception()
     if set_async_exception is None:
         return
     own, quiet = ctypes.c_ulong(threading.get_ident()), ctypes.py_object(_Quiet)
-    thread = None if ident is None else ctypes.c_ulong(ident)
+    threads = [ctypes.c_ulong(ident) for ident in idents]
+    _pending.difference_update(idents)
     try:
-        if thread is not None:
+        for thread in threads:
             set_async_exception(thread, None)
-        set_async_exception(own, quiet)
-        for _ in range(1_000_000):  # raised at the first turn
-            pass
+        if not _pending:
+            set_async_exception(own, quiet)
+            for _ in range(1_000_000):  # raised at the first turn
+                pass
     except _Quiet:
         return
 
 
 def _wake_from_condition(ident: int) -> None:
-    """Wake that thread if it waits in `threading.Condition.wait`, as a spurious `notify` would, or in a `ParkingLot`."""
+    """Wake that thread if it waits in `threading.Condition.wait`, as by a spurious `notify`, or in a `ParkingLot`."""
     frame: FrameType | None = sys._current_frames().get(ident)
     if frame is None or ParkingLot.wake_frame(frame) or frame.f_code is not threading.Condition.wait.__code__:
         return

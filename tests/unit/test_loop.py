@@ -325,7 +325,7 @@ async def test_callbacks_run_in_the_loops_thread_in_order(run: Any) -> None:
         def schedule() -> None:
             loop.call_soon(ran.append, 1)
             loop.call_soon_threadsafe(ran.append, 2)
-            loop.call_soon(ran.append, 3).cancel()
+            loop.call_later(60, ran.append, 3).cancel()
             loop.call_soon_threadsafe(lambda: ran.append(threading.get_ident()))
             loop.call_soon_threadsafe(done.set)
 

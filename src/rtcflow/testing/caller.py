@@ -30,9 +30,9 @@ from numpy.typing import NDArray
 
 from .._bridge import loop_clock
 from ..abc import MediaOffer
-from ..connection import Connection, ConnectionStatistics, sole_error
+from ..connection import Connection, ConnectionStatistics
 from ..context import Context
-from ..ends import End, Timeouts
+from ..ends import End, Timeouts, sole_error
 from ..frames import FRAME_SECONDS, AudioFormat, AudioFrame
 from ..handlers.base import StreamHandlerBase
 from ..handlers.checking import check_handler, copy_handler, has_video

@@ -188,7 +188,7 @@ class _Wire:
             if not self._in_flight:
                 await self._changed.wait()
             else:
-                with anyio.move_on_at(self._in_flight[0][0]):
+                with anyio.CancelScope(deadline=self._in_flight[0][0]):
                     await self._changed.wait()
 
 

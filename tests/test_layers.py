@@ -16,7 +16,7 @@ FLOORS = [
     {"frames", "outputs", "exceptions", "context", "ends", "_version"},
     {"media", "protocol"},
     {"handlers", "abc", "player", "flow", "fanout", "_bridge"},
-    {"connection", "nurseries", "transports", "_engine", "_loop", "threads"},
+    {"connection", "nurseries", "transports", "_engine", "_loop", "threads", "_interrupt"},
     {
         "__main__",
         "cli",

@@ -10,10 +10,7 @@ with threads, and each is answered here:
   no further call is begun; the handler's `shutdown()` may release what blocks; after a grace the thread is
   interrupted (below); what still runs then is abandoned, counted and logged with the method's name.
 - *One that waits for ever.* The usual sync echo sits in `queue.get()` when its caller hangs up. Nothing will ever be
-  put there again, so it is interrupted: CPython's `PyThreadState_SetAsyncExc` raises `Interrupted` in that thread at
-  its next bytecode, and a thread that waits in `threading.Condition.wait` (which is where `queue.Queue.get`,
-  `threading.Event.wait` and `concurrent.futures.Future.result` wait), or in this package's own `Event` and queues, is
-  woken by releasing the lock it waits for.
+  put there again, so it is interrupted: `Interrupted` is raised in it (`_interrupt` says how).
   Only calls into a handler are interrupted, only after its connection ended, its `shutdown()` returned and the grace
   passed. C code that never returns is beyond reach: that thread is the one that is abandoned.
 """
@@ -21,22 +18,19 @@ with threads, and each is answered here:
 from __future__ import annotations
 
 import contextvars
-import ctypes
 import logging
 import math
-import sys
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from types import FrameType
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import anyio
 import anyio.to_thread
 
-from ._bridge import Event, ParkingLot, WorkerMark, current_worker
+from ._bridge import Event, WorkerMark, current_worker
+from ._interrupt import interrupt, take_back
 from .exceptions import TooManyConnections
 
 T = TypeVar("T")
@@ -217,7 +211,7 @@ class Crew:
             with self._lock:
                 job.calling = None
                 if job.interrupted:
-                    _take_back_async_exception(job.ident)
+                    take_back(job.ident)
             if job.watched is not None:
                 job.watched.calling(None)
 
@@ -248,7 +242,7 @@ class Crew:
             with self._lock:
                 self._jobs.discard(job)
                 if job.interrupted:
-                    _take_back_async_exception(job.ident)
+                    take_back(job.ident)
             job.done.set()
             if job.watched is not None and job.left:  # a thread that was left behind is watched to its very end
                 job.watched.finished()
@@ -289,7 +283,7 @@ class Crew:
                 return []
         with self._lock:
             lost = [job.calling or job.name for job in self._jobs]
-            _take_back_async_exception(*(job.ident for job in self._jobs))
+            take_back(*(job.ident for job in self._jobs))
         for name in lost:
             self._threads.abandon()
             logger.error(
@@ -300,99 +294,10 @@ class Crew:
         return lost
 
     def _interrupt(self) -> None:
-        set_async_exception = _set_async_exception()
-        if set_async_exception is None:
-            return
         with self._lock:
             jobs = [job for job in self._jobs if job.calling is not None]
             for job in jobs:
                 job.interrupted = True
                 if job.watched is not None:
                     job.watched.resumed()
-        traced = sys.gettrace() is not None or threading.gettrace() is not None or any(job.watched for job in jobs)
-        threads, interrupted = [ctypes.c_ulong(job.ident) for job in jobs], ctypes.py_object(Interrupted)
-        _pending.update(job.ident for job in jobs)
-        if traced:  # else after it, which is safer: a thread that is woken too early waits again
-            for job in jobs:
-                _wake_from_condition(job.ident)
-        for thread in threads:
-            set_async_exception(thread, interrupted)
-        if not traced:
-            for job in jobs:
-                _wake_from_condition(job.ident)
-            return
-        # Where threads are traced, the flag that is up now must come down before any Python function is entered: see
-        # _take_back_async_exception. Those that can be interrupted are, within a moment.
-        pending = True
-        for _ in range(100):
-            time.sleep(0.001)
-            pending = False
-            for job in jobs:
-                if job.calling is not None:
-                    pending = True
-                    break
-            if not pending:
-                break
-        if pending:
-            try:
-                set_async_exception(ctypes.c_ulong(threading.get_ident()), ctypes.py_object(_Quiet))
-                for _ in range(1_000_000):
-                    pass
-            except _Quiet:
-                return
-
-
-def _set_async_exception() -> Any:
-    """``PyThreadState_SetAsyncExc`` of the Python/C API: has an exception raised in a thread at its next bytecode.
-
-    None where there is no such thing (not CPython); there the thread is abandoned.
-    """
-    api = getattr(ctypes, "pythonapi", None)
-    return None if api is None else api.PyThreadState_SetAsyncExc
-
-
-class _Quiet(BaseException):
-    """Raised and caught by `_take_back_async_exception`."""
-
-
-_pending: Final[set[int]] = set()
-"""Threads that were interrupted and have not noticed yet. One set for all, as the interpreter has one flag for all.
-Only single operations are done on it, which the GIL makes atomic."""
-
-
-def _take_back_async_exception(*idents: int) -> None:
-    """Take back what was to be raised in those threads, if it was not yet.
-
-    Until an exception is really raised, every `PyThreadState_SetAsyncExc` (with NULL, too) leaves a flag up that all
-    threads look at: they go slower, and in CPython 3.11 a thread that is traced (by a debugger, coverage or Hypothesis)
-    and enters a Python function goes round and round there until the flag is down. So, unless other threads still have
-    to see it, one is raised here; no Python function is entered in between.
-    """
-    set_async_exception = _set_async_exception()
-    if set_async_exception is None:
-        return
-    own, quiet = ctypes.c_ulong(threading.get_ident()), ctypes.py_object(_Quiet)
-    threads = [ctypes.c_ulong(ident) for ident in idents]
-    _pending.difference_update(idents)
-    try:
-        for thread in threads:
-            set_async_exception(thread, None)
-        if not _pending:
-            set_async_exception(own, quiet)
-            for _ in range(1_000_000):  # raised at the first turn
-                pass
-    except _Quiet:
-        return
-
-
-def _wake_from_condition(ident: int) -> None:
-    """Wake that thread if it waits in `threading.Condition.wait`, as by a spurious `notify`, or in a `ParkingLot`."""
-    frame: FrameType | None = sys._current_frames().get(ident)
-    if frame is None or ParkingLot.wake_frame(frame) or frame.f_code is not threading.Condition.wait.__code__:
-        return
-    waiter = frame.f_locals.get("waiter")
-    if waiter is not None:
-        try:
-            waiter.release()
-        except RuntimeError:  # it was notified in this very moment
-            return
+        interrupt(jobs, Interrupted, traced=any(job.watched for job in jobs))

@@ -125,12 +125,13 @@ class Connection:
         self._loop_token: Any = None
         self._loop_thread = 0
         self._bound = False
-        self._began = self._connected = 0.0
+        self._began: float | None = None  # moments; 0.0 is one, too, where time is virtual
+        self._connected: float | None = None
         self._messages_dropped = self._lost_threads = 0
         self._media = Nurseries(transport, handler, self._crew, on_outputs=self._put_out, on_close=self._close_stream)
 
     def __repr__(self) -> str:
-        state = "ended" if self.end else "live" if self._connected else "new"
+        state = "ended" if self.end else "live" if self._connected is not None else "new"
         return f"<Connection {self.context.webrtc_id} {self.transport.kind} {state}>"
 
     # -- what a handler is offered (handlers.base.Binding)
@@ -216,7 +217,7 @@ class Connection:
             stalls=self._media.stalls,
             longest_stall=self._media.longest_stall,
             threads_abandoned=self._lost_threads,
-            setup=self._connected - self._began if self._connected else None,
+            setup=None if self._connected is None or self._began is None else self._connected - self._began,
         )
 
     # -- its life
@@ -232,7 +233,7 @@ class Connection:
 
         Cancelling this ends the connection; it is closed in an orderly way all the same, within `Timeouts`.
         """
-        if self._began:
+        if self._began is not None:
             raise RuntimeError("a connection runs once; make a new one, with a new copy of the handler")
         if observer.get() is not None:
             self._media.clock = loop_clock()

@@ -426,18 +426,20 @@ class Connection:
         self.handler.set_channel(_Channel(self.transport))
 
     async def _read_messages(self) -> None:
-        on_message = getattr(self.handler, "on_message", None)
-        on_dtmf = getattr(self.handler, "on_dtmf", None)
+        hears = {name for name in ("on_message", "on_dtmf") if has_own_method(self.handler, name)}
         while True:
             try:
                 text = await self.transport.messages_in.take()
             except STREAM_ENDS:
                 return
             match messages.decode(text):
-                case messages.AppMessage(words) if on_message is not None:
-                    await self._call(on_message, words)
-                case messages.Dtmf(digit) if on_dtmf is not None:
-                    await self._call(on_dtmf, digit)
+                case messages.Handshake():
+                    pass
+                case messages.Dtmf(digit):
+                    if "on_dtmf" in hears:
+                        await self._call(self.handler.on_dtmf, digit)
+                case _ if "on_message" in hears:  # also what spells a message of ours: to us it says nothing
+                    await self._call(self.handler.on_message, text)
 
     async def _call(self, method: Callable[..., Any], *args: Any) -> None:
         """Call an occasional method of the handler: awaited, or in a worker thread."""

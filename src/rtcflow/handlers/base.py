@@ -382,6 +382,26 @@ class StreamHandlerBase(ABC):  # noqa: B024  the abstract methods differ in colo
         """Lower `args_set`, so that the next `wait_for_args` waits for new arguments."""
         self.args_set.clear()
 
+    # -- what the peer says beside the media
+
+    def on_message(self, message: str, /) -> Any:  # noqa: B027  overriding it is optional
+        """Override it to take the peer's messages; may be ``async def``, a plain one runs in a worker thread.
+
+        Called beside the other methods, for one message at a time, in order, on every transport but the telephone.
+        At most 1000 wait; a peer that sends more is disconnected, since messages are never dropped.
+
+        Args:
+            message: Text as it came, at most 64 KiB of UTF-8; JSON is not parsed. What rtcflow itself understands
+                (``handshake``, ``dtmf``) does not come here.
+        """
+
+    def on_dtmf(self, digit: str, /) -> Any:  # noqa: B027  overriding it is optional
+        """Override it to take the keys that a caller presses, one at a time; called as `on_message` is.
+
+        Args:
+            digit: One of ``0123456789*#ABCD``.
+        """
+
     # -- the rest
 
     def shutdown(self) -> Any:  # noqa: B027  overriding it is optional

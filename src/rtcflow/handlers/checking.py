@@ -24,11 +24,17 @@ __all__ = ["check_handler", "copy_handler", "has_own_method", "has_video"]
 _METHODS = {"receive": "frame", "emit": "", "start_up": "", "video_receive": "frame", "video_emit": ""}
 """The methods whose colour follows the class, with their arguments."""
 
-_EMPTY = {StreamHandlerBase.shutdown, StreamHandler.start_up, AsyncStreamHandler.start_up}
+_EMPTY = {
+    StreamHandlerBase.shutdown,
+    StreamHandlerBase.on_message,
+    StreamHandlerBase.on_dtmf,
+    StreamHandler.start_up,
+    AsyncStreamHandler.start_up,
+}
 
 
 def has_own_method(handler: StreamHandlerBase, name: str) -> bool:
-    """Whether `handler` does anything in its method `name` (`start_up`, `shutdown`)."""
+    """Whether `handler` does anything in its method `name` (`start_up`, `shutdown`, `on_message`, `on_dtmf`)."""
     method = getattr(handler, name, None)
     return method is not None and getattr(method, "__func__", method) not in _EMPTY
 

@@ -26,6 +26,7 @@ FLOORS = [
         "asgi_lines",
         "asgi_whip",
         "stream",
+        "stream_room",
         "session",
         "client",
         "credentials",

@@ -136,6 +136,8 @@ async def configuration(stream: Stream, request: Request) -> Response:
             "rtcConfiguration": await stream.resolve_rtc_configuration(),
             "modality": stream.modality.value,
             "mode": stream.mode.value,
+            "trackConstraints": stream.track_constraints,
+            "rtpParams": stream.rtp_params,
         },
         headers={"Cache-Control": "no-store"},
     )

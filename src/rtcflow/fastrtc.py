@@ -105,14 +105,14 @@ class Stream(stream.Stream):
         concurrency_limit: As there; None is no limit (in FastRTC it was 1).
         time_limit: As there.
         allow_extra_tracks: Tracks that the stream has no use for are declined and disturb nothing, either way.
-        rtp_params: For Gradio's page: does nothing here, and warns so.
+        rtp_params: As for `rtcflow.Stream`.
         rtc_configuration: As there.
         server_rtc_configuration: ``{"iceServers": [...]}`` for the server's own side. None is none (FastRTC had aiortc
             ask a STUN server of Google's).
-        track_constraints: As `rtp_params`.
-        additional_inputs: As `rtp_params`.
-        additional_outputs: As `rtp_params`.
-        ui_args: As `rtp_params`.
+        track_constraints: As for `rtcflow.Stream`; None leaves the choice to the page.
+        additional_inputs: For Gradio's page: does nothing here, and warns so.
+        additional_outputs: As `additional_inputs`.
+        ui_args: As `additional_inputs`.
         verbose: Nothing is printed either way; there is `logging`.
         **options: What else `rtcflow.Stream` takes.
     """
@@ -127,10 +127,10 @@ class Stream(stream.Stream):
         concurrency_limit: int | Literal["default"] | None = "default",
         time_limit: float | None = None,
         allow_extra_tracks: bool = False,  # noqa: ARG002
-        rtp_params: Any = None,
+        rtp_params: Mapping[str, Any] | None = None,
         rtc_configuration: Mapping[str, Any] | Callable[[], Any] | None = None,
         server_rtc_configuration: Mapping[str, Any] | None = None,
-        track_constraints: Any = None,
+        track_constraints: Mapping[str, Any] | None = None,
         additional_inputs: Any = None,
         additional_outputs: Any = None,
         ui_args: Any = None,
@@ -138,8 +138,6 @@ class Stream(stream.Stream):
         **options: Any,
     ) -> None:
         for name, value in (
-            ("rtp_params", rtp_params),
-            ("track_constraints", track_constraints),
             ("additional_inputs", additional_inputs),
             ("additional_outputs", additional_outputs),
             ("ui_args", ui_args),
@@ -160,6 +158,8 @@ class Stream(stream.Stream):
             concurrency_limit=concurrency_limit,
             time_limit=time_limit,
             rtc_configuration=rtc_configuration,
+            rtp_params=rtp_params,
+            track_constraints=track_constraints,
             **options,
         )
 

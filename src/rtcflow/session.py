@@ -19,6 +19,7 @@ from .exceptions import LocalProtocolError
 from .fanout import Fanout, Reader
 from .handlers.base import AsyncStreamHandler, StreamHandlerBase
 from .handlers.checking import has_own_method, has_video
+from .handlers.functions import is_video_function
 from .outputs import AdditionalOutputs
 from .threads import WorkerThreads
 from .transports.webrtc import WebRTCTransport
@@ -257,9 +258,12 @@ def describe_end(session: Session, end: End, figures: ConnectionStatistics, seco
 def threads_needed(handler: StreamHandlerBase) -> int:
     """How many worker threads a connection with this handler holds at once: none for async handlers.
 
-    One each for those of `receive`, `emit`, `start_up`, `video_receive` and `video_emit` that it has.
+    One each for those of `receive`, `emit`, `start_up`, `video_receive` and `video_emit` that it has; a function of
+    video has the last two only.
     """
     if isinstance(handler, AsyncStreamHandler):
         return 0
+    if is_video_function(handler):
+        return 2
     audio = 2 + has_own_method(handler, "start_up")
     return audio + 2 if has_video(handler) else audio

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import inspect
+import json
 import logging
 import secrets
 from collections import Counter
@@ -17,7 +18,6 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import anyio
-import anyio.abc
 import anyio.to_thread
 
 from ._bridge import current_loop_token
@@ -43,13 +43,14 @@ from .media.playout import Latency
 from .outputs import AdditionalOutputs
 from .protocol.origins import read_allow_list
 from .session import Caller, ConnectionSettings, Session, threads_needed
+from .stream_room import EngineRoom, Room
 from .threads import WorkerThreads
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
 
     from .transports.telephone import TelephoneConfig
-    from .transports.webrtc import WebRTCConfig, WebRTCEngine, WebRTCTransport
+    from .transports.webrtc import WebRTCConfig, WebRTCTransport
 
 logger = logging.getLogger(__name__)
 
@@ -106,6 +107,10 @@ class Stream:
         rtc_configuration: What browsers give to their ``RTCPeerConnection`` (``{"iceServers": [...]}``), or a function
             that fetches it, sync or async: called whenever a page or a WHIP client asks. A sync one runs in a worker
             thread.
+        track_constraints: What pages ask of microphone and camera, such as ``{"width": {"ideal": 640}}``: a
+            ``MediaTrackConstraints`` of the Media Capture API; for ``"audio-video"`` ``{"audio": ..., "video": ...}``.
+        rtp_params: How pages encode what they send, such as ``{"degradationPreference": "maintain-framerate"}``: what
+            they give to ``RTCRtpSender.setParameters``.
         webrtc: How the server's own side of WebRTC is set up.
         telephone: How it is reached by telephone, and the secrets of carriers.
 
@@ -117,6 +122,8 @@ class Stream:
         refused: How many calls over a WebSocket came to nothing, by reason: an error's `code`, ``"protocol_error"`` or
             ``"origin_not_allowed"``.
         allowed_origins: As given, in one way of writing.
+        track_constraints: As given, or {}; pages are told when they ask.
+        rtp_params: The same.
 
     The stream serves only inside `running()`; `mount` and `asgi` see to that through the server's lifespan.
     """
@@ -137,6 +144,8 @@ class Stream:
         allowed_origins: Iterable[str] = (),
         debug: bool = False,
         rtc_configuration: Mapping[str, Any] | Callable[[], Any] | None = None,
+        track_constraints: Mapping[str, Any] | None = None,
+        rtp_params: Mapping[str, Any] | None = None,
         webrtc: WebRTCConfig | None = None,
         telephone: TelephoneConfig | None = None,
     ) -> None:
@@ -149,6 +158,8 @@ class Stream:
             raise ValueError(f"concurrency_limit={self.concurrency_limit} would admit nobody; None means no limit")
         self.latency = latency
         self.rtc_configuration = rtc_configuration
+        self.track_constraints = _read_settings("track_constraints", track_constraints)
+        self.rtp_params = _read_settings("rtp_params", rtp_params)
         self.allowed_origins = read_allow_list(allowed_origins)
         if not (additional_outputs_handler is None or callable(additional_outputs_handler)):
             raise TypeError(f"additional_outputs_handler={additional_outputs_handler!r} must be a function")
@@ -162,7 +173,7 @@ class Stream:
         self.refused: Counter[str] = Counter()
         self._slots = 0
         self._sessions: dict[str, Session] = {}
-        self._room: _Room | None = None
+        self._room: Room | None = None
         self._emptied: anyio.Event | None = None
         self._asgi: Starlette | None = None
 
@@ -196,10 +207,10 @@ class Stream:
             return
         try:
             async with anyio.create_task_group() as outer:
-                engine = _EngineRoom(outer, self._webrtc)
+                engine = EngineRoom(outer, self._webrtc)
                 try:
                     async with anyio.create_task_group() as connections:
-                        self._room = _Room(token, connections, engine)
+                        self._room = Room(token, connections, engine)
                         try:
                             yield self
                         finally:
@@ -361,6 +372,7 @@ class Stream:
         engine = await self._get_room().engine.get()
         return await engine.answer(
             offer_sdp,
+            audio=self.modality is not Modality.VIDEO,
             video=self.modality is not Modality.AUDIO,
             send=send and self.mode is not Mode.SEND,
             receive=receive and self.mode is not Mode.RECEIVE,
@@ -422,7 +434,7 @@ class Stream:
         finally:
             self._release(session)
 
-    def _get_room(self) -> _Room:
+    def _get_room(self) -> Room:
         if self._room is None:
             raise NotServing(
                 "this stream is not running: the server must run the application's lifespan, "
@@ -504,54 +516,16 @@ async def _ask(hook: Callable[..., Any], *args: Any) -> Any:
     return await result if inspect.isawaitable(result) else result
 
 
-class _Room:
-    """Where connections run: exists while `Stream.running` does."""
-
-    def __init__(self, token: Any, connections: anyio.abc.TaskGroup, engine: _EngineRoom) -> None:
-        self.token = token
-        self.connections = connections
-        self.engine = engine
-
-
-class _EngineRoom:
-    """Opens the WebRTC engine at the first call and keeps it until `stop`."""
-
-    def __init__(self, tasks: anyio.abc.TaskGroup, config: WebRTCConfig | None) -> None:
-        self._tasks = tasks
-        self._config = config
-        self._lock = anyio.Lock()
-        self._stop = anyio.Event()
-        self._engine: WebRTCEngine | None = None
-
-    async def get(self) -> WebRTCEngine:
-        """The engine. Safe to cancel."""
-        async with self._lock:
-            if self._engine is None:
-                self._engine = await self._tasks.start(self._keep)
-            return self._engine
-
-    def stop(self) -> None:
-        """Have the engine closed."""
-        self._stop.set()
-
-    async def _keep(self, *, task_status: anyio.abc.TaskStatus[WebRTCEngine]) -> None:
-        from .transports.webrtc import open_engine
-
-        started = False
-        try:
-            async with open_engine(self._config) as engine:
-                started = True
-                task_status.started(engine)
-                # Cancelled together with the connections it must still outlive them: `stop` comes after their end.
-                with anyio.CancelScope(shield=True):
-                    await self._stop.wait()
-        except Exception:
-            if not started:
-                raise  # to the call that wanted it
-            # Supervises: its connections have seen it break; the next offer opens a new one.
-            logger.exception("the WebRTC engine failed")
-        finally:
-            self._engine = None
+def _read_settings(name: str, given: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Settings for pages, as JSON can carry them."""
+    if given is not None and not isinstance(given, Mapping):
+        raise TypeError(f"{name}={given!r}; expected a dict")
+    settings = dict(given or {})
+    try:
+        json.dumps(settings)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name} is sent to pages as JSON, and cannot be: {error}") from None
+    return settings
 
 
 def _check_modality(handler: StreamHandlerBase, modality: Modality) -> None:

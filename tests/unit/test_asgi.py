@@ -56,6 +56,10 @@ class Film(AsyncAudioVideoStreamHandler):
         await anyio.sleep_forever()
 
 
+def same(frame):
+    return frame
+
+
 class Broken(Quiet):
     def copy(self):
         raise RuntimeError("secret: no model")
@@ -144,17 +148,21 @@ async def test_an_offer_without_a_data_channel_is_served():
         (Film(), "audio", {"audio": True, "video": True}, 200, False),
         (Quiet(), "audio", {"audio": True, "video": True}, 200, False),
         (Quiet(), "audio", {"audio": False, "video": True}, 422, False),
+        (same, "video", {"audio": True, "video": True}, 200, True),
+        (same, "video", {"audio": True, "video": False}, 422, False),
     ],
 )
 async def test_offers_of_other_media_work_or_are_refused_clearly(handler, modality, offered, status, video):
-    """Audio for an audio-video handler works, unwanted video is declined, and video alone for audio is a 422."""
+    """Audio for an audio-video handler works; a track that is not wanted is declined, and alone it is a 422."""
     stream = make(handler, modality=modality)
     async with site(stream) as client, open_engine(LOCAL) as engine:
         _, body = await make_offer(engine, **offered)
         response = await client.post("/webrtc/offer", json=body)
         assert response.status_code == status
         if status == 200:
-            assert stream.session("abc").connection.transport.offer.receive_video is video
+            accepted = stream.session("abc").connection.transport.offer
+            assert accepted.receive_video is video
+            assert accepted.receive_audio is (modality != "video")
         else:
             assert response.json()["meta"]["error"] == "unsupported_media"
             assert stream.admitted == 0
@@ -443,5 +451,21 @@ async def test_the_page_learns_the_servers_ice_servers():
     stream = make(rtc_configuration=servers)
     async with site(stream) as client:
         response = await client.get("/webrtc/configuration")
-        assert response.json() == {"rtcConfiguration": servers, "modality": "audio", "mode": "send-receive"}
+        told = response.json()
+        assert (told["rtcConfiguration"], told["modality"], told["mode"]) == (servers, "audio", "send-receive")
         assert response.headers["cache-control"] == "no-store"
+
+
+async def test_pages_learn_what_to_send():
+    """track_constraints and rtp_params reach the page as they are; what is no JSON is refused when it is given."""
+    constraints, params = {"width": {"ideal": 640}}, {"degradationPreference": "maintain-framerate"}
+    async with site(make(track_constraints=constraints, rtp_params=params)) as client:
+        told = (await client.get("/webrtc/configuration")).json()
+        assert (told["trackConstraints"], told["rtpParams"]) == (constraints, params)
+    async with site(make()) as client:
+        told = (await client.get("/webrtc/configuration")).json()
+        assert (told["trackConstraints"], told["rtpParams"]) == ({}, {})
+    with pytest.raises(TypeError, match="track_constraints is sent to pages as JSON"):
+        make(track_constraints={"width": {640}})
+    with pytest.raises(TypeError, match="rtp_params=5; expected a dict"):
+        make(rtp_params=5)

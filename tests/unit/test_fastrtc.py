@@ -217,9 +217,7 @@ async def test_streams_take_fastrtcs_arguments() -> None:
     assert stream.allowed_origins == {"https://app.example"}
 
 
-@pytest.mark.parametrize(
-    "name", ["rtp_params", "track_constraints", "additional_inputs", "additional_outputs", "ui_args"]
-)
+@pytest.mark.parametrize("name", ["additional_inputs", "additional_outputs", "ui_args"])
 def test_what_is_for_gradio_warns(name: str) -> None:
     """An argument that only Gradio's page could use is named in a warning, and the stream is made."""
     with pytest.warns(UserWarning, match=f"{name} is for Gradio's page"):

@@ -119,7 +119,8 @@ async def test_each_mode_carries_what_it_says(modality, mode):
             body = {"sdp": call.offer_sdp, "type": "offer", "webrtc_id": "abc"}
             answer = (await client.post("/webrtc/offer", json=body)).json()["sdp"]
             direction = {"send-receive": "sendrecv", "send": "recvonly", "receive": "sendonly"}[mode]
-            assert set(re.findall(r"a=(sendrecv|sendonly|recvonly|inactive)\b", answer)) == {direction}
+            directions = re.findall(r"a=(sendrecv|sendonly|recvonly|inactive)\b", answer)
+            assert directions == [direction if audio else "inactive", direction][: 1 + video]
             await call.accept_answer(answer)
             call.start(AudioFormat(48000), AudioFormat(48000))
             await call.wait_connected()

@@ -22,7 +22,7 @@ from rtcflow.exceptions import (
 from rtcflow.frames import AudioFormat
 from rtcflow.handlers.base import AsyncStreamHandler, AudioVideoStreamHandler, StreamHandler
 from rtcflow.outputs import AdditionalOutputs
-from rtcflow.session import Caller
+from rtcflow.session import Caller, threads_needed
 from rtcflow.stream import Modality, Mode, Stream
 from rtcflow.transports.memory import memory_pair
 
@@ -209,6 +209,12 @@ async def test_sync_handlers_are_counted_in_threads():
         with pytest.raises(TooManyConnections, match="worker threads"):
             await dial()
         assert stream.admitted == 1
+
+
+def test_a_function_of_video_needs_two_threads():
+    """It has nothing to hear and nothing to say: a thread that sees, and one that shows."""
+    assert threads_needed(Stream(lambda frame: frame, modality="video").handler) == 2
+    assert threads_needed(Sync()) == 2
 
 
 async def test_worker_threads_come_back_with_the_slot():

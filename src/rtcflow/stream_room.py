@@ -1,0 +1,64 @@
+"""Where the calls of a stream live while it runs: their task group, and the WebRTC engine."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import anyio.abc
+
+if TYPE_CHECKING:
+    from .transports.webrtc import WebRTCConfig, WebRTCEngine
+
+logger = logging.getLogger(__name__)
+
+
+class Room:
+    """Where connections run: exists while `Stream.running` does."""
+
+    def __init__(self, token: Any, connections: anyio.abc.TaskGroup, engine: EngineRoom) -> None:
+        self.token = token
+        self.connections = connections
+        self.engine = engine
+
+
+class EngineRoom:
+    """Opens the WebRTC engine at the first call and keeps it until `stop`."""
+
+    def __init__(self, tasks: anyio.abc.TaskGroup, config: WebRTCConfig | None) -> None:
+        self._tasks = tasks
+        self._config = config
+        self._lock = anyio.Lock()
+        self._stop = anyio.Event()
+        self._engine: WebRTCEngine | None = None
+
+    async def get(self) -> WebRTCEngine:
+        """The engine. Safe to cancel."""
+        async with self._lock:
+            if self._engine is None:
+                self._engine = await self._tasks.start(self._keep)
+            return self._engine
+
+    def stop(self) -> None:
+        """Have the engine closed."""
+        self._stop.set()
+
+    async def _keep(self, *, task_status: anyio.abc.TaskStatus[WebRTCEngine]) -> None:
+        from .transports.webrtc import open_engine
+
+        started = False
+        try:
+            async with open_engine(self._config) as engine:
+                started = True
+                task_status.started(engine)
+                # Cancelled together with the connections it must still outlive them: `stop` comes after their end.
+                with anyio.CancelScope(shield=True):
+                    await self._stop.wait()
+        except Exception:
+            if not started:
+                raise  # to the call that wanted it
+            # Supervises: its connections have seen it break; the next offer opens a new one.
+            logger.exception("the WebRTC engine failed")
+        finally:
+            self._engine = None

@@ -2,9 +2,8 @@
 
     POST {path}/webrtc/offer           FastRTC's JSON: offers and trickled candidates
     GET  {path}/webrtc/configuration   what a browser needs to know before it calls
-    GET  {path}/                       the page to talk with, and its files
-    …and what `asgi_data` adds for arguments and outputs, `asgi_whip` for WHIP and WHEP, and `asgi_lines` for WebSockets
-    and telephone lines
+    …and what `asgi_page` adds for browsers, `asgi_data` for arguments and outputs, `asgi_whip` for WHIP and WHEP, and
+    `asgi_lines` for WebSockets and telephone lines
 
 Errors have a 4xx or 5xx status and FastRTC's body ``{"status": "failed", "meta": {"error": code, "message": words}}``.
 (FastRTC itself answers 200 to all of them; its clients look at the body, which is the same.)
@@ -16,14 +15,13 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from functools import partial
-from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, HTTPConnection, Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute
 
 from .asgi_guard import guarded, shown_path
 from .exceptions import InvalidOffer, NegotiationError, NotServing, UnknownConnection
@@ -38,25 +36,6 @@ logger = logging.getLogger(__name__)
 
 BODY_TIMEOUT: Final = 10.0
 """Seconds in which a body must have come: one that trickles in for ever would keep its task."""
-
-PAGE_FILES: Final = {
-    "": ("index.html", "text/html; charset=utf-8"),
-    "page.js": ("page.js", "text/javascript; charset=utf-8"),
-    "rtcflow.js": ("rtcflow.js", "text/javascript; charset=utf-8"),
-    "page.css": ("page.css", "text/css; charset=utf-8"),
-    "icon.svg": ("icon.svg", "image/svg+xml"),
-}
-
-PAGE_HEADERS: Final = {
-    "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
-        "media-src 'self' blob: mediastream:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    ),
-    "Permissions-Policy": "microphone=(self), camera=(self), geolocation=()",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-    "Cache-Control": "no-cache",
-}
 
 
 def application(stream: Stream) -> Starlette:
@@ -91,7 +70,7 @@ def mount(stream: Stream, app: Starlette, path: str = "", *, page: bool) -> None
 
 def routes(stream: Stream, path: str = "", *, page: bool = False) -> list[BaseRoute]:
     """All routes of `stream`, for applications that put them in their own place."""
-    from . import asgi_data, asgi_lines, asgi_whip  # which stand on this module
+    from . import asgi_data, asgi_lines, asgi_page, asgi_whip  # which stand on this module
 
     found: list[BaseRoute] = [
         guarded(stream, f"{path}/webrtc/offer", answering(partial(offer, stream)), ["POST"]),
@@ -100,8 +79,7 @@ def routes(stream: Stream, path: str = "", *, page: bool = False) -> list[BaseRo
     found += asgi_data.routes(stream, path)
     found += asgi_whip.routes(stream, path)
     found += asgi_lines.routes(stream, path)
-    if page:
-        found += _page_routes(path)
+    found += asgi_page.routes(stream, path, page=page)
     return found
 
 
@@ -218,21 +196,3 @@ def answering(
             return Response(status_code=400)  # nobody reads it
 
     return answer
-
-
-# -- the page
-
-
-def _page_routes(path: str) -> list[BaseRoute]:
-    folder = files("rtcflow") / "web"
-    return [
-        Route(f"{path}/{name}", _serving((folder / file).read_bytes(), media_type), methods=["GET"])
-        for name, (file, media_type) in PAGE_FILES.items()
-    ]
-
-
-def _serving(content: bytes, media_type: str) -> Callable[[Request], Awaitable[Response]]:
-    async def serve(_: Request) -> Response:
-        return Response(content, media_type=media_type, headers=PAGE_HEADERS)
-
-    return serve

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import enum
 import inspect
-import json
 import logging
 import secrets
 from collections import Counter
@@ -36,6 +35,7 @@ from .exceptions import (
     UnknownConnection,
 )
 from .fanout import Reader
+from .form import arguments_of, read_arguments, read_settings
 from .handlers.base import StreamHandlerBase
 from .handlers.checking import copy_handler, has_video
 from .handlers.functions import VideoStreamHandler, handler_from, is_video_function
@@ -111,6 +111,9 @@ class Stream:
             ``MediaTrackConstraints`` of the Media Capture API; for ``"audio-video"`` ``{"audio": ..., "video": ...}``.
         rtp_params: How pages encode what they send, such as ``{"degradationPreference": "maintain-framerate"}``: what
             they give to ``RTCRtpSender.setParameters``.
+        arguments: What the page asks its user for, and hands to the handler (`set_input`) when a call begins and at
+            each change: for each name a text, number or bool that it is at first, a list to choose from, or a `range`.
+            By default what a function takes beyond the frame, by its parameters' defaults and annotations.
         webrtc: How the server's own side of WebRTC is set up.
         telephone: How it is reached by telephone, and the secrets of carriers.
 
@@ -124,6 +127,7 @@ class Stream:
         allowed_origins: As given, in one way of writing.
         track_constraints: As given, or {}; pages are told when they ask.
         rtp_params: The same.
+        form: The arguments, as the fields of the page's form.
 
     The stream serves only inside `running()`; `mount` and `asgi` see to that through the server's lifespan.
     """
@@ -146,6 +150,7 @@ class Stream:
         rtc_configuration: Mapping[str, Any] | Callable[[], Any] | None = None,
         track_constraints: Mapping[str, Any] | None = None,
         rtp_params: Mapping[str, Any] | None = None,
+        arguments: Mapping[str, Any] | None = None,
         webrtc: WebRTCConfig | None = None,
         telephone: TelephoneConfig | None = None,
     ) -> None:
@@ -158,8 +163,10 @@ class Stream:
             raise ValueError(f"concurrency_limit={self.concurrency_limit} would admit nobody; None means no limit")
         self.latency = latency
         self.rtc_configuration = rtc_configuration
-        self.track_constraints = _read_settings("track_constraints", track_constraints)
-        self.rtp_params = _read_settings("rtp_params", rtp_params)
+        self.track_constraints = read_settings("track_constraints", track_constraints)
+        self.rtp_params = read_settings("rtp_params", rtp_params)
+        own = 0 if self.mode is Mode.RECEIVE else 1
+        self.form = arguments_of(handler, own) if arguments is None else read_arguments(arguments)
         self.allowed_origins = read_allow_list(allowed_origins)
         if not (additional_outputs_handler is None or callable(additional_outputs_handler)):
             raise TypeError(f"additional_outputs_handler={additional_outputs_handler!r} must be a function")
@@ -514,18 +521,6 @@ async def _ask(hook: Callable[..., Any], *args: Any) -> Any:
     # In a tuple, since trio refuses functions that return coroutines: a callable object or a partial may.
     (result,) = await anyio.to_thread.run_sync(lambda: (hook(*args),))
     return await result if inspect.isawaitable(result) else result
-
-
-def _read_settings(name: str, given: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Settings for pages, as JSON can carry them."""
-    if given is not None and not isinstance(given, Mapping):
-        raise TypeError(f"{name}={given!r}; expected a dict")
-    settings = dict(given or {})
-    try:
-        json.dumps(settings)
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"{name} is sent to pages as JSON, and cannot be: {error}") from None
-    return settings
 
 
 def _check_modality(handler: StreamHandlerBase, modality: Modality) -> None:

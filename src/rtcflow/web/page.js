@@ -1,64 +1,77 @@
-// The page around a Call: buttons, words, meters, the plot.
-import { Call, LevelMeter } from "./rtcflow.js";
+// The page around a Call: buttons, words, pictures, meters, the plot.
+import { Call, LevelMeter, listDevices } from "./rtcflow.js";
 
 const $ = (id) => document.getElementById(id);
 const root = $("call");
-const call = new Call({ url: new URL("webrtc/offer", location.href).href, rtcConfiguration: askConfiguration });
+const call = new Call();
 const LOG_LINES = 200; // the most that are kept
 const PLOT_SECONDS = 60; // the most; the plot begins with the first 15
 
 let meters = {};
+let peak = 0;
 let points = [];
 let startedAt = 0;
 let ticking = 0;
+let animation = 0;
 
 $("where").textContent = location.host + location.pathname.replace(/\/$/, "");
 
-$("toggle").addEventListener("click", async () => {
-  if (root.hasAttribute("data-live")) {
-    call.stop();
-    return;
-  }
-  trouble("");
-  try {
-    await call.start();
-  } catch (error) {
-    trouble(error.message);
-  }
-});
+// -- the call
 
-$("mute").addEventListener("click", () => {
-  const muted = $("mute").getAttribute("aria-pressed") !== "true";
-  call.mute(muted);
-  showMuted(muted);
-});
+$("toggle").addEventListener("click", () => (call.live ? call.stop() : attempt(() => call.start())));
+
+for (const [id, kind, on, off] of [
+  ["mute", "audio", "Mute", "Muted"],
+  ["hide", "video", "Camera off", "Camera is off"],
+]) {
+  $(id).addEventListener("click", () => {
+    const muted = $(id).getAttribute("aria-pressed") !== "true";
+    call.mute(muted, kind);
+    $(id).setAttribute("aria-pressed", String(muted));
+    $(id).textContent = muted ? off : on;
+  });
+}
 
 call.addEventListener("status", ({ detail: { status, words } }) => {
   root.dataset.status = status;
   root.toggleAttribute("data-live", call.live);
   $("toggle-word").textContent = call.live ? "Stop" : "Start";
   $("status").textContent = status === "failed" ? "Not connected." : words;
-  $("mute").disabled = !call.live || status === "asking";
+  $("transport").disabled = call.live;
+  $("words").disabled = $("send").disabled = status !== "connected";
   if (status === "connecting") begin();
+  if (status === "interrupted") log("warning", words);
   if (status === "connected" && !startedAt) {
     startedAt = performance.now();
     log("log", "Connected.");
-  } else if (status === "interrupted") {
-    log("warning", words);
+    if (!$("json")) apply();
   }
 });
 
-call.addEventListener("track", ({ detail: { track, stream } }) => {
-  if (track.kind !== "audio") return;
-  $("heard").srcObject = stream;
-  meters.heard = new LevelMeter(stream);
+call.addEventListener("local", ({ detail: { stream } }) => {
+  $("preview").srcObject = stream;
+  measure("sent", stream);
+  showDevices(); // the browser tells their names now
+});
+
+call.addEventListener("track", ({ detail: { stream } }) => {
+  $("back").srcObject = stream;
+  measure("heard", stream);
 });
 
 call.addEventListener("message", ({ detail: { type, data } }) => {
   const text = typeof data === "string" ? data : data === undefined ? "" : JSON.stringify(data);
-  if (type === "log" && text.startsWith("Server received: handshake")) return;
-  log(type, ["log", "text", "error", "warning"].includes(type) ? text : `${type} ${text}`.trim());
+  if (type === "send_input") ask();
+  else if (type === "log" && text.startsWith("Server received: handshake")) return;
+  else log(type, ["log", "text", "error", "warning"].includes(type) ? text : `${type} ${text}`.trim());
   if (type === "error") trouble(text);
+});
+
+call.addEventListener("output", ({ detail: { values } }) => {
+  document.querySelector(".outputs").hidden = false;
+  if (root.dataset.outputs === "last") $("outputs").replaceChildren();
+  const words = values.map((value) => (typeof value === "string" ? value : JSON.stringify(value)));
+  line("outputs", "output", words.join("  "));
 });
 
 call.addEventListener("ended", ({ detail: { failed, words } }) => {
@@ -67,37 +80,139 @@ call.addEventListener("ended", ({ detail: { failed, words } }) => {
   for (const meter of Object.values(meters)) meter.close();
   meters = {};
   startedAt = 0;
-  $("heard").srcObject = null;
+  $("back").srcObject = $("preview").srcObject = null;
   bar("sent-bar", 0);
   bar("heard-bar", 0);
-  showMuted(false);
   if (failed && $("trouble").hidden) trouble(words);
   log(failed ? "error" : "log", words);
 });
 
 addEventListener("pagehide", () => call.stop());
-addEventListener("resize", draw);
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
 
-async function askConfiguration() {
+async function attempt(action) {
+  trouble("");
   try {
-    const response = await fetch("webrtc/configuration");
-    return response.ok ? (await response.json()).rtcConfiguration : {};
-  } catch {
-    return {}; // the offer, which comes next, will tell what is wrong
+    await action();
+  } catch (error) {
+    trouble(error.message);
   }
+}
+
+function trouble(words) {
+  $("trouble").textContent = words;
+  $("trouble").hidden = !words;
+}
+
+// -- devices
+
+const DEVICES = [
+  ["microphone", "audioinput", (id) => call.useDevice("audio", id)],
+  ["camera", "videoinput", (id) => call.useDevice("video", id)],
+  ["speaker", "audiooutput", (id) => $("back").setSinkId(id)],
+];
+
+for (const [id, , use] of DEVICES) $(id).addEventListener("change", () => attempt(() => use($(id).value)));
+$("transport").addEventListener("change", () => (call.transport = $("transport").value));
+navigator.mediaDevices?.addEventListener("devicechange", showDevices);
+
+async function showDevices() {
+  const found = await listDevices();
+  for (const [id, kind] of DEVICES) {
+    const chosen = $(id).value;
+    const options = found[kind].filter((device) => device.id !== "default");
+    $(id).replaceChildren(new Option("The usual one", ""), ...options.map((device) => new Option(device.label, device.id)));
+    $(id).value = options.some((device) => device.id === chosen) ? chosen : "";
+  }
+  document.querySelector(".speaker").hidden = !("setSinkId" in $("back")) || !found.audiooutput.length;
+}
+
+// -- arguments and messages
+
+$("arguments").addEventListener("submit", (event) => {
+  event.preventDefault();
+  apply();
+});
+$("arguments").addEventListener("change", apply);
+
+/** The handler would like arguments. */
+function ask() {
+  document.querySelector(".arguments").hidden = false;
+  if ($("json")) {
+    log("log", "The handler asks for its arguments.");
+    $("json").focus();
+  } else apply();
+}
+
+function apply() {
+  const form = $("arguments");
+  const values = readArguments();
+  if (call.status !== "connected" || !values?.length || !form.reportValidity()) return;
+  attempt(() => call.setInput(...values));
+}
+
+function readArguments() {
+  const json = $("json");
+  if (!json) return Array.from($("arguments").elements).filter(({ name }) => name).map(readField);
+  try {
+    json.setCustomValidity("");
+    return JSON.parse(`[${json.value}]`);
+  } catch {
+    json.setCustomValidity('Write JSON values with commas between them, such as "French", 0.7');
+    json.reportValidity();
+    return null;
+  }
+}
+
+function readField(field) {
+  if (field.type === "checkbox") return field.checked;
+  if (field.type === "number") return field.valueAsNumber;
+  return field.tagName === "SELECT" ? JSON.parse(field.value) : field.value;
+}
+
+$("say").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const { value } = $("words");
+  if (!value) return;
+  attempt(() => call.send(value));
+  log("said", value);
+  $("words").value = "";
+});
+
+function log(type, text) {
+  line("log", type, text);
+}
+
+function line(id, type, text) {
+  const item = document.createElement("li");
+  const time = document.createElement("time");
+  const words = document.createElement("span");
+  time.textContent = new Date().toLocaleTimeString([], { hour12: false });
+  words.textContent = text;
+  words.className = type;
+  item.append(time, words);
+  const frame = $(`${id}-frame`);
+  const atEnd = frame.scrollTop + frame.clientHeight >= frame.scrollHeight - 4;
+  $(id).append(item);
+  while ($(id).children.length > LOG_LINES) $(id).firstChild.remove();
+  if (atEnd) frame.scrollTop = frame.scrollHeight;
+}
+
+// -- meters and figures
+
+function measure(name, stream) {
+  if (!stream.getAudioTracks().length) return;
+  meters[name]?.close();
+  meters[name] = new LevelMeter(stream);
 }
 
 function begin() {
   points = [];
-  meters.sent = new LevelMeter(call.localStream);
+  peak = 0;
   clearInterval(ticking);
   ticking = setInterval(tick, 500);
   animation = requestAnimationFrame(animate);
 }
 
-let animation = 0;
-let peak = 0;
 function animate() {
   const sent = meters.sent?.read() ?? 0;
   const heard = meters.heard?.read() ?? 0;
@@ -108,6 +223,12 @@ function animate() {
   root.dataset.heardLevel = heard.toFixed(4);
   root.dataset.heardPeak = peak.toFixed(4);
   animation = requestAnimationFrame(animate);
+}
+
+function bar(id, level) {
+  // -60 dBFS to 0 dBFS over the width: ears are logarithmic
+  const width = level > 0.001 ? 1 + Math.log10(level) / 3 : 0;
+  $(id).style.transform = `scaleX(${Math.min(1, Math.max(0, width)).toFixed(3)})`;
 }
 
 async function tick() {
@@ -121,6 +242,8 @@ async function tick() {
   $("round-trip").textContent = milliseconds(figures.roundTrip);
   $("jitter").textContent = milliseconds(figures.jitter);
   $("loss").textContent = `${(100 * figures.loss).toFixed(1)} %`;
+  const { framesPerSecond, width, height } = figures.video ?? {};
+  $("picture-rate").textContent = width ? `${width} × ${height}, ${Math.round(framesPerSecond)} a second` : "";
   points.push({ ...figures, at: performance.now() });
   points = points.filter((point) => point.at > performance.now() - 1000 * (PLOT_SECONDS + 1));
   draw();
@@ -131,36 +254,10 @@ function milliseconds(value) {
   return value < 0.01 ? `${(1000 * value).toFixed(1)} ms` : `${Math.round(1000 * value)} ms`;
 }
 
-function bar(id, level) {
-  // -60 dBFS to 0 dBFS over the width: ears are logarithmic
-  const width = level > 0.001 ? 1 + Math.log10(level) / 3 : 0;
-  $(id).style.transform = `scaleX(${Math.min(1, Math.max(0, width)).toFixed(3)})`;
-}
+// -- the plot
 
-function showMuted(muted) {
-  $("mute").setAttribute("aria-pressed", String(muted));
-  $("mute").textContent = muted ? "Muted" : "Mute";
-}
-
-function trouble(words) {
-  $("trouble").textContent = words;
-  $("trouble").hidden = !words;
-}
-
-function log(type, text) {
-  const line = document.createElement("li");
-  const time = document.createElement("time");
-  const words = document.createElement("span");
-  time.textContent = new Date().toLocaleTimeString([], { hour12: false });
-  words.textContent = text;
-  words.className = type;
-  line.append(time, words);
-  const list = $("log");
-  const atEnd = list.scrollTop + list.clientHeight >= list.scrollHeight - 4;
-  list.append(line);
-  while (list.children.length > LOG_LINES) list.firstChild.remove();
-  if (atEnd) list.scrollTop = list.scrollHeight;
-}
+addEventListener("resize", draw);
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
 
 function draw() {
   const canvas = $("plot");
@@ -218,4 +315,5 @@ function draw() {
   }
 }
 
+showDevices();
 draw();

@@ -1,19 +1,21 @@
-// The browser client of rtcflow: one ES module, no dependencies.
+// The browser client of rtcflow: one ES module without dependencies. The documentation's page "In the browser" tells
+// all of it; in short:
 //
-//   import { Call } from "./rtcflow.js";
-//   const call = new Call({ url: "webrtc/offer" });
-//   call.addEventListener("track", (event) => { audio.srcObject = event.detail.stream; });
-//   call.addEventListener("message", (event) => console.log(event.detail.type, event.detail.data));
-//   await call.start();          // asks for the microphone; resolves when sound can flow
+//   import { Call } from "/rtcflow.js";
+//   const call = new Call();
+//   call.addEventListener("track", ({ detail }) => { video.srcObject = detail.stream; });
+//   call.addEventListener("message", ({ detail }) => console.log(detail.type, detail.data));
+//   await call.start(); // asks for microphone and camera; resolves when media can flow
 //   call.stop();
-//
-// Events, each with its facts in `event.detail`:
-//   status   { status, words }   "idle" "asking" "connecting" "connected" "interrupted" "ended" "failed"
-//   track    { track, stream }   media of the server
-//   message  { type, data }      from the server's data channel
-//   ended    { failed, words }   once for each start()
 
-/** An error whose message can be shown to a person as it is. */
+const DISCONNECTED_LIMIT = 15_000; // ms without a path after which a call is given up; ICE may heal it before that
+const CONNECT_LIMIT = 20_000; // ms from the answer to a working path
+const PING_EVERY = 1000; // ms; over a WebSocket, for the round trip
+const WEBSOCKET_BUFFER = 64_000; // bytes that may wait to be sent: 0.7 s of sound; more would only be late
+
+const LIVE = new Set(["asking", "connecting", "connected", "interrupted"]);
+
+/** An error whose message can be shown to a person as it is; `code` is for programs. */
 export class CallError extends Error {
   constructor(words, code = "failed") {
     super(words);
@@ -22,53 +24,46 @@ export class CallError extends Error {
   }
 }
 
-const MICROPHONE_WORDS = {
-  NotAllowedError: "The microphone was refused. Allow it for this page (the icon beside the address), then press Start again.",
-  SecurityError: "The browser does not let this page use the microphone.",
-  NotFoundError: "No microphone was found. Plug one in, then press Start again.",
-  NotReadableError: "The microphone is in use by another program, or the system holds it back.",
-  OverconstrainedError: "The chosen microphone is not there any more. Choose another.",
-  AbortError: "The microphone could not be opened.",
-};
-
-const ICE_FAILED =
-  "No way to the server was found (ICE failed). A firewall or VPN may block UDP; a TURN server would help.";
-
-const DISCONNECTED_LIMIT = 15000; // ms without a path after which the call is given up; ICE may still heal before that
-const CONNECT_LIMIT = 20000; // ms from the answer to a working path
-
-const LIVE = new Set(["asking", "connecting", "connected", "interrupted"]);
-
 export class Call extends EventTarget {
   #options;
-  #pc = null;
-  #channel = null;
+  #devices = {}; // the deviceId that was chosen, by kind
+  #muted = new Set();
+  #facts = {}; // what the server says of itself
   #local = null;
-  #timer = 0;
-  #waiting = null; // candidates found before the server knows this call, then null
-  #posting = Promise.resolve();
-  #previous = null;
+  #remote = null;
+  #line = null;
   #abort = null;
+  #previous = null;
+  #reading = false;
 
   /**
    * @param {object} options
-   * @param {string} options.url The offer route.
-   * @param {boolean|object} options.audio false, true, or constraints for the microphone.
-   * @param {boolean|object} options.video false, true, or constraints for the camera.
-   * @param {RTCConfiguration|function} options.rtcConfiguration For example { iceServers: [...] }, or a function (async
-   *   or not) that is asked for it at each start.
+   * @param {string} options.url Where the stream is mounted; by default where this module was loaded from.
+   * @param {"webrtc"|"websocket"} options.transport A WebSocket carries sound only, and passes where UDP does not.
+   * @param {boolean|object} options.audio Whether to send sound, or constraints for the microphone; by default what the
+   *   stream's mode, modality and track_constraints say.
+   * @param {boolean|object} options.video The same for the camera.
+   * @param {RTCConfiguration|function} options.rtcConfiguration Or a function (async or not) that is asked at each
+   *   start; by default what the stream says.
+   * @param {object} options.rtpParams For RTCRtpSender.setParameters; by default what the stream says.
    * @param {object} options.headers Further headers of each request, for example Authorization.
    */
-  constructor({ url = "webrtc/offer", audio = true, video = false, rtcConfiguration = {}, headers = {} } = {}) {
+  constructor(options = {}) {
     super();
-    this.#options = { url, audio, video, rtcConfiguration, headers };
+    const base = new URL(options.url ?? new URL(".", import.meta.url), document.baseURI).href;
+    this.#options = { transport: "webrtc", headers: {}, ...options, base: base.endsWith("/") ? base : `${base}/` };
     this.id = "";
     this.status = "idle";
   }
 
-  /** The microphone (and camera) of this call, once started. */
+  /** What is sent: a MediaStream, or null. */
   get localStream() {
     return this.#local;
+  }
+
+  /** What the server sends: a MediaStream, or null. */
+  get remoteStream() {
+    return this.#remote;
   }
 
   /** Whether a call is being made or is up. */
@@ -76,25 +71,36 @@ export class Call extends EventTarget {
     return LIVE.has(this.status);
   }
 
-  /** Call. Resolves when media can flow; rejects with a CallError that says in words why not. */
+  /** "webrtc" or "websocket"; a change counts from the next start on. */
+  get transport() {
+    return this.#options.transport;
+  }
+
+  set transport(name) {
+    this.#options.transport = name;
+  }
+
+  /** Call. Resolves when media can flow, or when it was stopped before; else rejects with a CallError that says why. */
   async start() {
     if (this.live) throw new CallError("This call is already under way.", "already_started");
     this.id = randomId();
     this.#previous = null;
     this.#abort = new AbortController();
-    const abort = this.#abort;
+    const { signal } = this.#abort;
     try {
-      this.#say("asking", "Waiting for the microphone …");
-      const local = await openMicrophone(this.#options);
-      if (abort.signal.aborted) {
-        stopTracks(local);
-        return;
-      }
-      this.#local = local;
+      this.#say("asking", "Asking the server …");
+      this.#facts = await this.#ask(signal);
+      const wanted = this.#wanted();
+      const names = deviceNames(wanted);
+      if (names) this.#say("asking", `Waiting for the ${names} …`);
+      const local = await openDevices(wanted, names);
+      if (signal.aborted) return stopTracks(local);
+      this.#take(local);
       this.#say("connecting", "Connecting …");
-      await this.#connect(abort.signal);
+      this.#remote = new MediaStream();
+      await this.#connect(signal);
     } catch (error) {
-      if (abort.signal.aborted) return;
+      if (signal.aborted) return;
       const known = error instanceof CallError ? error : new CallError(String(error.message || error));
       this.#finish("failed", known.message);
       throw known;
@@ -102,42 +108,53 @@ export class Call extends EventTarget {
   }
 
   /** Hang up. */
-  stop(words = "The call has ended.") {
-    this.#abort?.abort();
-    this.#finish("ended", words);
+  stop() {
+    this.#finish("ended", "The call has ended.");
   }
 
-  /** Send nothing of the microphone while `muted`. */
-  mute(muted) {
-    for (const track of this.#local?.getAudioTracks() ?? []) track.enabled = !muted;
+  /** Send nothing of the microphone ("audio") or the camera ("video") while `muted`. Also before the call. */
+  mute(muted, kind = "audio") {
+    if (muted) this.#muted.add(kind);
+    else this.#muted.delete(kind);
+    for (const track of this.#local?.getTracks() ?? []) if (track.kind === kind) track.enabled = !muted;
   }
 
-  /** Send a message to the handler: a string, or an object that becomes JSON. */
+  /** Use another microphone ("audio") or camera ("video"), at once if the call is up; "" is the browser's choice. */
+  async useDevice(kind, deviceId) {
+    this.#devices[kind] = deviceId;
+    const old = this.#local?.getTracks().find((track) => track.kind === kind);
+    if (!old) return;
+    const wanted = { [kind]: this.#wanted()[kind] };
+    if (kind === "video") old.stop(); // many cameras cannot be open twice
+    const opened = await openDevices(wanted, deviceNames(wanted));
+    const [track] = opened.getTracks();
+    if (!this.#local) return stopTracks(opened);
+    old.stop();
+    this.#local.removeTrack(old);
+    opened.removeTrack(track);
+    this.#local.addTrack(track);
+    this.#take(this.#local);
+    await this.#line?.replace(track, this.#local);
+  }
+
+  /** Send a message to the handler's on_message: a string, or an object that becomes JSON. */
   send(message) {
-    if (this.#channel?.readyState !== "open") throw new CallError("Messages can be sent while the call is up.", "not_open");
-    this.#channel.send(typeof message === "string" ? message : JSON.stringify(message));
+    const text = typeof message === "string" ? message : JSON.stringify(message);
+    if (!this.#line?.send(text)) throw new CallError("Messages can be sent while the call is up.", "not_open");
+  }
+
+  /** Hand arguments to the handler: its latest_args. */
+  async setInput(...args) {
+    await this.#post("webrtc/input", { webrtc_id: this.id, args });
   }
 
   /**
-   * The line's figures since the last call of this method, or null before there are any.
-   * Times in seconds, `loss` from 0 to 1.
+   * The line's figures since the last call of this method, or null without a line. Times in seconds, `loss` 0 to 1;
+   * `video` is { framesPerSecond, width, height } of what comes, or null.
    */
   async statistics() {
-    if (!this.#pc) return null;
-    const now = { received: 0, lost: 0, sent: 0, bytesReceived: 0, roundTrip: null, jitter: null, level: null };
-    for (const report of (await this.#pc.getStats()).values()) {
-      if (report.type === "inbound-rtp" && report.kind === "audio") {
-        now.received += report.packetsReceived ?? 0;
-        now.lost += report.packetsLost ?? 0;
-        now.bytesReceived += report.bytesReceived ?? 0;
-        now.jitter = report.jitter ?? null;
-        now.level = report.audioLevel ?? null;
-      } else if (report.type === "outbound-rtp" && report.kind === "audio") {
-        now.sent += report.packetsSent ?? 0;
-      } else if (report.type === "candidate-pair" && report.nominated && report.currentRoundTripTime !== undefined) {
-        now.roundTrip = report.currentRoundTripTime;
-      }
-    }
+    const now = await this.#line?.figures();
+    if (!now) return null;
     const before = this.#previous ?? { received: 0, lost: 0 };
     this.#previous = now;
     const lost = Math.max(0, now.lost - before.lost);
@@ -149,132 +166,159 @@ export class Call extends EventTarget {
       packetsReceived: now.received,
       packetsSent: now.sent,
       packetsLost: now.lost,
-      bytesReceived: now.bytesReceived,
-      audioLevel: now.level,
+      video: now.video,
     };
   }
 
-  async #connect(signal) {
-    const { rtcConfiguration } = this.#options;
-    const configuration = typeof rtcConfiguration === "function" ? await rtcConfiguration() : rtcConfiguration;
-    if (signal.aborted) return;
-    const pc = new RTCPeerConnection(configuration);
-    this.#pc = pc;
-    this.#waiting = [];
-    for (const track of this.#local.getTracks()) pc.addTrack(track, this.#local);
-    if (!this.#options.audio) pc.addTransceiver("audio", { direction: "recvonly" });
+  // -- making a call
 
-    const channel = pc.createDataChannel("text");
-    this.#channel = channel;
-    channel.onopen = () => channel.send("handshake");
-    channel.onmessage = (event) => this.#read(event.data);
-
-    pc.ontrack = ({ track, streams }) => this.#tell("track", { track, stream: streams[0] ?? new MediaStream([track]) });
-    pc.onicecandidate = ({ candidate }) => candidate && this.#trickle(candidate);
-    const up = new Promise((resolve, reject) => {
-      pc.onconnectionstatechange = () => this.#follow(pc, resolve, reject);
-      signal.addEventListener("abort", () => resolve(), { once: true });
-    });
-    up.catch(() => {}); // it may fail while the answer is still awaited; it is awaited below
-
-    await pc.setLocalDescription();
-    const answer = await this.#post({ sdp: pc.localDescription.sdp, type: "offer", webrtc_id: this.id }, signal);
-    if (signal.aborted) return;
-    if (answer.type !== "answer" || !answer.sdp) throw new CallError("The server's answer was not understood.");
-    await pc.setRemoteDescription({ type: "answer", sdp: answer.sdp });
-    const waiting = this.#waiting;
-    this.#waiting = null;
-    waiting.forEach((candidate) => this.#trickle(candidate));
-    this.#timer = setTimeout(() => this.#fail(ICE_FAILED), CONNECT_LIMIT);
-    await up;
-  }
-
-  #follow(pc, resolve, reject) {
-    if (pc !== this.#pc) return;
-    clearTimeout(this.#timer);
-    switch (pc.connectionState) {
-      case "connected":
-        this.#say("connected", "Connected. Speak.");
-        resolve();
-        break;
-      case "disconnected":
-        this.#say("interrupted", "The line is interrupted. Waiting for it to come back …");
-        this.#timer = setTimeout(() => this.#fail("The line was lost."), DISCONNECTED_LIMIT);
-        break;
-      case "failed":
-        if (this.status === "connecting") reject(new CallError(ICE_FAILED, "ice_failed"));
-        else this.#fail("The line was lost.");
-        break;
-      case "closed":
-        this.#finish("ended", "The server has ended the call.");
-        break;
-      default: // "new" and "connecting" say nothing that is not said already
+  async #ask(signal) {
+    try {
+      return await this.#fetch("webrtc/configuration", { signal });
+    } catch (error) {
+      if (error.code === "http_404") return {}; // another kind of server: a call with sound both ways
+      throw error;
     }
   }
 
-  #fail(words) {
-    this.#finish("failed", words);
+  /** Constraints for what is to be sent, by kind: false, true or an object. */
+  #wanted() {
+    const { modality = "audio", mode = "send-receive", trackConstraints = {} } = this.#facts;
+    const wanted = {};
+    for (const kind of ["audio", "video"]) {
+      const own = modality === "audio-video" ? trackConstraints[kind] : (trackConstraints[kind] ?? trackConstraints);
+      const found = this.#options[kind] ?? (mode !== "receive" && modality.includes(kind) && (own ?? true));
+      wanted[kind] = found === true ? {} : found;
+      const deviceId = this.#devices[kind];
+      if (wanted[kind] && deviceId) wanted[kind] = { ...wanted[kind], deviceId: { exact: deviceId } };
+    }
+    if (this.transport === "websocket") wanted.video = false;
+    return wanted;
   }
+
+  #take(local) {
+    this.#local = local;
+    for (const track of local.getTracks()) {
+      track.enabled = !this.#muted.has(track.kind);
+      track.onended = () => this.#tell("message", { type: "warning", data: `${DEVICES[track.kind]} has gone.` });
+    }
+    this.#tell("local", { stream: local });
+  }
+
+  async #connect(signal) {
+    const { rtcConfiguration, rtpParams, base } = this.#options;
+    const given = rtcConfiguration ?? this.#facts.rtcConfiguration ?? {};
+    const current = (line) => line === this.#line;
+    const Line = this.transport === "websocket" ? WebSocketLine : PeerLine;
+    const line = new Line({
+      id: this.id,
+      base,
+      modality: this.#facts.modality ?? "audio",
+      mode: this.#facts.mode ?? "send-receive",
+      configuration: typeof given === "function" ? await given() : given,
+      rtpParams: rtpParams ?? this.#facts.rtpParams ?? {},
+      post: (body) => this.#post("webrtc/offer", body, signal),
+      onstatus: (status, words) => current(line) && this.#say(status, words),
+      onfinish: (status, words) => current(line) && this.#finish(status, words),
+      onmessage: (text) => current(line) && this.#read(text),
+      ontrack: (track) => current(line) && this.#hear(track),
+    });
+    if (signal.aborted) return;
+    this.#line = line;
+    const aborted = new Promise((resolve) => signal.addEventListener("abort", resolve, { once: true }));
+    await Promise.race([line.open(this.#local, signal), aborted]);
+  }
+
+  #hear(track) {
+    this.#remote.addTrack(track);
+    this.#tell("track", { track, stream: this.#remote });
+  }
+
+  #finish(status, words) {
+    if (!this.live) return;
+    this.#abort.abort();
+    this.#line?.close();
+    stopTracks(this.#local);
+    this.#line = this.#local = this.#remote = null;
+    this.#say(status, words);
+    this.#tell("ended", { failed: status === "failed", words });
+  }
+
+  // -- what the server says
 
   #read(text) {
     let message;
     try {
       message = JSON.parse(text);
     } catch {
-      message = { type: "text", data: text };
+      // the application's own words
     }
-    const { type = "text", data = message.message } = message;
-    this.#tell("message", { type, data });
-    if (type === "end_stream") this.#finish("ended", data ? `The server has ended the call: ${data}` : undefined);
+    if (typeof message?.type !== "string") message = { type: "text", data: text };
+    const { type, data = message.message } = message;
+    if (type === "fetch_output") this.#readOutputs();
+    else this.#tell("message", { type, data });
+    if (type === "end_stream") this.#finish("ended", `The server has ended the call${data ? `: ${data}` : ""}.`);
     if (type === "update_connection" && data === "closed") this.#finish("ended", "The server has ended the call.");
   }
 
-  #trickle(candidate) {
-    if (this.#waiting) {
-      this.#waiting.push(candidate);
-      return;
-    }
-    const body = { type: "ice-candidate", webrtc_id: this.id, candidate: candidate.toJSON() };
-    // One after the other: the order of candidates is that of their priority. A lost one costs a path, not the call.
-    this.#posting = this.#posting.then(() => this.#post(body, this.#abort?.signal)).catch(() => {});
-  }
-
-  async #post(body, signal) {
-    let response;
+  /** Read the handler's AdditionalOutputs (server-sent events) from the first on, until the call ends. */
+  async #readOutputs() {
+    if (this.#reading) return;
+    this.#reading = true;
+    const { signal } = this.#abort;
     try {
-      response = await fetch(this.#options.url, {
-        method: "POST",
-        headers: { "Content-Type": "application/json", ...this.#options.headers },
-        body: JSON.stringify(body),
+      const response = await fetch(this.#at(`webrtc/outputs?webrtc_id=${this.id}`), {
+        headers: this.#options.headers,
         signal,
       });
+      if (!response.ok) return;
+      let rest = "";
+      const chunks = response.body.pipeThrough(new TextDecoderStream()).getReader();
+      for (let chunk = await chunks.read(); !chunk.done; chunk = await chunks.read()) {
+        const events = (rest + chunk.value).split("\n\n");
+        rest = events.pop();
+        for (const event of events) this.#output(event);
+      }
+    } catch {
+      // the call has ended, or the line broke: the next output opens it anew
+    } finally {
+      this.#reading = false;
+    }
+  }
+
+  #output(event) {
+    const [, name, data] = /^event: (\w+)\ndata: (.*)$/.exec(event) ?? [];
+    if (name === "output") this.#tell("output", { values: JSON.parse(data) });
+    if (name === "error") this.#tell("message", { type: "warning", data: JSON.parse(data) });
+  }
+
+  #post(path, body, signal) {
+    return this.#fetch(path, {
+      method: "POST",
+      headers: { "Content-Type": "application/json" },
+      body: JSON.stringify(body),
+      signal,
+    });
+  }
+
+  async #fetch(path, request) {
+    let response;
+    try {
+      response = await fetch(this.#at(path), {
+        ...request,
+        headers: { ...request.headers, ...this.#options.headers },
+      });
     } catch (error) {
-      if (signal?.aborted) return {};
+      if (request.signal?.aborted) throw error;
       throw new CallError("The server does not answer. Is it running?", "unreachable");
     }
     const result = await response.json().catch(() => ({}));
-    if (!response.ok || result.status === "failed") {
-      const { error = `http_${response.status}`, message } = result.meta ?? {};
-      throw new CallError(message ? `The server refused the call: ${message}` : `The server refused the call (${error}).`, error);
-    }
+    if (!response.ok || result.status === "failed") throw refusal(result, `http_${response.status}`);
     return result;
   }
 
-  #finish(status, words = "The call has ended.") {
-    if (!this.live) return;
-    clearTimeout(this.#timer);
-    const pc = this.#pc;
-    this.#pc = null;
-    this.#channel = null;
-    if (pc) {
-      pc.onconnectionstatechange = pc.onicecandidate = pc.ontrack = null;
-      pc.close();
-    }
-    stopTracks(this.#local);
-    this.#local = null;
-    this.#abort?.abort();
-    this.#say(status, words);
-    this.#tell("ended", { failed: status === "failed", words });
+  #at(path) {
+    return new URL(path, this.#options.base);
   }
 
   #say(status, words) {
@@ -287,24 +331,421 @@ export class Call extends EventTarget {
   }
 }
 
-async function openMicrophone({ audio, video }) {
-  if (!audio && !video) return new MediaStream();
-  if (!navigator.mediaDevices?.getUserMedia) {
-    throw new CallError("Browsers open the microphone only on https:// pages and on localhost. Open this page that way.", "insecure");
-  }
-  try {
-    return await navigator.mediaDevices.getUserMedia({ audio, video });
-  } catch (error) {
-    throw new CallError(MICROPHONE_WORDS[error.name] ?? `The microphone could not be opened: ${error.message}`, error.name);
-  }
-}
-
-function stopTracks(stream) {
-  for (const track of stream?.getTracks() ?? []) track.stop();
+function refusal(result, status) {
+  const { error = status, message } = result.meta ?? {};
+  return new CallError(`The server refused the call${message ? `: ${message}` : ` (${error})`}.`, error);
 }
 
 function randomId() {
   return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+// -- microphone and camera
+
+const DEVICES = { audio: "The microphone", video: "The camera" };
+
+const DEVICE_WORDS = {
+  NotAllowedError: (it) =>
+    `The ${it} was refused. Allow it for this page (the icon beside the address), then press Start again.`,
+  SecurityError: (it) => `The browser does not let this page use the ${it}.`,
+  NotFoundError: (it) => `No ${it} was found. Plug one in, then press Start again.`,
+  NotReadableError: (it) => `The ${it} is in use by another program, or the system holds it back.`,
+  OverconstrainedError: (it) => `The ${it} that was chosen is not there any more, or cannot do what is asked of it.`,
+  AbortError: (it) => `The ${it} could not be opened.`,
+};
+
+function deviceNames({ audio, video }) {
+  return [audio && "microphone", video && "camera"].filter(Boolean).join(" or ");
+}
+
+async function openDevices(wanted, names) {
+  if (!names) return new MediaStream();
+  if (!navigator.mediaDevices?.getUserMedia) {
+    const words = `Browsers open the ${names} only on https:// pages and on localhost. Open this page that way.`;
+    throw new CallError(words, "insecure");
+  }
+  try {
+    return await navigator.mediaDevices.getUserMedia(wanted);
+  } catch (error) {
+    const words = DEVICE_WORDS[error.name]?.(names) ?? `The ${names} could not be opened: ${error.message}`;
+    throw new CallError(words, error.name);
+  }
+}
+
+/** The devices by kind ("audioinput", "videoinput", "audiooutput"), each { id, label }; labels once one was allowed. */
+export async function listDevices() {
+  const found = { audioinput: [], videoinput: [], audiooutput: [] };
+  for (const { kind, deviceId, label } of (await navigator.mediaDevices?.enumerateDevices()) ?? []) {
+    if (deviceId) found[kind]?.push({ id: deviceId, label: label || `${found[kind].length + 1}` });
+  }
+  return found;
+}
+
+function stopTracks(stream) {
+  for (const track of stream?.getTracks() ?? []) {
+    track.onended = null;
+    track.stop();
+  }
+}
+
+// -- WebRTC
+
+class PeerLine {
+  #host;
+  #pc = null;
+  #channel = null;
+  #up = false; // or was
+  #timer = 0;
+  #waiting = []; // candidates found before the server knows this call, then null
+  #posting = Promise.resolve();
+  #problems = new Set(); // what STUN and TURN servers answered
+
+  constructor(host) {
+    this.#host = host;
+  }
+
+  async open(local, signal) {
+    const { id, configuration, mode, modality, post } = this.#host;
+    const pc = (this.#pc = new RTCPeerConnection(configuration));
+    const direction = { send: "sendonly", receive: "recvonly" }[mode] ?? "sendrecv";
+    for (const track of local.getTracks()) pc.addTransceiver(track, { direction, streams: [local] });
+    for (const kind of mode === "send" ? [] : modality.split("-")) {
+      const sends = local.getTracks().some((track) => track.kind === kind);
+      if (!sends) pc.addTransceiver(kind, { direction: "recvonly" });
+    }
+    const channel = (this.#channel = pc.createDataChannel("text"));
+    channel.onopen = () => channel.send("handshake");
+    channel.onmessage = ({ data }) => this.#host.onmessage(data);
+
+    pc.ontrack = ({ track }) => this.#host.ontrack(track);
+    pc.onicecandidate = ({ candidate }) => candidate && this.#trickle(candidate);
+    pc.onicecandidateerror = ({ errorCode, errorText, url }) => this.#problem(errorCode, errorText, url);
+    let giveUp;
+    const up = new Promise((resolve, reject) => {
+      giveUp = () => reject(this.#iceFailed());
+      pc.onconnectionstatechange = () => this.#follow(resolve, giveUp);
+    });
+    up.catch(() => {}); // it may fail while the answer is still awaited; it is awaited below
+
+    await pc.setLocalDescription();
+    const answer = await post({ sdp: pc.localDescription.sdp, type: "offer", webrtc_id: id });
+    if (signal.aborted) return;
+    if (answer.type !== "answer" || !answer.sdp) throw new CallError("The server's answer was not understood.");
+    await pc.setRemoteDescription({ type: "answer", sdp: answer.sdp });
+    await this.#setParameters();
+    const waiting = this.#waiting;
+    this.#waiting = null;
+    waiting.forEach((candidate) => this.#trickle(candidate));
+    this.#timer = setTimeout(giveUp, CONNECT_LIMIT);
+    await up;
+  }
+
+  async replace(track) {
+    const sender = this.#pc?.getSenders().find((one) => one.track?.kind === track.kind);
+    await sender?.replaceTrack(track);
+  }
+
+  send(text) {
+    if (this.#channel?.readyState !== "open") return false;
+    this.#channel.send(text);
+    return true;
+  }
+
+  async figures() {
+    const found = { received: 0, lost: 0, sent: 0, roundTrip: null, jitter: null, video: null };
+    for (const report of (await this.#pc?.getStats())?.values() ?? []) {
+      if (report.type === "inbound-rtp") {
+        found.received += report.packetsReceived ?? 0;
+        found.lost += report.packetsLost ?? 0;
+        if (report.kind === "audio" || found.jitter === null) found.jitter = report.jitter ?? null;
+        if (report.kind === "video") {
+          const { framesPerSecond = 0, frameWidth: width = 0, frameHeight: height = 0 } = report;
+          found.video = { framesPerSecond, width, height };
+        }
+      } else if (report.type === "outbound-rtp") {
+        found.sent += report.packetsSent ?? 0;
+      } else if (report.type === "candidate-pair" && report.nominated && report.currentRoundTripTime !== undefined) {
+        found.roundTrip = report.currentRoundTripTime;
+      }
+    }
+    return found;
+  }
+
+  close() {
+    clearTimeout(this.#timer);
+    if (!this.#pc) return;
+    this.#pc.onconnectionstatechange = this.#pc.onicecandidate = this.#pc.ontrack = null;
+    this.#pc.close();
+  }
+
+  /** The stream's rtp_params, merged into what the browser has chosen. */
+  async #setParameters() {
+    const { encodings: wanted = [], ...others } = this.#host.rtpParams;
+    if (!wanted.length && !Object.keys(others).length) return;
+    for (const sender of this.#pc.getSenders()) {
+      if (!sender.track) continue;
+      const chosen = sender.getParameters();
+      const encodings = chosen.encodings.map((encoding, number) => ({ ...encoding, ...wanted[number] }));
+      await sender.setParameters({ ...chosen, ...others, encodings });
+    }
+  }
+
+  #trickle(candidate) {
+    if (this.#waiting) {
+      this.#waiting.push(candidate);
+      return;
+    }
+    const { id, post } = this.#host;
+    const body = { type: "ice-candidate", webrtc_id: id, candidate: candidate.toJSON() };
+    // One after the other: the order of candidates is that of their priority. A lost one costs a path, not the call.
+    this.#posting = this.#posting.then(() => post(body)).catch(() => {});
+  }
+
+  #follow(resolve, giveUp) {
+    clearTimeout(this.#timer);
+    const { onstatus, onfinish } = this.#host;
+    switch (this.#pc.connectionState) {
+      case "connected":
+        this.#up = true;
+        onstatus("connected", "Connected.");
+        resolve();
+        break;
+      case "disconnected":
+        onstatus("interrupted", "The line is interrupted. Waiting for it to come back …");
+        this.#timer = setTimeout(() => onfinish("failed", "The line was lost."), DISCONNECTED_LIMIT);
+        break;
+      case "failed":
+        if (this.#up) onfinish("failed", "The line was lost.");
+        else giveUp();
+        break;
+      case "closed":
+        onfinish("ended", "The server has ended the call.");
+        break;
+      default: // "new" and "connecting" say nothing that is not said already
+    }
+  }
+
+  #problem(code, text, url) {
+    const servers = [this.#host.configuration.iceServers ?? []].flat();
+    if (!servers.length) return;
+    const what = { 401: "refused the credentials", 701: "cannot be reached" }[code] ?? `answered ${code} ${text}`;
+    this.#problems.add(`${url} ${what}`);
+  }
+
+  #iceFailed() {
+    const servers = [this.#host.configuration.iceServers ?? []].flat().flatMap(({ urls }) => urls);
+    const advice = this.#problems.size
+      ? `Of the servers that should help, ${[...this.#problems].join(", ")}.`
+      : servers.some((url) => url?.startsWith("turn"))
+        ? "The TURN server did not help either; see that its address and credentials are right."
+        : "A firewall or VPN may block UDP; a TURN server would help.";
+    return new CallError(`No way to the server was found (ICE failed). ${advice}`, "ice_failed");
+  }
+}
+
+// -- sound over a WebSocket
+
+class WebSocketLine {
+  #host;
+  #socket = null;
+  #up = false; // or was
+  #context = null;
+  #source = null;
+  #node = null;
+  #timer = 0;
+  #pinged = 0;
+  #roundTrip = null;
+  #arrived = 0;
+  #jitter = 0;
+  #received = 0;
+  #sent = 0;
+
+  constructor(host) {
+    this.#host = host;
+  }
+
+  async open(local, signal) {
+    const context = (this.#context = newContext());
+    await context.audioWorklet.addModule(import.meta.url);
+    if (signal.aborted) return;
+    this.#node = new AudioWorkletNode(context, "rtcflow-line", { outputChannelCount: [1] });
+    this.#node.port.onmessage = ({ data }) => this.#speak(data);
+    const heard = context.createMediaStreamDestination();
+    this.#node.connect(heard);
+    await this.replace(null, local);
+    await this.#call();
+    if (this.#host.mode !== "send") this.#host.ontrack(heard.stream.getAudioTracks()[0]);
+    this.#timer = setInterval(() => this.#ping(), PING_EVERY);
+    this.#host.onstatus("connected", "Connected.");
+  }
+
+  #call() {
+    const url = new URL("websocket/offer", this.#host.base);
+    url.protocol = url.protocol.replace("http", "ws");
+    const socket = (this.#socket = new WebSocket(url));
+    socket.binaryType = "arraybuffer";
+    const wish = { codec: "pcm_s16le", sample_rate: this.#context.sampleRate, layout: "mono", binary: true, clear: true };
+    socket.onopen = () => socket.send(JSON.stringify({ event: "start", websocket_id: this.#host.id, ...wish }));
+    return new Promise((resolve, reject) => {
+      socket.onmessage = ({ data }) => {
+        if (data instanceof ArrayBuffer) this.#hear(data);
+        else this.#read(data, resolve, reject);
+      };
+      socket.onclose = ({ code, reason }) => {
+        const words = reason ? `: ${reason}` : "";
+        if (code === 1000) this.#host.onfinish("ended", `The server has ended the call${words}.`);
+        else if (this.#up) this.#host.onfinish("failed", `The line was lost${words}.`);
+        else reject(new CallError(words ? `The server refused the call${words}.` : "The server does not answer.", "refused"));
+      };
+    });
+  }
+
+  #read(text, resolve, reject) {
+    const said = JSON.parse(text);
+    if (said.event === "started") resolve((this.#up = true));
+    else if (said.event === "pong") this.#roundTrip = (performance.now() - this.#pinged) / 1000;
+    else if (said.event === "clear") this.#node.port.postMessage("clear");
+    else if (said.event === "message") this.#host.onmessage(said.data);
+    else if (said.status === "failed") reject(refusal(said, "refused"));
+    else if (!said.event) this.#host.onmessage(text);
+  }
+
+  #speak(frame) {
+    if (this.#socket?.readyState !== WebSocket.OPEN || this.#socket.bufferedAmount > WEBSOCKET_BUFFER) return;
+    this.#socket.send(frame);
+    this.#sent += 1;
+  }
+
+  #hear(frame) {
+    const now = performance.now();
+    // RFC 3550 appendix A.8, for frames that leave every 20 ms
+    if (this.#received) this.#jitter += (Math.abs(now - this.#arrived - 20) - this.#jitter) / 16;
+    this.#arrived = now;
+    this.#received += 1;
+    this.#node.port.postMessage(frame, [frame]);
+  }
+
+  #ping() {
+    this.#pinged = performance.now();
+    this.#socket.send('{"event":"ping"}');
+  }
+
+  async replace(track, local) {
+    this.#source?.disconnect();
+    this.#source = local.getAudioTracks().length ? this.#context.createMediaStreamSource(local) : null;
+    this.#source?.connect(this.#node);
+  }
+
+  send(text) {
+    if (this.#socket?.readyState !== WebSocket.OPEN) return false;
+    this.#socket.send(isTyped(text) ? text : JSON.stringify({ event: "message", data: text }));
+    return true;
+  }
+
+  async figures() {
+    return {
+      received: this.#received,
+      lost: 0,
+      sent: this.#sent,
+      roundTrip: this.#roundTrip,
+      jitter: this.#received ? this.#jitter / 1000 : null,
+      video: null,
+    };
+  }
+
+  close() {
+    clearInterval(this.#timer);
+    if (this.#socket) {
+      this.#socket.onmessage = this.#socket.onclose = null;
+      if (this.#socket.readyState === WebSocket.OPEN) this.#socket.send('{"event":"stop"}');
+      this.#socket.close();
+    }
+    this.#context?.close().catch(() => {});
+  }
+}
+
+/** The sound card's own rate, unless that is more than the server takes, or no whole number of samples in 20 ms. */
+function newContext() {
+  const context = new AudioContext();
+  const { sampleRate } = context;
+  context.resume().catch(() => {}); // starts by itself at the next key or click where the browser insists
+  if (sampleRate <= 48_000 && sampleRate % 50 === 0) return context;
+  context.close();
+  return new AudioContext({ sampleRate: 48_000 });
+}
+
+/** Whether a text is a data message by itself: a JSON object with a "type", and no "event". */
+function isTyped(text) {
+  try {
+    const { type, event } = JSON.parse(text);
+    return typeof type === "string" && event === undefined;
+  } catch {
+    return false;
+  }
+}
+
+// This module is also what the browser's audio thread loads for a call over a WebSocket.
+if (globalThis.registerProcessor) {
+  const FRAME = sampleRate / 50;
+  const AHEAD = 3 * FRAME; // samples that are there before playing begins: what the network may be late
+  const MOST = sampleRate; // beyond this the oldest are dropped: it would only be late
+
+  registerProcessor(
+    "rtcflow-line",
+    class extends AudioWorkletProcessor {
+      #frame = new Int16Array(FRAME);
+      #filled = 0;
+      #queue = [];
+      #queued = 0;
+      #at = 0; // in the first of the queue
+      #playing = false;
+
+      constructor() {
+        super();
+        this.port.onmessage = ({ data }) => (data === "clear" ? this.#clear() : this.#put(new Int16Array(data)));
+      }
+
+      process([[heard]], [[spoken]]) {
+        for (const sample of heard ?? []) this.#hear(sample);
+        for (let i = 0; i < spoken.length; i++) spoken[i] = this.#next();
+        return true;
+      }
+
+      #hear(sample) {
+        this.#frame[this.#filled++] = Math.max(-32768, Math.min(32767, Math.round(sample * 32768)));
+        if (this.#filled < FRAME) return;
+        this.port.postMessage(this.#frame.buffer, [this.#frame.buffer]);
+        this.#frame = new Int16Array(FRAME);
+        this.#filled = 0;
+      }
+
+      #put(samples) {
+        this.#queue.push(samples);
+        this.#queued += samples.length;
+        while (this.#queued > MOST) this.#drop();
+        this.#playing ||= this.#queued >= AHEAD;
+      }
+
+      #next() {
+        if (!this.#playing) return 0;
+        const sample = this.#queue[0][this.#at++] / 32768;
+        if (this.#at === this.#queue[0].length) this.#drop();
+        if (!this.#queue.length) this.#playing = false;
+        return sample;
+      }
+
+      #drop() {
+        this.#queued -= this.#queue.shift().length;
+        this.#at = 0;
+      }
+
+      #clear() {
+        this.#queue = [];
+        this.#queued = this.#at = 0;
+        this.#playing = false;
+      }
+    },
+  );
 }
 
 /** Reads how loud a stream is: `read()` gives the RMS of the last 40 ms, 0 to 1. `close()` it when done. */
@@ -317,7 +758,7 @@ export class LevelMeter {
     this.#analyser.fftSize = 2048;
     this.#samples = new Float32Array(this.#analyser.fftSize);
     this.#context.createMediaStreamSource(stream).connect(this.#analyser);
-    this.#context.resume().catch(() => {}); // starts by itself at the next key or click where the browser insists
+    this.#context.resume().catch(() => {}); // as in newContext
   }
 
   read() {

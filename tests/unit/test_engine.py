@@ -408,7 +408,7 @@ async def test_a_blocked_application_does_not_stop_audio() -> None:
 
 @pytest.mark.anyio
 async def test_formats() -> None:
-    """Opus is sent at any rate it knows and received at 48 kHz; other rates are to be resampled to 48 kHz."""
+    """Opus is sent and received at any rate it knows; other rates are to be resampled to and from 48 kHz."""
     async with open_engine(LOCAL) as engine:
         for rate, real in (
             (8000, 8000),
@@ -419,6 +419,6 @@ async def test_formats() -> None:
             (44100, 48000),
         ):
             caller = await engine.offer()
-            receive, send = caller.start(AudioFormat(16000, "stereo"), AudioFormat(rate))
-            assert (receive, send) == (AudioFormat(48000, "stereo"), AudioFormat(real))
+            receive, send = caller.start(AudioFormat(rate, "stereo"), AudioFormat(rate))
+            assert (receive, send) == (AudioFormat(real, "stereo"), AudioFormat(real))
             await caller.aclose()

@@ -14,9 +14,10 @@ import pytest
 from aiortc.mediastreams import MediaStreamError
 from aiortc.rtcrtpparameters import RTCRtpCodecParameters, RTCRtpReceiveParameters
 
+from rtcflow._engine import libopus
 from rtcflow._engine.audio import AudioReceiver, PlayoutTrack
 from rtcflow._engine.config import OpusConfig
-from rtcflow._engine.opus import OpusDecoder, OpusEncoder
+from rtcflow._engine.opus import FFmpegOpusDecoder, OpusEncoder, make_decoder
 from rtcflow._engine.ports import Ports
 from rtcflow.frames import AudioFormat, AudioFrame
 from rtcflow.media.playout import Latency
@@ -92,6 +93,14 @@ class Line:
 
     def frames(self) -> list[AudioFrame]:
         return self.ports.audio_in.clear()
+
+
+@pytest.fixture(autouse=True, params=["libopus", "ffmpeg"])
+def opus(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Which way Opus goes: by libopus itself, or, where that is not found, through FFmpeg."""
+    if request.param == "ffmpeg":
+        monkeypatch.setattr(libopus, "load", lambda: None)
+    return str(request.param)
 
 
 def test_packets_become_frames_at_once() -> None:
@@ -212,9 +221,11 @@ def test_before_the_start() -> None:
 
 @pytest.mark.parametrize("rate", [8000, 12000, 16000, 24000, 48000])
 @pytest.mark.parametrize("channels", [1, 2])
-def test_encoding_keeps_pitch_and_time(rate: int, channels: int) -> None:
+def test_encoding_keeps_pitch_and_time(rate: int, channels: int, opus: str) -> None:
     """What is encoded at any of Opus' rates, mono or stereo, decodes to the same tone; packets count in 1/48000 s."""
-    encoder, decoder = OpusEncoder(rate, OpusConfig()), OpusDecoder("stereo")
+    encoder, decoder = OpusEncoder(rate, OpusConfig()), make_decoder("OPUS", AudioFormat(48000, "stereo"))
+    assert decoder is not None
+    assert isinstance(decoder, FFmpegOpusDecoder) == (opus == "ffmpeg")
     n = rate // 50
     t = np.arange(n * 50) / rate
     voice = np.repeat((8000 * np.sin(2 * np.pi * 700 * t)).astype(np.int16)[None], channels, axis=0)

@@ -26,7 +26,6 @@ import numpy as np
 from aiortc import MediaStreamTrack
 from aiortc.mediastreams import MediaStreamError
 from aiortc.rtcrtpparameters import RTCRtpReceiveParameters
-from av.error import FFmpegError
 from numpy.typing import NDArray
 
 from ..frames import LAYOUTS, AudioFormat, AudioFrame
@@ -35,7 +34,7 @@ from ..media.playout import PlayoutFrame
 from ..media.resample import Converter
 from ..player import Player
 from .config import OPUS_RATES, OpusConfig
-from .opus import RTP_RATE, OpusDecoder, OpusEncoder, PlainDecoder
+from .opus import DECODE_ERRORS, RTP_RATE, Decoder, OpusEncoder, make_decoder
 from .ports import Ports
 from .seam import Packet
 from .wire import RtpWriter
@@ -201,7 +200,7 @@ class AudioReceiver:
         self._codecs: dict[int, tuple[str, int]] = {}
         self._jitter = JitterBuffer[tuple[int, bytes]](RTP_RATE)
         self._clock_rate = RTP_RATE
-        self._decoder: OpusDecoder | PlainDecoder | None = None
+        self._decoder: Decoder | None = None
         self._decoding: tuple[int, AudioFormat] | None = None
         self._converter: Converter | None = None
         self._ssrc: int | None = None
@@ -254,7 +253,7 @@ class AudioReceiver:
                     continue
                 try:
                     samples, made_up = decoder.decode(payload), False
-                except FFmpegError:
+                except DECODE_ERRORS:
                     self._ports.audio_figures.undecodable += 1
                     substitute = decoder.conceal()
                     if substitute is None:
@@ -267,31 +266,26 @@ class AudioReceiver:
     def _make_up(self, lost: Lost[tuple[int, bytes]]) -> None:
         figures = self._ports.audio_figures
         figures.lost += lost.packets
-        decoder = self._decoder
+        decoder, (payload_type, following) = self._decoder, lost.following
         for index in range(lost.fill if decoder is not None else 0):
-            if decoder is not None and (samples := decoder.conceal()) is not None:
+            beside = index == lost.fill - 1 and self._decoding is not None and self._decoding[0] == payload_type
+            if decoder is not None and (samples := decoder.conceal(following if beside else None)) is not None:
                 figures.concealed += 1
                 self._put(decoder, samples, lost.pts + index * lost.step, concealed=True)
 
-    def _get_decoder(self, payload_type: int, *, restarted: bool) -> OpusDecoder | PlainDecoder | None:
+    def _get_decoder(self, payload_type: int, *, restarted: bool) -> Decoder | None:
         receive = self._ports.receive
         if receive is None or payload_type not in self._codecs:
             return None
         wanted = payload_type, receive
         if wanted != self._decoding or restarted:
-            name = self._codecs[payload_type][0]
-            if name == "OPUS":
-                self._decoder = OpusDecoder(receive.layout)
-            else:
-                self._decoder = PlainDecoder(name, receive.layout) if name in PlainDecoder.NAMES else None
+            self._decoder = make_decoder(self._codecs[payload_type][0], receive)
             self._decoding = wanted
             fits = self._decoder is None or self._decoder.sample_rate == receive.sample_rate
             self._converter = None if fits else Converter(receive)
         return self._decoder
 
-    def _put(
-        self, decoder: OpusDecoder | PlainDecoder, samples: NDArray[np.int16], pts: int, *, concealed: bool
-    ) -> None:
+    def _put(self, decoder: Decoder, samples: NDArray[np.int16], pts: int, *, concealed: bool) -> None:
         rate = decoder.sample_rate
         if self._converter is not None:
             samples, rate = self._converter.feed(samples, rate), self._converter.target.sample_rate

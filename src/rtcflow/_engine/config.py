@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import ipaddress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Any, Final, Literal
+
+from ..protocol.ice import IceUrl, parse_ice_url
 
 OPUS_RATES: Final = (8000, 12000, 16000, 24000, 48000)
 """Sample rates that Opus encodes directly, in Hz (RFC 6716 section 2)."""
@@ -55,14 +58,39 @@ class IceServer:
     """A STUN or TURN server.
 
     Args:
-        urls: One or more ``stun:``, ``turn:`` or ``turns:`` URLs (RFC 7064, RFC 7065). The first of each kind is used.
+        urls: One or more ``stun:``, ``turn:`` or ``turns:`` URLs (RFC 7064, RFC 7065). Each is asked.
         username: For TURN.
         credential: For TURN: the password.
+
+    Raises:
+        ValueError: That is no such URL.
     """
 
     urls: str | Sequence[str]
     username: str | None = None
     credential: str | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        _ = self.parsed_urls
+
+    @property
+    def parsed_urls(self) -> list[tuple[str, IceUrl]]:
+        """Each URL, as it is written and as it is read."""
+        return [(url, parse_ice_url(url)) for url in ([self.urls] if isinstance(self.urls, str) else self.urls)]
+
+
+def read_ice_servers(configuration: Mapping[str, Any]) -> tuple[IceServer, ...]:
+    """The servers of an ``RTCConfiguration``, as browsers take it: ``{"iceServers": [{"urls": ...}, ...]}``.
+
+    Raises:
+        ValueError: It is none.
+    """
+    servers = configuration.get("iceServers") or ()
+    if not isinstance(servers, list | tuple) or not all(isinstance(server, Mapping) for server in servers):
+        raise ValueError(f"iceServers is {servers!r}; expected a list of dicts with urls, username and credential")
+    return tuple(
+        IceServer(server.get("urls", ()), server.get("username"), server.get("credential")) for server in servers
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +102,17 @@ class WebRTCConfig:
             address; a client behind a NAT finds the way to such a server by itself.
         host_addresses: Local IP addresses to offer to peers, by default all of this machine but 127.0.0.1. For
             tests and demonstrations on one machine: ``("127.0.0.1",)``.
+        interfaces: In place of `host_addresses`: offer the addresses of these network interfaces, by name; ``*`` and
+            ``?`` stand for any characters: ``("eth0",)``, ``("en*", "wl*")``.
+        port_range: The lowest and the highest UDP port to receive media on, for firewalls and containers; a call
+            takes one port for each address that is offered. By default any that the system gives. If none is free, the
+            call is refused with `TooManyConnections`. Ports of TURN relays are the TURN server's affair.
+        public_address: The IP address by which the world reaches this machine, if it is not one of the machine's own:
+            a NAT that maps each port to the same port, as clouds and published ports of containers do. It is offered
+            beside the local address that the default route leaves by (or the first).
         relay_only: Use TURN relays only, so that no local address is shown to the peer.
+        gather_timeout: Seconds in which STUN and TURN servers must have answered; an answer, or offer, waits for them
+            so long at most.
         connect_timeout: Seconds from the answer until media must flow, else `NegotiationTimeout`.
         close_timeout: Seconds that the goodbye may take, messages under way included.
         opus: How audio is encoded.
@@ -87,9 +125,30 @@ class WebRTCConfig:
 
     ice_servers: Sequence[IceServer] = ()
     host_addresses: Sequence[str] | None = None
+    interfaces: Sequence[str] | None = None
+    port_range: tuple[int, int] | None = None
+    public_address: str | None = None
     relay_only: bool = False
+    gather_timeout: float = 3.0
     connect_timeout: float = 20.0
     close_timeout: float = 2.0
     opus: OpusConfig = OpusConfig()
     use_uvloop: bool | None = None
     switch_interval: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, several in (("host_addresses", self.host_addresses), ("interfaces", self.interfaces)):
+            if isinstance(several, str):
+                raise TypeError(f"{name}={several!r} is a string; write ({several!r},)")
+        if self.host_addresses is not None and self.interfaces is not None:
+            raise ValueError("host_addresses and interfaces exclude each other; give one of them")
+        for address in (*(self.host_addresses or ()), *([self.public_address] if self.public_address else ())):
+            ipaddress.ip_address(address)  # its error says what it does not like
+        if self.port_range is not None:
+            low, high = self.port_range
+            _check_range("port_range[0]", low, 1, 65535)
+            _check_range("port_range[1]", high, low, 65535)
+        if self.relay_only and not any(url.relays for server in self.ice_servers for _, url in server.parsed_urls):
+            raise ValueError("relay_only needs a TURN server in ice_servers")
+        if not self.gather_timeout > 0:
+            raise ValueError(f"gather_timeout={self.gather_timeout!r}; expected more than 0 seconds")

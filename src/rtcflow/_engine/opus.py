@@ -1,12 +1,9 @@
-"""Audio codecs, through PyAV: Opus both ways, and decoders for what else a peer may send.
-
-libopus gives 48 kHz whatever the sender's rate was (RFC 6716 section 2), mono or stereo as asked.
-"""
+"""Audio codecs: Opus both ways, by libopus itself or else through FFmpeg; decoders for what else a peer may send."""
 
 from __future__ import annotations
 
 from fractions import Fraction
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal, Protocol, cast
 
 import av
 import numpy as np
@@ -16,11 +13,59 @@ from numpy.typing import NDArray
 
 from ..frames import LAYOUTS, AudioFormat, ChannelLayout
 from ..media.conceal import Concealer
-from .config import OpusConfig
+from . import libopus
+from .config import OPUS_RATES, OpusConfig
 
 RTP_RATE: Final = 48_000
 """The RTP clock of Opus in Hz, whatever rate is encoded (RFC 7587 section 4.1)."""
 RTP_TIME_BASE: Final = Fraction(1, RTP_RATE)
+
+DECODE_ERRORS: Final = (FFmpegError, libopus.OpusError)
+"""What decoders raise when a packet makes no sense."""
+
+
+class Decoder(Protocol):
+    """What turns one peer's packets into samples.
+
+    Attributes:
+        sample_rate: Of what comes out, in Hz.
+    """
+
+    sample_rate: int
+
+    def decode(self, payload: bytes) -> NDArray[np.int16]:
+        """Decode one packet to int16 samples of shape (channels, n).
+
+        Raises:
+            Exception: One of `DECODE_ERRORS`: the packet makes no sense.
+        """
+
+    def conceal(self, following: bytes | None = None) -> NDArray[np.int16] | None:
+        """Make up one packet's worth of audio in place of a lost one; None if there is nothing to go on.
+
+        Args:
+            following: The packet after the lost one, if it came; it may hold a copy.
+        """
+
+
+def decoded_rate(name: str, wanted: int) -> int:
+    """The sample rate that `make_decoder` comes nearest to `wanted` with, in Hz."""
+    if name == "OPUS":
+        return wanted if wanted in OPUS_RATES and libopus.load() is not None else RTP_RATE
+    return PlainDecoder.NAMES[name][1] if name in PlainDecoder.NAMES else RTP_RATE
+
+
+def make_decoder(name: str, wanted: AudioFormat) -> Decoder | None:
+    """A decoder for the codec of that name (in capitals), or None if it is unknown here.
+
+    What comes out has the channels that are wanted, and the sample rate that `decoded_rate` says.
+    """
+    if name == "OPUS":
+        library = libopus.load()
+        if library is None or wanted.sample_rate not in OPUS_RATES:
+            return FFmpegOpusDecoder(wanted.layout)
+        return libopus.NativeDecoder(library, wanted)
+    return PlainDecoder(name, wanted.layout) if name in PlainDecoder.NAMES else None
 
 
 class OpusEncoder:
@@ -38,9 +83,7 @@ class OpusEncoder:
         self._rate, self._config = sample_rate, config
         self.step = RTP_RATE // sample_rate
         self._channels = 0
-        self._codec: AudioCodecContext
-        self._frame: av.AudioFrame
-        self._target: NDArray[np.int16]
+        self._encoder: libopus.NativeEncoder | _FFmpegOpusEncoder
 
     def encode(self, samples: NDArray[np.int16], pts: int) -> av.Packet[Any] | None:
         """Encode int16 samples of shape (channels, sample_rate / 50).
@@ -52,29 +95,37 @@ class OpusEncoder:
         Returns:
             A packet with `pts` in 1/48000 s; None should the encoder hold the frame back.
         """
-        packet = self._encode(samples)
-        if packet is not None:
-            packet.pts = pts * self.step
-            packet.time_base = RTP_TIME_BASE
+        payload = self.payload(samples)
+        if payload is None:
+            return None
+        packet = av.Packet(payload)
+        packet.pts = pts * self.step
+        packet.time_base = RTP_TIME_BASE
         return packet
 
     def payload(self, samples: NDArray[np.int16]) -> bytes | None:
         """As `encode`, but the packet's bytes alone."""
-        packet = self._encode(samples)
-        return None if packet is None else bytes(packet)
-
-    def _encode(self, samples: NDArray[np.int16]) -> av.Packet[Any] | None:
         if samples.shape[0] != self._channels:
             self._open(samples.shape[0])
-        self._target[:] = samples[0] if self._channels == 1 else samples.T
-        packets = self._codec.encode(self._frame)
-        return packets[0] if packets else None
+        return self._encoder.payload(samples)
 
     def _open(self, channels: int) -> None:
-        config, rate, layout = self._config, self._rate, LAYOUTS[channels]
+        source, library = AudioFormat(self._rate, LAYOUTS[channels]), libopus.load()
+        if library is None:
+            self._encoder = _FFmpegOpusEncoder(source, self._config)
+        else:
+            self._encoder = libopus.NativeEncoder(library, source, self._config)
+        self._channels = channels
+
+
+class _FFmpegOpusEncoder:
+    """What `libopus.NativeEncoder` does, through FFmpeg."""
+
+    def __init__(self, format: AudioFormat, config: OpusConfig) -> None:
+        rate, channels = format.sample_rate, format.channels
         codec = _codec("libopus", "w")
         codec.bit_rate = config.bitrate * channels
-        codec.format, codec.layout, codec.sample_rate = "s16", layout, rate
+        codec.format, codec.layout, codec.sample_rate = "s16", format.layout, rate
         codec.time_base = Fraction(1, rate)
         codec.options = {
             "application": config.application,
@@ -85,16 +136,21 @@ class OpusEncoder:
             "dtx": "1" if config.dtx else "0",
         }
         # One frame is used over and over: the encoder copies what it is given, because the frame owns its memory.
-        frame = av.AudioFrame(format="s16", layout=layout, samples=rate // 50)
+        frame = av.AudioFrame(format="s16", layout=format.layout, samples=format.frame_size)
         frame.sample_rate = rate
         frame.time_base = Fraction(1, rate)
-        target = np.frombuffer(cast("bytes", frame.planes[0]), np.int16, count=rate // 50 * channels)
-        self._target = target if channels == 1 else target.reshape(-1, channels)
-        self._codec, self._frame, self._channels = codec, frame, channels
+        target = np.frombuffer(cast("bytes", frame.planes[0]), np.int16, count=format.frame_size * channels)
+        self._target = target.reshape(-1, channels)
+        self._codec, self._frame = codec, frame
+
+    def payload(self, samples: NDArray[np.int16]) -> bytes | None:
+        self._target[:] = samples.T
+        packets = self._codec.encode(self._frame)
+        return bytes(packets[0]) if packets else None
 
 
-class OpusDecoder:
-    """Decodes packets to 48 kHz, and makes up what was lost.
+class FFmpegOpusDecoder:
+    """Decodes packets to 48 kHz, and makes up what was lost: what FFmpeg makes of libopus, where that is not found.
 
     Args:
         layout: What comes out; libopus mixes down or doubles as needed.
@@ -118,7 +174,7 @@ class OpusDecoder:
         self._toc = payload[:1]
         return self._samples(frames)
 
-    def conceal(self) -> NDArray[np.int16] | None:
+    def conceal(self, following: bytes | None = None) -> NDArray[np.int16] | None:  # noqa: ARG002
         """Make up one packet's worth of audio in place of a lost one; None if there is nothing to go on.
 
         libopus conceals what it is told was lost, which PyAV cannot tell it. But a packet of no more than a header
@@ -172,7 +228,7 @@ class PlainDecoder:
         self._length = samples.shape[1]
         return np.repeat(self._concealer.follow(samples), self._channels, axis=0)
 
-    def conceal(self) -> NDArray[np.int16] | None:
+    def conceal(self, following: bytes | None = None) -> NDArray[np.int16] | None:  # noqa: ARG002
         """Make up one packet's worth of audio in place of a lost one; None if there is nothing to go on."""
         samples = self._concealer.make_up(self._length)
         return None if samples is None else np.repeat(samples, self._channels, axis=0)

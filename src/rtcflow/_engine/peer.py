@@ -29,10 +29,10 @@ from aiortc.rtcconfiguration import RTCIceTransportPolicy
 from ..abc import MediaOffer
 from ..exceptions import InvalidOffer, LocalProtocolError, NegotiationTimeout, UnsupportedMedia
 from ..protocol.signalling import IceCandidate
-from . import audio, offers, seam, video
+from . import audio, gathering, offers, seam, video
 from .config import IceServer, WebRTCConfig
 from .messages import LABEL, MessageChannel
-from .opus import RTP_RATE, PlainDecoder
+from .opus import RTP_RATE
 from .ports import Ports
 from .room import Family, Room
 
@@ -77,14 +77,15 @@ class Peer:
 
     Attributes:
         offer: What was agreed on; valid once `answer` or `accept_answer` has returned.
-        audio_rate: The sample rate in which the peer's audio is decoded, Hz.
+        audio_codec: What the peer's audio is coded in, in capitals.
+        audio_clock: The clock rate of its RTP timestamps, Hz.
         messages: The message channel.
         family: Every task that runs for this peer.
     """
 
     def __init__(self, room: Room, config: WebRTCConfig, ports: Ports) -> None:
         self.offer = MediaOffer()
-        self.audio_rate = RTP_RATE
+        self.audio_codec, self.audio_clock = "OPUS", RTP_RATE
         self.messages = MessageChannel(room, ports, self._end)
         self.family = Family(self._task_failed)
         self._room, self._config, self._ports = room, config, ports
@@ -112,8 +113,7 @@ class Peer:
         connection = self._open(RTCBundlePolicy.BALANCED)
         await self._set_remote(connection, offer, "offer", wish)
         self._choose_directions(connection, wish)
-        if self._config.host_addresses is not None:
-            seam.use_addresses(connection, list(self._config.host_addresses))
+        gathering.install(connection, self._config, self._ports.asked)
         await connection.setLocalDescription(await connection.createAnswer())
         answer = connection.localDescription.sdp
         self._learn_codec(answer)
@@ -130,8 +130,7 @@ class Peer:
                 self._shortcut(transceiver, track)
         if wish.messages:
             self.messages.adopt(connection.createDataChannel(LABEL))
-        if self._config.host_addresses is not None:
-            seam.use_addresses(connection, list(self._config.host_addresses))
+        gathering.install(connection, self._config, self._ports.asked)
         await connection.setLocalDescription(await connection.createOffer())
         self._start_timer()
         return connection.localDescription.sdp
@@ -204,10 +203,10 @@ class Peer:
         media = offers.read(answer, "answer").first("audio")
         if media is None or not media.rtp.codecs:
             return
-        name = media.rtp.codecs[0].name.upper()
+        codec = media.rtp.codecs[0]
+        self.audio_codec, self.audio_clock = codec.name.upper(), codec.clockRate
         if self._audio_out is not None:
-            self._audio_out.opus = name == "OPUS"
-        self.audio_rate = RTP_RATE if name == "OPUS" else PlainDecoder.NAMES.get(name, ("", RTP_RATE))[1]
+            self._audio_out.opus = self.audio_codec == "OPUS"
 
     async def add_candidate(self, candidate: IceCandidate | None) -> None:
         """Add one trickled candidate of the peer, or (None) learn that no more will come. Returns without waiting.
@@ -379,7 +378,7 @@ class Peer:
     def figures(self) -> dict[str, float]:
         """Figures of the audio received, by name."""
         figures = {} if self._audio_in is None else self._audio_in.figures()
-        if self._audio is not None and (jitter := seam.jitter(self._audio.receiver, self.audio_rate)) is not None:
+        if self._audio is not None and (jitter := seam.jitter(self._audio.receiver, self.audio_clock)) is not None:
             figures["jitter"] = jitter
         return figures
 

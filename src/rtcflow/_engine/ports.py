@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass
 
 import av
@@ -39,6 +40,43 @@ class Route:
         )
 
 
+class ServerTrouble(enum.Enum):
+    """Why a STUN or TURN server was of no use."""
+
+    NO_ANSWER = "no answer"
+    UNKNOWN_HOST = "no such host"
+    UNREACHABLE = "cannot be reached"
+    WRONG_CREDENTIALS = "refuses the credentials"
+    REFUSED = "refuses"
+    TLS = "no TLS"
+    UNSUPPORTED = "cannot be asked from here"
+
+
+@dataclass(frozen=True, slots=True)
+class ServerReport:
+    """What came of asking a STUN or TURN server.
+
+    Attributes:
+        url: Its URL.
+        seconds: How long its answer took, or the attempt.
+        address: What it gave: our address as it sees it (STUN), or the relay's (TURN): ``(host, port)``; None if there
+            was trouble.
+        trouble: What was wrong, if something was.
+        words: The trouble's particulars.
+    """
+
+    url: str
+    seconds: float
+    address: tuple[str, int] | None = None
+    trouble: ServerTrouble | None = None
+    words: str = ""
+
+    def __str__(self) -> str:
+        if self.trouble is not None:
+            return f"{self.url} {self.trouble.value}{self.words and f' ({self.words})'}"
+        return f"{self.url} gave {':'.join(map(str, self.address or ()))} after {1000 * self.seconds:.0f} ms"
+
+
 @dataclass(slots=True)
 class AudioFigures:
     """Counts of the receiving side; written in the room only."""
@@ -67,6 +105,7 @@ class Ports:
         ended: Set when the link has ended, by whichever side.
         error: Why the link ended, if it failed; set before `ended`.
         route: The candidate pair, once connected.
+        asked: The STUN and TURN servers that were asked for candidates, by URL.
     """
 
     def __init__(self, latency: Latency) -> None:
@@ -81,6 +120,7 @@ class Ports:
         self.ended = Event()
         self.error: BaseException | None = None
         self.route: Route | None = None
+        self.asked: dict[str, ServerReport] = {}
         self.audio_figures = AudioFigures()
         self.message_figures = MessageFigures()
 

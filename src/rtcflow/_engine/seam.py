@@ -16,6 +16,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Protocol
 
+import aioice.ice
 from aiortc import RTCCertificate, RTCDtlsTransport, RTCPeerConnection, RTCRtpReceiver, RTCRtpSender, RTCSctpTransport
 from aiortc.rtcrtpparameters import RTCRtpCodecParameters, RTCRtpReceiveParameters
 from OpenSSL import SSL
@@ -82,19 +83,25 @@ def goodbye_received(transport: RTCDtlsTransport) -> bool:
 # -- ICE
 
 
-def use_addresses(connection: RTCPeerConnection, addresses: list[str]) -> None:
-    """Have all transports that `connection` has so far gather host candidates on `addresses` only.
+def can_gather() -> bool:
+    """Whether `gathering` knows this aioice: the functions of `aioice.ice` that it stands on."""
+    names = ("StunProtocol", "get_host_addresses", "relayed_candidate", "server_reflexive_candidate")
+    return all(hasattr(aioice.ice, name) for name in names) and hasattr(aioice.Connection, "get_component_candidates")
+
+
+def gather_by(connection: RTCPeerConnection, gather: Callable[..., Awaitable[list[Any]]]) -> None:
+    """Have all transports that `connection` has so far gather candidates by ``gather(ice, component)``.
 
     Relies on: ``RTCIceTransport._connection`` is an `aioice.Connection`, whose `gather_candidates` calls its own
     ``get_component_candidates(component=, addresses=)``.
     """
     for transport in transports(connection):
         ice = transport.transport._connection
-        vars(ice)["get_component_candidates"] = partial(_gather_on, ice.get_component_candidates, addresses)
+        vars(ice)["get_component_candidates"] = partial(_gather, gather, ice)
 
 
-async def _gather_on(gather: Any, ours: list[str], *, component: int, addresses: list[str]) -> Any:  # noqa: ARG001
-    return await gather(component=component, addresses=ours)
+async def _gather(gather: Any, ice: Any, *, component: int, addresses: list[str]) -> Any:  # noqa: ARG001
+    return await gather(ice, component)
 
 
 def route(transport: RTCDtlsTransport) -> Route | None:

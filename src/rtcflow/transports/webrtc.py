@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import anyio
 from typing_extensions import override
 
-from .._engine.config import IceServer, OpusConfig, WebRTCConfig
-from .._engine.ports import Ports, Route
+from .._engine.config import IceServer, OpusConfig, WebRTCConfig, read_ice_servers
+from .._engine.ports import Ports, Route, ServerReport, ServerTrouble
 from ..abc import MediaOffer, Transport, TransportStatistics
 from ..exceptions import NegotiationTimeout
 from ..frames import AudioFormat
@@ -27,7 +27,18 @@ if TYPE_CHECKING:
     from .._engine.room import Room
     from ..protocol.signalling import IceCandidate
 
-__all__ = ["IceServer", "OpusConfig", "Route", "WebRTCConfig", "WebRTCEngine", "WebRTCTransport", "open_engine"]
+__all__ = [
+    "IceServer",
+    "OpusConfig",
+    "Route",
+    "ServerReport",
+    "ServerTrouble",
+    "WebRTCConfig",
+    "WebRTCEngine",
+    "WebRTCTransport",
+    "open_engine",
+    "read_ice_servers",
+]
 
 
 @asynccontextmanager
@@ -37,6 +48,9 @@ async def open_engine(config: WebRTCConfig | None = None) -> AsyncIterator[WebRT
     Yields:
         The engine. At the end of the block every transport that is still open is closed, and the thread has ended.
         What failed in the thread itself is raised there.
+
+    Raises:
+        ValueError: No network interface of this machine has a name as in `WebRTCConfig.interfaces`.
     """
     engine = WebRTCEngine(config)
     await engine._open()
@@ -66,8 +80,10 @@ class WebRTCEngine:
             )
         import rtcflow._engine.peer  # noqa: F401  half a second of imports that no call should wait for
 
+        from .._engine.gathering import host_addresses
         from .._engine.room import Room
 
+        host_addresses(self.config)  # what cannot work is said now, not to each caller
         room = Room(use_uvloop=self.config.use_uvloop)
         await room.open()
         self._room = room
@@ -189,6 +205,11 @@ class WebRTCTransport(Transport):
         """The candidate pair that carries the connection; None before it is connected."""
         return self._ports.route
 
+    @property
+    def ice_servers(self) -> tuple[ServerReport, ...]:
+        """What came of asking our STUN and TURN servers, once the answer or offer was made."""
+        return tuple(self._ports.asked.values())
+
     async def _begin(self, negotiate: Any, *args: Any) -> None:
         peer = self._peer
         try:
@@ -226,8 +247,9 @@ class WebRTCTransport(Transport):
     @override
     def start(self, receive: AudioFormat, send: AudioFormat) -> tuple[AudioFormat, AudioFormat]:
         from .._engine.audio import send_format
+        from .._engine.opus import decoded_rate
 
-        receive = AudioFormat(self._peer.audio_rate, receive.layout)
+        receive = AudioFormat(decoded_rate(self._peer.audio_codec, receive.sample_rate), receive.layout)
         send = send_format(send)
         self.audio_out.open(send)
         self._ports.receive = receive

@@ -6,8 +6,9 @@ Both servers run under Uvicorn, one process each, pinned to one core; the client
 its frames are made beforehand. Handlers are the same source for both. What is printed are medians and ratios.
 
 - latency   a loud frame among silent ones, from sending it until it is back
+- delivery  the share of one call's audio that comes back as fast as it is spoken
 - cpu       of the server, for each of 8 calls
-- capacity  the most calls of which 99 % (--share) of the audio comes back
+- capacity  the most calls of which 99 % (--share) of the audio comes back as fast as it is spoken
 - idle      CPU of 50 calls on which nobody speaks, % of a core; handlers wait in `emit`
 - idle-poll the same, with handlers that look every 0.1 s (FastRTC's `wait_for_item`)
 - idle-none the same, with handlers that return None at once
@@ -29,18 +30,16 @@ import struct
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 RATE = 24000
-FRAME = RATE // 50
-QUIET, LOUD = b"\xff" * FRAME, b"\x80" * FRAME
 
 
 # -- the servers: this part runs in either Python
 
 
-def serve(kind: str, library: str, port: int) -> None:
+def serve(kind: str, library: str, port: int, loop: str, ws: str) -> None:
     """Serve one kind of handler with one library, until killed."""
     import numpy as np
     import uvicorn
@@ -101,7 +100,7 @@ def serve(kind: str, library: str, port: int) -> None:
             if self.silent:
                 await asyncio.sleep(3600)
             await asyncio.sleep(0.01)  # a synthesiser that is faster than real time
-            return RATE, np.full((1, FRAME), 3000, np.int16)
+            return RATE, np.full((1, RATE // 50), 3000, np.int16)
 
     handlers = {"echo": Echo, "idle": Idle, "nothing": Nothing, "talker": Talker}
     options = {} if library == "fastrtc" else {"concurrency_limit": 1000}
@@ -109,7 +108,7 @@ def serve(kind: str, library: str, port: int) -> None:
     stream.concurrency_limit = 1000
     app = FastAPI()
     stream.mount(app)
-    uvicorn.run(app, host="127.0.0.1", port=port, log_level="error", loop="asyncio")
+    uvicorn.run(app, host="127.0.0.1", port=port, log_level="error", loop=loop, ws=ws)
 
 
 # -- the client
@@ -123,72 +122,100 @@ def masked(message: str) -> bytes:
     return head + bytes(4) + payload
 
 
-def media(payload: bytes) -> bytes:
-    return masked(json.dumps({"event": "media", "media": {"payload": base64.b64encode(payload).decode()}}))
+def media(sample: bytes, seconds: float) -> bytes:
+    payload = base64.b64encode(sample * round(RATE * seconds)).decode()
+    return masked(json.dumps({"event": "media", "media": {"payload": payload}}))
 
 
-SILENCE, NOISE = media(QUIET), media(LOUD)
-LOUD_AT = base64.b64encode(LOUD)[:40]
+QUIET, LOUD = b"\xff", b"\x80"
+LOUD_AT = base64.b64encode(LOUD * 30)
 
 
-@dataclass
-class Call:
-    """One WebSocket call."""
+class Call(asyncio.Protocol):
+    """One WebSocket call; counts the seconds it sent and received."""
 
-    reader: asyncio.StreamReader
-    writer: asyncio.StreamWriter
-    sent: int = 0
-    received: float = 0.0  # frames
-    last: float = 0.0
-    loud_sent: float | None = None
-    latencies: list[float] = field(default_factory=list)
-    counting: bool = True
+    def __init__(self, number: int, block: float) -> None:
+        self.opened = asyncio.get_running_loop().create_future()
+        self.block = block
+        self.sent = self.received = self.last = 0.0
+        self.loud_sent: float | None = None
+        self.latencies: list[float] = []
+        self._buffer = b""
+        self._start = masked(json.dumps({"event": "start", "websocket_id": f"call-{number}"}))
+        self._silence, self._noise = media(QUIET, block), media(LOUD, block)
 
-    async def listen(self) -> None:
-        try:
-            while True:
-                head = await self.reader.readexactly(2)
-                size = head[1] & 0x7F
-                if size == 126:
-                    size = struct.unpack("!H", await self.reader.readexactly(2))[0]
-                elif size == 127:
-                    size = struct.unpack("!Q", await self.reader.readexactly(8))[0]
-                payload = await self.reader.readexactly(size)
-                if head[0] & 0x0F == 9:
-                    self.writer.write(struct.pack("!BB", 0x8A, 0x80 | size) + bytes(4) + payload)
-                if b'"media"' in payload[:40]:
-                    self.last = time.perf_counter()
-                    if self.counting:
-                        begin = payload.index(b'"', payload.index(b'"payload"') + 10) + 1
-                        self.received += (len(payload) - len(b'"}}') - begin) * 3 / 4 / FRAME
-                    if self.loud_sent is not None and LOUD_AT in payload:
-                        self.latencies.append(self.last - self.loud_sent)
-                        self.loud_sent = None
-        except (asyncio.IncompleteReadError, ConnectionError):
-            return
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport: asyncio.Transport = transport
+        transport.write(
+            b"GET /websocket/offer HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+        )
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if not self.opened.done():
+            self.opened.set_exception(error or ConnectionError("closed"))
+
+    def data_received(self, data: bytes) -> None:
+        buffer = self._buffer + data if self._buffer else data
+        at = 0
+        if not self.opened.done():
+            head, found, rest = buffer.partition(b"\r\n\r\n")
+            self._buffer = buffer
+            if not found:
+                return
+            assert b" 101 " in head, head
+            self.transport.write(self._start)
+            self.opened.set_result(None)
+            buffer = rest
+        while len(buffer) >= at + 4:
+            size, begin = buffer[at + 1] & 0x7F, at + 2
+            if size == 126:
+                size, begin = struct.unpack_from("!H", buffer, at + 2)[0], at + 4
+            elif size == 127:
+                if len(buffer) < at + 10:
+                    break
+                size, begin = struct.unpack_from("!Q", buffer, at + 2)[0], at + 10
+            if len(buffer) < begin + size:
+                break
+            self._take(buffer[at] & 0x0F, buffer[begin : begin + size])
+            at = begin + size
+        self._buffer = buffer[at:]
+
+    def _take(self, kind: int, payload: bytes) -> None:
+        if kind == 9:
+            self.transport.write(struct.pack("!BB", 0x8A, 0x80 | len(payload)) + bytes(4) + payload)
+        elif b'"media"' in payload[:40]:
+            self.last = time.perf_counter()
+            begin = payload.index(b'"', payload.index(b'"payload"') + 10) + 1
+            self.received += (len(payload) - len(b'"}}') - begin) * 3 / 4 / RATE
+            if self.loud_sent is not None and LOUD_AT in payload:
+                self.latencies.append(self.last - self.loud_sent)
+                self.loud_sent = None
+
+    def say(self, *, loud: bool = False) -> None:
+        self.sent += self.block
+        if loud:
+            self.loud_sent = time.perf_counter()
+        self.transport.write(self._noise if loud else self._silence)
 
     async def speak(self, seconds: float, *, loud_every: int = 0) -> None:
         began = time.perf_counter()
-        for number in range(int(seconds * 50)):
-            await asyncio.sleep(max(0.0, began + number * 0.02 - time.perf_counter()))
-            if loud_every and number % loud_every == loud_every - 1:
-                self.loud_sent = time.perf_counter()
-                self.writer.write(NOISE)
-            else:
-                self.writer.write(SILENCE)
-            self.sent += 1
+        for number in range(int(seconds / self.block)):
+            await asyncio.sleep(max(0.0, began + number * self.block - time.perf_counter()))
+            self.say(loud=bool(loud_every) and number % loud_every == loud_every - 1)
 
 
-async def open_call(port: int, number: int) -> Call:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(
-        b"GET /websocket/offer HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-    )
-    status = await reader.readuntil(b"\r\n\r\n")
-    assert b" 101 " in status, status
-    writer.write(masked(json.dumps({"event": "start", "websocket_id": f"call-{number}"})))
-    return Call(reader, writer)
+async def open_call(server: Server, number: int = 0) -> Call:
+    loop = asyncio.get_running_loop()
+    _, call = await loop.create_connection(lambda: Call(number, server.block), "127.0.0.1", server.port)
+    await call.opened
+    return call
+
+
+async def hang_up(*calls: Call) -> None:
+    for call in calls:
+        call.transport.close()
+    await asyncio.sleep(0.3)
 
 
 @dataclass
@@ -197,6 +224,7 @@ class Server:
 
     process: subprocess.Popen
     port: int
+    block: float  # seconds of audio in each of the client's messages
 
     def cpu(self) -> float:
         """Seconds of CPU it has used."""
@@ -212,18 +240,21 @@ class Server:
         self.process.wait()
 
 
-def start(python: str, kind: str, library: str, core: int) -> Server:
+def start(library: str, kind: str, options: argparse.Namespace) -> Server:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
+    python = options.fastrtc if library == "fastrtc" else sys.executable
     command = [python, __file__, "--serve", kind, "--library", library, "--port", str(port)]
-    process = subprocess.Popen(command, preexec_fn=lambda: os.sched_setaffinity(0, {core}))
+    command += ["--loop", options.loop, "--ws", options.ws]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen(command, preexec_fn=lambda: os.sched_setaffinity(0, {options.core}), **quiet)
     for _ in range(600):
         try:
             socket.create_connection(("127.0.0.1", port), 1).close()
             break
         except OSError:
             time.sleep(0.1)
-    return Server(process, port)
+    return Server(process, port, options.block)
 
 
 # -- the measurements
@@ -231,71 +262,81 @@ def start(python: str, kind: str, library: str, core: int) -> Server:
 
 async def latency(server: Server, seconds: float) -> float:
     """Median of loud frames, ms."""
-    call = await open_call(server.port, 0)
-    listening = asyncio.create_task(call.listen())
-    await call.speak(seconds, loud_every=17)
+    call = await open_call(server)
+    await call.speak(seconds, loud_every=max(2, round(0.34 / server.block)))
     await asyncio.sleep(0.5)
-    listening.cancel()
-    call.writer.close()
+    await hang_up(call)
     return 1000 * statistics.median(call.latencies) if call.latencies else float("inf")
 
 
-async def delivery(server: Server, calls: int, seconds: float) -> float:
-    """The share of the audio that came back, of the worst call."""
-    lines = [await open_call(server.port, number) for number in range(calls)]
-    listening = [asyncio.create_task(line.listen()) for line in lines]
+async def talk(server: Server, calls: int, seconds: float) -> tuple[float, float]:
+    """Let so many calls speak: the share of the audio that came back, of the worst call, and the server's CPU seconds.
 
-    async def talk(number: int, line: Call) -> None:
-        await asyncio.sleep(0.02 * number / calls)
-        await line.speak(seconds)
+    Both are taken over the last `seconds`, after one that brings everything under way: what is not back by then is
+    not lost, but a server that gives back 98 % of each second is a second late after one minute.
+    """
+    lines = [await open_call(server, number) for number in range(calls)]
+    figures: list[tuple[float, float]] = []
 
-    await asyncio.gather(*(talk(number, line) for number, line in enumerate(lines)))
-    await asyncio.sleep(0.3)
-    share = min(line.received / line.sent for line in lines)
-    for task, line in zip(listening, lines, strict=True):
-        task.cancel()
-        line.writer.close()
-    await asyncio.sleep(0.5)
-    return share
+    async def one(number: int, line: Call) -> None:
+        await asyncio.sleep(server.block * number / calls)
+        await line.speak(seconds + 1.1)
+
+    async def watch() -> None:
+        await asyncio.sleep(1)
+        before, used = [(line.sent, line.received) for line in lines], server.cpu()
+        await asyncio.sleep(seconds)
+        used = server.cpu() - used
+        for line, (sent, received) in zip(lines, before, strict=True):
+            figures.append(((line.received - received) / (line.sent - sent), used))
+
+    await asyncio.gather(watch(), *(one(number, line) for number, line in enumerate(lines)))
+    await hang_up(*lines)
+    return min(figures)
+
+
+async def delivery(server: Server, seconds: float) -> float:
+    """The share of the audio of one call that comes back, %."""
+    share, _ = await talk(server, 1, seconds)
+    return 100 * share
 
 
 async def cpu(server: Server, seconds: float) -> float:
     """% of a core for each of 8 calls."""
-    before = server.cpu()
-    await delivery(server, 8, seconds)
-    return 100 * (server.cpu() - before) / seconds / 8
+    _, used = await talk(server, 8, seconds)
+    return 100 * used / seconds / 8
 
 
-async def capacity(python: str, library: str, core: int, seconds: float, enough: float) -> tuple[int, float]:
-    """The most calls with enough of the audio back (0 if not even one), and the share of one call."""
-    best, first = 0, 0.0
-    for calls in (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 80, 96, 112, 128, 160, 192):
-        server = start(python, "echo", library, core)
+STEPS = (2, 4, 6, 8, 12, 16, 20, 24, 28, 32, 36, 40, 44, 48, 56, 64, 72, 80, 88, 96, 104, 112, 120, 128, 144, 160, 192)
+
+
+async def capacity(library: str, options: argparse.Namespace) -> int:
+    """The most calls with enough of the audio back; 0 if not even one has."""
+    best = 0
+    for calls in (1, *STEPS):
+        server = start(library, "echo", options)
         try:
-            share = await delivery(server, calls, seconds)
+            share, used = await talk(server, calls, options.seconds)
         finally:
             server.stop()
-        first = first or share
-        print(f"    {library:8} {calls:4} calls: {100 * share:6.1f} %", flush=True)
-        if share < enough:
-            if calls > 1:
-                break
-            continue
+        print(
+            f"    {library:8} {calls:4} calls: {100 * share:6.1f} %, {100 * used / options.seconds:5.0f} % CPU",
+            flush=True,
+        )
+        if share < options.share:
+            break
         best = calls
-    return best, first
+    return best
 
 
 async def idle(server: Server, seconds: float) -> float:
     """% of a core for 50 silent calls."""
-    lines = [await open_call(server.port, number) for number in range(50)]
-    listening = [asyncio.create_task(line.listen()) for line in lines]
+    lines = [await open_call(server, number) for number in range(50)]
     await asyncio.sleep(1.5)
     before = server.cpu()
     await asyncio.sleep(seconds)
     used = 100 * (server.cpu() - before) / seconds
-    for task, line in zip(listening, lines, strict=True):
-        task.cancel()
-        line.writer.close()
+    await hang_up(*lines)
     return used
 
 
@@ -303,34 +344,30 @@ async def bargein(server: Server, seconds: float) -> float:
     """Median ms until the last audio message."""
     found = []
     for number in range(max(3, int(seconds / 2))):
-        call = await open_call(server.port, number)
-        listening = asyncio.create_task(call.listen())
+        call = await open_call(server, number)
         await asyncio.sleep(0.7)
         pressed = call.last = time.perf_counter()
-        call.writer.write(NOISE)
+        call.say(loud=True)
         await asyncio.sleep(0.8)
         found.append(1000 * max(0.0, call.last - pressed))
-        listening.cancel()
-        call.writer.close()
+        await hang_up(call)
     return statistics.median(found)
 
 
 async def rss(server: Server, seconds: float) -> float:
     """MB per minute with handlers that return None."""
-    lines = [await open_call(server.port, number) for number in range(10)]
-    listening = [asyncio.create_task(line.listen()) for line in lines]
+    lines = [await open_call(server, number) for number in range(10)]
     await asyncio.sleep(3)
     before = server.rss()
     await asyncio.sleep(seconds)
     growth = (server.rss() - before) * 60 / seconds
-    for task, line in zip(listening, lines, strict=True):
-        task.cancel()
-        line.writer.close()
+    await hang_up(*lines)
     return growth
 
 
 SIMPLE = {
     "latency": (latency, "echo", "ms"),
+    "delivery": (delivery, "echo", "%"),
     "cpu": (cpu, "echo", "% of a core"),
     "idle": (idle, "echo", "% of a core"),
     "idle-poll": (idle, "idle", "% of a core"),
@@ -340,50 +377,52 @@ SIMPLE = {
 }
 
 
-async def measure(args: argparse.Namespace) -> None:
-    pythons = {"rtcflow": sys.executable, "fastrtc": args.fastrtc}
-    core = max(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, os.sched_getaffinity(0) - {core})
-    for name in args.only.split(","):
-        results: dict[str, list[float]] = {library: [] for library in pythons}
+async def measure(options: argparse.Namespace) -> None:
+    libraries = options.libraries.split(",")
+    for name in options.only.split(","):
+        results: dict[str, list[float]] = {library: [] for library in libraries}
         if name == "capacity":
-            for library, python in pythons.items():
-                best, first = await capacity(python, library, core, args.seconds, args.share)
-                results[library] = [float(best)]
-                print(f"  {library}: {best} calls at {100 * args.share:g} % (one call: {100 * first:.1f} %)")
+            unit = f"calls at {100 * options.share:g} %"
+            for library in libraries:
+                results[library].append(float(await capacity(library, options)))
         else:
             run, kind, unit = SIMPLE[name]
-            for _ in range(args.rounds):
-                for library, python in pythons.items():
-                    server = start(python, kind, library, core)
+            for _ in range(options.rounds):
+                for library in libraries:
+                    server = start(library, kind, options)
                     try:
-                        results[library].append(await run(server, args.seconds))
+                        results[library].append(await run(server, options.seconds))
                     finally:
                         server.stop()
-        ours, theirs = (statistics.median(results[library]) for library in ("rtcflow", "fastrtc"))
-        ratio = f"{ours / theirs:.2f}" if theirs else "–"
-        unit = "calls" if name == "capacity" else SIMPLE[name][2]
-        rounds = {library: [round(value, 1) for value in values] for library, values in results.items()}
-        print(f"{name:9} rtcflow {ours:8.1f}  FastRTC {theirs:8.1f} {unit:12} ratio {ratio}   {rounds}", flush=True)
+        medians = {library: statistics.median(values) for library, values in results.items()}
+        ratio = medians["rtcflow"] / medians["fastrtc"] if medians.get("fastrtc") else float("nan")
+        rounds = {library: [round(value, 2) for value in values] for library, values in results.items()}
+        print(f"{name:9} {unit:14} ratio {ratio:.3f}   {rounds}", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fastrtc", help="a Python that has fastrtc")
+    parser.add_argument("--libraries", default="rtcflow,fastrtc")
     parser.add_argument("--seconds", type=float, default=8.0)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--block", type=float, default=0.02, help="seconds of audio in each of the client's messages")
     parser.add_argument("--share", type=float, default=0.99, help="of the audio, that must come back for capacity")
+    parser.add_argument("--loop", default="asyncio", help="Uvicorn's: asyncio or uvloop")
+    parser.add_argument("--ws", default="auto", help="Uvicorn's: websockets, websockets-sansio or wsproto")
     parser.add_argument("--only", default=",".join([*SIMPLE, "capacity"]))
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     parser.add_argument("--library", help=argparse.SUPPRESS)
     parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.serve:
-        serve(args.serve, args.library, args.port)
-    elif not args.fastrtc:
-        parser.error("--fastrtc is needed: the Python to compare with")
-    else:
-        asyncio.run(measure(args))
+    options = parser.parse_args()
+    if options.serve:
+        serve(options.serve, options.library, options.port, options.loop, options.ws)
+        return
+    if "fastrtc" in options.libraries and not options.fastrtc:
+        parser.error("--fastrtc is needed: the Python to compare with; or --libraries rtcflow")
+    options.core = max(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, os.sched_getaffinity(0) - {options.core})
+    asyncio.run(measure(options))
 
 
 if __name__ == "__main__":

@@ -20,9 +20,9 @@ from rtcflow.handlers.base import AsyncStreamHandler, StreamHandler
 from rtcflow.media import g711
 from rtcflow.outputs import CloseStream
 from rtcflow.testing.clocks import virtual_backend
+from rtcflow.transports.line_socket import LineLimits
 from rtcflow.transports.telephone import TelephoneConfig, open_telephone_transport
 from rtcflow.transports.websocket import open_websocket_transport
-from rtcflow.transports.websocket_line import LineLimits
 
 pytestmark = pytest.mark.anyio
 

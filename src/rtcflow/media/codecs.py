@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ..exceptions import MediaError
 from ..frames import CHANNELS, ChannelLayout
 from . import g711
+from .convert import to_channels
 
 OPUS_RATES: Final = (8000, 12000, 16000, 24000, 48000)
 """The sample rates Opus knows, Hz (RFC 6716 section 2)."""
@@ -114,16 +115,6 @@ def make_coder(codec: str, sample_rate: int, layout: ChannelLayout) -> Coder:
         case "opus":
             return OpusCoder(layout, sample_rate)
     raise MediaError(f"the codec {codec[:40]!r}", "pcm_s16le, opus, mulaw or alaw")
-
-
-def to_channels(samples: NDArray[np.int16], channels: int) -> NDArray[np.int16]:
-    """`samples` with as many channels as asked for: mono is doubled, stereo is averaged."""
-    if samples.shape[0] == channels:
-        return samples
-    if channels == 2:
-        return np.repeat(samples, 2, axis=0)
-    averaged: NDArray[np.int16] = samples.mean(axis=0, keepdims=True).round().astype(np.int16)
-    return averaged
 
 
 def _from_interleaved(samples: NDArray[np.int16], channels: int) -> NDArray[np.int16]:

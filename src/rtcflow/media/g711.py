@@ -57,19 +57,19 @@ _FROM_ALAW, _TO_ALAW = _alaw_decoding(), _alaw_encoding()
 
 def decode_mulaw(payload: bytes) -> NDArray[np.int16]:
     """The samples of mu-law bytes: int16, shape (n,), full scale ±32124."""
-    return _FROM_MULAW[np.frombuffer(payload, np.uint8)]
+    return _FROM_MULAW.take(np.frombuffer(payload, np.uint8))
 
 
 def encode_mulaw(samples: NDArray[np.int16]) -> bytes:
     """`samples` (int16, any shape, read in C order) as mu-law, one byte each."""
-    return _TO_MULAW[np.ascontiguousarray(samples).view(np.uint16)].tobytes()
+    return _TO_MULAW.take(np.ascontiguousarray(samples).view(np.uint16)).tobytes()
 
 
 def decode_alaw(payload: bytes) -> NDArray[np.int16]:
     """The samples of A-law bytes: int16, shape (n,), full scale ±32256."""
-    return _FROM_ALAW[np.frombuffer(payload, np.uint8)]
+    return _FROM_ALAW.take(np.frombuffer(payload, np.uint8))
 
 
 def encode_alaw(samples: NDArray[np.int16]) -> bytes:
     """`samples` (int16, any shape, read in C order) as A-law, one byte each."""
-    return _TO_ALAW[np.ascontiguousarray(samples).view(np.uint16)].tobytes()
+    return _TO_ALAW.take(np.ascontiguousarray(samples).view(np.uint16)).tobytes()

@@ -12,7 +12,8 @@ from ..abc import MediaOffer
 from ..media.playout import Latency
 from ..protocol.lines import CallStarted, LineCodec, LineEvent, Media, Message, Reorder
 from ..protocol.telephone import CARRIERS, detect
-from .websocket_line import LineLimits, LineSocket, LineTransport, open_line
+from .line_socket import LineLimits, LineSocket
+from .websocket_line import LineTransport, open_line
 
 if TYPE_CHECKING:
     from starlette.websockets import WebSocket

@@ -1,8 +1,9 @@
 """One call over a WebSocket of an ASGI server: what the WebSocket and the telephone transport have in common.
 
-Three tasks, owned by `open_line`: one reads, one plays (paced by `audio_out`), one sends what is not audio. All sending
-goes through one lock, and whoever holds it sends what waits in the outbox first: so a message or a clear never comes
-after audio that was put after it. What the messages mean is the codec's affair (`protocol.lines.LineCodec`).
+Four tasks, owned by `open_line`: one reads, one plays (paced by `audio_out`), one sends what is not audio, one watches
+that sending does not stall. All sending goes through one lock, and whoever holds it sends what waits in the outbox
+first: so a message or a clear never comes after audio that was put after it. What the messages mean is the codec's
+affair (`protocol.lines.LineCodec`).
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ import logging
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import anyio
@@ -43,7 +44,6 @@ from ..protocol.lines import (
     MediaClock,
     MediaFormat,
     Message,
-    MessageRate,
     Ping,
     SendClear,
     SendMark,
@@ -55,6 +55,7 @@ from ..protocol.lines import (
     write,
 )
 from ..protocol.messages import MAX_MESSAGE_SIZE
+from .line_socket import LineLimits, LineSocket, PeerLeft
 
 if TYPE_CHECKING:
     from starlette.websockets import WebSocket
@@ -71,59 +72,6 @@ MARK_EVERY: Final = 0.2
 
 GOODBYE: Final = 1.0
 """Seconds that closing may take when the block of `open_line` ends: what the peer has not taken by then is lost."""
-
-FAIR: Final = 16
-"""Messages after which the reader lets others run: receiving what a server has queued may not wait at all."""
-
-REASON_BOUND: Final = 123
-"""Bytes that a close reason may have (RFC 6455 section 5.5: 125, less two for the code)."""
-
-_NORMAL_ENDS: Final = (1000, 1001, 1005)
-"""Close codes of a peer that left by its own will; 1005 stands for a close frame without a code (RFC 6455 7.4.1)."""
-
-
-@dataclass(frozen=True, slots=True)
-class LineLimits:
-    """What a peer may do.
-
-    Attributes:
-        setup: Seconds until it must have started the call.
-        max_message: Characters or bytes of one message. 256 KiB are 1 s of stereo samples at 48 kHz as base64.
-        rate: Messages a second, for long. Audio takes 50, or 100 with 10 ms frames.
-        burst: Messages beyond that at once, after a stall of the network: 20 s of audio.
-        stall: Seconds that it may take no more data before the link counts as broken.
-    """
-
-    setup: float = 10.0
-    max_message: int = 256 * 1024
-    rate: float = 250.0
-    burst: int = 1000
-    stall: float = 10.0
-
-
-class PeerLeft(Exception):
-    """The WebSocket is closed.
-
-    Attributes:
-        code: Its close code.
-    """
-
-    def __init__(self, code: int) -> None:
-        super().__init__(f"the WebSocket was closed with code {code}")
-        self.code = code
-
-    @property
-    def is_goodbye(self) -> bool:
-        """Whether the peer closed it in good order."""
-        return self.code in _NORMAL_ENDS
-
-
-class PeerStalled(PeerLeft):
-    """The peer takes no more data; nobody else will notice."""
-
-    def __init__(self, seconds: float) -> None:
-        super().__init__(1006)
-        self.args = (f"the peer took no data for {seconds:g} s",)
 
 
 class _Outbox:
@@ -269,12 +217,10 @@ class LineTransport(Transport):
 
     async def refuse(self, code: int, reason: str, message: str) -> None:
         """Close a call that was opened and will not be served: tell the peer `message`, if it reads any."""
-        try:
-            if self.offer.messages:
+        if self.offer.messages:
+            with suppress(PeerLeft), anyio.move_on_after(GOODBYE):
                 async with self._sending:
                     await self._socket.send(message)
-        except PeerLeft:
-            pass
         await self._socket.close(code, reason)
         await self.aclose()
 
@@ -427,15 +373,11 @@ class LineTransport(Transport):
                         await self._socket.send(self._codec.send(SendMedia(payload)))
                         if mark is not None and self._codec.marks:
                             await self._send_mark(mark)
-        except anyio.EndOfStream:
-            return
-        except PeerLeft as left:
-            self._send_failed(left)
+        except (anyio.EndOfStream, PeerLeft):
+            return  # the reader tells why
 
-    def _send_failed(self, left: PeerLeft) -> None:
-        if isinstance(left, PeerStalled):
-            self._finish(left)
-        # else the reader tells why
+    async def _watch_sending(self) -> None:
+        self._finish(await self._socket.wait_stalled())
 
     async def _next_frame(self) -> PlayoutFrame | None:
         """The next frame when it is due, or None when it is time to mark the end of a stretch of speech."""
@@ -455,96 +397,13 @@ class LineTransport(Transport):
                 await self._outbox.wait()
                 async with self._sending:
                     await self._send_waiting()
-        except PeerLeft as left:
-            self._send_failed(left)
+        except PeerLeft:
+            return
 
     async def _send_waiting(self) -> None:
         """Send what waits in the outbox; called with the sending lock held."""
         while (message := self._outbox.take()) is not None:
             await self._socket.send(message)
-
-
-class LineSocket:
-    """The ASGI WebSocket with limits, in our exceptions."""
-
-    def __init__(self, websocket: WebSocket, limits: LineLimits) -> None:
-        from starlette.websockets import WebSocketDisconnect, WebSocketState  # not before a call: importing takes long
-
-        # Servers differ in how they say that the peer went away in the meantime; RuntimeError is Uvicorn's "unexpected
-        # ASGI message" after a close it has seen and we have not.
-        self._gone = (OSError, RuntimeError, WebSocketDisconnect)
-        self._connecting, self._disconnected = WebSocketState.CONNECTING, WebSocketState.DISCONNECTED
-        self._websocket = websocket
-        self._limits = limits
-        self._rate = MessageRate(limits.rate, limits.burst)
-        self._now = loop_clock()
-        self._over = False
-        self._count = 0
-
-    async def accept(self) -> None:
-        """Accept the handshake, if that was not done."""
-        if self._websocket.client_state is self._connecting:
-            await self._websocket.accept()
-
-    async def receive(self) -> Message:
-        """The next message.
-
-        Raises:
-            PeerLeft: The WebSocket was closed.
-            RemoteProtocolError: The message is beyond a limit.
-        """
-        if self._over or self._websocket.client_state is self._disconnected:
-            raise PeerLeft(1006)
-        self._count += 1
-        if self._count % FAIR == 0:
-            await anyio.lowlevel.checkpoint()
-        said = await self._websocket.receive()
-        if said["type"] == "websocket.disconnect":
-            self._over = True
-            raise PeerLeft(said.get("code") or 1005)
-        text: str | None = said.get("text")
-        message: Message = said.get("bytes") or b"" if text is None else text
-        if len(message) > self._limits.max_message:
-            problem = f"a message of {len(message)} bytes; at most {self._limits.max_message} are taken"
-            raise RemoteProtocolError(problem, close_code=TOO_BIG)
-        if not self._rate.take(self._now()):
-            problem = f"too many messages; {self._limits.rate:g} a second are taken"
-            raise RemoteProtocolError(problem, close_code=OVER_LIMIT)
-        return message
-
-    async def send(self, message: Message) -> None:
-        """Send a text or binary message.
-
-        Raises:
-            PeerLeft: The WebSocket was closed.
-            PeerStalled: The peer takes no more data.
-        """
-        if self._over:
-            raise PeerLeft(1006)
-        kind = "text" if isinstance(message, str) else "bytes"
-        try:
-            with anyio.move_on_after(self._limits.stall) as sending:
-                await self._websocket.send({"type": "websocket.send", kind: message})
-        except self._gone as error:
-            self._over = True
-            raise PeerLeft(1006) from error
-        if sending.cancelled_caught:
-            self._over = True
-            raise PeerStalled(self._limits.stall)
-
-    async def close(self, code: int = 1000, reason: str = "") -> None:
-        """Close it, if that was not done; never raises for a peer that is gone."""
-        if self._over:
-            return
-        self._over = True
-        try:
-            await self._websocket.close(code, _cut(reason))
-        except self._gone:
-            return
-
-
-def _cut(reason: str) -> str:
-    return reason.encode("utf-8", "replace")[:REASON_BOUND].decode("utf-8", "ignore")
 
 
 LineT = TypeVar("LineT", bound=LineTransport)
@@ -558,7 +417,7 @@ async def open_line(
     limits: LineLimits,
     check: Callable[[str, LineEvent], None] | None = None,
 ) -> AsyncIterator[LineT]:
-    """Accept `websocket`, wait until the call is started, and run its three tasks for the block.
+    """Accept `websocket`, wait until the call is started, and run its tasks for the block.
 
     Args:
         websocket: Accepted or not.
@@ -593,7 +452,7 @@ async def open_line(
     failure: BaseException | None = None
     try:
         async with anyio.create_task_group() as tasks:
-            for task in (transport._read, transport._play, transport._send_messages):
+            for task in (transport._read, transport._play, transport._send_messages, transport._watch_sending):
                 tasks.start_soon(task)
             try:
                 yield transport

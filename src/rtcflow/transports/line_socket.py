@@ -1,0 +1,163 @@
+"""The WebSocket of an ASGI server under limits, in our own exceptions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import anyio
+import anyio.lowlevel
+
+from .._bridge import loop_clock
+from ..exceptions import RemoteProtocolError
+from ..protocol.lines import OVER_LIMIT, TOO_BIG, Message, MessageRate
+
+if TYPE_CHECKING:
+    from starlette.websockets import WebSocket
+
+FAIR: Final = 16
+"""Messages after which the reader lets others run: receiving what a server has queued may not wait at all."""
+
+REASON_BOUND: Final = 123
+"""Bytes that a close reason may have (RFC 6455 section 5.5: 125, less two for the code)."""
+
+_NORMAL_ENDS: Final = (1000, 1001, 1005)
+"""Close codes of a peer that left by its own will; 1005 stands for a close frame without a code (RFC 6455 7.4.1)."""
+
+
+@dataclass(frozen=True, slots=True)
+class LineLimits:
+    """What a peer may do.
+
+    Attributes:
+        setup: Seconds until it must have started the call.
+        max_message: Characters or bytes of one message. 256 KiB are 1 s of stereo samples at 48 kHz as base64.
+        rate: Messages a second, for long. Audio takes 50, or 100 with 10 ms frames.
+        burst: Messages beyond that at once, after a stall of the network: 20 s of audio.
+        stall: Seconds that it may take no more data before the link counts as broken.
+    """
+
+    setup: float = 10.0
+    max_message: int = 256 * 1024
+    rate: float = 250.0
+    burst: int = 1000
+    stall: float = 10.0
+
+
+class PeerLeft(Exception):
+    """The WebSocket is closed.
+
+    Attributes:
+        code: Its close code.
+    """
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"the WebSocket was closed with code {code}")
+        self.code = code
+
+    @property
+    def is_goodbye(self) -> bool:
+        """Whether the peer closed it in good order."""
+        return self.code in _NORMAL_ENDS
+
+
+class PeerStalled(PeerLeft):
+    """The peer takes no more data; nobody else will notice."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(1006)
+        self.args = (f"the peer took no data for {seconds:g} s",)
+
+
+class LineSocket:
+    """The ASGI WebSocket with limits, in our exceptions."""
+
+    def __init__(self, websocket: WebSocket, limits: LineLimits) -> None:
+        from starlette.websockets import WebSocketDisconnect, WebSocketState  # not before a call: importing takes long
+
+        # Servers differ in how they say that the peer went away in the meantime; RuntimeError is Uvicorn's "unexpected
+        # ASGI message" after a close it has seen and we have not.
+        self._gone = (OSError, RuntimeError, WebSocketDisconnect)
+        self._connecting, self._disconnected = WebSocketState.CONNECTING, WebSocketState.DISCONNECTED
+        self._websocket = websocket
+        self._limits = limits
+        self._rate = MessageRate(limits.rate, limits.burst)
+        self._now = loop_clock()
+        self._over = False
+        self._count = 0
+        self._sending_since: float | None = None
+
+    async def accept(self) -> None:
+        """Accept the handshake, if that was not done."""
+        if self._websocket.client_state is self._connecting:
+            await self._websocket.accept()
+
+    async def receive(self) -> Message:
+        """The next message.
+
+        Raises:
+            PeerLeft: The WebSocket was closed.
+            RemoteProtocolError: The message is beyond a limit.
+        """
+        if self._over or self._websocket.client_state is self._disconnected:
+            raise PeerLeft(1006)
+        self._count += 1
+        if self._count % FAIR == 0:
+            await anyio.lowlevel.checkpoint()
+        said = await self._websocket.receive()
+        if said["type"] == "websocket.disconnect":
+            self._over = True
+            raise PeerLeft(said.get("code") or 1005)
+        text: str | None = said.get("text")
+        message: Message = said.get("bytes") or b"" if text is None else text
+        if len(message) > self._limits.max_message:
+            problem = f"a message of {len(message)} bytes; at most {self._limits.max_message} are taken"
+            raise RemoteProtocolError(problem, close_code=TOO_BIG)
+        if not self._rate.take(self._now()):
+            problem = f"too many messages; {self._limits.rate:g} a second are taken"
+            raise RemoteProtocolError(problem, close_code=OVER_LIMIT)
+        return message
+
+    async def send(self, message: Message) -> None:
+        """Send a text or binary message; may take for ever, which `wait_stalled` notices.
+
+        Raises:
+            PeerLeft: The WebSocket was closed.
+        """
+        if self._over:
+            raise PeerLeft(1006)
+        kind = "text" if isinstance(message, str) else "bytes"
+        self._sending_since = self._now()
+        try:
+            await self._websocket.send({"type": "websocket.send", kind: message})
+        except self._gone as error:
+            self._over = True
+            raise PeerLeft(1006) from error
+        finally:
+            self._sending_since = None
+
+    async def wait_stalled(self) -> PeerStalled:
+        """Wait until one `send` has taken `LineLimits.stall` seconds; nothing can be sent after.
+
+        One task that looks at the clock now and then costs less than a deadline for every message.
+        """
+        seen: float | None = None
+        while seen is None or seen != self._sending_since:
+            seen = self._sending_since
+            await anyio.sleep_until((self._now() if seen is None else seen) + self._limits.stall)
+        self._over = True
+        return PeerStalled(self._limits.stall)
+
+    async def close(self, code: int = 1000, reason: str = "") -> None:
+        """Close it, if that was not done; never raises for a peer that is gone."""
+        if self._over:
+            return
+        self._over = True
+        try:
+            await self._websocket.close(code, _cut(reason))
+        except self._gone:
+            return
+
+
+def _cut(reason: str) -> str:
+    return reason.encode("utf-8", "replace")[:REASON_BOUND].decode("utf-8", "ignore")

@@ -9,7 +9,10 @@ from typing import Any
 
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 
-from rtcflow._engine import seam
+from rtcflow._engine import gathering, seam
+from rtcflow._engine.config import WebRTCConfig
+
+LOCAL = WebRTCConfig(host_addresses=("127.0.0.1",))
 
 
 def run(coroutine: Any) -> None:
@@ -32,11 +35,11 @@ async def connect(one: RTCPeerConnection, two: RTCPeerConnection) -> None:
         seam.use_certificate(connection, seam.Certificate.generateCertificate())
     one.addTransceiver("audio")
     one.createDataChannel("text")
-    seam.use_addresses(one, ["127.0.0.1"])
+    gathering.install(one, LOCAL, {})
     await one.setLocalDescription(await one.createOffer())
     await two.setRemoteDescription(RTCSessionDescription(one.localDescription.sdp, "offer"))
     two.getTransceivers()[0].direction = "sendrecv"
-    seam.use_addresses(two, ["127.0.0.1"])
+    gathering.install(two, LOCAL, {})
     connected = asyncio.Event()
     two.on("connectionstatechange", lambda: two.connectionState == "connected" and connected.set())
     await two.setLocalDescription(await two.createAnswer())

@@ -94,7 +94,7 @@ from .session import Caller, Session
 from .stream import Modality, Mode, Stream
 from .threads import WorkerThreads
 from .transports.memory import memory_pair
-from .transports.webrtc import WebRTCConfig, WebRTCEngine, WebRTCTransport, open_engine
+from .transports.webrtc import IceServer, WebRTCConfig, WebRTCEngine, WebRTCTransport, open_engine
 
 if TYPE_CHECKING:
     from .transports.telephone import TelephoneConfig
@@ -127,6 +127,7 @@ __all__ = [
     "HandlerError",
     "HandlerLoop",
     "Heard",
+    "IceServer",
     "Interrupted",
     "InvalidOffer",
     "KeywordSpotter",

@@ -50,7 +50,7 @@ from .handlers.turns import (
 )
 from .outputs import AdditionalOutputs, AudioEmitType, CloseStream, VideoEmitType, WebRTCData
 from .protocol import messages
-from .transports.webrtc import IceServer, WebRTCConfig
+from .transports.webrtc import WebRTCConfig, read_ice_servers
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -145,10 +145,7 @@ class Stream(stream.Stream):
             if value is not None:
                 warnings.warn(f"{name} is for Gradio's page and does nothing here", UserWarning, stacklevel=2)
         if server_rtc_configuration is not None:
-            servers = tuple(
-                IceServer(server["urls"], server.get("username"), server.get("credential"))
-                for server in server_rtc_configuration.get("iceServers", ())
-            )
+            servers = read_ice_servers(server_rtc_configuration)
             options["webrtc"] = replace(options.get("webrtc") or WebRTCConfig(), ice_servers=servers)
         super().__init__(
             handler,

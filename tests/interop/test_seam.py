@@ -9,14 +9,15 @@ from typing import Any
 
 import aioice
 import pytest
-from aiortc import RTCPeerConnection, RTCRtpReceiver, RTCRtpSender, RTCSctpTransport
+from aiortc import RTCConfiguration, RTCPeerConnection, RTCRtpReceiver, RTCRtpSender, RTCSctpTransport
 from aiortc.rtcrtpparameters import RTCRtpCodecParameters, RTCRtpReceiveParameters
 from aiortc.rtcrtpreceiver import RemoteStreamTrack
 from aiortc.rtp import RtpPacket
 from aiortc_pair import connected_pair, run
 from OpenSSL import SSL
 
-from rtcflow._engine import seam
+from rtcflow._engine import gathering, seam
+from rtcflow._engine.config import WebRTCConfig
 
 OPUS = RTCRtpCodecParameters(mimeType="audio/opus", clockRate=48000, channels=2, payloadType=96)
 
@@ -75,6 +76,28 @@ def test_signatures() -> None:
     assert {"component", "addresses"} <= set(gather)
     source = inspect.getsource(aioice.Connection.gather_candidates)
     assert "self.get_component_candidates(component=component, addresses=addresses)" in source
+    assert seam.can_gather()
+    assert list(inspect.signature(aioice.ice.server_reflexive_candidate).parameters) == ["protocol", "stun_server"]
+    relay = ["turn_server", "turn_username", "turn_password", "turn_ssl", "turn_transport"]
+    wanted = {"component", "hide_related_address", "protocol_factory", *relay}
+    assert set(inspect.signature(aioice.ice.relayed_candidate).parameters) == wanted
+    assert "self._protocols" in inspect.getsource(aioice.Connection.close)
+
+
+def test_without_our_gathering(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """With an aioice that is not known, it gathers by itself, and a warning says what does not count."""
+    monkeypatch.setattr(seam, "can_gather", lambda: False)
+
+    async def check() -> None:
+        connection = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+        connection.createDataChannel("text")
+        gathering.install(connection, WebRTCConfig(host_addresses=("127.0.0.2",)), {})
+        await connection.setLocalDescription(await connection.createOffer())
+        assert "127.0.0.2" not in connection.localDescription.sdp
+        await connection.close()
+
+    run(check())
+    assert "only ice_servers count" in caplog.text
 
 
 def test_packets_are_taken() -> None:

@@ -151,7 +151,7 @@ def mutations(session: nox.Session) -> None:
 
 @nox.session
 def interop(session: nox.Session) -> None:
-    """Foreign peers: a browser, other WebRTC stacks. Wants Debian's chromium and espeak-ng; skips what is missing."""
+    """Foreign peers: a browser, other WebRTC stacks. Wants Debian's chromium, espeak-ng, coturn; skips what is not there."""
     _install(session, "all")
     _pytest(session, "tests/interop")
 

@@ -151,7 +151,7 @@ def mutations(session: nox.Session) -> None:
 
 @nox.session
 def interop(session: nox.Session) -> None:
-    """Foreign peers: a browser, other WebRTC stacks. Wants Debian's chromium, espeak-ng, coturn; skips what is not there."""
+    """Foreign peers: a browser, other WebRTC stacks. Wants chromium, espeak-ng, coturn; skips what is missing."""
     _install(session, "all")
     _pytest(session, "tests/interop")
 

@@ -46,7 +46,7 @@ async def listen(transport: WebRTCTransport) -> np.ndarray:
 @pytest.mark.parametrize("transport", ["udp", "tcp"])
 @pytest.mark.anyio
 async def test_a_call_goes_over_the_relay(relay: int, transport: str) -> None:
-    """With host candidates forbidden on both sides, both ends of the pair in use are relays, and sound comes through."""
+    """With host candidates forbidden on both sides the pair in use is of two relays, and sound comes through."""
     with anyio.fail_after(40):
         async with open_engine(relayed(relay, transport)) as engine:
             caller = await engine.offer()

@@ -37,12 +37,15 @@ def find() -> str | None:
 class Page:
     """One tab."""
 
-    def __init__(self, browser: Browser, session: str) -> None:
-        self._browser, self._session = browser, session
-        self.console: list[str] = []
+    def __init__(self, browser: Browser, session: str, target: str) -> None:
+        self._browser, self._session, self._target = browser, session, target
 
     def call(self, method: str, **params):
         return self._browser.call(method, self._session, **params)
+
+    def close(self) -> None:
+        """Close the tab."""
+        self._browser.call("Target.closeTarget", targetId=self._target)
 
     def evaluate(self, expression: str):
         """The JSON value of a JavaScript expression; promises are awaited."""
@@ -63,8 +66,8 @@ class Page:
     def click(self, selector: str) -> None:
         """Click as a person does."""
         x, y = self.evaluate(
-            f"(() => {{ const r = document.querySelector({json.dumps(selector)}).getBoundingClientRect();"
-            " return [r.x + r.width / 2, r.y + r.height / 2]; })()"
+            f"(it => {{ it.scrollIntoView({{ block: 'nearest' }}); const r = it.getBoundingClientRect();"
+            f" return [r.x + r.width / 2, r.y + r.height / 2]; }})(document.querySelector({json.dumps(selector)}))"
         )
         for kind in ("mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
@@ -113,11 +116,15 @@ class Browser:
         message, _, self._buffer = self._buffer.partition(b"\0")
         return json.loads(message)
 
-    def open(self, url: str, **metrics) -> Page:
-        target = self.call("Target.createTarget", url="about:blank")["targetId"]
-        page = Page(self, self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"])
+    def open(self, url: str, *, script: str = "", context: str | None = None, **metrics) -> Page:
+        """A new tab; `script` runs before the page's own, `context` is a profile of its own."""
+        profile = {} if context is None else {"browserContextId": context}
+        target = self.call("Target.createTarget", url="about:blank", **profile)["targetId"]
+        page = Page(self, self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"], target)
         for domain in ("Page", "Runtime", "Log"):
             page.call(f"{domain}.enable")
+        if script:
+            page.call("Page.addScriptToEvaluateOnNewDocument", source=script)
         if metrics:
             page.call("Emulation.setDeviceMetricsOverride", **metrics)
         page.call("Page.navigate", url=url)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 import chromium
+from serving import serving
 
 pytestmark = [
     pytest.mark.interop,
@@ -26,29 +24,9 @@ pytestmark = [
 CALL = "document.getElementById('call').dataset"
 
 
-@contextmanager
 def demo(folder: Path, backend: str):
-    """The demo as a process of its own; yields its URL, ends it by SIGINT, and leaves its log in `folder`."""
-    log = folder / "demo.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "rtcflow", "demo", "--port", "0", "--backend", backend],
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
-        )
-    try:
-        deadline = time.monotonic() + 20
-        while "http://" not in (text := log.read_text()):
-            assert process.poll() is None, text
-            assert time.monotonic() < deadline, text
-            time.sleep(0.05)
-        yield text.split()[text.split().index("on") + 1]
-        process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 0
-    finally:
-        process.kill()
-        process.wait()
+    """The demo, as a process of its own."""
+    return serving(folder, "demo", "--backend", backend)
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +51,6 @@ def test_a_browser_hears_itself(backend, speech, tmp_path):
         page.wait_for(f"Number({CALL}.packetsReceived) > 100")
         page.wait_for(f"Number({CALL}.heardPeak) > 0.05")
         page.wait_for("document.getElementById('round-trip').textContent.includes('ms')")
-        time.sleep(3)  # for a plot that is worth a look
         page.screenshot(tmp_path / "connected.png")
         page.click("#mute")
         page.wait_for(f"Number({CALL}.heardLevel) < 0.001")
@@ -83,10 +60,10 @@ def test_a_browser_hears_itself(backend, speech, tmp_path):
             browser.logs
         )
         deadline = time.monotonic() + 5
-        while "ended after" not in (tmp_path / "demo.log").read_text():
+        while "ended after" not in (tmp_path / "server.log").read_text():
             assert time.monotonic() < deadline
             time.sleep(0.05)
-    assert "the peer left" in (tmp_path / "demo.log").read_text()
+    assert "the peer left" in (tmp_path / "server.log").read_text()
 
 
 def test_the_page_works_on_a_phone_and_by_keyboard(speech, tmp_path):
@@ -101,7 +78,6 @@ def test_the_page_works_on_a_phone_and_by_keyboard(speech, tmp_path):
         page.wait_for(f"{CALL}.status === 'connected'")
         page.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark"}])
         page.wait_for(f"Number({CALL}.heardPeak) > 0.02")
-        time.sleep(2)
         page.screenshot(tmp_path / "phone-dark.png")
         page.press("Enter", 13, "\r")
         page.wait_for(f"{CALL}.status === 'ended'")

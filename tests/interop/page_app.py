@@ -1,0 +1,90 @@
+"""What test_page.py has served: one stream of each kind, each with its page, and the example of the documentation."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Literal
+
+from starlette.applications import Starlette
+from starlette.responses import HTMLResponse
+
+import rtcflow
+from rtcflow.demo import EchoHandler
+
+LOCAL = {"webrtc": rtcflow.WebRTCConfig(host_addresses=("127.0.0.1",)), "concurrency_limit": 4}
+DOCUMENTATION = Path(__file__).parents[2] / "docs" / "page.md"
+
+
+def look(frame, how: Literal["invert", "plain"] = "invert", least: int = 0):
+    return 255 - frame if how == "invert" else frame
+
+
+class Mirror(rtcflow.AsyncAudioVideoStreamHandler):
+    """Gives back what comes; what it is told, by arguments or in words, it puts out."""
+
+    def __init__(self):
+        super().__init__(video_format="bgr24")
+        self.pictures, self.sounds, self.said = [], [], []
+        self.seen, self.heard = rtcflow.Event(), rtcflow.Event()
+
+    def copy(self):
+        return Mirror()
+
+    async def receive(self, frame):
+        self.sounds = [*self.sounds[-4:], frame]
+        self.heard.set()
+
+    async def emit(self):
+        while True:
+            if self.said:
+                return rtcflow.AdditionalOutputs(*self.said.pop(0))
+            if self.sounds:
+                return self.sounds.pop(0)
+            self.heard.clear()
+            await self.heard.wait()
+
+    async def video_receive(self, frame):
+        self.pictures = [frame]
+        self.seen.set()
+
+    async def video_emit(self):
+        while not self.pictures:
+            self.seen.clear()
+            await self.seen.wait()
+        return self.pictures.pop()
+
+    async def start_up(self):
+        await self.wait_for_args()
+        self.said.append(("arguments", self.latest_args[1:]))
+
+    async def on_message(self, message):
+        self.said.append(("message", message))
+        await self.send_message('{"type": "log", "data": "understood"}')
+
+
+app = Starlette()
+rtcflow.Stream(EchoHandler(), **LOCAL).mount(app, "/echo")
+rtcflow.Stream(
+    look,
+    modality="video",
+    track_constraints={"width": {"exact": 320}, "height": {"exact": 240}},
+    rtp_params={"degradationPreference": "maintain-framerate", "encodings": [{"maxBitrate": 900000}]},
+    **LOCAL,
+).mount(app, "/look")
+rtcflow.Stream(Mirror(), modality="audio-video", **LOCAL).mount(app, "/mirror")
+rtcflow.Stream(EchoHandler(), rtc_configuration={"iceTransportPolicy": "relay"}, **LOCAL).mount(app, "/nowhere")
+UNREACHABLE = {"urls": "turn:127.0.0.1:9?transport=tcp", "username": "u", "credential": "p"}
+rtcflow.Stream(
+    EchoHandler(), rtc_configuration={"iceTransportPolicy": "relay", "iceServers": [UNREACHABLE]}, **LOCAL
+).mount(app, "/unreachable")
+
+
+async def example(request):
+    (page,) = re.findall(r"^```html\n(.*?)^```$", DOCUMENTATION.read_text(), re.MULTILINE | re.DOTALL)
+    return HTMLResponse(page)
+
+
+app.add_route("/example", example)
+
+rtcflow.Stream(EchoHandler(), **LOCAL).mount(app, "/talk", page=False)

@@ -3,7 +3,8 @@
 Strategy: everything that one side waits for and another side brings about (an event, a frame in a queue, room in a
 playout buffer) stands on one primitive, `ParkingLot`: a set of waiters guarded by its owner's lock. A waiter is a task
 of any anyio backend or a plain thread. Waking costs nothing when nobody is parked, and one `call_soon_threadsafe` (or
-trio's `run_sync_soon`) when somebody is: measured, that one hop is what a frame's way across threads costs.
+trio's `run_sync_soon`) when somebody is: measured, that one hop is what a frame's way across threads costs. A loop that
+was told and has not come to it yet is not told again, so a loop under load is told rarely.
 
 The lost wake-up is avoided by construction: a waiter parks while it holds the lock under which the condition is
 changed, and looks at the condition again after each wake-up. A cancelled waiter leaves the lot.
@@ -14,6 +15,7 @@ from __future__ import annotations
 import contextvars
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from types import FrameType
 from typing import Any, Protocol, cast
@@ -83,24 +85,102 @@ class Waiter(Protocol):
         """Go on; called by whoever changed the condition, in its thread, with the lot's lock held."""
 
 
-class _TaskWaiter:
-    """A parked task, of any backend."""
+class _Loop:
+    """A running loop, as those see it who wake its tasks."""
 
-    __slots__ = ("_event", "_thread", "_token")
+    __slots__ = ("_due", "_told", "is_trio", "thread", "token")
 
-    def __init__(self) -> None:
-        self._event = anyio.Event()
-        self._token = current_loop_token()
-        self._thread = threading.get_ident()
+    def __init__(self, token: Any) -> None:
+        self.token = token
+        self.is_trio = hasattr(token, "run_sync_soon")
+        self.thread = threading.get_ident()
+        self._due: deque[Callable[[], None]] = deque()
+        self._told = False
+
+    @property
+    def is_running(self) -> bool:
+        """Whether this still is the loop of the thread that asks, which is `thread`."""
+        return not self.is_trio and bool(self.token.is_running())
+
+    def call(self, function: Callable[[], None]) -> None:
+        """Have `function` called soon in the loop; from any thread."""
+        if threading.get_ident() == self.thread:
+            function()
+            return
+        self._due.append(function)
+        if not self._told:  # else `_run` has not begun yet, and finds it
+            self._told = True
+            if not call_in_loop(self.token, self._run):
+                self._due.clear()
+
+    def _run(self) -> None:
+        self._told = False  # first: what is added from now on either is found below, or tells the loop again
+        while self._due:
+            self._due.popleft()()
+
+
+class _Here(threading.local):
+    """The loop that ran last in this thread. Asking anyio costs as much as all else that parking does."""
+
+    loop: _Loop | None = None
+
+    def running(self) -> _Loop:
+        loop = self.loop
+        if loop is None or not loop.is_running:
+            token = current_loop_token()
+            if loop is None or loop.token is not token:
+                loop = self.loop = _Loop(token)
+        return loop
+
+
+_here = _Here()
+
+
+class _FutureWaiter:
+    """A parked task of asyncio."""
+
+    __slots__ = ("_future", "_loop")
+
+    def __init__(self, loop: _Loop) -> None:
+        self._loop = loop
+        self._future = loop.token.create_future()
 
     def wake(self) -> None:
-        if threading.get_ident() == self._thread:
-            self._event.set()
-        else:
-            call_in_loop(self._token, self._event.set)
+        self._loop.call(self._resolve)
+
+    def _resolve(self) -> None:
+        if not self._future.done():
+            self._future.set_result(None)
 
     async def wait(self) -> None:
-        await self._event.wait()
+        await self._future
+
+
+class _TrioWaiter:
+    """A parked task of trio."""
+
+    __slots__ = ("_loop", "_task", "_trio")
+
+    def __init__(self, loop: _Loop) -> None:
+        import trio.lowlevel  # only reached where trio runs
+
+        self._loop, self._trio = loop, trio.lowlevel
+        self._task: Any = trio.lowlevel.current_task()
+
+    def wake(self) -> None:
+        self._loop.call(self._resolve)
+
+    def _resolve(self) -> None:
+        task, self._task = self._task, None
+        if task is not None:
+            self._trio.reschedule(task)
+
+    def _abort(self, _: object) -> Any:
+        self._task = None
+        return self._trio.Abort.SUCCEEDED
+
+    async def wait(self) -> None:
+        await self._trio.wait_task_rescheduled(self._abort)
 
 
 class _ThreadWaiter:
@@ -158,7 +238,8 @@ class ParkingLot:
         Cancelling this is safe: the task is no longer in the lot, and the lock is held again when the
         cancellation reaches the caller.
         """
-        waiter = _TaskWaiter()
+        loop = _here.running()
+        waiter = _TrioWaiter(loop) if loop.is_trio else _FutureWaiter(loop)
         self._waiters.add(waiter)
         self._lock.release()
         try:

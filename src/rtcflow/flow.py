@@ -23,6 +23,10 @@ from ._bridge import ParkingLot
 
 T = TypeVar("T")
 
+MOST_IN_A_ROW = 8
+"""Items that are taken without letting other tasks run: they are a backlog, and a task that works it off is about as
+long in its turn as its handler makes it."""
+
 
 class Policy(enum.Enum):
     """What happens when something is put into a full flow."""
@@ -85,6 +89,7 @@ class Flow(Generic[T]):
         self._error: BaseException | None = None
         self._closed = False
         self._taking = False
+        self._in_a_row = 0  # items taken without any wait
         self._put = self._taken = self._dropped = self._most_waiting = 0
 
     def __repr__(self) -> str:
@@ -148,17 +153,17 @@ class Flow(Generic[T]):
 
         Cancelling this is safe: no item is lost.
         """
-        with self._lock, self._one_taker():
-            waited = False
-            while not self._ready():
-                waited = True
-                await self._takers.park()
-            item = self._pop()
-        if not waited:
-            # A flow that is never empty must not starve the loop. Cancelled right here, the item would be
-            # lost, so this checkpoint does not deliver cancellation; the next take() does.
-            await anyio.lowlevel.cancel_shielded_checkpoint()
-        return item
+        self._in_a_row += 1
+        if self._in_a_row > MOST_IN_A_ROW:  # a flow that is never empty must not starve the loop
+            self._in_a_row = 0
+            await anyio.lowlevel.checkpoint()
+        with self._lock:
+            if self._taking or not self._ready():
+                self._in_a_row = 0
+                with self._one_taker():
+                    while not self._ready():
+                        await self._takers.park()
+            return self._pop()
 
     def take_sync(self, timeout: float | None = None) -> T:
         """`take` for a worker thread.

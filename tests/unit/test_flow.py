@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, precondition, rule
 
-from rtcflow.flow import Flow, Policy
+from rtcflow.flow import MOST_IN_A_ROW, Flow, Policy
 
 
 @pytest.mark.anyio
@@ -153,7 +153,7 @@ async def test_a_full_flow_does_not_starve_the_loop():
         tg.start_soon(other)
         for i in range(10):
             flow.put_nowait(i)
-        for _ in range(5):
+        for _ in range(MOST_IN_A_ROW + 1):
             await flow.take()
         assert ran
 

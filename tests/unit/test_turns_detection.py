@@ -24,6 +24,7 @@ from rtcflow.handlers.turns import (
     TurnEnded,
     VoiceTurns,
 )
+from rtcflow.handlers.turns import detector as detector_module
 from rtcflow.handlers.turns import silero as silero_module
 from rtcflow.handlers.turns.keywords import TranscribingSpotter, find_phrase
 from rtcflow.handlers.turns.recording import Recording
@@ -160,6 +161,72 @@ def test_events_are_always_in_order(probabilities, chunk, start, stop, pause):
                 assert event.speech_end <= at
 
 
+BELIEFS = st.lists(st.tuples(st.sampled_from([0.0, 0.4, 0.9]), st.sampled_from([-60.0, -50.0, -25.0])), max_size=250)
+OPTIONS = st.builds(
+    AlgoOptions,
+    audio_chunk_duration=st.just(0.6),
+    started_talking_threshold=st.floats(0, 0.5),
+    speech_threshold=st.floats(0, 0.5),
+    pause_duration=st.floats(0.03, 1.0),
+    max_continuous_speech_s=st.sampled_from([0.05, 1.0, math.inf]),
+    interrupt_threshold=st.none() | st.floats(0, 0.5),
+)
+
+
+@given(BELIEFS, OPTIONS, st.booleans())
+def test_nothing_happens_before_patience_is_over(beliefs, options, bot_speaking):
+    """Whatever comes, there is no event in fewer windows than `patience` said."""
+    tracker = PauseTracker(options, window=WINDOW)
+    patient_until = 0
+    for index, (probability, level) in enumerate(beliefs, start=1):
+        patient_until = max(patient_until, index - 1 + tracker.patience())
+        if tracker.step(probability, level, bot_speaking=bot_speaking):
+            assert index >= patient_until
+            patient_until = 0
+
+
+def test_patience_saves_most_of_the_calls():
+    """In steady speech and in silence three windows or more are judged together."""
+    for probability in (0.0, 0.9):
+        tracker = PauseTracker(AlgoOptions(), window=WINDOW)
+        for _ in range(50):
+            tracker.step(probability)
+        assert tracker.patience() >= 3
+
+
+class ByHeart:
+    """A model that answers with the mean of each window, and counts how often it was asked."""
+
+    window_size = 512
+
+    def __init__(self):
+        self.batches = []
+
+    def __call__(self, window):
+        return float(window.mean())
+
+    def many(self, windows):
+        self.batches.append(len(windows))
+        return [self(window) for window in windows]
+
+    def reset(self):
+        pass
+
+
+@given(BELIEFS, OPTIONS)
+def test_judging_together_changes_no_event(beliefs, options):
+    """Windows judged together give the events that each alone gives, at the same window."""
+    tracker = PauseTracker(options, window=WINDOW)
+    detector = VoiceTurns(ByHeart(), options)
+    expected, got = [], []
+    for probability, _ in beliefs:
+        window = np.full((1, 512), round(probability * 32768), np.int16)
+        level = detector_module.level_dbfs((window[0] / np.float32(32768)).astype(np.float32))
+        expected.append(tracker.step(float(window.mean()) / 32768, level))
+        got.append(detector.feed(window, 16000))
+    assert got == expected
+
+
 @given(st.lists(st.integers(1, 4000), min_size=1, max_size=60))
 def test_chunking_changes_no_event(sizes):
     """The same audio in other pieces gives the same events."""
@@ -235,6 +302,20 @@ def test_the_network_is_the_wheels_own(model):
         abs(ours(window) - native(window)) for window in noisy[: len(noisy) // 512 * 512].reshape(-1, 512).copy()
     ]
     assert max(difference) < 1e-4
+
+
+def test_windows_heard_together_are_heard_alike(model):
+    """Any number at once, silence among them, gives the answers of one by one to 1e-4."""
+    random = np.random.default_rng(0)
+    audio = (random.standard_normal((60, 512)) * 0.1).astype(np.float32)
+    audio[7:9] = audio[20:32] = 0
+    one = model.stream()
+    expected = [one(window) for window in audio]
+    other, got, at = model.stream(), [], 0
+    for size in (1, 2, 3, 4, 9, 14, 27):
+        got += other.many(audio[at : at + size])
+        at += size
+    np.testing.assert_allclose(got, expected, atol=1e-4)
 
 
 def test_a_wheel_with_another_network_uses_its_own_runtime(model, monkeypatch):

@@ -9,6 +9,7 @@ it and a streaming model; `ChunkTurns` is the one for models that judge a whole 
 from __future__ import annotations
 
 import enum
+import math
 from collections import deque
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
@@ -20,7 +21,7 @@ from ...frames import AudioFormat
 from ...media.convert import int16_to_float32, to_channels
 from ...media.resample import Converter
 from .options import AlgoOptions, SileroVadOptions
-from .vad import VAD_RATE, ModelOptions, PauseDetectionModel, VadStream
+from .vad import VAD_RATE, ModelOptions, PauseDetectionModel, VadStream, batched
 
 HYSTERESIS = 0.15
 """What was speech stays speech down to this much below the threshold (Silero VAD's own choice)."""
@@ -203,6 +204,7 @@ class PauseTracker:
             self._windows(max(start if interrupt is None else interrupt, min_speech)),
             options.interrupt_level_dbfs,
         )
+        self._least = min(self._quiet.windows_to_start, self._talking.windows_to_start)
         self._blip = self._windows(options.speech_threshold)
         looked_at = max(self._windows(options.audio_chunk_duration), self._quiet.windows_to_start)
         self._pause = max(1, int(options.pause / window + 1e-6))
@@ -231,6 +233,11 @@ class PauseTracker:
         return self._now * self.window
 
     @property
+    def blip(self) -> float:
+        """Seconds of silence that are told as an end of speech."""
+        return self._blip * self.window
+
+    @property
     def in_turn(self) -> bool:
         """Somebody has started to talk and not finished."""
         return self._began is not None
@@ -239,6 +246,31 @@ class PauseTracker:
     def speech_lately(self) -> bool:
         """There was speech within the last windows that are looked at (the length of a chunk, or of the pause)."""
         return self._now - self._last_speech < (self._recent.maxlen or 0) and self._last_speech > 0
+
+    def patience(self, *, loud: bool = False) -> int:
+        """Windows from now to the first at which an event is possible, whatever they hold: at least 1.
+
+        Nothing is lost by waiting for so many windows and judging them together, which is cheaper.
+
+        Args:
+            loud: They will be louder than the background, so that speech goes on in all likelihood: should it not,
+                `SpeechEnded` may be that late. `TurnEnded` is not.
+        """
+        recent = list(self._recent)
+        if self._began is None:
+            return max(1, self._least - sum(recent[-self._start_within :]) - self._stood_out)
+        recent.reverse()
+        spoken = [back for back, is_speech in enumerate(recent) if is_speech]
+        waits = [
+            self._pause + self._blip - 1 - spoken[self._blip - 1] if len(spoken) >= self._blip else 1,
+            math.ceil(min(self._max - (self.now - self._began), 1e6) / self.window - 1e-6),
+        ]
+        if not self._talking_now:
+            silent_since = next((back for back, is_speech in enumerate(recent) if not is_speech), 0)
+            waits.append(self._blip - silent_since)
+        elif not loud:
+            waits.append(self._blip - (self._now - self._last_speech))
+        return max(1, min(waits))
 
     def reset(self) -> None:
         """Forget the turn under way; media time goes on."""
@@ -320,8 +352,8 @@ DOZE = 3.0
 """dB above the background below which nobody has begun to speak, so that the model need not be asked: at a signal to
 noise ratio of 0 dB that is what a mean syllable adds, and the loudest of them add twice as much."""
 
-AWAKE = 16
-"""Windows for which the model goes on listening after the last that stood out: half a second."""
+AWAKE = 8
+"""Windows for which the model goes on listening after the last that stood out: a quarter of a second."""
 
 WARM_UP = 4
 """Windows before the one that wakes it which the model is given, too, to have something to compare with."""
@@ -341,7 +373,7 @@ class VoiceTurns:
     def __init__(
         self, vad: VadStream, options: AlgoOptions | None = None, vad_options: SileroVadOptions | None = None
     ) -> None:
-        self._vad = vad
+        self._vad = batched(vad)
         self._tracker = PauseTracker(
             options or AlgoOptions(),
             window=vad.window_size / VAD_RATE,
@@ -349,26 +381,13 @@ class VoiceTurns:
             min_speech=0.0 if vad_options is None else vad_options.min_speech_duration_ms / 1000,
         )
         self._converter = Converter(AudioFormat(VAD_RATE))
-        self._rest = np.empty(0, np.float32)
+        self._fed: list[NDArray[np.int16]] = []  # not converted yet: mono, all of one rate
+        self._fed_rate, self._fed_size = VAD_RATE, 0
+        self._quiet_since = 0  # samples of them, until the last that was loud
+        self._rest = np.empty(0, np.float32)  # not judged yet
         self._awake = AWAKE
-        self._dozed: deque[NDArray[np.float32]] = deque(maxlen=WARM_UP)
-
-    def _probability(self, window: NDArray[np.float32], level: float) -> float:
-        """The model's answer; without asking it where nothing stands out from the background, and no one speaks."""
-        tracker = self._tracker
-        if tracker.in_turn or tracker.speech_lately or tracker.loudness.rises(level, DOZE):
-            self._awake = AWAKE
-        elif self._awake:
-            self._awake -= 1
-        else:
-            self._dozed.append(window)
-            return 0.0
-        if self._dozed:
-            self._vad.reset()
-            for earlier in self._dozed:
-                self._vad(earlier)
-            self._dozed.clear()
-        return self._vad(window)
+        self._dozed = np.empty((0, vad.window_size), np.float32)
+        self._wait()
 
     @property
     def tracker(self) -> PauseTracker:
@@ -377,27 +396,81 @@ class VoiceTurns:
 
     def feed(self, samples: NDArray[np.int16], sample_rate: int, *, bot_speaking: bool = False) -> list[DetectorEvent]:
         """Hear some more; see `TurnDetector`."""
-        return self._hear(int16_to_float32(self._converter.feed(samples, sample_rate)[0]), bot_speaking=bot_speaking)
+        if sample_rate != self._fed_rate:
+            self._convert()
+            self._fed_rate = sample_rate
+        self._fed.append(to_channels(samples, 1).copy())
+        self._fed_size += samples.shape[1]
+        waiting = self._fed_size / sample_rate + self._rest.size / VAD_RATE
+        if waiting < self._soon or (waiting < self._late and self._goes_on()):
+            return []
+        self._convert()
+        return self._judge(bot_speaking=bot_speaking)
+
+    def _goes_on(self) -> bool:
+        """Whether there is no sign in what was fed last that the speech has ended."""
+        level = level_dbfs(int16_to_float32(self._fed[-1][0]))
+        if self._tracker.loudness.stands_out(level):
+            self._quiet_since = self._fed_size
+        return (self._fed_size - self._quiet_since) / self._fed_rate < self._tracker.blip - self._tracker.window
 
     def silence(self, seconds: float) -> list[DetectorEvent]:
         """Count silence; see `TurnDetector`."""
-        return self._hear(np.zeros(round(seconds * VAD_RATE), np.float32), bot_speaking=False)
-
-    def _hear(self, audio: NDArray[np.float32], *, bot_speaking: bool) -> list[DetectorEvent]:
-        size = self._vad.window_size
-        audio = np.concatenate([self._rest, audio]) if self._rest.size else audio
-        events: list[DetectorEvent] = []
-        whole = audio.size - audio.size % size
-        for start in range(0, whole, size):
-            window = audio[start : start + size]
-            level = level_dbfs(window)
-            events += self._tracker.step(self._probability(window, level), level, bot_speaking=bot_speaking)
-        self._rest = audio[whole:].copy()
-        return events
+        self._convert()
+        self._rest = np.concatenate([self._rest, np.zeros(round(seconds * VAD_RATE), np.float32)])
+        return self._judge(bot_speaking=False)
 
     def reset(self) -> None:
         """Forget the turn under way, keep the model's ear."""
+        self._convert()
+        self._soon = 0.0
+        self._judge(bot_speaking=False)
         self._tracker.reset()
+        self._wait()
+
+    def _wait(self) -> None:
+        """Find out how many seconds may be judged together."""
+        tracker = self._tracker
+        self._soon = tracker.patience() * tracker.window
+        self._late = tracker.patience(loud=True) * tracker.window
+
+    def _convert(self) -> None:
+        if self._fed:
+            fed = np.concatenate(self._fed, axis=1)
+            self._fed, self._fed_size, self._quiet_since = [], 0, 0
+            heard = int16_to_float32(self._converter.feed(fed, self._fed_rate)[0])
+            self._rest = np.concatenate([self._rest, heard])
+
+    def _judge(self, *, bot_speaking: bool) -> list[DetectorEvent]:
+        """Show the model and the tracker what has come, as much at a time as the tracker's patience allows."""
+        size, window = self._vad.window_size, self._tracker.window
+        events: list[DetectorEvent] = []
+        while (n := self._rest.size // size) and n * window > self._soon - window / 2:
+            n = min(n, round(self._late / window))
+            windows = self._rest[: n * size].reshape(n, size)
+            self._rest = self._rest[n * size :]
+            levels = [level_dbfs(window) for window in windows]
+            for probability, level in zip(self._probabilities(windows, levels), levels, strict=True):
+                events += self._tracker.step(probability, level, bot_speaking=bot_speaking)
+            self._wait()
+        return events
+
+    def _probabilities(self, windows: NDArray[np.float32], levels: list[float]) -> list[float]:
+        """The model's answers; without asking it where nothing stands out from the background, and no one speaks."""
+        tracker, level = self._tracker, max(levels)
+        hard_to_tell = tracker.loudness.stands_out(level) is None and (tracker.in_turn or tracker.speech_lately)
+        if hard_to_tell or tracker.loudness.rises(level, DOZE):
+            self._awake = AWAKE
+        elif self._awake > 0:
+            self._awake -= len(windows)
+        else:
+            self._dozed = np.concatenate([self._dozed, windows])[-WARM_UP:]
+            return [0.0] * len(windows)
+        if self._dozed.size:
+            self._vad.reset()
+            self._vad.many(self._dozed)
+            self._dozed = self._dozed[:0]
+        return self._vad.many(windows)
 
 
 class ChunkTurns:
@@ -484,4 +557,4 @@ class ChunkTurns:
 
 def level_dbfs(samples: NDArray[np.float32]) -> float:
     """RMS of float32 samples in [-1, 1], in dB; 0 is a full-scale square wave, -100 the least."""
-    return float(10 * np.log10(max(float(np.dot(samples, samples)) / max(samples.size, 1), 1e-10)))
+    return 10 * math.log10(max(float(np.dot(samples, samples)) / max(samples.size, 1), 1e-10))

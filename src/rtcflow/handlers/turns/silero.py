@@ -10,6 +10,7 @@ side by side. Should a future wheel hold another network, its own runtime is use
 from __future__ import annotations
 
 import importlib.util
+import itertools
 from collections.abc import Iterator
 from functools import lru_cache
 from itertools import zip_longest
@@ -23,7 +24,7 @@ from ...frames import AudioFormat
 from ...media.convert import as_pcm, int16_to_float32
 from ...media.resample import Resampler
 from .options import SileroVadOptions
-from .vad import VAD_RATE, WINDOW, AudioChunk, VadStream
+from .vad import VAD_RATE, WINDOW, AudioChunk, VadStream, batched
 
 Float = NDArray[np.float32]
 
@@ -73,7 +74,8 @@ class SileroVADModel:
             )
         path = Path(found.origin).parent / "data" / "silero_vad.onnx"
         tensors = _tensors(path.read_bytes()) if path.exists() else {}
-        self._network = _Network(tensors) if tensors.keys() == _SHAPES.keys() else None
+        known = tensors.keys() == _SHAPES.keys() and _is_fourier(tensors["stft.forward_basis_buffer"])
+        self._network = _Network(tensors) if known else None
 
     def stream(self) -> VadStream:
         """A new conversation; see `StreamingVadModel`."""
@@ -88,8 +90,7 @@ class SileroVADModel:
         pcm = as_pcm(samples, what="audio for vad()")
         heard = int16_to_float32(np.concatenate([resampler.feed(pcm), resampler.flush()], axis=1)[0])
         padded = np.pad(heard, (0, -heard.size % WINDOW))
-        stream = self.stream()
-        probabilities = [stream(window) for window in padded.reshape(-1, WINDOW)]
+        probabilities = batched(self.stream()).many(padded.reshape(-1, WINDOW))
         chunks = speech_chunks(probabilities, heard.size, options or SileroVadOptions())
         return sum(chunk["end"] - chunk["start"] for chunk in chunks) / VAD_RATE, chunks
 
@@ -155,77 +156,150 @@ class _NetworkStream:
 
     def reset(self) -> None:
         self._context = np.zeros(CONTEXT, np.float32)
-        self._hidden, self._cell = np.zeros(128, np.float32), np.zeros(128, np.float32)
+        self._hidden, self._cell = np.zeros(_STATE, np.float32), np.zeros(_STATE, np.float32)
         self._silent = 0
 
     def __call__(self, window: Float) -> float:
-        if window.min() > -SILENCE and window.max() < SILENCE:
-            self._silent += 1
-            if self._silent == FORGET:
-                self.reset()
-                self._silent = FORGET
-            self._context = window[-CONTEXT:]
-            return 0.0
-        self._silent = 0
-        heard = np.concatenate([self._context, window])
+        return self.many(window[np.newaxis])[0]
+
+    def many(self, windows: Float) -> list[float]:
+        silent = (np.abs(windows).max(axis=1) < SILENCE).tolist()
+        probabilities: list[float] = []
+        for is_silent, run in itertools.groupby(range(len(windows)), silent.__getitem__):
+            indices = list(run)
+            if is_silent:
+                probabilities += self._pass_over(windows[indices[-1]], len(indices))
+            else:
+                self._silent = 0
+                for at in range(indices[0], indices[-1] + 1, AT_ONCE):
+                    probabilities += self._hear(windows[at : min(at + AT_ONCE, indices[-1] + 1)])
+        return probabilities
+
+    def _pass_over(self, last: Float, count: int) -> list[float]:
+        was, self._silent = self._silent, self._silent + count
+        if was < FORGET <= self._silent:
+            silent = self._silent
+            self.reset()
+            self._silent = silent
+        self._context = last[-CONTEXT:].copy()
+        return [0.0] * count
+
+    def _hear(self, windows: Float) -> list[float]:
+        heard = np.concatenate([self._context, windows.reshape(-1)])
         self._context = heard[-CONTEXT:]
-        probability, self._hidden, self._cell = self._network(heard, self._hidden, self._cell)
-        return probability
+        probabilities, self._hidden, self._cell = self._network(heard, self._hidden, self._cell)
+        return probabilities
 
 
-_FRAMES = np.arange(4)[:, None] * 128 + np.arange(256)
-"""Where the four frames of the short-time Fourier transform lie: 256 samples each, 128 apart."""
+def _frames(windows: int) -> NDArray[np.intp]:
+    """Where the frames of the short-time Fourier transform lie in so many windows and the context before them.
+
+    Each window has four, of 256 samples, 128 apart; its end is continued by its mirror image. Shape (4, windows, 256).
+    """
+    frame = np.arange(4)[:, None, None] * 128 + np.arange(256)
+    last = CONTEXT + WINDOW - 1
+    return np.where(frame > last, 2 * last - frame, frame) + np.arange(windows)[:, None] * WINDOW
+
+
+AT_ONCE = 15
+"""Windows that go through the network together, at most: most of a step's cost is its calls and its weights' way into
+the processor. From the 16th on OpenBLAS takes the first layer's products to be worth several threads (2^18
+multiplications), which then spin: twice the processor time."""
+
+_STATE = 128
+_HALF = np.float32(0.5)
 
 
 class _Network:
-    """The layers, laid out so that each is one matrix product. Shapes are (time, channels)."""
+    """The layers, laid out as matrix products. Shapes are (time, window, channels).
+
+    A product with three axes is one for each index of the first, and so stays below what OpenBLAS takes to threads.
+    """
 
     def __init__(self, tensors: dict[str, Float]) -> None:
-        self._basis = np.ascontiguousarray(tensors["stft.forward_basis_buffer"][:, 0].T)
+        self._hann = _hann()
+        self._frames = _frames(AT_ONCE)
         convolutions = []
         for layer in range(4):
             weight, bias = (tensors[f"encoder.{layer}.reparam_conv.{part}"] for part in ("weight", "bias"))
-            # (out, in, tap) → (tap * in, out)
-            convolutions.append((np.ascontiguousarray(weight.transpose(2, 1, 0).reshape(-1, weight.shape[0])), bias))
+            convolutions.append((np.ascontiguousarray(weight.transpose(2, 1, 0)), bias))  # (tap, in, out)
         self._first, self._second, third, fourth = convolutions
         # Two steps are left for the third layer and one for the fourth: what padding would be multiplied with goes.
-        self._third = np.ascontiguousarray(third[0][64:]), third[1]
-        self._fourth = np.ascontiguousarray(fourth[0][64:128]), fourth[1]
-        # torch.nn.LSTM's order of gates: input, forget, cell, output.
-        self._gates = np.ascontiguousarray(
-            np.concatenate([tensors["decoder.rnn.weight_ih"], tensors["decoder.rnn.weight_hh"]], axis=1).T
+        self._third = third[0][1:].reshape(-1, 64), third[1]
+        self._fourth = fourth[0][1], fourth[1]
+        # torch.nn.LSTM's order of gates is input, forget, cell, output. Here the cell's comes last, and the others are
+        # halved: sigmoid(x) = tanh(x / 2) / 2 + 1/2, so that one tanh serves all.
+        order = np.r_[0:256, 384:512, 256:384]
+        scale = np.repeat(np.array([0.5, 1.0], np.float32), [384, 128])
+        ours, before, biases = (
+            (tensors[f"decoder.rnn.{name}"][order].T * scale).T for name in ("weight_ih", "weight_hh", "bias_ih")
         )
-        self._gate_bias = tensors["decoder.rnn.bias_ih"] + tensors["decoder.rnn.bias_hh"]
+        biases = biases + tensors["decoder.rnn.bias_hh"][order] * scale
+        self._gates = np.ascontiguousarray(ours.reshape(4, _STATE, -1).transpose(0, 2, 1))  # (gate, in, out)
+        self._gate_biases = biases.reshape(4, 1, _STATE)
+        self._state_gates = np.ascontiguousarray(before.T)  # (in, gate and out)
         self._out = np.ascontiguousarray(tensors["decoder.decoder.2.weight"][0, :, 0])
-        self._out_bias = float(tensors["decoder.decoder.2.bias"][0])
+        self._out_bias = tensors["decoder.decoder.2.bias"][0]
 
-    def __call__(self, heard: Float, hidden: Float, cell: Float) -> tuple[float, Float, Float]:
-        """One step: 576 samples and the state in, the probability of speech and the next state out."""
-        padded = np.concatenate([heard, heard[-2 : -CONTEXT - 2 : -1]])  # reflected at the end
-        spectrum = padded[_FRAMES] @ self._basis
-        magnitude = np.zeros((6, 129), np.float32)
-        np.hypot(spectrum[:, :129], spectrum[:, 129:], out=magnitude[1:5])
-        wide = np.zeros((6, 128), np.float32)
-        beside = np.concatenate([magnitude[0:4], magnitude[1:5], magnitude[2:6]], axis=1)
-        wide[1:5] = _relu(beside @ self._first[0] + self._first[1])
-        beside = np.concatenate([wide[0:4:2], wide[1:5:2], wide[2:6:2]], axis=1)
-        narrow = _relu(beside @ self._second[0] + self._second[1])
-        x = _relu(narrow.reshape(-1) @ self._third[0] + self._third[1])
-        x = _relu(x @ self._fourth[0] + self._fourth[1])
-        gates = np.concatenate([x, hidden]) @ self._gates + self._gate_bias
-        # sigmoid(x) = (1 + tanh(x / 2)) / 2, which never overflows.
-        gates[:256] *= 0.5
-        gates[384:] *= 0.5
-        np.tanh(gates, out=gates)
-        sigmoids = gates * np.float32(0.5) + np.float32(0.5)
-        cell = sigmoids[128:256] * cell + sigmoids[:128] * gates[256:384]  # pyright: ignore[reportAssignmentType]
-        hidden = sigmoids[384:] * np.tanh(cell)  # pyright: ignore[reportAssignmentType]
-        logit = float(_relu(hidden.copy()) @ self._out) + self._out_bias
-        return 0.5 + 0.5 * float(np.tanh(logit / 2)), hidden, cell
+    def __call__(self, heard: Float, hidden: Float, cell: Float) -> tuple[list[float], Float, Float]:
+        """Up to `AT_ONCE` steps: windows with the context before them and the state in, of each the probability of
+        speech out, and the next state.
+        """
+        n = (heard.size - CONTEXT) // WINDOW
+        inputs = self._encode(heard, n) @ self._gates
+        inputs += self._gate_biases
+        hiddens = np.empty((n, _STATE), np.float32)
+        gates = np.empty(4 * _STATE, np.float32)
+        by_gate, sigmoids = gates.reshape(4, _STATE), gates[: 3 * _STATE]
+        take, keep, show, new = by_gate
+        cell = cell.copy()
+        for step in range(n):
+            np.matmul(hidden, self._state_gates, out=gates)
+            by_gate += inputs[:, step]
+            np.tanh(gates, out=gates)
+            sigmoids *= _HALF
+            sigmoids += _HALF
+            cell *= keep
+            take *= new
+            cell += take
+            hidden = np.tanh(cell, out=hiddens[step])
+            hidden *= show
+        logits = np.maximum(hiddens, 0) @ self._out + self._out_bias
+        return (0.5 + 0.5 * np.tanh(logits / 2)).tolist(), hidden, cell
+
+    def _encode(self, heard: Float, n: int) -> Float:
+        """What the recurrent layer hears of each window: shape (n, 128)."""
+        magnitude = np.zeros((6, n, 129), np.float32)
+        spectrum = np.fft.rfft(heard[self._frames[:, :n]] * self._hann)
+        np.abs(spectrum, out=magnitude[1:5], casting="same_kind")
+        weights, bias = self._first
+        x = magnitude[0:4] @ weights[0]
+        x += magnitude[1:5] @ weights[1]
+        x += magnitude[2:6] @ weights[2]
+        wide = np.zeros((6, n, 128), np.float32)
+        wide[1:5] = _relu(x, bias)
+        weights, bias = self._second
+        x = wide[0:4:2] @ weights[0]
+        x += wide[1:5:2] @ weights[1]
+        x += wide[2:6:2] @ weights[2]
+        x = np.concatenate(_relu(x, bias), axis=1)
+        x = _relu(x @ self._third[0], self._third[1])
+        return _relu(x @ self._fourth[0], self._fourth[1])
 
 
-def _relu(x: Float) -> Float:
+def _relu(x: Float, bias: Float) -> Float:
+    x += bias
     return np.maximum(x, 0, out=x)
+
+
+def _hann() -> Float:
+    return (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(256) / 256)).astype(np.float32)
+
+
+def _is_fourier(basis: Float) -> bool:
+    """Whether the first layer is the Fourier transform of Hann windows that `_Network` takes it for."""
+    spectrum = np.fft.rfft(np.eye(256) * _hann()).T
+    return bool(np.allclose(basis[:, 0], np.concatenate([spectrum.real, spectrum.imag]), atol=1e-5))
 
 
 class _NativeStream:

@@ -46,6 +46,31 @@ class VadStream(Protocol):
 
 
 @runtime_checkable
+class BatchVadStream(VadStream, Protocol):
+    """A `VadStream` to which several windows at once are cheaper than one by one."""
+
+    def many(self, windows: NDArray[np.float32]) -> list[float]:
+        """The probabilities of speech in the next windows: float32, shape (n, window_size), in [-1, 1]."""
+
+
+def batched(vad: VadStream) -> BatchVadStream:
+    """`vad`, taking several windows at once if it has to one by one."""
+    return vad if isinstance(vad, BatchVadStream) else _OneByOne(vad)
+
+
+class _OneByOne:
+    def __init__(self, vad: VadStream) -> None:
+        self._vad, self.window_size = vad, vad.window_size
+        self.reset = vad.reset
+
+    def __call__(self, window: NDArray[np.float32]) -> float:
+        return self._vad(window)
+
+    def many(self, windows: NDArray[np.float32]) -> list[float]:
+        return [self._vad(window) for window in windows]
+
+
+@runtime_checkable
 class StreamingVadModel(Protocol):
     """A model that many conversations share; each gets its own `stream`."""
 

@@ -74,7 +74,7 @@ rtcflow.Stream(
 ).mount(app, "/look")
 rtcflow.Stream(Mirror(), modality="audio-video", **LOCAL).mount(app, "/mirror")
 rtcflow.Stream(EchoHandler(), rtc_configuration={"iceTransportPolicy": "relay"}, **LOCAL).mount(app, "/nowhere")
-UNREACHABLE = {"urls": "turn:127.0.0.1:9?transport=tcp", "username": "u", "credential": "p"}
+UNREACHABLE = {"urls": "turn:nowhere.invalid:3478?transport=tcp", "username": "u", "credential": "p"}
 rtcflow.Stream(
     EchoHandler(), rtc_configuration={"iceTransportPolicy": "relay", "iceServers": [UNREACHABLE]}, **LOCAL
 ).mount(app, "/unreachable")

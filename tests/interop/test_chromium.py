@@ -66,43 +66,8 @@ def test_a_browser_hears_itself(backend, speech, tmp_path):
     assert "the peer left" in (tmp_path / "server.log").read_text()
 
 
-def test_the_page_works_on_a_phone_and_by_keyboard(speech, tmp_path):
-    """At 360 px nothing is wider than the screen, and Tab and Enter start a call, and stop it."""
-    flags = ("--use-fake-ui-for-media-stream", f"--use-file-for-fake-audio-capture={speech}")
-    with demo(tmp_path, "asyncio") as url, chromium.chromium(tmp_path, *flags) as browser:
-        page = browser.open(url, width=360, height=740, deviceScaleFactor=2, mobile=True)
-        assert page.evaluate("document.documentElement.scrollWidth") <= 360
-        page.press("Tab", 9)
-        assert page.evaluate("document.activeElement.id") == "toggle"
-        page.press("Enter", 13, "\r")
-        page.wait_for(f"{CALL}.status === 'connected'")
-        page.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark"}])
-        page.wait_for(f"Number({CALL}.heardPeak) > 0.02")
-        page.screenshot(tmp_path / "phone-dark.png")
-        page.press("Enter", 13, "\r")
-        page.wait_for(f"{CALL}.status === 'ended'")
-
-
-def test_the_page_says_in_words_what_went_wrong(tmp_path):
-    """A refused microphone, and a server that has gone, are told in plain words, and Start is there again."""
-    with chromium.chromium(tmp_path, "--deny-permission-prompts") as browser:
-        with demo(tmp_path, "asyncio") as url:
-            page = browser.open(url)
-            page.click("#toggle")
-            page.wait_for(f"{CALL}.status === 'failed'")
-            assert "microphone was refused" in page.evaluate("document.getElementById('trouble').textContent")
-            assert page.evaluate("document.getElementById('toggle-word').textContent") == "Start"
-            page.screenshot(tmp_path / "refused.png")
-            page.call("Browser.setPermission", permission={"name": "microphone"}, setting="granted", origin=url)
-        page.click("#toggle")
-        page.wait_for(
-            f"{CALL}.status === 'failed' && document.getElementById('trouble').textContent.includes('server')"
-        )
-        assert "does not answer" in page.evaluate("document.getElementById('trouble').textContent")
-
-
 def test_the_page_shows_when_the_server_ends_the_call(speech, tmp_path):
-    """When the server stops, the page says so, and why."""
+    """When the server stops, the page says so, and why; a further call says that nobody answers."""
     flags = ("--use-fake-ui-for-media-stream", f"--use-file-for-fake-audio-capture={speech}")
     with chromium.chromium(tmp_path, *flags) as browser:
         with demo(tmp_path, "trio") as url:
@@ -111,3 +76,7 @@ def test_the_page_shows_when_the_server_ends_the_call(speech, tmp_path):
             page.wait_for(f"{CALL}.status === 'connected'")
         page.wait_for(f"{CALL}.status === 'ended'")
         assert "shutting down" in page.evaluate("document.getElementById('status').textContent")
+        page.click("#toggle")
+        page.wait_for(f"{CALL}.status === 'failed'")
+        assert "does not answer" in page.evaluate("document.getElementById('trouble').textContent")
+        assert page.evaluate("document.getElementById('toggle-word').textContent") == "Start"

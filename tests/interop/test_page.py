@@ -122,10 +122,12 @@ def test_pictures_come_back_as_the_function_makes_them(visit):
 
 
 def test_devices_arguments_messages_and_outputs(visit):
-    """Camera and microphone can be changed during a call; what the handler asks, is told and puts out is seen."""
+    """On a phone, by keys: devices are changed during a call; what the handler asks, is told and puts out is seen."""
     page = visit("/mirror/", **PHONE)
     assert page.evaluate("document.querySelector('.arguments').hidden")
-    start(page)
+    page.press("Tab", 9)
+    page.press("Enter", 13, "\r")
+    page.wait_for(CONNECTED)
     track = "document.getElementById('preview').srcObject.get{0}Tracks()[0].label"
     for select, kind in (("microphone", "Audio"), ("camera", "Video")):
         before = page.evaluate(track.format(kind))
@@ -186,7 +188,10 @@ def test_a_refused_microphone_or_camera_is_told_in_words(visit, browser):
     ("path", "advice"),
     [
         ("/nowhere/", "A firewall or VPN may block UDP; a TURN server would help."),
-        ("/unreachable/", "Of the servers that should help, turn:127.0.0.1:9?transport=tcp cannot be reached."),
+        (
+            "/unreachable/",
+            "Of the servers that should help, turn:nowhere.invalid:3478?transport=tcp cannot be reached.",
+        ),
     ],
 )
 def test_a_failing_ice_is_told_in_words(visit, path, advice):

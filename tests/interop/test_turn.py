@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import partial
+from typing import Any
 
 import anyio
+import httpx2
 import numpy as np
 import pytest
 from coturn import SECRET, coturn, needs_coturn
 
-from rtcflow import AudioFormat, AudioFrame, IceServer, WebRTCConfig, open_engine
+from rtcflow import AudioFormat, AudioFrame, IceServer, Stream, WebRTCConfig, open_engine
 from rtcflow.credentials import get_coturn_credentials
+from rtcflow.demo import EchoHandler
+from rtcflow.doctor import examine
 from rtcflow.transports.webrtc import ServerTrouble, WebRTCTransport, read_ice_servers
 
 pytestmark = needs_coturn
@@ -114,3 +119,31 @@ async def test_the_relay_is_also_a_stun_server(relay: int) -> None:
     (report,) = offer.ice_servers
     assert (report.trouble, report.address[0]) == (None, "127.0.0.1")
     assert set(re.findall(r"typ (\w+)", offer.offer_sdp)) == {"host"}
+
+
+@pytest.mark.anyio
+async def test_the_doctor_tries_the_relay(relay: int) -> None:
+    """A server that tells its callers credentials is called over the relay alone; with a wrong secret, it says so."""
+    with anyio.fail_after(40):
+        for secret in (SECRET, "another secret"):
+            servers = get_coturn_credentials(f"turn:127.0.0.1:{relay}", secret)
+            stream = Stream(
+                EchoHandler(), rtc_configuration=servers, webrtc=WebRTCConfig(host_addresses=("127.0.0.1",))
+            )
+            with pytest.MonkeyPatch.context() as patch:
+                real, transport = httpx2.AsyncClient, httpx2.ASGITransport(stream.asgi)
+                patch.setattr(httpx2, "AsyncClient", partial(_through, real, transport))
+                async with stream.running():
+                    report = await examine("http://site.example", relay_only=True)
+            if secret == SECRET:
+                assert (report.connected, report.problems) == (True, [])
+                assert report.route.local_type == "relay"
+                assert [found.type for found in report.ours] == ["relay"]
+                assert report.notes == ["Media goes over a TURN relay."]
+            else:
+                assert not report.connected
+                assert "refused the credentials" in report.problems[0]
+
+
+def _through(client: Any, transport: httpx2.ASGITransport, **options: Any) -> Any:
+    return client(**{**options, "transport": transport})

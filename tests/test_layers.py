@@ -36,6 +36,7 @@ FLOORS = [
         "call",
         "carrier",
         "demo",
+        "doctor",
     },
 ]
 BESIDE = {"testing", "web", "", "audio", "fastrtc"}  # nobody in the house imports these; they may import everyone

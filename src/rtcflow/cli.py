@@ -1,4 +1,4 @@
-"""The command line: `rtcflow demo`, `rtcflow serve`, `rtcflow call`, `rtcflow bench`."""
+"""The command line: `rtcflow demo`, `rtcflow serve`, `rtcflow call`, `rtcflow bench`, `rtcflow doctor`."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .abc import Transport
     from .call import CallReport
     from .carrier import CallerTransport
+    from .doctor import DoctorReport
     from .load import LoadProgress, LoadReport, Spread
     from .stream import Stream
 
@@ -139,8 +140,7 @@ def bench(
     limits = Limits(
         min_delivery, *(None if limit is None else limit / 1000 for limit in (max_gap_p99, max_latency, max_setup))
     )
-    pairs = [(name.strip(), value.strip()) for name, _, value in (line.partition(":") for line in header or [])]
-    report = _run(backend, partial(_load, url, connections, seconds, dict(pairs), quiet=as_json))
+    report = _run(backend, partial(_load, url, connections, seconds, _headers(header), quiet=as_json))
     broken = limits.broken(report)
     if as_json:
         print(json.dumps({"url": url, **report.as_dict(), "broken": broken}))
@@ -149,6 +149,31 @@ def bench(
     for words in broken:
         print(f"rtcflow: {words}", file=sys.stderr)
     raise SystemExit(1 if broken else 0)
+
+
+@app.command()
+def doctor(
+    url: Annotated[str, typer.Argument(help="Where the stream is mounted: http://127.0.0.1:8000")],
+    relay_only: Annotated[
+        bool, typer.Option(help="Forbid host candidates: does the call work for those who need TURN?")
+    ] = False,
+    timeout: Annotated[float, typer.Option(help="Seconds for each step.", min=0.1)] = 10.0,
+    header: Annotated[list[str] | None, typer.Option(help="A header for the requests: 'Authorization: ...'.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,
+    backend: BackendOption = Backend.asyncio,
+) -> None:
+    """Find out why calls to a server work, or do not; exit code 1 if something is wrong."""
+    report = _run(backend, partial(_examine, url, _headers(header), relay_only=relay_only, timeout=timeout))
+    if as_json:
+        print(json.dumps(report.as_dict()))
+    else:
+        _print_doctor(report)
+    raise SystemExit(1 if report.problems else 0)
+
+
+def _headers(lines: list[str] | None) -> dict[str, str]:
+    pairs = (line.partition(":") for line in lines or ())
+    return {name.strip(): value.strip() for name, _, value in pairs}
 
 
 def _fail(words: str) -> NoReturn:
@@ -442,3 +467,37 @@ def _print_load(report: LoadReport) -> None:
     table.add_row("latency", *spread(report.latency))
     table.add_row("late ourselves", *spread(report.client_lag))
     console.print(table)
+
+
+# -- the doctor
+
+
+async def _examine(url: str, headers: dict[str, str], *, relay_only: bool, timeout: float) -> DoctorReport:
+    from .doctor import examine
+
+    try:
+        return await examine(url, headers=headers, relay_only=relay_only, timeout=timeout)
+    except (ValueError, ModuleNotFoundError) as error:
+        failure = str(error)
+    _fail(failure)
+
+
+def _print_doctor(report: DoctorReport) -> None:
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="dim")
+    table.add_column()
+    for server in report.ice_servers:
+        table.add_row("ICE server", str(server))
+    for words, candidates in (("our candidates", report.ours), ("the server's", report.theirs)):
+        for candidate in candidates:
+            table.add_row(words, f"{candidate.type} {candidate.ip}:{candidate.port}")
+    if report.setup is not None:
+        table.add_row("connected", f"after {1000 * report.setup:.0f} ms by {report.route}")
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(table)
+    for words in report.problems:
+        console.print(f"✗ {words}", markup=False)
+    for words in report.notes:
+        console.print(f"– {words}", markup=False)
+    if not report.problems:
+        console.print("✓ Calls work.")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 
+from .exceptions import RemoteProtocolError
 from .protocol import signalling
 
 if TYPE_CHECKING:
@@ -18,9 +19,10 @@ if TYPE_CHECKING:
 
     from .transports.webrtc import WebRTCEngine, WebRTCTransport
 
-__all__ = ["connect", "offer_url"]
+__all__ = ["connect", "get_configuration", "offer_url"]
 
 OFFER_ROUTE: Final = "/webrtc/offer"
+CONFIGURATION_ROUTE: Final = "/webrtc/configuration"
 
 
 def offer_url(url: str) -> str:
@@ -85,15 +87,12 @@ async def connect(
     from .transports.webrtc import open_engine
 
     target = offer_url(url)
-    httpx2 = import_httpx2()
+    import_httpx2()
     async with open_engine() if engine is None else nullcontext(engine) as opened:
         call = await opened.offer(audio=audio, video=video, messages=messages)
         try:
             offer = signalling.Offer(call.offer_sdp, webrtc_id or secrets.token_urlsafe(18))
-            # Reading the certificates of the system takes 60 ms, which plain http need not wait for.
-            verify = target.startswith("https:")
-            async with httpx2.AsyncClient(timeout=timeout, headers=headers, verify=verify) as client:
-                response = await _post(client, target, offer.to_json(), timeout)
+            response = await _request("POST", target, headers, timeout, offer.to_json())
             await call.accept_answer(signalling.parse_answer(response.content, response.status_code).sdp)
             yield call
         finally:
@@ -101,16 +100,44 @@ async def connect(
                 await call.aclose()
 
 
-async def _post(client: httpx2.AsyncClient, url: str, body: Mapping[str, Any], timeout: float) -> httpx2.Response:
-    httpx2 = import_httpx2()
+async def get_configuration(
+    url: str, *, headers: Mapping[str, str] | None = None, timeout: float = 10.0
+) -> dict[str, Any]:
+    """What the server at `url` tells its callers: ``rtcConfiguration`` (its ICE servers), ``modality``, ``mode``.
+
+    The ICE servers are for `WebRTCConfig.ice_servers`: ``read_ice_servers(found["rtcConfiguration"])``.
+
+    Raises:
+        ValueError: `url` is no http or https URL.
+        ConnectionError: Nobody answers there, or not in time.
+        NegotiationError: The server refused.
+        RemoteProtocolError: What answers there tells no such thing.
+    """
+    before, _, query = offer_url(url).partition("?")
+    target = before.removesuffix(OFFER_ROUTE) + CONFIGURATION_ROUTE + (f"?{query}" if query else "")
+    response = await _request("GET", target, headers, timeout)
+    found = signalling.parse_reply(response.content, response.status_code)
+    if not isinstance(found.get("rtcConfiguration"), dict):
+        raise RemoteProtocolError(f"{target} answered, but with no rtcConfiguration")
+    return found
+
+
+async def _request(
+    method: str, url: str, headers: Mapping[str, str] | None, timeout: float, body: Mapping[str, Any] | None = None
+) -> httpx2.Response:
+    library = import_httpx2()
+    # Reading the certificates of the system takes 60 ms, which plain http need not wait for.
+    verify = url.startswith("https:")
     try:
         with anyio.fail_after(timeout):
-            return await client.post(url, json=body)
-    except (TimeoutError, httpx2.TimeoutException):
+            async with library.AsyncClient(timeout=timeout, headers=headers, verify=verify) as client:
+                response: httpx2.Response = await client.request(method, url, json=body)
+                return response
+    except (TimeoutError, library.TimeoutException):
         raise ConnectionError(f"{url} did not answer within {timeout:g} s") from None
-    except (httpx2.UnsupportedProtocol, httpx2.InvalidURL) as error:
+    except (library.UnsupportedProtocol, library.InvalidURL) as error:
         raise ValueError(f"{url!r} is not the URL of a server: {error}") from None
-    except httpx2.TransportError as error:
+    except library.TransportError as error:
         raise ConnectionError(f"nobody answers at {url}: {_in_words(error)}") from error
 
 

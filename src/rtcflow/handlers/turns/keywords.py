@@ -16,9 +16,12 @@ from numpy.typing import NDArray
 
 from .vad import VAD_RATE
 
-PHRASE_THRESHOLD, WORD_THRESHOLD = 1e-40, 1e-10
+PHRASE_THRESHOLD, WORD_THRESHOLD = 1e-30, 1e-1
 """How eager Pocketsphinx is: smaller hears more, and more that was not said. Measured on espeak-ng's voices (see
-docs/turns.md): phrases of several words cause no false alarm down to 1e-50, single short words do from 1e-20 on."""
+docs/turns.md): phrases of several words cause false alarms from 1e-40 on, single short words from 1e-2 on."""
+
+PHONE_LOOP = 1e-4
+"""Pocketsphinx' probability of anything but the phrase. With its own, 0.1, half as many phrases were found."""
 
 _FRAMES = 100  # Pocketsphinx' frames in a second
 
@@ -118,7 +121,11 @@ class PocketsphinxSpotter:
 
         model = pocketsphinx.get_model_path("en-us")
         decoder = pocketsphinx.Decoder(
-            hmm=str(Path(model) / "en-us"), dict=str(Path(model) / "cmudict-en-us.dict"), lm=None, loglevel="FATAL"
+            hmm=str(Path(model) / "en-us"),
+            dict=str(Path(model) / "cmudict-en-us.dict"),
+            lm=None,
+            loglevel="FATAL",
+            kws_plp=PHONE_LOOP,
         )
         with tempfile.TemporaryDirectory() as folder:
             keys = Path(folder) / "phrases"

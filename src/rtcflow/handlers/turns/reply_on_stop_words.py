@@ -17,8 +17,9 @@ from .keywords import KeywordSpotter, PocketsphinxSpotter, check_phrases
 from .reply_on_pause import ReplyOnPause
 from .vad import VAD_RATE
 
-BEFORE = 0.5
-"""Seconds of audio before somebody speaks that the spotter is given, too: a phrase's first sounds are faint."""
+BEFORE = 0.7
+"""Seconds of audio before somebody speaks that the spotter is given, too: a phrase's first sounds are faint, and speech
+is noticed up to 0.2 s late."""
 
 
 class StopWordTurns:
@@ -36,7 +37,8 @@ class StopWordTurns:
     def __init__(self, turns: TurnDetector, spotter: KeywordSpotter) -> None:
         self._turns, self._spotter = turns, spotter
         self._converter = Converter(AudioFormat(VAD_RATE))
-        self._before: deque[NDArray[np.int16]] = deque()
+        self._before: deque[tuple[NDArray[np.int16], int]] = deque()  # not converted: most of it nobody will hear
+        self._kept = 0.0  # seconds of it
         self._now = self._spotting_since = 0.0
         self._spotting = self._awake = False
 
@@ -44,31 +46,39 @@ class StopWordTurns:
         """Hear some more; see `TurnDetector`."""
         self._now += samples.shape[1] / sample_rate
         events = self._turns.feed(samples, sample_rate, bot_speaking=bot_speaking)
-        heard = self._converter.feed(samples, sample_rate)[0]
-        return self._after(events) if self._awake else self._spot(heard)
+        return self._after(events) if self._awake else self._spot(samples, sample_rate)
 
-    def _spot(self, heard: NDArray[np.int16]) -> list[DetectorEvent]:
+    def _spot(self, samples: NDArray[np.int16], sample_rate: int) -> list[DetectorEvent]:
+        self._before.append((samples, sample_rate))
+        self._kept += samples.shape[1] / sample_rate
         speech = not isinstance(self._turns, VoiceTurns) or self._turns.tracker.speech_lately
         if not speech:
             if self._spotting:
-                self._spotting = False
-                self._spotter.reset()
-            self._before.append(heard)
-            while sum(part.size for part in self._before) > BEFORE * VAD_RATE:
-                self._before.popleft()
+                self._end_spotting()
+            while self._kept > BEFORE + samples.shape[1] / sample_rate:
+                oldest, rate = self._before.popleft()
+                self._kept -= oldest.shape[1] / rate
             return []
         if not self._spotting:
-            self._spotting = True
-            heard = np.concatenate([*self._before, heard])
-            self._before.clear()
-            self._spotting_since = self._now - heard.size / VAD_RATE
-        hits = self._spotter.feed(heard)
+            self._spotting, self._spotting_since = True, self._now - self._kept
+        heard = [self._converter.feed(part, rate)[0] for part, rate in self._before]
+        self._forget()
+        hits = self._spotter.feed(np.concatenate(heard))
         if not hits:
             return []
-        self._awake, self._spotting = True, False
-        self._spotter.reset()
+        self._awake = True
+        self._end_spotting()
         self._turns.reset()
         return [StopWordHeard(min(self._now, self._spotting_since + hits[-1].end), hits[-1].phrase)]
+
+    def _end_spotting(self) -> None:
+        self._spotting = False
+        self._spotter.reset()
+        self._converter.flush()
+
+    def _forget(self) -> None:
+        self._before.clear()
+        self._kept = 0.0
 
     def _after(self, events: list[DetectorEvent]) -> list[DetectorEvent]:
         if any(isinstance(event, TurnEnded) for event in events):
@@ -78,14 +88,16 @@ class StopWordTurns:
     def silence(self, seconds: float) -> list[DetectorEvent]:
         """Count silence; see `TurnDetector`."""
         self._now += seconds
+        self._forget()
         events = self._turns.silence(seconds)
         return self._after(events) if self._awake else []
 
     def reset(self) -> None:
         """Forget the turn under way, and that the phrase was said."""
-        self._awake = self._spotting = False
+        self._awake = False
+        self._forget()
+        self._end_spotting()
         self._turns.reset()
-        self._spotter.reset()
 
 
 class ReplyOnStopWords(ReplyOnPause):

@@ -189,6 +189,19 @@ class Player:
             else:
                 await anyio.sleep(due)
 
+    def more(self, within: float) -> PlayoutFrame | None:
+        """The frame after the last one, if it is whole and due within so many seconds; never waits.
+
+        For transports whose messages may hold more than one frame.
+        """
+        with self._lock:
+            if self._closed or self._playout is None or self._playout.is_partial or self.stale:
+                return None
+            frame = self._playout.pop(self._clock() + within)
+            if frame is not None:
+                self._putters.wake_all()
+            return frame
+
     def poll(self, waiter: Waiter) -> PlayoutFrame | float | None:
         """`next_frame` for a transport that waits by itself, in a loop of its own: never waits.
 
@@ -196,14 +209,17 @@ class Player:
             waiter: Its `wake` is called, once and from any thread, when there may be more to say than this call did.
 
         Returns:
-            The frame that is due; else the seconds until the next one is; or None: for that, `waiter` will be woken.
+            The frame that is due; else the seconds until the next one is, or would be if it came in time: mostly it
+            does, and then nobody has to be woken for it; or None: `waiter` will be woken.
 
         Raises:
             anyio.EndOfStream: `close` was called.
         """
         with self._lock:
-            due = self._take_due()
-            if due is None or (isinstance(due, float) and self._playout is not None and self._playout.is_partial):
+            due, playout = self._take_due(), self._playout
+            if due is None and playout is not None and (left := playout.next_slot - self._clock()) > 0:
+                return left
+            if due is None or (isinstance(due, float) and playout is not None and playout.is_partial):
                 self._player.add(waiter)
             return due
 

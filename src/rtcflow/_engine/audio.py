@@ -18,6 +18,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from fractions import Fraction
 from functools import partial
+from math import ceil
 from typing import Any, cast
 
 import anyio
@@ -83,8 +84,7 @@ class PlayoutTrack(MediaStreamTrack):
                 raise MediaStreamError from None
             if isinstance(due, PlayoutFrame):
                 return due.frame
-            # At least a millisecond, the grain of the loop's timers: one that fires early would be set again and again.
-            timer = None if due is None else loop.call_later(max(due, 0.001), _resolve, future)
+            timer = None if due is None else loop.call_later(_whole(due), _resolve, future)
             try:
                 await future
             finally:
@@ -156,8 +156,7 @@ class _Pump:
             self.ended.set_exception(error)
         else:
             if due is not None:
-                # At least a millisecond, the grain of the loop's timers: one that fires early would be set again.
-                self._timer = self._loop.call_later(max(due, 0.001), self._run, context=self._context)
+                self._timer = self._loop.call_later(_whole(due), self._run, context=self._context)
 
 
 class _LoopWaiter:
@@ -173,6 +172,11 @@ class _LoopWaiter:
         else:
             with suppress(RuntimeError):  # the loop has closed: nobody waits any more
                 self._loop.call_soon_threadsafe(_resolve, self.future)
+
+
+def _whole(seconds: float) -> float:
+    """Rounded up to whole milliseconds, the grain of the loop's timers: one that fires early would be set again."""
+    return ceil(1000 * seconds) / 1000 or 0.001
 
 
 def _resolve(future: asyncio.Future[None]) -> None:

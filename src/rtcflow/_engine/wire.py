@@ -12,6 +12,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable
+from functools import partial
 from struct import Struct
 from typing import Any, Final, NamedTuple
 
@@ -73,7 +74,7 @@ def _transport_as_known(transport: RTCDtlsTransport) -> bool:
     ice = getattr(transport.transport, "_connection", None)
     counts = (f"{_TRANSPORT}{way}_{what}" for way in ("rx", "tx") for what in ("bytes", "packets"))
     return all(hasattr(transport, name) for name in ("_state", "_rx_srtp", "_tx_srtp", "_rtp_router", *counts)) and all(
-        hasattr(ice, name) for name in ("data_received", "_queue", "_nominated")
+        hasattr(ice, name) for name in ("data_received", "_queue", "_nominated", "_protocols")
     )
 
 
@@ -94,8 +95,9 @@ def receive(
 ) -> None:
     """Have the packets of `receiver` handed to `on_packet` right when their datagram comes.
 
-    Relies on: aioice's protocols call ``Connection.data_received(data, component)`` for each datagram that is not
-    STUN, and ``Connection._queue`` holds those that the transport has not read; ``RTCDtlsTransport._rx_srtp`` decrypts
+    Relies on: aioice's protocols (``Connection._protocols``) get each datagram by ``datagram_received(data, addr)``, try
+    to read it as STUN, and if that fails call ``Connection.data_received(data, component)``; ``Connection._queue``
+    holds those that the transport has not read; ``RTCDtlsTransport._rx_srtp`` decrypts
     them, `_rtp_router` has the tables that say whose they are, which forget a receiver that was stopped;
     ``RTCRtpReceiver.__remote_streams`` has what receiver reports are made of.
 
@@ -106,13 +108,13 @@ def receive(
     """
     transport: Any = receiver.transport
     ice = transport.transport._connection
-    stock, waiting = ice.data_received, ice._queue
+    stock, nothing_waits = ice.data_received, ice._queue.empty
     router, streams = transport._rtp_router, vars(receiver)["_RTCRtpReceiver__remote_streams"]
     counts: dict[str, Any] = vars(transport)
     decrypt, connected = transport._rx_srtp.unprotect, transport._state
     rx_bytes, rx_packets = _TRANSPORT + "rx_bytes", _TRANSPORT + "rx_packets"
 
-    def data_received(data: bytes, component: int) -> None:
+    def take(data: bytes) -> bool:
         # The first packet of a source takes aiortc's way, which writes the source into its tables; and none overtakes
         # what still waits there.
         if (
@@ -122,28 +124,39 @@ def receive(
             or (stream := streams.get(ssrc := int.from_bytes(data[8:12], "big"))) is None
             or router.ssrc_table.get(ssrc) is not receiver
             or receiver not in router.payload_type_table.get(data[1] & 0x7F, ())
-            or not waiting.empty()
+            or not nothing_waits()
             or transport._state is not connected
         ):
-            stock(data, component)
-            return
+            return False
         counts[rx_bytes] += len(data)
         counts[rx_packets] += 1
         try:
             plain = decrypt(data)
         except pylibsrtp.Error:  # forged, or played back
-            return
+            return True
         packet = parse(plain)
         if packet is None or not receiver._enabled:
-            return
+            return True
         stream.add(packet)
         if packet.payload:
             try:
                 on_packet(packet)
             except Exception as error:  # noqa: BLE001 - or the event loop would swallow it, and the call be deaf
                 on_error(error)
+        return True
 
-    vars(ice)["data_received"] = data_received
+    def data_received(data: bytes, component: int) -> None:
+        if not take(data):
+            stock(data, component)
+
+    def datagram_received(stock: Callable[[bytes, Any], None], data: bytes, addr: Any) -> None:
+        if not take(data):
+            stock(data, addr)
+
+    vars(ice)["data_received"] = data_received  # for protocols that come later
+    for protocol in ice._protocols:
+        if hasattr(protocol, "datagram_received"):
+            vars(protocol)["datagram_received"] = partial(datagram_received, protocol.datagram_received)
 
 
 # -- sending

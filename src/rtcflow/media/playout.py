@@ -182,6 +182,11 @@ class Playout:
         return now if due is None else due
 
     @property
+    def next_slot(self) -> float:
+        """When the next slot is, whether or not anything is queued for it; long past before the first push."""
+        return float("-inf") if self._anchor is None else self._scheduled(self._anchor) - self.lead
+
+    @property
     def is_partial(self) -> bool:
         """Whether something waits, but less than a frame: its rest may make it due earlier."""
         return 0 < self._waiting < self.frame_size

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from .vad import VAD_RATE
 
-PHRASE_THRESHOLD, WORD_THRESHOLD = 1e-30, 1e-1
+PHRASE_THRESHOLD, WORD_THRESHOLD = 1e-30, 1.0
 """How eager Pocketsphinx is: smaller hears more, and more that was not said. Measured on espeak-ng's voices (see
-docs/turns.md): phrases of several words cause false alarms from 1e-40 on, single short words from 1e-2 on."""
+docs/turns.md): phrases of several words cause false alarms from 1e-40 on, single short words from 0.1 on."""
 
 PHONE_LOOP = 1e-4
 """Pocketsphinx' probability of anything but the phrase. With its own, 0.1, half as many phrases were found."""

@@ -445,6 +445,21 @@ async def test_the_page_is_small_and_strict():
     assert "//" not in html.replace("<!doctype", "")
 
 
+async def test_the_client_is_served_for_pages_of_any_application():
+    """rtcflow.js is there without the page, and pages of allowed origins may import it, others not."""
+    stream = make(allowed_origins=["https://app.example"])
+    app = Starlette()
+    stream.mount(app, "/talk", page=False)
+    async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://site") as client:
+        assert (await client.get("/talk/")).status_code == 404
+        response = await client.get("/talk/rtcflow.js", headers={"Origin": "https://app.example"})
+        assert response.status_code == 200
+        assert response.headers["content-type"] == "text/javascript; charset=utf-8"
+        assert response.headers["access-control-allow-origin"] == "https://app.example"
+        response = await client.get("/talk/rtcflow.js", headers={"Origin": "https://evil.example"})
+        assert response.status_code == 403
+
+
 async def test_the_page_learns_the_servers_ice_servers():
     """rtc_configuration is handed to browsers, uncached."""
     servers = {"iceServers": [{"urls": "stun:192.0.2.1"}]}

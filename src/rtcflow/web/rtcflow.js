@@ -34,7 +34,7 @@ export class Call extends EventTarget {
   #line = null;
   #abort = null;
   #previous = null;
-  #reading = false;
+  #reading = ""; // the id of the call whose outputs are being read
 
   /**
    * @param {object} options
@@ -261,28 +261,25 @@ export class Call extends EventTarget {
     if (type === "update_connection" && data === "closed") this.#finish("ended", "The server has ended the call.");
   }
 
-  /** Read the handler's AdditionalOutputs (server-sent events) from the first on, until the call ends. */
+  /** Read the handler's AdditionalOutputs (server-sent events): from the first on, until the server has sent the last. */
   async #readOutputs() {
-    if (this.#reading) return;
-    this.#reading = true;
-    const { signal } = this.#abort;
+    const { id } = this;
+    if (this.#reading === id) return;
+    this.#reading = id;
     try {
-      const response = await fetch(this.#at(`webrtc/outputs?webrtc_id=${this.id}`), {
-        headers: this.#options.headers,
-        signal,
-      });
+      const response = await fetch(this.#at(`webrtc/outputs?webrtc_id=${id}`), { headers: this.#options.headers });
       if (!response.ok) return;
       let rest = "";
       const chunks = response.body.pipeThrough(new TextDecoderStream()).getReader();
       for (let chunk = await chunks.read(); !chunk.done; chunk = await chunks.read()) {
         const events = (rest + chunk.value).split("\n\n");
         rest = events.pop();
-        for (const event of events) this.#output(event);
+        if (id === this.id) for (const event of events) this.#output(event);
       }
     } catch {
-      // the call has ended, or the line broke: the next output opens it anew
+      // the line broke: the next output opens it anew
     } finally {
-      this.#reading = false;
+      if (this.#reading === id) this.#reading = "";
     }
   }
 

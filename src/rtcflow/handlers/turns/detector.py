@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from ...frames import AudioFormat
 from ...media.convert import int16_to_float32, to_channels
-from ...media.resample import Converter
+from ...media.decimate import Decimator
+from ...media.resample import Converter, check_sample_rate
 from .options import AlgoOptions, SileroVadOptions
 from .vad import VAD_RATE, ModelOptions, PauseDetectionModel, VadStream, batched
 
@@ -380,7 +381,7 @@ class VoiceTurns:
             threshold=0.5 if vad_options is None else vad_options.threshold,
             min_speech=0.0 if vad_options is None else vad_options.min_speech_duration_ms / 1000,
         )
-        self._converter = Converter(AudioFormat(VAD_RATE))
+        self._converter: Converter | Decimator = Converter(AudioFormat(VAD_RATE))
         self._fed: list[NDArray[np.int16]] = []  # not converted yet: mono, all of one rate
         self._fed_rate, self._fed_size = VAD_RATE, 0
         self._quiet_since = 0  # samples of them, until the last that was loud
@@ -397,8 +398,7 @@ class VoiceTurns:
     def feed(self, samples: NDArray[np.int16], sample_rate: int, *, bot_speaking: bool = False) -> list[DetectorEvent]:
         """Hear some more; see `TurnDetector`."""
         if sample_rate != self._fed_rate:
-            self._convert()
-            self._fed_rate = sample_rate
+            self._change_rate(sample_rate)
         self._fed.append(to_channels(samples, 1).copy())
         self._fed_size += samples.shape[1]
         waiting = self._fed_size / sample_rate + self._rest.size / VAD_RATE
@@ -406,6 +406,12 @@ class VoiceTurns:
             return []
         self._convert()
         return self._judge(bot_speaking=bot_speaking)
+
+    def _change_rate(self, sample_rate: int) -> None:
+        self._convert()
+        self._fed_rate = check_sample_rate(sample_rate)
+        factor, odd = divmod(sample_rate, VAD_RATE)
+        self._converter = Converter(AudioFormat(VAD_RATE)) if odd or factor < 2 else Decimator(factor)
 
     def _goes_on(self) -> bool:
         """Whether there is no sign in what was fed last that the speech has ended."""
@@ -438,7 +444,10 @@ class VoiceTurns:
         if self._fed:
             fed = np.concatenate(self._fed, axis=1)
             self._fed, self._fed_size, self._quiet_since = [], 0, 0
-            heard = int16_to_float32(self._converter.feed(fed, self._fed_rate)[0])
+            if isinstance(self._converter, Decimator):
+                heard = self._converter.feed(fed[0])
+            else:
+                heard = int16_to_float32(self._converter.feed(fed, self._fed_rate)[0])
             self._rest = np.concatenate([self._rest, heard])
 
     def _judge(self, *, bot_speaking: bool) -> list[DetectorEvent]:

@@ -5,10 +5,16 @@ from __future__ import annotations
 import importlib
 import subprocess
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from importlib.util import find_spec
+from pathlib import Path
 from types import ModuleType
+from typing import Any
 
+import anyio
 import av
+import httpx2
 import numpy as np
 import pytest
 import turn_corpus
@@ -146,3 +152,109 @@ def test_without_a_server(backend: str) -> None:
     words = ran.stdout.split(";")
     assert words[0] == "the handler closed the stream"
     assert int(words[1].split()[0]) > 30
+
+
+@pytest.mark.parametrize("anyio_backend", [pytest.param(("trio", {}), id="trio")])
+@pytest.mark.anyio
+async def test_the_transcript_grows() -> None:
+    """Each second of sound becomes a word, silence none; pages are shown all words so far."""
+    module = _load("transcription")
+    said = np.concatenate([tone(1.0, level=0.6), 0 * tone(1.0), tone(1.2, level=0.1)], axis=1)
+    heard = await call(module.stream.handler.copy(), said, seconds=3.6)
+    assert [outputs.args for outputs in heard.outputs] == [("SHOUT",), ("murmur",)]
+    assert module.transcript(module.transcript(None, "a"), "b") == "a b"
+
+
+@asynccontextmanager
+async def _served(application: Any, stream: rtcflow.Stream) -> AsyncIterator[Any]:
+    """Yields a function that makes HTTP clients of a running application."""
+    stream._webrtc = rtcflow.WebRTCConfig(host_addresses=("127.0.0.1",))
+
+    def client() -> httpx2.AsyncClient:
+        return httpx2.AsyncClient(transport=httpx2.ASGITransport(application), base_url="http://site")
+
+    with anyio.fail_after(30):
+        async with stream.running():
+            yield client
+
+
+@pytest.mark.anyio
+async def test_users_have_calls_of_their_own() -> None:
+    """Who has not signed in cannot call; a user sees, changes and ends their own calls only, and has two at most."""
+    module = _load("multi_user_app")
+    async with (
+        _served(module.app, module.stream) as client,
+        client() as ali,
+        client() as cassim,
+        rtcflow.open_engine(rtcflow.WebRTCConfig(host_addresses=("127.0.0.1",))) as engine,
+    ):
+
+        async def dial(user: Any, name: str) -> Any:
+            line = await engine.offer()
+            offer = {"type": "offer", "sdp": line.offer_sdp, "webrtc_id": name}
+            return line, await user.post("/talk/webrtc/offer", json=offer)
+
+        assert (await dial(ali, "one"))[1].status_code == 401
+        assert (await ali.get("/calls")).status_code == 401
+        assert (await ali.post("/login", json={"name": "ali", "password": "barley"})).status_code == 401
+        assert (await ali.post("/login", json={"name": "nobody", "password": ""})).status_code == 401
+        for user, name, password in ((ali, "ali", "sesame"), (cassim, "cassim", "barley")):
+            assert (await user.post("/login", json={"name": name, "password": password})).json() == {"name": name}
+        assert (await ali.get("/talk/webrtc/configuration")).status_code == 200
+        line, response = await dial(ali, "one")
+        await line.accept_answer(response.json()["sdp"])
+        line.start(rtcflow.AudioFormat(RATE), rtcflow.AudioFormat(RATE))
+        await line.wait_connected()
+        assert (await dial(ali, "two"))[1].status_code == 200
+        assert (await dial(ali, "three"))[1].status_code == 403
+        assert (await ali.get("/calls")).json() == ["one", "two"]
+        assert (await cassim.get("/calls")).json() == []
+        assert (await cassim.delete("/calls/one")).status_code == 404
+        assert (await ali.post("/calls/one/volume", params={"volume": 0.5})).status_code == 200
+        assert module.stream.session("one").handler.latest_args[1:] == [0.5]
+        line.audio_out.put(rtcflow.AudioFrame(tone(1.0, level=0.8), RATE, 0))
+        loudest = 0
+        while loudest < 5000:
+            loudest = max(loudest, int(np.abs((await line.audio_in.take()).samples).max()))
+        assert loudest < 18000
+        assert (await ali.delete("/calls/one")).status_code == 200
+        await line.wait_ended()
+
+
+@pytest.mark.parametrize("anyio_backend", [pytest.param(("trio", {}), id="trio")])
+@pytest.mark.anyio
+async def test_what_is_sent_by_whip_is_recorded(tmp_path: Path) -> None:
+    """Two seconds of a tone and a picture, sent as OBS does, are a file with both, of that length, side by side."""
+    module = _load("whip_recorder")
+    stream = module.stream
+    stream.handler.folder = tmp_path / "recordings"
+    async with (
+        _served(stream.asgi, stream) as client,
+        client() as site,
+        rtcflow.open_engine(rtcflow.WebRTCConfig(host_addresses=("127.0.0.1",))) as engine,
+    ):
+        line = await engine.offer(video=True, receive=False, messages=False)
+        response = await site.post("/whip", content=line.offer_sdp, headers={"Content-Type": "application/sdp"})
+        assert response.status_code == 201
+        await line.accept_answer(response.text)
+        line.start(rtcflow.AudioFormat(RATE), rtcflow.AudioFormat(RATE))
+        await line.wait_connected()
+        line.audio_out.put(rtcflow.AudioFrame(tone(2.0), RATE, 0))
+        for _ in range(40):
+            line.video_out.put_nowait(_picture())
+            await anyio.sleep(0.05)
+        assert (await site.delete(response.headers["location"])).status_code == 200
+        while stream.admitted:
+            await anyio.sleep(0.01)
+    (recording,) = (tmp_path / "recordings").iterdir()
+    with av.open(str(recording)) as file:
+        frames = list(file.decode())
+    sound = [frame for frame in frames if isinstance(frame, av.AudioFrame)]
+    pictures = [frame for frame in frames if isinstance(frame, av.VideoFrame)]
+    assert 1.6 < sum(frame.samples for frame in sound) / RATE < 2.6
+    assert abs(sound[-1].time - pictures[-1].time) < 0.5
+    spectrum = np.abs(np.fft.rfft(np.concatenate([frame.to_ndarray()[0] for frame in sound])[:RATE]))
+    assert abs(int(spectrum.argmax()) - 440) < 5
+    pixels = pictures[-1].to_ndarray(format="gray")
+    assert pixels[:, :28].mean() < 60
+    assert pixels[:, 36:].mean() > 190

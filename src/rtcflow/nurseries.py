@@ -38,6 +38,9 @@ STREAM_ENDS: Final = (anyio.EndOfStream, anyio.BrokenResourceError, anyio.Closed
 STALL: Final = 0.5
 """Seconds that one call of `receive` or `video_receive` may take before it is logged as a stall: audio_in holds 1 s."""
 
+FAIR: Final = 8
+"""Items that an async `emit` may give without waiting for anything before others on its loop have their turn."""
+
 VIDEO_BURST: Final = 2
 """Video frames that may leave ahead of the clock, so that a camera a little faster than `fps` is not held up."""
 
@@ -161,7 +164,7 @@ class Nurseries:
         await self._in_its_colour(self._emit, self._emit_in_thread, _Voice(sample_rate))
 
     async def _emit(self, voice: _Voice) -> None:
-        idle = IdleWait()
+        idle, turns = IdleWait(), 0
         while True:
             began = self.clock()
             emitted = parse_emit(await self._handler.emit())
@@ -178,7 +181,9 @@ class Nurseries:
                 await self._transport.audio_out.wait_for_room()
             except anyio.ClosedResourceError:
                 return
-            await anyio.lowlevel.checkpoint()
+            turns += 1
+            if turns % FAIR == 0:
+                await anyio.lowlevel.checkpoint()
 
     def _emit_in_thread(self, voice: _Voice) -> None:
         idle = IdleWait()

@@ -201,7 +201,7 @@ async def test_a_call_by_twilios_own_messages(anyio_backend_name):
             said.append(json.loads(await ws.receive_text()))
         assert {message["streamSid"] for message in said} == {"MZ18ad"}
         assert said[0]["event"] == "media"
-        assert len(base64.b64decode(said[0]["media"]["payload"])) == 160
+        assert len(base64.b64decode(said[0]["media"]["payload"])) % 160 == 0
         mark = said[-1]["mark"]["name"]
         await ws.send_text(json.dumps({"event": "mark", "streamSid": "MZ18ad", "mark": {"name": mark}}))
         await ws.send_text('{"event":"stop","sequenceNumber":"18","stop":{"callSid":"CA388d"},"streamSid":"MZ18ad"}')

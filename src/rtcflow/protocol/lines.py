@@ -222,6 +222,7 @@ class LineCodec(ABC):
         marks: Whether the far side can tell what was played.
         clears: Whether the far side can be told to drop what it buffered.
         ordered: Whether media comes in order.
+        joins: Whether one message may hold more than one frame of audio.
         stops: Whether the far side says when the call is over; otherwise it closes the WebSocket, and that says it.
         call: How the call began, or None.
     """
@@ -229,6 +230,7 @@ class LineCodec(ABC):
     name: ClassVar[str]
     marks: bool = True
     clears: bool = True
+    joins: bool = True
     ordered: ClassVar[bool] = True
     stops: ClassVar[bool] = True
 

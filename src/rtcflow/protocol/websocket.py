@@ -108,7 +108,7 @@ class WebSocketCodec(LineCodec):
 
     def _take_wish(self, wish: Wish) -> None:
         self.wish = wish
-        self.marks, self.clears = wish.marks, wish.clear
+        self.marks, self.clears, self.joins = wish.marks, wish.clear, wish.codec != "opus"
 
     # -- the server's role
 

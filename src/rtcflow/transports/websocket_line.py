@@ -159,6 +159,7 @@ class LineTransport(Transport):
         self._clock = MediaClock(heard.sample_rate)
         self._heard = Heard(round(MARK_EVERY * spoken.sample_rate))
         self._heard_lock = threading.Lock()
+        self._marks: dict[str, float] = {}  # unanswered: how far playing had come
         self.audio_out.open(spoken.audio)
         self._tell_agreed(heard, spoken)
         self._began.set()
@@ -208,6 +209,7 @@ class LineTransport(Transport):
         if self._began.is_set() and not self._ended.is_set():
             with self._heard_lock:
                 self._heard.clear()
+                self._marks.clear()
             if self._codec.clears:
                 try:
                     self._outbox.put(self._codec.send(SendClear()))
@@ -319,6 +321,9 @@ class LineTransport(Transport):
             case MarkPlayed(name):
                 with self._heard_lock:
                     self._heard.played(name)
+                    position = self._marks.pop(name, None)
+                if position is not None:
+                    self.audio_out.confirm(position)
                 if not self._heard.pending:
                     self._all_heard.set()
             case Ping():
@@ -361,7 +366,7 @@ class LineTransport(Transport):
         try:
             while True:
                 frame = await self._next_frame()
-                payload = None if frame is None else self._encoder.encode(frame.frame.samples)
+                payload, n = (b"", 0) if frame is None else self._encode(frame)
                 async with self._sending:
                     await self._send_waiting()
                     if frame is None:
@@ -369,12 +374,20 @@ class LineTransport(Transport):
                             await self._send_mark(self._heard.mark())
                     elif payload and not self.audio_out.stale:
                         with self._heard_lock:
-                            mark = self._heard.send(frame.frame.samples.shape[1])
+                            mark = self._heard.send(n)
                         await self._socket.send(self._codec.send(SendMedia(payload)))
                         if mark is not None and self._codec.marks:
                             await self._send_mark(mark)
         except (anyio.EndOfStream, PeerLeft):
             return  # the reader tells why
+
+    def _encode(self, frame: PlayoutFrame) -> tuple[bytes, int]:
+        """`frame`, and what else may leave with it: half the messages for a handler that is ahead of real time."""
+        payload, n = self._encoder.encode(frame.frame.samples), frame.frame.samples.shape[1]
+        while self._codec.joins and (more := self.audio_out.more(FRAME_SECONDS)) is not None:
+            payload += self._encoder.encode(more.frame.samples)
+            n += more.frame.samples.shape[1]
+        return payload, n
 
     async def _watch_sending(self) -> None:
         self._finish(await self._socket.wait_stalled())
@@ -383,11 +396,15 @@ class LineTransport(Transport):
         """The next frame when it is due, or None when it is time to mark the end of a stretch of speech."""
         if not self._codec.marks or not self._heard.unmarked:
             return await self.audio_out.next_frame()
-        with anyio.move_on_after(2 * FRAME_SECONDS):
+        with anyio.move_on_after(3 * FRAME_SECONDS):  # two may have left together
             return await self.audio_out.next_frame()
         return None
 
     async def _send_mark(self, name: str) -> None:
+        with self._heard_lock:
+            self._marks[name] = self.audio_out.playback().played
+            if len(self._marks) > Heard.PENDING_BOUND:  # a far side that never answers
+                del self._marks[next(iter(self._marks))]
         await self._socket.send(self._codec.send(SendMark(name)))
 
     async def _send_messages(self) -> None:

@@ -47,6 +47,7 @@ class VonageCodec(LineCodec):
     """Vonage: signed 16-bit little-endian samples, mono, at 8, 16 or 24 kHz, in binary messages of 20 ms."""
 
     name: ClassVar[str] = "vonage"
+    joins = False
     stops: ClassVar[bool] = False
 
     def _decode_event(self, message: Message) -> LineEvent | None:

@@ -26,6 +26,10 @@ LIVE_ROOM = 1.2
 gets rid of a stall's backlog without being held back, so that it is seen for what it is and shed; one that still has
 to wait makes audio faster than real time, and is heard whole."""
 
+CONFIRMATION = 1.0
+"""Seconds that `Player.wait_played` gives a far side to confirm the last it was sent: what a carrier buffers, and the
+way there and back, several times over."""
+
 
 @dataclass(frozen=True, slots=True)
 class Playback:
@@ -34,10 +38,13 @@ class Playback:
     Attributes:
         played: Left for the peer, or was shed on the way (`Latency.LIVE`).
         waiting: Was emitted, and waits to leave.
+        confirmed: How much of `played` the far side says it has played (a carrier's marks); None where it does not
+            say. What it dropped at `clear_queue` is passed over with the next it confirms.
     """
 
     played: float
     waiting: float
+    confirmed: float | None = None
 
 
 class Player:
@@ -73,6 +80,8 @@ class Player:
         self._ended = False
         self._closed = False
         self._clears = self._clears_at_pop = 0
+        self._confirmed: float | None = None
+        self._unconfirmed_from = 0.0  # played by then: confirmed, or dropped by the far side
 
     def open(self, format: AudioFormat) -> None:
         """Fix the format of what is put. Called once, before the first `put`."""
@@ -125,6 +134,7 @@ class Player:
                 return 0.0
             self._clears += 1
             dropped = self._playout.clear()
+            self._unconfirmed_from = self._playback().played
             self._putters.wake_all()
             return dropped / self._playout.sample_rate
 
@@ -154,19 +164,36 @@ class Player:
     def _playback(self) -> Playback:
         if self._playout is None:
             return Playback(0.0, 0.0)
-        return Playback(self._playout.position / self._playout.sample_rate, self._playout.queued_seconds)
+        played = self._playout.position / self._playout.sample_rate
+        return Playback(played, self._playout.queued_seconds, self._confirmed)
+
+    def confirm(self, seconds: float) -> None:
+        """The far side has played up to here, on the scale of `Playback.played`. From any thread."""
+        with self._lock:
+            self._confirmed = max(seconds, self._confirmed or 0.0)
+            self._unconfirmed_from = max(seconds, self._unconfirmed_from)
+            self._putters.wake_all()
 
     async def wait_played(self, seconds: float) -> None:
         """Wait until more than `seconds` of audio were played since the beginning, or nothing waits to be played.
 
-        Safe to cancel.
+        In the latter case, and where the far side confirms what it plays, wait for that as well, for at most
+        `CONFIRMATION` seconds. Safe to cancel.
         """
-        with self._lock:
-            while not self._closed:
-                playback = self._playback()
-                if playback.played > seconds or not playback.waiting:
+        while True:
+            with self._lock:
+                while (playback := self._playback()).waiting and playback.played <= seconds and not self._closed:
+                    await self._putters.park()
+                if playback.played > seconds or self._closed or not self._is_unconfirmed():
                     return
-                await self._putters.park()
+            with anyio.move_on_after(CONFIRMATION) as waiting, self._lock:
+                while self._is_unconfirmed() and not self._playback().waiting:
+                    await self._putters.park()
+            if waiting.cancelled_caught:
+                return
+
+    def _is_unconfirmed(self) -> bool:
+        return self._confirmed is not None and not self._closed and self._unconfirmed_from < self._playback().played
 
     # -- the transport's side: one task
 

@@ -30,11 +30,12 @@ class Say:
 class Heard:
     """How much of a reply has left for the peer.
 
-    What has left is heard a network's delay and a jitter buffer later. When the peer is told to stop (`clear_queue`),
-    what it still buffers by itself is counted as heard, unless its transport knows better.
+    What has left is heard a network's delay and a jitter buffer later, and what the peer still buffers when it is told
+    to stop (`clear_queue`) counts as heard. A telephone's carrier, and a WebSocket client that answers marks, tell what
+    they have played: there, from the first answer on, that counts, in steps of 0.2 s, and nothing else.
 
     Attributes:
-        seconds: Audio that left.
+        seconds: Audio that left, or was confirmed.
         total: Audio that was emitted so far.
         text: The words that left: of a chunk that was cut, as many as fit its part that left, in whole words.
         complete: Everything that was emitted has left, and nothing more will come.

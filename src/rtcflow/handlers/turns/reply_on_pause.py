@@ -210,8 +210,13 @@ class ReplyOnPause(AsyncStreamHandler):
         if reply is None:
             return Heard(0.0, 0.0, "", complete=True)
         if reply is self._reply:
-            reply.ledger.played(self.playback().played)
+            reply.ledger.played(self._heard_to())
         return reply.ledger.heard()
+
+    def _heard_to(self) -> float:
+        """How far the peer has heard: as far as was sent, or as the far side confirms."""
+        playback = self.playback()
+        return playback.played if playback.confirmed is None else playback.confirmed
 
     def trigger_response(self) -> None:
         """Reply now, to what the user has said in this turn so far (maybe nothing); from any thread."""
@@ -352,7 +357,7 @@ class ReplyOnPause(AsyncStreamHandler):
         reply.interrupt(self.loop.time())
         self._outbox.drop()
         self.clear_queue()
-        reply.ledger.played(self.playback().played)
+        reply.ledger.played(self._heard_to())
         self._finished(replace(reply.turn, interrupted=self.loop.time()))
         self._tell(Interrupted(reply.turn.number, reply.ledger.heard()))
 
@@ -363,7 +368,7 @@ class ReplyOnPause(AsyncStreamHandler):
         reply.pause()
         self._outbox.pause()
         self.clear_queue()
-        reply.ledger.played(self.playback().played)
+        reply.ledger.played(self._heard_to())
         self._tell(Interrupted(reply.turn.number, reply.ledger.heard()))
 
     def _resume(self, reply: Reply) -> None:
@@ -436,7 +441,7 @@ class ReplyOnPause(AsyncStreamHandler):
             await reply.resumed.wait()
         if reply.turn.first_chunk is not None:
             await reply.sounded.wait()
-        reply.ledger.played(self.playback().played)
+        reply.ledger.played(self._heard_to())
         self._finished(replace(reply.turn, playout_end=self.loop.time()))
         self._tell(PlayoutFinished(reply.turn.number, reply.ledger.heard()))
 
@@ -494,7 +499,7 @@ class ReplyOnPause(AsyncStreamHandler):
         assert chunk.audio is not None
         playback = self.playback()
         position = playback.played + playback.waiting
-        reply.ledger.played(playback.played)
+        reply.ledger.played(self._heard_to())
         reply.ledger.begin(position)
         reply.ledger.add(*chunk.audio, chunk.text)
         if reply.turn.first_chunk is None:

@@ -21,7 +21,7 @@ class TurnTimeline:
         reply_called: The reply function was called (after its arguments had come).
         first_chunk: It yielded its first audio.
         first_frame: The first of that left for the peer.
-        playout_end: The last of it left.
+        playout_end: The last of it left; where the far side confirms what it plays, it was played there.
         interrupted: The reply was interrupted.
         failed: The reply function raised.
     """

@@ -58,7 +58,10 @@ def routes(stream: Stream, path: str = "") -> list[BaseRoute]:
 async def set_input(stream: Stream, request: Request) -> Response:
     """`POST {path}/webrtc/input`: arguments for the handler of one call."""
     wanted = signalling.parse_input(await read_body(request))
-    stream.set_input(wanted.webrtc_id, *wanted.args)
+    try:
+        stream.set_input(wanted.webrtc_id, *wanted.args)
+    except ValueError as error:
+        raise InvalidOffer(str(error), status=422) from None
     return JSONResponse(signalling.SUCCESS)
 
 

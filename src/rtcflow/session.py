@@ -19,7 +19,7 @@ from .exceptions import LocalProtocolError
 from .fanout import Fanout, Reader
 from .handlers.base import AsyncStreamHandler, StreamHandlerBase
 from .handlers.checking import has_own_method, has_video
-from .handlers.functions import is_video_function
+from .handlers.functions import check_args, is_video_function
 from .outputs import AdditionalOutputs
 from .threads import WorkerThreads
 from .transports.webrtc import WebRTCTransport
@@ -121,7 +121,12 @@ class Session:
         return None if self.connection is None else self.connection.end
 
     def set_input(self, *args: Any) -> None:
-        """Hand arguments to the handler (`latest_args`, `args_set`)."""
+        """Hand arguments to the handler (`latest_args`, `args_set`).
+
+        Raises:
+            ValueError: There are none, or the function that handles this call takes more or fewer; nothing is changed.
+        """
+        check_args(self.handler, args)
         self.handler.set_args(list(args))
 
     async def fetch_output(self) -> AdditionalOutputs:

@@ -477,6 +477,7 @@ class Stream:
 
         Raises:
             UnknownConnection: No call with this id is live.
+            ValueError: There are none, or the function that handles this call takes more or fewer; nothing is changed.
         """
         self.session(webrtc_id).set_input(*args)
 

@@ -22,7 +22,8 @@ from rtcflow.frames import AudioFormat, AudioFrame
 from rtcflow.handlers.base import AsyncStreamHandler, StreamHandler
 from rtcflow.handlers.checking import copy_handler
 from rtcflow.handlers.functions import VideoStreamHandler, handler_from
-from rtcflow.outputs import AdditionalOutputs, CloseStream
+from rtcflow.outputs import AdditionalOutputs, CloseStream, WebRTCData
+from rtcflow.session import Caller
 from rtcflow.stream import Stream
 from rtcflow.transports.memory import MemoryTransport, memory_pair
 
@@ -389,6 +390,42 @@ async def test_a_function_that_makes_no_generator_is_named() -> None:
     with pytest.RaisesGroup(pytest.RaisesExc(HandlerError, match="def .*tone.*: yield"), flatten_subgroups=True):
         async with call(tone, AUDIO_TO_CALLER, "audio", "receive") as (connection, _):
             await connection.wait_ended()
+
+
+def adjustable(frame, strength, blur=0):
+    return frame
+
+
+def beep(frequency, *more):
+    yield 24000, np.zeros(480, np.int16)
+
+
+@pytest.mark.parametrize(
+    ("function", "mode", "args", "words"),
+    [
+        (adjustable, "send-receive", (), "takes 1 to 2 arguments of the caller's, but 0"),
+        (adjustable, "send-receive", (1, 2, 3), "but 3 were given"),
+        (darken, "send-receive", (1,), "takes 0 arguments"),
+        (beep, "receive", (), "takes at least 1 arguments"),
+        (adjustable, "send-receive", (1,), None),
+        (adjustable, "send-receive", (WebRTCData("x"), 1, 2), None),
+        (beep, "receive", (1, 2, 3), None),
+    ],
+)
+@pytest.mark.anyio
+async def test_a_wrong_number_of_arguments_changes_nothing(function: Any, mode: Any, args: Any, words: str) -> None:
+    """Arguments that a function does not take are refused where they are set, and do not end the call."""
+    stream = Stream(function, modality="video", mode=mode)
+    async with stream.running(), stream.admit(Caller(), "memory", "abc") as session:
+        before = session.handler.latest_args
+        if words is None:
+            stream.set_input("abc", *args)
+            assert session.handler.args_set.is_set()
+        else:
+            with pytest.raises(ValueError, match=words):
+                stream.set_input("abc", *args)
+            assert session.handler.latest_args is before
+            assert not session.handler.args_set.is_set()
 
 
 def test_streams_take_functions() -> None:

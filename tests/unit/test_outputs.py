@@ -100,6 +100,7 @@ async def test_arguments_are_set_by_post():
         ({"webrtc_id": "xyz", "args": []}, 404, "live"),
         ({"webrtc_id": "abc"}, 422, "args"),
         ({"webrtc_id": "abc", "args": "one"}, 422, "args"),
+        ({"webrtc_id": "abc", "args": []}, 422, "at least one"),
         ({"args": []}, 422, "webrtc_id"),
         ([], 400, "object"),
     ],

@@ -8,7 +8,7 @@ after the frame, and all arguments of generators, are those that the peer or the
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ..exceptions import HandlerError
 from ..flow import Flow, Policy
-from ..outputs import CloseStream, EmitType, VideoEmitType
+from ..outputs import CloseStream, EmitType, VideoEmitType, WebRTCData
 from .base import (
     AsyncAudioVideoStreamHandler,
     AsyncStreamHandler,
@@ -57,6 +57,8 @@ class _Function:
         self.function = function
         self.name = getattr(function, "__qualname__", type(function).__qualname__)
         self.needs_args = self._takes_args = False
+        self._least = 0
+        self._most: int | None = None
         try:
             parameters = inspect.signature(function).parameters.values()
         except (TypeError, ValueError):  # some built-in functions do not tell
@@ -69,6 +71,19 @@ class _Function:
             raise HandlerError(f"{self.name} is called with positional arguments only, but needs {', '.join(missing)}=")
         self.needs_args = any(p.default is p.empty for p in positional[own:])
         self._takes_args = any_number or len(positional) > own
+        self._least = sum(p.default is p.empty for p in positional[own:])
+        self._most = None if any_number else len(positional) - own
+
+    def check(self, count: int) -> None:
+        """Check that it can be called with so many arguments beside its own.
+
+        Raises:
+            ValueError: It cannot.
+        """
+        if count < self._least or (self._most is not None and count > self._most):
+            least, most = self._least, self._most
+            bounds = f"at least {least}" if most is None else f"{least}" if least == most else f"{least} to {most}"
+            raise ValueError(f"{self.name} takes {bounds} arguments of the caller's, but {count} were given")
 
     def args(self, handler: StreamHandlerBase) -> list[Any] | None:
         """The arguments now, or None as long as some are needed and none were set."""
@@ -156,14 +171,14 @@ class _Source:
     """What a generator makes for one connection; begun at the first `next`."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
-        self._function = _Function(function, own=0)
+        self.function = _Function(function, own=0)
         self._iterator: Iterator[Any] | None = None
 
     def next(self, handler: StreamHandlerBase) -> Any:
         if self._iterator is None:
-            if self._function.needs_args:
+            if self.function.needs_args:
                 handler.wait_for_args_sync()
-            self._iterator = _checked(self._function, self._function.function(*(self._function.args(handler) or [])))
+            self._iterator = _checked(self.function, self.function.function(*(self.function.args(handler) or [])))
         return next(self._iterator, CloseStream(_OVER))
 
     def close(self) -> None:
@@ -190,14 +205,14 @@ class _AsyncSource:
     """The same for an async generator."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
-        self._function = _Function(function, own=0)
+        self.function = _Function(function, own=0)
         self._iterator: AsyncIterator[Any] | None = None
 
     async def next(self, handler: StreamHandlerBase) -> Any:
         if self._iterator is None:
-            if self._function.needs_args:
+            if self.function.needs_args:
                 await handler.wait_for_args()
-            iterator: AsyncIterator[Any] = self._function.function(*(self._function.args(handler) or []))
+            iterator: AsyncIterator[Any] = self.function.function(*(self.function.args(handler) or []))
             self._iterator = iterator
         try:
             return await anext(self._iterator)
@@ -309,6 +324,19 @@ class _AsyncVideoSource(AsyncAudioVideoStreamHandler):
 
     async def shutdown(self) -> None:
         await self._source.close()
+
+
+def check_args(handler: StreamHandlerBase, args: Sequence[Any]) -> None:
+    """Check that the function in `handler`, if there is one, takes so many arguments.
+
+    Raises:
+        ValueError: It does not.
+    """
+    count = len(args) - (bool(args) and isinstance(args[0], WebRTCData))
+    if isinstance(handler, _Filter | _AsyncFilter):
+        handler._function.check(count)
+    elif isinstance(handler, _AudioSource | _AsyncAudioSource | _VideoSource | _AsyncVideoSource):
+        handler._source.function.check(count)
 
 
 def is_video_function(handler: object) -> bool:

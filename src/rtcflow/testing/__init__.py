@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any
 from . import links, signals
 from .caller import Blocked, Caller, CallRecord, HandlerHung, Heard, open_caller, run_call
 from .clocks import Stuck, VirtualTime, advance, virtual_backend, virtual_time
-from .conformance import HANDLER_CHECKS, TRANSPORT_CHECKS, check_handler, check_transport
+from .conformance import TRANSPORT_CHECKS, check_transport
+from .contract import HANDLER_CHECKS, check_handler
 from .links import Blackout, Bursts, Chain, LossyLink
 from .signals import Gap, chirp, find_gaps, latency, level, silence, snr, speech_like, sweep, tone
 

@@ -18,7 +18,7 @@ from ..handlers.base import StreamHandlerBase
 from ..handlers.checking import has_own_method
 from ..handlers.items import parse_emit, parse_video_emit
 
-WATCHED = ("start_up", "receive", "emit", "video_receive", "video_emit", "on_message", "shutdown")
+WATCHED = ("start_up", "receive", "emit", "video_receive", "video_emit", "on_message", "on_dtmf", "shutdown")
 
 
 class InjectedError(Exception):
@@ -73,6 +73,8 @@ class Journal:
         markers: First samples of the frames received.
         longest_item: Seconds of the longest audio returned by emit.
         step: The story's step.
+        shutting_down: `shutdown` has begun.
+        shutdown_error: What it raised by itself.
         context_id: The id that `get_current_context()` must show.
     """
 
@@ -87,6 +89,7 @@ class Journal:
     longest_item: float = 0.0
     step: int = 0
     shutting_down: bool = False
+    shutdown_error: Exception | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def ends(self, cause: EndCause, why: str, *, injected: bool = True) -> None:
@@ -135,6 +138,8 @@ class Journal:
 
     def raised(self, method: str, error: BaseException) -> None:
         """A method raises."""
+        if method == "shutdown" and isinstance(error, Exception) and not isinstance(error, InjectedError):
+            self.shutdown_error = error
         if method != "shutdown" and isinstance(error, Exception):
             self.ends(EndCause.HANDLER_RAISED, f"{method} raised {error!r}", injected=isinstance(error, InjectedError))
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import math
+import random
+import sys
+from collections.abc import MutableSequence
+from typing import Any
 
 import trio
 import trio.testing
@@ -22,6 +26,7 @@ class VirtualClock(trio.abc.Clock, trio.abc.Instrument):
     # -- trio.abc.Clock
 
     def start_clock(self) -> None:
+        _load_dice()
         token = trio.lowlevel.current_trio_token()
         trio.lowlevel.add_instrument(self)
         self.virtual_time.attach(lambda: _soon(token, self._wake), _threads_at_work)
@@ -68,6 +73,30 @@ class VirtualClock(trio.abc.Clock, trio.abc.Instrument):
     def _abort(self, _: object) -> trio.lowlevel.Abort:
         self._resting = False
         return trio.lowlevel.Abort.SUCCEEDED
+
+
+class _LoadedDice(random.Random):
+    """Has trio, which throws dice over the order of tasks, keep to it in virtual time: each run is like the last.
+
+    (pytest-trio loads them for tests under Hypothesis, for the same reason.)
+    """
+
+    def random(self) -> float:
+        return 1.0 if _time_is_virtual() else super().random()
+
+    def shuffle(self, x: MutableSequence[Any]) -> None:
+        if not _time_is_virtual():
+            super().shuffle(x)
+
+
+def _time_is_virtual() -> bool:
+    return trio.lowlevel.in_trio_run() and isinstance(trio.lowlevel.current_clock(), VirtualClock)
+
+
+def _load_dice() -> None:
+    scheduler: Any = sys.modules["trio._core._run"]
+    if type(getattr(scheduler, "_r", None)) is random.Random:
+        scheduler._r = _LoadedDice()
 
 
 def _soon(token: trio.lowlevel.TrioToken, function: object) -> None:

@@ -260,7 +260,7 @@ class Workers:
             worker.cpu_before = cpu
         if moved:
             look.since = real
-        if real - look.since < STILL or _wants_a_processor(worker.native_id):
+        if real - look.since < STILL or wants_a_processor(worker.native_id):
             computed = cpu - worker.cpu_before
             return Verdict.STANDS if computed < PATIENCE else self._give_up(worker, "computing", real)
         return Verdict.REAL_PACE if real - look.since < PATIENCE else self._give_up(worker, "waiting", real)
@@ -295,7 +295,7 @@ def _cpu_time(ident: int) -> float:
     return 0.0 if clock_of is None else time.clock_gettime(clock_of(ident))
 
 
-def _wants_a_processor(native_id: int) -> bool:
+def wants_a_processor(native_id: int) -> bool:
     """Whether a thread could run, had it a processor; False where the system does not tell. See proc(5)."""
     try:
         status = Path(f"/proc/self/task/{native_id}/stat").read_bytes()

@@ -1,0 +1,216 @@
+"""The two ends that `HandlerLifecycle` plays: a stream that serves, and a caller with a life of his own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from functools import lru_cache
+from typing import Any
+
+import anyio
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+from .._bridge import Event
+from ..abc import MediaOffer
+from ..ends import End, EndCause
+from ..exceptions import NegotiationError
+from ..frames import FRAME_SECONDS, AudioFormat, AudioFrame
+from ..handlers.base import StreamHandlerBase
+from ..outputs import AdditionalOutputs, CloseStream
+from ..session import Caller as Peer
+from ..session import Session
+from ..stream import Stream
+from ..transports.memory import MemoryTransport, memory_pair
+from . import signals
+from . import strategies as rtc
+from ._probe import Cause, Fault, InjectedError, Journal
+from ._sharing import Traces
+from .clocks import VirtualTime, virtual_time
+
+__all__ = ["EMITS", "START_UPS", "Call", "Serving", "count_tasks", "make_item", "refused", "running_time"]
+
+
+EMITS = (
+    "none",
+    "audio",
+    "long audio",
+    "stereo audio",
+    "float audio",
+    "outputs",
+    "audio and outputs",
+    "close",
+    "audio and close",
+)
+
+START_UPS = {
+    "is slow": Fault(delay=1.0),
+    "raises": Fault(error=InjectedError("start_up was told to raise")),
+}
+"""What may be wrong with a call's `start_up`."""
+
+
+@lru_cache
+def _speech(rate: int) -> NDArray[np.int16]:
+    return signals.speech_like(2.0, rate)
+
+
+class Serving:
+    """A stream that runs in the machine's room until it is told to stop."""
+
+    def __init__(self, stream: Stream, time_limit: float | None) -> None:
+        self.stream = stream
+        self.time_limit = time_limit
+        self.stop = Event()
+        self.over = False
+
+    async def run(self) -> None:
+        try:
+            async with self.stream.running():
+                await self.stop.wait()
+        finally:
+            self.over = True
+
+
+class Call:
+    """One call, seen from the caller's side."""
+
+    ours: MemoryTransport
+    theirs: MemoryTransport
+    session: Session
+    traces: Traces
+    journal: Journal
+    scope: anyio.CancelScope
+
+    def __init__(
+        self, prototype: StreamHandlerBase, clock: VirtualTime, shared: Collection[str], *, phone: bool, start_up: str
+    ) -> None:
+        self._prototype, self._shared = prototype, shared
+        self._phone = phone
+        self._start_up = start_up
+        self._rate = prototype.input_sample_rate
+        self._speaks = AudioFormat(prototype.output_sample_rate)
+        self._clock = clock
+        self.heard: list[float] = []
+        self.end: End | None = None
+        self.ended_at: float | None = None
+        self.over_at: float | None = None
+        self.over = False
+        self._n = 0
+
+    async def run(self, stream: Stream, offer: MediaOffer, already: str | None, journal: Callable[[], Journal]) -> None:
+        try:
+            async with (
+                memory_pair(offer, phone=self._phone) as (self.ours, self.theirs),
+                anyio.create_task_group() as tasks,
+            ):
+                self.theirs.start(self._speaks, AudioFormat(self._rate))
+                tasks.start_soon(self._listen)
+                tasks.start_soon(self._read)
+                async with stream.admit(Peer(), "memory") as self.session:
+                    self.traces = Traces(self._prototype, self.session.handler, self._shared)
+                    self.journal = journal()
+                    self.journal.context_id = self.session.webrtc_id
+                    if self._start_up in START_UPS:
+                        self.journal.faults["start_up"].append(START_UPS[self._start_up])
+                    if stream._settings.time_limit is not None:
+                        self._limit(stream._settings.time_limit)
+                    if already == "peer left":
+                        self.journal.ends(EndCause.NOT_CONNECTED, "the peer was gone already")
+                        await self.theirs.aclose()
+                        await self.ours.wait_ended()
+                    elif already == "closed":
+                        self.journal.ends(EndCause.CLOSED, "the server closed it before it began")
+                        self.session.close("enough")
+                    with anyio.CancelScope() as self.scope:
+                        await stream.run(self.session, self.ours)
+                self.over_at = self._clock.now
+                tasks.cancel_scope.cancel()
+        finally:
+            self.over = True
+
+    def _limit(self, seconds: float) -> None:
+        cause = Cause(self._clock.now + seconds, -1, EndCause.TIME_LIMIT, "the time limit was reached")
+        self.journal.causes.append(cause)
+
+    def hear(self, n: int, *, speech: bool = False) -> None:
+        """`n` frames arrive now, numbered by their first sample; of speech, or of nearly nothing."""
+        size = self._rate // 50
+        for _ in range(n):
+            self._n += 1
+            samples = np.zeros((1, size), np.int16)
+            if speech:
+                word = _speech(self._rate)
+                begin = self._n * size % (word.shape[1] - size)
+                samples[:] = word[:, begin : begin + size]
+            samples[0, 0] = min(self._n, 32767)
+            self.ours.audio_in.put_nowait(AudioFrame(samples, self._rate, self._n * size))
+
+    async def talk(self, seconds: float, *, speech: bool) -> None:
+        """A frame every 20 ms, for so long or until the call ends."""
+        connection = self.session.connection
+        for _ in range(round(seconds / FRAME_SECONDS)):
+            if connection is None or connection.end is not None:
+                return
+            self.hear(1, speech=speech)
+            await self._clock.advance(FRAME_SECONDS)
+
+    def see(self, n: int) -> None:
+        """`n` grey pictures arrive."""
+        picture = np.full((16, 16, 3), 128, np.uint8)
+        for _ in range(n):
+            self.ours.video_in.put_nowait(av.VideoFrame.from_ndarray(picture, format="bgr24"))
+
+    def say(self, texts: list[str]) -> None:
+        """The caller sends texts."""
+        for text in texts:
+            self.theirs.send_message_nowait(text)
+
+    async def _listen(self) -> None:
+        try:
+            while True:
+                await self.theirs.audio_in.take()
+                self.heard.append(self._clock.now)
+        except (anyio.EndOfStream, anyio.ClosedResourceError, anyio.BrokenResourceError):
+            return
+
+    async def _read(self) -> None:
+        try:
+            while True:
+                await self.theirs.messages_in.take()
+        except (anyio.EndOfStream, anyio.ClosedResourceError, anyio.BrokenResourceError):
+            return
+
+
+async def running_time() -> VirtualTime:
+    return virtual_time()
+
+
+async def count_tasks() -> int:
+    return len(anyio.get_running_tasks())
+
+
+async def refused(stream: Stream) -> BaseException | None:
+    try:
+        async with stream.admit(Peer(), "memory"):
+            return None
+    except NegotiationError as error:
+        return error
+
+
+def make_item(what: str, rate: int) -> Any:
+    """What `emit_returns` has `emit` return."""
+    if what in rtc.JUNK:
+        return rtc.make_junk(what)
+    audio = (rate, np.full((1, rate // 50), 1000, np.int16))
+    return {
+        "none": None,
+        "audio": audio,
+        "long audio": (rate, np.full((1, 2 * rate), 1000, np.int16)),
+        "stereo audio": (48000, np.full((2, 960), 1000, np.int16)),
+        "float audio": (16000, np.full(777, 0.5, np.float32)),
+        "outputs": AdditionalOutputs("a word"),
+        "audio and outputs": (audio, AdditionalOutputs("a word")),
+        "close": CloseStream("that was all"),
+        "audio and close": (audio, CloseStream("that was all")),
+    }[what]

@@ -1,0 +1,144 @@
+"""What always holds of calls and connections, as `HandlerLifecycle` checks it after each step of a story.
+
+PYTEST_DONT_REWRITE: the sentences in here are the messages, and need no explanation by pytest.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from ..connection import Connection
+from ..ends import EndCause, Timeouts
+from ..flow import FlowStatistics
+from ..player import LEAD
+from ..stream import Stream
+from ..threads import INTERRUPT_GRACE, SETTLE
+from ._life import Call
+from ._probe import InjectedError, Journal
+from ._workers import wants_a_processor
+
+TIMEOUTS: Final = Timeouts()
+
+LONGEST_END: Final = TIMEOUTS.shutdown + TIMEOUTS.grace + 2 * TIMEOUTS.goodbye + SETTLE + INTERRUPT_GRACE
+"""Seconds within which an end is over, beside what is queued to be played."""
+
+POOLS: Final = ("Trio thread", "AnyIO worker", "asyncio_", "ThreadPoolExecutor", "rtcflow life")
+"""Names of threads that pools keep, idle, by design."""
+
+
+STILL: Final = 40
+"""Looks, 5 ms apart, for which a thread uses no processor before it is taken to have been left behind."""
+
+LONGEST_RUN: Final = 5.0
+"""Real seconds after which a thread that still computes was left behind, too."""
+
+Errors = tuple[type[BaseException], ...]
+
+
+def are_kept(journals: Iterable[Journal], expected: Errors) -> None:
+    """Once, in order, one at a time, in a context, not after shutdown (see `_probe.Journal`)."""
+    for journal in journals:
+        assert not journal.broken, journal.broken[0]
+        error = journal.shutdown_error
+        if error is not None and not isinstance(error, expected):
+            raise AssertionError(f"shutdown raised by itself: {error!r}") from error
+
+
+def figures_add_up(call: Call) -> None:
+    """Each queue keeps its bound, and nothing that went in is unaccounted for."""
+    connection = _connection(call)
+    transport = connection.transport
+    for name in ("audio_in", "video_in", "video_out", "messages_in"):
+        _check_flow(name, getattr(transport, name).statistics())
+    out = transport.audio_out.statistics()
+    total = out.played + out.dropped + out.waiting
+    assert out.queued == total, f"audio_out: queued is played + dropped + waiting: {out}"
+    most = LEAD + call.journal.longest_item + 0.04
+    waiting = transport.audio_out.queued_seconds
+    assert waiting <= most, f"audio_out holds at most {most:g} s of what this handler emits: {waiting:g} s wait"
+    figures, begun = connection.statistics(), call.journal.began["receive"]
+    assert 0 <= figures.received - begun <= 1, f"statistics count each receive: {figures.received}, called {begun}"
+
+
+def one_reason_for_the_end(call: Call, expected: Errors) -> None:
+    """The end that is recorded is the one that came first, and does not change."""
+    end = _connection(call).end
+    if end is None:
+        return
+    call.end = call.end or end
+    assert call.end is end, f"a connection has one end: {call.end} became {end}"
+    first = call.journal.first_causes()
+    if end.cause is EndCause.HANDLER_RAISED and not any(cause.injected for cause in first):
+        for error in _leaves(end.error):
+            if not isinstance(error, (InjectedError, *expected)):
+                raise AssertionError(f"the handler raised by itself: {error!r}") from error
+    words = " or ".join(f"{cause.cause.name} ({cause.why})" for cause in first) or "nothing did"
+    told = f"it ended as {end.cause.name}, but what ended it: {words}"
+    assert end.cause in {cause.cause for cause in first}, told
+
+
+def an_end_in_time(call: Call, now: float) -> None:
+    """What ends a call ends it at once, and closing takes as long as `Timeouts` say at most."""
+    if _connection(call).end is None:
+        due = [cause for cause in call.journal.causes if cause.at < now - 0.5]
+        assert not due, f"{due[0].why} {now - due[0].at:g} s ago, and the call goes on"
+        return
+    call.ended_at = now if call.ended_at is None else call.ended_at
+    most = LONGEST_END + call.journal.longest_item + LEAD + 0.1
+    took = now - call.ended_at
+    assert took <= most, f"an end is over within {most:g} s: it has taken {took:g} s"
+
+
+def nothing_runs_on(call: Call) -> None:
+    """A call that is over was shut down once, has a reason, and neither runs nor sends anything any more."""
+    times = call.journal.began["shutdown"]
+    assert times == 1, f"shutdown is called exactly once: it was called {times} times"
+    assert not call.journal.running, f"nothing runs after the end: {', '.join(call.journal.running)} does"
+    after = [at for at in call.heard if call.over_at is not None and at > call.over_at + 1e-9]
+    assert not after, f"nothing is sent after the end: {len(after)} frames were"
+    assert _connection(call).end is not None, "a call that is over has a reason"
+
+
+def everything_is_given_back(stream: Stream) -> None:
+    """Neither a slot nor a worker thread is still taken."""
+    assert stream.admitted == 0, f"the slot is free after the end: {stream.admitted} are taken"
+    crew = stream._threads.statistics()
+    assert not crew.reserved, f"threads are given back: {crew.reserved} are reserved"
+    assert not crew.abandoned, "every worker thread comes back: one was abandoned"
+
+
+def no_thread_is_left(before: set[threading.Thread]) -> None:
+    """Give threads that are about to end the real time they need; one that stands still is left behind."""
+    still, deadline = 0, time.monotonic() + LONGEST_RUN
+    while left := threads() - before:
+        still = 0 if any(wants_a_processor(thread.native_id or 0) for thread in left) else still + 1
+        ended = still < STILL and time.monotonic() < deadline
+        assert ended, f"no thread is left after shutdown: {', '.join(sorted(thread.name for thread in left))}"
+        time.sleep(0.005)
+
+
+def _connection(call: Call) -> Connection:
+    assert call.session.connection is not None
+    return call.session.connection
+
+
+def threads() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if not thread.name.startswith(POOLS)}
+
+
+def _leaves(error: BaseException | None) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    elif error is not None:
+        yield error
+
+
+def _check_flow(name: str, figures: FlowStatistics) -> None:
+    assert figures.most_waiting <= figures.bound, f"{name} holds at most {figures.bound}: {figures.most_waiting} waited"
+    assert figures.waiting <= figures.bound, f"{name} holds at most {figures.bound}: {figures.waiting} wait"
+    total = figures.taken + figures.dropped + figures.waiting
+    assert figures.put == total, f"{name}: put is taken + dropped + waiting: {figures}"

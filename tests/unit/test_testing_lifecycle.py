@@ -1,0 +1,530 @@
+"""`HandlerLifecycle` finds what is wrong with handlers, and tells it as a short story."""
+
+from __future__ import annotations
+
+import json
+import queue
+import re
+import threading
+from collections import deque
+
+import anyio
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis.stateful import invariant
+from mutations.bugs import MUTANTS
+
+import rtcflow
+from rtcflow import HandlerError
+from rtcflow.testing import HandlerLifecycle
+
+AUDIO = (24000, np.zeros((1, 480), np.int16))
+
+
+class Sound(rtcflow.AsyncStreamHandler):
+    """A handler with nothing wrong."""
+
+    async def receive(self, frame):
+        pass
+
+    async def emit(self):
+        await anyio.sleep(0.02)
+        return AUDIO
+
+    def copy(self):
+        return type(self)()
+
+
+class SyncSound(rtcflow.StreamHandler):
+    """The same, in threads."""
+
+    def __init__(self):
+        super().__init__()
+        self.frames = queue.Queue()
+
+    def receive(self, frame):
+        self.frames.put(frame)
+
+    def emit(self):
+        return self.frames.get()
+
+    def copy(self):
+        return type(self)()
+
+
+class Pictures(rtcflow.AsyncAudioVideoStreamHandler):
+    """The same with video."""
+
+    def __init__(self):
+        super().__init__(video_format="bgr24")
+        self.picture = None
+
+    async def receive(self, frame):
+        pass
+
+    async def emit(self):
+        await anyio.sleep(0.02)
+        return AUDIO
+
+    async def video_receive(self, picture):
+        self.picture = picture
+
+    async def video_emit(self):
+        await anyio.sleep(0.1)
+        return self.picture
+
+    def copy(self):
+        return type(self)()
+
+
+class SyncPictures(rtcflow.AudioVideoStreamHandler):
+    """In threads, with video."""
+
+    def __init__(self):
+        super().__init__(video_format="bgr24")
+        self.pictures = queue.Queue()
+
+    def receive(self, frame):
+        pass
+
+    def emit(self):
+        return None
+
+    def video_receive(self, picture):
+        self.pictures.put(picture)
+
+    def video_emit(self):
+        return self.pictures.get()
+
+    def copy(self):
+        return type(self)()
+
+
+def life(handler, **attributes):
+    """The machine over `handler`, which does the same in each run of the tests, and leaves no files."""
+    cls = type("Life", (HandlerLifecycle,), {"make_handler": lambda self: handler(), **attributes})
+    cls.TestCase.settings = settings(
+        cls.TestCase.settings,
+        max_examples=50,
+        database=None,
+        derandomize=True,
+        suppress_health_check=list(HealthCheck),
+        print_blob=False,
+    )
+    return cls
+
+
+def find(handler, *, shrink=True, **attributes):
+    """What the machine finds within fifty examples: the error, and the lines of its story."""
+    case = life(handler, **attributes).TestCase
+    if not shrink:
+        case.settings = settings(case.settings, phases=[Phase.generate])
+    with pytest.raises(BaseException) as caught:
+        case().runTest()
+    notes = "\n".join(getattr(caught.value, "__notes__", []))
+    story = notes[notes.index("state = ") :] if "state = " in notes else ""
+    return caught.value, story.partition("\nExplanation")[0]
+
+
+# -- handlers with nothing wrong
+
+
+@pytest.mark.parametrize("backend", ["trio", "asyncio"])
+@pytest.mark.parametrize("handler", [Sound, SyncSound, Pictures, SyncPictures])
+def test_a_sound_handler_passes(handler, backend):
+    """A handler with nothing wrong lives through everything, sync or async, with video or without."""
+    case = life(handler, backend=backend).TestCase
+    case.settings = settings(case.settings, max_examples=4)
+    case().runTest()
+
+
+def test_the_settings_are_hypothesis_own():
+    """A profile's number of examples holds; the steps are fewer, and a story is its own explanation."""
+    cls = type("Life", (HandlerLifecycle,), {})
+    assert cls.TestCase.settings.max_examples == settings().max_examples
+    assert cls.TestCase.settings.stateful_step_count == 30
+    assert Phase.explain not in cls.TestCase.settings.phases
+    assert Phase.shrink in cls.TestCase.settings.phases
+
+
+SESSIONS = []
+
+
+def session(name):
+    """Begin a thread that runs until the event is set, or the test is over."""
+    over = threading.Event()
+    SESSIONS.append(over)
+    threading.Thread(target=over.wait, name=name, daemon=True).start()
+    return over
+
+
+@pytest.fixture(autouse=True)
+def no_session_is_left(nothing_left_behind):
+    """What planted bugs leave behind ends with the test."""
+    yield
+    for over in SESSIONS:
+        over.set()
+    SESSIONS.clear()
+
+
+# -- planted bugs: what the handler does, and what the machine says of it
+
+
+class Trusting(Sound):
+    """Takes every message for JSON."""
+
+    async def on_message(self, text):
+        json.loads(text)
+
+
+class HalfTrusting(Sound):
+    """Knows that not everything is JSON, and takes what is for an object."""
+
+    async def on_message(self, text):
+        try:
+            message = json.loads(text)
+        except ValueError:
+            return
+        message.get("type")
+
+
+class CutShort(Sound):
+    """Awaits in a `finally` that runs because it was cancelled: what comes after the await never happens."""
+
+    async def start_up(self):
+        over = session("session")
+        try:
+            await anyio.sleep_forever()
+        finally:
+            await anyio.sleep(0)
+            over.set()
+
+
+class HeldUp(Sound):
+    """Awaits in a `finally` that cannot be cancelled, for longer than anybody waits."""
+
+    async def start_up(self):
+        try:
+            await anyio.sleep_forever()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await anyio.sleep(60)
+
+
+class Sharing(Sound):
+    """Hands its own list on to its copies."""
+
+    def __init__(self, history=None):
+        super().__init__()
+        self.history = [] if history is None else history
+
+    async def receive(self, frame):
+        self.history.append(len(frame))
+
+    def copy(self):
+        return Sharing(self.history)
+
+
+class SharingByClass(Sound):
+    """Has a list on its class."""
+
+    history = []
+
+    async def receive(self, frame):
+        self.history.append(len(frame))
+
+
+class Sloppy(Sound):
+    """Returns the rate last, once it has arguments."""
+
+    async def emit(self):
+        await anyio.sleep(0.02)
+        return AUDIO[::-1] if self.args_set.is_set() else AUDIO
+
+
+class Wide(Sound):
+    """Makes float64 of int16, once it has heard something."""
+
+    gain = None
+
+    async def receive(self, frame):
+        self.gain = 0.5
+
+    async def emit(self):
+        await anyio.sleep(0.02)
+        return AUDIO if self.gain is None else (24000, AUDIO[1] * self.gain)
+
+
+class Early(Sound):
+    """Believes that start_up is done before the first frame comes."""
+
+    async def start_up(self):
+        await anyio.sleep(0.3)
+        self.session = []
+
+    async def receive(self, frame):
+        self.session.append(frame)
+
+
+class Late(Sound):
+    """Believes that start_up was done when the call ends."""
+
+    async def start_up(self):
+        await anyio.sleep(0.5)
+        self.session = object()
+
+    def shutdown(self):
+        del self.session
+
+
+class Particular(Sound):
+    """Believes that the page always posts three arguments."""
+
+    async def emit(self):
+        await self.wait_for_args()
+        await anyio.sleep(0.02 if self.latest_args[2] else 0.04)
+        return AUDIO
+
+
+class Gapless(Sound):
+    """Believes that no frame is ever dropped."""
+
+    last = None
+
+    async def receive(self, frame):
+        number = int(frame[1][0, 0])
+        assert self.last is None or number == self.last + 1, "a frame is missing"
+        self.last = number
+
+
+class OneAtATime(Sound):
+    """Believes that nobody speaks while it is busy with a message."""
+
+    busy = False
+
+    async def on_message(self, text):
+        self.busy = True
+        await anyio.sleep(0.5)
+        self.busy = False
+
+    async def receive(self, frame):
+        assert not self.busy, "busy"
+
+
+class Polite(Sound):
+    """Believes that it is interrupted only once."""
+
+    def __init__(self):
+        super().__init__()
+        self.answers = ["a long story"]
+
+    def clear_queue(self):
+        self.answers.pop()
+        return super().clear_queue()
+
+
+class Threads(SyncSound):
+    """Starts a thread, and forgets it."""
+
+    def start_up(self):
+        session("forgotten")
+
+
+class Flat(Pictures):
+    """Believes that a picture has come before one is asked for."""
+
+    async def video_emit(self):
+        await anyio.sleep(0.1)
+        return self.picture[:, ::-1]
+
+
+class SyncFlat(SyncPictures):
+    """Returns a flag instead of a picture, now and then."""
+
+    n = 0
+
+    def video_emit(self):
+        self.n += 1
+        return self.pictures.get() if self.n % 2 else True
+
+
+BUGS = {
+    Trusting: "raised by itself: JSONDecodeError",
+    HalfTrusting: "raised by itself: AttributeError",
+    CutShort: "no thread is left after shutdown: session",
+    HeldUp: "an end is over within",
+    Sharing: r"a call changed \.history, which all copies share; make it in __init__",
+    SharingByClass: r"a call changed \.history, which all copies share",
+    Sloppy: "raised by itself: MediaError",
+    Wide: "raised by itself: MediaError.*float64",
+    Early: "raised by itself: AttributeError.*session",
+    Late: "shutdown raised by itself: AttributeError",
+    Particular: "raised by itself: IndexError",
+    Gapless: "raised by itself: AssertionError.*a frame is missing",
+    OneAtATime: "raised by itself: AssertionError.*busy",
+    Polite: "pop from empty list",
+    Threads: "no thread is left after shutdown: forgotten",
+    Flat: "raised by itself: TypeError",
+    SyncFlat: "raised by itself: MediaError",
+}
+
+
+@pytest.mark.parametrize("handler", BUGS, ids=lambda handler: handler.__name__)
+def test_ordinary_bugs_are_found_within_fifty_examples(handler):
+    """With the default settings and half the default examples; the failure says what was wrong."""
+    error, _ = find(handler, shrink=False)
+    assert re.search(BUGS[handler], str(error)), error
+
+
+@pytest.mark.parametrize("handler", [Trusting, CutShort, Sloppy, Early], ids=lambda handler: handler.__name__)
+def test_they_are_found_on_asyncio(handler):
+    """The machine does the same on the other backend."""
+    error, _ = find(handler, shrink=False, backend="asyncio")
+    assert re.search(BUGS[handler], str(error)), error
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("receive-overlapping", "one call at a time|in order"),
+        ("last-cause-wins", "it ended as .*, but what ended it"),
+        ("shutdown-twice", "shutdown is called exactly once"),
+    ],
+)
+def test_bugs_of_connections_are_found(name, told):
+    """Not only handlers: a connection that breaks its promises is found with a handler that has nothing wrong."""
+    (planted,) = [mutant for mutant in MUTANTS if mutant.name == name]
+    with planted.plant():
+        error, _ = find(Sound, shrink=False)
+    assert re.search(told, str(error)), error
+
+
+# -- stories
+
+
+def test_a_story_is_short():
+    """A message that is no JSON: the whole story is a call and that message."""
+    _, story = find(Trusting)
+    assert story.splitlines() == [
+        "state = Life()",
+        "state.the_first_call_begins(time_limit=None, messages=True, phone=False, start_up='works', already=None)",
+        "state.caller_writes(texts=[''])",
+        "state.teardown()",
+    ]
+
+
+def test_a_story_of_several_steps():
+    """A frame that comes before start_up is done: a call, and a frame."""
+    _, story = find(Early)
+    assert re.search(r"state\.(caller_\w+|frames_arrive|barge_in)\(", story)
+    assert len(story.splitlines()) == 4
+
+
+def test_a_story_can_be_pasted():
+    """The printed lines, run as they are, fail in the same way, and leave nothing behind."""
+    error, story = find(Polite)
+    with pytest.raises(type(error)) as again:
+        exec(story, {"Life": life(Polite)})
+    assert str(again.value).partition("(")[0] == str(error).partition("(")[0]
+
+
+def test_steps_begin_the_call_they_need():
+    """A story in a test of one's own, in any order: a step that needs a call begins one."""
+    state = life(Sound)()
+    state.frames_arrive(n=3)
+    first = state.handler
+    state.call_ends(how="link breaks")
+    state.caller_writes(texts=["hello"])
+    assert state.handler is not first
+    state.time_passes(seconds=1.0)
+    state.call_ends(how="server shutdown")
+    state.a_call_begins(time_limit=0.5, copy_fails_first=True)
+    state.caller_is_silent(seconds=2.0)
+    assert state.call is None or state.connection.end is not None
+    state.teardown()
+
+
+def test_rules_and_invariants_of_ones_own():
+    """A subclass adds what its handler can do and what holds of it; `handler` is the copy that serves."""
+
+    class Counting(Sound):
+        n = 0
+
+        async def receive(self, frame):
+            self.n += 1
+
+    class CountingLife(HandlerLifecycle):
+        def make_handler(self):
+            return Counting()
+
+        @invariant()
+        def few(self):
+            assert self.call is None or self.handler.n < 5, "more than few"
+
+    CountingLife.TestCase.settings = settings(CountingLife.TestCase.settings, database=None, derandomize=True)
+    with pytest.raises(AssertionError, match="more than few"):
+        CountingLife.TestCase().runTest()
+
+
+# -- what a handler may do, if its test says so
+
+
+def test_expected_errors_pass():
+    """What the handler may raise is no failure."""
+    case = life(Trusting, expected_errors=(ValueError,)).TestCase
+    case.settings = settings(case.settings, max_examples=10)
+    case().runTest()
+
+
+def test_what_is_shared_on_purpose_passes():
+    """A list that all calls write to, if the test says that they may."""
+    case = life(SharingByClass, shared=("history",)).TestCase
+    case.settings = settings(case.settings, max_examples=10)
+    case().runTest()
+
+
+# -- bad input
+
+
+class NoCopy(Sound):
+    """Whose `copy` makes something else."""
+
+    def copy(self):
+        return self
+
+
+class Queues(Sound):
+    """Has a queue on its class."""
+
+    frames = queue.Queue()
+
+
+def shared_queue(_):
+    handler = Sound()
+    handler.frames = FRAMES
+    return handler
+
+
+FRAMES = deque()
+ONE = Sound()
+
+
+@pytest.mark.parametrize(
+    ("attributes", "cure"),
+    [
+        ({}, "def make_handler"),
+        ({"make_handler": lambda self: ONE}, r"write: return Sound\(\.\.\.\)"),
+        ({"make_handler": shared_queue}, r"self\.frames = deque\(\)"),
+        ({"make_handler": lambda self: Queues()}, r"self\.frames = queue\.Queue\(\)"),
+        ({"make_handler": lambda self: Sound}, r"Sound\(\)"),
+        ({"make_handler": lambda self: NoCopy()}, r"write: return NoCopy\(\.\.\.\)"),
+        ({"make_handler": lambda self: "bot"}, "subclass StreamHandler"),
+        ({"make_handler": lambda self: Sound(), "backend": "uvloop"}, "uvloop keeps its own clock"),
+    ],
+    ids=["none", "the same", "a shared queue", "a queue on the class", "a class", "no copy", "no handler", "uvloop"],
+)
+def test_bad_input_is_refused(attributes, cure):
+    """Whatever is wrong with what is under test is told before anything runs, with what to write instead."""
+    with pytest.raises((HandlerError, NotImplementedError, ValueError), match=cure):
+        type("Life", (HandlerLifecycle,), attributes)()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -14,6 +15,9 @@ from ..protocol.lines import OVER_LIMIT, TOO_BIG, Message, MessageRate
 
 if TYPE_CHECKING:
     from starlette.websockets import WebSocket
+
+GOODBYE: Final = 1.0
+"""Seconds that closing may take: what the peer has not taken by then is lost."""
 
 FAIR: Final = 16
 """Messages after which the reader lets others run: receiving what a server has queued may not wait at all."""
@@ -149,14 +153,12 @@ class LineSocket:
         return PeerStalled(self._limits.stall)
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
-        """Close it, if that was not done; never raises for a peer that is gone."""
+        """Close it, if that was not done; never raises for a peer that is gone, nor waits long for one that stalls."""
         if self._over:
             return
         self._over = True
-        try:
+        with suppress(*self._gone), anyio.move_on_after(GOODBYE):
             await self._websocket.close(code, _cut(reason))
-        except self._gone:
-            return
 
 
 def _cut(reason: str) -> str:

@@ -55,7 +55,7 @@ from ..protocol.lines import (
     write,
 )
 from ..protocol.messages import MAX_MESSAGE_SIZE
-from .line_socket import LineLimits, LineSocket, PeerLeft
+from .line_socket import GOODBYE, LineLimits, LineSocket, PeerLeft
 
 if TYPE_CHECKING:
     from starlette.websockets import WebSocket
@@ -69,9 +69,6 @@ OUTBOX_BOUND: Final = 1 << 20
 
 MARK_EVERY: Final = 0.2
 """Seconds of audio between two marks: how exactly a far side that answers marks tells what was heard."""
-
-GOODBYE: Final = 1.0
-"""Seconds that closing may take when the block of `open_line` ends: what the peer has not taken by then is lost."""
 
 
 class _Outbox:

@@ -18,6 +18,7 @@ from OpenSSL import SSL
 
 from rtcflow._engine import gathering, seam
 from rtcflow._engine.config import WebRTCConfig
+from rtcflow._engine.video import PictureBuffer
 
 OPUS = RTCRtpCodecParameters(mimeType="audio/opus", clockRate=48000, channels=2, payloadType=96)
 
@@ -172,12 +173,28 @@ def test_without_the_seam() -> None:
     strange: Any = Strange()
     assert not seam.take_packets(strange, print, print, print)
     seam.stop_without_blocking(strange)
+    assert not seam.buffer_pictures(strange, PictureBuffer())
     assert vars(strange) == {}
     assert seam.round_trip(strange) is None
     assert seam.jitter(strange, 48000) is None
     assert not seam.goodbye_received(strange)
     assert seam.max_message_size(strange) == 65536
     seam.use_certificate(strange, strange)
+
+
+def test_pictures_go_through_our_buffer() -> None:
+    """A receiver of video puts its packets where we say, in time before it starts."""
+
+    async def check() -> None:
+        async with connected_pair() as (one, _two):
+            (transport,) = seam.transports(one)
+            receiver = RTCRtpReceiver("video", transport)
+            buffer = PictureBuffer()
+            assert vars(receiver)["_RTCRtpReceiver__jitter_buffer"].capacity == buffer.capacity
+            assert seam.buffer_pictures(receiver, buffer)
+            assert vars(receiver)["_RTCRtpReceiver__jitter_buffer"] is buffer
+
+    run(check())
 
 
 def test_figures() -> None:

@@ -256,6 +256,7 @@ class Peer:
         ports = self._ports
         if track.kind == "video":
             seam.stop_without_blocking(transceiver.receiver)
+            seam.buffer_pictures(transceiver.receiver, video.PictureBuffer())
             self._start(video.read_track(track, ports.video_in))
             return
         self._audio = transceiver

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 import aioice.ice
 from aiortc import RTCCertificate, RTCDtlsTransport, RTCPeerConnection, RTCRtpReceiver, RTCRtpSender, RTCSctpTransport
+from aiortc.jitterbuffer import JitterBuffer
 from aiortc.rtcrtpparameters import RTCRtpCodecParameters, RTCRtpReceiveParameters
 from OpenSSL import SSL
 
@@ -245,6 +246,23 @@ def stop_without_blocking(receiver: RTCRtpReceiver) -> None:
 
     members["_handle_disconnect"] = tell_to_end
     members["stop"] = stop
+
+
+def buffer_pictures(receiver: RTCRtpReceiver, buffer: JitterBuffer) -> bool:
+    """Have `receiver`, which has not started, put its packets into `buffer`.
+
+    Relies on: ``receiver.__jitter_buffer``, and what the buffer says of itself.
+
+    Returns:
+        False if this aiortc is not as we know it; then nothing was changed.
+    """
+    name = "_RTCRtpReceiver__jitter_buffer"
+    known = hasattr(receiver, name) and all(
+        hasattr(buffer, it) for it in ("_packets", "_origin", "_capacity", "remove")
+    )
+    if known:
+        vars(receiver)[name] = buffer
+    return known
 
 
 class _NoBuffer:

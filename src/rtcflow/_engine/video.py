@@ -9,6 +9,7 @@ from typing import Final
 import anyio
 import av
 from aiortc import MediaStreamTrack
+from aiortc.jitterbuffer import JitterBuffer, JitterFrame
 from aiortc.mediastreams import MediaStreamError
 
 from ..flow import Flow
@@ -16,6 +17,42 @@ from ..flow import Flow
 CLOCK_RATE: Final = 90_000
 """The RTP clock of video in Hz (RFC 6184 section 8.2.1, RFC 7741 section 6.1)."""
 _TIME_BASE: Final = Fraction(1, CLOCK_RATE)
+
+
+class PictureBuffer(JitterBuffer):
+    """aiortc's buffer, but a picture leaves it with its own last packet, not with the first packet of the next one.
+
+    The last packet is marked (RFC 7741 section 4.1, RFC 6184 section 5.1), so this is one picture, 33 ms, earlier. Of a
+    sender that marks none, pictures leave when the timestamp changes, as in aiortc. Packets without a payload, which
+    senders use to probe the path, make no picture.
+
+    Relies on: ``add`` returns what ``_remove_frame`` returns; ``_packets`` is a ring, ``_origin`` its first number;
+    ``packet._data`` is the payload without its codec's header.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(capacity=512, is_video=True)  # as aiortc's receiver has it
+
+    def _remove_frame(self, sequence_number: int) -> JitterFrame | None:  # noqa: ARG002
+        parts: list[bytes] = []
+        count = 0
+        while self._origin is not None and count < self._capacity:
+            packet = self._packets[(self._origin + count) % self._capacity]
+            if packet is None:
+                return None
+            if count == 0:
+                timestamp = packet.timestamp
+            done = packet.timestamp != timestamp
+            if not done:
+                parts.append(packet._data)  # type: ignore[attr-defined]
+                count += 1
+                done = packet.marker == 1
+            if done:
+                self.remove(count)
+                if any(parts):
+                    return JitterFrame(b"".join(parts), timestamp)
+                parts, count = [], 0
+        return None
 
 
 class VideoOutTrack(MediaStreamTrack):

@@ -22,6 +22,8 @@ MAX_CANDIDATES: Final = 100
 """The most candidates of one peer: the limit on connectivity checks of RFC 8445 section 6.1.2.5."""
 
 _CANDIDATE = re.compile(r"^a=candidate:[^\r\n]*\.local[^\r\n]*\r?\n?", re.MULTILINE)
+_SECTION = re.compile(r"^(?=m=)", re.MULTILINE)
+_DIRECTION = re.compile(r"^a=(sendrecv|sendonly|recvonly|inactive)\b", re.MULTILINE)
 _END_OF_CANDIDATES = re.compile(r"^a=end-of-candidates[^\r\n]*\r?\n?", re.MULTILINE)
 
 
@@ -71,6 +73,9 @@ def read(sdp: str, what: str = "offer") -> Description:
     mids = [media.rtp.muxId for media in description.media]
     if len(mids) > 1 and len(set(mids)) < len(mids):
         raise _invalid(f'the media sections of the {what} need different "a=mid" values (RFC 8829 section 5.2.1)')
+    for group in description.group:
+        if group.semantic == "BUNDLE" and (strangers := [str(mid) for mid in group.items if str(mid) not in mids]):
+            raise _invalid(f"the {what} bundles {', '.join(strangers)}, which no media section is called (RFC 9143)")
     if sum(len(media.ice_candidates) for media in description.media) > MAX_CANDIDATES:
         raise _invalid(f"the {what} has more than {MAX_CANDIDATES} candidates")
     later = tuple(
@@ -82,6 +87,8 @@ def read(sdp: str, what: str = "offer") -> Description:
     ended = any(media.ice_candidates_complete for media in description.media)
     if later:
         sdp = _END_OF_CANDIDATES.sub("", _CANDIDATE.sub("", sdp))
+    if any(media.direction is None and media.kind != "application" for media in description.media):
+        sdp = _with_directions(sdp, description.media)
     return Description(sdp, tuple(description.media), later, ended)
 
 
@@ -90,6 +97,18 @@ def _parse(sdp: str, what: str) -> SessionDescription:
         return SessionDescription.parse(sdp)
     except Exception as error:  # a foreign parser on foreign input: it fails in many ways, all of which mean this
         raise _invalid(f"the {what} cannot be read as SDP: {type(error).__name__} {error}".rstrip()) from error
+
+
+def _with_directions(sdp: str, described: list[MediaDescription]) -> str:
+    """The same with a direction in every section: the session's or "sendrecv" by default (RFC 8866 section 6.7)."""
+    session, *sections = _SECTION.split(sdp)
+    found = _DIRECTION.search(session)
+    default = "sendrecv" if found is None else found[1]
+    for index, media in enumerate(described):
+        if media.direction is None and media.kind != "application":
+            media.direction = default
+            sections[index] = f"{sections[index].rstrip()}\r\na={default}\r\n"
+    return "".join([session, *sections])
 
 
 def _check(media: MediaDescription, where: str, what: str) -> None:

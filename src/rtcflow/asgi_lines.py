@@ -29,7 +29,7 @@ from .asgi_guard import guard
 from .exceptions import NegotiationError, RemoteProtocolError, TooManyConnections
 from .protocol import signalling
 from .protocol.lines import OVER_LIMIT, CallStarted, Connected, LineEvent
-from .protocol.signatures import same_secret, verify_plivo, verify_twilio, verify_vonage
+from .protocol.signatures import same_secret, verify_plivo, verify_telnyx, verify_twilio, verify_vonage
 from .protocol.telephone import answer_call
 from .protocol.telephone.answers import read_call
 from .session import Caller
@@ -224,9 +224,13 @@ def _fields(request: Request, body: bytes) -> list[tuple[str, str]]:
 def _is_signed(
     config: TelephoneConfig, carrier: str, request: Request, body: bytes, fields: list[tuple[str, str]]
 ) -> bool:
-    """Whether the carrier signed this webhook. Telnyx signs the WebSocket alone with what is shared with it."""
+    """Whether the carrier signed this webhook. Telnyx has a key for that; its shared secret is for the WebSocket."""
+    if carrier == "telnyx":
+        key, headers = config.telnyx_public_key, request.headers
+        signature, timestamp = headers.get("telnyx-signature-ed25519"), headers.get("telnyx-timestamp")
+        return key is None or verify_telnyx(key, signature, timestamp, time.time(), body)
     secret = config.secrets.get(carrier)
-    if secret is None or carrier == "telnyx":
+    if secret is None:
         return True
     url = _public_url(config, request, "https", request.url.path, request.url.query)
     form, json_body = (fields, None) if _is_form(request) else ([], body or None)

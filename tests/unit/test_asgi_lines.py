@@ -8,6 +8,7 @@ import io
 import json
 import logging
 import socket
+import time
 import wave
 from contextlib import asynccontextmanager
 
@@ -16,6 +17,7 @@ import httpx2
 import numpy as np
 import pytest
 import wsproto
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from httpx2.websockets import WebSocketDisconnect, WebSocketUpgradeError
 from starlette.applications import Starlette
 from wsproto.events import TextMessage
@@ -535,6 +537,32 @@ async def test_webhooks_must_be_signed_where_a_secret_is_configured():
         assert "/telephone/handler/plivo" in answer.text
         headers["X-Plivo-Signature-V3-Nonce"] = "n2"
         assert (await client.post("/telephone/incoming", data=form, headers=headers)).status_code == 403
+
+
+async def test_telnyx_webhooks_must_be_signed_where_its_key_is_configured():
+    """Ed25519 over timestamp and body: answered; unsigned, changed or old: refused."""
+    private = Ed25519PrivateKey.generate()
+    key = base64.b64encode(private.public_key().public_bytes_raw()).decode()
+    with pytest.raises(ValueError, match="no public key"):
+        TelephoneConfig(telnyx_public_key=key[:-8])
+    config = TelephoneConfig(telnyx_public_key=key, unsigned_is_fine=True)
+    assert config.served == ("telnyx",)
+    async with webhook(make(telephone=config)) as client:
+        body, now = b"CallSid=v3%3Aabc&From=%2B1", int(time.time())
+
+        async def status(body, timestamp):
+            signed = f"{timestamp}|".encode() + b"CallSid=v3%3Aabc&From=%2B1"
+            headers = {
+                "telnyx-signature-ed25519": base64.b64encode(private.sign(signed)).decode(),
+                "telnyx-timestamp": str(timestamp),
+                "content-type": "application/x-www-form-urlencoded",
+            }
+            return (await client.post("/telephone/incoming", content=body, headers=headers)).status_code
+
+        assert await status(body, now) == 200
+        assert await status(body + b"2", now) == 403
+        assert await status(body, now - 1000) == 403
+        assert (await client.post("/telephone/incoming/telnyx", content=body)).status_code == 403
 
 
 async def test_media_streams_must_be_signed_where_a_secret_is_configured(anyio_backend_name):

@@ -7,10 +7,19 @@ import hashlib
 import json
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rtcflow.protocol.signatures import same_secret, twilio_signature, verify_plivo, verify_twilio, verify_vonage
+from rtcflow.protocol.signatures import (
+    read_telnyx_key,
+    same_secret,
+    twilio_signature,
+    verify_plivo,
+    verify_telnyx,
+    verify_twilio,
+    verify_vonage,
+)
 
 # "Webhooks security", Twilio's documentation.
 TWILIO_URL = "https://mycompany.com/myapp.php?foo=1&bar=2"
@@ -121,6 +130,42 @@ def test_vonages_token_verifies() -> None:
     assert not verify_vonage(VONAGE_SECRET, None, 1_700_000_000)
 
 
+# "Webhook signing", Telnyx' documentation: timestamp, "|", body; the key is that of RFC 8032 section 7.1 (test 1).
+TELNYX_SEED = bytes.fromhex("9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60")
+TELNYX_KEY = base64.b64encode(
+    bytes.fromhex("d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a")
+).decode()
+TELNYX_BODY = b"CallSid=v3%3Aabc&From=%2B13125550100&To=%2B13125550199"
+
+
+def telnyx_signature(timestamp: str, body: bytes) -> str:
+    """As Telnyx signs."""
+    return base64.b64encode(
+        Ed25519PrivateKey.from_private_bytes(TELNYX_SEED).sign(f"{timestamp}|".encode() + body)
+    ).decode()
+
+
+def test_telnyx_signature_verifies() -> None:
+    """The body signed with the account's key within five minutes: anything else is refused."""
+    signature = telnyx_signature("1700000000", TELNYX_BODY)
+    assert verify_telnyx(TELNYX_KEY, signature, "1700000000", 1_700_000_299, TELNYX_BODY)
+    assert not verify_telnyx(TELNYX_KEY, signature, "1700000000", 1_700_000_301, TELNYX_BODY)
+    assert not verify_telnyx(TELNYX_KEY, signature, "1700000001", 1_700_000_000, TELNYX_BODY)
+    assert not verify_telnyx(TELNYX_KEY, signature, "1700000000", 1_700_000_000, TELNYX_BODY + b"&x=1")
+    assert not verify_telnyx(TELNYX_KEY, signature[:-4], "1700000000", 1_700_000_000, TELNYX_BODY)
+    assert not verify_telnyx(TELNYX_KEY, None, "1700000000", 1_700_000_000, TELNYX_BODY)
+    assert not verify_telnyx(TELNYX_KEY, signature, None, 1_700_000_000, TELNYX_BODY)
+    other = base64.b64encode(Ed25519PrivateKey.generate().public_key().public_bytes_raw()).decode()
+    assert not verify_telnyx(other, signature, "1700000000", 1_700_000_000, TELNYX_BODY)
+
+
+@pytest.mark.parametrize("key", ["", "abc", "MjcxYzE3", 44 * "%"])
+def test_what_is_no_key_of_telnyx_is_refused(key: str) -> None:
+    """A key that was cut short is noticed when the server is configured, not when somebody calls."""
+    with pytest.raises(ValueError, match="is no public key"):
+        read_telnyx_key(key)
+
+
 def test_a_token_that_signs_nothing_is_refused() -> None:
     """The algorithm "none" of RFC 7519 is not taken."""
     parts = ({"alg": "none"}, {"iat": 1_700_000_000})
@@ -134,4 +179,5 @@ def test_strange_input_is_refused_and_nothing_else(first: str, second: str, thir
     assert not verify_twilio("12345", first, second, [(third, first)], body)
     assert not verify_plivo("12345", first, second, third)
     assert not verify_vonage("12345", f"Bearer {first}.{second}.{third}", 0.0, body)
+    assert not verify_telnyx(TELNYX_KEY, first, second, 0.0, body)
     assert same_secret(first, second) == (first == second)

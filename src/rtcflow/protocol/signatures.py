@@ -1,7 +1,8 @@
 """Did the carrier really send this? Each carrier's way of signing its requests, checked in constant time.
 
 - Twilio: ``X-Twilio-Signature``, "Webhooks security": base64 of HMAC-SHA1 over the URL and the POST parameters.
-- Telnyx: ``x-telnyx-streaming-auth-token`` on the WebSocket, a secret of the application's own choice.
+- Telnyx: ``x-telnyx-streaming-auth-token`` on the WebSocket, a secret of the application's own choice; webhooks have
+  ``telnyx-signature-ed25519``, "Webhook signing": Ed25519 (RFC 8032) over the timestamp, a bar and the body.
 - Plivo: ``X-Plivo-Signature-V3`` and its nonce, "Signature validation": base64 of HMAC-SHA256.
 - Vonage: ``Authorization: Bearer`` with a JWT (RFC 7519, RFC 7515) signed HS256, "Signed webhooks".
 
@@ -19,11 +20,16 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
 __all__ = [
     "plivo_signature",
+    "read_telnyx_key",
     "same_secret",
     "twilio_signature",
     "verify_plivo",
+    "verify_telnyx",
     "verify_twilio",
     "verify_vonage",
 ]
@@ -126,6 +132,44 @@ def verify_plivo(
         return False
     expected = plivo_signature(token, nonce, url, parameters, post=post)
     return any([same_secret(one.strip(), expected) for one in signature.split(",")])  # noqa: C419 - all of them
+
+
+TELNYX_TOLERANCE = 300.0
+"""Seconds by which Telnyx' timestamp may differ from our clock, as in its own libraries: what is older is a replay."""
+
+
+def read_telnyx_key(text: str) -> Ed25519PublicKey:
+    """The public key of a Telnyx account, as its portal shows it: 32 bytes as base64.
+
+    Raises:
+        ValueError: It is none.
+    """
+    try:
+        return Ed25519PublicKey.from_public_bytes(base64.b64decode(text, validate=True))
+    except (ValueError, binascii.Error):
+        raise ValueError(f"{text[:60]!r} is no public key; Telnyx' are 32 bytes as base64 (44 characters)") from None
+
+
+def verify_telnyx(public_key: str, signature: str | None, timestamp: str | None, now: float, body: bytes) -> bool:
+    """Whether Telnyx signed this webhook.
+
+    Args:
+        public_key: The account's.
+        signature: The header ``telnyx-signature-ed25519``.
+        timestamp: The header ``telnyx-timestamp``: seconds since 1970.
+        now: Seconds since 1970.
+        body: The raw body.
+    """
+    if signature is None or timestamp is None or not (timestamp.isascii() and timestamp.isdecimal()):
+        return False
+    if len(timestamp) > 12 or abs(now - int(timestamp)) > TELNYX_TOLERANCE:
+        return False
+    try:
+        signed = base64.b64decode(signature, validate=True)
+        read_telnyx_key(public_key).verify(signed, timestamp.encode() + b"|" + body)
+    except (ValueError, binascii.Error, InvalidSignature):
+        return False
+    return True
 
 
 LEEWAY = 60.0

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from ..abc import MediaOffer
 from ..media.playout import Latency
 from ..protocol.lines import CallStarted, LineCodec, LineEvent, Media, Message, Reorder
+from ..protocol.signatures import read_telnyx_key
 from ..protocol.telephone import CARRIERS, detect
 from .line_socket import LineLimits, LineSocket
 from .websocket_line import LineTransport, open_line
@@ -31,8 +32,9 @@ class TelephoneConfig:
         secrets: By carrier, what it signs its requests with: Twilio's and Plivo's auth token, Vonage's signature
             secret, and the token of your own choice that Telnyx sends along (``stream_auth_token``).
             Requests of a carrier with a secret must be signed with it.
-        carriers: Which carriers are served. By default those that have a secret or, if none has, all: unchecked. None
-            at all (``()``) leaves the telephone routes out.
+        telnyx_public_key: The Telnyx account's, as its portal shows it: its webhooks must be signed with it.
+        carriers: Which carriers are served. By default those that have a secret (or key) or, if none has, all:
+            unchecked. None at all (``()``) leaves the telephone routes out.
         unsigned_is_fine: Do not warn at start-up of carriers without a secret: for demos and tests on one machine.
         public_url: How carriers reach this server, ``"https://voice.example.com"``: scheme, host and any prefix that a
             proxy takes off the path.
@@ -45,6 +47,7 @@ class TelephoneConfig:
     """
 
     secrets: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), repr=False)
+    telnyx_public_key: str | None = None
     carriers: tuple[str, ...] | None = None
     unsigned_is_fine: bool = False
     public_url: str | None = None
@@ -61,13 +64,18 @@ class TelephoneConfig:
         for carrier, secret in self.secrets.items():
             if not secret:
                 raise ValueError(f"the secret of {carrier} is empty; leave it out to take calls unchecked")
+        if self.telnyx_public_key is not None:
+            read_telnyx_key(self.telnyx_public_key)
         if self.public_url is not None and "://" not in self.public_url:
             raise ValueError(f"public_url={self.public_url!r}; write scheme and host: 'https://voice.example.com'")
 
     @property
     def served(self) -> tuple[str, ...]:
         """The carriers that are served."""
-        return tuple(self.secrets) or tuple(CARRIERS) if self.carriers is None else self.carriers
+        if self.carriers is not None:
+            return self.carriers
+        keyed = () if self.telnyx_public_key is None else ("telnyx",)
+        return tuple(dict.fromkeys((*self.secrets, *keyed))) or tuple(CARRIERS)
 
 
 class TelephoneTransport(LineTransport):

@@ -25,7 +25,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -88,12 +88,12 @@ def _leak_guard(request: pytest.FixtureRequest) -> Iterator[None]:
     if not (request.config.getoption("--leak-guard") or request.node.get_closest_marker("leak_guard")):
         yield
         return
-    threads, descriptors = _threads(), _descriptors()
+    before = _Open(_threads(), _descriptors(), _tasks())
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ResourceWarning)
         warnings.simplefilter("always", RuntimeWarning)
         yield
-        left = _what_is_left(threads, descriptors)
+        left = _what_is_left(before)
     # A task nobody waited for, and a coroutine that never ran, are told of when they are collected.
     left += [str(warning.message) for warning in caught if "never awaited" in str(warning.message)]
     left += [str(warning.message) for warning in caught if "was destroyed" in str(warning.message)]
@@ -101,13 +101,21 @@ def _leak_guard(request: pytest.FixtureRequest) -> Iterator[None]:
         pytest.fail(f"{request.node.name} left behind: {'; '.join(left)}")
 
 
-def _what_is_left(threads: set[threading.Thread], descriptors: Counter[str]) -> list[str]:
+class _Open(NamedTuple):
+    """What there is at one moment."""
+
+    threads: set[threading.Thread]
+    descriptors: Counter[str]
+    tasks: set[Any]
+
+
+def _what_is_left(before: _Open) -> list[str]:
     deadline = time.monotonic() + GRACE
     while True:
         gc.collect()
-        left = [f"thread {thread.name!r}" for thread in _threads() - threads]
-        left += [f"{n} {kind}(s)" for kind, n in (_descriptors() - descriptors).items()]
-        left += _tasks()
+        left = [f"thread {thread.name!r}" for thread in _threads() - before.threads]
+        left += [f"{n} {kind}(s)" for kind, n in (_descriptors() - before.descriptors).items()]
+        left += [f"task {task.get_name()!r}" for task in _tasks() - before.tasks]
         if not left or time.monotonic() > deadline:
             return sorted(left)
         time.sleep(0.02)
@@ -133,10 +141,10 @@ def _descriptors() -> Counter[str]:
     return kinds
 
 
-def _tasks() -> list[str]:
+def _tasks() -> set[Any]:
     """Tasks of asyncio loops that are closed, which nobody will ever finish."""
     asyncio_tasks: Any = sys.modules.get("asyncio.tasks")
     if asyncio_tasks is None:
-        return []
+        return set()
     every: Any = getattr(asyncio_tasks, "_all_tasks", None) or getattr(asyncio_tasks, "_scheduled_tasks", ())
-    return [f"task {task.get_name()!r}" for task in list(every) if not task.done() and task.get_loop().is_closed()]
+    return {task for task in list(every) if not task.done() and task.get_loop().is_closed()}

@@ -229,7 +229,22 @@ _STREAM_NOT_HERE = {
     "telephone_handler": "mount serves the telephone routes",
     "handle_incoming_call": "mount serves the telephone routes",
     "websocket_offer": "mount serves the WebSocket route",
+    "handle_offer": "mount serves the offer route; without a server, rtcflow.open_engine answers offers",
+    "clean_up": "a call that ends leaves nothing; to end one, use close(webrtc_id)",
+    "connection_timeout": "it was for its own use; see Stream(timeouts=...)",
+    "wait_for_time_limit": "it was for its own use; see Stream(time_limit=...)",
+    "convert_to_aiortc_format": "it was for its own use; see Stream(server_rtc_configuration=...)",
+    "set_additional_outputs": "it was for its own use; a handler returns AdditionalOutputs",
+    "set_input_gradio": "it is for Gradio's page; use set_input(webrtc_id, ...)",
+    "set_input_on_submit": "it is for Gradio's page; use set_input(webrtc_id, ...) and trigger_response()",
 }
+
+_SUBMODULES = frozenset(
+    {
+        *("pause_detection", "reply_on_pause", "reply_on_stopwords", "speech_to_text", "text_to_speech", "tracks"),
+        *("utils", "webrtc", "webrtc_connection_mixin", "websocket"),
+    }
+)
 
 _NOT_HERE = {
     "WebRTC": "it is a Gradio component; Stream.mount serves a page without Gradio",
@@ -245,4 +260,6 @@ _NOT_HERE = {
 def __getattr__(name: str) -> NoReturn:
     if name in _NOT_HERE:
         raise AttributeError(f"rtcflow.fastrtc has no {name}: {_NOT_HERE[name]}")
+    if name in _SUBMODULES:
+        raise AttributeError(f"rtcflow.fastrtc has no submodule {name}: its names are in rtcflow.fastrtc itself")
     raise AttributeError(f"module 'rtcflow.fastrtc' has no attribute {name!r}")

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, closing
 import anyio
 import pytest
 
-from rtcflow.client import connect, offer_url
+from rtcflow.client import connect, get_configuration, offer_url
 from rtcflow.connection import run_connection
 from rtcflow.demo import EchoHandler
 from rtcflow.exceptions import NegotiationError, RemoteProtocolError, TooManyConnections
@@ -136,3 +136,20 @@ async def test_a_handler_can_be_the_caller():
                 async with connect("http://site", engine=engine) as call:
                     await run_connection(call, Caller())
         assert heard
+
+
+@pytest.mark.anyio
+async def test_a_caller_learns_the_servers_ice_servers():
+    """`get_configuration` gives what a browser is told; a refusal and a stranger are errors of their own."""
+    told = {"rtcConfiguration": {"iceServers": [{"urls": "turn:t.example"}]}, "modality": "audio"}
+    async with impostor(reply("200 OK", told)) as url:
+        assert await get_configuration(url + "/talk") == told
+    async with impostor(reply("200 OK", {"hello": "world"})) as url:
+        with pytest.raises(RemoteProtocolError, match="no rtcConfiguration"):
+            await get_configuration(url)
+    async with impostor(reply("401 Unauthorized", {"status": "failed", "meta": {"error": "not_authorized"}})) as url:
+        with pytest.raises(NegotiationError) as caught:
+            await get_configuration(url)
+        assert caught.value.status == 401
+    with pytest.raises(ValueError, match="not the URL of a server"):
+        await get_configuration("nonsense")

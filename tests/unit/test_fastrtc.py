@@ -63,6 +63,13 @@ def test_names_that_are_not_here_say_what_to_use() -> None:
         _ = fastrtc.nonsense
 
 
+def test_submodules_say_where_their_names_are() -> None:
+    """FastRTC's submodules are not here, and say so."""
+    for name in ("utils", "tracks", "reply_on_pause", "webrtc_connection_mixin"):
+        with pytest.raises(AttributeError, match=f"no submodule {name}: its names are in rtcflow.fastrtc itself"):
+            getattr(fastrtc, name)
+
+
 def test_both_video_handlers_are_given_uint8_bgr() -> None:
     """What FastRTC in fact hands out, whatever its reference says."""
     assert [brought.SyncMirror().video_format, brought.AsyncMirror().video_format] == ["bgr24", "bgr24"]
@@ -190,6 +197,17 @@ def test_without_a_peer_warnings_are_silent() -> None:
 
 # -- Stream
 
+METHODS = [
+    *("fetch_latest_output", "get_rtc_configuration", "mount", "output_stream", "resolve_rtc_configuration"),
+    *("set_input", "update_connection"),
+]
+METHODS_ELSEWHERE = [
+    *("clean_up", "connection_timeout", "convert_to_aiortc_format", "fastphone", "handle_incoming_call"),
+    *("handle_offer", "offer", "set_additional_outputs", "set_input_gradio", "set_input_on_submit"),
+    *("telephone_handler", "ui", "wait_for_time_limit", "websocket_offer"),
+]
+"""All public methods of FastRTC 0.0.34's Stream: `dir(fastrtc.Stream)`."""
+
 
 def listen(frame: Any) -> Any:
     return frame
@@ -227,7 +245,7 @@ def test_what_is_for_gradio_warns(name: str) -> None:
 def test_methods_that_are_not_here_say_what_to_use() -> None:
     """What rtcflow leaves out of Stream says what to use; anything else is the usual AttributeError."""
     stream: Any = fastrtc.Stream(listen)
-    for name in ("ui", "fastphone", "offer", "websocket_offer", "telephone_handler", "handle_incoming_call"):
+    for name in METHODS_ELSEWHERE:
         with pytest.raises(AttributeError, match=rf"Stream has no {name}: "):
             getattr(stream, name)
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
@@ -265,6 +283,8 @@ def test_every_name_of_fastrtc_is_in_the_table() -> None:
     lines = (ROOT / "docs" / "moving-from-fastrtc.md").read_text().splitlines()
     assert len(ROWS) == sum(line.startswith("| `") for line in lines)
     assert {*NAMES, *ELSEWHERE, *TURN, "ReplyOnStopWords"} <= {name for name, *_ in ROWS}
+    methods = {name for name, *_ in ROWS if name.startswith("Stream.")}
+    assert methods == {f"Stream.{name}" for name in [*METHODS, *METHODS_ELSEWHERE]}
     arguments = {name for name, *_ in ROWS if name.startswith("Stream(")}
     parameters = set(inspect.signature(fastrtc.Stream).parameters) - {"options"}
     assert arguments == {f"Stream({name})" for name in parameters}

@@ -16,6 +16,7 @@ from turn_script import QUICK, Script, turn
 
 from rtcflow.connection import Connection, EndCause
 from rtcflow.frames import AudioFormat, AudioFrame
+from rtcflow.handlers.base import get_current_handler
 from rtcflow.handlers.turns import (
     AlgoOptions,
     EnergyVad,
@@ -215,8 +216,9 @@ async def test_fn_is_given_what_was_said():
     assert samples.shape[1] / rate == pytest.approx(0.4 + 1.0 + 0.5, abs=0.03)
 
 
-async def test_the_timeline_is_in_order():
-    """Each turn's times follow one another, and the same times go to the page."""
+async def test_the_timeline_is_in_order(caplog):
+    """Each turn's times follow one another, and the same times go to the page, and as data into the log."""
+    caplog.set_level("INFO", "rtcflow.turns")
     async with calling(async_generator, turn(0.4, 0.8)) as call:
         await call.until(3)
         (times,) = call.handler.turns
@@ -229,6 +231,9 @@ async def test_the_timeline_is_in_order():
         assert times.playout_end - times.first_frame == pytest.approx(0.2, abs=0.06)
         assert times.response_time == pytest.approx(0.5, abs=0.05)
         assert {"type": "turn", "data": times.as_dict()} in call.messages
+        (record,) = [record for record in caplog.records if record.name == "rtcflow.turns"]
+        assert record.turn == times.as_dict()
+        assert record.getMessage() == f"turn 1: played, first sound {times.response_time:.3f} s after the user"
         kinds = [type(event) for _, event in call.events]
         assert kinds == [
             SpeechStarted, SpeechEnded, TurnEnded, ReplyStarted, FirstAudio, PlayoutFinished,
@@ -643,6 +648,7 @@ async def test_trigger_response_replies_at_once():
 
     def fn(audio):
         given.append(audio[1].shape)
+        assert get_current_handler() is call.handler
         yield sound(0.1)
 
     async with calling(fn, [(1.2, SpeechStarted(1.0))]) as call:

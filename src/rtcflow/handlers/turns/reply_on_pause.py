@@ -9,6 +9,7 @@ A handler as any other: it stands on `AsyncStreamHandler` and what that offers t
 
 from __future__ import annotations
 
+import contextvars
 import json
 import logging
 import math
@@ -170,6 +171,8 @@ class ReplyOnPause(AsyncStreamHandler):
         self._reply: Reply | None = None  # the bot's, until it was played or interrupted
         self._last_reply: Reply | None = None
         self._deaf = False
+        self._context: contextvars.Context | None = None  # in which replies know whose they are
+        self._triggered = False
         self._turns: deque[TurnTimeline] = deque(maxlen=TURNS_KEPT)
         self._number = 0
 
@@ -223,6 +226,12 @@ class ReplyOnPause(AsyncStreamHandler):
         self.loop.call_soon_threadsafe(self._trigger)
 
     def _trigger(self) -> None:
+        if self._context is None:
+            self._triggered = True  # before the connection is up: `emit` does it
+        else:
+            self._context.run(self._reply_now)
+
+    def _reply_now(self) -> None:
         now = self.loop.time()
         turn, self._turn = self._turn or self._new_turn(), None
         audio = self._recording.take()
@@ -463,7 +472,7 @@ class ReplyOnPause(AsyncStreamHandler):
             self.reset()  # each turn asks for its arguments anew
         self._turns.append(turn)
         times = turn.as_dict()
-        turn_log.info("turn %d: %s", turn.number, _in_words(turn), extra={"turn": times})
+        turn_log.info("%s", turn, extra={"turn": times})
         self._send(json.dumps({"type": "turn", "data": times}))
 
     def _fail(self, turn: TurnTimeline | None, error: Exception, what: str) -> None:
@@ -478,6 +487,10 @@ class ReplyOnPause(AsyncStreamHandler):
 
     async def emit(self) -> EmitType:
         """Speak: the next chunk of the reply under way."""
+        if self._context is None:
+            self._context = contextvars.copy_context()
+            if self._triggered:
+                self._reply_now()
         while True:
             chunk = await self._outbox.take()
             reply = chunk.reply
@@ -536,9 +549,3 @@ class ReplyOnPause(AsyncStreamHandler):
                 self.channel.send(text)
             except (anyio.ClosedResourceError, anyio.WouldBlock):
                 return  # there is nobody to tell, or nobody who listens
-
-
-def _in_words(turn: TurnTimeline) -> str:
-    how = "interrupted" if turn.interrupted is not None else "failed" if turn.failed is not None else "played"
-    response = turn.response_time
-    return how if response is None else f"{how}, first sound {response:.3f} s after the user"

@@ -44,6 +44,12 @@ class TurnTimeline:
             return None
         return self.first_frame - self.speech_end
 
+    def __str__(self) -> str:
+        how = "interrupted" if self.interrupted is not None else "failed" if self.failed is not None else "played"
+        response = self.response_time
+        late = "" if response is None else f", first sound {response:.3f} s after the user"
+        return f"turn {self.number}: {how}{late}"
+
     def as_dict(self) -> dict[str, float | int | None]:
         """The same as a dict, for logs and messages."""
         return asdict(self)

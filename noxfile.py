@@ -150,6 +150,19 @@ def mutations(session: nox.Session) -> None:
 
 
 @nox.session
+def fuzz(session: nox.Session) -> None:
+    """atheris over the pure parsers, a minute each; `nox -s fuzz -- 600` for ten."""
+    _install(session, "all")
+    session.install("atheris>=3")
+    seconds = session.posargs[0] if session.posargs else "60"
+    for target in sorted(Path("tests/fuzz").glob("fuzz_*.py")):
+        corpus = Path(session.create_tmp()) / target.stem
+        corpus.mkdir(exist_ok=True)
+        options = (f"-max_total_time={seconds}", f"-artifact_prefix={corpus}/")
+        session.run("python", str(target), str(corpus), *options, env={"PYTHONPATH": "tests"})
+
+
+@nox.session
 def interop(session: nox.Session) -> None:
     """Foreign peers: a browser, other WebRTC stacks. Wants chromium, espeak-ng, coturn; skips what is missing."""
     _install(session, "all")

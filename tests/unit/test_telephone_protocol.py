@@ -402,6 +402,14 @@ def test_webhooks_tell_who_calls() -> None:
     assert read_call({"from": "1", "to": "2", "uuid": "u"}) == {"caller": "1", "callee": "2", "call_id": "u"}
 
 
+@pytest.mark.parametrize("carrier", ["twilio", "telnyx", "plivo", "vonage"])
+@given(said=st.dictionaries(st.sampled_from(["From", "To", "CallSid", "uuid"]), st.text(st.characters(), min_size=100)))
+def test_any_webhook_can_be_answered(carrier: str, said: dict[str, str]) -> None:
+    """Lone surrogates from JSON, control characters, endless ids: the answer has room for them, or leaves them out."""
+    _, answer = answer_call(carrier, "wss://h", read_call(said))
+    assert answer.encode()
+
+
 @given(st.dictionaries(words, words, max_size=4))
 def test_extra_headers_survive(parameters: dict[str, str]) -> None:
     """Any parameters go through Plivo's header string and back, with either separator."""

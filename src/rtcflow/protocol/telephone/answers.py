@@ -20,6 +20,7 @@ NCCO_HEADERS_BOUND = 512
 """Vonage takes at most this many bytes of ``headers`` ("WebSockets in the Vonage Voice API")."""
 
 _ESCAPES = {ord(sign): f"&#{ord(sign)};" for sign in '&<>"\t\n\r'}
+_NOT_PLAIN = re.compile("[^\x20-\x7e]")
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # XML 1.0 section 2.2
 
 
@@ -39,7 +40,6 @@ def answer_call(
         parameters: Handed to the WebSocket with the start of the call: `CallStarted.custom`, except ``caller``,
             ``callee`` and ``call_id``, which have fields of their own.
         sample_rate: Of Vonage's audio, Hz: 8000, 16000 or 24000. The others are telephone audio, 8000 Hz.
-
         signed: Have Vonage sign the WebSocket's upgrade as it signs its webhooks.
 
     Returns:
@@ -80,11 +80,13 @@ def read_call(said: Mapping[str, str]) -> dict[str, str]:
     """Caller, callee and call id from what a carrier's webhook says, as parameters for `answer_call`.
 
     Twilio and Telnyx (TeXML) name the call ``CallSid``, Plivo ``CallUUID``, Vonage ``uuid``; numbers are cut to the
-    32 characters that no E.164 number or SIP user part of theirs needs more than.
+    32 characters that no E.164 number or SIP user part of theirs needs more than. What is no printable ASCII is in
+    none of them, and left out: so all three always have room.
     """
     names = {"caller": ("From", "from"), "callee": ("To", "to"), "call_id": ("CallSid", "CallUUID", "uuid")}
     found = {ours: next((said[name] for name in theirs if said.get(name)), "") for ours, theirs in names.items()}
-    return {name: value[: 32 if name != "call_id" else 128] for name, value in found.items() if value}
+    plain = {name: _NOT_PLAIN.sub("", value)[: 32 if name != "call_id" else 128] for name, value in found.items()}
+    return {name: value for name, value in plain.items() if value}
 
 
 def _response(inside: str) -> str:

@@ -8,6 +8,7 @@ import io
 import json
 import logging
 import socket
+import struct
 import time
 import wave
 from contextlib import asynccontextmanager
@@ -456,6 +457,38 @@ async def test_bad_callers_disturb_nobody(anyio_backend_name):
     assert stream.refused["protocol_error"] == 2
     served = sum(not isinstance(event, str) for event in stream.handler.log)
     assert stream.handler.log.count("shutdown") == served == 8
+
+
+async def test_a_message_of_100_megabytes_disturbs_nobody(anyio_backend_name):
+    """The server closes at 16 MiB and keeps none of it; its sender is shut down, and another call's echo goes on."""
+    stream = make()
+    async with server(stream, anyio_backend_name) as port:
+        async with (
+            call_by_websocket(f"ws://127.0.0.1:{port}", websocket_id="good") as call,
+            anyio.create_task_group() as tasks,
+        ):
+
+            async def misbehave():
+                async with await anyio.connect_tcp("127.0.0.1", port) as tcp:
+                    await tcp.send(
+                        b"GET /websocket/offer HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+                    )
+                    assert b" 101 " in await tcp.receive()
+                    start = b'{"event":"start"}'
+                    await tcp.send(struct.pack("!BBI", 0x81, 0x80 | len(start), 0) + start)
+                    await tcp.send(struct.pack("!BBQI", 0x81, 0x80 | 127, 100_000_000, 0))
+                    with contextlib.suppress(anyio.BrokenResourceError):
+                        for _ in range(100):
+                            await tcp.send(bytes(1_000_000))
+
+            tasks.start_soon(misbehave)
+            report = await hold_call(call, tone(1), 30, until_heard(call, 50))
+        with anyio.fail_after(10):
+            while stream.handler.log.count("shutdown") < 2:
+                await anyio.sleep(0.01)
+    assert not report.failed
+    assert report.frames_received >= 50
 
 
 # -- webhooks and signatures

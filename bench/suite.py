@@ -4,6 +4,7 @@ nox -s bench                           quick: one round, about five minutes
 nox -s bench -- --full                 five rounds, three searches for the most: about 45 minutes
 nox -s bench -- --fastrtc PYTHON       with FastRTC, by a Python that has it
 nox -s bench -- --only latency,cpu     some of it
+nox -s bench -- --more                 beside what is in the results already: a long measurement in pieces
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -162,6 +164,11 @@ class Suite:
             guess = min((low + high) // 2, low + 3) if low >= 0 else high // 2
         self.runs.append({"group": "most", "server": name, "most": STEPS[low] if low >= 0 else 0})
 
+    def rounds(self, group: str) -> int:
+        """How often a group was measured."""
+        counts = Counter(row["server"] for row in self.runs if row["group"] == group)
+        return max(counts.values(), default=0)
+
     def values(self, group: str, name: str, key: str) -> list[float]:
         """A figure of all runs that have it."""
         rows = [row for row in self.runs if row["group"] == group and row["server"] == name]
@@ -249,7 +256,7 @@ def publish(suite: Suite, about: str, rounds: int) -> None:
     _, _, after = rest.partition(END)
     names = {row["server"] for row in suite.runs}
     parts = [
-        f"Measured on {about}; medians of {rounds} rounds, [least–most], ×ratio to the floor (and to floor_exact).",
+        f"Measured on {about}; medians of up to {rounds} rounds, [least–most], ×ratio to the floor (and to floor_exact).",
         "",
     ]
     # Few columns fit on a page: one table for what is an echo, one for the rest.
@@ -281,6 +288,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float)
     parser.add_argument("--fastrtc", metavar="PYTHON", help="a Python that has FastRTC")
     parser.add_argument("--only", default=",".join(GROUPS), help="some of: %(default)s")
+    parser.add_argument("--more", action="store_true", help="keep the runs that are in the results")
     parser.add_argument("--publish", action="store_true", help="write the table and the pictures into docs/")
     parser.add_argument("--results", type=Path, default=RESULTS, help="a folder for results.json and the pictures")
     args = parser.parse_args()
@@ -292,10 +300,12 @@ def main() -> None:
     pythons = {"floor": sys.executable, "rtcflow": sys.executable}
     if args.fastrtc:
         pythons["fastrtc"] = args.fastrtc
-    rounds = args.rounds or (5 if args.full else 1)
+    rounds = args.rounds if args.rounds is not None else 5 if args.full else 1
     suite = Suite(pythons, args.seconds or (10.0 if args.full else 4.0), 8 if args.full else 4)
     began = time.monotonic()
     args.results.mkdir(parents=True, exist_ok=True)
+    if args.more and (args.results / "results.json").exists():
+        suite.runs += json.loads((args.results / "results.json").read_text())["runs"]
     try:
         for number in range(rounds):
             for group in args.only.split(","):
@@ -317,7 +327,7 @@ def main() -> None:
         print("\n" + markdown(suite.table(list(SERVERS))) + "\n" + words)
         draw(suite, args.results)
         if args.publish:
-            publish(suite, words, rounds)
+            publish(suite, words, max(rounds, *(suite.rounds(group) for group in GROUPS)))
         print(f"in {args.results}: results.json, and pictures; {time.monotonic() - began:.0f} s")
 
 

@@ -110,8 +110,14 @@ class _Loop:
         self._due.append(function)
         if not self._told:  # else `_run` has not begun yet, and finds it
             self._told = True
-            if not call_in_loop(self.token, self._run):
-                self._due.clear()
+            if _here.later is None:
+                self._tell()
+            else:
+                _here.later(self._tell)
+
+    def _tell(self) -> None:
+        if not call_in_loop(self.token, self._run):
+            self._due.clear()
 
     def _run(self) -> None:
         self._told = False  # first: what is added from now on either is found below, or tells the loop again
@@ -123,6 +129,7 @@ class _Here(threading.local):
     """The loop that ran last in this thread. Asking anyio costs as much as all else that parking does."""
 
     loop: _Loop | None = None
+    later: Callable[[Callable[[], None]], object] | None = None
 
     def running(self) -> _Loop:
         loop = self.loop
@@ -134,6 +141,16 @@ class _Here(threading.local):
 
 
 _here = _Here()
+
+
+def wake_later(later: Callable[[Callable[[], None]], object] | None) -> None:
+    """Have tasks of other loops that this thread wakes woken by a function that is handed to `later`.
+
+    For a thread that has a loop of its own and much to do in each turn of it: at the end of the turn, instead of at the
+    first packet of many, when the woken would only struggle with it for the interpreter's lock. None: at once again;
+    what `later` holds by then must still be called.
+    """
+    _here.later = later
 
 
 class _FutureWaiter:

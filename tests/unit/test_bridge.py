@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 import anyio
 import anyio.to_thread
 import pytest
 
-from rtcflow._bridge import Event, ParkingLot, call_in_loop, current_loop_token, loop_clock
+from rtcflow._bridge import Event, ParkingLot, call_in_loop, current_loop_token, loop_clock, wake_later
 
 pytestmark = pytest.mark.anyio
 
@@ -159,3 +160,27 @@ def test_call_in_loop_that_ended_says_so():
 
 async def _token():
     return current_loop_token()
+
+
+async def test_a_thread_may_wake_later_than_it_would():
+    """What a thread with `wake_later` wakes is woken when it says, all at once; then at once again."""
+    first, second, third = Event(), Event(), Event()
+    turn: list[Callable[[], None]] = []
+
+    def engine():
+        wake_later(turn.append)
+        first.set()
+        second.set()
+        wake_later(None)
+
+    async with anyio.create_task_group() as tg:
+        tg.start_soon(first.wait)
+        tg.start_soon(second.wait)
+        await anyio.wait_all_tasks_blocked()
+        await anyio.to_thread.run_sync(engine)
+        assert len(turn) == 1
+        turn[0]()
+    async with anyio.create_task_group() as tg:
+        tg.start_soon(third.wait)
+        await anyio.wait_all_tasks_blocked()
+        await anyio.to_thread.run_sync(third.set)

@@ -45,6 +45,12 @@ class Description:
     later: tuple[RTCIceCandidate, ...]
     ended: bool
 
+    @property
+    def ice(self) -> tuple[str | None, str | None]:
+        """User name and password of the ICE session that carries the first section, and what is bundled with it."""
+        ice = self.media[0].ice
+        return ice.usernameFragment, ice.password
+
     def first(self, kind: str) -> MediaDescription | None:
         """The first section of this kind, or None."""
         return next((media for media in self.media if media.kind == kind), None)

@@ -27,7 +27,7 @@ from aiortc.exceptions import OperationError
 from aiortc.rtcconfiguration import RTCIceTransportPolicy
 
 from ..abc import MediaOffer
-from ..exceptions import InvalidOffer, LocalProtocolError, NegotiationTimeout, UnsupportedMedia
+from ..exceptions import ConnectionExists, InvalidOffer, LocalProtocolError, NegotiationTimeout, UnsupportedMedia
 from ..protocol.signalling import IceCandidate
 from . import audio, gathering, offers, seam, video
 from .config import IceServer, WebRTCConfig
@@ -98,6 +98,8 @@ class Peer:
         self._closing: asyncio.Task[Any] | None = None
         self._hurry = asyncio.Event()
         self._candidates = 0
+        self._negotiating = asyncio.Lock()
+        self._their_ice: tuple[str | None, str | None] | None = None
 
     # -- negotiation
 
@@ -118,7 +120,28 @@ class Peer:
         answer = connection.localDescription.sdp
         self._learn_codec(answer)
         self._start_timer()
+        self._their_ice = offer.ice
         return answer
+
+    async def renegotiate(self, sdp: str, wish: Wish) -> str:
+        """Take a further offer of the same peer, with tracks added or taken away, and return the answer's SDP.
+
+        Raises:
+            InvalidOffer: The offer makes no sense, or does not fit what was agreed on.
+            UnsupportedMedia: Nothing in it can be served.
+            ConnectionExists: It is not of this peer's ICE session.
+        """
+        async with self._negotiating:
+            connection, offer = self._connection, offers.read(sdp)
+            if connection is None or self._closing is not None or offer.ice != self._their_ice:
+                raise ConnectionExists("this id is in use, and the offer is not of its ICE session")
+            agreed = _agreement(offer, wish, ours_first=False)
+            await self._apply(connection, offer, "offer")
+            self._choose_directions(connection, wish)
+            await connection.setLocalDescription(await connection.createAnswer())
+            self.offer, answer = agreed, connection.localDescription.sdp
+            self._learn_codec(answer)
+            return answer
 
     async def propose(self, wish: Wish) -> str:
         """Make an offer, and return its SDP, candidates included."""
@@ -161,6 +184,9 @@ class Peer:
                 self._receive(transceiver, track)
 
         connection.on("track", on_track)
+        await self._apply(connection, description, kind)
+
+    async def _apply(self, connection: RTCPeerConnection, description: offers.Description, kind: str) -> None:
         try:
             await connection.setRemoteDescription(RTCSessionDescription(description.sdp, kind))
         except OperationError as error:
@@ -182,7 +208,7 @@ class Peer:
                 transceiver.direction = "inactive"
                 continue
             seen.add(kind)
-            if wish.send:
+            if wish.send and transceiver.sender.track is None:
                 track = self._out_track(kind)
                 transceiver.sender.replaceTrack(track)
                 self._shortcut(transceiver, track)

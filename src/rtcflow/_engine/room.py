@@ -21,7 +21,7 @@ from typing import Any, Generic, Protocol, TypeVar, cast
 
 import anyio
 
-from .._bridge import Event
+from .._bridge import Event, wake_later
 
 T = TypeVar("T")
 _log = logging.getLogger("rtcflow.engine")
@@ -186,7 +186,11 @@ class Room:
     def _run(self) -> None:
         try:
             with asyncio.Runner(loop_factory=_loop_factory(self._use_uvloop)) as runner:
-                runner.run(self._main())
+                wake_later(runner.get_loop().call_soon)
+                try:
+                    runner.run(self._main())
+                finally:
+                    wake_later(None)  # what was handed over runs while the runner shuts down
         except BaseException as error:  # noqa: BLE001 - it is raised again by aclose(), in whoever opened the room
             self._error = error
         finally:

@@ -95,11 +95,11 @@ def receive(
 ) -> None:
     """Have the packets of `receiver` handed to `on_packet` right when their datagram comes.
 
-    Relies on: aioice's protocols (``Connection._protocols``) get each datagram by ``datagram_received(data, addr)``, try
-    to read it as STUN, and if that fails call ``Connection.data_received(data, component)``; ``Connection._queue``
-    holds those that the transport has not read; ``RTCDtlsTransport._rx_srtp`` decrypts
-    them, `_rtp_router` has the tables that say whose they are, which forget a receiver that was stopped;
-    ``RTCRtpReceiver.__remote_streams`` has what receiver reports are made of.
+    Relies on: aioice's protocols (``Connection._protocols``) get each datagram by ``datagram_received(data, addr)``;
+    those that are not STUN go on to ``Connection.data_received(data, component)``; ``Connection._queue`` holds
+    those that the transport has not read; ``RTCDtlsTransport._rx_srtp`` decrypts them, `_rtp_router` has the tables
+    that say whose they are, which forget a receiver that was stopped; ``RTCRtpReceiver.__remote_streams`` has what
+    receiver reports are made of.
 
     Args:
         receiver: Whose packets; it has started, and its transport is connected.

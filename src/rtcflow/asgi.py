@@ -87,8 +87,12 @@ def routes(stream: Stream, path: str = "", *, page: bool = False) -> list[BaseRo
 
 
 async def offer(stream: Stream, request: Request) -> Response:
-    """`POST {path}/webrtc/offer`: an offer gets an answer, a candidate goes to its connection."""
+    """`POST {path}/webrtc/offer`: an offer gets an answer, also in a live call; a candidate goes to its connection."""
     match signalling.parse_request(await read_body(request)):
+        case signalling.Offer() as wanted if wanted.webrtc_id in stream.connections:
+            await stream.authorize(caller_of(request))
+            answer = await stream.session(wanted.webrtc_id).renegotiate(wanted.sdp)
+            return JSONResponse(signalling.Answer(answer).to_json())
         case signalling.Offer() as wanted:
             async with stream.admit(caller_of(request), "webrtc", wanted.webrtc_id) as session:
                 transport = await stream.open_webrtc(wanted.sdp)

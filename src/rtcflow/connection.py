@@ -15,12 +15,13 @@ from __future__ import annotations
 import inspect
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import anyio
+from anyio.abc import TaskGroup
 
 from ._bridge import Event, call_in_loop, current_loop_token, loop_clock
 from ._loop import HandlerLoop
@@ -125,6 +126,8 @@ class Connection:
         self._loop_token: Any = None
         self._loop_thread = 0
         self._bound = False
+        self._idle: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {}
+        self._tasks: TaskGroup | None = None
         self._began: float | None = None  # moments; 0.0 is one, too, where time is virtual
         self._connected: float | None = None
         self._messages_dropped = self._lost_threads = 0
@@ -284,15 +287,35 @@ class Connection:
                 anyio.create_task_group() as emit,
                 anyio.create_task_group() as video,
             ):
-                offer, media = self.transport.offer, self._media
-                if offer.receive_audio:
-                    receive.start_soon(media.receive, heard)
-                if offer.send_audio or offer.receive_audio:
-                    emit.start_soon(media.emit, sent.sample_rate)
-                if has_video(self.handler) and offer.receive_video:
-                    video.start_soon(media.see)
-                if has_video(self.handler) and (offer.send_video or offer.receive_video):
-                    video.start_soon(media.show)
+                media = self._media
+                self._idle = {
+                    "receive": partial(media.receive, heard),
+                    "emit": partial(media.emit, sent.sample_rate),
+                    "see": media.see,
+                    "show": media.show,
+                }
+                self._begin({"receive": receive, "emit": emit, "see": video, "show": video})
+                self._tasks = connection
+
+    def begin_media(self) -> None:
+        """See to media that the peer has added since the call began (`WebRTCTransport.renegotiate`).
+
+        Called in the connection's own loop; what has begun already goes on.
+        """
+        if self._tasks is not None and self.end is None:
+            self._begin(dict.fromkeys(self._idle, self._tasks))
+
+    def _begin(self, nurseries: Mapping[str, TaskGroup]) -> None:
+        """Begin the loops for what the peer offers, each in the nursery of its name."""
+        offer, video = self.transport.offer, has_video(self.handler)
+        wanted = {
+            "receive": offer.receive_audio,
+            "emit": offer.send_audio or offer.receive_audio,
+            "see": video and offer.receive_video,
+            "show": video and (offer.send_video or offer.receive_video),
+        }
+        for name in [name for name in self._idle if wanted[name]]:
+            nurseries[name].start_soon(self._idle.pop(name))
 
     def _formats(self) -> tuple[AudioFormat, AudioFormat]:
         """In which formats the handler hears and speaks."""

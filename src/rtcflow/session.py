@@ -15,7 +15,7 @@ from .abc import Transport
 from .connection import Connection, ConnectionStatistics
 from .context import Context
 from .ends import End, EndCause, Timeouts
-from .exceptions import LocalProtocolError
+from .exceptions import ConnectionExists, LocalProtocolError
 from .fanout import Fanout, Reader
 from .handlers.base import AsyncStreamHandler, StreamHandlerBase
 from .handlers.checking import has_own_method, has_video
@@ -213,6 +213,21 @@ class Session:
                 logger.info("%s", describe_end(self, connection.end, connection.statistics(), seconds))
         assert connection.end is not None
         return connection.end
+
+    async def renegotiate(self, offer_sdp: str) -> str:
+        """Answer a further offer in a live WebRTC call, whose peer has added tracks or taken them away.
+
+        Raises:
+            ConnectionExists: It is no live WebRTC call, or the offer is not of its ICE session: somebody else's.
+            InvalidOffer: The offer makes no sense, or does not fit what was agreed on. The call goes on.
+            UnsupportedMedia: Nothing in it can be served. The call goes on.
+        """
+        connection = self.connection
+        if connection is None or not isinstance(connection.transport, WebRTCTransport):
+            raise ConnectionExists("this id is in use; choose another, or wait until that call has ended")
+        answer = await connection.transport.renegotiate(offer_sdp)
+        connection.begin_media()
+        return answer
 
     async def wait_prepared(self) -> Connection:
         """Wait until its transport was opened. Safe to cancel.

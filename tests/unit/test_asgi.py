@@ -417,7 +417,8 @@ async def test_one_stream_under_two_paths_runs_once():
     ):
         _, body = await make_offer(engine)
         assert (await client.post("/a/webrtc/offer", json=body)).status_code == 200
-        assert (await client.post("/b/webrtc/offer", json=body)).status_code == 409
+        _, others = await make_offer(engine)
+        assert (await client.post("/b/webrtc/offer", json=others)).status_code == 409
 
 
 # -- the page

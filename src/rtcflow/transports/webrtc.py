@@ -225,6 +225,22 @@ class WebRTCTransport(Transport):
         else:
             self.offer_sdp = sdp
 
+    async def renegotiate(self, offer_sdp: str) -> str:
+        """Answer a further offer of the same peer, who has added tracks or taken them away; media goes on meanwhile.
+
+        `offer` and `remote_sdp` are changed, `answer` is what is returned. `Connection.begin_media` then sees to new
+        media.
+
+        Raises:
+            InvalidOffer: The offer makes no sense, or does not fit what was agreed on.
+            UnsupportedMedia: Nothing in it can be served.
+            ConnectionExists: It is not of this peer's ICE session; a restart of ICE is not possible.
+        """
+        peer = self._peer
+        self.answer = await self._room.call(peer.renegotiate, offer_sdp, self._wish, context=peer.family.context)
+        self.offer, self.remote_sdp = peer.offer, offer_sdp
+        return self.answer
+
     async def accept_answer(self, sdp: str) -> None:
         """Take the peer's answer to our offer; the connection is being made from now on.
 

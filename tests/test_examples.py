@@ -43,6 +43,12 @@ def test_every_program_can_be_imported(name: str) -> None:
     assert isinstance(getattr(module, "stream", None), rtcflow.Stream) or hasattr(module, "main")
 
 
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_every_program_is_in_the_cookbook(name: str) -> None:
+    """The page of the examples says what each is for."""
+    assert f"`{name}.py`" in (ROOT / "docs" / "cookbook.md").read_text()
+
+
 @pytest.mark.parametrize(("name", "handler"), [("echo", "Echo"), ("async_echo", "AsyncEcho")])
 @pytest.mark.anyio
 async def test_the_echoes_echo(name: str, handler: str) -> None:

@@ -7,13 +7,15 @@ import socket
 from typing import Any
 
 import anyio
+import httpx2
 import pytest
 from aioice import stun
 from hypothesis import given
 from hypothesis import strategies as st
 from stun_server import mapped, refusing, server, silent
 
-from rtcflow import IceServer, TooManyConnections, WebRTCConfig
+from rtcflow import IceServer, Stream, TooManyConnections, WebRTCConfig
+from rtcflow.demo import EchoHandler
 from rtcflow.frames import AudioFormat
 from rtcflow.protocol.ice import parse_ice_url
 from rtcflow.transports.webrtc import ServerTrouble, WebRTCTransport, open_engine, read_ice_servers
@@ -85,6 +87,27 @@ async def test_a_refused_call_leaves_no_port_taken() -> None:
                 await engine.offer()
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as again:
                 again.bind(("127.0.0.1", low))
+
+
+@pytest.mark.anyio
+async def test_a_stream_without_a_free_port_is_full() -> None:
+    """The caller gets a 503 that names the range, and its slot is given back."""
+    low, high = free_ports(1)
+    stream = Stream(EchoHandler(), webrtc=WebRTCConfig(host_addresses=("127.0.0.1",), port_range=(low, high)))
+    transport = httpx2.ASGITransport(stream.asgi)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.bind(("127.0.0.1", low))
+        async with (
+            stream.running(),
+            open_engine(WebRTCConfig(host_addresses=("127.0.0.1",))) as engine,
+            httpx2.AsyncClient(transport=transport, base_url="http://site") as client,
+        ):
+            offer = {"type": "offer", "webrtc_id": "abc", "sdp": (await engine.offer()).offer_sdp}
+            response = await client.post("/webrtc/offer", json=offer)
+            assert response.status_code == 503
+            assert f"{low} to {high}" in response.json()["meta"]["message"]
+            assert response.headers["retry-after"]
+            assert stream.admitted == 0
 
 
 @pytest.mark.anyio

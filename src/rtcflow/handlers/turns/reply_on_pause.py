@@ -363,12 +363,14 @@ class ReplyOnPause(AsyncStreamHandler):
         reply = self._reply
         if reply is None:
             return
+        was_held = reply.paused  # and told so
         reply.interrupt(self.loop.time())
         self._outbox.drop()
         self.clear_queue()
         reply.ledger.played(self._heard_to())
         self._finished(replace(reply.turn, interrupted=self.loop.time()))
-        self._tell(Interrupted(reply.turn.number, reply.ledger.heard()))
+        if not was_held:
+            self._tell(Interrupted(reply.turn.number, reply.ledger.heard()))
 
     def _hold(self) -> None:
         """Silence the reply under way, but keep it, and what was not heard of it."""

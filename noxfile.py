@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from pathlib import Path
+from subprocess import Popen
 
 import nox
 from nox.command import CommandFailed
@@ -174,6 +176,35 @@ def nightly(session: nox.Session) -> None:
     """What takes minutes: soak tests."""
     _install(session, "all")
     _pytest(session, "-m", "nightly", "--timeout=1800")
+
+
+@nox.session
+def flakes(session: nox.Session) -> None:
+    """The suite ten times in a row, every other time with all cores busy; `nox -s flakes -- 3 tests/unit` for less.
+
+    No test may depend on how busy the machine is: one that fails here only now and then is a bug.
+    """
+    _install(session, "all")
+    rounds, arguments = 10, list(session.posargs)
+    if arguments and arguments[0].isdecimal():
+        rounds = int(arguments.pop(0))
+    failed = []
+    for n in range(1, rounds + 1):
+        loaded = n % 2 == 0
+        session.log(f"Round {n} of {rounds}{', with all cores busy' if loaded else ''}")
+        hogs = [
+            Popen([sys.executable, "-c", "while True: pass"]) for _ in range((os.cpu_count() or 1) if loaded else 0)
+        ]
+        try:
+            session.run("python", "-m", "pytest", "-q", "-n", "2", "--dist", "loadgroup", *arguments)
+        except CommandFailed:
+            failed.append(n)
+        finally:
+            for hog in hogs:
+                hog.kill()
+                hog.wait()
+    if failed:
+        session.error(f"failed in rounds {failed} of {rounds}")
 
 
 @nox.session

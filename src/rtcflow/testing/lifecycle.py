@@ -270,7 +270,7 @@ class HandlerLifecycle(RuleBasedStateMachine):
 
     @rule(n=st.sampled_from((1, 2, 10, 60)))
     @_in_a_call
-    def frames_arrive(self, n: int = 1) -> None:
+    def audio_arrives(self, n: int = 1) -> None:
         """`n` frames of the caller's audio arrive at this moment: what the network had held up."""
         assert self.call is not None
         self.portal.call(self.call.hear, n)
@@ -400,10 +400,11 @@ class HandlerLifecycle(RuleBasedStateMachine):
         # No `@invariant()` of Hypothesis, which would print each of them after every line of a story.
         if self.call is not None and not hasattr(self.call, "session"):
             return
-        promises.are_kept(self._journals, self.expected_errors)
+        promises.are_kept(self._journals)
         if self.call is not None:
             promises.figures_add_up(self.call)
             promises.one_reason_for_the_end(self.call, self.expected_errors)
+        promises.shutdown_raises_nothing(self._journals, self.expected_errors)
         self._see_to_the_end()
 
     def _see_to_the_end(self) -> None:
@@ -424,7 +425,7 @@ class HandlerLifecycle(RuleBasedStateMachine):
                 self._begin_step()
                 self._end_call("peer leaves")
             self._finish_call()
-            promises.are_kept(self._journals, self.expected_errors)
+            promises.are_kept(self._journals)
         finally:
             self._close()
 

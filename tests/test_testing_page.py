@@ -1,0 +1,74 @@
+"""The bug in docs/testing.md: the machine finds it, and tells it as the page says; cured, it is found no more."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from documents import ROOT, example
+from hypothesis import HealthCheck, settings
+
+PAGE = (ROOT / "docs" / "testing.md").read_text()
+STORIES = re.findall(r"^```text\n(AssertionError.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+
+
+def told(life):
+    """What the machine prints: each error, and its story."""
+    case = life.TestCase
+    case.settings = settings(
+        case.settings, derandomize=True, database=None, max_examples=50, suppress_health_check=list(HealthCheck)
+    )
+    with pytest.raises((AssertionError, ExceptionGroup)) as caught:
+        case().runTest()
+    errors = caught.value.exceptions if isinstance(caught.value, ExceptionGroup) else [caught.value]
+    return {f"AssertionError: {error}\n{story(error)}\n" for error in errors}
+
+
+def story(error):
+    """The lines that can be pasted."""
+    notes = "\n".join(error.__notes__)
+    return notes[notes.index("state = ") :].rstrip()
+
+
+def cured(bot):
+    """The page's bot, with its first bug cured."""
+
+    class Bot(bot):
+        async def receive(self, frame):
+            await self.ready.wait()
+            await super().receive(frame)
+
+        def copy(self):
+            return type(self)(self.service)
+
+    return Bot
+
+
+def test_the_stories():
+    """A frame that comes too early, a caller who is gone too early: as the page prints it."""
+    assert told(example("testing.md", "BotLife")["BotLife"]) == set(STORIES)
+
+
+def test_one_bug_cured():
+    """With `receive` cured, the other story is left."""
+    names = example("testing.md", "BotLife")
+    names["Bot"] = cured(names["Bot"])
+    assert told(names["BotLife"]) == {STORIES[1]}
+
+
+def test_no_third_story():
+    """With `shutdown` cured, too, nothing more is found; and the pasted story passes."""
+    names = example("testing.md", "BotLife")
+
+    class Bot(cured(names["Bot"])):
+        async def shutdown(self):
+            if self.session is not None:
+                await super().shutdown()
+
+    names["Bot"] = Bot
+    case = names["BotLife"].TestCase
+    case.settings = settings(case.settings, derandomize=True, max_examples=20, suppress_health_check=list(HealthCheck))
+    case().runTest()
+    (pasted,) = re.findall(r"^```py\n(def test_a_caller_is.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    exec(pasted, names)
+    names["test_a_caller_is_gone_at_once"]()

@@ -226,6 +226,15 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session
+def lines(session: nox.Session) -> None:
+    """WebSocket calls beside FastRTC's, with `-- --fastrtc PYTHON`; else rtcflow's memory over five minutes."""
+    _install(session, "all")
+    session.install("websockets>=13")
+    alone = ("--libraries", "rtcflow", "--only", "rss", "--seconds", "300", "--rounds", "1")
+    session.run("python", "bench/lines.py", *(session.posargs or alone))
+
+
+@nox.session
 def demo(session: nox.Session) -> None:
     """Serve the echo demo and its page on http://127.0.0.1:8000; `nox -s demo -- --backend trio` on trio."""
     session.install("-e", ".[cli]")

@@ -307,26 +307,25 @@ async def cpu(server: Server, seconds: float) -> float:
     return 100 * used / seconds / 8
 
 
-STEPS = (2, 4, 6, 8, 12, 16, 20, 24, 28, 32, 36, 40, 44, 48, 56, 64, 72, 80, 88, 96, 104, 112, 120, 128, 144, 160, 192)
-
-
 async def capacity(library: str, options: argparse.Namespace) -> int:
-    """The most calls with enough of the audio back; 0 if not even one has."""
-    best = 0
-    for calls in (1, *STEPS):
+    """The most calls with enough of the audio back, to within a tenth; 0 if not even one has."""
+    good, bad, calls = 0, None, 1
+    while bad is None or bad - good > max(1, good // 10):
         server = start(library, "echo", options)
         try:
             share, used = await talk(server, calls, options.seconds)
         finally:
             server.stop()
         print(
-            f"    {library:8} {calls:4} calls: {100 * share:6.1f} %, {100 * used / options.seconds:5.0f} % CPU",
+            f"    {library:8} {calls:4} calls: {100 * share:6.1f} %, {100 * used / options.seconds:4.0f} % CPU",
             flush=True,
         )
-        if share < options.share:
-            break
-        best = calls
-    return best
+        if share >= options.share:
+            good = calls
+        else:
+            bad = calls
+        calls = max(16, 2 * good) if bad is None else (good + bad) // 2
+    return good
 
 
 async def idle(server: Server, seconds: float) -> float:

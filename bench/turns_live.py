@@ -1,8 +1,8 @@
 """`bench/turns.py --live` and `--idle`: turn-taking over WebRTC calls in real time; the callers are another process.
 
-A caller's clock: what he says at second s of his audio leaves in a frame of 20 ms whose end is at s; his own end sends
-it whole a frame earlier, so a frame is added to what is measured, as a microphone would. Both processes are on one
-machine and share its monotonic clock; the network between them is the loopback interface.
+When a caller begins and ends to speak is when that left him, frame by frame: a frame of 20 ms leaves when its last
+sample has been spoken, as from a microphone. Both processes are on one machine and share its monotonic clock; the
+network between them is the loopback interface.
 """
 
 from __future__ import annotations
@@ -28,18 +28,17 @@ TONE = (24000, (8000 * np.sin(2 * np.pi * 440 * np.arange(4800) / 24000)).astype
 # -- the callers
 
 
-def callers(pipe, audios):
-    anyio.run(_call_all, pipe, audios)
+def callers(pipe, audios, marks):
+    anyio.run(_call_all, pipe, audios, marks)
 
 
-async def _call_all(pipe, audios):
+async def _call_all(pipe, audios, marks):
     heard = [[] for _ in audios]
-    began = [0.0] * len(audios)
+    said = [[] for _ in audios]
 
     async def call(number, transport):
         await anyio.sleep(0.137 * number)
         transport.audio_out.put(AudioFrame(audios[number], 48000, 0))
-        began[number] = time.monotonic() - 0.02
         async with anyio.create_task_group() as tasks:
 
             async def listen():
@@ -49,6 +48,9 @@ async def _call_all(pipe, audios):
                         heard[number].append(time.monotonic())
 
             tasks.start_soon(listen)
+            for mark in marks[number]:
+                await transport.audio_out.wait_played(mark)
+                said[number].append(time.monotonic() - (0.02 - mark % 0.02))
             await transport.audio_out.drained()
             await anyio.sleep(1)
             tasks.cancel_scope.cancel()
@@ -67,14 +69,18 @@ async def _call_all(pipe, audios):
         async with anyio.create_task_group() as calls:
             for number, transport in enumerate(transports):
                 calls.start_soon(call, number, transport)
-        pipe.send((began, heard))
+        pipe.send((said, heard))
 
 
-async def serve(audios, make_handler, begin=lambda: None):
-    """Answer one call for each audio with a handler of its own; what the callers noted."""
+async def serve(audios, marks, make_handler, begin=lambda: None):
+    """Answer one call for each audio with a handler of its own.
+
+    Returns:
+        Of each caller, when he said what stands at his `marks` (seconds), and when he heard something loud.
+    """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=callers, args=(theirs, audios), daemon=True)
+    process = context.Process(target=callers, args=(theirs, audios, marks), daemon=True)
     process.start()
     try:
         async with rtcflow.open_engine(LOCAL) as engine, anyio.create_task_group() as calls:
@@ -139,17 +145,17 @@ def live(options):
         ]
         calls = [Call() for _ in noisy]
         audios = [said.pcm for said in noisy]
-        began, heard = anyio.run(serve, audios, lambda number, calls=calls: calls[number].handler())
+        marks = [[at for utterance in said.utterances for at in utterance] for said in noisy]
+        times, heard = anyio.run(serve, audios, marks, lambda number, calls=calls: calls[number].handler())
         replied, stopped, silent, closed = [], [], [], []
-        for start, said, call, loud in zip(began, spoken, calls, heard, strict=True):
-            for index, (speech, end) in enumerate(said.utterances):
-                following = said.utterances[index + 1][0] if index + 1 < each else np.inf
-                if called := first(call.called, start + end, start + following):
-                    replied.append(called - start - end)
-                if index and (at := first(call.interrupted, start + speech, start + end)):
-                    stopped.append(at - start - speech)
-                    last = loud[bisect(loud, at + 0.3) - 1]
-                    silent.append(last - start - speech)
+        for when, call, loud in zip(times, calls, heard, strict=True):
+            speeches = list(zip(when[::2], when[1::2], [*when[2::2], np.inf], strict=True))
+            for index, (start, end, following) in enumerate(speeches):
+                if called := first(call.called, end, following):
+                    replied.append(called - end)
+                if index and (at := first(call.interrupted, start, end)):
+                    stopped.append(at - start)
+                    silent.append(loud[bisect(loud, at + 0.3) - 1] - start)
                     closed.append(first(call.closed, at - 0.1, at + 5) - at)
         cells = [
             f"{milliseconds(values)} / {milliseconds(values, 100)} (n={len(values)})"
@@ -181,7 +187,7 @@ def idle(options, seconds=20.0):
 
     def cost(make):
         began = []
-        anyio.run(serve, audios, lambda number: make(), lambda: began.append(time.process_time()))
+        anyio.run(serve, audios, [[]] * len(audios), lambda number: make(), lambda: began.append(time.process_time()))
         return (time.process_time() - began[0]) / (seconds + 0.137 * options.idle)
 
     detector = VoiceTurns(get_silero_model().stream())

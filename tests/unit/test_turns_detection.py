@@ -227,6 +227,31 @@ def test_judging_together_changes_no_event(beliefs, options):
     assert got == expected
 
 
+def test_a_model_that_raises_costs_what_it_should_have_heard():
+    """Its error comes out of `feed`, `reset` does not ask it again, and media time goes on."""
+
+    class Broken(ByHeart):
+        def many(self, windows):
+            self.batches.append(len(windows))
+            if len(self.batches) <= 2:
+                raise OSError("out of memory")
+            return [0.9 if window.max() > 0.1 else 0.0 for window in windows]
+
+    detector = VoiceTurns(Broken())
+    quiet = np.random.default_rng(0).integers(-30, 30, (1, 48000), np.int16)
+    events, errors = [], 0
+    for at in range(0, 48000, 320):
+        try:
+            events += detector.feed(quiet[:, at : at + 320] * (300 if at >= 32000 else 1), 16000)
+        except OSError:
+            errors += 1
+            detector.reset()
+    assert errors >= 1
+    (started,) = events
+    assert started.at == pytest.approx(2.0, abs=0.2)
+    assert detector.tracker.now == pytest.approx(3.0, abs=0.5)
+
+
 @given(st.lists(st.integers(1, 4000), min_size=1, max_size=60))
 def test_chunking_changes_no_event(sizes):
     """The same audio in other pieces gives the same events."""

@@ -1,20 +1,11 @@
 """Turn-taking: who is speaking, when it is the bot's turn, and what the peer heard of it."""
 
-from .detector import (
-    ChunkTurns,
-    DetectorEvent,
-    PauseTracker,
-    SpeechEnded,
-    SpeechStarted,
-    StopWordHeard,
-    TurnDetector,
-    TurnEnd,
-    TurnEnded,
-    VoiceTurns,
-)
+from .detector import ChunkTurns, TurnDetector, VoiceTurns
+from .events import DetectorEvent, SpeechEnded, SpeechStarted, StopWordHeard, TurnEnd, TurnEnded
 from .keywords import KeywordHit, KeywordSpotter, PocketsphinxSpotter, SpeechToText, TranscribingSpotter
 from .ledger import Heard, PlayoutLedger, Say
 from .options import AlgoOptions, SileroVadOptions
+from .pauses import PauseTracker
 from .reply_on_pause import ReplyOnPause
 from .reply_on_stop_words import ReplyOnStopWords, StopWordTurns
 from .silero import SileroVADModel, get_silero_model

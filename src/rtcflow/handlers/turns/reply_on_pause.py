@@ -26,16 +26,8 @@ from ...frames import ChannelLayout
 from ...outputs import AdditionalOutputs, EmitType, WebRTCData
 from ...protocol import messages
 from ..base import AsyncStreamHandler
-from .detector import (
-    ChunkTurns,
-    DetectorEvent,
-    SpeechEnded,
-    SpeechStarted,
-    StopWordHeard,
-    TurnDetector,
-    TurnEnded,
-    VoiceTurns,
-)
+from .detector import ChunkTurns, TurnDetector, VoiceTurns
+from .events import DetectorEvent, SpeechEnded, SpeechStarted, StopWordHeard, TurnEnded
 from .ledger import Heard
 from .options import AlgoOptions, SileroVadOptions
 from .recording import Recording

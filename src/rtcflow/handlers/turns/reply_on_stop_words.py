@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from ...frames import AudioFormat
 from ...media.resample import Converter
 from ...protocol import messages
-from .detector import DetectorEvent, StopWordHeard, TurnDetector, TurnEnded, VoiceTurns
+from .detector import TurnDetector, VoiceTurns
+from .events import DetectorEvent, StopWordHeard, TurnEnded
 from .keywords import KeywordSpotter, PocketsphinxSpotter, check_phrases
 from .reply_on_pause import ReplyOnPause
 from .vad import VAD_RATE

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TypeAlias
 
-from .detector import DetectorEvent
+from .events import DetectorEvent
 from .ledger import Heard
 
 

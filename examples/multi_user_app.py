@@ -18,7 +18,7 @@ from pydantic import BaseModel
 
 import rtcflow
 
-PASSWORDS = {"ali": "sesame", "cassim": "barley"}  # in real life: hashes, in a database
+PASSWORDS = {"ali": "sesame", "casey": "barley"}  # in real life: hashes, in a database
 CALLS_OF_ONE = 2
 signed_in: dict[str, str] = {}  # cookie -> name
 

@@ -191,7 +191,7 @@ async def test_users_have_calls_of_their_own() -> None:
     async with (
         _served(module.app, module.stream) as client,
         client() as ali,
-        client() as cassim,
+        client() as casey,
         rtcflow.open_engine(rtcflow.WebRTCConfig(host_addresses=("127.0.0.1",))) as engine,
     ):
 
@@ -204,7 +204,7 @@ async def test_users_have_calls_of_their_own() -> None:
         assert (await ali.get("/calls")).status_code == 401
         assert (await ali.post("/login", json={"name": "ali", "password": "barley"})).status_code == 401
         assert (await ali.post("/login", json={"name": "nobody", "password": ""})).status_code == 401
-        for user, name, password in ((ali, "ali", "sesame"), (cassim, "cassim", "barley")):
+        for user, name, password in ((ali, "ali", "sesame"), (casey, "casey", "barley")):
             assert (await user.post("/login", json={"name": name, "password": password})).json() == {"name": name}
         assert (await ali.get("/talk/webrtc/configuration")).status_code == 200
         line, response = await dial(ali, "one")
@@ -214,8 +214,8 @@ async def test_users_have_calls_of_their_own() -> None:
         assert (await dial(ali, "two"))[1].status_code == 200
         assert (await dial(ali, "three"))[1].status_code == 403
         assert (await ali.get("/calls")).json() == ["one", "two"]
-        assert (await cassim.get("/calls")).json() == []
-        assert (await cassim.delete("/calls/one")).status_code == 404
+        assert (await casey.get("/calls")).json() == []
+        assert (await casey.delete("/calls/one")).status_code == 404
         assert (await ali.post("/calls/one/volume", params={"volume": 0.5})).status_code == 200
         assert module.stream.session("one").handler.latest_args[1:] == [0.5]
         line.audio_out.put(rtcflow.AudioFrame(tone(1.0, level=0.8), RATE, 0))

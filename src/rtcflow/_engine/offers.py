@@ -49,7 +49,7 @@ class Description:
     def ice(self) -> tuple[str | None, str | None]:
         """User name and password of the ICE session that carries the first section, and what is bundled with it."""
         ice = self.media[0].ice
-        return ice.usernameFragment, ice.password
+        return (None, None) if ice is None else (ice.usernameFragment, ice.password)
 
     def first(self, kind: str) -> MediaDescription | None:
         """The first section of this kind, or None."""

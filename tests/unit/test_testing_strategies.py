@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import Phase, find, given, settings
 from hypothesis import strategies as st
-from hypothesis.errors import InvalidArgument
+from hypothesis.errors import InvalidArgument, NoSuchExample
 
 from rtcflow.exceptions import MediaError
 from rtcflow.handlers.items import parse_emit, parse_video_emit
+from rtcflow.outputs import AdditionalOutputs, CloseStream, WebRTCData
 from rtcflow.protocol import messages as wire
 from rtcflow.testing import strategies as rtc
+from rtcflow.testing.links import Bursts
 
 
 @given(rtc.pcm(dtype=None))
@@ -139,3 +143,95 @@ def test_impossible_combinations_say_what_to_write(make, cure):
     """A combination that cannot be is refused with a word on what to write instead."""
     with pytest.raises(InvalidArgument, match=cure):
         make()
+
+
+# -- everything that is promised can be drawn
+
+
+def drawn(strategy, condition, tries=500):
+    """Whether Hypothesis draws something for which the condition holds."""
+    quick = settings(max_examples=tries, derandomize=True, database=None, phases=[Phase.generate])
+    try:
+        find(strategy, condition, settings=quick)
+    except NoSuchExample:
+        return False
+    return True
+
+
+def gaps(arrivals):
+    return [after.at - before.at for before, after in pairwise(arrivals)]
+
+
+@pytest.mark.parametrize(
+    ("disturbance", "seen"),
+    [
+        ("loss", lambda some: {one.index for one in some} != set(range(some[-1].index + 1)) if some else True),
+        ("reorder", lambda some: [one.index for one in some] != sorted(one.index for one in some)),
+        ("duplicate", lambda some: len({one.index for one in some}) < len(some)),
+        ("burst", lambda some: any(gap < 1e-9 for gap in gaps(some))),
+        ("pause", lambda some: any(gap > 0.1 for gap in gaps(some))),
+        ("jitter", lambda some: any(1e-4 < one.at % 0.02 < 0.0199 for one in some)),
+    ],
+)
+def test_each_disturbance_occurs_if_it_may(disturbance, seen):
+    """A schedule has the disturbance that was asked for, and not without."""
+    assert drawn(rtc.schedules(disturbances=[disturbance]), seen)
+    assert not drawn(rtc.schedules(disturbances=[]), lambda some: bool(some) and seen(some), tries=50)
+
+
+@pytest.mark.parametrize("branch", rtc.ACCEPTED)
+def test_each_branch_of_emit_type_is_drawn(branch):
+    """Alone when it is asked for, and among all others."""
+    kinds = {
+        "none": lambda item: item is None,
+        "audio": lambda item: isinstance(item, tuple) and isinstance(item[0], int) and len(item) == 2,
+        "audio with layout": lambda item: isinstance(item, tuple) and len(item) == 3,
+        "outputs": lambda item: isinstance(item, AdditionalOutputs),
+        "audio and outputs": lambda item: isinstance(item, tuple) and isinstance(item[1], AdditionalOutputs),
+        "close": lambda item: isinstance(item, CloseStream),
+        "audio and close": lambda item: isinstance(item, tuple) and isinstance(item[1], CloseStream),
+    }
+    assert drawn(rtc.emit_items(max_samples=20), kinds[branch])
+    assert not drawn(rtc.emit_items(branch, max_samples=20), lambda item: not kinds[branch](item), tries=50)
+
+
+@pytest.mark.parametrize("how", rtc.ENDINGS)
+def test_each_end_is_drawn(how):
+    """The peer leaves, the link breaks, the time is up, the server shuts down, it is cancelled, …"""
+    assert drawn(rtc.endings(), lambda ending: ending.how == how and ending.after > 0)
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [
+        lambda samples: samples.dtype == np.int16 and samples.min() == -32768,
+        lambda samples: samples.dtype == np.int16 and samples.max() == 32767,
+        lambda samples: samples.dtype == np.float32 and samples.max() == 1.0,
+        lambda samples: samples.shape[0] == 2 and not np.array_equal(samples[0], samples[1]),
+        lambda samples: samples.shape[1] > 500 and not samples.any(),
+        lambda samples: samples.shape[1] == 1,
+    ],
+    ids=["lowest", "highest", "full scale", "two sides", "silence", "one sample"],
+)
+def test_the_edges_of_pcm_are_drawn(seen):
+    """Both ends of the scale, both dtypes and layouts, silence, a single sample."""
+    assert drawn(rtc.pcm(dtype=None), seen)
+
+
+def test_messages_and_args_of_each_kind_are_drawn():
+    """The protocol's own and the application's, JSON of any shape; with a WebRTCData and without."""
+    assert drawn(rtc.messages(), lambda text: isinstance(wire.decode(text), wire.Dtmf))
+    assert drawn(rtc.messages(), lambda text: text.startswith("{") and isinstance(wire.decode(text), wire.AppMessage))
+    assert drawn(rtc.messages(), lambda text: text == "[]")
+    assert drawn(rtc.args(), lambda values: isinstance(values[0], WebRTCData))
+    assert drawn(rtc.args(), lambda values: len(values) == 4 and not isinstance(values[0], WebRTCData))
+
+
+@pytest.mark.parametrize("at", ["bursts", "random", "reorder", "duplicate", "jitter", "bandwidth", "blackouts"])
+def test_links_have_each_impairment(at):
+    """A drawn link may have any of them."""
+    seen = {
+        "bursts": lambda link: isinstance(link.loss, Bursts) and link.loss.start > 0,
+        "random": lambda link: isinstance(link.loss, float) and link.loss > 0,
+    }
+    assert drawn(rtc.links(), seen.get(at, lambda link: bool(getattr(link, at))))

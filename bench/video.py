@@ -25,7 +25,7 @@ import av
 import numpy as np
 from aiortc.codecs.vpx import Vp8Decoder, Vp8Encoder, VpxPayloadDescriptor
 from aiortc.jitterbuffer import JitterFrame
-from client import Paced, Peer, Process, now, opus, speaking
+from client import Paced, Peer, Process, host, now, opus, own_cpu, speaking
 
 from rtcflow.load import judge, spoken_signal
 
@@ -62,7 +62,8 @@ def serve(port: int, seconds: float) -> None:
 
     film = rtcflow.VideoStreamHandler(negative, skip_frames=seconds > 0)
     app = Starlette()
-    rtcflow.Stream(film, modality="video").mount(app, "/film")
+    telephone = rtcflow.TelephoneConfig(carriers=())
+    rtcflow.Stream(film, modality="video", telephone=telephone).mount(app, "/film")
     make_stream().mount(app, "/echo")
     sys.setswitchinterval(0.0005)  # as `rtcflow serve` does
     uvicorn.run(app, host="127.0.0.1", port=port, log_level="error", access_log=False)
@@ -167,9 +168,10 @@ async def together(seconds: float = 20.0) -> dict[str, float]:
         for peer in heard:
             await peer.open(f"{url}/echo/webrtc/offer")
         await asyncio.sleep(3)
-        begin, cpu = now(), process.cpu()
+        begin, cpu, ours, (busy, steal) = now(), process.cpu(), own_cpu(), host()
         await asyncio.sleep(seconds)
-        end, cpu = now(), process.cpu() - cpu
+        end, cpu, ours = now(), process.cpu() - cpu, own_cpu() - ours
+        busy, steal = (later - before for later, before in zip(host(), (busy, steal), strict=True))
     moments = np.array([moment for moment in seen.pictures.values() if begin <= moment < end])
     report = judge([peer.trace() for peer in heard], begin, end)
     return {
@@ -177,7 +179,9 @@ async def together(seconds: float = 20.0) -> dict[str, float]:
         "frames in the worst second": float(np.histogram(moments, int(seconds), (begin, end))[0].min()),
         "gap between sounds, p99, ms": 1000 * report.gap.p99,
         "sounds delivered, %": 100 * report.delivery,
-        "CPU, % of a core": 100 * cpu / (end - begin),
+        "CPU of the server, % of a core": 100 * cpu / (end - begin),
+        "CPU of others, % of a core": 100 * (busy - cpu - ours) / (end - begin),
+        "CPU stolen, % of a core": 100 * steal / (end - begin),
     }
 
 

@@ -38,6 +38,9 @@ class Sync(rtcflow.StreamHandler):
         ]
         return choices[0]
 
+    def on_message(self, message: str) -> None:
+        self.send_message_sync(message)
+
     def copy(self) -> Sync:
         return Sync()
 
@@ -54,6 +57,12 @@ class Async(rtcflow.AsyncAudioVideoStreamHandler):
 
     async def emit(self) -> EmitType:
         return CloseStream()
+
+    async def on_message(self, message: str) -> None:
+        await self.send_message(message)
+
+    async def on_dtmf(self, digit: str) -> None:
+        return
 
     async def video_receive(self, frame: NDArray[np.float32]) -> None:
         return

@@ -21,10 +21,11 @@ LEAD = 0.2
 """Seconds of audio that may wait before the one who emits is asked to wait: enough to ride out a stall of the
 handler's loop of that length, little enough that `clear_queue` rarely has much to drop."""
 
-LIVE_ROOM = 1.2
-"""The same with `Latency.LIVE`: more than a transport's `audio_in` holds (1 s). A handler that passes on what it hears
-gets rid of a stall's backlog without being held back, so that it is seen for what it is and shed; one that still has
-to wait makes audio faster than real time, and is heard whole."""
+LIVE_ROOM = 10.0
+"""The same with `Latency.LIVE`. A handler that passes on what it hears gets rid of its backlog without being held back,
+whatever it has gathered under overload in queues of its own; so the backlog is seen for what it is (audio that goes on
+being made in real time behind a queue that stands), and is shed. A voice made faster than real time comes in bursts
+with pauses in between, and is heard whole; so is what still has to wait."""
 
 CONFIRMATION = 1.0
 """Seconds that `Player.wait_played` gives a far side to confirm the last it was sent: what a carrier buffers, and the

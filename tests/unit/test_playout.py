@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 from collections import deque
 from typing import Any
 
@@ -511,3 +512,29 @@ def test_after_shedding_a_backlog_as_large_is_shed_again() -> None:
         line.frame(n, now)
     assert line.playout.statistics().shed == 28 * SIZE
     assert max(line.latencies(12)) < 0.01
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_after_an_overload_the_latency_comes_back(seed: int) -> None:
+    """Live, whoever is late and for how long during an overload: 3 s after it the echo is as late as before."""
+    chance, line = random.Random(seed), Playout(8000, latency=Latency.LIVE)
+    waiting, said = deque[int](), 0  # what the handler has gathered, by the number of its frame
+    handler_free = player_free = 0.0
+    latencies: list[tuple[float, float]] = []
+    for millisecond in range(9000):
+        now = millisecond / 1000
+        if millisecond % 20 == 0:
+            waiting.append(said)
+            said += 1
+        while now >= handler_free and waiting:
+            line.push(np.full((1, 160), 100 + waiting.popleft(), np.int16), now)
+        while now >= player_free and (left := line.pop(now)) is not None:
+            number = int(left.frame.samples[0, 0]) - 100
+            latencies.append((now, now - number * 0.02))
+        if now < 5 and chance.random() < 0.004:
+            handler_free = now + 0.6 * chance.random()
+        if now < 5 and chance.random() < 0.01:
+            player_free = now + 0.4 * chance.random()
+    assert max(latency for now, latency in latencies if now < 5) > 1
+    over = max(5.0, handler_free, player_free)
+    assert max(latency for now, latency in latencies if now > over + 3) < 0.05

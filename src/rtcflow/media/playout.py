@@ -24,7 +24,7 @@ from __future__ import annotations
 import enum
 from collections import deque
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +44,10 @@ SHED_AFTER: Final = 0.5
 SHED_EVERY: Final = 2
 """While shedding, one of so many frames that are played is made of two: speech runs half as fast again, and can still
 be followed."""
+
+SHED_AT_ONCE: Final = 0.8
+"""Seconds beyond which a standing queue is cut at once: what is left is shed in twice that time, so a call is as it was
+3 s after whatever held it up."""
 
 SILENCE_PEAK: Final = 32
 """Largest sample (of 32768, -60 dBFS) of a frame that may be dropped as silence."""
@@ -248,13 +252,15 @@ class Playout:
             samples, complete = self._take(size)
             self._played += samples.shape[1]
             return samples, complete
-        samples, complete = self._take(2 * size)
-        self._surplus -= 1
+        shed = max(1, self._surplus - round(SHED_AT_ONCE / FRAME_SECONDS))
+        shed = min(shed, self._waiting // size - 1)
+        samples, complete = self._take((1 + shed) * size)
+        self._surplus -= shed
         self._slack.reset()
         self._spared = 0
         self._played += size
-        self._count_shed(size)
-        return _without_middle(samples, round(CROSSFADE * self.sample_rate)), complete
+        self._count_shed(shed * size)
+        return _without_middle(samples, size, round(CROSSFADE * self.sample_rate)), complete
 
     def _take(self, n: int) -> tuple[NDArray[np.int16], float]:
         """Remove up to n samples from the front; channels follow the first chunk taken."""
@@ -283,23 +289,23 @@ class Playout:
 
     def _settle(self, now: float, slot: float, complete: float) -> None:
         """Take note of one frame's slack; after half a second, take back what all of them had."""
-        found = self._slack.note(now, slot - complete, self._queued / self.sample_rate)
+        found = self._slack.note(now, slot - complete, self._queued / self.sample_rate, self.queued_seconds)
         if found is None or self._surplus:
             return
-        least, most = found
-        least -= self.lead
-        if most < -_TIMER_NOISE:
+        # The last whole frame is not shed: there must be two to make one of.
+        standing = max(found.least, found.standing) if found.even else found.standing
+        frames = int((standing - self.lead) / FRAME_SECONDS + 1e-6) - 1
+        if self.latency is Latency.LIVE and frames > 0:
+            self._surplus = frames - self._shed_silence(frames)
+            self._slack.reset()
+        elif not found.even:
+            return
+        elif found.most < -_TIMER_NOISE:
             # Every frame came late, and left when it came. The schedule is ahead, by what was lost on the way here or
             # by a slow clock of the handler's, and would take the next jitter for a stall.
-            self._move(-most)
-        elif least > _TIMER_NOISE:
-            # The last whole frame is not shed: there must be two to make one of.
-            frames = int(least / FRAME_SECONDS + 1e-6) - 1
-            if self.latency is Latency.LIVE and frames > 0:
-                self._surplus = frames - self._shed_silence(frames)
-                self._slack.reset()
-            elif least <= self.max_lag:
-                self._move(-least)
+            self._move(-found.most)
+        elif _TIMER_NOISE < found.least - self.lead <= self.max_lag:
+            self._move(self.lead - found.least)
 
     def _move(self, seconds: float) -> None:
         """Move the schedule: later, or if negative earlier."""
@@ -325,51 +331,69 @@ class Playout:
         return shed
 
 
+class _Seen(NamedTuple):
+    """What `SHED_AFTER` seconds of audio made in real time were like.
+
+    Attributes:
+        least: The least slack of a frame, in seconds.
+        most: The most.
+        even: Whether these are of audio that came evenly; if not, they may be of long ago, when it did not.
+        standing: Seconds of audio that waited all the time.
+    """
+
+    least: float
+    most: float
+    even: bool
+    standing: float
+
+
 class _Slack:
-    """How long before their slots frames are there, at least and at most, while they are made in real time."""
+    """How long before their slots frames are there, and how much waits, while they are made in real time."""
 
     def __init__(self) -> None:
         self._since: float | None = None
-        self._queued = self._least = self._most = 0.0
+        self._queued = self._least = self._most = self._standing = self._peak = 0.0
 
     def reset(self) -> None:
         """Begin anew: what was seen means nothing any more."""
         self._since = None
 
-    def note(self, now: float, slack: float, queued: float) -> tuple[float, float] | None:
+    def note(self, now: float, slack: float, queued: float, waiting: float) -> _Seen | None:
         """Take note of one frame.
 
         Args:
             now: When it left.
             slack: Seconds between its being there and its slot.
             queued: Seconds of audio that were pushed so far.
+            waiting: Seconds of audio that wait behind it.
 
         Returns:
-            The least and the most slack of `SHED_AFTER` seconds, at their end, if the handler produced in real time
-            during these: about as much as was played, and steadily. Otherwise None: its queue fills or empties.
+            At the end of `SHED_AFTER` seconds what they were like, if the handler produced in real time during these:
+            about as much as was played, and steadily. Otherwise None: its queue fills or empties.
         """
         if self._since is None:
             self._since, self._queued, self._least, self._most = now, queued, slack, slack
+            self._standing = self._peak = waiting
             return None
         self._least, self._most = min(self._least, slack), max(self._most, slack)
+        self._standing, self._peak = min(self._standing, waiting), max(self._peak, waiting)
         elapsed = now - self._since
         if elapsed < SHED_AFTER:
             return None
-        steady = 0.75 <= (queued - self._queued) / elapsed <= 1.25 and self._most - self._least < LONG_CHUNK
-        found = (self._least, self._most) if steady else None
         self._since = None
-        return found
+        steady = 0.75 <= (queued - self._queued) / elapsed <= 1.25 and self._peak - self._standing < LONG_CHUNK
+        even = self._most - self._least < LONG_CHUNK
+        return _Seen(self._least, self._most, even, self._standing) if steady else None
 
 
 def _is_silent(samples: NDArray[np.int16]) -> bool:
     return bool(samples.max() <= SILENCE_PEAK and samples.min() >= -SILENCE_PEAK)
 
 
-def _without_middle(samples: NDArray[np.int16], fade: int) -> NDArray[np.int16]:
-    """Half as many samples: the first half, whose end fades into that of the second."""
-    size = samples.shape[1] // 2
+def _without_middle(samples: NDArray[np.int16], size: int, fade: int) -> NDArray[np.int16]:
+    """The first `size` samples, whose end fades into that of all of them."""
     weight = np.linspace(0, 1, fade, dtype=np.float32)
     out = samples[:, :size].copy()
-    mixed = out[:, size - fade :] * (1 - weight) + samples[:, 2 * size - fade :] * weight
+    mixed = out[:, size - fade :] * (1 - weight) + samples[:, samples.shape[1] - fade :] * weight
     out[:, size - fade :] = np.rint(mixed).astype(np.int16)
     return out

@@ -42,7 +42,7 @@ class TelephoneConfig:
             that sets them itself, since signatures are checked against the URL made of them.
         parameters: Handed from the webhook's answer to the call (`Context.custom`), for all calls alike.
         sample_rate: What Vonage is asked to send, Hz: 8000, 16000 or 24000.
-        ahead: Seconds by which audio is sent before its time (see `AHEAD`).
+        ahead: Seconds by which audio is sent before its time (see `AHEAD`); what is due up to a frame later goes along.
         limits: What a carrier may do.
     """
 

@@ -188,6 +188,7 @@ def main():
     parser.add_argument("--costs", action="store_true", help="nothing but the processor time")
     parser.add_argument("--live", action="store_true")
     parser.add_argument("--calls", type=int, default=12, help="calls at once, for --live")
+    parser.add_argument("--clean", action="store_true", help="without noise only, for --live")
     parser.add_argument("--idle", type=int, metavar="CALLS")
     parser.add_argument("--stop-words", action="store_true")
     options = parser.parse_args()

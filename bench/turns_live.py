@@ -138,7 +138,8 @@ def live(options):
     print(f"{options.calls} calls at once, {each} utterances each; ms, median / p95 / most\n")
     print("| | end of speech → reply called | speech → interrupted | speech → last loud frame | cancelled → finally |")
     print("|---|---|---|---|---|")
-    for name, snr in (("clean", None), ("pink noise, 10 dB", 10), ("pink noise, 0 dB", 0)):
+    conditions = (("clean", None), ("pink noise, 10 dB", 10), ("pink noise, 0 dB", 0))
+    for name, snr in conditions[:1] if options.clean else conditions:
         noisy = [
             said if snr is None else turn_corpus.with_noise(said, turn_corpus.pink_noise(len(said.audio), at), snr)
             for at, said in enumerate(spoken)

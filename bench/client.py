@@ -12,6 +12,7 @@ import fractions
 import gc
 import json
 import os
+import random
 import resource
 import signal
 import time
@@ -26,6 +27,8 @@ from aiortc.codecs.vpx import Vp8Encoder, VpxPayloadDescriptor
 from rtcflow.load import MARKS, RATE, Trace, _find_marks, find_echoes, judge, spoken_signal
 
 SIZE = RATE // 50
+CHANCE = random.Random(7)
+SENDING: set[asyncio.Future[None]] = set()
 now = time.monotonic
 
 
@@ -104,7 +107,12 @@ class Paced(MediaStreamTrack):
 
 
 class Peer:
-    """One call. `fates` says what becomes of its nth RTP packet: "lost", or "late" (after the next one)."""
+    """One call. `fates` says what becomes of its nth RTP packet: "lost", or "late" (after the next one).
+
+    `jitter` is the most seconds by which its packets are delayed, each by its own lot.
+    """
+
+    jitter = 0.0
 
     def __init__(self, track: Paced, fates: dict[int, str] | None = None) -> None:
         self.track, self.fates = track, fates or {}
@@ -157,6 +165,9 @@ class Peer:
         self._count += 1
         if fate == "late":
             self._held.append(data)
+        elif fate != "lost" and self.jitter:
+            delay = self.jitter * CHANCE.random()
+            asyncio.get_running_loop().call_later(delay, lambda: SENDING.add(asyncio.ensure_future(self._send(data))))
         elif fate != "lost":
             await self._send(data)
             while self._held:
@@ -277,6 +288,25 @@ async def measure_faults(args, packets: list[bytes]) -> dict:
     return changes
 
 
+async def measure_loss(args, packets: list[bytes]) -> dict:
+    """Of calls over a network that loses 2 % or 5 % and delays by up to 30 ms: what is missing, and how late it is."""
+    fates = [{n: "lost" for n in range(10_000) if CHANCE.random() < share} | {-1: ""} for share in (0.0, 0.02, 0.05)]
+    peers = await open_all(args, [speaking(packets, 0.005 * number) for number in range(3)], fates)
+    for peer in peers[1:]:
+        peer.jitter = 0.03
+    await asyncio.sleep(1.5)
+    begin = now()
+    await asyncio.sleep(max(args.seconds, 10.0))
+    end = now()
+    clean, *others = (judge([peer.trace()], begin, end) for peer in peers)
+    found: dict[str, float] = {}
+    for share, report in zip(("2", "5"), others, strict=True):
+        found[f"missing_{share}"] = 100 * (1 - report.delivery)
+        if clean.latency and report.latency:
+            found[f"later_{share}"] = 1000 * (report.latency.median - clean.latency.median)
+    return found
+
+
 async def measure_stall(args, packets: list[bytes]) -> dict:
     """By how much later the echo is 3 s after a stall of the handler's loop, and of the process; and its course."""
     # Four calls, so that there are four marks a second.
@@ -364,7 +394,7 @@ async def measure_video(args, packets: list[bytes]) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["echo", "faults", "stall", "setup", "clear", "video"])
+    parser.add_argument("what", choices=["echo", "faults", "loss", "stall", "setup", "clear", "video"])
     parser.add_argument("--url", required=True, help="the server, without a path")
     parser.add_argument("--pid", type=int, required=True, help="its process")
     parser.add_argument("-n", type=int, default=1)

@@ -49,6 +49,7 @@ SERVERS = {
 GROUPS: dict[str, tuple[list[str], list[str]]] = {
     "latency": (["floor", "fastrtc 24k", "rtcflow 24k", "rtcflow 48k"], ["echo", "-n", "1"]),
     "faults": (["floor", "fastrtc 24k", "rtcflow 24k"], ["faults"]),
+    "loss": (["floor", "fastrtc 24k", "rtcflow 24k"], ["loss"]),
     "stall": (["floor", "fastrtc 24k", "rtcflow 24k"], ["stall"]),
     "cpu": (
         ["floor", "floor_exact", "fastrtc 24k", "fastrtc sync", "rtcflow 24k", "rtcflow 48k", "rtcflow sync"],
@@ -67,6 +68,10 @@ ROWS = (
     ("one packet lost: later by, ms", "faults", "lost", ".1f"),
     ("two swapped: later by, ms", "faults", "swapped", ".1f"),
     ("five lost in a row: later by, ms", "faults", "five", ".1f"),
+    ("2 % lost, 30 ms jitter: frames missing, %", "loss", "missing_2", ".1f"),
+    ("2 % lost, 30 ms jitter: later by, ms", "loss", "later_2", ".1f"),
+    ("5 % lost, 30 ms jitter: frames missing, %", "loss", "missing_5", ".1f"),
+    ("5 % lost, 30 ms jitter: later by, ms", "loss", "later_5", ".1f"),
     ("handler's loop stalled 300 ms: later by, ms", "stall", "loop", ".1f"),
     ("process stopped 300 ms: later by, ms", "stall", "process", ".1f"),
     ("CPU per connection, 8 of them, % of a core", "cpu", "cpu", ".2f"),
@@ -83,6 +88,15 @@ BEGIN, END = "<!-- measured -->", "<!-- end of measured -->"
 
 PINS = hasattr(os, "sched_setaffinity")
 CORES = sorted(os.sched_getaffinity(0)) if PINS else []
+
+
+FOREIGN, STEAL = 40.0, 5.0
+"""% of a core that others may use, and a hypervisor take, during a run that counts; both are noted in the JSON."""
+
+
+def disturbed(row: dict) -> bool:
+    """Whether others had so much of the machine that a run does not count."""
+    return row.get("foreign_cpu", 0.0) > FOREIGN or row.get("steal", 0.0) > STEAL
 
 
 def library(server: str) -> str:
@@ -166,12 +180,12 @@ class Suite:
 
     def rounds(self, group: str) -> int:
         """How often a group was measured."""
-        counts = Counter(row["server"] for row in self.runs if row["group"] == group)
+        counts = Counter(row["server"] for row in self.runs if row["group"] == group and not disturbed(row))
         return max(counts.values(), default=0)
 
     def values(self, group: str, name: str, key: str) -> list[float]:
         """A figure of all runs that have it."""
-        rows = [row for row in self.runs if row["group"] == group and row["server"] == name]
+        rows = [row for row in self.runs if row["group"] == group and row["server"] == name and not disturbed(row)]
         return [row[key] for row in rows if isinstance(row.get(key), int | float) and row[key] == row[key]]
 
     def table(self, wanted: list[str]) -> list[list[str]]:
@@ -193,7 +207,7 @@ class Suite:
                     floor = median
                 elif name == "floor_exact":
                     exact = median
-                elif floor > 0 and "later by" not in title:
+                elif floor > 0 and "later by" not in title and "missing" not in title:
                     cell += f" ×{median / floor:.2f}"
                     if exact > 0:
                         cell += f" (×{median / exact:.2f})"
@@ -233,7 +247,7 @@ def draw(suite: Suite, folder: Path) -> None:
         figure.savefig(folder / "latency.svg", metadata={"Date": None})
     points: dict[str, dict[int, list[float]]] = {}
     for row in suite.runs:
-        if "cpu_all" in row and row["delivery"] >= 0.99:
+        if "cpu_all" in row and row["delivery"] >= 0.99 and not disturbed(row):
             points.setdefault(row["server"], {}).setdefault(row["n"], []).append(row["cpu_all"])
     if points:
         figure, axes = plt.subplots(figsize=(8, 3.5), layout="constrained")
@@ -256,7 +270,7 @@ def publish(suite: Suite, about: str, rounds: int) -> None:
     _, _, after = rest.partition(END)
     names = {row["server"] for row in suite.runs}
     parts = [
-        f"Measured on {about}; medians of up to {rounds} rounds, [least–most], ×ratio to the floor (and to floor_exact).",
+        f"Measured on {about}; medians of up to {rounds} rounds, [least–most], ×ratio to the floor (to floor_exact).",
         "",
     ]
     # Few columns fit on a page: one table for what is an echo, one for the rest.

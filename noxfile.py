@@ -226,6 +226,13 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session
+def bench_quality(session: nox.Session) -> None:
+    """How near to the original audio is after the encoder, beside aiortc's (docs/performance.md); needs espeak-ng."""
+    _install(session, "all")
+    session.run("python", "bench/quality.py")
+
+
+@nox.session
 def lines(session: nox.Session) -> None:
     """WebSocket calls beside FastRTC's, with `-- --fastrtc PYTHON`; else rtcflow's memory over five minutes."""
     _install(session, "all")

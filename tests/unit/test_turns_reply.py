@@ -322,6 +322,22 @@ async def test_heard_is_what_was_played():
         assert call.handler.heard() == position
 
 
+async def test_the_peer_is_told_of_the_reply():
+    """Each event of a reply goes to the page, with what was heard of it."""
+    async with calling(Long(), turn(0.2, 0.6) + turn(3.0, 3.4)) as call:
+        await call.until(3.7)
+        position = call.of(Interrupted)[0].position
+        told = [message["data"] for message in call.messages if message["type"] == "reply"]
+    assert [event["event"] for event in told] == ["reply_started", "first_audio", "interrupted"]
+    assert {event["turn"] for event in told} == {1}
+    assert told[-1]["heard"] == {
+        "seconds": position.seconds,
+        "total": position.total,
+        "text": position.text,
+        "complete": False,
+    }
+
+
 @pytest.mark.parametrize("chunk", [0.02, 1.0, 30.0])
 async def test_barge_in_drops_chunks_of_any_length(chunk):
     """A chunk of 30 s that was emitted whole is silenced as quickly as one of 20 ms."""

@@ -42,6 +42,7 @@ from .timeline import (
     Resumed,
     TurnEvent,
     TurnTimeline,
+    event_message,
 )
 from .vad import ModelOptions, PauseDetectionModel, StreamingVadModel
 
@@ -530,6 +531,8 @@ class ReplyOnPause(AsyncStreamHandler):
     # -- telling
 
     def _tell(self, event: TurnEvent) -> None:
+        if (message := event_message(event)) is not None:
+            self._send(message)
         if self._on_event is not None:
             self._on_event(event)
 

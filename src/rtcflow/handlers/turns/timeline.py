@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass
 from typing import TypeAlias
 
@@ -127,3 +128,22 @@ class ReplyFailed:
 
 ReplyEvent: TypeAlias = ReplyStarted | FirstAudio | PlayoutFinished | Interrupted | Resumed | ReplyFailed
 TurnEvent: TypeAlias = DetectorEvent | ReplyEvent
+
+_NAMES: dict[type[TurnEvent], str] = {
+    ReplyStarted: "reply_started",
+    FirstAudio: "first_audio",
+    PlayoutFinished: "playout_finished",
+    Interrupted: "interrupted",
+    Resumed: "resumed",
+}
+
+
+def event_message(event: TurnEvent) -> str | None:
+    """What the peer is told of `event`, as JSON; None if it is told otherwise, or not at all."""
+    name = _NAMES.get(type(event))
+    if name is None:
+        return None
+    told = asdict(event)
+    heard = told.pop("heard", None) or told.pop("position", None)
+    data = {"event": name, **told} if heard is None else {"event": name, **told, "heard": heard}
+    return json.dumps({"type": "reply", "data": data})

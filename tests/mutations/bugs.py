@@ -47,8 +47,9 @@ MUTANTS = (
         (
             Edit(
                 "connection:Connection._live",
+                'self._begin({"receive": receive, "emit": emit, "see": video, "show": video})',
+                'self._begin({"receive": receive, "emit": emit, "see": video, "show": video}); '
                 "emit.start_soon(media.emit, sent.sample_rate)",
-                "emit.start_soon(media.emit, sent.sample_rate); emit.start_soon(media.emit, sent.sample_rate)",
             ),
         ),
         _lives("Bot-trio", "Echo-trio"),
@@ -266,7 +267,13 @@ MUTANTS = (
     Mutant(
         "cancelled-take-loses",
         "A take that is cancelled with a frame in its hand loses it.",
-        (Edit("flow:Flow.take", "anyio.lowlevel.cancel_shielded_checkpoint()", "anyio.lowlevel.checkpoint()"),),
+        (
+            Edit(
+                "flow:Flow.take",
+                "return self._pop()",
+                "item = self._pop()\n        await anyio.lowlevel.checkpoint()\n        return item",
+            ),
+        ),
         _unit("flow", "test_a_take_in_a_cancelled_scope_loses_nothing"),
     ),
     Mutant(

@@ -227,9 +227,9 @@ class Server:
     block: float  # seconds of audio in each of the client's messages
 
     def cpu(self) -> float:
-        """Seconds of CPU it has used."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        """Seconds of CPU that its threads have used, to the nanosecond."""
+        threads = Path(f"/proc/{self.process.pid}/task").glob("*/schedstat")
+        return sum(int(thread.read_text().split()[0]) for thread in threads) / 1e9
 
     def rss(self) -> float:
         """Its resident memory, MB."""

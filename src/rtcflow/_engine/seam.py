@@ -9,6 +9,7 @@ are None; the goodbye is not waited for. What is done per packet is in `wire.py`
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import queue
 from collections.abc import Awaitable, Callable
@@ -87,7 +88,11 @@ def goodbye_received(transport: RTCDtlsTransport) -> bool:
 def can_gather() -> bool:
     """Whether `gathering` knows this aioice: the functions of `aioice.ice` that it stands on."""
     names = ("StunProtocol", "get_host_addresses", "relayed_candidate", "server_reflexive_candidate")
-    return all(hasattr(aioice.ice, name) for name in names) and hasattr(aioice.Connection, "get_component_candidates")
+    return (
+        all(hasattr(aioice.ice, name) for name in names)
+        and hasattr(aioice.Connection, "get_component_candidates")
+        and "hide_related_address" in inspect.signature(aioice.ice.relayed_candidate).parameters
+    )
 
 
 def gather_by(connection: RTCPeerConnection, gather: Callable[..., Awaitable[list[Any]]]) -> None:

@@ -161,6 +161,15 @@ def test_events_are_always_in_order(probabilities, chunk, start, stop, pause):
                 assert event.speech_end <= at
 
 
+@pytest.mark.parametrize(("above", "ends"), [(10.0, True), (30.0, False)])
+def test_in_noise_a_fading_belief_is_none(above, ends):
+    """What was speech stays speech down to 0.15 below the threshold, but where speech is 10 dB above the noise."""
+    probabilities = [0.0] * 30 + [0.9] * 60 + [0.4] * 40
+    levels = [-60.0] * 30 + [above - 60] * 100
+    events = [event for _, event in track(probabilities, levels=levels)]
+    assert any(isinstance(event, TurnEnded) for event in events) is ends
+
+
 BELIEFS = st.lists(st.tuples(st.sampled_from([0.0, 0.4, 0.9]), st.sampled_from([-60.0, -50.0, -25.0])), max_size=250)
 OPTIONS = st.builds(
     AlgoOptions,

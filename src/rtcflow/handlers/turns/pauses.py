@@ -12,7 +12,8 @@ from .events import DetectorEvent, SpeechEnded, SpeechStarted, TurnEnd, TurnEnde
 from .options import AlgoOptions
 
 HYSTERESIS = 0.15
-"""What was speech stays speech down to this much below the threshold (Silero VAD's own choice)."""
+"""What was speech stays speech down to this much below the threshold (Silero VAD's own choice); but not in noise, where
+the model's belief in speech fades slowly: that alone made the end of a turn up to 0.1 s later there."""
 
 
 class Loudness:
@@ -28,6 +29,8 @@ class Loudness:
 
     BAR = 8.0
     LEAST = 6.0
+    NOISY = 15.0
+    """dB that speech is above the background where it is no noise."""
     _SLOWNESS = 0.1  # of the running means: a third of a second
 
     def __init__(self) -> None:
@@ -42,6 +45,13 @@ class Loudness:
             self._background = level
         else:
             self._background += self._SLOWNESS * (level - self._background)
+
+    @property
+    def noisy(self) -> bool:
+        """Whether speech is less than `NOISY` above the background, as far as that is known."""
+        if self._speech is None or self._background is None:
+            return False
+        return self._speech - self._background < self.NOISY
 
     def rises(self, level: float, by: float) -> bool:
         """Whether `level` is more than `by` dB above the background, as far as that is known."""
@@ -183,7 +193,8 @@ class PauseTracker:
             bot_speaking: The bot is being heard now.
         """
         limits = self._talking if bot_speaking and self._began is None else self._quiet
-        threshold = limits.speech - HYSTERESIS if self._is_speech else limits.speech
+        sticky = self._is_speech and (level is None or not self.loudness.noisy)
+        threshold = limits.speech - HYSTERESIS if sticky else limits.speech
         believed = probability >= threshold
         stands_out: bool | None = None
         if level is not None:

@@ -43,29 +43,35 @@ _unnoticed: Final[set[int]] = set()
 Only single operations are done on it, which the GIL makes atomic."""
 
 
-def interrupt(threads: Sequence[Interruptible], error: type[BaseException], *, traced: bool = False) -> None:
+def interrupt(
+    threads: Sequence[Interruptible], error: type[BaseException], lock: threading.Lock, *, traced: bool = False
+) -> None:
     """Raise `error` in each of the threads, as soon as they run Python code again; wake those that wait.
 
     A thread that is woken a moment before its exception is due may go back to waiting: ask again after a while. Whoever
     was interrupted calls `take_back` when its call is over.
 
     Args:
-        threads: Those of them that are in a call now.
+        threads: Those that are in a call are interrupted.
         error: Raised without arguments.
+        lock: Held where `calling` changes: what is raised cannot hit a thread whose call is over, and which may serve
+            somebody else by now.
         traced: They are traced, whatever `sys.gettrace` and `threading.gettrace` tell here.
     """
     set_async_exception = _set_async_exception()
     if set_async_exception is None:
         return
     traced = traced or sys.gettrace() is not None or threading.gettrace() is not None
-    idents, raised = [ctypes.c_ulong(thread.ident) for thread in threads], ctypes.py_object(error)
-    own, quiet = ctypes.c_ulong(threading.get_ident()), ctypes.py_object(_Quiet)
-    _unnoticed.update(thread.ident for thread in threads)
-    if traced:  # else after it, which is safer: who is woken too early waits again
-        for thread in threads:
-            _wake(thread.ident)
-    for ident in idents:
-        set_async_exception(ident, raised)
+    raised, own, quiet = ctypes.py_object(error), ctypes.c_ulong(threading.get_ident()), ctypes.py_object(_Quiet)
+    with lock:
+        threads = [thread for thread in threads if thread.calling is not None]
+        idents = [ctypes.c_ulong(thread.ident) for thread in threads]
+        _unnoticed.update(thread.ident for thread in threads)
+        if traced:  # else after it, which is safer: who is woken too early waits again
+            for thread in threads:
+                _wake(thread.ident)
+        for ident in idents:
+            set_async_exception(ident, raised)
     if not traced:
         for thread in threads:
             _wake(thread.ident)

@@ -300,4 +300,4 @@ class Crew:
                 job.interrupted = True
                 if job.watched is not None:
                     job.watched.resumed()
-        interrupt(jobs, Interrupted, traced=any(job.watched for job in jobs))
+        interrupt(jobs, Interrupted, self._lock, traced=any(job.watched for job in jobs))

@@ -6,13 +6,15 @@ import logging
 import queue
 import threading
 import time
+from types import SimpleNamespace
 
 import anyio
 import pytest
 
 from rtcflow._bridge import Event
+from rtcflow._interrupt import interrupt
 from rtcflow.exceptions import TooManyConnections
-from rtcflow.threads import Crew, WorkerThreads
+from rtcflow.threads import Crew, Interrupted, WorkerThreads
 
 pytestmark = pytest.mark.anyio
 
@@ -158,3 +160,25 @@ def test_the_budget_refuses_what_does_not_fit():
     assert threads.statistics().reserved == 2
     threads.release(2)
     threads.reserve(3)
+
+
+def test_a_thread_whose_call_is_over_is_not_interrupted():
+    """Between choosing whom to interrupt and doing it, a call may return: its thread may serve others by then."""
+    free, heard = threading.Event(), queue.Queue()
+
+    def serve():
+        try:
+            heard.put("waiting")
+            free.wait()
+            heard.put("served")
+        except Interrupted:
+            heard.put("interrupted")
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    assert heard.get() == "waiting"
+    over = SimpleNamespace(ident=thread.ident, calling=None)
+    interrupt([over], Interrupted, threading.Lock())
+    free.set()
+    thread.join()
+    assert heard.get() == "served"

@@ -521,8 +521,10 @@ class HandlerLifecycle(RuleBasedStateMachine):
             return
         self._closed = True
         # After a failed check things may be left that would never end by themselves: they are cancelled.
-        self.clock.workers.wake(math.inf)
-        self.portal.call(self.clock.run_free)
-        self.portal.call(self.portal.stop, True)
-        self._room.__exit__(None, None, None)
-        logger.setLevel(self._log_level)
+        try:
+            self.clock.workers.wake(math.inf)
+            self.portal.call(self.clock.run_free)
+            self.portal.call(self.portal.stop, True)
+            self._room.__exit__(None, None, None)
+        finally:
+            logger.setLevel(self._log_level)

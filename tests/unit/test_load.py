@@ -113,7 +113,7 @@ async def test_a_load_for_real(monkeypatch: pytest.MonkeyPatch) -> None:
     async with open_engine(LOCAL) as server, anyio.create_task_group() as tasks:
         asked = []
 
-        async def post(client, url, body, timeout):
+        async def request(method, url, headers, timeout, body):
             asked.append(url)
             if len(asked) == 4:
                 raise ConnectionError("it is full")
@@ -122,7 +122,7 @@ async def test_a_load_for_real(monkeypatch: pytest.MonkeyPatch) -> None:
             answer = json.dumps({"sdp": transport.answer, "type": "answer"}).encode()
             return SimpleNamespace(content=answer, status_code=200)
 
-        monkeypatch.setattr("rtcflow.client._post", post)
+        monkeypatch.setattr("rtcflow.client._request", request)
         seen: list[load.LoadProgress] = []
         with anyio.fail_after(30):
             report = await run_load(

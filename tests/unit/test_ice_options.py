@@ -194,7 +194,7 @@ async def test_a_stun_server_gives_a_candidate() -> None:
         offer = await ask(f"stun:127.0.0.1:{port}")
         (report,) = offer.ice_servers
         assert (report.address, report.trouble) == (("203.0.113.9", 5000), None)
-        assert 0 < report.seconds < 1
+        assert 0 <= report.seconds < 1  # a loop's clock may not have moved
         assert [(host, kind) for host, _, kind, *_ in candidates(offer.offer_sdp)] == [
             ("127.0.0.1", "host"),
             ("203.0.113.9", "srflx"),

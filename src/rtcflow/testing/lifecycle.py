@@ -103,6 +103,17 @@ def _own(methods: tuple[str, ...]) -> st.SearchStrategy[str]:
     return st.runner().flatmap(choose)
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """What a handler is made to raise is logged by those who supervise it, by the hundred: not here."""
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
 class HandlerLifecycle(RuleBasedStateMachine):
     """A Hypothesis state machine that plays the lives your handler may have; override `make_handler`.
 
@@ -154,9 +165,6 @@ class HandlerLifecycle(RuleBasedStateMachine):
         refuse_shared_state(prototype, copy_handler(prototype), f"{type(prototype).__qualname__}.copy()", self.shared)
         self.step = 0
         self._closed = False
-        # What a handler is made to raise is logged by those who supervise it, by the hundred.
-        self._log_level = logger.level
-        logger.setLevel(logging.CRITICAL)
         self.call: Call | None = None
         self._journals: list[Journal] = []
         self._copy_fails = False
@@ -421,10 +429,11 @@ class HandlerLifecycle(RuleBasedStateMachine):
         if self._closed:  # the story ended with what was found
             return
         try:
-            if self._live:
-                self._begin_step()
-                self._end_call("peer leaves")
-            self._finish_call()
+            with _quiet():
+                if self._live:
+                    self._begin_step()
+                    self._end_call("peer leaves")
+                self._finish_call()
             promises.are_kept(self._journals)
         finally:
             self._close()
@@ -435,7 +444,8 @@ class HandlerLifecycle(RuleBasedStateMachine):
     def _to_the_end_of_the_step(self) -> Iterator[None]:
         """Close everything when a step finds something: what follows in its story, pasted or not, is not run."""
         try:
-            yield
+            with _quiet():
+                yield
         except BaseException:
             self._close()
             raise
@@ -521,10 +531,7 @@ class HandlerLifecycle(RuleBasedStateMachine):
             return
         self._closed = True
         # After a failed check things may be left that would never end by themselves: they are cancelled.
-        try:
-            self.clock.workers.wake(math.inf)
-            self.portal.call(self.clock.run_free)
-            self.portal.call(self.portal.stop, True)
-            self._room.__exit__(None, None, None)
-        finally:
-            logger.setLevel(self._log_level)
+        self.clock.workers.wake(math.inf)
+        self.portal.call(self.clock.run_free)
+        self.portal.call(self.portal.stop, True)
+        self._room.__exit__(None, None, None)

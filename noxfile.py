@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
@@ -25,6 +26,8 @@ nox.options.error_on_missing_interpreters = False
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 PYTHONS = nox.project.python_versions(PYPROJECT)
 BACKENDS = ["asyncio", "uvloop", "trio"]
+MANY = 20
+"""Failures after which CI gives up: so many have one reason, and each may take its whole minute."""
 
 
 def _group(name: str) -> list[str]:
@@ -61,10 +64,12 @@ def _pytest(session: nox.Session, *arguments: str, **environment: str) -> None:
     flaky: it does not stop the change, but it is named in the log, and is a bug.
     """
     pytest = ("python", "-m", "pytest")
+    if os.environ.get("CI"):
+        pytest += (f"--maxfail={MANY}",)
     try:
         session.run(*pytest, "-n", "2", "--dist", "loadgroup", *arguments, *session.posargs, env=environment)
     except CommandFailed:
-        if not os.environ.get("CI"):
+        if not os.environ.get("CI") or len(json.loads(Path(".pytest_cache/v/cache/lastfailed").read_text())) >= MANY:
             raise
         session.warn("Failed tests once more, by themselves; those that pass now are FLAKY:")
         session.run(*pytest, "--last-failed", "--last-failed-no-failures=none", "-v", *arguments, env=environment)

@@ -29,6 +29,9 @@ logger = logging.getLogger(__name__)
 SHOWN: Final = 8
 """Characters of an id that logs show: of a server-made id's 144 bits, 96 stay secret."""
 
+_TOLD_IN_FULL: Final = (EndCause.CLOSED, EndCause.NOT_CONNECTED, EndCause.LINK_BROKE)
+"""Causes whose reason says more than they do."""
+
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
@@ -271,7 +274,7 @@ def describe_end(session: Session, end: End, figures: ConnectionStatistics, seco
     if transport.round_trip is not None:
         facts.append(f"round trip {1000 * transport.round_trip:.1f} ms")
     who = f"{session.kind} call {session.name} from {session.caller}"
-    why = end.cause.value if end.cause is not EndCause.CLOSED else end.reason
+    why = end.reason if end.cause in _TOLD_IN_FULL else end.cause.value
     return f"{who} ended after {seconds:.1f} s: {why} ({', '.join(facts)})"
 
 

@@ -144,3 +144,45 @@ async def test_contexts_stay_outside() -> None:
 
     assert await room.call(read) == "default"
     await room.aclose()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("use_uvloop", [False, None])
+async def test_a_socket_whose_opening_is_cancelled_is_closed(use_uvloop: bool | None) -> None:
+    """Cancelled at any moment, `create_datagram_endpoint` leaves nothing open (uvloop's own leaves the socket)."""
+    room = Room(use_uvloop=use_uvloop)
+    await room.open()
+
+    class Endpoint(asyncio.DatagramProtocol):
+        made = lost = False
+
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            self.made = True
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self.lost = True
+
+    async def cancel_after(turns: int) -> bool:
+        endpoints: list[Endpoint] = []
+
+        def make() -> Endpoint:
+            endpoints.append(Endpoint())
+            return endpoints[-1]
+
+        loop = asyncio.get_running_loop()
+        opening = loop.create_task(loop.create_datagram_endpoint(make, local_addr=("127.0.0.1", 0)))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        opening.cancel()
+        (outcome,) = await asyncio.gather(opening, return_exceptions=True)
+        if isinstance(outcome, tuple):
+            outcome[0].close()
+        await asyncio.sleep(0.01)
+        async with asyncio.timeout(2):
+            while any(endpoint.made and not endpoint.lost for endpoint in endpoints):
+                await asyncio.sleep(0)
+        return isinstance(outcome, asyncio.CancelledError)
+
+    cancelled = [await room.call(cancel_after, turns) for turns in range(6)]
+    assert any(cancelled)
+    await room.aclose()

@@ -484,6 +484,16 @@ async def test_each_call_has_a_line_at_its_begin_and_at_its_end(caplog):
     assert "the peer left (connected in " in end
 
 
+async def test_the_line_at_the_end_says_how_the_link_broke(caplog):
+    """Where the cause alone says little, the log has the reason."""
+    with caplog.at_level(logging.INFO, "rtcflow.session"):
+        async with serving(Quiet()) as (stream, dial):
+            session, _ = await dial("abc")
+            session.connection.transport.break_link(ConnectionError("the DTLS handshake failed"))
+            await until(lambda: stream.admitted == 0)
+    assert ": the link broke: the DTLS handshake failed (" in caplog.records[-1].message
+
+
 # -- what the application does with a live call
 
 

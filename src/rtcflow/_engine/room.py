@@ -287,4 +287,23 @@ def _loop_factory(use_uvloop: bool | None) -> Callable[[], asyncio.AbstractEvent
         if use_uvloop:
             raise
         return None
-    return uvloop.new_event_loop
+
+
+    class Loop(uvloop.Loop):
+        """uvloop's, but a datagram endpoint whose opening was cancelled is closed; there, its socket stays open."""
+
+        async def create_datagram_endpoint(self, *args: Any, **options: Any) -> Any:
+            # owner: the family of whoever asks, as of every task
+            opening = self.create_task(super().create_datagram_endpoint(*args, **options))
+            try:
+                return await asyncio.shield(opening)
+            except asyncio.CancelledError:
+                opening.add_done_callback(_close_endpoint)
+                raise
+
+    return Loop
+
+
+def _close_endpoint(opening: asyncio.Task[tuple[asyncio.DatagramTransport, Any]]) -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result()[0].abort()

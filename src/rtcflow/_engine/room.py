@@ -288,7 +288,6 @@ def _loop_factory(use_uvloop: bool | None) -> Callable[[], asyncio.AbstractEvent
             raise
         return None
 
-
     class Loop(uvloop.Loop):
         """uvloop's, but a datagram endpoint whose opening was cancelled is closed; there, its socket stays open."""
 
@@ -304,6 +303,6 @@ def _loop_factory(use_uvloop: bool | None) -> Callable[[], asyncio.AbstractEvent
     return Loop
 
 
-def _close_endpoint(opening: asyncio.Task[tuple[asyncio.DatagramTransport, Any]]) -> None:
+def _close_endpoint(opening: asyncio.Task[Any]) -> None:
     if not opening.cancelled() and opening.exception() is None:
         opening.result()[0].abort()

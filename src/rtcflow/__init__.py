@@ -17,6 +17,7 @@ Nothing of aiortc is imported before the first engine is opened.
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from ._bridge import Event
@@ -64,30 +65,6 @@ from .handlers.base import (
     VideoFormat,
 )
 from .handlers.functions import VideoStreamHandler
-from .handlers.turns import (
-    AlgoOptions,
-    EnergyVad,
-    Heard,
-    Interrupted,
-    KeywordSpotter,
-    PauseDetectionModel,
-    PlayoutFinished,
-    ReplyOnPause,
-    ReplyOnStopWords,
-    Say,
-    SileroVADModel,
-    SileroVadOptions,
-    SpeechEnded,
-    SpeechStarted,
-    StreamingVadModel,
-    TurnDetector,
-    TurnEnd,
-    TurnEnded,
-    TurnEvent,
-    TurnTimeline,
-    VoiceTurns,
-    get_silero_model,
-)
 from .media.playout import Latency
 from .outputs import AdditionalOutputs, AudioEmitType, CloseStream, DataChannel, EmitType, VideoEmitType
 from .session import Caller, Session
@@ -97,6 +74,30 @@ from .transports.memory import memory_pair
 from .transports.webrtc import IceServer, WebRTCConfig, WebRTCEngine, WebRTCTransport, open_engine
 
 if TYPE_CHECKING:
+    from .handlers.turns import (
+        AlgoOptions,
+        EnergyVad,
+        Heard,
+        Interrupted,
+        KeywordSpotter,
+        PauseDetectionModel,
+        PlayoutFinished,
+        ReplyOnPause,
+        ReplyOnStopWords,
+        Say,
+        SileroVADModel,
+        SileroVadOptions,
+        SpeechEnded,
+        SpeechStarted,
+        StreamingVadModel,
+        TurnDetector,
+        TurnEnd,
+        TurnEnded,
+        TurnEvent,
+        TurnTimeline,
+        VoiceTurns,
+        get_silero_model,
+    )
     from .transports.telephone import TelephoneConfig
 
 __all__ = [
@@ -195,11 +196,40 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> object:
-    if name == "TelephoneConfig":  # who takes no calls by telephone does not wait for what telephones need
-        from .transports.telephone import TelephoneConfig
+_LATER = {
+    ".transports.telephone": ("TelephoneConfig",),
+    ".handlers.turns": (
+        "AlgoOptions",
+        "EnergyVad",
+        "Heard",
+        "Interrupted",
+        "KeywordSpotter",
+        "PauseDetectionModel",
+        "PlayoutFinished",
+        "ReplyOnPause",
+        "ReplyOnStopWords",
+        "Say",
+        "SileroVADModel",
+        "SileroVadOptions",
+        "SpeechEnded",
+        "SpeechStarted",
+        "StreamingVadModel",
+        "TurnDetector",
+        "TurnEnd",
+        "TurnEnded",
+        "TurnEvent",
+        "TurnTimeline",
+        "VoiceTurns",
+        "get_silero_model",
+    ),
+}
+"""What takes a while to import, and many do without: who takes no calls by telephone, and lets nobody interrupt."""
 
-        return TelephoneConfig
+
+def __getattr__(name: str) -> object:
+    for module, names in _LATER.items():
+        if name in names:
+            return getattr(import_module(module, __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -8,6 +8,7 @@ clear. `audio_in` is what comes out of that buffer: what the caller hears, when 
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections import deque
 from collections.abc import AsyncIterator, Mapping
@@ -36,6 +37,7 @@ from .protocol.lines import (
     Media,
     MediaFormat,
     Message,
+    Ping,
     SendAccepted,
     SendClear,
     SendMark,
@@ -57,6 +59,9 @@ BUFFER: Final = 60.0
 
 MAX_MESSAGE: Final = 1 << 20
 """Bytes of one message of the server."""
+
+PING: Final = 60.0
+"""Seconds after which a WebSocket client that has nothing else to say than audio says that it is there."""
 
 DIGIT_SECONDS: Final = 0.25
 """Seconds from one digit to the next; a telephone's own dialler takes 0.1 to 0.3 s."""
@@ -265,7 +270,9 @@ class CallerTransport(Transport):
         await self._began.wait()
         try:
             while True:
-                event = await self._outbox.take()
+                event: LineEvent = Ping()
+                with anyio.move_on_after(PING if self.kind == "websocket" else math.inf):
+                    event = await self._outbox.take()
                 await self._say(event)
                 if isinstance(event, Dtmf):
                     await anyio.sleep(DIGIT_SECONDS)

@@ -35,6 +35,10 @@ if TYPE_CHECKING:
 GRACE: Final = 1.0
 """Seconds that requests under way get when the server is stopped; calls get `stream.CLOSING` beside that."""
 
+PING: Final = 20.0
+"""Seconds between two pings to each WebSocket client, as Uvicorn has it. Hypercorn looks at no answer; but what is sent
+into a dead network makes the system notice it."""
+
 
 class Backend(enum.StrEnum):
     """The event loops that a server, or a call, can run on."""
@@ -248,6 +252,7 @@ async def _serve(application: Any, stream: Stream | None, listener: socket.socke
     config = Config()
     config.bind = [f"fd://{listener.detach()}"]  # hypercorn closes it
     config.graceful_timeout = GRACE
+    config.websocket_ping_interval = PING
     config.loglevel = "WARNING"
 
     async def shutdown_trigger() -> None:

@@ -13,6 +13,7 @@ import sys
 import time
 from contextlib import closing, contextmanager
 
+import anyio
 import pytest
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
@@ -192,3 +193,20 @@ def test_speech_comes_back_from_every_server(which, tmp_path):
     assert 0 < figures["round_trip"] < 0.5
     assert figures["frames_received"] > 0.9 * figures["frames_sent"]
     assert (tmp_path / "back.wav").stat().st_size > 100_000
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_served_websockets_are_pinged(backend, monkeypatch):
+    """Or a network that died would never be noticed by the system: nothing is sent to a silent client."""
+    from rtcflow import cli
+
+    seen = []
+
+    async def serve(application, config, shutdown_trigger):
+        seen.append(config.websocket_ping_interval)
+        os.close(int(config.bind[0].removeprefix("fd://")))
+
+    monkeypatch.setattr(f"hypercorn.{backend}.serve", serve)
+    listener = socket.create_server(("127.0.0.1", 0))
+    anyio.run(cli._serve, None, None, listener, cli.Backend(backend))
+    assert seen == [20]

@@ -354,6 +354,26 @@ async def test_a_peer_that_takes_nothing_more_is_a_broken_link():
         assert anyio.current_time() - began <= 1.01
 
 
+async def test_a_peer_that_says_nothing_more_is_a_broken_link():
+    """A network that died without a word: a minute for carriers, five for clients, who may ping; None is for ever."""
+    for opening, limit in ((partial(telephone_line, "twilio"), 60), (websocket_line, 300)):
+        async with opening() as (far, transport):
+            transport.start(AudioFormat(8000), AudioFormat(8000))
+            await anyio.sleep(limit - 1)
+            far.say('{"event":"ping"}' if limit == 300 else DIGITS["twilio"])
+            began = anyio.current_time()
+            with pytest.raises(anyio.BrokenResourceError) as caught:
+                await transport.wait_ended()
+            assert anyio.current_time() - began == pytest.approx(limit)
+            assert str(caught.value.__cause__) == f"the peer said nothing for {limit} s"
+            assert far.closed == (1008, f"the peer said nothing for {limit} s")
+    async with websocket_line(limits=LineLimits(idle=None)) as (_, transport):
+        transport.start(AudioFormat(8000), AudioFormat(8000))
+        with anyio.move_on_after(100_000) as waiting:
+            await transport.wait_ended()
+        assert waiting.cancelled_caught
+
+
 async def test_a_telephone_has_no_channel_for_messages():
     """There is nobody who could read them."""
     async with telephone_line("twilio") as (_, transport):

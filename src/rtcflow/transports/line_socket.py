@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -39,6 +40,8 @@ class LineLimits:
         rate: Messages a second, for long. Audio takes 50, or 100 with 10 ms frames.
         burst: Messages beyond that at once, after a stall of the network: 20 s of audio.
         stall: Seconds that it may take no more data before the link counts as broken.
+        idle: Seconds that it may say nothing at all, not even a ping, before it counts as gone; None for ever. No
+            server notices a network that died without a word in less than minutes.
     """
 
     setup: float = 10.0
@@ -46,6 +49,7 @@ class LineLimits:
     rate: float = 250.0
     burst: int = 1000
     stall: float = 10.0
+    idle: float | None = 300.0
 
 
 class PeerLeft(Exception):
@@ -73,6 +77,14 @@ class PeerStalled(PeerLeft):
         self.args = (f"the peer took no data for {seconds:g} s",)
 
 
+class PeerSilent(PeerLeft):
+    """The peer has said nothing for too long: a network that died tells nobody."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(1006)
+        self.args = (f"the peer said nothing for {seconds:g} s",)
+
+
 class LineSocket:
     """The ASGI WebSocket with limits, in our exceptions."""
 
@@ -90,6 +102,7 @@ class LineSocket:
         self._over = False
         self._count = 0
         self._sending_since: float | None = None
+        self._heard_at = self._now()
 
     async def accept(self) -> None:
         """Accept the handshake, if that was not done."""
@@ -117,13 +130,14 @@ class LineSocket:
         if len(message) > self._limits.max_message:
             problem = f"a message of {len(message)} bytes; at most {self._limits.max_message} are taken"
             raise RemoteProtocolError(problem, close_code=TOO_BIG)
-        if not self._rate.take(self._now()):
+        self._heard_at = self._now()
+        if not self._rate.take(self._heard_at):
             problem = f"too many messages; {self._limits.rate:g} a second are taken"
             raise RemoteProtocolError(problem, close_code=OVER_LIMIT)
         return message
 
     async def send(self, message: Message) -> None:
-        """Send a text or binary message; may take for ever, which `wait_stalled` notices.
+        """Send a text or binary message; may take for ever, which `wait_lost` notices.
 
         Raises:
             PeerLeft: The WebSocket was closed.
@@ -140,17 +154,26 @@ class LineSocket:
         finally:
             self._sending_since = None
 
-    async def wait_stalled(self) -> PeerStalled:
-        """Wait until one `send` has taken `LineLimits.stall` seconds; nothing can be sent after.
+    async def wait_lost(self) -> PeerLeft:
+        """Wait until one `send` has taken `LineLimits.stall` seconds, or nothing came for `LineLimits.idle` seconds.
 
-        One task that looks at the clock now and then costs less than a deadline for every message.
+        Who stalled can be told nothing any more. One task that looks at the clock now and then costs less than a
+        deadline for every message.
         """
+        idle = math.inf if self._limits.idle is None else self._limits.idle
         seen: float | None = None
-        while seen is None or seen != self._sending_since:
-            seen = self._sending_since
-            await anyio.sleep_until((self._now() if seen is None else seen) + self._limits.stall)
-        self._over = True
-        return PeerStalled(self._limits.stall)
+        while True:
+            since = self._sending_since
+            if since is not None and since == seen and self._now() >= since + self._limits.stall:
+                self._over = True
+                return PeerStalled(self._limits.stall)
+            if self._now() >= self._heard_at + idle:
+                lost = PeerSilent(idle)
+                await self.close(OVER_LIMIT, str(lost))
+                return lost
+            seen = since
+            look = (self._now() if since is None else since) + self._limits.stall
+            await anyio.sleep_until(min(look, self._heard_at + idle))
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
         """Close it, if that was not done; never raises for a peer that is gone, nor waits long for one that stalls."""

@@ -23,6 +23,9 @@ AHEAD: Final = 0.1
 """Seconds by which audio leaves before its time: the carrier buffers it against the network's jitter, and can be told
 to drop it. More would not be heard sooner; what is on its way at a barge-in is not more than this."""
 
+CARRIER_LIMITS: Final = LineLimits(idle=60.0)
+"""What a carrier may do. It sends the caller's audio all the time, silence too: a minute without is a dead network."""
+
 
 @dataclass(frozen=True, slots=True)
 class TelephoneConfig:
@@ -43,7 +46,7 @@ class TelephoneConfig:
         parameters: Handed from the webhook's answer to the call (`Context.custom`), for all calls alike.
         sample_rate: What Vonage is asked to send, Hz: 8000, 16000 or 24000.
         ahead: Seconds by which audio is sent before its time (see `AHEAD`); what is due up to a frame later goes along.
-        limits: What a carrier may do.
+        limits: What a carrier may do, and for how long it may be silent (see `CARRIER_LIMITS`).
     """
 
     secrets: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), repr=False)
@@ -55,7 +58,7 @@ class TelephoneConfig:
     parameters: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     sample_rate: int = 16000
     ahead: float = AHEAD
-    limits: LineLimits = field(default_factory=LineLimits)
+    limits: LineLimits = CARRIER_LIMITS
 
     def __post_init__(self) -> None:
         for carrier in (*self.secrets, *(self.carriers or ())):
@@ -155,5 +158,5 @@ async def open_telephone_transport(
     def make_transport(socket: LineSocket, codec: LineCodec, call: CallStarted) -> TelephoneTransport:
         return TelephoneTransport(socket, codec, call, ahead=ahead, latency=latency)
 
-    async with open_line(websocket, make_codec, make_transport, limits or LineLimits(), check) as transport:
+    async with open_line(websocket, make_codec, make_transport, limits or CARRIER_LIMITS, check) as transport:
         yield transport

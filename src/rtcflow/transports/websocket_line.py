@@ -1,9 +1,9 @@
 """One call over a WebSocket of an ASGI server: what the WebSocket and the telephone transport have in common.
 
 Four tasks, owned by `open_line`: one reads, one plays (paced by `audio_out`), one sends what is not audio, one watches
-that sending does not stall. All sending goes through one lock, and whoever holds it sends what waits in the outbox
-first: so a message or a clear never comes after audio that was put after it. What the messages mean is the codec's
-affair (`protocol.lines.LineCodec`).
+that the peer takes what is sent, and says something now and then. All sending goes through one lock, and whoever holds
+it sends what waits in the outbox first: so a message or a clear never comes after audio that was put after it. What the
+messages mean is the codec's affair (`protocol.lines.LineCodec`).
 """
 
 from __future__ import annotations
@@ -386,8 +386,8 @@ class LineTransport(Transport):
             n += more.frame.samples.shape[1]
         return payload, n
 
-    async def _watch_sending(self) -> None:
-        self._finish(await self._socket.wait_stalled())
+    async def _watch_peer(self) -> None:
+        self._finish(await self._socket.wait_lost())
 
     async def _next_frame(self) -> PlayoutFrame | None:
         """The next frame when it is due, or None when it is time to mark the end of a stretch of speech."""
@@ -466,7 +466,7 @@ async def open_line(
     failure: BaseException | None = None
     try:
         async with anyio.create_task_group() as tasks:
-            for task in (transport._read, transport._play, transport._send_messages, transport._watch_sending):
+            for task in (transport._read, transport._play, transport._send_messages, transport._watch_peer):
                 tasks.start_soon(task)
             try:
                 yield transport

@@ -22,7 +22,14 @@ from aiortc import (
     VideoStreamTrack,
 )
 
-from rtcflow import AsyncAudioVideoStreamHandler, Event, NotAuthorized, Stream, WebRTCConfig
+from rtcflow import (
+    AsyncAudioVideoStreamHandler,
+    Event,
+    InvalidOffer,
+    NotAuthorized,
+    Stream,
+    WebRTCConfig,
+)
 
 sys.path.insert(0, str(Path(__file__).parent))
 import chromium
@@ -156,6 +163,55 @@ async def test_strangers_cannot_renegotiate() -> None:
         finally:
             await peer.close()
             await stranger.close()
+
+
+@ASYNCIO
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("good", "bad"), [("m=audio", "m=video"), ("a=mid:0", "a=mid:7"), ("a=ice-ufrag:", "a=ice-ufrag:x")]
+)
+async def test_a_call_survives_a_bad_change(good: str, bad: str) -> None:
+    """A re-offer that does not fit is refused in words, sound goes on, and a camera can still be added."""
+    async with site() as (stream, client):
+        peer = caller()
+        try:
+            peer.addTrack(AudioStreamTrack())
+            assert (await offer(peer, client)).status_code == 200
+            witness = stream.session("abc").handler
+            await witness.hears.wait()
+            spoilt = peer.localDescription.sdp.replace(good, bad)
+            response = await client.post("/webrtc/offer", json={"type": "offer", "webrtc_id": "abc", "sdp": spoilt})
+            assert response.status_code in {409, 422}, response.text
+            witness.hears.clear()
+            await witness.hears.wait()
+            peer.addTrack(VideoStreamTrack())
+            assert (await offer(peer, client)).status_code == 200
+            await witness.sees.wait()
+        finally:
+            await peer.close()
+
+
+@ASYNCIO
+@pytest.mark.anyio
+async def test_a_change_that_fails_halfway_is_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    """aiortc has no way back: the call goes on, and who wants to change it is told to call anew."""
+    async with site() as (stream, client):
+        peer = caller()
+        try:
+            peer.addTrack(AudioStreamTrack())
+            assert (await offer(peer, client)).status_code == 200
+            witness = stream.session("abc").handler
+            sdp = peer.localDescription.sdp
+            with monkeypatch.context() as patch:
+                patch.setattr(RTCPeerConnection, "createAnswer", None)
+                with pytest.raises(TypeError):
+                    await stream.session("abc").renegotiate(sdp)
+            with pytest.raises(InvalidOffer, match="an earlier change of this call failed halfway; call anew"):
+                await stream.session("abc").renegotiate(sdp)
+            witness.hears.clear()
+            await witness.hears.wait()
+        finally:
+            await peer.close()
 
 
 CAMERA_LATER = """

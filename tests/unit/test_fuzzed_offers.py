@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any
@@ -61,12 +62,29 @@ class Site:
             self.stream.start(session, ours)
             await self.stream.open_engine()
             self.offer = (await engine.offer(video=True)).offer_sdp
+            self.first = (await engine.offer()).offer_sdp
             task_status.started()
             await self.stop.wait()
 
     def post(self, route: str, body: bytes, kind: str) -> httpx2.Response:
         """What the server answers, and afterwards the bystander is all there is."""
         return self.portal.call(self._post, route, body, kind)
+
+    def further(self, sdps: list[str]) -> list[httpx2.Response]:
+        """What the server answers to offers of one call, one after the other."""
+        return self.portal.call(self._further, sdps)
+
+    async def _further(self, sdps: list[str]) -> list[httpx2.Response]:
+        responses = []
+        with anyio.fail_after(20):
+            for sdp in sdps:
+                body = {"type": "offer", "webrtc_id": "further", "sdp": sdp}
+                responses.append(await self.client.post("/webrtc/offer", json=body))
+                assert self.stream.session("further").end is None
+            self.stream.close("further")
+            while self.stream.admitted > 1:
+                await anyio.sleep(0.002)
+        return responses
 
     async def _post(self, route: str, body: bytes, kind: str) -> httpx2.Response:
         with anyio.fail_after(20):
@@ -171,6 +189,112 @@ def test_a_spoilt_offer_is_served_or_refused(
         check()
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
     assert len(seen) > 1 or route != "offer"
+
+
+def with_video(site: Site) -> str:
+    """The further offer by which the call of `Site.first` gets video, too."""
+    session, *sections = re.split(r"^(?=m=)", site.first, flags=re.MULTILINE)
+    video = next(part for part in re.split(r"^(?=m=)", site.offer, flags=re.MULTILINE) if part.startswith("m=video"))
+    for name in ("ice-ufrag", "ice-pwd", "fingerprint"):
+        ours = re.search(rf"^a={name}:.*$", sections[0], re.MULTILINE)
+        assert ours is not None
+        video = re.sub(rf"^a={name}:.*$", ours[0], video, flags=re.MULTILINE)
+    video = re.sub(r"^a=mid:.*$", "a=mid:late\r", video, flags=re.MULTILINE)
+    video = re.sub(r"^a=(candidate|end-of).*\n", "", video, flags=re.MULTILINE)
+    session = re.sub(r"^(a=group:BUNDLE [^\r]*)", r"\1 late", session, flags=re.MULTILINE)
+    return "".join([session, *sections, video])
+
+
+def test_a_spoilt_further_offer_harms_no_call(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    """No mutation of a re-offer is a 5xx or an error of ours; the call goes on, and takes the next sound one."""
+    sound = with_video(site)
+    lines = sound.splitlines()
+    seen: set[int] = set()
+
+    @settings(max_examples=max(100, settings().max_examples))
+    @given(st.lists(spoils(len(lines)), min_size=1, max_size=4))
+    def check(changes: list[list[Any]]) -> None:
+        changed = lines
+        for change in changes:
+            changed = spoil(changed, change)
+        first, spoilt, further = site.further([site.first, "\r\n".join(changed) + "\r\n", sound])
+        assert first.status_code == 200
+        seen.add(spoilt.status_code)
+        if spoilt.status_code != 200:
+            assert 400 <= spoilt.status_code < 500, spoilt.text
+            assert len(spoilt.json()["meta"]["message"]) > 10
+            assert further.status_code == 200, (spoilt.text, further.text)
+        assert further.status_code < 500
+
+    with caplog.at_level(logging.ERROR):
+        check()
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert {200, 422} <= seen
+
+
+AUDIO, DATA = r"(m=audio.*?)(?=m=|\Z)", r"(m=application.*?)(?=m=|\Z)"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "instead", "status", "words"),
+    [
+        (r"m=audio", "m=video", 422, "has video as media section 0 (audio); add new sections at the end"),
+        (AUDIO + DATA, r"\2\1", 422, "has application as media section 0 (audio)"),
+        (
+            r"(mid:|BUNDLE )0",
+            r"\1zero",
+            422,
+            'names media section 0 (audio) "zero"; its "a=mid" was "0"',
+        ),
+        (DATA, "", 422, "bundles 1, which no media section is called"),
+        (r"(a=fingerprint:sha-256 )..", r"\1ZZ", 422, "another certificate"),
+        (r"a=setup:actpass", "a=setup:active", 422, "another DTLS role"),
+        (r"(opus/48000|rtpmap:96 )", r"x\1", 422, "has other codecs for media section 0"),
+        (r"(VP8|H264)/", r"x\1/", 422, "media section 2 (video) of the further offer has no codec"),
+        (r"(BUNDLE) (\S+) ", r"\1 late \2 ", 422, 'transport of "late", which is new'),
+        (r"a=group:BUNDLE[^\r]*", "a=group:BUNDLE 0 late", 422, "no longer bundles 1"),
+        (r"a=group:BUNDLE[^\r]*\r\n", "", 422, 'no longer bundles by the transport of "0"'),
+        (r"a=ice-ufrag:", "a=ice-ufrag:new", 409, "not of its ICE session"),
+    ],
+)
+def test_what_does_not_fit_is_named(site: Site, pattern: str, instead: str, status: int, words: str) -> None:
+    """A re-offer that changes what was agreed on is refused as a whole, in words; a sound one after it is served."""
+    sound = with_video(site)
+    spoilt = re.sub(pattern, instead, sound, flags=re.MULTILINE | re.DOTALL)
+    assert spoilt != sound
+    first, refused, further = site.further([site.first, spoilt, sound])
+    assert (first.status_code, refused.status_code) == (200, status), refused.text
+    assert words in refused.json()["meta"]["message"]
+    assert further.status_code == 200, further.text
+    assert "m=video" in further.json()["sdp"]
+
+
+def test_a_call_without_bundle_gets_more(site: Site) -> None:
+    """Its new section shares the transport of the one it has; what is live is not moved, and no socket is opened."""
+    bundle = re.compile(r"^a=group:BUNDLE[^\r]*\r\n", re.MULTILINE)
+    sound = with_video(site)
+    alone, unbundled = bundle.sub("", site.first), bundle.sub("", sound)
+    first, own, moved, shared = site.further([alone, unbundled, sound, re.sub(r"BUNDLE 0 1", "BUNDLE 0", sound)])
+    assert first.status_code == 200
+    assert (own.status_code, moved.status_code) == (422, 422)
+    assert "gives media section 2 (video) a transport of its own; put it into a=group:BUNDLE" in own.text
+    assert "bundles 1, which has a transport of its own" in moved.text
+    assert shared.status_code == 200, shared.text
+    ports = [
+        set(re.findall(r"^a=candidate:(?:\S+ ){5}(\d+)", it.json()["sdp"], re.MULTILINE)) for it in (first, shared)
+    ]
+    assert ports[0] == ports[1]
+
+
+def test_channels_share_one_data_section(site: Site) -> None:
+    """Two are refused, since an answer could not name both."""
+    data = re.search(r"m=application.*", site.first, re.DOTALL)
+    assert data is not None
+    two = site.first + data[0].replace("a=mid:1", "a=mid:2")
+    body = json.dumps({"type": "offer", "webrtc_id": "x", "sdp": two}).encode()
+    response = site.post("/webrtc/offer", body, "application/json")
+    assert response.status_code == 422
+    assert "several data sections" in response.json()["meta"]["message"]
 
 
 @pytest.mark.parametrize("source", ["ours", "chromium"])

@@ -10,8 +10,10 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from aiortc import RTCIceCandidate
+from aiortc import RTCDtlsFingerprint, RTCIceCandidate
+from aiortc.codecs import CODECS
 from aiortc.rtcdtlstransport import X509_DIGEST_ALGORITHMS
+from aiortc.rtcpeerconnection import find_common_codecs
 from aiortc.sdp import MediaDescription, SessionDescription
 
 from ..exceptions import InvalidOffer, UnsupportedMedia
@@ -20,6 +22,8 @@ from ..protocol.signalling import MAX_SDP, IceCandidate
 
 MAX_CANDIDATES: Final = 100
 """The most candidates of one peer: the limit on connectivity checks of RFC 8445 section 6.1.2.5."""
+
+KNOWN_CODECS: Final = "audio: Opus, G.722, PCMU, PCMA; video: VP8, H.264"
 
 _CANDIDATE = re.compile(r"^a=candidate:[^\r\n]*\.local[^\r\n]*\r?\n?", re.MULTILINE)
 _SECTION = re.compile(r"^(?=m=)", re.MULTILINE)
@@ -38,12 +42,14 @@ class Description:
             while the connection is being made. Browsers send them when the user has not granted the microphone.
         ended: Whether the text said that no more candidates will come; if so, and there are some in `later`, it is
             for us to say so after them.
+        bundled: Names (mids) of the sections that share one transport, the first of which is the one that has it.
     """
 
     sdp: str
     media: tuple[MediaDescription, ...]
     later: tuple[RTCIceCandidate, ...]
     ended: bool
+    bundled: tuple[str, ...] = ()
 
     @property
     def ice(self) -> tuple[str | None, str | None]:
@@ -79,6 +85,8 @@ def read(sdp: str, what: str = "offer") -> Description:
     mids = [media.rtp.muxId for media in description.media]
     if len(mids) > 1 and len(set(mids)) < len(mids):
         raise _invalid(f'the media sections of the {what} need different "a=mid" values (RFC 8829 section 5.2.1)')
+    if sum(media.kind == "application" for media in description.media) > 1:
+        raise _invalid(f"the {what} has several data sections (m=application); one is enough for all channels")
     for group in description.group:
         if group.semantic == "BUNDLE" and (strangers := [str(mid) for mid in group.items if str(mid) not in mids]):
             raise _invalid(f"the {what} bundles {', '.join(strangers)}, which no media section is called (RFC 9143)")
@@ -95,7 +103,8 @@ def read(sdp: str, what: str = "offer") -> Description:
         sdp = _END_OF_CANDIDATES.sub("", _CANDIDATE.sub("", sdp))
     if any(media.direction is None and media.kind != "application" for media in description.media):
         sdp = _with_directions(sdp, description.media)
-    return Description(sdp, tuple(description.media), later, ended)
+    bundle = next((group.items for group in description.group if group.semantic == "BUNDLE"), [])
+    return Description(sdp, tuple(description.media), later, ended, tuple(map(str, bundle)))
 
 
 def _parse(sdp: str, what: str) -> SessionDescription:
@@ -139,6 +148,87 @@ def _check(media: MediaDescription, where: str, what: str) -> None:
             raise _invalid(f'{where} has no "a=sctp-port" line (RFC 8841 section 5.1)')
     elif not media.rtcp_mux:
         raise _invalid(f'{where} has no "a=rtcp-mux" line, which WebRTC requires (RFC 8829 section 4.1.1)')
+
+
+def check_further(agreed: Description, further: Description) -> None:
+    """Check that a further offer of the same peer fits what was agreed on, before any of it is applied.
+
+    aiortc has no way back from an offer that it took halfway, so whatever it would stumble over is found here: what is
+    there stays as it is (its place, kind, name, transport, certificate and codec; RFC 8829 section 5.2.2), directions
+    may change, and sections that share the transport may be added at the end.
+
+    Raises:
+        InvalidOffer: It does not fit; the text says where.
+        UnsupportedMedia: A new section has no codec that is known here.
+    """
+    for index, old in enumerate(agreed.media):
+        if index >= len(further.media):
+            raise _unfit(
+                f"has {len(further.media)} media sections, and {len(agreed.media)} are agreed on; set those that are "
+                "no longer wanted to inactive"
+            )
+        _check_same(old, further.media[index], f"media section {index} ({old.kind})", further.media[0])
+    _check_bundle(agreed, further.bundled)
+    for index, new in enumerate(further.media[len(agreed.media) :], len(agreed.media)):
+        if _codec(new) is None:
+            raise UnsupportedMedia(
+                f"media section {index} ({new.kind}) of the further offer has no codec that is known here "
+                f"({KNOWN_CODECS}); the call goes on as it is"
+            )
+        if new.rtp.muxId not in further.bundled:
+            # Where there is no port for it, or no way, aiortc would end the whole call.
+            raise _unfit(f"gives media section {index} ({new.kind}) a transport of its own; put it into a=group:BUNDLE")
+
+
+def _check_bundle(agreed: Description, bundled: tuple[str, ...]) -> None:
+    """Check that what is agreed on keeps its transport: aiortc cannot move what is live."""
+    names = [media.rtp.muxId for media in agreed.media]
+    if bundled and bundled[0] not in names:
+        raise _unfit(f'bundles by the transport of "{bundled[0]}", which is new; begin with one that is agreed on')
+    if agreed.bundled and bundled[:1] != agreed.bundled[:1]:
+        raise _unfit(f'no longer bundles by the transport of "{agreed.bundled[0]}"')
+    before, now = set(agreed.bundled or bundled[:1]), {name for name in bundled if name in names}
+    if now - before:
+        raise _unfit(f"bundles {', '.join(sorted(now - before))}, which has a transport of its own")
+    if agreed.bundled and before - now:
+        raise _unfit(f"no longer bundles {', '.join(sorted(before - now))}")
+
+
+def _check_same(old: MediaDescription, new: MediaDescription, where: str, first: MediaDescription) -> None:
+    """Check that `new` is the section `old` again; `first` is the first section beside it."""
+    if new.kind != old.kind:
+        raise _unfit(f"has {new.kind} as {where}; add new sections at the end")
+    if new.rtp.muxId != old.rtp.muxId:
+        raise _unfit(f'names {where} "{new.rtp.muxId}"; its "a=mid" was "{old.rtp.muxId}"')
+    if _ufrag(new) not in {_ufrag(old), _ufrag(first)}:
+        raise _unfit(f"restarts ICE for {where}, which is not possible here; call anew")
+    if old.dtls is not None and new.dtls is not None:
+        if {_key(one) for one in new.dtls.fingerprints} != {_key(one) for one in old.dtls.fingerprints}:
+            raise _unfit(f"has another certificate (a=fingerprint) for {where}; call anew")
+        if new.dtls.role not in {"auto", "server" if old.dtls.role == "auto" else old.dtls.role}:
+            raise _unfit(f"has another DTLS role for {where}; write a=setup:actpass")
+    if _codec(new) != _codec(old):
+        raise _unfit(f"has other codecs for {where}; they are agreed on")
+
+
+def _ufrag(media: MediaDescription) -> str | None:
+    return None if media.ice is None else media.ice.usernameFragment
+
+
+def _key(fingerprint: RTCDtlsFingerprint) -> tuple[str, str]:
+    return fingerprint.algorithm.lower(), fingerprint.value.upper()
+
+
+def _codec(media: MediaDescription) -> tuple[str, int | None] | None:
+    """The codec that both sides send, with its number: the first of theirs that is known here; None if none is."""
+    if media.kind == "application":
+        return "data", 0
+    common = find_common_codecs(CODECS[media.kind], media.rtp.codecs)
+    return (common[0].mimeType.lower(), common[0].payloadType) if common else None
+
+
+def _unfit(what: str) -> InvalidOffer:
+    return _invalid(f"the further offer {what} (RFC 8829 section 5.2.2); the call goes on as it is")
 
 
 def _invalid(message: str) -> InvalidOffer:

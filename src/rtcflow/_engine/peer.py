@@ -99,7 +99,8 @@ class Peer:
         self._hurry = asyncio.Event()
         self._candidates = 0
         self._negotiating = asyncio.Lock()
-        self._their_ice: tuple[str | None, str | None] | None = None
+        self._theirs: offers.Description | None = None
+        self._torn = False
 
     # -- negotiation
 
@@ -120,7 +121,7 @@ class Peer:
         answer = connection.localDescription.sdp
         self._learn_codec(answer)
         self._start_timer()
-        self._their_ice = offer.ice
+        self._theirs = offer
         return answer
 
     async def renegotiate(self, sdp: str, wish: Wish) -> str:
@@ -132,14 +133,19 @@ class Peer:
             ConnectionExists: It is not of this peer's ICE session.
         """
         async with self._negotiating:
-            connection, offer = self._connection, offers.read(sdp)
-            if connection is None or self._closing is not None or offer.ice != self._their_ice:
+            connection, offer, agreed = self._connection, offers.read(sdp), self._theirs
+            if connection is None or self._closing is not None or agreed is None or offer.ice != agreed.ice:
                 raise ConnectionExists("this id is in use, and the offer is not of its ICE session")
-            agreed = _agreement(offer, wish, ours_first=False)
+            if self._torn:
+                raise InvalidOffer("an earlier change of this call failed halfway; call anew for another", status=422)
+            offers.check_further(agreed, offer)
+            media = _agreement(offer, wish, ours_first=False)
+            self._torn = True  # until it is through: aiortc has no way back
             await self._apply(connection, offer, "offer")
             self._choose_directions(connection, wish)
             await connection.setLocalDescription(await connection.createAnswer())
-            self.offer, answer = agreed, connection.localDescription.sdp
+            self._torn = False
+            self._theirs, self.offer, answer = offer, media, connection.localDescription.sdp
             self._learn_codec(answer)
             return answer
 
@@ -191,8 +197,7 @@ class Peer:
             await connection.setRemoteDescription(RTCSessionDescription(description.sdp, kind))
         except OperationError as error:
             raise UnsupportedMedia(
-                f"the {kind} has a media section without any codec that is known here "
-                "(audio: Opus, G.722, PCMU, PCMA; video: VP8, H.264)"
+                f"the {kind} has a media section without any codec that is known here ({offers.KNOWN_CODECS})"
             ) from error
         except Exception as error:  # aiortc's own checks fail in many ways, all of which mean this
             raise InvalidOffer(f"the {kind} cannot be used: {str(error) or type(error).__name__}") from error

@@ -79,20 +79,20 @@ async def connect(
         The transport, with the answer accepted; it is on its way to being connected (`Transport.wait_connected`).
 
     Raises:
-        ValueError: `url` is no http or https URL.
+        ValueError: `url` is no http or https URL, or a header cannot be sent.
         ConnectionError: Nobody answers there, or not in time.
         NegotiationError: The server refused; its class, `status` and `code` say why.
         RemoteProtocolError: What answers there is no such server.
     """
     from .transports.webrtc import open_engine
 
-    target = offer_url(url)
+    target, sent = offer_url(url), read_headers(headers)
     import_httpx2()
     async with open_engine() if engine is None else nullcontext(engine) as opened:
         call = await opened.offer(audio=audio, video=video, messages=messages)
         try:
             offer = signalling.Offer(call.offer_sdp, webrtc_id or secrets.token_urlsafe(18))
-            response = await _request("POST", target, headers, timeout, offer.to_json())
+            response = await _request("POST", target, sent, timeout, offer.to_json())
             await call.accept_answer(signalling.parse_answer(response.content, response.status_code).sdp)
             yield call
         finally:
@@ -108,24 +108,49 @@ async def get_configuration(
     The ICE servers are for `WebRTCConfig.ice_servers`: ``read_ice_servers(found["rtcConfiguration"])``.
 
     Raises:
-        ValueError: `url` is no http or https URL.
+        ValueError: `url` is no http or https URL, or a header cannot be sent.
         ConnectionError: Nobody answers there, or not in time.
         NegotiationError: The server refused.
         RemoteProtocolError: What answers there tells no such thing.
     """
     before, _, query = offer_url(url).partition("?")
     target = before.removesuffix(OFFER_ROUTE) + CONFIGURATION_ROUTE + (f"?{query}" if query else "")
-    response = await _request("GET", target, headers, timeout)
+    response = await _request("GET", target, read_headers(headers), timeout)
     found = signalling.parse_reply(response.content, response.status_code)
     if not isinstance(found.get("rtcConfiguration"), dict):
-        raise RemoteProtocolError(f"{target} answered, but with no rtcConfiguration")
+        raise RemoteProtocolError(f"{target.partition('?')[0]} answered, but with no rtcConfiguration")
     return found
 
 
+def read_headers(given: Mapping[str, str] | None) -> dict[str, str]:
+    """Headers of a request, without the blanks and line ends around them that files and shells leave.
+
+    Raises:
+        ValueError: One of them cannot be sent. The text names it, and not what it holds: that may be a secret.
+    """
+    return {name: plain_text(value, f"the header {name!r}") for name, value in (given or {}).items()}
+
+
+def plain_text(value: str, what: str) -> str:
+    """`value` without blanks and line ends around it, if a header can carry it (RFC 9110 section 5.5).
+
+    Raises:
+        ValueError: It cannot; the text says that of `what`, and does not show the value.
+    """
+    value = value.strip()
+    if not (value.isascii() and value.isprintable()):
+        raise ValueError(
+            f"{what} holds a line break, a control character or a letter outside ASCII (not shown, since it may be "
+            "secret); such a value cannot be sent in a header: copy it anew"
+        )
+    return value
+
+
 async def _request(
-    method: str, url: str, headers: Mapping[str, str] | None, timeout: float, body: Mapping[str, Any] | None = None
+    method: str, url: str, headers: Mapping[str, str], timeout: float, body: Mapping[str, Any] | None = None
 ) -> httpx2.Response:
     library = import_httpx2()
+    shown = url.partition("?")[0]  # a query may hold a token
     # Reading the certificates of the system takes 60 ms, which plain http need not wait for.
     verify = url.startswith("https:")
     try:
@@ -134,11 +159,11 @@ async def _request(
                 response: httpx2.Response = await client.request(method, url, json=body)
                 return response
     except (TimeoutError, library.TimeoutException):
-        raise ConnectionError(f"{url} did not answer within {timeout:g} s") from None
+        raise ConnectionError(f"{shown} did not answer within {timeout:g} s") from None
     except (library.UnsupportedProtocol, library.InvalidURL) as error:
-        raise ValueError(f"{url!r} is not the URL of a server: {error}") from None
+        raise ValueError(f"{shown!r} is not the URL of a server: {error}") from None
     except library.TransportError as error:
-        raise ConnectionError(f"nobody answers at {url}: {_in_words(error)}") from error
+        raise ConnectionError(f"nobody answers at {shown}: {_in_words(error)}") from error
 
 
 def _in_words(error: BaseException) -> str:

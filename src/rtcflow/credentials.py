@@ -4,7 +4,7 @@
     Stream(handler, rtc_configuration=lambda: get_coturn_credentials("turn:turn.example.org", secret))
 
 Each returns what browsers take, ``{"iceServers": [...]}``. Those that ask a provider need rtcflow[client]. Tokens come
-from arguments or from the environment, and are in no error's text.
+from arguments or from the environment, without the blanks and line ends around them, and are in no error's text.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+from urllib.parse import quote
 
-from .client import import_httpx2
+from .client import import_httpx2, plain_text
 
 if TYPE_CHECKING:
     import httpx2
@@ -104,8 +105,19 @@ class _Borrowed:
 # -- what is asked
 
 
-def _ask_hf(token: str | None, ttl: int) -> _Question:
-    token = token or os.environ.get("HF_TOKEN", "").strip()
+def _secret(argument: str, given: str | None, variable: str) -> str:
+    """What was given, or is in the environment, or "": as a header and a URL can carry it.
+
+    Raises:
+        ValueError: They cannot; it is not shown.
+    """
+    if given:
+        return plain_text(given, argument)
+    return plain_text(os.environ.get(variable, ""), f"{variable} in the environment")
+
+
+def _ask_hf(token: str | None, ttl: int, argument: str = "token") -> _Question:
+    token = _secret(argument, token, "HF_TOKEN")
     if not token:
         raise ValueError("no token for Hugging Face; give token=... or set HF_TOKEN")
     headers = {"Authorization": f"Bearer {token}"}
@@ -116,28 +128,28 @@ def _ask_cloudflare(
     turn_key_id: str | None, turn_key_api_token: str | None, hf_token: str | None, ttl: int
 ) -> _Question:
     if hf_token or (turn_key_id is None and os.environ.get("HF_TOKEN", "").strip()):
-        return _ask_hf(hf_token, ttl)
-    key = turn_key_id or os.environ.get("CLOUDFLARE_TURN_KEY_ID")
-    token = turn_key_api_token or os.environ.get("CLOUDFLARE_TURN_KEY_API_TOKEN")
+        return _ask_hf(hf_token, ttl, "hf_token")
+    key = _secret("turn_key_id", turn_key_id, "CLOUDFLARE_TURN_KEY_ID")
+    token = _secret("turn_key_api_token", turn_key_api_token, "CLOUDFLARE_TURN_KEY_API_TOKEN")
     if not key or not token:
         raise ValueError(
             "no key for Cloudflare; give turn_key_id=... and turn_key_api_token=..., or set CLOUDFLARE_TURN_KEY_ID and "
             "CLOUDFLARE_TURN_KEY_API_TOKEN"
         )
-    url = f"https://rtc.live.cloudflare.com/v1/turn/keys/{key}/credentials/generate-ice-servers"
+    url = f"https://rtc.live.cloudflare.com/v1/turn/keys/{quote(key, safe='')}/credentials/generate-ice-servers"
     return _Question("Cloudflare", "POST", url, {"Authorization": f"Bearer {token}"}, json={"ttl": ttl})
 
 
 def _ask_twilio(twilio_sid: str | None, twilio_token: str | None) -> _Question:
-    sid = twilio_sid or os.environ.get("TWILIO_ACCOUNT_SID")
-    token = twilio_token or os.environ.get("TWILIO_AUTH_TOKEN")
+    sid = _secret("twilio_sid", twilio_sid, "TWILIO_ACCOUNT_SID")
+    token = _secret("twilio_token", twilio_token, "TWILIO_AUTH_TOKEN")
     if not sid or not token:
         raise ValueError(
             "no account for Twilio; give twilio_sid=... and twilio_token=..., or set TWILIO_ACCOUNT_SID and "
             "TWILIO_AUTH_TOKEN"
         )
     basic = base64.b64encode(f"{sid}:{token}".encode()).decode()
-    url = f"https://api.twilio.com/2010-04-01/Accounts/{sid}/Tokens.json"
+    url = f"https://api.twilio.com/2010-04-01/Accounts/{quote(sid, safe='')}/Tokens.json"
     return _Question("Twilio", "POST", url, {"Authorization": f"Basic {basic}"})
 
 
@@ -171,7 +183,7 @@ def get_turn_credentials(
     """Ask the provider that `method` names; `kwargs` are those of its own function.
 
     Raises:
-        ValueError: There is no such provider, or no token for it.
+        ValueError: There is no such provider, no token for it, or one that cannot be sent.
         ConnectionError: It refused, or answered something else.
     """
     return _ask(method, kwargs).send(client)

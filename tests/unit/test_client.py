@@ -153,3 +153,45 @@ async def test_a_caller_learns_the_servers_ice_servers():
         assert caught.value.status == 401
     with pytest.raises(ValueError, match="not the URL of a server"):
         await get_configuration("nonsense")
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("spoilt", ["Bearer SECRET\r\nX: y", "Bearer SECRET\0", "Bearer SECRÉT"])
+async def test_a_header_that_cannot_be_sent_is_named_and_not_shown(spoilt):
+    """Before anybody is asked; the error does not hold what may be a secret."""
+    for asking in (connect("http://127.0.0.1:1", headers={"Authorization": spoilt}), None):
+        with pytest.raises(ValueError, match="the header 'Authorization' holds a line break") as caught:
+            if asking is None:
+                await get_configuration("http://127.0.0.1:1", headers={"Authorization": spoilt})
+            else:
+                await asking.__aenter__()
+        assert "SECR" not in "".join(map(str, (caught.value, caught.value.__cause__, caught.value.__context__)))
+
+
+@pytest.mark.anyio
+async def test_a_line_end_after_a_token_is_not_sent():
+    """`--header "Authorization: Bearer $(cat token)"` and a file's text do the same."""
+    seen = []
+
+    async def serve(stream):
+        async with stream:
+            seen.append(await stream.receive())
+            await stream.send(reply("200 OK", {"rtcConfiguration": {}}))
+
+    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+    async with listener, anyio.create_task_group() as tg:
+        tg.start_soon(listener.serve, serve)
+        url = f"http://127.0.0.1:{listener.extra(anyio.abc.SocketAttribute.local_port)}"
+        await get_configuration(url, headers={"Authorization": "Bearer tok\n"})
+        tg.cancel_scope.cancel()
+    assert b"Authorization: Bearer tok\r\n" in seen[0]
+
+
+@pytest.mark.anyio
+async def test_a_token_in_the_query_is_in_no_error():
+    """Where nobody answers, the URL is shown without it."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as gone:
+        port = gone.getsockname()[1]
+    with pytest.raises(ConnectionError, match="nobody answers") as caught:
+        await get_configuration(f"http://127.0.0.1:{port}/talk?token=SECRET")
+    assert "SECRET" not in str(caught.value)

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import hmac
 import json
+import traceback
 
 import httpx2
 import pytest
@@ -103,6 +104,49 @@ def test_tokens_come_from_the_environment(monkeypatch):
         check(asked[1], "hf")
         credentials.get_turn_credentials(client=client, ttl=60, turn_key_id="key1")
         check(asked[2], "cloudflare")
+
+
+TOKENS = [
+    ("hf", "token", "HF_TOKEN"),
+    ("cloudflare", "turn_key_id", "CLOUDFLARE_TURN_KEY_ID"),
+    ("cloudflare", "turn_key_api_token", "CLOUDFLARE_TURN_KEY_API_TOKEN"),
+    ("twilio", "twilio_sid", "TWILIO_ACCOUNT_SID"),
+    ("twilio", "twilio_token", "TWILIO_AUTH_TOKEN"),
+]
+
+
+@pytest.mark.parametrize(("method", "argument", "variable"), TOKENS)
+@pytest.mark.parametrize("by_variable", [True, False])
+def test_blanks_around_a_token_are_no_part_of_it(monkeypatch, method, argument, variable, by_variable):
+    """A token out of a file ends with a line: what is asked has it without."""
+    asked, arguments = [], dict(QUESTIONS[method][0])
+    spaced = f" {arguments[argument]}\r\n"
+    if by_variable:
+        del arguments[argument]
+        monkeypatch.setenv(variable, spaced)
+    else:
+        arguments[argument] = spaced
+    with httpx2.Client(transport=provider(asked, TWILIO if method == "twilio" else SERVERS)) as client:
+        credentials.get_turn_credentials(method, client=client, **arguments)
+    check(asked[0], method)
+
+
+@pytest.mark.parametrize(("method", "argument", "variable"), TOKENS)
+@pytest.mark.parametrize("by_variable", [True, False])
+@pytest.mark.parametrize("spoilt", ["SECRET\nSECRET", "SECRET\0", "SECRÉT", "SECRET\x7f"])
+def test_a_token_that_cannot_be_sent_is_named_and_not_shown(
+    monkeypatch, method, argument, variable, by_variable, spoilt
+):
+    """Nobody is asked, and no part of the token is in the error or its causes."""
+    arguments = dict(QUESTIONS[method][0])
+    if by_variable and "\0" not in spoilt:  # no environment holds one
+        del arguments[argument]
+        monkeypatch.setenv(variable, spoilt)
+    else:
+        arguments[argument] = spoilt
+    with pytest.raises(ValueError, match=f"{argument}|{variable}") as caught:
+        credentials.get_turn_credentials(method, **arguments)
+    assert "SECR" not in "".join(traceback.format_exception(caught.value)).replace(repr(spoilt), "")
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ class _Voice:
     def frame(self, samples: NDArray[np.int16], sample_rate: int) -> AudioFrame:
         channels = samples.shape[0]
         if channels not in self._converters:
-            self._converters = {channels: Converter(AudioFormat(self._sample_rate, LAYOUTS[channels]))}
+            self._converters = {channels: Converter(AudioFormat(self._sample_rate, LAYOUTS[channels]), live=True)}
         return AudioFrame(self._converters[channels].feed(samples, sample_rate), self._sample_rate, 0)
 
 
@@ -125,7 +125,7 @@ class Nurseries:
 
     async def receive(self, heard: AudioFormat) -> None:
         """Call `receive` with the peer's audio, as `heard`, until there is no more."""
-        await self._in_its_colour(self._receive, self._receive_in_thread, Converter(heard))
+        await self._in_its_colour(self._receive, self._receive_in_thread, Converter(heard, live=True))
 
     async def _receive(self, heard: Converter) -> None:
         while True:

@@ -28,6 +28,7 @@ from rtcflow.handlers.base import (
 )
 from rtcflow.outputs import AdditionalOutputs, CloseStream
 from rtcflow.protocol import messages
+from rtcflow.testing import run_call, signals
 from rtcflow.transports.memory import memory_pair
 
 pytestmark = pytest.mark.anyio
@@ -746,3 +747,29 @@ async def test_thirty_two_blocking_echoes_at_once():
             while len(heard) < 32:
                 await anyio.sleep(0.01)
         barrier.set()
+
+
+@pytest.mark.parametrize("rates", [(48000, 24000), (44100, 24000), (16000, 8000), (8000, 48000), (48000, 22050)])
+def test_an_echo_at_another_rate_is_not_a_frame_later(rates):
+    """What a resampler holds back is made up for: each frame that comes in can leave at once."""
+
+    class Echo(AsyncStreamHandler):
+        def __init__(self):
+            super().__init__(input_sample_rate=rates[0], output_sample_rate=rates[1])
+            self.flow = Flow(100, Policy.BLOCK)
+
+        def copy(self):
+            return Echo()
+
+        async def receive(self, frame):
+            await self.flow.put(frame)
+
+        async def emit(self):
+            return await self.flow.take()
+
+    record = run_call(Echo(), play=signals.tone(1.0), seconds=1.5)
+    heard = record.heard[0]
+    assert heard.at == pytest.approx(0)
+    assert heard.frame.samples.shape == (1, rates[1] // 50)
+    loud = np.abs(heard.frame.samples[0, -rates[1] // 100 :])
+    assert loud.max() > 1000

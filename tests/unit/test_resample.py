@@ -126,3 +126,26 @@ def test_what_is_no_sample_rate_is_named(rate: Any) -> None:
 def test_numpy_integers_are_sample_rates() -> None:
     """They come out of wav readers."""
     assert type(check_sample_rate(np.int64(24000))) is int
+
+
+@given(
+    source=st.sampled_from([8000, 16000, 22050, 24000, 32000, 44100, 48000]),
+    target=st.sampled_from([8000, 12000, 16000, 22050, 24000, 44100, 48000]),
+    channels=st.sampled_from([1, 2]),
+)
+def test_live_of_whole_frames_whole_frames_come_out_at_once(source, target, channels):
+    """What a live converter's filter holds back is made up for; after at most 2 ms of silence the audio is the same."""
+    converter, plain = Converter(AudioFormat(target), live=True), Converter(AudioFormat(target))
+    t = np.arange(source // 5) / source
+    audio = np.repeat(np.rint(8000 * np.sin(2 * np.pi * 300 * t)).astype(np.int16)[np.newaxis], channels, axis=0)
+    frames = np.split(audio, 10, axis=1)
+    out = [converter.feed(frame, source) for frame in frames]
+    assert {frame.shape for frame in out} == {(1, target // 50)}
+    live, whole = (
+        np.concatenate([*out, converter.flush()], axis=1),
+        np.concatenate([plain.feed(audio, source), plain.flush()], axis=1),
+    )
+    silence = live.shape[1] - whole.shape[1]
+    assert 0 <= silence <= target // 500
+    a_sample = 8000 * 2 * np.pi * 300 / min(source, target)  # the silence need not be of whole samples
+    assert np.abs(live[:, silence:].astype(int) - whole).max() <= a_sample + 10

@@ -1,7 +1,7 @@
 """Sample rates and channels, converted so that chunking cannot be heard.
 
 The filter is FFmpeg's libswresample (through PyAV), whose state lives on from chunk to chunk: cutting the same audio
-differently gives the same samples, bit for bit. One 20 ms frame costs about 50 µs; equal formats cost nothing.
+differently gives the same samples, bit for bit. One 20 ms frame costs 50 to 100 µs; equal formats cost nothing.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ MAX_SAMPLE_RATE = 384_000
 _FILTER_REACH = 64
 """Samples, at the lower of the two rates, after which the filter has let go of everything: twice the 32 taps that
 libswresample's default filter has."""
+
+_LONGEST_HOLD = 250
+"""Of a second: 4 ms, and twice what the filter ever holds back (at rates from 8 kHz)."""
 
 
 def check_sample_rate(sample_rate: Any, what: str = "a sample rate") -> int:
@@ -117,10 +120,13 @@ class Converter:
 
     Args:
         target: What comes out.
+        live: Whether nothing may wait for more to come: what the filter holds back of the first chunk is made up for by
+            as much silence before it (2 ms at the most), so that of whole frames whole frames come out at once.
     """
 
-    def __init__(self, target: AudioFormat) -> None:
+    def __init__(self, target: AudioFormat, *, live: bool = False) -> None:
         self.target = target
+        self._live = live
         self._resampler: Resampler | None = None
 
     def feed(self, samples: NDArray[np.int16], sample_rate: int) -> NDArray[np.int16]:
@@ -137,7 +143,11 @@ class Converter:
             return resampler.feed(samples)
         source = AudioFormat(check_sample_rate(sample_rate), LAYOUTS.get(samples.shape[0], "mono"))
         new = Resampler(source, self.target)
+        if self._live and sample_rate != self.target.sample_rate:
+            new.feed(np.zeros((1, sample_rate // _LONGEST_HOLD), np.int16))
         out = new.feed(samples)
+        if self._live:
+            out = out[:, max(0, out.shape[1] - samples.shape[1] * self.target.sample_rate // sample_rate) :]
         if resampler is not None and (rest := resampler.flush()).shape[1]:
             out = np.concatenate([rest, out], axis=1)
         self._resampler = new

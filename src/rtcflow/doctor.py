@@ -1,7 +1,7 @@
 """Why a call to a server works, or does not: what `rtcflow doctor` finds out, and says in plain words.
 
-`examine` places a call as a browser would, with the ICE servers that the server tells its callers, and notes what came
-of each step. `explain` is pure: what was found in, sentences out.
+`examine` places a call as a browser would, with the ICE servers (and ``iceTransportPolicy``) that the server tells its
+callers, and notes what came of each step. `explain` is pure: what was found in, sentences out.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class DoctorReport:
 
     Attributes:
         url: The server.
-        relay_only: Whether host candidates were forbidden.
+        relay_only: Whether host candidates were forbidden: by us, or by the server (`policy`).
         refused: Why there was no answer to the offer, in words; "" if there was one.
         ice_servers: What came of asking the ICE servers that the server tells its callers.
         ours: Our candidates.
@@ -52,6 +52,7 @@ class DoctorReport:
         phase: What did not finish: ``"ice"`` or ``"dtls"``; "" if all did.
         problems: What is wrong, a sentence or two each, with what to do about it.
         notes: What is not wrong, but good to know.
+        policy: Whether the server tells its callers to use relays only (``iceTransportPolicy``).
     """
 
     url: str
@@ -65,6 +66,7 @@ class DoctorReport:
     phase: str = ""
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    policy: bool = False
 
     @property
     def connected(self) -> bool:
@@ -81,6 +83,7 @@ class DoctorReport:
             "url": self.url,
             "connected": self.connected,
             "relay_only": self.relay_only,
+            "policy": "relay" if self.policy else "all",
             "refused": self.refused,
             "ice_servers": [
                 asdict(report) | {"trouble": report.trouble and report.trouble.name.lower()}
@@ -101,6 +104,8 @@ async def examine(
 ) -> DoctorReport:
     """Call the server at `url`, hang up as soon as media could flow, and say what was found.
 
+    What the server tells its callers counts as for a browser: its ICE servers, and whether relays only may be used.
+
     Args:
         url: Where its stream is mounted.
         headers: For its ``authorize``.
@@ -113,7 +118,9 @@ async def examine(
     report = DoctorReport(url, relay_only)
     try:
         told = await get_configuration(url, headers=headers, timeout=timeout)
-        config = _config(told, relay_only=relay_only, timeout=timeout)
+        report.policy = told["rtcConfiguration"].get("iceTransportPolicy") == "relay"
+        report.relay_only = relay_only or report.policy
+        config = _config(told, relay_only=report.relay_only, policy=report.policy, timeout=timeout)
         video = told.get("modality") == "video"
         async with (
             open_engine(config) as engine,
@@ -126,13 +133,16 @@ async def examine(
     return report
 
 
-def _config(told: Mapping[str, Any], *, relay_only: bool, timeout: float) -> WebRTCConfig:
+def _config(told: Mapping[str, Any], *, relay_only: bool, policy: bool, timeout: float) -> WebRTCConfig:
     try:
         servers = read_ice_servers(told["rtcConfiguration"])
     except ValueError as error:
         raise RemoteProtocolError(f"the ICE servers that it tells its callers are of no use: {error}") from None
     if relay_only and not any(url.relays for server in servers for _, url in server.parsed_urls):
-        raise RemoteProtocolError("its callers are told of no TURN server, so there is no relay to try")
+        told_so = (
+            "its callers are told to use relays only (iceTransportPolicy), and" if policy else "its callers are told"
+        )
+        raise RemoteProtocolError(f"{told_so} of no TURN server, so there is no relay to try")
     return WebRTCConfig(
         ice_servers=servers, relay_only=relay_only, gather_timeout=min(timeout, 5.0), connect_timeout=timeout
     )
@@ -188,6 +198,8 @@ def explain(report: DoctorReport) -> tuple[list[str], list[str]]:
 
 def _about_success(report: DoctorReport) -> list[str]:
     notes = []
+    if report.policy:
+        notes.append("The server tells its callers to use TURN relays only (iceTransportPolicy).")
     if report.route is not None and "relay" in {report.route.local_type, report.route.remote_type}:
         notes.append("Media goes over a TURN relay.")
     if not any(_relays(server) for server in report.ice_servers):

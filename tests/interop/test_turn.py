@@ -121,12 +121,14 @@ async def test_the_relay_is_also_a_stun_server(relay: int) -> None:
     assert set(re.findall(r"typ (\w+)", offer.offer_sdp)) == {"host"}
 
 
+@pytest.mark.parametrize("by_policy", [False, True])
 @pytest.mark.anyio
-async def test_the_doctor_tries_the_relay(relay: int) -> None:
+async def test_the_doctor_tries_the_relay(relay: int, by_policy: bool) -> None:
     """A server that tells its callers credentials is called over the relay alone; with a wrong secret, it says so."""
     with anyio.fail_after(40):
         for secret in (SECRET, "another secret"):
-            servers = get_coturn_credentials(f"turn:127.0.0.1:{relay}", secret)
+            told = {"iceTransportPolicy": "relay"}
+            servers = get_coturn_credentials(f"turn:127.0.0.1:{relay}", secret) | (told if by_policy else {})
             stream = Stream(
                 EchoHandler(), rtc_configuration=servers, webrtc=WebRTCConfig(host_addresses=("127.0.0.1",))
             )
@@ -134,12 +136,13 @@ async def test_the_doctor_tries_the_relay(relay: int) -> None:
                 real, transport = httpx2.AsyncClient, httpx2.ASGITransport(stream.asgi)
                 patch.setattr(httpx2, "AsyncClient", partial(_through, real, transport))
                 async with stream.running():
-                    report = await examine("http://site.example", relay_only=True)
+                    report = await examine("http://site.example", relay_only=not by_policy)
             if secret == SECRET:
                 assert (report.connected, report.problems) == (True, [])
                 assert report.route.local_type == "relay"
                 assert [found.type for found in report.ours] == ["relay"]
-                assert report.notes == ["Media goes over a TURN relay."]
+                assert report.notes[-1] == "Media goes over a TURN relay."
+                assert ("iceTransportPolicy" in report.notes[0]) is by_policy
             else:
                 assert not report.connected
                 assert "refused the credentials" in report.problems[0]

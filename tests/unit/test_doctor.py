@@ -110,10 +110,24 @@ async def test_with_relays_only_a_dead_turn_server_is_the_end() -> None:
     assert "no TURN server gave one" in consequence
 
 
+@pytest.mark.parametrize("policy", ["relay", "all"])
+@pytest.mark.anyio
+async def test_the_servers_policy_counts_as_for_a_browser(policy: str) -> None:
+    """Told to use relays only, it offers nothing else, and a dead TURN server is why there is no call."""
+    with server(silent) as port:
+        told = turn(port) | {"iceTransportPolicy": policy}
+        report = await visit(echo(rtc_configuration=told), timeout=0.5)
+    assert report.connected is (policy == "all")
+    assert (report.policy, report.relay_only) == (policy == "relay", policy == "relay")
+    assert report.as_dict()["policy"] == policy
+    assert ("no TURN server gave one" in report.problems[-1]) is (policy == "relay")
+
+
 @pytest.mark.parametrize(
     ("options", "examining", "words"),
     [
         ({}, {"relay_only": True}, "no relay to try"),
+        ({"rtc_configuration": {"iceTransportPolicy": "relay"}}, {}, "told to use relays only (iceTransportPolicy)"),
         ({"rtc_configuration": {"iceServers": [{"urls": "http://x"}]}}, {}, "'http://x' is no URL of a STUN or TURN"),
         ({"authorize": lambda _: None}, {}, "give them with --header"),
     ],

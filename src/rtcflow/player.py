@@ -230,11 +230,12 @@ class Player:
                 self._putters.wake_all()
             return frame
 
-    def poll(self, waiter: Waiter) -> PlayoutFrame | float | None:
+    def poll(self, waiter: Waiter, grain: float = 0.0) -> PlayoutFrame | float | None:
         """`next_frame` for a transport that waits by itself, in a loop of its own: never waits.
 
         Args:
             waiter: Its `wake` is called, once and from any thread, when there may be more to say than this call did.
+            grain: Seconds by which its timers may fire too early: a frame due within that is due.
 
         Returns:
             The frame that is due; else the seconds until the next one is, or would be if it came in time: mostly it
@@ -244,14 +245,14 @@ class Player:
             anyio.EndOfStream: `close` was called.
         """
         with self._lock:
-            due, playout = self._take_due(), self._playout
-            if due is None and playout is not None and (left := playout.next_slot - self._clock()) > 0:
+            due, playout = self._take_due(grain), self._playout
+            if due is None and playout is not None and (left := playout.next_slot - self._clock()) > grain:
                 return left
             if due is None or (isinstance(due, float) and playout is not None and playout.is_partial):
                 self._player.add(waiter)
             return due
 
-    def _take_due(self) -> PlayoutFrame | float | None:
+    def _take_due(self, grain: float = 0.0) -> PlayoutFrame | float | None:
         if self._closed:
             raise anyio.EndOfStream
         if self._playout is None:
@@ -260,9 +261,10 @@ class Player:
         deadline = self._playout.next_deadline(now)
         if deadline is None:
             return None
-        frame = self._playout.pop(now)
-        if frame is None:
+        if deadline - now > grain:
             return deadline - now
+        frame = self._playout.pop(max(now, deadline))
+        assert frame is not None
         self._clears_at_pop = self._clears
         self._putters.wake_all()
         return frame

@@ -56,7 +56,8 @@ class Line:
     def __init__(self, receive: AudioFormat | None = VOICE) -> None:
         self.ports, self.clock = Ports(Latency.BUFFERED), Clock()
         self.ports.receive = receive
-        self.receiver = AudioReceiver(self.ports, self.clock)  # type: ignore[arg-type]
+        self.errors: list[BaseException] = []
+        self.receiver = AudioReceiver(self.ports, self.clock, self.errors.append)  # type: ignore[arg-type]
         self.receiver.start(
             RTCRtpReceiveParameters(
                 codecs=[
@@ -158,6 +159,26 @@ def test_a_hole_is_not_waited_for_long() -> None:
     assert len(line.frames()) == 2
     line.send(12)
     assert len(line.frames()) == 1
+
+
+def test_what_fails_at_a_holes_deadline_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error when a hole is given up reaches whoever ends the call, and the next hole still has a deadline."""
+    line = Line()
+    line.run([0, 1])
+
+    def fail(*_: object) -> None:
+        raise KeyError("broken")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(line.receiver, "_make_up", fail)
+        line.send(3)
+        line.clock.go_to(line.clock.now + 0.2)
+    assert [type(error) for error in line.errors] == [KeyError]
+    line.frames()
+    line.send(5)
+    line.clock.go_to(line.clock.now + 0.2)
+    assert len(line.frames()) == 2  # the lost one, made up, and the one after it
+    assert len(line.errors) == 1
 
 
 def test_one_hole_after_another() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import anyio
 import numpy as np
 import pytest
@@ -62,3 +64,20 @@ async def test_the_end_lets_go_who_waits_for_room(player):
             tg.start_soon(wait)
             await anyio.wait_all_tasks_blocked()
             player.end()
+
+
+def test_a_timer_that_fires_a_little_early_finds_its_frame():
+    """Within the grain of the timers a frame is due, before that it is not; deadlines stay those of the schedule."""
+    now = 0.0
+    player = Player(clock=lambda: now)
+    player.open(AudioFormat(48000))
+    player.put(second())
+    woken = []
+    waiter = SimpleNamespace(wake=lambda: woken.append(now))
+    deadlines = [player.poll(waiter, 0.001).deadline]
+    for n in range(1, 50):
+        now = 0.02 * n - 0.0015
+        assert player.poll(waiter, 0.001) == pytest.approx(0.0015)
+        now = 0.02 * n - 0.0005
+        deadlines.append(player.poll(waiter, 0.001).deadline)
+    assert deadlines == pytest.approx([0.02 * n for n in range(50)])

@@ -19,7 +19,7 @@ from contextlib import suppress
 from fractions import Fraction
 from functools import partial
 from math import ceil
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import anyio
 import av
@@ -41,6 +41,10 @@ from .seam import Packet
 from .wire import RtpWriter
 
 _log = logging.getLogger("rtcflow.engine")
+
+
+GRAIN: Final = 0.001
+"""Seconds: libuv's timers count whole milliseconds from the beginning of one, and so fire up to one too early."""
 
 
 def send_format(wanted: AudioFormat) -> AudioFormat:
@@ -79,7 +83,7 @@ class PlayoutTrack(MediaStreamTrack):
         while True:
             self._waiter.future = future = loop.create_future()
             try:
-                due = self._player.poll(self._waiter)
+                due = self._player.poll(self._waiter, GRAIN)
             except anyio.EndOfStream:
                 raise MediaStreamError from None
             if isinstance(due, PlayoutFrame):
@@ -148,7 +152,7 @@ class _Pump:
         if self.ended.done():
             return
         try:
-            while isinstance(due := self._player.poll(self), PlayoutFrame):
+            while isinstance(due := self._player.poll(self, GRAIN), PlayoutFrame):
                 self._write(due)
         except anyio.EndOfStream:
             self.ended.set_result(None)
@@ -175,8 +179,8 @@ class _LoopWaiter:
 
 
 def _whole(seconds: float) -> float:
-    """Rounded up to whole milliseconds, the grain of the loop's timers: one that fires early would be set again."""
-    return ceil(1000 * seconds) / 1000 or 0.001
+    """Rounded up to the grain of the loop's timers."""
+    return ceil(seconds / GRAIN) * GRAIN or GRAIN
 
 
 def _resolve(future: asyncio.Future[None]) -> None:
@@ -197,10 +201,13 @@ class AudioReceiver:
     Args:
         ports: Where frames and figures go.
         loop: The room's loop, for the timer.
+        on_error: Is told what goes wrong when the timer fires; what does in `packet`, its caller sees.
     """
 
-    def __init__(self, ports: Ports, loop: asyncio.AbstractEventLoop) -> None:
-        self._ports, self._loop = ports, loop
+    def __init__(
+        self, ports: Ports, loop: asyncio.AbstractEventLoop, on_error: Callable[[BaseException], None]
+    ) -> None:
+        self._ports, self._loop, self._on_error = ports, loop, on_error
         self._codecs: dict[int, tuple[str, int]] = {}
         self._jitter = JitterBuffer[tuple[int, bytes]](RTP_RATE)
         self._clock_rate = RTP_RATE
@@ -240,12 +247,15 @@ class AudioReceiver:
 
     def _set_timer(self, now: float) -> None:
         deadline = self._jitter.next_deadline()
-        # At least a millisecond, the grain of the loop's timers: one that fires early would be set again and again.
-        self._timer = None if deadline is None else self._loop.call_at(max(deadline, now + 0.001), self._due)
+        # At least a grain ahead: a timer that fires early would be set again and again.
+        self._timer = None if deadline is None else self._loop.call_at(max(deadline, now + GRAIN), self._due)
 
     def _due(self) -> None:
         now = self._loop.time()
-        self._play(self._jitter.due(now))
+        try:
+            self._play(self._jitter.due(now))
+        except Exception as error:  # noqa: BLE001 - or the event loop would swallow it, and the call be deaf
+            self._on_error(error)
         self._set_timer(now)
 
     def _play(self, items: list[Item[tuple[int, bytes]]]) -> None:

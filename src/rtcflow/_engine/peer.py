@@ -291,7 +291,7 @@ class Peer:
             self._start(video.read_track(track, ports.video_in))
             return
         self._audio = transceiver
-        receiver = audio.AudioReceiver(ports, asyncio.get_running_loop())
+        receiver = audio.AudioReceiver(ports, asyncio.get_running_loop(), self._task_failed)
         if seam.take_packets(transceiver.receiver, receiver.start, receiver.packet, self._task_failed):
             self._audio_in = receiver
         else:

@@ -585,7 +585,7 @@ async def test_a_failing_turn_is_told_and_the_next_one_works(fn, caplog):
         assert len(call.loud()) == 10
         assert call.handler.turns[0].failed is not None
     assert call.end.cause is EndCause.CLOSED
-    assert "the reply function failed in turn 1" in caplog.text
+    assert f"the reply function {fn.__name__} failed in turn 1" in caplog.text
     assert "Traceback" in caplog.text
 
 

@@ -30,8 +30,11 @@ class TurnDetector(Protocol):
     Media time counts the seconds of audio (and of `silence`) since the beginning; `reset` does not set it back. Events
     come in the order SpeechStarted, SpeechEnded, …, TurnEnded; within a turn the first two alternate.
 
+    It is asked one thing after the other, never two at once.
+
     Attributes:
-        blocking: The next `feed` takes longer than a millisecond or two: it is called in a worker thread.
+        blocking: What it is asked next takes longer than a millisecond or two: a worker thread calls `feed`, `silence`
+            and `reset`. Looked at before each; it may change.
     """
 
     @property
@@ -71,13 +74,19 @@ class VoiceTurns:
         vad: The model, with the state of this one connection.
         options: When to decide what.
         vad_options: The model's threshold and least speech; None for 0.5 and what `options` say.
+        blocking: The model takes more than a few milliseconds for half a second of audio, so that it must not run in
+            the event loop.
     """
 
-    blocking = False
-
     def __init__(
-        self, vad: VadStream, options: AlgoOptions | None = None, vad_options: SileroVadOptions | None = None
+        self,
+        vad: VadStream,
+        options: AlgoOptions | None = None,
+        vad_options: SileroVadOptions | None = None,
+        *,
+        blocking: bool = False,
     ) -> None:
+        self.blocking = blocking
         self._vad = batched(vad)
         self._tracker = PauseTracker(
             options or AlgoOptions(),

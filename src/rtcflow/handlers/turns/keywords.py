@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib.util
 import re
 import tempfile
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -40,7 +41,10 @@ class KeywordHit:
 
 
 class KeywordSpotter(Protocol):
-    """Listens for phrases in one conversation. Called in a worker thread: it may be slow, not slower than speech."""
+    """Listens for phrases in one conversation. Called in a worker thread: it may be slow, not slower than speech.
+
+    If it has a method ``warmup()``, that is called at the beginning, in another worker thread beside `feed`.
+    """
 
     def feed(self, samples: NDArray[np.int16]) -> list[KeywordHit]:
         """Hear some more: int16, shape (n,), 16 kHz, any n."""
@@ -59,7 +63,8 @@ class SpeechToText(Protocol):
 class PocketsphinxSpotter:
     """Finds English phrases offline, with the model inside the package `pocketsphinx` (extra ``rtcflow[stopwords]``).
 
-    About 25 ms of computing for a second of speech. It knows American pronunciation; accents and robot voices it often
+    About 25 ms of computing for a second of speech, and 30 to 46 MB for each connection, which take 0.5 to 1 s to load
+    (`warmup`, or at the first sound). It knows American pronunciation; accents and robot voices it often
     misses. Phrases of three syllables or more work best.
 
     Args:
@@ -85,15 +90,14 @@ class PocketsphinxSpotter:
                 "words it has (numbers in letters, abbreviations as they are spoken)"
             )
         self._threshold = threshold
-        self._decoder: Any = None  # made at the first sound, in a worker thread: it takes up to a second
+        self._decoder: Any = None
+        self._loading = threading.Lock()
         self._fed = 0
         self._start = 0  # samples before the present utterance
 
     def feed(self, samples: NDArray[np.int16]) -> list[KeywordHit]:
         """Hear some more; see `KeywordSpotter`."""
-        if self._decoder is None:
-            self._decoder = self._load()
-            self._decoder.start_utt()
+        self.warmup()
         self._decoder.process_raw(samples.tobytes(), False, False)
         self._fed += samples.size
         hypothesis = self._decoder.hyp()
@@ -109,9 +113,17 @@ class PocketsphinxSpotter:
         phrase = next((said for key, said in self._phrases.items() if heard.endswith(key)), heard)
         return [KeywordHit(phrase, min(end, self._fed / VAD_RATE))]
 
+    def warmup(self) -> None:
+        """Load the model, unless it is there; takes up to a second. From any thread."""
+        with self._loading:
+            if self._decoder is None:
+                decoder = self._load()
+                decoder.start_utt()
+                self._decoder = decoder
+
     def reset(self) -> None:
         """Begin anew; see `KeywordSpotter`."""
-        if self._decoder is not None:
+        if self._decoder is not None and self._fed:
             self._decoder.end_utt()
             self._decoder.start_utt()
         self._fed = self._start = 0
@@ -193,14 +205,20 @@ def check_phrases(phrases: Sequence[str]) -> list[str]:
     """Return `phrases` as a list.
 
     Raises:
-        TypeError: It is a single string.
+        TypeError: It is a single string, or not a list of strings.
         ValueError: There is none, or an empty one.
     """
     if isinstance(phrases, str):
         raise TypeError(f"stop_words must be a list of phrases; write: [{phrases!r}]")
+    if not isinstance(phrases, Iterable):
+        raise TypeError(f'stop_words must be a list of phrases, not {phrases!r:.80}; write: ["hello computer"]')
+    phrases = list(phrases)
+    for phrase in phrases:
+        if not isinstance(phrase, str):
+            raise TypeError(f'stop_words must be strings, not {phrase!r:.80}; write: ["hello computer"]')
     if not phrases or not all(plain(phrase) for phrase in phrases):
-        raise ValueError(f"stop_words={list(phrases)!r}: give at least one phrase, each with a word in it")
-    return list(phrases)
+        raise ValueError(f"stop_words={phrases!r}: give at least one phrase, each with a word in it")
+    return phrases
 
 
 @lru_cache(maxsize=1)

@@ -53,17 +53,18 @@ class _Entry:
     end: float
     text: str
     sample_rate: int
-    samples: NDArray[np.int16] | None
+    samples: NDArray[np.int16]
 
 
 class PlayoutLedger:
     """The chunks of one reply, in the order they were emitted, and how far they have been played.
 
-    Samples are kept only until they have been played, for `rest`: at most what waits to leave.
+    Chunks are kept only until they have been played, for `rest`: at most what waits to leave. Of the others the words
+    are.
     """
 
     def __init__(self) -> None:
-        self._entries: list[_Entry] = []
+        self._said = ""
         self._kept: deque[_Entry] = deque()
         self._origin = 0.0
         self._played = 0.0
@@ -77,9 +78,7 @@ class PlayoutLedger:
     def add(self, sample_rate: int, samples: NDArray[np.int16], text: str = "") -> None:
         """A chunk was emitted: int16, shape (channels, n)."""
         start, self._total = self._total, self._total + samples.shape[1] / sample_rate
-        entry = _Entry(start, self._total, text, sample_rate, samples)
-        self._entries.append(entry)
-        self._kept.append(entry)
+        self._kept.append(_Entry(start, self._total, text, sample_rate, samples))
 
     def close(self) -> None:
         """Nothing more will be added."""
@@ -89,11 +88,11 @@ class PlayoutLedger:
         """Playing has come to `position`, on the scale of `begin`."""
         self._played = max(self._played, min(position - self._origin, self._total))
         while self._kept and self._kept[0].end <= self._played:
-            self._kept.popleft().samples = None
+            self._said += self._kept.popleft().text
 
     def heard(self) -> Heard:
         """What has left by now."""
-        text = "".join(_part(entry, self._played) for entry in self._entries)
+        text = self._said + "".join(_part(entry, self._played) for entry in self._kept)
         # A resampler may keep back its last 2 ms.
         complete = self._closed and self._played >= self._total - 0.005
         return Heard(self._played, self._total, text, complete)
@@ -102,29 +101,14 @@ class PlayoutLedger:
         """Take back the chunks, and parts of chunks, that have not left: (sample rate, samples, text)."""
         chunks = []
         for entry in self._kept:
-            if entry.samples is None:
-                continue
+            heard = _part(entry, self._played)
+            self._said += heard
             done = max(0, round((self._played - entry.start) * entry.sample_rate))
-            left_text = entry.text[len(_part(entry, self._played)) :]
             if done < entry.samples.shape[1]:
-                chunks.append((entry.sample_rate, entry.samples[:, done:], left_text))
-        self._cut()
-        return chunks
-
-    def _cut(self) -> None:
-        """End the ledger at what has left."""
-        kept = []
-        for entry in self._entries:
-            if entry.start >= self._played and entry.end > self._played:
-                break
-            if entry.end > self._played:
-                entry.text = _part(entry, self._played)
-                entry.end = self._played
-                entry.samples = None
-            kept.append(entry)
-        self._entries = kept
+                chunks.append((entry.sample_rate, entry.samples[:, done:], entry.text[len(heard) :]))
         self._kept.clear()
-        self._total = self._played
+        self._total = self._played  # the ledger ends at what has left
+        return chunks
 
 
 def _part(entry: _Entry, played: float) -> str:

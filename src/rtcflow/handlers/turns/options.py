@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+LONGEST = 60.0
+"""Seconds that a pause, a chunk or the least speech may last at most: so much is looked at again and again."""
 
 
 @dataclass(frozen=True)
@@ -41,19 +47,22 @@ class AlgoOptions:
     interrupt_level_dbfs: float = -math.inf
 
     def __post_init__(self) -> None:
-        _positive("audio_chunk_duration", self.audio_chunk_duration)
+        _duration("audio_chunk_duration", self.audio_chunk_duration)
         _positive("max_continuous_speech_s", self.max_continuous_speech_s)
-        for name in ("started_talking_threshold", "speech_threshold", "interrupt_threshold"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < self.audio_chunk_duration:
+        thresholds = ["started_talking_threshold", "speech_threshold"]
+        if self.interrupt_threshold is not None:
+            thresholds.append("interrupt_threshold")
+        for name in thresholds:
+            value: Any = getattr(self, name)
+            if not (_is_number(value) and 0 <= value < self.audio_chunk_duration):
                 raise ValueError(
                     f"{name}={value!r} can never be reached: it counts seconds of speech within "
                     f"audio_chunk_duration={self.audio_chunk_duration!r}; give a value from 0 to below that"
                 )
         if self.pause_duration is not None:
-            _positive("pause_duration", self.pause_duration)
+            _duration("pause_duration", self.pause_duration)
         _probability("interrupt_probability", self.interrupt_probability)
-        if math.isnan(self.interrupt_level_dbfs) or self.interrupt_level_dbfs > 0:
+        if not (_is_number(self.interrupt_level_dbfs) and self.interrupt_level_dbfs <= 0):
             raise ValueError(
                 f"interrupt_level_dbfs={self.interrupt_level_dbfs!r}; give dB relative to full scale: 0 or less"
             )
@@ -87,18 +96,30 @@ class SileroVadOptions:
     speech_pad_ms: int = 400
 
     def __post_init__(self) -> None:
+        if self.threshold is None:
+            raise ValueError("threshold=None; give a probability between 0 and 1, or leave it out")
         _probability("threshold", self.threshold)
         _positive("max_speech_duration_s", self.max_speech_duration_s)
         for name in ("min_speech_duration_ms", "min_silence_duration_ms", "speech_pad_ms"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name}={getattr(self, name)!r}; give milliseconds, 0 or more")
+            value = getattr(self, name)
+            if not (_is_number(value) and 0 <= value <= 1000 * LONGEST):
+                raise ValueError(f"{name}={value!r}; give milliseconds, from 0 to {1000 * LONGEST:g}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
+
+
+def _duration(name: str, value: float) -> None:
+    if not (_is_number(value) and 0 < value <= LONGEST):
+        raise ValueError(f"{name}={value!r}; give seconds, more than 0 and at most {LONGEST:g}")
 
 
 def _positive(name: str, value: float) -> None:
-    if not value > 0:
+    if not (_is_number(value) and value > 0):
         raise ValueError(f"{name}={value!r}; give seconds, more than 0")
 
 
 def _probability(name: str, value: float | None) -> None:
-    if value is not None and not 0 < value < 1:
+    if value is not None and not (_is_number(value) and 0 < value < 1):
         raise ValueError(f"{name}={value!r}; give a probability between 0 and 1")

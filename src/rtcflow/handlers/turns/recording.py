@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 
 import numpy as np
@@ -54,12 +55,21 @@ class Recording:
         self.drop()
         return taken
 
-    def so_far(self) -> tuple[int, NDArray[np.int16]]:
-        """The same, of the turn under way."""
-        empty = np.empty((self._channels, 0), np.int16)
-        if self._began is None:
-            return self._rate, empty
-        return self._rate, np.concatenate([empty, *self._chunks], axis=1)[:, max(0, self._began - self._start) :]
+    def so_far(self, most: float = math.inf) -> tuple[int, NDArray[np.int16]]:
+        """The same, of the turn under way, or of its last `most` seconds."""
+        chunks: list[NDArray[np.int16]] = []
+        if self._began is not None:
+            from_ = max(self._began, self._start, self._end - most * self._rate)
+            size = 0
+            for chunk in reversed(self._chunks):
+                if size >= self._end - from_:
+                    break
+                chunks.append(chunk)
+                size += chunk.shape[1]
+            chunks.reverse()
+            if chunks:
+                chunks[0] = chunks[0][:, size - round(self._end - from_) :]
+        return self._rate, np.concatenate([np.empty((self._channels, 0), np.int16), *chunks], axis=1)
 
     def drop(self) -> None:
         """The turn was none."""

@@ -8,7 +8,6 @@ a thread, so an interrupted one is left to reach its next `yield` and is closed 
 
 from __future__ import annotations
 
-import functools
 import inspect
 import logging
 import threading
@@ -25,6 +24,7 @@ from numpy.typing import NDArray
 from ..._bridge import ParkingLot
 from ...outputs import AdditionalOutputs, CloseStream
 from ..items import parse_emit
+from .arguments import is_async, name_of_function
 from .ledger import PlayoutLedger, Say
 from .timeline import TurnTimeline
 
@@ -64,6 +64,7 @@ class Reply:
         cancelled: Nothing of it shall be heard any more; looked at from its worker thread, too.
         at_yield: Its async generator stands at a `yield`.
         paused: It may turn out not to have been interrupted.
+        paused_at: When it was last paused, on the loop's clock.
         scope: Cancels it.
         all_emitted: `emit` has given all of it to be played.
         sounded: The first of it has left, or never will.
@@ -74,6 +75,7 @@ class Reply:
         self.turn = turn
         self.ledger = PlayoutLedger()
         self.cancelled = self.paused = self.at_yield = False
+        self.paused_at = 0.0
         self.scope = anyio.CancelScope()
         self.all_emitted = anyio.Event()
         self.sounded = anyio.Event()
@@ -91,9 +93,9 @@ class Reply:
         else:
             self.scope.cancel()
 
-    def pause(self) -> None:
-        """It is held back from now on."""
-        self.paused, self.resumed = True, anyio.Event()
+    def pause(self, now: float) -> None:
+        """It is held back from now on: `now` on the loop's clock."""
+        self.paused, self.paused_at, self.resumed = True, now, anyio.Event()
 
     def resume(self) -> None:
         """It goes on."""
@@ -219,11 +221,11 @@ async def run_reply(
         if inspect.isawaitable(result):
             result = await result
     else:
-        result = await run_sync(_drive, reply, fn, args, outbox)
-    await _drain(reply, result, outbox, run_sync)
+        result = await run_sync(_for_thread(reply, fn, args, outbox))
+    await _drain(reply, result, fn, outbox, run_sync)
 
 
-async def _drain(reply: Reply, result: object, outbox: Outbox, run_sync: RunsThreads) -> None:
+async def _drain(reply: Reply, result: object, fn: Callable[..., Any], outbox: Outbox, run_sync: RunsThreads) -> None:
     """Put what a call gave: a stream of chunks, or a single one."""
     if isinstance(result, AsyncIterator):
         try:
@@ -235,9 +237,9 @@ async def _drain(reply: Reply, result: object, outbox: Outbox, run_sync: RunsThr
             if isinstance(result, AsyncGenerator):
                 await _close(result)
     elif isinstance(result, Iterator):
-        await run_sync(_drive, reply, lambda: result, [], outbox)
+        await run_sync(_for_thread(reply, fn, None, outbox, result))
     elif inspect.isawaitable(result):
-        await _drain(reply, await result, outbox, run_sync)
+        await _drain(reply, await result, fn, outbox, run_sync)
     elif result is not None:
         await _hand_over(reply, result, outbox)
 
@@ -265,13 +267,31 @@ async def _hand_over(reply: Reply, item: object, outbox: Outbox) -> None:
         reply.at_yield = False
 
 
-def _drive(reply: Reply, fn: Callable[..., Any], args: list[Any], outbox: Outbox) -> object:
-    """Call a plain function and, if it made an iterator, go through it, all in this thread.
+def _for_thread(
+    reply: Reply, fn: Callable[..., Any], args: list[Any] | None, outbox: Outbox, result: object = None
+) -> Callable[[], object]:
+    """What a worker thread shall do, under the name of `fn`: call it (`args` None: it gave `result`), go through it."""
+
+    def work() -> object:
+        try:
+            return _drive(reply, result if args is None else fn(*args), outbox)
+        except Exception:
+            if not reply.cancelled:
+                raise
+            # Supervises: nobody waits for this thread any more.
+            logger.exception("the reply function %s raised after its reply was over", work.__qualname__)
+            return None
+
+    work.__qualname__ = name_of_function(fn)
+    return work
+
+
+def _drive(reply: Reply, result: object, outbox: Outbox) -> object:
+    """Go through what a plain function gave, if it is an iterator, in this thread.
 
     Returns:
         What it gave, if that is not an iterator.
     """
-    result = fn(*args)
     if not isinstance(result, Iterator):
         return result
     try:
@@ -287,53 +307,69 @@ def _drive(reply: Reply, fn: Callable[..., Any], args: list[Any], outbox: Outbox
     return None
 
 
-# -- looking at the function
+class ThreadRoom:
+    """Worker threads of which at most `most` run, those included that nobody waits for any more. Thread-safe.
 
+    Nobody can stop a thread: that of an interrupted reply goes on to its next `yield`. So as not to gather any number
+    of them, whoever wants one more waits until one has come back.
 
-def is_async(fn: Callable[..., Any]) -> bool:
-    """Whether calling `fn` gives at once something to await: then it is called in the event loop."""
-    plain: Any = fn
-    while isinstance(plain, functools.partial):
-        plain = plain.func
-    if not inspect.isroutine(plain) and not inspect.isclass(plain):
-        plain = getattr(plain, "__call__", plain)  # noqa: B004  the method of a callable object
-    plain = inspect.unwrap(plain)
-    return inspect.iscoroutinefunction(plain) or inspect.isasyncgenfunction(plain)
-
-
-def check_reply_function(fn: object) -> int:
-    """Look at the signature of a reply function.
-
-    Returns:
-        How many positional arguments it takes at most (100 for ``*args``).
-
-    Raises:
-        TypeError: It cannot be called with the user's audio; the text says what to write.
+    Args:
+        most: Threads at once.
     """
-    right = "def reply(audio): ... yield (24000, samples)"
-    if inspect.isgenerator(fn) or inspect.isasyncgen(fn) or inspect.iscoroutine(fn):
-        if inspect.iscoroutine(fn):
-            fn.close()
-        raise TypeError(
-            f"fn must be the function itself, not what calling it gave ({type(fn).__name__}): leave out the ()"
-        )
-    if not callable(fn):
-        raise TypeError(f"fn must be a function, not {fn!r:.80}; write: {right}")
-    try:
-        parameters = inspect.signature(fn).parameters.values()
-    except (TypeError, ValueError):  # some built-in functions do not tell
-        return 1
-    positional = [p for p in parameters if p.kind in {p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD}]
-    most = 100 if any(p.kind is p.VAR_POSITIONAL for p in parameters) else len(positional)
-    if most == 0:
-        raise TypeError(f"fn takes no argument, but is called with what the user said; write: {right}")
-    missing = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
-    if missing:
-        raise TypeError(
-            f"fn needs the keyword argument {missing[0]!r}, but is called with positional ones; write: {right}, "
-            "or give it with functools.partial"
-        )
-    return most
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self._lock = threading.Lock()
+        self._waiting = ParkingLot(self._lock)
+        self._busy: list[str] = []
+
+    async def run(self, run_sync: RunsThreads, function: Callable[..., Any], *args: Any) -> Any:
+        """``await run_sync(function, *args)``, when there is room.
+
+        Cancelling this leaves the thread to itself, if it has begun.
+        """
+        name = name_of_function(function)
+        await self._enter(name)
+        begun = given_up = False
+
+        def work() -> Any:
+            nonlocal begun
+            with self._lock:
+                begun = not given_up
+            if not begun:
+                return None
+            try:
+                return function(*args)
+            finally:
+                self._leave(name)
+
+        work.__qualname__ = name
+        try:
+            return await run_sync(work)
+        finally:
+            with self._lock:
+                given_up = not begun
+            if given_up:
+                self._leave(name)
+
+    async def _enter(self, name: str) -> None:
+        with self._lock:
+            if len(self._busy) >= self.most:
+                logger.warning(
+                    "%s waits: %d worker threads of this connection are still in %s, which nobody waits for any more. "
+                    "Yield more often there, or write it async, so that it can be cancelled",
+                    name,
+                    len(self._busy),
+                    ", ".join(sorted(set(self._busy))),
+                )
+            while len(self._busy) >= self.most:
+                await self._waiting.park()
+            self._busy.append(name)
+
+    def _leave(self, name: str) -> None:
+        with self._lock:
+            self._busy.remove(name)
+            self._waiting.wake_all()
 
 
-__all__ = ["Chunk", "Outbox", "Reply", "check_reply_function", "is_async", "run_reply"]
+__all__ = ["Chunk", "Outbox", "Reply", "ThreadRoom", "run_reply"]

@@ -4,7 +4,9 @@
                                                │ task: fn(audio) → Outbox
     emit    ←── ledger ←── one chunk at a time ┘
 
-A handler as any other: it stands on `AsyncStreamHandler` and what that offers to all.
+A handler as any other: it stands on `AsyncStreamHandler` and what that offers to all. Code of the user's own is called
+in five places (the reply function, the detector, `interrupt_when`, `resume_false_interruption`, `on_event`), and each
+of them supervises: what is raised there costs one turn at most.
 """
 
 from __future__ import annotations
@@ -14,8 +16,9 @@ import json
 import logging
 import math
 from collections import deque
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal, TypeAlias
 
 import anyio
@@ -26,12 +29,22 @@ from ...frames import ChannelLayout
 from ...outputs import AdditionalOutputs, EmitType, WebRTCData
 from ...protocol import messages
 from ..base import AsyncStreamHandler
+from .arguments import (
+    check_algo_options,
+    check_callback,
+    check_reply_function,
+    check_startup_function,
+    check_vad_options,
+    make_detector,
+    name_of_function,
+)
 from .detector import ChunkTurns, TurnDetector, VoiceTurns
+from .ear import Ear
 from .events import DetectorEvent, SpeechEnded, SpeechStarted, StopWordHeard, TurnEnded
 from .ledger import Heard
 from .options import AlgoOptions, SileroVadOptions
 from .recording import Recording
-from .reply import CLOSING, Chunk, Outbox, Reply, check_reply_function, run_reply
+from .reply import CLOSING, Chunk, Outbox, Reply, ThreadRoom, run_reply
 from .silero import get_silero_model
 from .timeline import (
     FirstAudio,
@@ -63,6 +76,31 @@ FALSE_INTERRUPTION = 0.6
 """Seconds of speech up to which an interruption was none, with ``resume_false_interruption=True``: a cough, a knock, an
 "mhm"; shorter than nearly every sentence."""
 
+JUDGED = 10.0
+"""Seconds of audio that `interrupt_when` is given at most, at each frame: what interrupts is said sooner."""
+
+REPLY_THREADS = 3
+"""Worker threads of one connection in functions of the user's: the reply's, and those of replies that were interrupted
+and have not come to their next `yield`."""
+
+ARGUMENTS_LATE = 10.0
+"""Seconds after which it is said that the peer has not answered ``send_input``: a page does so at once."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Judged:
+    """A turn of which it is being judged whether anything was said.
+
+    Attributes:
+        turn: Its times.
+        audio: What was heard.
+        scope: Calls the judgement off.
+    """
+
+    turn: TurnTimeline
+    audio: Audio
+    scope: anyio.CancelScope
+
 
 class ReplyOnPause(AsyncStreamHandler):
     """Calls a function with what the user said when he pauses, and plays what it yields until he speaks again.
@@ -75,7 +113,8 @@ class ReplyOnPause(AsyncStreamHandler):
         startup_fn: Called once at the beginning, with the arguments only; what it yields is played: a greeting.
         algo_options: When a turn begins, ends, and may interrupt.
         model_options: Options of the model; `SileroVadOptions` for the usual one.
-        can_interrupt: Whether speech stops a reply. If not, the user is not listened to until it was played.
+        can_interrupt: Whether speech stops a reply. If not, the user is not listened to from the moment it is called
+            until it was played.
         expected_layout: ``"mono"`` or ``"stereo"``: what `fn` is given.
         output_sample_rate: Hz; a multiple of 50. Chunks may have any other.
         output_frame_size: Deprecated and ignored.
@@ -85,17 +124,19 @@ class ReplyOnPause(AsyncStreamHandler):
         needs_args: Wait for the peer's arguments before each reply although `fn` takes one argument only.
         detector: Makes a `TurnDetector` for each connection, in place of the usual one.
         interrupt_when: Asked at each frame whether the user, who has begun to speak while a reply is under way, shall
-            interrupt it: given the audio since he began, as `fn` is. Runs in the event loop. Where it says no until he
-            is silent again, he has said nothing: an "mhm". None: he always shall.
+            interrupt it: given the audio since he began, as `fn` is, at most the last `JUDGED` seconds of it. Runs in
+            the event loop. Where it says no until he is silent again, he has said nothing: an "mhm". None: he always
+            shall.
         resume_false_interruption: At speech, hold the reply instead of cancelling it, and go on from where it was if
             nothing was said: if there was less than `FALSE_INTERRUPTION` seconds of speech (True), or if the given
-            function, called with the audio in a worker thread, says False.
-        on_turn_error: ``"continue"``: a reply that fails is logged, the peer is told, and the next turn is heard.
-            ``"end"``: its error ends the connection.
-        on_event: Called in the event loop with each `TurnEvent`.
+            function, called with the audio in a worker thread, says False. The user is heard meanwhile; when he ends
+            another turn before it has answered, both are one, and something was said.
+        on_turn_error: ``"continue"``: a turn in which `fn`, the detector or one of the functions here raises is logged,
+            the peer is told, and the next turn is heard. ``"end"``: the error ends the connection.
+        on_event: Called in the event loop with each `TurnEvent`. What it raises harms no turn.
 
     Raises:
-        TypeError: `fn` or `model` cannot be called that way.
+        TypeError: An argument cannot be called, or is not what its name says.
         ValueError: An option is out of range.
         RuntimeError: No model was given and the extra ``rtcflow[vad]`` is not installed.
     """
@@ -121,9 +162,18 @@ class ReplyOnPause(AsyncStreamHandler):
         on_event: Callable[[TurnEvent], None] | None = None,
     ) -> None:
         super().__init__(expected_layout, output_sample_rate, output_frame_size, input_sample_rate)
-        takes = check_reply_function(fn)
+        self._takes = check_reply_function(fn)
+        self._startup_needs, self._startup_takes = (
+            (0, 0) if startup_fn is None else check_startup_function(startup_fn, self._takes)
+        )
         if on_turn_error not in {"continue", "end"}:
             raise ValueError(f'on_turn_error must be "continue" or "end", not {on_turn_error!r}')
+        if interrupt_when is not None:
+            check_callback("interrupt_when", interrupt_when, "def interrupt_when(audio): ... return True")
+        if not isinstance(resume_false_interruption, bool):
+            check_callback("resume_false_interruption", resume_false_interruption, "True, or: def said(audio): ...")
+        if on_event is not None:
+            check_callback("on_event", on_event, "def on_event(event): ...")
         self._settings: dict[str, Any] = {
             "fn": fn,
             "startup_fn": startup_fn,
@@ -142,47 +192,56 @@ class ReplyOnPause(AsyncStreamHandler):
             "on_event": on_event,
         }
         self.fn, self.startup_fn = fn, startup_fn
-        self.algo_options = algo_options or AlgoOptions()
+        self.algo_options = check_algo_options(algo_options)
         self.model_options = model_options
         self.can_interrupt = can_interrupt
         self.needs_args = needs_args
         self.model = model
         self.on_turn_error = on_turn_error
-        self._takes = takes
-        self._takes_args = takes > 1 or needs_args
+        self._takes_args = self._takes > 1 or needs_args
         self._interrupt_when = interrupt_when
         self._resume_when = resume_false_interruption
         self._on_event = on_event
-        self._detector = self._make_detector() if detector is None else detector()
+        self._detector = self._make_detector() if detector is None else self._around(make_detector(detector))
+        self._ear = Ear(self._detector, self.run_sync)
         pad = model_options.speech_pad_ms / 1000 if isinstance(model_options, SileroVadOptions) else 0.4
         self._pad, self._not_before = pad, 0.0
         self._recording = Recording(input_sample_rate, before=pad + 2 * self.algo_options.audio_chunk_duration)
         self._hearing = anyio.Lock(fast_acquire=True)
-        self._last_frame = 0.0
+        self._last_frame = self._waiting_since = 0.0  # when one came; from when on none has come
         self._outbox = Outbox()
+        self._threads = ThreadRoom(REPLY_THREADS)
         self._turn: TurnTimeline | None = None  # the user's, while he speaks
         self._reply: Reply | None = None  # the bot's, until it was played or interrupted
         self._last_reply: Reply | None = None
-        self._deaf = False
+        self._judged: _Judged | None = None  # while a reply is held and a function judges why
         self._context: contextvars.Context | None = None  # in which replies know whose they are
         self._triggered = False
         self._turns: deque[TurnTimeline] = deque(maxlen=TURNS_KEPT)
         self._number = 0
+        self._reported: set[tuple[str, type[Exception]]] = set()  # in this turn
 
     def _make_detector(self) -> TurnDetector:
         """The detector of one connection, when none was given."""
         model = self.model
+        if isinstance(model, type):
+            raise TypeError(f"model must be a model, not its class; write: model={model.__name__}()")
         if model is None:
             model = get_silero_model()
         if isinstance(model, StreamingVadModel):
-            vad_options = self.model_options if isinstance(self.model_options, SileroVadOptions) else None
-            return VoiceTurns(model.stream(), self.algo_options, vad_options)
+            vad_options = check_vad_options(self.model_options)
+            blocking = bool(getattr(model, "blocking", False))
+            return self._around(VoiceTurns(model.stream(), self.algo_options, vad_options, blocking=blocking))
         if callable(getattr(model, "vad", None)):
-            return ChunkTurns(model, self.algo_options, self.model_options)
+            return self._around(ChunkTurns(model, self.algo_options, self.model_options))
         raise TypeError(
             f"model must have a method vad(audio, options) or stream(), as PauseDetectionModel or StreamingVadModel, "
             f"not {model!r:.80}"
         )
+
+    def _around(self, detector: TurnDetector) -> TurnDetector:
+        """What a subclass puts around the detector."""
+        return detector
 
     def copy(self) -> ReplyOnPause:
         """A fresh handler with the same settings; a subclass with other arguments brings its own."""
@@ -192,7 +251,11 @@ class ReplyOnPause(AsyncStreamHandler):
 
     @property
     def turns(self) -> tuple[TurnTimeline, ...]:
-        """The times of the last `TURNS_KEPT` turns that were answered, the latest last."""
+        """The times of the last `TURNS_KEPT` turns, the latest last: each has its entry when it is over.
+
+        Those that were answered, failed, or were under way when the call ended; what was no turn (a false interruption)
+        is not among them.
+        """
         return tuple(self._turns)
 
     @property
@@ -205,7 +268,7 @@ class ReplyOnPause(AsyncStreamHandler):
         reply = self._reply or self._last_reply
         if reply is None:
             return Heard(0.0, 0.0, "", complete=True)
-        if reply is self._reply:
+        if reply.turn.interrupted is None:
             reply.ledger.played(self._heard_to())
         return reply.ledger.heard()
 
@@ -228,7 +291,7 @@ class ReplyOnPause(AsyncStreamHandler):
         now = self.loop.time()
         turn, self._turn = self._turn or self._new_turn(), None
         audio = self._recording.take()
-        self._detector.reset()
+        self._ear.reset()
         self._start_reply(replace(turn, turn_end=now), audio)
 
     # -- hearing
@@ -236,35 +299,36 @@ class ReplyOnPause(AsyncStreamHandler):
     async def receive(self, frame: Audio) -> None:
         """Listen."""
         rate, samples = frame
-        if self._reply is not None and not self.can_interrupt:
-            self._deaf = True
+        if self._is_deaf():
+            self._forget_what_was_heard()
             return
         async with self._hearing:
-            if self._deaf:
-                self._deaf = False
-                self._detector.reset()
-                self._recording.drop()
             self._last_frame = self.loop.time()
             self._recording.add(samples)
-            try:
-                events = await self._detect(samples, rate)
-            except Exception as error:  # noqa: BLE001  what a user's own model raises
-                self._detector.reset()
-                self._fail(self._turn, error, "the turn detection model")
-                return
-            await self._handle(events)
+            await self._hear(self._ear.feed(samples, rate, bot_speaking=self.bot_speaking))
+            # What came meanwhile waits, and is received at once: only from now on can anything be missing.
+            self._waiting_since = self.loop.time()
 
-    async def _detect(self, samples: NDArray[np.int16], rate: int) -> list[DetectorEvent]:
-        speaking = self.bot_speaking
-        if not self._detector.blocking:
-            return self._detector.feed(samples, rate, bot_speaking=speaking)
+    def _is_deaf(self) -> bool:
+        """Nobody may interrupt the reply that is under way; one that waits for its arguments is not yet."""
+        return not self.can_interrupt and self._reply is not None and self._reply.turn.reply_called is not None
 
-        def feed() -> list[DetectorEvent]:
-            return self._detector.feed(samples, rate, bot_speaking=speaking)
+    def _forget_what_was_heard(self) -> None:
+        """Be as at the beginning when hearing goes on."""
+        self._turn = None
+        self._recording.drop()
+        self._not_before = self._recording.now
+        self._ear.reset()
 
-        return await self.run_sync(feed) or []
-
-    async def _handle(self, events: list[DetectorEvent]) -> None:
+    async def _hear(self, asked: Awaitable[list[DetectorEvent]]) -> None:
+        """Act on what the detector says."""
+        try:
+            events = await asked
+        except Exception as error:  # noqa: BLE001  supervises what a user's own model raises
+            self._give_up(error, "the turn detection model", type(self.model or self._detector).__qualname__)
+            return
+        if self._is_deaf():
+            return
         for event in events:
             self._tell(event)
             match event:
@@ -276,9 +340,21 @@ class ReplyOnPause(AsyncStreamHandler):
                 case StopWordHeard():
                     self._stop_word_heard(event)
                 case TurnEnded():
-                    await self._turn_ended(event)
+                    self._turn_ended(event)
         if not events:
             self._maybe_interrupt()
+
+    def _give_up(self, error: Exception, what: str, name: str) -> None:
+        """Give up the user's turn that is under way: code of his own has failed in it."""
+        turn, self._turn = self._turn, None
+        self._recording.drop()
+        self._ear.reset()
+        if turn is not None:
+            self._record(replace(turn, failed=self.loop.time()))
+        if self._report(error, what, name):
+            self._tell(ReplyFailed(0 if turn is None else turn.number, error))
+        if self._reply is not None and self._reply.paused and self._judged is None:
+            self._resume(self._reply)  # else nobody would
 
     def _moment(self, at: float) -> float:
         """The loop's time at media time `at`."""
@@ -298,6 +374,7 @@ class ReplyOnPause(AsyncStreamHandler):
 
     def _new_turn(self) -> TurnTimeline:
         self._number += 1
+        self._reported.clear()
         return TurnTimeline(self._number)
 
     def _speech_ended(self, at: float | None) -> None:
@@ -309,45 +386,87 @@ class ReplyOnPause(AsyncStreamHandler):
 
     async def _watch_for_mute(self, number: int) -> None:
         """Count silence while the peer sends nothing, so that his turn ends all the same."""
-        while self._in_turn(number):
-            await anyio.sleep_until(self._last_frame + MUTE)
-            # Frames may be waiting to be received after a stall of the loop: they come first.
-            await anyio.sleep(0.02)
-            async with self._hearing:
-                silent = self.loop.time() - self._last_frame
-                if silent >= MUTE and self._in_turn(number):
-                    self._last_frame += silent
-                    self._recording.silence(silent)
-                    await self._handle(self._detector.silence(silent))
+        try:
+            while self._in_turn(number):
+                await anyio.sleep_until(self._waiting_since + MUTE)
+                # Frames may be waiting to be received after a stall of the loop: they come first.
+                await anyio.sleep(0.02)
+                async with self._hearing:
+                    silent = self.loop.time() - self._waiting_since
+                    if silent >= MUTE and self._in_turn(number):
+                        self._last_frame = self.loop.time()
+                        self._recording.silence(silent)
+                        await self._hear(self._ear.silence(silent))
+                        self._waiting_since = self.loop.time()
+        except anyio.get_cancelled_exc_class():
+            if self._turn is not None and self._in_turn(number):
+                self._record(replace(self._turn, call_ended=self.loop.time()))
+            raise
 
     def _maybe_interrupt(self) -> None:
-        if self._turn is None or self._reply is None or self._reply.paused:
+        reply = self._reply
+        if self._turn is None or reply is None or reply.paused or not self.can_interrupt:
             return
-        if self._interrupt_when is not None and not self._interrupt_when(self._recording.so_far()):
-            return
+        if self._interrupt_when is not None:
+            try:
+                shall = self._interrupt_when(self._recording.so_far(JUDGED))
+            except Exception as error:  # noqa: BLE001  supervises
+                self._give_up(error, "interrupt_when", name_of_function(self._interrupt_when))
+                return
+            if not shall:
+                return
         if self._resume_when:
-            self._hold()
+            self._hold(reply)
         else:
             self._interrupt()
 
-    async def _turn_ended(self, event: TurnEnded) -> None:
+    def _turn_ended(self, event: TurnEnded) -> None:
         turn, self._turn = self._turn or self._new_turn(), None
         turn = replace(turn, speech_end=self._moment(event.speech_end), turn_end=self._last_frame)
         audio = self._recording.take()
         reply = self._reply
-        if reply is not None and not reply.paused and self.can_interrupt:
-            return  # interrupt_when said no to the end: the bot was not interrupted
-        if reply is not None and reply.paused:
-            if not await self._was_said(event, audio):
-                self._resume(reply)
-                return
-            self._interrupt()
-        self._start_reply(turn, audio)
+        if reply is None or not (reply.paused or self.can_interrupt):
+            self._start_reply(turn, audio)
+        elif not reply.paused:
+            pass  # interrupt_when said no to the end: the bot was not interrupted
+        elif self._judged is not None:  # who speaks again meanwhile has said something
+            first, before = self._judged.turn, self._judged.audio
+            self._start_reply(
+                replace(first, speech_end=turn.speech_end, turn_end=turn.turn_end),
+                (audio[0], np.concatenate([before[1], audio[1]], axis=1)),
+            )
+        elif callable(self._resume_when):
+            self._judged = _Judged(turn, audio, anyio.CancelScope())
+            self.loop.create_task(self._judge(self._judged, reply, self._resume_when))
+        elif event.speech >= FALSE_INTERRUPTION:
+            self._start_reply(turn, audio)
+        else:
+            self._resume(reply)
 
-    async def _was_said(self, event: TurnEnded, audio: Audio) -> bool:
-        if callable(self._resume_when):
-            return bool(await self.run_sync(self._resume_when, audio))
-        return event.speech >= FALSE_INTERRUPTION
+    async def _judge(self, judged: _Judged, reply: Reply, was_said: Callable[[Audio], bool]) -> None:
+        """Have `was_said` decide what becomes of the held `reply`, while hearing goes on."""
+        said, error = False, None
+        try:
+            with judged.scope:
+                try:
+                    said = bool(await self._threads.run(self.run_sync, was_said, judged.audio))
+                except Exception as raised:  # noqa: BLE001  supervises
+                    error = raised
+        except anyio.get_cancelled_exc_class():
+            self._record(replace(judged.turn, call_ended=self.loop.time()))
+            raise
+        if self._judged is not judged:
+            return  # overtaken
+        self._judged = None
+        if error is not None:
+            self._record(replace(judged.turn, failed=self.loop.time()))
+            if self._report(error, "resume_false_interruption", name_of_function(was_said)):
+                self._tell(ReplyFailed(judged.turn.number, error))
+        if said:
+            self._start_reply(judged.turn, judged.audio)
+        elif self._turn is None:
+            self._resume(reply)
+        # Else he speaks again: the end of that decides.
 
     # -- interrupting
 
@@ -356,20 +475,23 @@ class ReplyOnPause(AsyncStreamHandler):
         reply = self._reply
         if reply is None:
             return
+        now = self.loop.time()
         was_held = reply.paused  # and told so
-        reply.interrupt(self.loop.time())
+        if self._judged is not None:
+            self._judged.scope.cancel()
+            self._judged = None
+        reply.interrupt(now)
         self._outbox.drop()
         self.clear_queue()
         reply.ledger.played(self._heard_to())
-        self._finished(replace(reply.turn, interrupted=self.loop.time()))
+        silent_since = reply.paused_at if was_held and reply.turn.first_chunk is not None else now
+        self._finished(replace(reply.turn, interrupted=silent_since))
         if not was_held:
             self._tell(Interrupted(reply.turn.number, reply.ledger.heard()))
 
-    def _hold(self) -> None:
+    def _hold(self, reply: Reply) -> None:
         """Silence the reply under way, but keep it, and what was not heard of it."""
-        reply = self._reply
-        assert reply is not None
-        reply.pause()
+        reply.pause(self.loop.time())
         self._outbox.pause()
         self.clear_queue()
         reply.ledger.played(self._heard_to())
@@ -401,30 +523,39 @@ class ReplyOnPause(AsyncStreamHandler):
 
     async def _run(self, reply: Reply, audio: Audio | None) -> None:
         """The task of one reply: until it was played to its end, or interrupted."""
+        fn = self.fn if audio is not None or self.startup_fn is None else self.startup_fn
         try:
             with reply.scope:
                 try:
-                    await self._reply_to(reply, audio)
+                    await self._reply_to(reply, fn, audio)
                 except Exception as error:
                     if reply.cancelled:
-                        logger.exception("the reply function raised while it was being interrupted")
+                        logger.exception(
+                            "the reply function %s raised while it was being interrupted", name_of_function(fn)
+                        )
                     else:
                         reply.turn = replace(reply.turn, failed=self.loop.time())
-                        self._fail(reply.turn, error, "the reply function")
+                        self._report(error, "the reply function", name_of_function(fn), reply.turn.number)
+                        self._tell(ReplyFailed(reply.turn.number, error))
                 if not reply.cancelled:
                     await self._play_out(reply)
             if reply.cancelled and reply.scope.deadline < self.loop.time():
-                logger.error("an interrupted reply function took longer than %g s in its finally", CLOSING)
+                logger.error(
+                    "the reply function %s was interrupted, and its finally was cancelled after %g s",
+                    name_of_function(fn),
+                    CLOSING,
+                )
         finally:
             reply.cancelled = True
             self._outbox.let_go()
+            if reply is self._reply:
+                reply.ledger.played(self._heard_to())
+                self._finished(replace(reply.turn, call_ended=self.loop.time()))
 
-    async def _reply_to(self, reply: Reply, audio: Audio | None) -> None:
-        args = await self._arguments()
-        fn = self.fn
+    async def _reply_to(self, reply: Reply, fn: Callable[..., Any], audio: Audio | None) -> None:
+        args = await self._arguments(reply.turn.number, greeting=audio is None)
         if audio is None:
-            assert self.startup_fn is not None
-            fn, args = self.startup_fn, args[1:]
+            args = args[1 : 1 + self._startup_takes]
         elif isinstance(args[0], WebRTCData):
             args[0].audio = audio
         else:
@@ -433,7 +564,7 @@ class ReplyOnPause(AsyncStreamHandler):
         if audio is not None:
             self._log("pause_detected")
         self._tell(ReplyStarted(reply.turn.number))
-        await run_reply(reply, fn, args, self._outbox, self.run_sync)
+        await run_reply(reply, fn, args, self._outbox, partial(self._threads.run, self.run_sync))
 
     async def _play_out(self, reply: Reply) -> None:
         await self._outbox.put(Chunk(reply, last=True))
@@ -449,10 +580,20 @@ class ReplyOnPause(AsyncStreamHandler):
         self._finished(replace(reply.turn, playout_end=self.loop.time()))
         self._tell(PlayoutFinished(reply.turn.number, reply.ledger.heard()))
 
-    async def _arguments(self) -> list[Any]:
+    async def _arguments(self, number: int, *, greeting: bool) -> list[Any]:
         """The reply function's arguments, with room for the audio in front."""
-        if self._takes_args and not self.phone_mode:
-            await self.wait_for_args()
+        if self._takes_args and not self.phone_mode and (self._startup_takes or not greeting):
+            with anyio.move_on_after(ARGUMENTS_LATE):
+                await self.wait_for_args()
+            if not self.args_set.is_set():
+                logger.warning(
+                    "turn %d waits for its arguments: the peer was asked for them (send_input) and has not answered "
+                    "within %g s. A page answers by posting them; who calls from elsewhere needs an fn that takes the "
+                    "audio only, or set_args()",
+                    number,
+                    ARGUMENTS_LATE,
+                )
+                await self.args_set.wait()
         elif not isinstance(self.latest_args, list) or not self.phone_mode:
             self.latest_args = [None]
         assert isinstance(self.latest_args, list)
@@ -465,18 +606,34 @@ class ReplyOnPause(AsyncStreamHandler):
         self._reply = None
         if self._takes_args:
             self.reset()  # each turn asks for its arguments anew
+        self._record(turn)
+
+    def _record(self, turn: TurnTimeline) -> None:
+        """A turn is over: told once for each."""
         self._turns.append(turn)
         times = turn.as_dict()
         turn_log.info("%s", turn, extra={"turn": times})
         self._send(json.dumps({"type": "turn", "data": times}))
 
-    def _fail(self, turn: TurnTimeline | None, error: Exception, what: str) -> None:
-        number = 0 if turn is None else turn.number
-        logger.error("%s failed in turn %d", what, number, exc_info=error)
-        self._tell(ReplyFailed(number, error))
+    def _report(self, error: Exception, what: str, name: str, reply: int | None = None) -> bool:
+        """Log what code of the user's raised, and tell the peer; False if it is known of this turn already.
+
+        Args:
+            error: What was raised.
+            what: Which part of the application failed: this the peer may know.
+            name: The function's, or the class's.
+            reply: The turn whose reply failed, which happens once.
+        """
+        key = (what, type(error))
+        if reply is None and key in self._reported:
+            return False
+        if reply is None:
+            self._reported.add(key)
+        logger.error("%s %s failed in turn %d", what, name, self._number if reply is None else reply, exc_info=error)
         self.tell_error(error, f"{what} failed")
         if self.on_turn_error == "end":
             self._outbox.fail(error)
+        return True
 
     # -- speaking
 
@@ -534,7 +691,10 @@ class ReplyOnPause(AsyncStreamHandler):
         if (message := event_message(event)) is not None:
             self._send(message)
         if self._on_event is not None:
-            self._on_event(event)
+            try:
+                self._on_event(event)
+            except Exception as error:  # noqa: BLE001  supervises; no turn depends on it
+                self._report(error, "on_event", name_of_function(self._on_event))
 
     def _log(self, text: str) -> None:
         self._send(messages.encode(messages.Log(text)))

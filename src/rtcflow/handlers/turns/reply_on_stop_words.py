@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ...frames import AudioFormat
 from ...media.resample import Converter
 from ...protocol import messages
+from .arguments import make
 from .detector import TurnDetector, VoiceTurns
 from .events import DetectorEvent, StopWordHeard, TurnEnded
 from .keywords import KeywordSpotter, PocketsphinxSpotter, check_phrases
@@ -26,14 +27,13 @@ is noticed up to 0.2 s late."""
 class StopWordTurns:
     """A `TurnDetector` that hears no turns until a phrase was said, and then one.
 
-    The spotter works only while somebody speaks: silence costs what speech detection costs.
+    The spotter works only while somebody speaks, in a worker thread: silence costs what speech detection costs. (Around
+    a detector that is not `VoiceTurns`, and so does not say when there is any speech at all, it works all the time.)
 
     Args:
         turns: Hears the turn after the phrase.
         spotter: Hears the phrase.
     """
-
-    blocking = True
 
     def __init__(self, turns: TurnDetector, spotter: KeywordSpotter) -> None:
         self._turns, self._spotter = turns, spotter
@@ -42,6 +42,17 @@ class StopWordTurns:
         self._kept = 0.0  # seconds of it
         self._now = self._spotting_since = 0.0
         self._spotting = self._awake = False
+
+    @property
+    def blocking(self) -> bool:
+        """Whether the spotter is at work, or `turns` is."""
+        return self._spotting or self._turns.blocking
+
+    def warmup(self) -> None:
+        """Have the spotter load what it needs, if that takes a while; in a worker thread, beside `feed`."""
+        warmup = getattr(self._spotter, "warmup", None)
+        if warmup is not None:
+            warmup()
 
     def feed(self, samples: NDArray[np.int16], sample_rate: int, *, bot_speaking: bool = False) -> list[DetectorEvent]:
         """Hear some more; see `TurnDetector`."""
@@ -61,7 +72,9 @@ class StopWordTurns:
                 self._kept -= oldest.shape[1] / rate
             return []
         if not self._spotting:
+            # From the next frame on, which a worker thread brings: the spotter gets this one with it.
             self._spotting, self._spotting_since = True, self._now - self._kept
+            return []
         heard = [self._converter.feed(part, rate)[0] for part, rate in self._before]
         self._forget()
         hits = self._spotter.feed(np.concatenate(heard))
@@ -111,7 +124,7 @@ class ReplyOnStopWords(ReplyOnPause):
         stop_words: Words or phrases; upper and lower case and punctuation do not matter.
         startup_fn: As for `ReplyOnPause`, and so are all the others.
         spotter: Makes a `KeywordSpotter` for each connection; None: a `PocketsphinxSpotter`, for English.
-        **options: The arguments of `ReplyOnPause`.
+        **options: The arguments of `ReplyOnPause`; ``detector`` makes what hears the turn after the phrase.
 
     Raises:
         ValueError: There is no stop word, or the recogniser does not know it.
@@ -132,9 +145,21 @@ class ReplyOnStopWords(ReplyOnPause):
         super().__init__(fn, startup_fn, *args, **options)
         self._settings |= {"stop_words": self.stop_words, "spotter": spotter}
 
-    def _make_detector(self) -> TurnDetector:
-        spotter = PocketsphinxSpotter(self.stop_words) if self._spotter is None else self._spotter()
-        return StopWordTurns(super()._make_detector(), spotter)
+    def _around(self, detector: TurnDetector) -> TurnDetector:
+        if self._spotter is None:
+            spotter: KeywordSpotter = PocketsphinxSpotter(self.stop_words)
+        else:
+            spotter = make("spotter", self._spotter, "feed", "reset", kind="KeywordSpotter")
+        self._stop_words_heard = StopWordTurns(detector, spotter)
+        return self._stop_words_heard
+
+    async def start_up(self) -> None:
+        """Play the greeting, and load the recogniser, so that the first words are not late."""
+        await super().start_up()
+        try:
+            await self.run_sync(self._stop_words_heard.warmup)
+        except Exception as error:  # noqa: BLE001  supervises; it fails once more where it is needed, and costs a turn
+            self._report(error, "the stop word recogniser", type(self._stop_words_heard).__qualname__)
 
     def _stop_word_heard(self, event: StopWordHeard) -> None:
         super()._stop_word_heard(event)

@@ -23,8 +23,9 @@ class TurnTimeline:
         first_chunk: It yielded its first audio.
         first_frame: The first of that left for the peer.
         playout_end: The last of it left; where the far side confirms what it plays, it was played there.
-        interrupted: The reply was interrupted.
-        failed: The reply function raised.
+        interrupted: The reply was interrupted: where it was held first, when it was.
+        failed: The reply function raised; or turn detection did, and the turn was given up.
+        call_ended: The call ended before the turn had.
     """
 
     number: int
@@ -37,6 +38,7 @@ class TurnTimeline:
     playout_end: float | None = None
     interrupted: float | None = None
     failed: float | None = None
+    call_ended: float | None = None
 
     @property
     def response_time(self) -> float | None:
@@ -46,7 +48,12 @@ class TurnTimeline:
         return self.first_frame - self.speech_end
 
     def __str__(self) -> str:
-        how = "interrupted" if self.interrupted is not None else "failed" if self.failed is not None else "played"
+        ends = {
+            "interrupted": self.interrupted,
+            "failed": self.failed,
+            "cut off by the end of the call": self.call_ended,
+        }
+        how = next((how for how, at in ends.items() if at is not None), "played")
         response = self.response_time
         late = "" if response is None else f", first sound {response:.3f} s after the user"
         return f"turn {self.number}: {how}{late}"
@@ -115,11 +122,11 @@ class Resumed:
 
 @dataclass(frozen=True, slots=True)
 class ReplyFailed:
-    """The reply function raised, or yielded what is no audio.
+    """The reply function raised, or yielded what is no audio; or other code of yours did in this turn.
 
     Attributes:
-        turn: Number of the turn it should have answered.
-        error: What it raised, or the `MediaError`.
+        turn: Number of the turn it should have answered; 0 if none was under way.
+        error: What was raised, or the `MediaError`.
     """
 
     turn: int

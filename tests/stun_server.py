@@ -13,10 +13,10 @@ Reply = Callable[[stun.Message, tuple[str, int]], stun.Message | None]
 
 
 @contextmanager
-def server(reply: Reply) -> Iterator[int]:
-    """A UDP server on 127.0.0.1 that answers STUN messages with what `reply` returns; yields its port."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as listener:
-        listener.bind(("127.0.0.1", 0))
+def server(reply: Reply, host: str = "127.0.0.1") -> Iterator[int]:
+    """A UDP server on `host` that answers STUN messages with what `reply` returns; yields its port."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as listener:
+        listener.bind((host, 0))
 
         def serve() -> None:
             while (received := listener.recvfrom(2000))[0] != b"end":

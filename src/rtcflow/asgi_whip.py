@@ -10,6 +10,7 @@ makes it, and neither logs nor `Caller.path` hold it.
 
 from __future__ import annotations
 
+import logging
 import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
@@ -30,6 +31,8 @@ from .transports.webrtc import WebRTCTransport
 
 if TYPE_CHECKING:
     from starlette.requests import Request
+
+logger = logging.getLogger(__name__)
 
 NOT_WITHOUT: Final = 428
 """Precondition Required (RFC 6585 section 3)."""
@@ -101,13 +104,15 @@ class Endpoint:
         offer = whip.read_offer(body, self._direction, video=stream.modality is not Modality.AUDIO)
         async with stream.admit(caller_of(request), "webrtc") as session:
             links = whip.link_headers(await stream.resolve_rtc_configuration())
+            for url in links.left_out:
+                logger.warning("WHIP clients are not told of the ICE server %s: no header can carry it", url)
             transport = await stream.open_webrtc(offer.sdp, send=sends, receive=not sends)
             stream.start(session, transport, {"signalling": self._direction.value})
         self._sessions[session] = ice = IceSession(f'"{secrets.token_urlsafe(9)}"', offer.ufrag)
         location = f"{request.url.path.rstrip('/')}/{session.webrtc_id}"
         headers = {"Location": location, "ETag": ice.etag, "Cache-Control": "no-store"}
         response = Response(transport.answer, 201, headers, whip.SDP_TYPE)
-        for link in links:
+        for link in links.headers:
             response.headers.append("Link", link)
         return response
 

@@ -136,7 +136,7 @@ async def examine(
 def _config(told: Mapping[str, Any], *, relay_only: bool, policy: bool, timeout: float) -> WebRTCConfig:
     try:
         servers = read_ice_servers(told["rtcConfiguration"])
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise RemoteProtocolError(f"the ICE servers that it tells its callers are of no use: {error}") from None
     if relay_only and not any(url.relays for server in servers for _, url in server.parsed_urls):
         told_so = (

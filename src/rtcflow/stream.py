@@ -41,6 +41,7 @@ from .handlers.checking import copy_handler, has_video
 from .handlers.functions import VideoStreamHandler, handler_from, is_video_function
 from .media.playout import Latency
 from .outputs import AdditionalOutputs
+from .protocol.ice import read_rtc_configuration
 from .protocol.origins import read_allow_list
 from .session import Caller, ConnectionSettings, Session, threads_needed
 from .stream_room import EngineRoom, Room
@@ -163,6 +164,8 @@ class Stream:
             raise ValueError(f"concurrency_limit={self.concurrency_limit} would admit nobody; None means no limit")
         self.latency = latency
         self.rtc_configuration = rtc_configuration
+        if not callable(rtc_configuration):
+            read_rtc_configuration(rtc_configuration)
         self.track_constraints = read_settings("track_constraints", track_constraints)
         self.rtp_params = read_settings("rtp_params", rtp_params)
         own = 0 if self.mode is Mode.RECEIVE else 1
@@ -400,10 +403,11 @@ class Stream:
                 # The application's, like `authorize`: if it fails, this request is refused and no other is disturbed.
                 logger.exception("rtc_configuration raised")
                 raise ApplicationFailed("the server could not get its ICE servers") from error
-        if not isinstance(found, Mapping | None):
-            logger.error("rtc_configuration is %s; expected a dict with iceServers", type(found).__name__)
-            raise ApplicationFailed("the server could not get its ICE servers")
-        return dict(found or {})
+        try:
+            return read_rtc_configuration(found)
+        except TypeError as error:
+            logger.error("%s", error)
+            raise ApplicationFailed("the server could not get its ICE servers") from None
 
     def start(self, session: Session, transport: Transport, custom: Mapping[str, str] = MappingProxyType({})) -> None:
         """Serve `session` over `transport` in the stream's own task group, from now until its end."""

@@ -175,7 +175,7 @@ def test_options_that_make_no_sense_are_refused(options: dict[str, Any], words: 
 # -- servers
 
 
-async def ask(url: str, *hosts: str, timeout: float = 2.0, **options: Any) -> WebRTCTransport:
+async def ask(url: str | list[str], *hosts: str, timeout: float = 2.0, **options: Any) -> WebRTCTransport:
     config = WebRTCConfig(
         host_addresses=hosts or ("127.0.0.1",),
         ice_servers=[IceServer(url, "u", "p")],
@@ -286,6 +286,9 @@ async def test_all_servers_are_asked_at_once() -> None:
         ("stun:example.org", ("stun", "example.org", 3478, "udp")),
         ("turn:10.0.0.1:80?transport=tcp", ("turn", "10.0.0.1", 80, "tcp")),
         ("turns:t.example", ("turns", "t.example", 5349, "tcp")),
+        ("turn:[2001:db8::1]:3478", ("turn", "2001:db8::1", 3478, "udp")),
+        ("turns:[::1]?transport=tcp", ("turns", "::1", 5349, "tcp")),
+        ("stun:[::ffff:192.0.2.1]", ("stun", "::ffff:192.0.2.1", 3478, "udp")),
     ],
 )
 def test_urls_of_servers_are_read(url: str, expected: tuple[str, str, int, str]) -> None:
@@ -294,7 +297,24 @@ def test_urls_of_servers_are_read(url: str, expected: tuple[str, str, int, str])
 
 
 @pytest.mark.parametrize(
-    "url", ["", "example.org", "http://example.org", "stun:", "stun:x:0", "turn:x:99999", "stun:x?transport=udp", 7]
+    "url",
+    [
+        "",
+        "example.org",
+        "http://example.org",
+        "stun:",
+        "stun:x:0",
+        "turn:x:99999",
+        "stun:x?transport=udp",
+        7,
+        "turn:2001:db8::1",
+        "turn:[::1",
+        "turn:[x]",
+        "turn:[1:2]",
+        "turn:[]",
+        "turn:[::1]x",
+        "turn:[fe80::1%eth0]",
+    ],
 )
 def test_what_is_no_url_of_a_server_is_refused(url: Any) -> None:
     """When the server is named, not when it is asked."""
@@ -317,5 +337,17 @@ def test_a_browsers_configuration_is_read() -> None:
     assert found == (IceServer(["stun:a", "turn:b"], "u", "p"),)
     assert "p'" not in repr(found)
     assert read_ice_servers({}) == ()
-    with pytest.raises(ValueError, match="expected a list of dicts"):
+    assert read_ice_servers({"iceServers": {"urls": "stun:a"}}) == (IceServer("stun:a"),)
+    with pytest.raises(TypeError, match="iceServers holds a str; expected dicts"):
         read_ice_servers({"iceServers": ["stun:a"]})
+
+
+@pytest.mark.anyio
+async def test_servers_at_ipv6_addresses_are_asked() -> None:
+    """A TURN server there is spoken to; STUN to it is not possible, and said so."""
+    with server(refusing(401), "::1") as port:
+        turn, stun = f"turn:[::1]:{port}", f"stun:[::1]:{port}"
+        reports = {report.url: report for report in (await ask([turn, stun])).ice_servers}
+    assert reports[turn].trouble is ServerTrouble.WRONG_CREDENTIALS
+    assert reports[stun].trouble is ServerTrouble.UNSUPPORTED
+    assert "STUN over IPv6" in reports[stun].words

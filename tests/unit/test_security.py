@@ -254,12 +254,52 @@ async def test_ice_servers_that_cannot_be_fetched_are_a_500(caplog):
     def broken():
         raise RuntimeError("secret token")
 
-    for wrong in (broken, lambda: ["stun:s.example"]):
+    for wrong in (broken, lambda: ["stun:s.example"], lambda: {"iceServers": 5}, lambda: {"iceServers": [{}]}):
         async with site(make(rtc_configuration=wrong)) as client:
             response = await client.get("/webrtc/configuration")
             assert response.status_code == 500
             assert "secret" not in response.text
     assert "secret token" in caplog.text
+
+
+TURN = {"urls": "turn:t.example", "username": "u", "credential": "SECRET"}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"iceServers": TURN}, {"iceServers": [TURN]}),
+        ({"iceServers": None}, {"iceServers": []}),
+        ({"iceServers": (TURN,), "iceTransportPolicy": "relay"}, {"iceServers": [TURN], "iceTransportPolicy": "relay"}),
+        ({}, {}),
+    ],
+)
+async def test_ice_servers_are_a_list_for_browsers(given, told):
+    """A server alone, and None, become what RTCPeerConnection takes."""
+    async with site(make(rtc_configuration=given)) as client:
+        assert (await client.get("/webrtc/configuration")).json()["rtcConfiguration"] == told
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (5, "rtc_configuration is a int; expected a dict such as {'iceServers'"),
+        ([TURN], "rtc_configuration is a list; expected a dict"),
+        ({"iceServers": "turn:t.example"}, "iceServers is a str; expected a list"),
+        ({"iceServers": ["turn:t.example"]}, "iceServers holds a str; expected dicts"),
+        ({"iceServers": [{"url": "turn:t.example"}]}, "one of iceServers has no urls"),
+        ({"iceServers": [TURN | {"urls": [5]}]}, "one of iceServers has no urls"),
+        ({"iceServers": [TURN | {"username": 5}]}, "the username of one of iceServers is a int"),
+        ({"iceServers": [TURN], "certificates": [object()]}, "sent to browsers as JSON"),
+    ],
+)
+def test_what_is_no_configuration_is_refused_at_once(given, words):
+    """When the stream is made, in words that show no credential."""
+    with pytest.raises(TypeError) as caught:
+        make(rtc_configuration=given)
+    assert words in str(caught.value)
+    assert "SECRET" not in str(caught.value)
 
 
 # -- ids

@@ -304,7 +304,46 @@ async def test_ice_servers_are_links_on_the_201():
             'credential-type="password"',
             '<stun:s.example>; rel="ice-server"',
         ]
-    assert link_headers({}) == []
+    assert link_headers({}) == ([], [])
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("spoilt", ["line\r\nX-Evil: 1", "nul\0", "grün", "\x7f", "\u2028"])
+@pytest.mark.parametrize("where", ["username", "credential", "urls"])
+async def test_an_ice_server_that_no_header_can_carry_is_left_out(caplog, where, spoilt):
+    """The session is served, the client told of the other servers; the log says which was left out, and no secret."""
+    odd = {"urls": "turn:t.example", "username": "u", "credential": "SECRET"} | {where: f"turn:{spoilt}"}
+    servers = [odd, {"urls": "stun:s.example"}]
+    async with publishing(make(rtc_configuration={"iceServers": servers})) as (_, _, response):
+        assert response.headers.get_list("link") == ['<stun:s.example>; rel="ice-server"']
+        assert "x-evil" not in response.headers
+    (record,) = [record for record in caplog.records if "not told of the ICE server" in record.getMessage()]
+    assert "SECRET" not in record.getMessage()
+    assert record.getMessage().isprintable()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("line", ["a=ice-ufrag: abcd", "a=ice-ufrag:ab cd", "a= ice-ufrag:abcd"])
+async def test_a_ufrag_with_blanks_is_a_422(line):
+    """It is named, and no slot is taken."""
+    async with open_engine(LOCAL) as engine:
+        offer = (await engine.offer(receive=False, messages=False)).offer_sdp
+    stream = make()
+    async with site(stream) as client:
+        sdp = re.sub(r"a=ice-ufrag:[^\r\n]*", line, offer)
+        response = await client.post("/whip", content=sdp, headers=SDP)
+    assert response.status_code == 422, response.text
+    assert "a=ice-ufrag" in response.json()["detail"]
+    assert stream.admitted == 0
+
+
+@given(st.text(), st.text(), st.text(min_size=1))
+def test_links_are_headers_whatever_an_ice_server_is_called(username, credential, url):
+    """Any text is told by one line of printable ASCII, or not at all."""
+    server = {"urls": url, "username": username, "credential": credential}
+    links = link_headers({"iceServers": [server]})
+    assert len(links.headers) + len(links.left_out) == 1
+    assert all(text.isascii() and text.isprintable() for text in (*links.headers, *links.left_out))
 
 
 @pytest.mark.anyio

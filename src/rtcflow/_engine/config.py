@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-from ..protocol.ice import IceUrl, parse_ice_url
+from ..protocol.ice import IceUrl, parse_ice_url, read_rtc_configuration
 
 OPUS_RATES: Final = (8000, 12000, 16000, 24000, 48000)
 """Sample rates that Opus encodes directly, in Hz (RFC 6716 section 2)."""
@@ -86,14 +86,11 @@ def read_ice_servers(configuration: Mapping[str, Any]) -> tuple[IceServer, ...]:
     """The servers of an ``RTCConfiguration``, as browsers take it: ``{"iceServers": [{"urls": ...}, ...]}``.
 
     Raises:
-        ValueError: It is none.
+        TypeError: It is none.
+        ValueError: A server's URL is none.
     """
-    servers = configuration.get("iceServers") or ()
-    if not isinstance(servers, list | tuple) or not all(isinstance(server, Mapping) for server in servers):
-        raise ValueError(f"iceServers is {servers!r}; expected a list of dicts with urls, username and credential")
-    return tuple(
-        IceServer(server.get("urls", ()), server.get("username"), server.get("credential")) for server in servers
-    )
+    servers = read_rtc_configuration(configuration, "the configuration").get("iceServers", ())
+    return tuple(IceServer(server["urls"], server.get("username"), server.get("credential")) for server in servers)
 
 
 @dataclass(frozen=True, slots=True)

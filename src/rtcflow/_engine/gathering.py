@@ -251,6 +251,8 @@ async def _reflexive(url: IceUrl, sockets: list[Any]) -> list[Any]:
     """Our addresses as a STUN server sees them: of each socket from which it answers soon."""
     if url.secure:
         raise ValueError("STUN over TLS")
+    if ":" in url.host:
+        raise ValueError("STUN over IPv6")
     asking = [socket for socket in sockets if ipaddress.ip_address(socket.local_candidate.host).version == 4]
     if not asking:
         raise ValueError("there is no IPv4 address to ask from")

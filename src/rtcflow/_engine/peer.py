@@ -265,7 +265,7 @@ class Peer:
         config = self._config
         self._connection = connection = RTCPeerConnection(
             RTCConfiguration(
-                iceServers=[_ice_server(server) for server in config.ice_servers],
+                iceServers=[server for one in config.ice_servers for server in _ice_server(one)],
                 iceTransportPolicy=RTCIceTransportPolicy.RELAY if config.relay_only else RTCIceTransportPolicy.ALL,
                 bundlePolicy=bundle,
             )
@@ -437,9 +437,10 @@ def _agreement(theirs: offers.Description, wish: Wish, *, ours_first: bool) -> M
     return MediaOffer(*ways["audio"], *ways["video"], messages=messages)
 
 
-def _ice_server(server: IceServer) -> RTCIceServer:
-    urls = server.urls if isinstance(server.urls, str) else list(server.urls)
-    return RTCIceServer(urls, server.username, server.credential)
+def _ice_server(server: IceServer) -> list[RTCIceServer]:
+    """What aiortc takes of it, which reads no IPv6 addresses; what is asked is `gathering`'s affair."""
+    urls = [url for url, parsed in server.parsed_urls if ":" not in parsed.host]
+    return [RTCIceServer(urls, server.username, server.credential)] if urls else []
 
 
 async def _add(connection: RTCPeerConnection, candidate: RTCIceCandidate | None) -> None:

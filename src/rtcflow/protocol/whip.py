@@ -10,7 +10,7 @@ import enum
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from ..exceptions import InvalidOffer, NegotiationError, UnsupportedMedia
 from .sdp import MediaSection, summarise_offer
@@ -100,8 +100,11 @@ def read_offer(body: bytes, direction: Direction, *, audio: bool = True, video: 
                 f"the offer's {section.kind} is {section.direction}; {direction.value.upper()} takes {expected} "
                 "(or sendrecv)"
             )
-    ufrag = re.search(r"^a=ice-ufrag:(\S+)", sdp, re.MULTILINE)
-    assert ufrag is not None, "summarise_offer has looked"
+    ufrag = re.search(r"^a=ice-ufrag:([^\s]+)[ \t]*\r?$", sdp, re.MULTILINE)
+    if ufrag is None:
+        raise InvalidOffer(
+            'the "a=ice-ufrag" line has blanks before or in its value (RFC 8839 section 5.4)', status=422
+        )
     return WhipOffer(sdp, ufrag[1])
 
 
@@ -174,29 +177,49 @@ def etag_matches(if_match: str, etag: str) -> bool:
 # -- what is answered
 
 
-def link_headers(rtc_configuration: Mapping[str, Any]) -> list[str]:
-    """The values of the `Link` headers that name ICE servers (RFC 9725 section 4.6), one for each URL.
+class Links(NamedTuple):
+    """ICE servers for a client.
+
+    Attributes:
+        headers: Values of `Link` headers, one for each URL.
+        left_out: URLs of servers that no such header can carry, as they are to be logged.
+    """
+
+    headers: list[str]
+    left_out: list[str]
+
+
+def link_headers(rtc_configuration: Mapping[str, Any]) -> Links:
+    """The `Link` headers that name ICE servers (RFC 9725 section 4.6).
+
+    A header holds printable ASCII (RFC 9110 section 5.5), and the URL in it no blanks and none of its own brackets
+    (RFC 8288 section 3). A server whose name or password holds anything else is left out as a whole: without them it
+    would refuse.
 
     Args:
-        rtc_configuration: What browsers take, ``{"iceServers": [{"urls", "username", "credential"}]}``.
+        rtc_configuration: What `read_rtc_configuration` returns.
     """
-    found = []
+    links = Links([], [])
     for server in rtc_configuration.get("iceServers", ()):
-        urls = server.get("urls", ())
-        parts = ['rel="ice-server"']
+        urls, parts = server["urls"], ['rel="ice-server"']
         if server.get("username") is not None and server.get("credential") is not None:
             parts += [
                 f"username={_quoted(server['username'])}",
                 f"credential={_quoted(server['credential'])}",
                 'credential-type="password"',
             ]
-        found += ["; ".join([f"<{url}>", *parts]) for url in ([urls] if isinstance(urls, str) else urls)]
-    return found
+        for url in [urls] if isinstance(urls, str) else urls:
+            link = "; ".join([f"<{url}>", *parts])
+            if link.isascii() and link.isprintable() and not re.search(r'[\s<>"]', url):
+                links.headers.append(link)
+            else:
+                links.left_out.append(ascii(url))
+    return links
 
 
-def _quoted(text: object) -> str:
+def _quoted(text: str) -> str:
     """A quoted string (RFC 9110 section 5.6.4)."""
-    return '"' + re.sub(r'(["\\])', r"\\\1", str(text)) + '"'
+    return '"' + re.sub(r'(["\\])', r"\\\1", text) + '"'
 
 
 def problem(error: NegotiationError) -> dict[str, Any]:

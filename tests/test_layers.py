@@ -15,8 +15,8 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = [
     {"frames", "outputs", "exceptions", "context", "ends", "_version"},
     {"media", "protocol"},
-    {"handlers", "abc", "player", "flow", "fanout", "_bridge"},
-    {"connection", "nurseries", "transports", "_engine", "_loop", "threads", "_interrupt"},
+    {"handlers", "abc", "player", "flow", "fanout", "hooks", "_bridge"},
+    {"connection", "nurseries", "transports", "_engine", "_guard", "_loop", "threads", "_interrupt"},
     {
         "__main__",
         "cli",
@@ -30,6 +30,7 @@ FLOORS = [
         "stream_room",
         "form",
         "session",
+        "shown",
         "client",
         "credentials",
         "load",

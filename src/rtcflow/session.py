@@ -21,6 +21,7 @@ from .handlers.base import AsyncStreamHandler, StreamHandlerBase
 from .handlers.checking import has_own_method, has_video
 from .handlers.functions import check_args, is_video_function
 from .outputs import AdditionalOutputs
+from .shown import Board
 from .threads import WorkerThreads
 from .transports.webrtc import WebRTCTransport
 
@@ -83,6 +84,7 @@ class Session:
         handler: Its own copy of the stream's handler.
         outputs: The `AdditionalOutputs` of its handler.
         connection: None until it is served.
+        board: What readers of the outputs route are shown; None until the first one comes.
     """
 
     def __init__(
@@ -101,6 +103,7 @@ class Session:
         self.handler = handler
         self.outputs = Fanout[AdditionalOutputs]()
         self.connection: Connection | None = None
+        self.board: Board | None = None
         self._settings = settings
         self._prepared = Event()
         self._fetching = anyio.Lock()

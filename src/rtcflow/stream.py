@@ -7,7 +7,6 @@ the handler → transport. Whatever fails, or is cancelled, gives back what was 
 from __future__ import annotations
 
 import enum
-import inspect
 import logging
 import secrets
 from collections import Counter
@@ -17,7 +16,6 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import anyio
-import anyio.to_thread
 
 from ._bridge import current_loop_token
 from .abc import Transport
@@ -39,11 +37,13 @@ from .form import arguments_of, read_arguments, read_settings
 from .handlers.base import StreamHandlerBase
 from .handlers.checking import copy_handler, has_video
 from .handlers.functions import VideoStreamHandler, handler_from, is_video_function
+from .hooks import ask
 from .media.playout import Latency
 from .outputs import AdditionalOutputs
 from .protocol.ice import read_rtc_configuration
 from .protocol.origins import read_allow_list
 from .session import Caller, ConnectionSettings, Session, threads_needed
+from .shown import Board, Making
 from .stream_room import EngineRoom, Room
 from .threads import WorkerThreads
 
@@ -94,8 +94,10 @@ class Stream:
         concurrency_limit: How many may be served at once, over all transports; None for no limit.
         time_limit: Seconds after which a connection is ended, counted from connected; None for no limit.
         additional_outputs_handler: Makes of each of a call's `AdditionalOutputs` what readers of the outputs route
-            (``GET {path}/webrtc/outputs``) are shown: called with what it returned before (at first None) and the
-            output's values; returns one value, or a tuple of them. It may be async; a sync one runs in a worker thread.
+            (``GET {path}/webrtc/outputs``) are shown: called, once for each output, with what it returned before (at
+            first None) and the output's values; returns one value, or a tuple of them. It may be async; a sync one runs
+            in a worker thread. How many former values it takes is seen from its parameters without a default, or, with
+            ``*values``, from those before it.
         authorize: Called with the `Caller` before anything is made for it; returns who it is (`Context.principal`), or
             refuses by raising `NotAuthorized` or returning None or False. A sync one runs in a worker thread. If it
             raises anything else the caller is refused, too.
@@ -173,6 +175,8 @@ class Stream:
         self.allowed_origins = read_allow_list(allowed_origins)
         if not (additional_outputs_handler is None or callable(additional_outputs_handler)):
             raise TypeError(f"additional_outputs_handler={additional_outputs_handler!r} must be a function")
+        if additional_outputs_handler is not None:
+            Making(additional_outputs_handler)  # its error is said now, not to the first reader
         self.additional_outputs_handler = additional_outputs_handler
         self._authorize = authorize
         self._timeouts = timeouts or Timeouts()
@@ -307,7 +311,7 @@ class Stream:
         if self._authorize is None:
             return None
         try:
-            principal = await _ask(self._authorize, caller)
+            principal = await ask(self._authorize, caller)
         except NegotiationError:
             raise
         except Exception as error:
@@ -398,7 +402,7 @@ class Stream:
         found: Any = self.rtc_configuration
         if callable(found):
             try:
-                found = await _ask(found)
+                found = await ask(found)
             except Exception as error:
                 # The application's, like `authorize`: if it fails, this request is refused and no other is disturbed.
                 logger.exception("rtc_configuration raised")
@@ -496,6 +500,16 @@ class Stream:
         """
         return self.session(webrtc_id).outputs.read()
 
+    def board(self, session: Session) -> Board:
+        """What readers of the outputs route are shown of `session`: one for all of them, made for the first."""
+        if session.board is None:
+            board = Board(
+                session.outputs.read(), self.additional_outputs_handler, f"{session.kind} call {session.name}"
+            )
+            self._get_room().connections.start_soon(board.run)
+            session.board = board
+        return session.board
+
     async def fetch_latest_output(self, webrtc_id: str, timeout: float = FETCH) -> AdditionalOutputs:
         """The next of that call's outputs that was not fetched before (FastRTC's name: it is not always the latest).
 
@@ -517,15 +531,6 @@ class Stream:
             UnknownConnection: No call with this id is live.
         """
         self.session(webrtc_id).close(reason)
-
-
-async def _ask(hook: Callable[..., Any], *args: Any) -> Any:
-    """What a hook of the application returns; a sync one runs in a worker thread."""
-    if inspect.iscoroutinefunction(hook):
-        return await hook(*args)
-    # In a tuple, since trio refuses functions that return coroutines: a callable object or a partial may.
-    (result,) = await anyio.to_thread.run_sync(lambda: (hook(*args),))
-    return await result if inspect.isawaitable(result) else result
 
 
 def _check_modality(handler: StreamHandlerBase, modality: Modality) -> None:

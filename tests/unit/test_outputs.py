@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from rtcflow.handlers.base import AsyncStreamHandler
 from rtcflow.outputs import AdditionalOutputs
 from rtcflow.protocol.events import encode_event, plain
 from rtcflow.session import Caller
+from rtcflow.shown import Making
 from rtcflow.stream import Stream
 from rtcflow.transports.memory import memory_pair
 
@@ -72,7 +74,7 @@ async def ended_after(client, session, *outputs):
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(read)
-        while not session.outputs.readers:
+        while not (session.board and session.board.readers):
             await anyio.sleep(0.001)
         for output in outputs:
             session.outputs.put(output)
@@ -138,13 +140,17 @@ async def test_outputs_are_events_until_the_end():
 @pytest.mark.anyio
 async def test_outputs_need_the_id_of_a_live_call():
     """Without an id it is a 422, with a wrong one a 404, and the 17th reader of one call gets a 503."""
-    async with site() as (client, _, session):
+    async with site() as (client, stream, session):
         assert (await client.get("/webrtc/outputs")).status_code == 422
         assert (await client.get("/webrtc/outputs?webrtc_id=ab")).status_code == 404
-        readers = [session.outputs.read() for _ in range(asgi_data.MAX_READERS)]
+        readers = [stream.board(session).read() for _ in range(asgi_data.MAX_READERS)]
         assert (await client.get("/webrtc/outputs?webrtc_id=abc")).status_code == 503
-        readers.clear()  # who leaves makes room
-        assert (await ended_after(client, session)).status_code == 200
+        readers[0][1].close()  # who leaves makes room
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(client.get, "/webrtc/outputs?webrtc_id=abc")
+            while session.board.readers < asgi_data.MAX_READERS:
+                await anyio.sleep(0.001)
+            session.close()
 
 
 @pytest.mark.anyio
@@ -193,9 +199,9 @@ async def test_a_reader_that_leaves_is_forgotten():
             while len(said) < 2:
                 await anyio.sleep(0.001)
             assert said[1]["body"] == b":\n\n"
-            assert session.outputs.readers == 1
+            assert session.board.readers == 1
             gone.set()
-        assert session.outputs.readers == 0
+        assert session.board.readers == 0
         assert session.end is None
 
 
@@ -232,19 +238,178 @@ async def test_several_values_are_a_tuple():
 
 
 @pytest.mark.anyio
-async def test_what_the_function_raises_ends_that_reader_only(caplog):
-    """A failing additional_outputs_handler is logged, its reader is told so, and the call goes on."""
+async def test_what_the_function_raises_is_told_and_goes_on(caplog):
+    """It is logged, readers are told by an event of its own name, and the next output is shown all the same."""
 
-    def broken(before, word):
-        raise RuntimeError("secret")
+    def touchy(before, word):
+        if word == "b":
+            raise RuntimeError("secret")
+        return (before or "") + word
 
-    async with site(additional_outputs_handler=broken) as (client, _, session):
-        session.outputs.put(AdditionalOutputs("a"))
-        response = await client.get("/webrtc/outputs?webrtc_id=abc")
-        assert [name for name, _ in events(response.text)] == ["error"]
-        assert "secret" not in response.text
-        assert session.end is None
+    async with site(additional_outputs_handler=touchy) as (client, _, session):
+        response = await ended_after(client, session, *map(AdditionalOutputs, "abc"))
+        assert events(response.text) == [
+            ("output", ["a"]),
+            ("failure", "an output could not be shown"),
+            ("output", ["ac"]),
+            ("end", "closed"),
+        ]
     assert "secret" in caplog.text
+
+
+async def read_until(stream, wanted, last_id=None):
+    """The first events that a reader of call "abc" gets, as text, until `wanted` is in it; then it leaves."""
+    text, gone = [], anyio.Event()
+
+    async def receive():
+        await gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message):
+        text.append(message.get("body", b"").decode())
+        if wanted in "".join(text):
+            gone.set()
+
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": "/webrtc/outputs",
+        "raw_path": b"/webrtc/outputs",
+        "root_path": "",
+        "query_string": b"webrtc_id=abc",
+        "headers": [] if last_id is None else [(b"last-event-id", last_id.encode())],
+        "asgi": {"spec_version": "2.3"},
+    }
+    with anyio.fail_after(2):
+        await stream.asgi(scope, receive, send)
+    return events("".join(text))
+
+
+@pytest.mark.anyio
+async def test_two_readers_are_shown_the_same_and_it_is_made_once():
+    """Both see every state; the function ran once for each output."""
+    calls = []
+
+    def history(before, word):
+        calls.append(word)
+        return f"{before} {word}" if before else word
+
+    async with site(additional_outputs_handler=history) as (client, _, session):
+        texts = []
+
+        async def read():
+            texts.append((await client.get("/webrtc/outputs?webrtc_id=abc")).text)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(read)
+            tasks.start_soon(read)
+            while not session.board or session.board.readers < 2:
+                await anyio.sleep(0.001)
+            for word in ("a", "b"):
+                session.outputs.put(AdditionalOutputs(word))
+            session.close()
+        assert texts[0] == texts[1]
+        assert events(texts[0]) == [("output", ["a"]), ("output", ["a b"]), ("end", "closed")]
+        assert calls == ["a", "b"]
+
+
+@pytest.mark.anyio
+async def test_a_reader_that_comes_again_has_missed_nothing():
+    """The state outlives a reader: it begins with the present one, or, if it has seen that, with the next."""
+
+    def history(before, word):
+        return f"{before} {word}" if before else word
+
+    async def made(count):
+        while session.board._count < count:
+            await anyio.sleep(0.001)
+
+    async with site(additional_outputs_handler=history) as (_, stream, session):
+        session.outputs.put(AdditionalOutputs("a"))
+        assert await read_until(stream, '["a"]') == [("output", ["a"])]
+        session.outputs.put(AdditionalOutputs("b"))  # while nobody reads
+        await made(2)
+        assert await read_until(stream, "output") == [("output", ["a b"])]
+        assert await read_until(stream, "output", last_id="1") == [("output", ["a b"])]
+        assert await read_until(stream, "output", last_id="77") == [("output", ["a b"])]  # of an earlier call
+        session.outputs.put(AdditionalOutputs("c"))
+        assert (await read_until(stream, "c", last_id="2"))[-1] == ("output", ["a b c"])
+        await made(3)
+        with pytest.raises(TimeoutError):
+            await read_until(stream, "output", last_id="3")
+
+
+@pytest.mark.anyio
+async def test_outputs_themselves_are_kept_for_who_comes_later():
+    """Without a function the last 256 are, and who says what it saw last gets what came after that."""
+    async with site() as (_, stream, session):
+        for number in range(3):
+            session.outputs.put(AdditionalOutputs(number))
+        assert [data for _, data in await read_until(stream, "[2]")] == [[0], [1], [2]]
+        assert [data for _, data in await read_until(stream, "[2]")] == [[0], [1], [2]]
+        assert [data for _, data in await read_until(stream, "[2]", last_id="1")] == [[1], [2]]
+        assert [data for _, data in await read_until(stream, "[2]", last_id="nonsense")] == [[0], [1], [2]]
+
+
+# -- how it is called
+
+
+def several(history, *new):
+    return [*(history or []), *new]
+
+
+def spaced(before, word, separator=" "):
+    return (before or "") + separator + word
+
+
+def optional(before=None, word=""):
+    return (before or "") + word
+
+
+def newest(word, mark="!"):
+    return word + mark
+
+
+def everything(*values):
+    return list(values)
+
+
+class Remembers:
+    async def __call__(self, before, word):
+        await anyio.sleep(0)
+        return (before or "") + word
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("function", "outputs", "expected"),
+    [
+        (several, [("a",), ("b", "c")], [["a", "b", "c"]]),
+        (spaced, [("a",), ("b",)], [" a b"]),
+        (optional, [("a",), ("b",)], ["ab"]),
+        (newest, [("a",), ("b",)], ["b!"]),
+        (everything, [("a",), ("b",)], [["b"]]),
+        (Remembers(), [("a",), ("b",)], ["ab"]),
+        (functools.partial(spaced, separator="-"), [("a",), ("b",)], ["-a-b"]),
+        (lambda before, word: Remembers()(before, word), [("a",), ("b",)], ["ab"]),
+    ],
+)
+async def test_former_values_are_counted_by_the_signature(function, outputs, expected):
+    """Star, defaults, objects with an async ``__call__``, partials: each gets what it returned before and the new."""
+    making = Making(function)
+    for output in outputs:
+        shown = await making.after(AdditionalOutputs(*output))
+    assert shown == expected
+
+
+def test_a_function_that_needs_keywords_is_refused_at_once():
+    """When the stream is made, not when the first reader comes."""
+
+    def strict(before, word, *, mark):
+        return word
+
+    with pytest.raises(TypeError, match="strict is called with positional arguments only, but needs mark="):
+        Stream(Quiet(), additional_outputs_handler=strict)
 
 
 def test_an_additional_outputs_handler_must_be_a_function():

@@ -16,15 +16,17 @@ COMMENT: Final = b":\n\n"
 """Means nothing: keeps a connection from looking idle to proxies."""
 
 
-def encode_event(name: str, data: Any) -> bytes:
+def encode_event(name: str, data: Any, number: int = 0) -> bytes:
     """One event; `data` is sent as JSON in one line.
 
     Args:
         name: What pages listen for; one line.
         data: See `plain`.
+        number: If not 0, its id: browsers say which they saw last when they connect again (``Last-Event-ID``).
     """
     text = json.dumps(plain(data), allow_nan=False, separators=(",", ":"))
-    return f"event: {name}\ndata: {text}\n\n".encode()
+    head = f"id: {number}\n" if number else ""
+    return f"{head}event: {name}\ndata: {text}\n\n".encode()
 
 
 def plain(value: Any) -> Any:

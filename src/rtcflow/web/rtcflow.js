@@ -35,6 +35,7 @@ export class Call extends EventTarget {
   #abort = null;
   #previous = null;
   #reading = ""; // the id of the call whose outputs are being read
+  #seen = { id: "", number: "" }; // the last of its outputs that came
 
   /**
    * @param {object} options
@@ -266,8 +267,11 @@ export class Call extends EventTarget {
     const { id } = this;
     if (this.#reading === id) return;
     this.#reading = id;
+    if (this.#seen.id !== id) this.#seen = { id, number: "" };
+    const headers = { ...this.#options.headers };
+    if (this.#seen.number) headers["Last-Event-ID"] = this.#seen.number; // as an EventSource does
     try {
-      const response = await fetch(this.#at(`webrtc/outputs?webrtc_id=${id}`), { headers: this.#options.headers });
+      const response = await fetch(this.#at(`webrtc/outputs?webrtc_id=${id}`), { headers });
       if (!response.ok) return;
       let rest = "";
       const chunks = response.body.pipeThrough(new TextDecoderStream()).getReader();
@@ -284,9 +288,10 @@ export class Call extends EventTarget {
   }
 
   #output(event) {
-    const [, name, data] = /^event: (\w+)\ndata: (.*)$/.exec(event) ?? [];
+    const [, number, name, data] = /^(?:id: (\d+)\n)?event: (\w+)\ndata: (.*)$/.exec(event) ?? [];
+    if (number) this.#seen.number = number;
     if (name === "output") this.#tell("output", { values: JSON.parse(data) });
-    if (name === "error") this.#tell("message", { type: "warning", data: JSON.parse(data) });
+    if (name === "failure") this.#tell("message", { type: "warning", data: JSON.parse(data) });
   }
 
   #post(path, body, signal) {

@@ -1,0 +1,21 @@
+"""Calling functions of the application that may be sync or async."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import anyio.to_thread
+
+
+async def ask(hook: Callable[..., Any], *args: Any) -> Any:
+    """What a function of the application returns; a sync one runs in a worker thread.
+
+    It may be a function, a coroutine function, an object with either as its ``__call__``, or a partial.
+    """
+    if inspect.iscoroutinefunction(hook) or inspect.iscoroutinefunction(getattr(hook, "__call__", None)):  # noqa: B004
+        return await hook(*args)
+    # In a tuple, since trio refuses functions that return coroutines: a callable object or a partial may.
+    (result,) = await anyio.to_thread.run_sync(lambda: (hook(*args),))
+    return await result if inspect.isawaitable(result) else result

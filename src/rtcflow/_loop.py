@@ -17,18 +17,17 @@ import concurrent.futures
 import contextvars
 import inspect
 import logging
-import math
 import threading
 from collections.abc import Callable, Coroutine, Generator
 from functools import partial
-from typing import Any, NoReturn, TypeVar, cast
+from typing import Any, NoReturn, Protocol, TypeVar, cast
 
 import anyio
-import anyio.abc
 import anyio.lowlevel
 import anyio.to_thread
 
 from ._bridge import Event, call_in_loop, current_loop_token, loop_clock
+from ._guard import is_cancellation
 
 try:
     import sniffio
@@ -262,9 +261,9 @@ class Task(Future[T]):
             with anyio.CancelScope() as self._scope:
                 result = await self._coroutine
                 finished = True
-        except anyio.get_cancelled_exc_class():
+        except anyio.get_cancelled_exc_class() as error:
             super().cancel()
-            if anyio.current_effective_deadline() == -math.inf:
+            if is_cancellation(error):
                 raise
             # Else nobody cancelled this task: its coroutine met a cancelled future, and only on asyncio is that the
             # same exception. In the task group it would look like the cancellation of everything.
@@ -284,6 +283,14 @@ class Task(Future[T]):
             raise error
 
 
+class Starter(Protocol):
+    """A task group, or something in front of one."""
+
+    @property
+    def start_soon(self) -> Callable[..., object]:
+        """Start a task."""
+
+
 class HandlerLoop:
     """The running event loop, asyncio's or trio's, as far as one connection's handler may use it.
 
@@ -294,7 +301,7 @@ class HandlerLoop:
         task_group: The connection's: owner of everything started here.
     """
 
-    def __init__(self, task_group: anyio.abc.TaskGroup) -> None:
+    def __init__(self, task_group: Starter) -> None:
         self._group = task_group
         self._token = current_loop_token()
         self._thread = threading.get_ident()
@@ -448,7 +455,7 @@ class HandlerLoop:
         """Whether the calling thread is the loop's, where waiting must be awaiting."""
         return threading.get_ident() == self._thread
 
-    def move_to(self, task_group: anyio.abc.TaskGroup) -> None:
+    def move_to(self, task_group: Starter) -> None:
         """Start what comes from now on in `task_group`; for the connection, which has one group for its closing."""
         self._group = task_group
 

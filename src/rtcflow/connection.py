@@ -15,15 +15,16 @@ from __future__ import annotations
 import inspect
 import logging
 import threading
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import anyio
-from anyio.abc import TaskGroup
 
 from ._bridge import Event, call_in_loop, current_loop_token, loop_clock
+from ._guard import Guard
 from ._loop import HandlerLoop
 from .abc import Transport, TransportStatistics
 from .context import Context, reset_current_context, set_current_context
@@ -127,7 +128,8 @@ class Connection:
         self._loop_thread = 0
         self._bound = False
         self._idle: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {}
-        self._tasks: TaskGroup | None = None
+        self._tasks: Guard | None = None
+        self._errors: list[BaseException] = []
         self._began: float | None = None  # moments; 0.0 is one, too, where time is virtual
         self._connected: float | None = None
         self._messages_dropped = self._lost_threads = 0
@@ -243,13 +245,11 @@ class Connection:
         self._began = anyio.current_time()
         self._loop_token, self._loop_thread = current_loop_token(), threading.get_ident()
         token = set_current_context(self.context)
-        error: BaseException | None = None
         try:
             try:
                 await self._live()
-            except BaseExceptionGroup as group:
-                error = sole_error(group)
-                self._record(End(EndCause.HANDLER_RAISED, f"the handler raised {error!r}", error))
+            except BaseExceptionGroup as group:  # of our own groups, around what the handler raised when it was bound
+                await self._failed(sole_error(group))
             finally:
                 self._record(End(EndCause.CANCELLED, "cancelled"))
                 with anyio.CancelScope(shield=True):
@@ -257,15 +257,16 @@ class Connection:
         finally:
             reset_current_context(token)
             self._ended.set()
-        if error is not None:
-            raise error
+            if self._errors:
+                raise _together(self._errors)
         assert self.end is not None
         return self.end
 
     async def _live(self) -> None:
         async with anyio.create_task_group() as connection:
             self._scope = connection.cancel_scope
-            self._loop = HandlerLoop(connection)
+            tasks = Guard(connection, self._failed)
+            self._loop = HandlerLoop(tasks)
             self.handler._bind(self)
             self._bound = True
             if self.end is not None:  # close() came before run()
@@ -275,13 +276,13 @@ class Connection:
             if not await self._connect():
                 connection.cancel_scope.cancel()
                 return
-            connection.start_soon(self._watch_peer)
-            connection.start_soon(self._open_messages)
-            connection.start_soon(self._read_messages)
+            tasks.start_soon(self._watch_peer)
+            tasks.start_soon(self._open_messages)
+            tasks.start_soon(self._read_messages)
             if self._time_limit is not None:
-                connection.start_soon(self._limit_time, self._time_limit)
+                tasks.start_soon(self._limit_time, self._time_limit)
             if has_own_method(self.handler, "start_up"):
-                connection.start_soon(self._start_up)
+                tasks.start_soon(self._start_up)
             async with (
                 anyio.create_task_group() as receive,
                 anyio.create_task_group() as emit,
@@ -293,9 +294,11 @@ class Connection:
                     "emit": partial(media.emit, sent.sample_rate),
                     "see": media.see,
                     "show": media.show,
+                    "tick": media.tick,
                 }
-                self._begin({"receive": receive, "emit": emit, "see": video, "show": video})
-                self._tasks = connection
+                receiving, emitting, showing = (Guard(group, self._failed) for group in (receive, emit, video))
+                self._begin({"receive": receiving, "emit": emitting, "see": showing, "show": showing, "tick": showing})
+                self._tasks = tasks
 
     def begin_media(self) -> None:
         """See to media that the peer has added since the call began (`WebRTCTransport.renegotiate`).
@@ -305,7 +308,7 @@ class Connection:
         if self._tasks is not None and self.end is None:
             self._begin(dict.fromkeys(self._idle, self._tasks))
 
-    def _begin(self, nurseries: Mapping[str, TaskGroup]) -> None:
+    def _begin(self, nurseries: Mapping[str, Guard]) -> None:
         """Begin the loops for what the peer offers, each in the nursery of its name."""
         offer, video = self.transport.offer, has_video(self.handler)
         wanted = {
@@ -314,8 +317,15 @@ class Connection:
             "see": video and offer.receive_video,
             "show": video and (offer.send_video or offer.receive_video),
         }
+        wanted["tick"] = wanted["show"]
         for name in [name for name in self._idle if wanted[name]]:
-            nurseries[name].start_soon(self._idle.pop(name))
+            nurseries[name].start_soon(self._last, name, self._idle.pop(name), name=name)
+
+    async def _last(self, name: str, loop: Callable[[], Awaitable[None]]) -> None:
+        """Run a loop, which ends when the connection does: a connection without it would be deaf, or mute."""
+        await loop()
+        if not await self._is_over():
+            raise RuntimeError(f"the loop {name!r} of {self!r} ended before the connection did")
 
     def _formats(self) -> tuple[AudioFormat, AudioFormat]:
         """In which formats the handler hears and speaks."""
@@ -354,6 +364,23 @@ class Connection:
         """Record why, if nothing ended it before, and cancel everything; from any thread."""
         if self._record(end) and self._scope is not None:
             call_in_loop(self._loop_token, self._scope.cancel)
+
+    async def _failed(self, error: BaseException) -> None:
+        """What a task of the connection has raised ends it, unless it comes of the end."""
+        if isinstance(error, anyio.ClosedResourceError) and await self._is_over():
+            return
+        self._errors.append(error)
+        self._finish(End(EndCause.HANDLER_RAISED, f"the handler raised {error!r}", error))
+
+    async def _is_over(self) -> bool:
+        """Whether the connection has ended, or the peer is gone, which whoever watches for it may not have seen yet."""
+        if self.end is not None:
+            return True
+        with anyio.move_on_after(SETTLE):
+            with suppress(*STREAM_ENDS):
+                await self.transport.wait_ended()
+            return True
+        return False
 
     async def _watch_peer(self) -> None:
         try:
@@ -400,17 +427,20 @@ class Connection:
 
     async def _shut_down(self) -> None:
         """Call the handler's `shutdown()`, which may still run coroutines through `handler.loop`."""
-        error: BaseException | None = None
+        async with anyio.create_task_group() as closing:
+            tasks = Guard(closing, self._failed)
+            if self._loop is not None:
+                self._loop.move_to(tasks)
+            over = anyio.Event()
+            tasks.start_soon(self._call_shutdown, over)
+            await over.wait()
+            closing.cancel_scope.cancel()
+
+    async def _call_shutdown(self, over: anyio.Event) -> None:
         try:
-            async with anyio.create_task_group() as closing:
-                assert self._loop is not None
-                self._loop.move_to(closing)
-                await shut_down(self.handler, self._timeouts.shutdown)
-                closing.cancel_scope.cancel()
-        except BaseExceptionGroup as group:
-            error = sole_error(group)
-        if error is not None:
-            raise error
+            await shut_down(self.handler, self._timeouts.shutdown)
+        finally:
+            over.set()
 
     def _say_why(self) -> None:
         """Tell the peer how its connection ended, if it can still be told."""
@@ -473,6 +503,13 @@ class Connection:
 
     async def _start_up(self) -> None:
         await self._call(self.handler.start_up)  # type: ignore[attr-defined]
+
+
+def _together(errors: list[BaseException]) -> BaseException:
+    """What several methods raised, as one error; the one, if it is one."""
+    if len(errors) == 1:
+        return errors[0]
+    return BaseExceptionGroup("several methods of the handler raised", errors)
 
 
 async def run_connection(

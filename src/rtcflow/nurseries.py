@@ -117,6 +117,7 @@ class Nurseries:
         self.clock: Callable[[], float] = time.monotonic
         self._on_outputs = on_outputs
         self._on_close = on_close
+        self._ticks = Flow[None](VIDEO_BURST, Policy.BLOCK)
         self.received = self.emitted = self.video_received = self.video_emitted = 0
         self.stalls = 0
         self.longest_stall = 0.0
@@ -255,28 +256,24 @@ class Nurseries:
     # -- video out
 
     async def show(self) -> None:
-        """Ask `video_emit` for frames, at most `fps` a second, until the stream is closed."""
-        ticks = Flow[None](VIDEO_BURST, Policy.BLOCK)
-        async with anyio.create_task_group() as showing:
-            showing.start_soon(self._tick, ticks)
-            await self._in_its_colour(self._show, self._show_in_thread, ticks)
-            showing.cancel_scope.cancel()
+        """Ask `video_emit` for frames, at most `fps` a second (`tick`), until the stream is closed."""
+        await self._in_its_colour(self._show, self._show_in_thread)
 
-    async def _tick(self, ticks: Flow[None]) -> None:
+    async def tick(self) -> None:
         """Give out the right to emit one video frame, `fps` times a second."""
         pacer = Pacer(self._handler.fps)
         try:
             while True:
                 await anyio.sleep_until(pacer.next_deadline(anyio.current_time()))
-                await ticks.put(None)
+                await self._ticks.put(None)
                 pacer.frame_sent()
         finally:
-            ticks.close()
+            self._ticks.close()
 
-    async def _show(self, ticks: Flow[None]) -> None:
+    async def _show(self) -> None:
         idle = IdleWait()
         while True:
-            await ticks.take()
+            await self._ticks.take()
             while True:
                 began = self.clock()
                 item = await self._handler.video_emit()
@@ -289,11 +286,11 @@ class Nurseries:
             if emitted is None or not self._project(emitted):
                 return
 
-    def _show_in_thread(self, ticks: Flow[None]) -> None:
+    def _show_in_thread(self) -> None:
         idle = IdleWait()
         while True:
             try:
-                ticks.take_sync()
+                self._ticks.take_sync()
             except STREAM_ENDS:
                 return
             while True:

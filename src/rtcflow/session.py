@@ -11,6 +11,7 @@ from typing import Any, Final
 import anyio
 
 from ._bridge import Event
+from ._guard import is_cancellation
 from .abc import Transport
 from .connection import Connection, ConnectionStatistics
 from .context import Context
@@ -28,7 +29,7 @@ from .transports.webrtc import WebRTCTransport
 logger = logging.getLogger(__name__)
 
 SHOWN: Final = 8
-"""Characters of an id that logs show: of a server-made id's 144 bits, 96 stay secret."""
+"""Characters of an id that logs show, but never more than half: of a server-made id's 144 bits, 96 stay secret."""
 
 _TOLD_IN_FULL: Final = (EndCause.CLOSED, EndCause.NOT_CONNECTED, EndCause.LINK_BROKE)
 """Causes whose reason says more than they do."""
@@ -117,7 +118,7 @@ class Session:
     @property
     def name(self) -> str:
         """What logs call it: the beginning of its id. Who knows all of an id may speak for its call."""
-        return self.webrtc_id if len(self.webrtc_id) <= SHOWN else f"{self.webrtc_id[:SHOWN]}…"
+        return f"{self.webrtc_id[: min(SHOWN, len(self.webrtc_id) // 2)]}…"
 
     # -- what the application may do, from any thread
 
@@ -204,8 +205,11 @@ class Session:
         logger.info("%s call %s from %s begins", self.kind, self.name, self.caller)
         try:
             await connection.run()
-        except Exception as error:
-            # Supervises: a handler's error ends its own connection only, and is told here, once.
+        except BaseException as error:
+            if is_cancellation(error) or _is_interrupt(error):
+                raise
+            # Supervises: a handler's error, be it SystemExit or what native code calls a panic, ends its own connection
+            # only, and is told here, once.
             logger.exception(
                 "%s call %s: %s raised %s",
                 self.kind,
@@ -249,6 +253,12 @@ class Session:
         """Called by the stream when nothing of the session is left. Idempotent."""
         self.outputs.end()
         self._prepared.close()
+
+
+def _is_interrupt(error: BaseException) -> bool:
+    """Whether this is for the whole process: Ctrl-C, or the closing of this very coroutine."""
+    stops = (KeyboardInterrupt, GeneratorExit)
+    return isinstance(error, stops) or (isinstance(error, BaseExceptionGroup) and error.subgroup(stops) is not None)
 
 
 def describe_end(session: Session, end: End, figures: ConnectionStatistics, seconds: float) -> str:

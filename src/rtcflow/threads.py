@@ -232,10 +232,17 @@ class Crew:
         try:
             return function()
         except (_Stopped, Interrupted):
+            if not self._stopping:
+                raise  # a handler raised it by itself
             return None
-        except BaseException:
+        except BaseException as error:
+            if job.left and isinstance(error, anyio.ClosedResourceError):
+                return None  # shutdown() has closed what this thread waited for, as it should
             if job.left:  # supervises: nobody waits for this thread any more, so its error is told here
-                logger.exception("%s raised while its connection was ending", job.name)
+                logger.exception(
+                    "%s raised; what it was called for is over: its call was cancelled, or its connection has ended",
+                    job.name,
+                )
                 return None
             raise
         finally:

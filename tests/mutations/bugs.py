@@ -47,9 +47,8 @@ MUTANTS = (
         (
             Edit(
                 "connection:Connection._live",
-                'self._begin({"receive": receive, "emit": emit, "see": video, "show": video})',
-                'self._begin({"receive": receive, "emit": emit, "see": video, "show": video}); '
-                "emit.start_soon(media.emit, sent.sample_rate)",
+                "self._tasks = tasks",
+                "self._tasks = tasks; emit.start_soon(media.emit, sent.sample_rate)",
             ),
         ),
         _lives("Bot-trio", "Echo-trio"),
@@ -119,7 +118,7 @@ MUTANTS = (
     Mutant(
         "error-swallowed",
         "What a handler raises does not reach whoever runs its connection.",
-        (Edit("connection:Connection.run", "if error is not None:\n        raise error", "pass"),),
+        (Edit("connection:Connection.run", "raise _together(self._errors)", "pass"),),
         _unit("connection", "test_what_a_handler_raises_ends_the_connection_and_arrives_bare"),
     ),
     Mutant(

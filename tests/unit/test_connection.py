@@ -33,6 +33,7 @@ from rtcflow.transports.memory import memory_pair
 
 pytestmark = pytest.mark.anyio
 
+VIDEO = MediaOffer(receive_video=True, send_video=True)
 QUICK = Timeouts(connect=5, shutdown=0.5, grace=0.1, goodbye=0.5)
 
 
@@ -226,6 +227,130 @@ async def test_what_a_handler_raises_ends_the_connection_and_arrives_bare(base, 
     assert connection.end.cause is EndCause.HANDLER_RAISED
     assert connection.end.error is error
     assert log.events == ["shutdown"]
+
+
+METHODS = ["receive", "emit", "video_receive", "video_emit", "start_up", "on_message"]
+
+
+class Panic(BaseException):
+    """What pyo3 calls a panic is such a class."""
+
+
+@asynccontextmanager
+async def call_that_fails(base, where, fail):
+    """A call to a handler of which the method `where` is `fail`, and everything that has it called."""
+    handler = type("Handler", (base,), {where: fail})()
+    async with call(handler, offer=VIDEO) as (connection, caller, errors):
+        caller.audio_out.put(AudioFrame(tone(), 48000, 0))
+        caller.video_out.put_nowait(picture(100))
+        caller.send_message_nowait("hello")
+        yield connection, caller, errors
+
+
+@pytest.mark.parametrize("where", METHODS)
+async def test_a_cancelled_future_in_a_handler_ends_its_connection(where):
+    """On asyncio it looks like a cancelled task: it must not end one loop only, and leave a deaf connection."""
+
+    async def fail(self, *args):
+        future = self.loop.create_future()
+        future.cancel()
+        await future
+
+    async with call_that_fails(AsyncMirror, where, fail) as (connection, caller, errors):
+        with anyio.fail_after(5):
+            await connection.wait_ended()
+            assert messages.decode(await caller.messages_in.take()) == messages.Error("the handler failed")
+    assert connection.end.cause is EndCause.HANDLER_RAISED
+    assert errors == [connection.end.error], "an error, and not the cancellation of whoever runs the connection"
+
+
+@pytest.mark.parametrize("where", METHODS)
+@pytest.mark.parametrize("base", ["AsyncMirror", "SyncMirror"])
+async def test_a_handler_may_raise_what_is_no_exception(base, where):
+    """SystemExit and the like end the connection like any error, and come out of it as they are."""
+    error = Panic("native code")
+
+    if base == "AsyncMirror":
+
+        async def fail(self, *args):
+            raise error
+    else:
+
+        def fail(self, *args):
+            raise error
+
+    with pytest.raises(Panic) as info:
+        async with memory_pair(VIDEO) as (ours, theirs):
+            theirs.start(AudioFormat(48000), AudioFormat(48000))
+            connection = Connection(ours, type("Handler", (globals()[base],), {where: fail})(), timeouts=QUICK)
+            theirs.audio_out.put(AudioFrame(tone(), 48000, 0))
+            theirs.video_out.put_nowait(picture(100))
+            theirs.send_message_nowait("hello")
+            with anyio.fail_after(5):
+                await connection.run()
+    assert info.value is error
+    assert connection.end.error is error
+
+
+async def test_a_group_that_a_handler_raises_arrives_as_it_is():
+    """Only groups of our own are undone."""
+    error = ExceptionGroup("the handler's own", [ValueError("x")])
+
+    async def fail(self, *args):
+        raise error
+
+    async with call_that_fails(AsyncMirror, "video_emit", fail) as (connection, _, errors):
+        await connection.wait_ended()
+    assert errors == [error]
+    assert connection.end.error is error
+
+
+async def test_what_several_methods_raise_comes_as_a_group():
+    """Nothing is lost when a second method raises while the first one's error ends the connection."""
+
+    class Handler(AsyncEcho):
+        async def start_up(self):
+            try:
+                await anyio.sleep_forever()
+            finally:
+                raise ValueError("in start_up")
+
+        async def emit(self):
+            await anyio.sleep(0.01)
+            raise KeyError("in emit")
+
+        async def shutdown(self):
+            raise TypeError("in shutdown")
+
+    async with call(Handler()) as (connection, _, errors):
+        await connection.wait_ended()
+    assert [type(error) for error in errors[0].exceptions] == [KeyError, ValueError, TypeError]
+    assert connection.end.error is errors[0].exceptions[0]
+
+
+async def test_a_shutdown_in_which_something_was_cancelled_cancels_nobody():
+    """A CancelledError out of shutdown() is an error, too."""
+
+    class Handler(AsyncEcho):
+        async def shutdown(self):
+            future = self.loop.create_future()
+            future.cancel()
+            await future
+
+    async with call(Handler()) as (connection, _, errors):
+        connection.close()
+        await connection.wait_ended()
+    assert len(errors) == 1
+
+
+async def test_a_loop_that_ends_too_early_ends_its_connection():
+    """Without its receive loop a connection would be deaf: that is no way to go on."""
+    async with call(AsyncEcho()) as (connection, caller, errors):
+        caller.audio_out.put(AudioFrame(tone(), 48000, 0))
+        await caller.audio_in.take()
+        connection.transport.audio_in.end()
+        await connection.wait_ended()
+    assert "'receive'" in str(errors[0])
 
 
 async def test_debug_tells_the_peer_what_was_raised():
@@ -603,9 +728,6 @@ async def test_rates_and_layouts_are_converted():
     assert set(dtypes) == {np.dtype(np.int16)}
     assert {shape[0] for shape in sizes} == {2}
     assert 1500 <= sum(shape[1] for shape in sizes) <= 1600
-
-
-VIDEO = MediaOffer(receive_video=True, send_video=True)
 
 
 def picture(value: int) -> av.VideoFrame:

@@ -471,6 +471,68 @@ async def test_a_handler_that_raises_ends_its_own_call_only(caplog):
     assert errors[0].exc_info[1] is session.end.error
 
 
+class Exiting(StreamHandler):
+    """Raises what it is told to raise."""
+
+    def copy(self):
+        return Exiting()
+
+    def receive(self, frame):
+        pass
+
+    def emit(self):
+        if self.latest_args and isinstance(self.latest_args[-1], BaseException):
+            raise self.latest_args[-1]
+
+
+class ExitingAsync(AsyncStreamHandler):
+    def copy(self):
+        return ExitingAsync()
+
+    async def receive(self, frame):
+        pass
+
+    async def emit(self):
+        if self.latest_args and isinstance(self.latest_args[-1], BaseException):
+            raise self.latest_args[-1]
+
+
+class Panic(BaseException):
+    """What pyo3 calls a panic is such a class."""
+
+
+@pytest.mark.parametrize("handler", [Exiting, ExitingAsync])
+@pytest.mark.parametrize("error", [SystemExit(3), Panic("native code")])
+async def test_a_handler_that_would_end_the_process_ends_its_own_call_only(handler, error, caplog):
+    """sys.exit() in one call is told in the log, and nobody else hears of it."""
+    with caplog.at_level(logging.ERROR):
+        async with serving(handler(), concurrency_limit=2) as (stream, dial):
+            one, _ = await dial("one")
+            two, _ = await dial("two")
+            stream.set_input("one", error)
+            assert (await one.connection.wait_ended()).cause is EndCause.HANDLER_RAISED
+            await until(lambda: stream.admitted == 1)
+            assert two.end is None
+            two.close()
+            await two.connection.wait_ended()
+    assert caplog.text.count(f"raised {type(error).__name__}") == 1
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_ctrl_c_in_a_handler_is_for_the_whole_process(backend):
+    """KeyboardInterrupt may be raised wherever Python code runs, in a handler too: it goes on its way."""
+
+    async def main():
+        async with serving(ExitingAsync()) as (stream, dial):
+            await dial("one")
+            stream.set_input("one", KeyboardInterrupt())
+            await anyio.sleep_forever()
+
+    with pytest.raises((KeyboardInterrupt, BaseExceptionGroup)) as info:
+        anyio.run(main, backend=backend)
+    assert isinstance(info.value, KeyboardInterrupt) or info.value.subgroup(KeyboardInterrupt)
+
+
 async def test_each_call_has_a_line_at_its_begin_and_at_its_end(caplog):
     """The log says who called over what, how it ended, and its figures."""
     with caplog.at_level(logging.INFO, "rtcflow.session"):
@@ -479,8 +541,8 @@ async def test_each_call_has_a_line_at_its_begin_and_at_its_end(caplog):
             await line.aclose()
             await until(lambda: stream.admitted == 0)
     begin, end = (record.message for record in caplog.records)
-    assert begin == "memory call abc from 192.0.2.1:4711 begins"
-    assert end.startswith("memory call abc from 192.0.2.1:4711 ended after ")
+    assert begin == "memory call a… from 192.0.2.1:4711 begins"
+    assert end.startswith("memory call a… from 192.0.2.1:4711 ended after ")
     assert "the peer left (connected in " in end
 
 
@@ -489,6 +551,7 @@ async def test_the_line_at_the_end_says_how_the_link_broke(caplog):
     with caplog.at_level(logging.INFO, "rtcflow.session"):
         async with serving(Quiet()) as (stream, dial):
             session, _ = await dial("abc")
+            await until(lambda: session.connection.statistics().setup is not None)
             session.connection.transport.break_link(ConnectionError("the DTLS handshake failed"))
             await until(lambda: stream.admitted == 0)
     assert ": the link broke: the DTLS handshake failed (" in caplog.records[-1].message

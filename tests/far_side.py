@@ -46,15 +46,19 @@ DIGITS = {
 class FarSide:
     """The other end of an ASGI WebSocket: says literal messages, and keeps all it is told, with the time."""
 
-    def __init__(self):
+    def __init__(self, headers=(), extensions=()):
         self._say, self._said = anyio.create_memory_object_stream(math.inf)
         self._say.send_nowait({"type": "websocket.connect"})
         self.heard = []  # (when, message): str, bytes
+        self.accepted = False
+        self.denied = None  # the HTTP status with which the handshake was answered
         self.closed = None  # (code, reason)
         self.gate = anyio.Event()
         self.gate.set()
         self._news = anyio.Event()
-        scope = {"type": "websocket", "path": "/", "headers": [], "query_string": b"", "client": ("192.0.2.1", 1)}
+        scope = {"type": "websocket", "path": "/", "query_string": b"", "client": ("192.0.2.1", 1)}
+        scope["headers"] = [(name.encode(), value.encode()) for name, value in dict(headers).items()]
+        scope["extensions"] = {name: {} for name in extensions}
         self.websocket = WebSocket(scope, self._said.receive, self._take)
 
     def close(self):
@@ -64,6 +68,10 @@ class FarSide:
     async def _take(self, message):
         await self.gate.wait()
         match message["type"]:
+            case "websocket.accept":
+                self.accepted = True
+            case "websocket.http.response.start":
+                self.denied = message["status"]
             case "websocket.send":
                 text = message.get("text")
                 self.heard.append((anyio.current_time(), message.get("bytes") if text is None else text))
@@ -110,8 +118,8 @@ class FarSide:
 
 
 @asynccontextmanager
-async def far_side():
-    far = FarSide()
+async def far_side(**options):
+    far = FarSide(**options)
     try:
         yield far
     finally:

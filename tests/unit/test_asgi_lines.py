@@ -163,6 +163,15 @@ async def closed(ws):
         return close.code, close.reason, said
 
 
+async def refused(port, route, headers=None):
+    """The HTTP status, and the code in the body, with which the server refuses to open a WebSocket."""
+    upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
+    upgrade["Sec-WebSocket-Key"] = "dGhlIHNhbXBsZSBub25jZQ=="
+    async with httpx2.AsyncClient() as client:
+        response = await client.get(f"http://127.0.0.1:{port}{route}", headers={**upgrade, **(headers or {})})
+    return response.status_code, response.json()["meta"]["error"]
+
+
 def tone(seconds, rate=48000, frequency=440):
     return (
         (8000 * np.sin(2 * np.pi * frequency / rate * np.arange(int(seconds * rate)))).astype(np.int16).reshape(1, -1)
@@ -353,35 +362,31 @@ async def test_one_limit_for_all_transports(anyio_backend_name):
             while not stream.admitted:
                 await anyio.sleep(0.01)
             async with raw(port, "/websocket/offer") as ws:
-                await ws.send_text('{"event":"start","websocket_id":"b"}')
                 code, reason, [said] = await closed(ws)
             assert (code, "1 connections are in use" in reason) == (1013, True)
             assert json.loads(said)["status"] == "failed"
             assert json.loads(said)["meta"]["error"] == "concurrency_limit_reached"
-            async with raw(port, "/telephone/handler") as ws:
-                await ws.send_text('{"event":"websocket:connected","content-type":"audio/l16;rate=8000"}')
-                assert (await closed(ws))[0] == 1013
+            assert json.loads(said)["meta"]["limit"] == 1
+            assert await refused(port, "/telephone/handler") == (503, "concurrency_limit_reached")
             assert stream.refused == {"concurrency_limit_reached": 2}
     assert stream.handler.log.count("shutdown") == 1
 
 
 async def test_authorize_decides_about_websockets_and_telephones(anyio_backend_name):
-    """The hook sees the request; who is refused is told so and closed with 1008."""
+    """The hook sees the request; who is refused is told so by HTTP: neither a socket nor a handler is made for it."""
 
     def authorize(caller):
         if caller.query.get("token") != "secret":
-            raise NotAuthorized("who are you?")
+            raise NotAuthorized("who are you?", status=int(caller.query.get("status", 403)))
         return "Jane"
 
     stream = make(authorize=authorize)
     async with server(stream, anyio_backend_name) as port:
-        for route, start in (
-            ("/websocket/offer", '{"event":"start"}'),
-            ("/telephone/handler", '{"event":"websocket:connected","content-type":"audio/l16;rate=8000"}'),
-        ):
-            async with raw(port, route) as ws:
-                await ws.send_text(start)
-                assert (await closed(ws))[:2] == (1008, "who are you?")
+        for route in ("/websocket/offer", "/telephone/handler", "/telephone/handler/twilio"):
+            assert await refused(port, route) == (403, "not_authorized")
+            assert await refused(port, f"{route}?status=401") == (401, "not_authorized")
+        assert stream.refused == {"not_authorized": 6}
+        assert stream.handler.log == []
         async with call_by_websocket(f"ws://127.0.0.1:{port}?token=secret") as call:
             call.start(AudioFormat(48000), AudioFormat(48000))
             while not stream.handler.log:
@@ -409,7 +414,7 @@ async def test_an_id_in_use_is_not_taken_over(anyio_backend_name):
 
 async def test_bad_callers_disturb_nobody(anyio_backend_name):
     """While a dozen callers misbehave in every way, one call's echo goes on; all slots are free afterwards."""
-    stream = make()
+    stream = make(concurrency_limit=20)
     start = '{"event":"start","websocket_id":"%s"}'
     ping = wsproto.connection.Connection(wsproto.ConnectionType.CLIENT).send(TextMessage('{"event":"ping"}'))
     flood = 3000 * ping
@@ -453,10 +458,10 @@ async def test_bad_callers_disturb_nobody(anyio_backend_name):
     for number, code in {0: 1007, 2: 1002, 3: 1002, 4: 1007, 5: 1003, 6: 1009, 8: 1007, 9: 1007}.items():
         assert codes[number] == code
     assert codes[7] in {1008, "closed while sending"}
-    assert stream.refused["left"] == 1
-    assert stream.refused["protocol_error"] == 2
+    assert stream.refused == {"left": 1, "protocol_error": 9}
     served = sum(not isinstance(event, str) for event in stream.handler.log)
-    assert stream.handler.log.count("shutdown") == served == 8
+    assert served == 8
+    assert stream.handler.log.count("shutdown") == 11
 
 
 async def test_a_message_of_100_megabytes_disturbs_nobody(anyio_backend_name):
@@ -546,6 +551,44 @@ async def test_the_public_url_is_what_was_configured(config, headers, expected):
         assert f'<Stream url="{expected}telephone/handler/twilio">' in answer.text
 
 
+async def test_refused_webhooks_are_counted_and_say_why(caplog):
+    """A host that is none, a carrier that is not served, a body too long, a stream without audio: 4xx, no exception."""
+    stream = make()
+    async with webhook(stream) as client:
+        for host in ("[x", "[1::2::3]", "a b"):
+            assert (await client.post("/telephone/incoming", headers={"Host": host})).status_code == 400
+        assert (await client.post("/telephone/incoming/acme")).status_code == 404
+        assert (await client.post("/telephone/incoming", content=b"x" * 70_000)).status_code == 413
+        long = {"Content-Length": "9" * 5000}
+        assert (await client.post("/telephone/incoming", content=b"x", headers=long)).status_code == 413
+    assert stream.refused == {"invalid_offer": 5, "carrier_not_served": 1}
+    config = TelephoneConfig(secrets={"twilio": "12345"}, trust_forwarded=True)
+    stream = make(telephone=config)
+    async with webhook(stream) as client:
+        answer = await client.post("/telephone/incoming", headers={"X-Forwarded-Host": "[x"})
+        assert answer.status_code == 400
+        assert (await client.post("/telephone/incoming")).status_code == 403
+    assert stream.refused == {"invalid_offer": 1, "wrong_signature": 1}
+    caplog.clear()
+    stream = Stream(lambda frame: frame, modality="video")
+    async with webhook(stream) as client:
+        answer = await client.post("/telephone/incoming")
+    assert (answer.status_code, "video only" in answer.text) == (422, True)
+    assert "unchecked" not in caplog.text
+
+
+async def test_telnyx_webhooks_are_not_answered_where_only_its_secret_is_configured(caplog):
+    """Nothing could tell a stranger from Telnyx, and the answer holds the application's parameters."""
+    config = TelephoneConfig(secrets={"telnyx": "token"}, parameters={"k": "private"})
+    async with webhook(make(telephone=config)) as client:
+        [record] = caplog.records
+        assert "telnyx_public_key" in record.getMessage()
+        answer = await client.post("/telephone/incoming/telnyx", data={"CallSid": "1"})
+    assert answer.status_code == 403
+    assert "telnyx_public_key" in answer.text
+    assert "private" not in answer.text
+
+
 async def test_webhooks_must_be_signed_where_a_secret_is_configured():
     """Right signature: answered. None, a wrong one, or another carrier: refused."""
     config = TelephoneConfig(secrets={"twilio": "12345", "plivo": "abc"}, public_url="https://voice.example.com")
@@ -607,13 +650,17 @@ async def test_media_streams_must_be_signed_where_a_secret_is_configured(anyio_b
         async def admitted(carrier, headers=None):
             log = stream.handler.log
             log.clear()
-            async with call_by_telephone(f"ws://127.0.0.1:{port}", carrier, headers=headers) as call:
-                call.start(AudioFormat(8000), AudioFormat(8000))
-                with anyio.move_on_after(5):
-                    ended = call._ended
-                    while not log and not ended.is_set():
-                        await anyio.sleep(0.01)
-            return bool(log)
+            try:
+                async with call_by_telephone(f"ws://127.0.0.1:{port}", carrier, headers=headers) as call:
+                    call.start(AudioFormat(8000), AudioFormat(8000))
+                    with anyio.move_on_after(5):
+                        ended = call._ended
+                        while not log and not ended.is_set():
+                            await anyio.sleep(0.01)
+            except ConnectionError as error:
+                assert "answered 403" in str(error)
+                return False
+            return any(not isinstance(event, str) for event in log)
 
         signature = twilio_signature("12345", "wss://voice.example.com/telephone/handler/twilio")
         assert await admitted("twilio", {"X-Twilio-Signature": signature})

@@ -23,11 +23,13 @@ from typing import Any, ClassVar, Final, Literal, TypeAlias
 from ..exceptions import RemoteProtocolError
 from ..frames import AudioFormat, ChannelLayout
 
+NORMAL: Final = 1000
 WRONG_ORDER: Final = 1002
 WRONG_KIND: Final = 1003
 WRONG_CONTENT: Final = 1007
 OVER_LIMIT: Final = 1008
 TOO_BIG: Final = 1009
+INTERNAL_ERROR: Final = 1011
 
 CodecName: TypeAlias = Literal["pcm_s16le", "opus", "mulaw", "alaw"]
 CODECS: Final[tuple[CodecName, ...]] = ("pcm_s16le", "opus", "mulaw", "alaw")

@@ -15,6 +15,7 @@ from ..exceptions import RemoteProtocolError
 from ..protocol.lines import OVER_LIMIT, TOO_BIG, Message, MessageRate
 
 if TYPE_CHECKING:
+    from starlette.responses import Response
     from starlette.websockets import WebSocket
 
 GOODBYE: Final = 1.0
@@ -105,9 +106,27 @@ class LineSocket:
         self._heard_at = self._now()
 
     async def accept(self) -> None:
-        """Accept the handshake, if that was not done."""
-        if self._websocket.client_state is self._connecting:
+        """Accept the handshake, if that was not done.
+
+        Raises:
+            PeerLeft: There is nobody any more.
+        """
+        if self._websocket.application_state is not self._connecting:
+            return
+        try:
             await self._websocket.accept()
+        except self._gone as error:
+            self._over = True
+            raise PeerLeft(1006) from error
+
+    async def deny(self, response: Response) -> None:
+        """Answer the handshake with `response`, or with 403 where the server knows no other answer."""
+        self._over = True
+        with suppress(*self._gone), anyio.move_on_after(GOODBYE):
+            if "websocket.http.response" in (self._websocket.scope.get("extensions") or {}):
+                await self._websocket.send_denial_response(response)
+            else:
+                await self._websocket.close(OVER_LIMIT)
 
     async def receive(self) -> Message:
         """The next message.

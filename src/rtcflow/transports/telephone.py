@@ -127,6 +127,8 @@ async def open_telephone_transport(
     limits: LineLimits | None = None,
     latency: Latency = Latency.BUFFERED,
     check: Callable[[str, LineEvent], None] | None = None,
+    receive: bool = True,
+    send: bool = True,
 ) -> AsyncIterator[TelephoneTransport]:
     """Serve a carrier's media stream: accept it and wait until the call is started.
 
@@ -138,6 +140,8 @@ async def open_telephone_transport(
         latency: What is done about audio that queues up.
         check: Called with the carrier's name and each event up to the start of the call; raises
             `RemoteProtocolError` to refuse it.
+        receive: Whether the caller is heard.
+        send: Whether the caller is sent any audio.
 
     Yields:
         The transport, for `run_connection`; closed at the end of the block.
@@ -156,7 +160,7 @@ async def open_telephone_transport(
         return detect(first) if carrier is None else CARRIERS[carrier]()
 
     def make_transport(socket: LineSocket, codec: LineCodec, call: CallStarted) -> TelephoneTransport:
-        return TelephoneTransport(socket, codec, call, ahead=ahead, latency=latency)
+        return TelephoneTransport(socket, codec, call, ahead=ahead, latency=latency, receive=receive, send=send)
 
     async with open_line(websocket, make_codec, make_transport, limits or CARRIER_LIMITS, check) as transport:
         yield transport

@@ -57,7 +57,12 @@ class WebSocketTransport(LineTransport):
 
 @asynccontextmanager
 async def open_websocket_transport(
-    websocket: WebSocket, *, limits: LineLimits | None = None, latency: Latency = Latency.BUFFERED
+    websocket: WebSocket,
+    *,
+    limits: LineLimits | None = None,
+    latency: Latency = Latency.BUFFERED,
+    receive: bool = True,
+    send: bool = True,
 ) -> AsyncIterator[WebSocketTransport]:
     """Serve a WebSocket client: accept it and wait for its ``start``.
 
@@ -65,6 +70,8 @@ async def open_websocket_transport(
         websocket: Starlette's, of any ASGI server on any backend.
         limits: What the client may do.
         latency: What is done about audio that queues up.
+        receive: Whether the client's audio is heard.
+        send: Whether it is sent any.
 
     Yields:
         The transport, for `run_connection`; closed at the end of the block.
@@ -78,7 +85,7 @@ async def open_websocket_transport(
 
     def make_transport(socket: LineSocket, codec: LineCodec, call: CallStarted) -> WebSocketTransport:
         ahead = BUFFERED_AHEAD if codec.clears else LIVE_AHEAD
-        return WebSocketTransport(socket, codec, call, ahead=ahead, latency=latency)
+        return WebSocketTransport(socket, codec, call, ahead=ahead, latency=latency, receive=receive, send=send)
 
     async with open_line(websocket, lambda _: WebSocketCodec(), make_transport, limits or LineLimits()) as transport:
         yield transport

@@ -29,6 +29,7 @@ from ..media.codecs import Coder, make_coder
 from ..media.playout import Latency, PlayoutFrame
 from ..player import Player
 from ..protocol.lines import (
+    NORMAL,
     OVER_LIMIT,
     TELEPHONE,
     TOO_BIG,
@@ -110,20 +111,35 @@ class _Outbox:
                 await self._lot.park()
 
 
+def _say_nothing() -> tuple[int, str]:
+    return NORMAL, ""
+
+
 class LineTransport(Transport):
     """See `Transport`, and the module's text. Opened by `open_websocket_transport` and `open_telephone_transport`.
 
     Attributes:
         call: How the call began: ids, numbers, the application's own parameters.
         ahead: Seconds by which audio is sent before its time.
+        farewell: Asked for the close code and the reason of an end that is not the peer's fault.
     """
 
     offer = MediaOffer()
 
     def __init__(
-        self, socket: LineSocket, codec: LineCodec, call: CallStarted, *, ahead: float, latency: Latency
+        self,
+        socket: LineSocket,
+        codec: LineCodec,
+        call: CallStarted,
+        *,
+        ahead: float,
+        latency: Latency,
+        receive: bool = True,
+        send: bool = True,
     ) -> None:
         self.call = call
+        self.offer = replace(self.offer, receive_audio=receive, send_audio=send)
+        self.farewell: Callable[[], tuple[int, str]] = _say_nothing
         self.ahead = ahead
         self._codec = codec
         self._socket = socket
@@ -240,8 +256,9 @@ class LineTransport(Transport):
             for flow in (self.audio_in, self.video_in, self.messages_in):
                 flow.close()
             self._finish(None)
-            code = self._error.close_code if isinstance(self._error, RemoteProtocolError) else 1000
-            await self._socket.close(code, str(self._error) if code != 1000 else "")
+            error = self._error
+            told = (error.close_code, str(error)) if isinstance(error, RemoteProtocolError) else self.farewell()
+            await self._socket.close(*told)
 
     async def _wait_heard(self) -> None:
         """Closing a carrier's line stops what it plays: wait until it has played all, as far as it tells."""
@@ -310,7 +327,8 @@ class LineTransport(Transport):
         match event:
             case Media(payload, _, timestamp):
                 self._figures["media_received"] += 1
-                self._hear(payload, timestamp)
+                if self.offer.receive_audio:
+                    self._hear(payload, timestamp)
             case TextMessage(text):
                 self._pass_on(text)
             case Dtmf(digit):
@@ -449,8 +467,8 @@ async def open_line(
     """
     socket = LineSocket(websocket, limits)
     try:
-        await socket.accept()
         with anyio.move_on_after(limits.setup) as waiting:
+            await socket.accept()
             codec, call = await _wait_started(socket, make_codec, check)
         if waiting.cancelled_caught:
             await socket.close(OVER_LIMIT, f"the call was not started within {limits.setup:g} s")
@@ -494,6 +512,7 @@ async def _wait_started(
         if isinstance(event, Ping):
             await socket.send(codec.send(SendPong()))
         if isinstance(event, Stopped):
-            raise PeerLeft(1000)
+            await socket.close()
+            raise PeerLeft(NORMAL)
         if isinstance(event, CallStarted):
             return codec, event

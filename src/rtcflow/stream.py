@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 import anyio
 
@@ -64,6 +64,9 @@ FETCH: Final = 10.0
 Authorize = Callable[[Caller], Any] | Callable[[Caller], Awaitable[Any]]
 
 
+_E = TypeVar("_E", bound=enum.Enum)
+
+
 class Modality(enum.Enum):
     """Which media a stream carries."""
 
@@ -99,8 +102,8 @@ class Stream:
             in a worker thread. How many former values it takes is seen from its parameters without a default, or, with
             ``*values``, from those before it.
         authorize: Called with the `Caller` before anything is made for it; returns who it is (`Context.principal`), or
-            refuses by raising `NotAuthorized` or returning None or False. A sync one runs in a worker thread. If it
-            raises anything else the caller is refused, too.
+            refuses by raising `NotAuthorized` or returning None, False or "" (a name that was not found). A sync one
+            runs in a worker thread. If it raises anything else the caller is refused, too.
         latency: What is done about audio that queues up (see `Latency`).
         thread_limit: How many worker threads sync handlers may hold at once, over all connections; None for no limit.
         timeouts: How long the phases of a connection may take.
@@ -122,7 +125,8 @@ class Stream:
 
     Raises:
         HandlerError: This is no handler, or it does not fit the modality; the message says what to use.
-        ValueError: There is no such modality or mode, or an allowed origin is none.
+        ValueError: There is no such modality or mode, a limit is below what it may be, or an allowed origin is none.
+        TypeError: An option is of another type.
 
     Attributes:
         refused: How many calls over a WebSocket came to nothing, by reason: an error's `code`, ``"protocol_error"`` or
@@ -157,13 +161,14 @@ class Stream:
         webrtc: WebRTCConfig | None = None,
         telephone: TelephoneConfig | None = None,
     ) -> None:
-        self.modality = Modality(modality)
-        self.mode = Mode(mode)
+        self.modality = _choose("modality", modality, Modality)
+        self.mode = _choose("mode", mode, Mode)
         self.handler: StreamHandlerBase = handler_from(handler, modality=self.modality.value, mode=self.mode.value)
         _check_modality(self.handler, self.modality)
         self.concurrency_limit = 1 if concurrency_limit == "default" else concurrency_limit
-        if self.concurrency_limit is not None and self.concurrency_limit < 1:
-            raise ValueError(f"concurrency_limit={self.concurrency_limit} would admit nobody; None means no limit")
+        _check_limit("concurrency_limit", self.concurrency_limit, int, 1, "would admit nobody")
+        _check_limit("time_limit", time_limit, int | float, None, "would end each call at once")
+        _check_limit("thread_limit", thread_limit, int, 0, "is no number of threads")
         self.latency = latency
         self.rtc_configuration = rtc_configuration
         if not callable(rtc_configuration):
@@ -178,6 +183,10 @@ class Stream:
         if additional_outputs_handler is not None:
             Making(additional_outputs_handler)  # its error is said now, not to the first reader
         self.additional_outputs_handler = additional_outputs_handler
+        if not (authorize is None or callable(authorize)):
+            raise TypeError(
+                f"authorize is a {type(authorize).__name__}; expected a function: def authorize(caller): ..."
+            )
         self._authorize = authorize
         self._timeouts = timeouts or Timeouts()
         self._threads = WorkerThreads(thread_limit)
@@ -318,7 +327,7 @@ class Stream:
             # The hook decides about strangers: if it fails, nobody comes in, and the server goes on.
             logger.exception("authorize raised for %s %s", caller, caller.path)
             raise ApplicationFailed("the server could not check whether this call is allowed") from error
-        if principal is None or principal is False:
+        if principal is None or principal is False or (isinstance(principal, str) and not principal):
             raise NotAuthorized("this call is not allowed")
         return principal
 
@@ -531,6 +540,23 @@ class Stream:
             UnknownConnection: No call with this id is live.
         """
         self.session(webrtc_id).close(reason)
+
+
+def _choose(name: str, given: object, kind: type[_E]) -> _E:
+    if isinstance(given, kind) or given in (known := [member.value for member in kind]):
+        return kind(given)
+    raise ValueError(f"{name}={given!r}; expected {', '.join(map(repr, known[:-1]))} or {known[-1]!r}")
+
+
+def _check_limit(name: str, given: object, kind: Any, least: int | None, what: str) -> None:
+    """A number from `least` on, or, without one, above 0; or None, which is no limit."""
+    if given is None:
+        return
+    if not isinstance(given, kind) or isinstance(given, bool):
+        expected = "whole number" if kind is int else "number of seconds"
+        raise TypeError(f"{name}={given!r}; expected a {expected}, or None for no limit")
+    if not (given > 0 if least is None else given >= least):
+        raise ValueError(f"{name}={given!r} {what}; None means no limit")
 
 
 def _check_modality(handler: StreamHandlerBase, modality: Modality) -> None:

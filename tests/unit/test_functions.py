@@ -16,6 +16,7 @@ import pytest
 
 from rtcflow.abc import MediaOffer
 from rtcflow.connection import Connection
+from rtcflow.demo import EchoHandler
 from rtcflow.ends import End, EndCause, Timeouts
 from rtcflow.exceptions import HandlerError
 from rtcflow.frames import AudioFormat, AudioFrame
@@ -369,7 +370,6 @@ async def async_generator(frame):
         (darken_async, "video", "receive", "let it yield"),
         (StreamHandler, "audio", "send-receive", r"write: StreamHandler\(\)"),
         (7, "video", "send-receive", "int is no handler"),
-        (VideoStreamHandler(7), "video", "send-receive", "int is no handler"),  # type: ignore[arg-type]
     ],
 )
 def test_what_does_not_fit_is_refused_with_what_to_use(function: Any, modality: Any, mode: Any, words: str) -> None:
@@ -433,3 +433,19 @@ def test_streams_take_functions() -> None:
     assert Stream(darken, modality="video").handler.video_format == "bgr24"
     assert isinstance(Stream(count_up, mode="receive").handler, StreamHandler)
     assert isinstance(Stream(count_up_async, mode="receive").handler, AsyncStreamHandler)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"callable": EchoHandler()}, "takes a function of a frame, not EchoHandler"),
+        ({"callable": EchoHandler}, "takes a function of a frame, not EchoHandler"),
+        ({"callable": 7}, "takes a function of a frame, not int"),
+        ({"callable": darken, "fps": 0}, "expected frames a second"),
+        ({"callable": darken, "fps": "30"}, "expected frames a second"),
+    ],
+)
+def test_a_video_function_is_a_function(options: Any, words: str) -> None:
+    """A handler in its place would have been taken for one of sound; it is refused when it is wrapped."""
+    with pytest.raises(HandlerError, match=words):
+        VideoStreamHandler(**options)

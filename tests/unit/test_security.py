@@ -14,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rtcflow.ends import Timeouts
+from rtcflow.exceptions import NotAuthorized
 from rtcflow.handlers.base import AsyncStreamHandler
 from rtcflow.protocol.origins import is_allowed, read_allow_list
-from rtcflow.session import Caller
+from rtcflow.session import Caller, Session
 from rtcflow.stream import Stream
 from rtcflow.transports.memory import memory_pair
 from rtcflow.transports.webrtc import WebRTCConfig, open_engine
@@ -262,6 +263,45 @@ async def test_ice_servers_that_cannot_be_fetched_are_a_500(caplog):
     assert "secret token" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"mode": "audio"}, ValueError, "mode='audio'; expected 'send-receive', 'send' or 'receive'"),
+        ({"modality": "send"}, ValueError, "modality='send'; expected 'audio', 'video' or 'audio-video'"),
+        ({"modality": ["audio"]}, ValueError, "modality=['audio']; expected 'audio'"),
+        ({"concurrency_limit": "ten"}, TypeError, "concurrency_limit='ten'; expected a whole number, or None"),
+        ({"concurrency_limit": 1.5}, TypeError, "concurrency_limit=1.5; expected a whole number"),
+        ({"concurrency_limit": 0}, ValueError, "concurrency_limit=0 would admit nobody; None means no limit"),
+        ({"time_limit": -1}, ValueError, "time_limit=-1 would end each call at once; None means no limit"),
+        ({"time_limit": float("nan")}, ValueError, "time_limit=nan would end each call at once"),
+        ({"time_limit": "60"}, TypeError, "time_limit='60'; expected a number of seconds, or None"),
+        ({"thread_limit": -1}, ValueError, "thread_limit=-1 is no number of threads; None means no limit"),
+        ({"thread_limit": True}, TypeError, "thread_limit=True; expected a whole number"),
+        ({"authorize": "x"}, TypeError, "authorize is a str; expected a function: def authorize(caller)"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused_at_once(options, error, words):
+    """When the stream is made, in words that say what to write."""
+    with pytest.raises(error) as caught:
+        make(**options)
+    assert words in str(caught.value)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("principal", "admitted"), [(None, False), (False, False), ("", False), ("ali", True), (0, True), ([], True)]
+)
+async def test_nobody_is_nobody(principal, admitted):
+    """None, False and an empty name refuse; any other value is who it is, a number 0 too."""
+    stream = make(authorize=lambda _: principal)
+    async with stream.running():
+        if admitted:
+            assert await stream.authorize(Caller()) == principal
+        else:
+            with pytest.raises(NotAuthorized):
+                await stream.authorize(Caller())
+
+
 TURN = {"urls": "turn:t.example", "username": "u", "credential": "SECRET"}
 
 
@@ -303,6 +343,17 @@ def test_what_is_no_configuration_is_refused_at_once(given, words):
 
 
 # -- ids
+
+
+@pytest.mark.parametrize(
+    ("webrtc_id", "shown"),
+    [("a", "…"), ("abcd", "ab…"), ("12345678", "1234…"), ("1234567890123456", "12345678…"), ("x" * 128, "xxxxxxxx…")],
+)
+def test_logs_show_half_of_an_id_at_most(webrtc_id, shown):
+    """A client may choose a short one: who reads the log does not get its call."""
+    session = Session(webrtc_id, "webrtc", Caller(), None, None, None)
+    assert session.name == shown
+    assert repr(session) == f"<Session {shown} webrtc admitted>"
 
 
 @pytest.mark.anyio

@@ -537,7 +537,8 @@ async def test_each_call_has_a_line_at_its_begin_and_at_its_end(caplog):
     """The log says who called over what, how it ended, and its figures."""
     with caplog.at_level(logging.INFO, "rtcflow.session"):
         async with serving(Quiet()) as (stream, dial):
-            _, line = await dial("abc")
+            session, line = await dial("abc")
+            await until(lambda: session.statistics().setup is not None)
             await line.aclose()
             await until(lambda: stream.admitted == 0)
     begin, end = (record.message for record in caplog.records)

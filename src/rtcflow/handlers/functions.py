@@ -43,11 +43,24 @@ class VideoStreamHandler:
         fps: Frames a second at most.
         skip_frames: Whether it is always given the newest frame. Otherwise up to two frames wait for it, so that a
             function that is now and then late skips none. In both cases a slow one never falls behind.
+
+    Raises:
+        HandlerError: It is no function, or `fps` is no number above 0.
     """
 
     callable: Callable[..., Any]
     fps: float = 30
     skip_frames: bool = False
+
+    def __post_init__(self) -> None:
+        what = self.callable
+        if isinstance(what, StreamHandlerBase) or inspect.isclass(what) or not callable(what):
+            name = what.__name__ if inspect.isclass(what) else type(what).__name__
+            raise HandlerError(
+                f"VideoStreamHandler takes a function of a frame, not {name}; give a handler to the stream itself"
+            )
+        if isinstance(self.fps, bool) or not isinstance(self.fps, int | float) or not self.fps > 0:
+            raise HandlerError(f"VideoStreamHandler(fps={self.fps!r}); expected frames a second, more than 0")
 
 
 class _Function:

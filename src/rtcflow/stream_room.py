@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import anyio.abc
 
+from ._guard import is_cancellation
+
 if TYPE_CHECKING:
     from .transports.webrtc import WebRTCConfig, WebRTCEngine
 
@@ -24,7 +26,7 @@ class Room:
 
 
 class EngineRoom:
-    """Opens the WebRTC engine at the first call and keeps it until `stop`."""
+    """Opens the WebRTC engine at the first call and keeps it until `stop`; if it fails, the next call gets another."""
 
     def __init__(self, tasks: anyio.abc.TaskGroup, config: WebRTCConfig | None) -> None:
         self._tasks = tasks
@@ -36,7 +38,7 @@ class EngineRoom:
     async def get(self) -> WebRTCEngine:
         """The engine. Safe to cancel."""
         async with self._lock:
-            if self._engine is None:
+            if self._engine is None or not self._engine.is_open:
                 self._engine = await self._tasks.start(self._keep)
             return self._engine
 
@@ -47,18 +49,25 @@ class EngineRoom:
     async def _keep(self, *, task_status: anyio.abc.TaskStatus[WebRTCEngine]) -> None:
         from .transports.webrtc import open_engine
 
-        started = False
+        engine = None
         try:
             async with open_engine(self._config) as engine:
-                started = True
                 task_status.started(engine)
                 # Cancelled together with the connections it must still outlive them: `stop` comes after their end.
                 with anyio.CancelScope(shield=True):
-                    await self._stop.wait()
-        except Exception:
-            if not started:
+                    async with anyio.create_task_group() as waiting:
+                        waiting.start_soon(self._cancel_at_stop, waiting.cancel_scope)
+                        await engine.wait_ended()
+                        waiting.cancel_scope.cancel()
+        except BaseException as error:
+            if engine is None or is_cancellation(error):
                 raise  # to the call that wanted it
-            # Supervises: its connections have seen it break; the next offer opens a new one.
-            logger.exception("the WebRTC engine failed")
+            # Supervises, whatever ended its thread: its connections have seen it break; the next offer opens a new one.
+            logger.exception("the WebRTC engine failed; the next call opens another")
         finally:
-            self._engine = None
+            if self._engine is engine:
+                self._engine = None
+
+    async def _cancel_at_stop(self, waiting: anyio.CancelScope) -> None:
+        await self._stop.wait()
+        waiting.cancel()

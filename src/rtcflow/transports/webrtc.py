@@ -91,6 +91,16 @@ class WebRTCEngine:
             self._switch_interval = sys.getswitchinterval()
             sys.setswitchinterval(self.config.switch_interval)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether transports can be made; not after `aclose`, and not once the thread has failed."""
+        return self._room is not None and self._room.is_open
+
+    async def wait_ended(self) -> None:
+        """Wait until the thread has ended, by itself or because of `aclose`. Safe to cancel."""
+        if self._room is not None:
+            await self._room._gone.wait()
+
     async def answer(
         self,
         offer_sdp: str,

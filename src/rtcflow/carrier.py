@@ -21,6 +21,7 @@ import av
 
 from ._bridge import Event, loop_clock
 from .abc import MediaOffer, Transport, TransportStatistics
+from .client import read_headers
 from .exceptions import NegotiationTimeout, RemoteProtocolError
 from .flow import Flow, Policy
 from .frames import AudioFormat, AudioFrame
@@ -486,10 +487,10 @@ async def _open(
     headers: Mapping[str, str] | None,
     timeout: float,
 ) -> AsyncIterator[CallerTransport]:
-    httpx2 = _import_httpx2()
+    httpx2, sent = _import_httpx2(), read_headers(headers)
     failure: BaseException | None = None
     try:
-        async with httpx2.AsyncClient(timeout=timeout, headers=headers) as client, anyio.create_task_group() as tasks:
+        async with httpx2.AsyncClient(timeout=timeout, headers=sent) as client, anyio.create_task_group() as tasks:
             session = await tasks.start(_keep_session, client, url, timeout)
             try:
                 async with join_line(_HttpxSocket(session), codec, call, carried) as transport:

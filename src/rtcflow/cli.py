@@ -7,18 +7,18 @@ import importlib
 import importlib.util
 import json
 import logging
+import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
 
 import anyio
-import anyio.to_thread
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
@@ -103,6 +103,9 @@ def call(
         float | None, typer.Option(help="How long to stay; by default the length of --play and 1 s, or 10 s.", min=0.1)
     ] = None,
     telephone: Annotated[Carrier | None, typer.Option(help="Call a ws:// URL as this telephone carrier would.")] = None,
+    header: Annotated[
+        list[str] | None, typer.Option(help="A header for the request: 'Authorization: ...'. May be repeated.")
+    ] = None,
     dtmf: Annotated[str, typer.Option(help="Keys to press: 0123456789*#ABCD. Or type them, and Return.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
     backend: BackendOption = Backend.asyncio,
@@ -112,7 +115,7 @@ def call(
         _fail("--dtmf needs a telephone; add --telephone twilio, for example")
     if telephone is not None and not url.startswith(("ws://", "wss://")):
         _fail(f"a carrier calls a WebSocket; write ws:// instead of {url.partition('://')[0]}://")
-    line = _Line(url, None if telephone is None else telephone.value, dtmf)
+    line = _Line(url, None if telephone is None else telephone.value, dtmf, _headers(header))
     raise SystemExit(_call(line, play, record, seconds, backend, as_json=as_json))
 
 
@@ -176,7 +179,9 @@ def doctor(
 
 
 def _headers(lines: list[str] | None) -> dict[str, str]:
-    pairs = (line.partition(":") for line in lines or ())
+    pairs = [line.partition(":") for line in lines or ()]
+    if not all(name.strip() and colon for name, colon, _ in pairs):
+        _fail("a --header has a name and a colon; write --header 'Authorization: Bearer ...'")
     return {name.strip(): value.strip() for name, _, value in pairs}
 
 
@@ -322,6 +327,7 @@ class _Line:
     url: str
     carrier: str | None = None
     digits: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[tuple[Transport, float]]:
@@ -334,29 +340,40 @@ class _Line:
 
             async with open_engine() as engine:
                 began = anyio.current_time()
-                async with connect(self.url, engine=engine) as call:
+                async with connect(self.url, engine=engine, headers=self.headers) as call:
                     yield call, began
             return
         from .carrier import call_by_telephone, call_by_websocket
 
         began = anyio.current_time()
         if self.carrier is None:
-            async with call_by_websocket(self.url) as line:
+            async with call_by_websocket(self.url, headers=self.headers) as line:
                 yield line, began
             return
-        async with call_by_telephone(self.url, self.carrier) as line, anyio.create_task_group() as keys:
+        async with (
+            call_by_telephone(self.url, self.carrier, headers=self.headers) as line,
+            anyio.create_task_group() as keys,
+        ):
             line.press(self.digits)
-            if sys.stdin.isatty():
+            if sys.stdin.isatty() and sys.platform != "win32":  # there only sockets can be waited for
                 keys.start_soon(_press_typed, line)
             yield line, began
             keys.cancel_scope.cancel()
 
 
 async def _press_typed(line: CallerTransport) -> None:
-    """Press the keys that are typed, at each Return."""
-    while typed := await anyio.to_thread.run_sync(sys.stdin.readline, abandon_on_cancel=True):
+    """Press the keys that are typed, at each Return.
+
+    Waiting happens here and in no thread: that would wait for a last Return when the call is over.
+    """
+    terminal = sys.stdin.fileno()
+    while True:
+        await anyio.wait_readable(terminal)
+        typed = os.read(terminal, 1024)
+        if not typed:  # Ctrl-D
+            return
         try:
-            line.press(typed.strip())
+            line.press("".join(typed.decode("ascii", "replace").split()))
         except ValueError as error:
             print(f"rtcflow: {error}", file=sys.stderr)
         except anyio.ClosedResourceError:

@@ -7,8 +7,10 @@ import contextlib
 import io
 import json
 import logging
+import os
 import socket
 import struct
+import sys
 import time
 import wave
 from contextlib import asynccontextmanager
@@ -745,3 +747,58 @@ async def test_the_command_line_calls_as_a_carrier(anyio_backend_name, monkeypat
     assert "7" in stream.handler.log
     assert "no key 'x'" in (said := capsys.readouterr().err)
     assert "opened no WebSocket" in said
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+async def test_keys_can_be_typed_in_a_terminal(anyio_backend_name):
+    """Each Return presses what was typed; the call ends when its time is over, and waits for no further Return."""
+    keyboard, terminal = os.openpty()
+    stream = make()
+    command = [sys.executable, "-m", "rtcflow", "call", "--telephone", "twilio", "--seconds", "3", "--json"]
+    command += ["--backend", anyio_backend_name, "--header", "X-Bot: 7"]
+
+    async def type_keys():
+        while not stream.connections:
+            await anyio.sleep(0.05)
+        os.write(keyboard, b"4x\n")
+        await anyio.sleep(0.2)
+        os.write(keyboard, b"1 2\n#\n")
+
+    try:
+        async with server(stream, anyio_backend_name) as port, anyio.create_task_group() as tasks:
+            tasks.start_soon(type_keys)
+            with anyio.fail_after(20):
+                done = await anyio.run_process([*command, f"ws://127.0.0.1:{port}"], stdin=terminal)
+    finally:
+        os.close(keyboard)
+        os.close(terminal)
+    context, *pressed = stream.handler.log
+    assert pressed == ["1", "2", "#", "shutdown"]
+    assert context.headers["x-bot"] == "7"
+    assert b"no key 'x'" in done.stderr
+    assert json.loads(done.stdout)["ended"] == "hung up after the time was over"
+
+
+async def test_headers_go_with_calls_of_every_kind(anyio_backend_name):
+    """`--header` reaches `authorize`; one that cannot be sent is named, and not shown."""
+    from rtcflow.cli import _headers, _Line
+
+    seen = []
+
+    def authorize(caller):
+        seen.append(caller.headers.get("authorization"))
+        raise NotAuthorized("no")
+
+    stream = make(authorize=authorize)
+    async with server(stream, anyio_backend_name) as port:
+        for carrier in (None, "plivo"):
+            with pytest.raises(ConnectionError, match="answered 403"):
+                async with _Line(f"ws://127.0.0.1:{port}", carrier, headers=_headers(["Authorization: x"])).open():
+                    pass
+    assert seen == ["x", "x"]
+    with pytest.raises(ValueError, match="'A' holds a line break") as caught:
+        async with _Line("ws://127.0.0.1:1", headers={"A": "secret\nB"}).open():
+            pass
+    assert "secret\n" not in str(caught.value)
+    with pytest.raises(SystemExit):
+        _headers(["Authorization"])

@@ -28,12 +28,15 @@ class Login(BaseModel):
     password: str
 
 
-def authorize(caller):
-    """Who calls? Asked before anything is made for the call, and for its ICE servers."""
+async def authorize(caller):
+    """Who calls? Asked before anything is made for the call, and for its ICE servers.
+
+    It is async, and awaits nothing, so that nobody comes in between counting and admission.
+    """
     name = signed_in.get(caller.cookies.get("session", ""))
     if name is None:
         raise rtcflow.NotAuthorized("sign in first", status=401)
-    if caller.method == "POST" and len(calls_of(name)) >= CALLS_OF_ONE:
+    if caller.new_call and len(calls_of(name)) >= CALLS_OF_ONE:
         raise rtcflow.NotAuthorized(f"{CALLS_OF_ONE} calls at once are enough")
     return name
 
@@ -56,7 +59,7 @@ stream.mount(app, "/talk")
 
 
 def calls_of(name):
-    return {key: session for key, session in stream.connections.items() if session.principal == name}
+    return {key: session for key, session in stream.sessions.items() if session.principal == name}
 
 
 @app.post("/login")

@@ -21,6 +21,7 @@ import turn_corpus
 from documents import RATE, ROOT, call, tone
 
 import rtcflow
+from rtcflow.session import Caller
 from rtcflow.testing.clocks import virtual_backend
 
 EXAMPLES = ROOT / "examples"
@@ -214,6 +215,10 @@ async def test_users_have_calls_of_their_own() -> None:
         assert (await dial(ali, "two"))[1].status_code == 200
         assert (await dial(ali, "three"))[1].status_code == 403
         assert (await ali.get("/calls")).json() == ["one", "two"]
+        cookies = {"session": next(cookie for cookie, name in module.signed_in.items() if name == "ali")}
+        with pytest.raises(rtcflow.NotAuthorized, match="2 calls at once are enough"):
+            async with module.stream.admit(Caller(cookies=cookies, method="WEBSOCKET"), "websocket"):
+                pytest.fail("that is a third call")
         assert (await casey.get("/calls")).json() == []
         assert (await casey.delete("/calls/one")).status_code == 404
         assert (await ali.post("/calls/one/volume", params={"volume": 0.5})).status_code == 200
@@ -225,6 +230,32 @@ async def test_users_have_calls_of_their_own() -> None:
         assert loudest < 18000
         assert (await ali.delete("/calls/one")).status_code == 200
         await line.wait_ended()
+
+
+@pytest.mark.anyio
+async def test_a_users_limit_holds_for_offers_at_once() -> None:
+    """Of six that come together two are taken; in a live call the camera may still be added, and the page may ask."""
+    module = _load("multi_user_app")
+    async with (
+        _served(module.app, module.stream) as client,
+        client() as ali,
+        rtcflow.open_engine(rtcflow.WebRTCConfig(host_addresses=("127.0.0.1",))) as engine,
+    ):
+        await ali.post("/login", json={"name": "ali", "password": "sesame"})
+        offers = [(await engine.offer()).offer_sdp for _ in range(6)]
+        taken = {}
+
+        async def dial(number: int) -> None:
+            offer = {"type": "offer", "sdp": offers[number], "webrtc_id": f"call{number}"}
+            taken[number] = (await ali.post("/talk/webrtc/offer", json=offer)).status_code
+
+        async with anyio.create_task_group() as tasks:
+            for number in range(6):
+                tasks.start_soon(dial, number)
+        assert sorted(taken.values()) == [200, 200, 403, 403, 403, 403]
+        await dial(next(number for number, status in taken.items() if status == 200))
+        assert sorted(taken.values()) == [200, 200, 403, 403, 403, 403]
+        assert (await ali.get("/talk/webrtc/configuration")).status_code == 200
 
 
 @pytest.mark.parametrize("anyio_backend", [pytest.param(("trio", {}), id="trio")])

@@ -90,7 +90,7 @@ async def offer(stream: Stream, request: Request) -> Response:
     """`POST {path}/webrtc/offer`: an offer gets an answer, also in a live call; a candidate goes to its connection."""
     match signalling.parse_request(await read_body(request)):
         case signalling.Offer() as wanted if wanted.webrtc_id in stream.connections:
-            await stream.authorize(caller_of(request))
+            await stream.authorize(caller_of(request, new_call=False))
             answer = await stream.session(wanted.webrtc_id).renegotiate(wanted.sdp)
             return JSONResponse(signalling.Answer(answer).to_json())
         case signalling.Offer() as wanted:
@@ -112,7 +112,7 @@ async def offer(stream: Stream, request: Request) -> Response:
 
 async def configuration(stream: Stream, request: Request) -> Response:
     """`GET {path}/webrtc/configuration`: what a browser gives to its RTCPeerConnection, and what it should offer."""
-    await stream.authorize(caller_of(request))  # it may hold TURN credentials, which are for callers
+    await stream.authorize(caller_of(request, new_call=False))  # it may hold TURN credentials, which are for callers
     return JSONResponse(
         {
             "rtcConfiguration": await stream.resolve_rtc_configuration(),
@@ -128,8 +128,8 @@ async def configuration(stream: Stream, request: Request) -> Response:
 # -- requests and answers
 
 
-def caller_of(connection: HTTPConnection) -> Caller:
-    """The facts of a request, or of a WebSocket's handshake, that admission decides on."""
+def caller_of(connection: HTTPConnection, *, new_call: bool = True) -> Caller:
+    """The facts of a request, or of a WebSocket's handshake, that admission decides on (see `Caller.new_call`)."""
     client = connection.client
     return Caller(
         path=connection.url.path,
@@ -138,6 +138,7 @@ def caller_of(connection: HTTPConnection) -> Caller:
         cookies=dict(connection.cookies),
         remote_address=None if client is None else (client.host, client.port),
         method=connection.scope.get("method", "WEBSOCKET"),
+        new_call=new_call,
     )
 
 

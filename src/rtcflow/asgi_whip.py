@@ -159,7 +159,7 @@ class Endpoint:
 
     def _caller(self, request: Request) -> Caller:
         """Who asks about a session: as when it asked for it, without the secret in the URL."""
-        return replace(caller_of(request), path=request.url.path.rpartition("/")[0])
+        return replace(caller_of(request, new_call=False), path=request.url.path.rpartition("/")[0])
 
     def _answering(self, handle: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
         async def asked(request: Request) -> Response:

@@ -49,6 +49,8 @@ class Caller:
         remote_address: ``(host, port)`` of the other end of the HTTP connection, where it is known; behind a proxy
             that is the proxy.
         method: ``"POST"`` for offers, ``"WEBSOCKET"`` for calls over a WebSocket.
+        new_call: Whether a call is asked for. If not, it is about one that is live (a further offer, WHIP's PATCH and
+            DELETE), or about the ICE servers.
     """
 
     path: str = ""
@@ -57,6 +59,7 @@ class Caller:
     cookies: Mapping[str, str] = field(default_factory=dict, repr=False)
     remote_address: tuple[str, int] | None = None
     method: str = "POST"
+    new_call: bool = True
 
     def __str__(self) -> str:
         return "somebody" if self.remote_address is None else ":".join(map(str, self.remote_address))

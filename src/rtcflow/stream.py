@@ -103,7 +103,8 @@ class Stream:
             ``*values``, from those before it.
         authorize: Called with the `Caller` before anything is made for it; returns who it is (`Context.principal`), or
             refuses by raising `NotAuthorized` or returning None, False or "" (a name that was not found). A sync one
-            runs in a worker thread. If it raises anything else the caller is refused, too.
+            runs in a worker thread. If it raises anything else the caller is refused, too. Nobody else is admitted
+            between the return of an async one and the admission of its caller: it may count (`sessions`).
         latency: What is done about audio that queues up (see `Latency`).
         thread_limit: How many worker threads sync handlers may hold at once, over all connections; None for no limit.
         timeouts: How long the phases of a connection may take.
@@ -472,6 +473,11 @@ class Stream:
     def connections(self) -> Mapping[str, Session]:
         """Those being served now, by id: a snapshot."""
         return {key: session for key, session in list(self._sessions.items()) if session.connection is not None}
+
+    @property
+    def sessions(self) -> Mapping[str, Session]:
+        """All who are admitted now, by id, also those whose transport is still being opened: a snapshot."""
+        return dict(self._sessions)
 
     @property
     def admitted(self) -> int:

@@ -217,6 +217,25 @@ def own_cpu() -> float:
     return used.ru_utime + used.ru_stime
 
 
+class Watch:
+    """Who used the processors, from its making until `figures`."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+        self._begin = self._look()
+
+    def _look(self) -> tuple[float, ...]:
+        return now(), self._process.cpu(), own_cpu(), *host()
+
+    def figures(self) -> dict[str, float]:
+        """% of a core: of the server, of this client, of others; and what a hypervisor took."""
+        seconds, server, ours, busy, steal = (
+            later - before for later, before in zip(self._look(), self._begin, strict=True)
+        )
+        shares = {"server_cpu": server, "client_cpu": ours, "foreign_cpu": busy - server - ours, "steal": steal}
+        return {name: 100 * value / seconds for name, value in shares.items()}
+
+
 # -- the measurements
 
 
@@ -251,10 +270,9 @@ async def measure_echo(args, packets: list[bytes]) -> dict:
     idle = process.rss()
     peers = await open_all(args, [speaking(packets, 0.02 * number / args.n) for number in range(args.n)])
     await asyncio.sleep(2.0)
-    begin, cpu, ours, (busy, steal) = now(), process.cpu(), own_cpu(), host()
+    begin, watch = now(), Watch(process)
     await asyncio.sleep(args.seconds)
-    end, cpu, ours = now(), process.cpu() - cpu, own_cpu() - ours
-    busy, steal = (later - before for later, before in zip(host(), (busy, steal), strict=True))
+    end, figures = now(), watch.figures()
     rss = process.rss() - idle
     report = judge([peer.trace() for peer in peers], begin, end)
     skew = look_ahead(packets)
@@ -263,12 +281,10 @@ async def measure_echo(args, packets: list[bytes]) -> dict:
         "latency_ms": 1000 * (report.latency.median - skew) if report.latency else None,
         "delivery": report.delivery,
         "gap_p99_ms": 1000 * report.gap.p99,
-        "cpu": 100 * cpu / args.n / (end - begin),
-        "cpu_all": 100 * cpu / (end - begin),
+        "cpu": figures["server_cpu"] / args.n,
+        "cpu_all": figures["server_cpu"],
         "rss_mb": rss / args.n,
-        "client_cpu": 100 * ours / (end - begin),
-        "foreign_cpu": 100 * (busy - cpu - ours) / (end - begin),
-        "steal": 100 * steal / (end - begin),
+        **figures,
     }
 
 
@@ -403,7 +419,9 @@ def main() -> None:
     args = parser.parse_args()
 
     async def run() -> dict:
-        return await asyncio.wait_for(globals()[f"measure_{args.what}"](args, opus(spoken_signal()[0])), 90)
+        packets, watch = opus(spoken_signal()[0]), Watch(Process(args.pid))
+        found = await asyncio.wait_for(globals()[f"measure_{args.what}"](args, packets), 90)
+        return {**watch.figures(), **found}
 
     print(json.dumps(asyncio.run(run())), flush=True)
     os._exit(0)  # nobody needs to see how many calls are closed

@@ -1,7 +1,7 @@
 """An rtcflow echo server for measurements: ``POST /webrtc/offer``, and ``GET /debug/stats`` for the load generator.
 
 --variant bare     the transport alone: what the engine costs
---variant async    an async handler, --rate Hz in and out (the default)
+--variant async    an async handler, --rate Hz in and out, or --input Hz in (the default)
 --variant sync     a sync handler
 --variant talker   talks ten seconds at once, until it hears something; then it calls clear_queue()
 --variant video    flips pictures
@@ -36,6 +36,7 @@ parser = argparse.ArgumentParser()
 parser.add_argument("--port", type=int, required=True)
 parser.add_argument("--variant", default="async", choices=["bare", "async", "sync", "talker", "video"])
 parser.add_argument("--rate", type=int, default=48000)
+parser.add_argument("--input", type=int, help="Hz; by default as --rate")
 parser.add_argument("--latency", default="live", choices=["live", "buffered"])
 parser.add_argument("--backend", default="asyncio", choices=["asyncio", "uvloop", "trio"])
 args = parser.parse_args()
@@ -43,7 +44,7 @@ args = parser.parse_args()
 
 class AsyncEcho(AsyncStreamHandler):
     def __init__(self) -> None:
-        super().__init__(input_sample_rate=args.rate, output_sample_rate=args.rate)
+        super().__init__(input_sample_rate=args.input or args.rate, output_sample_rate=args.rate)
 
     async def start_up(self) -> None:
         pass

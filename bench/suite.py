@@ -41,13 +41,14 @@ SERVERS = {
     "fastrtc talker": [PEERS, "fastrtc_talker", "--rate", "24000"],
     "rtcflow 24k": [OURS, "--rate", "24000"],
     "rtcflow 48k": [OURS, "--rate", "48000"],
+    "rtcflow 48k→24k": [OURS, "--rate", "24000", "--input", "48000"],
     "rtcflow sync": [OURS, "--rate", "24000", "--variant", "sync"],
     "rtcflow talker": [OURS, "--rate", "24000", "--variant", "talker"],
     "rtcflow video": [OURS, "--variant", "video"],
 }
 
 GROUPS: dict[str, tuple[list[str], list[str]]] = {
-    "latency": (["floor", "fastrtc 24k", "rtcflow 24k", "rtcflow 48k"], ["echo", "-n", "1"]),
+    "latency": (["floor", "fastrtc 24k", "rtcflow 24k", "rtcflow 48k", "rtcflow 48k→24k"], ["echo", "-n", "1"]),
     "faults": (["floor", "fastrtc 24k", "rtcflow 24k"], ["faults"]),
     "loss": (["floor", "fastrtc 24k", "rtcflow 24k"], ["loss"]),
     "stall": (["floor", "fastrtc 24k", "rtcflow 24k"], ["stall"]),
@@ -58,6 +59,7 @@ GROUPS: dict[str, tuple[list[str], list[str]]] = {
     "setup": (["floor", "fastrtc 24k", "rtcflow 24k"], ["setup"]),
     "clear": (["fastrtc talker", "rtcflow talker"], ["clear"]),
     "video": (["floor_video", "rtcflow video"], ["video", "-n", "1"]),
+    "footprint": (["fastrtc 24k", "rtcflow 24k"], []),
     "most": (["floor", "floor_exact", "fastrtc 24k", "fastrtc 48k", "rtcflow 24k", "rtcflow 48k"], []),
 }
 """What is measured of whom, and how the client is told to."""
@@ -65,6 +67,7 @@ GROUPS: dict[str, tuple[list[str], list[str]]] = {
 ROWS = (
     # the row, its group, the client's name for the figure, its format
     ("latency, ms", "latency", "latency_ms", ".1f"),
+    ("CPU of one connection, % of a core", "latency", "cpu", ".2f"),
     ("one packet lost: later by, ms", "faults", "lost", ".1f"),
     ("two swapped: later by, ms", "faults", "swapped", ".1f"),
     ("five lost in a row: later by, ms", "faults", "five", ".1f"),
@@ -81,7 +84,13 @@ ROWS = (
     ("clear_queue to silence, ms", "clear", "clear_ms", ".0f"),
     ("video flip 640×480@30: CPU, % of a core", "video", "video_cpu", ".1f"),
     ("video flip: pictures back per second", "video", "fps", ".1f"),
+    ("import, beyond Python's own start, s", "footprint", "import_s", ".2f"),
+    ("installed with all it needs, MB", "footprint", "installed_mb", ".0f"),
 )
+
+FASTRTC = "fastrtc==0.0.34"
+BARE = {"pip", "setuptools", "_distutils_hack", "pkg_resources"}
+"""What a new environment has by itself, beside their .dist-info."""
 
 BESIDE = {"floor_video", "rtcflow video", "fastrtc talker", "rtcflow talker"}
 BEGIN, END = "<!-- measured -->", "<!-- end of measured -->"
@@ -90,13 +99,15 @@ PINS = hasattr(os, "sched_setaffinity")
 CORES = sorted(os.sched_getaffinity(0)) if PINS else []
 
 
-FOREIGN, STEAL = 40.0, 5.0
-"""% of a core that others may use, and a hypervisor take, during a run that counts; both are noted in the JSON."""
+FOREIGN, STEAL, CLIENT = 40.0, 5.0, 90.0
+"""% of a core that others may use, a hypervisor take, and the measuring client need (or its limit would be taken for
+the server's) during a run that counts; all are noted in the JSON."""
 
 
 def disturbed(row: dict) -> bool:
-    """Whether others had so much of the machine that a run does not count."""
-    return row.get("foreign_cpu", 0.0) > FOREIGN or row.get("steal", 0.0) > STEAL
+    """Whether a run says more of the machine than of the server, and does not count."""
+    shares = (("foreign_cpu", FOREIGN), ("steal", STEAL), ("client_cpu", CLIENT))
+    return any(row.get(name, 0.0) > most for name, most in shares)
 
 
 def library(server: str) -> str:
@@ -165,10 +176,14 @@ class Suite:
         """By bisection: the most connections that are served well."""
 
         def good(n: int) -> bool:
-            for _ in range(2):  # a second chance: somebody else's moment on the machine is not the server's limit
+            chances = 2
+            for _ in range(4):  # somebody else's moment on the machine is not the server's limit
                 row = self.run("most run", name, ["echo", "-n", str(n)])
                 if "error" not in row and row["delivery"] >= 0.99 and row["gap_p99_ms"] <= 40:
                     return True
+                chances -= not disturbed(row)
+                if not chances:
+                    break
             return False
 
         low, high = -1, len(STEPS)  # the last that is good, the first that is not
@@ -177,6 +192,28 @@ class Suite:
             low, high = (guess, high) if good(STEPS[guess]) else (low, guess)
             guess = min((low + high) // 2, low + 3) if low >= 0 else high // 2
         self.runs.append({"group": "most", "server": name, "most": STEPS[low] if low >= 0 else 0})
+
+    def footprint(self, name: str) -> None:
+        """How long a library takes to import, and how much is installed for it, in a Python that has nothing else."""
+        with tempfile.TemporaryDirectory() as folder:
+            subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+            python = f"{folder}/bin/python"
+            wanted = str(HERE.parent) if library(name) == "rtcflow" else FASTRTC
+            subprocess.run([python, "-m", "pip", "install", "-q", wanted], check=True, stderr=subprocess.DEVNULL)
+            site = next(Path(folder, "lib").glob("python*/site-packages"))
+            files = [file for file in site.rglob("*") if file.is_file() and file.relative_to(site).parts[0] not in BARE]
+
+            def seconds(statement: str) -> float:
+                began = time.perf_counter()
+                subprocess.run([python, "-c", statement], check=True, stderr=subprocess.DEVNULL)
+                return time.perf_counter() - began
+
+            statement = f"import {library(name)} as library; library.StreamHandler; library.Stream"
+            seconds(statement)  # compiles
+            took = statistics.median(seconds(statement) - seconds("pass") for _ in range(5))
+        found = {"import_s": took, "installed_mb": sum(file.stat().st_size for file in files) / 1e6}
+        self.runs.append({"group": "footprint", "server": name, **found})
+        print(f"  footprint {name:14} {found}", flush=True)
 
     def rounds(self, group: str) -> int:
         """How often a group was measured."""
@@ -329,7 +366,10 @@ def main() -> None:
                         continue
                     if group == "most" and not args.full and name in {"floor_exact", "rtcflow 48k", "fastrtc 48k"}:
                         continue
-                    if group != "most":
+                    if group == "footprint":
+                        if not number:
+                            suite.footprint(name)
+                    elif group != "most":
                         suite.run(group, name, command)
                     elif number < 3:  # a search is many runs already
                         suite.most(name)

@@ -107,8 +107,8 @@ class Stream(stream.Stream):
         allow_extra_tracks: Tracks that the stream has no use for are declined and disturb nothing, either way.
         rtp_params: As for `rtcflow.Stream`.
         rtc_configuration: As there.
-        server_rtc_configuration: ``{"iceServers": [...]}`` for the server's own side. None is none (FastRTC had aiortc
-            ask a STUN server of Google's).
+        server_rtc_configuration: ``{"iceServers": [...]}`` for the server's own side, or a function, sync or async,
+            that is asked at each call. None is none (FastRTC had aiortc ask a STUN server of Google's).
         track_constraints: As for `rtcflow.Stream`; None leaves the choice to the page.
         additional_inputs: For Gradio's page: does nothing here, and warns so.
         additional_outputs: As `additional_inputs`.
@@ -129,7 +129,7 @@ class Stream(stream.Stream):
         allow_extra_tracks: bool = False,  # noqa: ARG002
         rtp_params: Mapping[str, Any] | None = None,
         rtc_configuration: Mapping[str, Any] | Callable[[], Any] | None = None,
-        server_rtc_configuration: Mapping[str, Any] | None = None,
+        server_rtc_configuration: Mapping[str, Any] | Callable[[], Any] | None = None,
         track_constraints: Mapping[str, Any] | None = None,
         additional_inputs: Any = None,
         additional_outputs: Any = None,
@@ -145,7 +145,8 @@ class Stream(stream.Stream):
             if value is not None:
                 warnings.warn(f"{name} is for Gradio's page and does nothing here", UserWarning, stacklevel=2)
         if server_rtc_configuration is not None:
-            servers = read_ice_servers(server_rtc_configuration)
+            given = server_rtc_configuration
+            servers = given if callable(given) else read_ice_servers(given)
             options["webrtc"] = replace(options.get("webrtc") or WebRTCConfig(), ice_servers=servers)
         super().__init__(
             handler,

@@ -392,8 +392,15 @@ class Stream:
         Raises:
             InvalidOffer: The offer makes no sense.
             UnsupportedMedia: It offers nothing that this stream's handler can use.
+            ApplicationFailed: The function in `WebRTCConfig.ice_servers` raised, or returned something else.
         """
         engine = await self._get_room().engine.get()
+        try:
+            config = await engine.next_config()
+        except Exception as error:
+            # The application's, like `rtc_configuration`: if it fails, this call is refused and no other is disturbed.
+            logger.exception("WebRTCConfig.ice_servers raised")
+            raise ApplicationFailed("the server could not get its own ICE servers") from error
         return await engine.answer(
             offer_sdp,
             audio=self.modality is not Modality.VIDEO,
@@ -401,6 +408,7 @@ class Stream:
             send=send and self.mode is not Mode.SEND,
             receive=receive and self.mode is not Mode.RECEIVE,
             latency=self.latency,
+            config=config,
         )
 
     async def resolve_rtc_configuration(self) -> dict[str, Any]:

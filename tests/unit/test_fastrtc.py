@@ -233,6 +233,10 @@ async def test_streams_take_fastrtcs_arguments() -> None:
     (server,) = stream._webrtc.ice_servers
     assert (server.urls, server.username, server.credential) == ("turn:t.example", "u", "p")
     assert stream.allowed_origins == {"https://app.example"}
+    asked = fastrtc.Stream(listen, server_rtc_configuration=lambda: servers)._webrtc
+    assert asked is not None
+    assert callable(asked.ice_servers)
+    assert asked.with_servers(asked.ice_servers()).servers == (server,)
 
 
 @pytest.mark.parametrize("name", ["additional_inputs", "additional_outputs", "ui_args"])

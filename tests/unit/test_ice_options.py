@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+import threading
 from typing import Any
 
 import anyio
@@ -275,6 +276,84 @@ async def test_all_servers_are_asked_at_once() -> None:
                 offer = await engine.offer()
     assert [report.url for report in offer.ice_servers] == urls
     assert [report.trouble is None for report in offer.ice_servers] == [False, False, True]
+
+
+# -- servers that are asked for
+
+
+@pytest.mark.parametrize("kind", ["sync", "async", "servers", "object"])
+@pytest.mark.anyio
+async def test_servers_may_be_asked_for_at_each_connection(kind: str) -> None:
+    """A function, sync or async, gives each connection credentials of its own; a sync one runs in a worker thread."""
+    threads: list[threading.Thread] = []
+    with server(refusing(401)) as port:
+
+        def fetch() -> Any:
+            threads.append(threading.current_thread())
+            url = f"turn:127.0.0.1:{port}?transport=udp"
+            if kind == "servers":
+                return [IceServer(url, f"u{len(threads)}", "p")]
+            return {"iceServers": [{"urls": url, "username": f"u{len(threads)}", "credential": "p"}]}
+
+        async def fetch_async() -> Any:
+            return fetch()
+
+        class Fetching:
+            async def __call__(self) -> Any:
+                return fetch()
+
+        given = {"async": fetch_async, "object": Fetching()}.get(kind, fetch)
+        config = WebRTCConfig(host_addresses=("127.0.0.1",), ice_servers=given, relay_only=kind == "sync")
+        async with open_engine(config) as engine:
+            assert threads == []
+            offer = await engine.offer()
+            assert [report.trouble for report in offer.ice_servers] == [ServerTrouble.WRONG_CREDENTIALS]
+            if kind != "sync":
+                answer = await engine.answer(offer.offer_sdp)
+                assert len(answer.ice_servers) == 1
+                assert len(threads) == 2
+    ours = threading.current_thread()
+    assert all((thread is ours) is (kind in {"async", "object"}) for thread in threads)
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "words"),
+    [
+        (lambda: 1 / 0, ZeroDivisionError, "division"),
+        (lambda: 5, TypeError, r"what ice_servers\(\) returned is a int; expected a dict"),
+        (lambda: ["turn:t.example"], TypeError, "ice_servers holds a str"),
+        (lambda: {"iceServers": [{"urls": "http://x"}]}, ValueError, "'http://x' is no URL"),
+        (dict, ValueError, "relay_only needs a TURN server"),
+    ],
+)
+@pytest.mark.anyio
+async def test_servers_that_cannot_be_asked_for_refuse_the_call(
+    caplog: pytest.LogCaptureFixture, given: Any, error: type[Exception], words: str
+) -> None:
+    """Who made the engine gets the error itself; a stream's caller a 500 without it, and the slot is given back."""
+    async with open_engine(WebRTCConfig(host_addresses=("127.0.0.1",))) as engine:
+        offer = (await engine.offer()).offer_sdp
+    config = WebRTCConfig(ice_servers=given, relay_only=True)
+    async with open_engine(config) as engine:
+        with pytest.raises(error, match=words):
+            await engine.offer()
+        with pytest.raises(error, match=words):
+            await engine.answer(offer)
+    stream = Stream(EchoHandler(), webrtc=config)
+    async with (
+        stream.running(),
+        httpx2.AsyncClient(transport=httpx2.ASGITransport(stream.asgi), base_url="http://site") as client,
+    ):
+        response = await client.post("/webrtc/offer", json={"type": "offer", "webrtc_id": "abc", "sdp": offer})
+        assert (response.status_code, stream.admitted) == (500, 0)
+        assert response.json()["meta"]["message"] == "the server could not get its own ICE servers"
+    assert "WebRTCConfig.ice_servers raised" in caplog.text
+
+
+def test_what_are_no_servers_are_refused() -> None:
+    """A browser's dict in their place is told from them."""
+    with pytest.raises(TypeError, match=r"ice_servers holds a str; expected IceServer\(...\), or read_ice_servers"):
+        WebRTCConfig(ice_servers={"iceServers": []})  # type: ignore[arg-type]
 
 
 # -- URLs

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
 from ..protocol.ice import IceUrl, parse_ice_url, read_rtc_configuration
@@ -99,7 +99,9 @@ class WebRTCConfig:
 
     Args:
         ice_servers: STUN and TURN servers. None by default: enough on a local network and for servers with a public
-            address; a client behind a NAT finds the way to such a server by itself.
+            address; a client behind a NAT finds the way to such a server by itself. Or a function, sync (it runs in a
+            worker thread) or async, that is asked for each connection and returns them, or what browsers take,
+            ``{"iceServers": [...]}``: for credentials that are good for minutes only.
         host_addresses: Local IP addresses to offer to peers, by default all of this machine but 127.0.0.1. For
             tests and demonstrations on one machine: ``("127.0.0.1",)``.
         interfaces: In place of `host_addresses`: offer the addresses of these network interfaces, by name; ``*`` and
@@ -123,7 +125,7 @@ class WebRTCConfig:
             It concerns the whole process, so it is left alone (0.005) unless you ask.
     """
 
-    ice_servers: Sequence[IceServer] = ()
+    ice_servers: Sequence[IceServer] | Callable[[], Any] = ()
     host_addresses: Sequence[str] | None = None
     interfaces: Sequence[str] | None = None
     port_range: tuple[int, int] | None = None
@@ -148,7 +150,36 @@ class WebRTCConfig:
             low, high = self.port_range
             _check_range("port_range[0]", low, 1, 65535)
             _check_range("port_range[1]", high, low, 65535)
-        if self.relay_only and not any(url.relays for server in self.ice_servers for _, url in server.parsed_urls):
-            raise ValueError("relay_only needs a TURN server in ice_servers")
+        if not callable(self.ice_servers):
+            for server in self.ice_servers:
+                if not isinstance(server, IceServer):
+                    raise TypeError(
+                        f"ice_servers holds a {type(server).__name__}; expected IceServer(...), or "
+                        "read_ice_servers({'iceServers': [...]}) of what browsers take"
+                    )
+            if self.relay_only and not any(url.relays for server in self.servers for _, url in server.parsed_urls):
+                raise ValueError("relay_only needs a TURN server in ice_servers")
         if not self.gather_timeout > 0:
             raise ValueError(f"gather_timeout={self.gather_timeout!r}; expected more than 0 seconds")
+
+    @property
+    def servers(self) -> Sequence[IceServer]:
+        """The ICE servers of one connection.
+
+        Raises:
+            TypeError: There is a function to be asked first; see `with_servers`.
+        """
+        if callable(self.ice_servers):
+            raise TypeError("ice_servers is a function, which is asked for each connection")
+        return self.ice_servers
+
+    def with_servers(self, found: object) -> WebRTCConfig:
+        """The same for one connection, with what the function in `ice_servers` has returned.
+
+        Raises:
+            TypeError: It returned something else.
+            ValueError: A server's URL is none, or `relay_only` has no relay.
+        """
+        if isinstance(found, list | tuple):
+            return replace(self, ice_servers=tuple(found))
+        return replace(self, ice_servers=read_ice_servers(read_rtc_configuration(found, "what ice_servers() returned")))

@@ -106,7 +106,7 @@ async def _gather(config: WebRTCConfig, asked: dict[str, ServerReport], ice: Any
         candidates += _public(config.public_address, candidates)
     if not addresses and not config.relay_only:
         _log.warning("this machine has no address but 127.0.0.1: peers are offered no host candidate")
-    servers = [(server, *url) for server in config.ice_servers for url in server.parsed_urls]
+    servers = [(server, *url) for server in config.servers for url in server.parsed_urls]
     async with asyncio.TaskGroup() as tasks:
         asking = [tasks.create_task(_ask(ice, config, component, sockets, *server)) for server in servers]
     for task in asking:

@@ -265,7 +265,7 @@ class Peer:
         config = self._config
         self._connection = connection = RTCPeerConnection(
             RTCConfiguration(
-                iceServers=[server for one in config.ice_servers for server in _ice_server(one)],
+                iceServers=[server for one in config.servers for server in _ice_server(one)],
                 iceTransportPolicy=RTCIceTransportPolicy.RELAY if config.relay_only else RTCIceTransportPolicy.ALL,
                 bundlePolicy=bundle,
             )

@@ -19,6 +19,7 @@ from .._engine.ports import Ports, Route, ServerReport, ServerTrouble
 from ..abc import MediaOffer, Transport, TransportStatistics
 from ..exceptions import NegotiationTimeout
 from ..frames import AudioFormat
+from ..hooks import ask
 from ..media.playout import Latency
 from ..threads import observer
 
@@ -101,6 +102,19 @@ class WebRTCEngine:
         if self._room is not None:
             await self._room._gone.wait()
 
+    async def next_config(self) -> WebRTCConfig:
+        """The options of one connection: `config`, with what the function in `WebRTCConfig.ice_servers` returns now.
+
+        `answer` and `offer` ask for it by themselves.
+
+        Raises:
+            Exception: Whatever that function raises.
+            TypeError: It returned something else.
+            ValueError: A server's URL is none, or `relay_only` has no relay.
+        """
+        servers = self.config.ice_servers
+        return self.config.with_servers(await ask(servers)) if callable(servers) else self.config
+
     async def answer(
         self,
         offer_sdp: str,
@@ -110,6 +124,7 @@ class WebRTCEngine:
         send: bool = True,
         receive: bool = True,
         latency: Latency = Latency.BUFFERED,
+        config: WebRTCConfig | None = None,
     ) -> WebRTCTransport:
         """Answer a peer's offer.
 
@@ -123,6 +138,7 @@ class WebRTCEngine:
             send: Whether we send media.
             receive: Whether we want the peer's media.
             latency: What becomes of a standing backlog of audio for the peer.
+            config: What `next_config` returned, for who tells its errors from those of the offer.
 
         Raises:
             InvalidOffer: The offer makes no sense; the message says what is wrong with it.
@@ -131,7 +147,9 @@ class WebRTCEngine:
         """
         from .._engine.peer import Wish
 
-        transport = self._transport(latency, Wish(audio, video, True, send, receive))
+        transport = self._transport(
+            latency, Wish(audio, video, True, send, receive), config or await self.next_config()
+        )
         await transport._begin(transport._peer.answer, offer_sdp, transport._wish)
         transport.remote_sdp = offer_sdp
         return transport
@@ -163,18 +181,18 @@ class WebRTCEngine:
 
         if not (audio or video) or not (send or receive):
             raise ValueError("nothing is offered; expected audio or video, and send or receive")
-        transport = self._transport(latency, Wish(audio, video, messages, send, receive))
+        transport = self._transport(latency, Wish(audio, video, messages, send, receive), await self.next_config())
         transport.offer = MediaOffer(audio and receive, audio and send, video and receive, video and send, messages)
         await transport._begin(transport._peer.propose, transport._wish)
         return transport
 
-    def _transport(self, latency: Latency, wish: Wish) -> WebRTCTransport:
+    def _transport(self, latency: Latency, wish: Wish, config: WebRTCConfig) -> WebRTCTransport:
         if self._room is None:
             raise anyio.ClosedResourceError
         from .._engine.peer import Peer
 
         ports = Ports(latency)
-        return WebRTCTransport(self._room, Peer(self._room, self.config, ports), ports, wish)
+        return WebRTCTransport(self._room, Peer(self._room, config, ports), ports, wish)
 
     async def aclose(self) -> None:
         """Close every transport that is still open, and end the thread. Idempotent, and not cut short by cancelling."""

@@ -29,8 +29,17 @@ class Guard:
         self._tasks, self._failed = tasks, failed
 
     def start_soon(self, function: Callable[..., Awaitable[object]], *args: Any, name: object = None) -> None:
-        """As of a task group."""
-        self._tasks.start_soon(self._run, function, args, name=name or function)
+        """As of a task group.
+
+        Raises:
+            RuntimeError: The task group takes nothing any more.
+        """
+        task = self._run(function, args)
+        try:
+            self._tasks.start_soon(lambda: task, name=name or function)
+        except RuntimeError:
+            task.close()
+            raise
 
     async def _run(self, function: Callable[..., Awaitable[object]], args: tuple[Any, ...]) -> None:
         try:

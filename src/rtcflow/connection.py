@@ -54,7 +54,7 @@ class ConnectionStatistics:
         emitted: Audio items that `emit` returned.
         video_received: Calls of `video_receive` that were begun.
         video_emitted: Frames that `video_emit` returned.
-        messages_dropped: Messages for a peer that opened no channel.
+        messages_dropped: Messages for a peer that opened no channel, or has closed it.
         stalls: Calls of `receive` or `video_receive` that took longer than `nurseries.STALL`.
         longest_stall: The longest of them, in seconds.
         threads_abandoned: Worker threads that did not come back.
@@ -74,13 +74,13 @@ class ConnectionStatistics:
 
 
 class _Channel:
-    """The transport's messages as handlers see them (`DataChannel`)."""
+    """The connection's messages as handlers see them (`DataChannel`)."""
 
-    def __init__(self, transport: Transport) -> None:
-        self._transport = transport
+    def __init__(self, send: Callable[[str], None]) -> None:
+        self._send = send
 
     def send(self, message: str) -> None:
-        self._transport.send_message_nowait(message)
+        self._send(message)
 
 
 class Connection:
@@ -126,7 +126,7 @@ class Connection:
         self._loop: HandlerLoop | None = None
         self._loop_token: Any = None
         self._loop_thread = 0
-        self._bound = False
+        self._bound = self._shutting_down = False
         self._idle: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {}
         self._tasks: Guard | None = None
         self._errors: list[BaseException] = []
@@ -169,10 +169,17 @@ class Connection:
         return await self._crew.run(name, partial(self._crew.call, function))
 
     async def send_message(self, message: str) -> None:
-        """Send `message` when the peer's channel is open; drop it, with one warning, if the peer opens none."""
+        """Send `message` when the peer's channel is open; drop it, with one warning, if the peer opens none.
+
+        The same if the peer has closed its channel in mid-call: media goes on.
+
+        Raises:
+            anyio.ClosedResourceError: The connection has ended. A handler need not catch it: what leaves its methods
+                after the end is no error.
+        """
         if self._peer_has_messages():
             await self._messages_open.wait()
-            self.transport.send_message_nowait(message)
+            self._send(message)
 
     def send_message_sync(self, message: str) -> None:
         """`send_message` for worker threads."""
@@ -182,17 +189,33 @@ class Connection:
             )
         if self._peer_has_messages():
             self._messages_open.wait_sync()
+            self._send(message)
+
+    def _send(self, message: str) -> None:
+        """Send `message`, or drop it if the channel is closed while the call goes on; from any thread."""
+        try:
             self.transport.send_message_nowait(message)
+        except anyio.ClosedResourceError:
+            if self.end is not None and not self._shutting_down:
+                raise  # lets a thread go that does nothing but send
+            if self._drop_message():  # who hangs up closes the channel a moment before the rest, and that is no news
+                self.loop.call_later(SETTLE, self._warn_of_closed_channel)
 
     def _peer_has_messages(self) -> bool:
         if self.transport.offer.messages:
             return True
-        with self._lock:
-            self._messages_dropped += 1
-            first = self._messages_dropped == 1
-        if first:
+        if self._drop_message():
             logger.warning("%r: the peer opened no data channel; messages to it are dropped", self)
         return False
+
+    def _drop_message(self) -> bool:
+        """Count a message that is dropped; whether it is the first."""
+        with self._lock:
+            self._messages_dropped += 1
+            return self._messages_dropped == 1
+
+    def _warn_of_closed_channel(self) -> None:
+        logger.warning("%r: the peer has closed its data channel; messages to it are dropped", self)
 
     # -- what the application may do, from any thread
 
@@ -432,8 +455,10 @@ class Connection:
             if self._loop is not None:
                 self._loop.move_to(tasks)
             over = anyio.Event()
+            self._shutting_down = True
             tasks.start_soon(self._call_shutdown, over)
             await over.wait()
+            self._shutting_down = False
             closing.cancel_scope.cancel()
 
     async def _call_shutdown(self, over: anyio.Event) -> None:
@@ -476,7 +501,7 @@ class Connection:
     async def _open_messages(self) -> None:
         await self.transport.wait_messages_open()
         self._messages_open.set()
-        self.handler.set_channel(_Channel(self.transport))
+        self.handler.set_channel(_Channel(self._send))
 
     async def _read_messages(self) -> None:
         hears = {name for name in ("on_message", "on_dtmf") if has_own_method(self.handler, name)}

@@ -13,6 +13,7 @@ import av
 import numpy as np
 import pytest
 
+from rtcflow._bridge import Event
 from rtcflow.abc import MediaOffer
 from rtcflow.connection import Connection, run_connection
 from rtcflow.context import Context, get_current_context
@@ -596,6 +597,137 @@ async def test_a_peer_without_a_channel_is_no_reason_to_wait(caplog):
                 await caller.audio_in.take()
     assert connection.statistics().messages_dropped == 3
     assert caplog.text.count("no data channel") == 1
+
+
+def closed(_message):
+    raise anyio.ClosedResourceError
+
+
+@pytest.mark.parametrize("make", [AsyncEcho, SyncEcho])
+@pytest.mark.parametrize("by", ["send_message", "channel"])
+async def test_a_channel_that_the_peer_closes_is_no_end(make, by, caplog):
+    """When only the peer's channel is gone messages are dropped, with one warning, and audio goes on."""
+
+    class AsyncSender(AsyncEcho):
+        async def receive(self, frame):
+            await self.channel_set.wait()
+            if by == "channel":
+                self.channel.send("dropped")
+            else:
+                await self.send_message("dropped")
+            await super().receive(frame)
+
+    class SyncSender(SyncEcho):
+        def receive(self, frame):
+            self.channel_set.wait_sync()
+            if by == "channel":
+                self.channel.send("dropped")
+            else:
+                self.send_message_sync("dropped")
+            super().receive(frame)
+
+    with caplog.at_level(logging.WARNING):
+        async with call((AsyncSender if make is AsyncEcho else SyncSender)()) as (connection, caller, errors):
+            connection.transport.send_message_nowait = closed
+            for _ in range(3):
+                caller.audio_out.put(AudioFrame(tone(), 48000, 0))
+                await caller.audio_in.take()
+            await anyio.sleep(0.15)
+            assert connection.end is None
+    assert not errors
+    assert connection.end.cause is EndCause.PEER_LEFT
+    assert connection.statistics().messages_dropped == 3
+    assert caplog.text.count("has closed its data channel") == 1
+
+
+async def test_a_channel_that_closes_with_the_call_is_no_news(caplog):
+    """Whoever hangs up closes the channel a moment before the rest: no warning."""
+
+    class Handler(AsyncEcho):
+        async def receive(self, frame):
+            await self.send_message("dropped")
+            await super().receive(frame)
+
+    with caplog.at_level(logging.WARNING):
+        async with call(Handler()) as (connection, caller, errors):
+            connection.transport.send_message_nowait = closed
+            caller.audio_out.put(AudioFrame(tone(), 48000, 0))
+            await caller.audio_in.take()
+    assert not errors
+    assert connection.end.cause is EndCause.PEER_LEFT
+    assert "data channel" not in caplog.text
+
+
+@pytest.mark.parametrize("base", [AsyncEcho, SyncEcho])
+@pytest.mark.parametrize("broken", [False, True])
+async def test_what_fails_because_the_peer_is_gone_is_no_error_of_the_handler(base, broken, caplog):
+    """A handler may notice the end a moment before its connection does: the end is still the peer's."""
+    raised = Event()
+
+    def raise_closed():
+        raise anyio.ClosedResourceError
+
+    if base is AsyncEcho:
+
+        async def receive(self, frame):
+            raised.set()
+            raise_closed()
+    else:
+
+        def receive(self, frame):
+            raised.set()
+            raise_closed()
+
+    async with call(type("Handler", (base,), {"receive": receive})()) as (connection, caller, errors):
+        caller.audio_out.put(AudioFrame(tone(), 48000, 0))
+        await raised.wait()
+        await anyio.sleep(0.02)
+        assert connection.end is None
+        if broken:
+            connection.transport.break_link(OSError("cable pulled"))
+        else:
+            await caller.aclose()
+        await connection.wait_ended()
+    assert not errors
+    assert connection.end.cause is (EndCause.LINK_BROKE if broken else EndCause.PEER_LEFT)
+    assert not caplog.records
+
+
+async def test_a_closed_resource_of_the_handler_is_its_error_while_the_peer_is_there():
+    """The same exception from a stream of the handler's own, in mid-call, is an error like others."""
+
+    class Handler(AsyncEcho):
+        async def receive(self, frame):
+            raise anyio.ClosedResourceError
+
+    async with call(Handler()) as (connection, caller, errors):
+        caller.audio_out.put(AudioFrame(tone(), 48000, 0))
+        await connection.wait_ended()
+    assert connection.end.cause is EndCause.HANDLER_RAISED
+    assert isinstance(errors[0], anyio.ClosedResourceError)
+
+
+@pytest.mark.parametrize("base", [AsyncEcho, SyncEcho])
+async def test_a_last_message_to_a_peer_that_is_gone_does_not_cut_shutdown_short(base):
+    """A shutdown() that says goodbye first still frees what it has to free."""
+    log = Log()
+
+    class Polite(AsyncEcho):
+        async def shutdown(self):
+            await self.send_message("goodbye")
+            self.log("freed")
+
+    class PoliteSync(SyncEcho):
+        def shutdown(self):
+            self.send_message_sync("goodbye")
+            self.log("freed")
+
+    handler = (Polite if base is AsyncEcho else PoliteSync)(log)
+    async with call(handler) as (_, caller, errors):
+        caller.audio_out.put(AudioFrame(tone(), 48000, 0))
+        await caller.audio_in.take()
+    assert not errors
+    assert log.events == ["freed"]
 
 
 async def test_send_message_sync_in_the_loop_shows_the_right_call():

@@ -80,7 +80,11 @@ class Binding(Protocol):
         """Run `function` in a worker thread of the connection; to be awaited in its loop."""
 
     async def send_message(self, message: str) -> None:
-        """Send `message` once the peer's channel is open."""
+        """Send `message` once the peer's channel is open; dropped, if there is none or the peer has closed it.
+
+        Raises:
+            anyio.ClosedResourceError: The connection has ended; no error, if it leaves a handler's method.
+        """
 
     def send_message_sync(self, message: str) -> None:
         """`send_message` for worker threads; refuses to run in the loop's thread."""
@@ -280,11 +284,12 @@ class StreamHandlerBase(ABC):  # noqa: B024  the abstract methods differ in colo
     async def send_message(self, msg: str) -> None:
         """Send `msg` to the peer as it is, waiting for its channel to open. Messages keep their order.
 
-        To a peer that has no channel messages are dropped, with one warning. Cancelling this is safe: `msg` was sent
-        or it was not.
+        To a peer that has no channel, or has closed it, messages are dropped, with one warning. Cancelling this is
+        safe: `msg` was sent or it was not.
 
         Raises:
-            anyio.ClosedResourceError: The connection has ended.
+            anyio.ClosedResourceError: The connection has ended. It need not be caught: what leaves a handler's method
+                after the end is no error.
             anyio.WouldBlock: 1 MiB of messages wait already: the peer does not read.
             RuntimeError: The handler serves no connection yet.
         """

@@ -24,7 +24,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute
 
 from .asgi_guard import guarded, shown_path
-from .exceptions import InvalidOffer, NegotiationError, NotServing, UnknownConnection
+from .exceptions import InvalidOffer, NegotiationError, NotServing, TooManyRequests, UnknownConnection
 from .protocol import signalling
 from .session import Caller
 from .transports.webrtc import WebRTCTransport
@@ -90,10 +90,12 @@ async def offer(stream: Stream, request: Request) -> Response:
     """`POST {path}/webrtc/offer`: an offer gets an answer, also in a live call; a candidate goes to its connection."""
     match signalling.parse_request(await read_body(request)):
         case signalling.Offer() as wanted if wanted.webrtc_id in stream.connections:
+            check_rate(stream, request)
             await stream.authorize(caller_of(request, new_call=False))
             answer = await stream.session(wanted.webrtc_id).renegotiate(wanted.sdp)
             return JSONResponse(signalling.Answer(answer).to_json())
         case signalling.Offer() as wanted:
+            check_rate(stream, request)
             async with stream.admit(caller_of(request), "webrtc", wanted.webrtc_id) as session:
                 transport = await stream.open_webrtc(wanted.sdp)
                 stream.start(session, transport)
@@ -112,6 +114,7 @@ async def offer(stream: Stream, request: Request) -> Response:
 
 async def configuration(stream: Stream, request: Request) -> Response:
     """`GET {path}/webrtc/configuration`: what a browser gives to its RTCPeerConnection, and what it should offer."""
+    check_rate(stream, request)
     await stream.authorize(caller_of(request, new_call=False))  # it may hold TURN credentials, which are for callers
     return JSONResponse(
         {
@@ -126,6 +129,11 @@ async def configuration(stream: Stream, request: Request) -> Response:
 
 
 # -- requests and answers
+
+
+def check_rate(stream: Stream, request: Request) -> None:
+    """Count a request that costs something, before anybody is asked about it (`Stream.may_ask`)."""
+    stream.may_ask(None if request.client is None else request.client.host)
 
 
 def caller_of(connection: HTTPConnection, *, new_call: bool = True) -> Caller:
@@ -173,6 +181,8 @@ def failure_headers(error: NegotiationError) -> dict[str, str]:
     headers = {}
     if error.status == 503:
         headers["Retry-After"] = "5"
+    if isinstance(error, TooManyRequests):
+        headers["Retry-After"] = str(error.wait)
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     return headers

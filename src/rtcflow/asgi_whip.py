@@ -20,7 +20,7 @@ from weakref import WeakKeyDictionary
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute
 
-from .asgi import answering, caller_of, failure_headers, read_body
+from .asgi import answering, caller_of, check_rate, failure_headers, read_body
 from .asgi_guard import guarded
 from .exceptions import NegotiationError, NotAuthorized, UnknownConnection, UnsupportedMedia
 from .protocol import whip
@@ -100,6 +100,7 @@ class Endpoint:
 
     async def _create(self, request: Request) -> Response:
         stream, sends = self._stream, self._direction is Direction.WHEP
+        check_rate(stream, request)
         body = await read_body(request, whip.SDP_TYPE, whip.MAX_BODY)
         offer = whip.read_offer(body, self._direction, video=stream.modality is not Modality.AUDIO)
         async with stream.admit(caller_of(request), "webrtc") as session:

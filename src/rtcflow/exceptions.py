@@ -6,6 +6,7 @@ RTCFlowError
 │   │   └── InvalidCandidate      … or the ICE candidate
 │   ├── UnsupportedMedia          a sound offer that this handler or build cannot serve (415 or 422)
 │   ├── TooManyConnections        no slot or no worker thread is free (503); `limit`
+│   ├── TooManyRequests           this address asks too often (429); `wait`
 │   ├── NotAuthorized             the authorize hook refused (401 or 403)
 │   ├── UnknownConnection         no live connection has that id (404)
 │   ├── ConnectionExists          a live connection already has that id (409)
@@ -79,6 +80,21 @@ class TooManyConnections(NegotiationError):
     def __init__(self, limit: int, message: str | None = None) -> None:
         super().__init__(message or f"all {limit} connections are in use; try again later")
         self.limit = limit
+
+
+class TooManyRequests(NegotiationError):
+    """This address asks too often.
+
+    Attributes:
+        wait: Seconds after which it may ask again.
+    """
+
+    status = 429
+    code = "too_many_requests"
+
+    def __init__(self, wait: int) -> None:
+        super().__init__(f"too many offers from your address; try again in {wait} s")
+        self.wait = wait
 
 
 class NotAuthorized(NegotiationError):

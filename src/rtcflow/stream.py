@@ -30,6 +30,7 @@ from .exceptions import (
     NotAuthorized,
     NotServing,
     TooManyConnections,
+    TooManyRequests,
     UnknownConnection,
 )
 from .fanout import Reader
@@ -42,6 +43,7 @@ from .media.playout import Latency
 from .outputs import AdditionalOutputs
 from .protocol.ice import read_rtc_configuration
 from .protocol.origins import read_allow_list
+from .protocol.rates import AddressRate
 from .session import Caller, ConnectionSettings, Session, threads_needed
 from .shown import Board, Making
 from .stream_room import EngineRoom, Room
@@ -121,6 +123,8 @@ class Stream:
         arguments: What the page asks its user for, and hands to the handler (`set_input`) when a call begins and at
             each change: for each name a text, number or bool that it is at first, a list to choose from, or a `range`.
             By default what a function takes beyond the frame, by its parameters' defaults and annotations.
+        offer_rate: How many offers a second, and questions for ICE servers, are taken over HTTP from one address for
+            long, ten times as many at once; beyond it is a 429. None for no limit. This machine itself has none.
         webrtc: How the server's own side of WebRTC is set up.
         telephone: How it is reached by telephone, and the secrets of carriers.
 
@@ -159,6 +163,7 @@ class Stream:
         track_constraints: Mapping[str, Any] | None = None,
         rtp_params: Mapping[str, Any] | None = None,
         arguments: Mapping[str, Any] | None = None,
+        offer_rate: float | None = 10,
         webrtc: WebRTCConfig | None = None,
         telephone: TelephoneConfig | None = None,
     ) -> None:
@@ -169,6 +174,8 @@ class Stream:
         self.concurrency_limit = 1 if concurrency_limit == "default" else concurrency_limit
         _check_limit("concurrency_limit", self.concurrency_limit, int, 1, "would admit nobody")
         _check_limit("time_limit", time_limit, int | float, None, "would end each call at once")
+        _check_limit("offer_rate", offer_rate, int | float, None, "would take no offer")
+        self._offer_rate = None if offer_rate is None else AddressRate(offer_rate)
         _check_limit("thread_limit", thread_limit, int, 0, "is no number of threads")
         self.latency = latency
         self.rtc_configuration = rtc_configuration
@@ -310,6 +317,15 @@ class Stream:
         finally:
             if session.connection is None:
                 await self._drop(session)
+
+    def may_ask(self, host: str | None) -> None:
+        """Count one offer, or question for ICE servers, of the address `host`; the HTTP routes do, before all else.
+
+        Raises:
+            TooManyRequests: It asks too often (`offer_rate`).
+        """
+        if self._offer_rate is not None and not self._offer_rate.take(host, anyio.current_time()):
+            raise TooManyRequests(self._offer_rate.wait)
 
     async def authorize(self, caller: Caller) -> Any:
         """Ask the `authorize` hook who this is. `admit` does so for a call; requests about a call may do so again.
@@ -567,7 +583,7 @@ def _check_limit(name: str, given: object, kind: Any, least: int | None, what: s
     if given is None:
         return
     if not isinstance(given, kind) or isinstance(given, bool):
-        expected = "whole number" if kind is int else "number of seconds"
+        expected = "whole number" if kind is int else "number"
         raise TypeError(f"{name}={given!r}; expected a {expected}, or None for no limit")
     if not (given > 0 if least is None else given >= least):
         raise ValueError(f"{name}={given!r} {what}; None means no limit")

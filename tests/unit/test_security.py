@@ -274,7 +274,7 @@ async def test_ice_servers_that_cannot_be_fetched_are_a_500(caplog):
         ({"concurrency_limit": 0}, ValueError, "concurrency_limit=0 would admit nobody; None means no limit"),
         ({"time_limit": -1}, ValueError, "time_limit=-1 would end each call at once; None means no limit"),
         ({"time_limit": float("nan")}, ValueError, "time_limit=nan would end each call at once"),
-        ({"time_limit": "60"}, TypeError, "time_limit='60'; expected a number of seconds, or None"),
+        ({"time_limit": "60"}, TypeError, "time_limit='60'; expected a number, or None"),
         ({"thread_limit": -1}, ValueError, "thread_limit=-1 is no number of threads; None means no limit"),
         ({"thread_limit": True}, TypeError, "thread_limit=True; expected a whole number"),
         ({"authorize": "x"}, TypeError, "authorize is a str; expected a function: def authorize(caller)"),

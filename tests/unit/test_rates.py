@@ -1,0 +1,116 @@
+"""How often one address may ask."""
+
+from __future__ import annotations
+
+import anyio
+import httpx2
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rtcflow.handlers.base import AsyncStreamHandler
+from rtcflow.protocol.rates import AddressRate
+from rtcflow.stream import Stream
+from rtcflow.transports.webrtc import WebRTCConfig, open_engine
+
+LOCAL = WebRTCConfig(host_addresses=("127.0.0.1",))
+
+
+class Quiet(AsyncStreamHandler):
+    def copy(self):
+        return Quiet()
+
+    async def receive(self, frame):
+        pass
+
+    async def emit(self):
+        await anyio.sleep_forever()
+
+
+def test_ten_seconds_worth_at_once_and_then_the_rate():
+    """Twenty at once with a rate of two; then one each half second."""
+    rate = AddressRate(2)
+    assert [rate.take("192.0.2.1", 0.0) for _ in range(21)] == [True] * 20 + [False]
+    assert [rate.take("192.0.2.1", now) for now in (0.4, 0.5, 0.6, 1.0)] == [False, True, False, True]
+    assert AddressRate(0.1).wait == 10
+    assert AddressRate(0.01).take("192.0.2.1", 0.0)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("192.0.2.1", "192.0.2.2", False),
+        ("2001:db8::1", "2001:db8::ffff:1", True),
+        ("2001:db8::1", "2001:db8:0:1::1", False),
+        ("192.0.2.1", "::ffff:192.0.2.1", True),
+    ],
+)
+def test_who_counts_together(one, other, same):
+    """IPv4 addresses each by itself, IPv6 addresses by their /64."""
+    rate = AddressRate(0.1)
+    assert rate.take(one, 0.0)
+    assert rate.take(other, 0.0) is not same
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1", None, ""])
+def test_this_machine_is_not_limited(host):
+    """Neither is who has no address."""
+    rate = AddressRate(0.1)
+    assert all(rate.take(host, 0.0) for _ in range(100))
+    assert rate.addresses == 0
+
+
+@given(st.lists(st.tuples(st.ip_addresses(v=4).map(str), st.floats(0, 100))), st.integers(1, 5))
+def test_what_is_remembered_is_bounded(asked, bound):
+    """Whoever asks, and however many: no more than so many addresses are kept."""
+    rate = AddressRate(1, bound)
+    for host, now in sorted(asked, key=lambda one: one[1]):
+        rate.take(host, now)
+        assert rate.addresses <= bound
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("address", ["192.0.2.1", "127.0.0.1"])
+async def test_offers_of_one_address_are_limited(address):
+    """The third is a 429 that says when to come again, before authorize is asked; other addresses are not concerned."""
+    asked = []
+
+    def authorize(caller):
+        asked.append(caller)
+        return "ali"
+
+    stream = Stream(Quiet(), concurrency_limit=None, webrtc=LOCAL, authorize=authorize, offer_rate=0.2)
+
+    def client(host):
+        transport = httpx2.ASGITransport(stream.asgi, client=(host, 4711))
+        return httpx2.AsyncClient(transport=transport, base_url="http://site")
+
+    async with open_engine(LOCAL) as engine, stream.running(), client(address) as here, client("192.0.2.9") as there:
+
+        async def offer(by, number):
+            body = {"type": "offer", "webrtc_id": f"call{number}", "sdp": (await engine.offer()).offer_sdp}
+            return await by.post("/webrtc/offer", json=body)
+
+        assert [(await offer(here, number)).status_code for number in range(2)] == [200, 200]
+        third, limited = await offer(here, 2), address != "127.0.0.1"
+        assert third.status_code == (429 if limited else 200)
+        assert (await here.get("/webrtc/configuration")).status_code == (429 if limited else 200)
+        sdp = {"Content-Type": "application/sdp"}
+        assert (await here.post("/whip", content=b"", headers=sdp)).status_code == (429 if limited else 422)
+        if limited:
+            assert third.json()["meta"]["error"] == "too_many_requests"
+            assert third.headers["retry-after"] == "5"
+            assert len(asked) == 2
+        assert (await offer(there, 3)).status_code == 200
+        candidate = {"type": "ice-candidate", "webrtc_id": "call0", "candidate": None}
+        assert (await here.post("/webrtc/offer", json=candidate)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("rate", "error"), [(0, ValueError), (-1, ValueError), ("10", TypeError), (float("nan"), ValueError)]
+)
+def test_a_rate_is_above_nothing(rate, error):
+    """None is no limit; anything else that is no number above 0 is refused."""
+    with pytest.raises(error, match="offer_rate"):
+        Stream(Quiet(), offer_rate=rate)
+    assert Stream(Quiet(), offer_rate=None).may_ask(None) is None

@@ -22,12 +22,15 @@ import av
 from ._bridge import Event, loop_clock
 from .abc import MediaOffer, Transport, TransportStatistics
 from .client import read_headers
-from .exceptions import NegotiationTimeout, RemoteProtocolError
+from .exceptions import MediaError, NegotiationTimeout, RemoteProtocolError
 from .flow import Flow, Policy
 from .frames import AudioFormat, AudioFrame
 from .media.codecs import make_coder
 from .player import Player
 from .protocol.lines import (
+    OVER_LIMIT,
+    TELEPHONE,
+    WRONG_CONTENT,
     CallStarted,
     Cleared,
     Connected,
@@ -52,6 +55,8 @@ from .protocol.websocket import WebSocketCodec, Wish
 
 if TYPE_CHECKING:
     import httpx2.websockets
+    import numpy as np
+    from numpy.typing import NDArray
 
 __all__ = ["CallerTransport", "call_by_telephone", "call_by_websocket", "join_line"]
 
@@ -67,12 +72,18 @@ PING: Final = 60.0
 DIGIT_SECONDS: Final = 0.25
 """Seconds from one digit to the next; a telephone's own dialler takes 0.1 to 0.3 s."""
 
-DEFAULT_FORMATS: Final[Mapping[str, MediaFormat]] = {
-    "twilio": MediaFormat("mulaw", 8000),
-    "telnyx": MediaFormat("mulaw", 8000),
-    "plivo": MediaFormat("mulaw", 8000),
-    "vonage": MediaFormat("pcm_s16le", 16000),
+MESSAGE_BOUND: Final = 1000
+"""Data messages of the server that may wait to be read."""
+
+FORMATS: Final[Mapping[str, tuple[MediaFormat, ...]]] = {
+    "twilio": (TELEPHONE,),
+    "telnyx": (TELEPHONE, MediaFormat("alaw", 8000)),
+    "plivo": (TELEPHONE, MediaFormat("pcm_s16le", 8000), MediaFormat("pcm_s16le", 16000)),
+    "vonage": tuple(MediaFormat("pcm_s16le", rate) for rate in (16000, 8000, 24000)),
 }
+"""How each carrier can code audio; the first by default."""
+
+DEFAULT_FORMATS: Final[Mapping[str, MediaFormat]] = {carrier: formats[0] for carrier, formats in FORMATS.items()}
 
 
 class CallerTransport(Transport):
@@ -98,7 +109,7 @@ class CallerTransport(Transport):
         self.audio_out = Player(clock=clock)
         self.video_in = Flow[av.VideoFrame](1, Policy.DROP_OLDEST)
         self.video_out = Flow[av.VideoFrame](1, Policy.DROP_OLDEST)
-        self.messages_in = Flow[str](1000, Policy.BLOCK)
+        self.messages_in = Flow[str](MESSAGE_BOUND, Policy.BLOCK)
         self._outbox = Flow[LineEvent](1000, Policy.BLOCK)
         self._buffer = Player(room=BUFFER, clock=clock)
         self._buffer.open(self._heard)
@@ -217,7 +228,7 @@ class CallerTransport(Transport):
     async def _obey(self, message: Message) -> None:
         match command := self._codec.receive_command(message):
             case SendMedia(payload):
-                samples = self._coder.decode(payload)
+                samples = self._decode(payload)
                 self._received += samples.shape[1]
                 self._buffer.put(AudioFrame(samples, self._heard.sample_rate, 0))
             case SendMark(name):
@@ -230,11 +241,22 @@ class CallerTransport(Transport):
                 if self._codec.name in {"plivo", "vonage"}:
                     await self._say(Cleared())
             case SendText(text):
-                self.messages_in.put_nowait(text)
+                try:
+                    self.messages_in.put_nowait(text)
+                except anyio.WouldBlock:
+                    raise RemoteProtocolError(
+                        f"the server sent more than {MESSAGE_BOUND} messages that were not read", close_code=OVER_LIMIT
+                    ) from None
             case SendAccepted():
                 self.agreed = command
             case _:
                 pass
+
+    def _decode(self, payload: bytes) -> NDArray[np.int16]:
+        try:
+            return self._coder.decode(payload)
+        except MediaError as error:
+            raise RemoteProtocolError(f"the server's audio: {error}", close_code=WRONG_CONTENT) from error
 
     async def _answer_marks(self) -> None:
         """Return the marks of all that was played or dropped."""
@@ -389,12 +411,15 @@ async def call_by_telephone(
         timeout: Seconds for the server to accept.
 
     Raises:
-        ValueError: `url` is no ws or wss URL, or there is no such carrier.
+        ValueError: `url` is no ws or wss URL, there is no such carrier, or it does not carry audio so.
         ConnectionError: Nobody answers there, or no such server.
         NegotiationTimeout: It did not accept in time.
     """
     codec = carrier_codec(carrier)
     carried = carried or DEFAULT_FORMATS[carrier]
+    if carried not in FORMATS[carrier]:
+        known = ", ".join(f"{one.codec} at {one.sample_rate} Hz" for one in FORMATS[carrier])
+        raise ValueError(f"{carrier} does not carry {carried.codec} at {carried.sample_rate} Hz; it has {known}")
     call_id, stream_id = "CA" + secrets.token_hex(16), "MZ" + secrets.token_hex(16)
     if carrier == "vonage":
         stream_id = call_id

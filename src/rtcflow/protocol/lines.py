@@ -153,8 +153,18 @@ class Failed:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """An event that this carrier did not have when its codec was written.
+
+    Carriers add events without asking; hanging up on a caller for one would be the worse mistake.
+    """
+
+    name: str
+
+
 LineEvent: TypeAlias = (
-    Connected | CallStarted | Media | TextMessage | Ping | Dtmf | MarkPlayed | Cleared | Stopped | Failed
+    Connected | CallStarted | Media | TextMessage | Ping | Dtmf | MarkPlayed | Cleared | Stopped | Failed | Unknown
 )
 
 
@@ -271,7 +281,7 @@ class LineCodec(ABC):
                     raise RemoteProtocolError("'connected' came after the call was started", close_code=WRONG_ORDER)
             case Stopped():
                 self._stopped = True
-            case Ping() | Failed() | None:
+            case Ping() | Failed() | Unknown() | None:
                 pass
 
     def send_event(self, event: LineEvent) -> Message:
@@ -402,6 +412,13 @@ def unknown_event(name: object, known: str) -> RemoteProtocolError:
     return RemoteProtocolError(f"unknown event {str(name)[:_SHOWN]!r}; known are {known}", close_code=WRONG_ORDER)
 
 
+def unknown_to_us(name: object, known: str) -> Unknown:
+    """A carrier's event that is not known here; an error if `name` can be no event's."""
+    if not isinstance(name, str):
+        raise unknown_event(name, known)
+    return Unknown(name)
+
+
 def write_payload(payload: bytes) -> str:
     """`payload` as base64."""
     return base64.b64encode(payload).decode("ascii")
@@ -462,8 +479,8 @@ class Reorder:
         """What can go on now, in order. What comes too late, or twice, is dropped and counted in `late`."""
         if media.chunk is None:
             return [media]
-        if self._next is None:
-            self._next = media.chunk
+        if self._next is None:  # numbers begin with 1; what is a few further overtook the first
+            self._next = min(1, media.chunk) if media.chunk <= self.bound else media.chunk
         if media.chunk < self._next - self.RESTART:
             self._waiting.clear()
             self._next = media.chunk
@@ -478,6 +495,12 @@ class Reorder:
             ready.append(following)
             self._next += 1
         return ready
+
+    def flush(self) -> list[Media]:
+        """What still waits, in order, since nothing more will come."""
+        waiting = [self._waiting[chunk] for chunk in sorted(self._waiting)]
+        self._waiting.clear()
+        return waiting
 
 
 class MediaClock:

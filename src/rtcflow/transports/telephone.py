@@ -7,12 +7,15 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
 
 from ..abc import MediaOffer
 from ..media.playout import Latency
 from ..protocol.lines import CallStarted, LineCodec, LineEvent, Media, Message, Reorder
 from ..protocol.signatures import read_telnyx_key
 from ..protocol.telephone import CARRIERS, detect
+from ..protocol.telephone.answers import check_parameters
+from ..protocol.telephone.vonage import SAMPLE_RATES
 from .line_socket import LineLimits, LineSocket
 from .websocket_line import LineTransport, open_line
 
@@ -69,8 +72,18 @@ class TelephoneConfig:
                 raise ValueError(f"the secret of {carrier} is empty; leave it out to take calls unchecked")
         if self.telnyx_public_key is not None:
             read_telnyx_key(self.telnyx_public_key)
-        if self.public_url is not None and "://" not in self.public_url:
+        if self.public_url is not None and not _is_url(self.public_url):
             raise ValueError(f"public_url={self.public_url!r}; write scheme and host: 'https://voice.example.com'")
+        if self.sample_rate not in SAMPLE_RATES:
+            raise ValueError(f"sample_rate={self.sample_rate!r}; Vonage has 8000, 16000 and 24000")
+        for name, text in self.parameters.items():
+            if not (isinstance(name, str) and isinstance(text, str)):
+                raise TypeError(f"parameters={{{name!r}: {text!r}}}; names and values are text: write {str(text)!r}")
+        for carrier in self.served:
+            try:
+                check_parameters(carrier, self.parameters)
+            except ValueError as error:
+                raise ValueError(f"parameters: {error}; or leave {carrier} out of carriers=(...)") from None
 
     @property
     def served(self) -> tuple[str, ...]:
@@ -79,6 +92,14 @@ class TelephoneConfig:
             return self.carriers
         keyed = () if self.telnyx_public_key is None else ("telnyx",)
         return tuple(dict.fromkeys((*self.secrets, *keyed))) or tuple(CARRIERS)
+
+
+def _is_url(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in {"http", "https", "ws", "wss"} and bool(parts.hostname)
+    except ValueError:  # half an address in brackets
+        return False
 
 
 class TelephoneTransport(LineTransport):
@@ -116,6 +137,9 @@ class TelephoneTransport(LineTransport):
         if self._reorder is None:
             self._reorder = Reorder()
         return self._reorder.push(event)
+
+    def _left_over(self) -> Iterable[LineEvent]:
+        return () if self._reorder is None else self._reorder.flush()
 
 
 @asynccontextmanager

@@ -53,6 +53,7 @@ from ..protocol.lines import (
     SendText,
     Stopped,
     TextMessage,
+    Unknown,
     write,
 )
 from ..protocol.messages import MAX_MESSAGE_SIZE
@@ -155,7 +156,9 @@ class LineTransport(Transport):
         self._all_heard = anyio.Event()
         self._closed = False
         self._error: BaseException | None = None
-        self._figures = dict.fromkeys(("messages_received", "media_received", "carrier_errors", "protocol_errors"), 0)
+        self._figures = dict.fromkeys(
+            ("messages_received", "media_received", "carrier_errors", "protocol_errors", "unknown_events"), 0
+        )
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "ended" if self._ended.is_set() else "open"
@@ -285,9 +288,9 @@ class LineTransport(Transport):
     def statistics(self) -> TransportStatistics:
         """See `Transport.statistics`.
 
-        Its details: ``messages_received``, ``media_received``, ``protocol_errors``, ``carrier_errors`` (counts);
-        ``sent_seconds``, and where the far side answers marks ``heard_seconds`` (played for certain), ``cut_seconds``
-        (cleared before it was confirmed) and ``marks_pending``.
+        Its details: ``messages_received``, ``media_received``, ``protocol_errors``, ``carrier_errors``,
+        ``unknown_events`` (counts); ``sent_seconds``, and where the far side answers marks ``heard_seconds`` (played
+        for certain), ``cut_seconds`` (cleared before it was confirmed) and ``marks_pending``.
         """
         details: dict[str, float] = {**self._figures}
         if self._began.is_set():
@@ -316,12 +319,18 @@ class LineTransport(Transport):
             self._finish(error)
             await self._socket.close(error.close_code, str(error))
         except PeerLeft as left:
+            for waiting in self._left_over():
+                self._take(waiting)
             # Hypercorn tells 1006 whatever the peer's code was: a goodbye without a message cannot be told from a
             # broken link there, and counts as one only where the carrier has no other goodbye.
             self._finish(None if left.is_goodbye or not self._codec.stops else left)
 
     def _in_order(self, event: LineEvent | None) -> Iterable[LineEvent]:
         return () if event is None else (event,)
+
+    def _left_over(self) -> Iterable[LineEvent]:
+        """What waited for its turn, since nothing more will come."""
+        return ()
 
     def _take(self, event: LineEvent) -> None:
         match event:
@@ -347,7 +356,15 @@ class LineTransport(Transport):
                 self._figures["carrier_errors"] += 1
                 logger.warning("%s reports an error: %s", self._codec.name, reason)
             case Stopped():
+                for left in self._left_over():
+                    self._take(left)
                 self._finish(None)
+            case Unknown(name):
+                self._figures["unknown_events"] += 1
+                if self._figures["unknown_events"] == 1:
+                    logger.warning(
+                        "%r: %s has an event %.60r, which is not known here; ignored", self, self._codec.name, name
+                    )
             case _:
                 pass
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 
 from .json_media import write_extra_headers
-from .vonage import content_type
+from .vonage import RESERVED, content_type
 
 XML = "application/xml"
 JSON = "application/json"
@@ -19,8 +19,16 @@ JSON = "application/json"
 NCCO_HEADERS_BOUND = 512
 """Vonage takes at most this many bytes of ``headers`` ("WebSockets in the Vonage Voice API")."""
 
+EXTRA_HEADERS_BOUND = 512
+"""Plivo takes at most this many bytes of ``extraHeaders`` ("The Stream element")."""
+
+NUMBER_BOUND = 32
+"""Characters of a number that are handed on: no E.164 number, and no SIP user part of the carriers', has more."""
+CALL_ID_BOUND = 64
+"""The same of a call's id: the longest, Vonage's, has 40."""
+
 _ESCAPES = {ord(sign): f"&#{ord(sign)};" for sign in '&<>"\t\n\r'}
-_NOT_PLAIN = re.compile("[^\x20-\x7e]")
+_NOT_PLAIN = re.compile(r'[^\x20-\x7e]|["\\]')
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # XML 1.0 section 2.2
 
 
@@ -59,11 +67,14 @@ def answer_call(
         case "plivo":
             settings = 'bidirectional="true" keepCallAlive="true" contentType="audio/x-mulaw;rate=8000"'
             if named:
-                settings += f" extraHeaders={_attribute(write_extra_headers(named, ','))}"
+                headers = write_extra_headers(named, ",")
+                _check_room("Plivo", len(headers), EXTRA_HEADERS_BOUND)
+                settings += f" extraHeaders={_attribute(headers)}"
             return XML, _response(f"<Stream {settings}>{_escaped(url)}</Stream>")
         case "vonage":
-            if len(json.dumps(named).encode()) > NCCO_HEADERS_BOUND:
-                raise ValueError(f"Vonage takes {NCCO_HEADERS_BOUND} bytes of parameters at most; hand over fewer")
+            if taken := [name for name in named if name in RESERVED]:
+                raise ValueError(f"Vonage has a {taken[0]!r} of its own; give the parameter another name")
+            _check_room("Vonage", len(json.dumps(named)), NCCO_HEADERS_BOUND)
             endpoint: dict[str, object] = {
                 "type": "websocket",
                 "uri": url,
@@ -76,16 +87,37 @@ def answer_call(
     raise ValueError(f"unknown carrier {carrier[:40]!r}; known are twilio, telnyx, plivo, vonage")
 
 
+def _check_room(carrier: str, size: int, bound: int) -> None:
+    if size > bound:
+        raise ValueError(
+            f"{carrier} takes {bound} bytes of parameters at most, the caller's and the callee's numbers among them; "
+            f"these are up to {size}: hand over fewer, or a key under which the application finds the rest"
+        )
+
+
+def check_parameters(carrier: str, parameters: Mapping[str, str]) -> None:
+    """Whether `answer_call` has room for `parameters` in every call.
+
+    Raises:
+        ValueError: It has not, or one of the names is the carrier's own.
+    """
+    call = {"caller": NUMBER_BOUND * "+", "callee": NUMBER_BOUND * "+"}
+    if carrier == "vonage":
+        call["call_id"] = CALL_ID_BOUND * "-"
+    answer_call(carrier, "", {**parameters, **call})
+
+
 def read_call(said: Mapping[str, str]) -> dict[str, str]:
     """Caller, callee and call id from what a carrier's webhook says, as parameters for `answer_call`.
 
-    Twilio and Telnyx (TeXML) name the call ``CallSid``, Plivo ``CallUUID``, Vonage ``uuid``; numbers are cut to the
-    32 characters that no E.164 number or SIP user part of theirs needs more than. What is no printable ASCII is in
-    none of them, and left out: so all three always have room.
+    Twilio and Telnyx (TeXML) name the call ``CallSid``, Plivo ``CallUUID``, Vonage ``uuid``. What is no printable
+    ASCII, a quote or a backslash is in none of them, and left out; and what is longer than they are is cut: so all
+    three have room beside parameters that `check_parameters` let through.
     """
     names = {"caller": ("From", "from"), "callee": ("To", "to"), "call_id": ("CallSid", "CallUUID", "uuid")}
     found = {ours: next((said[name] for name in theirs if said.get(name)), "") for ours, theirs in names.items()}
-    plain = {name: _NOT_PLAIN.sub("", value)[: 32 if name != "call_id" else 128] for name, value in found.items()}
+    bounds = {"caller": NUMBER_BOUND, "callee": NUMBER_BOUND, "call_id": CALL_ID_BOUND}
+    plain = {name: _NOT_PLAIN.sub("", value)[: bounds[name]] for name, value in found.items()}
     return {name: value for name, value in plain.items() if value}
 
 

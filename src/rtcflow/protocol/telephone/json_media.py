@@ -6,10 +6,11 @@ Sources: "Media Streams: WebSocket Messages" (Twilio), "Stream call media over W
 
 from __future__ import annotations
 
+import re
 from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 from ...exceptions import RemoteProtocolError
 from ..lines import (
@@ -40,10 +41,13 @@ from ..lines import (
     read_payload,
     read_text,
     unknown_event,
+    unknown_to_us,
     write,
     write_payload,
     wrong,
 )
+
+_NOT_ALPHANUMERIC = re.compile("[^A-Za-z0-9]+")
 
 _OUR_PARAMETERS = ("caller", "callee")
 """Our answer to the webhook hands the two numbers on as parameters, for carriers whose start message lacks them."""
@@ -103,7 +107,7 @@ class JsonMediaCodec(LineCodec):
             case CallStarted():
                 return self._encode_start(event)
             case Stopped():
-                return self._write("stop", stop={})
+                return self._write("stop", stop=self._stop_parts())
             case other:
                 return self._encode_other(other)
 
@@ -116,6 +120,9 @@ class JsonMediaCodec(LineCodec):
 
     def _encode_other(self, event: LineEvent) -> str:
         raise NotImplementedError(f"{self.name} has no message for {type(event).__name__}")
+
+    def _stop_parts(self) -> dict[str, str]:
+        return {}
 
     @property
     def _stream_id(self) -> str:
@@ -152,6 +159,10 @@ def _format(call: CallStarted | None) -> MediaFormat:
 _MIME: dict[str, str] = {"mulaw": "audio/x-mulaw", "pcm_s16le": "audio/x-l16"}
 
 
+_ACCOUNT = "AC" + 32 * "0"
+"""The simulated caller's account at Twilio."""
+
+
 class TwilioCodec(JsonMediaCodec):
     """Twilio Media Streams, bidirectional (``<Connect><Stream>``): mu-law, 8 kHz, mono."""
 
@@ -175,14 +186,14 @@ class TwilioCodec(JsonMediaCodec):
                 return Connected()
             case "mark":
                 return MarkPlayed(read_text(read_object(said, "mark"), "name"))
-        raise unknown_event(event, "connected, start, media, dtmf, mark, stop")
+        return unknown_to_us(event, "connected, start, media, dtmf, mark, stop")
 
     def _write(self, event: str, **parts: object) -> str:
         return write({"event": event, "sequenceNumber": str(self._sequence), "streamSid": self._stream_id, **parts})
 
     def _encode_start(self, event: CallStarted) -> str:
         start = {
-            "accountSid": "AC" + 32 * "0",
+            "accountSid": _ACCOUNT,
             "streamSid": event.stream_id,
             "callSid": event.call_id,
             "tracks": ["inbound"],
@@ -194,6 +205,9 @@ class TwilioCodec(JsonMediaCodec):
             },
         }
         return self._write("start", start=start)
+
+    def _stop_parts(self) -> dict[str, str]:
+        return {"accountSid": _ACCOUNT, "callSid": self.call.call_id if self.call is not None else ""}
 
     def _encode_other(self, event: LineEvent) -> str:
         if isinstance(event, Connected):
@@ -278,7 +292,7 @@ class TelnyxCodec(JsonMediaCodec):
                 details = said.get("payload")
                 details = details if isinstance(details, dict) else {}
                 return Failed(read_text(details, "title", "") or read_text(details, "detail", "error"))
-        raise unknown_event(event, "connected, start, media, dtmf, mark, error, stop")
+        return unknown_to_us(event, "connected, start, media, dtmf, mark, error, stop")
 
     def _write(self, event: str, **parts: object) -> str:
         return write({"event": event, "sequence_number": str(self._sequence), "stream_id": self._stream_id, **parts})
@@ -347,7 +361,7 @@ class PlivoCodec(JsonMediaCodec):
                 return MarkPlayed(read_text(said, "name"))
             case "clearedAudio":
                 return Cleared()
-        raise unknown_event(event, "start, media, dtmf, playedStream, clearedAudio, stop")
+        return unknown_to_us(event, "start, media, dtmf, playedStream, clearedAudio, stop")
 
     def _write(self, event: str, **parts: object) -> str:
         return write({"event": event, "sequenceNumber": self._sequence, "streamId": self._stream_id, **parts})
@@ -422,4 +436,9 @@ def read_extra_headers(value: object) -> dict[str, str]:
 
 def write_extra_headers(parameters: Mapping[str, str], separator: str = ";") -> str:
     """`parameters` as Plivo's ``extra_headers``, percent-encoded since Plivo allows letters, digits and % only."""
-    return separator.join(f"{quote(name, safe='')}={quote(text, safe='')}" for name, text in parameters.items())
+    return separator.join(f"{_plain(name)}={_plain(text)}" for name, text in parameters.items())
+
+
+def _plain(text: str) -> str:
+    """`text` of letters, digits and % alone; `quote` would leave ``_.-~``."""
+    return _NOT_ALPHANUMERIC.sub(lambda found: "".join(f"%{byte:02X}" for byte in found[0].encode()), text)

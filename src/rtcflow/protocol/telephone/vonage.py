@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Final
 
 from ...exceptions import RemoteProtocolError
 from ..lines import (
+    TOO_BIG,
     WRONG_KIND,
     CallStarted,
     Cleared,
@@ -33,12 +34,15 @@ from ..lines import (
     read_parameters,
     read_text,
     unknown_event,
+    unknown_to_us,
     write,
     wrong,
 )
 
 SAMPLE_RATES: Final = (8000, 16000, 24000)
 DEFAULT: Final = MediaFormat("pcm_s16le", 16000)
+RESERVED: Final = ("event", "content-type")
+"""What the first message has beside the application's own parameters, which cannot have these names."""
 MAX_AUDIO: Final = 1 << 16
 """The longest binary message that is audio, in bytes: 2 s at 16 kHz. Vonage sends 20 ms."""
 
@@ -52,10 +56,11 @@ class VonageCodec(LineCodec):
 
     def _decode_event(self, message: Message) -> LineEvent | None:
         if isinstance(message, bytes):
+            if len(message) > MAX_AUDIO:
+                problem = f"a binary message of {len(message)} bytes; at most {MAX_AUDIO} are audio"
+                raise RemoteProtocolError(problem, close_code=TOO_BIG)
             if len(message) % 2:
                 raise wrong(f"{len(message)} bytes are no whole number of 16-bit samples")
-            if len(message) > MAX_AUDIO:
-                raise wrong(f"a binary message of {len(message)} bytes; at most {MAX_AUDIO} are audio")
             return Media(message)
         said = parse_object(message)
         match said.get("event"):
@@ -65,7 +70,9 @@ class VonageCodec(LineCodec):
                 nested = said.get("dtmf")
                 return read_digit((nested if isinstance(nested, dict) else said).get("digit"))
             case "websocket:notify":
-                return MarkPlayed(read_text(read_object(said, "payload"), "name", ""))
+                payload = said.get("payload")
+                name = payload.get("name") if isinstance(payload, dict) else None
+                return MarkPlayed(name) if isinstance(name, str) else None  # without a name it is none of ours
             case "websocket:cleared":
                 return Cleared()
             case "websocket:media:update":
@@ -73,7 +80,7 @@ class VonageCodec(LineCodec):
             case "websocket:disconnected" | "websocket:hangup":
                 return Stopped()
             case other:
-                raise unknown_event(other, "websocket:connected, :dtmf, :notify, :cleared")
+                return unknown_to_us(other, "websocket:connected, :dtmf, :notify, :cleared")
 
     def _decode_start(self, said: dict[str, Any]) -> CallStarted:
         custom = read_parameters({key: said[key] for key in said.keys() - {"event", "content-type"}})
@@ -92,7 +99,7 @@ class VonageCodec(LineCodec):
                         "event": "websocket:connected",
                         "content-type": content_type((event.format or DEFAULT).sample_rate),
                         **{name: value for name, value in ours.items() if value},
-                        **event.custom,
+                        **{name: value for name, value in event.custom.items() if name not in RESERVED},
                     }
                 )
             case Dtmf(digit):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import hmac
 import json
 
 import pytest
@@ -117,6 +118,24 @@ def test_plivos_signatures_verify(post: bool, url: str, form: dict[str, str], si
     assert not verify_plivo(PLIVO_TOKEN, signature, None, url, fields, post=post)
 
 
+def vonage_token(claims: dict[str, object]) -> str:
+    """What ``Authorization`` holds, signed."""
+
+    def part(content: bytes) -> str:
+        return base64.urlsafe_b64encode(content).decode().rstrip("=")
+
+    signed = part(b'{"alg":"HS256"}') + "." + part(json.dumps(claims).encode())
+    signature = hmac.digest(VONAGE_SECRET.encode(), signed.encode(), "sha256")
+    return f"Bearer {signed}.{part(signature)}"
+
+
+def test_a_url_that_is_none_verifies_nothing() -> None:
+    """Half an address in brackets raises nothing."""
+    assert not verify_twilio("12345", "x", "https://[x/")
+    assert not verify_twilio("12345", "x", "https://[x/", body=b"{}")
+    assert not verify_plivo("12345", "x", "n", "https://[x/")
+
+
 def test_vonages_token_verifies() -> None:
     """A JWT of another library verifies, with the right body and around its time only."""
     bearer = f"Bearer {VONAGE_TOKEN}"
@@ -125,6 +144,9 @@ def test_vonages_token_verifies() -> None:
     assert not verify_vonage(VONAGE_SECRET, bearer, 1_700_000_000, body=b"[]")
     assert not verify_vonage(VONAGE_SECRET, bearer, 1_700_002_000)
     assert not verify_vonage(VONAGE_SECRET, bearer, 1_699_999_000)
+    unbound = vonage_token({"iat": 1_700_000_000})
+    assert verify_vonage(VONAGE_SECRET, unbound, 1_700_000_000)
+    assert not verify_vonage(VONAGE_SECRET, unbound, 1_700_000_000, body=b"{}")
     assert not verify_vonage("another", bearer, 1_700_000_000)
     assert not verify_vonage(VONAGE_SECRET, f"Basic {VONAGE_TOKEN}", 1_700_000_000)
     assert not verify_vonage(VONAGE_SECRET, None, 1_700_000_000)

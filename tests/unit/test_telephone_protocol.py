@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from typing import Any
@@ -32,9 +33,10 @@ from rtcflow.protocol.lines import (
     SendMark,
     SendMedia,
     Stopped,
+    Unknown,
 )
 from rtcflow.protocol.telephone import CARRIERS, answer_call, carrier_codec, detect
-from rtcflow.protocol.telephone.answers import read_call
+from rtcflow.protocol.telephone.answers import check_parameters, read_call
 from rtcflow.protocol.telephone.json_media import read_extra_headers, write_extra_headers
 
 # -- what each carrier says, from its documentation
@@ -277,7 +279,7 @@ def _understood_or_refused(read: Callable[[Any], object], message: str | bytes) 
     try:
         read(message)
     except RemoteProtocolError as error:
-        assert error.close_code in {1002, 1003, 1007}
+        assert error.close_code in {1002, 1003, 1007, 1009}
         assert str(error)
 
 
@@ -293,7 +295,8 @@ def _understood_or_refused(read: Callable[[Any], object], message: str | bytes) 
         ('{"event": "media", "media": {}}', 1007, "payload"),
         ('{"event": "media"}', 1007, "'media' must be an object"),
         ('{"event": "dtmf", "dtmf": {"digit": "11"}}', 1007, "digit"),
-        ('{"event": "weather"}', 1002, "unknown event 'weather'"),
+        ("{}", 1002, "unknown event 'None'"),
+        ('{"event": 5}', 1002, "unknown event '5'"),
         ('{"event": "start"}', 1007, "'start' must be an object"),
         (b"\x00", 1003, "binary"),
         (TWILIO[1], 1002, "started twice"),
@@ -330,6 +333,38 @@ def test_formats_that_cannot_be_served_say_what_to_set() -> None:
         carrier_codec("vonage").receive('{"event":"websocket:connected","content-type":"audio/l16;rate=44100"}')
     with pytest.raises(RemoteProtocolError, match="whole number of 16-bit samples"):
         _begun("vonage").receive(b"\x00\x00\x00")
+
+
+@every_carrier
+def test_events_that_a_carrier_has_added_do_not_end_calls(carrier: str) -> None:
+    """Before the start as after it: they are named, and nothing else happens."""
+    for codec in (carrier_codec(carrier), _begun(carrier)):
+        assert codec.receive('{"event":"weather","sky":{}}') == Unknown("weather")
+    assert _begun("vonage").receive('{"event":"websocket:notify"}') is None
+    assert _begun("vonage").receive('{"event":"websocket:notify","payload":{"ours":1}}') is None
+
+
+def test_vonages_audio_is_bounded() -> None:
+    """More than two seconds in a message is too big, and not of the wrong kind."""
+    with pytest.raises(RemoteProtocolError, match="at most 65536") as caught:
+        _begun("vonage").receive(bytes(65537))
+    assert caught.value.close_code == 1009
+
+
+def test_the_simulated_carriers_say_what_the_real_ones_do() -> None:
+    """Twilio's stop names account and call; a parameter of Vonage cannot take the place of the event."""
+    twilio = carrier_codec("twilio")
+    twilio.send_event(CallStarted("CA1", "MZ1"))
+    assert json.loads(twilio.send_event(Stopped()))["stop"] == {"accountSid": "AC" + 32 * "0", "callSid": "CA1"}
+    custom = {"event": "party", "content-type": "x", "k": "v"}
+    started = CallStarted("CA1", "CA1", custom=custom, format=MediaFormat("pcm_s16le", 16000))
+    said = json.loads(carrier_codec("vonage").send_event(started))
+    assert said == {
+        "event": "websocket:connected",
+        "content-type": "audio/l16;rate=16000",
+        "call_id": "CA1",
+        "k": "v",
+    }
 
 
 def test_our_own_voice_is_not_taken_for_the_callers() -> None:
@@ -391,8 +426,31 @@ def test_vonage_gets_no_more_than_it_takes() -> None:
     """More than 512 bytes of parameters are refused before the carrier does."""
     with pytest.raises(ValueError, match="512 bytes"):
         answer_call("vonage", "wss://h", {"k": 600 * "v"})
+    with pytest.raises(ValueError, match="512 bytes"):
+        answer_call("plivo", "wss://h", {"k": 200 * "ä"})
+    with pytest.raises(ValueError, match="'event' of its own"):
+        answer_call("vonage", "wss://h", {"event": "v"})
     with pytest.raises(ValueError, match="unknown carrier"):
         answer_call("acme", "wss://h")
+
+
+@pytest.mark.parametrize("carrier", ["plivo", "vonage"])
+@given(
+    size=st.integers(0, 520),
+    said=st.dictionaries(st.sampled_from(["From", "To", "uuid"]), st.text(st.characters(codec="ascii"), min_size=64)),
+)
+def test_parameters_that_fit_fit_every_call(carrier: str, size: int, said: dict[str, str]) -> None:
+    """What was let through when it was configured has room beside the numbers of any caller."""
+    parameters = {"k": size * "v"}
+    try:
+        check_parameters(carrier, parameters)
+    except ValueError:
+        assert size > 300
+        return
+    told = read_call(said)
+    if carrier != "vonage":
+        told.pop("call_id", None)
+    assert answer_call(carrier, "wss://h", {**parameters, **told})
 
 
 def test_webhooks_tell_who_calls() -> None:
@@ -413,6 +471,7 @@ def test_any_webhook_can_be_answered(carrier: str, said: dict[str, str]) -> None
 @given(st.dictionaries(words, words, max_size=4))
 def test_extra_headers_survive(parameters: dict[str, str]) -> None:
     """Any parameters go through Plivo's header string and back, with either separator."""
+    assert re.fullmatch("[A-Za-z0-9%=;]*", write_extra_headers(parameters))
     for separator in ";,":
         assert read_extra_headers(write_extra_headers(parameters, separator)) == parameters
 
@@ -439,6 +498,28 @@ def test_reordering_swaps_neighbours_without_loss() -> None:
     assert reorder.push(Media(b"", 5)) == []
     assert reorder.late == 1
     assert reorder.push(Media(b"x", None)) == [Media(b"x", None)]
+
+
+def test_the_first_frames_may_overtake_each_other() -> None:
+    """Numbers begin with 1: what comes before it waits for it, but not for ever; a later beginning is one."""
+    reorder = Reorder(5)
+    assert [media.chunk for chunk in (2, 1, 3) for media in reorder.push(Media(b"", chunk))] == [1, 2, 3]
+    reorder = Reorder(2)
+    assert [media.chunk for chunk in (2, 3, 4) for media in reorder.push(Media(b"", chunk))] == [2, 3, 4]
+    reorder = Reorder()  # a far side that counts from 0 all the same
+    assert [media.chunk for chunk in (0, 1) for media in reorder.push(Media(b"", chunk))] == [0, 1]
+    assert [media.chunk for media in Reorder().push(Media(b"", 400))] == [400]
+
+
+@given(st.permutations(range(1, 30)), st.integers(1, 8))
+def test_what_still_waits_at_the_end_is_not_lost(chunks: list[int], bound: int) -> None:
+    """Whatever was not too late comes out by then, in order."""
+    reorder = Reorder(bound)
+    out = [media.chunk or 0 for chunk in chunks for media in reorder.push(Media(b"", chunk))]
+    out += [media.chunk or 0 for media in reorder.flush()]
+    assert out == sorted(set(out))
+    assert len(out) + reorder.late == len(chunks)
+    assert reorder.flush() == []
 
 
 def test_a_counter_that_starts_anew_is_followed() -> None:

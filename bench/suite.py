@@ -211,7 +211,7 @@ class Suite:
             statement = f"import {library(name)} as library; library.StreamHandler; library.Stream"
             seconds(statement)  # compiles
             took = statistics.median(seconds(statement) - seconds("pass") for _ in range(5))
-        found = {"import_s": took, "installed_mb": sum(file.stat().st_size for file in files) / 1e6}
+            found = {"import_s": took, "installed_mb": sum(file.stat().st_size for file in files) / 1e6}
         self.runs.append({"group": "footprint", "server": name, **found})
         print(f"  footprint {name:14} {found}", flush=True)
 

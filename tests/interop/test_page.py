@@ -156,6 +156,58 @@ def test_devices_arguments_messages_and_outputs(visit):
     page.wait_for(f"{CALL}.status === 'ended'")
 
 
+FUSSY_DEVICES = """
+    window.opened = [];
+    window.fussy = "";
+    const stock = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+    navigator.mediaDevices.getUserMedia = async (wanted) => {
+        const live = opened.filter((track) => track.readyState === "live" && wanted[track.kind]).length;
+        if (fussy === "gone") throw new DOMException("no such device", "OverconstrainedError");
+        if (fussy === "busy" && live) throw new DOMException("in use", "NotReadableError");
+        const stream = await stock(wanted);
+        opened.push(...stream.getTracks());
+        return stream;
+    };
+"""
+
+
+@pytest.mark.parametrize("transport", ["webrtc", "websocket"])
+def test_a_device_that_cannot_be_opened_leaves_the_old_one(visit, transport):
+    """The call goes on with what it had, in words and in the list; a device that can be opened once is closed first."""
+    page = visit("/mirror/", script=FUSSY_DEVICES)
+    page.evaluate(CHOOSE % ("#transport", transport))
+    start(page)
+    track = "document.getElementById('preview').srcObject.get{0}Tracks()[0]"
+    kinds = [("microphone", "Audio"), ("camera", "Video")] if transport == "webrtc" else [("microphone", "Audio")]
+    for select, kind in kinds:
+        before = page.evaluate(track.format(kind) + ".id")
+        label = page.evaluate(track.format(kind) + ".label")
+        option = page.wait_for(
+            f"Array.from(document.getElementById('{select}').options).find(option => option.value && option.text !== "
+            f"{json.dumps(label)})?.value"
+        )
+        page.evaluate("window.fussy = 'gone'")
+        page.evaluate(CHOOSE % (f"#{select}", option))
+        page.wait_for("!document.getElementById('trouble').hidden")
+        assert page.evaluate(f"document.getElementById('{select}').value") == ""
+        assert page.evaluate(f"{track.format(kind)}.readyState") == "live"
+        assert page.evaluate(f"{track.format(kind)}.id") == before
+        page.evaluate("window.fussy = 'busy'")
+        page.evaluate(CHOOSE % (f"#{select}", option))
+        page.wait_for(f"{track.format(kind)}.id !== {json.dumps(before)}")
+        page.wait_for(f"opened.filter(it => it.kind === '{kind.lower()}' && it.readyState === 'live').length === 1")
+        assert page.evaluate(f"{track.format(kind)}.readyState") == "live"
+        assert text(page, "trouble") == ""
+        page.evaluate("window.fussy = ''")
+        page.evaluate(CHOOSE % (f"#{select}", '""'))
+        page.wait_for(f"opened.filter(it => it.kind === '{kind.lower()}').length === 3")
+        page.wait_for(f"opened.filter(it => it.kind === '{kind.lower()}' && it.readyState === 'live').length === 1")
+    page.wait_for(f"Number({CALL}.heardPeak) > 0.01")
+    assert page.evaluate(CONNECTED)
+    page.click("#toggle")
+    page.wait_for(f"{CALL}.status === 'ended'")
+
+
 def test_a_call_over_a_websocket(visit):
     """The page's other way: sound there and back, its figures, messages, and an orderly end."""
     page = visit("/echo/")

@@ -111,9 +111,22 @@ const DEVICES = [
   ["speaker", "audiooutput", (id) => $("back").setSinkId(id)],
 ];
 
-for (const [id, , use] of DEVICES) $(id).addEventListener("change", () => attempt(() => use($(id).value)));
+const inUse = {}; // by list: the device that works
+
+for (const [id, , use] of DEVICES) $(id).addEventListener("change", () => attempt(() => change(id, use)));
 $("transport").addEventListener("change", () => (call.transport = $("transport").value));
 navigator.mediaDevices?.addEventListener("devicechange", showDevices);
+
+async function change(id, use) {
+  const { value } = $(id);
+  try {
+    await use(value);
+    inUse[id] = value;
+  } catch (error) {
+    if ($(id).value === value) $(id).value = inUse[id] ?? "";
+    throw error;
+  }
+}
 
 async function showDevices() {
   const found = await listDevices();

@@ -120,22 +120,63 @@ export class Call extends EventTarget {
     for (const track of this.#local?.getTracks() ?? []) if (track.kind === kind) track.enabled = !muted;
   }
 
-  /** Use another microphone ("audio") or camera ("video"), at once if the call is up; "" is the browser's choice. */
+  /**
+   * Use another microphone ("audio") or camera ("video"), at once if the call is up; "" is the browser's choice. If it
+   * cannot be opened this rejects, and what was in use goes on.
+   */
   async useDevice(kind, deviceId) {
-    this.#devices[kind] = deviceId;
+    const before = this.#devices[kind];
     const old = this.#local?.getTracks().find((track) => track.kind === kind);
+    this.#devices[kind] = deviceId;
     if (!old) return;
+    try {
+      const opened = await this.#open(kind);
+      if (!this.#inUse(old) || this.#devices[kind] !== deviceId) return stopTracks(opened); // it ended, or another was chosen
+      await this.#exchange(old, opened.getTracks()[0]);
+    } catch (error) {
+      // Many telephones have one camera at a time.
+      const busy = error.code === "NotReadableError" && this.#inUse(old);
+      if (busy && (await this.#exchangeClosed(old, before))) return;
+      if (this.#devices[kind] === deviceId) this.#devices[kind] = before;
+      throw error;
+    }
+  }
+
+  #open(kind) {
     const wanted = { [kind]: this.#wanted()[kind] };
-    if (kind === "video") old.stop(); // many cameras cannot be open twice
-    const opened = await openDevices(wanted, deviceNames(wanted));
-    const [track] = opened.getTracks();
-    if (!this.#local) return stopTracks(opened);
+    return openDevices(wanted, deviceNames(wanted));
+  }
+
+  #inUse(track) {
+    return Boolean(this.#local?.getTracks().includes(track));
+  }
+
+  /** Send `track` in place of `old`, which is closed then. */
+  async #exchange(old, track) {
+    const local = this.#local;
+    local.addTrack(track);
+    local.removeTrack(old);
+    this.#take(local);
+    await this.#line?.replace(track, local);
+    old.onended = null;
     old.stop();
-    this.#local.removeTrack(old);
-    opened.removeTrack(track);
-    this.#local.addTrack(track);
-    this.#take(this.#local);
-    await this.#line?.replace(track, this.#local);
+  }
+
+  /** Close `old` before its successor is opened; if that fails open the device `before` again, and say false. */
+  async #exchangeClosed(old, before) {
+    const { kind } = old;
+    old.onended = null;
+    old.stop();
+    let opened = await this.#open(kind).catch(() => null);
+    const changed = Boolean(opened);
+    if (!opened) {
+      this.#devices[kind] = before;
+      opened = await this.#open(kind).catch(() => null);
+    }
+    if (!opened) this.#tell("message", { type: "warning", data: `${DEVICES[kind]} has gone.` });
+    else if (this.#inUse(old)) await this.#exchange(old, opened.getTracks()[0]);
+    else stopTracks(opened);
+    return changed;
   }
 
   /** Send a message to the handler's on_message: a string, or an object that becomes JSON. */

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -51,18 +52,13 @@ class Meter(rtcflow.AsyncStreamHandler):
 stream = rtcflow.Stream(Meter(), concurrency_limit=4)
 '''
 
-PAGE = """
-(async () => {
-  const media = await navigator.mediaDevices.getUserMedia({ audio: true });
-  const peer = new RTCPeerConnection();
-  for (const track of media.getTracks()) peer.addTransceiver(track, { direction: "sendonly", streams: [media] });
-  await peer.setLocalDescription();
-  const headers = { "Content-Type": "application/sdp" };
-  const response = await fetch("/whip", { method: "POST", headers, body: peer.localDescription.sdp });
-  await peer.setRemoteDescription({ type: "answer", sdp: await response.text() });
-  window.call = { peer, session: response.headers.get("Location") };
-})()
-"""
+DOCUMENTATION = Path(__file__).parents[2] / "docs" / "whip.md"
+
+
+def page_of_the_documentation() -> str:
+    """The ten lines of docs/whip.md, as one expression that leaves its call where the test finds it."""
+    (lines,) = re.findall(r"^```js\n(.*?)^```$", DOCUMENTATION.read_text(), re.MULTILINE | re.DOTALL)
+    return f"(async () => {{ {lines}\n window.call = {{ peer, session }}; }})()"
 
 
 @pytest.fixture(scope="module")
@@ -129,11 +125,11 @@ def test_gstreamer_sends_and_plays(backend, tmp_path):
 
 @pytest.mark.skipif(chromium.find() is None, reason="chromium is not installed")
 def test_ten_lines_in_a_browser_send(tmp_path):
-    """A page without any library publishes its microphone by WHIP, without sending a candidate, and ends it."""
+    """The page of docs/whip.md publishes its microphone, without any library or candidate, and ends it."""
     flags = ("--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream")
     with serving(tmp_path, "asyncio") as (url, log), chromium.chromium(tmp_path, *flags) as browser:
         page = browser.open(url)
-        page.evaluate(PAGE)
+        page.evaluate(page_of_the_documentation())
         page.wait_for("call.peer.connectionState === 'connected'")
         deadline = time.monotonic() + 10
         while "heard whip" not in log.read_text():

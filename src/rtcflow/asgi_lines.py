@@ -113,8 +113,8 @@ def _warn_of_strangers(config: TelephoneConfig, path: str) -> None:
 
 async def websocket_offer(stream: Stream, websocket: WebSocket) -> None:
     """`WS {path}/websocket/offer`: from the client's upgrade until its end."""
-    limits = LineLimits()
-    if stream.mode is Mode.RECEIVE:
+    limits = stream.websocket or LineLimits()
+    if stream.websocket is None and stream.mode is Mode.RECEIVE:
         limits = replace(limits, idle=None)  # there is nothing that such a client would have to say
     async with _refusals(stream, websocket, _tell_client):
         _check_audio(stream)

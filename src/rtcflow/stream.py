@@ -52,6 +52,7 @@ from .threads import WorkerThreads
 if TYPE_CHECKING:
     from starlette.applications import Starlette
 
+    from .transports.line_socket import LineLimits
     from .transports.telephone import TelephoneConfig
     from .transports.webrtc import WebRTCConfig, WebRTCTransport
 
@@ -94,7 +95,7 @@ class Stream:
             ``mode="receive"``. What it takes beyond the frame are the arguments the caller set.
         modality: ``"audio"`` or ``"audio-video"``. An audio-video handler also serves callers without a camera.
             ``"video"`` is for functions.
-        mode: What WebRTC callers may do: ``"send-receive"``, ``"send"`` (the handler only listens) or ``"receive"``
+        mode: What callers may do: ``"send-receive"``, ``"send"`` (the handler only listens) or ``"receive"``
             (it only speaks).
         concurrency_limit: How many may be served at once, over all transports; None for no limit.
         time_limit: Seconds after which a connection is ended, counted from connected; None for no limit.
@@ -127,6 +128,7 @@ class Stream:
             long, ten times as many at once; beyond it is a 429. None for no limit. This machine itself has none.
         webrtc: How the server's own side of WebRTC is set up.
         telephone: How it is reached by telephone, and the secrets of carriers.
+        websocket: What WebSocket clients may do, and for how long they may say nothing.
 
     Raises:
         HandlerError: This is no handler, or it does not fit the modality; the message says what to use.
@@ -134,8 +136,9 @@ class Stream:
         TypeError: An option is of another type.
 
     Attributes:
-        refused: How many calls over a WebSocket came to nothing, by reason: an error's `code`, ``"protocol_error"`` or
-            ``"origin_not_allowed"``.
+        refused: How many calls over a WebSocket or by telephone came to nothing, webhooks among them, by reason: an
+            error's `code`, ``"protocol_error"`` (also in a call that had begun), ``"left"``, ``"wrong_signature"``,
+            ``"carrier_not_served"`` or ``"origin_not_allowed"``.
         allowed_origins: As given, in one way of writing.
         track_constraints: As given, or {}; pages are told when they ask.
         rtp_params: The same.
@@ -166,6 +169,7 @@ class Stream:
         offer_rate: float | None = 10,
         webrtc: WebRTCConfig | None = None,
         telephone: TelephoneConfig | None = None,
+        websocket: LineLimits | None = None,
     ) -> None:
         self.modality = _choose("modality", modality, Modality)
         self.mode = _choose("mode", mode, Mode)
@@ -201,6 +205,7 @@ class Stream:
         self._settings = ConnectionSettings(time_limit, self._timeouts, debug, self._threads)
         self._webrtc = webrtc
         self.telephone = telephone
+        self.websocket = websocket
         self.refused: Counter[str] = Counter()
         self._slots = 0
         self._sessions: dict[str, Session] = {}

@@ -13,6 +13,7 @@ from far_side import CALLS, START, far_side
 import rtcflow
 from rtcflow import asgi_lines
 from rtcflow.testing.clocks import virtual_backend
+from rtcflow.transports.line_socket import LineLimits
 from rtcflow.transports.telephone import TelephoneConfig
 
 pytestmark = pytest.mark.anyio
@@ -243,6 +244,20 @@ async def test_a_client_that_only_listens_need_not_say_anything():
         await anyio.sleep(10_000)
         assert stream.connections
         far.leave(1000)
+
+
+async def test_what_clients_may_do_can_be_set():
+    """`Stream(websocket=...)`: here for how long they may be silent, and how much they may say."""
+    stream = make(websocket=LineLimits(idle=5, max_message=100))
+    async with line_to(stream, "websocket") as far:
+        far.say(START)
+        began = anyio.current_time()
+    assert anyio.current_time() - began < 8
+    assert far.closed == (1008, "the peer said nothing for 5 s")
+    async with line_to(stream, "websocket") as far:
+        far.say(START)
+        far.say(MEDIA)
+    assert far.closed[0] == 1009
 
 
 SECRETS = {"twilio": "1", "telnyx": "2", "plivo": "3", "vonage": "4"}

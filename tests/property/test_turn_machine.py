@@ -13,7 +13,15 @@ from hypothesis.stateful import rule
 
 import rtcflow
 from rtcflow.handlers.base import get_current_handler
-from rtcflow.handlers.turns import FirstAudio, Interrupted, PlayoutFinished, ReplyFailed, ReplyStarted, Resumed
+from rtcflow.handlers.turns import (
+    FirstAudio,
+    Interrupted,
+    PlayoutFinished,
+    ReplyFailed,
+    ReplyStarted,
+    Resumed,
+    SpeechStarted,
+)
 from rtcflow.testing import HandlerLifecycle
 
 pytestmark = pytest.mark.slow
@@ -93,11 +101,15 @@ class TalkLife(HandlerLifecycle):
     """A caller who speaks, pauses and interrupts; replies of every kind."""
 
     fn = staticmethod(reply)
+    model = rtcflow.EnergyVad()
     resume = False
+    options = {}
 
     def make_handler(self):
         self.seen = None
-        return Talker(fn=self.fn, model=rtcflow.EnergyVad(), on_event=note, resume_false_interruption=self.resume)
+        return Talker(
+            fn=self.fn, model=self.model, on_event=note, resume_false_interruption=self.resume, **self.options
+        )
 
     @rule(seconds=st.sampled_from((0.5, 0.3, 1.5)), pause=st.sampled_from((0.7, 0.3, 2.0)), kind=st.sampled_from(KINDS))
     def caller_has_a_turn(self, seconds, pause, kind):
@@ -128,6 +140,10 @@ class TalkLife(HandlerLifecycle):
         else:
             self.seen = None
             self.every_generator_was_closed(handler)
+            answered = {event.turn for event in handler.events if isinstance(event, ReplyStarted)}
+            assert answered <= {turn.number for turn in handler.turns}, (
+                "each reply has its record when the call is over"
+            )
 
     def replies_take_turns(self, handler):
         """One reply at a time, each with one end, numbered in order."""
@@ -171,9 +187,14 @@ class TalkLife(HandlerLifecycle):
             order = [times[name] for name in ("speech_start", "speech_end", "turn_end", "reply_called", "first_chunk")]
             order = [at for at in [*order, turn.first_frame] if at is not None]
             assert order == sorted(order), times
-            for end in (turn.playout_end, turn.interrupted):
-                assert end is None or end >= order[-1], times
-            assert (turn.playout_end is None) != (turn.interrupted is None), times
+            ends = [end for end in (turn.playout_end, turn.interrupted, turn.call_ended) if end is not None]
+            if turn.reply_called is None and turn.failed is not None:
+                assert ends == [], times  # it was given up before it was answered
+            else:
+                (end,) = ends
+                assert end >= order[-1], times
+        numbers = [turn.number for turn in handler.turns]
+        assert len(numbers) == len(set(numbers)), "each turn has one record"
 
     def every_generator_was_closed(self, handler):
         """Each exactly once, when the call is over. (A thread may need a moment for it.)"""
@@ -191,8 +212,54 @@ class ResumeLife(TalkLife):
     resume = True
 
 
+def said_something(audio):
+    """Half of what is heard is a cough."""
+    return audio[1].shape[1] % 2 == 0
+
+
+class JudgedLife(TalkLife):
+    """A function judges, in a worker thread, whether anything was said."""
+
+    resume = staticmethod(said_something)
+
+
+class DeafLife(TalkLife):
+    """The bot is never interrupted by speech."""
+
+    options = {"can_interrupt": False}
+
+    def replies_take_turns(self, handler):
+        """Only the application interrupts; whoever speaks meanwhile is not heard."""
+        super().replies_take_turns(handler)
+        speaking = None
+        for event in handler.events:
+            match event:
+                case ReplyStarted(turn):
+                    speaking = turn
+                case Interrupted() | PlayoutFinished():
+                    speaking = None
+                case SpeechStarted():
+                    assert speaking is None, "nobody is heard while the bot speaks"
+
+
+class PickyLife(TalkLife):
+    """Not every word interrupts: `interrupt_when`."""
+
+    options = {"interrupt_when": lambda audio: audio[1].shape[1] > 48000}
+
+
+class _InThread(rtcflow.EnergyVad):
+    blocking = True
+
+
+class BlockingLife(TalkLife):
+    """Turns are detected in a worker thread."""
+
+    model = _InThread()
+
+
 @pytest.mark.parametrize("backend", ["trio", "asyncio"])
-@pytest.mark.parametrize("life", [TalkLife, ThreadLife, ResumeLife])
+@pytest.mark.parametrize("life", [TalkLife, ThreadLife, ResumeLife, JudgedLife, DeafLife, PickyLife, BlockingLife])
 def test_turns_live_through_anything(life, backend):
     """No sequence of speech, pauses, interruptions, failing and slow replies, and ends breaks a promise of a turn."""
     machine = type(life.__name__, (life,), {"backend": backend})

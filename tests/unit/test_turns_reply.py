@@ -144,6 +144,17 @@ async def test_the_timeline_is_in_order(caplog):
         ]  # fmt: skip
 
 
+async def test_the_timeline_is_in_order_after_a_burst():
+    """What a stalled network brings all at once seems to have been said earlier; not before the turn began."""
+    async with calling(plain, turn(0.2, 0.6), speak=False) as call:
+        for index in range(80):
+            call.connection.transport.audio_in.put_nowait(AudioFrame(np.zeros((1, 960), np.int16), 48000, 0))
+            await anyio.sleep(0.02 if index < 20 or index % 4 == 0 else 0)
+        await call.until(2)
+        (times,) = call.handler.turns
+        assert times.speech_start <= times.speech_end <= times.turn_end
+
+
 async def test_a_slow_turn_just_works():
     """Seventy seconds to the first chunk are no error, and the function is called once."""
     calls = []

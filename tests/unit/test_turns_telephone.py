@@ -5,7 +5,7 @@ from __future__ import annotations
 import anyio
 import numpy as np
 import pytest
-from line_pairs import telephone_pair
+from line_pairs import telephone_pair, websocket_pair
 from turn_script import QUICK, Script, turn
 
 from rtcflow.connection import Connection
@@ -23,7 +23,7 @@ def anyio_backend(request):
     return virtual_backend(request.param)
 
 
-async def talk(words, script, seconds, carrier="twilio", *, mute_marks=False, **options):
+async def talk(words, script, seconds, carrier="twilio", *, pair=None, mute_marks=False, **options):
     """A caller hears a reply of so many words of 0.1 s: the handler, its events, and when he heard sound."""
     events, loud = [], []
 
@@ -39,7 +39,7 @@ async def talk(words, script, seconds, carrier="twilio", *, mute_marks=False, **
         input_sample_rate=8000,
         **options,
     )
-    async with telephone_pair(carrier)() as (ours, theirs), anyio.create_task_group() as tasks:
+    async with (pair or telephone_pair(carrier))() as (ours, theirs), anyio.create_task_group() as tasks:
         _, line = theirs.start(AudioFormat(8000), AudioFormat(8000))
         if mute_marks:
             ours._codec.marks = False
@@ -78,6 +78,19 @@ async def test_heard_is_what_the_carrier_confirmed(carrier):
     words = heard.text.split()
     assert words == [f"w{number}" for number in range(len(words))]
     assert len(words) == pytest.approx(heard.seconds / WORD, abs=1.01)
+
+
+LINES = {carrier: telephone_pair(carrier) for carrier in ("twilio", "telnyx", "plivo", "vonage")}
+LINES |= {f"websocket {codec}": websocket_pair(codec, rate) for codec, rate in (("pcm_s16le", 8000), ("mulaw", 8000))}
+
+
+@pytest.mark.parametrize("line", LINES)
+async def test_a_barge_in_silences_the_line(line):
+    """60 ms after the speech was confirmed nothing of the reply sounds, though it had been sent ahead."""
+    _, events, loud = await talk(60, turn(0.2, 0.6) + turn(3.0, 4.0), 3.8, pair=LINES[line])
+    ((at, _),) = [(at, event) for at, event in events if isinstance(event, Interrupted)]
+    assert at == pytest.approx(3.2, abs=0.045)
+    assert at - 0.1 < max(loud) <= at + 0.06
 
 
 async def test_a_reply_has_ended_when_the_caller_has_heard_it():

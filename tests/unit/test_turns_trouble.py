@@ -174,6 +174,28 @@ async def test_a_blocking_detector_is_asked_one_thing_at_a_time_in_a_thread():
     assert len(ended) == 2
 
 
+async def test_what_a_detector_judges_while_it_is_told_to_forget_is_void():
+    """`trigger_response` during a slow `feed` whose answer is the end of the same turn: one reply, not two."""
+    called, inside = [], threading.Event()
+
+    class Slow(Script):
+        def feed(self, samples, sample_rate, *, bot_speaking):
+            events = super().feed(samples, sample_rate, bot_speaking=bot_speaking)
+            if any(isinstance(event, TurnEnded) for event in events):
+                inside.set()
+                time.sleep(0.3)
+            return events
+
+    handler = ReplyOnPause(called.append, detector=lambda: Slow(turn(0.3, 0.6), blocking=True), input_sample_rate=RATE)
+    async with open_caller(handler) as caller:
+        await caller.wait(1.0)
+        while not inside.is_set():
+            await caller.wait(0.01)
+        caller.handler.trigger_response()
+        await caller.wait(2)
+    assert len(called) == 1
+
+
 # -- code of the user's that raises
 
 

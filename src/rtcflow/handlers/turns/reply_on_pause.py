@@ -381,7 +381,11 @@ class ReplyOnPause(AsyncStreamHandler):
 
     def _speech_ended(self, at: float | None) -> None:
         if self._turn is not None:
-            self._turn = replace(self._turn, speech_end=None if at is None else self._moment(at))
+            self._turn = replace(self._turn, speech_end=None if at is None else self._end_of_speech(self._turn, at))
+
+    def _end_of_speech(self, turn: TurnTimeline, at: float) -> float:
+        # What comes in a burst, after a stall of the network, is reckoned back from its arrival: too far.
+        return max(self._moment(at), turn.speech_start or 0.0)
 
     def _in_turn(self, number: int) -> bool:
         return self._turn is not None and self._turn.number == number
@@ -424,7 +428,7 @@ class ReplyOnPause(AsyncStreamHandler):
 
     def _turn_ended(self, event: TurnEnded) -> None:
         turn, self._turn = self._turn or self._new_turn(), None
-        turn = replace(turn, speech_end=self._moment(event.speech_end), turn_end=self._last_frame)
+        turn = replace(turn, speech_end=self._end_of_speech(turn, event.speech_end), turn_end=self._last_frame)
         audio = self._recording.take()
         reply = self._reply
         if reply is None or not (reply.paused or self.can_interrupt):

@@ -718,46 +718,117 @@ async def test_every_end_has_one_reason_and_one_shutdown(line, end):
         assert far.messages[-1]["type"] == "end_stream"
 
 
-async def test_a_tone_through_the_telephone_and_back_is_as_good_as_the_codec():
-    """1 kHz, 8 kHz mu-law both ways, a handler at 24 kHz between: SNR within 1 dB of two codings alone."""
+class Echo(AsyncStreamHandler):
+    """Says what it hears, and keeps it; at `rate` both ways."""
 
-    class Echo(AsyncStreamHandler):
-        def __init__(self):
-            super().__init__(input_sample_rate=24000, output_sample_rate=24000)
-            self._frames, self._has = [], anyio.Event()
+    def __init__(self, rate):
+        super().__init__(input_sample_rate=rate, output_sample_rate=rate)
+        self.heard, self._frames, self._has = [], [], anyio.Event()
 
-        def copy(self):
-            return Echo()
+    def copy(self):
+        return Echo(self.input_sample_rate)
 
-        async def receive(self, frame):
-            self._frames.append(frame)
-            self._has.set()
+    async def receive(self, frame):
+        self.heard.append(frame[1][0])
+        self._frames.append(frame)
+        self._has.set()
 
-        async def emit(self):
-            while not self._frames:
-                self._has = anyio.Event()
-                await self._has.wait()
-            return self._frames.pop(0)
+    async def emit(self):
+        while not self._frames:
+            self._has = anyio.Event()
+            await self._has.wait()
+        return self._frames.pop(0)
 
+
+# A carrier's call with audio of one kind: what it says to begin, its rate, its codec.
+KINDS = {
+    "twilio": (CALLS["twilio"], 8000, g711.encode_mulaw, g711.decode_mulaw),
+    "telnyx-alaw": (
+        [message.replace("PCMU", "PCMA") for message in CALLS["telnyx"]],
+        8000,
+        g711.encode_alaw,
+        g711.decode_alaw,
+    ),
+    "plivo-l16": (
+        [message.replace("x-mulaw", "x-l16").replace("8000", "16000") for message in CALLS["plivo"]],
+        16000,
+        lambda samples: samples.astype("<i2").tobytes(),
+        lambda coded: np.frombuffer(coded, "<i2"),
+    ),
+    "vonage": (
+        CALLS["vonage"],
+        8000,
+        lambda samples: samples.astype("<i2").tobytes(),
+        lambda coded: np.frombuffer(coded, "<i2"),
+    ),
+}
+
+
+async def echo_of(kind, sent, handler, chunks=None):
+    """What the carrier is sent when `sent` was said: int16, and what its codec makes of `sent` by itself."""
+    opening, rate, encode, decode = KINDS[kind]
+    sizes = iter(chunks or ())
+    async with far_side() as far:
+        for message in opening:
+            far.say(message)
+        async with open_telephone_transport(far.websocket) as transport:
+            connection = Connection(transport, handler)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(connection.run)
+                at = number = 0
+                while at < sent.shape[1]:
+                    chunk = sent[:, at : at + next(sizes, rate // 50)]
+                    number += 1
+                    if kind == "vonage":
+                        far.say(encode(chunk))
+                    else:
+                        far.say_audio(encode(chunk), chunk=str(number), timestamp=str(at * 1000 // rate))
+                    at += chunk.shape[1]
+                    await anyio.sleep(chunk.shape[1] / rate)
+                await anyio.sleep(0.3)
+                connection.close()
+    return decode(b"".join(payload for _, payload in far.audio))
+
+
+@pytest.mark.parametrize("kind", ["twilio", "telnyx-alaw"])
+async def test_a_tone_through_the_telephone_and_back_is_as_good_as_the_codec(kind):
+    """1 kHz, 8 kHz G.711 both ways, a handler at 24 kHz between: SNR within 1 dB of two codings alone."""
+    _, rate, encode, decode = KINDS[kind]
     sent = tone(16000, peak=10000)
-    coded = g711.encode_mulaw(sent)
-    async with telephone_line("twilio") as (far, transport):
-        connection = Connection(transport, Echo())
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(connection.run)
-            for start in range(0, 16000, 160):
-                far.say_audio(coded[start : start + 160], chunk=str(start // 160 + 1), timestamp=str(start // 8))
-                await anyio.sleep(0.02)
-            await anyio.sleep(0.3)
-            connection.close()
-    heard = g711.decode_mulaw(b"".join(payload for _, payload in far.audio))[2000:14000]
+    heard = (await echo_of(kind, sent, Echo(24000)))[2000:14000]
     # The codec's own noise: two codings of a tone that do not fall on the same samples, as any delay between brings
     # about; on the same samples the second coding would add nothing.
-    first = g711.decode_mulaw(coded)[2000:14000] - sent[0, 2000:14000].astype(float)
+    first = decode(encode(sent))[2000:14000] - sent[0, 2000:14000].astype(float)
     other = (10000 * np.sin(2 * np.pi * np.arange(16000) / 8 + 0.4)).astype(np.int16)
-    second = g711.decode_mulaw(g711.encode_mulaw(other))[2000:14000] - other[2000:14000].astype(float)
+    second = decode(encode(other))[2000:14000] - other[2000:14000].astype(float)
     codec = 10 * np.log10((sent[0, 2000:14000].astype(float) ** 2).mean() / ((first**2).mean() + (second**2).mean()))
-    assert -10 * np.log10(_residue(heard, 8000)) > codec - 1
+    assert -10 * np.log10(_residue(heard, rate)) > codec - 1
+
+
+@pytest.mark.parametrize("kind", ["plivo-l16", "vonage"])
+async def test_linear_samples_come_back_as_good_as_sixteen_bits_are(kind):
+    """To the bit at the line's own rate; through a handler at another, no more than roundings are heard."""
+    _, rate, *_ = KINDS[kind]
+    sent = tone(2 * rate, rate, peak=10000)
+    assert np.array_equal(await echo_of(kind, sent, Echo(rate)), sent[0])
+    heard = (await echo_of(kind, sent, Echo(24000)))[2000:14000]
+    assert -10 * np.log10(_residue(heard, rate)) > 80
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+async def test_a_carriers_chunks_cannot_be_heard(kind):
+    """The same audio in frames of 20 ms, in single samples and in half seconds is the same to the handler."""
+    _, rate, *_ = KINDS[kind]
+    sent = tone(rate, rate, peak=10000)
+    heard = []
+    for chunks in ([], [1, 7, 80, 81, 3, 159, 1000] * 20, [rate // 2] * 2):
+        handler = Echo(48000)
+        await echo_of(kind, sent, handler, chunks)
+        heard.append(np.concatenate(handler.heard))
+    for other in heard[1:]:
+        n = min(len(heard[0]), len(other))
+        assert n > 0.95 * 48000
+        assert np.array_equal(heard[0][:n], other[:n])
 
 
 def test_configurations_that_cannot_be_meant_are_refused():

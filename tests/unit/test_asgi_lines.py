@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import hmac
 import io
 import json
 import logging
@@ -23,7 +24,7 @@ import wsproto
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from httpx2.websockets import WebSocketDisconnect, WebSocketUpgradeError
 from starlette.applications import Starlette
-from wsproto.events import TextMessage
+from wsproto.events import BytesMessage, TextMessage
 
 from rtcflow import asgi_lines
 from rtcflow.call import hold_call, write_wav
@@ -294,15 +295,22 @@ async def test_a_websocket_client_hears_the_echo_in_every_codec(anyio_backend_na
 class Talker(AsyncStreamHandler):
     """Talks without end; falls silent at a key."""
 
-    def __init__(self):
+    def __init__(self, log=None):
         super().__init__(input_sample_rate=8000, output_sample_rate=8000)
+        self.log = [] if log is None else log
         self.silent = False
 
     def copy(self):
-        return Talker()
+        return Talker(self.log)
+
+    async def start_up(self):
+        self.log.append(dict(get_current_context().custom))
 
     async def receive(self, frame):
-        pass
+        self.log.append(frame[1].shape[1])
+
+    async def shutdown(self):
+        self.log.append("shutdown")
 
     async def emit(self):
         if self.silent:
@@ -312,6 +320,112 @@ class Talker(AsyncStreamHandler):
     async def on_dtmf(self, digit):
         self.silent = True
         self.clear_queue()
+
+
+# Calls by each carrier's own messages, as its documentation has them: how it begins, what the caller says, what is said
+# for its marks and clears.
+PAYLOAD = base64.b64encode(160 * b"\xff").decode()
+LITERAL = {
+    "telnyx": {
+        "begin": [
+            '{"event":"connected","version":"1.0.0"}',
+            '{"event":"start","sequence_number":"1","start":{"user_id":"3E6F","call_control_id":"v2:T02","client_state":'
+            '"aGF2","from":"+13122010094","to":"+13122123456","media_format":{"encoding":"PCMU","sample_rate":8000,'
+            '"channels":1}},"stream_id":"32DE0DEA"}',
+        ],
+        "media": '{"event":"media","sequence_number":"4","media":{"track":"inbound","chunk":"CHUNK","timestamp":"5",'
+        '"payload":"PAYLOAD"},"stream_id":"32DE0DEA"}',
+        "digit": '{"event":"dtmf","stream_id":"32DE0DEA","occurred_at":"2024","sequence_number":"5","dtmf":'
+        '{"digit":"1"}}',
+        "mark": {"event": "mark"},
+        "played": '{"event":"mark","sequence_number":"4","stream_id":"32DE0DEA","mark":{"name":"%s"}}',
+        "clear": {"event": "clear"},
+        "end": '{"event":"stop","sequence_number":"5","stop":{"user_id":"3E6F","call_control_id":"v2:T02"},"stream_id":'
+        '"32DE0DEA"}',
+        "call": {"call_id": "v2:T02", "caller": "+13122010094", "callee": "+13122123456"},
+    },
+    "plivo": {
+        "begin": [
+            '{"sequenceNumber":0,"event":"start","start":{"callId":"5ae4","streamId":"b77e","accountId":"10","tracks":'
+            '["inbound"],"mediaFormat":{"encoding":"audio/x-mulaw","sampleRate":8000}},"extra_headers":"caller=%2B1"}',
+        ],
+        "media": '{"sequenceNumber":1,"streamId":"b77e","event":"media","media":{"track":"inbound","timestamp":"1700",'
+        '"chunk":CHUNK,"payload":"PAYLOAD"},"extra_headers":"{}"}',
+        "digit": '{"event":"dtmf","streamId":"b77e","sequenceNumber":5,"dtmf":{"track":"inbound","digit":"1",'
+        '"timestamp":"1"}}',
+        "mark": {"event": "checkpoint", "streamId": "b77e"},
+        "played": '{"event":"playedStream","sequenceNumber":7,"streamId":"b77e","name":"%s"}',
+        "clear": {"event": "clearAudio", "streamId": "b77e"},
+        "cleared": '{"event":"clearedAudio","sequenceNumber":8,"streamId":"b77e"}',
+        "call": {"call_id": "5ae4", "stream_id": "b77e", "caller": "+1"},
+    },
+    "vonage": {
+        "begin": [
+            '{"event":"websocket:connected","content-type":"audio/l16;rate=8000","call_id":"CON-1","prop1":"value1"}'
+        ],
+        "media": bytes(320),
+        "digit": '{"event":"websocket:dtmf","digit":"1","duration":260}',
+        "mark": {"action": "notify"},
+        "played": '{"event":"websocket:notify","payload":{"name":"%s"}}',
+        "clear": {"action": "clear"},
+        "cleared": '{"event":"websocket:cleared"}',
+        "call": {"call_id": "CON-1", "prop1": "value1"},
+    },
+}
+
+
+@pytest.mark.parametrize("carrier", list(LITERAL))
+async def test_a_call_by_the_carriers_own_messages(anyio_backend_name, carrier):
+    """Audio both ways, a mark that was played, a barge-in by a key and its clear, the end; no codec of ours speaks."""
+    words = LITERAL[carrier]
+    stream = make(Talker())
+
+    def name_of(message):
+        return message.get("name") or {**message.get("mark", {}), **message.get("payload", {})}["name"]
+
+    async with server(stream, anyio_backend_name) as port, raw(port, "/telephone/handler") as ws:
+
+        async def say(message):
+            await (ws.send_bytes(message) if isinstance(message, bytes) else ws.send_text(message))
+
+        async def hear(wanted):
+            """Until `wanted` comes; it, and how much audio came before."""
+            heard = 0
+            while True:
+                event = await ws.receive()
+                if isinstance(event, BytesMessage):
+                    assert len(event.data) == 320
+                    heard += 160
+                    continue
+                message = json.loads(event.data)
+                if "media" in message:
+                    heard += len(base64.b64decode(message["media"]["payload"]))
+                elif wanted.items() <= message.items():
+                    return message, heard
+
+        for message in words["begin"]:
+            await say(message)
+        for number in "12345":
+            media = words["media"]
+            await say(media if carrier == "vonage" else media.replace("CHUNK", number).replace("PAYLOAD", PAYLOAD))
+        mark, heard = await hear(words["mark"])
+        assert heard >= 1600  # a mark for each 0.2 s
+        await say(words["played"] % name_of(mark))
+        await say(words["digit"])
+        await hear(words["clear"])
+        if "cleared" in words:
+            await say(words["cleared"])
+        (session,) = stream.connections.values()
+        details = session.statistics().transport.details
+        assert details["heard_seconds"] == pytest.approx(heard / 8000)
+        assert details["unknown_events"] == details["protocol_errors"] == 0
+        if "end" in words:
+            await say(words["end"])
+            assert (await closed(ws))[0] == 1000
+    call, *rest = stream.handler.log
+    assert {"carrier": carrier, **words["call"]}.items() <= call.items()
+    assert rest.count("shutdown") == 1
+    assert sum(size for size in rest if size != "shutdown") == 800
 
 
 async def test_barge_in_is_heard_at_once(anyio_backend_name):
@@ -675,6 +789,52 @@ async def test_media_streams_must_be_signed_where_a_secret_is_configured(anyio_b
                 async with raw(port, route) as ws:
                     await ws.send_text('{"event":"websocket:connected","content-type":"audio/l16;rate=8000"}')
                     await ws.receive()
+
+
+def vonage_authorization(secret):
+    """A JWT (RFC 7519), signed HS256."""
+
+    def part(content):
+        return base64.urlsafe_b64encode(content).decode().rstrip("=")
+
+    signed = part(b'{"alg":"HS256","typ":"JWT"}') + "." + part(json.dumps({"iat": int(time.time())}).encode())
+    return f"Bearer {signed}.{part(hmac.digest(secret.encode(), signed.encode(), 'sha256'))}"
+
+
+async def test_every_carriers_signature_opens_its_line(anyio_backend_name):
+    """As each signs the upgrade of its WebSocket; another's secret, or none, is answered with 403."""
+    secrets = {carrier: f"the secret of {carrier}" for carrier in CARRIERS}
+    config = TelephoneConfig(
+        secrets=secrets, telnyx_public_key=43 * "A" + "=", public_url="https://voice.example.com/bot"
+    )
+
+    def signed(carrier, secret):
+        url = f"wss://voice.example.com/bot/telephone/handler/{carrier}"
+        match carrier:
+            case "twilio":
+                return {"X-Twilio-Signature": twilio_signature(secret, url)}
+            case "telnyx":
+                return {"x-telnyx-streaming-auth-token": secret}
+            case "plivo":
+                signature = plivo_signature(secret, "n1", url, post=False)
+                return {"X-Plivo-Signature-V3": signature, "X-Plivo-Signature-V3-Nonce": "n1"}
+        return {"Authorization": vonage_authorization(secret)}
+
+    stream = make(telephone=config)
+    async with server(stream, anyio_backend_name) as port:
+        for carrier in CARRIERS:
+            stream.handler.log.clear()
+            async with call_by_telephone(
+                f"ws://127.0.0.1:{port}", carrier, headers=signed(carrier, secrets[carrier])
+            ) as call:
+                call.start(AudioFormat(8000), AudioFormat(8000))
+                while not stream.handler.log:
+                    await anyio.sleep(0.01)
+            assert stream.handler.log[0].custom["carrier"] == carrier
+            route = f"/telephone/handler/{carrier}"
+            assert await refused(port, route, signed(carrier, "another")) == (403, "wrong_signature")
+            if carrier != "telnyx":  # which may tell its token later
+                assert await refused(port, route) == (403, "wrong_signature")
 
 
 def test_unchecked_carriers_are_warned_of_at_start_up(caplog):

@@ -6,9 +6,12 @@ import queue
 import threading
 import time
 import wave
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from itertools import pairwise
 
 import anyio
+import anyio.to_thread
 import numpy as np
 import pytest
 
@@ -17,11 +20,13 @@ from rtcflow import AdditionalOutputs, CloseStream, EndCause, HandlerError
 from rtcflow.testing import (
     HandlerHung,
     LossyLink,
+    check_handler,
     find_gaps,
     latency,
     open_caller,
     run_call,
     signals,
+    virtual_backend,
 )
 from rtcflow.testing import (
     caller as caller_module,
@@ -158,19 +163,17 @@ def test_a_handler_that_closes_ends_the_call():
     ],
     ids=["queue", "event", "in C"],
 )
-def test_a_handler_that_blocks_for_ever_is_named(backend, block, stuck, monkeypatch):
+def test_a_handler_that_blocks_for_ever_is_named(backend, block, stuck):
     """The call ends on time, and says which method was blocked; one that real time shows stuck is in `stuck`."""
-    monkeypatch.setattr("rtcflow.testing._workers.PATIENCE", 0.5)
-    record = run_call(Echo(block), seconds=5, backend=backend)
+    record = run_call(Echo(block), seconds=5, backend=backend, patience=0.5)
     assert record.seconds < 12
     assert [blocked.method for blocked in record.blocked] == ["Echo.emit"]
     assert record.blocked[0].seconds == pytest.approx(5, abs=0.1)
     assert [item.doing for item in record.stuck] == ([] if stuck is None else [stuck])
 
 
-def test_a_thread_that_computes_for_ever_is_named(monkeypatch):
+def test_a_thread_that_computes_for_ever_is_named():
     """A method that never returns and uses a processor is named, and time goes on without it."""
-    monkeypatch.setattr("rtcflow.testing._workers.PATIENCE", 0.5)
     over = threading.Event()
 
     def compute():
@@ -178,7 +181,7 @@ def test_a_thread_that_computes_for_ever_is_named(monkeypatch):
             pass
 
     try:
-        record = run_call(Echo(compute), seconds=3)
+        record = run_call(Echo(compute), seconds=3, patience=0.5)
     finally:
         over.set()
     assert [(item.method, item.doing) for item in record.stuck] == [("Echo.emit", "computing")]
@@ -195,20 +198,143 @@ def test_a_thread_that_sleeps_goes_at_real_pace():
     assert record.stuck == ()
 
 
-def test_a_handler_that_hangs_the_loop_is_named(monkeypatch):
-    """An async method that blocks the loop is told with its name and line, as an error."""
-    monkeypatch.setattr(caller_module, "HANG", 1.0)
+class Hog(rtcflow.AsyncStreamHandler):
+    """Does in `emit` what it was made with."""
 
-    class Hog(AsyncBot):
-        async def emit(self):
-            while True:
-                pass
+    def __init__(self, hold):
+        super().__init__()
+        self.hold = hold
 
-        def copy(self):
-            return Hog()
+    async def receive(self, frame):
+        pass
 
-    with pytest.raises(HandlerHung, match=r"Hog\.emit .*test_testing_caller.py"):
-        run_call(Hog(), args=["x"])
+    async def emit(self):
+        hold = self.hold()
+        if hold is not None:
+            await hold
+
+    def copy(self):
+        return Hog(self.hold)
+
+
+OVER = threading.Event()
+
+
+def compute():
+    while True:
+        pass
+
+
+def wait_in_c():
+    waiter = queue.SimpleQueue()
+    while not OVER.is_set():
+        with suppress(queue.Empty):
+            waiter.get(timeout=4)
+
+
+async def refuse_to_end():
+    while not OVER.is_set():
+        with anyio.CancelScope(shield=True):
+            await anyio.sleep(1)
+
+
+@pytest.fixture
+def hang_soon(nothing_left_behind, monkeypatch):
+    """What hangs is noticed soon; what was left behind ends with the test."""
+    monkeypatch.setattr("rtcflow.testing._room.HANG", 0.5)
+    monkeypatch.setattr("rtcflow.testing._room.UNWIND", 0.5)
+    yield
+    OVER.set()
+    time.sleep(0.1)
+    deadline = time.monotonic() + 6
+    while any(thread.name == "rtcflow room" for thread in threading.enumerate()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    OVER.clear()
+
+
+@BACKENDS
+@pytest.mark.parametrize(
+    ("hold", "told"),
+    [
+        (compute, "has held up the event loop"),
+        (lambda: queue.Queue().get(), "has held up the event loop"),
+        (wait_in_c, "has held up the event loop"),
+        (lambda: anyio.to_thread.run_sync(OVER.wait), r"does not end: .* self\.run_sync"),
+        (refuse_to_end, "does not end"),
+    ],
+    ids=["computes", "waits in a queue", "waits in C", "waits for a thread", "refuses to be cancelled"],
+)
+def test_a_handler_that_hangs_the_call_is_named(backend, hold, told, hang_soon):
+    """A method that holds up the loop, or keeps the call from ending, is told with its line, and not waited for."""
+    with pytest.raises(HandlerHung, match=rf"Hog\.emit \(.*test_testing_caller\.py:\d+\) {told}"):
+        run_call(Hog(hold), seconds=1, backend=backend, patience=0.3)
+
+
+def test_a_contract_that_hangs_is_broken(hang_soon):
+    """check_handler names the method that hangs, and does not try what would hang as well."""
+    with pytest.raises(AssertionError, match=r"1 of \d+ sentences .*\n.*\n.*it hung: Hog\.emit"):
+        check_handler(Hog(wait_in_c))
+
+
+@BACKENDS
+def test_work_of_ones_own_threads_takes_no_time(backend):
+    """Virtual time does not run ahead of an executor, or another limiter, that a handler waits for."""
+
+    def work():
+        began = time.thread_time()
+        while time.thread_time() - began < 0.1:
+            pass
+
+    def wait_for_it():
+        with ThreadPoolExecutor(1) as executor:
+            executor.submit(work).result()
+        return 24000, np.zeros((1, 480), np.int16)
+
+    record = run_call(Echo(wait_for_it), seconds=0.1, backend=backend)
+    assert len(record.heard) >= 4
+
+    async def elsewhere():
+        await anyio.to_thread.run_sync(work, limiter=anyio.CapacityLimiter(1))
+        moments.append(anyio.current_time())
+
+    moments = []
+    run_call(Hog(elsewhere), seconds=0.05, backend=backend)
+    assert moments
+    assert moments[0] < 0.001
+
+
+def test_patience_is_ones_own():
+    """A method that takes long in real time is waited for as long as was said."""
+
+    def nap():
+        time.sleep(0.3)
+        return 24000, np.zeros((1, 480), np.int16)
+
+    assert run_call(Echo(nap), seconds=0.5, patience=0.1).stuck
+    assert not run_call(Echo(nap), seconds=0.5, patience=5).stuck
+    with pytest.raises(ValueError, match="more than 0"):
+        run_call(Echo(nap), patience=0)
+
+
+@pytest.mark.anyio
+async def test_in_a_loop_open_caller_is_named(anyio_backend):
+    """run_call in an async test says what to write there."""
+    with pytest.raises(RuntimeError, match=r"async with open_caller\(handler\)"):
+        run_call(Echo())
+
+
+@BACKENDS
+def test_a_caller_in_ones_own_loop_is_watched(backend, monkeypatch):
+    """What an async test calls with open_caller is interrupted, where that is possible."""
+    monkeypatch.setattr(caller_module, "HANG", 0.5)
+
+    async def main():
+        async with open_caller(Hog(compute)) as caller:
+            await caller.wait(1)
+
+    name, options = virtual_backend(backend)
+    with pytest.raises(HandlerHung, match=r"Hog\.emit"):
+        anyio.run(main, backend=name, backend_options=options)
 
 
 @pytest.mark.anyio
@@ -236,7 +362,6 @@ async def test_what_the_block_raises_comes_out_bare(anyio_backend):
 @BACKENDS
 def test_a_link_that_breaks(backend):
     """break_link ends the call as a broken link, with the cause."""
-    from rtcflow.testing import virtual_backend
 
     async def main():
         async with open_caller(Echo()) as caller:

@@ -7,6 +7,7 @@ import queue
 import re
 import threading
 from collections import deque
+from contextlib import suppress
 
 import anyio
 import numpy as np
@@ -402,6 +403,24 @@ def test_bugs_of_connections_are_found(name, told):
     with planted.plant():
         error, _ = find(Sound, shrink=False)
     assert re.search(told, str(error)), error
+
+
+class Blocking(Sound):
+    """Holds up the loop, where no exception reaches it."""
+
+    async def emit(self):
+        over = session("beside it")
+        waiter = queue.SimpleQueue()
+        while not over.is_set():
+            with suppress(queue.Empty):
+                waiter.get(timeout=1)
+
+
+@pytest.mark.parametrize("backend", ["trio", "asyncio"])
+def test_a_handler_that_holds_up_the_loop_is_named(backend):
+    """The machine does not hang with it: the method is named."""
+    error, _ = find(Blocking, shrink=False, backend=backend, _hang=0.5)
+    assert re.search(r"Blocking\.emit \(.*\) has held up the event loop", str(error))
 
 
 # -- stories

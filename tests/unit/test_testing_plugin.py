@@ -8,6 +8,7 @@ import sys
 import textwrap
 
 import pytest
+from documents import examples
 
 pytest_plugins = ["pytester"]
 
@@ -216,4 +217,14 @@ def test_without_pytest(tmp_path):
         [sys.executable, script], capture_output=True, text=True, timeout=50, check=False, cwd=tmp_path
     )
     assert "Ran 3 tests" in done.stderr, done.stderr
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_pages_handler_passes_without_hypothesis_and_pytest(tmp_path):
+    """A sound handler passes in a plain script, where nobody else has loaded trio's dice."""
+    block = next(one for one in examples() if one.page.name == "testing.md" and "check_handler(Chime())" in one.code)
+    unloaded = "import sys\nassert 'hypothesis' not in sys.modules\n"
+    script = tmp_path / "check.py"
+    script.write_text(block.code + unloaded)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=50, check=False)
     assert done.returncode == 0, done.stderr

@@ -26,9 +26,9 @@ from . import signals
 from . import strategies as rtc
 from ._probe import Cause, Fault, InjectedError, Journal
 from ._sharing import Traces
-from .clocks import VirtualTime, virtual_time
+from .clocks import VirtualTime
 
-__all__ = ["EMITS", "START_UPS", "Call", "Serving", "count_tasks", "make_item", "refused", "running_time"]
+__all__ = ["EMITS", "START_UPS", "Call", "Serving", "count_tasks", "make_item", "refused"]
 
 
 EMITS = (
@@ -180,10 +180,6 @@ class Call:
                 await self.theirs.messages_in.take()
         except (anyio.EndOfStream, anyio.ClosedResourceError, anyio.BrokenResourceError):
             return
-
-
-async def running_time() -> VirtualTime:
-    return virtual_time()
 
 
 async def count_tasks() -> int:

@@ -78,7 +78,7 @@ class VirtualClock(trio.abc.Clock, trio.abc.Instrument):
 class _LoadedDice(random.Random):
     """Has trio, which throws dice over the order of tasks, keep to it in virtual time: each run is like the last.
 
-    (pytest-trio loads them for tests under Hypothesis, for the same reason.)
+    (pytest-trio and Hypothesis load them for tests under Hypothesis, for the same reason.)
     """
 
     def random(self) -> float:
@@ -95,6 +95,7 @@ def _time_is_virtual() -> bool:
 
 def _load_dice() -> None:
     scheduler: Any = sys.modules["trio._core._run"]
+    scheduler._ALLOW_DETERMINISTIC_SCHEDULING = True  # tasks in the order of their making; only then the dice
     if type(getattr(scheduler, "_r", None)) is random.Random:
         scheduler._r = _LoadedDice()
 

@@ -10,8 +10,13 @@ so a thread that is in there is looked at from outside, in this order:
    (`time.sleep`, a socket, a lock). Then virtual time goes on at the pace of real time, as long as it does.
 3. Else it computes, or waits for a processor: time stands.
 
-A thread that stays in 2 for `PATIENCE` seconds, or in 3 for as many seconds of CPU time, is reported by the name of its
+A thread that stays in 2 for `patience` seconds, or in 3 for as many seconds of CPU time, is reported by the name of its
 method, and time goes on without it.
+
+Threads that are not rtcflow's work for handlers, too: jobs of `to_thread.run_sync` (with whatever limiter) and of
+executors are waited for until they are done, for `patience` at most, unless they wait for something themselves; any
+other thread as long as it computes. Not seen is what runs outside of Python's threads, and a thread of the handler's
+own that sleeps: time goes on meanwhile.
 """
 
 from __future__ import annotations
@@ -35,7 +40,8 @@ STILL = 0.005
 a thread that can run gets to run."""
 
 PATIENCE = 5.0
-"""Seconds of waiting (real) or computing (CPU) in one call into a handler, after which virtual time does not care."""
+"""Seconds of waiting (real) or computing (CPU) in one call into a handler, after which virtual time does not care; by
+default."""
 
 
 class Verdict(enum.Enum):
@@ -72,6 +78,7 @@ class _Look:
     cpu: float = -1.0
     since: float = 0.0
     deadline: float = math.inf
+    given_up: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -93,6 +100,7 @@ class Worker:
     alarm: threading.Lock = field(default_factory=threading.Lock)
 
     def parked(self) -> None:
+        self.ident = threading.get_ident()
         self._set_runnable(runnable=False)
 
     def resumed(self) -> None:
@@ -111,6 +119,7 @@ class Worker:
     def sleep(self, seconds: float) -> None:
         # Not less than 1 ms: an `emit` that takes a while by itself and returns None again and again must not hold
         # virtual time for ever.
+        self.ident = threading.get_ident()
         self.alarm.acquire()
         self.wake_at = self.workers.now() + max(seconds, 0.001)
         self._set_runnable(runnable=False)
@@ -138,12 +147,16 @@ class Workers:
         now: The virtual clock.
         poke: Wakes the loop, from any thread.
         foreign: How many other threads work for the loop (`anyio.to_thread`, executors); they are waited for, too.
+        patience: For how many seconds a thread is waited for (see above).
     """
 
-    def __init__(self, now: Callable[[], float], poke: Callable[[], None], foreign: Callable[[], int]) -> None:
+    def __init__(
+        self, now: Callable[[], float], poke: Callable[[], None], foreign: Callable[[], int], patience: float = PATIENCE
+    ) -> None:
         self.now = now
         self.poke = poke
         self.foreign = foreign
+        self.patience = patience
         self.stuck: list[Stuck] = []
         self.turns = 0  # how often a thread did something that is seen from here; inexact, but never still
         self.seen: object = None
@@ -152,6 +165,7 @@ class Workers:
         self._bell = threading.Event()
         self._foreign_seen = 0
         self._foreign_since = 0.0
+        self._others: dict[int, _Look] = {}
         self._waiting = False
 
     def worker(self, name: str) -> Worker:
@@ -202,21 +216,22 @@ class Workers:
         self._waiting = False
         self._bell.clear()
         real = time.monotonic()
-        verdict = self._judge_foreign(real)
         turns = self.turns
         with self._lock:
             running = [worker for worker in self._workers if worker.runnable]
-        if running:
-            frames = sys._current_frames()
-            for worker in running:
-                match self._judge_one(worker, frames, real):
-                    case Verdict.STANDS:
-                        verdict = Verdict.STANDS
-                    case Verdict.REAL_PACE if verdict is Verdict.FREE:
-                        verdict = Verdict.REAL_PACE
-                    case _:
-                        pass
-        self.seen = (turns, [worker.look.cpu for worker in running])
+            ours = {worker.ident for worker in self._workers}
+        frames = sys._current_frames()
+        verdict = self._judge_others(frames, ours, real)
+        for worker in running:
+            match self._judge_one(worker, frames, real):
+                case Verdict.STANDS:
+                    verdict = Verdict.STANDS
+                case Verdict.REAL_PACE if verdict is Verdict.FREE:
+                    verdict = Verdict.REAL_PACE
+                case _:
+                    pass
+        heeded = [worker.look.cpu for worker in running if worker.given_up != (worker.method, worker.called)]
+        self.seen = (turns, heeded, [look.cpu for look in self._others.values() if not look.given_up])
         return verdict
 
     def nap(self, seconds: float) -> None:
@@ -229,11 +244,50 @@ class Workers:
         if self._bell.is_set():
             self.poke()
 
-    def _judge_foreign(self, real: float) -> Verdict:
-        n = self.foreign()
+    def _judge_others(self, frames: dict[int, FrameType], ours: set[int], real: float) -> Verdict:
+        """What threads allow that are neither workers of ours nor the loop's, nor the main one, which waits for us."""
+        own, main = threading.get_ident(), threading.main_thread().ident
+        computes, jobs, waiting = False, 0, 0
+        looks: dict[int, _Look] = {}
+        for thread in threading.enumerate():
+            ident = thread.ident
+            if ident is None:  # just being started
+                computes = True
+                continue
+            frame = frames.get(ident)
+            if frame is None or ident in {own, main} or ident in ours:
+                continue
+            match _pool_job(frame):
+                case True:
+                    jobs += 1
+                    waiter, timeout = _condition_wait(frame)
+                    waiting += waiter is not None and timeout is None
+                case False:
+                    continue
+                case None:
+                    pass
+            native_id = thread.native_id or 0
+            look = looks[ident] = self._others.get(ident) or _Look(cpu=_cpu_time_of(native_id))
+            computes = self._computes(look, native_id) or computes
+        self._others = looks
+        # Those that were handed to a pool and have not begun count, too.
+        n = jobs - waiting + max(0, self.foreign() - jobs)
         if n != self._foreign_seen:
             self._foreign_seen, self._foreign_since = n, real
-        return Verdict.STANDS if n and real - self._foreign_since < PATIENCE else Verdict.FREE
+        at_work = n and real - self._foreign_since < self.patience
+        return Verdict.STANDS if computes or at_work else Verdict.FREE
+
+    def _computes(self, look: _Look, native_id: int) -> bool:
+        """Whether a thread that nobody told of has to be waited for: it runs, and has not for too long."""
+        cpu = _cpu_time_of(native_id)
+        moved, look.cpu = cpu != look.cpu, cpu
+        if not moved and not wants_a_processor(native_id):
+            look.since, look.given_up = 0.0, False
+            return False
+        if not look.since:
+            look.since = cpu
+        look.given_up = cpu - look.since > self.patience
+        return not look.given_up
 
     def _judge_one(self, worker: Worker, frames: dict[int, FrameType], real: float) -> Verdict:
         frame = frames.get(worker.ident)
@@ -255,15 +309,16 @@ class Workers:
             if self.now() < look.deadline - 1e-9:
                 return Verdict.FREE
             # Its timeout is over in virtual time; let it notice in real time.
-            return Verdict.STANDS if real - look.since < (timeout or 0.0) + PATIENCE else Verdict.FREE
-        if worker.cpu_before is None:
-            worker.cpu_before = cpu
+            return Verdict.STANDS if real - look.since < (timeout or 0.0) + self.patience else Verdict.FREE
+        before = worker.cpu_before  # which the thread itself unsets at any moment
+        if before is None:
+            before = worker.cpu_before = cpu
         if moved:
             look.since = real
         if real - look.since < STILL or wants_a_processor(worker.native_id):
-            computed = cpu - worker.cpu_before
-            return Verdict.STANDS if computed < PATIENCE else self._give_up(worker, "computing", real)
-        return Verdict.REAL_PACE if real - look.since < PATIENCE else self._give_up(worker, "waiting", real)
+            computed = cpu - before
+            return Verdict.STANDS if computed < self.patience else self._give_up(worker, "computing", real)
+        return Verdict.REAL_PACE if real - look.since < self.patience else self._give_up(worker, "waiting", real)
 
     def _give_up(self, worker: Worker, doing: str, real: float) -> Verdict:
         call = (worker.method, worker.called)
@@ -289,10 +344,42 @@ def _condition_wait(frame: FrameType) -> tuple[object, float | None]:
     return waiter, names.get("timeout")
 
 
+def _pool_job(frame: FrameType) -> bool | None:
+    """Whether a thread of a pool (trio's, anyio's, an executor's) has a job; None for a thread of another kind.
+
+    An executor's thread without one is of another kind: what wakes it for its next job cannot be seen elsewhere.
+    """
+    inner: FrameType | None = None
+    outer: FrameType | None = frame
+    while outer is not None:
+        match outer.f_code.co_qualname:
+            case "_WorkItem.run":
+                return True
+            case "WorkerThread._handle_job" if outer.f_globals.get("__name__") == "trio._core._thread_cache":
+                return True
+            case "WorkerThread._work" if outer.f_globals.get("__name__") == "trio._core._thread_cache":
+                return False
+            case "WorkerThread.run" if outer.f_globals.get("__name__") == "anyio._backends._asyncio":
+                return inner is None or inner.f_locals.get("self") is not outer.f_locals["self"].queue
+            case _:
+                inner, outer = outer, outer.f_back
+    return None
+
+
 def _cpu_time(ident: int) -> float:
     """CPU seconds a living thread has used; constant where the system does not tell (macOS, Windows)."""
     clock_of = getattr(time, "pthread_getcpuclockid", None)
     return 0.0 if clock_of is None else time.clock_gettime(clock_of(ident))
+
+
+def _cpu_time_of(native_id: int) -> float:
+    """The same for a thread that may have ended; on Linux, where its clock's number is made of the thread's."""
+    if sys.platform != "linux":
+        return 0.0
+    try:
+        return time.clock_gettime((~native_id << 3) | 6)
+    except OSError:
+        return 0.0
 
 
 def wants_a_processor(native_id: int) -> bool:

@@ -10,17 +10,15 @@ step by step, for async tests, in virtual or real time.
 
 from __future__ import annotations
 
-import ctypes
-import inspect
+import logging
+import math
 import sys
 import threading
-import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from os import PathLike
-from types import FrameType
 from typing import Any, TypeAlias
 
 import anyio
@@ -40,10 +38,14 @@ from ..media.convert import as_pcm, to_channels
 from ..outputs import AdditionalOutputs
 from ..protocol import messages
 from ..transports.memory import Link, MemoryTransport, memory_pair
-from .clocks import BackendName, Stuck, VirtualTime, virtual_backend, virtual_time
+from ._room import HANG, UNWIND, HandlerHung, Watch, refuse_in_a_loop, run_in_room
+from ._workers import PATIENCE
+from .clocks import BackendName, Stuck, virtual_time
 from .signals import read_wav
 
 __all__ = ["Blocked", "CallRecord", "Caller", "HandlerHung", "Heard", "open_caller", "run_call"]
+
+logger = logging.getLogger(__name__)
 
 Playable: TypeAlias = "NDArray[Any] | tuple[int, NDArray[Any]] | str | PathLike[str]"
 """Samples (int16 or float32; at the caller's sample rate), ``(sample_rate, samples)``, or the path of a wav file."""
@@ -51,12 +53,8 @@ Playable: TypeAlias = "NDArray[Any] | tuple[int, NDArray[Any]] | str | PathLike[
 LONG_BLOCK = 1.0
 """Seconds of call time that a call into a handler lasts before it is listed in `CallRecord.blocked`."""
 
-HANG = 30.0
-"""Real seconds for which a handler may hold up the loop, and with it virtual time, before `HandlerHung` is raised."""
-
-
-class HandlerHung(Exception):
-    """A method of an async handler computed, or blocked, in the event loop and would not return; the text names it."""
+LONGEST_CLOSE = 600.0
+"""Seconds of call time after which a call whose caller has hung up is not waited for any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +186,7 @@ class Caller:
         self._silent = anyio.Event()
         self._silent.set()
         self._ended = anyio.Event()
+        self._scope = anyio.CancelScope()
 
     def __repr__(self) -> str:
         return f"<Caller {self.seconds:.3f} s, heard {len(self._tape.heard)} frames>"
@@ -251,16 +250,22 @@ class Caller:
 
     async def hang_up(self) -> None:
         """Say goodbye, and wait until the call is closed."""
-        self._look_for_blocked()
+        self._leave()
         await self.transport.aclose()
         await self._ended.wait()
 
     async def break_link(self, error: BaseException | None = None) -> None:
         """Have the link fail under the connection, and wait until the call is closed."""
-        self._look_for_blocked()
+        self._leave()
         ours = self.connection.transport
         assert isinstance(ours, MemoryTransport)
         ours.break_link(error or OSError("the network is gone"))
+        await self._ended.wait()
+
+    async def cancel(self) -> None:
+        """Cancel the task that serves the call, as a server that is stopped does, and wait until it is closed."""
+        self._leave()
+        self._scope.cancel()
         await self._ended.wait()
 
     # -- what a caller has noticed
@@ -302,7 +307,8 @@ class Caller:
 
     async def _serve(self) -> None:
         try:
-            await self.connection.run()
+            with self._scope:
+                await self.connection.run()
         except Exception as error:  # supervises: kept for whoever opened the caller, who gets it as it is
             self._tape.error = error
         finally:
@@ -356,12 +362,14 @@ class Caller:
     def _put_out(self, outputs: AdditionalOutputs) -> None:
         self._tape.outputs.append((self.seconds, outputs))
 
-    def _look_for_blocked(self) -> None:
+    def _leave(self) -> None:
+        """The caller is about to go: look which calls into the handler block, and begin to count how long it takes."""
         try:
-            calls = virtual_time().workers.calls()
+            clock = virtual_time()
         except RuntimeError:
             return
-        now = self._clock()
+        calls, now = clock.workers.calls(), self._clock()
+        clock.over_by = now + LONGEST_CLOSE
         self._tape.blocked = tuple(Blocked(method, now - since) for method, since in calls if now - since >= LONG_BLOCK)
 
 
@@ -431,9 +439,10 @@ async def open_caller(
                     tasks.start_soon(task)
                 if video:
                     tasks.start_soon(caller._film, camera or _grey, fps)
-                yield caller
-                if not caller._ended.is_set():
-                    await caller.hang_up()
+                with _watched(handler):
+                    yield caller
+                    if not caller._ended.is_set():
+                        await caller.hang_up()
                 tasks.cancel_scope.cancel()
     except BaseExceptionGroup as group:
         # The tasks in here are supervised: this is what the block itself raised, and is given as it is.
@@ -459,6 +468,7 @@ def run_call(
     timeouts: Timeouts | None = None,
     debug: bool = False,
     catch: bool = False,
+    patience: float = PATIENCE,
 ) -> CallRecord:
     """Call `handler` in virtual time, play something to it, hang up, and return all that happened.
 
@@ -478,14 +488,23 @@ def run_call(
         timeouts: See there.
         debug: See there.
         catch: See there.
+        patience: Real seconds for which a thread of the handler may compute, or block in a way that virtual time cannot
+            see through (`time.sleep`, a socket), before time goes on without it (`CallRecord.stuck`).
+
+    The call runs in a thread of its own, which is left behind if the handler hangs it.
 
     Raises:
         HandlerError: The handler, or its copy, cannot be run; the text says what to write.
-        HandlerHung: An async handler held up the loop for more than `HANG` real seconds.
+        HandlerHung: A method of the handler held up the loop for more than 30 s of real time, or kept the call from
+            ending; the text names it.
+        RuntimeError: An event loop runs in this thread: use `open_caller`.
         BaseException: What the handler raised, as it is.
     """
+    refuse_in_a_loop("run_call", "in an async test write: async with open_caller(handler) as caller: ...")
     if seconds is not None and seconds < 0:
         raise ValueError(f"seconds is how long the call lasts, not {seconds}")
+    if send and phone:
+        raise ValueError("a telephone has no data channel to send texts on; leave out send, or phone")
     speech = np.zeros((1, 0), np.int16) if play is None else _at_rate(play, sample_rate)
     length = speech.shape[1] / sample_rate + 1.0 if seconds is None else seconds
 
@@ -506,19 +525,15 @@ def run_call(
             caller.play_nowait(speech)
             for text in send or []:
                 caller.send_message(text)
-            with _raise_if_hung(virtual_time(), caller.handler):
-                await caller.wait(length)
-                if not caller._ended.is_set():
-                    await caller.hang_up()
+            await caller.wait(length)
         return caller.record()
 
-    name, options = virtual_backend(backend)
     switch_interval = sys.getswitchinterval()
     # The loop gives up the interpreter's lock at each of its turns; a thread that computes without end would keep it
     # for 5 ms each time, and a short call would take minutes.
     sys.setswitchinterval(min(switch_interval, 0.0002))
     try:
-        return anyio.run(call, backend=name, backend_options=options)
+        return run_in_room(call, backend, handler, patience=patience)
     finally:
         sys.setswitchinterval(switch_interval)
 
@@ -566,41 +581,33 @@ def _stuck() -> tuple[Stuck, ...]:
 
 
 @contextmanager
-def _raise_if_hung(clock: VirtualTime, handler: StreamHandlerBase) -> Iterator[None]:
-    """Have `HandlerHung` raised in this thread when a method of `handler` holds it, and virtual time, for `HANG`."""
-    ident = threading.get_ident()
-    over = threading.Event()
+def _watched(handler: StreamHandlerBase) -> Iterator[None]:
+    """In virtual time, have a method of `handler` that holds up this loop interrupted, and named in any case."""
+    try:
+        clock = virtual_time()
+    except RuntimeError:
+        clock = None
+    if clock is None or clock.watched:
+        yield
+        return
+    ident, over = threading.get_ident(), threading.Event()
+    watch = Watch(clock, handler, HANG)
 
-    def watch() -> None:
-        now, since = clock.now, time.monotonic()
+    def look() -> None:
+        watch.begin()
         while not over.wait(0.5):
-            if clock.now != now:
-                now, since = clock.now, time.monotonic()
-            elif time.monotonic() - since > HANG and (where := _method_in(ident, handler)):
-                hung = _hung(f"{where} has held up the event loop for {HANG:g} s; use await, or a sync handler")
-                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), ctypes.py_object(hung))
+            if text := watch.found(ident):
+                watch.interrupt(ident, text)
+                if not over.wait(UNWIND):
+                    logger.critical("%s, and cannot be interrupted; run_call would go on without it", text)
                 return
 
-    watchdog = threading.Thread(target=watch, name="rtcflow call watchdog", daemon=True)
+    watchdog = threading.Thread(target=look, name="rtcflow call watchdog", daemon=True)
+    clock.watched = True
     watchdog.start()
     try:
         yield
     finally:
         over.set()
         watchdog.join()
-
-
-def _hung(text: str) -> type[HandlerHung]:
-    """`HandlerHung` with its text, as a class: only a class can be raised in another thread."""
-    return type("HandlerHung", (HandlerHung,), {"__init__": lambda self: Exception.__init__(self, text)})
-
-
-def _method_in(ident: int, handler: StreamHandlerBase) -> str | None:
-    """The outermost method of `handler` that the thread is in, and the line; None if it is in none."""
-    frame: FrameType | None = sys._current_frames().get(ident)
-    found = None
-    while frame is not None:
-        if frame.f_locals.get("self") is handler and hasattr(handler, frame.f_code.co_name):
-            found = f"{frame.f_code.co_qualname} ({inspect.getfile(frame.f_code)}:{frame.f_lineno})"
-        frame = frame.f_back
-    return found
+        clock.watched, clock.over_by = False, math.inf

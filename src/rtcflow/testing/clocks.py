@@ -22,7 +22,7 @@ from typing import Any, Literal
 import anyio
 import anyio.lowlevel
 
-from ._workers import Stuck, Verdict, Workers
+from ._workers import PATIENCE, Stuck, Verdict, Workers
 
 __all__ = ["Stuck", "VirtualTime", "advance", "virtual_backend", "virtual_time"]
 
@@ -50,15 +50,24 @@ class VirtualTime:
     Args:
         manual: Time passes only through `advance`.
         start: What the clock says at first, in seconds.
+        patience: Real seconds for which it waits for a thread that computes or blocks (`Stuck`).
 
     Attributes:
         now: Seconds; what `anyio.current_time()` returns.
         workers: The worker threads it waits for.
+        pulse: Grows as long as the loop goes round.
+        watched: Somebody looks whether it does (`_room`).
+        over_by: When a call whose caller has hung up is over at the latest.
     """
 
-    def __init__(self, *, manual: bool = False, start: float = 0.0) -> None:
+    def __init__(self, *, manual: bool = False, start: float = 0.0, patience: float = PATIENCE) -> None:
+        if patience <= 0:
+            raise ValueError(f"patience is in seconds of real time, and more than 0, not {patience}")
         self.now = start
-        self.workers = Workers(lambda: self.now, self._poke, self._foreign)
+        self.workers = Workers(lambda: self.now, self._poke, self._foreign, patience)
+        self.pulse = 0
+        self.watched = False
+        self.over_by = math.inf
         self._limit = start if manual else math.inf
         self._arrived: anyio.Event | None = None
         self._wake_loop: Callable[[], None] | None = None
@@ -114,6 +123,7 @@ class VirtualTime:
             deadline: The loop's next deadline; inf if it has none.
         """
         real = time.monotonic()
+        self.pulse += 1
         self._rested, self._turns = real, 0
         verdict = self.workers.judge()
         if verdict is Verdict.STANDS:
@@ -151,6 +161,7 @@ class VirtualTime:
 
     def turn(self) -> None:
         """The loop goes round once more without having come to rest."""
+        self.pulse += 1
         self._turns += 1
         if self._turns > STARVED_TURNS:
             real = time.monotonic()
@@ -166,7 +177,9 @@ class VirtualTime:
         return 0 if self._count_foreign is None else self._count_foreign()
 
 
-def virtual_backend(backend: BackendName = "trio", *, manual: bool = False) -> tuple[str, dict[str, Any]]:
+def virtual_backend(
+    backend: BackendName = "trio", *, manual: bool = False, patience: float = PATIENCE
+) -> tuple[str, dict[str, Any]]:
     """The name and options of a backend whose time is virtual: for `anyio.run`, portals, and anyio's pytest plugin.
 
     >>> name, options = virtual_backend("asyncio")
@@ -175,6 +188,7 @@ def virtual_backend(backend: BackendName = "trio", *, manual: bool = False) -> t
     Args:
         backend: ``"trio"`` or ``"asyncio"``.
         manual: Time passes only through `advance`; else it passes by itself whenever nothing can run.
+        patience: Real seconds for which time waits for a thread that computes or blocks, before it goes on without it.
 
     Returns:
         Options for one run: each run needs its own.
@@ -182,7 +196,11 @@ def virtual_backend(backend: BackendName = "trio", *, manual: bool = False) -> t
     Raises:
         ValueError: Another backend was named.
     """
-    time_ = VirtualTime(manual=manual)
+    return backend_with(VirtualTime(manual=manual, patience=patience), backend)
+
+
+def backend_with(time_: VirtualTime, backend: BackendName) -> tuple[str, dict[str, Any]]:
+    """`virtual_backend` on a clock that is given."""
     if backend == "trio":
         from ._virtual_trio import VirtualClock
 

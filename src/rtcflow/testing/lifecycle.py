@@ -10,7 +10,7 @@ pytest and unittest then run it. Hypothesis makes up calls (frames, messages, ar
 every kind of end at any point), and the invariants below are checked after each step. A failure is shrunk to a short
 story and printed as a test that can be pasted.
 
-Strategy: Hypothesis' rules are sync, so the machine holds a portal to a loop whose time is virtual and manual: nothing
+Strategy: Hypothesis' rules are sync, so the machine holds a way into a loop whose time is virtual and manual: nothing
 moves but by a rule. A `Stream` with one slot serves the calls, as in production; the handler is a copy of yours, with a
 journal around its methods (`_probe`).
 
@@ -22,11 +22,10 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Collection, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from functools import partial, wraps
 from typing import Any, ClassVar
 
-from anyio.from_thread import BlockingPortal, start_blocking_portal
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
@@ -41,10 +40,12 @@ from ..session import Caller as Peer
 from ..stream import Stream
 from . import _promises as promises
 from . import strategies as rtc
-from ._life import EMITS, START_UPS, Call, Serving, count_tasks, make_item, refused, running_time
+from ._life import EMITS, START_UPS, Call, Serving, count_tasks, make_item, refused
 from ._probe import Fault, InjectedError, Journal, probe_copies
+from ._room import HANG, HandlerHung, Room
 from ._sharing import refuse_shared_state
-from .clocks import BackendName, VirtualTime, virtual_backend
+from ._workers import PATIENCE
+from .clocks import BackendName
 
 __all__ = ["HandlerLifecycle", "InjectedError"]
 
@@ -62,6 +63,9 @@ MESSAGES = st.sampled_from((*6 * (True,), False))
 RARELY = st.sampled_from((*6 * (False,), True))
 STARTS = st.sampled_from((*6 * ("works",), *START_UPS))
 ALREADY = st.sampled_from((*10 * (None,), "peer left", "closed"))
+SHORT_HANG = 3.0
+"""Real seconds for which a loop may be held up once that was seen: many runs follow, until the story is short."""
+
 SLOW = ("receive", "emit", "on_message", "on_dtmf", "video_receive", "video_emit")
 
 HOWS = {
@@ -136,6 +140,7 @@ class HandlerLifecycle(RuleBasedStateMachine):
         shared: Attributes that the copies of your handler share on purpose, and may change: a cache, a room.
         texts: A strategy for messages of the application's own.
         arguments: A strategy for what `set_args` is given.
+        patience: Real seconds for which a thread of the handler may compute or block before time goes on without it.
     """
 
     backend: ClassVar[BackendName] = "trio"
@@ -143,6 +148,8 @@ class HandlerLifecycle(RuleBasedStateMachine):
     shared: ClassVar[Collection[str]] = ()
     texts: ClassVar[st.SearchStrategy[str]] = rtc.messages()
     arguments: ClassVar[st.SearchStrategy[list[Any]]] = rtc.args()
+    patience: ClassVar[float] = PATIENCE
+    _hang: ClassVar[float] = HANG
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
@@ -169,16 +176,14 @@ class HandlerLifecycle(RuleBasedStateMachine):
         self._journals: list[Journal] = []
         self._copy_fails = False
         self._authorized = True
-        name, options = virtual_backend(self.backend, manual=True)
-        self._room: AbstractContextManager[BlockingPortal] = start_blocking_portal(name, options, name="rtcflow life")
-        self.portal = self._room.__enter__()
-        self.clock: VirtualTime = self.portal.call(running_time)
+        self._room = Room(self.backend, prototype, patience=self.patience, hang=self._hang)
+        self.clock = self._room.clock
         probe_copies(prototype, self._new_journal)
         self._prototype = prototype
         self._threads = promises.threads()
         self._serving: Serving | None = None
         self._serve()
-        self._idle_tasks: int = self.portal.call(count_tasks)
+        self._idle_tasks: int = self._call(count_tasks)
 
     # -- what happens
     # Each rule has at least one argument: the rules with the fewest are what Hypothesis tries first, and most.
@@ -257,7 +262,7 @@ class HandlerLifecycle(RuleBasedStateMachine):
             if not has_own_method(self._prototype, "start_up"):
                 start_up = "works"
             self.call = call = Call(self._prototype, self.clock, self.shared, phone=phone, start_up=start_up)
-            task = self.portal.start_task_soon(call.run, self._serving.stream, offer, already, self._newest_journal)
+            task = self._room.start(call.run, self._serving.stream, offer, already, self._newest_journal)
             self._settle()
             if task.done():
                 task.result()
@@ -267,21 +272,21 @@ class HandlerLifecycle(RuleBasedStateMachine):
     def caller_speaks(self, seconds: float = 0.5) -> None:
         """The caller says something: a frame every 20 ms."""
         assert self.call is not None
-        self.portal.call(partial(self.call.talk, seconds, speech=True))
+        self._call(partial(self.call.talk, seconds, speech=True))
 
     @rule(seconds=st.sampled_from(TALKS))
     @_in_a_call
     def caller_is_silent(self, seconds: float = 0.5) -> None:
         """The caller's microphone stays open: a frame every 20 ms, of nearly nothing."""
         assert self.call is not None
-        self.portal.call(partial(self.call.talk, seconds, speech=False))
+        self._call(partial(self.call.talk, seconds, speech=False))
 
     @rule(n=st.sampled_from((1, 2, 10, 60)))
     @_in_a_call
     def audio_arrives(self, n: int = 1) -> None:
         """`n` frames of the caller's audio arrive at this moment: what the network had held up."""
         assert self.call is not None
-        self.portal.call(self.call.hear, n)
+        self._call(self.call.hear, n)
 
     @precondition(lambda self: has_video(self._prototype))
     @rule(n=st.integers(1, 5))
@@ -289,7 +294,7 @@ class HandlerLifecycle(RuleBasedStateMachine):
     def pictures_arrive(self, n: int = 1) -> None:
         """`n` frames of the caller's video arrive at this moment."""
         assert self.call is not None
-        self.portal.call(self.call.see, n)
+        self._call(self.call.see, n)
 
     @rule(seconds=st.sampled_from(SECONDS))
     def time_passes(self, seconds: float = 0.02) -> None:
@@ -304,7 +309,7 @@ class HandlerLifecycle(RuleBasedStateMachine):
         """The caller sends texts on the data channel, if there is one."""
         assert self.call is not None
         if self.connection.transport.offer.messages:
-            self.portal.call(self.call.say, texts)
+            self._call(self.call.say, texts)
 
     @rule(args=st.runner().flatmap(lambda self: self.arguments))
     @_in_a_call
@@ -317,9 +322,9 @@ class HandlerLifecycle(RuleBasedStateMachine):
     @_in_a_call
     def barge_in(self, seconds: float = 0.1) -> None:
         """The caller interrupts, and speaks: `clear_queue` is called, in the middle of whatever is going on."""
-        self.portal.call(self._clear_queue)
+        self._call(self._clear_queue)
         assert self.call is not None
-        self.portal.call(partial(self.call.talk, seconds, speech=True))
+        self._call(partial(self.call.talk, seconds, speech=True))
 
     def _clear_queue(self) -> None:
         """What `barge_in` does, in the loop."""
@@ -370,15 +375,15 @@ class HandlerLifecycle(RuleBasedStateMachine):
         self.call.journal.ends(*HOWS[how])
         match how:
             case "peer leaves":
-                self.portal.call(self.call.theirs.aclose)
+                self._call(self.call.theirs.aclose)
             case "link breaks":
-                self.portal.call(self.call.ours.break_link, OSError("the network is gone"))
+                self._call(self.call.ours.break_link, OSError("the network is gone"))
             case "closed":
                 self.call.session.close("enough")
             case "server shutdown":
-                self.portal.call(self._serving.stop.set)
+                self._call(self._serving.stop.set)
             case _:
-                self.portal.call(self.call.scope.cancel)
+                self._call(self.call.scope.cancel)
         self._settle()
 
     @rule(why=st.sampled_from(("the line is busy", "not authorized")))
@@ -397,7 +402,7 @@ class HandlerLifecycle(RuleBasedStateMachine):
         assert self._serving is not None
         stream = self._serving.stream
         before = stream.admitted
-        refusal = self.portal.call(refused, stream)
+        refusal = self._call(refused, stream)
         assert type(refusal) is expected, f"a caller is refused because {why}: {refusal!r}"
         assert stream.admitted == before, f"a refusal gives the slot back: {stream.admitted - before} more are taken"
 
@@ -475,7 +480,7 @@ class HandlerLifecycle(RuleBasedStateMachine):
 
     def _settle(self, seconds: float = 0.0) -> None:
         """Let time pass, and everything happen that can; then look whether all is well."""
-        self.portal.call(self.clock.advance, seconds)
+        self._call(self.clock.advance, seconds)
         if self._serving is not None and self._serving.over:
             self._serving = None
         self.check()
@@ -503,12 +508,12 @@ class HandlerLifecycle(RuleBasedStateMachine):
             timeouts=promises.TIMEOUTS,
         )
         self._serving = Serving(stream, time_limit)
-        self.portal.start_task_soon(self._serving.run)
+        self._room.start(self._serving.run)
         self._settle()
 
     def _stop_serving(self) -> None:
         if self._serving is not None:
-            self.portal.call(self._serving.stop.set)
+            self._call(self._serving.stop.set)
             for _ in range(60):
                 self._settle(0.0 if self.call is None else 0.25)
                 if self._serving is None:
@@ -519,12 +524,21 @@ class HandlerLifecycle(RuleBasedStateMachine):
         promises.nothing_runs_on(call)
         if self._serving is not None:
             promises.everything_is_given_back(self._serving.stream)
-            tasks = self.portal.call(count_tasks)
+            tasks = self._call(count_tasks)
             assert tasks == self._idle_tasks, f"no task is left: there are {tasks - self._idle_tasks} more than before"
         assert not (calls := self.clock.workers.calls()), f"no thread is left in the handler: {calls}"
         promises.no_thread_is_left(self._threads)
         trace = call.traces.left()
         assert trace is None, f"one call leaves no trace in another: {trace}"
+
+    def _call(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Have something happen in the loop; one that the handler holds up is left behind."""
+        try:
+            return self._room.call(function, *args)
+        except HandlerHung:
+            self._closed = True
+            type(self)._hang = SHORT_HANG
+            raise
 
     def _close(self) -> None:
         if self._closed:
@@ -532,6 +546,5 @@ class HandlerLifecycle(RuleBasedStateMachine):
         self._closed = True
         # After a failed check things may be left that would never end by themselves: they are cancelled.
         self.clock.workers.wake(math.inf)
-        self.portal.call(self.clock.run_free)
-        self.portal.call(self.portal.stop, True)
-        self._room.__exit__(None, None, None)
+        self._call(self.clock.run_free)
+        self._room.close()

@@ -1,0 +1,289 @@
+"""The thread in which a call in virtual time runs, so that one that hangs is named and left behind, not waited for.
+
+A loop in virtual time never rests for long: it jumps. One that goes round no more is held up by code that blocks (a
+method of an async handler), or waits for a thread that does not come back. Whoever waits for the room notices: a method
+that holds up the loop is interrupted, if that is possible; if not (C code cannot be), its thread is left behind, which
+is a daemon. In both cases `HandlerHung` names the method.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import gc
+import inspect
+import math
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from sys import _current_frames
+from types import CodeType, FrameType, FunctionType
+from typing import Any, Final, TypeVar
+
+import anyio
+import anyio.lowlevel
+
+from .._bridge import call_in_loop, current_loop_token
+from .._interrupt import interrupt, take_back
+from ..handlers.base import StreamHandlerBase
+from .clocks import BackendName, VirtualTime, backend_with
+
+__all__ = ["HANG", "HandlerHung", "Room", "Watch", "refuse_in_a_loop", "run_in_room"]
+
+T = TypeVar("T")
+
+HANG = 30.0
+"""Real seconds for which a loop in virtual time may be held up before `HandlerHung` is raised."""
+
+LOOK: Final = 0.25
+"""Real seconds between two looks at a loop."""
+
+UNWIND: Final = 2.0
+"""Real seconds in which an interrupted call has to end."""
+
+
+class HandlerHung(Exception):
+    """A method of the handler held up the event loop, or kept the call from ending; the text names it."""
+
+
+@dataclass
+class _Interrupted:
+    """A thread, as `_interrupt.interrupt` wants it."""
+
+    ident: int
+    calling: str | None
+
+
+class Watch:
+    """Looks whether a loop in virtual time still goes round, from another thread.
+
+    Args:
+        clock: The loop's.
+        handler: Whose methods are to be named.
+        hang: Real seconds for which the loop may be held up.
+    """
+
+    def __init__(self, clock: VirtualTime, handler: StreamHandlerBase, hang: float) -> None:
+        self._clock = clock
+        self._hang = hang
+        self._codes = _own_codes(handler)
+        self._seen = -1
+        self._since = 0.0
+
+    def begin(self) -> None:
+        """Count from now on."""
+        self._seen, self._since = self._clock.pulse, time.monotonic()
+
+    def found(self, ident: int) -> str | None:
+        """What to say of the loop in the thread `ident`; None while all is well."""
+        now = time.monotonic()
+        if self._clock.now > self._clock.over_by:
+            return self._kept_open() or "the call goes on long after the caller has hung up"
+        if self._clock.pulse != self._seen:
+            self.begin()
+            return None
+        if now - self._since < self._hang:
+            return None
+        frame = _current_frames().get(ident)
+        where = self._held_up(frame)
+        if where is not None:
+            return f"{where} has held up the event loop for {self._hang:g} s; use await, or a sync handler"
+        if _is_debugged(frame):
+            return None
+        return self._kept_open() or f"nothing has happened in the call for {self._hang:g} s, and it does not end"
+
+    def interrupt(self, ident: int, text: str) -> None:
+        """Raise `HandlerHung` in the method that holds up the loop, as far as that is possible."""
+        if self._held_up(_current_frames().get(ident)) is not None:
+            interrupt([_Interrupted(ident, "a method")], _hung(text), threading.Lock())
+
+    def _held_up(self, frame: FrameType | None) -> str | None:
+        """The outermost method of the handler on this stack, and its line."""
+        found = None
+        if not _is_debugged(frame):
+            while frame is not None:
+                if frame.f_code in self._codes:
+                    found = _place(frame)
+                frame = frame.f_back
+        return found
+
+    def _kept_open(self) -> str | None:
+        """The handler's coroutines that have not ended."""
+        objects: list[Any] = [thing for thing in gc.get_objects() if inspect.iscoroutine(thing)]
+        left = sorted({_place(one.cr_frame) for one in objects if one.cr_code in self._codes and one.cr_frame})
+        if not left:
+            return None
+        return (
+            f"{', '.join(left)} does not end: it cannot be cancelled, or waits for a thread that does not come back; "
+            "write await self.run_sync(function), whose thread is got back when the call ends"
+        )
+
+
+def wait_for(future: Future[T], watch: Watch, ident: int) -> T:
+    """Wait for something that happens in a loop in virtual time, in the thread `ident`.
+
+    Raises:
+        HandlerHung: The loop is held up; its thread is left behind.
+        BaseException: What happened there.
+    """
+    watch.begin()
+    text = None
+    while text is None:
+        try:
+            return future.result(LOOK)
+        except TimeoutError:
+            if future.done():
+                return future.result()
+        text = watch.found(ident)
+    watch.interrupt(ident, text)
+    try:
+        return future.result(UNWIND)
+    except TimeoutError:
+        if future.done():
+            return future.result()
+    take_back(ident)
+    raise HandlerHung(text)
+
+
+def run_in_room(
+    function: Callable[[], Awaitable[T]],
+    backend: BackendName,
+    handler: StreamHandlerBase,
+    *,
+    patience: float,
+    hang: float | None = None,
+) -> T:
+    """Run `function` in a loop in virtual time, and wait for it.
+
+    Raises:
+        HandlerHung: A method of `handler` holds it up.
+        BaseException: What it raises.
+    """
+    clock = VirtualTime(patience=patience)
+    clock.watched = True
+    name, options = backend_with(clock, backend)
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(anyio.run(function, backend=name, backend_options=options))
+        except BaseException as error:  # handed to the thread that waits
+            future.set_exception(error)
+
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(run,), name="rtcflow room", daemon=True)
+    thread.start()
+    assert thread.ident is not None
+    try:
+        return wait_for(future, Watch(clock, handler, HANG if hang is None else hang), thread.ident)
+    finally:
+        if future.done():
+            thread.join()
+            del future
+
+
+class Room:
+    """A loop in manual virtual time, in a thread of its own, and the way into it."""
+
+    def __init__(self, backend: BackendName, handler: StreamHandlerBase, *, patience: float, hang: float) -> None:
+        self.clock = VirtualTime(manual=True, patience=patience)
+        self.clock.watched = True
+        self._watch = Watch(self.clock, handler, hang)
+        name, options = backend_with(self.clock, backend)
+        opened: Future[None] = Future()
+
+        async def live() -> None:
+            send, wanted = anyio.create_memory_object_stream[Any](math.inf)
+            with send, wanted:
+                async with anyio.create_task_group() as tasks:
+                    self._begin, self._scope = send.send_nowait, tasks.cancel_scope
+                    self._token = current_loop_token()
+                    opened.set_result(None)
+                    async for request in wanted:
+                        tasks.start_soon(_fulfil, *request)
+
+        def run() -> None:
+            try:
+                anyio.run(live, backend=name, backend_options=options)
+            except BaseException as error:  # handed to whoever waits for the room
+                if opened.done():
+                    raise
+                opened.set_exception(error)
+
+        self._thread = threading.Thread(target=run, name="rtcflow life", daemon=True)
+        self._thread.start()
+        opened.result()
+
+    def start(self, function: Callable[..., Any], *args: Any) -> Future[Any]:
+        """Have `function` run in the loop, awaited if it returns a coroutine; waits for nothing."""
+        future: Future[Any] = Future()
+        call_in_loop(self._token, self._begin, (future, function, args))
+        return future
+
+    def call(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Run `function` in the loop, and wait for it.
+
+        Raises:
+            HandlerHung: The handler holds up the loop.
+            BaseException: What it raises.
+        """
+        assert self._thread.ident is not None
+        return wait_for(self.start(function, *args), self._watch, self._thread.ident)
+
+    def close(self) -> None:
+        """Cancel what is left, and end the loop; one that does not end is left behind."""
+        call_in_loop(self._token, self._scope.cancel)
+        self._thread.join(HANG)
+
+
+async def _fulfil(future: Future[Any], function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    try:
+        result = function(*args)
+        future.set_result(await result if inspect.isawaitable(result) else result)
+    except Exception as error:  # handed to whoever waits for it
+        future.set_exception(error)
+    except BaseException:
+        future.cancel()
+        raise
+
+
+def refuse_in_a_loop(name: str, cure: str) -> None:
+    """See that no loop runs in this thread, which a call with a loop of its own would hold up.
+
+    Raises:
+        RuntimeError: One does; the text says what to write.
+    """
+    try:
+        anyio.lowlevel.current_token()
+    except RuntimeError:
+        return
+    raise RuntimeError(f"{name} runs a loop of its own, and one runs here already; {cure}")
+
+
+def _own_codes(handler: StreamHandlerBase) -> set[CodeType]:
+    """The code of the methods that the handler's own classes define, and of functions that it holds."""
+    values = list(vars(handler).values())
+    for cls in type(handler).__mro__:
+        if cls.__module__.partition(".")[0] not in {"builtins", "abc", "rtcflow", "typing"}:
+            values += vars(cls).values()
+    functions = [getattr(value, "__func__", None) or getattr(value, "fget", None) or value for value in values]
+    return {inspect.unwrap(one).__code__ for one in functions if isinstance(one, FunctionType)}
+
+
+def _place(frame: FrameType) -> str:
+    code = frame.f_code
+    return f"{code.co_qualname} ({code.co_filename}:{frame.f_lineno})"
+
+
+def _is_debugged(frame: FrameType | None) -> bool:
+    """Whether somebody stands in there with a debugger, and takes his time."""
+    while frame is not None:
+        if frame.f_globals.get("__name__") in {"bdb", "pdb", "pydevd"}:
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _hung(text: str) -> type[HandlerHung]:
+    """`HandlerHung` with its text, as a class: only a class can be raised in another thread."""
+    return type("HandlerHung", (HandlerHung,), {"__init__": lambda self: Exception.__init__(self, text)})

@@ -528,6 +528,17 @@ def test_a_recording_has_the_turn_and_no_more(sizes, began):
 # -- stop words
 
 
+def test_a_long_reply_keeps_its_words_and_no_chunks():
+    """What was played is not kept chunk by chunk, so that a reply of hours costs no more than its words."""
+    ledger = PlayoutLedger()
+    ledger.begin(0.0)
+    for number in range(1000):
+        ledger.add(8000, np.zeros((1, 160), np.int16), f"{number} ")
+        ledger.played(0.02 * number)
+        assert len(ledger._kept) <= 2
+    assert ledger.heard().text.split() == [str(number) for number in range(999)]
+
+
 def test_phrases_are_found_as_words():
     """Case and punctuation do not matter, parts of words do not count."""
     assert find_phrase("Well, hello... COMPUTER!", ["stop", "hello computer"]) == "hello computer"

@@ -52,17 +52,28 @@ class Ear:
             Exception: What the detector raises, or `TypeError` for what it returns.
         """
         self._heard += samples.shape[1] / sample_rate
-        return await self._ask(partial(self._detector.feed, samples, sample_rate, bot_speaking=bot_speaking))
+        if self._detector.blocking:
+            return await self._in_thread(partial(self._detector.feed, samples, sample_rate, bot_speaking=bot_speaking))
+        began = time.perf_counter()
+        self._forget_if_told()
+        events = self._detector.feed(samples, sample_rate, bot_speaking=bot_speaking)
+        self._computing += time.perf_counter() - began
+        if self._heard >= MEASURED:
+            self._measure()
+        return _checked(events)
 
     async def silence(self, seconds: float) -> list[DetectorEvent]:
         """Nothing came for so long; see `TurnDetector`. Raises as `feed`."""
-        return await self._ask(partial(self._detector.silence, seconds))
+        if self._detector.blocking:
+            return await self._in_thread(partial(self._detector.silence, seconds))
+        self._forget_if_told()
+        return _checked(self._detector.silence(seconds))
 
     def reset(self) -> None:
         """Forget the turn under way: the detector does it before it hears more, and what it judges now is void."""
         self._forget = True
 
-    async def _ask(self, question: Callable[[], Any]) -> list[DetectorEvent]:
+    async def _in_thread(self, question: Callable[[], Any]) -> list[DetectorEvent]:
         forget, self._forget = self._forget, False
 
         def ask() -> Any:
@@ -70,28 +81,18 @@ class Ear:
                 self._detector.reset()
             return question()
 
-        if self._detector.blocking:
-            events = await self._run_sync(ask)
-            if events is None:  # the connection has ended
-                return []
-        else:
-            began = time.perf_counter()
-            events = ask()
-            self._measure(time.perf_counter() - began)
-        if self._forget:
+        events = await self._run_sync(ask)
+        if events is None or self._forget:  # the connection has ended; it was told to forget meanwhile
             return []
-        if not isinstance(events, list) or not all(isinstance(event, _EVENTS) for event in events):
-            raise TypeError(
-                f"a turn detector must return a list of SpeechStarted, SpeechEnded, TurnEnded, not {events!r:.80}; "
-                "write: return []"
-            )
-        return events
+        return _checked(events)
 
-    def _measure(self, seconds: float) -> None:
+    def _forget_if_told(self) -> None:
+        if self._forget:
+            self._forget = False
+            self._detector.reset()
+
+    def _measure(self) -> None:
         """Warn once if it holds up the event loop."""
-        self._computing += seconds
-        if self._heard < MEASURED:
-            return
         if self._computing > SLOW * self._heard and not self._warned:
             self._warned = True
             logger.warning(
@@ -105,3 +106,17 @@ class Ear:
 
 
 _EVENTS = get_args(DetectorEvent)
+
+
+def _checked(events: Any) -> list[DetectorEvent]:
+    """What a detector returned, if it may.
+
+    Raises:
+        TypeError: It may not.
+    """
+    if not isinstance(events, list) or not all(isinstance(event, _EVENTS) for event in events):
+        raise TypeError(
+            f"a turn detector must return a list of SpeechStarted, SpeechEnded, TurnEnded, not {events!r:.80}; "
+            "write: return []"
+        )
+    return events

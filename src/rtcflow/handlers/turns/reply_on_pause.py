@@ -16,7 +16,7 @@ import json
 import logging
 import math
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, TypeAlias
@@ -304,12 +304,18 @@ class ReplyOnPause(AsyncStreamHandler):
         if self._is_deaf():
             self._forget_what_was_heard()
             return
+        clock = self.loop.time
         async with self._hearing:
-            self._last_frame = self.loop.time()
+            self._last_frame = clock()
             self._recording.add(samples)
-            await self._hear(self._ear.feed(samples, rate, bot_speaking=self.bot_speaking))
+            try:
+                events = await self._ear.feed(samples, rate, bot_speaking=self.bot_speaking)
+            except Exception as error:  # noqa: BLE001  supervises what a user's own model raises
+                self._detector_failed(error)
+            else:
+                self._act_on(events)
             # What came meanwhile waits, and is received at once: only from now on can anything be missing.
-            self._waiting_since = self.loop.time()
+            self._waiting_since = clock()
 
     def _is_deaf(self) -> bool:
         """Nobody may interrupt the reply that is under way; one that waits for its arguments is not yet."""
@@ -322,13 +328,10 @@ class ReplyOnPause(AsyncStreamHandler):
         self._not_before = self._recording.now
         self._ear.reset()
 
-    async def _hear(self, asked: Awaitable[list[DetectorEvent]]) -> None:
-        """Act on what the detector says."""
-        try:
-            events = await asked
-        except Exception as error:  # noqa: BLE001  supervises what a user's own model raises
-            self._give_up(error, "the turn detection model", type(self.model or self._detector).__qualname__)
-            return
+    def _detector_failed(self, error: Exception) -> None:
+        self._give_up(error, "the turn detection model", type(self.model or self._detector).__qualname__)
+
+    def _act_on(self, events: list[DetectorEvent]) -> None:
         if self._is_deaf():
             return
         for event in events:
@@ -402,7 +405,12 @@ class ReplyOnPause(AsyncStreamHandler):
                     if silent >= MUTE and self._in_turn(number):
                         self._last_frame = self.loop.time()
                         self._recording.silence(silent)
-                        await self._hear(self._ear.silence(silent))
+                        try:
+                            events = await self._ear.silence(silent)
+                        except Exception as error:  # noqa: BLE001  supervises
+                            self._detector_failed(error)
+                        else:
+                            self._act_on(events)
                         self._waiting_since = self.loop.time()
         except anyio.get_cancelled_exc_class():
             if self._turn is not None and self._in_turn(number):

@@ -132,7 +132,7 @@ class Transport(ABC):
         """Queue a text message for the peer, from any thread; messages arrive in this order.
 
         Raises:
-            anyio.WouldBlock: 1 MiB or more of messages wait already: the peer does not read.
+            anyio.WouldBlock: 1 MiB or more of messages wait already, in bytes, however many: the peer does not read.
             anyio.ClosedResourceError: Messages are not open, or no longer.
         """
 

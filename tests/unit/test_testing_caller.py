@@ -121,6 +121,25 @@ def test_a_call_over_a_bad_link():
     assert len(record.heard) == pytest.approx(link.statistics.arrived, abs=2)
 
 
+def test_a_link_forgets_the_call_before():
+    """Three calls over the same narrow link hear the same."""
+    link = LossyLink(seed=1, loss=0.1, bandwidth=300_000)
+    assert len({tuple(heard.at for heard in run_call(Echo(), seconds=5, link=link).heard) for _ in range(3)}) == 1
+
+
+@pytest.mark.parametrize("link", [LossyLink, 0.1, "bad"])
+def test_what_is_no_link_is_refused(link):
+    """A class, a number: the error says what to write."""
+    with pytest.raises(TypeError, match=r"write link=LossyLink\(loss=0"):
+        run_call(Echo(), link=link)
+
+
+def test_a_telephone_takes_no_texts():
+    """What cannot be sent is refused before the call."""
+    with pytest.raises(ValueError, match="no data channel"):
+        run_call(Echo(), phone=True, send=["hello"])
+
+
 def test_a_wav_file_is_played(tmp_path):
     """A path is read, and resampled to the caller's rate."""
     with wave.open(str(tmp_path / "a.wav"), "wb") as file:

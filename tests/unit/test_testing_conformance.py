@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections import Counter, defaultdict
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
@@ -345,6 +346,91 @@ class Slow(Sound):
                 await anyio.sleep(60)
 
 
+class Timid(Sound):
+    """Cannot be interrupted."""
+
+    def clear_queue(self):
+        raise RuntimeError("not now")
+
+
+class Deaf(Sound):
+    """Knows no letters on a telephone."""
+
+    async def on_dtmf(self, digit):
+        int(digit)
+
+
+class Endless(Sound):
+    """Waits in shutdown for what does not come."""
+
+    async def shutdown(self):
+        await anyio.sleep_forever()
+
+
+class Stubborn(Sound):
+    """Gets stuck in shutdown once it has served."""
+
+    served = False
+
+    async def receive(self, frame):
+        self.served = True
+
+    async def shutdown(self):
+        await anyio.sleep(30 if self.served else 0)
+
+
+class Notes:
+    """Kept by a handler."""
+
+    def __init__(self):
+        self.lines = []
+
+
+class SharingNotes(Sound):
+    """Writes into an object that all copies share."""
+
+    notes = Notes()
+
+    async def receive(self, frame):
+        self.notes.lines.append(frame)
+
+
+class SharingNested(Sound):
+    """Writes to a list in a dict that all copies share."""
+
+    notes = {"lines": []}
+
+    async def receive(self, frame):
+        self.notes["lines"].append(frame)
+
+
+class SharingCounter(Sound):
+    """Counts in a Counter of its class."""
+
+    counts = Counter()
+
+    async def receive(self, frame):
+        self.counts["frames"] += 1
+
+
+class SharingDefault(Sound):
+    """Writes to a defaultdict of its class."""
+
+    lines = defaultdict(list)
+
+    async def receive(self, frame):
+        self.lines["heard"].append(frame)
+
+
+class Counting(Sound):
+    """Counts in its class."""
+
+    total = 0
+
+    async def receive(self, frame):
+        type(self).total += 1
+
+
 class Sharing(Sound):
     """Writes to a list that all copies share."""
 
@@ -373,18 +459,37 @@ def nothing_forgotten(nothing_left_behind):
         (Sloppy, "it serves a call on trio and on asyncio, and what emit returns is an EmitType", "expected"),
         (Hopeful, "it serves a caller who says nothing", "for a caller who says nothing it raised"),
         (Trusting, "it serves a caller who sends any text", "when it got ''"),
-        (Slow, "its call ends in time", "closing took"),
+        (Deaf, "it serves a caller who sends any text", "dtmf"),
+        (Timid, "its queue may be cleared at any moment", "not now"),
+        (Endless, "shutdown may be called on a copy that never served", "takes 60 s"),
+        (Stubborn, "its call ends in time, and its threads", "closing took 30."),
+        (Stubborn, "its call ends in time when the whole stream", "closing took 30."),
+        (SharingNotes, "one call leaves no trace in another", "changed .notes"),
+        (SharingNested, "one call leaves no trace in another", "changed .notes"),
+        (SharingCounter, "one call leaves no trace in another", "changed .counts"),
+        (SharingDefault, "one call leaves no trace in another", "changed .lines"),
+        (Counting, "one call leaves no trace in another", "set .total of the class Counting"),
+        (Slow, "its call ends in time, and", "closing took"),
         (Sharing, "one call leaves no trace in another", "make it in __init__"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
 def test_a_broken_handler_is_noticed(handler, sentence, told):
     """What is wrong is told under the sentence it breaks."""
+    (check,) = [check for text, check in HANDLER_CHECKS.items() if text.startswith(sentence)]
+    with pytest.raises(Exception) as caught:
+        check(handler())
+    assert told in str(caught.value)
+
+
+def test_all_that_is_broken_is_listed():
+    """check_handler tells each broken sentence with what was seen."""
     with pytest.raises(AssertionError) as caught:
-        check_handler(handler())
+        check_handler(Sloppy())
     text = str(caught.value)
+    sentence = "it serves a call on trio and on asyncio, and what emit returns is an EmitType"
     assert sentence in text
-    assert told in text[text.index(sentence) :]
+    assert "expected" in text[text.index(sentence) :]
 
 
 def test_a_forgotten_thread_is_noticed(nothing_forgotten):

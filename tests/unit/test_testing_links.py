@@ -104,6 +104,23 @@ def test_a_chain_adds_up():
     assert chain.send_reliable(0.0, 1) >= 0.15
 
 
+def test_messages_wait_at_the_bottleneck_too():
+    """What is queued there is through later, media and messages alike."""
+    link = LossyLink(bandwidth=80_000)
+    assert [link.send_reliable(0.0, 1000) for _ in range(3)] == [pytest.approx(0.1 * n) for n in (1, 2, 3)]
+    assert link.send(0.0, 1000) == []  # the queue is longer than 0.2 s
+    assert link.send_reliable(10.0, 1000) == pytest.approx(10.1)
+
+
+@given(rtc.links())
+def test_each_call_begins_anew(link):
+    """The same seed and frames have the same fate in each call, whatever was sent in another."""
+    chain = Chain(link, Trace([(), (0.5,)]))
+    first = fates(chain, 100), [chain.send_reliable(2.0 + n, 100) for n in range(20)]
+    chain.begin()
+    assert (fates(chain, 100), [chain.send_reliable(2.0 + n, 100) for n in range(20)]) == first
+
+
 def test_a_trace_does_as_it_was_told():
     """A frame's fate is the one written down for it."""
     link = Trace([(), (0.0, 0.1)])
@@ -119,6 +136,7 @@ def test_a_trace_does_as_it_was_told():
         (lambda: LossyLink(bandwidth=0), "loss=1"),
         (lambda: Bursts(0.1, 0.5), "at least 1 frame"),
         (lambda: Blackout(2, 1), r"Blackout\(1, 2\)"),
+        (lambda: Blackout(1, float("inf")), "break_link"),
         (lambda: Chain(), "needs a link"),
     ],
 )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Collection, Mapping
+from collections.abc import Set as AbstractSet
 from typing import Any, Final
 
 import anyio
@@ -30,13 +31,8 @@ _OF_ONE_CALL: Final = (
 )
 """What only ever belongs to one call; other things (models, clients, settings) may be shared on purpose."""
 
-_SNAPSHOTS: Final[dict[type, Callable[[Any], object]]] = {
-    list: lambda items: [id(item) for item in items],
-    set: lambda items: sorted(id(item) for item in items),
-    dict: lambda items: [(id(key), id(value)) for key, value in items.items()],
-    np.ndarray: lambda array: hash(array.tobytes()),
-}
-"""What shows, by type, that something was changed: other objects are in it, or other samples."""
+_DEEP: Final = 4
+"""How far into what is shared is looked for changes: a list in an object in a dict, and its items."""
 
 
 def refuse_shared_state(
@@ -67,7 +63,12 @@ def refuse_shared_state(
 
 
 class Traces:
-    """Looks whether a call changes lists, dicts, sets and arrays that all copies share.
+    """Looks whether a call changes what all copies share: lists, dicts, sets, arrays, and objects that hold them.
+
+    Seen are other items, keys and values, other samples, other values of attributes, and the handler's class's own
+    attributes (``type(self).total += 1``). Not seen is what hides in C (a model's weights), in closures and modules, or
+    more than `_DEEP` levels down; two changes that undo each other; and objects of modules of others, such as clients
+    and models, which are often shared on purpose.
 
     Args:
         first: The handler.
@@ -76,19 +77,55 @@ class Traces:
     """
 
     def __init__(self, first: StreamHandlerBase, second: StreamHandlerBase, shared: Collection[str] = ()) -> None:
-        both = _both_have(first, second, shared)
-        self._shared = {name: value for name, value in both.items() if type(value) in _SNAPSHOTS}
-        self._before = {name: _SNAPSHOTS[type(value)](value) for name, value in self._shared.items()}
+        self._home = type(first).__module__.partition(".")[0]
+        self._class, self._names = type(first), shared
+        self._shared = _both_have(first, second, shared)
+        self._before = {name: self._look(value, _DEEP) for name, value in self._shared.items()}
+        self._of_class = self._class_attributes()
 
     def left(self) -> str | None:
         """What the call has changed, and what to write instead; None if it is nothing."""
         for name, value in self._shared.items():
-            if _SNAPSHOTS[type(value)](value) != self._before[name]:
+            if self._look(value, _DEEP) != self._before[name]:
                 return (
                     f"a call changed .{name}, which all copies share; make it in __init__ "
                     f"(or, if calls are to share it, say so: shared={{{name!r}}})"
                 )
+        now = self._class_attributes()
+        for name in {**self._of_class, **now}:
+            if now.get(name) is not self._of_class.get(name):
+                return (
+                    f"a call set .{name} of the class {self._class.__name__}, which all copies share; set it on self "
+                    f"(or, if calls are to share it, say so: shared={{{name!r}}})"
+                )
         return None
+
+    def _class_attributes(self) -> dict[str, Any]:
+        return {
+            name: value
+            for cls in reversed(_own_classes(self._class))
+            for name, value in vars(cls).items()
+            if not name.startswith("__") and name not in self._names and not name.startswith("_abc_")
+        }
+
+    def _look(self, value: Any, depth: int) -> object:
+        """What is another value after a change; objects of other modules, and what is too deep, by their identity."""
+        if isinstance(value, str | bytes | int | float | complex | None):
+            return value
+        if isinstance(value, np.ndarray):
+            return hash(value.tobytes()) if value.nbytes < 2**24 else id(value)  # a model's weights are not looked at
+        if depth == 0:
+            return id(value)
+        if isinstance(value, Mapping):
+            return [(id(key), self._look(item, depth - 1)) for key, item in value.items()]
+        if isinstance(value, list | tuple):
+            return [self._look(item, depth - 1) for item in value]
+        if isinstance(value, AbstractSet):
+            return sorted(id(item) for item in value)
+        home = type(value).__module__.partition(".")[0]
+        if home == self._home and not callable(value) and hasattr(value, "__dict__"):
+            return id(value), [(name, self._look(item, depth - 1)) for name, item in vars(value).items()]
+        return id(value)
 
 
 def _both_have(first: StreamHandlerBase, second: StreamHandlerBase, shared: Collection[str]) -> dict[str, Any]:
@@ -101,10 +138,13 @@ def _both_have(first: StreamHandlerBase, second: StreamHandlerBase, shared: Coll
 
 def _attributes(handler: StreamHandlerBase) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for cls in reversed(type(handler).__mro__):
-        if cls.__module__.partition(".")[0] not in {"builtins", "abc", "rtcflow"}:
-            found |= {name: value for name, value in vars(cls).items() if not name.startswith("__")}
+    for cls in reversed(_own_classes(type(handler))):
+        found |= {name: value for name, value in vars(cls).items() if not name.startswith("__")}
     return found | vars(handler)
+
+
+def _own_classes(cls: type) -> list[type]:
+    return [one for one in cls.__mro__ if one.__module__.partition(".")[0] not in {"builtins", "abc", "rtcflow"}]
 
 
 def _make(value: object) -> str:

@@ -349,7 +349,6 @@ def _pool_job(frame: FrameType) -> bool | None:
 
     An executor's thread without one is of another kind: what wakes it for its next job cannot be seen elsewhere.
     """
-    inner: FrameType | None = None
     outer: FrameType | None = frame
     while outer is not None:
         match outer.f_code.co_qualname:
@@ -358,11 +357,11 @@ def _pool_job(frame: FrameType) -> bool | None:
             case "WorkerThread._handle_job" if outer.f_globals.get("__name__") == "trio._core._thread_cache":
                 return True
             case "WorkerThread._work" if outer.f_globals.get("__name__") == "trio._core._thread_cache":
-                return False
+                return outer.f_locals["self"]._job is not None  # about to begin
             case "WorkerThread.run" if outer.f_globals.get("__name__") == "anyio._backends._asyncio":
-                return inner is None or inner.f_locals.get("self") is not outer.f_locals["self"].queue
+                return bool(outer.f_locals["self"].queue.unfinished_tasks)
             case _:
-                inner, outer = outer, outer.f_back
+                outer = outer.f_back
     return None
 
 

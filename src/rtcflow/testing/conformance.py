@@ -35,6 +35,9 @@ RATE: Final = 48000
 LONG_ENOUGH: Final = 15.0
 """Seconds that one check may take on a real network stack of one machine: WebRTC needs about one to connect."""
 
+MESSAGES_WAIT: Final = 2**20
+"""Bytes of messages that may wait for a peer that does not read."""
+
 SETTLED: Final = 0.5
 """Seconds in which what was sent has arrived on one machine, or will not."""
 
@@ -380,17 +383,21 @@ async def _close_cancelled(ours: Transport, theirs: Transport) -> None:
     await ours.aclose()
 
 
-@_sentence("sending to a peer that does not read ends in WouldBlock, not in unbounded memory")
+@_sentence("sending to a peer that does not read ends in WouldBlock after 1 MiB, not in unbounded memory, nor before")
 async def _flood(ours: Transport, theirs: Transport) -> None:
     await _up(ours, theirs)
     if not ours.offer.messages:
         return
     await ours.wait_messages_open()
-    text = "x" * 60_000
+    for _ in range(2000):  # as they are, or in the transport's own envelope, far less than 1 MiB
+        ours.send_message_nowait("x")
+    sent, text = 0, "x" * 60_000
     try:
         for _ in range(2000):  # 120 MB, sent without giving the other side a chance to read
             ours.send_message_nowait(text)
+            sent += len(text)
     except (anyio.WouldBlock, anyio.ClosedResourceError):
+        assert sent >= MESSAGES_WAIT // 2, f"it was refused after {sent} bytes"
         return
     raise AssertionError("120 MB were queued")
 

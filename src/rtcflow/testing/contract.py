@@ -25,7 +25,7 @@ from ..abc import MediaOffer
 from ..connection import shut_down
 from ..ends import End, EndCause, Timeouts
 from ..exceptions import MediaError
-from ..frames import AudioFormat
+from ..frames import AudioFormat, AudioFrame
 from ..handlers.base import StreamHandlerBase
 from ..handlers.checking import check_handler as check_statically
 from ..handlers.checking import copy_handler, has_own_method, has_video
@@ -261,14 +261,15 @@ def _stream_ends(handler: StreamHandlerBase, given: _Given) -> None:
 
 
 async def _stream_shut_down(handler: StreamHandlerBase, given: _Given) -> tuple[End | None, float]:
-    video = has_video(handler)
+    video, rate = has_video(handler), handler.input_sample_rate
     modality: Literal["audio", "video", "audio-video"] = "audio-video" if video else "audio"
     if is_video_function(handler):
         modality = "video"
     stream = Stream(handler, modality=modality, timeouts=_PATIENT)
     offer = MediaOffer(receive_video=video, send_video=video)
     async with memory_pair(offer) as (ours, theirs), anyio.create_task_group() as tasks:
-        theirs.start(AudioFormat(handler.output_sample_rate), AudioFormat(handler.input_sample_rate))
+        theirs.start(AudioFormat(handler.output_sample_rate), AudioFormat(rate))
+        theirs.audio_out.put(AudioFrame(signals.tone(0.5, 440, rate), rate, 0))
         sessions: list[Session] = []
 
         async def serve() -> None:

@@ -4,12 +4,14 @@
     async with memory_pair(link=bad, back=LossyLink(seed=8, loss=0.02)) as (ours, theirs): ...
 
 A link is for one direction of one `rtcflow.transports.memory.memory_pair` (the protocol is
-`rtcflow.transports.memory.Link`). The same seed and the same frames give the same fate. Media is lost, late, doubled
-and out of order; messages ride on a reliable channel, so they are only late, and never overtake one another.
+`rtcflow.transports.memory.Link`), and begins anew with it: the same seed and the same frames give the same fate. Media
+is lost, late, doubled and out of order; messages ride on a reliable channel, so they are only late, and never overtake
+one another.
 """
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -23,6 +25,8 @@ section 16 lets it go down to RTO.Min; browsers use some 0.2 s)."""
 
 
 class _Link(Protocol):
+    def begin(self) -> None: ...
+
     def send(self, now: float, size: int) -> list[float]: ...
 
     def send_reliable(self, now: float, size: int) -> float: ...
@@ -67,7 +71,7 @@ class Blackout:
 
     Args:
         begin: Seconds, on the clock of `now`.
-        end: The same.
+        end: The same; messages arrive after it, so it comes.
     """
 
     begin: float
@@ -76,6 +80,11 @@ class Blackout:
     def __post_init__(self) -> None:
         if self.end < self.begin:
             raise ValueError(f"a blackout ends after it begins; write Blackout({self.end}, {self.begin})")
+        if not (math.isfinite(self.begin) and math.isfinite(self.end)):
+            raise ValueError(
+                "a blackout has an end, after which messages arrive; for a link that is gone for good write: "
+                "await caller.break_link(), or transport.break_link(error)"
+            )
 
 
 @dataclass(slots=True)
@@ -148,7 +157,13 @@ class LossyLink:
                 raise ValueError(f"{name} is in seconds and not negative, not {getattr(self, name)}")
         if self.bandwidth is not None and self.bandwidth <= 0:
             raise ValueError(f"bandwidth is in bits per second, not {self.bandwidth}; write loss=1 for a dead link")
+        self.begin()
+
+    def begin(self) -> None:
+        """A call begins: the seed decides anew, and nothing is on its way. The statistics go on."""
         self._random = random.Random(self.seed)  # noqa: S311  a simulation, and meant to be repeated
+        self._in_burst = False
+        self._bottleneck_free = self._last_arrival = self._last_message = 0.0
 
     def send(self, now: float, size: int) -> list[float]:
         """A frame of `size` bytes leaves at `now`: when it arrives (twice, if duplicated; never: empty)."""
@@ -175,9 +190,9 @@ class LossyLink:
         figures.arrived += 1 + twice
         return [arrival, arrival + self.delay / 2] if twice else [arrival]
 
-    def send_reliable(self, now: float, size: int) -> float:  # noqa: ARG002  messages are small
+    def send_reliable(self, now: float, size: int) -> float:
         """A message leaves at `now`: when it arrives; later if it had to be sent again, and never before another."""
-        arrival = now + self.delay
+        arrival = self._queued(now, size) + self.delay
         while self._dark(arrival - self.delay) or self._random.random() < self._loss_rate:
             arrival += RETRANSMISSION
         self._last_message = arrival = max(arrival, self._last_message)
@@ -201,10 +216,15 @@ class LossyLink:
     def _through_bottleneck(self, now: float, size: int) -> float | None:
         if self.bandwidth is None:
             return now
-        free = max(self._bottleneck_free, now)
-        if free - now > self.queue:
+        if self._bottleneck_free - now > self.queue:
             return None
-        self._bottleneck_free = free + 8 * size / self.bandwidth
+        return self._queued(now, size)
+
+    def _queued(self, now: float, size: int) -> float:
+        """When `size` bytes are through the bottleneck, behind all that waits there."""
+        if self.bandwidth is None:
+            return now
+        self._bottleneck_free = max(self._bottleneck_free, now) + 8 * size / self.bandwidth
         return self._bottleneck_free
 
     def _dark(self, now: float) -> bool:
@@ -222,6 +242,10 @@ class Trace:
 
     fates: Sequence[tuple[float, ...]]
     _n: int = field(default=0, init=False, repr=False)
+
+    def begin(self) -> None:
+        """The first fate is that of the next frame."""
+        self._n = 0
 
     def send(self, now: float, size: int) -> list[float]:  # noqa: ARG002
         """The fate of the next frame."""
@@ -245,6 +269,11 @@ class Chain:
         if not links:
             raise ValueError("a chain needs a link: Chain(LossyLink(...), ...)")
         self.links = links
+
+    def begin(self) -> None:
+        """Each of them begins anew."""
+        for link in self.links:
+            link.begin()
 
     def send(self, now: float, size: int) -> list[float]:
         """When a frame arrives at the far end, each time it does."""

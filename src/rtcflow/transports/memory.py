@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final, Protocol
@@ -29,11 +31,16 @@ from ..player import Player
 AUDIO_BOUND: Final = 50
 MESSAGE_BOUND: Final = 1000
 IN_FLIGHT_BOUND: Final = 10_000
-"""The most items one direction of a link holds on their way (200 s of audio); beyond it the link loses them."""
+"""The most frames one direction of a link holds on their way (200 s of audio); beyond it the link loses them."""
+SEND_BOUND: Final = 2**20
+"""Bytes of messages that may be on their way before sending is refused; an empty one counts as one byte."""
 
 
 class Link(Protocol):
     """What one direction of a link does to what is sent. Pure: decides, and keeps what state it needs to."""
+
+    def begin(self) -> None:
+        """A pair is opened: forget what was sent over another one."""
 
     def send(self, now: float, size: int) -> list[float]:
         """A frame of `size` bytes leaves at `now`: when it arrives (several times if duplicated; never: empty)."""
@@ -44,6 +51,9 @@ class Link(Protocol):
 
 class PerfectLink:
     """Delivers everything, once, at once."""
+
+    def begin(self) -> None:
+        """There is nothing to forget."""
 
     def send(self, now: float, size: int) -> list[float]:  # noqa: ARG002
         """The moment itself."""
@@ -73,7 +83,9 @@ class MemoryTransport(Transport):
         self.video_in = Flow[av.VideoFrame](1, Policy.DROP_OLDEST)
         self.video_out = Flow[av.VideoFrame](1, Policy.DROP_OLDEST)
         self.messages_in = Flow[str](MESSAGE_BOUND, Policy.BLOCK)
-        self._outbox = Flow[Any](MESSAGE_BOUND, Policy.BLOCK)
+        self._outbox = Flow[Any](SEND_BOUND + 1, Policy.BLOCK)  # and a goodbye
+        self._on_their_way = 0
+        self._lock = threading.Lock()
         self._ended = Event()
         self._error: BaseException | None = None
         self._closed = False
@@ -112,7 +124,15 @@ class MemoryTransport(Transport):
     def send_message_nowait(self, message: str) -> None:
         if self._closed or self._ended.is_set() or not self.offer.messages:
             raise anyio.ClosedResourceError
+        with self._lock:
+            if self._on_their_way >= SEND_BOUND:
+                raise anyio.WouldBlock
+            self._on_their_way += _size(message)
         self._outbox.put_nowait(message)
+
+    def _arrived(self, message: object) -> None:
+        with self._lock:
+            self._on_their_way -= _size(message)
 
     def break_link(self, error: BaseException) -> None:
         """Have this end see the link fail, with `error` as the cause; from any thread. For tests."""
@@ -129,8 +149,6 @@ class MemoryTransport(Transport):
         await anyio.lowlevel.checkpoint()
 
     def _say_goodbye(self) -> None:
-        if len(self._outbox) >= MESSAGE_BOUND:  # the other end does not read: then the goodbye overtakes
-            self._outbox.clear()
         self._outbox.put_nowait(_GOODBYE)
         self._outbox.end()
 
@@ -166,8 +184,9 @@ class MemoryTransport(Transport):
 class _Wire:
     """One kind of thing on its way in one direction, in order of arrival."""
 
-    def __init__(self, deliver: Callable[[Any], None]) -> None:
+    def __init__(self, deliver: Callable[[Any], None], bound: float) -> None:
         self._deliver = deliver
+        self._bound = bound
         self._in_flight: list[tuple[float, int, Any]] = []
         self._count = itertools.count()
         self._changed = anyio.Event()
@@ -176,7 +195,7 @@ class _Wire:
         for arrival in arrivals:
             if arrival <= now and not self._in_flight:
                 self._deliver(item)
-            elif len(self._in_flight) < IN_FLIGHT_BOUND:
+            elif len(self._in_flight) < self._bound:
                 heapq.heappush(self._in_flight, (arrival, next(self._count), item))
                 self._changed.set()
 
@@ -227,6 +246,7 @@ async def memory_pair(
         ``(ours, theirs)``: give `ours` to a connection, and be the caller on `theirs` (call its `start` before
         anything is put into its `audio_out`). Both are closed at the end of the block.
     """
+    ways = _way("link", link), _way("back", back)
     offer = offer or MediaOffer()
     mirrored = MediaOffer(
         receive_audio=offer.send_audio,
@@ -239,7 +259,8 @@ async def memory_pair(
     theirs = MemoryTransport(mirrored, latency=Latency.BUFFERED, phone=False)
     error: BaseException | None = None
     async with anyio.create_task_group() as pumps:
-        for source, target, way in ((theirs, ours, link or PerfectLink()), (ours, theirs, back or PerfectLink())):
+        for source, target, way in ((theirs, ours, ways[0]), (ours, theirs, ways[1])):
+            way.begin()
             _start_pumps(pumps, source, target, way)
         try:
             yield ours, theirs
@@ -253,11 +274,33 @@ async def memory_pair(
         raise error
 
 
+def _way(name: str, link: Link | None) -> Link:
+    """The link, or a perfect one.
+
+    Raises:
+        TypeError: It is none; the text says what to write.
+    """
+    if link is None:
+        return PerfectLink()
+    if isinstance(link, type) or not all(hasattr(link, method) for method in ("begin", "send", "send_reliable")):
+        made = f"LossyLink(loss={link})" if isinstance(link, float | int) else "LossyLink(loss=0.05)"
+        raise TypeError(
+            f"{name} is a link, with begin, send and send_reliable (rtcflow.transports.memory.Link), "
+            f"not {link!r}; write {name}={made}"
+        )
+    return link
+
+
 def _start_pumps(pumps: anyio.abc.TaskGroup, source: MemoryTransport, target: MemoryTransport, link: Link) -> None:
     async def next_audio() -> AudioFrame:
         return (await source.audio_out.next_frame()).frame
 
-    audio, video, messages = _Wire(target._hear), _Wire(target._see), _Wire(target._read)
+    def read(message: object) -> None:
+        source._arrived(message)
+        target._read(message)
+
+    audio, video = _Wire(target._hear, IN_FLIGHT_BOUND), _Wire(target._see, IN_FLIGHT_BOUND)
+    messages = _Wire(read, math.inf)  # the source holds back what is too much
     pumps.start_soon(_carry, next_audio, audio, lambda now, frame: link.send(now, frame.samples.nbytes))
     pumps.start_soon(_carry, source.video_out.take, video, lambda now, seen: link.send(now, seen.width * seen.height))
     pumps.start_soon(_carry, source._outbox.take, messages, lambda now, text: [link.send_reliable(now, _size(text))])
@@ -266,4 +309,4 @@ def _start_pumps(pumps: anyio.abc.TaskGroup, source: MemoryTransport, target: Me
 
 
 def _size(message: object) -> int:
-    return len(message) if isinstance(message, str) else 0
+    return max(1, len(message.encode("utf-8", "replace"))) if isinstance(message, str) else 0

@@ -190,6 +190,9 @@ async def test_a_network_that_died_without_a_word_frees_the_slot(line):
         for message in LINES[line]:
             far.say(message)
         began = anyio.current_time()
+        with anyio.fail_after(1000):
+            while far.closed is None:
+                await anyio.sleep(1)
     assert anyio.current_time() - began <= (300 if line == "websocket" else 60) + 2
     assert Counter(stream.handler.log) == {"copy": 1, "shutdown": 1}
     assert far.closed[0] == 1008

@@ -362,7 +362,7 @@ async def test_a_peer_that_says_nothing_more_is_a_broken_link():
             await anyio.sleep(limit - 1)
             far.say('{"event":"ping"}' if limit == 300 else DIGITS["twilio"])
             began = anyio.current_time()
-            with pytest.raises(anyio.BrokenResourceError) as caught:
+            with pytest.raises(anyio.BrokenResourceError) as caught, anyio.fail_after(1000):
                 await transport.wait_ended()
             assert anyio.current_time() - began == pytest.approx(limit)
             assert str(caught.value.__cause__) == f"the peer said nothing for {limit} s"

@@ -37,7 +37,7 @@ from .nurseries import STREAM_ENDS, Nurseries
 from .outputs import AdditionalOutputs, CloseStream
 from .player import Playback
 from .protocol import messages
-from .threads import SETTLE, Crew, WorkerThreads, observer
+from .threads import INTERRUPT_GRACE, SETTLE, Crew, WorkerThreads, observer
 
 __all__ = ["Connection", "ConnectionStatistics", "run_connection", "shut_down"]
 
@@ -423,6 +423,7 @@ class Connection:
         """Handler first, then the last frames and the goodbye, then the transport. Runs shielded, in bounded time."""
         assert self.end is not None
         transport, timeouts = self.transport, self._timeouts
+        deadline = anyio.current_time() + timeouts.whole
         transport.audio_in.close()
         transport.video_in.close()
         transport.messages_in.close()
@@ -431,24 +432,26 @@ class Connection:
         await self._crew.settle(SETTLE)
         try:
             if self._bound:  # else it is another connection's, and is left alone
-                await self._shut_down()
+                await self._shut_down(min(timeouts.shutdown, deadline - anyio.current_time() - INTERRUPT_GRACE))
         finally:
             if self._bound:
                 self.handler._unbind()
             if self._loop is not None:
                 self._loop.close()
             self._messages_open.close()
-            self._lost_threads = len(await self._crew.join(timeouts.grace))
+            left = deadline - anyio.current_time() - INTERRUPT_GRACE - timeouts.goodbye
+            self._lost_threads = len(await self._crew.join(max(0.0, min(timeouts.grace, left))))
             if self.end.cause is EndCause.HANDLER_CLOSED:
+                deadline += transport.audio_out.queued_seconds
                 with anyio.move_on_after(transport.audio_out.queued_seconds + timeouts.goodbye):
                     await transport.audio_out.drained()
             else:
                 transport.clear_audio()
             self._say_why()
-            with anyio.move_on_after(timeouts.goodbye):
+            with anyio.move_on_after(min(timeouts.goodbye, deadline - anyio.current_time())):
                 await transport.aclose()
 
-    async def _shut_down(self) -> None:
+    async def _shut_down(self, timeout: float) -> None:
         """Call the handler's `shutdown()`, which may still run coroutines through `handler.loop`."""
         async with anyio.create_task_group() as closing:
             tasks = Guard(closing, self._failed)
@@ -456,14 +459,14 @@ class Connection:
                 self._loop.move_to(tasks)
             over = anyio.Event()
             self._shutting_down = True
-            tasks.start_soon(self._call_shutdown, over)
+            tasks.start_soon(self._call_shutdown, timeout, over)
             await over.wait()
             self._shutting_down = False
             closing.cancel_scope.cancel()
 
-    async def _call_shutdown(self, over: anyio.Event) -> None:
+    async def _call_shutdown(self, timeout: float, over: anyio.Event) -> None:
         try:
-            await shut_down(self.handler, self._timeouts.shutdown)
+            await shut_down(self.handler, timeout, self._crew)
         finally:
             over.set()
 
@@ -562,24 +565,36 @@ async def run_connection(
     return await connection.run()
 
 
-async def shut_down(handler: StreamHandlerBase, timeout: float) -> None:
+async def shut_down(
+    handler: StreamHandlerBase, timeout: float, crew: Crew | None = None, *, workers: WorkerThreads | None = None
+) -> None:
     """Call the handler's `shutdown()`: once per handler that was copied, whatever came after.
 
-    A sync one runs in a worker thread, which is abandoned if it takes longer than `timeout` seconds; a coroutine is
-    cancelled then.
+    A sync one runs in a worker thread, which is interrupted and then abandoned if it takes longer than `timeout`
+    seconds; a coroutine is cancelled then.
+
+    Args:
+        handler: Whose.
+        timeout: In seconds.
+        crew: Whose thread runs a sync one, to be joined by the caller; by default one of its own, joined here.
+        workers: The budget of a crew of its own, to count an abandoned thread in.
 
     Raises:
         BaseException: What `shutdown` raises, as it is.
     """
     if not has_own_method(handler, "shutdown"):
         return
+    own = crew or Crew(workers or WorkerThreads())
     with anyio.move_on_after(timeout, shield=True) as scope:
         if inspect.iscoroutinefunction(handler.shutdown):
             await handler.shutdown()
         else:
-            crew = Crew(WorkerThreads())  # of its own: the connection's begins no further call
-            result: Any = await crew.run("shutdown", partial(crew.call, handler.shutdown))
+            result: Any = await own.run("shutdown", partial(own.call, handler.shutdown), last=True)
             if inspect.isawaitable(result):
                 await result
     if scope.cancelled_caught:
         logger.error("%s.shutdown did not return within %g s", type(handler).__qualname__, timeout)
+        if crew is None:
+            own.stop()
+            with anyio.CancelScope(shield=True):
+                await own.join(0.0)

@@ -17,12 +17,20 @@ class Timeouts:
         shutdown: For the handler's `shutdown()`.
         grace: For the handler's worker threads to return after that.
         goodbye: For the transport to close, and beyond what is queued for the last audio to play.
+        close: For the whole end, from its cause on: each of the three before has no more than this leaves it. Only
+            the last audio of a handler that closed the stream is played beyond. None: 1 s more than `shutdown`.
     """
 
     connect: float = 30.0
     shutdown: float = 5.0
     grace: float = 1.0
     goodbye: float = 1.0
+    close: float | None = None
+
+    @property
+    def whole(self) -> float:
+        """`close`, or what it is if it is None."""
+        return self.shutdown + 1.0 if self.close is None else self.close
 
 
 class EndCause(enum.Enum):

@@ -235,7 +235,7 @@ class Nurseries:
                 return
             seen: Any = frame
             if video_format != "frame":  # a millisecond of work, for the most part without the GIL
-                seen = await self._crew.run("video_to_handler", partial(video_to_handler, frame, video_format))
+                seen = await self._crew.convert(partial(video_to_handler, frame, video_format))
             self.video_received += 1
             began = self.clock()
             await self._handler.video_receive(seen)
@@ -282,8 +282,7 @@ class Nurseries:
                 await anyio.sleep(idle.next(self.clock() - began))
             idle.reset()
             parse = partial(parse_video_emit, item, self._handler.video_format)
-            emitted = await self._crew.run("parse_video_emit", parse)
-            if emitted is None or not self._project(emitted):
+            if not self._project(await self._crew.convert(parse)):
                 return
 
     def _show_in_thread(self) -> None:

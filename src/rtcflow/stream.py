@@ -391,7 +391,7 @@ class Stream:
     async def _drop(self, session: Session) -> None:
         """Give back a session that was never served; its handler was copied, so it is shut down."""
         try:
-            await shut_down(session.handler, self._timeouts.shutdown)
+            await shut_down(session.handler, self._timeouts.shutdown, workers=self._threads)
         except Exception:
             # Supervises: nobody is being served who could be told.
             logger.exception("%s.shutdown raised after a call was refused", type(session.handler).__qualname__)

@@ -1,7 +1,8 @@
 """The worker threads that sync handlers run in: counted, never shared with anybody else's work, and got back.
 
-A sync handler has one long-lived worker thread per direction, not a thread hop per frame. Three things can go wrong
-with threads, and each is answered here:
+A sync handler has one long-lived worker thread per direction, not a thread hop per frame. They are daemon threads of
+our own: one that is lost does not keep the process from ending (those that anyio lends under asyncio would), and none
+goes back into a pool of somebody else's. Three things can go wrong with threads, and each is answered here:
 
 - *Too few.* Frameworks that borrow the default executor freeze when a handful of handlers block in `queue.get()`.
   Ours have their own budget (`WorkerThreads.limit`): a connection that would not fit is refused, one that is live
@@ -23,15 +24,20 @@ import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 
 from ._bridge import Event, WorkerMark, current_worker
 from ._interrupt import interrupt, take_back
 from .exceptions import TooManyConnections
+
+try:
+    import sniffio
+except ImportError:  # then nobody asks it which backend runs
+    sniffio = cast("Any", None)
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -141,14 +147,18 @@ class WorkerThreads:
 class _Job:
     """One thread at work for one connection."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, last: bool) -> None:
         self.name = name
+        self.last = last
         watcher = observer.get()
         self.watched = None if watcher is None else watcher.worker(name)
         self.ident = 0
         self.calling: str | None = None  # the handler's method this thread is in
         self.interrupted = False
+        self.over = False  # the thread is through
         self.left = False  # whoever waited for it has gone
+        self.result: Any = None
+        self.error: BaseException | None = None
         self.done = Event()
 
 
@@ -168,11 +178,16 @@ class Crew:
         self._stopped = Event()
         self._local = threading.local()
 
-    async def run(self, name: str, function: Callable[[], T]) -> T | None:
+    async def run(self, name: str, function: Callable[[], T], *, last: bool = False) -> T | None:
         """Run `function` in a worker thread until it returns.
 
         Inside, calls of the handler go through `call`. Cancelling this leaves the thread to `join`, which must be
         awaited before the connection is done.
+
+        Args:
+            name: What it is called where it is told of.
+            function: What to run.
+            last: It may call the handler after the crew was stopped, too: `shutdown()`.
 
         Returns:
             What it returns; None if the crew was stopped meanwhile.
@@ -180,16 +195,48 @@ class Crew:
         Raises:
             BaseException: What it raises, as it is.
         """
-        job = _Job(name)
+        await anyio.lowlevel.checkpoint_if_cancelled()
+        job = _Job(name, last=last)
+        context = contextvars.copy_context()
+        if sniffio is not None:
+            context.run(sniffio.current_async_library_cvar.set, None)
+        thread = threading.Thread(
+            target=context.run, args=(self._work, job, function), name=f"rtcflow {name}", daemon=True
+        )
+        with self._lock:
+            self._jobs.add(job)
         try:
-            return await anyio.to_thread.run_sync(
-                partial(self._work, job, function), abandon_on_cancel=True, limiter=self._limiter
-            )
+            thread.start()
+        except BaseException:
+            self._end(job)
+            raise
+        try:
+            await job.done.wait()
+        except BaseException:
+            self._leave(job)
+            raise
         finally:
-            job.left = True
-            # Not before what the thread brought has arrived here; see also _work, for a thread that is left behind.
-            if job.watched is not None and (job.done.is_set() or not job.ident):
+            # Not before what the thread brought has arrived here; see also _end, for a thread that is left behind.
+            if job.watched is not None and job.done.is_set():
                 job.watched.finished()
+        if job.error is not None:
+            try:
+                raise job.error
+            finally:
+                job.error = None  # or error, traceback and job would hold one another
+        return cast("T", job.result)
+
+    async def convert(self, function: Callable[[], T]) -> T:
+        """Run a conversion of ours, which is short and never blocks, in a thread of the backend's pool.
+
+        A thread of its own would cost more than the conversion.
+        """
+        job = None if (watcher := observer.get()) is None else watcher.worker("a conversion")
+        try:
+            return await anyio.to_thread.run_sync(function, limiter=self._limiter)
+        finally:
+            if job is not None:
+                job.finished()
 
     def call(self, function: Callable[..., T], *args: Any) -> T:
         """Call a handler's method from its worker thread.
@@ -200,7 +247,7 @@ class Crew:
         job: _Job = self._local.job
         name = getattr(function, "__qualname__", job.name)
         with self._lock:
-            if self._stopping:
+            if self._stopping and not job.last:
                 raise _Stopped
             job.calling = name
         try:
@@ -223,36 +270,46 @@ class Crew:
         else:
             self._stopped.wait_sync(seconds)
 
-    def _work(self, job: _Job, function: Callable[[], T]) -> T | None:
-        with self._lock:
-            job.ident = threading.get_ident()
-            self._jobs.add(job)
+    def _work(self, job: _Job, function: Callable[[], T]) -> None:
+        job.ident = threading.get_ident()
         self._local.job = job
         current_worker.set(job.watched)  # in this thread's own copy of the context
         try:
-            return function()
-        except (_Stopped, Interrupted):
+            job.result = function()
+        except (_Stopped, Interrupted) as error:
             if not self._stopping:
-                raise  # a handler raised it by itself
-            return None
-        except BaseException as error:
-            if job.left and isinstance(error, anyio.ClosedResourceError):
-                return None  # shutdown() has closed what this thread waited for, as it should
-            if job.left:  # supervises: nobody waits for this thread any more, so its error is told here
-                logger.exception(
-                    "%s raised; what it was called for is over: its call was cancelled, or its connection has ended",
-                    job.name,
-                )
-                return None
-            raise
+                job.error = error  # a handler raised it by itself
+        except BaseException as error:  # noqa: BLE001  it is raised again in whoever waits for this thread
+            job.error = error
         finally:
-            with self._lock:
-                self._jobs.discard(job)
-                if job.interrupted:
-                    take_back(job.ident)
-            job.done.set()
-            if job.watched is not None and job.left:  # a thread that was left behind is watched to its very end
-                job.watched.finished()
+            self._end(job)
+
+    def _end(self, job: _Job) -> None:
+        """The job is over: tell whoever waits for it."""
+        with self._lock:
+            self._jobs.discard(job)
+            if job.interrupted:
+                take_back(job.ident)
+            job.over, left = True, job.left
+        if left:
+            self._tell(job)
+        job.done.set()
+        if job.watched is not None and (left or not job.ident):  # a thread that was left is watched to its very end
+            job.watched.finished()
+
+    def _leave(self, job: _Job) -> None:
+        """Nobody waits for the job any more."""
+        with self._lock:
+            job.left, over = True, job.over
+        if over:
+            self._tell(job)
+
+    def _tell(self, job: _Job) -> None:
+        """Supervises: whoever waited has gone, so an error is told here."""
+        error, job.error = job.error, None
+        # By closing things shutdown() lets go who waits for them, as it should.
+        if error is not None and not isinstance(error, anyio.ClosedResourceError):
+            logger.error("%s raised while its connection was ending", job.name, exc_info=error)
 
     @property
     def busy(self) -> list[str]:

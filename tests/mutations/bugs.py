@@ -23,8 +23,8 @@ MUTANTS = (
         (
             Edit(
                 "connection:Connection._close",
-                "await self._shut_down()",
-                "await self._shut_down(); await self._shut_down()",
+                "await self._shut_down(min(",
+                "await self._shut_down(1.0); await self._shut_down(min(",
             ),
         ),
         _lives("Bot-trio"),
@@ -68,7 +68,7 @@ MUTANTS = (
     Mutant(
         "call-after-shutdown",
         "A worker thread begins another call of the handler after its shutdown.",
-        (Edit("threads:Crew.call", "if self._stopping:", "if False:"),),
+        (Edit("threads:Crew.call", "if self._stopping and not job.last:", "if False:"),),
         _unit("threads", "test_no_call_begins_after_stop"),
     ),
     Mutant(
@@ -173,7 +173,13 @@ MUTANTS = (
     Mutant(
         "refused-without-shutdown",
         "The handler that was copied for a call which then fails is never shut down.",
-        (Edit("stream:Stream._drop", "await shut_down(session.handler, self._timeouts.shutdown)", "pass"),),
+        (
+            Edit(
+                "stream:Stream._drop",
+                "await shut_down(session.handler, self._timeouts.shutdown, workers=self._threads)",
+                "pass",
+            ),
+        ),
         _unit("stream", "test_a_transport_that_cannot_be_opened_gives_everything_back"),
     ),
     Mutant(
@@ -216,7 +222,7 @@ MUTANTS = (
     Mutant(
         "context-not-in-threads",
         "Worker threads do not know whose call they serve.",
-        (Edit("threads:Crew._work", "return function()", "return contextvars.Context().run(function)"),),
+        (Edit("threads:Crew._work", "= function()", "= contextvars.Context().run(function)"),),
         _unit("connection", "test_the_handler_sees_its_context_in_every_method"),
     ),
     Mutant(

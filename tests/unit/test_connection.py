@@ -29,7 +29,8 @@ from rtcflow.handlers.base import (
 )
 from rtcflow.outputs import AdditionalOutputs, CloseStream
 from rtcflow.protocol import messages
-from rtcflow.testing import run_call, signals
+from rtcflow.testing import run_call, signals, virtual_backend
+from rtcflow.threads import INTERRUPT_GRACE, WorkerThreads
 from rtcflow.transports.memory import memory_pair
 
 pytestmark = pytest.mark.anyio
@@ -806,6 +807,74 @@ async def test_a_shutdown_that_hangs_is_given_up(caplog):
         assert "shutdown did not return" in caplog.text
     finally:
         free.set()
+
+
+async def test_a_shutdown_thread_that_is_lost_is_counted(caplog):
+    """A shutdown() that blocks beyond reach is an abandoned thread like others, in the figures of the stream, too."""
+    free = threading.Lock()
+    free.acquire()
+
+    class Handler(AsyncEcho):
+        def shutdown(self):
+            free.acquire()
+
+    workers = WorkerThreads()
+    try:
+        with caplog.at_level(logging.ERROR):
+            async with call(Handler(), workers=workers) as (connection, _, _errors):
+                connection.close()
+                await connection.wait_ended()
+        assert connection.statistics().threads_abandoned == 1
+        assert workers.statistics().abandoned == 1
+        assert "shutdown did not return when its connection ended" in caplog.text
+    finally:
+        free.release()
+
+
+@pytest.mark.parametrize("colour", ["sync", "async"])
+async def test_a_shutdown_thread_that_waits_comes_back(colour):
+    """A shutdown() that waits where it can be interrupted costs its deadline, and no thread."""
+    handler = (SyncEcho if colour == "sync" else AsyncEcho)()
+    handler.shutdown = queue.Queue().get
+    async with call(handler) as (connection, _, errors):
+        connection.close()
+        await connection.wait_ended()
+    assert connection.statistics().threads_abandoned == 0
+    assert not errors
+
+
+@pytest.mark.parametrize(
+    ("timeouts", "longest"),
+    [(Timeouts(), 6.0), (Timeouts(shutdown=20), 21.0), (Timeouts(close=2.0), 2.0), (Timeouts(goodbye=9), 6.0)],
+)
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_whole_end_has_a_deadline(timeouts, longest, backend):
+    """However long shutdown(), lost threads and the goodbye take together, the end is bounded."""
+
+    async def join(grace):
+        await anyio.sleep(grace + INTERRUPT_GRACE)
+        return ["emit"]
+
+    class Handler(AsyncEcho):
+        async def shutdown(self):
+            await anyio.sleep(60)
+
+    async def main():
+        async with memory_pair() as (ours, theirs):
+            theirs.start(AudioFormat(48000), AudioFormat(48000))
+            connection = Connection(ours, Handler(), timeouts=timeouts)
+            connection._crew.settle, connection._crew.join, close = anyio.sleep, join, ours.aclose
+            ours.aclose = lambda: anyio.sleep(60)
+            async with anyio.create_task_group() as tg:
+                tg.start_soon(connection.run)
+                await anyio.sleep(1)
+                connection.close()
+                await connection.wait_ended()
+                await close()
+                return anyio.current_time() - 1
+
+    name, options = virtual_backend(backend)
+    assert anyio.run(main, backend=name, backend_options=options) == pytest.approx(longest)
 
 
 async def test_shutdown_that_raises_is_not_swallowed():

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import queue
+import subprocess
+import sys
 import threading
 import time
+from functools import partial
 from types import SimpleNamespace
 
 import anyio
@@ -149,6 +152,70 @@ async def test_what_a_call_raises_arrives_as_it_is():
     with pytest.raises(ValueError, match="mine") as info:
         await crew.run("emit", lambda: crew.call(fail))
     assert info.value is error
+
+
+async def test_a_worker_is_a_thread_of_our_own():
+    """It has our name, and does not keep the process from ending."""
+    crew = Crew(WorkerThreads())
+    thread = await crew.run("Echo.emit", threading.current_thread)
+    assert thread.daemon
+    assert thread.name == "rtcflow Echo.emit"
+    thread.join(1)
+    assert not thread.is_alive()
+
+
+async def test_an_error_that_came_when_nobody_waited_is_told(caplog):
+    """What a thread raises after its connection has left it is logged, but for what shutdown() closed under it."""
+    for error in (ValueError("late"), anyio.ClosedResourceError()):
+        crew, raise_it = Crew(WorkerThreads()), threading.Event()
+
+        def emit(error=error, raise_it=raise_it):
+            raise_it.wait()
+            raise error
+
+        with anyio.fail_after(10), caplog.at_level(logging.ERROR):
+            async with anyio.create_task_group() as tg:
+                tg.start_soon(crew.run, "emit", partial(crew.call, emit))
+                while not crew.busy:
+                    await anyio.sleep(0.001)
+                tg.cancel_scope.cancel()
+            crew.stop()
+            raise_it.set()
+            assert await crew.join(grace=5) == []
+    assert [record.exc_info[0] for record in caplog.records] == [ValueError]
+
+
+LOST_THREAD = """
+import sys, time
+import anyio
+import rtcflow
+
+class Sleeper(rtcflow.StreamHandler):
+    def copy(self): return Sleeper()
+    def receive(self, frame): pass
+    def emit(self): time.sleep(60)
+
+async def main():
+    async with rtcflow.memory_pair() as (ours, theirs), anyio.create_task_group() as tasks:
+        theirs.start(rtcflow.AudioFormat(48000), rtcflow.AudioFormat(48000))
+        connection = rtcflow.Connection(ours, Sleeper(), timeouts=rtcflow.Timeouts(grace=0.1))
+        tasks.start_soon(connection.run)
+        await anyio.sleep(0.3)
+        connection.close()
+        await connection.wait_ended()
+        print(connection.statistics().threads_abandoned)
+
+anyio.run(main, backend=sys.argv[1])
+"""
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_lost_thread_does_not_keep_the_process(backend):
+    """The interpreter ends although a handler's method is still in time.sleep(60)."""
+    done = subprocess.run(
+        [sys.executable, "-c", LOST_THREAD, backend], capture_output=True, text=True, timeout=30, check=True
+    )
+    assert done.stdout == "1\n"
 
 
 def test_the_budget_refuses_what_does_not_fit():

@@ -13,6 +13,7 @@ import secrets
 from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import anyio
@@ -84,6 +85,9 @@ FORMATS: Final[Mapping[str, tuple[MediaFormat, ...]]] = {
 """How each carrier can code audio; the first by default."""
 
 DEFAULT_FORMATS: Final[Mapping[str, MediaFormat]] = {carrier: formats[0] for carrier, formats in FORMATS.items()}
+
+
+_STATUSES: Final = frozenset(HTTPStatus)
 
 
 class CallerTransport(Transport):
@@ -543,7 +547,9 @@ async def _keep_session(
     except TimeoutError:
         raise NegotiationTimeout("answer", timeout) from None
     except httpx2.websockets.WebSocketUpgradeError as error:
-        raise ConnectionError(f"{url} answered {error.response.status_code}, and opened no WebSocket") from error
+        status = error.response.status_code
+        words = HTTPStatus(status).phrase if status in _STATUSES else ""
+        raise ConnectionError(f"{url} answered {status} {words}".rstrip() + ", and opened no WebSocket") from error
     except (httpx2.UnsupportedProtocol, httpx2.InvalidURL) as error:
         raise ValueError(f"{url!r} is not the URL of a WebSocket: {error}") from None
     except httpx2.TransportError as error:

@@ -61,7 +61,8 @@ class Bot(rtcflow.AsyncStreamHandler):
 def make(handler=None, **options):
     options.setdefault("telephone", TelephoneConfig(unsigned_is_fine=True))
     timeouts = rtcflow.Timeouts(shutdown=1, grace=0.1, goodbye=0.5)
-    return rtcflow.Stream(handler or Bot(), concurrency_limit=1, timeouts=timeouts, **options)
+    options.setdefault("concurrency_limit", 1)
+    return rtcflow.Stream(handler or Bot(), timeouts=timeouts, **options)
 
 
 @asynccontextmanager
@@ -161,6 +162,23 @@ async def test_a_full_server_tells_a_client_as_fastrtc_does_and_a_carrier_by_htt
         first.leave(1000)
     assert stream.refused == {"concurrency_limit_reached": 2}
     assert Counter(stream.handler.log) == {"copy": 1, "shutdown": 1}
+
+
+async def test_an_id_in_use_is_refused_at_the_start_and_its_handler_shut_down():
+    """The id is known only then; the call that has it goes on."""
+    stream = make(concurrency_limit=2)
+    async with line_to(stream, "websocket") as first:
+        first.say(START)
+        await anyio.sleep(0.1)
+        (session,) = stream.connections.values()
+        async with far_side() as far:
+            far.say(START)
+            await asgi_lines.websocket_offer(stream, far.websocket)
+            assert (far.closed[0], far.messages[-1]["meta"]["error"]) == (1008, "connection_already_exists")
+        assert Counter(stream.handler.log) == {"copy": 2, "shutdown": 1}
+        assert (session.end, stream.admitted) == (None, 1)
+        first.leave(1000)
+    assert stream.refused == {"connection_already_exists": 1}
 
 
 async def test_failures_of_the_application_and_of_nobodys_stream_have_their_codes():

@@ -583,7 +583,7 @@ def _choose(name: str, given: object, kind: type[_E]) -> _E:
     raise ValueError(f"{name}={given!r}; expected {', '.join(map(repr, known[:-1]))} or {known[-1]!r}")
 
 
-def _check_limit(name: str, given: object, kind: Any, least: int | None, what: str) -> None:
+def _check_limit(name: str, given: Any, kind: Any, least: int | None, what: str) -> None:
     """A number from `least` on, or, without one, above 0; or None, which is no limit."""
     if given is None:
         return

@@ -1,6 +1,7 @@
 """Turn-taking, measured: when turns are noticed, how rightly, how soon the bot falls silent, and what it costs.
 
-    python bench/turns.py                       the detector on a spoken corpus (espeak-ng), in six kinds of noise
+    python bench/turns.py                       the detector on a spoken corpus (espeak-ng): clean, in five kinds of
+                                                noise, and as it comes out of Opus
     python bench/turns.py --fastrtc MODEL       FastRTC's algorithm beside it, on the same audio in the same run, with
                                                 the same network and with its own: MODEL is its file silero_vad.onnx
     python bench/turns.py --live                replies and barge-in over WebRTC calls, in real time
@@ -24,9 +25,13 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import turn_corpus
 
+from rtcflow._engine.config import OpusConfig
+from rtcflow._engine.opus import OpusEncoder, make_decoder
+from rtcflow.frames import AudioFormat
 from rtcflow.handlers.turns import AlgoOptions, EnergyVad, SpeechStarted, TurnEnded, VoiceTurns, get_silero_model
 
 FRAME = 960
+BROWSER = OpusConfig(bitrate=32_000, complexity=9, application="voip")  # as browsers encode a microphone
 REPLY = 4.0  # seconds that the caller listens, in the condition that is a call
 
 
@@ -118,6 +123,15 @@ def conditions(utterances):
         yield f"pink noise, {snr} dB", turn_corpus.with_noise(spoken, pink, snr)
     yield "white noise, 0 dB", turn_corpus.with_noise(spoken, white, 0)
     yield "music, 10 dB", turn_corpus.with_noise(spoken, music, 10)
+    yield "clean, Opus as a browser's", through_opus(spoken, BROWSER)
+    yield "clean, Opus as our default", through_opus(spoken, OpusConfig())
+
+
+def through_opus(spoken, config):
+    """What is left of it at the far end of a call without losses; 6.5 ms late."""
+    encoder, decoder = OpusEncoder(48000, config), make_decoder("OPUS", AudioFormat(48000))
+    heard = [decoder.decode(encoder.payload(samples)) for _, samples in frames(spoken.pcm)]
+    return turn_corpus.Conversation(np.concatenate(heard, axis=1)[0] / np.float32(32768), spoken.utterances)
 
 
 def costs(utterances):

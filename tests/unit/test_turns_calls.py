@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import anyio
 import numpy as np
 import pytest
 import turn_corpus
 from turn_script import RATE, Script, sound, turn
 
+import rtcflow
 from rtcflow.handlers.turns import Interrupted, ReplyOnPause, ReplyStarted, get_silero_model
 from rtcflow.testing import open_caller, run_call
+from rtcflow.testing.clocks import virtual_backend
 
 needs_espeak = pytest.mark.skipif(not turn_corpus.HAS_ESPEAK, reason="espeak-ng is not installed")
 
@@ -125,3 +130,37 @@ async def test_an_http_stream_is_closed_at_barge_in():
                 with anyio.fail_after(0.5):
                     await server.left.wait()
             tasks.cancel_scope.cancel()
+
+
+# -- the parts by themselves
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", [virtual_backend("asyncio"), virtual_backend("trio")])
+async def test_the_handler_in_the_docs_works():
+    """What docs/turns.md builds of `Outbox`, `Reply` and `run_reply` speaks when it is told to, and is interrupted."""
+    page = (Path(__file__).parents[2] / "docs" / "turns.md").read_text(encoding="utf-8")
+    (code,) = [block for block in re.findall("```python\n(.*?)```", page, re.DOTALL) if "class PushToTalk" in block]
+    asked, closed = [], []
+
+    async def think(text):
+        asked.append(text)
+        try:
+            for _ in range(30):
+                yield sound(0.1)
+        finally:
+            closed.append(text)
+
+    names = {"rtcflow": rtcflow, "think": think}
+    exec(code, names)
+    async with open_caller(names["PushToTalk"]()) as caller:
+        caller.send_message("one")
+        await caller.wait(1)
+        assert closed == []
+        caller.send_message("two")
+        await caller.wait(0.1)
+        assert (asked, closed) == (["one", "two"], ["one"])
+        await caller.wait(5)
+        assert closed == ["one", "two"]
+        heard = sum(heard.frame.duration for heard in caller.heard if np.abs(heard.frame.samples).max() > 100)
+    assert heard == pytest.approx(1.0 + 3.0, abs=0.1)

@@ -435,6 +435,21 @@ def test_turns_of_clean_speech_are_told_apart_in_time(model, spoken):
 
 
 @needs_espeak
+@pytest.mark.parametrize("snr", [60, 10, 0])
+def test_judging_together_tells_no_end_late(model, snr):
+    """The end of a turn is told in the frame of 20 ms in which the window that decides it is complete."""
+    spoken = turn_corpus.conversation(6, 4)
+    pcm = turn_corpus.with_noise(spoken, turn_corpus.pink_noise(len(spoken.audio)), snr).pcm
+    detector, ends = VoiceTurns(model.stream()), []
+    for at in range(0, pcm.shape[1], 960):
+        for event in detector.feed(pcm[:, at : at + 960], 48000, bot_speaking=False):
+            if isinstance(event, TurnEnded):
+                ends.append((at + 960) / 48000 - event.at)
+    assert len(ends) >= 4
+    assert max(ends) <= 0.0201
+
+
+@needs_espeak
 @pytest.mark.parametrize(
     ("what", "snr", "least"), [("pink", 20, 0.95), ("pink", 10, 0.95), ("pink", 0, 0.9), ("music", 10, 0.9)]
 )

@@ -6,6 +6,7 @@ from .keywords import KeywordHit, KeywordSpotter, PocketsphinxSpotter, SpeechToT
 from .ledger import Heard, PlayoutLedger, Say
 from .options import AlgoOptions, SileroVadOptions
 from .pauses import PauseTracker
+from .reply import Chunk, Outbox, Reply, run_reply
 from .reply_on_pause import ReplyOnPause
 from .reply_on_stop_words import ReplyOnStopWords, StopWordTurns
 from .silero import SileroVADModel, get_silero_model
@@ -25,6 +26,7 @@ from .vad import AudioChunk, EnergyVad, ModelOptions, PauseDetectionModel, Strea
 __all__ = [
     "AlgoOptions",
     "AudioChunk",
+    "Chunk",
     "ChunkTurns",
     "DetectorEvent",
     "EnergyVad",
@@ -34,11 +36,13 @@ __all__ = [
     "KeywordHit",
     "KeywordSpotter",
     "ModelOptions",
+    "Outbox",
     "PauseDetectionModel",
     "PauseTracker",
     "PlayoutFinished",
     "PlayoutLedger",
     "PocketsphinxSpotter",
+    "Reply",
     "ReplyEvent",
     "ReplyFailed",
     "ReplyOnPause",
@@ -63,4 +67,5 @@ __all__ = [
     "VadStream",
     "VoiceTurns",
     "get_silero_model",
+    "run_reply",
 ]

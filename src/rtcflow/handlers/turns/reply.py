@@ -211,7 +211,8 @@ async def run_reply(
 ) -> None:
     """Call ``fn(*args)`` and put all it yields, or returns, into `outbox`; when this is done, so is `fn`.
 
-    (All but a plain generator in its thread, which may still be on its way to its next `yield`.)
+    (All but a plain generator in its thread, which may still be on its way to its next `yield`.) To be awaited within
+    ``with reply.scope``, so that `Reply.interrupt` can end it.
 
     Raises:
         Exception: What it raises, or `MediaError` for what it yields.

@@ -166,8 +166,8 @@ def test_without_a_server(backend: str) -> None:
 async def test_the_transcript_grows() -> None:
     """Each second of sound becomes a word, silence none; pages are shown all words so far."""
     module = _load("transcription")
-    # The pause is longer than a second, since what a resampler holds back moves the seconds by a frame or two.
-    said = np.concatenate([tone(1.0, level=0.6), 0 * tone(1.3), tone(1.5, level=0.1)], axis=1)
+    # Neither begins nor ends with a second, since what a resampler holds back moves sound by a millisecond or a frame.
+    said = np.concatenate([tone(0.9, level=0.6), 0 * tone(1.4), tone(1.5, level=0.1)], axis=1)
     heard = await call(module.stream.handler.copy(), said, seconds=3.6)
     assert [outputs.args for outputs in heard.outputs] == [("SHOUT",), ("murmur",)]
     assert module.transcript(module.transcript(None, "a"), "b") == "a b"

@@ -58,7 +58,7 @@ def _install(session: nox.Session, *extras: str, lowest: bool = False) -> None:
 
 
 def _pytest(session: nox.Session, *arguments: str, **environment: str) -> None:
-    """Two workers: one for the tests that play in real time, one for the others.
+    """Three workers: one for tests that play in real time, one for those that start processes, one for the others.
 
     In CI, whose machine may be anybody's, tests that failed are run once more by themselves. One that passes then is
     flaky: it does not stop the change, but it is named in the log, and is a bug.
@@ -67,7 +67,7 @@ def _pytest(session: nox.Session, *arguments: str, **environment: str) -> None:
     if os.environ.get("CI"):
         pytest += (f"--maxfail={MANY}",)
     try:
-        session.run(*pytest, "-n", "2", "--dist", "loadgroup", *arguments, *session.posargs, env=environment)
+        session.run(*pytest, "-n", "3", "--dist", "loadgroup", *arguments, *session.posargs, env=environment)
     except CommandFailed:
         if not os.environ.get("CI") or len(json.loads(Path(".pytest_cache/v/cache/lastfailed").read_text())) >= MANY:
             raise
@@ -201,7 +201,7 @@ def flakes(session: nox.Session) -> None:
             Popen([sys.executable, "-c", "while True: pass"]) for _ in range((os.cpu_count() or 1) if loaded else 0)
         ]
         try:
-            session.run("python", "-m", "pytest", "-q", "-n", "2", "--dist", "loadgroup", *arguments)
+            session.run("python", "-m", "pytest", "-q", "-n", "3", "--dist", "loadgroup", *arguments)
         except CommandFailed:
             failed.append(n)
         finally:

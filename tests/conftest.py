@@ -36,19 +36,23 @@ ALL_BACKENDS = {
 BACKENDS = [ALL_BACKENDS[name] for name in os.environ.get("RTCFLOW_BACKENDS", "asyncio,uvloop,trio").split(",")]
 
 
-# Tests that play or listen in real time, over sockets, to servers and browsers: they get a worker, and so a core, to
-# themselves (`-n 2 --dist loadgroup`), or what else runs would be heard in their audio.
+# Tests that play or listen in real time, over sockets, to servers and browsers, run one after the other in a worker of
+# their own, or they would be heard in one another's audio; so do those that mostly wait for processes of their own
+# (`-n 3 --dist loadgroup`). The third worker has all that computes.
 REAL_TIME = {
-    "test_aiortc_peer", "test_asgi_lines", "test_call", "test_chromium", "test_cli", "test_docs", "test_engine",
-    "test_examples", "test_leaks", "test_load", "test_modes", "test_seam", "test_turns_reply", "test_turns_stop_words",
+    "test_aiortc_peer", "test_chromium", "test_engine", "test_leaks", "test_modes", "test_seam", "test_turns_reply",
+    "test_turns_stop_words",
 }  # fmt: skip
+PROCESSES = {"test_asgi_lines", "test_call", "test_cli", "test_docs", "test_examples", "test_load"}
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Have the tests of `REAL_TIME`, and those of tests/interop, run one after the other."""
+    """Have the tests of `REAL_TIME` and of tests/interop run one after the other, and those of `PROCESSES`."""
     if config.pluginmanager.has_plugin("xdist"):
         for item in items:
-            if item.path.stem in REAL_TIME or item.path.parent.name == "interop":
+            if item.path.stem in PROCESSES:
+                item.add_marker(pytest.mark.xdist_group("processes"))
+            elif item.path.stem in REAL_TIME or item.path.parent.name == "interop":
                 item.add_marker(pytest.mark.xdist_group("real-time"))
 
 

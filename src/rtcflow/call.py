@@ -44,6 +44,17 @@ DRIFT: Final = RATE // 5
 whole: jitter buffers change the delay of a line while it is up."""
 
 
+SILENT: Final = 3.0
+"""Seconds without a single packet after which a WebRTC server is taken to be gone: while it lives it reports on the
+line (RTCP) every 1.5 s at the latest, whether it says something or not."""
+
+SILENT_AT_END: Final = 2.0
+"""The same when the time of the call is over."""
+
+LOOK: Final = 0.5
+"""How often, in seconds, it is looked whether packets came."""
+
+
 @dataclass(frozen=True, slots=True)
 class Echo:
     """How well what came back is what was played.
@@ -113,7 +124,7 @@ async def hold_call(
     await transport.wait_connected()
     connected = anyio.current_time()
     report = CallReport(setup=connected - began, ended="hung up after the time was over")
-    recorder = _Recorder()
+    recorder, silence = _Recorder(), _Silence(transport)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_play, transport, play, spoken)
         tasks.start_soon(_record, transport, recorder)
@@ -121,8 +132,11 @@ async def hold_call(
         with anyio.move_on_after(seconds) as call:
             async with anyio.create_task_group() as ends:
                 ends.start_soon(_wait_until, until, report, call)
+                ends.start_soon(_watch_silence, silence, report, call)
                 await _wait_ended(transport, report)
                 ends.cancel_scope.cancel()
+        if call.cancelled_caught and not report.failed:
+            _judge_silence(silence, SILENT_AT_END, report)
         tasks.cancel_scope.cancel()
     report.duration = anyio.current_time() - connected
     figures = transport.statistics()
@@ -143,6 +157,39 @@ async def _wait_until(until: Callable[[], Awaitable[object]], report: CallReport
     await until()
     report.ended = "interrupted"
     call.cancel()
+
+
+class _Silence:
+    """For how long a WebRTC server has sent nothing whatever: who is killed can say no goodbye."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+        self._arrived = 0.0
+        self._since = anyio.current_time()
+
+    def seconds(self) -> float:
+        """To the precision of the time between two calls; 0 on lines that themselves notice a dead peer."""
+        arrived, now = self._transport.statistics().details.get("datagrams_received"), anyio.current_time()
+        if arrived is None or arrived != self._arrived:
+            self._arrived, self._since = arrived or 0.0, now
+        return now - self._since
+
+
+def _judge_silence(silence: _Silence, longest: float, report: CallReport) -> bool:
+    """Whether the server has been silent for too long; then the report says so."""
+    seconds = silence.seconds()
+    if seconds < longest:
+        return False
+    report.ended, report.failed = f"the server has gone silent: nothing came for {seconds:.0f} s", True
+    return True
+
+
+async def _watch_silence(silence: _Silence, report: CallReport, call: anyio.CancelScope) -> None:
+    while True:
+        await anyio.sleep(LOOK)
+        if _judge_silence(silence, SILENT, report):
+            call.cancel()
+            return
 
 
 async def _wait_ended(transport: Transport, report: CallReport) -> None:
@@ -270,7 +317,9 @@ def read_audio(path: Path) -> NDArray[np.int16]:
             if not container.streams.audio:
                 raise ValueError(f"there is no sound in {path}")
             frames = [out for frame in container.decode(audio=0) for out in resampler.resample(frame)]
-    except av.error.InvalidDataError as error:
+    except av.error.FFmpegError as error:
+        if isinstance(error, OSError):
+            raise
         raise ValueError(f"{path} is no sound file: {error.strerror}") from None
     frames += resampler.resample(None)
     if not frames:

@@ -302,8 +302,8 @@ def _call(
         except (OSError, ValueError) as error:
             _fail(f"cannot play {play}: {getattr(error, 'strerror', None) or error}")
     length = 10.0 if samples is None else SETTLING + samples.shape[1] / RATE + 1.0
-    if record is not None and not record.absolute().parent.is_dir():
-        _fail(f"cannot record to {record}: there is no such folder")
+    if record is not None:
+        _check_recordable(record)
     try:
         report, setup = _run(backend, partial(_hold, line, samples, length if seconds is None else seconds))
     except KeyboardInterrupt:
@@ -318,6 +318,17 @@ def _call(
     else:
         _print_report(_figures(report, line.url, setup), record)
     return 1 if report.failed else 0
+
+
+def _check_recordable(record: Path) -> None:
+    """Refuse now what would fail when the call is over, and the recording lost."""
+    folder = record.absolute().parent
+    if not folder.is_dir():
+        _fail(f"cannot record to {record}: there is no such folder")
+    if record.is_dir():
+        _fail(f"cannot record to {record}: it is a folder; write {record / 'answer.wav'}, for example")
+    if not os.access(record if record.exists() else folder, os.W_OK):
+        _fail(f"cannot record to {record}: it cannot be written")
 
 
 @dataclass(frozen=True, slots=True)

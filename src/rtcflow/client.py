@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+import ssl
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Final
@@ -169,6 +170,11 @@ async def _request(
 def _in_words(error: BaseException) -> str:
     """The system's own words for what went wrong, whatever the backend wrapped them in."""
     for found in _causes(error):
+        if isinstance(found, ssl.SSLCertVerificationError):
+            return f"its TLS certificate is not accepted: {found.verify_message}"
+        if isinstance(found, ssl.SSLError):  # an OSError, whose errno is none of the system's
+            reason = (found.reason or str(found)).replace("_", " ").lower()
+            return f"TLS failed ({reason}); does it speak https at all?"
         if isinstance(found, socket.gaierror):
             return found.strerror or str(found)
         if isinstance(found, OSError) and found.errno is not None:

@@ -65,6 +65,15 @@ def stop(process, folder, within: float) -> str:
     return log
 
 
+def wait_for_call(folder) -> None:
+    """Until a call is up, and a little of it has passed."""
+    deadline = time.monotonic() + 20
+    while "begins" not in (folder / "server.log").read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    time.sleep(1.0)
+
+
 @pytest.fixture
 def free_port():
     with closing(socket.create_server(("127.0.0.1", 0))) as found:
@@ -83,6 +92,8 @@ def test_without_arguments_there_is_help():
         (["call", "nonsense"], "'nonsense' is not the URL of a server"),
         (["call", "http://127.0.0.1:PORT", "--play", "missing.wav"], "cannot play missing.wav: No such file"),
         (["call", "http://127.0.0.1:PORT", "--record", "no/such/folder.wav"], "no such folder"),
+        (["call", "http://127.0.0.1:PORT", "--record", "."], "it is a folder; write answer.wav"),
+        (["call", "http://127.0.0.1:PORT", "--play", "/dev/null"], "cannot play /dev/null: "),
         (["call", "http://127.0.0.1:PORT"], "Connection refused"),
         (["serve", "nothing"], "write module:stream"),
         (["serve", "no_such_module:stream"], "there is no module 'no_such_module'"),
@@ -128,11 +139,7 @@ def test_the_demo_ends_within_two_seconds_with_calls_open(backend, tmp_path):
         command = [sys.executable, "-m", "rtcflow", "call", url, "--seconds", "60", "--json"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as call:
             try:
-                deadline = time.monotonic() + 20
-                while "begins" not in (tmp_path / "server.log").read_text():
-                    assert time.monotonic() < deadline
-                    time.sleep(0.05)
-                time.sleep(1.0)
+                wait_for_call(tmp_path)
                 log = stop(process, tmp_path, within=LIMIT)
                 figures = json.loads(call.communicate(timeout=20)[0])
             finally:
@@ -142,6 +149,42 @@ def test_the_demo_ends_within_two_seconds_with_calls_open(backend, tmp_path):
     assert f"with {backend}" in log
     assert re.search(r"webrtc call \S+ from 127\.0\.0\.1:\d+ ended after .* shutting down \(connected in \d+ ms", log)
     assert log.rstrip().endswith("Ended.")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["trio", "asyncio"])
+def test_the_demo_ends_within_two_seconds_although_a_caller_does_not_answer(backend, tmp_path):
+    """A caller that is stopped acknowledges no goodbye: it is not waited for too long."""
+    with server(tmp_path, "demo", "--port", "0", "--backend", backend) as (url, process):
+        command = [sys.executable, "-m", "rtcflow", "call", url, "--seconds", "60", "--json"]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as call:
+            try:
+                wait_for_call(tmp_path)
+                call.send_signal(signal.SIGSTOP)
+                log = stop(process, tmp_path, within=LIMIT - 0.3)
+            finally:
+                call.kill()
+    assert log.rstrip().endswith("Ended.")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [4, 60])
+def test_a_server_that_dies_during_a_call_is_told(seconds, tmp_path):
+    """Who is killed can say no goodbye: the call says that the server went silent, exit code 1."""
+    with server(tmp_path, "demo", "--port", "0") as (url, process):
+        command = [sys.executable, "-m", "rtcflow", "call", url, "--seconds", str(seconds), "--json"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as call:
+            try:
+                wait_for_call(tmp_path)
+                process.kill()
+                killed = time.monotonic()
+                figures = json.loads(call.communicate(timeout=20)[0])
+            finally:
+                call.kill()
+    assert time.monotonic() - killed < 8
+    assert call.returncode == 1
+    assert figures["ended"].startswith("the server has gone silent")
+    assert figures["failed"]
 
 
 @pytest.mark.slow

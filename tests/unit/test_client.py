@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import socket
-from contextlib import asynccontextmanager, closing
+import ssl
+from contextlib import asynccontextmanager, closing, suppress
 
 import anyio
 import pytest
+from anyio.streams.tls import TLSStream
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 from rtcflow.client import connect, get_configuration, offer_url
 from rtcflow.connection import run_connection
@@ -195,3 +203,42 @@ async def test_a_token_in_the_query_is_in_no_error():
     with pytest.raises(ConnectionError, match="nobody answers") as caught:
         await get_configuration(f"http://127.0.0.1:{port}/talk?token=SECRET")
     assert "SECRET" not in str(caught.value)
+
+
+@pytest.mark.anyio
+async def test_https_to_a_server_without_it_says_that_it_is_tls():
+    """Not the system's words for whatever number OpenSSL gave its error."""
+    async with impostor(b"HTTP/1.1 400 Bad Request\r\n\r\n") as url:
+        with pytest.raises(ConnectionError, match=r"TLS failed \(.+\); does it speak https at all\?"):
+            await get_configuration(url.replace("http:", "https:"))
+
+
+@pytest.mark.anyio
+async def test_a_certificate_that_nobody_vouches_for_is_named(tmp_path):
+    """The usual server of one's own has signed its certificate itself."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    now = dt.datetime.now(dt.UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(days=1))
+        .not_valid_after(now + dt.timedelta(days=1))
+        .sign(key, hashes.SHA256())
+    )
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (tmp_path / "both.pem").write_bytes(private + certificate.public_bytes(Encoding.PEM))
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(tmp_path / "both.pem")
+
+    async def serve(stream):
+        async with stream:
+            with suppress(ssl.SSLError, anyio.BrokenResourceError, anyio.EndOfStream):
+                await TLSStream.wrap(stream, server_side=True, ssl_context=context)
+
+    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+    async with listener, anyio.create_task_group() as tg:
+        tg.start_soon(listener.serve, serve)
+        port = listener.extra(anyio.abc.SocketAttribute.local_port)
+        with pytest.raises(ConnectionError, match="its TLS certificate is not accepted: self-signed certificate"):
+            await get_configuration(f"https://127.0.0.1:{port}")
+        tg.cancel_scope.cancel()

@@ -132,6 +132,11 @@ def transports(connection: RTCPeerConnection) -> list[RTCDtlsTransport]:
     return list(dict.fromkeys(found))
 
 
+def packets_received(transport: RTCDtlsTransport) -> int:
+    """How many packets have come, of RTP, RTCP and DTLS. Relies on: ``RTCDtlsTransport.__rx_packets``; else 0."""
+    return int(getattr(transport, "_RTCDtlsTransport__rx_packets", 0))
+
+
 # -- RTP
 
 

@@ -108,7 +108,8 @@ class Stream:
             refuses by raising `NotAuthorized` or returning None, False or "" (a name that was not found). A sync one
             runs in a worker thread. If it raises anything else the caller is refused, too. Nobody else is admitted
             between the return of an async one and the admission of its caller: it may count (`sessions`).
-        latency: What is done about audio that queues up (see `Latency`).
+        latency: What is done about audio that queues up after a stall: ``"buffered"`` keeps every sample, ``"live"``
+            lets go of what makes the call late (see `Latency`).
         thread_limit: How many worker threads sync handlers may hold at once, over all connections; None for no limit.
         timeouts: How long the phases of a connection may take.
         allowed_origins: Origins whose web pages may call, such as ``"https://app.example.org"``, beside the pages of
@@ -157,7 +158,7 @@ class Stream:
         time_limit: float | None = None,
         additional_outputs_handler: Callable[..., Any] | None = None,
         authorize: Authorize | None = None,
-        latency: Latency = Latency.BUFFERED,
+        latency: Latency | Literal["live", "buffered"] = Latency.BUFFERED,
         thread_limit: int | None = None,
         timeouts: Timeouts | None = None,
         allowed_origins: Iterable[str] = (),
@@ -181,7 +182,7 @@ class Stream:
         _check_limit("offer_rate", offer_rate, int | float, None, "would take no offer")
         self._offer_rate = None if offer_rate is None else AddressRate(offer_rate)
         _check_limit("thread_limit", thread_limit, int, 0, "is no number of threads")
-        self.latency = latency
+        self.latency = _choose("latency", latency, Latency)
         self.rtc_configuration = rtc_configuration
         if not callable(rtc_configuration):
             read_rtc_configuration(rtc_configuration)

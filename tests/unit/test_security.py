@@ -267,6 +267,7 @@ async def test_ice_servers_that_cannot_be_fetched_are_a_500(caplog):
     ("options", "error", "words"),
     [
         ({"mode": "audio"}, ValueError, "mode='audio'; expected 'send-receive', 'send' or 'receive'"),
+        ({"latency": "low"}, ValueError, "latency='low'; expected 'live' or 'buffered'"),
         ({"modality": "send"}, ValueError, "modality='send'; expected 'audio', 'video' or 'audio-video'"),
         ({"modality": ["audio"]}, ValueError, "modality=['audio']; expected 'audio'"),
         ({"concurrency_limit": "ten"}, TypeError, "concurrency_limit='ten'; expected a whole number, or None"),

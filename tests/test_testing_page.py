@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 
 import pytest
-from documents import ROOT, example
+from documents import ROOT, example, examples
 from hypothesis import HealthCheck, settings
+
+pytest_plugins = ["pytester"]
 
 PAGE = (ROOT / "docs" / "testing.md").read_text()
 STORIES = re.findall(r"^```text\n(AssertionError.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
@@ -47,6 +49,15 @@ def cured(bot):
             return type(self)(self.service)
 
     return Bot
+
+
+def test_the_fixtures(pytester):
+    """The lines about pytest's fixtures do what they say, on both backends."""
+    (parrot,) = [found.code for found in examples() if found.page.name == "testing.md" and "class Parrot" in found.code]
+    (block,) = re.findall(r"^```py\n(@pytest\.fixture.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    handler = parrot[: parrot.index("async def test_")]
+    pytester.makepyfile("import pytest\n" + handler + block)
+    pytester.runpytest_subprocess("-p", "no:cacheprovider", "-W", "error").assert_outcomes(passed=2)
 
 
 def test_the_stories():

@@ -243,6 +243,12 @@ def test_the_report_names_what_is_broken():
     assert "audio left afterwards" in lines[2]
 
 
+def test_a_pair_is_no_function_that_opens_one():
+    """The error says to leave out the brackets."""
+    with pytest.raises(TypeError, match=r"check_transport\(memory_pair\)"):
+        in_virtual_time(check_transport, memory_pair())
+
+
 @pytest.mark.parametrize("offer", [MediaOffer(), EVERYTHING, MediaOffer(messages=False)], ids=["audio", "all", "phone"])
 def test_a_sound_transport_passes(offer):
     """The memory pair keeps every sentence, whatever was offered."""

@@ -488,6 +488,25 @@ def test_expected_errors_pass():
     case().runTest()
 
 
+class Careless(Sound):
+    """Raises in a task of its own."""
+
+    async def receive(self, frame):
+        self.loop.create_task(self.fail())
+
+    async def fail(self):
+        raise LookupError("in a task")
+
+
+def test_expected_errors_of_tasks_pass():
+    """So is what its tasks raise; without a word on it, it is a failure."""
+    case = life(Careless, expected_errors=(LookupError,)).TestCase
+    case.settings = settings(case.settings, max_examples=10)
+    case().runTest()
+    error, _ = find(Careless, shrink=False)
+    assert "the handler raised by itself: LookupError" in str(error)
+
+
 def test_what_is_shared_on_purpose_passes():
     """A list that all calls write to, if the test says that they may."""
     case = life(SharingByClass, shared=("history",)).TestCase

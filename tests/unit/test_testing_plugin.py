@@ -106,11 +106,27 @@ LEAKS = """
         loop.run_until_complete(leave())
         loop.close()
 
+    def a_task_nobody_keeps():
+        loop = asyncio.new_event_loop()
+        async def leave():
+            asyncio.create_task(asyncio.sleep(60), name="forgotten task")
+        loop.run_until_complete(leave())
+        loop.close()
+
+    def a_file():
+        KEPT.append(open(__file__))
+
+    def a_file_nobody_closes():
+        cycle = [open(__file__)]
+        cycle.append(cycle)
+
     def nothing():
         pass
 
     {mark}
-    @pytest.mark.parametrize("leave", [a_thread, a_descriptor, a_task, nothing])
+    @pytest.mark.parametrize(
+        "leave", [a_thread, a_descriptor, a_task, a_task_nobody_keeps, a_file, a_file_nobody_closes, nothing]
+    )
     def test_leaves(leave):
         leave()
 """
@@ -119,24 +135,70 @@ LEAKS = """
 def test_the_leak_guard(run):
     """What a marked test leaves is told at its end, with its kind and name: a thread, a descriptor, a task."""
     result = run(LEAKS.replace("{mark}", "@pytest.mark.leak_guard"))
-    result.assert_outcomes(passed=4, errors=3)
+    result.assert_outcomes(passed=7, errors=6)
     result.stdout.fnmatch_lines_random(
         [
             "*test_leaves?a_thread? left behind: thread 'forgotten'*",
             "*test_leaves?a_descriptor? left behind: 2 pipe(s)*",
             "*test_leaves?a_task? left behind: *task 'forgotten task'*",
+            "*test_leaves?a_task_nobody_keeps? left behind: *task 'forgotten task'*",
+            "*test_leaves?a_file? left behind: *file */test_the_leak_guard.py'*",
+            "*test_leaves?a_file_nobody_closes? left behind: *unclosed file *",
         ]
     )
 
 
 def test_the_leak_guard_for_all(run):
     """An option guards every test."""
-    run(LEAKS.replace("{mark}", ""), "--leak-guard", "-k", "a_task").assert_outcomes(passed=1, errors=1, deselected=3)
+    run(LEAKS.replace("{mark}", ""), "--leak-guard", "-k", "a_task and not nobody").assert_outcomes(
+        passed=1, errors=1, deselected=6
+    )
 
 
 def test_without_the_guard_nothing_is_told(run):
     """The guard is off until it is asked for."""
-    run(LEAKS.replace("{mark}", "")).assert_outcomes(passed=4)
+    run(LEAKS.replace("{mark}", ""), "-k", "not nobody").assert_outcomes(passed=5, deselected=2)
+
+
+def test_the_leak_guard_in_anyios_loop(run):
+    """A task that an async test leaves in a loop it shares with other tests is told."""
+    result = run(
+        """
+        import asyncio
+        import pytest
+
+        @pytest.fixture(scope="module")
+        def anyio_backend():
+            return "asyncio"
+
+        @pytest.fixture(scope="module")
+        async def shared(anyio_backend):
+            yield
+
+        @pytest.mark.anyio
+        @pytest.mark.leak_guard
+        @pytest.mark.parametrize("n", [0, 1])
+        async def test_leaves(shared, n):
+            if n == 0:
+                test_leaves.kept = asyncio.create_task(asyncio.sleep(60), name="forgotten task")
+        """
+    )
+    result.assert_outcomes(passed=2, errors=1)
+    result.stdout.fnmatch_lines("*test_leaves?0? left behind: *task 'forgotten task'*")
+
+
+def test_the_leak_guard_leaves_warnings_alone(run):
+    """A warning that is an error without the guard is one with it."""
+    result = run(
+        """
+        import pytest, warnings
+
+        @pytest.mark.leak_guard
+        def test_warns():
+            warnings.warn("mind the gap", RuntimeWarning)
+        """
+    )
+    result.assert_outcomes(failed=1)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("pytest_trio") is None, reason="pytest-trio is not installed")

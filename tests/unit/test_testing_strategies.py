@@ -110,6 +110,23 @@ def test_endings_keep_to_what_was_asked(ending):
     assert 0 <= ending.after <= 1
 
 
+@given(
+    st.sampled_from([0.1, 0.3, 0.7]).flatmap(lambda peak: st.tuples(st.just(peak), rtc.pcm(dtype="float32", peak=peak)))
+)
+def test_float_audio_keeps_to_any_peak(drawn):
+    """No sample is louder than was asked for, whatever was."""
+    peak, samples = drawn
+    assert np.abs(samples.astype(float)).max(initial=0) <= peak
+
+
+@given(rtc.audio(rate=16000, dtype="float32"), rtc.audio())
+def test_audio_has_its_rate(float_audio, any_audio):
+    """The rate that was asked for, or one that occurs."""
+    assert float_audio[0] == 16000
+    assert float_audio[1].dtype == np.float32
+    assert any_audio[0] in rtc.INPUT_RATES
+
+
 @given(rtc.links(max_loss=0.1))
 def test_links_lose_no_more_than_allowed(link):
     """The long-run loss of a drawn link is within the bound."""
@@ -122,18 +139,25 @@ def test_links_lose_no_more_than_allowed(link):
     [
         (lambda: rtc.pcm(dtype="float64"), "junk"),
         (lambda: rtc.pcm(layout="5.1"), "'mono', 'stereo'"),
-        (lambda: rtc.pcm(min_samples=10, max_samples=5), "swap"),
+        (lambda: rtc.pcm(min_samples=10, max_samples=5), "max_samples of at least 10"),
+        (lambda: rtc.pcm(max_samples=0), "max_samples of at least 1, or a lower min_samples"),
+        (lambda: rtc.pcm(min_samples=-1), "min_samples=0"),
+        (lambda: rtc.audio(rate=22051), "22050"),
+        (lambda: rtc.pictures(max_side=1).example(), "max_side=2"),
+        (lambda: rtc.links(max_delay=-1), "max_delay=0"),
+        (lambda: rtc.endings(max_seconds=-1), "max_seconds=0"),
+        (lambda: rtc.emit_items(rate=22051), "22050"),
         (lambda: rtc.pcm(peak=2), r"samples \* 2"),
         (lambda: rtc.emit_items("float64"), "junk"),
         (lambda: rtc.emit_items("video"), "it has"),
         (lambda: rtc.emit_items(rate=7), "48000"),
         (lambda: rtc.junk("none"), "there are"),
         (lambda: rtc.args(min_size=0), "min_size=1"),
-        (lambda: rtc.args(min_size=5, max_size=1), "swap"),
+        (lambda: rtc.args(min_size=5, max_size=1), "max_size of at least 5"),
         (lambda: rtc.endings("boredom"), "one of"),
         (lambda: rtc.links(max_loss=3), "probability"),
         (lambda: rtc.traces(disturbances=["burst"]).example(), "schedules"),
-        (lambda: rtc.schedules(min_frames=2, max_frames=1).example(), "swap"),
+        (lambda: rtc.schedules(min_frames=2, max_frames=1).example(), "max_frames of at least 2"),
         (lambda: rtc.schedules(disturbances=["rain"]).example(), "there are"),
         (lambda: rtc.chunkings(0, empty=False).example(), "empty=True"),
     ],

@@ -51,6 +51,11 @@ async def check_transport(make_pair: MakePair) -> None:
     Raises:
         AssertionError: Some sentences are broken; the text lists them.
     """
+    if isinstance(make_pair, AbstractAsyncContextManager) or not callable(make_pair):
+        raise TypeError(
+            f"check_transport opens many pairs: give it the function that opens one, check_transport(memory_pair), "
+            f"not the pair that it made: {make_pair!r}"
+        )
     broken: list[str] = []
     for sentence, check in TRANSPORT_CHECKS.items():
         try:

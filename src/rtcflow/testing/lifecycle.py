@@ -136,7 +136,8 @@ class HandlerLifecycle(RuleBasedStateMachine):
 
     Attributes:
         backend: ``"trio"`` or ``"asyncio"``.
-        expected_errors: Exceptions that your handler may raise by itself; others fail the test.
+        expected_errors: Exceptions that your handler may raise by itself, in its methods or in tasks and callbacks made
+            through `handler.loop`; others fail the test.
         shared: Attributes that the copies of your handler share on purpose, and may change: a cache, a room.
         texts: A strategy for messages of the application's own.
         arguments: A strategy for what `set_args` is given.

@@ -121,12 +121,14 @@ def read_wav(path: str | PathLike[str]) -> tuple[int, Pcm]:
     Raises:
         ValueError: It is of another kind; the text says how to convert it.
     """
-    with wave.open(str(path), "rb") as file:
+    converted = f"convert it: ffmpeg -i {path} -c:a pcm_s16le converted.wav"
+    try:
+        opened = wave.open(str(path), "rb")  # noqa: SIM115  what cannot be opened is told apart from what cannot be read
+    except (wave.Error, EOFError) as error:
+        raise ValueError(f"{path} is no wav file of 16 bit PCM ({error}); {converted}") from None
+    with opened as file:
         if file.getsampwidth() != 2:
-            raise ValueError(
-                f"{path} has {8 * file.getsampwidth()} bits per sample, not 16; "
-                f"convert it: ffmpeg -i {path} -c:a pcm_s16le converted.wav"
-            )
+            raise ValueError(f"{path} has {8 * file.getsampwidth()} bits per sample, not 16; {converted}")
         samples = np.frombuffer(file.readframes(file.getnframes()), "<i2").astype(np.int16)
         return file.getframerate(), np.ascontiguousarray(samples.reshape(-1, file.getnchannels()).T)
 

@@ -35,6 +35,7 @@ __all__ = [
     "Arrival",
     "Ending",
     "args",
+    "audio",
     "chunkings",
     "chunks",
     "emit_items",
@@ -111,7 +112,8 @@ def _pcm(
 def _samples(dtype: Dtype, peak: float) -> st.SearchStrategy[Any]:
     if dtype == "int16":
         return st.integers(max(-32768, round(-peak * 32768)), min(32767, round(peak * 32768)))
-    return st.floats(-peak, peak, width=32, allow_subnormal=False) if peak in {0.5, 1.0} else st.just(0.0)
+    most = float(np.nextafter(np.float32(peak), np.float32(0))) if np.float32(peak) > peak else float(np.float32(peak))
+    return st.floats(-most, most, width=32, allow_subnormal=False)
 
 
 def pcm(
@@ -135,8 +137,7 @@ def pcm(
         raise InvalidArgument(f"audio is int16 or float32, not {dtype}; for what emit() must refuse, write junk()")
     if layout is not None and layout not in CHANNELS:
         raise InvalidArgument(f"layout is 'mono', 'stereo' or None for either, not {layout!r}")
-    if min_samples < 0 or max_samples < min_samples:
-        raise InvalidArgument(f"no length is at least {min_samples} and at most {max_samples}; swap the two")
+    _check_bounds("min_samples", min_samples, "max_samples", max_samples, lowest=0)
     if not 0 <= peak <= 1:
         raise InvalidArgument(
             f"peak is a share of full scale, from 0 to 1, not {peak}; for audio beyond full scale write "
@@ -145,6 +146,48 @@ def pcm(
     dtypes: tuple[Dtype, ...] = ("int16", "float32") if dtype is None else (dtype,)
     layouts: tuple[ChannelLayout, ...] = ("mono", "stereo") if layout is None else (layout,)
     return _pcm(dtypes, layouts, min_samples, max_samples, peak)
+
+
+def audio(
+    *,
+    rate: int | None = None,
+    dtype: Dtype | None = "int16",
+    layout: ChannelLayout | None = None,
+    min_samples: int = 1,
+    max_samples: int = 2000,
+    peak: float = 1.0,
+) -> st.SearchStrategy[tuple[int, NDArray[Any]]]:
+    """Audio with its sample rate: ``(rate, samples)``, as `receive` gets it and `run_call(play=…)` takes it.
+
+    Args:
+        rate: Hz; None for any of `input_rates`.
+        dtype: As for `pcm`, and so are the rest.
+        layout: See there.
+        min_samples: See there.
+        max_samples: See there.
+        peak: See there.
+    """
+    samples = pcm(dtype=dtype, layout=layout, min_samples=min_samples, max_samples=max_samples, peak=peak)
+    return st.tuples(_rates(rate), samples)
+
+
+def _rates(rate: int | None) -> st.SearchStrategy[int]:
+    if rate is None:
+        return input_rates()
+    if rate in INPUT_RATES or (rate % 50 == 0 and 1000 <= rate <= 384_000):
+        return st.just(rate)
+    raise InvalidArgument(
+        f"no audio has a sample rate of {rate} Hz; write one of {INPUT_RATES}, or another multiple of 50"
+    )
+
+
+def _check_bounds(least: str, low: float, most: str, high: float, *, lowest: float) -> None:
+    if low < lowest:
+        raise InvalidArgument(f"{least} is at least {lowest:g}, not {low:g}; write {least}={lowest:g}")
+    if high < low:
+        raise InvalidArgument(
+            f"{most}={high:g} is less than {least}={low:g}; give a {most} of at least {low:g}, or a lower {least}"
+        )
 
 
 @st.composite
@@ -249,8 +292,7 @@ def schedules(
     """
     if unknown := set(disturbances) - set(ALL_DISTURBANCES):
         raise InvalidArgument(f"unknown disturbances {sorted(unknown)}; there are {ALL_DISTURBANCES}")
-    if not 0 <= min_frames <= max_frames:
-        raise InvalidArgument(f"no call has at least {min_frames} and at most {max_frames} frames; swap the two")
+    _check_bounds("min_frames", min_frames, "max_frames", max_frames, lowest=0)
     if min_frames and "loss" in disturbances and min_frames == max_frames == 1:
         raise InvalidArgument("a call of one frame, with loss, may have none; leave 'loss' out or allow more frames")
     n = draw(st.integers(min_frames, max_frames))
@@ -283,6 +325,8 @@ def links(*, max_loss: float = 0.3, max_delay: float = 0.5) -> st.SearchStrategy
     """
     if not 0 <= max_loss <= 1:
         raise InvalidArgument(f"max_loss is a probability, from 0 to 1, not {max_loss}")
+    if max_delay < 0:
+        raise InvalidArgument(f"max_delay is in seconds, and not negative: write max_delay=0, not {max_delay}")
     loss = st.floats(0, max_loss)
     # From rate = start / (start + 1 / length): the start that gives the wanted rate.
     bursts = st.builds(
@@ -341,9 +385,8 @@ def emit_items(*branches: str, rate: int | None = None, max_samples: int = 2000)
         if unknown & set(JUNK):
             raise InvalidArgument(f"{sorted(unknown)} must be refused; write junk({', '.join(map(repr, unknown))})")
         raise InvalidArgument(f"EmitType has no branches {sorted(unknown)}; it has {ACCEPTED}")
-    if rate is not None and not 1000 <= rate <= 384_000:
-        raise InvalidArgument(f"no audio has a sample rate of {rate} Hz; write one of {INPUT_RATES}")
-    rates = input_rates() if rate is None else st.just(rate)
+    rates = _rates(rate)
+    _check_bounds("min_samples", 1, "max_samples", max_samples, lowest=0)
     audio = st.tuples(rates, st.one_of(_flat(max_samples), pcm(dtype=None, max_samples=max_samples)))
     with_layout = st.one_of(
         [
@@ -408,6 +451,8 @@ def make_junk(kind: str) -> Any:
 @st.composite
 def pictures(draw: st.DrawFn, *, max_side: int = 32) -> NDArray[Any]:
     """Pictures: uint8, uint16 or float32 (0-255); shape (height, width, 3) or (height, width); even sides."""
+    if max_side < 2:
+        raise InvalidArgument(f"the sides of a picture are even, and at least 2: write max_side=2, not {max_side}")
     height, width = (2 * draw(st.integers(1, max(1, max_side // 2))) for _ in range(2))
     shape = draw(st.sampled_from([(height, width, 3), (height, width)]))
     dtype, top = draw(st.sampled_from([("uint8", 255), ("uint16", 65535), ("float32", 255)]))
@@ -475,8 +520,7 @@ def args(*, min_size: int = 1, max_size: int = 4) -> st.SearchStrategy[list[Any]
     """Argument lists for `set_args`: JSON values, now and then led by a `WebRTCData`."""
     if min_size < 1:
         raise InvalidArgument("set_args takes at least one argument; write args(min_size=1)")
-    if max_size < min_size:
-        raise InvalidArgument(f"no list has at least {min_size} and at most {max_size} arguments; swap the two")
+    _check_bounds("min_size", min_size, "max_size", max_size, lowest=1)
     value = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.text(max_size=20))
     plain = st.lists(value, min_size=min_size, max_size=max_size)
     page = st.builds(WebRTCData, webrtc_id=st.text(max_size=10), textbox=st.text(max_size=20))
@@ -518,6 +562,8 @@ def endings(*hows: str, max_seconds: float = 3.0) -> st.SearchStrategy[Ending]:
     """
     if unknown := set(hows) - set(ENDINGS):
         raise InvalidArgument(f"a call does not end by {sorted(unknown)}; it ends by one of {ENDINGS}")
+    if max_seconds < 0:
+        raise InvalidArgument(f"a call does not end before it begins: write max_seconds=0, not {max_seconds}")
     steps = st.integers(0, round(max_seconds / (FRAME_SECONDS / 2)))
     return st.builds(
         lambda how, step: Ending(how, round(step * FRAME_SECONDS / 2, 3)), st.sampled_from(hows or ENDINGS), steps

@@ -189,8 +189,9 @@ async def test_what_a_detector_judges_while_it_is_told_to_forget_is_void():
     handler = ReplyOnPause(called.append, detector=lambda: Slow(turn(0.3, 0.6), blocking=True), input_sample_rate=RATE)
     async with open_caller(handler) as caller:
         await caller.wait(1.0)
-        while not inside.is_set():
-            await caller.wait(0.01)
+        with anyio.fail_after(5):
+            while not inside.is_set():
+                await caller.wait(0.01)
         caller.handler.trigger_response()
         await caller.wait(2)
     assert len(called) == 1
@@ -374,8 +375,10 @@ async def test_hearing_goes_on_while_a_false_interruption_is_judged():
         assert call.handler._detector.now == pytest.approx(4.0, abs=0.1)
         assert call.of(Resumed) == []
         free.set()
-        while not call.of(Resumed):
+        deadline = time.monotonic() + 5
+        while not call.of(Resumed) and time.monotonic() < deadline:
             await anyio.sleep(0.02)
+        assert len(call.of(Resumed)) == 1
 
 
 async def test_who_speaks_again_while_he_is_judged_has_said_something():

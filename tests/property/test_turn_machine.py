@@ -248,6 +248,13 @@ class PickyLife(TalkLife):
     options = {"interrupt_when": lambda audio: audio[1].shape[1] > 48000}
 
 
+class EndLife(TalkLife):
+    """A reply that fails ends the call: `on_turn_error="end"`."""
+
+    options = {"on_turn_error": "end"}
+    expected_errors = (ValueError, rtcflow.MediaError)
+
+
 class _InThread(rtcflow.EnergyVad):
     blocking = True
 
@@ -259,7 +266,9 @@ class BlockingLife(TalkLife):
 
 
 @pytest.mark.parametrize("backend", ["trio", "asyncio"])
-@pytest.mark.parametrize("life", [TalkLife, ThreadLife, ResumeLife, JudgedLife, DeafLife, PickyLife, BlockingLife])
+@pytest.mark.parametrize(
+    "life", [TalkLife, ThreadLife, ResumeLife, JudgedLife, DeafLife, PickyLife, EndLife, BlockingLife]
+)
 def test_turns_live_through_anything(life, backend):
     """No sequence of speech, pauses, interruptions, failing and slow replies, and ends breaks a promise of a turn."""
     machine = type(life.__name__, (life,), {"backend": backend})

@@ -27,6 +27,7 @@ from hypothesis import strategies as st
 from rtcflow._engine import seam, wire
 
 OPUS = RTCRtpCodecParameters(mimeType="audio/opus", clockRate=48000, channels=2, payloadType=50)
+LEVEL = RTCRtpHeaderExtensionParameters(id=7, uri="urn:ietf:params:rtp-hdrext:ssrc-audio-level")
 MID = RTCRtpHeaderExtensionParameters(id=3, uri="urn:ietf:params:rtp-hdrext:sdes:mid")
 
 
@@ -50,7 +51,7 @@ class Listener:
     def __init__(self, transport: Any) -> None:
         self.rtp: list[RtpPacket] = []
         self.rtcp: list[Any] = []
-        transport._rtp_header_extensions_map.configure(SimpleNamespace(headerExtensions=[MID]))
+        transport._rtp_header_extensions_map.configure(SimpleNamespace(headerExtensions=[MID, LEVEL]))
 
         async def rtp(data: bytes, arrival_time_ms: int) -> None:
             self.rtp.append(RtpPacket.parse(data, transport._rtp_header_extensions_map))
@@ -65,7 +66,9 @@ class Listener:
 
 
 @asynccontextmanager
-async def writing(transport: RTCDtlsTransport) -> AsyncIterator[tuple[Any, wire.RtpWriter]]:
+async def writing(
+    transport: RTCDtlsTransport, extensions: tuple[RTCRtpHeaderExtensionParameters, ...] = (MID,)
+) -> AsyncIterator[tuple[Any, wire.RtpWriter]]:
     """A started sender, and what writes its packets."""
     sender: Any = RTCRtpSender("audio", transport)
     writer: asyncio.Future[wire.RtpWriter] = asyncio.get_running_loop().create_future()
@@ -76,7 +79,7 @@ async def writing(transport: RTCDtlsTransport) -> AsyncIterator[tuple[Any, wire.
 
     assert seam.send_packets(sender, play)
     parameters = RTCRtpSendParameters(
-        codecs=[OPUS], headerExtensions=[MID], muxId="voice", rtcp=RTCRtcpParameters(cname="somebody")
+        codecs=[OPUS], headerExtensions=list(extensions), muxId="voice", rtcp=RTCRtcpParameters(cname="somebody")
     )
     await sender.send(parameters)
     try:
@@ -110,6 +113,26 @@ def test_packets_written(monkeypatch: pytest.MonkeyPatch) -> None:
             assert abs(clock.current_ntp_time() - info.ntp_timestamp) / 2**32 < 5
             report = await sender.getStats()
             assert any(getattr(entry, "packetsSent", 0) == 3 for entry in report.values())
+
+    run(check())
+
+
+@pytest.mark.parametrize(
+    ("extensions", "levels"), [((MID, LEVEL), [None, 0, 30, 127]), ((LEVEL,), [None, 0, 30, 127]), ((MID,), [None] * 4)]
+)
+def test_the_level_is_told_to_peers_that_ask(extensions: tuple[Any, ...], levels: list[int | None]) -> None:
+    """How loud a packet is stands in its header (RFC 6464) if the peer negotiated that, beside what else is there."""
+
+    async def check() -> None:
+        async with two_transports() as (ours, theirs), writing(ours, extensions) as (_, writer):
+            listener = Listener(theirs)
+            for index, level in enumerate([None, 0, 30, 127]):
+                writer.write(b"x", index * 960, marker=False, level=level)
+            await until(lambda: len(listener.rtp) == 4)
+            told = [packet.extensions.audio_level for packet in listener.rtp]
+            assert [None if level is None else level[1] for level in told] == levels
+            assert {packet.payload for packet in listener.rtp} == {b"x"}
+            assert {packet.extensions.mid for packet in listener.rtp} == {"voice" if MID in extensions else None}
 
     run(check())
 

@@ -299,11 +299,13 @@ class Writer:
 
     def __init__(self) -> None:
         self.packets: list[tuple[bytes, int, bool]] = []
+        self.levels: list[int | None] = []
         self.fails = False
 
-    def write(self, payload: bytes, timestamp: int, *, marker: bool) -> None:
+    def write(self, payload: bytes, timestamp: int, *, marker: bool, level: int | None) -> None:
         if self.fails:
             raise ConnectionError
+        self.levels.append(level)
         self.packets.append((payload, timestamp, marker))
 
 
@@ -332,6 +334,18 @@ def test_the_track_plays_to_the_wire() -> None:
             await asyncio.sleep(0.005)
         player.close()
         await asyncio.wait_for(playing, 1)
+        assert writer.levels == [None] * 4
+
+    async def tell_level() -> None:
+        player, writer = Player(), Writer()
+        player.open(AudioFormat(16000))
+        playing = asyncio.create_task(PlayoutTrack(player, OpusConfig(audio_level=True)).play(writer))  # type: ignore[arg-type]
+        player.put(AudioFrame(np.full((1, 320), 16384, np.int16), 16000, 0))
+        while not writer.packets:
+            await asyncio.sleep(0.005)
+        player.close()
+        await asyncio.wait_for(playing, 1)
+        assert writer.levels == [6]
 
     async def lose() -> None:
         player, writer = Player(), Writer()
@@ -350,7 +364,7 @@ def test_the_track_plays_to_the_wire() -> None:
         await asyncio.sleep(0.02)
         assert not writer.packets
 
-    for story in (play, lose, cancel):
+    for story in (play, tell_level, lose, cancel):
         asyncio.run(story())
 
 

@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 
 from ..frames import LAYOUTS, AudioFormat, AudioFrame
 from ..media.jitter import Item, JitterBuffer, Lost, Played
+from ..media.level import audio_level
 from ..media.playout import PlayoutFrame
 from ..media.resample import Converter
 from ..player import Player
@@ -113,7 +114,8 @@ class PlayoutTrack(MediaStreamTrack):
         if encoder is None:
             encoder = self._encoder = OpusEncoder(sample_rate, self._config)
         if (payload := encoder.payload(samples)) is not None and not self._player.stale:
-            writer.write(payload, pts * encoder.step, marker=due.talkspurt)
+            level = audio_level(samples) if self._config.audio_level else None
+            writer.write(payload, pts * encoder.step, marker=due.talkspurt, level=level)
 
 
 class _Pump:

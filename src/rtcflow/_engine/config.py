@@ -39,6 +39,8 @@ class OpusConfig:
             lose packets. It belongs to the voice model, so choose ``"voip"``, and an `expected_loss` above 0.
         expected_loss: Percent of packets the encoder shall expect to be lost.
         dtx: Send next to nothing during silence (RFC 6716 section 2.1.9).
+        audio_level: Tell peers that ask for it how loud each packet is (RFC 6464), for those that do not decode:
+            conference servers, `RTCRtpReceiver.getSynchronizationSources`. Takes 10 µs a packet.
     """
 
     bitrate: int = 40_000
@@ -47,6 +49,7 @@ class OpusConfig:
     fec: bool = False
     expected_loss: int = 0
     dtx: bool = False
+    audio_level: bool = False
 
     def __post_init__(self) -> None:
         _check_range("bitrate", self.bitrate, 6_000, 256_000)

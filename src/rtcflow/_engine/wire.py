@@ -194,18 +194,27 @@ class RtpWriter:
         self._payload_type, self._ssrc = payload_type, sender._ssrc
         self._sequence = secrets.randbelow(2**15)  # the lower half, as RFC 3711 section 3.3.1 would have it
         self._origin = secrets.randbits(32)
-        extensions = rtp.HeaderExtensions(mid=self._books[_SENDER + "mid"])
-        profile, value = self._books[_SENDER + "rtp_header_extensions_map"].set(extensions)
-        self._extension = _EXTENSION.pack(profile, len(value) >> 2) + value if value else b""
-        self._first = 0x90 if value else 0x80
+        self._extension = self._pack_extension(None)
+        loud, quiet = self._pack_extension(0), self._pack_extension(127)
+        # Where the level is among the bytes; None if the peer does not ask for it.
+        self._level_at = next((at for at, (a, b) in enumerate(zip(loud, quiet, strict=True)) if a != b), None)
+        self._levelled = loud
 
-    def write(self, payload: bytes, timestamp: int, *, marker: bool) -> None:
+    def _pack_extension(self, level: int | None) -> bytes:
+        extensions = rtp.HeaderExtensions(
+            mid=self._books[_SENDER + "mid"], audio_level=None if level is None else (False, level)
+        )
+        profile, value = self._books[_SENDER + "rtp_header_extensions_map"].set(extensions)
+        return _EXTENSION.pack(profile, len(value) >> 2) + value if value else b""
+
+    def write(self, payload: bytes, timestamp: int, *, marker: bool, level: int | None = None) -> None:
         """Send one packet at once.
 
         Args:
             payload: What.
             timestamp: Media time since the beginning, in units of the RTP clock.
             marker: Whether this is the first packet after a silence (RFC 3551 section 4.1).
+            level: How loud it is, in -dBov, 0 to 127 (RFC 6464), for a peer that asks for it; None to leave it out.
 
         Raises:
             ConnectionError: The transport is not connected any more.
@@ -217,8 +226,11 @@ class RtpWriter:
             return
         timestamp = (self._origin + timestamp) & 0xFFFFFFFF
         second = self._payload_type | 0x80 if marker else self._payload_type
-        header = _HEADER.pack(self._first, second, self._sequence, timestamp, self._ssrc)
-        data = self._encrypt(header + self._extension + payload)
+        extension, at = self._extension, self._level_at
+        if level is not None and at is not None:
+            extension = self._levelled[:at] + bytes((level,)) + self._levelled[at + 1 :]
+        header = _HEADER.pack(0x90 if extension else 0x80, second, self._sequence, timestamp, self._ssrc)
+        data = self._encrypt(header + extension + payload)
         pair.protocol.transport.sendto(data, pair.remote_addr)
         self._sequence = (self._sequence + 1) & 0xFFFF
         books, counts = self._books, self._counts

@@ -144,8 +144,10 @@ def wheel(session: nox.Session) -> None:
 
 @nox.session
 def property(session: nox.Session) -> None:  # noqa: A001 - the name of the session
-    """The laws, with thousands of examples each."""
+    """The laws, with thousands of examples each: tests/property, and every test under @given wherever it is."""
     _install(session, "all")
+    laws = ("-m", "hypothesis", "--timeout=1200")  # Hypothesis' own marker
+    _pytest(session, *laws, "tests/unit", HYPOTHESIS_PROFILE="nightly")
     _pytest(session, "tests/property", "-m", "nightly or not nightly", "--timeout=1200", HYPOTHESIS_PROFILE="nightly")
 
 

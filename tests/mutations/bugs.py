@@ -82,7 +82,7 @@ MUTANTS = (
                 "        except BaseExceptionGroup as group:",
             ),
         ),
-        _unit("connection", "test_a_cancelled_run_does_not_return"),
+        _lives("Bot-trio"),
     ),
     Mutant(
         "last-cause-wins",
@@ -143,7 +143,7 @@ MUTANTS = (
                 "if emitted.outputs is not None and emitted.audio is None:",
             ),
         ),
-        _unit("connection", "test_outputs_reach_the_application_and_the_peer_is_told"),
+        _lives("Bot-trio"),
     ),
     Mutant(
         "none-floods",
@@ -375,6 +375,140 @@ MUTANTS = (
             ),
         ),
         _unit("jitter", "test_packets_are_played_in_order_or_said_to_be_lost"),
+    ),
+    # -- ends, transports and codecs
+    Mutant(
+        "broken-told-as-left",
+        "A link that broke is told as a peer that left.",
+        (Edit("connection:Connection._watch_peer", "End(EndCause.LINK_BROKE,", "End(EndCause.PEER_LEFT,"),),
+        _lives("Bot-trio"),
+    ),
+    Mutant(
+        "slot-released-twice",
+        "A call gives back two slots at its end.",
+        (Edit("stream:Stream._release", "self._slots -= 1", "self._slots -= 2"),),
+        _lives("Bot-trio"),
+    ),
+    Mutant(
+        "start-up-error-swallowed",
+        "What start_up raises is lost, and the call goes on.",
+        (
+            Edit(
+                "connection:Connection._start_up",
+                "    await self._call(self.handler.start_up)",
+                "    try:\n        await self._call(self.handler.start_up)\n    except Exception:\n        pass",
+            ),
+        ),
+        _unit("connection", "test_what_a_handler_raises_ends_the_connection_and_arrives_bare"),
+    ),
+    Mutant(
+        "early-close-forgotten",
+        "A call that is closed while its transport is being opened goes on.",
+        (Edit("session:Session.prepare", "if self._closing is not None:", "if False:"),),
+        _lives("Bot-trio"),
+    ),
+    Mutant(
+        "context-of-another-call",
+        "A handler sees the context of the first call there ever was.",
+        (
+            Edit(
+                "context:get_current_context",
+                "    return _current.get()",
+                "    return globals().setdefault('_first', _current.get())",
+            ),
+        ),
+        _lives("Bot-trio"),
+    ),
+    Mutant(
+        "close-without-bound",
+        "Closing waits for a transport that does not close.",
+        (
+            Edit(
+                "connection:Connection._close",
+                "with anyio.move_on_after(min(timeouts.goodbye, deadline - anyio.current_time())):",
+                "with anyio.CancelScope():",
+            ),
+        ),
+        _unit("connection", "test_a_whole_end_has_a_deadline"),
+        hangs=True,
+    ),
+    Mutant(
+        "latest-is-oldest",
+        "A full queue keeps what came first: video runs late.",
+        (
+            Edit(
+                "flow:Flow._try_put",
+                "        self._items.popleft()\n        self._dropped += 1",
+                "        self._put += 1\n        self._dropped += 1\n        return True",
+            ),
+        ),
+        _unit("connection", "test_a_slow_video_handler_sees_the_latest_frame"),
+    ),
+    Mutant(
+        "goodbye-not-sent",
+        "A transport that is closed does not say goodbye.",
+        (Edit("transports.memory:MemoryTransport._say_goodbye", "self._outbox.put_nowait(_GOODBYE)", "pass"),),
+        _unit("testing_conformance", "test_a_sound_transport_passes"),
+    ),
+    Mutant(
+        "messages-without-bound",
+        "Messages for a peer that does not read fill the memory.",
+        (Edit("transports.memory:MemoryTransport.send_message_nowait", ">= SEND_BOUND", ">= 2**40"),),
+        _unit("testing_conformance", "test_a_sound_transport_passes"),
+    ),
+    Mutant(
+        "far-side-not-told-to-clear",
+        "A carrier plays on what it buffers when its caller interrupts.",
+        (Edit("transports.websocket_line:LineTransport.clear_audio", "if self._codec.clears:", "if False:"),),
+        _unit("line_transports", "test_clear_tells_the_carrier_and_comes_before_what_is_said_next"),
+    ),
+    Mutant(
+        "pts-without-gaps",
+        "What a carrier lost is missing in media time, too.",
+        (
+            Edit(
+                "transports.websocket_line:LineTransport._hear",
+                "self._clock.pts(n, timestamp)",
+                "self._clock.pts(n, None)",
+            ),
+        ),
+        _unit("line_transports", "test_a_gap_in_a_carriers_timestamps_is_a_gap_in_media_time"),
+    ),
+    Mutant(
+        "resampler-gives-two-more",
+        "A flushed stream is two samples longer than it is.",
+        (Edit("media.resample:Resampler.flush", "- self._given\n", "- self._given + 2\n"),),
+        _unit("resample", "test_chunking_cannot_be_heard"),
+    ),
+    Mutant(
+        "mulaw-upside-down",
+        "mu-law decodes to the other sign.",
+        (Edit("media.g711:decode_mulaw", "return _FROM_MULAW", "return -_FROM_MULAW"),),
+        _unit("g711", "test_mulaw_decodes_to_the_tables_values"),
+    ),
+    Mutant(
+        "concealed-with-another-voice",
+        "What stands in for a lost packet is the stretch that fits worst.",
+        (Edit("media.conceal:Concealer._last_period", "np.argmax(", "np.argmin("),),
+        _unit("conceal", "test_the_voice_goes_on"),
+    ),
+    Mutant(
+        "layout-ignored",
+        "The layout beside emitted audio does not count.",
+        (Edit("handlers.items:_parse_audio", "as_pcm(samples, layout,", "as_pcm(samples, None,"),),
+        _unit("items", "test_shapes_and_layouts_of_audio", "test_junk_is_named_with_what_to_write"),
+    ),
+    Mutant(
+        "pictures-darken",
+        "Pictures of 16 bits are cut to 8, not rounded.",
+        (
+            Edit(
+                "handlers.items:_to_uint8",
+                "((pixels.astype(np.uint32) + 128) // 257)",
+                "(pixels.astype(np.uint32) // 257)",
+            ),
+        ),
+        _unit("items", "test_uint16_becomes_the_nearest_uint8"),
     ),
     # -- protocol
     Mutant(

@@ -98,12 +98,14 @@ class Mutant:
         description: What is wrong, in one sentence.
         edits: The places.
         tests: Node ids of the tests of which at least one turns red.
+        hangs: Something waits for ever: a test that is ended for its time is one that has seen it.
     """
 
     name: str
     description: str
     edits: tuple[Edit, ...]
     tests: tuple[str, ...]
+    hangs: bool = False
 
     @contextmanager
     def plant(self) -> Iterator[None]:

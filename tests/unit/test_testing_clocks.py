@@ -126,6 +126,27 @@ def test_manual_time_moves_by_advance_alone(backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_deadlines_that_differ_by_rounding_are_met(backend):
+    """Who sleeps until a moment, and is woken a rounding error before it, does not go round for ever."""
+    met = []
+
+    async def sleeper(deadline):
+        while anyio.current_time() < deadline:
+            await anyio.sleep_until(deadline)
+        met.append(deadline)
+
+    async def main():
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(sleeper, 0.3 + 1e-10)
+            await advance(0.3)
+            await advance(0.1)
+            assert met
+
+    name, options = virtual_backend(backend, manual=True)
+    anyio.run(main, backend=name, backend_options=options)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_misuse_says_what_to_write(backend):
     """advance in automatic time, time going back, uvloop, and real time: each error shows the right call."""
 

@@ -96,6 +96,8 @@ class Call:
         self.ended_at: float | None = None
         self.over_at: float | None = None
         self.over = False
+        self.outputs = 0
+        self.was_cancelled = False
         self._n = 0
 
     async def run(self, stream: Stream, offer: MediaOffer, already: str | None, journal: Callable[[], Journal]) -> None:
@@ -108,6 +110,7 @@ class Call:
                 tasks.start_soon(self._listen)
                 tasks.start_soon(self._read)
                 async with stream.admit(Peer(), "memory") as self.session:
+                    self._count_outputs(self.session)
                     self.traces = Traces(self._prototype, self.session.handler, self._shared)
                     self.journal = journal()
                     self.journal.context_id = self.session.webrtc_id
@@ -124,10 +127,20 @@ class Call:
                         self.session.close("enough")
                     with anyio.CancelScope() as self.scope:
                         await stream.run(self.session, self.ours)
+                    self.was_cancelled = self.scope.cancelled_caught
                 self.over_at = self._clock.now
                 tasks.cancel_scope.cancel()
         finally:
             self.over = True
+
+    def _count_outputs(self, session: Session) -> None:
+        put = session.outputs.put
+
+        def count(outputs: AdditionalOutputs) -> None:
+            self.outputs += 1
+            put(outputs)
+
+        session.outputs.put = count  # type: ignore[method-assign,assignment]
 
     def _limit(self, seconds: float) -> None:
         cause = Cause(self._clock.now + seconds, -1, EndCause.TIME_LIMIT, "the time limit was reached")

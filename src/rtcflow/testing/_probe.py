@@ -72,6 +72,7 @@ class Journal:
         faults: What is still to go wrong, by method.
         markers: First samples of the frames received.
         longest_item: Seconds of the longest audio returned by emit.
+        items: Audio that emit returned, and outputs, counted.
         step: The story's step.
         shutting_down: `shutdown` has begun.
         shutdown_error: What it raised by itself.
@@ -87,6 +88,7 @@ class Journal:
     faults: dict[str, deque[Fault]] = field(default_factory=lambda: defaultdict(deque))
     markers: list[int] = field(default_factory=list)
     longest_item: float = 0.0
+    items: Counter[str] = field(default_factory=Counter)
     step: int = 0
     shutting_down: bool = False
     shutdown_error: Exception | None = None
@@ -155,6 +157,8 @@ class Journal:
         if emitted.close is not None:
             self.ends(EndCause.HANDLER_CLOSED, f"{method} returned {emitted.close}", injected=injected)
         audio = getattr(emitted, "audio", None)
+        self.items["outputs"] += method == "emit" and emitted.outputs is not None
+        self.items["audio"] += audio is not None
         if audio is not None:
             self.longest_item = max(self.longest_item, audio[1].shape[1] / audio[0])
 

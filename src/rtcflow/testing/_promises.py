@@ -13,6 +13,7 @@ from typing import Final
 from ..connection import Connection
 from ..ends import EndCause, Timeouts
 from ..flow import FlowStatistics
+from ..handlers.base import AsyncStreamHandler
 from ..player import LEAD
 from ..stream import Stream
 from ..threads import INTERRUPT_GRACE, SETTLE
@@ -108,7 +109,17 @@ def nothing_runs_on(call: Call) -> None:
     assert not call.journal.running, f"nothing runs after the end: {', '.join(call.journal.running)} does"
     after = [at for at in call.heard if call.over_at is not None and at > call.over_at + 1e-9]
     assert not after, f"nothing is sent after the end: {len(after)} frames were"
-    assert _connection(call).end is not None, "a call that is over has a reason"
+    end = _connection(call).end
+    assert end is not None, "a call that is over has a reason"
+    if end.cause is EndCause.CANCELLED:
+        assert call.was_cancelled, (
+            "a cancelled call does not return as if nothing had been: its cancellation was swallowed"
+        )
+    items = call.journal.items
+    if isinstance(call.session.handler, AsyncStreamHandler):  # a thread may return while nobody listens any more
+        assert call.outputs == items["outputs"], f"{items['outputs']} outputs were emitted, {call.outputs} put out"
+        emitted = _connection(call).statistics().emitted
+        assert emitted == items["audio"], f"statistics count each emitted item: {emitted}, of {items['audio']}"
 
 
 def everything_is_given_back(stream: Stream) -> None:

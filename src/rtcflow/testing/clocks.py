@@ -33,6 +33,9 @@ STARVED = 0.25
 that go round without waiting) gets its time at real pace: it would stand still for ever."""
 STARVED_TURNS = 100
 
+ROUNDING = 1e-9
+"""Seconds by which asyncio takes a deadline for due that is not: whoever waits for it in a loop would go round."""
+
 NAP, LONGEST_NAP = 0.0001, 0.002
 """Real seconds between two looks at threads that run."""
 
@@ -97,7 +100,7 @@ class VirtualTime:
             raise anyio.BusyResourceError("advancing")
         if seconds < 0:
             raise ValueError(f"time does not go back, and {seconds} s is less than 0")
-        self._limit += seconds
+        self._limit = round(self._limit + seconds, 9)
         self._arrived = anyio.Event()
         try:
             await self._arrived.wait()
@@ -166,7 +169,8 @@ class VirtualTime:
         if self._turns > STARVED_TURNS:
             real = time.monotonic()
             if (passed := real - self._rested) > STARVED:
-                self.now = min(self.now + passed, self._limit)
+                # Never back; and beyond the limit by what loops round up, so that who sleeps until then comes to rest.
+                self.now = max(self.now, min(self.now + passed, self._limit + ROUNDING))
                 self._rested = real
 
     def _poke(self) -> None:

@@ -6,6 +6,7 @@ from collections import deque
 from typing import Any
 
 from ._bridge import Event
+from .ends import Timeouts
 from .handlers.base import AsyncStreamHandler
 from .media.playout import Latency
 from .outputs import EmitType
@@ -47,6 +48,7 @@ def make_stream(concurrency_limit: int | None = 32) -> Stream:
         EchoHandler(),
         concurrency_limit=concurrency_limit,
         latency=Latency.LIVE,
+        timeouts=Timeouts(goodbye=0.4),  # Ctrl-C ends the demo well within 2 s, though a caller does not answer
         telephone=TelephoneConfig(unsigned_is_fine=True),
     )
 

@@ -8,7 +8,6 @@ clear. `audio_in` is what comes out of that buffer: what the caller hears, when 
 
 from __future__ import annotations
 
-import math
 import secrets
 from collections import deque
 from collections.abc import AsyncIterator, Mapping
@@ -42,7 +41,6 @@ from .protocol.lines import (
     Media,
     MediaFormat,
     Message,
-    Ping,
     SendAccepted,
     SendClear,
     SendMark,
@@ -67,9 +65,6 @@ BUFFER: Final = 60.0
 MAX_MESSAGE: Final = 1 << 20
 """Bytes of one message of the server."""
 
-PING: Final = 60.0
-"""Seconds after which a WebSocket client that has nothing else to say than audio says that it is there."""
-
 DIGIT_SECONDS: Final = 0.25
 """Seconds from one digit to the next; a telephone's own dialler takes 0.1 to 0.3 s."""
 
@@ -92,6 +87,9 @@ _STATUSES: Final = frozenset(HTTPStatus)
 
 class CallerTransport(Transport):
     """The caller's end; opened by `call_by_telephone` and `call_by_websocket`, and used as any other transport.
+
+    It sends what is put into `audio_out`, and no silence between: who puts nothing for a minute (by telephone), or five
+    (by WebSocket), is taken for gone by the server.
 
     Attributes:
         clears: How often the server had the buffer dropped.
@@ -297,9 +295,7 @@ class CallerTransport(Transport):
         await self._began.wait()
         try:
             while True:
-                event: LineEvent = Ping()
-                with anyio.move_on_after(PING if self.kind == "websocket" else math.inf):
-                    event = await self._outbox.take()
+                event = await self._outbox.take()
                 await self._say(event)
                 if isinstance(event, Dtmf):
                     await anyio.sleep(DIGIT_SECONDS)

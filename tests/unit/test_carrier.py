@@ -48,19 +48,6 @@ async def test_what_a_server_does_wrong_breaks_the_link(what):
     pipe.free()
 
 
-async def test_a_client_with_nothing_to_say_says_that_it_is_there():
-    """Once a minute, so that the server does not take it for gone."""
-    pipe = Pipe()
-    wish = Wish("pcm_s16le", 16000, binary=True, named=True)
-    carried = MediaFormat("pcm_s16le", 16000)
-    async with join_line(pipe, WebSocketCodec(wish), CallStarted("a", "a", format=None), carried) as call:
-        call.start(AudioFormat(16000), AudioFormat(16000))
-        await anyio.sleep(301)
-        said = [pipe._received.receive_nowait().get("text", "") for _ in range(7)]
-        assert said[2:] == 5 * ['{"event":"ping"}']
-    pipe.free()
-
-
 async def test_what_a_carrier_does_not_carry_is_refused():
     """Before anybody is called; the message says what it has."""
     with pytest.raises(ValueError, match="telnyx does not carry pcm_s16le at 16000 Hz; it has mulaw at 8000 Hz, alaw"):

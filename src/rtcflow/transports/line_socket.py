@@ -24,6 +24,9 @@ GOODBYE: Final = 1.0
 FAIR: Final = 16
 """Messages after which the reader lets others run: receiving what a server has queued may not wait at all."""
 
+EARLY: Final = 0.001
+"""Seconds by which a timer may come early; asyncio's do, by the clock's resolution, and would be set again at once."""
+
 REASON_BOUND: Final = 123
 """Bytes that a close reason may have (RFC 6455 section 5.5: 125, less two for the code)."""
 
@@ -183,11 +186,11 @@ class LineSocket:
         idle = math.inf if self._limits.idle is None else self._limits.idle
         seen: float | None = None
         while True:
-            since = self._sending_since
-            if since is not None and since == seen and self._now() >= since + self._limits.stall:
+            since, now = self._sending_since, self._now() + EARLY
+            if since is not None and since == seen and now >= since + self._limits.stall:
                 self._over = True
                 return PeerStalled(self._limits.stall)
-            if self._now() >= self._heard_at + idle:
+            if now >= self._heard_at + idle:
                 lost = PeerSilent(idle)
                 await self.close(OVER_LIMIT, str(lost))
                 return lost

@@ -7,10 +7,11 @@ from typing import Any, assert_type
 
 import av
 import numpy as np
+from hypothesis.strategies import SearchStrategy
 from numpy.typing import NDArray
 
 import rtcflow
-from rtcflow import AdditionalOutputs, CloseStream, EmitType, VideoEmitType
+from rtcflow import AdditionalOutputs, CloseStream, EmitType, VideoEmitType, testing
 
 
 class Sync(rtcflow.StreamHandler):
@@ -110,3 +111,35 @@ def authorize(caller: Any) -> str:
 stream = rtcflow.Stream(
     Async(), modality="audio-video", mode="send-receive", concurrency_limit=None, authorize=authorize
 )
+
+
+# -- rtcflow.testing
+
+
+class Life(testing.HandlerLifecycle):
+    backend = "asyncio"
+    expected_errors = (ValueError,)
+    shared = {"cache"}
+
+    def make_handler(self) -> Async:
+        return Async()
+
+
+def tests() -> None:
+    record = testing.run_call(Sync(), play=testing.signals.tone(1.0), seconds=2, backend="trio", patience=10)
+    assert_type(record.end, rtcflow.End)
+    assert_type(record.audio, NDArray[np.int16])
+    assert_type(record.stuck, tuple[testing.Stuck, ...])
+    testing.check_handler(Async(), args=["a"], shared={"cache"})
+    testing.run_call(Sync(), backend="uvloop")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    Life.TestCase().runTest()
+    assert_type(testing.strategies.audio(rate=16000), SearchStrategy[tuple[int, NDArray[Any]]])
+
+
+async def async_tests() -> None:
+    link = testing.LossyLink(seed=1, loss=testing.Bursts(0.01, 5), blackouts=[testing.Blackout(1, 2)])
+    async with testing.open_caller(Sync(), link=link, back=testing.Chain(testing.LossyLink())) as caller:
+        await caller.play(testing.signals.silence(1))
+        assert_type(await caller.wait_ended(), rtcflow.End)
+        assert_type(caller.heard, list[testing.Heard])
+    await testing.check_transport(rtcflow.memory_pair)

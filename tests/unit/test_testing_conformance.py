@@ -176,7 +176,50 @@ def pretends_a_channel(ours, theirs):
     ours.wait_messages_open = wait
 
 
+def keeps_the_oldest(ours, theirs):
+    put = ours.video_in.put_nowait
+    ours.video_in.put_nowait = lambda picture: None if len(ours.video_in) else put(picture)
+
+
+def spelled_badly(ours, theirs):
+    ours.kind = "my transport"
+
+
+def leaves_a_thread(ours, theirs):
+    start = ours.start
+
+    def begin(receive, send):
+        threading.Thread(target=OVER.wait, name="forgotten", daemon=True).start()
+        return start(receive, send)
+
+    ours.start = begin
+
+
+def frozen(ours, theirs):
+    statistics = theirs.statistics()
+    theirs.statistics = lambda: statistics
+
+
+def back_in_time(ours, theirs):
+    statistics = ours.statistics
+    ours.statistics = lambda: replace(statistics(), round_trip=-0.1)
+
+
+def talks_to_nobody(ours, theirs):
+    ours.send_message_nowait = lambda text: None
+
+
+def far_side_goes_on(ours, theirs):
+    theirs.audio_in.put_nowait = lambda frame: [Flow.put_nowait(theirs.audio_in, frame) for _ in range(4)]
+
+
 AUDIO_ONLY = MediaOffer()
+ALSO_BROKEN = [
+    ("statistics may be asked for", frozen),
+    ("statistics may be asked for", back_in_time),
+    ("wait_ended returns normally", talks_to_nobody),
+    ("when clear_audio returns", far_side_goes_on),
+]
 BROKEN = {
     "start returns formats": (odd_rate, EVERYTHING),
     "audio put into audio_out arrives": (out_of_order, EVERYTHING),
@@ -199,6 +242,9 @@ BROKEN = {
     "sending to a peer that does not read": (swallows_messages, EVERYTHING),
     "audio_in holds 50": (one_more_picture, EVERYTHING),
     "a picture put into": (blind, EVERYTHING),
+    "video_in holds the latest": (keeps_the_oldest, EVERYTHING),
+    "kind is a name": (spelled_badly, EVERYTHING),
+    "aclose leaves no thread": (leaves_a_thread, EVERYTHING),
     "a peer that sends more messages": (forgets_messages, EVERYTHING),
     "without a channel": (pretends_a_channel, MediaOffer(messages=False)),
 }
@@ -223,8 +269,16 @@ def in_virtual_time(function, *args, backend="trio"):
     return anyio.run(function, *args, backend=name, backend_options=options)
 
 
+@pytest.mark.parametrize(("start", "how"), ALSO_BROKEN)
+def test_a_sentence_may_be_broken_in_several_ways(start, how):
+    """Each of them is noticed."""
+    (check,) = [check for sentence, check in TRANSPORT_CHECKS.items() if sentence.startswith(start)]
+    with pytest.raises(AssertionError):
+        in_virtual_time(check, broken_pair(how, EVERYTHING))
+
+
 @pytest.mark.parametrize("sentence", TRANSPORT_CHECKS)
-def test_a_broken_sentence_is_noticed(sentence):
+def test_a_broken_sentence_is_noticed(sentence, nothing_forgotten):
     """For each sentence there is a transport that breaks it, and its check fails."""
     (broken,) = [how for start, how in BROKEN.items() if sentence.startswith(start)]
     with pytest.raises(
@@ -452,6 +506,7 @@ OVER = threading.Event()
 @pytest.fixture
 def nothing_forgotten(nothing_left_behind):
     """Threads that a handler forgets end with the test."""
+    OVER.clear()
     yield
     OVER.set()
 

@@ -185,6 +185,10 @@ def run_in_room(
 class Room:
     """A loop in manual virtual time, in a thread of its own, and the way into it."""
 
+    _token: Any
+    _begin: Callable[[Any], None]
+    _scope: anyio.CancelScope
+
     def __init__(self, backend: BackendName, handler: StreamHandlerBase, *, patience: float, hang: float) -> None:
         self.clock = VirtualTime(manual=True, patience=patience)
         self.clock.watched = True

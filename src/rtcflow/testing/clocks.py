@@ -101,9 +101,9 @@ class VirtualTime:
         if seconds < 0:
             raise ValueError(f"time does not go back, and {seconds} s is less than 0")
         self._limit = round(self._limit + seconds, 9)
-        self._arrived = anyio.Event()
+        arrived = self._arrived = anyio.Event()
         try:
-            await self._arrived.wait()
+            await arrived.wait()
         finally:
             self._arrived = None
 

@@ -11,6 +11,8 @@ PYTEST_DONT_REWRITE: the sentences in here are the messages, and need no explana
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, TypeAlias
@@ -188,6 +190,8 @@ async def _clear(ours: Transport, theirs: Transport) -> None:
     await anyio.sleep(0.2)
     assert ours.audio_out.statistics().played == played, "audio left afterwards"
     assert ours.audio_out.queued_seconds == 0, "audio waits"
+    heard = sum(frame.duration for _, frame in await _heard(theirs, SETTLED))
+    assert heard < 1.0, f"the far side was not told: {heard:.2f} s of 2 s were heard"
 
 
 @_sentence("what nobody takes in time is dropped, oldest first, and counted")
@@ -239,6 +243,11 @@ async def _statistics(ours: Transport, theirs: Transport) -> None:
         figures = await anyio.to_thread.run_sync(end.statistics)
         for name in ("audio_in", "video_in", "video_out", "messages_in"):
             _adds_up(name, getattr(figures, name))
+        assert figures.round_trip is None or figures.round_trip >= 0, f"a round trip of {figures.round_trip} s"
+        assert min(figures.packets_lost, figures.packets_concealed) >= 0, str(figures)
+    said, heard = ours.statistics().audio_out, theirs.statistics().audio_in
+    assert said.queued > 0, f"nothing was queued, it says: {said}"
+    assert heard.put > 0, f"nothing was heard, it says: {heard}"
 
 
 @_sentence("audio_in has one taker: a second one is refused with BusyResourceError")
@@ -304,8 +313,14 @@ async def _goodbye(ours: Transport, theirs: Transport) -> None:
     try:
         _spoken(ours, spoken, 0.1)
     except anyio.ClosedResourceError:
+        pass
+    else:
+        raise AssertionError("audio_out takes audio for a peer that is gone")
+    try:
+        ours.send_message_nowait("are you there?")
+    except anyio.ClosedResourceError:
         return
-    raise AssertionError("audio_out takes audio for a peer that is gone")
+    raise AssertionError("a message to a peer that is gone was sent")
 
 
 @_sentence("after aclose this side's waits and queues fail with ClosedResourceError")
@@ -329,7 +344,8 @@ async def _closed(ours: Transport, theirs: Transport) -> None:
     }
     for name, wait in waits.items():
         try:
-            await wait()
+            with anyio.move_on_after(LONG_ENOUGH / 3):
+                await wait()
         except anyio.ClosedResourceError:
             continue
         raise AssertionError(f"{name} did not")
@@ -430,6 +446,45 @@ async def _picture(ours: Transport, theirs: Transport) -> None:
     assert seen, "nothing arrived"
     level = seen[0].to_ndarray(format="bgr24").mean()
     assert abs(level - 200) < 20, f"it looks different: {level:.0f} instead of 200"
+
+
+@_sentence("video_in holds the latest picture, not one that nobody took in time")
+async def _latest_picture(ours: Transport, theirs: Transport) -> None:
+    await _up(ours, theirs)
+    if not ours.offer.receive_video:
+        return
+    for shade in (50, 200):
+        picture = av.VideoFrame.from_ndarray(np.full((240, 320, 3), shade, np.uint8), format="bgr24")
+        for _ in range(20):
+            theirs.video_out.put_nowait(picture)
+            await anyio.sleep(0.04)
+    await anyio.sleep(SETTLED)
+    level = (await ours.video_in.take()).to_ndarray(format="bgr24").mean()
+    assert abs(level - 200) < 20, f"the one that waits is of level {level:.0f}, the latest of 200"
+
+
+@_sentence("kind is a name: letters, digits and underscores")
+async def _kind(ours: Transport, theirs: Transport) -> None:
+    for end in (ours, theirs):
+        assert isinstance(end.kind, str), repr(end.kind)
+        assert end.kind.isidentifier(), repr(end.kind)
+    await ours.aclose()
+
+
+@_sentence("aclose leaves no thread of the transport's behind")
+async def _no_thread(ours: Transport, theirs: Transport) -> None:
+    before = set(threading.enumerate())
+    await _up(ours, theirs)
+    await theirs.aclose()
+    await ours.aclose()
+    left: list[str] = []
+    for _ in range(40):
+        pools = ("Trio thread", "AnyIO worker", "asyncio_", "uvloop_", "ThreadPoolExecutor")
+        left = [one.name for one in set(threading.enumerate()) - before if not one.name.startswith(pools)]
+        if not left:
+            return
+        await anyio.to_thread.run_sync(time.sleep, 0.05)
+    raise AssertionError(f"threads that run on: {sorted(left)}")
 
 
 @_sentence("a peer that sends more messages than messages_in holds breaks the link, and is not waited for")

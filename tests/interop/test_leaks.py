@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import threading
@@ -44,6 +45,18 @@ class Stuck(StreamHandler):
         self.waiting.wait()
 
 
+class MoodyEcho(EchoHandler):
+    """The demo's echo, which raises when it is told to."""
+
+    def copy(self):
+        return MoodyEcho()
+
+    async def receive(self, frame):
+        if self.latest_args and self.latest_args[-1] == "raise":
+            raise RuntimeError("as told")
+        await super().receive(frame)
+
+
 async def make_call(kind, stream, client, engine, webrtc_id):
     call = await engine.offer()
     try:
@@ -66,35 +79,53 @@ async def make_call(kind, stream, client, engine, webrtc_id):
         await call.aclose()
 
 
-def counts():
+POOLS = ("AnyIO worker", "Trio thread")  # of the backend: they come and go
+
+
+def counts(backend):
+    """Threads that are no pool's, tasks, descriptors."""
     gc.collect()
-    return threading.active_count(), len(os.listdir("/proc/self/fd"))
+    threads = [thread for thread in threading.enumerate() if not thread.name.startswith(POOLS)]
+    return len(threads), tasks(backend), len(os.listdir("/proc/self/fd"))
+
+
+def tasks(backend):
+    if backend == "trio":
+        import trio
+
+        return trio.lowlevel.current_statistics().tasks_living
+    return len(asyncio.all_tasks())
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs /proc")
-@pytest.mark.parametrize("handler", [EchoHandler, Stuck])
+@pytest.mark.parametrize("handler", [MoodyEcho, Stuck])
 async def test_fifty_calls_leave_nothing_behind(handler, anyio_backend, caplog):
     """Clean, abrupt, refused, raising and never completed calls give back every slot, thread and descriptor."""
     stream = Stream(handler(), concurrency_limit=4, timeouts=Timeouts(connect=1.0, grace=0.1), webrtc=LOCAL)
-    before_all = counts()
+    before_all = counts(anyio_backend[0])
     with anyio.fail_after(50):
         async with (
             stream.running(),
             open_engine(LOCAL) as engine,
             httpx2.AsyncClient(transport=httpx2.ASGITransport(stream.asgi), base_url="http://site") as client,
         ):
-            kinds = [kind for kind in KINDS if handler is Stuck or kind != "raising"]
             warm = None
             for number in range(CALLS):
-                kind = "never completed" if number in NEVER_COMPLETED else kinds[number % len(kinds)]
+                kind = "never completed" if number in NEVER_COMPLETED else KINDS[number % len(KINDS)]
                 await make_call(kind, stream, client, engine, f"call-{number}")
                 while stream.admitted:
                     await anyio.sleep(0.01)
                 if number == 9:
-                    warm = counts()
-            after = counts()
-            assert after[0] <= warm[0] + 2, "threads"  # pools of the backend come and go
-            assert after[1] <= warm[1] + 2, "descriptors"
+                    warm = counts(anyio_backend[0])
+            threads, living, descriptors = (
+                now - then for now, then in zip(counts(anyio_backend[0]), warm, strict=True)
+            )
+            assert threads <= 0, "threads"
+            assert living <= 0, "tasks"
+            assert descriptors <= 2, "descriptors"
             assert stream._threads.statistics().reserved == 0
             assert stream._threads.statistics().abandoned == 0
-    assert counts()[1] <= before_all[1] + 4
+    threads, living, descriptors = (now - then for now, then in zip(counts(anyio_backend[0]), before_all, strict=True))
+    assert threads <= 0, "threads"
+    assert living <= 0, "tasks"
+    assert descriptors <= 4, "descriptors"

@@ -161,7 +161,7 @@ def test_the_demo_ends_within_two_seconds_although_a_caller_does_not_answer(back
             try:
                 wait_for_call(tmp_path)
                 call.send_signal(signal.SIGSTOP)
-                log = stop(process, tmp_path, within=LIMIT - 0.3)
+                log = stop(process, tmp_path, within=LIMIT / 2)
             finally:
                 call.kill()
     assert log.rstrip().endswith("Ended.")

@@ -103,7 +103,11 @@ def serve(kind: str, library: str, port: int, loop: str, ws: str) -> None:
             return RATE, np.full((1, RATE // 50), 3000, np.int16)
 
     handlers = {"echo": Echo, "idle": Idle, "nothing": Nothing, "talker": Talker}
-    options = {} if library == "fastrtc" else {"concurrency_limit": 1000}
+    options = {}
+    if library == "rtcflow":
+        from rtcflow.transports.line_socket import LineLimits
+
+        options = {"concurrency_limit": 1000, "websocket": LineLimits(idle=None)}
     stream = Stream(handlers[kind](), modality="audio", mode="send-receive", **options)
     stream.concurrency_limit = 1000
     app = FastAPI()

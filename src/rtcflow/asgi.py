@@ -150,6 +150,12 @@ def caller_of(connection: HTTPConnection, *, new_call: bool = True) -> Caller:
     )
 
 
+def says_longer(request: Request, limit: int) -> bool:
+    """Whether a request says by its header that its body has more than `limit` bytes."""
+    length = request.headers.get("content-length", "")
+    return length.isdecimal() and (len(length) > len(str(limit)) or int(length) > limit)
+
+
 async def read_body(request: Request, expected: str = "application/json", limit: int = signalling.MAX_BODY) -> bytes:
     """The whole body of a request, if it is of the `expected` media type and has at most `limit` bytes.
 
@@ -160,8 +166,7 @@ async def read_body(request: Request, expected: str = "application/json", limit:
     if kind != expected:
         raise InvalidOffer(f"the Content-Type is {kind[:60] or 'missing'}; send {expected}", status=415)
     too_long = InvalidOffer(f"the body is longer than {limit} bytes", status=413)
-    length = request.headers.get("content-length", "")
-    if length.isdecimal() and int(length) > limit:
+    if says_longer(request, limit):
         raise too_long
     body = bytearray()
     try:

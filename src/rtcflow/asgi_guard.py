@@ -9,6 +9,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote_from_bytes
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware import Middleware
@@ -35,6 +36,9 @@ PREFLIGHT_SECONDS: Final = 600
 
 POLICY_VIOLATION: Final = 1008
 """RFC 6455 section 7.4.1. Sent before the handshake was accepted, it becomes HTTP's 403."""
+
+_QUERY: Final = "".join(map(chr, range(0x21, 0x7F)))
+"""What may stand in a query as it is, and what is percent-encoded there already (RFC 3986 section 3.4)."""
 
 _NONE: Mapping[str, str] = MappingProxyType({})
 
@@ -93,6 +97,8 @@ class OriginGuard:
         self._stream = stream
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if not scope["query_string"].isascii():  # not every server refuses that, and nothing behind here can read it
+            scope["query_string"] = quote_from_bytes(scope["query_string"], safe=_QUERY).encode()
         headers = Headers(scope=scope)
         named = headers.getlist("origin")
         allowed = self._stream.allowed_origins

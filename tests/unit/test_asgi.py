@@ -261,6 +261,42 @@ async def test_a_body_is_refused_before_it_has_all_come():
         del client
 
 
+@pytest.mark.parametrize(
+    ("query", "length", "status"),
+    [
+        (b"token=\xff\xfe", b"2", 422),
+        (b"", b"9" * 5000, 413),
+        (b"", "²".encode(), 422),
+        (b"token=caf%C3%A9&plus=a+b", b"2", 422),
+    ],
+)
+async def test_what_some_servers_let_through_is_no_500(query, length, status):
+    """A query that is no ASCII, and a length of more digits than an int may have: told what is wrong, as any."""
+    seen, answers = [], []
+
+    async def receive():
+        return {"type": "http.request", "body": b"{}", "more_body": False}
+
+    async def send(message):
+        answers.append(message)
+
+    stream = make(authorize=lambda caller: seen.append(dict(caller.query)) or "somebody")
+    async with site(stream):
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": "/webrtc/offer",
+            "raw_path": b"/webrtc/offer",
+            "root_path": "",
+            "query_string": query,
+            "headers": [(b"content-type", b"application/json"), (b"content-length", length), (b"host", b"[x")],
+        }
+        await stream.asgi(scope, receive, send)
+    assert answers[0]["status"] == status
+    if b"%" in query:
+        assert seen in ([], [{"token": "café", "plus": "a b"}])
+
+
 async def test_only_json_is_read():
     """A form or text, which other sites' pages could post without asking, is a 415."""
     stream = make()

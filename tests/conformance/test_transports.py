@@ -1,6 +1,7 @@
 """The memory pair and WebRTC keep every promise of `rtcflow.abc`, sentence by sentence, on every backend.
 
-The lines over a WebSocket are held to the same sentences in `tests/unit/test_line_conformance.py`, in virtual time.
+The lines over a WebSocket are held to the same sentences in `tests/unit/test_line_conformance.py`, in virtual time;
+two of them here in real time, too, which is uvloop's only one.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from contextlib import asynccontextmanager
 
 import anyio
 import pytest
+from line_pairs import telephone_pair, websocket_pair
 
 from rtcflow import MediaOffer, Transport, WebRTCConfig, memory_pair, open_engine
 from rtcflow.testing import TRANSPORT_CHECKS
@@ -35,6 +37,28 @@ async def webrtc() -> AsyncIterator[tuple[Transport, Transport]]:
             with anyio.CancelScope(shield=True):
                 await ours.aclose()
                 await theirs.aclose()
+
+
+LINES = {"websocket": websocket_pair("pcm_s16le", 48000), "twilio": telephone_pair("twilio")}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("line", LINES)
+async def test_a_line_keeps_its_promises_in_real_time(line):
+    """Some sentences at a time: they mostly wait."""
+    broken, few = [], anyio.CapacityLimiter(6)
+
+    async def check(sentence):
+        async with few:
+            try:
+                await TRANSPORT_CHECKS[sentence](LINES[line])
+            except Exception as error:
+                broken.append((sentence, error))
+
+    async with anyio.create_task_group() as checks:
+        for sentence in TRANSPORT_CHECKS:
+            checks.start_soon(check, sentence)
+    assert not broken
 
 
 @pytest.mark.parametrize("sentence", TRANSPORT_CHECKS)

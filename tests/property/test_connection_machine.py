@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import tracemalloc
 from collections import deque
 
 import anyio
@@ -12,7 +13,7 @@ from hypothesis import HealthCheck, settings
 
 import rtcflow
 from rtcflow import AdditionalOutputs
-from rtcflow.testing import HandlerLifecycle
+from rtcflow.testing import HandlerLifecycle, run_call
 
 pytestmark = pytest.mark.slow
 
@@ -163,6 +164,33 @@ def life(handler, backend_name):
 
     Life.__name__ = Life.__qualname__ = f"{handler.__name__}Life"
     return Life
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("backend", ["trio", "asyncio"])
+@pytest.mark.parametrize("handler", [Echo, AsyncEcho])
+def test_an_hour_of_call_adds_nothing_up(handler, backend):
+    """In an hour of call time no frame is late or lost, no queue grows, and memory does not either."""
+    run_call(handler(), seconds=60, backend=backend)
+    tracemalloc.start()
+    try:
+        record = run_call(handler(), seconds=600, backend=backend)
+        short = tracemalloc.get_traced_memory()[1]
+        heard = len(record.heard)
+        del record
+        tracemalloc.reset_peak()
+        record = run_call(handler(), seconds=3600, backend=backend)
+        long = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    audio_in = record.statistics.transport.audio_in
+    assert audio_in.dropped == 0
+    assert audio_in.most_waiting <= 3
+    assert heard >= 30_000 - 5
+    assert len(record.heard) >= 180_000 - 5
+    assert record.heard[-1].at - record.heard[0].at == pytest.approx((len(record.heard) - 1) * 0.02, abs=1e-6)
+    # What is heard is kept by the record, some 2 kB a frame; beyond that nothing grows.
+    assert (long - short) / 150_000 < 4000
 
 
 @pytest.mark.parametrize("backend", ["trio", "asyncio"])

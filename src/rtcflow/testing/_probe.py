@@ -75,6 +75,7 @@ class Journal:
         items: Audio that emit returned, and outputs, counted.
         step: The story's step.
         shutting_down: `shutdown` has begun.
+        has_raised: Some method has raised.
         shutdown_error: What it raised by itself.
         context_id: The id that `get_current_context()` must show.
     """
@@ -91,6 +92,7 @@ class Journal:
     items: Counter[str] = field(default_factory=Counter)
     step: int = 0
     shutting_down: bool = False
+    has_raised: bool = False
     shutdown_error: Exception | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -140,6 +142,7 @@ class Journal:
 
     def raised(self, method: str, error: BaseException) -> None:
         """A method raises."""
+        self.has_raised = self.has_raised or isinstance(error, Exception)
         if method == "shutdown" and isinstance(error, Exception) and not isinstance(error, InjectedError):
             self.shutdown_error = error
         if method != "shutdown" and isinstance(error, Exception):

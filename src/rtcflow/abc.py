@@ -110,6 +110,7 @@ class Transport(ABC):
         Raises:
             NegotiationTimeout: It took too long; `phase` says what.
             anyio.BrokenResourceError: It failed or the peer went away first.
+            anyio.ClosedResourceError: This side closed the transport.
         """
 
     @abstractmethod

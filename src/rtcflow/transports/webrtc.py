@@ -305,6 +305,8 @@ class WebRTCTransport(Transport):
 
     @override
     async def wait_connected(self) -> None:
+        if self._closed:
+            raise anyio.ClosedResourceError
         try:
             await self._ports.connected.wait()
         except anyio.ClosedResourceError:

@@ -267,7 +267,7 @@ async def test_a_body_is_refused_before_it_has_all_come():
         (b"token=\xff\xfe", b"2", 422),
         (b"", b"9" * 5000, 413),
         (b"", "²".encode(), 422),
-        (b"token=caf%C3%A9&plus=a+b", b"2", 422),
+        (b"token=%C3%A9&plus=a+b", b"2", 422),
     ],
 )
 async def test_what_some_servers_let_through_is_no_500(query, length, status):
@@ -294,7 +294,7 @@ async def test_what_some_servers_let_through_is_no_500(query, length, status):
         await stream.asgi(scope, receive, send)
     assert answers[0]["status"] == status
     if b"%" in query:
-        assert seen in ([], [{"token": "café", "plus": "a b"}])
+        assert seen in ([], [{"token": "é", "plus": "a b"}])
 
 
 async def test_only_json_is_read():

@@ -28,7 +28,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.websockets import WebSocketState
 
-from .asgi import caller_of, failure
+from .asgi import caller_of, failure, says_longer
 from .asgi_guard import guard
 from .ends import EndCause
 from .exceptions import (
@@ -323,8 +323,7 @@ async def _read_body(request: Request) -> bytes:
         InvalidOffer: It is too long (413), or did not come in time (408).
     """
     too_long = InvalidOffer(f"the body is longer than {WEBHOOK_LIMIT} bytes", status=413)
-    length = request.headers.get("content-length", "")
-    if length.isdecimal() and (len(length) > 9 or int(length) > WEBHOOK_LIMIT):
+    if says_longer(request, WEBHOOK_LIMIT):
         raise too_long
     body = bytearray()
     try:

@@ -34,6 +34,6 @@ nitpick_ignore_regex = [
     # Other people's types: no inventories of their pages are fetched, so that building needs no network.
     (r"py:.*", r"(?!rtcflow).*"),
     # Type variables and private names in signatures.
-    (r"py:.*", r"rtcflow\.(session\.ConnectionSettings|media\.playout\.PlayoutFrame)"),
+    (r"py:.*", r"rtcflow\.(session\.ConnectionSettings|media\.playout\.PlayoutFrame|shown\.Board)"),
     (r"py:.*", r"rtcflow\.(.*\.)?(T|_\w+|_\w+\..*)"),
 ]

@@ -261,10 +261,9 @@ class Player:
         deadline = self._playout.next_deadline(now)
         if deadline is None:
             return None
-        if deadline - now > grain:
+        frame = self._playout.pop(max(now, deadline) if deadline - now <= grain else now)
+        if frame is None:
             return deadline - now
-        frame = self._playout.pop(max(now, deadline))
-        assert frame is not None
         self._clears_at_pop = self._clears
         self._putters.wake_all()
         return frame

@@ -187,7 +187,10 @@ def test_latency_comes_back() -> None:
     The least latency is compared: what stays is in all of it, what the machine adds now and then is not.
     """
     fates = [lambda number, fates=fates: fates.get(number, 0.0) for fates in FAULTS.values()]
-    calls = dict(zip(FAULTS, hold_all([(fate, spoken_signal()) for fate in fates], 9.2), strict=True))
-    assert [call.relay.lost for call in calls.values()] == [0, 1, 0, 5]
-    changes = {name: min(call.latencies(6, 8.9)) - min(call.latencies(0, 2.9)) for name, call in calls.items()}
+    for _ in range(3):
+        calls = dict(zip(FAULTS, hold_all([(fate, spoken_signal()) for fate in fates], 9.2), strict=True))
+        assert [call.relay.lost for call in calls.values()] == [0, 1, 0, 5]
+        changes = {name: min(call.latencies(6, 8.9)) - min(call.latencies(0, 2.9)) for name, call in calls.items()}
+        if changes["none"] < 0.005:  # else the machine itself had a bad moment
+            break
     assert max(changes.values()) < max(changes["none"], 0.0) + 0.01, changes

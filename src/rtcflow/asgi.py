@@ -140,7 +140,7 @@ def caller_of(connection: HTTPConnection, *, new_call: bool = True) -> Caller:
     """The facts of a request, or of a WebSocket's handshake, that admission decides on (see `Caller.new_call`)."""
     client = connection.client
     return Caller(
-        path=connection.url.path,
+        path=connection.scope["path"],
         headers=dict(connection.headers),
         query=dict(connection.query_params),
         cookies=dict(connection.cookies),

@@ -110,7 +110,7 @@ class Endpoint:
             transport = await stream.open_webrtc(offer.sdp, send=sends, receive=not sends)
             stream.start(session, transport, {"signalling": self._direction.value})
         self._sessions[session] = ice = IceSession(f'"{secrets.token_urlsafe(9)}"', offer.ufrag)
-        location = f"{request.url.path.rstrip('/')}/{session.webrtc_id}"
+        location = f"{request.scope['path'].rstrip('/')}/{session.webrtc_id}"
         headers = {"Location": location, "ETag": ice.etag, "Cache-Control": "no-store"}
         response = Response(transport.answer, 201, headers, whip.SDP_TYPE)
         for link in links.headers:
@@ -160,7 +160,7 @@ class Endpoint:
 
     def _caller(self, request: Request) -> Caller:
         """Who asks about a session: as when it asked for it, without the secret in the URL."""
-        return replace(caller_of(request, new_call=False), path=request.url.path.rpartition("/")[0])
+        return replace(caller_of(request, new_call=False), path=request.scope["path"].rpartition("/")[0])
 
     def _answering(self, handle: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
         async def asked(request: Request) -> Response:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import os
 import socket
 import threading
 from typing import Any
@@ -31,8 +32,11 @@ def candidates(sdp: str) -> Found:
 
 
 def free_ports(count: int) -> tuple[int, int]:
-    """The first and last of so many neighbouring UDP ports that are free on 127.0.0.1 now."""
-    for low in range(47000, 48000, count):
+    """The first and last of so many neighbouring UDP ports that are free on 127.0.0.1 now.
+
+    Below the system's own range (from 32768), out of which every other socket on this machine gets its port.
+    """
+    for low in range(20000 + os.getpid() % 1000 * 8, 32000, count):
         try:
             for port in range(low, low + count):
                 with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as trial:

@@ -344,8 +344,8 @@ async def test_timers_fire_when_due_and_can_be_called_off(run: Any) -> None:
             now = loop.time()
             loop.call_at(now + 0.04, lambda: fired.append(("late", loop.time() - now)))
             loop.call_later(0.02, lambda: fired.append(("early", loop.time() - now)))
-            off = loop.call_later(0.01, fired.append, ("never", 0.0))
-            assert now + 0.009 < off.when() < now + 1
+            off = loop.call_later(0.2, fired.append, ("never", 0.0))
+            assert now + 0.199 < off.when() < now + 1
             off.cancel()
             assert off.cancelled()
             return now
@@ -354,7 +354,7 @@ async def test_timers_fire_when_due_and_can_be_called_off(run: Any) -> None:
         assert now <= loop.time()
         assert loop.time() == pytest.approx(anyio.current_time(), abs=0.1)
         with anyio.fail_after(5):
-            while len(fired) < 2:
+            while len(fired) < 2 or loop.time() < now + 0.25:
                 await anyio.sleep(0.005)
     assert [name for name, _ in fired] == ["early", "late"]
     assert fired[0][1] >= 0.0199

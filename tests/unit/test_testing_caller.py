@@ -283,7 +283,7 @@ def hang_soon(nothing_left_behind, monkeypatch):
     ],
     ids=["computes", "waits in a queue", "waits in C", "waits for a thread", "refuses to be cancelled"],
 )
-# The interruption may strike in a callback of the garbage collector, Hypothesis' for one, and is then told as a warning.
+# The interruption may strike in a callback of the garbage collector (Hypothesis has one): then that is warned of.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_handler_that_hangs_the_call_is_named(backend, hold, told, hang_soon):
     """A method that holds up the loop, or keeps the call from ending, is told with its line, and not waited for."""

@@ -302,6 +302,8 @@ def publish(suite: Suite, about: str, rounds: int) -> None:
     static = HERE.parent / "docs" / "_static" / "bench"
     static.mkdir(parents=True, exist_ok=True)
     draw(suite, static)
+    for picture in static.glob("*.svg"):  # as the repository wants its files: no white space at the ends of lines
+        picture.write_text("".join(f"{line.rstrip()}\n" for line in picture.read_text().splitlines()))
     page = HERE.parent / "docs" / "performance.md"
     before, _, rest = page.read_text().partition(BEGIN)
     _, _, after = rest.partition(END)

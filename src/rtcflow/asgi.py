@@ -150,34 +150,38 @@ def caller_of(connection: HTTPConnection, *, new_call: bool = True) -> Caller:
     )
 
 
-def says_longer(request: Request, limit: int) -> bool:
-    """Whether a request says by its header that its body has more than `limit` bytes."""
-    length = request.headers.get("content-length", "")
-    return length.isdecimal() and (len(length) > len(str(limit)) or int(length) > limit)
-
-
 async def read_body(request: Request, expected: str = "application/json", limit: int = signalling.MAX_BODY) -> bytes:
     """The whole body of a request, if it is of the `expected` media type and has at most `limit` bytes.
 
     Raises:
-        InvalidOffer: It is of another type by its header (415), too long (413), or did not come in time (408).
+        InvalidOffer: It is of another type by its header (415), or as `read_whole` has it.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != expected:
         raise InvalidOffer(f"the Content-Type is {kind[:60] or 'missing'}; send {expected}", status=415)
+    return await read_whole(request, limit, BODY_TIMEOUT)
+
+
+async def read_whole(request: Request, limit: int, timeout: float) -> bytes:
+    """The whole body of a request, of whatever type.
+
+    Raises:
+        InvalidOffer: It has more than `limit` bytes (413), or did not come within `timeout` seconds (408).
+    """
     too_long = InvalidOffer(f"the body is longer than {limit} bytes", status=413)
-    if says_longer(request, limit):
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and (len(length) > len(str(limit)) or int(length) > limit):
         raise too_long
     body = bytearray()
     try:
-        with anyio.fail_after(BODY_TIMEOUT):
+        with anyio.fail_after(timeout):
             async with aclosing(request.stream()) as chunks:
                 async for chunk in chunks:
                     body += chunk
                     if len(body) > limit:
                         raise too_long
     except TimeoutError:
-        raise InvalidOffer(f"the body did not come within {BODY_TIMEOUT:g} s", status=408) from None
+        raise InvalidOffer(f"the body did not come within {timeout:g} s", status=408) from None
     return bytes(body)
 
 

@@ -15,7 +15,7 @@ import logging
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
@@ -28,7 +28,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.websockets import WebSocketState
 
-from .asgi import caller_of, failure, says_longer
+from .asgi import caller_of, failure, read_whole
 from .asgi_guard import guard
 from .ends import EndCause
 from .exceptions import (
@@ -277,7 +277,7 @@ async def _answer_webhook(stream: Stream, config: TelephoneConfig, request: Requ
     carrier = _named_carrier(request) or _signing_carrier(request)
     if carrier not in config.served:
         raise _not_served(carrier)
-    body = await _read_body(request)
+    body = await read_whole(request, WEBHOOK_LIMIT, WEBHOOK_TIMEOUT)
     fields = _fields(request, body)
     if not _is_signed(config, carrier, request, body, fields):
         raise _wrong_signature(carrier)
@@ -314,28 +314,6 @@ def _signing_carrier(request: Request) -> str:
     if "x-plivo-signature-v3" in request.headers:
         return "plivo"
     return "telnyx" if "telnyx-signature-ed25519" in request.headers else "twilio"
-
-
-async def _read_body(request: Request) -> bytes:
-    """The body of a webhook.
-
-    Raises:
-        InvalidOffer: It is too long (413), or did not come in time (408).
-    """
-    too_long = InvalidOffer(f"the body is longer than {WEBHOOK_LIMIT} bytes", status=413)
-    if says_longer(request, WEBHOOK_LIMIT):
-        raise too_long
-    body = bytearray()
-    try:
-        with anyio.fail_after(WEBHOOK_TIMEOUT):
-            async with aclosing(request.stream()) as chunks:
-                async for chunk in chunks:
-                    body += chunk
-                    if len(body) > WEBHOOK_LIMIT:
-                        raise too_long
-    except TimeoutError:
-        raise InvalidOffer(f"the body did not come within {WEBHOOK_TIMEOUT:g} s", status=408) from None
-    return bytes(body)
 
 
 def _is_form(request: Request) -> bool:

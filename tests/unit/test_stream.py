@@ -110,6 +110,11 @@ async def until(condition):
         await anyio.sleep(0.005)
 
 
+def connected(session):
+    """Whether media may flow: who leaves before that has never been connected."""
+    return session.connection is not None and session.connection.statistics().setup is not None
+
+
 # -- construction
 
 
@@ -160,6 +165,7 @@ async def test_a_caller_is_served_and_its_slot_comes_back():
         session, line = await dial("one")
         assert dict(stream.connections) == {"one": session}
         assert stream.admitted == 1
+        await until(lambda: connected(session))
         await line.aclose()
         await until(lambda: stream.admitted == 0)
         assert session.end.cause is EndCause.PEER_LEFT
@@ -381,7 +387,12 @@ async def test_run_serves_in_the_calling_task():
     async with serving(Quiet()) as (stream, _), memory_pair() as (ours, theirs):
         theirs.start(AudioFormat(48000), AudioFormat(48000))
         async with stream.admit(CALLER, "memory") as session, anyio.create_task_group() as tg:
-            tg.start_soon(theirs.aclose)
+
+            async def leave():
+                await until(lambda: connected(session))
+                await theirs.aclose()
+
+            tg.start_soon(leave)
             end = await stream.run(session, ours)
         assert end.cause is EndCause.PEER_LEFT
 

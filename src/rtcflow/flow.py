@@ -11,8 +11,6 @@ import enum
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -160,9 +158,12 @@ class Flow(Generic[T]):
         with self._lock:
             if self._taking or not self._ready():
                 self._in_a_row = 0
-                with self._one_taker():
+                self._begin_taking()
+                try:
                     while not self._ready():
                         await self._takers.park()
+                finally:
+                    self._taking = False
             return self._pop()
 
     def take_sync(self, timeout: float | None = None) -> T:
@@ -172,11 +173,15 @@ class Flow(Generic[T]):
             TimeoutError: Nothing came within `timeout` seconds.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        with self._lock, self._one_taker():
-            while not self._ready():
-                left = None if deadline is None else deadline - time.monotonic()
-                if (left is not None and left <= 0) or not self._takers.park_sync(left):
-                    raise TimeoutError
+        with self._lock:
+            self._begin_taking()
+            try:
+                while not self._ready():
+                    left = None if deadline is None else deadline - time.monotonic()
+                    if (left is not None and left <= 0) or not self._takers.park_sync(left):
+                        raise TimeoutError
+            finally:
+                self._taking = False
             return self._pop()
 
     def take_nowait(self) -> T:
@@ -190,15 +195,10 @@ class Flow(Generic[T]):
                 raise anyio.WouldBlock
             return self._pop()
 
-    @contextmanager
-    def _one_taker(self) -> Iterator[None]:
+    def _begin_taking(self) -> None:
         if self._taking:
             raise anyio.BusyResourceError("taking from")
         self._taking = True
-        try:
-            yield
-        finally:
-            self._taking = False
 
     def _ready(self) -> bool:
         """Whether an item can be taken; raises what ended the flow if none ever will."""

@@ -245,9 +245,10 @@ class Player:
             anyio.EndOfStream: `close` was called.
         """
         with self._lock:
-            due, playout = self._take_due(grain), self._playout
-            if due is None and playout is not None and (left := playout.next_slot - self._clock()) > grain:
+            playout = self._playout
+            if playout is not None and not self._closed and (left := playout.next_slot - self._clock()) > grain:
                 return left
+            due = self._take_due(grain)
             if due is None or (isinstance(due, float) and playout is not None and playout.is_partial):
                 self._player.add(waiter)
             return due

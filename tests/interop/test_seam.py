@@ -10,7 +10,7 @@ from typing import Any
 import aioice
 import pytest
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCRtpReceiver, RTCRtpSender, RTCSctpTransport
-from aiortc.rtcrtpparameters import RTCRtpCodecParameters, RTCRtpReceiveParameters
+from aiortc.rtcrtpparameters import RTCRtpCodecParameters, RTCRtpReceiveParameters, RTCRtpSendParameters
 from aiortc.rtcrtpreceiver import RemoteStreamTrack
 from aiortc.rtp import RtpPacket
 from aiortc_pair import connected_pair, run
@@ -18,7 +18,7 @@ from OpenSSL import SSL
 
 from rtcflow._engine import gathering, seam
 from rtcflow._engine.config import WebRTCConfig
-from rtcflow._engine.video import PictureBuffer
+from rtcflow._engine.video import PictureBuffer, PictureEncoder
 
 OPUS = RTCRtpCodecParameters(mimeType="audio/opus", clockRate=48000, channels=2, payloadType=96)
 
@@ -174,6 +174,7 @@ def test_without_the_seam() -> None:
     assert not seam.take_packets(strange, print, print, print)
     seam.stop_without_blocking(strange)
     assert not seam.buffer_pictures(strange, PictureBuffer())
+    assert not seam.encode_pictures(strange, PictureEncoder)
     assert vars(strange) == {}
     assert seam.round_trip(strange) is None
     assert seam.jitter(strange, 48000) is None
@@ -193,6 +194,30 @@ def test_pictures_go_through_our_buffer() -> None:
             assert vars(receiver)["_RTCRtpReceiver__jitter_buffer"].capacity == buffer.capacity
             assert seam.buffer_pictures(receiver, buffer)
             assert vars(receiver)["_RTCRtpReceiver__jitter_buffer"] is buffer
+
+    run(check())
+
+
+@pytest.mark.parametrize("codec", ["VP8", "H264"])
+def test_pictures_are_encoded_by_ours(codec: str) -> None:
+    """A sender of VP8 encodes by what we make for it once it sends; of another codec, by aiortc's."""
+
+    async def check() -> None:
+        async with connected_pair() as (one, _two):
+            (transport,) = seam.transports(one)
+            sender = RTCRtpSender("video", transport)
+            ours: list[PictureEncoder] = []
+
+            def make() -> PictureEncoder:
+                ours.append(PictureEncoder())
+                return ours[-1]
+
+            assert seam.encode_pictures(sender, make)
+            parameters = RTCRtpCodecParameters(mimeType=f"video/{codec}", clockRate=90000, payloadType=97)
+            await sender.send(RTCRtpSendParameters(codecs=[parameters]))
+            await vars(sender)["_RTCRtpSender__rtp_started"].wait()
+            assert [vars(sender)["_RTCRtpSender__encoder"]] == (ours if codec == "VP8" else [None])
+            await sender.stop()
 
     run(check())
 

@@ -228,6 +228,8 @@ class Peer:
     def _shortcut(self, transceiver: RTCRtpTransceiver, track: MediaStreamTrack | None) -> None:
         if isinstance(track, audio.PlayoutTrack):
             seam.send_packets(transceiver.sender, track.play)
+        elif isinstance(track, video.VideoOutTrack):
+            seam.encode_pictures(transceiver.sender, video.PictureEncoder)
 
     def _learn_codec(self, answer: str) -> None:
         """The first codec of an answer is the one that is sent, by both sides."""

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 import aioice.ice
 from aiortc import RTCCertificate, RTCDtlsTransport, RTCPeerConnection, RTCRtpReceiver, RTCRtpSender, RTCSctpTransport
+from aiortc.codecs.base import Encoder
 from aiortc.jitterbuffer import JitterBuffer
 from aiortc.rtcrtpparameters import RTCRtpCodecParameters, RTCRtpReceiveParameters
 from OpenSSL import SSL
@@ -219,6 +220,30 @@ def send_packets(sender: RTCRtpSender, play: Callable[[wire.RtpWriter], Awaitabl
                 track.stop()
             members["_RTCRtpSender__track"] = None
             members["_RTCRtpSender__rtp_exited"].set()
+
+    members["_run_rtp"] = run_rtp
+    return True
+
+
+def encode_pictures(sender: RTCRtpSender, make_encoder: Callable[[], Encoder]) -> bool:
+    """Have `sender`, which has not started, encode VP8 by an encoder of ours.
+
+    Relies on: ``sender.send(parameters)`` starts ``_run_rtp(codec)``, which uses ``__encoder``, and makes one only
+    where that is None.
+
+    Returns:
+        False if this aiortc is not as we know it; then nothing was changed.
+    """
+    name = "_RTCRtpSender__encoder"
+    if not (hasattr(sender, name) and hasattr(sender, "_run_rtp")):
+        return False
+    members: dict[str, Any] = vars(sender)
+    stock = sender._run_rtp
+
+    async def run_rtp(codec: RTCRtpCodecParameters) -> None:
+        if codec.mimeType.lower() == "video/vp8":
+            members[name] = make_encoder()
+        await stock(codec)
 
     members["_run_rtp"] = run_rtp
     return True

@@ -7,7 +7,7 @@ None, where media is ``(sample_rate, samples[, layout])`` or a picture.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import av
 import numpy as np
@@ -25,9 +25,10 @@ AUDIO_GRAMMAR: Final = (
 )
 VIDEO_GRAMMAR: Final = "an array, an av.VideoFrame, AdditionalOutputs, CloseStream, (frame, AdditionalOutputs), or None"
 
+_NO_MEDIA: Final = (AdditionalOutputs, CloseStream)
 
-@dataclass(frozen=True, slots=True)
-class Emitted:
+
+class Emitted(NamedTuple):
     """What one `emit` gave.
 
     Attributes:
@@ -84,13 +85,13 @@ def parse_emit(item: object, *, what: str = "emit()") -> Emitted:
 def _split(item: object, what: str, grammar: str) -> tuple[Any, AdditionalOutputs | None, CloseStream | None]:
     media: Any
     extra: Any
-    if isinstance(item, AdditionalOutputs | CloseStream):
+    if isinstance(item, _NO_MEDIA):
         media, extra = None, item
-    elif isinstance(item, tuple) and len(item) == 2 and isinstance(item[1], AdditionalOutputs | CloseStream):
+    elif isinstance(item, tuple) and len(item) == 2 and isinstance(item[1], _NO_MEDIA):
         media, extra = item
     else:
-        media, extra = item, None
-    if isinstance(media, AdditionalOutputs | CloseStream):
+        return item, None, None
+    if isinstance(media, _NO_MEDIA):
         raise MediaError(f"{what} returned {_describe(item)}", grammar)
     return (
         media,

@@ -76,8 +76,7 @@ class Latency(enum.Enum):
     """Every emitted sample is played. Only if no more than `max_lag` stands does that leave early, as after jitter."""
 
 
-@dataclass(frozen=True, slots=True)
-class PlayoutFrame:
+class PlayoutFrame(NamedTuple):
     """A frame that is due.
 
     Attributes:
@@ -187,7 +186,10 @@ class Playout:
 
     @property
     def next_slot(self) -> float:
-        """When the next slot is, whether or not anything is queued for it; long past before the first push."""
+        """When the next slot is, whether or not anything is queued for it; no frame is due before that.
+
+        Long past before the first push.
+        """
         return float("-inf") if self._anchor is None else self._scheduled(self._anchor) - self.lead
 
     @property
@@ -221,13 +223,11 @@ class Playout:
             self._slack.reset()
         else:
             self._settle(now, slot, complete)
-        out = PlayoutFrame(
-            AudioFrame(samples, self.sample_rate, self._frame * self.frame_size), self._talkspurt, deadline
-        )
+        frame = AudioFrame(samples, self.sample_rate, self._frame * self.frame_size)
+        talkspurt, self._talkspurt = self._talkspurt, False
         self._frame += 1
         self._slot += 1
-        self._talkspurt = False
-        return out
+        return PlayoutFrame(frame, talkspurt, deadline)
 
     def clear(self) -> int:
         """Drop all that waits; returns how many samples that were. The schedule stays as it is."""

@@ -80,6 +80,7 @@ ROWS = (
     ("CPU per connection, 8 of them, % of a core", "cpu", "cpu", ".2f"),
     ("RSS per connection, 8 of them, MB", "cpu", "rss_mb", ".2f"),
     ("most connections, 99 % delivered, p99 gap ≤ 40 ms", "most", "most", ".0f"),
+    ("CPU per connection, as many, % of a core", "most", "cpu", ".2f"),
     ("POST to first echo, ms", "setup", "first_echo_ms", ".0f"),
     ("clear_queue to silence, ms", "clear", "clear_ms", ".0f"),
     ("video flip 640×480@30: CPU, % of a core", "video", "video_cpu", ".1f"),
@@ -175,11 +176,14 @@ class Suite:
     def most(self, name: str) -> None:
         """By bisection: the most connections that are served well."""
 
+        cpu: dict[int, float] = {}
+
         def good(n: int) -> bool:
             chances = 2
             for _ in range(4):  # somebody else's moment on the machine is not the server's limit
                 row = self.run("most run", name, ["echo", "-n", str(n)])
                 if "error" not in row and row["delivery"] >= 0.99 and row["gap_p99_ms"] <= 40:
+                    cpu[n] = row["cpu"]
                     return True
                 chances -= not disturbed(row)
                 if not chances:
@@ -191,7 +195,8 @@ class Suite:
         while high - low > 1:
             low, high = (guess, high) if good(STEPS[guess]) else (low, guess)
             guess = min((low + high) // 2, low + 3) if low >= 0 else high // 2
-        self.runs.append({"group": "most", "server": name, "most": STEPS[low] if low >= 0 else 0})
+        most = STEPS[low] if low >= 0 else 0
+        self.runs.append({"group": "most", "server": name, "most": most, "cpu": cpu.get(most, 0.0)})
 
     def footprint(self, name: str) -> None:
         """How long a library takes to import, and how much is installed for it, in a Python that has nothing else."""

@@ -15,6 +15,7 @@ from aiortc.jitterbuffer import JitterBuffer, JitterFrame
 from aiortc.mediastreams import MediaStreamError
 from av.frame import Frame
 from av.video.codeccontext import VideoCodecContext
+from av.video.reformatter import VideoReformatter
 
 from ..flow import Flow
 
@@ -72,9 +73,14 @@ class PictureEncoder(Vp8Encoder):
     Relies on: ``codec`` is the PyAV context, which `encode` uses as it is while picture size and bitrate fit.
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._reformatter = VideoReformatter()  # one for all: a frame's own is made anew for each
+
     def encode(self, frame: Frame, force_keyframe: bool = False) -> tuple[list[bytes], int]:  # noqa: FBT001, FBT002
         """Encode one picture; returns the payloads of its packets, and its RTP timestamp."""
         assert isinstance(frame, av.VideoFrame)
+        frame = self._reformatter.reformat(frame, format="yuv420p")
         if not self._fits(frame):
             self.codec = self._open(frame.width, frame.height)
         return super().encode(frame, force_keyframe)

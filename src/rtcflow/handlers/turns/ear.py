@@ -45,6 +45,11 @@ class Ear:
         self._computing = self._heard = 0.0
         self._warned = False
 
+    @property
+    def is_quick(self) -> bool:
+        """Whether it answers at once: `feed` and `silence` wait for nothing, and no other task runs meanwhile."""
+        return not self._detector.blocking
+
     async def feed(self, samples: NDArray[np.int16], sample_rate: int, *, bot_speaking: bool) -> list[DetectorEvent]:
         """Hear some more; see `TurnDetector`.
 
@@ -114,6 +119,8 @@ def _checked(events: Any) -> list[DetectorEvent]:
     Raises:
         TypeError: It may not.
     """
+    if isinstance(events, list) and not events:
+        return events
     if not isinstance(events, list) or not all(isinstance(event, _EVENTS) for event in events):
         raise TypeError(
             f"a turn detector must return a list of SpeechStarted, SpeechEnded, TurnEnded, not {events!r:.80}; "

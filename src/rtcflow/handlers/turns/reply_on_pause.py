@@ -304,18 +304,24 @@ class ReplyOnPause(AsyncStreamHandler):
         if self._is_deaf():
             self._forget_what_was_heard()
             return
+        if self._ear.is_quick and not self._hearing.locked():  # nobody can come between
+            await self._hear(samples, rate)
+        else:
+            async with self._hearing:
+                await self._hear(samples, rate)
+
+    async def _hear(self, samples: NDArray[np.int16], sample_rate: int) -> None:
         clock = self.loop.time
-        async with self._hearing:
-            self._last_frame = clock()
-            self._recording.add(samples)
-            try:
-                events = await self._ear.feed(samples, rate, bot_speaking=self.bot_speaking)
-            except Exception as error:  # noqa: BLE001  supervises what a user's own model raises
-                self._detector_failed(error)
-            else:
-                self._act_on(events)
-            # What came meanwhile waits, and is received at once: only from now on can anything be missing.
-            self._waiting_since = clock()
+        self._last_frame = clock()
+        self._recording.add(samples)
+        try:
+            events = await self._ear.feed(samples, sample_rate, bot_speaking=self.bot_speaking)
+        except Exception as error:  # noqa: BLE001  supervises what a user's own model raises
+            self._detector_failed(error)
+        else:
+            self._act_on(events)
+        # What came meanwhile waits, and is received at once: only from now on can anything be missing.
+        self._waiting_since = clock()
 
     def _is_deaf(self) -> bool:
         """Nobody may interrupt the reply that is under way; one that waits for its arguments is not yet."""

@@ -274,7 +274,7 @@ def test_turns_live_through_anything(life, backend):
     machine = type(life.__name__, (life,), {"backend": backend})
     machine.TestCase.settings = settings(
         settings(),
-        max_examples=max(20, settings().max_examples // 4),
+        max_examples=max(10, settings().max_examples // 4),
         stateful_step_count=12,
         deadline=None,
         suppress_health_check=[HealthCheck.too_slow],

@@ -101,7 +101,9 @@ def tasks(backend):
 @pytest.mark.parametrize("handler", [MoodyEcho, Stuck])
 async def test_fifty_calls_leave_nothing_behind(handler, anyio_backend, caplog):
     """Clean, abrupt, refused, raising and never completed calls give back every slot, thread and descriptor."""
-    stream = Stream(handler(), concurrency_limit=4, timeouts=Timeouts(connect=1.0, grace=0.1), webrtc=LOCAL)
+    if handler is Stuck and anyio_backend[1].get("use_uvloop"):
+        pytest.skip("a sync handler's threads meet the loop in the same places as with asyncio's")
+    stream = Stream(handler(), concurrency_limit=4, timeouts=Timeouts(connect=2.0, grace=0.1), webrtc=LOCAL)
     before_all = counts(anyio_backend[0])
     with anyio.fail_after(50):
         async with (

@@ -210,14 +210,15 @@ class Crew:
         except BaseException:
             self._end(job)
             raise
+        over = True
         try:
             await job.done.wait()
         except BaseException:
-            self._leave(job)
+            over = self._leave(job)
             raise
         finally:
-            # Not before what the thread brought has arrived here; see also _end, for a thread that is left behind.
-            if job.watched is not None and job.done.is_set():
+            # Not before what the thread brought has arrived here; one that is left behind does it by itself, see _end.
+            if job.watched is not None and over:
                 job.watched.finished()
         if job.error is not None:
             try:
@@ -297,12 +298,13 @@ class Crew:
         if job.watched is not None and (left or not job.ident):  # a thread that was left is watched to its very end
             job.watched.finished()
 
-    def _leave(self, job: _Job) -> None:
-        """Nobody waits for the job any more."""
+    def _leave(self, job: _Job) -> bool:
+        """Nobody waits for the job any more; returns whether its thread is through."""
         with self._lock:
             job.left, over = True, job.over
         if over:
             self._tell(job)
+        return over
 
     def _tell(self, job: _Job) -> None:
         """Supervises: whoever waited has gone, so an error is told here."""

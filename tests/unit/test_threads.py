@@ -10,6 +10,7 @@ import threading
 import time
 from functools import partial
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import anyio
 import pytest
@@ -17,7 +18,7 @@ import pytest
 from rtcflow._bridge import Event
 from rtcflow._interrupt import interrupt
 from rtcflow.exceptions import TooManyConnections
-from rtcflow.threads import Crew, Interrupted, WorkerThreads
+from rtcflow.threads import Crew, Interrupted, WorkerThreads, observer
 
 pytestmark = pytest.mark.anyio
 
@@ -43,6 +44,33 @@ async def test_a_thread_that_waits_in_queue_get_comes_back():
     assert not alive
     inbox.put(1)
     assert inbox.get(timeout=1) == 1, "the queue itself still works"
+
+
+async def test_a_thread_that_ends_in_the_moment_it_is_left_is_watched_no_more(monkeypatch):
+    """Or virtual time would stand for ever: it is through and has not said so yet when its waiter is cancelled."""
+    crew, watched = Crew(WorkerThreads()), Mock()
+    through, go_on = threading.Event(), threading.Event()
+
+    class Late(Event):
+        def set(self):
+            through.set()
+            go_on.wait(10)
+            super().set()
+
+    monkeypatch.setattr("rtcflow.threads.Event", Late)
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as tasks:
+            token = observer.set(Mock(worker=lambda name: watched))
+            tasks.start_soon(crew.run, "emit", int)
+            observer.reset(token)
+            while not through.is_set():
+                await anyio.sleep(0.001)
+            watched.finished.assert_not_called()
+            tasks.cancel_scope.cancel()
+        watched.finished.assert_called_once()
+        go_on.set()
+        crew.stop()
+        assert await crew.join(grace=1.0) == []
 
 
 async def test_a_thread_that_waits_in_our_own_event_comes_back():

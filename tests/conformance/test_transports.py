@@ -11,10 +11,11 @@ from contextlib import asynccontextmanager
 
 import anyio
 import pytest
+from conftest import BACKENDS
 from line_pairs import telephone_pair, websocket_pair
 
 from rtcflow import MediaOffer, Transport, WebRTCConfig, memory_pair, open_engine
-from rtcflow.testing import TRANSPORT_CHECKS
+from rtcflow.testing import TRANSPORT_CHECKS, virtual_backend
 
 pytestmark = pytest.mark.anyio
 
@@ -61,8 +62,19 @@ async def test_a_line_keeps_its_promises_in_real_time(line):
     assert not broken
 
 
+def cells() -> list[object]:
+    """Each transport on each backend: the network in real time, memory in virtual time where there is such a thing."""
+    found = []
+    for backend in BACKENDS:
+        (name, options), *_ = backend.values
+        found.append(pytest.param(webrtc, (name, options), id=f"webrtc-{backend.id}", marks=backend.marks))
+        virtual = (name, options) if options else virtual_backend(name)
+        found.append(pytest.param(memory, virtual, id=f"memory-{backend.id}", marks=backend.marks))
+    return found
+
+
 @pytest.mark.parametrize("sentence", TRANSPORT_CHECKS)
-@pytest.mark.parametrize("make_pair", [memory, webrtc])
+@pytest.mark.parametrize(("make_pair", "anyio_backend"), cells())
 async def test_a_sentence_is_true(make_pair, sentence):
     """What the sentence says is so."""
     await TRANSPORT_CHECKS[sentence](make_pair)

@@ -3,8 +3,8 @@
 Each function says what it relies on. `tests/interop/test_seam.py` holds those names and behaviours against the
 installed aiortc and fails loudly when a release changes them. At run time nothing breaks then: `take_packets` says no,
 and audio is read from the remote track as anyone may; `send_packets` says no, and the sender asks our track;
-`encode_pictures` says no, and aiortc's encoder encodes; figures are None; the goodbye is not waited for. What is done per
-packet is in `wire.py`.
+`encode_pictures` says no, and aiortc's encoder encodes; figures are None; the goodbye is not waited for. What is done
+per packet is in `wire.py`.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from fractions import Fraction
-from typing import Final, cast
+from typing import Final
 
 import anyio
 import av
@@ -95,7 +95,7 @@ class PictureEncoder(Vp8Encoder):
 
     def _open(self, width: int, height: int) -> VideoCodecContext:
         bitrate = self.target_bitrate
-        codec = cast("VideoCodecContext", av.CodecContext.create("libvpx", "w"))
+        codec = av.CodecContext.create("libvpx", "w")
         codec.width, codec.height, codec.pix_fmt = width, height, "yuv420p"
         codec.bit_rate = bitrate
         codec.qmin, codec.qmax = 2, 56

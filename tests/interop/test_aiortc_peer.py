@@ -24,6 +24,7 @@ from aiortc import (
     RTCSessionDescription,
 )
 from aiortc.mediastreams import MediaStreamError
+from conftest import ALL_BACKENDS
 
 from rtcflow.frames import AudioFormat, AudioFrame
 from rtcflow.transports.webrtc import WebRTCConfig, WebRTCTransport, open_engine
@@ -271,9 +272,15 @@ async def test_video_both_ways() -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("codec", ["PCMU", "PCMA", "G722"])
+@pytest.mark.parametrize(
+    ("codec", "anyio_backend"),
+    [
+        pytest.param(codec, *backend.values, id=f"{codec}-{backend.id}", marks=backend.marks)
+        for codec, backend in zip(["PCMU", "PCMA", "G722"], ALL_BACKENDS.values(), strict=True)
+    ],
+)
 async def test_peers_without_opus(codec: str) -> None:
-    """G.711 and G.722 peers hear and are heard."""
+    """G.711 and G.722 peers hear and are heard; each on one backend, for codecs live in the engine's thread."""
 
     def change(connection: RTCPeerConnection) -> None:
         connection.addTrack(Tone(440))

@@ -214,6 +214,12 @@ MUTANTS = (
     ),
     # -- threads and tasks
     Mutant(
+        "left-thread-watched-for-ever",
+        "Virtual time stands when a worker thread ends in the very moment it is left.",
+        (Edit("threads:Crew.run", "over = self._leave(job)", "self._leave(job); over = job.done.is_set()"),),
+        _unit("threads", "test_a_thread_that_ends_in_the_moment_it_is_left_is_watched_no_more"),
+    ),
+    Mutant(
         "thread-left-behind",
         "A thread that waits in queue.get() for ever is not got back.",
         (Edit("threads:Crew.join", "self._interrupt()", "return []"),),

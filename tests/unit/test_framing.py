@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rtcflow.exceptions import MediaError
@@ -20,6 +20,8 @@ def count_up(n: int, channels: int = 1) -> Any:
 
 
 @given(st.integers(1, 200), st.integers(1, 2), sizes)
+@example(160, 1, [160])  # a chunk that completes a frame exactly, alone
+@example(160, 2, [100, 60, 1])  # and as the rest of one
 def test_what_comes_out_is_what_went_in(frame_size: int, channels: int, sizes: list[int]) -> None:
     """Frames put together are the chunks put together, silence at the end; never a full frame is held back."""
     framer = Framer(frame_size, channels)

@@ -119,8 +119,6 @@ def _checked(events: Any) -> list[DetectorEvent]:
     Raises:
         TypeError: It may not.
     """
-    if isinstance(events, list) and not events:
-        return events
     if not isinstance(events, list) or not all(isinstance(event, _EVENTS) for event in events):
         raise TypeError(
             f"a turn detector must return a list of SpeechStarted, SpeechEnded, TurnEnded, not {events!r:.80}; "

@@ -16,7 +16,7 @@ import json
 import logging
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, TypeAlias
@@ -311,17 +311,20 @@ class ReplyOnPause(AsyncStreamHandler):
                 await self._hear(samples, rate)
 
     async def _hear(self, samples: NDArray[np.int16], sample_rate: int) -> None:
-        clock = self.loop.time
-        self._last_frame = clock()
+        self._last_frame = self.loop.time()
         self._recording.add(samples)
+        await self._heed(self._ear.feed(samples, sample_rate, bot_speaking=self.bot_speaking))
+
+    async def _heed(self, answer: Awaitable[list[DetectorEvent]]) -> None:
+        """Act on what the ear answers; if it fails, the turn under way is given up."""
         try:
-            events = await self._ear.feed(samples, sample_rate, bot_speaking=self.bot_speaking)
+            events = await answer
         except Exception as error:  # noqa: BLE001  supervises what a user's own model raises
             self._detector_failed(error)
         else:
             self._act_on(events)
         # What came meanwhile waits, and is received at once: only from now on can anything be missing.
-        self._waiting_since = clock()
+        self._waiting_since = self.loop.time()
 
     def _is_deaf(self) -> bool:
         """Nobody may interrupt the reply that is under way; one that waits for its arguments is not yet."""
@@ -411,13 +414,7 @@ class ReplyOnPause(AsyncStreamHandler):
                     if silent >= MUTE and self._in_turn(number):
                         self._last_frame = self.loop.time()
                         self._recording.silence(silent)
-                        try:
-                            events = await self._ear.silence(silent)
-                        except Exception as error:  # noqa: BLE001  supervises
-                            self._detector_failed(error)
-                        else:
-                            self._act_on(events)
-                        self._waiting_since = self.loop.time()
+                        await self._heed(self._ear.silence(silent))
         except anyio.get_cancelled_exc_class():
             if self._turn is not None and self._in_turn(number):
                 self._record(replace(self._turn, call_ended=self.loop.time()))

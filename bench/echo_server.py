@@ -1,5 +1,7 @@
 """An rtcflow echo server for measurements: ``POST /webrtc/offer``, and ``GET /debug/stats`` for the load generator.
 
+--variant wire     each packet is decoded, encoded and sent in the callback that it comes in, and that is all: no jitter
+                   buffer, no pacing, no other thread; what any server in Python spends at least
 --variant bare     the transport alone: what the engine costs
 --variant async    an async handler, --rate Hz in and out, or --input Hz in (the default)
 --variant sync     a sync handler
@@ -11,6 +13,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import gc
 import os
 import threading
@@ -20,21 +23,28 @@ from contextlib import asynccontextmanager
 
 import anyio
 import numpy as np
+from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from peers import CLEARED, add_debug, hum
 from starlette.applications import Starlette
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
+from rtcflow._engine.audio import PlayoutTrack
+from rtcflow._engine.config import OpusConfig
+from rtcflow._engine.opus import OpusEncoder, make_decoder
+from rtcflow._engine.seam import send_packets, take_packets
+from rtcflow._engine.wire import RtpWriter
 from rtcflow.connection import run_connection
 from rtcflow.frames import AudioFormat
 from rtcflow.handlers.base import AsyncStreamHandler, StreamHandler
 from rtcflow.handlers.functions import VideoStreamHandler, handler_from
 from rtcflow.media.playout import Latency
+from rtcflow.player import Player
 from rtcflow.transports.webrtc import open_engine
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--port", type=int, required=True)
-parser.add_argument("--variant", default="async", choices=["bare", "async", "sync", "talker", "video"])
+parser.add_argument("--variant", default="async", choices=["wire", "bare", "async", "sync", "talker", "video"])
 parser.add_argument("--rate", type=int, default=48000)
 parser.add_argument("--input", type=int, help="Hz; by default as --rate")
 parser.add_argument("--latency", default="live", choices=["live", "buffered"])
@@ -134,6 +144,38 @@ async def serve(transport) -> None:
         await transport.aclose()
 
 
+async def answer_by_wire(sdp: str) -> str:
+    connection = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+    await connection.setRemoteDescription(RTCSessionDescription(sdp, "offer"))
+    (transceiver,) = connection.getTransceivers()
+    decoder, encoder = make_decoder("OPUS", AudioFormat(args.rate)), OpusEncoder(args.rate, OpusConfig())
+    writers: list[RtpWriter] = []
+
+    def on_packet(packet) -> None:
+        for writer in writers:
+            writer.write(encoder.payload(decoder.decode(packet.payload)), packet.timestamp, marker=False)
+
+    async def play(writer: RtpWriter) -> None:
+        writers.append(writer)
+        await asyncio.Event().wait()
+
+    def fail(error: BaseException) -> None:
+        raise error
+
+    assert take_packets(transceiver.receiver, lambda _: None, on_packet, fail)
+    transceiver.sender.replaceTrack(PlayoutTrack(Player(), OpusConfig()))
+    assert send_packets(transceiver.sender, play)
+    transceiver.direction = "sendrecv"
+    await connection.setLocalDescription(await connection.createAnswer())
+
+    async def on_state() -> None:
+        if connection.connectionState in {"failed", "closed"}:
+            await connection.close()
+
+    connection.on("connectionstatechange", on_state)
+    return connection.localDescription.sdp
+
+
 @asynccontextmanager
 async def lifespan(app: Starlette):
     async with open_engine() as engine, anyio.create_task_group() as calls:
@@ -144,6 +186,8 @@ async def lifespan(app: Starlette):
 
 async def offer(request):
     body = await request.json()
+    if args.variant == "wire":
+        return JSONResponse({"sdp": await answer_by_wire(body["sdp"]), "type": "answer"})
     transport = await app.state.engine.answer(body["sdp"], latency=Latency(args.latency))
     app.state.calls.start_soon(serve, transport)
     return JSONResponse({"sdp": transport.answer, "type": "answer"})

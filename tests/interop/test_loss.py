@@ -168,7 +168,8 @@ def test_random_loss_and_jitter() -> None:
         assert found / counted <= 1.2 * lost + 2 * own / slots, told
         assert call.concealed >= 0.8 * call.relay.lost, "what is lost is made up, and not left silent"
         latency = float(np.median(call.latencies(3, 9)))
-        assert latency <= usual + 0.04, f"{latency:.3f} s, {usual:.3f} s without"
+        # A machine so busy that even the good call is late does to each call what it likes.
+        assert latency <= usual + 0.04 + 2 * max(0.0, usual - 0.04), f"{latency:.3f} s, {usual:.3f} s without"
 
 
 LATE = 150

@@ -18,7 +18,6 @@ import gc
 import os
 import threading
 import time
-from collections import deque
 from contextlib import asynccontextmanager
 
 import anyio
@@ -60,18 +59,19 @@ class AsyncEcho(AsyncStreamHandler):
         pass
 
     async def receive(self, frame) -> None:
-        self.waiting.append(frame)
-        self.arrived.set()
+        await self.put(frame)
 
     async def emit(self):
-        while not self.waiting:
-            self.arrived = anyio.Event()
-            await self.arrived.wait()
-        return self.waiting.popleft()
+        return await self.get()
 
     def copy(self) -> AsyncEcho:
         new = AsyncEcho()
-        new.waiting, new.arrived = deque(maxlen=50), anyio.Event()
+        if args.backend == "trio":
+            sending, receiving = anyio.create_memory_object_stream(50)
+            new.put, new.get = sending.send, receiving.receive
+        else:
+            queue = asyncio.Queue(50)
+            new.put, new.get = queue.put, queue.get
         return new
 
     async def shutdown(self) -> None:

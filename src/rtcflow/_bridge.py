@@ -16,12 +16,15 @@ import contextvars
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from types import FrameType
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import anyio
 import anyio.lowlevel
+
+if TYPE_CHECKING:
+    import asyncio
 
 __all__ = [
     "Event",
@@ -160,7 +163,7 @@ class _FutureWaiter:
 
     def __init__(self, loop: _Loop) -> None:
         self._loop = loop
-        self._future = loop.token.create_future()
+        self._future: asyncio.Future[None] = loop.token.create_future()
 
     def wake(self) -> None:
         self._loop.call(self._resolve)
@@ -169,8 +172,8 @@ class _FutureWaiter:
         if not self._future.done():
             self._future.set_result(None)
 
-    async def wait(self) -> None:
-        await self._future
+    def wait(self) -> Awaitable[None]:
+        return self._future
 
 
 class _TrioWaiter:

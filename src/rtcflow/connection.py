@@ -15,7 +15,7 @@ from __future__ import annotations
 import inspect
 import logging
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -127,7 +127,7 @@ class Connection:
         self._loop_token: Any = None
         self._loop_thread = 0
         self._bound = self._shutting_down = False
-        self._idle: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {}
+        self._idle: dict[str, Callable[[], Awaitable[None]]] = {}
         self._tasks: Guard | None = None
         self._errors: list[BaseException] = []
         self._began: float | None = None  # moments; 0.0 is one, too, where time is virtual

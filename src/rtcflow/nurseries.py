@@ -124,9 +124,9 @@ class Nurseries:
 
     # -- audio in
 
-    async def receive(self, heard: AudioFormat) -> None:
+    def receive(self, heard: AudioFormat) -> Awaitable[None]:
         """Call `receive` with the peer's audio, as `heard`, until there is no more."""
-        await self._in_its_colour(self._receive, self._receive_in_thread, Converter(heard, live=True))
+        return self._in_its_colour(self._receive, self._receive_in_thread, Converter(heard, live=True))
 
     async def _receive(self, heard: Converter) -> None:
         while True:
@@ -139,7 +139,8 @@ class Nurseries:
                 self.received += 1
                 began = self.clock()
                 await self._handler.receive((heard.target.sample_rate, samples))
-                self._note_stall("receive", self.clock() - began)
+                if (took := self.clock() - began) > STALL:
+                    self._note_stall("receive", took)
 
     def _receive_in_thread(self, heard: Converter) -> None:
         while True:
@@ -152,17 +153,18 @@ class Nurseries:
                 self.received += 1
                 began = self.clock()
                 self._crew.call(self._handler.receive, (heard.target.sample_rate, samples))
-                self._note_stall("receive", self.clock() - began)
+                if (took := self.clock() - began) > STALL:
+                    self._note_stall("receive", took)
 
     # -- audio out
 
-    async def emit(self, sample_rate: int) -> None:
+    def emit(self, sample_rate: int) -> Awaitable[None]:
         """Ask `emit` for audio, and put it into `audio_out` at `sample_rate`, until the stream is closed.
 
         Handlers also emit what is not for the peer's ears (`AdditionalOutputs`), so a peer who does not listen makes
         no difference but this: the audio passes into nothing, as fast as it would have been played.
         """
-        await self._in_its_colour(self._emit, self._emit_in_thread, _Voice(sample_rate))
+        return self._in_its_colour(self._emit, self._emit_in_thread, _Voice(sample_rate))
 
     async def _emit(self, voice: _Voice) -> None:
         idle, turns = IdleWait(), 0
@@ -222,9 +224,9 @@ class Nurseries:
 
     # -- video in
 
-    async def see(self) -> None:
+    def see(self) -> Awaitable[None]:
         """Call `video_receive` with the latest frame of the peer, until there is no more."""
-        await self._in_its_colour(self._see, self._see_in_thread)
+        return self._in_its_colour(self._see, self._see_in_thread)
 
     async def _see(self) -> None:
         video_format = self._handler.video_format
@@ -239,7 +241,8 @@ class Nurseries:
             self.video_received += 1
             began = self.clock()
             await self._handler.video_receive(seen)
-            self._note_stall("video_receive", self.clock() - began)
+            if (took := self.clock() - began) > STALL:
+                self._note_stall("video_receive", took)
 
     def _see_in_thread(self) -> None:
         while True:
@@ -251,13 +254,14 @@ class Nurseries:
             self.video_received += 1
             began = self.clock()
             self._crew.call(self._handler.video_receive, seen)
-            self._note_stall("video_receive", self.clock() - began)
+            if (took := self.clock() - began) > STALL:
+                self._note_stall("video_receive", took)
 
     # -- video out
 
-    async def show(self) -> None:
+    def show(self) -> Awaitable[None]:
         """Ask `video_emit` for frames, at most `fps` a second (`tick`), until the stream is closed."""
-        await self._in_its_colour(self._show, self._show_in_thread)
+        return self._in_its_colour(self._show, self._show_in_thread)
 
     async def tick(self) -> None:
         """Give out the right to emit one video frame, `fps` times a second."""
@@ -313,14 +317,17 @@ class Nurseries:
 
     # -- all of them
 
-    async def _in_its_colour(
+    def _in_its_colour(
         self, in_task: Callable[..., Awaitable[None]], in_thread: Callable[..., None], *args: Any
-    ) -> None:
-        """Run one direction for an async handler in this task, for a sync one in a worker thread."""
+    ) -> Awaitable[None]:
+        """Run one direction for an async handler in the task that awaits this, for a sync one in a worker thread.
+
+        No coroutine of its own: each wake-up passes through all that await one another.
+        """
         if isinstance(self._handler, AsyncStreamHandler):
-            await in_task(*args)
-        else:
-            await self._crew.run(f"{type(self._handler).__qualname__}.{in_thread.__name__}", partial(in_thread, *args))
+            return in_task(*args)
+        name = f"{type(self._handler).__qualname__}.{in_thread.__name__}"
+        return self._crew.run(name, partial(in_thread, *args))
 
     def _go_on(self, close: CloseStream | None) -> bool:
         if close is not None:
@@ -328,8 +335,7 @@ class Nurseries:
         return close is None
 
     def _note_stall(self, method: str, seconds: float) -> None:
-        if seconds > STALL:
-            self.stalls += 1
-            self.longest_stall = max(self.longest_stall, seconds)
-            name = type(self._handler).__qualname__
-            logger.warning("%s.%s took %.2f s; media waits at most 1 s", name, method, seconds)
+        self.stalls += 1
+        self.longest_stall = max(self.longest_stall, seconds)
+        name = type(self._handler).__qualname__
+        logger.warning("%s.%s took %.2f s; media waits at most 1 s", name, method, seconds)

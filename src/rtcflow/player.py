@@ -259,12 +259,10 @@ class Player:
         if self._playout is None:
             return None
         now = self._clock()
-        deadline = self._playout.next_deadline(now)
-        if deadline is None:
-            return None
-        frame = self._playout.pop(max(now, deadline) if deadline - now <= grain else now)
+        frame = self._playout.pop(now, grain)
         if frame is None:
-            return deadline - now
+            deadline = self._playout.next_deadline(now)
+            return None if deadline is None else deadline - now
         self._clears_at_pop = self._clears
         self._putters.wake_all()
         return frame

@@ -303,7 +303,7 @@ MUTANTS = (
     Mutant(
         "playout-anchored-on-now",
         "Each frame is due a period after the last one really left, so that lateness adds up.",
-        (Edit("media.playout:Playout.pop", "self._slot += 1", "self._anchor, self._slot = now, 1"),),
+        (Edit("media.playout:Playout.pop", "self._set_slot(self._slot + 1)", "self._anchor = now; self._set_slot(1)"),),
         _unit("playout", "test_deadlines_do_not_drift"),
     ),
     Mutant(

@@ -86,7 +86,7 @@ class NativeDecoder:
         self._library, self._decode = library, library.opus_decode
         self._state = state = ctypes.create_string_buffer(library.opus_decoder_get_size(format.channels))
         self._at = ctypes.addressof(state)
-        self._check(library.opus_decoder_init(self._at, format.sample_rate, format.channels))
+        _check(library, library.opus_decoder_init(self._at, format.sample_rate, format.channels))
         self._room = 120 * format.sample_rate // 1000  # the longest packet (RFC 6716 section 3.2.5)
         self._out = np.zeros((self._room, format.channels), np.int16)
         self._out_at = self._out.ctypes.data
@@ -98,8 +98,8 @@ class NativeDecoder:
         Raises:
             OpusError: The packet makes no sense.
         """
-        self._length = self._run(payload, self._room, 0)
-        return self._samples()
+        self._length = length = self._run(payload, len(payload), self._room, 0)
+        return self._out[:length].T.copy()
 
     def conceal(self, following: bytes | None = None) -> NDArray[np.int16] | None:
         """Make up one packet's worth of audio in place of a lost one; None if there is nothing to go on.
@@ -110,20 +110,14 @@ class NativeDecoder:
         if not self._length:
             return None
         try:
-            self._run(following, self._length, 0 if following is None else 1)
+            self._run(following, len(following or b""), self._length, 0 if following is None else 1)
         except OpusError:
             return None
-        return self._samples()
-
-    def _run(self, payload: bytes | None, room: int, fec: int) -> int:
-        size = 0 if payload is None else len(payload)
-        return self._check(self._decode(self._at, payload, size, self._out_at, room, fec))
-
-    def _samples(self) -> NDArray[np.int16]:
         return self._out[: self._length].T.copy()
 
-    def _check(self, result: int) -> int:
-        return _check(self._library, result)
+    def _run(self, payload: bytes | None, size: int, room: int, fec: int) -> int:
+        result: int = self._decode(self._at, payload, size, self._out_at, room, fec)
+        return result if result >= 0 else _check(self._library, result)
 
 
 class NativeEncoder:
@@ -139,9 +133,8 @@ class NativeEncoder:
         self._library, self._encode = library, library.opus_encode
         self._state = state = ctypes.create_string_buffer(library.opus_encoder_get_size(format.channels))
         self._at = ctypes.addressof(state)
-        self._check(
-            library.opus_encoder_init(self._at, format.sample_rate, format.channels, _APPLICATIONS[config.application])
-        )
+        application = _APPLICATIONS[config.application]
+        _check(library, library.opus_encoder_init(self._at, format.sample_rate, format.channels, application))
         for option, value in (
             (_SET_BITRATE, config.bitrate * format.channels),
             (_SET_COMPLEXITY, config.complexity),
@@ -151,7 +144,7 @@ class NativeEncoder:
             (_SET_PACKET_LOSS_PERC, config.expected_loss),
             (_SET_DTX, config.dtx),
         ):
-            self._check(library.opus_encoder_ctl(self._at, option, c_int32(value)))
+            _check(library, library.opus_encoder_ctl(self._at, option, c_int32(value)))
         self._size = format.frame_size
         self._in = np.zeros((self._size, format.channels), np.int16)
         self._in_at = self._in.ctypes.data
@@ -161,12 +154,8 @@ class NativeEncoder:
     def payload(self, samples: NDArray[np.int16]) -> bytes:
         """Encode int16 samples of shape (channels, 20 ms)."""
         self._in[:] = samples.T
-        return self._out[
-            : self._check(self._encode(self._at, self._in_at, self._size, self._out_at, _MAX_PACKET))
-        ].tobytes()
-
-    def _check(self, result: int) -> int:
-        return _check(self._library, result)
+        size = self._encode(self._at, self._in_at, self._size, self._out_at, _MAX_PACKET)
+        return self._out[: size if size >= 0 else _check(self._library, size)].tobytes()
 
 
 def _check(library: Any, result: int) -> int:

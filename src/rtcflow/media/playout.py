@@ -120,6 +120,10 @@ class Playout:
         lead: Seconds by which frames leave before their time, if they are there, for far sides that buffer by
             themselves (telephone).
         max_lag: See the module's text.
+
+    Attributes:
+        next_slot: When the next slot is, whether or not anything is queued for it; no frame is due before that. Long
+            past before the first push.
     """
 
     def __init__(
@@ -138,6 +142,7 @@ class Playout:
         self._queued = self._played = self._dropped = self._shed = self._gaps = 0
         self._anchor: float | None = None
         self._slot = 0  # frames since the anchor
+        self._scheduled = self.next_slot = float("-inf")  # the next slot without and with lead
         self._origin = 0.0  # when media time was 0
         self._frame = 0  # media time, in frames
         self._talkspurt = True
@@ -178,43 +183,39 @@ class Playout:
         """When the next `pop` will give a frame (seconds, may be past), or None if nothing is queued."""
         if not self._waiting:
             return None
-        due = None if self._anchor is None else self._scheduled(self._anchor) - self.lead
-        if self.is_partial:
-            since = self._chunks[0][1]
-            return (since if due is None else max(due, since)) + PARTIAL_WAIT
-        return now if due is None else due
-
-    @property
-    def next_slot(self) -> float:
-        """When the next slot is, whether or not anything is queued for it; no frame is due before that.
-
-        Long past before the first push.
-        """
-        return float("-inf") if self._anchor is None else self._scheduled(self._anchor) - self.lead
+        if self._waiting < self.frame_size:
+            return max(self.next_slot, self._chunks[0][1]) + PARTIAL_WAIT
+        return now if self._anchor is None else self.next_slot
 
     @property
     def is_partial(self) -> bool:
         """Whether something waits, but less than a frame: its rest may make it due earlier."""
         return 0 < self._waiting < self.frame_size
 
-    def _scheduled(self, anchor: float) -> float:
-        """When the next slot is, lead not counted."""
-        return anchor + self._slot * self.frame_size / self.sample_rate
+    def _set_slot(self, slot: int) -> None:
+        assert self._anchor is not None
+        self._slot = slot
+        self._scheduled = self._anchor + slot * self.frame_size / self.sample_rate
+        self.next_slot = self._scheduled - self.lead
 
-    def pop(self, now: float) -> PlayoutFrame | None:
-        """Take the frame that is due, or None if none is due yet."""
+    def pop(self, now: float, within: float = 0.0) -> PlayoutFrame | None:
+        """Take the frame that is due, or is `within` so many seconds; None if there is none."""
         deadline = self.next_deadline(now)
-        if deadline is None or deadline > now + 1e-9:
+        if deadline is None or deadline > now + max(within, 1e-9):
             return None
+        if within:
+            now = max(now, deadline)
         if self._anchor is None:
             self._anchor = self._origin = now
-        elif now - self._scheduled(self._anchor) >= self.max_lag:
-            self._anchor, self._slot = now, 0
+            self._set_slot(0)
+        elif now - self._scheduled >= self.max_lag:
+            self._anchor = now
+            self._set_slot(0)
             self._frame = max(self._frame, int((now - self._origin) / FRAME_SECONDS + 1e-6))
             self._talkspurt = True
             self._gaps += 1
             self._slack.reset()
-        slot = self._scheduled(self._anchor)
+        slot = self._scheduled
         samples, complete = self._take_frame()
         if samples.shape[1] < self.frame_size:
             self._slack.reset()
@@ -226,7 +227,7 @@ class Playout:
         frame = AudioFrame(samples, self.sample_rate, self._frame * self.frame_size)
         talkspurt, self._talkspurt = self._talkspurt, False
         self._frame += 1
-        self._slot += 1
+        self._set_slot(self._slot + 1)
         return PlayoutFrame(frame, talkspurt, deadline)
 
     def clear(self) -> int:
@@ -273,7 +274,7 @@ class Playout:
         while n:
             chunk, pushed = self._chunks[0]
             part = chunk[:, self._offset : self._offset + n]
-            parts.append(to_channels(part, channels))
+            parts.append(part if part.shape[0] == channels else to_channels(part, channels))
             n -= part.shape[1]
             self._offset += part.shape[1]
             if self._offset == chunk.shape[1]:
@@ -311,6 +312,7 @@ class Playout:
         """Move the schedule: later, or if negative earlier."""
         assert self._anchor is not None
         self._anchor += seconds
+        self._set_slot(self._slot)
         self._slack.reset()
 
     def _shed_silence(self, frames: int) -> int:

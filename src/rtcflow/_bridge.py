@@ -12,19 +12,17 @@ changed, and looks at the condition again after each wake-up. A cancelled waiter
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import threading
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import Any, Protocol, cast
 
 import anyio
 import anyio.lowlevel
-
-if TYPE_CHECKING:
-    import asyncio
 
 __all__ = [
     "Event",
@@ -100,11 +98,6 @@ class _Loop:
         self._due: deque[Callable[[], None]] = deque()
         self._told = False
 
-    @property
-    def is_running(self) -> bool:
-        """Whether this still is the loop of the thread that asks, which is `thread`."""
-        return not self.is_trio and bool(self.token.is_running())
-
     def call(self, function: Callable[[], None]) -> None:
         """Have `function` called soon in the loop; from any thread."""
         if threading.get_ident() == self.thread:
@@ -136,7 +129,7 @@ class _Here(threading.local):
 
     def running(self) -> _Loop:
         loop = self.loop
-        if loop is None or not loop.is_running:
+        if loop is None or loop.token is not asyncio._get_running_loop():
             token = current_loop_token()
             if loop is None or loop.token is not token:
                 loop = self.loop = _Loop(token)

@@ -202,12 +202,12 @@ class Flow(Generic[T]):
 
     def _ready(self) -> bool:
         """Whether an item can be taken; raises what ended the flow if none ever will."""
+        if self._items:
+            return True
         if self._closed:
             raise anyio.ClosedResourceError
         if self._error is not None:
             raise anyio.BrokenResourceError from self._error
-        if self._items:
-            return True
         if self._ended:
             raise anyio.EndOfStream
         return False

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any
 
+import pylibsrtp
 import pytest
 from aiortc import AudioStreamTrack, RTCDtlsTransport, RTCRtpReceiver, RTCRtpSender, clock
 from aiortc.codecs import PCMU_CODEC
@@ -395,3 +396,39 @@ def test_strangers() -> None:
     assert not wire.can_send(strange)
     assert not seam.send_packets(strange, print)  # type: ignore[arg-type]
     assert set(vars(strange)) == {"transport"}
+
+
+def sessions() -> tuple[pylibsrtp.Session, pylibsrtp.Session]:
+    """One that encrypts, one that decrypts."""
+    policy, key = pylibsrtp.Policy, bytes(range(30))
+    return (
+        pylibsrtp.Session(policy(key=key, ssrc_type=policy.SSRC_ANY_OUTBOUND)),
+        pylibsrtp.Session(policy(key=key, ssrc_type=policy.SSRC_ANY_INBOUND)),
+    )
+
+
+def test_cipher() -> None:
+    """What goes to libsrtp directly comes out as pylibsrtp has it, and what makes no sense is pylibsrtp's error."""
+    (ours, _), (theirs, decrypting) = sessions(), sessions()
+    encrypt, decrypt = wire._cipher(ours, "protect"), wire._cipher(decrypting, "unprotect")
+    assert encrypt != ours.protect, "this pylibsrtp has other parts than we know"
+    for number in range(3):
+        packet = RtpPacket(96, 0, number, 960 * number, 1, bytes(100 * number)).serialize()
+        data = theirs.protect(packet)
+        assert encrypt(packet) == data
+        assert decrypt(data) == packet
+        with pytest.raises(pylibsrtp.Error):
+            decrypt(data)  # played back
+    with pytest.raises(pylibsrtp.Error, match="too long"):
+        decrypt(bytes(1501))
+    with pytest.raises(pylibsrtp.Error, match="too long"):
+        encrypt(bytes(1400))
+
+
+def test_cipher_of_another_binding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where pylibsrtp has other parts, its methods are used."""
+    encrypting, decrypting = sessions()
+    with monkeypatch.context() as patch:
+        patch.delattr(pylibsrtp, "lib")
+        assert wire._cipher(encrypting, "protect") == encrypting.protect
+        assert wire._cipher(decrypting, "unprotect") == decrypting.unprotect

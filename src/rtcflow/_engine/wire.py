@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from struct import Struct
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, cast
 
 import pylibsrtp
 from aiortc import RTCDtlsTransport, RTCRtpReceiver, RTCRtpSender, rtp
@@ -22,6 +22,8 @@ from aiortc import RTCDtlsTransport, RTCRtpReceiver, RTCRtpSender, rtp
 _HEADER: Final = Struct("!BBHLL")
 _EXTENSION: Final = Struct("!HH")
 _SHORTEST: Final = _HEADER.size
+_TRAILER: Final = 16 + 128
+"""Bytes that encryption may add (SRTP_MAX_TRAILER_LEN of libsrtp's srtp.h)."""
 _NTP_EPOCH: Final = 2_208_988_800
 """Seconds from 1900 to 1970 (RFC 5905 section 6)."""
 
@@ -78,6 +80,32 @@ def _transport_as_known(transport: RTCDtlsTransport) -> bool:
     )
 
 
+def _cipher(session: Any, name: Literal["protect", "unprotect"]) -> Callable[[bytes], bytes]:
+    """`Session.protect` or `unprotect` of pylibsrtp, in one call instead of four and without an allocation.
+
+    Relies on: ``Session._srtp`` points to what libsrtp knows of it, which works in the buffer ``_cdata``, whose
+    contents ``_buffer`` shows; ``pylibsrtp.lib`` and ``ffi`` are the binding. Without these, the method itself.
+    """
+    names = {pylibsrtp: ("lib", "ffi"), session: ("_srtp", "_cdata", "_buffer")}
+    if not all(hasattr(owner, part) for owner, parts in names.items() for part in parts):
+        return cast("Callable[[bytes], bytes]", getattr(session, name))
+    binding: Any = pylibsrtp
+    run, length = getattr(binding.lib, f"srtp_{name}"), binding.ffi.new("int *")
+    srtp, data, buffer = session._srtp, session._cdata, session._buffer
+    room = len(data) - (_TRAILER if name == "protect" else 0)
+
+    def process(packet: bytes) -> bytes:
+        size = length[0] = len(packet)
+        if size > room:
+            raise pylibsrtp.Error("packet is too long")
+        buffer[:size] = packet
+        if code := run(srtp[0], data, length):
+            raise pylibsrtp.Error(f"libsrtp's error {code}")
+        return cast("bytes", buffer[: length[0]])
+
+    return process
+
+
 # -- receiving
 
 
@@ -111,7 +139,7 @@ def receive(
     stock, nothing_waits = ice.data_received, ice._queue.empty
     router, streams = transport._rtp_router, vars(receiver)["_RTCRtpReceiver__remote_streams"]
     counts: dict[str, Any] = vars(transport)
-    decrypt, connected = transport._rx_srtp.unprotect, transport._state
+    decrypt, connected = _cipher(transport._rx_srtp, "unprotect"), transport._state
     rx_bytes, rx_packets = _TRANSPORT + "rx_bytes", _TRANSPORT + "rx_packets"
 
     def take(data: bytes) -> bool:
@@ -190,7 +218,7 @@ class RtpWriter:
         self._transport: Any = sender.transport
         self._counts: dict[str, Any] = vars(self._transport)
         self._ice: Any = self._transport.transport._connection
-        self._encrypt, self._connected = self._transport._tx_srtp.protect, self._transport._state
+        self._encrypt, self._connected = _cipher(self._transport._tx_srtp, "protect"), self._transport._state
         self._payload_type, self._ssrc = payload_type, sender._ssrc
         self._sequence = secrets.randbelow(2**15)  # the lower half, as RFC 3711 section 3.3.1 would have it
         self._origin = secrets.randbits(32)

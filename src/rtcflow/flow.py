@@ -158,7 +158,9 @@ class Flow(Generic[T]):
         with self._lock:
             if self._taking or not self._ready():
                 self._in_a_row = 0
-                self._begin_taking()
+                if self._taking:
+                    raise anyio.BusyResourceError("taking from")
+                self._taking = True
                 try:
                     while not self._ready():
                         await self._takers.park()

@@ -171,7 +171,7 @@ class Nurseries:
         while True:
             began = self.clock()
             emitted = parse_emit(await self._handler.emit())
-            if emitted.nothing:
+            if not any(emitted):
                 await anyio.sleep(idle.next(self.clock() - began))
                 continue
             idle.reset()
@@ -193,7 +193,7 @@ class Nurseries:
         while True:
             began = self.clock()
             emitted = parse_emit(self._crew.call(self._handler.emit))
-            if emitted.nothing:
+            if not any(emitted):
                 self._crew.sleep(idle.next(self.clock() - began))
                 continue
             idle.reset()
@@ -220,7 +220,7 @@ class Nurseries:
                 self._transport.audio_out.put(voice.frame(samples, rate))
             except anyio.ClosedResourceError:
                 return False
-        return self._go_on(emitted.close)
+        return emitted.close is None or self._go_on(emitted.close)
 
     # -- video in
 

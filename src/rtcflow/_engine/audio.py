@@ -141,16 +141,14 @@ class _Pump:
 
     def stop(self) -> None:
         """Do nothing any more."""
-        self._stop_timer()
+        if self._timer is not None:
+            self._timer.cancel()
         self.ended.cancel()
 
-    def _stop_timer(self) -> None:
+    def _run(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-
-    def _run(self) -> None:
-        self._stop_timer()
         if self.ended.done():
             return
         try:

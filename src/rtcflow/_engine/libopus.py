@@ -98,7 +98,8 @@ class NativeDecoder:
         Raises:
             OpusError: The packet makes no sense.
         """
-        self._length = length = self._run(payload, len(payload), self._room, 0)
+        length = self._decode(self._at, payload, len(payload), self._out_at, self._room, 0)
+        self._length = length if length >= 0 else _check(self._library, length)
         return self._out[:length].T.copy()
 
     def conceal(self, following: bytes | None = None) -> NDArray[np.int16] | None:
@@ -109,15 +110,10 @@ class NativeDecoder:
         """
         if not self._length:
             return None
-        try:
-            self._run(following, len(following or b""), self._length, 0 if following is None else 1)
-        except OpusError:
+        fec = 0 if following is None else 1
+        if self._decode(self._at, following, len(following or b""), self._out_at, self._length, fec) < 0:
             return None
         return self._out[: self._length].T.copy()
-
-    def _run(self, payload: bytes | None, size: int, room: int, fec: int) -> int:
-        result: int = self._decode(self._at, payload, size, self._out_at, room, fec)
-        return result if result >= 0 else _check(self._library, result)
 
 
 class NativeEncoder:

@@ -136,13 +136,13 @@ def receive(
     """
     transport: Any = receiver.transport
     ice = transport.transport._connection
-    stock, nothing_waits = ice.data_received, ice._queue.empty
+    nothing_waits = ice._queue.empty
     router, streams = transport._rtp_router, vars(receiver)["_RTCRtpReceiver__remote_streams"]
     counts: dict[str, Any] = vars(transport)
     decrypt, connected = _cipher(transport._rx_srtp, "unprotect"), transport._state
     rx_bytes, rx_packets = _TRANSPORT + "rx_bytes", _TRANSPORT + "rx_packets"
 
-    def take(data: bytes) -> bool:
+    def take(stock: Callable[[bytes, Any], None], data: bytes, origin: Any) -> None:
         # The first packet of a source takes aiortc's way, which writes the source into its tables; and none overtakes
         # what still waits there.
         if (
@@ -155,36 +155,28 @@ def receive(
             or not nothing_waits()
             or transport._state is not connected
         ):
-            return False
+            stock(data, origin)
+            return
         counts[rx_bytes] += len(data)
         counts[rx_packets] += 1
         try:
             plain = decrypt(data)
         except pylibsrtp.Error:  # forged, or played back
-            return True
+            return
         packet = parse(plain)
         if packet is None or not receiver._enabled:
-            return True
+            return
         stream.add(packet)
         if packet.payload:
             try:
                 on_packet(packet)
             except Exception as error:  # noqa: BLE001 - or the event loop would swallow it, and the call be deaf
                 on_error(error)
-        return True
 
-    def data_received(data: bytes, component: int) -> None:
-        if not take(data):
-            stock(data, component)
-
-    def datagram_received(stock: Callable[[bytes, Any], None], data: bytes, addr: Any) -> None:
-        if not take(data):
-            stock(data, addr)
-
-    vars(ice)["data_received"] = data_received  # for protocols that come later
+    vars(ice)["data_received"] = partial(take, ice.data_received)  # for protocols that come later
     for protocol in ice._protocols:
         if hasattr(protocol, "datagram_received"):
-            vars(protocol)["datagram_received"] = partial(datagram_received, protocol.datagram_received)
+            vars(protocol)["datagram_received"] = partial(take, protocol.datagram_received)
 
 
 # -- sending

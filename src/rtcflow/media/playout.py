@@ -200,7 +200,8 @@ class Playout:
 
     def pop(self, now: float, within: float = 0.0) -> PlayoutFrame | None:
         """Take the frame that is due, or is `within` so many seconds; None if there is none."""
-        deadline = self.next_deadline(now)
+        whole = self._waiting >= self.frame_size and self._anchor is not None
+        deadline = self.next_slot if whole else self.next_deadline(now)
         if deadline is None or deadline > now + max(within, 1e-9):
             return None
         if within:
@@ -293,7 +294,8 @@ class Playout:
 
     def _settle(self, now: float, slot: float, complete: float) -> None:
         """Take note of one frame's slack; after half a second, take back what all of them had."""
-        found = self._slack.note(now, slot - complete, self._queued / self.sample_rate, self.queued_seconds)
+        rate = self.sample_rate
+        found = self._slack.note(now, slot - complete, self._queued / rate, self._waiting / rate)
         if found is None or self._surplus:
             return
         # The last whole frame is not shed: there must be two to make one of.
@@ -380,8 +382,14 @@ class _Slack:
             self._since, self._queued, self._least, self._most = now, queued, slack, slack
             self._standing = self._peak = waiting
             return None
-        self._least, self._most = min(self._least, slack), max(self._most, slack)
-        self._standing, self._peak = min(self._standing, waiting), max(self._peak, waiting)
+        if slack < self._least:
+            self._least = slack
+        elif slack > self._most:
+            self._most = slack
+        if waiting < self._standing:
+            self._standing = waiting
+        elif waiting > self._peak:
+            self._peak = waiting
         elapsed = now - self._since
         if elapsed < SHED_AFTER:
             return None

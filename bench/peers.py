@@ -178,10 +178,11 @@ def main() -> None:
     parser.add_argument("kind")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--rate", type=int, default=24000)
+    parser.add_argument("--backend", default="asyncio", choices=["asyncio", "uvloop"])
     args = parser.parse_args()
     app = make_floor(args.kind) if args.kind.startswith("floor") else make_fastrtc(args.kind, args.rate)
     add_debug(app)
-    uvicorn.run(app, host="127.0.0.1", port=args.port, log_level="error", access_log=False, loop="asyncio")
+    uvicorn.run(app, host="127.0.0.1", port=args.port, log_level="error", access_log=False, loop=args.backend)
 
 
 if __name__ == "__main__":

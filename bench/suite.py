@@ -4,6 +4,7 @@ nox -s bench                           quick: one round, about five minutes
 nox -s bench -- --full                 five rounds, three searches for the most: about 45 minutes
 nox -s bench -- --fastrtc PYTHON       with FastRTC, by a Python that has it
 nox -s bench -- --only latency,cpu     some of it
+nox -s bench -- --backend uvloop       with all servers on uvloop
 nox -s bench -- --more                 beside what is in the results already: a long measurement in pieces
 """
 
@@ -133,6 +134,7 @@ class Suite:
     pythons: dict[str, str]
     seconds: float
     count: int
+    backend: str = "asyncio"
     runs: list[dict] = field(default_factory=list)
 
     @contextmanager
@@ -142,7 +144,7 @@ class Suite:
             port = free.getsockname()[1]
         python = self.pythons[library(name)]
         with tempfile.TemporaryFile("w+") as log:
-            command = [python, *SERVERS[name], "--port", str(port)]
+            command = [python, *SERVERS[name], "--port", str(port), "--backend", self.backend]
             process = start(0, command, stdout=log, stderr=subprocess.STDOUT)
             try:
                 deadline = time.monotonic() + 60
@@ -345,6 +347,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--seconds", type=float)
     parser.add_argument("--fastrtc", metavar="PYTHON", help="a Python that has FastRTC")
+    parser.add_argument("--backend", default="asyncio", choices=["asyncio", "uvloop"], help="the loop of all servers")
     parser.add_argument("--only", default=",".join(GROUPS), help="some of: %(default)s")
     parser.add_argument("--more", action="store_true", help="keep the runs that are in the results")
     parser.add_argument("--publish", action="store_true", help="write the table and the pictures into docs/")
@@ -359,7 +362,7 @@ def main() -> None:
     if args.fastrtc:
         pythons["fastrtc"] = args.fastrtc
     rounds = args.rounds if args.rounds is not None else 5 if args.full else 1
-    suite = Suite(pythons, args.seconds or (10.0 if args.full else 4.0), 8 if args.full else 4)
+    suite = Suite(pythons, args.seconds or (10.0 if args.full else 4.0), 8 if args.full else 4, args.backend)
     began = time.monotonic()
     args.results.mkdir(parents=True, exist_ok=True)
     if args.more and (args.results / "results.json").exists():

@@ -12,7 +12,6 @@ changed, and looks at the condition again after each wake-up. A cancelled waiter
 
 from __future__ import annotations
 
-import asyncio
 import contextvars
 import threading
 import time
@@ -129,7 +128,7 @@ class _Here(threading.local):
 
     def running(self) -> _Loop:
         loop = self.loop
-        if loop is None or loop.token is not asyncio._get_running_loop():
+        if loop is None or loop.is_trio or not loop.token.is_running():
             token = current_loop_token()
             if loop is None or loop.token is not token:
                 loop = self.loop = _Loop(token)
@@ -156,7 +155,7 @@ class _FutureWaiter:
 
     def __init__(self, loop: _Loop) -> None:
         self._loop = loop
-        self._future: asyncio.Future[None] = loop.token.create_future()
+        self._future: Any = loop.token.create_future()
 
     def wake(self) -> None:
         self._loop.call(self._resolve)
@@ -166,7 +165,7 @@ class _FutureWaiter:
             self._future.set_result(None)
 
     def wait(self) -> Awaitable[None]:
-        return self._future
+        return cast("Awaitable[None]", self._future)
 
 
 class _TrioWaiter:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import time
 from contextlib import AsyncExitStack
+from typing import ClassVar
 
 import anyio
 import av
@@ -42,9 +43,9 @@ class BlockingEcho(StreamHandler):
 
 
 class SlowFilm(AudioVideoStreamHandler):
-    """Takes 50 ms for each frame that it sees."""
+    """Takes 50 ms for each frame that it sees, and notes when."""
 
-    seen = 0
+    busy: ClassVar[list[tuple[float, float]]] = []
 
     def copy(self):
         return SlowFilm()
@@ -56,8 +57,9 @@ class SlowFilm(AudioVideoStreamHandler):
         return None
 
     def video_receive(self, frame):
-        SlowFilm.seen += 1
+        began = time.monotonic()
         time.sleep(0.05)
+        SlowFilm.busy.append((began, time.monotonic()))
 
     def video_emit(self):
         return None
@@ -108,8 +110,8 @@ async def test_32_blocking_echoes_at_once():
 
 
 async def test_a_slow_video_handler_leaves_another_calls_audio_alone():
-    """While video_receive sleeps 50 ms a frame on one connection, another one's echo has no hole."""
-    SlowFilm.seen = 0
+    """While video_receive sleeps 50 ms a frame on one connection, another one's echo goes on."""
+    SlowFilm.busy.clear()
     films = Stream(SlowFilm(), modality="audio-video", webrtc=LOCAL)
     echo = Stream(EchoHandler(), webrtc=LOCAL)
     with anyio.fail_after(40):
@@ -131,7 +133,7 @@ async def test_a_slow_video_handler_leaves_another_calls_audio_alone():
                     await call.audio_in.take()
                     arrivals.append(time.monotonic())
                 tasks.cancel_scope.cancel()
-    gaps = np.diff(arrivals[50:])
-    assert SlowFilm.seen > 20
-    assert np.percentile(gaps, 95) < 0.06, "a frame every 20 ms, and what a busy machine adds"
-    assert arrivals[-1] - arrivals[50] == pytest.approx(149 * 0.02, abs=0.3)
+    assert len(SlowFilm.busy) > 20
+    heard = [any(began < moment < ended for began, ended in SlowFilm.busy) for moment in arrivals[50:]]
+    # The film is at work nearly all the time; audio that had to wait for it would come in between.
+    assert sum(heard) > len(heard) / 2

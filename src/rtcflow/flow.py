@@ -158,9 +158,7 @@ class Flow(Generic[T]):
         with self._lock:
             if self._taking or not self._ready():
                 self._in_a_row = 0
-                if self._taking:
-                    raise anyio.BusyResourceError("taking from")
-                self._taking = True
+                self._begin_taking()
                 try:
                     while not self._ready():
                         await self._takers.park()

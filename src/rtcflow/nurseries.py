@@ -139,8 +139,7 @@ class Nurseries:
                 self.received += 1
                 began = self.clock()
                 await self._handler.receive((heard.target.sample_rate, samples))
-                if (took := self.clock() - began) > STALL:
-                    self._note_stall("receive", took)
+                self._note_stall("receive", self.clock() - began)
 
     def _receive_in_thread(self, heard: Converter) -> None:
         while True:
@@ -153,8 +152,7 @@ class Nurseries:
                 self.received += 1
                 began = self.clock()
                 self._crew.call(self._handler.receive, (heard.target.sample_rate, samples))
-                if (took := self.clock() - began) > STALL:
-                    self._note_stall("receive", took)
+                self._note_stall("receive", self.clock() - began)
 
     # -- audio out
 
@@ -171,7 +169,7 @@ class Nurseries:
         while True:
             began = self.clock()
             emitted = parse_emit(await self._handler.emit())
-            if not any(emitted):
+            if emitted.nothing:
                 await anyio.sleep(idle.next(self.clock() - began))
                 continue
             idle.reset()
@@ -193,7 +191,7 @@ class Nurseries:
         while True:
             began = self.clock()
             emitted = parse_emit(self._crew.call(self._handler.emit))
-            if not any(emitted):
+            if emitted.nothing:
                 self._crew.sleep(idle.next(self.clock() - began))
                 continue
             idle.reset()
@@ -220,7 +218,7 @@ class Nurseries:
                 self._transport.audio_out.put(voice.frame(samples, rate))
             except anyio.ClosedResourceError:
                 return False
-        return emitted.close is None or self._go_on(emitted.close)
+        return self._go_on(emitted.close)
 
     # -- video in
 
@@ -241,8 +239,7 @@ class Nurseries:
             self.video_received += 1
             began = self.clock()
             await self._handler.video_receive(seen)
-            if (took := self.clock() - began) > STALL:
-                self._note_stall("video_receive", took)
+            self._note_stall("video_receive", self.clock() - began)
 
     def _see_in_thread(self) -> None:
         while True:
@@ -254,8 +251,7 @@ class Nurseries:
             self.video_received += 1
             began = self.clock()
             self._crew.call(self._handler.video_receive, seen)
-            if (took := self.clock() - began) > STALL:
-                self._note_stall("video_receive", took)
+            self._note_stall("video_receive", self.clock() - began)
 
     # -- video out
 
@@ -335,7 +331,8 @@ class Nurseries:
         return close is None
 
     def _note_stall(self, method: str, seconds: float) -> None:
-        self.stalls += 1
-        self.longest_stall = max(self.longest_stall, seconds)
-        name = type(self._handler).__qualname__
-        logger.warning("%s.%s took %.2f s; media waits at most 1 s", name, method, seconds)
+        if seconds > STALL:
+            self.stalls += 1
+            self.longest_stall = max(self.longest_stall, seconds)
+            name = type(self._handler).__qualname__
+            logger.warning("%s.%s took %.2f s; media waits at most 1 s", name, method, seconds)

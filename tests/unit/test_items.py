@@ -42,7 +42,7 @@ def test_every_form_of_the_grammar(item: Any, has_audio: bool, outputs: Any, clo
     """Each form that EmitType allows is taken apart into audio, outputs and close."""
     emitted = parse_emit(item)
     assert (emitted.audio is not None, emitted.outputs, emitted.close) == (has_audio, outputs, close)
-    assert any(emitted) is (item is not None)
+    assert emitted.nothing is (item is None)
     if has_audio:
         assert emitted.audio is not None
         rate, samples = emitted.audio
@@ -87,8 +87,8 @@ def test_the_handler_may_use_its_array_again() -> None:
 def test_audio_of_no_length_is_nothing() -> None:
     """An empty array is the same as None: there is nothing to play."""
     assert parse_emit((24000, np.zeros(0, np.int16))) == Emitted()
-    assert not any(parse_emit((24000, np.zeros((2, 0), np.float32))))
-    assert any(parse_emit(((24000, np.zeros((2, 0), np.float32)), OUTPUTS)))
+    assert parse_emit((24000, np.zeros((2, 0), np.float32))).nothing
+    assert not parse_emit(((24000, np.zeros((2, 0), np.float32)), OUTPUTS)).nothing
 
 
 def test_numpy_rates_are_rates() -> None:

@@ -141,14 +141,16 @@ class _Pump:
 
     def stop(self) -> None:
         """Do nothing any more."""
-        if self._timer is not None:
-            self._timer.cancel()
+        self._stop_timer()
         self.ended.cancel()
 
-    def _run(self) -> None:
+    def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def _run(self) -> None:
+        self._stop_timer()
         if self.ended.done():
             return
         try:

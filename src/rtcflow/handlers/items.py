@@ -29,7 +29,7 @@ _NO_MEDIA: Final = (AdditionalOutputs, CloseStream)
 
 
 class Emitted(NamedTuple):
-    """What one `emit` gave; not `any` of it where that was None, or audio of no length.
+    """What one `emit` gave.
 
     Attributes:
         audio: ``(sample_rate, samples)``: int16, shape (1 or 2, n), n ≥ 1, owned by nobody else; or None.
@@ -40,6 +40,11 @@ class Emitted(NamedTuple):
     audio: tuple[int, NDArray[np.int16]] | None = None
     outputs: AdditionalOutputs | None = None
     close: CloseStream | None = None
+
+    @property
+    def nothing(self) -> bool:
+        """Whether there was nothing in it: None, or audio of no length."""
+        return self.audio is None and self.outputs is None and self.close is None
 
     @property
     def seconds(self) -> float:

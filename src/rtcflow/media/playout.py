@@ -183,7 +183,7 @@ class Playout:
         """When the next `pop` will give a frame (seconds, may be past), or None if nothing is queued."""
         if not self._waiting:
             return None
-        if self._waiting < self.frame_size:
+        if self.is_partial:
             return max(self.next_slot, self._chunks[0][1]) + PARTIAL_WAIT
         return now if self._anchor is None else self.next_slot
 
@@ -200,8 +200,7 @@ class Playout:
 
     def pop(self, now: float, within: float = 0.0) -> PlayoutFrame | None:
         """Take the frame that is due, or is `within` so many seconds; None if there is none."""
-        whole = self._waiting >= self.frame_size and self._anchor is not None
-        deadline = self.next_slot if whole else self.next_deadline(now)
+        deadline = self.next_deadline(now)
         if deadline is None or deadline > now + max(within, 1e-9):
             return None
         if within:
@@ -270,15 +269,12 @@ class Playout:
         self._waiting -= n
         self._precious = max(0, self._precious - n)
         first, pushed = self._chunks[0]
-        if not self._offset and first.shape[1] == n:  # mostly: whoever emits in real time emits whole frames
-            self._chunks.popleft()
-            return first, pushed
         channels = first.shape[0]
         parts: list[NDArray[np.int16]] = []
         while n:
             chunk, pushed = self._chunks[0]
             part = chunk[:, self._offset : self._offset + n]
-            parts.append(part if part.shape[0] == channels else to_channels(part, channels))
+            parts.append(to_channels(part, channels))
             n -= part.shape[1]
             self._offset += part.shape[1]
             if self._offset == chunk.shape[1]:
@@ -294,8 +290,7 @@ class Playout:
 
     def _settle(self, now: float, slot: float, complete: float) -> None:
         """Take note of one frame's slack; after half a second, take back what all of them had."""
-        rate = self.sample_rate
-        found = self._slack.note(now, slot - complete, self._queued / rate, self._waiting / rate)
+        found = self._slack.note(now, slot - complete, self._queued / self.sample_rate, self.queued_seconds)
         if found is None or self._surplus:
             return
         # The last whole frame is not shed: there must be two to make one of.
@@ -382,14 +377,8 @@ class _Slack:
             self._since, self._queued, self._least, self._most = now, queued, slack, slack
             self._standing = self._peak = waiting
             return None
-        if slack < self._least:
-            self._least = slack
-        elif slack > self._most:
-            self._most = slack
-        if waiting < self._standing:
-            self._standing = waiting
-        elif waiting > self._peak:
-            self._peak = waiting
+        self._least, self._most = min(self._least, slack), max(self._most, slack)
+        self._standing, self._peak = min(self._standing, waiting), max(self._peak, waiting)
         elapsed = now - self._since
         if elapsed < SHED_AFTER:
             return None

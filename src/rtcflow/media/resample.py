@@ -57,7 +57,6 @@ class Resampler:
 
     def __init__(self, source: AudioFormat, target: AudioFormat) -> None:
         self.source, self.target = source, target
-        self._channels = target.channels
         self._source_rate = check_sample_rate(source.sample_rate)
         self._target_rate = check_sample_rate(target.sample_rate)
         self._fed = self._given = 0
@@ -77,8 +76,7 @@ class Resampler:
         Returns:
             int16, shape (target channels, n'), n' maybe 0; `samples` itself if nothing had to be done.
         """
-        if samples.shape[0] != self._channels:
-            samples = to_channels(samples, self._channels)
+        samples = to_channels(samples, self.target.channels)
         if self._filter is None:
             return samples
         self._fed += samples.shape[1]
@@ -129,9 +127,7 @@ class Converter:
     def __init__(self, target: AudioFormat, *, live: bool = False) -> None:
         self.target = target
         self._live = live
-        self._channels = target.channels
         self._resampler: Resampler | None = None
-        self._same_rate = False
 
     def feed(self, samples: NDArray[np.int16], sample_rate: int) -> NDArray[np.int16]:
         """Convert some more: int16, shape (channels, n), channels 1 or 2.
@@ -144,8 +140,6 @@ class Converter:
         """
         resampler = self._resampler
         if resampler is not None and resampler.source.sample_rate == sample_rate:
-            if self._same_rate and samples.shape[0] == self._channels:
-                return samples
             return resampler.feed(samples)
         source = AudioFormat(check_sample_rate(sample_rate), LAYOUTS.get(samples.shape[0], "mono"))
         new = Resampler(source, self.target)
@@ -156,7 +150,7 @@ class Converter:
             out = out[:, max(0, out.shape[1] - samples.shape[1] * self.target.sample_rate // sample_rate) :]
         if resampler is not None and (rest := resampler.flush()).shape[1]:
             out = np.concatenate([rest, out], axis=1)
-        self._resampler, self._same_rate = new, sample_rate == self.target.sample_rate
+        self._resampler = new
         return out
 
     def flush(self) -> NDArray[np.int16]:

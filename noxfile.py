@@ -67,7 +67,7 @@ def _pytest(session: nox.Session, *arguments: str, **environment: str) -> None:
     if os.environ.get("CI"):
         pytest += (f"--maxfail={MANY}",)
     try:
-        session.run(*pytest, "-n", "3", "--dist", "loadgroup", *arguments, *session.posargs, env=environment)
+        session.run(*pytest, "-n", "3", *arguments, *session.posargs, env=environment)
     except CommandFailed:
         if not os.environ.get("CI") or len(json.loads(Path(".pytest_cache/v/cache/lastfailed").read_text())) >= MANY:
             raise
@@ -203,7 +203,7 @@ def flakes(session: nox.Session) -> None:
             Popen([sys.executable, "-c", "while True: pass"]) for _ in range((os.cpu_count() or 1) if loaded else 0)
         ]
         try:
-            session.run("python", "-m", "pytest", "-q", "-n", "3", "--dist", "loadgroup", *arguments)
+            session.run("python", "-m", "pytest", "-q", "-n", "3", *arguments)
         except CommandFailed:
             failed.append(n)
         finally:

@@ -9,7 +9,8 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 import anyio
 import pytest
@@ -38,7 +39,7 @@ BACKENDS = [ALL_BACKENDS[name] for name in os.environ.get("RTCFLOW_BACKENDS", "a
 
 # Tests that play or listen in real time, over sockets, to servers and browsers, run one after the other in a worker of
 # their own, or they would be heard in one another's audio; so do those that mostly wait for processes of their own
-# (`-n 3 --dist loadgroup`). The third worker has all that computes.
+# (`-n 3`). The third worker has all that computes.
 REAL_TIME = {
     "test_aiortc_peer", "test_chromium", "test_engine", "test_leaks", "test_modes", "test_seam", "test_turns_reply",
     "test_turns_stop_words",
@@ -46,14 +47,28 @@ REAL_TIME = {
 PROCESSES = {"test_asgi_lines", "test_call", "test_cli", "test_docs", "test_examples", "test_load"}
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Have the tests of `REAL_TIME` and of tests/interop run one after the other, and those of `PROCESSES`."""
-    if config.pluginmanager.has_plugin("xdist"):
-        for item in items:
-            if item.path.stem in PROCESSES:
-                item.add_marker(pytest.mark.xdist_group("processes"))
-            elif item.path.stem in REAL_TIME or item.path.parent.name == "interop":
-                item.add_marker(pytest.mark.xdist_group("real-time"))
+def _worker_of(nodeid: str) -> str:
+    """What a test shares its worker with; any worker may take a test that shares it with nothing."""
+    path = PurePosixPath(nodeid.partition("::")[0])
+    if path.stem in PROCESSES:
+        return "processes"
+    return "real-time" if path.stem in REAL_TIME or path.parent.name == "interop" else nodeid
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
+    """Have the tests of `REAL_TIME` and of tests/interop run one after the other, and those of `PROCESSES`.
+
+    pytest-xdist's marks for this (`xdist_group`, `--dist loadgroup`) do nothing with pytest 9.2: it renames the tests,
+    and they no longer take the names.
+    """
+    from xdist.scheduler.loadscope import LoadScopeScheduling
+
+    class Groups(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return _worker_of(nodeid)
+
+    return Groups(config, log)
 
 
 @pytest.fixture(scope="module", params=BACKENDS)

@@ -14,6 +14,7 @@ need be, and no Python function is entered meanwhile: the loops below are writte
 from __future__ import annotations
 
 import ctypes
+import gc
 import sys
 import threading
 import time
@@ -25,6 +26,28 @@ from ._bridge import ParkingLot
 
 ROUNDS = 100
 """How many milliseconds traced threads are given to notice."""
+
+
+_looking = threading.Lock()  # or one that is done would enable what another has just disabled
+
+
+def current_frames() -> dict[int, FrameType]:
+    """`sys._current_frames`, which in CPython 3.11 stops the whole process if garbage is collected during it.
+
+    It makes frames while it holds the list of all threads; what is collected then may be a `threading.local`, which
+    wants that list, too, and waits for ever (python/cpython#106883). From 3.12 on garbage is collected between
+    bytecodes only.
+    """
+    if sys.version_info >= (3, 12):
+        return sys._current_frames()
+    with _looking:
+        if not gc.isenabled():
+            return sys._current_frames()
+        try:
+            gc.disable()
+            return sys._current_frames()
+        finally:
+            gc.enable()
 
 
 class Interruptible(Protocol):
@@ -122,7 +145,7 @@ def _set_async_exception() -> Any:
 
 def _wake(ident: int) -> None:
     """Wake that thread if it waits in `threading.Condition.wait`, as by a spurious `notify`, or in a `ParkingLot`."""
-    frame: FrameType | None = sys._current_frames().get(ident)
+    frame: FrameType | None = current_frames().get(ident)
     if frame is None or ParkingLot.wake_frame(frame) or frame.f_code is not threading.Condition.wait.__code__:
         return
     waiter = frame.f_locals.get("waiter")

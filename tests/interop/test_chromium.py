@@ -96,6 +96,7 @@ def test_the_page_shows_when_the_server_ends_the_call(speech, tmp_path):
             page = browser.open(url)
             page.click("#toggle")
             page.wait_for(f"{CALL}.status === 'connected'")
+            page.wait_for(f"Number({CALL}.packetsReceived) > 50")  # the data channel is open by now
         page.wait_for(f"{CALL}.status === 'ended'")
         assert "shutting down" in page.evaluate("document.getElementById('status').textContent")
         page.click("#toggle")

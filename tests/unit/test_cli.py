@@ -231,7 +231,7 @@ def test_speech_comes_back_from_every_server(which, tmp_path):
     make_speech(tmp_path / "speech.wav")
     with server(tmp_path, *arguments, module=module) as (url, process):
         caller = ("--backend", "trio" if "trio" in which else "asyncio")
-        for _ in range(3):  # a machine that is busy with other things may lose frames
+        for _ in range(5):  # a machine that is busy with other things may lose frames
             done = run("call", url, "--play", "speech.wav", "--record", "back.wav", "--json", *caller, cwd=tmp_path)
             assert done.returncode == 0, done.stderr
             figures = json.loads(done.stdout)

@@ -7,12 +7,12 @@ import pytest
 from documents import Example, call, example, examples, tone
 
 import rtcflow
-from rtcflow.testing.clocks import virtual_backend
 
 
-@pytest.fixture(params=["asyncio", "trio"])
-def anyio_backend(request: pytest.FixtureRequest) -> object:
-    return virtual_backend(request.param)
+@pytest.fixture
+def anyio_backend(virtual_backend: object) -> object:
+    """Both backends, in virtual time."""
+    return virtual_backend
 
 
 @pytest.mark.parametrize("example", list(examples()), ids=str)

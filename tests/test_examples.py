@@ -22,7 +22,6 @@ from documents import RATE, ROOT, call, tone
 
 import rtcflow
 from rtcflow.session import Caller
-from rtcflow.testing.clocks import virtual_backend
 
 EXAMPLES = ROOT / "examples"
 PROGRAMS = sorted(path.stem for path in EXAMPLES.glob("*.py"))
@@ -96,9 +95,9 @@ async def test_the_filter_finds_the_edge() -> None:
 
 
 class TestInVirtualTime:
-    @pytest.fixture(params=["asyncio", "trio"])
-    def anyio_backend(self, request: pytest.FixtureRequest) -> object:
-        return virtual_backend(request.param)
+    @pytest.fixture
+    def anyio_backend(self, virtual_backend: object) -> object:
+        return virtual_backend
 
     @pytest.mark.anyio
     async def test_a_model_ends_the_turn(self) -> None:

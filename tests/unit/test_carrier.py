@@ -12,15 +12,14 @@ from rtcflow.frames import AudioFormat
 from rtcflow.protocol.lines import CallStarted, MediaFormat
 from rtcflow.protocol.telephone import carrier_codec
 from rtcflow.protocol.websocket import WebSocketCodec, Wish
-from rtcflow.testing.clocks import virtual_backend
 
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture(scope="module", params=["trio", "asyncio"])
-def anyio_backend(request):
+@pytest.fixture
+def anyio_backend(virtual_backend):
     """Both backends, in virtual time."""
-    return virtual_backend(request.param)
+    return virtual_backend
 
 
 CALLS = {

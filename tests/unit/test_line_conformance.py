@@ -5,16 +5,15 @@ from __future__ import annotations
 import pytest
 from line_pairs import telephone_pair, websocket_pair
 
-from rtcflow.testing.clocks import virtual_backend
 from rtcflow.testing.conformance import TRANSPORT_CHECKS
 
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture(scope="module", params=["trio", "asyncio"])
-def anyio_backend(request):
+@pytest.fixture
+def anyio_backend(virtual_backend):
     """Both backends, in virtual time."""
-    return virtual_backend(request.param)
+    return virtual_backend
 
 
 PAIRS = {

@@ -18,7 +18,6 @@ from rtcflow.frames import AudioFormat, AudioFrame
 from rtcflow.handlers.base import AsyncStreamHandler, StreamHandler
 from rtcflow.media import g711
 from rtcflow.outputs import CloseStream
-from rtcflow.testing.clocks import virtual_backend
 from rtcflow.transports.line_socket import LineLimits
 from rtcflow.transports.telephone import TelephoneConfig, open_telephone_transport
 from rtcflow.transports.websocket import open_websocket_transport
@@ -26,10 +25,10 @@ from rtcflow.transports.websocket import open_websocket_transport
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture(scope="module", params=["trio", "asyncio"])
-def anyio_backend(request):
+@pytest.fixture
+def anyio_backend(virtual_backend):
     """Both backends, in virtual time."""
-    return virtual_backend(request.param)
+    return virtual_backend
 
 
 every_carrier = pytest.mark.parametrize("carrier", list(CALLS))

@@ -266,10 +266,10 @@ class Crew:
     def sleep(self, seconds: float) -> None:
         """Block this worker thread for `seconds`, or until the crew is stopped."""
         job: _Job = self._local.job
-        if job.watched is not None:
-            job.watched.sleep(seconds)
-        else:
+        if job.watched is None or self._stopped.is_set():
             self._stopped.wait_sync(seconds)
+        else:  # in virtual time, which ends with the call: who comes back later finds the crew stopped
+            job.watched.sleep(seconds)
 
     def _work(self, job: _Job, function: Callable[[], T]) -> None:
         job.ident = threading.get_ident()

@@ -81,10 +81,10 @@ async def test_streams_of_video_are_offered_video() -> None:
 async def test_a_dead_turn_server_is_a_problem_though_the_call_works() -> None:
     """Here the call does without it, elsewhere it could not: it is named, with the time it was waited for."""
     with server(silent) as port:
-        report = await visit(echo(rtc_configuration=turn(port)), timeout=0.5)
+        report = await visit(echo(rtc_configuration=turn(port)), timeout=1.5)
     assert report.connected
     (problem,) = report.problems
-    assert f"TURN server turn:127.0.0.1:{port} did not answer within 0.5 s" in problem
+    assert f"TURN server turn:127.0.0.1:{port} did not answer within 1.5 s" in problem
     assert "transport=tcp" in problem
 
 
@@ -116,7 +116,7 @@ async def test_the_servers_policy_counts_as_for_a_browser(policy: str) -> None:
     """Told to use relays only, it offers nothing else, and a dead TURN server is why there is no call."""
     with server(silent) as port:
         told = turn(port) | {"iceTransportPolicy": policy}
-        report = await visit(echo(rtc_configuration=told), timeout=0.5)
+        report = await visit(echo(rtc_configuration=told), timeout=1.5)
     assert report.connected is (policy == "all")
     assert (report.policy, report.relay_only) == (policy == "relay", policy == "relay")
     assert report.as_dict()["policy"] == policy
@@ -275,7 +275,7 @@ def test_the_command_prints_and_exits(route: str, code: int, as_json: bool) -> N
         assert json.loads(done.stdout)["connected"] is (code == 0)
     else:
         assert ("Calls work" in done.stdout) is (code == 0)
-        assert ("404" in done.stdout) is (code == 1)
+        assert ("no stream is mounted" in done.stdout) is (code == 1)
 
 
 def test_the_command_names_what_is_no_url() -> None:

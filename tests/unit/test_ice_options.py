@@ -272,11 +272,9 @@ async def test_all_servers_are_asked_at_once() -> None:
     """Two dead servers and a live one cost the time of one, and each has its report."""
     with server(silent) as one, server(silent) as two, server(mapped) as three:
         urls = [f"stun:127.0.0.1:{one}", f"turn:127.0.0.1:{two}", f"stun:127.0.0.1:{three}"]
-        config = WebRTCConfig(
-            host_addresses=("127.0.0.1",), ice_servers=[IceServer(urls, "u", "p")], gather_timeout=0.4
-        )
+        config = WebRTCConfig(host_addresses=("127.0.0.1",), ice_servers=[IceServer(urls, "u", "p")], gather_timeout=1)
         async with open_engine(config) as engine:
-            with anyio.fail_after(0.8):
+            with anyio.fail_after(1.9):
                 offer = await engine.offer()
     assert [report.url for report in offer.ice_servers] == urls
     assert [report.trouble is None for report in offer.ice_servers] == [False, False, True]

@@ -176,15 +176,19 @@ def test_a_handler_that_closes_ends_the_call():
 @pytest.mark.parametrize(
     ("block", "stuck"),
     [
-        (lambda: queue.Queue().get(), None),
-        (lambda: threading.Event().wait(), None),
-        (lambda: queue.SimpleQueue().get(timeout=1.5), "waiting"),
+        (lambda over: queue.Queue().get(), None),
+        (lambda over: threading.Event().wait(), None),
+        (lambda over: over.get(), "waiting"),
     ],
     ids=["queue", "event", "in C"],
 )
 def test_a_handler_that_blocks_for_ever_is_named(backend, block, stuck):
     """The call ends on time, and says which method was blocked; one that real time shows stuck is in `stuck`."""
-    record = run_call(Echo(block), seconds=5, backend=backend, patience=0.5)
+    over = queue.SimpleQueue()
+    try:
+        record = run_call(Echo(lambda: block(over)), seconds=5, backend=backend, patience=0.5)
+    finally:
+        over.put(None)
     assert record.seconds < 12
     assert [blocked.method for blocked in record.blocked] == ["Echo.emit"]
     assert record.blocked[0].seconds == pytest.approx(5, abs=0.1)

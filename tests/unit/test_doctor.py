@@ -276,6 +276,7 @@ def test_the_command_prints_and_exits(route: str, code: int, as_json: bool) -> N
     else:
         assert ("Calls work" in done.stdout) is (code == 0)
         assert ("no stream is mounted" in done.stdout) is (code == 1)
+        assert bool(re.search(r"\b404\b", done.stdout)) is (code == 1)  # a word: ports have these digits, too
 
 
 def test_the_command_names_what_is_no_url() -> None:

@@ -279,7 +279,7 @@ def test_the_track_plays_and_ends() -> None:
         frame = await track.recv()
         assert isinstance(frame, av.AudioFrame)
         assert (frame.samples, frame.sample_rate, frame.pts, frame.layout.name) == (320, 16000, 640, "mono")
-        assert 0.035 < time.monotonic() - began < 5
+        assert 0.035 < time.monotonic() - began < 0.5
         track.opus = True
         waiting = asyncio.create_task(track.recv())
         await asyncio.sleep(0.01)
@@ -321,7 +321,7 @@ def test_the_track_plays_to_the_wire() -> None:
         player.put(AudioFrame(np.ones((1, 960), np.int16), 16000, 0))
         while len(writer.packets) < 3:
             await asyncio.sleep(0.005)
-        assert 0.038 < time.monotonic() - began < 5
+        assert 0.038 < time.monotonic() - began < 0.5
         assert [(timestamp, marker) for _, timestamp, marker in writer.packets] == [
             (0, True),
             (960, False),

@@ -24,7 +24,7 @@ import numpy as np
 from aiortc import MediaStreamTrack, RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from aiortc.codecs.vpx import Vp8Encoder, VpxPayloadDescriptor
 
-from rtcflow.load import MARKS, RATE, Trace, _find_marks, find_echoes, judge, spoken_signal
+from rtcflow.client.load import MARKS, RATE, Trace, _find_marks, find_echoes, judge, spoken_signal
 
 SIZE = RATE // 50
 CHANCE = random.Random(7)

@@ -28,17 +28,17 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
+from rtcflow._core.player import Player
 from rtcflow._engine.audio import PlayoutTrack
 from rtcflow._engine.config import OpusConfig
 from rtcflow._engine.opus import OpusEncoder, make_decoder
-from rtcflow._engine.seam import send_packets, take_packets
-from rtcflow._engine.wire import RtpWriter
-from rtcflow.connection import run_connection
+from rtcflow._engine.seam.seam import send_packets, take_packets
+from rtcflow._engine.seam.wire import RtpWriter
+from rtcflow.connection.connection import run_connection
 from rtcflow.frames import AudioFormat
 from rtcflow.handlers.base import AsyncStreamHandler, StreamHandler
 from rtcflow.handlers.functions import VideoStreamHandler, handler_from
 from rtcflow.media.playout import Latency
-from rtcflow.player import Player
 from rtcflow.transports.webrtc import open_engine
 
 parser = argparse.ArgumentParser()

@@ -27,7 +27,7 @@ from aiortc.codecs.vpx import Vp8Decoder, Vp8Encoder, VpxPayloadDescriptor
 from aiortc.jitterbuffer import JitterFrame
 from client import Paced, Peer, Process, host, now, opus, own_cpu, speaking
 
-from rtcflow.load import judge, spoken_signal
+from rtcflow.client.load import judge, spoken_signal
 
 FPS = 30
 LOOP = 64

@@ -21,7 +21,7 @@ import turn_corpus
 from documents import RATE, ROOT, call, tone
 
 import rtcflow
-from rtcflow.session import Caller
+from rtcflow.serving.session import Caller
 
 EXAMPLES = ROOT / "examples"
 PROGRAMS = sorted(path.stem for path in EXAMPLES.glob("*.py"))

@@ -15,30 +15,9 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = [
     {"frames", "outputs", "exceptions", "context", "ends", "_version"},
     {"media", "protocol"},
-    {"handlers", "abc", "player", "flow", "fanout", "hooks", "_bridge"},
-    {"connection", "nurseries", "transports", "_engine", "_guard", "_loop", "threads", "_interrupt"},
-    {
-        "__main__",
-        "cli",
-        "asgi",
-        "asgi_data",
-        "asgi_guard",
-        "asgi_lines",
-        "asgi_page",
-        "asgi_whip",
-        "stream",
-        "stream_room",
-        "form",
-        "session",
-        "shown",
-        "client",
-        "credentials",
-        "load",
-        "call",
-        "carrier",
-        "demo",
-        "doctor",
-    },
+    {"handlers", "abc", "_core"},
+    {"connection", "transports", "_engine"},
+    {"__main__", "cli", "routes", "stream", "serving", "client", "credentials", "demo"},
 ]
 BESIDE = {"testing", "web", "", "audio", "fastrtc"}  # nobody in the house imports these; they may import everyone
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
@@ -46,9 +25,8 @@ FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 ENGINE_ONLY = {"asyncio", "aiortc", "aioice", "uvloop"}
 WEB_FRAMEWORK = {"starlette", "fastapi", "hypercorn", "uvicorn"}
 KNOW_THE_WEB = (
-    "asgi",
-    "call",
-    "carrier",
+    "routes",
+    "client",
     "cli",
     "demo",
     "transports/line",

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import anyio
 import numpy as np
 
-from rtcflow.connection import Connection, Timeouts
+from rtcflow.connection.connection import Connection, Timeouts
 from rtcflow.frames import AudioFormat, AudioFrame
 from rtcflow.handlers.turns import ReplyOnPause, Say, SpeechEnded, SpeechStarted, TurnEnded
 from rtcflow.transports.memory import memory_pair

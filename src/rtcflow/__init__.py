@@ -1,16 +1,6 @@
 """Real-time audio and video handlers over WebRTC, WebSocket and telephone lines, under trio or asyncio.
 
-The house, floor by floor; arrows point down only (tests/test_layers.py keeps it so):
-
-    4   cli · asgi · stream                    what people type; routes; Stream = handler + limits + live connections
-        client · carrier · load                call a server; be a telephone carrier; be many callers
-    3   connection                             one transport, one handler, one task group
-        transports/ · _engine/                 memory, webrtc, websocket, telephone; the asyncio room
-        _loop · threads                        the loop handlers see; the worker threads of sync handlers
-    2   handlers/ · abc                        what users subclass; what transports promise
-        flow · player · _bridge                bounded queues, playout, waiting across threads and backends
-    1   media/ · protocol/                     pure
-    0   frames · outputs · context · exceptions
+The house is drawn in docs/design.md; tests/test_layers.py keeps the drawing true.
 
 Nothing of aiortc is imported before the first engine is opened.
 """
@@ -20,8 +10,9 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from ._bridge import Event
-from ._loop import HandlerLoop
+from ._core.bridge import Event
+from ._core.flow import Flow, FlowStatistics, Policy
+from ._core.threads import WorkerThreads
 from ._version import __version__
 from .abc import MediaOffer, Transport, TransportStatistics
 from .audio import (
@@ -33,7 +24,8 @@ from .audio import (
     audio_to_int16,
     wait_for_item,
 )
-from .connection import Connection, ConnectionStatistics, run_connection
+from .connection.connection import Connection, ConnectionStatistics, run_connection
+from .connection.handler_loop import HandlerLoop
 from .context import Context, get_current_context
 from .ends import End, EndCause, Timeouts
 from .exceptions import (
@@ -54,7 +46,6 @@ from .exceptions import (
     UnknownConnection,
     UnsupportedMedia,
 )
-from .flow import Flow, FlowStatistics, Policy
 from .frames import AudioFormat, AudioFrame, ChannelLayout
 from .handlers.base import (
     AsyncAudioVideoStreamHandler,
@@ -67,9 +58,8 @@ from .handlers.base import (
 from .handlers.functions import VideoStreamHandler
 from .media.playout import Latency
 from .outputs import AdditionalOutputs, AudioEmitType, CloseStream, DataChannel, EmitType, VideoEmitType
-from .session import Caller, Session
+from .serving.session import Caller, Session
 from .stream import Modality, Mode, Stream
-from .threads import WorkerThreads
 from .transports.memory import memory_pair
 from .transports.webrtc import IceServer, WebRTCConfig, WebRTCEngine, WebRTCTransport, open_engine
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 import av
 
-from .flow import Flow, FlowStatistics
+from ._core.flow import Flow, FlowStatistics
+from ._core.player import Player
 from .frames import AudioFormat, AudioFrame
 from .media.playout import PlayoutStatistics
-from .player import Player
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,10 +26,10 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from .abc import Transport
-    from .call import CallReport
-    from .carrier import CallerTransport
-    from .doctor import DoctorReport
-    from .load import LoadProgress, LoadReport, Spread
+    from .client.doctor import DoctorReport
+    from .client.lines import CallerTransport
+    from .client.load import LoadProgress, LoadReport, Spread
+    from .client.measured_call import CallReport
     from .stream import Stream
 
 GRACE: Final = 1.0
@@ -142,7 +142,7 @@ def bench(
 
     The callers need about as much of a core as the server does: let them run on another core, or another machine.
     """
-    from .load import Limits
+    from .client.load import Limits
 
     limits = Limits(
         min_delivery, *(None if limit is None else limit / 1000 for limit in (max_gap_p99, max_latency, max_setup))
@@ -293,7 +293,7 @@ def _log_to_terminal() -> None:
 def _call(
     line: _Line, play: Path | None, record: Path | None, seconds: float | None, backend: Backend, *, as_json: bool
 ) -> int:
-    from .call import RATE, SETTLING, read_audio, write_wav
+    from .client.measured_call import RATE, SETTLING, read_audio, write_wav
 
     samples = None
     if play is not None:
@@ -343,7 +343,7 @@ class _Line:
     @asynccontextmanager
     async def open(self) -> AsyncIterator[tuple[Transport, float]]:
         """The transport, and when the call was begun."""
-        from .client import connect, import_httpx2
+        from .client.webrtc import connect, import_httpx2
 
         import_httpx2()  # before the clock starts
         if not self.url.startswith(("ws://", "wss://")):
@@ -354,7 +354,7 @@ class _Line:
                 async with connect(self.url, engine=engine, headers=self.headers) as call:
                     yield call, began
             return
-        from .carrier import call_by_telephone, call_by_websocket
+        from .client.lines import call_by_telephone, call_by_websocket
 
         began = anyio.current_time()
         if self.carrier is None:
@@ -393,7 +393,7 @@ async def _press_typed(line: CallerTransport) -> None:
 
 async def _hold(line: _Line, samples: Any, seconds: float) -> tuple[CallReport, float]:
     """Call, hold the call, hang up: at the end of `seconds`, or at Ctrl-C."""
-    from .call import hold_call
+    from .client.measured_call import hold_call
     from .exceptions import NegotiationError, RemoteProtocolError
 
     url = line.url
@@ -444,7 +444,7 @@ def _print_report(figures: dict[str, Any], record: Path | None) -> None:
 async def _load(url: str, connections: int, seconds: float, headers: dict[str, str], *, quiet: bool) -> LoadReport:
     from rich.live import Live
 
-    from .load import run_load
+    from .client.load import run_load
 
     console = Console(stderr=True)
     with Live(console=console, transient=True, auto_refresh=False) as live:
@@ -506,7 +506,7 @@ def _print_load(report: LoadReport) -> None:
 
 
 async def _examine(url: str, headers: dict[str, str], *, relay_only: bool, timeout: float) -> DoctorReport:
-    from .doctor import examine
+    from .client.doctor import examine
 
     try:
         return await examine(url, headers=headers, relay_only=relay_only, timeout=timeout)

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 from urllib.parse import quote
 
-from .client import import_httpx2, plain_text
+from .client.webrtc import import_httpx2, plain_text
 
 if TYPE_CHECKING:
     import httpx2

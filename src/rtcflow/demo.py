@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Any
 
-from ._bridge import Event
+from ._core.bridge import Event
 from .ends import Timeouts
 from .handlers.base import AsyncStreamHandler
 from .media.playout import Latency

@@ -226,7 +226,7 @@ def _tell(message: messages.Message) -> None:
 _STREAM_NOT_HERE = {
     "ui": "it is Gradio's page; Stream.mount serves a page without Gradio, and `rtcflow serve` starts a server",
     "fastphone": "it lends a telephone number of Hugging Face's; see the page about telephones for your own",
-    "offer": "mount serves the offer route; to serve it elsewhere take the routes of rtcflow.asgi.routes(stream)",
+    "offer": "mount serves the offer route; to serve it elsewhere take the routes of rtcflow.routes.app.routes(stream)",
     "telephone_handler": "mount serves the telephone routes",
     "handle_incoming_call": "mount serves the telephone routes",
     "websocket_offer": "mount serves the WebSocket route",

@@ -17,9 +17,12 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 import anyio
 
-from ._bridge import current_loop_token
+from ._core.bridge import current_loop_token
+from ._core.fanout import Reader
+from ._core.hooks import ask
+from ._core.threads import WorkerThreads
 from .abc import Transport
-from .connection import shut_down
+from .connection.connection import shut_down
 from .ends import End, Timeouts, sole_error
 from .exceptions import (
     ApplicationFailed,
@@ -33,21 +36,18 @@ from .exceptions import (
     TooManyRequests,
     UnknownConnection,
 )
-from .fanout import Reader
-from .form import arguments_of, read_arguments, read_settings
 from .handlers.base import StreamHandlerBase
 from .handlers.checking import copy_handler, has_video
 from .handlers.functions import VideoStreamHandler, handler_from, is_video_function
-from .hooks import ask
 from .media.playout import Latency
 from .outputs import AdditionalOutputs
 from .protocol.ice import read_rtc_configuration
 from .protocol.origins import read_allow_list
 from .protocol.rates import AddressRate
-from .session import Caller, ConnectionSettings, Session, threads_needed
-from .shown import Board, Making
-from .stream_room import EngineRoom, Room
-from .threads import WorkerThreads
+from .serving.engine import EngineRoom, Room
+from .serving.form import arguments_of, read_arguments, read_settings
+from .serving.outputs_board import Board, Making
+from .serving.session import Caller, ConnectionSettings, Session, threads_needed
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -277,7 +277,7 @@ class Stream:
             page: Whether ``GET {path}/`` serves the page to talk with. By default only under a prefix, since at ``/``
                 an application has its own.
         """
-        from .asgi import mount
+        from .routes.app import mount
 
         mount(self, app, path, page=bool(path) if page is None else page)
 
@@ -285,7 +285,7 @@ class Stream:
     def asgi(self) -> Starlette:
         """A complete ASGI application that serves this stream, and the page to talk with at ``/``."""
         if self._asgi is None:
-            from .asgi import application
+            from .routes.app import application
 
             self._asgi = application(self)
         return self._asgi

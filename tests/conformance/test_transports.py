@@ -1,6 +1,6 @@
 """The memory pair and WebRTC keep every promise of `rtcflow.abc`, sentence by sentence, on every backend.
 
-The lines over a WebSocket are held to the same sentences in `tests/unit/test_line_conformance.py`, in virtual time;
+The lines over a WebSocket are held to the same sentences in `test_line_conformance.py`, in virtual time;
 two of them here in real time, too, which is uvloop's only one.
 """
 

@@ -456,7 +456,7 @@ async def test_trickled_candidates() -> None:
 @pytest.mark.anyio
 async def test_without_the_seam(monkeypatch: pytest.MonkeyPatch) -> None:
     """Should aiortc not be as we know it, audio comes and goes through tracks as it does for anyone; all else is so."""
-    monkeypatch.setattr("rtcflow._engine.seam.take_packets", lambda *_: False)
+    monkeypatch.setattr("rtcflow._engine.seam.seam.take_packets", lambda *_: False)
     monkeypatch.setattr("rtcflow._engine.seam.wire.can_send", lambda _: False)
     receive = AudioFormat(48000, "stereo")
     async with called_by_foreign(lambda c: c.addTrack(Tone(440)), receive=receive) as (foreign, transport):

@@ -15,7 +15,7 @@ import pytest
 from rtcflow.demo import EchoHandler
 from rtcflow.frames import AudioFormat, AudioFrame
 from rtcflow.handlers.base import AudioVideoStreamHandler, StreamHandler
-from rtcflow.session import Caller
+from rtcflow.serving.session import Caller
 from rtcflow.stream import Stream
 from rtcflow.transports.webrtc import WebRTCConfig, open_engine
 

@@ -13,8 +13,8 @@ import anyio
 import numpy as np
 import pytest
 
+from rtcflow.client.load import MARK_SECONDS, MARKS, RATE, Trace, _Caller, _find_marks, find_echoes, spoken_signal
 from rtcflow.frames import AudioFormat
-from rtcflow.load import MARK_SECONDS, MARKS, RATE, Trace, _Caller, _find_marks, find_echoes, spoken_signal
 from rtcflow.media.playout import Latency
 from rtcflow.transports.webrtc import WebRTCConfig, WebRTCEngine, WebRTCTransport, open_engine
 

@@ -16,8 +16,9 @@ from aiortc.rtp import RtpPacket
 from aiortc_pair import connected_pair, run
 from OpenSSL import SSL
 
-from rtcflow._engine import gathering, seam
+from rtcflow._engine import gathering
 from rtcflow._engine.config import WebRTCConfig
+from rtcflow._engine.seam import seam
 from rtcflow._engine.video import PictureBuffer, PictureEncoder
 
 OPUS = RTCRtpCodecParameters(mimeType="audio/opus", clockRate=48000, channels=2, payloadType=96)

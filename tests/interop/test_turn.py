@@ -14,9 +14,9 @@ import pytest
 from coturn import SECRET, coturn, needs_coturn
 
 from rtcflow import AudioFormat, AudioFrame, IceServer, Stream, WebRTCConfig, open_engine
+from rtcflow.client.doctor import examine
 from rtcflow.credentials import get_coturn_credentials
 from rtcflow.demo import EchoHandler
-from rtcflow.doctor import examine
 from rtcflow.transports.webrtc import ServerTrouble, WebRTCTransport, read_ice_servers
 
 pytestmark = needs_coturn

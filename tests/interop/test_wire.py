@@ -25,7 +25,7 @@ from aiortc_pair import connected_pair, run
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rtcflow._engine import seam, wire
+from rtcflow._engine.seam import seam, wire
 
 OPUS = RTCRtpCodecParameters(mimeType="audio/opus", clockRate=48000, channels=2, payloadType=50)
 LEVEL = RTCRtpHeaderExtensionParameters(id=7, uri="urn:ietf:params:rtp-hdrext:ssrc-audio-level")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from mutations.plant import Edit, Mutant
 
 
 def _unit(file: str, *names: str) -> tuple[str, ...]:
-    return tuple(f"tests/unit/test_{file}.py::{name}" for name in names)
+    (path,) = Path(__file__).parents[1].glob(f"unit/**/test_{file}.py")
+    return tuple(f"tests/{path.relative_to(Path(__file__).parents[1]).as_posix()}::{name}" for name in names)
 
 
 def _lives(*handlers: str) -> tuple[str, ...]:
@@ -22,7 +25,7 @@ MUTANTS = (
         "A connection calls its handler's shutdown a second time.",
         (
             Edit(
-                "connection:Connection._close",
+                "connection.connection:Connection._close",
                 "await self._shut_down(min(",
                 "await self._shut_down(1.0); await self._shut_down(min(",
             ),
@@ -34,7 +37,7 @@ MUTANTS = (
         "A connection that is cancelled does not call its handler's shutdown.",
         (
             Edit(
-                "connection:Connection._close",
+                "connection.connection:Connection._close",
                 "if self._bound:  # else",
                 "if self.end.cause is not EndCause.CANCELLED:  # else",
             ),
@@ -46,7 +49,7 @@ MUTANTS = (
         "emit is called again while it still runs.",
         (
             Edit(
-                "connection:Connection._live",
+                "connection.connection:Connection._live",
                 "self._tasks = tasks",
                 "self._tasks = tasks; emit.start_soon(media.emit, sent.sample_rate)",
             ),
@@ -58,7 +61,7 @@ MUTANTS = (
         "receive is called with the next frame before it is done with the last.",
         (
             Edit(
-                "nurseries:Nurseries._receive",
+                "connection.media_loops:Nurseries._receive",
                 "await self._handler.receive((heard.target.sample_rate, samples))",
                 "self._handler.loop.create_task(self._handler.receive((heard.target.sample_rate, samples)))",
             ),
@@ -68,7 +71,7 @@ MUTANTS = (
     Mutant(
         "call-after-shutdown",
         "A worker thread begins another call of the handler after its shutdown.",
-        (Edit("threads:Crew.call", "if self._stopping and not job.last:", "if False:"),),
+        (Edit("_core.threads:Crew.call", "if self._stopping and not job.last:", "if False:"),),
         _unit("threads", "test_no_call_begins_after_stop"),
     ),
     Mutant(
@@ -76,7 +79,7 @@ MUTANTS = (
         "Whoever runs a connection and is cancelled goes on as if nothing had been.",
         (
             Edit(
-                "connection:Connection.run",
+                "connection.connection:Connection.run",
                 "        except BaseExceptionGroup as group:",
                 "        except anyio.get_cancelled_exc_class():\n            pass\n"
                 "        except BaseExceptionGroup as group:",
@@ -87,50 +90,54 @@ MUTANTS = (
     Mutant(
         "last-cause-wins",
         "What happens while a connection closes overwrites the reason for its end.",
-        (Edit("connection:Connection._record", "if self.end is not None:", "if False:"),),
+        (Edit("connection.connection:Connection._record", "if self.end is not None:", "if False:"),),
         _unit("connection", "test_the_time_limit_ends_the_call"),
     ),
     Mutant(
         "time-limit-ignored",
         "A connection with a time limit goes on for ever.",
-        (Edit("connection:Connection._live", "if self._time_limit is not None:", "if False:"),),
+        (Edit("connection.connection:Connection._live", "if self._time_limit is not None:", "if False:"),),
         _unit("connection", "test_the_time_limit_ends_the_call"),
     ),
     Mutant(
         "close-stream-drops-audio",
         "CloseStream throws away the audio that was emitted before it.",
-        (Edit("connection:Connection._close", "if self.end.cause is EndCause.HANDLER_CLOSED:", "if False:"),),
+        (
+            Edit(
+                "connection.connection:Connection._close", "if self.end.cause is EndCause.HANDLER_CLOSED:", "if False:"
+            ),
+        ),
         _unit("connection", "test_close_stream_plays_what_is_queued_then_says_goodbye"),
     ),
     Mutant(
         "frames-after-close",
         "A handler that is still in emit when its connection ends gets its audio onto the line.",
-        (Edit("player:Player.end", "self._ended = True", "pass"),),
+        (Edit("_core.player:Player.end", "self._ended = True", "pass"),),
         _unit("player", "test_nothing_is_put_after_the_end"),
     ),
     Mutant(
         "message-before-open",
         "A message that is sent before the peer's channel is open does not wait for it.",
-        (Edit("connection:Connection.send_message", "await self._messages_open.wait()", "pass"),),
+        (Edit("connection.connection:Connection.send_message", "await self._messages_open.wait()", "pass"),),
         _unit("connection", "test_a_message_waits_for_the_channel"),
     ),
     # -- what handlers raise and put out
     Mutant(
         "error-swallowed",
         "What a handler raises does not reach whoever runs its connection.",
-        (Edit("connection:Connection.run", "raise _together(self._errors)", "pass"),),
+        (Edit("connection.connection:Connection.run", "raise _together(self._errors)", "pass"),),
         _unit("connection", "test_what_a_handler_raises_ends_the_connection_and_arrives_bare"),
     ),
     Mutant(
         "error-not-told",
         "The peer is not told that the handler failed.",
-        (Edit("connection:Connection._say_why", "self._tell(messages.Error(text))", "pass"),),
+        (Edit("connection.connection:Connection._say_why", "self._tell(messages.Error(text))", "pass"),),
         _unit("connection", "test_what_a_handler_raises_ends_the_connection_and_arrives_bare"),
     ),
     Mutant(
         "exception-leaked",
         "Strangers are told the text of exceptions without debug.",
-        (Edit("connection:Connection._say_why", "if self._debug else", "if True else"),),
+        (Edit("connection.connection:Connection._say_why", "if self._debug else", "if True else"),),
         _unit("connection", "test_what_a_handler_raises_ends_the_connection_and_arrives_bare"),
     ),
     Mutant(
@@ -138,7 +145,7 @@ MUTANTS = (
         "AdditionalOutputs beside audio are lost.",
         (
             Edit(
-                "nurseries:Nurseries._speak",
+                "connection.media_loops:Nurseries._speak",
                 "if emitted.outputs is not None:",
                 "if emitted.outputs is not None and emitted.audio is None:",
             ),
@@ -148,13 +155,13 @@ MUTANTS = (
     Mutant(
         "none-floods",
         "An emit that always returns None is called as fast as the processor can.",
-        (Edit("nurseries:IdleWait.next", "return self._wait", "return 0.0"),),
+        (Edit("connection.media_loops:IdleWait.next", "return self._wait", "return 0.0"),),
         _unit("connection", "test_an_emit_that_always_returns_none_costs_little"),
     ),
     Mutant(
         "emit-not-held-back",
         "A handler that emits faster than real time fills the memory.",
-        (Edit("player:Player._has_room", "if self._playout.queued_seconds < self._room:", "if True:"),),
+        (Edit("_core.player:Player._has_room", "if self._playout.queued_seconds < self._room:", "if True:"),),
         _unit("connection", "test_an_emit_faster_than_real_time_is_held_back"),
     ),
     Mutant(
@@ -162,7 +169,7 @@ MUTANTS = (
         "clear_queue says how much waits, and lets it play on.",
         (
             Edit(
-                "connection:Connection.clear_queue",
+                "connection.connection:Connection.clear_queue",
                 "self.transport.clear_audio()",
                 "self.transport.audio_out.queued_seconds",
             ),
@@ -216,19 +223,19 @@ MUTANTS = (
     Mutant(
         "left-thread-watched-for-ever",
         "Virtual time stands when a worker thread ends in the very moment it is left.",
-        (Edit("threads:Crew.run", "over = self._leave(job)", "self._leave(job); over = job.done.is_set()"),),
+        (Edit("_core.threads:Crew.run", "over = self._leave(job)", "self._leave(job); over = job.done.is_set()"),),
         _unit("threads", "test_a_thread_that_ends_in_the_moment_it_is_left_is_watched_no_more"),
     ),
     Mutant(
         "thread-left-behind",
         "A thread that waits in queue.get() for ever is not got back.",
-        (Edit("threads:Crew.join", "self._interrupt()", "return []"),),
+        (Edit("_core.threads:Crew.join", "self._interrupt()", "return []"),),
         _unit("threads", "test_a_thread_that_waits_in_queue_get_comes_back"),
     ),
     Mutant(
         "context-not-in-threads",
         "Worker threads do not know whose call they serve.",
-        (Edit("threads:Crew._work", "= function()", "= contextvars.Context().run(function)"),),
+        (Edit("_core.threads:Crew._work", "= function()", "= contextvars.Context().run(function)"),),
         _unit("connection", "test_the_handler_sees_its_context_in_every_method"),
     ),
     Mutant(
@@ -236,7 +243,7 @@ MUTANTS = (
         "A clear between set and wake-up puts the waiter back to sleep.",
         (
             Edit(
-                "_bridge:Event.wait",
+                "_core.bridge:Event.wait",
                 "await self._lot.park()",
                 "await self._lot.park()\n            while not self._flag and not self._closed:\n"
                 "                await self._lot.park()",
@@ -249,7 +256,7 @@ MUTANTS = (
         "A thread lets go of the lock before it is in the parking lot.",
         (
             Edit(
-                "_bridge:ParkingLot.park_sync",
+                "_core.bridge:ParkingLot.park_sync",
                 "    self._waiters.add(waiter)\n    self._lock.release()",
                 "    self._lock.release()\n    time.sleep(0.0001)\n    self._waiters.add(waiter)",
             ),
@@ -259,20 +266,20 @@ MUTANTS = (
     Mutant(
         "one-waiter-woken",
         "Of all who wait for an event one is woken.",
-        (Edit("_bridge:ParkingLot.wake_all", "for waiter in waiters:", "for waiter in list(waiters)[:1]:"),),
+        (Edit("_core.bridge:ParkingLot.wake_all", "for waiter in waiters:", "for waiter in list(waiters)[:1]:"),),
         _unit("bridge", "test_one_task_and_one_thread_both_wake"),
     ),
     # -- queues
     Mutant(
         "queue-without-bound",
         "A full queue takes more.",
-        (Edit("flow:Flow._try_put", "if len(self._items) >= self.bound:", "if False:"),),
+        (Edit("_core.flow:Flow._try_put", "if len(self._items) >= self.bound:", "if False:"),),
         _unit("flow", "test_drop_oldest_keeps_the_newest"),
     ),
     Mutant(
         "newest-first",
         "Frames reach the handler in the wrong order.",
-        (Edit("flow:Flow._pop", "self._items.popleft()", "self._items.pop()"),),
+        (Edit("_core.flow:Flow._pop", "self._items.popleft()", "self._items.pop()"),),
         _unit("flow", "test_order_is_kept_from_thread_to_task"),
     ),
     Mutant(
@@ -280,7 +287,7 @@ MUTANTS = (
         "A take that is cancelled with a frame in its hand loses it.",
         (
             Edit(
-                "flow:Flow.take",
+                "_core.flow:Flow.take",
                 "return self._pop()",
                 "item = self._pop()\n        await anyio.lowlevel.checkpoint()\n        return item",
             ),
@@ -290,8 +297,8 @@ MUTANTS = (
     Mutant(
         "statistics-do-not-add-up",
         "Frames that wait when their queue is closed are counted nowhere.",
-        (Edit("flow:Flow._finish", "self._dropped += len(self._items)", "pass"),),
-        ("tests/unit/test_flow.py",),
+        (Edit("_core.flow:Flow._finish", "self._dropped += len(self._items)", "pass"),),
+        ("tests/unit/_core/test_flow.py",),
     ),
     # -- media
     Mutant(
@@ -386,7 +393,7 @@ MUTANTS = (
     Mutant(
         "broken-told-as-left",
         "A link that broke is told as a peer that left.",
-        (Edit("connection:Connection._watch_peer", "End(EndCause.LINK_BROKE,", "End(EndCause.PEER_LEFT,"),),
+        (Edit("connection.connection:Connection._watch_peer", "End(EndCause.LINK_BROKE,", "End(EndCause.PEER_LEFT,"),),
         _lives("Bot-trio"),
     ),
     Mutant(
@@ -400,7 +407,7 @@ MUTANTS = (
         "What start_up raises is lost, and the call goes on.",
         (
             Edit(
-                "connection:Connection._start_up",
+                "connection.connection:Connection._start_up",
                 "    await self._call(self.handler.start_up)",
                 "    try:\n        await self._call(self.handler.start_up)\n    except Exception:\n        pass",
             ),
@@ -410,7 +417,7 @@ MUTANTS = (
     Mutant(
         "early-close-forgotten",
         "A call that is closed while its transport is being opened goes on.",
-        (Edit("session:Session.prepare", "if self._closing is not None:", "if False:"),),
+        (Edit("serving.session:Session.prepare", "if self._closing is not None:", "if False:"),),
         _lives("Bot-trio"),
     ),
     Mutant(
@@ -430,7 +437,7 @@ MUTANTS = (
         "Closing waits for a transport that does not close.",
         (
             Edit(
-                "connection:Connection._close",
+                "connection.connection:Connection._close",
                 "with anyio.move_on_after(min(timeouts.goodbye, deadline - anyio.current_time())):",
                 "with anyio.CancelScope():",
             ),
@@ -443,7 +450,7 @@ MUTANTS = (
         "A full queue keeps what came first: video runs late.",
         (
             Edit(
-                "flow:Flow._try_put",
+                "_core.flow:Flow._try_put",
                 "        self._items.popleft()\n        self._dropped += 1",
                 "        self._put += 1\n        self._dropped += 1\n        return True",
             ),
@@ -465,7 +472,7 @@ MUTANTS = (
     Mutant(
         "far-side-not-told-to-clear",
         "A carrier plays on what it buffers when its caller interrupts.",
-        (Edit("transports.websocket_line:LineTransport.clear_audio", "if self._codec.clears:", "if False:"),),
+        (Edit("transports.line:LineTransport.clear_audio", "if self._codec.clears:", "if False:"),),
         _unit("line_transports", "test_clear_tells_the_carrier_and_comes_before_what_is_said_next"),
     ),
     Mutant(
@@ -473,7 +480,7 @@ MUTANTS = (
         "What a carrier lost is missing in media time, too.",
         (
             Edit(
-                "transports.websocket_line:LineTransport._hear",
+                "transports.line:LineTransport._hear",
                 "self._clock.pts(n, timestamp)",
                 "self._clock.pts(n, None)",
             ),

@@ -10,7 +10,7 @@ from hypothesis.stateful import initialize, rule
 from line_pairs import linked
 from property.test_connection_machine import AsyncEcho, Echo
 
-from rtcflow.carrier import DEFAULT_FORMATS
+from rtcflow.client.lines import DEFAULT_FORMATS
 from rtcflow.protocol.lines import CallStarted, MediaFormat
 from rtcflow.protocol.telephone import carrier_codec
 from rtcflow.protocol.websocket import WebSocketCodec, Wish

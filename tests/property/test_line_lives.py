@@ -13,7 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import rtcflow
-from rtcflow import asgi_lines
+from rtcflow.routes import lines as asgi_lines
 from rtcflow.testing.clocks import virtual_backend
 from rtcflow.transports.telephone import TelephoneConfig
 

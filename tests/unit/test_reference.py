@@ -9,7 +9,7 @@ import pytest
 
 import rtcflow
 import rtcflow.audio
-from rtcflow._loop import HandlerLoop
+from rtcflow.connection.handler_loop import HandlerLoop
 from rtcflow.handlers.base import AsyncAudioVideoStreamHandler, AudioVideoStreamHandler
 
 TESTS = Path(__file__).parent
@@ -38,7 +38,7 @@ def test_every_row_names_what_exists_and_a_test_of_it(name: str, file: str, test
     """A name in the reference is an attribute of handlers, of their loop, or of rtcflow; its test is there."""
     owners = [Handler(), AudioVideoStreamHandler, AsyncAudioVideoStreamHandler, HandlerLoop, rtcflow.audio]
     assert any(name in dir(owner) for owner in owners), name
-    assert re.search(rf"^(async )?def {test}\(", (TESTS / file).read_text(), re.MULTILINE), test
+    assert re.search(rf"^(async )?def {test}\(", next(TESTS.rglob(file)).read_text(), re.MULTILINE), test
 
 
 def test_every_public_name_of_handlers_is_in_the_reference() -> None:

@@ -29,17 +29,17 @@ from aiortc.mediastreams import MediaStreamError
 from aiortc.rtcrtpparameters import RTCRtpReceiveParameters
 from numpy.typing import NDArray
 
+from .._core.player import Player
 from ..frames import LAYOUTS, AudioFormat, AudioFrame
 from ..media.jitter import Item, JitterBuffer, Lost, Played
 from ..media.level import audio_level
 from ..media.playout import PlayoutFrame
 from ..media.resample import Converter
-from ..player import Player
 from .config import OPUS_RATES, OpusConfig
 from .opus import DECODE_ERRORS, RTP_RATE, Decoder, OpusEncoder, make_decoder
 from .ports import Ports
-from .seam import Packet
-from .wire import RtpWriter
+from .seam.seam import Packet
+from .seam.wire import RtpWriter
 
 _log = logging.getLogger("rtcflow.engine")
 

@@ -28,9 +28,9 @@ from aiortc import RTCPeerConnection
 
 from ..exceptions import TooManyConnections
 from ..protocol.ice import IceUrl
-from . import seam
 from .config import IceServer, WebRTCConfig
 from .ports import ServerReport, ServerTrouble
+from .seam import seam
 
 _log = logging.getLogger("rtcflow.engine")
 

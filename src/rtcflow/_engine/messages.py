@@ -11,9 +11,9 @@ import anyio
 from aiortc import InvalidStateError, RTCDataChannel
 
 from ..exceptions import LocalProtocolError, RemoteProtocolError
-from . import seam
 from .ports import MESSAGE_BOUND, Ports
 from .room import Room
+from .seam import seam
 
 LABEL: Final = "text"
 """The channel's label; FastRTC's clients use it, too."""

@@ -29,12 +29,13 @@ from aiortc.rtcconfiguration import RTCIceTransportPolicy
 from ..abc import MediaOffer
 from ..exceptions import ConnectionExists, InvalidOffer, LocalProtocolError, NegotiationTimeout, UnsupportedMedia
 from ..protocol.signalling import IceCandidate
-from . import audio, gathering, offers, seam, video
+from . import audio, gathering, offers, video
 from .config import IceServer, WebRTCConfig
 from .messages import LABEL, MessageChannel
 from .opus import RTP_RATE
 from .ports import Ports
 from .room import Family, Room
+from .seam import seam
 
 _log = logging.getLogger("rtcflow.engine")
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import av
 
-from .._bridge import Event
-from ..flow import Flow, Policy
+from .._core.bridge import Event
+from .._core.flow import Flow, Policy
+from .._core.player import Player
 from ..frames import AudioFormat, AudioFrame
 from ..media.playout import Latency
-from ..player import Player
 
 AUDIO_BOUND = 50
 MESSAGE_BOUND = 1000

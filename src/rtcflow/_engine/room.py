@@ -21,7 +21,7 @@ from typing import Any, Generic, Protocol, TypeVar, cast
 
 import anyio
 
-from .._bridge import Event, wake_later
+from .._core.bridge import Event, wake_later
 
 T = TypeVar("T")
 _log = logging.getLogger("rtcflow.engine")

@@ -17,7 +17,7 @@ from av.frame import Frame
 from av.video.codeccontext import VideoCodecContext
 from av.video.reformatter import VideoReformatter
 
-from ..flow import Flow
+from .._core.flow import Flow
 
 CLOCK_RATE: Final = 90_000
 """The RTP clock of video in Hz (RFC 6184 section 8.2.1, RFC 7741 section 6.1)."""

@@ -22,12 +22,12 @@ import numpy as np
 from av.audio.resampler import AudioResampler
 from numpy.typing import NDArray
 
-from .._bridge import Event
+from .._core.bridge import Event
+from .._core.player import Playback
 from ..context import Context
 from ..exceptions import HandlerError
 from ..frames import ChannelLayout
 from ..outputs import DataChannel, EmitType, VideoEmitType, WebRTCData
-from ..player import Playback
 from ..protocol import messages
 
 __all__ = [
@@ -53,7 +53,7 @@ class Binding(Protocol):
 
     @property
     def loop(self) -> Any:
-        """The connection's `rtcflow._loop.HandlerLoop`."""
+        """The connection's `rtcflow.connection.handler_loop.HandlerLoop`."""
 
     @property
     def phone_mode(self) -> bool:

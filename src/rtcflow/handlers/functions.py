@@ -16,8 +16,8 @@ import anyio
 import numpy as np
 from numpy.typing import NDArray
 
+from .._core.flow import Flow, Policy
 from ..exceptions import HandlerError
-from ..flow import Flow, Policy
 from ..outputs import CloseStream, EmitType, VideoEmitType, WebRTCData
 from .base import (
     AsyncAudioVideoStreamHandler,

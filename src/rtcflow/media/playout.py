@@ -1,7 +1,7 @@
 """What was queued for the peer, when it is due, and what was dropped: playout as arithmetic.
 
 Pure: `now` comes in (seconds, on any one monotonic clock), frames go out. The thread-safe shell that transports use is
-`rtcflow.player.Player`.
+`rtcflow._core.player.Player`.
 
 The schedule. Slot ``k`` of a stretch of audio is due ``k`` frames after its anchor; deadlines are computed from the
 count, never by adding up floats, so 24 hours of frames drift by nothing. Three cases at a pop:

@@ -11,15 +11,15 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from .._bridge import Event
+from .._core.bridge import Event
 from ..abc import MediaOffer
 from ..ends import End, EndCause
 from ..exceptions import NegotiationError
 from ..frames import FRAME_SECONDS, AudioFormat, AudioFrame
 from ..handlers.base import StreamHandlerBase
 from ..outputs import AdditionalOutputs, CloseStream
-from ..session import Caller as Peer
-from ..session import Session
+from ..serving.session import Caller as Peer
+from ..serving.session import Session
 from ..stream import Stream
 from ..transports.memory import MemoryTransport, memory_pair
 from . import signals

@@ -11,7 +11,7 @@ from typing import Any
 
 import anyio
 
-from .._bridge import current_worker
+from .._core.bridge import current_worker
 from ..context import get_current_context
 from ..ends import EndCause
 from ..handlers.base import StreamHandlerBase

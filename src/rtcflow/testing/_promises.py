@@ -10,13 +10,13 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from ..connection import Connection
+from .._core.flow import FlowStatistics
+from .._core.player import LEAD
+from .._core.threads import INTERRUPT_GRACE, SETTLE
+from ..connection.connection import Connection
 from ..ends import EndCause, Timeouts
-from ..flow import FlowStatistics
 from ..handlers.base import AsyncStreamHandler
-from ..player import LEAD
 from ..stream import Stream
-from ..threads import INTERRUPT_GRACE, SETTLE
 from ._life import Call
 from ._probe import InjectedError, Journal
 from ._workers import wants_a_processor

@@ -23,8 +23,8 @@ from typing import Any, Final, TypeVar
 import anyio
 import anyio.lowlevel
 
-from .._bridge import call_in_loop, current_loop_token
-from .._interrupt import current_frames, interrupt, take_back
+from .._core.bridge import call_in_loop, current_loop_token
+from .._core.interrupt import current_frames, interrupt, take_back
 from ..handlers.base import StreamHandlerBase
 from .clocks import BackendName, VirtualTime, backend_with
 

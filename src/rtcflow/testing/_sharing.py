@@ -12,7 +12,7 @@ from typing import Any, Final
 import anyio
 import numpy as np
 
-from .._bridge import Event
+from .._core.bridge import Event
 from ..exceptions import HandlerError
 from ..handlers.base import StreamHandlerBase
 

@@ -33,7 +33,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
-from .._interrupt import current_frames
+from .._core.interrupt import current_frames
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ class _Look:
 
 @dataclass(slots=True, eq=False)
 class Worker:
-    """One worker thread, watched (`rtcflow.threads.WatchedWorker`)."""
+    """One worker thread, watched (`rtcflow._core.threads.WatchedWorker`)."""
 
     name: str
     workers: Workers
@@ -143,7 +143,7 @@ class Worker:
 
 
 class Workers:
-    """All worker threads that virtual time waits for; an observer for `rtcflow.threads.observer`.
+    """All worker threads that virtual time waits for; an observer for `rtcflow._core.threads.observer`.
 
     Args:
         now: The virtual clock.
@@ -394,7 +394,7 @@ def wants_a_processor(native_id: int) -> bool:
 
 def watching(workers: Workers, context: contextvars.Context) -> None:
     """Have connections that run in `context` tell `workers` of their threads."""
-    from ..threads import observer
+    from .._core.threads import observer
 
     if context.get(observer) is not workers:
         context.run(observer.set, workers)

@@ -26,9 +26,9 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from .._bridge import loop_clock
+from .._core.bridge import loop_clock
 from ..abc import MediaOffer
-from ..connection import Connection, ConnectionStatistics
+from ..connection.connection import Connection, ConnectionStatistics
 from ..context import Context
 from ..ends import End, Timeouts, sole_error
 from ..frames import FRAME_SECONDS, AudioFormat, AudioFrame

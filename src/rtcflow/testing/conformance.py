@@ -22,9 +22,9 @@ import anyio.to_thread
 import av
 import numpy as np
 
+from .._core.flow import FlowStatistics
 from ..abc import Transport
 from ..ends import sole_error
-from ..flow import FlowStatistics
 from ..frames import AudioFormat, AudioFrame
 from . import signals
 

@@ -22,7 +22,7 @@ from typing import Any, Final, Literal
 import anyio
 
 from ..abc import MediaOffer
-from ..connection import shut_down
+from ..connection.connection import shut_down
 from ..ends import End, EndCause, Timeouts
 from ..exceptions import MediaError
 from ..frames import AudioFormat, AudioFrame
@@ -31,8 +31,8 @@ from ..handlers.checking import check_handler as check_statically
 from ..handlers.checking import copy_handler, has_own_method, has_video
 from ..handlers.functions import is_video_function
 from ..protocol import messages
-from ..session import Caller as Peer
-from ..session import Session
+from ..serving.session import Caller as Peer
+from ..serving.session import Session
 from ..stream import Stream
 from ..transports.memory import memory_pair
 from . import signals

@@ -31,12 +31,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from ..abc import MediaOffer
-from ..connection import Connection
+from ..connection.connection import Connection
 from ..ends import EndCause
 from ..exceptions import ApplicationFailed, NegotiationError, NotAuthorized, TooManyConnections
 from ..handlers.base import AsyncStreamHandler, StreamHandlerBase
 from ..handlers.checking import check_handler, copy_handler, has_own_method, has_video
-from ..session import Caller as Peer
+from ..serving.session import Caller as Peer
 from ..stream import Stream
 from . import _promises as promises
 from . import strategies as rtc

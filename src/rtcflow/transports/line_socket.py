@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 import anyio
 import anyio.lowlevel
 
-from .._bridge import loop_clock
+from .._core.bridge import loop_clock
 from ..exceptions import RemoteProtocolError
 from ..protocol.lines import OVER_LIMIT, TOO_BIG, Message, MessageRate
 

@@ -20,13 +20,13 @@ import anyio.lowlevel
 import av
 from typing_extensions import override
 
-from .._bridge import Event, loop_clock
+from .._core.bridge import Event, loop_clock
+from .._core.flow import Flow, Policy
+from .._core.player import Player
 from ..abc import MediaOffer, Transport
 from ..exceptions import RemoteProtocolError
-from ..flow import Flow, Policy
 from ..frames import AudioFormat, AudioFrame
 from ..media.playout import Latency
-from ..player import Player
 
 AUDIO_BOUND: Final = 50
 MESSAGE_BOUND: Final = 1000

@@ -16,8 +16,8 @@ from ..protocol.signatures import read_telnyx_key
 from ..protocol.telephone import CARRIERS, detect
 from ..protocol.telephone.answers import check_parameters
 from ..protocol.telephone.vonage import SAMPLE_RATES
+from .line import LineTransport, open_line
 from .line_socket import LineLimits, LineSocket
-from .websocket_line import LineTransport, open_line
 
 if TYPE_CHECKING:
     from starlette.websockets import WebSocket

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 import anyio
 from typing_extensions import override
 
+from .._core.hooks import ask
+from .._core.threads import observer
 from .._engine.config import IceServer, OpusConfig, WebRTCConfig, read_ice_servers
 from .._engine.ports import Ports, Route, ServerReport, ServerTrouble
 from ..abc import MediaOffer, Transport, TransportStatistics
 from ..exceptions import NegotiationTimeout
 from ..frames import AudioFormat
-from ..hooks import ask
 from ..media.playout import Latency
-from ..threads import observer
 
 if TYPE_CHECKING:
     from .._engine.peer import Peer, Wish
@@ -365,7 +365,7 @@ class WebRTCTransport(Transport):
         }
         details |= peer.figures()
         if peer._connection is not None:
-            from .._engine import seam
+            from .._engine.seam import seam
 
             details["datagrams_received"] = float(
                 sum(seam.packets_received(transport) for transport in seam.transports(peer._connection))

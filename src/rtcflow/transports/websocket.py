@@ -11,8 +11,8 @@ from ..media.codecs import OPUS_RATES
 from ..media.playout import Latency
 from ..protocol.lines import CallStarted, LineCodec, MediaFormat, SendAccepted
 from ..protocol.websocket import WebSocketCodec, Wish
+from .line import LineTransport, open_line
 from .line_socket import LineLimits, LineSocket
-from .websocket_line import LineTransport, open_line
 
 if TYPE_CHECKING:
     from starlette.websockets import WebSocket

@@ -21,7 +21,7 @@ import anyio.lowlevel
 import numpy as np
 from numpy.typing import NDArray
 
-from ..._bridge import ParkingLot
+from ..._core.bridge import ParkingLot
 from ...outputs import AdditionalOutputs, CloseStream
 from ..items import parse_emit
 from .arguments import is_async, name_of_function

@@ -1,0 +1,370 @@
+"""Waiting and waking across threads and backends.
+
+Strategy: everything that one side waits for and another side brings about (an event, a frame in a queue, room in a
+playout buffer) stands on one primitive, `ParkingLot`: a set of waiters guarded by its owner's lock. A waiter is a task
+of any anyio backend or a plain thread. Waking costs nothing when nobody is parked, and one `call_soon_threadsafe` (or
+trio's `run_sync_soon`) when somebody is: measured, that one hop is what a frame's way across threads costs. A loop that
+was told and has not come to it yet is not told again, so a loop under load is told rarely.
+
+The lost wake-up is avoided by construction: a waiter parks while it holds the lock under which the condition is
+changed, and looks at the condition again after each wake-up. A cancelled waiter leaves the lot.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from types import FrameType
+from typing import Any, Protocol, cast
+
+import anyio
+import anyio.lowlevel
+
+__all__ = [
+    "Event",
+    "ParkingLot",
+    "Waiter",
+    "WorkerMark",
+    "call_in_loop",
+    "current_loop_token",
+    "current_worker",
+    "loop_clock",
+]
+
+
+class WorkerMark(Protocol):
+    """What virtual time knows of one worker thread: it may not run ahead of one that can run."""
+
+    def parked(self) -> None:
+        """The thread waits in a `ParkingLot`; called under the lot's lock."""
+
+    def resumed(self) -> None:
+        """The thread can run again; called by whoever wakes it, before it does."""
+
+
+current_worker: contextvars.ContextVar[WorkerMark | None] = contextvars.ContextVar("rtcflow_worker", default=None)
+"""This worker thread's mark, where somebody watches (see `rtcflow._core.threads.observer`); None in production."""
+
+
+def current_loop_token() -> Any:
+    """The native token of the running loop: an asyncio loop, or a `trio.lowlevel.TrioToken`."""
+    return anyio.lowlevel.current_token().native_token
+
+
+def call_in_loop(token: Any, function: Callable[..., object], *args: Any) -> bool:
+    """Have `function(*args)` called soon in the loop that `token` names; from any thread.
+
+    Returns:
+        False if that loop has ended (then nothing is called), else True.
+    """
+    soon = getattr(token, "run_sync_soon", None) or token.call_soon_threadsafe
+    try:
+        soon(function, *args)
+    except RuntimeError:  # asyncio: "Event loop is closed"; trio.RunFinishedError is a RuntimeError, too
+        return False
+    return True
+
+
+def loop_clock() -> Callable[[], float]:
+    """The running loop's clock, as a function that may be called from any thread (seconds; virtual time included)."""
+    clock = getattr(current_loop_token(), "time", None)
+    if clock is None:
+        import trio  # only reached where trio runs
+
+        clock = trio.lowlevel.current_clock().current_time
+    return cast("Callable[[], float]", clock)
+
+
+class Waiter(Protocol):
+    """Whoever waits in a `ParkingLot`."""
+
+    def wake(self) -> None:
+        """Go on; called by whoever changed the condition, in its thread, with the lot's lock held."""
+
+
+class _Loop:
+    """A running loop, as those see it who wake its tasks."""
+
+    __slots__ = ("_due", "_told", "is_trio", "thread", "token")
+
+    def __init__(self, token: Any) -> None:
+        self.token = token
+        self.is_trio = hasattr(token, "run_sync_soon")
+        self.thread = threading.get_ident()
+        self._due: deque[Callable[[], None]] = deque()
+        self._told = False
+
+    def call(self, function: Callable[[], None]) -> None:
+        """Have `function` called soon in the loop; from any thread."""
+        if threading.get_ident() == self.thread:
+            function()
+            return
+        self._due.append(function)
+        if not self._told:  # else `_run` has not begun yet, and finds it
+            self._told = True
+            if _here.later is None:
+                self._tell()
+            else:
+                _here.later(self._tell)
+
+    def _tell(self) -> None:
+        if not call_in_loop(self.token, self._run):
+            self._due.clear()
+
+    def _run(self) -> None:
+        self._told = False  # first: what is added from now on either is found below, or tells the loop again
+        while self._due:
+            self._due.popleft()()
+
+
+class _Here(threading.local):
+    """The loop that ran last in this thread. Asking anyio costs as much as all else that parking does."""
+
+    loop: _Loop | None = None
+    later: Callable[[Callable[[], None]], object] | None = None
+
+    def running(self) -> _Loop:
+        loop = self.loop
+        if loop is None or loop.is_trio or not loop.token.is_running():
+            token = current_loop_token()
+            if loop is None or loop.token is not token:
+                loop = self.loop = _Loop(token)
+        return loop
+
+
+_here = _Here()
+
+
+def wake_later(later: Callable[[Callable[[], None]], object] | None) -> None:
+    """Have tasks of other loops that this thread wakes woken by a function that is handed to `later`.
+
+    For a thread that has a loop of its own and much to do in each turn of it: at the end of the turn, instead of at the
+    first packet of many, when the woken would only struggle with it for the interpreter's lock. None: at once again;
+    what `later` holds by then must still be called.
+    """
+    _here.later = later
+
+
+class _FutureWaiter:
+    """A parked task of asyncio."""
+
+    __slots__ = ("_future", "_loop")
+
+    def __init__(self, loop: _Loop) -> None:
+        self._loop = loop
+        self._future: Any = loop.token.create_future()
+
+    def wake(self) -> None:
+        self._loop.call(self._resolve)
+
+    def _resolve(self) -> None:
+        if not self._future.done():
+            self._future.set_result(None)
+
+    def wait(self) -> Awaitable[None]:
+        return cast("Awaitable[None]", self._future)
+
+
+class _TrioWaiter:
+    """A parked task of trio."""
+
+    __slots__ = ("_loop", "_task", "_trio")
+
+    def __init__(self, loop: _Loop) -> None:
+        import trio.lowlevel  # only reached where trio runs
+
+        self._loop, self._trio = loop, trio.lowlevel
+        self._task: Any = trio.lowlevel.current_task()
+
+    def wake(self) -> None:
+        self._loop.call(self._resolve)
+
+    def _resolve(self) -> None:
+        task, self._task = self._task, None
+        if task is not None:
+            self._trio.reschedule(task)
+
+    def _abort(self, _: object) -> Any:
+        self._task = None
+        return self._trio.Abort.SUCCEEDED
+
+    async def wait(self) -> None:
+        await self._trio.wait_task_rescheduled(self._abort)
+
+
+class _ThreadWaiter:
+    """A parked thread."""
+
+    __slots__ = ("_lock", "_mark")
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lock.acquire()
+        self._mark = current_worker.get()
+        if self._mark is not None:
+            self._mark.parked()
+
+    def wake(self) -> None:
+        if self._mark is not None:
+            self._mark.resumed()
+        self._lock.release()  # once: whoever wakes takes this waiter out of the lot
+
+    def wait(self, timeout: float | None) -> bool:
+        woken = self._lock.acquire(timeout=-1 if timeout is None else max(timeout, 0.0))
+        if not woken and self._mark is not None:
+            self._mark.resumed()
+        return woken
+
+
+class ParkingLot:
+    """Those who wait for one condition. Its owner's lock guards the lot *and* the condition.
+
+    Usage, by the side that waits: take the lock, look at the condition; if it does not hold, `await lot.park()` (or
+    `lot.park_sync()`), which releases the lock while waiting and takes it again after. Then look again. By the side
+    that changes the condition: take the lock, change, `lot.wake_all()`.
+    """
+
+    __slots__ = ("_lock", "_waiters")
+
+    def __init__(self, lock: threading.Lock) -> None:
+        self._lock = lock
+        self._waiters: set[Waiter] = set()
+
+    def add(self, waiter: Waiter) -> None:
+        """Have `waiter` woken at the next `wake_all`, once; it waits by itself. The caller holds the lock."""
+        self._waiters.add(waiter)
+
+    def wake_all(self) -> None:
+        """Wake everybody who is parked. The caller holds the lock."""
+        if self._waiters:
+            waiters, self._waiters = self._waiters, set()
+            for waiter in waiters:
+                waiter.wake()
+
+    async def park(self) -> None:
+        """Wait to be woken. The caller holds the lock; it is free meanwhile and held again on return.
+
+        Cancelling this is safe: the task is no longer in the lot, and the lock is held again when the
+        cancellation reaches the caller.
+        """
+        loop = _here.running()
+        waiter = _TrioWaiter(loop) if loop.is_trio else _FutureWaiter(loop)
+        self._waiters.add(waiter)
+        self._lock.release()
+        try:
+            await waiter.wait()
+        finally:
+            self._lock.acquire()  # held for moments only, never across an await
+            self._waiters.discard(waiter)
+
+    def park_sync(self, timeout: float | None = None) -> bool:
+        """Block this thread until woken; False if `timeout` seconds passed first. Locking as in `park`."""
+        waiter = _ThreadWaiter()
+        self._waiters.add(waiter)
+        self._lock.release()
+        try:
+            return waiter.wait(timeout)
+        finally:
+            self._lock.acquire()
+            self._waiters.discard(waiter)
+
+    @staticmethod
+    def wake_frame(frame: FrameType) -> bool:
+        """Wake the thread whose innermost frame is `frame`, if it is parked; False if it is not. From another thread.
+
+        For the interruption of a thread that would wait for ever, whatever for: it returns as if it had been woken.
+        """
+        parked = frame.f_back
+        if frame.f_code is not _ThreadWaiter.wait.__code__ or parked is None:
+            return False
+        lot, waiter = parked.f_locals["self"], parked.f_locals["waiter"]
+        with lot._lock:
+            if waiter in lot._waiters:  # else it is being woken in this very moment
+                lot._waiters.discard(waiter)
+                waiter.wake()
+        return True
+
+
+class Event:
+    """A flag that tasks of any backend and threads can wait for, and anyone can set, from any thread.
+
+    It stands where FastRTC has an `asyncio.Event` (`channel_set`, `args_set`) and has its methods with its meanings,
+    plus `wait_sync` for worker threads. Making one needs no event loop.
+
+    >>> event = Event()
+    >>> event.set(); event.is_set(), event.wait_sync(timeout=0)
+    (True, True)
+    """
+
+    __slots__ = ("_closed", "_flag", "_lock", "_lot")
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lot = ParkingLot(self._lock)
+        self._flag = False
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"<rtcflow.Event {'set' if self._flag else 'not set'}>"
+
+    def is_set(self) -> bool:
+        """Whether the flag is up."""
+        return self._flag
+
+    def set(self) -> None:
+        """Raise the flag and wake all who wait, on whatever backend or thread."""
+        with self._lock:
+            self._flag = True
+            self._lot.wake_all()
+
+    def clear(self) -> None:
+        """Lower the flag. Who was woken by an earlier `set` stays woken: none is lost between the two."""
+        with self._lock:
+            self._flag = False
+
+    def close(self) -> None:
+        """Let all who wait now or later fail with `anyio.ClosedResourceError`: the flag will never be raised."""
+        with self._lock:
+            self._closed = True
+            self._lot.wake_all()
+
+    async def wait(self) -> bool:
+        """Wait until the flag is raised, and return True. Safe to cancel.
+
+        Raises:
+            anyio.ClosedResourceError: The connection ended first.
+        """
+        with self._lock:
+            if self._flag:
+                ready = True
+            elif self._closed:
+                raise anyio.ClosedResourceError
+            else:
+                ready = False
+                # Woken by set() or close(): a clear() between the wake-up and now must not put us back to sleep.
+                await self._lot.park()
+                if self._closed and not self._flag:
+                    raise anyio.ClosedResourceError
+        if ready:
+            await anyio.lowlevel.checkpoint()
+        return True
+
+    def wait_sync(self, timeout: float | None = None) -> bool:
+        """Block this worker thread until the flag is raised; False if `timeout` seconds passed first.
+
+        Raises:
+            anyio.ClosedResourceError: The connection ended first.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with self._lock:
+            if self._flag:
+                return True
+            if self._closed:
+                raise anyio.ClosedResourceError
+            woken = self._lot.park_sync(None if deadline is None else deadline - time.monotonic())
+            if self._closed and not self._flag:
+                raise anyio.ClosedResourceError
+            return woken

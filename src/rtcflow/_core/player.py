@@ -1,0 +1,287 @@
+"""The thread-safe shell around `media.playout.Playout`: put from any thread, played by the transport's own task.
+
+Whoever emits puts audio in here and goes on; the transport's task takes each frame at its deadline. So audio that was
+queued keeps playing while the handler's loop or thread is busy.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import anyio
+
+from ..frames import AudioFormat, AudioFrame
+from ..media.playout import Latency, Playout, PlayoutFrame, PlayoutStatistics
+from .bridge import ParkingLot, Waiter
+
+LEAD = 0.2
+"""Seconds of audio that may wait before the one who emits is asked to wait: enough to ride out a stall of the
+handler's loop of that length, little enough that `clear_queue` rarely has much to drop."""
+
+LIVE_ROOM = 10.0
+"""The same with `Latency.LIVE`. A handler that passes on what it hears gets rid of its backlog without being held back,
+whatever it has gathered under overload in queues of its own; so the backlog is seen for what it is (audio that goes on
+being made in real time behind a queue that stands), and is shed. A voice made faster than real time comes in bursts
+with pauses in between, and is heard whole; so is what still has to wait."""
+
+CONFIRMATION = 1.0
+"""Seconds that `Player.wait_played` gives a far side to confirm the last it was sent: what a carrier buffers, and the
+way there and back, several times over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Playback:
+    """How far playing has come, in seconds of audio since the connection began.
+
+    Attributes:
+        played: Left for the peer, or was shed on the way (`Latency.LIVE`).
+        waiting: Was emitted, and waits to leave.
+        confirmed: How much of `played` the far side says it has played (a carrier's marks); None where it does not
+            say. What it dropped at `clear_queue` is passed over with the next it confirms.
+    """
+
+    played: float
+    waiting: float
+    confirmed: float | None = None
+
+
+class Player:
+    """Audio on its way out: a bounded queue of samples, played in real time.
+
+    The bound is soft on purpose: one `put` is taken whole, whatever its length (a synthesised sentence arrives as one
+    array), but `wait_for_room` holds the next one back until less than `lead` seconds wait.
+
+    Args:
+        latency: Whether a standing backlog is shed (see `Latency`).
+        room: Seconds of audio that may wait before `wait_for_room` waits; by default `LEAD` or, live, `LIVE_ROOM`.
+        ahead: Seconds by which frames leave before their time, for far sides that buffer by themselves.
+        clock: The clock deadlines are on; the transport's loop's own where `play` runs. Defaults to
+            `time.monotonic`; virtual time brings its own.
+    """
+
+    def __init__(
+        self,
+        *,
+        latency: Latency = Latency.BUFFERED,
+        room: float | None = None,
+        ahead: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._lock = threading.Lock()
+        self._player = ParkingLot(self._lock)
+        self._putters = ParkingLot(self._lock)
+        self._clock = clock
+        if room is None:
+            room = LIVE_ROOM if latency is Latency.LIVE else LEAD
+        self._latency, self._room, self._ahead = latency, room, ahead
+        self._playout: Playout | None = None
+        self._ended = False
+        self._closed = False
+        self._clears = self._clears_at_pop = 0
+        self._confirmed: float | None = None
+        self._unconfirmed_from = 0.0  # played by then: confirmed, or dropped by the far side
+
+    def open(self, format: AudioFormat) -> None:
+        """Fix the format of what is put. Called once, before the first `put`."""
+        with self._lock:
+            self._playout = Playout(format.sample_rate, latency=self._latency, lead=self._ahead)
+            self._player.wake_all()
+
+    # -- the side that emits, from any thread
+
+    def put(self, frame: AudioFrame) -> None:
+        """Queue audio of any length; returns at once. `frame.pts` does not count here: order does.
+
+        Raises:
+            anyio.ClosedResourceError: `end` or `close` was called; the audio is dropped.
+        """
+        with self._lock:
+            if self._ended or self._playout is None:
+                raise anyio.ClosedResourceError
+            self._playout.push(frame.samples, self._clock())
+            self._player.wake_all()
+
+    async def wait_for_room(self) -> None:
+        """Wait until less than `room` seconds of audio are queued. Safe to cancel.
+
+        Raises:
+            anyio.ClosedResourceError: `end` or `close` was called.
+        """
+        with self._lock:
+            while not self._has_room():
+                await self._putters.park()
+
+    def wait_for_room_sync(self) -> None:
+        """`wait_for_room` for a worker thread."""
+        with self._lock:
+            while not self._has_room():
+                self._putters.park_sync()
+
+    def _has_room(self) -> bool:
+        if self._ended or self._playout is None:
+            raise anyio.ClosedResourceError
+        if self._playout.queued_seconds < self._room:
+            return True
+        self._playout.held_back()
+        return False
+
+    def clear(self) -> float:
+        """Drop everything not yet played; returns the seconds dropped. From any thread; took effect on return."""
+        with self._lock:
+            if self._playout is None:
+                return 0.0
+            self._clears += 1
+            dropped = self._playout.clear()
+            self._unconfirmed_from = self._playback().played
+            self._putters.wake_all()
+            return dropped / self._playout.sample_rate
+
+    def end(self) -> None:
+        """Take nothing more, and let go who waits for room; what is queued plays on. From any thread; idempotent."""
+        with self._lock:
+            self._ended = True
+            self._putters.wake_all()
+
+    @property
+    def queued_seconds(self) -> float:
+        """Seconds of audio waiting."""
+        with self._lock:
+            return 0.0 if self._playout is None else self._playout.queued_seconds
+
+    async def drained(self) -> None:
+        """Wait until everything queued has been played (or cleared, or the transport has ended). Safe to cancel."""
+        with self._lock:
+            while not self._closed and self._playout is not None and self._playout.queued_seconds > 0:
+                await self._putters.park()
+
+    def playback(self) -> Playback:
+        """How far playing has come; from any thread."""
+        with self._lock:
+            return self._playback()
+
+    def _playback(self) -> Playback:
+        if self._playout is None:
+            return Playback(0.0, 0.0)
+        played = self._playout.position / self._playout.sample_rate
+        return Playback(played, self._playout.queued_seconds, self._confirmed)
+
+    def confirm(self, seconds: float) -> None:
+        """The far side has played up to here, on the scale of `Playback.played`. From any thread."""
+        with self._lock:
+            self._confirmed = max(seconds, self._confirmed or 0.0)
+            self._unconfirmed_from = max(seconds, self._unconfirmed_from)
+            self._putters.wake_all()
+
+    async def wait_played(self, seconds: float) -> None:
+        """Wait until more than `seconds` of audio were played since the beginning, or nothing waits to be played.
+
+        In the latter case, and where the far side confirms what it plays, wait for that as well, for at most
+        `CONFIRMATION` seconds. Safe to cancel.
+        """
+        while True:
+            with self._lock:
+                while (playback := self._playback()).waiting and playback.played <= seconds and not self._closed:
+                    await self._putters.park()
+                if playback.played > seconds or self._closed or not self._is_unconfirmed():
+                    return
+            with anyio.move_on_after(CONFIRMATION) as waiting, self._lock:
+                while self._is_unconfirmed() and not self._playback().waiting:
+                    await self._putters.park()
+            if waiting.cancelled_caught:
+                return
+
+    def _is_unconfirmed(self) -> bool:
+        return self._confirmed is not None and not self._closed and self._unconfirmed_from < self._playback().played
+
+    # -- the transport's side: one task
+
+    async def next_frame(self) -> PlayoutFrame:
+        """Wait for the next frame, until it is due. Cancelling this is safe: no frame is lost.
+
+        Raises:
+            anyio.EndOfStream: `close` was called.
+        """
+        while True:
+            with self._lock:
+                while (due := self._take_due()) is None:
+                    await self._player.park()
+                partial = self._playout is not None and self._playout.is_partial
+            if isinstance(due, PlayoutFrame):
+                return due
+            if partial:
+                with anyio.move_on_after(due), self._lock:
+                    await self._player.park()  # what completes the frame wakes us
+            else:
+                await anyio.sleep(due)
+
+    def more(self, within: float) -> PlayoutFrame | None:
+        """The frame after the last one, if it is whole and due within so many seconds; never waits.
+
+        For transports whose messages may hold more than one frame.
+        """
+        with self._lock:
+            if self._closed or self._playout is None or self._playout.is_partial or self.stale:
+                return None
+            frame = self._playout.pop(self._clock() + within)
+            if frame is not None:
+                self._putters.wake_all()
+            return frame
+
+    def poll(self, waiter: Waiter, grain: float = 0.0) -> PlayoutFrame | float | None:
+        """`next_frame` for a transport that waits by itself, in a loop of its own: never waits.
+
+        Args:
+            waiter: Its `wake` is called, once and from any thread, when there may be more to say than this call did.
+            grain: Seconds by which its timers may fire too early: a frame due within that is due.
+
+        Returns:
+            The frame that is due; else the seconds until the next one is, or would be if it came in time: mostly it
+            does, and then nobody has to be woken for it; or None: `waiter` will be woken.
+
+        Raises:
+            anyio.EndOfStream: `close` was called.
+        """
+        with self._lock:
+            playout = self._playout
+            if playout is not None and not self._closed and (left := playout.next_slot - self._clock()) > grain:
+                return left
+            due = self._take_due(grain)
+            if due is None or (isinstance(due, float) and playout is not None and playout.is_partial):
+                self._player.add(waiter)
+            return due
+
+    def _take_due(self, grain: float = 0.0) -> PlayoutFrame | float | None:
+        if self._closed:
+            raise anyio.EndOfStream
+        if self._playout is None:
+            return None
+        now = self._clock()
+        frame = self._playout.pop(now, grain)
+        if frame is None:
+            deadline = self._playout.next_deadline(now)
+            return None if deadline is None else deadline - now
+        self._clears_at_pop = self._clears
+        self._putters.wake_all()
+        return frame
+
+    @property
+    def stale(self) -> bool:
+        """Whether `clear` was called since `next_frame` gave its last frame: then that must not leave any more."""
+        return self._clears_at_pop != self._clears
+
+    def close(self) -> None:
+        """The transport has ended: drop all that waits, let all who wait fail. From any thread; idempotent."""
+        with self._lock:
+            self._ended = self._closed = True
+            if self._playout is not None:
+                self._playout.clear()
+            self._player.wake_all()
+            self._putters.wake_all()
+
+    def statistics(self) -> PlayoutStatistics:
+        """The figures now, in samples per channel."""
+        with self._lock:
+            return PlayoutStatistics(0, 0, 0, 0, 0, 0) if self._playout is None else self._playout.statistics()

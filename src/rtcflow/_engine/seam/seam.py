@@ -1,0 +1,356 @@
+"""Everything private of aiortc and aioice that rtcflow touches, in one place.
+
+Each function says what it relies on. `tests/interop/test_seam.py` holds those names and behaviours against the
+installed aiortc and fails loudly when a release changes them. At run time nothing breaks then: `take_packets` says no,
+and audio is read from the remote track as anyone may; `send_packets` says no, and the sender asks our track;
+`encode_pictures` says no, and aiortc's encoder encodes; figures are None; the goodbye is not waited for. What is done
+per packet is in `wire.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import queue
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from functools import partial
+from typing import Any, Protocol
+
+import aioice.ice
+from aiortc import RTCCertificate, RTCDtlsTransport, RTCPeerConnection, RTCRtpReceiver, RTCRtpSender, RTCSctpTransport
+from aiortc.codecs.base import Encoder
+from aiortc.jitterbuffer import JitterBuffer
+from aiortc.rtcrtpparameters import RTCRtpCodecParameters, RTCRtpReceiveParameters
+from OpenSSL import SSL
+
+from ..ports import Route
+from . import wire
+
+_log = logging.getLogger("rtcflow.engine")
+
+
+class Packet(Protocol):
+    """The part of an RTP packet, aiortc's or ours, that the receiving side reads."""
+
+    @property
+    def payload_type(self) -> int: ...
+    @property
+    def sequence_number(self) -> int: ...
+    @property
+    def timestamp(self) -> int: ...
+    @property
+    def ssrc(self) -> int: ...
+    @property
+    def payload(self) -> bytes: ...
+
+
+# -- DTLS
+
+CIPHERS = (
+    b"ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-ECDSA-AES128-SHA:ECDHE-ECDSA-AES256-SHA"
+    b":ECDHE-RSA-AES128-GCM-SHA256:ECDHE-RSA-CHACHA20-POLY1305:ECDHE-RSA-AES128-SHA:ECDHE-RSA-AES256-SHA"
+)
+"""aiortc's own list, and the same suites for peers with an RSA certificate: RFC 8827 section 6.5 wants the ECDSA ones,
+peers in the field (GStreamer's webrtcbin) have RSA."""
+
+
+class Certificate(RTCCertificate):
+    """A certificate whose DTLS contexts also speak to peers with an RSA certificate."""
+
+    def _create_ssl_context(self, srtp_profiles: list[Any]) -> SSL.Context:
+        context = super()._create_ssl_context(srtp_profiles)
+        context.set_cipher_list(CIPHERS)
+        return context
+
+
+def use_certificate(connection: RTCPeerConnection, certificate: RTCCertificate) -> None:
+    """Have `connection`, which was just made, use `certificate`.
+
+    Relies on: ``RTCPeerConnection.__certificates`` is a list of one, read when the first transport is made.
+    """
+    certificates = getattr(connection, "_RTCPeerConnection__certificates", None)
+    if isinstance(certificates, list):
+        certificates[:] = [certificate]
+
+
+def goodbye_received(transport: RTCDtlsTransport) -> bool:
+    """Whether the peer closed the DTLS connection (a ``close_notify`` alert), rather than having gone silent.
+
+    Relies on: ``RTCDtlsTransport._ssl`` is the pyOpenSSL connection, or None.
+    """
+    connection = getattr(transport, "_ssl", None)
+    return connection is not None and bool(connection.get_shutdown() & SSL.RECEIVED_SHUTDOWN)
+
+
+# -- ICE
+
+
+def can_gather() -> bool:
+    """Whether `gathering` knows this aioice: the functions of `aioice.ice` that it stands on."""
+    names = ("StunProtocol", "get_host_addresses", "relayed_candidate", "server_reflexive_candidate")
+    return (
+        all(hasattr(aioice.ice, name) for name in names)
+        and hasattr(aioice.Connection, "get_component_candidates")
+        and "hide_related_address" in inspect.signature(aioice.ice.relayed_candidate).parameters
+    )
+
+
+def gather_by(connection: RTCPeerConnection, gather: Callable[..., Awaitable[list[Any]]]) -> None:
+    """Have all transports that `connection` has so far gather candidates by ``gather(ice, component)``.
+
+    Relies on: ``RTCIceTransport._connection`` is an `aioice.Connection`, whose `gather_candidates` calls its own
+    ``get_component_candidates(component=, addresses=)``.
+    """
+    for transport in transports(connection):
+        ice = transport.transport._connection
+        vars(ice)["get_component_candidates"] = partial(_gather, gather, ice)
+
+
+async def _gather(gather: Any, ice: Any, *, component: int, addresses: list[str]) -> Any:  # noqa: ARG001
+    return await gather(ice, component)
+
+
+def route(transport: RTCDtlsTransport) -> Route | None:
+    """The candidate pair in use.
+
+    Relies on: ``aioice.Connection._nominated`` maps component 1 to a pair with `local_candidate` and
+    `remote_candidate`.
+    """
+    nominated = getattr(getattr(transport.transport, "_connection", None), "_nominated", {})
+    pair = nominated.get(1)
+    if pair is None:
+        return None
+    local, remote = pair.local_candidate, pair.remote_candidate
+    return Route(local.type, (local.host, local.port), remote.type, (remote.host, remote.port))
+
+
+def transports(connection: RTCPeerConnection) -> list[RTCDtlsTransport]:
+    """The DTLS transports in use, each once. Public in aiortc; here because it is needed here."""
+    found = [transceiver.receiver.transport for transceiver in connection.getTransceivers()]
+    if connection.sctp is not None:
+        found.append(connection.sctp.transport)
+    return list(dict.fromkeys(found))
+
+
+def packets_received(transport: RTCDtlsTransport) -> int:
+    """How many packets have come, of RTP, RTCP and DTLS. Relies on: ``RTCDtlsTransport.__rx_packets``; else 0."""
+    return int(getattr(transport, "_RTCDtlsTransport__rx_packets", 0))
+
+
+# -- RTP
+
+
+def take_packets(
+    receiver: RTCRtpReceiver,
+    on_start: Callable[[RTCRtpReceiveParameters], None],
+    on_packet: Callable[[Packet], None],
+    on_error: Callable[[BaseException], None],
+) -> bool:
+    """Have `receiver`, which has not started, hand its packets to us instead of buffering and decoding them.
+
+    Its jitter buffer is replaced by nothing, and its decoder thread is ended as soon as it was started. The first
+    packet of each source, and where `wire.receive` does not know this aiortc every one, comes through aiortc's own
+    handler.
+
+    Relies on: `RTCDtlsTransport` calls ``receiver._handle_rtp_packet(packet, arrival_time_ms=)`` for each packet;
+    ``receiver.receive(parameters)`` starts the decoder thread; ``receiver._handle_disconnect()`` ends it, may be
+    called again, and leaves the rest alone; ``receiver.__jitter_buffer.add(packet)`` returns
+    ``(wants a picture, frame or None)``.
+
+    Returns:
+        False if this aiortc is not as we know it; then nothing was changed.
+    """
+    names = ("_handle_rtp_packet", "_handle_disconnect", "_RTCRtpReceiver__jitter_buffer", "receive")
+    if not all(hasattr(receiver, name) for name in names):
+        _log.warning("this aiortc has another receiver than we know; audio is received through its own jitter buffer")
+        return False
+    stock_receive, stock_handle = receiver.receive, receiver._handle_rtp_packet
+
+    async def receive(parameters: RTCRtpReceiveParameters) -> None:
+        on_start(parameters)
+        await stock_receive(parameters)
+        receiver._handle_disconnect()
+        if wire.can_receive(receiver):
+            wire.receive(receiver, on_packet, on_error)
+
+    async def handle(packet: Any, arrival_time_ms: int) -> None:
+        payload = packet.payload
+        await stock_handle(packet, arrival_time_ms=arrival_time_ms)
+        if payload:
+            on_packet(packet)
+
+    members: dict[str, object] = vars(receiver)
+    members["_RTCRtpReceiver__jitter_buffer"] = _NoBuffer()
+    members["receive"] = receive
+    members["_handle_rtp_packet"] = handle
+    return True
+
+
+def send_packets(sender: RTCRtpSender, play: Callable[[wire.RtpWriter], Awaitable[None]]) -> bool:
+    """Have `sender`, which has not started, send what `play` writes instead of asking its track, if Opus is agreed on.
+
+    Relies on: ``sender.send(parameters)`` starts ``_run_rtp(codec)`` as a task, which sets ``__rtp_started`` and, at
+    its end, ``__rtp_exited``, and lets go of ``__track``; ``sender.stop()`` cancels it.
+
+    Args:
+        sender: The sender.
+        play: Called when packets can be sent; is cancelled when they no longer can. May raise `ConnectionError`.
+
+    Returns:
+        False if this aiortc is not as we know it; then nothing was changed.
+    """
+    if not wire.can_send(sender):
+        _log.warning("this aiortc has another sender than we know; audio is sent through its track")
+        return False
+    members: dict[str, Any] = vars(sender)
+    stock = sender._run_rtp
+
+    async def run_rtp(codec: RTCRtpCodecParameters) -> None:
+        if codec.mimeType.lower() != "audio/opus":
+            await stock(codec)
+            return
+        members["_RTCRtpSender__rtp_started"].set()
+        try:
+            await play(wire.RtpWriter(sender, codec.payloadType or 0))
+        except (asyncio.CancelledError, ConnectionError):
+            pass  # as aiortc does: stop() waits for the end of this by the event below
+        finally:
+            if (track := sender.track) is not None:
+                track.stop()
+            members["_RTCRtpSender__track"] = None
+            members["_RTCRtpSender__rtp_exited"].set()
+
+    members["_run_rtp"] = run_rtp
+    return True
+
+
+def encode_pictures(sender: RTCRtpSender, make_encoder: Callable[[], Encoder]) -> bool:
+    """Have `sender`, which has not started, encode VP8 by an encoder of ours.
+
+    Relies on: ``sender.send(parameters)`` starts ``_run_rtp(codec)``, which uses ``__encoder``, and makes one only
+    where that is None.
+
+    Returns:
+        False if this aiortc is not as we know it; then nothing was changed.
+    """
+    name = "_RTCRtpSender__encoder"
+    if not (hasattr(sender, name) and hasattr(sender, "_run_rtp")):
+        return False
+    members: dict[str, Any] = vars(sender)
+    stock = sender._run_rtp
+
+    async def run_rtp(codec: RTCRtpCodecParameters) -> None:
+        if codec.mimeType.lower() == "video/vp8":
+            members[name] = make_encoder()
+        await stock(codec)
+
+    members["_run_rtp"] = run_rtp
+    return True
+
+
+def stop_without_blocking(receiver: RTCRtpReceiver) -> None:
+    """Have `receiver`, which decodes in a thread, end that thread without making the whole room wait for it.
+
+    aiortc joins the thread in the loop's own, and the thread first decodes all that is queued: for video that is many
+    milliseconds in which nobody's audio goes on. Here what is queued is dropped, and the thread joined in another.
+
+    Relies on: ``receiver.stop()`` and ``receiver._handle_disconnect()`` are what ends the thread;
+    ``__decoder_thread`` is it, or None; ``__decoder_queue`` is its queue, which None ends.
+    """
+    thread_name, queue_name = "_RTCRtpReceiver__decoder_thread", "_RTCRtpReceiver__decoder_queue"
+    if not all(hasattr(receiver, name) for name in (thread_name, queue_name, "stop", "_handle_disconnect")):
+        return
+    members: dict[str, Any] = vars(receiver)
+    stock_stop = receiver.stop
+
+    def tell_to_end() -> None:
+        decoded = members[queue_name]
+        with suppress(queue.Empty):
+            while True:
+                decoded.get_nowait()
+        decoded.put(None)
+
+    async def stop() -> None:
+        thread = members[thread_name]
+        if thread is not None:
+            tell_to_end()
+            members[thread_name] = None
+            await asyncio.get_running_loop().run_in_executor(None, thread.join)
+        await stock_stop()
+
+    members["_handle_disconnect"] = tell_to_end
+    members["stop"] = stop
+
+
+def buffer_pictures(receiver: RTCRtpReceiver, buffer: JitterBuffer) -> bool:
+    """Have `receiver`, which has not started, put its packets into `buffer`.
+
+    Relies on: ``receiver.__jitter_buffer``, and what the buffer says of itself.
+
+    Returns:
+        False if this aiortc is not as we know it; then nothing was changed.
+    """
+    name = "_RTCRtpReceiver__jitter_buffer"
+    known = hasattr(receiver, name) and all(
+        hasattr(buffer, it) for it in ("_packets", "_origin", "_capacity", "remove")
+    )
+    if known:
+        vars(receiver)[name] = buffer
+    return known
+
+
+class _NoBuffer:
+    """Stands where aiortc's jitter buffer was."""
+
+    capacity = 1
+
+    def add(self, packet: object) -> tuple[bool, None]:  # noqa: ARG002
+        return False, None
+
+
+def round_trip(sender: RTCRtpSender) -> float | None:
+    """Seconds, from the peer's RTCP receiver reports (RFC 3550 section 6.4.1). Relies on: ``RTCRtpSender.__rtt``."""
+    value = getattr(sender, "_RTCRtpSender__rtt", None)
+    return None if value is None else max(0.0, float(value))
+
+
+def jitter(receiver: RTCRtpReceiver, clock_rate: int) -> float | None:
+    """Interarrival jitter in seconds (RFC 3550 appendix A.8). Relies on: ``RTCRtpReceiver.__remote_streams``."""
+    streams = list(getattr(receiver, "_RTCRtpReceiver__remote_streams", {}).values())
+    return streams[-1].jitter / clock_rate if streams else None
+
+
+# -- SCTP
+
+
+def max_message_size(sctp: RTCSctpTransport) -> int:
+    """The largest message the peer takes, in bytes (RFC 8841 section 6). Relies on: ``_remote_max_message_size``."""
+    size = getattr(sctp, "_remote_max_message_size", 65536)
+    return int(size) if size else 2**31
+
+
+async def all_acknowledged(sctp: RTCSctpTransport) -> None:
+    """Wait until the peer has acknowledged everything that was sent.
+
+    Relies on: ``_outbound_queue`` and ``_sent_queue`` hold what was not sent and not acknowledged, and
+    ``_receive_sack_chunk`` empties them; without these it returns at once.
+    """
+    queues = [getattr(sctp, name, None) for name in ("_outbound_queue", "_sent_queue", "_data_channel_queue")]
+    stock = getattr(sctp, "_receive_sack_chunk", None)
+    if stock is None or None in queues:
+        return
+    changed = asyncio.Event()
+
+    async def receive_sack_chunk(chunk: Any) -> None:
+        await stock(chunk)
+        changed.set()
+
+    vars(sctp)["_receive_sack_chunk"] = receive_sack_chunk
+    try:
+        while any(queues):
+            changed.clear()
+            await changed.wait()
+    finally:
+        vars(sctp).pop("_receive_sack_chunk", None)

@@ -1,0 +1,563 @@
+"""The caller's end of a line over a WebSocket: a simulated telephone carrier, and a WebSocket client.
+
+A bot can be called without an account at a carrier, and tests can listen to what a caller hears. The simulated carrier
+does what a real one does: it sends the caller's voice in frames of 20 ms in real time, puts what the server sends into
+a buffer that it plays in real time, answers marks when what came before them was played, and drops its buffer at a
+clear. `audio_in` is what comes out of that buffer: what the caller hears, when the caller hears it.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections import deque
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import anyio
+import anyio.lowlevel
+import av
+
+from .._core.bridge import Event, loop_clock
+from .._core.flow import Flow, Policy
+from .._core.player import Player
+from ..abc import MediaOffer, Transport, TransportStatistics
+from ..exceptions import MediaError, NegotiationTimeout, RemoteProtocolError
+from ..frames import AudioFormat, AudioFrame
+from ..media.codecs import make_coder
+from ..protocol.lines import (
+    OVER_LIMIT,
+    TELEPHONE,
+    WRONG_CONTENT,
+    CallStarted,
+    Cleared,
+    Connected,
+    Dtmf,
+    LineCodec,
+    LineEvent,
+    MarkPlayed,
+    Media,
+    MediaFormat,
+    Message,
+    SendAccepted,
+    SendClear,
+    SendMark,
+    SendMedia,
+    SendText,
+    Stopped,
+    TextMessage,
+)
+from ..protocol.telephone import carrier_codec
+from ..protocol.websocket import WebSocketCodec, Wish
+from .webrtc import read_headers
+
+if TYPE_CHECKING:
+    import httpx2.websockets
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["CallerTransport", "call_by_telephone", "call_by_websocket", "join_line"]
+
+BUFFER: Final = 60.0
+"""Seconds that a carrier buffers at most; Vonage's documentation names 3072 messages of 20 ms, which is 61 s."""
+
+MAX_MESSAGE: Final = 1 << 20
+"""Bytes of one message of the server."""
+
+DIGIT_SECONDS: Final = 0.25
+"""Seconds from one digit to the next; a telephone's own dialler takes 0.1 to 0.3 s."""
+
+MESSAGE_BOUND: Final = 1000
+"""Data messages of the server that may wait to be read."""
+
+FORMATS: Final[Mapping[str, tuple[MediaFormat, ...]]] = {
+    "twilio": (TELEPHONE,),
+    "telnyx": (TELEPHONE, MediaFormat("alaw", 8000)),
+    "plivo": (TELEPHONE, MediaFormat("pcm_s16le", 8000), MediaFormat("pcm_s16le", 16000)),
+    "vonage": tuple(MediaFormat("pcm_s16le", rate) for rate in (16000, 8000, 24000)),
+}
+"""How each carrier can code audio; the first by default."""
+
+DEFAULT_FORMATS: Final[Mapping[str, MediaFormat]] = {carrier: formats[0] for carrier, formats in FORMATS.items()}
+
+
+_STATUSES: Final = frozenset(HTTPStatus)
+
+
+class CallerTransport(Transport):
+    """The caller's end; opened by `call_by_telephone` and `call_by_websocket`, and used as any other transport.
+
+    It sends what is put into `audio_out`, and no silence between: who puts nothing for a minute (by telephone), or five
+    (by WebSocket), is taken for gone by the server.
+
+    Attributes:
+        clears: How often the server had the buffer dropped.
+        marks: How many marks were answered.
+        agreed: What the server said about formats, or None.
+    """
+
+    def __init__(self, socket: ClientSocket, codec: LineCodec, call: CallStarted, carried: MediaFormat) -> None:
+        self.kind = "websocket" if isinstance(codec, WebSocketCodec) else "telephone"
+        self.offer = MediaOffer(messages=self.kind == "websocket")
+        self.clears = self.marks = 0
+        self.agreed: SendAccepted | None = None
+        self._socket, self._codec, self._call, self._carried = socket, codec, call, carried
+        # Opus is decoded to 48 kHz whatever it was encoded from.
+        self._heard = AudioFormat(48000 if carried.codec == "opus" else carried.sample_rate, carried.layout)
+        self._coder = make_coder(carried.codec, carried.sample_rate, carried.layout)
+        clock = loop_clock()
+        self.audio_in = Flow[AudioFrame](50, Policy.DROP_OLDEST)
+        self.audio_out = Player(clock=clock)
+        self.video_in = Flow[av.VideoFrame](1, Policy.DROP_OLDEST)
+        self.video_out = Flow[av.VideoFrame](1, Policy.DROP_OLDEST)
+        self.messages_in = Flow[str](MESSAGE_BOUND, Policy.BLOCK)
+        self._outbox = Flow[LineEvent](1000, Policy.BLOCK)
+        self._buffer = Player(room=BUFFER, clock=clock)
+        self._buffer.open(self._heard)
+        self._received = 0  # samples put into the buffer
+        self._marks: deque[tuple[int, str]] = deque()
+        self._sending = anyio.Lock(fast_acquire=True)
+        self._began = anyio.Event()
+        self._ended = Event()
+        self._error: BaseException | None = None
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"<CallerTransport {self._codec.name}{' closed' if self._closed else ''}>"
+
+    def start(self, receive: AudioFormat, send: AudioFormat) -> tuple[AudioFormat, AudioFormat]:  # noqa: ARG002
+        """See `Transport.start`: the line has a format of its own."""
+        self.audio_out.open(self._carried.audio)
+        self._began.set()
+        return self._heard, self._carried.audio
+
+    async def wait_connected(self) -> None:
+        """See `Transport.wait_connected`."""
+        if self._closed:
+            raise anyio.ClosedResourceError
+        if self._ended.is_set():
+            raise anyio.BrokenResourceError from self._error
+        await anyio.lowlevel.checkpoint()
+
+    async def wait_ended(self) -> None:
+        """See `Transport.wait_ended`."""
+        await self._ended.wait()
+        if self._closed:
+            raise anyio.ClosedResourceError
+        if self._error is not None:
+            raise anyio.BrokenResourceError from self._error
+
+    async def wait_messages_open(self) -> None:
+        """See `Transport.wait_messages_open`."""
+        if not self.offer.messages:
+            await anyio.sleep_forever()
+        await anyio.lowlevel.checkpoint()
+
+    def send_message_nowait(self, message: str) -> None:
+        """See `Transport.send_message_nowait`."""
+        if self._closed or self._ended.is_set() or not self.offer.messages:
+            raise anyio.ClosedResourceError
+        self._outbox.put_nowait(TextMessage(message))
+
+    def press(self, digits: str) -> None:
+        """Press these keys (``0123456789*#ABCD``), one after the other in the time a dialler takes.
+
+        Raises:
+            ValueError: There is no such key.
+        """
+        if strange := [digit for digit in digits if digit not in "0123456789*#ABCD"]:
+            raise ValueError(f"a telephone has no key {strange[0]!r}; it has 0123456789*#ABCD")
+        for digit in digits:
+            self._outbox.put_nowait(Dtmf(digit))
+
+    async def aclose(self) -> None:
+        """See `Transport.aclose`: hang up."""
+        if self._closed:
+            await anyio.lowlevel.checkpoint()
+            return
+        self._closed = True
+        try:
+            if not self._ended.is_set() and self._codec.stops:
+                async with self._sending:
+                    await self._socket.send(self._codec.send_event(Stopped()))
+        except ConnectionError:
+            pass
+        finally:
+            for flow in (self.audio_in, self.video_in, self.messages_in):
+                flow.close()
+            self._finish(None)
+            await self._socket.close()
+
+    def _finish(self, error: BaseException | None) -> None:
+        if not self._ended.is_set():
+            self._error = error
+        for flow in (self.audio_in, self.video_in, self.messages_in):
+            flow.end(error)
+        self.audio_out.close()
+        self._buffer.close()
+        self._outbox.close()
+        self.video_out.end()
+        self._ended.set()
+
+    def statistics(self) -> TransportStatistics:
+        """See `Transport.statistics`; details: ``clears``, ``marks``, ``buffered_seconds``, ``received_seconds``."""
+        figures = super().statistics()
+        figures.details.update(
+            clears=self.clears,
+            marks=self.marks,
+            buffered_seconds=self._buffer.queued_seconds,
+            received_seconds=self._received / self._heard.sample_rate,
+        )
+        return figures
+
+    # -- the line's tasks
+
+    async def _begin(self) -> None:
+        if self._codec.name in {"twilio", "telnyx"}:
+            await self._socket.send(self._codec.send_event(Connected()))
+        await self._socket.send(self._codec.send_event(self._call))
+
+    async def _read(self) -> None:
+        try:
+            while True:
+                await self._obey(await self._socket.receive())
+        except (Goodbye, anyio.ClosedResourceError):  # the latter: we have hung up meanwhile
+            self._finish(None)
+        except (ConnectionError, RemoteProtocolError) as error:
+            self._finish(error)
+
+    async def _obey(self, message: Message) -> None:
+        match command := self._codec.receive_command(message):
+            case SendMedia(payload):
+                samples = self._decode(payload)
+                self._received += samples.shape[1]
+                self._buffer.put(AudioFrame(samples, self._heard.sample_rate, 0))
+            case SendMark(name):
+                self._marks.append((self._received, name))
+                await self._answer_marks()
+            case SendClear():
+                self.clears += 1
+                self._buffer.clear()
+                await self._answer_marks()
+                if self._codec.name in {"plivo", "vonage"}:
+                    await self._say(Cleared())
+            case SendText(text):
+                try:
+                    self.messages_in.put_nowait(text)
+                except anyio.WouldBlock:
+                    raise RemoteProtocolError(
+                        f"the server sent more than {MESSAGE_BOUND} messages that were not read", close_code=OVER_LIMIT
+                    ) from None
+            case SendAccepted():
+                self.agreed = command
+            case _:
+                pass
+
+    def _decode(self, payload: bytes) -> NDArray[np.int16]:
+        try:
+            return self._coder.decode(payload)
+        except MediaError as error:
+            raise RemoteProtocolError(f"the server's audio: {error}", close_code=WRONG_CONTENT) from error
+
+    async def _answer_marks(self) -> None:
+        """Return the marks of all that was played or dropped."""
+        figures = self._buffer.statistics()
+        while self._marks and self._marks[0][0] <= figures.played + figures.dropped:
+            self.marks += 1
+            await self._say(MarkPlayed(self._marks.popleft()[1]))
+
+    async def _say(self, event: LineEvent) -> None:
+        async with self._sending:
+            await self._socket.send(self._codec.send_event(event))
+
+    async def _listen(self) -> None:
+        """Play the buffer to the caller's ear."""
+        try:
+            while True:
+                frame = (await self._buffer.next_frame()).frame
+                self.audio_in.put_nowait(frame)
+                await self._answer_marks()
+        except (anyio.EndOfStream, ConnectionError):
+            return
+
+    async def _speak(self) -> None:
+        await self._began.wait()
+        try:
+            while True:
+                frame = (await self.audio_out.next_frame()).frame
+                if payload := self._coder.encode(frame.samples):
+                    await self._say(Media(payload))
+        except (anyio.EndOfStream, ConnectionError):
+            return
+
+    async def _send_others(self) -> None:
+        await self._began.wait()
+        try:
+            while True:
+                event = await self._outbox.take()
+                await self._say(event)
+                if isinstance(event, Dtmf):
+                    await anyio.sleep(DIGIT_SECONDS)
+        except (anyio.EndOfStream, anyio.ClosedResourceError, ConnectionError):
+            return
+
+
+class Goodbye(Exception):
+    """The server closed the WebSocket in good order."""
+
+
+class ClientSocket(Protocol):
+    """A client's WebSocket."""
+
+    async def receive(self) -> Message:
+        """The next message.
+
+        Raises:
+            Goodbye: The server closed it in good order.
+            ConnectionError: It did so otherwise, or the network failed.
+        """
+
+    async def send(self, message: Message) -> None:
+        """Send a message.
+
+        Raises:
+            ConnectionError: The server has gone.
+        """
+
+    async def close(self) -> None:
+        """Close it; idempotent."""
+
+
+class _HttpxSocket(ClientSocket):
+    """The WebSocket of httpx2."""
+
+    def __init__(self, session: httpx2.websockets.AsyncWebSocketSession) -> None:
+        self._session = session
+
+    async def receive(self) -> Message:
+        import httpx2.websockets as ws
+        from wsproto.events import BytesMessage
+        from wsproto.events import TextMessage as Text
+
+        try:
+            while True:
+                event = await self._session.receive()
+                if isinstance(event, Text):
+                    return event.data
+                if isinstance(event, BytesMessage):
+                    return bytes(event.data)
+        except ws.WebSocketDisconnect as closed:
+            if closed.code in {1000, 1001, 1005}:
+                raise Goodbye from closed
+            reason = f": {closed.reason}" if closed.reason else ""
+            raise ConnectionError(f"the server closed the WebSocket with {closed.code}{reason}") from closed
+        except ws.WebSocketNetworkError as error:
+            raise ConnectionError("the network failed") from error
+
+    async def send(self, message: Message) -> None:
+        import httpx2.websockets as ws
+        from wsproto.utilities import LocalProtocolError
+
+        try:
+            if isinstance(message, str):
+                await self._session.send_text(message)
+            else:
+                await self._session.send_bytes(message)
+        except (ws.HTTPXWSException, LocalProtocolError) as error:  # the latter: it was closed in the meantime
+            raise ConnectionError("the server has gone") from error
+
+    async def close(self) -> None:
+        await self._session.close()
+
+
+def line_url(url: str, route: str) -> str:
+    """Where a stream that is mounted at `url` takes calls: ``ws://host/talk`` → ``ws://host/talk/websocket/offer``.
+
+    Raises:
+        ValueError: This is no ws or wss URL.
+    """
+    scheme, separator, rest = url.partition("://")
+    if not separator or scheme.lower() not in {"ws", "wss"} or not rest.strip("/"):
+        raise ValueError(f"{url!r} is not the URL of a WebSocket; write for example ws://127.0.0.1:8000")
+    url, question, query = url.partition("?")
+    if "/websocket/offer" not in url and "/telephone/handler" not in url:
+        url = url.rstrip("/") + route
+    return url + question + query
+
+
+@asynccontextmanager
+async def call_by_telephone(
+    url: str,
+    carrier: str,
+    *,
+    caller: str = "+15550100",
+    callee: str = "+15550199",
+    custom: Mapping[str, str] | None = None,
+    carried: MediaFormat | None = None,
+    headers: Mapping[str, str] | None = None,
+    timeout: float = 10.0,
+) -> AsyncIterator[CallerTransport]:
+    """Call a stream's telephone line as a carrier would, and hang up at the end of the block.
+
+    Args:
+        url: Where the stream is mounted, ``ws://127.0.0.1:8000``, or its handler route itself.
+        carrier: ``"twilio"``, ``"telnyx"``, ``"plivo"`` or ``"vonage"``.
+        caller: The caller's number.
+        callee: The called number.
+        custom: Parameters, as the answer to a webhook would have given them.
+        carried: How audio is coded; the carrier's usual format by default.
+        headers: Of the WebSocket's upgrade, such as a signature.
+        timeout: Seconds for the server to accept.
+
+    Raises:
+        ValueError: `url` is no ws or wss URL, there is no such carrier, or it does not carry audio so.
+        ConnectionError: Nobody answers there, or no such server.
+        NegotiationTimeout: It did not accept in time.
+    """
+    codec = carrier_codec(carrier)
+    carried = carried or DEFAULT_FORMATS[carrier]
+    if carried not in FORMATS[carrier]:
+        known = ", ".join(f"{one.codec} at {one.sample_rate} Hz" for one in FORMATS[carrier])
+        raise ValueError(f"{carrier} does not carry {carried.codec} at {carried.sample_rate} Hz; it has {known}")
+    call_id, stream_id = "CA" + secrets.token_hex(16), "MZ" + secrets.token_hex(16)
+    if carrier == "vonage":
+        stream_id = call_id
+    call = CallStarted(call_id, stream_id, caller, callee, dict(custom or {}), carried)
+    target = line_url(url, f"/telephone/handler/{carrier}")
+    async with _open(target, codec, call, carried, headers, timeout) as transport:
+        yield transport
+
+
+@asynccontextmanager
+async def call_by_websocket(
+    url: str,
+    wish: Wish | None = None,
+    *,
+    websocket_id: str | None = None,
+    headers: Mapping[str, str] | None = None,
+    timeout: float = 10.0,
+) -> AsyncIterator[CallerTransport]:
+    """Call a stream's WebSocket, and hang up at the end of the block.
+
+    Args:
+        url: Where the stream is mounted, ``ws://127.0.0.1:8000``, or its offer route itself.
+        wish: What to ask for; linear samples at 48 kHz in binary messages by default. It must name a sample rate,
+            since FastRTC's protocol leaves that to be known beforehand.
+        websocket_id: The connection's id; an unguessable one by default.
+        headers: Of the WebSocket's upgrade, such as ``Authorization``.
+        timeout: Seconds for the server to accept.
+
+    Raises:
+        ValueError: `url` is no ws or wss URL, or `wish` names no sample rate.
+        ConnectionError: Nobody answers there, or no such server.
+        NegotiationTimeout: It did not accept in time.
+    """
+    wish = wish or Wish("pcm_s16le", 48000, binary=True, clear=True, marks=True, named=True)
+    if wish.sample_rate is None:
+        raise ValueError("a caller must know the sample rate; write Wish(sample_rate=...)")
+    own_id = websocket_id or secrets.token_urlsafe(18)
+    call = CallStarted(own_id, own_id, format=None)
+    carried = MediaFormat(wish.codec, wish.sample_rate, wish.layout)
+    async with _open(
+        line_url(url, "/websocket/offer"), WebSocketCodec(wish), call, carried, headers, timeout
+    ) as transport:
+        yield transport
+
+
+@asynccontextmanager
+async def join_line(
+    socket: ClientSocket, codec: LineCodec, call: CallStarted, carried: MediaFormat
+) -> AsyncIterator[CallerTransport]:
+    """Begin `call` over an open socket, and run the caller's end of it for the block.
+
+    Args:
+        socket: Open; closed at the end of the block.
+        codec: In the caller's role, new.
+        call: How the call begins.
+        carried: How audio is coded.
+    """
+    failure: BaseException | None = None
+    try:
+        async with anyio.create_task_group() as tasks:
+            transport = CallerTransport(socket, codec, call, carried)
+            try:
+                await transport._begin()
+                for task in (transport._read, transport._listen, transport._speak, transport._send_others):
+                    tasks.start_soon(task)
+                yield transport
+            finally:
+                with anyio.CancelScope(shield=True), anyio.move_on_after(1):
+                    await transport.aclose()
+                tasks.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        failure = _sole(group)
+    if failure is not None:
+        raise failure  # what the block raised, as it was
+
+
+def _sole(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
+
+
+@asynccontextmanager
+async def _open(
+    url: str,
+    codec: LineCodec,
+    call: CallStarted,
+    carried: MediaFormat,
+    headers: Mapping[str, str] | None,
+    timeout: float,
+) -> AsyncIterator[CallerTransport]:
+    httpx2, sent = _import_httpx2(), read_headers(headers)
+    failure: BaseException | None = None
+    try:
+        async with httpx2.AsyncClient(timeout=timeout, headers=sent) as client, anyio.create_task_group() as tasks:
+            session = await tasks.start(_keep_session, client, url, timeout)
+            try:
+                async with join_line(_HttpxSocket(session), codec, call, carried) as transport:
+                    yield transport
+            finally:
+                tasks.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        failure = _sole(group)
+    if failure is not None:
+        raise failure  # what the block raised, as it was
+
+
+async def _keep_session(
+    client: httpx2.AsyncClient, url: str, timeout: float, *, task_status: anyio.abc.TaskStatus[Any]
+) -> None:
+    """Hold the client's WebSocket open: httpx2 wraps what passes through its block, so nothing of ours does."""
+    import httpx2.websockets
+
+    try:
+        with anyio.fail_after(timeout) as opening:
+            async with client.websocket(url, max_message_size_bytes=MAX_MESSAGE) as session:
+                opening.deadline = float("inf")
+                task_status.started(session)
+                await anyio.sleep_forever()
+    except TimeoutError:
+        raise NegotiationTimeout("answer", timeout) from None
+    except httpx2.websockets.WebSocketUpgradeError as error:
+        status = error.response.status_code
+        words = HTTPStatus(status).phrase if status in _STATUSES else ""
+        raise ConnectionError(f"{url} answered {status} {words}".rstrip() + ", and opened no WebSocket") from error
+    except (httpx2.UnsupportedProtocol, httpx2.InvalidURL) as error:
+        raise ValueError(f"{url!r} is not the URL of a WebSocket: {error}") from None
+    except httpx2.TransportError as error:
+        raise ConnectionError(f"nobody answers at {url}: {str(error) or type(error).__name__}") from error
+
+
+def _import_httpx2() -> Any:
+    try:
+        import httpx2
+        import httpx2.websockets
+        import wsproto  # noqa: F401
+    except ModuleNotFoundError as error:
+        problem = "calling a server needs httpx2[ws]; install rtcflow[client]"
+        raise ModuleNotFoundError(problem, name=error.name) from None
+    return httpx2

@@ -1,0 +1,199 @@
+"""Call a server from Python: the same `Transport` as on the server's side, on trio and on asyncio."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import ssl
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, nullcontext
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio
+
+from ..exceptions import RemoteProtocolError
+from ..protocol import signalling
+
+if TYPE_CHECKING:
+    import httpx2
+
+    from ..transports.webrtc import WebRTCEngine, WebRTCTransport
+
+__all__ = ["connect", "get_configuration", "offer_url"]
+
+OFFER_ROUTE: Final = "/webrtc/offer"
+CONFIGURATION_ROUTE: Final = "/webrtc/configuration"
+
+
+def offer_url(url: str) -> str:
+    """The offer route of the server at `url`: ``http://host/talk`` → ``http://host/talk/webrtc/offer``.
+
+    Raises:
+        ValueError: This is no http or https URL.
+    """
+    scheme, separator, rest = url.partition("://")
+    if not separator or scheme.lower() not in {"http", "https"} or not rest.strip("/"):
+        raise ValueError(f"{url!r} is not the URL of a server; write for example http://127.0.0.1:8000")
+    url, query, parameters = url.partition("?")
+    url = url.rstrip("/")
+    if not url.endswith(OFFER_ROUTE):
+        url += OFFER_ROUTE
+    return url + query + parameters
+
+
+@asynccontextmanager
+async def connect(
+    url: str,
+    *,
+    audio: bool = True,
+    video: bool = False,
+    messages: bool = True,
+    webrtc_id: str | None = None,
+    headers: Mapping[str, str] | None = None,
+    timeout: float = 10.0,
+    engine: WebRTCEngine | None = None,
+) -> AsyncIterator[WebRTCTransport]:
+    """Call the server at `url` over WebRTC, and hang up at the end of the block.
+
+    Usage, by hand or by a handler of your own (a bot that calls)::
+
+        async with connect("http://127.0.0.1:8000") as call:
+            call.start(AudioFormat(48000), AudioFormat(48000))
+            await call.wait_connected()
+            frame = await call.audio_in.take()
+
+        async with connect("http://127.0.0.1:8000") as call:
+            await run_connection(call, MyHandler())
+
+    Args:
+        url: Where the server's stream is mounted, or its offer route itself.
+        audio: Whether to offer audio, both ways.
+        video: Whether to offer video, both ways.
+        messages: Whether to open a data channel.
+        webrtc_id: The id under which the server's application finds this call; an unguessable one by default.
+        headers: Further headers of the request, such as ``Authorization``.
+        timeout: Seconds for the server's answer.
+        engine: An open engine, for who makes many calls or wants other options; its own by default.
+
+    Yields:
+        The transport, with the answer accepted; it is on its way to being connected (`Transport.wait_connected`).
+
+    Raises:
+        ValueError: `url` is no http or https URL, or a header cannot be sent.
+        ConnectionError: Nobody answers there, or not in time.
+        NegotiationError: The server refused; its class, `status` and `code` say why.
+        RemoteProtocolError: What answers there is no such server.
+    """
+    from ..transports.webrtc import open_engine
+
+    target, sent = offer_url(url), read_headers(headers)
+    import_httpx2()
+    async with open_engine() if engine is None else nullcontext(engine) as opened:
+        call = await opened.offer(audio=audio, video=video, messages=messages)
+        try:
+            offer = signalling.Offer(call.offer_sdp, webrtc_id or secrets.token_urlsafe(18))
+            response = await _request("POST", target, sent, timeout, offer.to_json())
+            await call.accept_answer(signalling.parse_answer(response.content, response.status_code).sdp)
+            yield call
+        finally:
+            with anyio.CancelScope(shield=True):
+                await call.aclose()
+
+
+async def get_configuration(
+    url: str, *, headers: Mapping[str, str] | None = None, timeout: float = 10.0
+) -> dict[str, Any]:
+    """What the server at `url` tells its callers: ``rtcConfiguration`` (its ICE servers), ``modality``, ``mode``.
+
+    The ICE servers are for `WebRTCConfig.ice_servers`: ``read_ice_servers(found["rtcConfiguration"])``.
+
+    Raises:
+        ValueError: `url` is no http or https URL, or a header cannot be sent.
+        ConnectionError: Nobody answers there, or not in time.
+        NegotiationError: The server refused.
+        RemoteProtocolError: What answers there tells no such thing.
+    """
+    before, _, query = offer_url(url).partition("?")
+    target = before.removesuffix(OFFER_ROUTE) + CONFIGURATION_ROUTE + (f"?{query}" if query else "")
+    response = await _request("GET", target, read_headers(headers), timeout)
+    found = signalling.parse_reply(response.content, response.status_code)
+    if not isinstance(found.get("rtcConfiguration"), dict):
+        raise RemoteProtocolError(f"{target.partition('?')[0]} answered, but with no rtcConfiguration")
+    return found
+
+
+def read_headers(given: Mapping[str, str] | None) -> dict[str, str]:
+    """Headers of a request, without the blanks and line ends around them that files and shells leave.
+
+    Raises:
+        ValueError: One of them cannot be sent. The text names it, and not what it holds: that may be a secret.
+    """
+    return {name: plain_text(value, f"the header {name!r}") for name, value in (given or {}).items()}
+
+
+def plain_text(value: str, what: str) -> str:
+    """`value` without blanks and line ends around it, if a header can carry it (RFC 9110 section 5.5).
+
+    Raises:
+        ValueError: It cannot; the text says that of `what`, and does not show the value.
+    """
+    value = value.strip()
+    if not (value.isascii() and value.isprintable()):
+        raise ValueError(
+            f"{what} holds a line break, a control character or a letter outside ASCII (not shown, since it may be "
+            "secret); such a value cannot be sent in a header: copy it anew"
+        )
+    return value
+
+
+async def _request(
+    method: str, url: str, headers: Mapping[str, str], timeout: float, body: Mapping[str, Any] | None = None
+) -> httpx2.Response:
+    library = import_httpx2()
+    shown = url.partition("?")[0]  # a query may hold a token
+    # Reading the certificates of the system takes 60 ms, which plain http need not wait for.
+    verify = url.startswith("https:")
+    try:
+        with anyio.fail_after(timeout):
+            async with library.AsyncClient(timeout=timeout, headers=headers, verify=verify) as client:
+                response: httpx2.Response = await client.request(method, url, json=body)
+                return response
+    except (TimeoutError, library.TimeoutException):
+        raise ConnectionError(f"{shown} did not answer within {timeout:g} s") from None
+    except (library.UnsupportedProtocol, library.InvalidURL) as error:
+        raise ValueError(f"{shown!r} is not the URL of a server: {error}") from None
+    except library.TransportError as error:
+        raise ConnectionError(f"nobody answers at {shown}: {_in_words(error)}") from error
+
+
+def _in_words(error: BaseException) -> str:
+    """The system's own words for what went wrong, whatever the backend wrapped them in."""
+    for found in _causes(error):
+        if isinstance(found, ssl.SSLCertVerificationError):
+            return f"its TLS certificate is not accepted: {found.verify_message}"
+        if isinstance(found, ssl.SSLError):  # an OSError, whose errno is none of the system's
+            reason = (found.reason or str(found)).replace("_", " ").lower()
+            return f"TLS failed ({reason}); does it speak https at all?"
+        if isinstance(found, socket.gaierror):
+            return found.strerror or str(found)
+        if isinstance(found, OSError) and found.errno is not None:
+            return os.strerror(found.errno)
+    return str(error) or type(error).__name__
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    yield error
+    inner = error.exceptions if isinstance(error, BaseExceptionGroup) else (error.__cause__ or error.__context__,)
+    for cause in inner:
+        if cause is not None:
+            yield from _causes(cause)
+
+
+def import_httpx2() -> Any:
+    """The module `httpx2`, or an error that names the extra."""
+    try:
+        import httpx2
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError("calling a server needs httpx2; install rtcflow[client]", name="httpx2") from None
+    return httpx2

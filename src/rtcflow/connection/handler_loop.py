@@ -1,0 +1,538 @@
+"""The event loop as handlers see it: the part of `asyncio.AbstractEventLoop` they use, on asyncio and trio alike.
+
+Strategy: everything started through it is a task in the connection's task group, so nothing outlives the connection
+and no error is lost. Results travel in `Future`, a `concurrent.futures.Future` that can also be awaited: that is what
+``asyncio.run_coroutine_threadsafe(coroutine, handler.loop)`` needs of a loop that is not asyncio's.
+
+Where an exception goes. When a task made here raises, its done callbacks are called, and then either somebody has it:
+a task that awaits it, a thread that waits in `result()`, or a callback that asked for `exception()` or `result()` (that
+is how `run_coroutine_threadsafe` hands it to the future it returned). Or nobody has, and then it ends the connection
+at once, as the exception of any child of a task group does. Callbacks of `call_soon` and its like have nobody to
+deliver to: their exceptions end the connection.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextvars
+import inspect
+import logging
+import threading
+from collections.abc import Callable, Coroutine, Generator
+from functools import partial
+from typing import Any, NoReturn, Protocol, TypeVar, cast
+
+import anyio
+import anyio.lowlevel
+import anyio.to_thread
+
+from .._core.bridge import Event, call_in_loop, current_loop_token, loop_clock
+from .._core.guard import is_cancellation
+
+try:
+    import sniffio
+except ImportError:  # then anyio asks asyncio itself which backend runs
+    sniffio = cast("Any", None)
+
+__all__ = ["Future", "Handle", "HandlerLoop", "Task"]
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
+
+_EXECUTOR_THREADS = 32
+"""Threads that one connection's `run_in_executor(None, …)` may hold at once: the most that asyncio's own has."""
+
+
+class Handle:
+    """A callback that was scheduled, and can be called off."""
+
+    def __init__(
+        self,
+        loop: HandlerLoop,
+        callback: Callable[..., object],
+        args: tuple[Any, ...],
+        context: contextvars.Context,
+        when: float,
+    ) -> None:
+        self._loop, self._callback, self._args, self._context, self._when = loop, callback, args, context, when
+        self._cancelled = False
+        self._scope: anyio.CancelScope | None = None
+
+    def __repr__(self) -> str:
+        return f"<Handle {self._callback!r}{' cancelled' if self._cancelled else ''}>"
+
+    def cancel(self) -> None:
+        """Call it off; from any thread. Does nothing once the callback was called."""
+        self._cancelled = True
+        self._loop._in_loop(self._stop_waiting)
+
+    def cancelled(self) -> bool:
+        """Whether it was called off."""
+        return self._cancelled
+
+    def when(self) -> float:
+        """When it is due, on the clock of `HandlerLoop.time` (seconds)."""
+        return self._when
+
+    def _run(self) -> None:
+        if not self._cancelled:
+            self._loop._call_back(self._context, self._callback, *self._args)
+
+    def _stop_waiting(self) -> None:
+        if self._scope is not None:
+            self._scope.cancel()
+
+    async def _run_when_due(self) -> None:
+        with anyio.CancelScope() as self._scope:
+            if self._cancelled:
+                return
+            await anyio.sleep_until(self._when)
+            self._run()
+
+
+class Future(concurrent.futures.Future[T]):
+    """A result that will be there later: set from any thread, awaited on any backend, or waited for in a thread.
+
+    Made by `HandlerLoop.create_future`. Awaiting it raises what was set as its exception. If it was cancelled, awaiting
+    it raises `asyncio.CancelledError` on asyncio, as one expects there, and `concurrent.futures.CancelledError` on
+    trio. Cancelling a task that awaits it cancels it, too, as in asyncio.
+    """
+
+    def __init__(self, loop: HandlerLoop) -> None:
+        super().__init__()
+        self._loop = loop
+        self._lock = threading.Lock()
+        self._callbacks: list[tuple[Callable[[Any], object], contextvars.Context]] = []
+        self._told = False
+        self._waiting = 0  # who awaits it, or waits in result()
+        self._retrieved = False
+        super().add_done_callback(cast("Callable[[Any], object]", Future._tell))
+
+    def get_loop(self) -> HandlerLoop:
+        """The loop it belongs to."""
+        return self._loop
+
+    def cancel(self, msg: object = None) -> bool:  # noqa: ARG002  asyncio's signature
+        """Give it up; from any thread. False if it is done already."""
+        return not self.done() and super().cancel()
+
+    def result(self, timeout: float | None = None) -> T:
+        """Its result, or raises its exception. A thread other than the loop's waits for it.
+
+        Raises:
+            concurrent.futures.InvalidStateError: It is not done, and waiting here would block the event loop.
+            concurrent.futures.CancelledError: It was cancelled.
+            TimeoutError: It was not done within `timeout` seconds.
+        """
+        with _Waiting(self):
+            return super().result(timeout)
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Its exception or None; raises and waits as `result` does."""
+        with _Waiting(self):
+            return super().exception(timeout)
+
+    def add_done_callback(self, fn: Callable[[Any], object], *, context: contextvars.Context | None = None) -> None:
+        """Have ``fn(self)`` called in the loop's thread when it is done; soon, if it is done already."""
+        context = context or self._loop._caller_context()
+        with self._lock:
+            if not self._told:
+                self._callbacks.append((fn, context))
+                return
+        call = partial(self._loop._call_back, context, fn, self)
+        if not self._loop._in_loop(call):
+            call()
+
+    def remove_done_callback(self, fn: Callable[[Any], object]) -> int:
+        """Take back every `add_done_callback` of `fn`; returns how many there were."""
+        with self._lock:
+            kept = [entry for entry in self._callbacks if entry[0] != fn]
+            removed = len(self._callbacks) - len(kept)
+            self._callbacks = kept
+        return removed
+
+    def _tell(self) -> None:
+        """Call the callbacks: in the loop's thread, and if the loop has ended, here (somebody may wait for one)."""
+        with self._lock:
+            self._told = True
+            callbacks, self._callbacks = self._callbacks, []
+        self._loop._forget(self)
+        for fn, context in callbacks:
+            call = partial(self._loop._call_back, context, fn, self)
+            if self._loop.runs_in_this_thread() or not self._loop._in_loop(call):
+                call()
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        if not self.done():
+            yield from self._wait().__await__()
+        self._retrieved = True
+        if self.cancelled():
+            raise self._loop._cancelled_error()
+        return super().result(0)
+
+    async def _wait(self) -> None:
+        done = Event()
+        super().add_done_callback(lambda _: done.set())
+        with self._lock:
+            self._waiting += 1
+        try:
+            await done.wait()
+        except anyio.get_cancelled_exc_class():
+            self.cancel()
+            raise
+        finally:
+            with self._lock:
+                self._waiting -= 1
+
+
+class _Waiting:
+    """Somebody asks for a future's result."""
+
+    def __init__(self, future: Future[Any]) -> None:
+        self._future = future
+
+    def __enter__(self) -> None:
+        if not self._future.done() and self._future._loop.runs_in_this_thread():
+            raise concurrent.futures.InvalidStateError("not done yet; to wait for it here, write: await future")
+        with self._future._lock:
+            self._future._waiting += 1
+        self._future._retrieved = self._future.done()
+
+    def __exit__(self, *_: object) -> None:
+        with self._future._lock:
+            self._future._waiting -= 1
+
+
+class Task(Future[T]):
+    """A coroutine that runs in the connection's task group, and its result. Made by `HandlerLoop.create_task`."""
+
+    def __init__(self, loop: HandlerLoop, coroutine: Coroutine[Any, Any, T], name: str | None) -> None:
+        super().__init__(loop)
+        self._coroutine = coroutine
+        self._name: str = name or str(getattr(coroutine, "__qualname__", "a coroutine"))
+        self._scope: anyio.CancelScope | None = None
+        self._cancel_requested = False
+
+    def __repr__(self) -> str:
+        state = "cancelled" if self.cancelled() else "done" if self.done() else "pending"
+        return f"<Task {self._name} {state}>"
+
+    def get_name(self) -> str:
+        """Its name."""
+        return self._name
+
+    def set_name(self, value: object) -> None:
+        """Change its name."""
+        self._name = str(value)
+
+    def get_coro(self) -> Coroutine[Any, Any, T]:
+        """The coroutine it runs."""
+        return self._coroutine
+
+    def cancel(self, msg: object = None) -> bool:  # noqa: ARG002
+        """Have the coroutine cancelled at its next await; from any thread. False if it is done already."""
+        if self.done():
+            return False
+        self._cancel_requested = True  # seen by _run, if that comes first; both happen in the loop's thread
+        self._loop._in_loop(self._cancel_scope)
+        return True
+
+    def _cancel_scope(self) -> None:
+        if self._scope is not None:
+            self._scope.cancel()
+
+    def _start(self, context: contextvars.Context) -> None:
+        """In the loop's thread: run, or be cancelled if the task group takes nothing any more."""
+        if not self._loop._marked(context.copy()).run(self._loop._start, self._run(), self._name):
+            self._give_up()
+
+    def _give_up(self) -> None:
+        """Never having been started."""
+        self._coroutine.close()
+        super().cancel()
+
+    async def _run(self) -> None:
+        if self._cancel_requested:
+            self._give_up()
+            return
+        result: Any = None
+        finished = False
+        try:
+            with anyio.CancelScope() as self._scope:
+                result = await self._coroutine
+                finished = True
+        except anyio.get_cancelled_exc_class() as error:
+            super().cancel()
+            if is_cancellation(error):
+                raise
+            # Else nobody cancelled this task: its coroutine met a cancelled future, and only on asyncio is that the
+            # same exception. In the task group it would look like the cancellation of everything.
+        except BaseException as error:  # noqa: BLE001  a future carries whatever was raised
+            self._settle(error)
+        else:
+            if finished:
+                self.set_result(result)
+            else:
+                super().cancel()
+
+    def _settle(self, error: BaseException) -> None:
+        """Deliver `error`, or raise it into the task group: see the module's text."""
+        had_waiters = self._waiting > 0
+        self.set_exception(error)
+        if not (had_waiters or self._retrieved) or not isinstance(error, Exception):
+            raise error
+
+
+class Starter(Protocol):
+    """A task group, or something in front of one."""
+
+    @property
+    def start_soon(self) -> Callable[..., object]:
+        """Start a task."""
+
+
+class HandlerLoop:
+    """The running event loop, asyncio's or trio's, as far as one connection's handler may use it.
+
+    What runs through it is cancelled when the connection ends. Every method may be called from any thread. Handlers
+    that need all of asyncio can have it, on asyncio: ``asyncio.get_running_loop()`` in any async method.
+
+    Args:
+        task_group: The connection's: owner of everything started here.
+    """
+
+    def __init__(self, task_group: Starter) -> None:
+        self._group = task_group
+        self._token = current_loop_token()
+        self._thread = threading.get_ident()
+        self._clock = loop_clock()
+        self._library = sniffio.current_async_library() if sniffio else None
+        self._context = self._marked(contextvars.copy_context())
+        self._executor = anyio.CapacityLimiter(_EXECUTOR_THREADS)
+        native = hasattr(self._token, "call_soon_threadsafe")
+        self._cancelled_class: type[BaseException] = (
+            anyio.get_cancelled_exc_class() if native else concurrent.futures.CancelledError
+        )
+        self._lock = threading.Lock()
+        self._pending: set[Future[Any]] = set()
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"<HandlerLoop{' closed' if self._closed else ''}>"
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise AttributeError(
+            f"handler.loop has no {name!r}: it has what works on asyncio and trio alike; "
+            "on asyncio, asyncio.get_running_loop() in an async method gives the whole loop"
+        )
+
+    # -- time and callbacks
+
+    def time(self) -> float:
+        """The loop's clock, in seconds."""
+        return self._clock()
+
+    def call_soon(
+        self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
+    ) -> Handle:
+        """Have ``callback(*args)`` called soon in the loop's thread, in the order of these calls.
+
+        Raises:
+            RuntimeError: The connection has ended.
+        """
+        handle = Handle(self, callback, args, context or self._caller_context(), self.time())
+        if self._closed or not self._in_loop(handle._run):
+            raise RuntimeError("the event loop is closed: the connection has ended")
+        return handle
+
+    def call_soon_threadsafe(
+        self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
+    ) -> Handle:
+        """The same as `call_soon`, which may be called from any thread, too."""
+        return self.call_soon(callback, *args, context=context)
+
+    def call_later(
+        self, delay: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
+    ) -> Handle:
+        """Have ``callback(*args)`` called in the loop's thread, `delay` seconds from now."""
+        return self.call_at(self.time() + delay, callback, *args, context=context)
+
+    def call_at(
+        self, when: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
+    ) -> Handle:
+        """Have ``callback(*args)`` called in the loop's thread at `when`, on the clock of `time`.
+
+        Raises:
+            RuntimeError: The connection has ended.
+        """
+        handle = Handle(self, callback, args, context or self._caller_context(), when)
+        self.call_soon(self._start_timer, handle, context=handle._context.copy())
+        return handle
+
+    def _start_timer(self, handle: Handle) -> None:
+        if not self._start(handle._run_when_due()):
+            handle._cancelled = True
+
+    # -- tasks and futures
+
+    def create_task(
+        self,
+        coro: Coroutine[Any, Any, T],
+        *,
+        name: str | None = None,
+        context: contextvars.Context | None = None,
+    ) -> Task[T]:
+        """Run a coroutine in the connection's task group.
+
+        Raises:
+            TypeError: `coro` is no coroutine.
+        """
+        if not inspect.iscoroutine(coro):
+            raise TypeError(f"create_task needs a coroutine, as in create_task(work()), not {coro!r}")
+        task = Task(self, coro, name)
+        context = context or self._caller_context()
+        with self._lock:
+            if not (closed := self._closed):
+                self._pending.add(task)
+        # After the end a task comes cancelled and not with an error, so that whoever waits for it is let go.
+        if closed:
+            task._give_up()
+        elif self.runs_in_this_thread():
+            task._start(context)
+        elif not self._in_loop(task._start, context):
+            task._give_up()
+        return task
+
+    def create_future(self) -> Future[Any]:
+        """Make a future that anybody may set; it is cancelled when the connection ends."""
+        future = Future[Any](self)
+        with self._lock:
+            if not (closed := self._closed):
+                self._pending.add(future)
+        if closed:
+            future.cancel()
+        return future
+
+    def run_in_executor(
+        self, executor: concurrent.futures.Executor | None, func: Callable[..., T], *args: Any
+    ) -> Task[T]:
+        """Call ``func(*args)`` in a worker thread (None: one of this connection's 32) or in `executor`.
+
+        When the connection ends, the thread is not waited for.
+        """
+        if executor is None:
+            work = anyio.to_thread.run_sync(partial(func, *args), abandon_on_cancel=True, limiter=self._executor)
+        else:
+            work = self._in_executor(executor, partial(func, *args))
+        return self.create_task(work, name=getattr(func, "__qualname__", None))
+
+    async def _in_executor(self, executor: concurrent.futures.Executor, function: Callable[[], T]) -> T:
+        work = executor.submit(function)
+        done = Event()
+        work.add_done_callback(lambda _: done.set())
+        try:
+            await done.wait()
+        except anyio.get_cancelled_exc_class():
+            work.cancel()
+            raise
+        return work.result()
+
+    # -- state
+
+    def is_running(self) -> bool:
+        """Whether the connection is live."""
+        return not self._closed
+
+    def is_closed(self) -> bool:
+        """Whether the connection has ended."""
+        return self._closed
+
+    def get_debug(self) -> bool:
+        """False."""
+        return False
+
+    def runs_in_this_thread(self) -> bool:
+        """Whether the calling thread is the loop's, where waiting must be awaiting."""
+        return threading.get_ident() == self._thread
+
+    def move_to(self, task_group: Starter) -> None:
+        """Start what comes from now on in `task_group`; for the connection, which has one group for its closing."""
+        self._group = task_group
+
+    def close(self) -> None:
+        """The connection has ended: cancel what is left. For the connection; after its task group. Idempotent."""
+        with self._lock:
+            self._closed = True
+            pending, self._pending = self._pending, set()
+        for future in pending:
+            if isinstance(future, Task) and future._scope is None:
+                future._give_up()
+            else:
+                future.cancel()
+
+    # -- what a loop in use cannot do
+
+    def run_until_complete(self, future: object) -> NoReturn:
+        """Refused: the loop runs already."""
+        if inspect.iscoroutine(future):
+            future.close()
+        raise RuntimeError(
+            "this event loop runs already; write: await coroutine, or in a worker thread "
+            "asyncio.run_coroutine_threadsafe(coroutine, handler.loop).result()"
+        )
+
+    def run_forever(self) -> NoReturn:
+        """Refused: the loop runs already."""
+        raise RuntimeError("this event loop runs already, and is not the handler's to run")
+
+    def stop(self) -> NoReturn:
+        """Refused: the loop is everybody's."""
+        raise RuntimeError("this event loop serves others, too; to end the connection, return CloseStream() from emit")
+
+    # -- inside
+
+    def _in_loop(self, function: Callable[..., object], *args: Any) -> bool:
+        return call_in_loop(self._token, function, *args)
+
+    def _caller_context(self) -> contextvars.Context:
+        """The caller's context variables; in other threads, with the connection's where the caller has none."""
+        context = contextvars.copy_context()
+        if not self.runs_in_this_thread():
+            for variable, value in self._context.items():
+                if variable not in context:
+                    context.run(variable.set, value)
+        return self._marked(context)
+
+    def _marked(self, context: contextvars.Context) -> contextvars.Context:
+        """Note in `context` which backend runs: callbacks of asyncio are in no task, by which sniffio would know it."""
+        if self._library is not None:
+            context.run(sniffio.current_async_library_cvar.set, self._library)
+        return context
+
+    def _call_back(self, context: contextvars.Context, callback: Callable[..., object], *args: Any) -> None:
+        try:
+            self._marked(context.copy()).run(callback, *args)
+        except BaseException as error:
+            if not self._context.copy().run(self._start, _raise(error)):
+                logger.error("%r raised after its connection had ended", callback, exc_info=error)
+
+    def _start(self, coroutine: Coroutine[Any, Any, object], name: str | None = None) -> bool:
+        """Run `coroutine` in the task group; False, and it is closed, if the group has ended."""
+        try:
+            self._group.start_soon(lambda: coroutine, name=name)
+        except RuntimeError:
+            coroutine.close()
+            return False
+        return True
+
+    def _cancelled_error(self) -> BaseException:
+        return self._cancelled_class()
+
+    def _forget(self, future: Future[Any]) -> None:
+        with self._lock:
+            self._pending.discard(future)
+
+
+async def _raise(error: BaseException) -> NoReturn:
+    await anyio.lowlevel.checkpoint()
+    raise error

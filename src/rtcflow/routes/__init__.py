@@ -1,0 +1,1 @@
+"""The HTTP and WebSocket routes of a stream: `app` puts them together."""

@@ -1,0 +1,139 @@
+"""What stands before the routes of a stream: only pages of this host, and of allowed origins, come in.
+
+Every route that does or tells something has it: `guard` is given to a WebSocket route, `guarded` makes an HTTP route.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote_from_bytes
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.middleware import Middleware
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.websockets import WebSocketClose
+
+from ..exceptions import NotAuthorized
+from ..protocol import origins, signalling
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from ..stream import Stream
+
+logger = logging.getLogger(__name__)
+
+ORIGIN_REFUSED: Final = "origin_not_allowed"
+"""The code of a refusal, in its body and in `Stream.refused`."""
+
+PREFLIGHT_SECONDS: Final = 600
+"""How long a browser may remember that it was allowed: ten minutes, after which a changed allow-list counts."""
+
+POLICY_VIOLATION: Final = 1008
+"""RFC 6455 section 7.4.1. Sent before the handshake was accepted, it becomes HTTP's 403."""
+
+_QUERY: Final = "".join(map(chr, range(0x21, 0x7F)))
+"""What may stand in a query as it is, and what is percent-encoded there already (RFC 3986 section 3.4)."""
+
+_NONE: Mapping[str, str] = MappingProxyType({})
+
+
+def guard(stream: Stream) -> list[Middleware]:
+    """The middleware for a route of `stream`."""
+    return [Middleware(OriginGuard, stream=stream)]
+
+
+def guarded(
+    stream: Stream,
+    path: str,
+    handle: Callable[[Request], Awaitable[Response]],
+    methods: Sequence[str],
+    told: Mapping[str, str] = _NONE,
+) -> Route:
+    """An HTTP route of `stream`, which answers OPTIONS by itself.
+
+    Args:
+        stream: The stream.
+        path: The route's path.
+        handle: Answers its requests.
+        methods: The methods it knows.
+        told: Headers of the answer to OPTIONS.
+    """
+    allow = ", ".join([*methods, "OPTIONS"])
+
+    async def answer(request: Request) -> Response:
+        if request.method != "OPTIONS":
+            return await handle(request)
+        headers = {"Allow": allow, **told}
+        if "access-control-request-method" in request.headers:
+            # Which headers a page may send is not what protects: which pages may, is.
+            wanted = request.headers.get("access-control-request-headers", "")
+            headers |= {
+                "Access-Control-Allow-Methods": allow,
+                "Access-Control-Allow-Headers": wanted,
+                "Access-Control-Max-Age": str(PREFLIGHT_SECONDS),
+            }
+        return Response(headers=headers)
+
+    return Route(path, answer, methods=[*methods, "OPTIONS"], middleware=guard(stream))
+
+
+def shown_path(scope: Scope) -> str:
+    """The path for logs: without what stands in it for a call."""
+    path: str = scope["path"]
+    return f"{path.rpartition('/')[0]}/…" if scope.get("path_params") else path
+
+
+class OriginGuard:
+    """ASGI middleware that refuses pages of other origins, and tells browsers that allowed ones are (CORS)."""
+
+    def __init__(self, app: ASGIApp, stream: Stream) -> None:
+        self._app = app
+        self._stream = stream
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if not scope["query_string"].isascii():  # not every server refuses that, and nothing behind here can read it
+            scope["query_string"] = quote_from_bytes(scope["query_string"], safe=_QUERY).encode()
+        headers = Headers(scope=scope)
+        named = headers.getlist("origin")
+        allowed = self._stream.allowed_origins
+        if not all(origins.is_allowed(origin, headers.get("host"), allowed) for origin in named):
+            logger.info("%s refused: the origin %.100r is not allowed", shown_path(scope), named)
+            await self._refuse(scope, receive, send)
+        elif not named or scope["type"] == "websocket":
+            await self._app(scope, receive, send)
+        else:
+            await self._app(scope, receive, _telling(send, named[0], allowed))
+
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            self._stream.refused[ORIGIN_REFUSED] += 1
+            await WebSocketClose(POLICY_VIOLATION, ORIGIN_REFUSED)(scope, receive, send)
+            return
+        error = NotAuthorized(
+            "pages of another host may not call this server; it can allow this one by Stream(allowed_origins=[...])"
+        )
+        error.code = ORIGIN_REFUSED
+        await JSONResponse(signalling.error_body(error), error.status)(scope, receive, send)
+
+
+def _telling(send: Send, origin: str, allowed: frozenset[str]) -> Callable[[Message], Awaitable[Any]]:
+    """`send`, with the headers that let the page read the response (the Fetch standard, section 3.3)."""
+    everybody = origins.ANY in allowed
+
+    async def telling(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = MutableHeaders(scope=message)
+            headers["Access-Control-Allow-Origin"] = "*" if everybody else origin
+            headers["Access-Control-Expose-Headers"] = "Location, ETag, Link, Accept-Post, Retry-After"
+            if not everybody:
+                headers["Access-Control-Allow-Credentials"] = "true"
+                headers.add_vary_header("Origin")
+        await send(message)
+
+    return telling

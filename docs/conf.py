@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from importlib.metadata import version as installed_version
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+import drawings
+
+drawings.draw_all(Path(__file__).parent / "_static" / "drawings")  # before the pages that show them are read
 
 project = "rtcflow"
 author = "rtcflow authors"
@@ -34,6 +41,6 @@ nitpick_ignore_regex = [
     # Other people's types: no inventories of their pages are fetched, so that building needs no network.
     (r"py:.*", r"(?!rtcflow).*"),
     # Type variables and private names in signatures.
-    (r"py:.*", r"rtcflow\.(session\.ConnectionSettings|media\.playout\.PlayoutFrame|shown\.Board)"),
+    (r"py:.*", r"rtcflow\.(media\.playout\.PlayoutFrame|connection\.handler_loop\..*|serving\..*)"),
     (r"py:.*", r"rtcflow\.(.*\.)?(T|_\w+|_\w+\..*)"),
 ]

@@ -33,7 +33,7 @@ async def line_pair(offer, *, phone):
         call = CallStarted("a", "a", format=None)
         pair = linked(open_websocket_transport, codec, call, MediaFormat("pcm_s16le", 16000))
     async with pair as (ours, theirs):
-        ours.break_link = lambda error: ours._finish(error)
+        ours.break_link = lambda error: ours._link.end(error)
         yield ours, theirs
 
 

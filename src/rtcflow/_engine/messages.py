@@ -11,7 +11,7 @@ import anyio
 from aiortc import InvalidStateError, RTCDataChannel
 
 from ..exceptions import LocalProtocolError, RemoteProtocolError
-from .ports import MESSAGE_BOUND, Ports
+from .ports import Ports
 from .room import Room
 from .seam import seam
 
@@ -67,10 +67,9 @@ class MessageChannel:
             self._ports.message_figures.binary_ignored += 1
             return
         try:
-            self._ports.messages_in.put_nowait(message)
-        except anyio.WouldBlock:
-            text = f"the peer sent more than {MESSAGE_BOUND} messages that nobody read"
-            self._fail(RemoteProtocolError(text, close_code=1008))
+            self._ports.put_message(message)
+        except RemoteProtocolError as error:
+            self._fail(error)
 
     def send_nowait(self, message: str) -> None:
         """See `Transport.send_message_nowait`.

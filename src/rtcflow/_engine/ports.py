@@ -5,16 +5,11 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-import av
-
 from .._core.bridge import Event
-from .._core.flow import Flow, Policy
+from .._core.link import LinkEnd
 from .._core.player import Player
-from ..frames import AudioFormat, AudioFrame
+from ..frames import AudioFormat
 from ..media.playout import Latency
-
-AUDIO_BOUND = 50
-MESSAGE_BOUND = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,51 +90,21 @@ class MessageFigures:
     other_channels: int = 0
 
 
-class Ports:
-    """The queues of one connection, and the flags that tell of its life.
+class Ports(LinkEnd):
+    """The end of one WebRTC link.
 
     Attributes:
         receive: The audio format that `audio_in` gets, once the transport was started.
-        connected: Set once media can flow; closed if it never will.
         messages_open: Set once messages can be sent; never closed.
-        ended: Set when the link has ended, by whichever side.
-        error: Why the link ended, if it failed; set before `ended`.
         route: The candidate pair, once connected.
         asked: The STUN and TURN servers that were asked for candidates, by URL.
     """
 
     def __init__(self, latency: Latency) -> None:
-        self.audio_in = Flow[AudioFrame](AUDIO_BOUND, Policy.DROP_OLDEST)
-        self.audio_out = Player(latency=latency)
-        self.video_in = Flow[av.VideoFrame](1, Policy.DROP_OLDEST)
-        self.video_out = Flow[av.VideoFrame](1, Policy.DROP_OLDEST)
-        self.messages_in = Flow[str](MESSAGE_BOUND, Policy.BLOCK)
+        super().__init__(Player(latency=latency), connected=False)
         self.receive: AudioFormat | None = None
-        self.connected = Event()
         self.messages_open = Event()
-        self.ended = Event()
-        self.error: BaseException | None = None
         self.route: Route | None = None
         self.asked: dict[str, ServerReport] = {}
         self.audio_figures = AudioFigures()
         self.message_figures = MessageFigures()
-
-    def end(self, error: BaseException | None = None) -> None:
-        """The peer said goodbye, or (`error`) the link failed. The first call counts."""
-        if not self.ended.is_set():
-            self.error = error
-        for flow in (self.audio_in, self.video_in, self.messages_in):
-            flow.end(error)
-        self._stop_sending()
-
-    def close(self) -> None:
-        """This side wants nothing more."""
-        for flow in (self.audio_in, self.video_in, self.messages_in):
-            flow.close()
-        self._stop_sending()
-
-    def _stop_sending(self) -> None:
-        self.audio_out.close()
-        self.video_out.end()
-        self.ended.set()
-        self.connected.close()

@@ -17,17 +17,16 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import anyio
 import anyio.lowlevel
-import av
 
-from .._core.bridge import Event, loop_clock
+from .._core.bridge import loop_clock
 from .._core.flow import Flow, Policy
+from .._core.link import LinkEnd
 from .._core.player import Player
-from ..abc import MediaOffer, Transport, TransportStatistics
+from ..abc import MediaOffer, TransportStatistics
 from ..exceptions import MediaError, NegotiationTimeout, RemoteProtocolError
 from ..frames import AudioFormat, AudioFrame
 from ..media.codecs import make_coder
 from ..protocol.lines import (
-    OVER_LIMIT,
     TELEPHONE,
     WRONG_CONTENT,
     CallStarted,
@@ -50,6 +49,7 @@ from ..protocol.lines import (
 )
 from ..protocol.telephone import carrier_codec
 from ..protocol.websocket import WebSocketCodec, Wish
+from ..transports.linked import LinkTransport
 from .webrtc import read_headers
 
 if TYPE_CHECKING:
@@ -68,9 +68,6 @@ MAX_MESSAGE: Final = 1 << 20
 DIGIT_SECONDS: Final = 0.25
 """Seconds from one digit to the next; a telephone's own dialler takes 0.1 to 0.3 s."""
 
-MESSAGE_BOUND: Final = 1000
-"""Data messages of the server that may wait to be read."""
-
 FORMATS: Final[Mapping[str, tuple[MediaFormat, ...]]] = {
     "twilio": (TELEPHONE,),
     "telnyx": (TELEPHONE, MediaFormat("alaw", 8000)),
@@ -85,7 +82,7 @@ DEFAULT_FORMATS: Final[Mapping[str, MediaFormat]] = {carrier: formats[0] for car
 _STATUSES: Final = frozenset(HTTPStatus)
 
 
-class CallerTransport(Transport):
+class CallerTransport(LinkTransport):
     """The caller's end; opened by `call_by_telephone` and `call_by_websocket`, and used as any other transport.
 
     It sends what is put into `audio_out`, and no silence between: who puts nothing for a minute (by telephone), or five
@@ -98,6 +95,8 @@ class CallerTransport(Transport):
     """
 
     def __init__(self, socket: ClientSocket, codec: LineCodec, call: CallStarted, carried: MediaFormat) -> None:
+        clock = loop_clock()
+        super().__init__(LinkEnd(Player(clock=clock)))
         self.kind = "websocket" if isinstance(codec, WebSocketCodec) else "telephone"
         self.offer = MediaOffer(messages=self.kind == "websocket")
         self.clears = self.marks = 0
@@ -106,12 +105,6 @@ class CallerTransport(Transport):
         # Opus is decoded to 48 kHz whatever it was encoded from.
         self._heard = AudioFormat(48000 if carried.codec == "opus" else carried.sample_rate, carried.layout)
         self._coder = make_coder(carried.codec, carried.sample_rate, carried.layout)
-        clock = loop_clock()
-        self.audio_in = Flow[AudioFrame](50, Policy.DROP_OLDEST)
-        self.audio_out = Player(clock=clock)
-        self.video_in = Flow[av.VideoFrame](1, Policy.DROP_OLDEST)
-        self.video_out = Flow[av.VideoFrame](1, Policy.DROP_OLDEST)
-        self.messages_in = Flow[str](MESSAGE_BOUND, Policy.BLOCK)
         self._outbox = Flow[LineEvent](1000, Policy.BLOCK)
         self._buffer = Player(room=BUFFER, clock=clock)
         self._buffer.open(self._heard)
@@ -119,12 +112,9 @@ class CallerTransport(Transport):
         self._marks: deque[tuple[int, str]] = deque()
         self._sending = anyio.Lock(fast_acquire=True)
         self._began = anyio.Event()
-        self._ended = Event()
-        self._error: BaseException | None = None
-        self._closed = False
 
     def __repr__(self) -> str:
-        return f"<CallerTransport {self._codec.name}{' closed' if self._closed else ''}>"
+        return f"<CallerTransport {self._codec.name} {self._state}>"
 
     def start(self, receive: AudioFormat, send: AudioFormat) -> tuple[AudioFormat, AudioFormat]:  # noqa: ARG002
         """See `Transport.start`: the line has a format of its own."""
@@ -132,32 +122,9 @@ class CallerTransport(Transport):
         self._began.set()
         return self._heard, self._carried.audio
 
-    async def wait_connected(self) -> None:
-        """See `Transport.wait_connected`."""
-        if self._closed:
-            raise anyio.ClosedResourceError
-        if self._ended.is_set():
-            raise anyio.BrokenResourceError from self._error
-        await anyio.lowlevel.checkpoint()
-
-    async def wait_ended(self) -> None:
-        """See `Transport.wait_ended`."""
-        await self._ended.wait()
-        if self._closed:
-            raise anyio.ClosedResourceError
-        if self._error is not None:
-            raise anyio.BrokenResourceError from self._error
-
-    async def wait_messages_open(self) -> None:
-        """See `Transport.wait_messages_open`."""
-        if not self.offer.messages:
-            await anyio.sleep_forever()
-        await anyio.lowlevel.checkpoint()
-
     def send_message_nowait(self, message: str) -> None:
         """See `Transport.send_message_nowait`."""
-        if self._closed or self._ended.is_set() or not self.offer.messages:
-            raise anyio.ClosedResourceError
+        self._check_messages_open()
         self._outbox.put_nowait(TextMessage(message))
 
     def press(self, digits: str) -> None:
@@ -173,32 +140,27 @@ class CallerTransport(Transport):
 
     async def aclose(self) -> None:
         """See `Transport.aclose`: hang up."""
-        if self._closed:
+        if self._link.closed:
             await anyio.lowlevel.checkpoint()
             return
-        self._closed = True
+        says_goodbye = self._codec.stops and not self._link.ended.is_set()
+        self._link.close()
+        self._stop()
         try:
-            if not self._ended.is_set() and self._codec.stops:
-                async with self._sending:
-                    await self._socket.send(self._codec.send_event(Stopped()))
+            if says_goodbye:
+                await self._say(Stopped())
         except ConnectionError:
             pass
         finally:
-            for flow in (self.audio_in, self.video_in, self.messages_in):
-                flow.close()
-            self._finish(None)
             await self._socket.close()
 
-    def _finish(self, error: BaseException | None) -> None:
-        if not self._ended.is_set():
-            self._error = error
-        for flow in (self.audio_in, self.video_in, self.messages_in):
-            flow.end(error)
-        self.audio_out.close()
+    def _end(self, error: BaseException | None) -> None:
+        self._link.end(error)
+        self._stop()
+
+    def _stop(self) -> None:
         self._buffer.close()
         self._outbox.close()
-        self.video_out.end()
-        self._ended.set()
 
     def statistics(self) -> TransportStatistics:
         """See `Transport.statistics`; details: ``clears``, ``marks``, ``buffered_seconds``, ``received_seconds``."""
@@ -223,9 +185,9 @@ class CallerTransport(Transport):
             while True:
                 await self._obey(await self._socket.receive())
         except (Goodbye, anyio.ClosedResourceError):  # the latter: we have hung up meanwhile
-            self._finish(None)
+            self._end(None)
         except (ConnectionError, RemoteProtocolError) as error:
-            self._finish(error)
+            self._end(error)
 
     async def _obey(self, message: Message) -> None:
         match command := self._codec.receive_command(message):
@@ -243,12 +205,7 @@ class CallerTransport(Transport):
                 if self._codec.name in {"plivo", "vonage"}:
                     await self._say(Cleared())
             case SendText(text):
-                try:
-                    self.messages_in.put_nowait(text)
-                except anyio.WouldBlock:
-                    raise RemoteProtocolError(
-                        f"the server sent more than {MESSAGE_BOUND} messages that were not read", close_code=OVER_LIMIT
-                    ) from None
+                self._link.put_message(text)
             case SendAccepted():
                 self.agreed = command
             case _:

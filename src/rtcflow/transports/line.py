@@ -18,12 +18,11 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import anyio
 import anyio.lowlevel
-import av
 
-from .._core.bridge import Event, ParkingLot, loop_clock
-from .._core.flow import Flow, Policy
+from .._core.bridge import ParkingLot, loop_clock
+from .._core.link import LinkEnd
 from .._core.player import Player
-from ..abc import MediaOffer, Transport, TransportStatistics
+from ..abc import MediaOffer, TransportStatistics
 from ..exceptions import MediaError, NegotiationTimeout, RemoteProtocolError
 from ..frames import FRAME_SECONDS, AudioFormat, AudioFrame
 from ..media.codecs import Coder, make_coder
@@ -58,14 +57,13 @@ from ..protocol.lines import (
 )
 from ..protocol.messages import MAX_MESSAGE_SIZE
 from .line_socket import GOODBYE, LineLimits, LineSocket, PeerLeft
+from .linked import LinkTransport
 
 if TYPE_CHECKING:
     from starlette.websockets import WebSocket
 
 logger = logging.getLogger(__name__)
 
-AUDIO_BOUND: Final = 50
-MESSAGE_BOUND: Final = 1000
 OUTBOX_BOUND: Final = 1 << 20
 """Characters of messages that may wait to be sent, as `Transport.send_message_nowait` promises."""
 
@@ -116,7 +114,7 @@ def _say_nothing() -> tuple[int, str]:
     return NORMAL, ""
 
 
-class LineTransport(Transport):
+class LineTransport(LinkTransport):
     """See `Transport`, and the module's text. Opened by `open_websocket_transport` and `open_telephone_transport`.
 
     Attributes:
@@ -138,31 +136,23 @@ class LineTransport(Transport):
         receive: bool = True,
         send: bool = True,
     ) -> None:
+        super().__init__(LinkEnd(Player(latency=latency, ahead=ahead, clock=loop_clock())))
         self.call = call
         self.offer = replace(self.offer, receive_audio=receive, send_audio=send)
         self.farewell: Callable[[], tuple[int, str]] = _say_nothing
         self.ahead = ahead
         self._codec = codec
         self._socket = socket
-        self.audio_in = Flow[AudioFrame](AUDIO_BOUND, Policy.DROP_OLDEST)
-        self.audio_out = Player(latency=latency, ahead=ahead, clock=loop_clock())
-        self.video_in = Flow[av.VideoFrame](1, Policy.DROP_OLDEST)
-        self.video_out = Flow[av.VideoFrame](1, Policy.DROP_OLDEST)
-        self.messages_in = Flow[str](MESSAGE_BOUND, Policy.BLOCK)
         self._outbox = _Outbox(OUTBOX_BOUND)
         self._sending = anyio.Lock(fast_acquire=True)
         self._began = anyio.Event()
-        self._ended = Event()
         self._all_heard = anyio.Event()
-        self._closed = False
-        self._error: BaseException | None = None
         self._figures = dict.fromkeys(
             ("messages_received", "media_received", "carrier_errors", "protocol_errors", "unknown_events"), 0
         )
 
     def __repr__(self) -> str:
-        state = "closed" if self._closed else "ended" if self._ended.is_set() else "open"
-        return f"<{type(self).__name__} {self._codec.name} {state}>"
+        return f"<{type(self).__name__} {self._codec.name} {self._state}>"
 
     # -- formats
 
@@ -191,38 +181,15 @@ class LineTransport(Transport):
 
     # -- the state of the link
 
-    async def wait_connected(self) -> None:
-        """See `Transport.wait_connected`: the call was started before this transport was made."""
-        if self._closed:
-            raise anyio.ClosedResourceError
-        if self._ended.is_set():
-            raise anyio.BrokenResourceError from self._error
-        await anyio.lowlevel.checkpoint()
-
-    async def wait_ended(self) -> None:
-        """See `Transport.wait_ended`."""
-        await self._ended.wait()
-        if self._closed:
-            raise anyio.ClosedResourceError
-        if self._error is not None:
-            raise anyio.BrokenResourceError from self._error
-
-    async def wait_messages_open(self) -> None:
-        """See `Transport.wait_messages_open`."""
-        if not self.offer.messages:
-            await anyio.sleep_forever()
-        await anyio.lowlevel.checkpoint()
-
     def send_message_nowait(self, message: str) -> None:
         """See `Transport.send_message_nowait`."""
-        if self._closed or self._ended.is_set() or not self.offer.messages:
-            raise anyio.ClosedResourceError
+        self._check_messages_open()
         self._outbox.put(self._codec.send(SendText(message)))
 
     def clear_audio(self) -> float:
         """See `Transport.clear_audio`; the far side is told to drop what it buffers, if it can be."""
         dropped = self.audio_out.clear()
-        if self._began.is_set() and not self._ended.is_set():
+        if self._began.is_set() and not self._link.ended.is_set():
             with self._heard_lock:
                 self._heard.clear()
                 self._marks.clear()
@@ -244,22 +211,19 @@ class LineTransport(Transport):
 
     async def aclose(self) -> None:
         """See `Transport.aclose`."""
-        if self._closed:
+        if self._link.closed:
             await anyio.lowlevel.checkpoint()
             return
         try:
-            if not self._ended.is_set():
+            if not self._link.ended.is_set():
                 await self._wait_heard()
                 async with self._sending:
                     await self._send_waiting()
         except PeerLeft:
             pass
         finally:
-            self._closed = True
-            for flow in (self.audio_in, self.video_in, self.messages_in):
-                flow.close()
-            self._finish(None)
-            error = self._error
+            self._link.close()
+            error = self._link.error
             told = (error.close_code, str(error)) if isinstance(error, RemoteProtocolError) else self.farewell()
             await self._socket.close(*told)
 
@@ -274,16 +238,6 @@ class LineTransport(Transport):
             while self._heard.pending:
                 self._all_heard = anyio.Event()
                 await self._all_heard.wait()
-
-    def _finish(self, error: BaseException | None) -> None:
-        """The peer is gone: by its own will, or (`error`) the link broke."""
-        if not self._ended.is_set():
-            self._error = error
-        for flow in (self.audio_in, self.video_in, self.messages_in):
-            flow.end(error)
-        self.audio_out.close()
-        self.video_out.end()
-        self._ended.set()
 
     def statistics(self) -> TransportStatistics:
         """See `Transport.statistics`.
@@ -308,7 +262,7 @@ class LineTransport(Transport):
     async def _read(self) -> None:
         await self._began.wait()
         try:
-            while not self._ended.is_set():
+            while not self._link.ended.is_set():
                 message = await self._socket.receive()
                 self._figures["messages_received"] += 1
                 for event in self._in_order(self._codec.receive(message)):
@@ -316,14 +270,14 @@ class LineTransport(Transport):
         except RemoteProtocolError as error:
             self._figures["protocol_errors"] += 1
             logger.warning("%r is closed: %s", self, error)
-            self._finish(error)
+            self._link.end(error)
             await self._socket.close(error.close_code, str(error))
         except PeerLeft as left:
             for waiting in self._left_over():
                 self._take(waiting)
             # Hypercorn tells 1006 whatever the peer's code was: a goodbye without a message cannot be told from a
             # broken link there, and counts as one only where the carrier has no other goodbye.
-            self._finish(None if left.is_goodbye or not self._codec.stops else left)
+            self._link.end(None if left.is_goodbye or not self._codec.stops else left)
 
     def _in_order(self, event: LineEvent | None) -> Iterable[LineEvent]:
         return () if event is None else (event,)
@@ -358,7 +312,7 @@ class LineTransport(Transport):
             case Stopped():
                 for left in self._left_over():
                     self._take(left)
-                self._finish(None)
+                self._link.end()
             case Unknown(name):
                 self._figures["unknown_events"] += 1
                 if self._figures["unknown_events"] == 1:
@@ -379,11 +333,7 @@ class LineTransport(Transport):
     def _pass_on(self, text: str) -> None:
         if len(text) > MAX_MESSAGE_SIZE or len(text.encode("utf-8", "surrogatepass")) > MAX_MESSAGE_SIZE:
             raise RemoteProtocolError(f"a data message has at most {MAX_MESSAGE_SIZE} bytes", close_code=TOO_BIG)
-        try:
-            self.messages_in.put_nowait(text)
-        except anyio.WouldBlock:
-            problem = f"more than {MESSAGE_BOUND} messages that the handler has not read; send fewer"
-            raise RemoteProtocolError(problem, close_code=OVER_LIMIT) from None
+        self._link.put_message(text)
 
     def _reply(self, message: Message) -> None:
         try:
@@ -422,7 +372,7 @@ class LineTransport(Transport):
         return payload, n
 
     async def _watch_peer(self) -> None:
-        self._finish(await self._socket.wait_lost())
+        self._link.end(await self._socket.wait_lost())
 
     async def _next_frame(self) -> PlayoutFrame | None:
         """The next frame when it is due, or None when it is time to mark the end of a stretch of speech."""

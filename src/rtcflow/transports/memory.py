@@ -20,16 +20,16 @@ import anyio.lowlevel
 import av
 from typing_extensions import override
 
-from .._core.bridge import Event, loop_clock
+from .._core.bridge import loop_clock
 from .._core.flow import Flow, Policy
+from .._core.link import LinkEnd
 from .._core.player import Player
-from ..abc import MediaOffer, Transport
+from ..abc import MediaOffer
 from ..exceptions import RemoteProtocolError
 from ..frames import AudioFormat, AudioFrame
 from ..media.playout import Latency
+from .linked import LinkTransport
 
-AUDIO_BOUND: Final = 50
-MESSAGE_BOUND: Final = 1000
 IN_FLIGHT_BOUND: Final = 10_000
 """The most frames one direction of a link holds on their way (200 s of audio); beyond it the link loses them."""
 SEND_BOUND: Final = 2**20
@@ -67,7 +67,7 @@ class PerfectLink:
 _GOODBYE: Final = object()
 
 
-class MemoryTransport(Transport):
+class MemoryTransport(LinkTransport):
     """One end of a `memory_pair`.
 
     `start` accepts whatever it is asked for; `audio_in` holds frames in the format in which the other end sends.
@@ -76,22 +76,15 @@ class MemoryTransport(Transport):
     kind = "memory"
 
     def __init__(self, offer: MediaOffer, *, latency: Latency, phone: bool) -> None:
+        super().__init__(LinkEnd(Player(latency=latency, clock=loop_clock())))
         self.offer = offer
         self.phone = phone
-        self.audio_in = Flow[AudioFrame](AUDIO_BOUND, Policy.DROP_OLDEST)
-        self.audio_out = Player(latency=latency, clock=loop_clock())
-        self.video_in = Flow[av.VideoFrame](1, Policy.DROP_OLDEST)
-        self.video_out = Flow[av.VideoFrame](1, Policy.DROP_OLDEST)
-        self.messages_in = Flow[str](MESSAGE_BOUND, Policy.BLOCK)
         self._outbox = Flow[Any](SEND_BOUND + 1, Policy.BLOCK)  # and a goodbye
         self._on_their_way = 0
         self._lock = threading.Lock()
-        self._ended = Event()
-        self._error: BaseException | None = None
-        self._closed = False
 
     def __repr__(self) -> str:
-        return f"<MemoryTransport{' closed' if self._closed else ''}>"
+        return f"<MemoryTransport{' closed' if self._link.closed else ''}>"
 
     @override
     def start(self, receive: AudioFormat, send: AudioFormat) -> tuple[AudioFormat, AudioFormat]:
@@ -99,31 +92,8 @@ class MemoryTransport(Transport):
         return receive, send
 
     @override
-    async def wait_connected(self) -> None:
-        if self._closed:
-            raise anyio.ClosedResourceError
-        if self._ended.is_set():
-            raise anyio.BrokenResourceError from self._error
-        await anyio.lowlevel.checkpoint()
-
-    @override
-    async def wait_ended(self) -> None:
-        await self._ended.wait()
-        if self._closed:
-            raise anyio.ClosedResourceError
-        if self._error is not None:
-            raise anyio.BrokenResourceError from self._error
-
-    @override
-    async def wait_messages_open(self) -> None:
-        if not self.offer.messages:
-            await anyio.sleep_forever()
-        await anyio.lowlevel.checkpoint()
-
-    @override
     def send_message_nowait(self, message: str) -> None:
-        if self._closed or self._ended.is_set() or not self.offer.messages:
-            raise anyio.ClosedResourceError
+        self._check_messages_open()
         with self._lock:
             if self._on_their_way >= SEND_BOUND:
                 raise anyio.WouldBlock
@@ -136,31 +106,18 @@ class MemoryTransport(Transport):
 
     def break_link(self, error: BaseException) -> None:
         """Have this end see the link fail, with `error` as the cause; from any thread. For tests."""
-        self._finish(error)
+        self._link.end(error)
 
     @override
     async def aclose(self) -> None:
-        if not self._closed:
-            self._closed = True
+        if not self._link.closed:
             self._say_goodbye()
-            for flow in (self.audio_in, self.video_in, self.messages_in):
-                flow.close()
-            self._finish(None)
+            self._link.close()
         await anyio.lowlevel.checkpoint()
 
     def _say_goodbye(self) -> None:
         self._outbox.put_nowait(_GOODBYE)
         self._outbox.end()
-
-    def _finish(self, error: BaseException | None) -> None:
-        """The other end is gone: by its own will, or (`error`) the link broke."""
-        if not self._ended.is_set():
-            self._error = error
-        for flow in (self.audio_in, self.video_in, self.messages_in):
-            flow.end(error)
-        self.audio_out.close()
-        self.video_out.end()
-        self._ended.set()
 
     # -- what the other end sent arrives here
 
@@ -172,13 +129,13 @@ class MemoryTransport(Transport):
 
     def _read(self, message: object) -> None:
         if message is _GOODBYE:
-            self._finish(None)
+            self._link.end()
             return
         assert isinstance(message, str)
         try:
-            self.messages_in.put_nowait(message)
-        except anyio.WouldBlock:
-            self._finish(RemoteProtocolError(f"the peer sent more than {MESSAGE_BOUND} messages that nobody read"))
+            self._link.put_message(message)
+        except RemoteProtocolError as error:
+            self._link.end(error)
 
 
 class _Wire:

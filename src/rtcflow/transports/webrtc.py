@@ -18,10 +18,11 @@ from .._core.hooks import ask
 from .._core.threads import observer
 from .._engine.config import IceServer, OpusConfig, WebRTCConfig, read_ice_servers
 from .._engine.ports import Ports, Route, ServerReport, ServerTrouble
-from ..abc import MediaOffer, Transport, TransportStatistics
+from ..abc import MediaOffer, TransportStatistics
 from ..exceptions import NegotiationTimeout
 from ..frames import AudioFormat
 from ..media.playout import Latency
+from .linked import LinkTransport
 
 if TYPE_CHECKING:
     from .._engine.peer import Peer, Wish
@@ -203,7 +204,7 @@ class WebRTCEngine:
             await room.aclose()
 
 
-class WebRTCTransport(Transport):
+class WebRTCTransport(LinkTransport):
     """One peer connection. Made by `WebRTCEngine.answer` and `WebRTCEngine.offer`.
 
     Attributes:
@@ -215,20 +216,15 @@ class WebRTCTransport(Transport):
     kind = "webrtc"
 
     def __init__(self, room: Room, peer: Peer, ports: Ports, wish: Wish) -> None:
+        super().__init__(ports)
         self.answer: str = ""
         self.offer_sdp = ""
         self.remote_sdp = ""
         self.offer = peer.offer
-        self.audio_in = ports.audio_in
-        self.audio_out = ports.audio_out
-        self.video_in = ports.video_in
-        self.video_out = ports.video_out
-        self.messages_in = ports.messages_in
         self._room, self._peer, self._ports, self._wish = room, peer, ports, wish
-        self._closed = False
 
     def __repr__(self) -> str:
-        state = "closed" if self._closed else "ended" if self._ports.ended.is_set() else str(self.route or "connecting")
+        state = str(self.route or "connecting") if self._state == "open" else self._state
         return f"<WebRTCTransport {state}>"
 
     @property
@@ -305,25 +301,12 @@ class WebRTCTransport(Transport):
 
     @override
     async def wait_connected(self) -> None:
-        if self._closed:
-            raise anyio.ClosedResourceError
         try:
-            await self._ports.connected.wait()
-        except anyio.ClosedResourceError:
-            if self._closed:
-                raise
-            error = self._ports.error
-            if isinstance(error, NegotiationTimeout):
+            await super().wait_connected()
+        except anyio.BrokenResourceError:
+            if isinstance(error := self._ports.error, NegotiationTimeout):
                 raise NegotiationTimeout(error.phase, error.timeout) from None
-            raise anyio.BrokenResourceError from error
-
-    @override
-    async def wait_ended(self) -> None:
-        await self._ports.ended.wait()
-        if self._closed:
-            raise anyio.ClosedResourceError
-        if self._ports.error is not None:
-            raise anyio.BrokenResourceError from self._ports.error
+            raise
 
     @override
     async def wait_messages_open(self) -> None:
@@ -331,15 +314,13 @@ class WebRTCTransport(Transport):
 
     @override
     def send_message_nowait(self, message: str) -> None:
-        if self._closed:
+        if self._ports.closed:
             raise anyio.ClosedResourceError
         self._peer.messages.send_nowait(message)
 
     @override
     async def aclose(self) -> None:
-        if not self._closed:
-            self._closed = True
-            self._ports.close()
+        self._ports.close()
         try:
             await self._room.call(self._peer.close)
         except anyio.ClosedResourceError:

@@ -772,7 +772,7 @@ async def test_media_streams_must_be_signed_where_a_secret_is_configured(anyio_b
                 async with call_by_telephone(f"ws://127.0.0.1:{port}", carrier, headers=headers) as call:
                     call.start(AudioFormat(8000), AudioFormat(8000))
                     with anyio.move_on_after(5):
-                        ended = call._ended
+                        ended = call._link.ended
                         while not log and not ended.is_set():
                             await anyio.sleep(0.01)
             except ConnectionError as error:

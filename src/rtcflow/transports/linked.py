@@ -1,0 +1,52 @@
+"""What every transport of ours has in common: it is a `Transport` whose queues and end are those of one `LinkEnd`."""
+
+from __future__ import annotations
+
+import anyio
+import anyio.lowlevel
+from typing_extensions import override
+
+from .._core.link import LinkEnd
+from ..abc import Transport
+
+
+class LinkTransport(Transport):
+    """A transport over `link`. A subclass starts, sends messages and closes in its own way.
+
+    Args:
+        link: Its queues, and how it ends.
+    """
+
+    def __init__(self, link: LinkEnd) -> None:
+        self._link = link
+        self.audio_in, self.audio_out = link.audio_in, link.audio_out
+        self.video_in, self.video_out = link.video_in, link.video_out
+        self.messages_in = link.messages_in
+
+    @property
+    def _state(self) -> str:
+        """In a word, for `repr`."""
+        return "closed" if self._link.closed else "ended" if self._link.ended.is_set() else "open"
+
+    @override
+    async def wait_connected(self) -> None:
+        await self._link.wait_connected()
+
+    @override
+    async def wait_ended(self) -> None:
+        await self._link.wait_ended()
+
+    @override
+    async def wait_messages_open(self) -> None:
+        if not self.offer.messages:
+            await anyio.sleep_forever()
+        await anyio.lowlevel.checkpoint()
+
+    def _check_messages_open(self) -> None:
+        """Whether a message can be sent now.
+
+        Raises:
+            anyio.ClosedResourceError: The peer has no channel for messages, or the link is over.
+        """
+        if self._link.ended.is_set() or not self.offer.messages:
+            raise anyio.ClosedResourceError

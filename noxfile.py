@@ -11,23 +11,28 @@ import shutil
 import sys
 from pathlib import Path
 from subprocess import Popen
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 import nox
 from nox.command import CommandFailed
 from packaging.requirements import Requirement
 
-nox.needs_version = ">=2025.5.1"
+nox.needs_version = ">=2026.8.17"
 nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.reuse_existing_virtualenvs = True
 nox.options.sessions = ["lint", "typing", "docs", "tests"]
-# A machine without one of the matrix' Pythons skips those cells, in yellow, and says so.
-nox.options.error_on_missing_interpreters = False
+# On your machine, the cells of Pythons that it does not have are skipped. In CI, a skipped cell is an error.
+nox.options.error_on_missing_interpreters = bool(os.environ.get("CI"))
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 PYTHONS = nox.project.python_versions(PYPROJECT)
 BACKENDS = ["asyncio", "uvloop", "trio"]
 MANY = 20
 """Failures after which CI gives up: so many have one reason, and each may take its whole minute."""
+ORDINARY = 1
+"""pytest's exit status if tests ran and some failed."""
+TESTS = Path(__file__).parent / "tests"
 
 
 def _group(name: str) -> list[str]:
@@ -57,22 +62,95 @@ def _install(session: nox.Session, *extras: str, lowest: bool = False) -> None:
     session.install(*wanted)
 
 
-def _pytest(session: nox.Session, *arguments: str, **environment: str) -> None:
-    """Three workers: one for tests that play in real time, one for those that start processes, one for the others.
+class Outcomes(NamedTuple):
+    """What became of the tests of one run, as tests/outcomes.py wrote it down."""
 
-    In CI, whose machine may be anybody's, tests that failed are run once more by themselves. One that passes then is
-    flaky: it does not stop the change, but it is named in the log, and is a bug.
+    exit: int
+    collected: set[str]
+    finished: set[str]
+    failed: set[str]
+    crashed: set[str]
+    skipped: dict[str, str]
+
+    @property
+    def whole(self) -> bool:
+        """Whether every collected test ran to its end, in a process that lived on."""
+        return bool(self.collected) and self.collected <= self.finished and not self.crashed
+
+
+def _run_pytest(
+    session: nox.Session, *arguments: str, **environment: str
+) -> tuple[Outcomes | None, CommandFailed | None]:
+    """Run pytest once. Return the tests' outcomes (None if pytest did not reach its end), and nox' error if any."""
+    error = None
+    path = os.pathsep.join(filter(None, (str(TESTS), os.environ.get("PYTHONPATH"))))
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "outcomes.json"
+        environment |= {"RTCFLOW_OUTCOMES": str(file), "PYTHONPATH": path}
+        try:
+            session.run("python", "-m", "pytest", "-p", "outcomes", *arguments, env=environment)
+        except CommandFailed as failed:
+            error = failed
+        if not file.exists():
+            return None, error
+        found = json.loads(file.read_text(encoding="utf-8"))
+    sets = {name: set(found[name]) for name in ("collected", "finished", "failed", "crashed")}
+    return Outcomes(exit=found["exit"], skipped=found["skipped"], **sets), error
+
+
+def _pytest(session: nox.Session, *arguments: str, **environment: str) -> None:
+    """Run the tests with three workers: real-time tests in one, tests that start processes in one, the rest in one.
+
+    The run counts only if every collected test has an outcome. In CI, the machine may be slow, so tests that failed run
+    once more, without the others. A test that passes then is flaky: it does not stop the change, but the log names it,
+    and it is a bug. Only ordinary failures (exit status 1) get that second run. A worker that crashed, a run that was
+    broken off, an error of pytest or of the collection fail the session at once.
     """
-    pytest = ("python", "-m", "pytest")
-    if os.environ.get("CI"):
-        pytest += (f"--maxfail={MANY}",)
-    try:
-        session.run(*pytest, "-n", "3", *arguments, *session.posargs, env=environment)
-    except CommandFailed:
-        if not os.environ.get("CI") or len(json.loads(Path(".pytest_cache/v/cache/lastfailed").read_text())) >= MANY:
-            raise
-        session.warn("Failed tests once more, by themselves; those that pass now are FLAKY:")
-        session.run(*pytest, "--last-failed", "--last-failed-no-failures=none", "-v", *arguments, env=environment)
+    in_ci = bool(os.environ.get("CI"))
+    limit = (f"--maxfail={MANY}",) if in_ci else ()
+    arguments = (*arguments, *session.posargs)
+    first, error = _run_pytest(session, "-n", "3", *limit, *arguments, **environment)
+    if first is None:
+        session.error("pytest did not reach its end: no test of this run counts.")
+    trouble, flaky = _trouble(first, error), set[str]()
+    if trouble is None and first.failed:
+        trouble, flaky = f"{len(first.failed)} tests failed.", first.failed
+        if in_ci:
+            session.warn("Failed tests once more, without the others. Those that pass now are FLAKY:")
+            again = ("--last-failed", "--last-failed-no-failures=none", "-v", *arguments)
+            second, error = _run_pytest(session, *again, **environment)
+            passed_now = second is not None and _trouble(second, error) is None and not second.failed
+            if passed_now and first.failed <= second.finished:
+                trouble = None
+    _note_results(session, first, set() if trouble else flaky)
+    if trouble:
+        session.error(trouble)
+
+
+def _trouble(outcomes: Outcomes, error: CommandFailed | None) -> str | None:
+    """What is wrong with a run, beyond tests that failed in an ordinary way. None if nothing is."""
+    if not outcomes.whole:
+        missing, crashed = len(outcomes.collected - outcomes.finished), len(outcomes.crashed)
+        return f"{missing} of {len(outcomes.collected)} tests have no outcome, {crashed} crashed."
+    status = 0 if error is None else error.return_code
+    expected = ORDINARY if outcomes.failed else 0
+    return None if status == outcomes.exit == expected else f"pytest ended with status {status}, not {expected}."
+
+
+def _note_results(session: nox.Session, outcomes: Outcomes, flaky: set[str]) -> None:
+    """Append what ran to the file that `.ci/cells.py` asks for."""
+    if file := os.environ.get("RTCFLOW_RESULTS"):
+        failed = outcomes.failed - flaky
+        skipped = {test: reason for test, reason in outcomes.skipped.items() if test not in outcomes.failed}
+        result = {
+            "session": session.name,
+            "passed": len(outcomes.finished - failed - set(skipped)),
+            "failed": len(failed),
+            "skipped": skipped,
+            "flaky": sorted(flaky),
+        }
+        with Path(file).open("a", encoding="utf-8") as results:
+            results.write(json.dumps(result) + "\n")
 
 
 @nox.session
@@ -119,7 +197,7 @@ def matrix(session: nox.Session, backend: str, dependencies: str) -> None:
 _MOST = ("cli", "client", "server", "testing", "trio", "uvloop")
 
 
-@nox.session
+@nox.session(python=[PYTHONS[0], PYTHONS[-1]])
 def lowest(session: nox.Session) -> None:
     """The whole suite against the oldest direct dependencies that are allowed."""
     _install(session, "all", *_MOST, lowest=True)

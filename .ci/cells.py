@@ -1,0 +1,143 @@
+"""Run the cells that a change must pass, and judge whether all of them really ran. Started by `.ci/run`, with nox.
+
+`verdict` judges. It takes what nox and the tests wrote down, never what they printed. These are failures too: a cell
+that did not run, a session that nox skipped, and a test that skipped because a part of the machine is missing. With
+them, a CI can be green while it tests nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+LIMIT = 80 * 60
+"""Seconds for all cells. CI stops everything after 90 minutes; the machine's packages take some of them."""
+LEAST = 10 * 60
+"""Seconds that must be left for a cell to begin."""
+ABSENT = re.compile(r"not installed|could not import", re.IGNORECASE)
+"""Reasons of skipped tests that name a part which `.ci/run` and the extras install."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of nox. `sessions` are the names that its report must list as successful."""
+
+    name: str
+    sessions: tuple[str, ...]
+    arguments: tuple[str, ...] = ()
+
+
+def _matrix(python: str, backend: str) -> Cell:
+    session = f"matrix-{python}(backend='{backend}', dependencies='latest')"
+    return Cell(f"Python {python}", (session,), ("--session", session, "--", "tests/unit"))
+
+
+CELLS = [
+    Cell("nox", ("lint", "typing", "docs", "tests")),
+    Cell("wheel", ("wheel",), ("--session", "wheel")),
+    Cell("lowest dependencies, Python 3.11", ("lowest-3.11",), ("--session", "lowest-3.11")),
+    Cell("lowest dependencies, Python 3.13", ("lowest-3.13",), ("--session", "lowest-3.13", "--", "tests/unit")),
+    _matrix("3.12", "trio"),
+    _matrix("3.13", "trio"),
+]
+
+
+@dataclass
+class Ran:
+    """What one cell left behind: nox' report (session: result) and a result for each run of the tests."""
+
+    sessions: dict[str, str] = field(default_factory=dict)
+    results: list[dict[str, Any]] = field(default_factory=list)
+
+
+def verdict(cells: Sequence[Cell], ran: dict[str, Ran]) -> tuple[list[str], str]:
+    """Judge what ran. Return what is wrong (empty if nothing is) and the line that counts the tests."""
+    wrong: list[str] = []
+    passed = failed = skipped = 0
+    for cell in cells:
+        found = ran.get(cell.name)
+        if found is None:
+            wrong.append(f"{cell.name}: not run")
+            continue
+        for session in cell.sessions:
+            result = found.sessions.get(session, "not run")
+            if result != "success":
+                wrong.append(f"{cell.name}: {session}: {result}")
+        if not found.results and any(session not in NO_TESTS for session in cell.sessions):
+            wrong.append(f"{cell.name}: no test ran")
+        for result in found.results:
+            passed += result["passed"]
+            failed += result["failed"]
+            skipped += len(result["skipped"])
+            if result["failed"]:
+                wrong.append(f"{cell.name}: {result['failed']} failed")
+            absent = [f"{test}: {why}" for test, why in result["skipped"].items() if ABSENT.search(why)]
+            wrong += [f"{cell.name}: skipped for want of a part: {one}" for one in sorted(absent)]
+    return wrong, f"{passed} passed, {failed} failed, {skipped} skipped"
+
+
+NO_TESTS = {"lint", "typing", "docs", "wheel"}
+"""Sessions whose work is not counted in tests."""
+
+
+def run(cell: Cell, seconds: float) -> Ran:
+    """Run nox for a cell, for so many seconds at most."""
+    with TemporaryDirectory() as folder:
+        report, results = Path(folder, "report.json"), Path(folder, "results.jsonl")
+        nox = [sys.executable, "-m", "nox", "--non-interactive", "--report", str(report), *cell.arguments]
+        environment = {**os.environ, "CI": os.environ.get("CI") or "true", "RTCFLOW_RESULTS": str(results)}
+        # `timeout` ends the whole process group: a suite that hangs must not hold up the other cells.
+        subprocess.run(
+            ["timeout", "--kill-after=30", str(int(seconds)), *nox],
+            env=environment, stdin=subprocess.DEVNULL, check=False,
+        )  # fmt: skip
+        return read(report, results)
+
+
+def read(report: Path, results: Path) -> Ran:
+    """Read what nox and the tests wrote down. Files that do not exist mean that nothing ran."""
+    ran = Ran()
+    if report.exists():
+        for session in json.loads(report.read_text(encoding="utf-8"))["sessions"]:
+            ran.sessions |= dict.fromkeys(session["signatures"], session["result"])
+    if results.exists():
+        ran.results = [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines()]
+    return ran
+
+
+def main() -> int:
+    """Run all cells, say what each did, and end with the line that counts the tests."""
+    begin = time.monotonic()
+    ran: dict[str, Ran] = {}
+    for cell in CELLS:
+        passed = time.monotonic() - begin
+        if LIMIT - passed > LEAST:
+            print(f"\n== {cell.name}, {passed / 60:.0f} minutes in", flush=True)
+            ran[cell.name] = run(cell, LIMIT - passed)
+    print("\n== summary")
+    for name, found in ran.items():
+        for result in found.results:
+            counts = f"{result['passed']} passed, {result['failed']} failed, {len(result['skipped'])} skipped"
+            print(f"{name}: {result['session']}: {counts}")
+            for test in result["flaky"]:
+                print(f"  flaky, passed in its second run: {test}")
+            for why in sorted(set(result["skipped"].values())):
+                print(f"  skipped: {why}")
+    wrong, line = verdict(CELLS, ran)
+    for one in wrong:
+        print(f"WRONG: {one}")
+    print(line)
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -5,7 +5,11 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-__all__ = ["End", "EndCause", "Timeouts", "in_words", "sole_error"]
+__all__ = ["End", "EndCause", "Timeouts", "describe_error", "in_words", "shorten", "sole_error"]
+
+LONGEST_TEXT = 2000
+"""Characters of an exception, or of a reason, that are told: enough for a message of a library, and far below the
+64 KiB that a message to the peer may have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +63,25 @@ class End:
     cause: EndCause
     reason: str
     error: BaseException | None = None
+
+
+def describe_error(error: BaseException) -> str:
+    """Give the type and the text of an exception, as ``KeyError: 'x'``; at most `LONGEST_TEXT` characters of its text.
+
+    Never raises: an exception of an application may fail to say what it is.
+    """
+    try:
+        text = str(error)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as failure:  # noqa: BLE001  the application's code: its exception is told all the same
+        text = f"its text is not known, because __str__ raised {type(failure).__name__}"
+    return f"{type(error).__name__}: {shorten(text)}" if text else type(error).__name__
+
+
+def shorten(text: str) -> str:
+    """Cut a text that is to be told to `LONGEST_TEXT` characters."""
+    return text if len(text) <= LONGEST_TEXT else text[:LONGEST_TEXT] + "…"
 
 
 def in_words(what: str, error: BaseException) -> str:

@@ -137,7 +137,13 @@ MUTANTS = (
     Mutant(
         "exception-leaked",
         "Strangers are told the text of exceptions without debug.",
-        (Edit("connection.connection:Connection._say_why", "if self._debug else", "if True else"),),
+        (
+            Edit(
+                "connection.connection:Connection._say_why",
+                "if self._debug and self.end.error else",
+                "if self.end.error else",
+            ),
+        ),
         _unit("connection", "test_what_a_handler_raises_ends_the_connection_and_arrives_bare"),
     ),
     Mutant(

@@ -23,6 +23,15 @@ from typing import Any, Protocol, cast
 import anyio
 import anyio.lowlevel
 
+try:
+    from sniffio import thread_local as _library
+except ImportError:  # then trio, which needs it, is not here either
+
+    class _NoLibrary:
+        name = None
+
+    _library = cast("Any", _NoLibrary())
+
 __all__ = [
     "Event",
     "ParkingLot",
@@ -128,7 +137,8 @@ class _Here(threading.local):
 
     def running(self) -> _Loop:
         loop = self.loop
-        if loop is None or loop.is_trio or not loop.token.is_running():
+        # trio's guest mode: asyncio's loop runs in this thread as well, and trio marks the steps of its own tasks.
+        if loop is None or loop.is_trio or _library.name == "trio" or not loop.token.is_running():
             token = current_loop_token()
             if loop is None or loop.token is not token:
                 loop = self.loop = _Loop(token)

@@ -15,6 +15,7 @@ import anyio
 import anyio.abc
 
 from ..exceptions import HandlerError
+from .native import cancellations
 
 
 class Guard:
@@ -52,14 +53,24 @@ class Guard:
 
 
 def is_cancellation(error: BaseException) -> bool:
-    """Whether `error` is the cancellation of the task that asks, and not only looks like one."""
-    return isinstance(error, anyio.get_cancelled_exc_class()) and anyio.current_effective_deadline() == -math.inf
+    """Whether `error` is the cancellation of the task that asks, and does not only look like one.
+
+    It is, if a cancel scope around the task was cancelled, or the task itself (asyncio's `task.cancel()`,
+    `asyncio.timeout`, `asyncio.wait_for`, the end of `asyncio.run`). It is not, if the task awaited something else that
+    was cancelled.
+    """
+    return isinstance(error, anyio.get_cancelled_exc_class()) and is_being_cancelled()
+
+
+def is_being_cancelled() -> bool:
+    """Whether the running task is cancelled, by a cancel scope or by asyncio itself."""
+    return anyio.current_effective_deadline() == -math.inf or cancellations() > 0
 
 
 def _without_cancellation(error: BaseException) -> BaseException | None:
     """What is in `error` beside the cancellation of this task; None if nothing is."""
     cancelled = anyio.get_cancelled_exc_class()
-    if anyio.current_effective_deadline() == -math.inf:
+    if is_being_cancelled():
         if isinstance(error, BaseExceptionGroup):  # of a task group of the handler's own
             return error.split(cancelled)[1]
         return None if isinstance(error, cancelled) else error

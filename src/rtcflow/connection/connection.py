@@ -29,7 +29,7 @@ from .._core.player import Playback
 from .._core.threads import INTERRUPT_GRACE, SETTLE, Crew, WorkerThreads, observer
 from ..abc import Transport, TransportStatistics
 from ..context import Context, reset_current_context, set_current_context
-from ..ends import End, EndCause, Timeouts, in_words, sole_error
+from ..ends import End, EndCause, Timeouts, describe_error, in_words, shorten, sole_error
 from ..exceptions import NegotiationTimeout
 from ..frames import AudioFormat
 from ..handlers.base import StreamHandlerBase
@@ -393,7 +393,7 @@ class Connection:
         if isinstance(error, anyio.ClosedResourceError) and await self._is_over():
             return
         self._errors.append(error)
-        self._finish(End(EndCause.HANDLER_RAISED, f"the handler raised {error!r}", error))
+        self._finish(End(EndCause.HANDLER_RAISED, f"the handler raised {describe_error(error)}", error))
 
     async def _is_over(self) -> bool:
         """Whether the connection has ended, or the peer is gone, which whoever watches for it may not have seen yet."""
@@ -477,10 +477,10 @@ class Connection:
             case EndCause.HANDLER_RAISED if getattr(self.end.error, "told_peer", False):
                 pass  # rtcflow.fastrtc.WebRTCError
             case EndCause.HANDLER_RAISED:
-                text = f"{type(self.end.error).__name__}: {self.end.error}" if self._debug else "the handler failed"
+                text = describe_error(self.end.error) if self._debug and self.end.error else "the handler failed"
                 self._tell(messages.Error(text))
             case EndCause.HANDLER_CLOSED | EndCause.TIME_LIMIT | EndCause.CLOSED:
-                self._tell(messages.EndStream(self.end.reason))
+                self._tell(messages.EndStream(shorten(self.end.reason)))
             case _:
                 pass
 

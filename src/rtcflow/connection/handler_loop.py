@@ -18,7 +18,8 @@ import contextvars
 import inspect
 import logging
 import threading
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, NoReturn, Protocol, TypeVar, cast
 
@@ -206,9 +207,15 @@ class _Waiting:
 class Task(Future[T]):
     """A coroutine that runs in the connection's task group, and its result. Made by `HandlerLoop.create_task`."""
 
-    def __init__(self, loop: HandlerLoop, coroutine: Coroutine[Any, Any, T], name: str | None) -> None:
+    def __init__(
+        self,
+        loop: HandlerLoop,
+        coroutine: Coroutine[Any, Any, T],
+        name: str | None,
+        context: contextvars.Context | None,
+    ) -> None:
         super().__init__(loop)
-        self._coroutine = coroutine
+        self._coroutine, self._context = coroutine, context
         self._name: str = name or str(getattr(coroutine, "__qualname__", "a coroutine"))
         self._scope: anyio.CancelScope | None = None
         self._cancel_requested = False
@@ -243,7 +250,7 @@ class Task(Future[T]):
 
     def _start(self, context: contextvars.Context) -> None:
         """In the loop's thread: run, or be cancelled if the task group takes nothing any more."""
-        if not self._loop._marked(context.copy()).run(self._loop._start, self._run(), self._name):
+        if not context.run(self._loop._start, self._run(), self._name):
             self._give_up()
 
     def _give_up(self) -> None:
@@ -259,7 +266,9 @@ class Task(Future[T]):
         finished = False
         try:
             with anyio.CancelScope() as self._scope:
-                result = await self._coroutine
+                result = await (
+                    self._coroutine if self._context is None else _InContext(self._coroutine, self._context)
+                )
                 finished = True
         except anyio.get_cancelled_exc_class() as error:
             super().cancel()
@@ -366,7 +375,7 @@ class HandlerLoop:
             RuntimeError: The connection has ended.
         """
         handle = Handle(self, callback, args, context or self._caller_context(), when)
-        self.call_soon(self._start_timer, handle, context=handle._context.copy())
+        self.call_soon(self._start_timer, handle)
         return handle
 
     def _start_timer(self, handle: Handle) -> None:
@@ -384,13 +393,19 @@ class HandlerLoop:
     ) -> Task[T]:
         """Run a coroutine in the connection's task group.
 
+        Args:
+            coro: The coroutine.
+            name: What the task is called; by default as its function.
+            context: What its context variables are read from and set in: this very one, as in asyncio. By default a
+                copy of the caller's.
+
         Raises:
             TypeError: `coro` is no coroutine.
         """
         if not inspect.iscoroutine(coro):
             raise TypeError(f"create_task needs a coroutine, as in create_task(work()), not {coro!r}")
-        task = Task(self, coro, name)
-        context = context or self._caller_context()
+        task = Task(self, coro, name, context)
+        caller = self._caller_context()
         with self._lock:
             if not (closed := self._closed):
                 self._pending.add(task)
@@ -398,8 +413,8 @@ class HandlerLoop:
         if closed:
             task._give_up()
         elif self.runs_in_this_thread():
-            task._start(context)
-        elif not self._in_loop(task._start, context):
+            task._start(caller)
+        elif not self._in_loop(task._start, caller):
             task._give_up()
         return task
 
@@ -510,8 +525,10 @@ class HandlerLoop:
         return context
 
     def _call_back(self, context: contextvars.Context, callback: Callable[..., object], *args: Any) -> None:
+        """Call ``callback(*args)`` in `context` itself, as asyncio does: what it sets there can be read there."""
         try:
-            self._marked(context.copy()).run(callback, *args)
+            with _said_to_run(self._library):
+                _run_in(context, callback, *args)
         except BaseException as error:
             if not self._context.copy().run(self._start, _raise(error)):
                 logger.error("%r raised after its connection had ended", callback, exc_info=error)
@@ -531,6 +548,61 @@ class HandlerLoop:
     def _forget(self, future: Future[Any]) -> None:
         with self._lock:
             self._pending.discard(future)
+
+
+def _run_in(context: contextvars.Context, function: Callable[..., T], *args: Any) -> T:
+    """``context.run(function, *args)``, or in a copy of it: code that runs in a context cannot enter it again."""
+    entered = False
+
+    def enter() -> T:
+        nonlocal entered
+        entered = True
+        return function(*args)
+
+    try:
+        return context.run(enter)
+    except RuntimeError:
+        if entered:
+            raise
+    return context.copy().run(function, *args)
+
+
+@contextmanager
+def _said_to_run(library: str | None) -> Iterator[None]:
+    """Have sniffio know which backend runs: callbacks of asyncio are in no task, by which it would know."""
+    if library is None:
+        yield
+        return
+    before, sniffio.thread_local.name = sniffio.thread_local.name, library
+    try:
+        yield
+    finally:
+        sniffio.thread_local.name = before
+
+
+class _InContext:
+    """Awaiting it runs a coroutine in a context of the caller's choice, step by step.
+
+    Task groups copy the context of whoever starts a task, on both backends, and take no other one.
+    """
+
+    def __init__(self, coroutine: Coroutine[Any, Any, T], context: contextvars.Context) -> None:
+        self._coroutine, self._context = coroutine, context
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        step: Callable[[], Any] = partial(self._coroutine.send, None)
+        while True:
+            try:
+                waits_for = _run_in(self._context, step)
+            except StopIteration as returned:
+                return returned.value
+            try:
+                step = partial(self._coroutine.send, (yield waits_for))
+            except GeneratorExit:
+                self._coroutine.close()
+                raise
+            except BaseException as error:  # noqa: BLE001  it is the coroutine's to handle
+                step = partial(self._coroutine.throw, error)
 
 
 async def _raise(error: BaseException) -> NoReturn:

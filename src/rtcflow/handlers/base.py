@@ -11,12 +11,13 @@ import operator
 import threading
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
 from functools import partial
-from typing import Any, ClassVar, Literal, Protocol, TypeAlias, TypeVar, cast, get_args
+from typing import Any, ClassVar, Final, Literal, Protocol, TypeAlias, TypeVar, cast, get_args
 
 import anyio
+import anyio.lowlevel
 import av
 import numpy as np
 from av.audio.resampler import AudioResampler
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 from .._core.bridge import Event
 from .._core.player import Playback
 from ..context import Context
+from ..ends import describe_error
 from ..exceptions import HandlerError
 from ..frames import ChannelLayout
 from ..outputs import DataChannel, EmitType, VideoEmitType, WebRTCData
@@ -42,6 +44,16 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+
+
+class _Nothing:
+    """What the empty methods of the base classes return: subclasses may await it, or let it be."""
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        return anyio.lowlevel.checkpoint().__await__()
+
+
+_NOTHING: Final = _Nothing()
 
 VideoFormat: TypeAlias = Literal["frame", "float32", "bgr24", "rgb24"]
 """What `video_receive` is given: an `av.VideoFrame`, or an array of shape (height, width, 3): float32 BGR 0-255, uint8
@@ -317,7 +329,7 @@ class StreamHandlerBase(ABC):  # noqa: B024  the abstract methods differ in colo
         """
         channel = self._channel
         if channel is not None and self._binding is not None:
-            text = f"{type(error).__name__}: {error}" if self._binding.debug else what
+            text = describe_error(error) if self._binding.debug else what
             with suppress(anyio.ClosedResourceError, anyio.WouldBlock):  # gone, or reads nothing
                 channel.send(messages.encode(messages.Error(text)))
 
@@ -389,7 +401,7 @@ class StreamHandlerBase(ABC):  # noqa: B024  the abstract methods differ in colo
 
     # -- what the peer says beside the media
 
-    def on_message(self, message: str, /) -> Any:  # noqa: B027  overriding it is optional
+    def on_message(self, message: str, /) -> Any:  # noqa: ARG002
         """Override it to take the peer's messages; may be ``async def``, a plain one runs in a worker thread.
 
         Called beside the other methods, for one message at a time, in order, on every transport but the telephone.
@@ -399,22 +411,26 @@ class StreamHandlerBase(ABC):  # noqa: B024  the abstract methods differ in colo
             message: Text as it came, at most 64 KiB of UTF-8; JSON is not parsed. What rtcflow itself understands
                 (``handshake``, ``dtmf``) does not come here.
         """
+        return _NOTHING
 
-    def on_dtmf(self, digit: str, /) -> Any:  # noqa: B027  overriding it is optional
+    def on_dtmf(self, digit: str, /) -> Any:  # noqa: ARG002
         """Override it to take the keys that a caller presses, one at a time; called as `on_message` is.
 
         Args:
             digit: One of ``0123456789*#ABCD``.
         """
+        return _NOTHING
 
     # -- the rest
 
-    def shutdown(self) -> Any:  # noqa: B027  overriding it is optional
+    def shutdown(self) -> Any:
         """Override it to free what the handler holds; may be ``async def``.
 
         Called exactly once for every handler that was copied for a connection, however that ended (and also if it
         never came about); a plain one in a worker thread, where it may also release what other methods block on.
+        This one does nothing: ``super().shutdown()`` and ``await super().shutdown()`` are both right.
         """
+        return _NOTHING
 
     def resample(self, frame: av.AudioFrame) -> Iterator[av.AudioFrame]:
         """Convert `frame` to `expected_layout` and `input_sample_rate`, format ``s16p``: shape (channels, n), int16.
@@ -500,11 +516,14 @@ class AsyncStreamHandler(StreamHandlerBase):
         """Return a fresh handler, for one connection: ``return MyHandler(...)``."""
 
     async def start_up(self) -> None:
-        """Override it for what runs beside `receive` and `emit` from the beginning, for as long as it likes.
+        """Override it for what runs beside `receive` and `emit` from the beginning.
 
-        Handlers keep whole sessions in it (``async with model.session(): …``): it is cancelled when the connection
-        ends; that it returns ends nothing; what it raises ends the connection.
+        It may run for as long as it likes: handlers keep whole sessions in it (``async with model.session(): …``). It
+        is cancelled when the connection ends. Returning does not end the connection; raising does. It has begun before
+        `on_message` or `on_dtmf` is called. This one does nothing: ``await super().start_up()`` is right, and not
+        needed.
         """
+        await anyio.lowlevel.checkpoint()
 
 
 class AudioVideoStreamHandler(StreamHandler):

@@ -9,10 +9,12 @@ from types import MappingProxyType
 from typing import Any, Final
 
 import anyio
+import anyio.lowlevel
 
 from .._core.bridge import Event
 from .._core.fanout import Fanout, Reader
 from .._core.guard import is_cancellation
+from .._core.native import cancellations
 from .._core.threads import WorkerThreads
 from ..abc import Transport
 from ..connection.connection import Connection, ConnectionStatistics
@@ -199,12 +201,14 @@ class Session:
     async def serve(self) -> End:
         """Run the prepared connection to its end, and log both; never raises what the handler raised.
 
+        Cancelling this ends the connection, and is never swallowed: not by what the handler raises meanwhile either.
+
         Returns:
             How it ended: `End.error` is what the handler raised.
         """
         connection = self.connection
         assert connection is not None
-        began = anyio.current_time()
+        began, cancelled_before = anyio.current_time(), cancellations()
         logger.info("%s call %s from %s begins", self.kind, self.name, self.caller)
         try:
             await connection.run()
@@ -224,6 +228,9 @@ class Session:
             if connection.end is not None:
                 seconds = anyio.current_time() - began
                 logger.info("%s", describe_end(self, connection.end, connection.statistics(), seconds))
+        if cancellations() > cancelled_before:  # asyncio tells a task once, and the handler's error came in its place
+            raise anyio.get_cancelled_exc_class()
+        await anyio.lowlevel.checkpoint_if_cancelled()
         assert connection.end is not None
         return connection.end
 

@@ -215,18 +215,23 @@ async def memory_pair(
     ours = MemoryTransport(offer, latency=latency, phone=phone)
     theirs = MemoryTransport(mirrored, latency=Latency.BUFFERED, phone=False)
     error: BaseException | None = None
-    async with anyio.create_task_group() as pumps:
-        for source, target, way in ((theirs, ours, ways[0]), (ours, theirs, ways[1])):
-            way.begin()
-            _start_pumps(pumps, source, target, way)
-        try:
-            yield ours, theirs
-        except BaseException as raised:  # noqa: BLE001  supervises: the block's own error leaves as it is, not in the pumps' group
-            error = raised
-        with anyio.CancelScope(shield=True):
-            await ours.aclose()
-            await theirs.aclose()
-        pumps.cancel_scope.cancel()
+    try:
+        async with anyio.create_task_group() as pumps:
+            for source, target, way in ((theirs, ours, ways[0]), (ours, theirs, ways[1])):
+                way.begin()
+                _start_pumps(pumps, source, target, way)
+            try:
+                yield ours, theirs
+            except BaseException as raised:  # noqa: BLE001  supervises: the block's own error leaves as it is
+                error = raised
+            with anyio.CancelScope(shield=True):
+                await ours.aclose()
+                await theirs.aclose()
+            pumps.cancel_scope.cancel()
+    except BaseException:
+        # If the scope around us is cancelled, trio's task group raises `Cancelled` here. The block's own error counts.
+        if error is None:
+            raise
     if error is not None:
         raise error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable
 
@@ -184,3 +185,32 @@ async def test_a_thread_may_wake_later_than_it_would():
         tg.start_soon(third.wait)
         await anyio.wait_all_tasks_blocked()
         await anyio.to_thread.run_sync(third.set)
+
+
+def test_trio_as_a_guest_of_a_loop_that_used_an_event():
+    """asyncio's loop runs while its guest's tasks do: each task waits in the way of its own backend."""
+    trio = pytest.importorskip("trio")
+    event, other, done = Event(), Event(), []
+
+    async def guest():
+        with trio.fail_after(5):
+            done.append(await event.wait())
+            other.set()
+
+    async def host():
+        first = Event()
+        threading.Timer(0.01, first.set).start()
+        await first.wait()  # from here on this thread's loop is known as asyncio's
+        ended = asyncio.get_running_loop().create_future()
+        trio.lowlevel.start_guest_run(
+            guest,
+            run_sync_soon_threadsafe=asyncio.get_running_loop().call_soon_threadsafe,
+            done_callback=ended.set_result,
+        )
+        await asyncio.sleep(0.05)
+        event.set()
+        await other.wait()  # and asyncio's tasks wait in their way beside it
+        (await ended).unwrap()
+
+    asyncio.run(host())
+    assert done == [True]

@@ -16,6 +16,7 @@ import anyio
 import anyio.to_thread
 import pytest
 
+from rtcflow._core.bridge import Event
 from rtcflow.connection.handler_loop import HandlerLoop
 from rtcflow.context import Context, get_current_context, reset_current_context, set_current_context
 
@@ -583,3 +584,86 @@ async def test_a_closing_group_takes_over() -> None:
         loop.move_to(closing)
         assert await in_worker(lambda: asyncio.run_coroutine_threadsafe(double(2), loop).result(5)) == 4
     loop.close()
+
+
+@pytest.mark.parametrize(
+    "way", ["call_soon", "call_soon_threadsafe", "call_later", "call_at", "add_done_callback", "create_task"]
+)
+async def test_a_given_context_is_used_as_it_is(way):
+    """What a callback or a task sets in `context=` can be read there afterwards, as on asyncio's own loop."""
+    context = contextvars.copy_context()
+    context.run(variable.set, "given")
+    seen = []
+    done = Event()
+
+    def note(*_):
+        seen.append(variable.get())
+        variable.set("changed")
+        done.set()
+
+    async def work():
+        await anyio.sleep(0)
+        note()
+        await anyio.sleep(0)
+        seen.append(variable.get())
+        return "result"
+
+    async with open_loop() as loop:
+        match way:
+            case "call_later":
+                loop.call_later(0.01, note, context=context)
+            case "call_at":
+                loop.call_at(loop.time() + 0.01, note, context=context)
+            case "add_done_callback":
+                future = loop.create_future()
+                future.add_done_callback(note, context=context)
+                future.set_result(None)
+            case "create_task":
+                assert await loop.create_task(work(), context=context) == "result"
+            case _:
+                getattr(loop, way)(note, context=context)
+        await done.wait()
+    assert seen[0] == "given"
+    assert seen[1:] in ([], ["changed"])
+    assert context[variable] == "changed"
+    assert variable.get() == "nothing"
+
+
+async def test_a_callback_may_lead_to_another_one_in_the_same_context():
+    """A context cannot be entered twice: a callback that is called by code which runs in it gets a copy."""
+    context = contextvars.copy_context()
+    seen = []
+    async with open_loop() as loop:
+        future = loop.create_future()
+        future.add_done_callback(lambda _: seen.append(variable.get()), context=context)
+
+        def resolve():
+            variable.set("inside")
+            future.set_result(None)
+
+        loop.call_soon(resolve, context=context)
+        await future
+        await anyio.sleep(0)
+    assert seen == ["inside"]
+
+
+async def test_cancelling_a_task_with_a_context_of_its_own():
+    """Cancellation reaches the coroutine inside, which cleans up in its context."""
+    context = contextvars.copy_context()
+    begun = Event()
+
+    async def work():
+        try:
+            begun.set()
+            await anyio.sleep_forever()
+        finally:
+            variable.set("cleaned up")
+
+    async with open_loop() as loop:
+        task = loop.create_task(work(), context=context)
+        await begun.wait()
+        task.cancel()
+        with pytest.raises(BaseException) as info:
+            await task
+        assert isinstance(info.value, loop._cancelled_class)
+    assert context[variable] == "cleaned up"

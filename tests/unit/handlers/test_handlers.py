@@ -685,3 +685,14 @@ def test_every_name_of_the_reference_is_there() -> None:
             assert inspect.iscoroutinefunction(getattr(cls, name)) is cls.__name__.startswith("Async"), name
         for name in ("send_message", "wait_for_args", "fetch_args"):
             assert inspect.iscoroutinefunction(getattr(cls, name)), name
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("name", ["shutdown", "on_message", "on_dtmf"])
+@pytest.mark.parametrize("base", [AsyncStreamHandler, StreamHandler])
+async def test_an_empty_method_of_the_base_class_may_be_awaited_or_not(base, name):
+    """A subclass need not know which it is: ``super().shutdown()`` and ``await super().shutdown()`` are both right."""
+    method, args = getattr(base, name), () if name == "shutdown" else ("1",)
+    handler = object()
+    assert await method(handler, *args) is None
+    method(handler, *args)

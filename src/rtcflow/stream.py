@@ -242,21 +242,19 @@ class Stream:
                 raise RuntimeError("this stream is running in another event loop; make one Stream for each server")
             yield self
             return
+        engine = EngineRoom(self._webrtc)
         try:
-            async with anyio.create_task_group() as outer:
-                engine = EngineRoom(outer, self._webrtc)
+            async with anyio.create_task_group() as connections:
+                self._room = Room(token, connections, engine)
                 try:
-                    async with anyio.create_task_group() as connections:
-                        self._room = Room(token, connections, engine)
-                        try:
-                            yield self
-                        finally:
-                            await self._close_all()
-                            connections.cancel_scope.cancel()
+                    yield self
                 finally:
-                    engine.stop()  # after the connections: their goodbyes go through it
+                    await self._close_all()
+                    connections.cancel_scope.cancel()
         except BaseExceptionGroup as group:
             raise sole_error(group) from None  # tasks in here are supervised: this is what the block itself raised
+        finally:
+            await engine.aclose()  # after the connections: their goodbyes go through it
 
     async def _close_all(self) -> None:
         self._room = None  # admits nobody from here on

@@ -41,6 +41,7 @@ __all__ = [
     "current_loop_token",
     "current_worker",
     "loop_clock",
+    "wait_out",
 ]
 
 
@@ -378,3 +379,25 @@ class Event:
             if self._closed and not self._flag:
                 raise anyio.ClosedResourceError
             return woken
+
+
+async def wait_out(event: Event) -> None:
+    """Wait until `event` is set, and let nothing cut that short; what tried to is raised afterwards.
+
+    A shielded `anyio.CancelScope` holds off anyio's own cancellation only. ``task.cancel()`` of asyncio and trio's
+    Ctrl-C pass through it, so they are caught here, and raised again once the event is set. For what must not be left
+    half done, and ends by itself in bounded time.
+    """
+    stopped: BaseException | None = None
+    with anyio.CancelScope(shield=True):
+        while True:
+            try:
+                await event.wait()
+                break
+            except (anyio.get_cancelled_exc_class(), KeyboardInterrupt) as error:
+                stopped = error
+    if stopped is not None:
+        try:
+            raise stopped
+        finally:
+            stopped = None  # or error, traceback and frame would hold one another

@@ -21,7 +21,7 @@ from typing import Any, Generic, Protocol, TypeVar, cast
 
 import anyio
 
-from .._core.bridge import Event, wake_later
+from .._core.bridge import Event, wait_out, wake_later
 
 T = TypeVar("T")
 _log = logging.getLogger("rtcflow.engine")
@@ -100,6 +100,7 @@ class Room:
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._calls: set[_Call[Any]] = set()
+        self._stopping = False
         self._stop: asyncio.Event
         self._tasks: asyncio.TaskGroup
         self.residents: set[Resident] = set()
@@ -112,26 +113,34 @@ class Room:
     # -- from outside
 
     async def open(self) -> None:
-        """Start the thread, and wait until its loop runs."""
-        # An empty context: on free-threaded builds a thread inherits the starter's otherwise.
-        self._thread = threading.Thread(target=contextvars.Context().run, args=(self._run,), name="rtcflow engine")
+        """Start the thread, and wait until its loop runs. If this raises, or is cancelled, call `aclose`."""
+        # An empty context: on free-threaded builds a thread inherits the starter's otherwise. A daemon, for the one
+        # case in which nobody gets to call `aclose`: a second Ctrl-C, which stops the caller's loop where it is.
+        self._thread = threading.Thread(
+            target=contextvars.Context().run, args=(self._run,), name="rtcflow engine", daemon=True
+        )
         self._thread.start()
-        with anyio.CancelScope(shield=True):
-            await self._ready.wait()
+        await self._ready.wait()
         if self._loop is None:  # the loop could not be made
             await self.aclose()
 
     async def aclose(self) -> None:
-        """Close every resident, end the thread, and raise what went wrong in it, if anything did."""
-        if self._thread is None:
+        """Close every resident, end the thread, and raise what went wrong in it, if anything did.
+
+        Nothing cuts this short, neither a cancelled scope nor ``task.cancel()`` nor Ctrl-C: it ends by itself soon.
+        """
+        self._stopping = True  # for a loop that does not run yet, and looks at this first
+        if self._thread is None or self._thread.ident is None:
             return
-        with anyio.CancelScope(shield=True):
-            if self._loop is not None:
-                with suppress(anyio.ClosedResourceError):
-                    self.post(self._stop.set)
-            await self._gone.wait()
-        self._thread.join()  # its last statement was to set `_gone`
-        self._thread, self._loop = None, None
+        with suppress(anyio.ClosedResourceError):  # it has ended, or has not begun
+            self.post(self._stop_now)
+        try:
+            await wait_out(self._gone)
+        finally:
+            thread, self._thread = self._thread, None
+            if thread is not None and self._gone.is_set():
+                thread.join()  # setting `_gone` was one of its last statements
+            self._loop = None
         if self._error is not None:
             error, self._error = self._error, None
             raise error
@@ -146,22 +155,38 @@ class Room:
         Raises:
             anyio.ClosedResourceError: The room is closed, or was closed meanwhile.
         """
+        call = self._begin(function, args, context)
+        try:
+            await call.done.wait()
+        except BaseException as error:
+            with suppress(anyio.ClosedResourceError):
+                self.post(call.cancel)
+            if not isinstance(error, GeneratorExit):  # then the caller's loop is gone, and nothing can be awaited
+                await wait_out(call.done)
+            raise
+        return call.result()
+
+    async def complete(self, function: Callable[..., Awaitable[T]], *args: Any) -> T:
+        """The same, but nothing cuts it short: for closing things. Who is cancelled meanwhile hears of it afterwards.
+
+        Raises:
+            anyio.ClosedResourceError: The room is closed, or was closed meanwhile.
+        """
+        call = self._begin(function, args, None)
+        await wait_out(call.done)
+        return call.result()
+
+    def _begin(
+        self, function: Callable[..., Awaitable[T]], args: tuple[Any, ...], context: contextvars.Context | None
+    ) -> _Call[T]:
         call = _Call(self, function, args, context or contextvars.Context())
         self._calls.add(call)  # before the room is asked to begin: a room that ends finishes every call in the set
         try:
-            self.post(call.begin, self._tasks)
+            self.post(lambda: call.begin(self._tasks))
         except BaseException:
             self._calls.discard(call)
             raise
-        try:
-            await call.done.wait()
-        except BaseException:
-            with suppress(anyio.ClosedResourceError):
-                self.post(call.cancel)
-            with anyio.CancelScope(shield=True):
-                await call.done.wait()
-            raise
-        return call.result()
+        return call
 
     def post(self, function: Callable[..., object], *args: Any) -> None:
         """Have `function(*args)` called in the room, soon; from any thread.
@@ -182,6 +207,9 @@ class Room:
     def start_soon(self, coroutine: Coroutine[Any, Any, Any], family: Family) -> asyncio.Task[Any]:
         """Start a task of ours; it belongs to `family`, which hears of its errors."""
         return self._tasks.create_task(_report(coroutine, family), context=family.context)
+
+    def _stop_now(self) -> None:
+        self._stop.set()
 
     def _run(self) -> None:
         try:
@@ -211,7 +239,8 @@ class Room:
         async with asyncio.TaskGroup() as self._tasks:
             self._loop = loop
             self._ready.set()
-            await self._stop.wait()
+            if not self._stopping:
+                await self._stop.wait()
             self._loop = None  # from here on no call is taken
             for resident in list(self.residents):
                 self._tasks.create_task(resident.close(goodbye=False), context=contextvars.Context())

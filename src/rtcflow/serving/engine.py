@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import anyio.abc
 
-from .._core.guard import is_cancellation
+from ..exceptions import NotServing
 
 if TYPE_CHECKING:
     from ..transports.webrtc import WebRTCConfig, WebRTCEngine
@@ -26,48 +26,65 @@ class Room:
 
 
 class EngineRoom:
-    """Opens the WebRTC engine at the first call and keeps it until `stop`; if it fails, the next call gets another."""
+    """Opens the WebRTC engine at the first call and keeps it until `aclose`; if it fails, the next call gets another.
 
-    def __init__(self, tasks: anyio.abc.TaskGroup, config: WebRTCConfig | None) -> None:
-        self._tasks = tasks
+    No task keeps the engine: it is a thread, and the task that asks first opens it. A task that is cancelled while it
+    opens the engine closes it again, and the next one begins anew. (A task of its own, begun with ``start``, hung: a
+    cancelled ``start`` waits, shielded, for a task that has called ``started`` and now waits for the stream's end.)
+    """
+
+    def __init__(self, config: WebRTCConfig | None) -> None:
         self._config = config
         self._lock = anyio.Lock()
-        self._stop = anyio.Event()
         self._engine: WebRTCEngine | None = None
+        self._closed = False
 
     async def get(self) -> WebRTCEngine:
-        """The engine. Safe to cancel."""
+        """The open engine. Safe to cancel.
+
+        Raises:
+            NotServing: The stream has ended.
+            Exception: The engine could not be opened: what `open_engine` raises.
+        """
+        from ..transports.webrtc import WebRTCEngine
+
         async with self._lock:
-            if self._engine is None or not self._engine.is_open:
-                self._engine = await self._tasks.start(self._keep)
+            if self._engine is not None and not self._engine.is_open:
+                await self._close()
+            if self._engine is None:
+                engine = WebRTCEngine(self._config)
+                try:
+                    self._check()
+                    await engine._open()
+                    self._check()
+                except BaseException:
+                    await engine.aclose()
+                    raise
+                self._engine = engine
             return self._engine
 
-    def stop(self) -> None:
-        """Have the engine closed."""
-        self._stop.set()
+    def _check(self) -> None:
+        if self._closed:
+            raise NotServing("this stream is not running any more")
 
-    async def _keep(self, *, task_status: anyio.abc.TaskStatus[WebRTCEngine]) -> None:
-        from ..transports.webrtc import open_engine
-
-        engine = None
+    async def aclose(self) -> None:
+        """Close the engine, after the connections: their goodbyes go through it. Not cut short by cancelling."""
+        self._closed = True
         try:
-            async with open_engine(self._config) as engine:
-                task_status.started(engine)
-                # Cancelled together with the connections it must still outlive them: `stop` comes after their end.
-                with anyio.CancelScope(shield=True):
-                    async with anyio.create_task_group() as waiting:
-                        waiting.start_soon(self._cancel_at_stop, waiting.cancel_scope)
-                        await engine.wait_ended()
-                        waiting.cancel_scope.cancel()
-        except BaseException as error:
-            if engine is None or is_cancellation(error):
-                raise  # to the call that wanted it
-            # Supervises, whatever ended its thread: its connections have seen it break; the next offer opens a new one.
-            logger.exception("the WebRTC engine failed; the next call opens another")
+            with anyio.CancelScope(shield=True):
+                async with self._lock:  # a task that opens the engine now closes it again
+                    pass
         finally:
-            if self._engine is engine:
-                self._engine = None
+            await self._close()
 
-    async def _cancel_at_stop(self, waiting: anyio.CancelScope) -> None:
-        await self._stop.wait()
-        waiting.cancel()
+    async def _close(self) -> None:
+        engine, self._engine = self._engine, None
+        if engine is None:
+            return
+        try:
+            await engine.aclose()
+        except BaseException as error:
+            if isinstance(error, (anyio.get_cancelled_exc_class(), KeyboardInterrupt)):
+                raise
+            # Supervises, whatever ended the engine's thread: its connections have seen it break.
+            logger.exception("the WebRTC engine failed; the next call opens another")

@@ -55,8 +55,8 @@ async def open_engine(config: WebRTCConfig | None = None) -> AsyncIterator[WebRT
         ValueError: No network interface of this machine has a name as in `WebRTCConfig.interfaces`.
     """
     engine = WebRTCEngine(config)
-    await engine._open()
     try:
+        await engine._open()
         yield engine
     finally:
         await engine.aclose()
@@ -86,9 +86,8 @@ class WebRTCEngine:
         from .._engine.room import Room
 
         host_addresses(self.config)  # what cannot work is said now, not to each caller
-        room = Room(use_uvloop=self.config.use_uvloop)
-        await room.open()
-        self._room = room
+        self._room = Room(use_uvloop=self.config.use_uvloop)  # before it is open, so that `aclose` finds it
+        await self._room.open()
         if self.config.switch_interval is not None:
             self._switch_interval = sys.getswitchinterval()
             sys.setswitchinterval(self.config.switch_interval)
@@ -332,9 +331,8 @@ class WebRTCTransport(LinkTransport):
     async def _free(self) -> None:
         """Free everything at once, and do not be cut short."""
         self._ports.close()
-        with anyio.CancelScope(shield=True):
-            with suppress(anyio.ClosedResourceError):  # the room is gone, and everything in it
-                await self._room.call(_close_at_once, self._peer)
+        with suppress(anyio.ClosedResourceError):  # the room is gone, and everything in it
+            await self._room.complete(_close_at_once, self._peer)
 
     @override
     def statistics(self) -> TransportStatistics:

@@ -60,6 +60,46 @@ async def test_cancelling_a_call() -> None:
 
 
 @pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_closing_is_not_cut_short_by_native_cancellation() -> None:
+    """Three times cancelled, `complete` and `aclose` do what they have to, and then the cancellation is heard."""
+    room = Room()
+    await room.open()
+    done: list[str] = []
+
+    async def slow() -> None:
+        await asyncio.sleep(0.05)
+        done.append("slow")
+
+    async def close() -> None:
+        try:
+            await room.complete(slow)
+        finally:
+            await room.aclose()
+            done.append("closed")
+
+    task = asyncio.get_running_loop().create_task(close())
+    while not task.done():
+        await asyncio.sleep(0.01)
+        task.cancel()
+    assert task.cancelled()
+    assert done[:1] == ["slow"]
+    assert not room.is_open
+    assert room._thread is None
+
+
+@pytest.mark.anyio
+async def test_closing_a_room_that_is_being_opened() -> None:
+    """Whoever gives up opening closes, and the thread ends although its loop did not run when it was told to."""
+    room = Room()
+    with anyio.move_on_after(0):
+        await room.open()
+    await room.aclose()
+    assert room._thread is None
+    assert not room.is_open
+
+
+@pytest.mark.anyio
 async def test_closing_during_a_call() -> None:
     """A call that runs when the room is closed is cancelled, and raises ClosedResourceError."""
     room = Room()

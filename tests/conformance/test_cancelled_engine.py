@@ -1,0 +1,73 @@
+"""The engine is opened and closed in an orderly way, at whatever step, and in whatever way, that is cancelled."""
+
+from __future__ import annotations
+
+import anyio
+import pytest
+from cancellation_sweep import KINDS, Facts, sweep
+
+import rtcflow
+from rtcflow.transports.webrtc import WebRTCConfig, open_engine
+
+LOCAL = WebRTCConfig(host_addresses=("127.0.0.1",))
+
+
+class Silent(rtcflow.AsyncStreamHandler):
+    """A handler that counts how often it was shut down."""
+
+    made: list[Silent]
+    shut_down = 0
+
+    def copy(self) -> Silent:
+        other = Silent()
+        other.made = self.made
+        self.made.append(other)
+        return other
+
+    async def receive(self, frame) -> None:
+        pass
+
+    async def emit(self):
+        await anyio.sleep(0.02)
+
+    async def shutdown(self) -> None:
+        self.shut_down += 1
+
+
+async def an_engine(facts: Facts) -> None:
+    """An application opens an engine, makes an offer and closes both."""
+    async with open_engine(LOCAL) as engine:
+        call = await engine.offer()
+        await call.aclose()
+
+
+async def a_stream(facts: Facts) -> None:
+    """An application runs a stream and opens its engine beforehand; another tries it, too, but not for long."""
+    stream = rtcflow.Stream(Silent(), modality="audio", mode="send-receive", webrtc=LOCAL)
+    async with stream.running():
+        with anyio.CancelScope() as scope:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(stream.open_engine)
+                await anyio.lowlevel.checkpoint()
+                await anyio.lowlevel.checkpoint()
+                scope.cancel()
+        await stream.open_engine()
+
+
+STORIES = [an_engine, a_stream]
+
+
+@pytest.mark.parametrize("story", STORIES)
+@pytest.mark.parametrize("backend, how", KINDS)
+def test_cancelled_at_some_steps(story, backend, how):
+    """At a few steps: what breaks at many is seen here."""
+    sweep(story, backend, how, points=12)
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("story", STORIES)
+@pytest.mark.parametrize("backend, how", KINDS)
+def test_cancelled_at_every_step(story, backend, how):
+    """At each."""
+    sweep(story, backend, how)

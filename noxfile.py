@@ -250,6 +250,15 @@ def fuzz(session: nox.Session) -> None:
 
 
 @nox.session
+def strangers(session: nox.Session) -> None:
+    """A minute of junk at the UDP port of a live call, from strangers and from the peer's address; `-- 600` for ten."""
+    _install(session, "all")
+    seconds = session.posargs[0] if session.posargs else "60"
+    environment = {"RTCFLOW_FUZZ_SECONDS": seconds}
+    session.run("python", "-m", "pytest", "--timeout=3600", "tests/interop/test_strangers.py", env=environment)
+
+
+@nox.session
 def interop(session: nox.Session) -> None:
     """Foreign peers: a browser, other WebRTC stacks. Wants chromium, espeak-ng, coturn; skips what is missing."""
     _install(session, "all")

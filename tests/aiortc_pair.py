@@ -9,9 +9,8 @@ from typing import Any
 
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 
-from rtcflow._engine import gathering
 from rtcflow._engine.config import WebRTCConfig
-from rtcflow._engine.seam import seam
+from rtcflow._engine.seam import gathering, seam
 
 LOCAL = WebRTCConfig(host_addresses=("127.0.0.1",))
 

@@ -12,14 +12,15 @@ import pytest
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCRtpReceiver, RTCRtpSender, RTCSctpTransport
 from aiortc.rtcrtpparameters import RTCRtpCodecParameters, RTCRtpReceiveParameters, RTCRtpSendParameters
 from aiortc.rtcrtpreceiver import RemoteStreamTrack
+from aiortc.rtcsctptransport import CookieEchoChunk, serialize_packet
 from aiortc.rtp import RtpPacket
 from aiortc_pair import connected_pair, run
 from OpenSSL import SSL
 
-from rtcflow._engine import gathering
 from rtcflow._engine.config import WebRTCConfig
-from rtcflow._engine.seam import seam
+from rtcflow._engine.seam import gathering, seam
 from rtcflow._engine.video import PictureBuffer, PictureEncoder
+from rtcflow.exceptions import RemoteProtocolError
 
 OPUS = RTCRtpCodecParameters(mimeType="audio/opus", clockRate=48000, channels=2, payloadType=96)
 
@@ -263,3 +264,49 @@ def test_everything_is_acknowledged() -> None:
 def test_names(name: str) -> None:
     """The receiver's methods are where `take_packets` looks for them."""
     assert callable(getattr(RTCRtpReceiver, name))
+
+
+def test_the_gate_stands_where_aioice_listens() -> None:
+    """`Gate` overrides what aioice's sockets are called by, and reads what its connections have."""
+    stock = aioice.ice.StunProtocol
+    for name in ("datagram_received", "error_received", "connection_lost", "send_stun", "send_data"):
+        assert name in vars(stock), name
+    assert list(inspect.signature(stock.datagram_received).parameters) == ["self", "data", "addr"]
+    assert list(inspect.signature(aioice.Connection.request_received).parameters) == [
+        "self",
+        "message",
+        "addr",
+        "protocol",
+    ]
+    connection = aioice.Connection(ice_controlling=False)
+    for name in ("_remote_candidates", "_nominated", "_check_list", "_queue", "_valid_username", "data_received"):
+        assert hasattr(connection, name), name
+
+
+def test_faults_of_the_peer_are_contained() -> None:
+    """RTP that aiortc cannot handle is dropped; what is wrong on the data channels is a RemoteProtocolError."""
+
+    async def check() -> None:
+        async with connected_pair() as (one, two):
+            faults: list[str] = []
+            (transport,) = seam.transports(two)
+            sctp = two.sctp
+            assert sctp is not None
+            seam.contain_faults(two, 1000, faults.append)
+            assert sctp.getCapabilities().maxMessageSize == 1000
+            receiver = two.getReceivers()[0]
+            vars(receiver)["_handle_rtp_packet"] = None  # what it would call, fails
+            packet = RtpPacket(payload_type=96, sequence_number=1, ssrc=7, payload=b"x")
+            transport._rtp_router.ssrc_table[7] = receiver
+            transport._rtp_router.payload_type_table[96] = {receiver}
+            await transport._handle_rtp_data(packet.serialize(), arrival_time_ms=0)
+            assert faults == ["aiortc raised TypeError on an RTP or RTCP packet of the peer"]
+            await sctp._data_channel_receive(999, 51, b"outside")
+            assert "not opened in-band" in faults[1]
+            vars(sctp)["_receive_chunk"] = None
+            with pytest.raises(RemoteProtocolError, match="cannot be read: TypeError"):
+                await sctp._handle_data(
+                    serialize_packet(5000, 5000, sctp._local_verification_tag, CookieEchoChunk(body=b""))
+                )
+
+    run(check())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -11,21 +12,25 @@ import anyio
 from aiortc import InvalidStateError, RTCDataChannel
 
 from ..exceptions import LocalProtocolError, RemoteProtocolError
+from ..protocol.messages import MAX_MESSAGE_SIZE
 from .ports import Ports
 from .room import Room
 from .seam import seam
 
+_log = logging.getLogger("rtcflow.engine")
+
 LABEL: Final = "text"
 """The channel's label; FastRTC's clients use it, too."""
 SEND_BOUND: Final = 2**20
-"""Bytes that may wait to be sent: 1 MiB, what browsers queue without complaint is far more."""
+"""Bytes that may wait to be sent: 1 MiB, browsers queue far more."""
 
 
 class MessageChannel:
-    """Chooses the channel, and carries messages; made in the room, `send_nowait` is for any thread.
+    """Chooses the channel, and carries messages. Made in the room; `send_nowait` is for any thread.
 
-    The first channel that opens is the one; a later one that is labelled ``"text"`` takes its place, if the first is
-    not. Binary messages, and those of other channels, are counted and ignored.
+    The newest open channel is used, and one labelled ``"text"`` before all others. If it closes, the next newest takes
+    its place, so a peer may close its channel and open another. Binary messages, and those of other channels, are
+    counted and ignored; the first of each kind is logged.
 
     Args:
         room: Where the channel lives.
@@ -35,6 +40,7 @@ class MessageChannel:
 
     def __init__(self, room: Room, ports: Ports, fail: Callable[[BaseException], None]) -> None:
         self._room, self._ports, self._fail = room, ports, fail
+        self._channels: list[RTCDataChannel] = []
         self._channel: RTCDataChannel | None = None
         self._lock = threading.Lock()
         self._outbox: deque[str] = deque()
@@ -47,29 +53,49 @@ class MessageChannel:
 
     def adopt(self, channel: RTCDataChannel) -> None:
         """A channel exists, opened by the peer or by us."""
-        if self._channel is not None and (self._channel.label == LABEL or channel.label != LABEL):
-            self._ports.message_figures.other_channels += 1
-            return
-        self._channel = channel
+        self._channels.append(channel)
 
         def on_message(message: str | bytes) -> None:
             self._receive(channel, message)
 
+        def on_close() -> None:
+            if channel in self._channels:
+                self._channels.remove(channel)
+                self._choose()
+
         channel.on("message", on_message)
-        channel.on("open", self._ports.messages_open.set)
-        if channel.readyState == "open":
+        channel.on("open", self._choose)
+        channel.on("close", on_close)
+        self._choose()
+
+    def _choose(self) -> None:
+        usable = [channel for channel in self._channels if channel.readyState == "open"]
+        if usable:
+            self._channel = max(usable, key=lambda channel: (channel.label == LABEL, usable.index(channel)))
             self._ports.messages_open.set()
 
     def _receive(self, channel: RTCDataChannel, message: str | bytes) -> None:
+        figures = self._ports.message_figures
         if channel is not self._channel:
-            return
-        if not isinstance(message, str):
-            self._ports.message_figures.binary_ignored += 1
-            return
-        try:
-            self._ports.put_message(message)
-        except RemoteProtocolError as error:
-            self._fail(error)
+            figures.other_channels += 1
+            if figures.other_channels == 1:
+                used = self._channel.label if self._channel is not None else ""
+                _log.warning(
+                    'a message on the data channel "%s" is ignored: "%s" is used; open one channel', channel.label, used
+                )
+        elif not isinstance(message, str):
+            figures.binary_ignored += 1
+            if figures.binary_ignored == 1:
+                _log.warning("a binary message of %d bytes is ignored: send text (strings)", len(message))
+        elif len(message) > MAX_MESSAGE_SIZE or len(message.encode()) > MAX_MESSAGE_SIZE:
+            size = len(message.encode())
+            text = f"the peer sent a message of {size} bytes; at most {MAX_MESSAGE_SIZE} are read (a=max-message-size)"
+            self._fail(RemoteProtocolError(text, close_code=1009))
+        else:
+            try:
+                self._ports.put_message(message)
+            except RemoteProtocolError as error:
+                self._fail(error)
 
     def send_nowait(self, message: str) -> None:
         """See `Transport.send_message_nowait`.

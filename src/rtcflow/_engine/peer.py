@@ -28,14 +28,16 @@ from aiortc.rtcconfiguration import RTCIceTransportPolicy
 
 from ..abc import MediaOffer
 from ..exceptions import ConnectionExists, InvalidOffer, LocalProtocolError, NegotiationTimeout, UnsupportedMedia
+from ..protocol.messages import MAX_MESSAGE_SIZE
 from ..protocol.signalling import IceCandidate
-from . import audio, gathering, offers, video
+from . import audio, offers, video
 from .config import IceServer, WebRTCConfig
 from .messages import LABEL, MessageChannel
 from .opus import RTP_RATE
 from .ports import Ports
 from .room import Family, Room
-from .seam import seam
+from .seam import gathering, seam
+from .seam.gate import Contact
 
 _log = logging.getLogger("rtcflow.engine")
 
@@ -102,6 +104,7 @@ class Peer:
         self._negotiating = asyncio.Lock()
         self._theirs: offers.Description | None = None
         self._torn = False
+        self._contact = Contact()
 
     # -- negotiation
 
@@ -117,7 +120,7 @@ class Peer:
         connection = self._open(RTCBundlePolicy.BALANCED)
         await self._set_remote(connection, offer, "offer", wish)
         self._choose_directions(connection, wish)
-        gathering.install(connection, self._config, self._ports.asked)
+        self._furnish(connection)
         await connection.setLocalDescription(await connection.createAnswer())
         answer = connection.localDescription.sdp
         self._learn_codec(answer)
@@ -160,7 +163,7 @@ class Peer:
                 self._shortcut(transceiver, track)
         if wish.messages:
             self.messages.adopt(connection.createDataChannel(LABEL))
-        gathering.install(connection, self._config, self._ports.asked)
+        self._furnish(connection)
         await connection.setLocalDescription(await connection.createOffer())
         self._start_timer()
         return connection.localDescription.sdp
@@ -263,6 +266,11 @@ class Peer:
             await _add(connection, None)
 
     # -- life
+
+    def _furnish(self, connection: RTCPeerConnection) -> None:
+        """Put what is ours into the transports that `connection` has by now."""
+        gathering.install(connection, self._config, self._ports.asked, self._contact)
+        seam.contain_faults(connection, MAX_MESSAGE_SIZE, self._contact.warn_once)
 
     def _open(self, bundle: RTCBundlePolicy) -> RTCPeerConnection:
         config = self._config

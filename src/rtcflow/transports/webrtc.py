@@ -82,8 +82,8 @@ class WebRTCEngine:
             )
         import rtcflow._engine.peer  # noqa: F401  half a second of imports that no call should wait for
 
-        from .._engine.gathering import host_addresses
         from .._engine.room import Room
+        from .._engine.seam.gathering import host_addresses
 
         host_addresses(self.config)  # what cannot work is said now, not to each caller
         self._room = Room(use_uvloop=self.config.use_uvloop)  # before it is open, so that `aclose` finds it

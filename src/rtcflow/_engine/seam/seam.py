@@ -16,15 +16,25 @@ import queue
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import aioice.ice
-from aiortc import RTCCertificate, RTCDtlsTransport, RTCPeerConnection, RTCRtpReceiver, RTCRtpSender, RTCSctpTransport
+from aiortc import (
+    RTCCertificate,
+    RTCDtlsFingerprint,
+    RTCDtlsTransport,
+    RTCPeerConnection,
+    RTCRtpReceiver,
+    RTCRtpSender,
+    RTCSctpCapabilities,
+    RTCSctpTransport,
+)
 from aiortc.codecs.base import Encoder
 from aiortc.jitterbuffer import JitterBuffer
 from aiortc.rtcrtpparameters import RTCRtpCodecParameters, RTCRtpReceiveParameters
 from OpenSSL import SSL
 
+from ...exceptions import RemoteProtocolError
 from ..ports import Route
 from . import wire
 
@@ -63,6 +73,14 @@ class Certificate(RTCCertificate):
         context = super()._create_ssl_context(srtp_profiles)
         context.set_cipher_list(CIPHERS)
         return context
+
+    def getFingerprints(self) -> list[RTCDtlsFingerprint]:  # noqa: N802 - aiortc's name
+        """The SHA-256 fingerprint alone.
+
+        aiortc also announces SHA-384 and SHA-512 (RFC 8122 section 5 allows that). libdatachannel then answers with a
+        fingerprint of a kind that its certificate does not have, and a quarter of such calls fail.
+        """
+        return [one for one in super().getFingerprints() if one.algorithm == "sha-256"]
 
 
 def use_certificate(connection: RTCPeerConnection, certificate: RTCCertificate) -> None:
@@ -137,6 +155,79 @@ def transports(connection: RTCPeerConnection) -> list[RTCDtlsTransport]:
 def packets_received(transport: RTCDtlsTransport) -> int:
     """How many packets have come, of RTP, RTCP and DTLS. Relies on: ``RTCDtlsTransport.__rx_packets``; else 0."""
     return int(getattr(transport, "_RTCDtlsTransport__rx_packets", 0))
+
+
+# -- faults of the peer
+
+
+def contain_faults(connection: RTCPeerConnection, max_message: int, on_fault: Callable[[str], None]) -> None:
+    """Have what `connection` raises on the bytes of its own, authenticated peer be the peer's fault, and seen as such.
+
+    A packet of RTP or RTCP that aiortc cannot handle is dropped. What is wrong on the data channels ends the call with
+    a `RemoteProtocolError`, for they are reliable: nothing on them can be dropped. Messages on channels that nobody
+    has opened in-band (``negotiated: true``) are reported.
+
+    Relies on: ``RTCDtlsTransport`` calls its own ``_handle_rtp_data(data, arrival_time_ms=)`` and
+    ``_handle_rtcp_data(data)`` with what was decrypted, and ``_data_receiver._handle_data(data)`` of the
+    `RTCSctpTransport`, which calls its own ``_data_channel_receive(stream_id, pp_id, data)``;
+    ``RTCSctpTransport._data_channels`` holds the channels by stream; ``_advertised_rwnd`` is the room left for what was
+    received in part.
+
+    Args:
+        connection: With the transports that will be needed.
+        max_message: The most bytes of one message; announced as ``a=max-message-size`` (RFC 8841 section 6).
+        on_fault: Is told in words what was dropped.
+    """
+    for transport in transports(connection):
+        members: dict[str, Any] = vars(transport)
+        for name in ("_handle_rtp_data", "_handle_rtcp_data"):
+            if hasattr(transport, name):
+                members[name] = partial(_drop_faulty, getattr(transport, name), on_fault)
+    sctp = connection.sctp
+    if sctp is None:
+        return
+    members = vars(sctp)
+    members["getCapabilities"] = partial(RTCSctpCapabilities, maxMessageSize=max_message)
+    if all(hasattr(sctp, name) for name in ("_handle_data", "_data_channel_receive", "_data_channels")):
+        members["_handle_data"] = partial(_read_sctp, sctp, sctp._handle_data)
+        members["_data_channel_receive"] = partial(_report_unopened, sctp, sctp._data_channel_receive, on_fault)
+
+
+async def _drop_faulty(stock: Any, on_fault: Callable[[str], None], data: bytes, **more: Any) -> None:
+    try:
+        await stock(data, **more)
+    except ConnectionError:
+        raise
+    except Exception as error:  # noqa: BLE001 - aiortc reads what a peer wrote, and fails in many ways
+        on_fault(f"aiortc raised {type(error).__name__} on an RTP or RTCP packet of the peer")
+
+
+async def _read_sctp(sctp: Any, stock: Any, data: bytes) -> None:
+    try:
+        await stock(data)
+    except ConnectionError:
+        raise
+    except Exception as error:
+        raise RemoteProtocolError(f"the peer's data channels cannot be read: {type(error).__name__} {error}") from error
+    if getattr(sctp, "_advertised_rwnd", 0) < -_OVERRUN:
+        raise RemoteProtocolError("the peer sends more on its data channels than it was given room for")
+
+
+async def _report_unopened(
+    sctp: Any, stock: Any, on_fault: Callable[[str], None], stream_id: int, pp_id: int, data: bytes
+) -> None:
+    if pp_id != _DCEP and stream_id not in sctp._data_channels:
+        on_fault(
+            f"a message came on data channel {stream_id}, which was not opened in-band; "
+            "open it without negotiated: true (RFC 8832)"
+        )
+    await stock(stream_id, pp_id, data)
+
+
+_OVERRUN: Final = 2**18
+"""Bytes that a peer may send beyond the window it was told of: what was under way."""
+_DCEP: Final = 50
+"""The payload protocol of a channel's opening (RFC 8832 section 8.1)."""
 
 
 # -- RTP

@@ -19,6 +19,8 @@ from typing import Any, Final, Literal, NamedTuple, cast
 import pylibsrtp
 from aiortc import RTCDtlsTransport, RTCRtpReceiver, RTCRtpSender, rtp
 
+from .gate import Gate
+
 _HEADER: Final = Struct("!BBHLL")
 _EXTENSION: Final = Struct("!HH")
 _SHORTEST: Final = _HEADER.size
@@ -251,7 +253,8 @@ class RtpWriter:
             extension = self._levelled[:at] + bytes((level,)) + self._levelled[at + 1 :]
         header = _HEADER.pack(0x90 if extension else 0x80, second, self._sequence, timestamp, self._ssrc)
         data = self._encrypt(header + extension + payload)
-        pair.protocol.transport.sendto(data, pair.remote_addr)
+        protocol = pair.protocol
+        (protocol.send if isinstance(protocol, Gate) else protocol.transport.sendto)(data, pair.remote_addr)
         self._sequence = (self._sequence + 1) & 0xFFFF
         books, counts = self._books, self._counts
         books["_RTCRtpSender__ntp_timestamp"] = int((time.time() + _NTP_EPOCH) * 4294967296)

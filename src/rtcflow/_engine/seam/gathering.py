@@ -26,11 +26,12 @@ from aioice import stun
 from aioice.candidate import candidate_foundation, candidate_priority
 from aiortc import RTCPeerConnection
 
-from ..exceptions import TooManyConnections
-from ..protocol.ice import IceUrl
-from .config import IceServer, WebRTCConfig
-from .ports import ServerReport, ServerTrouble
-from .seam import seam
+from ...exceptions import TooManyConnections
+from ...protocol.ice import IceUrl
+from ..config import IceServer, WebRTCConfig
+from ..ports import ServerReport, ServerTrouble
+from . import seam
+from .gate import Contact, Gate
 
 _log = logging.getLogger("rtcflow.engine")
 
@@ -45,16 +46,19 @@ _STUN_CODES: Final = {401: ServerTrouble.WRONG_CREDENTIALS, 403: ServerTrouble.W
 """RFC 8489 section 14.8, RFC 8656 section 19; every other code is a refusal."""
 
 
-def install(connection: RTCPeerConnection, config: WebRTCConfig, asked: dict[str, ServerReport]) -> None:
+def install(
+    connection: RTCPeerConnection, config: WebRTCConfig, asked: dict[str, ServerReport], contact: Contact | None = None
+) -> None:
     """Have the transports that `connection` has so far gather candidates as `config` says.
 
     Args:
         connection: Of aiortc's, with the transports that will be needed.
         config: The engine's options.
         asked: Is told what came of asking each server, by URL.
+        contact: Is told what its sockets hear of the peer.
     """
     if seam.can_gather():
-        seam.gather_by(connection, partial(_gather, config, asked))
+        seam.gather_by(connection, partial(_gather, config, asked, contact or Contact()))
     else:
         _log.warning("this aioice is not known: it gathers candidates by itself, and only ice_servers count")
 
@@ -89,16 +93,18 @@ def _addresses_of(adapter: Any) -> Iterator[str]:
             yield found.ip[0]
 
 
-async def _gather(config: WebRTCConfig, asked: dict[str, ServerReport], ice: Any, component: int) -> list[Any]:
+async def _gather(
+    config: WebRTCConfig, asked: dict[str, ServerReport], contact: Contact, ice: Any, component: int
+) -> list[Any]:
     """The candidates of one component, in the order of their kinds; their sockets are `ice`'s from the first on.
 
-    Relies on: aioice's `StunProtocol` and `Candidate`; ``Connection._protocols``, which ``Connection.close`` closes;
+    Relies on: aioice's `Candidate`; ``Connection._protocols``, which ``Connection.close`` closes;
     ``server_reflexive_candidate`` and ``relayed_candidate``.
     """
     addresses = host_addresses(config)
     candidates = []
     for address in addresses:
-        protocol = await _open(ice, address, component, config)
+        protocol = await _open(ice, address, component, config, contact)
         if protocol is not None:
             candidates.append(protocol.local_candidate)
     sockets = list(ice._protocols)
@@ -108,7 +114,9 @@ async def _gather(config: WebRTCConfig, asked: dict[str, ServerReport], ice: Any
         _log.warning("this machine has no address but 127.0.0.1: peers are offered no host candidate")
     servers = [(server, *url) for server in config.servers for url in server.parsed_urls]
     async with asyncio.TaskGroup() as tasks:
-        asking = [tasks.create_task(_ask(ice, config, component, sockets, *server)) for server in servers]
+        asking = [
+            tasks.create_task(_ask(Gate(ice, contact), config, component, sockets, *server)) for server in servers
+        ]
     for task in asking:
         report, found = task.result()
         asked[report.url] = report
@@ -118,7 +126,7 @@ async def _gather(config: WebRTCConfig, asked: dict[str, ServerReport], ice: Any
     return candidates
 
 
-async def _open(ice: Any, address: str, component: int, config: WebRTCConfig) -> Any:
+async def _open(ice: Any, address: str, component: int, config: WebRTCConfig, contact: Contact) -> Any:
     """A socket for host candidates on `address`; None if the system has no such address any more.
 
     Raises:
@@ -137,9 +145,8 @@ async def _open(ice: Any, address: str, component: int, config: WebRTCConfig) ->
                 continue
             _log.info("no host candidate on %s: %s", address, error.strerror)
             return None
-        _, protocol = await asyncio.get_running_loop().create_datagram_endpoint(
-            lambda: stock.StunProtocol(ice), sock=opened
-        )
+        _, protocol = await asyncio.get_running_loop().create_datagram_endpoint(lambda: Gate(ice, contact), sock=opened)
+        protocol.listen_for_errors(opened)
         ice._protocols.append(protocol)
         host, bound = opened.getsockname()[:2]
         protocol.local_candidate = aioice.Candidate(
@@ -210,7 +217,7 @@ def _known(candidate: Any, candidates: list[Any]) -> bool:
 
 
 async def _ask(
-    ice: Any, config: WebRTCConfig, component: int, sockets: list[Any], server: IceServer, url: str, parsed: IceUrl
+    gate: Gate, config: WebRTCConfig, component: int, sockets: list[Any], server: IceServer, url: str, parsed: IceUrl
 ) -> tuple[ServerReport, list[Any]]:
     """What came of asking one server, and the candidates that it gave."""
     loop = asyncio.get_running_loop()
@@ -219,7 +226,7 @@ async def _ask(
     try:
         async with asyncio.timeout(config.gather_timeout):
             if parsed.relays:
-                found = [await _relay(ice, component, server, parsed, hidden=config.relay_only)]
+                found = [await _relay(gate, component, server, parsed, hidden=config.relay_only)]
             else:
                 found = await _reflexive(parsed, sockets)
     except (OSError, stun.TransactionError, ValueError) as error:
@@ -230,20 +237,20 @@ async def _ask(
     return replace(report, seconds=loop.time() - began), found
 
 
-async def _relay(ice: Any, component: int, server: IceServer, url: IceUrl, *, hidden: bool) -> Any:
+async def _relay(gate: Gate, component: int, server: IceServer, url: IceUrl, *, hidden: bool) -> Any:
     if url.secure and url.transport == "udp":
         raise ValueError("TURN over DTLS")
     candidate, protocol = await stock.relayed_candidate(
         component=component,
         hide_related_address=hidden,
-        protocol_factory=lambda: stock.StunProtocol(ice),
+        protocol_factory=lambda: gate,
         turn_server=(url.host, url.port),
         turn_username=server.username,
         turn_password=server.credential,
         turn_ssl=url.secure,
         turn_transport=url.transport,
     )
-    ice._protocols.append(protocol)
+    gate.receiver._protocols.append(protocol)
     return candidate
 
 

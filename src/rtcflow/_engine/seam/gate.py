@@ -1,0 +1,215 @@
+"""The gate: which datagrams reach a call. In the room's thread.
+
+Anybody may send to a call's UDP port. aiortc and aioice read what comes as if the peer had sent it: one empty datagram,
+one broken STUN attribute or one packet that is too long ends the call. So each socket has a gate of ours, which lets
+through only what can be the peer's, and stops whatever those libraries raise:
+
+    first byte (RFC 7983)   let through
+    0 to 3      STUN        if it is sound and carries the call's user name and password (RFC 8445 section 7.3)
+    20 to 63    DTLS        from addresses that belong to the peer: its candidates, and those its checks came from
+    128 to 191  RTP, RTCP   the same; from any address once ICE is done, because SRTP authenticates each packet and a
+                            NAT may give the peer a new port at any time
+    others                  never
+
+Nothing is answered that does not authenticate itself, so a call's port reflects nothing at strangers.
+
+The gate also knows what only the socket sees: that something authentic came from the peer (`Contact.heard`), and that
+the peer's port answers "unreachable" (`Contact.refused`). `liveness.py` decides what follows.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import sys
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from aioice import ice as stock
+from aioice import stun
+
+_log = logging.getLogger("rtcflow.engine")
+
+LONGEST: Final = 2000
+"""Bytes of the longest datagram that is read. Peers keep below the MTU, 1,500 at most; pylibsrtp raises at 2,049."""
+WAITING: Final = 500
+"""Datagrams that may wait for aiortc to read them: two seconds of video."""
+REMOTE_CANDIDATES: Final = 200
+"""Remote candidates of one call, those included that its checks came from. A NAT that changes ports adds to them; the
+oldest are forgotten."""
+
+_IP_RECVERR: Final = 11  # linux/in.h; Python has no name for it
+_IPV6_RECVERR: Final = 25
+_MSG_ERRQUEUE: Final = 0x2000
+
+
+@dataclass
+class Contact:
+    """What the sockets of one peer know of it.
+
+    Attributes:
+        heard: How many STUN messages came that only the peer can have sent.
+        refused: How often the network said that nobody listens at the address in use, since something was heard.
+        dropped: How many datagrams were not the peer's.
+    """
+
+    heard: int = 0
+    refused: int = 0
+    dropped: int = 0
+    _warned: set[str] = field(default_factory=set)
+
+    def note(self) -> None:
+        """Something authentic came."""
+        self.heard += 1
+        self.refused = 0
+
+    def warn_once(self, what: str) -> None:
+        """Log a fault that bytes from outside have caused, the first time only."""
+        if what not in self._warned and len(self._warned) < 10:
+            self._warned.add(what)
+            _log.warning("dropped: %s", what)
+
+
+class Gate(stock.StunProtocol):
+    """One socket of a call.
+
+    Relies on: aioice's sockets are `StunProtocol`, whose `datagram_received` hands STUN requests to
+    ``receiver.request_received(message, addr, protocol)``, responses to ``transactions[id].response_received``, and all
+    else to ``receiver.data_received(data, component)``; ``receiver._queue`` is where the latter waits;
+    ``receiver._remote_candidates`` have `_network_host` and `port`; ``receiver._nominated`` is empty until ICE is done;
+    ``receiver._check_list`` holds pairs; ``receiver._valid_username``.
+
+    Args:
+        receiver: The `aioice.Connection` that it belongs to.
+        contact: Is told what comes.
+    """
+
+    def __init__(self, receiver: Any, contact: Contact) -> None:
+        super().__init__(receiver)
+        self.contact = contact
+        self._socket: socket.socket | None = None
+        self._errors = 0
+
+    def datagram_received(self, data: bytes | str, addr: tuple[Any, ...]) -> None:
+        """Decide on one datagram. Raises nothing."""
+        host, port = addr[:2]
+        first = data[0] if data else 255
+        if not (isinstance(data, bytes) and isinstance(first, int)) or len(data) > LONGEST or not port:
+            self.contact.dropped += 1
+        elif first < 4:
+            try:
+                self._stun(data, (host, port))
+            except Exception as error:  # noqa: BLE001 - aioice reads what strangers wrote, and fails in many ways
+                self.contact.warn_once(f"aioice raised {type(error).__name__} on a STUN message")
+        elif self._may_pass(first, (host, port)) and self.receiver._queue.qsize() < WAITING:
+            self.receiver.data_received(data, self.local_candidate.component)
+        else:
+            self.contact.dropped += 1
+
+    def _may_pass(self, first: int, address: tuple[str, int]) -> bool:
+        if 128 <= first <= 191:
+            return bool(self.receiver._nominated) or self._is_peer(address)
+        return 20 <= first <= 63 and self._is_peer(address)
+
+    def _is_peer(self, address: tuple[str, int]) -> bool:
+        return any((known._network_host, known.port) == address for known in self.receiver._remote_candidates)
+
+    def _stun(self, data: bytes, address: tuple[str, int]) -> None:
+        try:
+            message = stun.parse_message(data)
+        except Exception:  # noqa: BLE001 - it fails in many ways (ValueError, struct.error, …), all of which mean this
+            self.contact.dropped += 1
+            return
+        ice = self.receiver
+        if message.message_class in {stun.Class.RESPONSE, stun.Class.ERROR}:
+            transaction = self.transactions.get(message.transaction_id)
+            if transaction is None:
+                self.contact.dropped += 1
+                return
+            transaction.response_received(message, address)
+            if ice.remote_password and message.check_message_integrity(ice.remote_password.encode()):
+                self.contact.note()
+        elif message.message_class == stun.Class.REQUEST and self._is_authentic(message):
+            self.contact.note()
+            if self._is_peer(address) or self._make_room():
+                ice.request_received(message, address, self)
+        else:
+            self.contact.dropped += 1
+
+    def _is_authentic(self, message: stun.Message) -> bool:
+        ice, given = self.receiver, message.attributes
+        return bool(
+            message.message_method == stun.Method.BINDING
+            and ice._valid_username(given.get("USERNAME", ""))
+            and "MESSAGE-INTEGRITY" in given
+            and "PRIORITY" in given
+            and message.check_message_integrity(ice.local_password.encode())
+        )
+
+    def _make_room(self) -> bool:
+        """Whether one more address of the peer can be remembered; the oldest that is not in use is forgotten."""
+        ice = self.receiver
+        if len(ice._remote_candidates) < REMOTE_CANDIDATES:
+            return True
+        in_use = [pair.remote_candidate for pair in (*ice._nominated.values(), *ice._check_list) if _busy(pair, ice)]
+        for candidate in ice._remote_candidates:
+            if candidate not in in_use:
+                ice._remote_candidates.remove(candidate)
+                ice._check_list[:] = [pair for pair in ice._check_list if pair.remote_candidate is not candidate]
+                return True
+        return False
+
+    # -- what the network says
+
+    def listen_for_errors(self, opened: socket.socket) -> None:
+        """Have the system tell this socket when a peer's port is unreachable (ICMP; on Linux alone, see ip(7)).
+
+        Args:
+            opened: The socket below the transport; it is read here, and closed by the transport.
+        """
+        if sys.platform != "linux":
+            return
+        if opened.family == socket.AF_INET6:
+            opened.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVERR, 1)
+        else:
+            opened.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, 1)
+        self._socket = opened
+
+    def error_received(self, exc: Exception) -> None:  # noqa: ARG002 - the queue of errors says more
+        """The system has an error for this socket: the queue of errors is emptied, or it would be told for ever."""
+        self._errors += 1
+        opened = self._socket
+        while opened is not None:
+            try:
+                _, _, _, address = opened.recvmsg(0, 0, _MSG_ERRQUEUE)
+            except OSError:
+                return
+            if any(pair.remote_addr == tuple(address[:2]) for pair in self.receiver._nominated.values()):
+                self.contact.refused += 1
+
+    def send(self, data: bytes, address: tuple[str, int]) -> None:
+        """Send a datagram.
+
+        The system reports an unreachable address at the next datagram to any other, which it does not send then.
+        """
+        before = self._errors
+        self.transport.sendto(data, address)
+        if self._errors != before:
+            self.transport.sendto(data, address)
+
+    def send_stun(self, message: stun.Message, addr: tuple[str, int]) -> None:
+        """As aioice calls it for STUN."""
+        self.send(bytes(message), addr)
+
+    async def send_data(self, data: bytes, addr: tuple[str, int]) -> None:
+        """As aioice calls it for all else."""
+        self.send(data, addr)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The transport is closed."""
+        self._socket = None
+        super().connection_lost(exc)
+
+
+def _busy(pair: Any, ice: Any) -> bool:
+    return pair.task is not None or pair in ice._nominated.values()

@@ -7,6 +7,7 @@ from .ledger import Heard, PlayoutLedger, Say
 from .options import AlgoOptions, SileroVadOptions
 from .pauses import PauseTracker
 from .reply import Chunk, Outbox, Reply, run_reply
+from .reply_handler import ReplyHandler
 from .reply_on_pause import ReplyOnPause
 from .reply_on_stop_words import ReplyOnStopWords, StopWordTurns
 from .silero import SileroVADModel, get_silero_model
@@ -45,6 +46,7 @@ __all__ = [
     "Reply",
     "ReplyEvent",
     "ReplyFailed",
+    "ReplyHandler",
     "ReplyOnPause",
     "ReplyOnStopWords",
     "ReplyStarted",

@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 
 from ...outputs import AudioEmitType
 
+DROPPED = 0.03
+"""Seconds. If less than that is missing of what was emitted, a resampler keeps it back; if more, it was dropped."""
+
 
 @dataclass(frozen=True, eq=False)
 class Say:
@@ -72,7 +75,13 @@ class PlayoutLedger:
         self._closed = False
 
     def begin(self, position: float) -> None:
-        """The next chunk will be heard once `position` seconds were played: all before it belongs to others."""
+        """The next chunk will be heard once `position` seconds were played.
+
+        All before it belongs to others. If that is sooner than the chunks so far take, somebody has dropped the rest of
+        them: it does not count from now on.
+        """
+        if position < self._origin + self._total - DROPPED:
+            self.rest()
         self._origin = position - self._total
 
     def add(self, sample_rate: int, samples: NDArray[np.int16], text: str = "") -> None:

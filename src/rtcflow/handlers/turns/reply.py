@@ -59,24 +59,32 @@ class Reply:
     """One call of a reply function.
 
     Attributes:
-        turn: The times of the turn it answers.
+        turn: The turn it answers, as it was when the reply began.
+        number: Names the reply, for a handler that has several.
         ledger: What it has said.
-        cancelled: Nothing of it shall be heard any more; looked at from its worker thread, too.
+        marks: Moments that its function has named, on the loop's clock.
+        cancelled: Nothing of it shall be heard any more; its worker thread looks at it, too.
+        stopped: It was interrupted: what leaves from now on is not its audio.
         at_yield: Its async generator stands at a `yield`.
-        paused: It may turn out not to have been interrupted.
-        paused_at: When it was last paused, on the loop's clock.
+        paused: The interruption may be a false alarm.
+        has_sound: Some of its audio was handed over to be played.
         scope: Cancels it.
+        committed: It may be heard; set later only for one that was started before the user's turn had ended.
         all_emitted: `emit` has given all of it to be played.
         sounded: The first of it has left, or never will.
         resumed: It goes on after `pause`.
+        over: It was played to its end, or interrupted, or the call has ended.
     """
 
     def __init__(self, turn: TurnTimeline) -> None:
         self.turn = turn
+        self.number = 0
         self.ledger = PlayoutLedger()
-        self.cancelled = self.paused = self.at_yield = False
-        self.paused_at = 0.0
+        self.marks: dict[str, float] = {}
+        self.cancelled = self.stopped = self.paused = self.at_yield = self.has_sound = False
         self.scope = anyio.CancelScope()
+        self.committed = anyio.Event()
+        self.over = anyio.Event()
         self.all_emitted = anyio.Event()
         self.sounded = anyio.Event()
         self.resumed = anyio.Event()
@@ -93,9 +101,9 @@ class Reply:
         else:
             self.scope.cancel()
 
-    def pause(self, now: float) -> None:
-        """It is held back from now on: `now` on the loop's clock."""
-        self.paused, self.paused_at, self.resumed = True, now, anyio.Event()
+    def pause(self) -> None:
+        """Hold it back until `resume`."""
+        self.paused, self.resumed = True, anyio.Event()
 
     def resume(self) -> None:
         """It goes on."""
@@ -308,7 +316,7 @@ def _drive(reply: Reply, result: object, outbox: Outbox) -> object:
     return None
 
 
-class ThreadRoom:
+class ThreadLimit:
     """Worker threads of which at most `most` run, those included that nobody waits for any more. Thread-safe.
 
     Nobody can stop a thread: that of an interrupted reply goes on to its next `yield`. So as not to gather any number
@@ -373,4 +381,4 @@ class ThreadRoom:
             self._waiting.wake_all()
 
 
-__all__ = ["Chunk", "Outbox", "Reply", "ThreadRoom", "run_reply"]
+__all__ = ["Chunk", "Outbox", "Reply", "ThreadLimit", "run_reply"]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
-from typing import TypeAlias
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, TypeAlias
 
 from .events import DetectorEvent
 from .ledger import Heard
@@ -26,6 +27,7 @@ class TurnTimeline:
         interrupted: The reply was interrupted: where it was held first, when it was.
         failed: The reply function raised; or turn detection did, and the turn was given up.
         call_ended: The call ended before the turn had.
+        marks: Moments within the reply that the application has named (`ReplyHandler.mark`).
     """
 
     number: int
@@ -39,6 +41,7 @@ class TurnTimeline:
     interrupted: float | None = None
     failed: float | None = None
     call_ended: float | None = None
+    marks: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def response_time(self) -> float | None:
@@ -58,7 +61,7 @@ class TurnTimeline:
         late = "" if response is None else f", first sound {response:.3f} s after the user"
         return f"turn {self.number}: {how}{late}"
 
-    def as_dict(self) -> dict[str, float | int | None]:
+    def as_dict(self) -> dict[str, Any]:
         """The same as a dict, for logs and messages."""
         return asdict(self)
 

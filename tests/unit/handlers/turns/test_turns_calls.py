@@ -140,9 +140,9 @@ async def test_an_http_stream_is_closed_at_barge_in():
 @pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", [virtual_backend("asyncio"), virtual_backend("trio")])
 async def test_the_handler_in_the_docs_works():
-    """What docs/turns.md builds of `Outbox`, `Reply` and `run_reply` speaks when it is told to, and is interrupted."""
+    """What docs/turns.md builds of `ReplyHandler` speaks when it is told to, and is interrupted."""
     page = (Path(__file__).parents[4] / "docs" / "turns.md").read_text(encoding="utf-8")
-    (code,) = [block for block in re.findall("```python\n(.*?)```", page, re.DOTALL) if "class PushToTalk" in block]
+    (code,) = [block for block in re.findall("```python\n(.*?)```", page, re.DOTALL) if "class TypeToTalk" in block]
     asked, closed = [], []
 
     async def think(text):
@@ -155,7 +155,7 @@ async def test_the_handler_in_the_docs_works():
 
     names = {"rtcflow": rtcflow, "think": think}
     exec(code, names)
-    async with open_caller(names["PushToTalk"]()) as caller:
+    async with open_caller(names["TypeToTalk"]()) as caller:
         caller.send_message("one")
         await caller.wait(1)
         assert closed == []

@@ -29,7 +29,7 @@ class RunsInThread(Protocol):
     def __call__(self, function: Callable[[], Any], /) -> Awaitable[Any]: ...
 
 
-class Ear:
+class DetectorRunner:
     """Asks a `TurnDetector`: `feed`, `silence` and `reset` of one that is `blocking` run in a worker thread.
 
     The caller asks one thing at a time; only `reset` may come at any moment.

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import inspect
 import threading
+from fractions import Fraction
 from typing import Any
 
 import aioice
+import av
+import numpy as np
 import pytest
-from aiortc import RTCConfiguration, RTCPeerConnection, RTCRtpReceiver, RTCRtpSender, RTCSctpTransport
+from aiortc import MediaStreamTrack, RTCConfiguration, RTCPeerConnection, RTCRtpReceiver, RTCRtpSender, RTCSctpTransport
 from aiortc.rtcrtpparameters import RTCRtpCodecParameters, RTCRtpReceiveParameters, RTCRtpSendParameters
 from aiortc.rtcrtpreceiver import RemoteStreamTrack
 from aiortc.rtcsctptransport import CookieEchoChunk, serialize_packet
@@ -19,7 +22,8 @@ from OpenSSL import SSL
 
 from rtcflow._engine.config import WebRTCConfig
 from rtcflow._engine.seam import gathering, seam
-from rtcflow._engine.video import PictureBuffer, PictureEncoder
+from rtcflow._engine.seam.pictures import encode_pictures, take_pictures
+from rtcflow._engine.video import ENCODERS, PictureEncoder, PictureReceiver
 from rtcflow.exceptions import RemoteProtocolError
 
 OPUS = RTCRtpCodecParameters(mimeType="audio/opus", clockRate=48000, channels=2, payloadType=96)
@@ -176,8 +180,8 @@ def test_without_the_seam() -> None:
     strange: Any = Strange()
     assert not seam.take_packets(strange, print, print, print)
     seam.stop_without_blocking(strange)
-    assert not seam.buffer_pictures(strange, PictureBuffer())
-    assert not seam.encode_pictures(strange, PictureEncoder)
+    assert take_pictures(strange, print, asyncio.Event().wait) is None
+    assert not encode_pictures(strange, ENCODERS, lambda: False, print)
     assert vars(strange) == {}
     assert seam.round_trip(strange) is None
     assert seam.jitter(strange, 48000) is None
@@ -187,16 +191,29 @@ def test_without_the_seam() -> None:
 
 
 def test_pictures_go_through_our_buffer() -> None:
-    """A receiver of video puts its packets where we say, in time before it starts."""
+    """A receiver of video gives its packets to ours, reports nothing by itself, and decodes what ours gives it."""
 
     async def check() -> None:
         async with connected_pair() as (one, _two):
             (transport,) = seam.transports(one)
             receiver = RTCRtpReceiver("video", transport)
-            buffer = PictureBuffer()
-            assert vars(receiver)["_RTCRtpReceiver__jitter_buffer"].capacity == buffer.capacity
-            assert seam.buffer_pictures(receiver, buffer)
-            assert vars(receiver)["_RTCRtpReceiver__jitter_buffer"] is buffer
+            receiver._track = RemoteStreamTrack("video")
+            ours = PictureReceiver()
+            assert vars(receiver)["_RTCRtpReceiver__nack_generator"] is not None
+            assert ours.install(receiver)
+            assert vars(receiver)["_RTCRtpReceiver__nack_generator"] is None
+            codec = RTCRtpCodecParameters(mimeType="video/VP8", clockRate=90000, payloadType=97)
+            await receiver.receive(RTCRtpReceiveParameters(codecs=[codec]))
+            encoder = PictureEncoder()
+            frame = av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), np.uint8), format="bgr24")
+            frame.pts, frame.time_base = 0, Fraction(1, 90000)
+            payloads, _ = encoder.encode(frame)
+            for number, payload in enumerate(payloads):
+                packet = RtpPacket(97, marker=number == len(payloads) - 1, sequence_number=number, payload=payload)
+                await receiver._handle_rtp_packet(packet, arrival_time_ms=0)
+            seen = await asyncio.wait_for(receiver.track.recv(), 10)
+            assert (seen.width, seen.height) == (64, 48)
+            await receiver.stop()
 
     run(check())
 
@@ -209,17 +226,43 @@ def test_pictures_are_encoded_by_ours(codec: str) -> None:
         async with connected_pair() as (one, _two):
             (transport,) = seam.transports(one)
             sender = RTCRtpSender("video", transport)
-            ours: list[PictureEncoder] = []
-
-            def make() -> PictureEncoder:
-                ours.append(PictureEncoder())
-                return ours[-1]
-
-            assert seam.encode_pictures(sender, make)
+            made: list[str] = []
+            encoders = {"VP8": lambda: made.append("VP8") or PictureEncoder()}
+            assert encode_pictures(sender, encoders, lambda: True, print)
             parameters = RTCRtpCodecParameters(mimeType=f"video/{codec}", clockRate=90000, payloadType=97)
             await sender.send(RTCRtpSendParameters(codecs=[parameters]))
             await vars(sender)["_RTCRtpSender__rtp_started"].wait()
-            assert [vars(sender)["_RTCRtpSender__encoder"]] == (ours if codec == "VP8" else [None])
+            assert made == ([codec] if codec == "VP8" else [])
+            assert (vars(sender)["_RTCRtpSender__encoder"] is not None) == bool(made)
+            await sender.stop()
+
+    run(check())
+
+
+def test_a_sender_that_dies_says_so() -> None:
+    """aiortc logs the error of an encoder and goes on as if nothing was; ours hears of it."""
+
+    class Broken(PictureEncoder):
+        def encode(self, frame: Any, force_keyframe: bool = False) -> Any:
+            raise ValueError("no such picture")
+
+    class Still(MediaStreamTrack):
+        kind = "video"
+
+        async def recv(self) -> Any:
+            frame = av.VideoFrame(64, 48)
+            frame.pts, frame.time_base = 0, Fraction(1, 90000)
+            return frame
+
+    async def check() -> None:
+        async with connected_pair() as (one, _two):
+            (transport,) = seam.transports(one)
+            sender = RTCRtpSender(Still(), transport)
+            errors: asyncio.Queue[BaseException] = asyncio.Queue()
+            assert encode_pictures(sender, {"VP8": Broken}, lambda: False, errors.put_nowait)
+            parameters = RTCRtpCodecParameters(mimeType="video/VP8", clockRate=90000, payloadType=97)
+            await sender.send(RTCRtpSendParameters(codecs=[parameters]))
+            assert str(await asyncio.wait_for(errors.get(), 10)) == "no such picture"
             await sender.stop()
 
     run(check())

@@ -536,4 +536,33 @@ MUTANTS = (
         (Edit("protocol.messages:_read", 'fields.get("type")', 'fields["type"]'),),
         _unit("messages", "test_what_is_only_nearly_ours_is_the_applications"),
     ),
+    # -- pictures over bad networks
+    Mutant(
+        "hole-never-given-up",
+        "A lost packet of video is waited for until the buffer is full.",
+        (
+            Edit(
+                "media.pictures:PictureBuffer._overdue", "now - first.since >= self.give_up", "now - first.since >= 1e9"
+            ),
+        ),
+        _unit("pictures", "test_a_hole_is_given_up_in_time_and_a_key_picture_asked_for"),
+    ),
+    Mutant(
+        "lost-packet-reported-once",
+        "A request for a lost packet is not repeated.",
+        (Edit("media.pictures:PictureBuffer._report", "hole.asked < MAX_REQUESTS", "hole.asked < 1"),),
+        _unit("pictures", "test_a_hole_is_reported_at_once_and_again_after_each_round_trip"),
+    ),
+    Mutant(
+        "decodes-without-key-picture",
+        "Pictures that build on a dropped one are decoded.",
+        (Edit("media.pictures:PictureBuffer._give_up", "self.need_key(now)", "pass"),),
+        _unit("pictures", "test_what_leaves_can_be_decoded"),
+    ),
+    Mutant(
+        "spoiled-picture-leaves",
+        "The rest of a picture with a dropped packet is decoded.",
+        (Edit("media.pictures:PictureBuffer._release", "timestamp == self._spoiled or", ""),),
+        _unit("pictures", "test_a_picture_with_a_dropped_packet_never_leaves"),
+    ),
 )

@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Coroutine
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from aiortc import (
@@ -38,6 +39,7 @@ from .ports import Ports
 from .room import Family, Room
 from .seam import gathering, seam
 from .seam.gate import Contact
+from .seam.pictures import encode_pictures
 
 _log = logging.getLogger("rtcflow.engine")
 
@@ -233,7 +235,8 @@ class Peer:
         if isinstance(track, audio.PlayoutTrack):
             seam.send_packets(transceiver.sender, track.play)
         elif isinstance(track, video.VideoOutTrack):
-            seam.encode_pictures(transceiver.sender, video.PictureEncoder)
+            ended = partial(getattr, track, "ended")
+            encode_pictures(transceiver.sender, video.ENCODERS, ended, self._task_failed)
 
     def _learn_codec(self, answer: str) -> None:
         """The first codec of an answer is the one that is sent, by both sides."""
@@ -298,7 +301,9 @@ class Peer:
         ports = self._ports
         if track.kind == "video":
             seam.stop_without_blocking(transceiver.receiver)
-            seam.buffer_pictures(transceiver.receiver, video.PictureBuffer())
+            pictures = video.PictureReceiver()
+            if pictures.install(transceiver.receiver):
+                self._start(pictures.run())
             self._start(video.read_track(track, ports.video_in))
             return
         self._audio = transceiver

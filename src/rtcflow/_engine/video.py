@@ -4,62 +4,111 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Callable
 from fractions import Fraction
-from typing import Final
+from typing import Any, Final
 
 import anyio
 import av
-from aiortc import MediaStreamTrack
+import numpy as np
+from aiortc import MediaStreamTrack, RTCRtpReceiver
+from aiortc.codecs.base import Encoder
+from aiortc.codecs.h264 import H264Encoder
 from aiortc.codecs.vpx import Vp8Encoder, number_of_threads
-from aiortc.jitterbuffer import JitterBuffer, JitterFrame
 from aiortc.mediastreams import MediaStreamError
+from aiortc.rtcrtpparameters import RTCRtpCodecParameters
 from av.frame import Frame
 from av.video.codeccontext import VideoCodecContext
 from av.video.reformatter import VideoReformatter
 
 from .._core.flow import Flow
+from ..media.pictures import CLOCK_RATE, KEY_TESTS, PictureBuffer, VideoPacket
+from .seam.pictures import PicturePort, take_pictures
 
-CLOCK_RATE: Final = 90_000
-"""The RTP clock of video in Hz (RFC 6184 section 8.2.1, RFC 7741 section 6.1)."""
 _TIME_BASE: Final = Fraction(1, CLOCK_RATE)
 BITRATE_STEP: Final = 0.1
 """By how much the bitrate that the peer asks for must differ from the encoder's to be worth a new one; as in aiortc."""
 
 
-class PictureBuffer(JitterBuffer):
-    """aiortc's buffer, but a picture leaves it with its own last packet, not with the first packet of the next one.
+MAX_WAITING: Final = 60
+"""Pictures that may wait for the decoder. More never get shown in time: a machine that slow skips to a key picture."""
 
-    The last packet is marked (RFC 7741 section 4.1, RFC 6184 section 5.1), so this is one picture, 33 ms, earlier. Of a
-    sender that marks none, pictures leave when the timestamp changes, as in aiortc. Packets without a payload, which
-    senders use to probe the path, make no picture.
 
-    Relies on: ``add`` returns what ``_remove_frame`` returns; ``_packets`` is a ring, ``_origin`` its first number;
-    ``packet._data`` is the payload without its codec's header.
+class PictureReceiver:
+    """Packets of one remote track become pictures for aiortc's decoder thread; requests go to the sender.
+
+    `media.pictures` decides, on the loop's clock. `run` is one of the peer's tasks: it does what is due when no packet
+    comes.
     """
 
     def __init__(self) -> None:
-        super().__init__(capacity=512, is_video=True)  # as aiortc's receiver has it
+        self._loop = asyncio.get_running_loop()
+        self._buffer = PictureBuffer()
+        self._port: PicturePort | None = None
+        self._codec: RTCRtpCodecParameters | None = None
+        self._ssrc: int | None = None
+        self._due = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
 
-    def _remove_frame(self, sequence_number: int) -> JitterFrame | None:  # noqa: ARG002
-        parts: list[bytes] = []
-        count = 0
-        while self._origin is not None and count < self._capacity:
-            packet = self._packets[(self._origin + count) % self._capacity]
-            if packet is None:
-                return None
-            if count == 0:
-                timestamp = packet.timestamp
-            done = packet.timestamp != timestamp
-            if not done:
-                parts.append(packet._data)  # type: ignore[attr-defined]
-                count += 1
-                done = packet.marker == 1
-            if done:
-                self.remove(count)
-                if any(parts):
-                    return JitterFrame(b"".join(parts), timestamp)
-                parts, count = [], 0
-        return None
+    def install(self, receiver: RTCRtpReceiver) -> bool:
+        """Stand in for the buffer of `receiver`, which has not started; False if this aiortc is unknown."""
+        self._port = take_pictures(receiver, self._add, self._act)
+        return self._port is not None
+
+    def _add(self, packet: Any) -> None:
+        port, now = self._port, self._loop.time()
+        if port is None:
+            return
+        codec = port.codec_of(packet.payload_type)
+        if self._ssrc is not None and (packet.ssrc, codec.name) != (self._ssrc, self._codec and self._codec.name):
+            self._buffer.restart(now)  # another encoder: its first picture is a key picture
+        self._ssrc, self._codec = packet.ssrc, codec
+        key = KEY_TESTS.get(codec.name.upper(), _always)(packet.payload)
+        marker = packet.marker == 1
+        self._buffer.put(VideoPacket(packet.sequence_number, packet.timestamp, marker, packet._data, key), now)
+
+    async def _act(self) -> None:
+        port, codec, ssrc = self._port, self._codec, self._ssrc
+        if port is None or codec is None or ssrc is None:
+            return
+        now = self._loop.time()
+        if port.waiting() > MAX_WAITING:
+            self._buffer.need_key(now)
+        actions = self._buffer.poll(now)
+        for picture in actions.pictures:
+            port.decode(codec, picture.data, picture.timestamp)
+        self._set_timer(self._buffer.due())
+        if actions.lost:
+            await port.report_lost(ssrc, actions.lost)
+        if actions.ask_key:
+            await port.ask_key(ssrc)
+
+    def _set_timer(self, due: float | None) -> None:
+        timer = self._timer
+        if due is not None and (timer is None or due < timer.when()):
+            if timer is not None:
+                timer.cancel()
+            self._timer = self._loop.call_at(due, self._wake)
+
+    def _wake(self) -> None:
+        self._timer = None
+        self._due.set()
+
+    async def run(self) -> None:
+        """Ask again, and give up holes, when it is time for it."""
+        try:
+            while True:
+                await self._due.wait()
+                self._due.clear()
+                await self._act()
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+
+
+def _always(_: bytes) -> bool:
+    """A codec whose key pictures are unknown here: every picture is taken for one."""
+    return True
 
 
 class PictureEncoder(Vp8Encoder):
@@ -117,13 +166,46 @@ class PictureEncoder(Vp8Encoder):
         return codec
 
 
+class H264PictureEncoder(H264Encoder):
+    """aiortc's H.264 encoder, for pictures of any size.
+
+    H.264 codes chroma at half the resolution, and libx264 takes even sizes only. An odd picture gets its last row or
+    column twice.
+    """
+
+    def encode(self, frame: Frame, force_keyframe: bool = False) -> tuple[list[bytes], int]:  # noqa: FBT001, FBT002
+        """Encode one picture; returns the payloads of its packets, and its RTP timestamp."""
+        assert isinstance(frame, av.VideoFrame)
+        return super().encode(even(frame), force_keyframe)
+
+
+def even(frame: av.VideoFrame) -> av.VideoFrame:
+    """`frame`, or a copy of it that is wider or higher by one pixel if its width or height is odd."""
+    down, right = frame.height % 2, frame.width % 2
+    if not down and not right:
+        return frame
+    pixels = frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
+    padded = av.VideoFrame.from_ndarray(np.pad(pixels, ((0, down), (0, right), (0, 0)), mode="edge"), format="rgb24")
+    padded.pts, padded.time_base = frame.pts, frame.time_base
+    return padded
+
+
+ENCODERS: Final[dict[str, Callable[[], Encoder]]] = {"VP8": PictureEncoder, "H264": H264PictureEncoder}
+"""What makes the encoder of a codec, by its name in SDP."""
+
+
 class VideoOutTrack(MediaStreamTrack):
-    """The track that sends the latest frame of a flow, stamped with the time at which it is sent."""
+    """The track that sends the latest frame of a flow, stamped with the time at which it is sent.
+
+    Attributes:
+        ended: Whether the flow has ended, so that the sender may.
+    """
 
     kind = "video"
 
     def __init__(self, frames: Flow[av.VideoFrame]) -> None:
         super().__init__()
+        self.ended = False
         self._frames = frames
         self._origin: float | None = None
         self._last = -1
@@ -133,6 +215,7 @@ class VideoOutTrack(MediaStreamTrack):
         try:
             frame = await self._frames.take()
         except (anyio.EndOfStream, anyio.ClosedResourceError, anyio.BrokenResourceError):
+            self.ended = True
             raise MediaStreamError from None
         now = asyncio.get_running_loop().time()
         if self._origin is None:

@@ -25,6 +25,11 @@ AUDIO_GRAMMAR: Final = (
 )
 VIDEO_GRAMMAR: Final = "an array, an av.VideoFrame, AdditionalOutputs, CloseStream, (frame, AdditionalOutputs), or None"
 
+MAX_SIDE: Final = 16_383
+"""Pixels on a side of a picture: VP8 has 14 bits for it (RFC 6386 section 9.1)."""
+MAX_PIXELS: Final = 139_264 * 256
+"""Pixels of a picture: what the highest level of H.264 allows (ITU-T H.264 table A-1, level 6.2), 8192 × 4352."""
+
 _NO_MEDIA: Final = (AdditionalOutputs, CloseStream)
 
 
@@ -138,6 +143,7 @@ def parse_video_emit(item: object, video_format: VideoFormat = "bgr24", *, what:
 
 def _parse_picture(media: object, video_format: VideoFormat, what: str) -> av.VideoFrame:
     if isinstance(media, av.VideoFrame):
+        _check_size(media.width, media.height, what)
         return media
     if not isinstance(media, np.ndarray):
         raise MediaError(f"{what} returned {_describe(media)}", VIDEO_GRAMMAR)
@@ -155,6 +161,7 @@ def _parse_picture(media: object, video_format: VideoFormat, what: str) -> av.Vi
         )
     if not media.size:
         raise MediaError(f"{what} returned an array of shape {media.shape}", "at least one pixel, or None for no frame")
+    _check_size(media.shape[1], media.shape[0], what)
     pixels = _to_uint8(media, what)
     # The frame keeps the array itself, which must be nobody else's: a plain copy takes a third of the time, or less
     # (1 ms less at 640×480), of the one that `VideoFrame.from_ndarray` makes.
@@ -162,6 +169,15 @@ def _parse_picture(media: object, video_format: VideoFormat, what: str) -> av.Vi
     return av.VideoFrame.from_numpy_buffer(
         owned, format="gray" if grey else "rgb24" if video_format == "rgb24" else "bgr24"
     )
+
+
+def _check_size(width: int, height: int, what: str) -> None:
+    """No size reaches a codec that no codec takes."""
+    if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE and width * height <= MAX_PIXELS):
+        raise MediaError(
+            f"{what} returned a picture of {width} × {height} pixels",
+            f"1 to {MAX_SIDE:,} pixels a side, {MAX_PIXELS:,} in all: scale it down",
+        )
 
 
 def _to_uint8(pixels: NDArray[Any], what: str) -> NDArray[np.uint8]:

@@ -293,3 +293,16 @@ def test_what_goes_back_unchanged_looks_the_same(video_format: Any) -> None:
     assert (as_bgr(back) == as_bgr(frame)).all()
     if video_format == "frame":
         assert back is frame
+
+
+@pytest.mark.parametrize("size", [(16_400, 16), (16, 16_400), (9000, 5000)])
+@pytest.mark.parametrize("kind", ["array", "frame"])
+def test_pictures_that_no_codec_takes_are_refused(size, kind):
+    """By size, before any native code sees them; the largest that H.264 allows passes."""
+    width, height = size
+    picture = np.lib.stride_tricks.as_strided(np.zeros(1, np.uint8), (height, width, 3), (0, 0, 0))
+    if kind == "frame":
+        picture = av.VideoFrame(width, height, "gray")
+    with pytest.raises(MediaError, match=f"{width} × {height}.*scale it down"):
+        parse_video_emit(picture)
+    assert parse_video_emit(av.VideoFrame(8192, 4352, "gray")).frame is not None

@@ -29,8 +29,6 @@ from aiortc import (
     RTCSctpCapabilities,
     RTCSctpTransport,
 )
-from aiortc.codecs.base import Encoder
-from aiortc.jitterbuffer import JitterBuffer
 from aiortc.rtcrtpparameters import RTCRtpCodecParameters, RTCRtpReceiveParameters
 from OpenSSL import SSL
 
@@ -317,30 +315,6 @@ def send_packets(sender: RTCRtpSender, play: Callable[[wire.RtpWriter], Awaitabl
     return True
 
 
-def encode_pictures(sender: RTCRtpSender, make_encoder: Callable[[], Encoder]) -> bool:
-    """Have `sender`, which has not started, encode VP8 by an encoder of ours.
-
-    Relies on: ``sender.send(parameters)`` starts ``_run_rtp(codec)``, which uses ``__encoder``, and makes one only
-    where that is None.
-
-    Returns:
-        False if this aiortc is not as we know it; then nothing was changed.
-    """
-    name = "_RTCRtpSender__encoder"
-    if not (hasattr(sender, name) and hasattr(sender, "_run_rtp")):
-        return False
-    members: dict[str, Any] = vars(sender)
-    stock = sender._run_rtp
-
-    async def run_rtp(codec: RTCRtpCodecParameters) -> None:
-        if codec.mimeType.lower() == "video/vp8":
-            members[name] = make_encoder()
-        await stock(codec)
-
-    members["_run_rtp"] = run_rtp
-    return True
-
-
 def stop_without_blocking(receiver: RTCRtpReceiver) -> None:
     """Have `receiver`, which decodes in a thread, end that thread without making the whole room wait for it.
 
@@ -373,23 +347,6 @@ def stop_without_blocking(receiver: RTCRtpReceiver) -> None:
 
     members["_handle_disconnect"] = tell_to_end
     members["stop"] = stop
-
-
-def buffer_pictures(receiver: RTCRtpReceiver, buffer: JitterBuffer) -> bool:
-    """Have `receiver`, which has not started, put its packets into `buffer`.
-
-    Relies on: ``receiver.__jitter_buffer``, and what the buffer says of itself.
-
-    Returns:
-        False if this aiortc is not as we know it; then nothing was changed.
-    """
-    name = "_RTCRtpReceiver__jitter_buffer"
-    known = hasattr(receiver, name) and all(
-        hasattr(buffer, it) for it in ("_packets", "_origin", "_capacity", "remove")
-    )
-    if known:
-        vars(receiver)[name] = buffer
-    return known
 
 
 class _NoBuffer:

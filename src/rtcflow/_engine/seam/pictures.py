@@ -1,0 +1,170 @@
+"""The parts of aiortc's video receiver and sender that rtcflow touches.
+
+A receiver keeps its bandwidth estimate, its reports and its decoder thread. Its jitter buffer and its NACKs are
+replaced: see `rtcflow.media.pictures` for the reason.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from aiortc import RTCRtpReceiver, RTCRtpSender
+from aiortc.codecs.base import Encoder
+from aiortc.jitterbuffer import JitterFrame
+from aiortc.rtcrtpparameters import RTCRtpCodecParameters
+
+_PREFIX = "_RTCRtpReceiver__"
+_PRIVATE = ("jitter_buffer", "nack_generator", "decoder_queue", "codecs")
+_METHODS = ("_handle_rtp_packet", "_send_rtcp_nack", "_send_rtcp_pli")
+
+
+class PicturePort:
+    """What a receiver lends to the buffer that stands in for its own.
+
+    Relies on: ``__decoder_queue`` takes ``(codec, JitterFrame)``; ``_send_rtcp_nack(ssrc, lost)`` and
+    ``_send_rtcp_pli(ssrc)`` send feedback, and pass over a connection that has ended.
+    """
+
+    def __init__(self, receiver: RTCRtpReceiver) -> None:
+        self._receiver = receiver
+        self._queue: queue.Queue[Any] = vars(receiver)[_PREFIX + "decoder_queue"]
+        self._codecs: dict[int, RTCRtpCodecParameters] = vars(receiver)[_PREFIX + "codecs"]
+
+    def codec_of(self, payload_type: int) -> RTCRtpCodecParameters:
+        """The codec of a packet that the receiver has let through."""
+        return self._codecs[payload_type]
+
+    def decode(self, codec: RTCRtpCodecParameters, data: bytes, timestamp: int) -> None:
+        """Have the decoder's thread decode one picture; `timestamp` in 1/90,000 s."""
+        self._queue.put((codec, JitterFrame(data, timestamp)))
+
+    def waiting(self) -> int:
+        """Pictures that wait for the decoder."""
+        return self._queue.qsize()
+
+    async def report_lost(self, ssrc: int, lost: list[int]) -> None:
+        """Send a NACK (RFC 4585 section 6.2.1)."""
+        await self._receiver._send_rtcp_nack(ssrc, lost)
+
+    async def ask_key(self, ssrc: int) -> None:
+        """Send a PLI (RFC 4585 section 6.3.1)."""
+        await self._receiver._send_rtcp_pli(ssrc)
+
+
+class _Tap:
+    """Stands where the receiver's jitter buffer was, and lets no picture out."""
+
+    capacity = 1
+
+    def __init__(self, on_packet: Callable[[Any], None]) -> None:
+        self._on_packet = on_packet
+
+    def add(self, packet: Any) -> tuple[bool, None]:
+        self._on_packet(packet)
+        return False, None
+
+
+def take_pictures(
+    receiver: RTCRtpReceiver, on_packet: Callable[[Any], None], after: Callable[[], Awaitable[None]]
+) -> PicturePort | None:
+    """Have `receiver`, which has not started, hand its video packets to `on_packet`.
+
+    Relies on: ``_handle_rtp_packet(packet, arrival_time_ms=)`` is called for each packet, puts the payload without the
+    codec's header into ``packet._data``, undoes RTX, and gives the packet to ``__jitter_buffer.add``, which returns
+    ``(ask for a key picture, picture or None)``; ``__nack_generator`` is asked only if it is not None.
+
+    Args:
+        receiver: The receiver.
+        on_packet: Gets each packet of a known codec; must not wait.
+        after: Awaited after each packet of any kind.
+
+    Returns:
+        None if this aiortc is not as we know it; then nothing was changed.
+    """
+    members: dict[str, Any] = vars(receiver)
+    if not (all(_PREFIX + name in members for name in _PRIVATE) and all(hasattr(receiver, name) for name in _METHODS)):
+        return None
+    stock = receiver._handle_rtp_packet
+
+    async def handle(packet: Any, arrival_time_ms: int) -> None:
+        await stock(packet, arrival_time_ms=arrival_time_ms)
+        await after()
+
+    members[_PREFIX + "jitter_buffer"] = _Tap(on_packet)
+    members[_PREFIX + "nack_generator"] = None
+    members["_handle_rtp_packet"] = handle
+    return PicturePort(receiver)
+
+
+# -- the sender
+
+
+class _Recorder:
+    """An encoder that remembers the error with which it failed; aiortc only logs it."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self.error: Exception | None = None
+        self._encoder = encoder
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._encoder, name)
+
+    @property
+    def target_bitrate(self) -> int:
+        return int(getattr(self._encoder, "target_bitrate", 0))
+
+    @target_bitrate.setter
+    def target_bitrate(self, bitrate: int) -> None:
+        setattr(self._encoder, "target_bitrate", bitrate)  # noqa: B010 - no attribute of `Encoder` itself
+
+    def encode(self, frame: Any, force_keyframe: bool = False) -> tuple[list[bytes], int]:  # noqa: FBT001, FBT002
+        try:
+            return self._encoder.encode(frame, force_keyframe)
+        except Exception as error:
+            self.error = error
+            raise
+
+
+def encode_pictures(
+    sender: RTCRtpSender,
+    encoders: Mapping[str, Callable[[], Encoder]],
+    track_ended: Callable[[], bool],
+    on_error: Callable[[BaseException], None],
+) -> bool:
+    """Have `sender`, which has not started, encode by encoders of ours, and say so when it dies.
+
+    Relies on: ``sender.send(parameters)`` starts ``_run_rtp(codec)`` as a task, which uses ``__encoder``, and makes one
+    only if that is None; it returns when it was cancelled, when the track or the connection has ended, and after any
+    error, which it only logs.
+
+    Args:
+        sender: The sender.
+        encoders: What makes an encoder, by the codec's name in SDP; aiortc makes the others.
+        track_ended: Whether the track has nothing more to send.
+        on_error: Called if the sender stops although it has something to send.
+
+    Returns:
+        False if this aiortc is not as we know it; then nothing was changed.
+    """
+    name = "_RTCRtpSender__encoder"
+    if not (hasattr(sender, name) and hasattr(sender, "_run_rtp")):
+        return False
+    members: dict[str, Any] = vars(sender)
+    stock = sender._run_rtp
+
+    async def run_rtp(codec: RTCRtpCodecParameters) -> None:
+        make = encoders.get(codec.name.upper())
+        recorder = None if make is None else _Recorder(make())
+        members[name] = recorder
+        await stock(codec)
+        task = asyncio.current_task()
+        cancelled = task is not None and task.cancelling() > 0
+        error = None if recorder is None else recorder.error
+        if error is not None or not (cancelled or track_ended() or sender.transport.state != "connected"):
+            on_error(error or RuntimeError("the sender of video has stopped; the log of aiortc says why"))
+
+    members["_run_rtp"] = run_rtp
+    return True

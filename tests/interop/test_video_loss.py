@@ -1,0 +1,195 @@
+"""Video over bad networks and of odd sizes: a caller that sends pictures through a relay that loses packets."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import anyio
+import av
+import numpy as np
+import pytest
+
+from rtcflow.transports.webrtc import WebRTCConfig, WebRTCEngine, open_engine
+
+sys.path.insert(0, str(Path(__file__).parent))
+from lossy_relay import Relay, good
+
+pytestmark = [pytest.mark.interop, pytest.mark.slow]
+
+LOCAL = WebRTCConfig(host_addresses=("127.0.0.1",))
+ENDED = (anyio.EndOfStream, anyio.ClosedResourceError, anyio.BrokenResourceError)
+FPS = 15
+
+
+class VideoRelay(Relay):
+    """Loses one packet of pictures, and the next retransmissions of it; or any packets, by chance."""
+
+    def __init__(self, *, lose_at: int | None = None, again: int = 1, loss: float = 0.0, delay: float = 0.0) -> None:
+        super().__init__(good)
+        self._lose_at, self._again, self._loss, self._delay = lose_at, again, loss, delay
+        self._chance = np.random.default_rng(1)
+        self._main: int | None = None
+
+    def _meet_fate(self, data: bytes) -> float | None:
+        if not 128 <= data[0] <= 191 or 64 <= data[1] & 0x7F <= 95:
+            return 0.0
+        kind = data[1] & 0x7F
+        self._main = kind if self._main is None else self._main
+        self.sent += 1
+        if self._loss and self._chance.random() < self._loss:
+            self.lost += 1
+            return None
+        lost = kind == self._main and self.sent == self._lose_at
+        lost = lost or (kind != self._main and 0 < self.lost <= self._again)
+        self.lost += lost
+        return None if lost else self._delay
+
+
+@dataclass
+class Seen:
+    """When pictures came, in seconds, and their sizes."""
+
+    times: list[float] = field(default_factory=list)
+    sizes: set[tuple[int, int]] = field(default_factory=set)
+
+    def freeze(self, begin: float) -> float:
+        """The longest time without a picture from `begin` seconds after the first one, to the last one."""
+        times = [at for at in self.times if at >= self.times[0] + begin]
+        return max(b - a for a, b in pairwise(times))
+
+
+def only(sdp: str, codec: str) -> str:
+    """The offer with `codec` as the only one of its video."""
+    kinds = set(re.findall(rf"^a=rtpmap:(\d+) {codec}/", sdp, re.MULTILINE))
+    kinds |= {rtx for rtx, base in re.findall(r"^a=fmtp:(\d+) apt=(\d+)", sdp, re.MULTILINE) if base in kinds}
+    head, *listed = re.findall(r"^m=video (\d+ \S+) (.*?)\r?$", sdp, re.MULTILINE)[0]
+    kept = " ".join(kind for kind in listed[0].split(" ") if kind in kinds)
+    lines = [
+        f"m=video {head} {kept}" if line.startswith("m=video") else line
+        for line in sdp.split("\r\n")
+        if not (found := re.match(r"a=(?:rtpmap|fmtp|rtcp-fb):(\d+) ", line)) or found[1] in kinds
+    ]
+    return "\r\n".join(lines)
+
+
+def picture(number: int, width: int = 320, height: int = 240) -> av.VideoFrame:
+    y, x = np.mgrid[0:height, 0:width]
+    grey = (
+        110 + 60 * np.sin((x - 4 * number) / 17) * np.cos(y / 13) + np.random.default_rng(number).normal(0, 12, x.shape)
+    )
+    pixels = np.repeat(grey.clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
+    return av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="bgr24")
+
+
+PICTURES = [picture(number) for number in range(FPS)]
+
+
+async def call(engine: WebRTCEngine, between: Relay, codec: str, seen: Seen, seconds: float, pictures: Any) -> None:
+    """Send `pictures` again and again through the relay, for some seconds."""
+    caller = await engine.offer(audio=False, video=True, messages=False)
+    server = await engine.answer(between.offer(only(caller.offer_sdp, codec)))
+    try:
+        await caller.accept_answer(between.answer(server.answer))
+        await caller.wait_connected()
+
+        async def send() -> None:
+            number, begin = 0, anyio.current_time()
+            while True:
+                caller.video_out.put_nowait(pictures[number % len(pictures)])
+                number += 1
+                await anyio.sleep_until(begin + number / FPS)
+
+        async def watch() -> None:
+            with suppress(*ENDED):
+                while True:
+                    frame = await server.video_in.take()
+                    seen.times.append(time.monotonic())
+                    seen.sizes.add((frame.width, frame.height))
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(send)
+            tasks.start_soon(watch)
+            await anyio.sleep(seconds)
+            tasks.cancel_scope.cancel()
+    finally:
+        with anyio.CancelScope(shield=True):
+            await caller.aclose()
+            await server.aclose()
+
+
+def hold_all(calls: list[tuple[Relay, str, Any]], seconds: float) -> list[Seen]:
+    """All at the same time, so that they share what the machine does to them."""
+
+    async def main() -> None:
+        with anyio.fail_after(seconds + 20):
+            async with open_engine(LOCAL) as engine, anyio.create_task_group() as tasks:
+                for seen, (between, codec, pictures) in zip(found, calls, strict=True):
+                    tasks.start_soon(call, engine, between, codec, seen, seconds, pictures)
+
+    found = [Seen() for _ in calls]
+    try:
+        anyio.run(main)
+        return found
+    finally:
+        for between, *_ in calls:
+            between.close()
+
+
+CODECS = ["VP8", "H264"]
+
+
+def beside_a_good_call(
+    make: Callable[[], VideoRelay], seconds: float
+) -> tuple[Seen, dict[str, tuple[VideoRelay, Seen]]]:
+    """A call without loss, and one with each codec through the relays that are made, all at the same time."""
+    for _ in range(3):  # again, if the machine itself had a bad moment
+        relays = [VideoRelay(), *(make() for _ in CODECS)]
+        calls = list(zip(relays, ["VP8", *CODECS], [PICTURES] * 3, strict=True))
+        good_call, *bad_calls = hold_all(calls, seconds)
+        if good_call.freeze(1.0) < 0.2:
+            break
+    return good_call, dict(zip(CODECS, zip(relays[1:], bad_calls, strict=True), strict=True))
+
+
+def test_a_packet_lost_for_good_freezes_the_picture_for_half_a_second() -> None:
+    """The call without loss tells what the machine itself did. aiortc's own buffer takes 8 to 12 s."""
+    good_call, calls = beside_a_good_call(lambda: VideoRelay(lose_at=60, again=12), 5.0)
+    for codec, (between, seen) in calls.items():
+        assert between.lost >= 2, "the packet and its retransmission were lost"
+        assert seen.freeze(1.0) <= 0.5 + 2 * good_call.freeze(1.0), codec
+        assert len(seen.times) >= 0.8 * len(good_call.times), codec
+
+
+@pytest.mark.parametrize(
+    ("loss", "shown", "seconds"),
+    [
+        pytest.param(0.05, 0.8, 5.0, id="5% for 5 s"),
+        pytest.param(0.01, 0.95, 60.0, id="1%", marks=[pytest.mark.nightly, pytest.mark.timeout(300)]),
+        pytest.param(0.03, 0.9, 60.0, id="3%", marks=[pytest.mark.nightly, pytest.mark.timeout(300)]),
+        pytest.param(0.05, 0.8, 60.0, id="5%", marks=[pytest.mark.nightly, pytest.mark.timeout(300)]),
+    ],
+)
+def test_random_loss_of_video(loss: float, shown: float, seconds: float) -> None:
+    """Pictures go on, and most of them arrive, on a path with a round trip of 50 ms."""
+    good_call, calls = beside_a_good_call(lambda: VideoRelay(loss=loss, delay=0.05), seconds)
+    for codec, (between, seen) in calls.items():
+        assert between.lost > 0.3 * loss * between.sent
+        assert seen.freeze(1.0) <= 0.5 + 2 * good_call.freeze(1.0), codec
+        assert len(seen.times) >= shown * len(good_call.times), codec
+
+
+def test_pictures_of_any_size_are_sent() -> None:
+    """Odd sizes, sizes that change, a single pixel: each is shown, none ends the call."""
+    sizes = [(641, 481), (64, 48), (640, 479), (3, 3), (1, 1), (320, 240)]
+    pictures = [picture(number, *size) for size in sizes for number in range(8)]
+    seen = dict(zip(CODECS, hold_all([(VideoRelay(), codec, pictures) for codec in CODECS], 5.0), strict=True))
+    assert set(sizes) <= seen["VP8"].sizes
+    assert {(width + width % 2, height + height % 2) for width, height in sizes} <= seen["H264"].sizes

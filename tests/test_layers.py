@@ -17,7 +17,7 @@ FLOORS = [
     {"media", "protocol"},
     {"handlers", "abc", "_core"},
     {"connection", "transports", "_engine"},
-    {"__main__", "cli", "routes", "stream", "serving", "client", "credentials", "demo"},
+    {"__main__", "cli", "routes", "stream", "serving", "client", "credentials", "demo", "speech"},
 ]
 BESIDE = {"testing", "web", "", "audio", "fastrtc"}  # nobody in the house imports these; they may import everyone
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
@@ -29,6 +29,7 @@ KNOW_THE_WEB = (
     "client",
     "cli",
     "demo",
+    "fastrtc",
     "transports/line",
     "transports/websocket",
     "transports/telephone",

@@ -48,7 +48,7 @@ def audio_to_int16(audio: AudioArray | tuple[int, AudioArray]) -> NDArray[np.int
             deprecated.
 
     Raises:
-        MediaError: Another dtype, or NaN.
+        MediaError: Another dtype (then it is a TypeError, too), or NaN.
 
     >>> audio_to_int16(np.array([-1, 0, 0.5, 7], np.float32)).tolist()
     [-32768, 0, 16384, 32767]
@@ -68,7 +68,7 @@ def audio_to_float32(audio: AudioArray | tuple[int, AudioArray]) -> NDArray[np.f
         audio: int16 or float32. A tuple ``(sample_rate, audio)`` is deprecated.
 
     Raises:
-        MediaError: Another dtype.
+        MediaError: Another dtype; it is a TypeError, too.
 
     >>> audio_to_float32(np.array([-32768, 0, 16384], np.int16)).tolist()
     [-1.0, 0.0, 0.5]
@@ -92,8 +92,12 @@ def _array(audio: AudioArray | tuple[int, AudioArray], name: str) -> NDArray[Any
     return audio
 
 
+class _WrongDtype(MediaError, TypeError):
+    """A `MediaError` (and so a ValueError) that is a TypeError, too, as FastRTC's is."""
+
+
 def _wrong_dtype(samples: NDArray[Any]) -> MediaError:
-    return MediaError(f"audio is {samples.dtype.name}", "int16, or float32 in [-1, 1]")
+    return _WrongDtype(f"Unsupported audio data type: {samples.dtype.name}", "int16, or float32 in [-1, 1]")
 
 
 def audio_to_bytes(audio: tuple[int, AudioArray]) -> bytes:

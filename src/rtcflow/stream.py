@@ -70,7 +70,7 @@ Authorize = Callable[[Caller], Any] | Callable[[Caller], Awaitable[Any]]
 _E = TypeVar("_E", bound=enum.Enum)
 
 
-class Modality(enum.Enum):
+class Modality(enum.StrEnum):
     """Which media a stream carries."""
 
     AUDIO = "audio"
@@ -78,7 +78,7 @@ class Modality(enum.Enum):
     AUDIO_VIDEO = "audio-video"
 
 
-class Mode(enum.Enum):
+class Mode(enum.StrEnum):
     """Which way media flows, seen from the caller."""
 
     SEND_RECEIVE = "send-receive"

@@ -1,0 +1,13 @@
+"""FastRTC's module of this name. Its imports are absolute, so that it also works under the name `fastrtc`."""
+
+from rtcflow.fastrtc._body import (
+    Body,
+)
+from rtcflow.fastrtc._mixin import (
+    WebRTCConnectionMixin,
+)
+
+__all__ = [
+    "Body",
+    "WebRTCConnectionMixin",
+]

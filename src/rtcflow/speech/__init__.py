@@ -1,0 +1,44 @@
+"""Speech to text and text to speech, for reply functions: real models if they are installed, offline ones otherwise.
+
+    audio ──→ get_stt_model().stt(audio) ──→ text ──→ your language model ──→ get_tts_model().tts(text) ──→ audio
+
+`STTModel` and `TTSModel` are protocols with FastRTC's methods, so a model of your own needs no base class. Each model
+computes in the thread that calls it. Reply functions written with plain ``def`` run in worker threads already. In
+``async`` code use `stream_tts`, or ``await handler.run_sync(model.stt, audio)``: a model in the event loop's thread
+stops all calls, and rtcflow warns about it.
+
+================== ========================== ===============================================
+name               needs                      where it computes
+================== ========================== ===============================================
+moonshine/base     fastrtc-moonshine-onnx     here, after one download of the model
+moonshine/tiny     the same                   the same
+pocketsphinx       ``rtcflow[stt]``           here, the model is part of the package
+kokoro             kokoro-onnx                here, after one download of the model
+cartesia           ``rtcflow[client]``, a key at Cartesia, over HTTP
+espeak             espeak-ng, ``rtcflow[tts]`` here, in a process of its own
+================== ========================== ===============================================
+
+espeak-ng is licensed under the GPL 3. rtcflow contains none of it: it starts the program, or loads the library that
+the extra ``rtcflow[tts]`` installs.
+"""
+
+from .options import CartesiaTTSOptions, EspeakTTSOptions, KokoroTTSOptions, STTModel, TTSModel, TTSOptions
+from .recognition import MoonshineSTT, PocketsphinxSTT, get_stt_model, stt_for_chunks
+from .synthesis import CartesiaTTS, EspeakTTS, KokoroTTS, get_tts_model
+
+__all__ = [
+    "CartesiaTTS",
+    "CartesiaTTSOptions",
+    "EspeakTTS",
+    "EspeakTTSOptions",
+    "KokoroTTS",
+    "KokoroTTSOptions",
+    "MoonshineSTT",
+    "PocketsphinxSTT",
+    "STTModel",
+    "TTSModel",
+    "TTSOptions",
+    "get_stt_model",
+    "get_tts_model",
+    "stt_for_chunks",
+]

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -408,19 +409,64 @@ async def test_a_peer_with_an_rsa_certificate(role: str) -> None:
 
 
 @pytest.mark.anyio
-async def test_the_link_dies(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A peer that vanishes breaks the link once ICE consent has expired; the cause says so."""
-    monkeypatch.setattr("aioice.ice.CONSENT_INTERVAL", 0.2)
-    monkeypatch.setattr("aioice.ice.CONSENT_FAILURES", 2)
-    async with called_by_foreign(lambda c: c.addTrack(Tone(440))) as (foreign, transport):
+@pytest.mark.parametrize("anyio_backend", [pytest.param(("asyncio", {}), id="asyncio")])
+@pytest.mark.parametrize("use_uvloop", [False, True], ids=["asyncio-loop", "uvloop-loop"])
+async def test_a_peer_whose_port_is_closed_is_gone_at_once(use_uvloop: bool) -> None:
+    """Killed, crashed, closed without a goodbye: the network says that nobody listens, and the link breaks."""
+    config = replace(LOCAL, use_uvloop=use_uvloop, peer_timeout=30.0)
+    async with called_by_foreign(lambda c: c.addTrack(Tone(440)), config=config) as (foreign, transport):
         await take(transport, 0.1)
+        transport.audio_out.put(tone(440, 10))
         await foreign.run(foreign.vanish)
-        with anyio.fail_after(10), pytest.raises(anyio.BrokenResourceError) as caught:
+        with anyio.fail_after(15), pytest.raises(anyio.BrokenResourceError) as caught:
             await transport.wait_ended()
-        assert "consent" in str(caught.value.__cause__)
+        assert "nobody listens at its address" in str(caught.value.__cause__)
         with pytest.raises(anyio.BrokenResourceError):
             while True:
                 await transport.audio_in.take()
+
+
+@pytest.mark.anyio
+async def test_an_idle_peer_whose_port_is_closed_is_gone_soon() -> None:
+    """Nothing is sent to it but questions whether it is there: the first is refused, and the second."""
+    config = replace(LOCAL, peer_timeout=30.0)
+    async with called_by_foreign(lambda c: c.addTransceiver("audio"), config=config) as (foreign, transport):
+        await foreign.run(foreign.vanish)
+        with anyio.fail_after(20), pytest.raises(anyio.BrokenResourceError) as caught:
+            await transport.wait_ended()
+        assert "nobody listens at its address" in str(caught.value.__cause__)
+
+
+@pytest.mark.slow
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", [pytest.param(("asyncio", {}), id="asyncio")])
+@pytest.mark.parametrize("sends", [True, False], ids=["sends", "only listens"])
+async def test_a_stopped_peer_is_kept_for_a_while(sends: bool) -> None:
+    """Stopped for four fifths of the time it stays, as often as it likes; stopped for good the link breaks."""
+
+    def change(connection: RTCPeerConnection) -> None:
+        connection.addTrack(Tone(440)) if sends else connection.addTransceiver("audio")
+
+    stop = threading.Event()
+    async with called_by_foreign(change, config=replace(LOCAL, peer_timeout=5.0)) as (foreign, transport):
+        transport.audio_out.put(tone(440, 60))
+        try:
+            for _ in range(2):
+                heard = len(foreign.heard)
+                await foreign.run(stand_still, stop, 4.0)
+                await until(lambda heard=heard: len(foreign.heard) > heard + 10)
+                assert not transport._ports.ended.is_set()
+            foreign._loop.call_soon_threadsafe(stop.wait, 60)
+            with anyio.fail_after(30), pytest.raises(anyio.BrokenResourceError) as caught:
+                await transport.wait_ended()
+            assert "nothing came for 5 s" in str(caught.value.__cause__)
+        finally:
+            stop.set()
+
+
+async def stand_still(stop: threading.Event, seconds: float) -> None:
+    """Stop the whole loop, as SIGSTOP stops a process: its sockets stay open, and nobody reads."""
+    stop.wait(seconds)
 
 
 @pytest.mark.anyio

@@ -119,6 +119,9 @@ class WebRTCConfig:
         gather_timeout: Seconds in which STUN and TURN servers must have answered; an answer, or offer, waits for them
             so long at most.
         connect_timeout: Seconds from the answer until media must flow, else `NegotiationTimeout`.
+        peer_timeout: Seconds of silence after which a peer counts as gone, 1 to 30 (the limit of RFC 7675). Its call
+            ends then, or within two seconds if the network says that its port is unreachable. A live peer is never
+            silent: it answers STUN. A peer that was cut off or stopped for less than this, by a second, stays.
         close_timeout: Seconds that the goodbye may take, messages under way included.
         opus: How audio is encoded.
         use_uvloop: Whether the engine's thread runs uvloop; by default where it is installed.
@@ -136,6 +139,7 @@ class WebRTCConfig:
     relay_only: bool = False
     gather_timeout: float = 3.0
     connect_timeout: float = 20.0
+    peer_timeout: float = 10.0
     close_timeout: float = 2.0
     opus: OpusConfig = OpusConfig()
     use_uvloop: bool | None = None
@@ -162,6 +166,8 @@ class WebRTCConfig:
                     )
             if self.relay_only and not any(url.relays for server in self.servers for _, url in server.parsed_urls):
                 raise ValueError("relay_only needs a TURN server in ice_servers")
+        if not 1 <= self.peer_timeout <= 30:
+            raise ValueError(f"peer_timeout={self.peer_timeout!r}; expected 1 to 30 seconds (RFC 7675 section 5.1)")
         if not self.gather_timeout > 0:
             raise ValueError(f"gather_timeout={self.gather_timeout!r}; expected more than 0 seconds")
 

@@ -33,6 +33,7 @@ from ..protocol.messages import MAX_MESSAGE_SIZE
 from ..protocol.signalling import IceCandidate
 from . import audio, offers, video
 from .config import IceServer, WebRTCConfig
+from .liveness import TICKS, Liveness, Verdict
 from .messages import LABEL, MessageChannel
 from .opus import RTP_RATE
 from .ports import Ports
@@ -107,6 +108,9 @@ class Peer:
         self._theirs: offers.Description | None = None
         self._torn = False
         self._contact = Contact()
+        self._liveness = Liveness()
+        self._watched = False
+        self._watch: asyncio.TimerHandle | None = None
 
     # -- negotiation
 
@@ -272,7 +276,7 @@ class Peer:
 
     def _furnish(self, connection: RTCPeerConnection) -> None:
         """Put what is ours into the transports that `connection` has by now."""
-        gathering.install(connection, self._config, self._ports.asked, self._contact)
+        self._watched = gathering.install(connection, self._config, self._ports.asked, self._contact)
         seam.contain_faults(connection, MAX_MESSAGE_SIZE, self._contact.warn_once)
 
     def _open(self, bundle: RTCBundlePolicy) -> RTCPeerConnection:
@@ -324,11 +328,35 @@ class Peer:
             self._stop_timer()
             self._ports.route = next((seam.route(transport) for transport in seam.transports(connection)), None)
             self._ports.connected.set()
+            if self._watched and self._watch is None:
+                self._look_again(connection)
         elif state == "failed":
             phase = self._phase(connection)
             self._end(ConnectionError("no candidate pair works" if phase == "ice" else "the DTLS handshake failed"))
         elif state == "closed":
             self._end(ConnectionError("the peer has gone silent (ICE consent expired, RFC 7675)"))
+
+    def _look_again(self, connection: RTCPeerConnection) -> None:
+        tick = self._config.peer_timeout / TICKS
+        self._watch = asyncio.get_running_loop().call_later(tick, self._look_after, connection)
+
+    def _look_after(self, connection: RTCPeerConnection) -> None:
+        """Whether the peer is still there; see `liveness`."""
+        contact = self._contact
+        match self._liveness.tick(contact.heard + seam.packets_decrypted(connection), contact.refused):
+            case Verdict.SILENT:
+                self._lose(f"the peer has gone silent: nothing came for {self._config.peer_timeout:g} s")
+                return
+            case Verdict.UNREACHABLE:
+                self._lose("the peer is gone: nobody listens at its address any more (ICMP)")
+                return
+            case Verdict.ASK:
+                self._start(seam.ask_peer(connection))
+        self._look_again(connection)
+
+    def _lose(self, why: str) -> None:
+        self._hurry.set()  # nobody is there who could acknowledge anything
+        self._end(ConnectionError(why))
 
     def _phase(self, connection: RTCPeerConnection) -> str:
         if connection.signalingState == "have-local-offer":
@@ -389,6 +417,8 @@ class Peer:
 
     async def _close(self) -> None:
         self._stop_timer()
+        if self._watch is not None:
+            self._watch.cancel()
         connection = self._connection
         try:
             if connection is not None:

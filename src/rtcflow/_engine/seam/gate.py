@@ -49,7 +49,7 @@ class Contact:
 
     Attributes:
         heard: How many STUN messages came that only the peer can have sent.
-        refused: How often the network said that nobody listens at the address in use, since something was heard.
+        refused: How often the network said that nobody listens at the address in use.
         dropped: How many datagrams were not the peer's.
     """
 
@@ -57,11 +57,6 @@ class Contact:
     refused: int = 0
     dropped: int = 0
     _warned: set[str] = field(default_factory=set)
-
-    def note(self) -> None:
-        """Something authentic came."""
-        self.heard += 1
-        self.refused = 0
 
     def warn_once(self, what: str) -> None:
         """Log a fault that bytes from outside have caused, the first time only."""
@@ -128,9 +123,9 @@ class Gate(stock.StunProtocol):
                 return
             transaction.response_received(message, address)
             if ice.remote_password and message.check_message_integrity(ice.remote_password.encode()):
-                self.contact.note()
+                self.contact.heard += 1
         elif message.message_class == stun.Class.REQUEST and self._is_authentic(message):
-            self.contact.note()
+            self.contact.heard += 1
             if self._is_peer(address) or self._make_room():
                 ice.request_received(message, address, self)
         else:

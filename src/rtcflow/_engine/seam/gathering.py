@@ -48,7 +48,7 @@ _STUN_CODES: Final = {401: ServerTrouble.WRONG_CREDENTIALS, 403: ServerTrouble.W
 
 def install(
     connection: RTCPeerConnection, config: WebRTCConfig, asked: dict[str, ServerReport], contact: Contact | None = None
-) -> None:
+) -> bool:
     """Have the transports that `connection` has so far gather candidates as `config` says.
 
     Args:
@@ -56,11 +56,15 @@ def install(
         config: The engine's options.
         asked: Is told what came of asking each server, by URL.
         contact: Is told what its sockets hear of the peer.
+
+    Returns:
+        False if this aioice is not as we know it; then it gathers by itself, and nobody tells `contact`.
     """
     if seam.can_gather():
         seam.gather_by(connection, partial(_gather, config, asked, contact or Contact()))
-    else:
-        _log.warning("this aioice is not known: it gathers candidates by itself, and only ice_servers count")
+        return True
+    _log.warning("this aioice is not known: it gathers candidates by itself, and only ice_servers count")
+    return False
 
 
 def host_addresses(config: WebRTCConfig) -> list[str]:

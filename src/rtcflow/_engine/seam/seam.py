@@ -19,6 +19,7 @@ from functools import partial
 from typing import Any, Final, Protocol
 
 import aioice.ice
+from aioice import stun
 from aiortc import (
     RTCCertificate,
     RTCDtlsFingerprint,
@@ -226,6 +227,37 @@ _OVERRUN: Final = 2**18
 """Bytes that a peer may send beyond the window it was told of: what was under way."""
 _DCEP: Final = 50
 """The payload protocol of a channel's opening (RFC 8832 section 8.1)."""
+
+
+# -- signs of life
+
+
+def packets_decrypted(connection: RTCPeerConnection) -> int:
+    """How many RTP packets came that decrypt, of all media.
+
+    Relies on: ``RTCRtpReceiver.__remote_streams`` has the figures of each source; else 0.
+    """
+    receivers = [transceiver.receiver for transceiver in connection.getTransceivers()]
+    streams = [getattr(receiver, "_RTCRtpReceiver__remote_streams", {}) for receiver in receivers]
+    return sum(stream.packets_received for of_one in streams for stream in of_one.values())
+
+
+async def ask_peer(connection: RTCPeerConnection) -> None:
+    """Send a STUN Binding request, and once more after half a second if it is not answered; the gate hears the answer.
+
+    Relies on: ``aioice.Connection._nominated`` holds the pairs in use; ``build_request(pair, nominate=)`` and
+    ``pair.protocol.request(...)`` are what aioice's own consent checks (RFC 7675) are made of.
+    """
+    for transport in transports(connection):
+        ice: Any = getattr(transport.transport, "_connection", None)
+        for pair in list(getattr(ice, "_nominated", {}).values()):
+            with suppress(stun.TransactionError):
+                await pair.protocol.request(
+                    ice.build_request(pair, nominate=False),
+                    pair.remote_addr,
+                    integrity_key=ice.remote_password.encode(),
+                    retransmissions=1,
+                )
 
 
 # -- RTP

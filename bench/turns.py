@@ -24,6 +24,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import turn_corpus
+from turns_common import BROWSER, milliseconds
 
 from rtcflow._engine.config import OpusConfig
 from rtcflow._engine.opus import OpusEncoder, make_decoder
@@ -31,7 +32,6 @@ from rtcflow.frames import AudioFormat
 from rtcflow.handlers.turns import AlgoOptions, EnergyVad, SpeechStarted, TurnEnded, VoiceTurns, get_silero_model
 
 FRAME = 960
-BROWSER = OpusConfig(bitrate=32_000, complexity=9, application="voip")  # as browsers encode a microphone
 REPLY = 4.0  # seconds that the caller listens, in the condition that is a call
 
 
@@ -146,12 +146,6 @@ def costs(utterances):
     yield "somebody speaks without a pause", np.concatenate(talk)
     yield "nobody speaks, room noise", turn_corpus.pink_noise(len(silence) * 8) * np.float32(0.001)
     yield "nobody speaks, muted", np.zeros(len(silence) * 8, np.float32)
-
-
-def milliseconds(values, percent=None):
-    if percent is None:
-        return f"{milliseconds(values, 50)} / {milliseconds(values, 95)}"
-    return f"{1000 * np.percentile(values, percent):.0f}" if len(values) else "-"
 
 
 def onsets(conversation, starts):

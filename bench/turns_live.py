@@ -16,6 +16,7 @@ import anyio
 import anyio.to_thread
 import numpy as np
 import turn_corpus
+from turns_common import BROWSER, milliseconds
 
 import rtcflow
 from rtcflow.frames import AudioFormat, AudioFrame
@@ -132,7 +133,6 @@ def first(times, low, high):
 
 
 def live(options):
-    from turns import BROWSER, milliseconds
 
     config = rtcflow.WebRTCConfig(host_addresses=("127.0.0.1",), opus=BROWSER)
     each = -(-options.utterances // options.calls)

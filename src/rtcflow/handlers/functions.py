@@ -1,5 +1,8 @@
 """Plain functions and generators as handlers: each becomes one of the classes of `base`, so there is one runtime.
 
+Four handler classes (audio or video, sync or async) play what a source gives them. A source is a function of the peer's
+frames or a generator, again sync or async. No handler knows which of the two it has.
+
 A function of video takes a frame and returns one (uint8, shape (height, width, 3), BGR); a generator makes audio or
 video for callers who only receive. Both may be ``def`` or ``async def``; plain ones run in worker threads. Arguments
 after the frame, and all arguments of generators, are those that the peer or the application set (`set_args`).
@@ -8,8 +11,9 @@ after the frame, and all arguments of generators, are those that the peer or the
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import anyio
@@ -41,11 +45,11 @@ class VideoStreamHandler:
         callable: Takes a frame (uint8, shape (height, width, 3), BGR) and further arguments; returns what `video_emit`
             may return. Or, for callers who only receive, a generator of such.
         fps: Frames a second at most.
-        skip_frames: Whether it is always given the newest frame. Otherwise up to two frames wait for it, so that a
-            function that is now and then late skips none. In both cases a slow one never falls behind.
+        skip_frames: Whether it always gets the newest frame. Otherwise up to two frames wait for it, so that a function
+            that is late now and then skips none. A slow function never falls behind in either case.
 
     Raises:
-        HandlerError: It is no function, or `fps` is no number above 0.
+        HandlerError: `callable` is not a function, or `fps` is not a number above 0.
     """
 
     callable: Callable[..., Any]
@@ -105,87 +109,58 @@ class _Function:
         return None if self.needs_args else []
 
 
-# -- a function of video
+# -- where frames come from: a function of the peer's frames, or a generator
 
 
-class _Filter(AudioVideoStreamHandler):
-    """Frames through a plain function, in a worker thread."""
+class _Filter:
+    """Frames of the peer through a plain function."""
 
-    def __init__(self, function: Callable[..., Any], fps: float, skip_frames: bool) -> None:  # noqa: FBT001
-        super().__init__(video_format="bgr24", fps=fps)
-        self._settings = (function, fps, skip_frames)
-        self._function = _Function(function, own=1)
+    def __init__(self, function: _Function, skip_frames: bool) -> None:  # noqa: FBT001
+        self.function = function
         self._frames = Flow[NDArray[np.uint8]](1 if skip_frames else 2, Policy.DROP_OLDEST)
 
-    def receive(self, frame: tuple[int, NDArray[np.int16]]) -> None:
-        pass
-
-    def emit(self) -> EmitType:
-        return None
-
-    def video_receive(self, frame: NDArray[np.uint8]) -> None:
+    def put(self, frame: NDArray[np.uint8]) -> None:
         self._frames.put_nowait(frame)
 
-    def video_emit(self) -> VideoEmitType:
+    def next(self, handler: StreamHandlerBase) -> Any:
         try:
             frame = self._frames.take_sync()
         except anyio.ClosedResourceError:
             return None
-        args = self._function.args(self)
+        args = self._args(handler)
+        return frame if args is None else self.function.function(frame, *args)
+
+    def _args(self, handler: StreamHandlerBase) -> list[Any] | None:
+        args = self.function.args(handler)
         if args is None:
-            self._ask_for_args(once=True)
-            return frame
-        result: VideoEmitType = self._function.function(frame, *args)
-        return result
+            handler._ask_for_args(once=True)  # until they come, frames pass as they are
+        return args
 
-    def copy(self) -> _Filter:
-        return _Filter(*self._settings)
-
-    def shutdown(self) -> None:
+    def close(self) -> None:
         self._frames.close()
 
 
-class _AsyncFilter(AsyncAudioVideoStreamHandler):
-    """Frames through a coroutine function."""
+class _AsyncFilter(_Filter):
+    """Frames of the peer through a coroutine function."""
 
-    def __init__(self, function: Callable[..., Any], fps: float, skip_frames: bool) -> None:  # noqa: FBT001
-        super().__init__(video_format="bgr24", fps=fps)
-        self._settings = (function, fps, skip_frames)
-        self._function = _Function(function, own=1)
-        self._frames = Flow[NDArray[np.uint8]](1 if skip_frames else 2, Policy.DROP_OLDEST)
-
-    async def receive(self, frame: tuple[int, NDArray[np.int16]]) -> None:
-        pass
-
-    async def emit(self) -> EmitType:
-        await anyio.sleep_forever()
-        return None
-
-    async def video_receive(self, frame: NDArray[np.uint8]) -> None:
-        self._frames.put_nowait(frame)
-
-    async def video_emit(self) -> VideoEmitType:
+    async def anext(self, handler: StreamHandlerBase) -> Any:
         frame = await self._frames.take()
-        args = self._function.args(self)
-        if args is None:
-            self._ask_for_args(once=True)
-            return frame
-        result: VideoEmitType = await self._function.function(frame, *args)
-        return result
+        args = self._args(handler)
+        return frame if args is None else await self.function.function(frame, *args)
 
-    def copy(self) -> _AsyncFilter:
-        return _AsyncFilter(*self._settings)
+    async def aclose(self) -> None:
+        self.close()
 
 
-# -- generators, for callers who only receive
-
-
-class _Source:
+class _Generator:
     """What a generator makes for one connection; begun at the first `next`."""
 
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self.function = _Function(function, own=0)
-        self._iterator: Iterator[Any] | None = None
+    def __init__(self, function: _Function) -> None:
+        self.function = function
+        self._iterator: Any = None
+
+    def put(self, frame: NDArray[np.uint8]) -> None:
+        """A generator is for callers who only receive."""
 
     def next(self, handler: StreamHandlerBase) -> Any:
         if self._iterator is None:
@@ -200,9 +175,25 @@ class _Source:
             try:
                 close()
             except ValueError as error:
-                # "generator already executing": emit is in it, and will be interrupted there.
+                # "generator already executing": emit is in it, and will be stopped there.
                 if "already executing" not in str(error):
                     raise
+
+
+class _AsyncGenerator(_Generator):
+    """The same for an async generator."""
+
+    async def anext(self, handler: StreamHandlerBase) -> Any:
+        if self._iterator is None:
+            if self.function.needs_args:
+                await handler.wait_for_args()
+            self._iterator = self.function.function(*(self.function.args(handler) or []))
+        return await anext(self._iterator, CloseStream(_OVER))
+
+    async def aclose(self) -> None:
+        close = getattr(self._iterator, "aclose", None)
+        if close is not None:
+            await close()
 
 
 def _checked(function: _Function, iterator: Any) -> Iterator[Any]:
@@ -214,37 +205,15 @@ def _checked(function: _Function, iterator: Any) -> Iterator[Any]:
     return iterator
 
 
-class _AsyncSource:
-    """The same for an async generator."""
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self.function = _Function(function, own=0)
-        self._iterator: AsyncIterator[Any] | None = None
-
-    async def next(self, handler: StreamHandlerBase) -> Any:
-        if self._iterator is None:
-            if self.function.needs_args:
-                await handler.wait_for_args()
-            iterator: AsyncIterator[Any] = self.function.function(*(self.function.args(handler) or []))
-            self._iterator = iterator
-        try:
-            return await anext(self._iterator)
-        except StopAsyncIteration:
-            return CloseStream(_OVER)
-
-    async def close(self) -> None:
-        close = getattr(self._iterator, "aclose", None)
-        if close is not None:
-            await close()
+# -- the handlers around them: of audio or video, sync or async
 
 
-class _AudioSource(StreamHandler):
+class _Audio(StreamHandler):
     """Audio out of a generator."""
 
-    def __init__(self, function: Callable[..., Any]) -> None:
+    def __init__(self, make: Callable[[], _Generator], _fps: float = 0) -> None:
         super().__init__()
-        self._callable = function
-        self._source = _Source(function)
+        self._make, self._source = make, make()
 
     def receive(self, frame: tuple[int, NDArray[np.int16]]) -> None:
         pass
@@ -253,42 +222,40 @@ class _AudioSource(StreamHandler):
         item: EmitType = self._source.next(self)
         return item
 
-    def copy(self) -> _AudioSource:
-        return _AudioSource(self._callable)
+    def copy(self) -> _Audio:
+        return _Audio(self._make)
 
     def shutdown(self) -> None:
         self._source.close()
 
 
-class _AsyncAudioSource(AsyncStreamHandler):
+class _AsyncAudio(AsyncStreamHandler):
     """Audio out of an async generator."""
 
-    def __init__(self, function: Callable[..., Any]) -> None:
+    def __init__(self, make: Callable[[], _AsyncGenerator], _fps: float = 0) -> None:
         super().__init__()
-        self._callable = function
-        self._source = _AsyncSource(function)
+        self._make, self._source = make, make()
 
     async def receive(self, frame: tuple[int, NDArray[np.int16]]) -> None:
         pass
 
     async def emit(self) -> EmitType:
-        item: EmitType = await self._source.next(self)
+        item: EmitType = await self._source.anext(self)
         return item
 
-    def copy(self) -> _AsyncAudioSource:
-        return _AsyncAudioSource(self._callable)
+    def copy(self) -> _AsyncAudio:
+        return _AsyncAudio(self._make)
 
     async def shutdown(self) -> None:
-        await self._source.close()
+        await self._source.aclose()
 
 
-class _VideoSource(AudioVideoStreamHandler):
-    """Video out of a generator."""
+class _Video(AudioVideoStreamHandler):
+    """Video out of a function or generator, in a worker thread."""
 
-    def __init__(self, function: Callable[..., Any], fps: float) -> None:
+    def __init__(self, make: Callable[[], _Filter | _Generator], fps: float) -> None:
         super().__init__(video_format="bgr24", fps=fps)
-        self._callable = function
-        self._source = _Source(function)
+        self._make, self._source = make, make()
 
     def receive(self, frame: tuple[int, NDArray[np.int16]]) -> None:
         pass
@@ -296,27 +263,26 @@ class _VideoSource(AudioVideoStreamHandler):
     def emit(self) -> EmitType:
         return None
 
-    def video_receive(self, frame: Any) -> None:
-        pass
+    def video_receive(self, frame: NDArray[np.uint8]) -> None:
+        self._source.put(frame)
 
     def video_emit(self) -> VideoEmitType:
         item: VideoEmitType = self._source.next(self)
         return item
 
-    def copy(self) -> _VideoSource:
-        return _VideoSource(self._callable, self.fps)
+    def copy(self) -> _Video:
+        return _Video(self._make, self.fps)
 
     def shutdown(self) -> None:
         self._source.close()
 
 
-class _AsyncVideoSource(AsyncAudioVideoStreamHandler):
-    """Video out of an async generator."""
+class _AsyncVideo(AsyncAudioVideoStreamHandler):
+    """Video out of a coroutine function or async generator."""
 
-    def __init__(self, function: Callable[..., Any], fps: float) -> None:
+    def __init__(self, make: Callable[[], _AsyncFilter | _AsyncGenerator], fps: float) -> None:
         super().__init__(video_format="bgr24", fps=fps)
-        self._callable = function
-        self._source = _AsyncSource(function)
+        self._make, self._source = make, make()
 
     async def receive(self, frame: tuple[int, NDArray[np.int16]]) -> None:
         pass
@@ -325,18 +291,18 @@ class _AsyncVideoSource(AsyncAudioVideoStreamHandler):
         await anyio.sleep_forever()
         return None
 
-    async def video_receive(self, frame: Any) -> None:
-        pass
+    async def video_receive(self, frame: NDArray[np.uint8]) -> None:
+        self._source.put(frame)
 
     async def video_emit(self) -> VideoEmitType:
-        item: VideoEmitType = await self._source.next(self)
+        item: VideoEmitType = await self._source.anext(self)
         return item
 
-    def copy(self) -> _AsyncVideoSource:
-        return _AsyncVideoSource(self._callable, self.fps)
+    def copy(self) -> _AsyncVideo:
+        return _AsyncVideo(self._make, self.fps)
 
     async def shutdown(self) -> None:
-        await self._source.close()
+        await self._source.aclose()
 
 
 def check_args(handler: StreamHandlerBase, args: Sequence[Any]) -> None:
@@ -346,15 +312,13 @@ def check_args(handler: StreamHandlerBase, args: Sequence[Any]) -> None:
         ValueError: It does not.
     """
     count = len(args) - (bool(args) and isinstance(args[0], WebRTCData))
-    if isinstance(handler, _Filter | _AsyncFilter):
-        handler._function.check(count)
-    elif isinstance(handler, _AudioSource | _AsyncAudioSource | _VideoSource | _AsyncVideoSource):
+    if isinstance(handler, _Audio | _AsyncAudio | _Video | _AsyncVideo):
         handler._source.function.check(count)
 
 
 def is_video_function(handler: object) -> bool:
-    """Whether `handler` is what `handler_from` made of a function of video: the only kind with nothing to hear."""
-    return isinstance(handler, _Filter | _AsyncFilter | _VideoSource | _AsyncVideoSource)
+    """Whether `handler` was made by `handler_from` of a function of video: the only kind with nothing to hear."""
+    return isinstance(handler, _Video | _AsyncVideo)
 
 
 def handler_from(
@@ -398,11 +362,13 @@ def handler_from(
     if mode == "receive":
         if coroutine:
             raise HandlerError(f"{name} is a coroutine function; for mode='receive', let it yield what is to be sent")
-        _Function(function, own=0)
-        if modality == "audio":
-            return _AsyncAudioSource(function) if generates_async else _AudioSource(function)
-        return _AsyncVideoSource(function, fps) if generates_async else _VideoSource(function, fps)
+        shape = _Function(function, own=0)
+        if generates_async:
+            return (_AsyncAudio if modality == "audio" else _AsyncVideo)(partial(_AsyncGenerator, shape), fps)
+        return (_Audio if modality == "audio" else _Video)(partial(_Generator, shape), fps)
     if generates or generates_async:
         raise HandlerError(f"{name} is a generator, which fits mode='receive'; for {mode!r}, return one frame for each")
-    skip_frames = how is not None and how.skip_frames
-    return (_AsyncFilter if coroutine else _Filter)(function, fps, skip_frames)
+    shape, skip_frames = _Function(function, own=1), how is not None and how.skip_frames
+    if coroutine:
+        return _AsyncVideo(partial(_AsyncFilter, shape, skip_frames), fps)
+    return _Video(partial(_Filter, shape, skip_frames), fps)

@@ -10,8 +10,8 @@ from typing import Any
 
 import anyio.to_thread
 
+from ._virtual_time import Decision, VirtualTime
 from ._workers import watching
-from .clocks import Decision, VirtualTime
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):

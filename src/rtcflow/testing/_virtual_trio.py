@@ -11,8 +11,8 @@ from typing import Any
 import trio
 import trio.testing
 
+from ._virtual_time import Decision, VirtualTime
 from ._workers import watching
-from .clocks import Decision, VirtualTime
 
 
 class VirtualClock(trio.abc.Clock, trio.abc.Instrument):

@@ -1,23 +1,13 @@
-"""The pytest plugin: loaded by itself when `rtcflow` is installed.
+"""What a test leaves behind: threads, tasks, file descriptors, coroutines that nobody awaited.
 
-Fixtures:
-    virtual_backend: a backend in virtual time; give it to anyio's plugin by overriding its fixture:
-
-        @pytest.fixture
-        def anyio_backend(virtual_backend):
-            return virtual_backend
-
-    real_backend: a backend in real time: asyncio, asyncio on uvloop (if it is installed), trio.
-    virtual_clock: a clock in virtual time for pytest-trio: having it as a fixture is enough.
-
-The guard against leaks: a test marked ``@pytest.mark.leak_guard``, or every test with ``--leak-guard``, fails if it
-leaves a thread, a task or a file descriptor behind.
+The pytest plugin (`_rtcflow_pytest`) puts `watch` around a test. What exists before the test is compared with what
+exists after it. Threads and descriptors get a moment to end by themselves; tasks do not, because the garbage collector
+removes a task that nobody keeps, and only a line in a log would tell of it.
 """
 
 from __future__ import annotations
 
 import gc
-import importlib.util
 import logging
 import sys
 import threading
@@ -25,76 +15,26 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pytest
-
 GRACE = 2.0
-"""Real seconds in which what a test left may still end by itself."""
+"""Real seconds in which threads and descriptors may still end by themselves."""
 
 POOLS = ("Trio thread", "AnyIO worker", "asyncio_", "ThreadPoolExecutor", "pytest_timeout", "pytest-timeout")
 """Names of threads that pools keep idle by design."""
 
-TRIO = importlib.util.find_spec("trio") is not None
-UVLOOP = importlib.util.find_spec("uvloop") is not None
 
-VIRTUAL = ["asyncio", *(["trio"] if TRIO else [])]
-REAL = [
-    pytest.param(("asyncio", {}), id="asyncio"),
-    *([pytest.param(("asyncio", {"use_uvloop": True}), id="asyncio+uvloop")] if UVLOOP else []),
-    *([pytest.param(("trio", {}), id="trio")] if TRIO else []),
-]
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add ``--leak-guard``."""
-    parser.getgroup("rtcflow").addoption(
-        "--leak-guard", action="store_true", help="fail each test that leaves a thread, a task or a descriptor behind"
-    )
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Add the marker."""
-    config.addinivalue_line("markers", "leak_guard: fail if the test leaves a thread, a task or a descriptor behind")
-
-
-@pytest.fixture(params=VIRTUAL, ids=[f"{name}-virtual" for name in VIRTUAL])
-def virtual_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
-    """A backend's name and options; its time is virtual, and new for each test."""
-    from . import clocks
-
-    return clocks.virtual_backend(request.param)
-
-
-@pytest.fixture(params=REAL)
-def real_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
-    """A backend's name and options; its time is real."""
-    name, options = request.param
-    return name, dict(options)
-
-
-@pytest.fixture
-def virtual_clock() -> Any:
-    """A virtual clock for one run of trio (pytest-trio runs a test with the clock it finds among the fixtures)."""
-    if not TRIO:
-        pytest.skip("trio is not installed")
-    from ._virtual_trio import VirtualClock
-
-    return VirtualClock()
-
-
-@pytest.fixture(autouse=True)
-def _leak_guard(request: pytest.FixtureRequest) -> Iterator[None]:
-    if not (request.config.getoption("--leak-guard") or request.node.get_closest_marker("leak_guard")):
-        yield
-        return
+@contextmanager
+def watch() -> Iterator[list[str]]:
+    """Compare before and after. The list that the context gives is filled when the block ends without an error."""
+    found: list[str] = []
     before = _Open(_threads(), _descriptors(), _tasks())
     destroyed = _Destroyed()
     logging.getLogger("asyncio").addHandler(destroyed)
     try:
-        yield
-        # Before anything is collected: a task that nobody keeps is gone afterwards, with a word in a log.
+        yield found
         tasks = [f"task {task.get_name()!r}" for task in _tasks() - before.tasks]
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -105,14 +45,13 @@ def _leak_guard(request: pytest.FixtureRequest) -> Iterator[None]:
     for warning in caught:
         if "never awaited" in str(warning.message) or issubclass(warning.category, ResourceWarning):
             left.append(str(warning.message))
-        else:  # no affair of the guard
+        else:  # not about a leak: hand it on
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
-    if left:
-        pytest.fail(f"{request.node.name} left behind: {'; '.join(left)}")
+    found += left
 
 
 class _Destroyed(logging.Handler):
-    """Hears asyncio tell of tasks that were collected before they were done."""
+    """Collects asyncio's messages about tasks that were garbage-collected before they were done."""
 
     def __init__(self) -> None:
         super().__init__(logging.ERROR)
@@ -124,7 +63,7 @@ class _Destroyed(logging.Handler):
 
 
 class _Open(NamedTuple):
-    """What there is at one moment."""
+    """What exists at one moment."""
 
     threads: set[threading.Thread]
     descriptors: Counter[str]
@@ -151,7 +90,7 @@ def _threads() -> set[threading.Thread]:
 
 
 def _descriptors() -> Counter[str]:
-    """How many sockets, pipes, event files and files are open (Linux); devices are the libraries' own affair."""
+    """How many files, sockets, pipes and event files are open (Linux). Devices do not count: libraries keep them."""
     kinds: Counter[str] = Counter()
     folder = Path("/proc/self/fd")
     if not folder.exists():
@@ -167,7 +106,7 @@ def _descriptors() -> Counter[str]:
 
 
 def _tasks() -> set[Any]:
-    """Tasks of asyncio loops that are not done; but for the one in which anyio's plugin runs tests."""
+    """Tasks of asyncio loops that are not done, except the one in which anyio's plugin runs tests."""
     asyncio_tasks: Any = sys.modules.get("asyncio.tasks")
     if asyncio_tasks is None:
         return set()

@@ -111,9 +111,9 @@ async def live(line, kind, story, code):
 
     async def serve(far):
         if line == "websocket":
-            await asgi_lines.websocket_offer(stream, far.websocket)
+            await asgi_lines.websocket_offer(stream.calls, far.websocket)
         else:
-            await asgi_lines.telephone_handler(stream, stream.telephone, far.websocket)
+            await asgi_lines.telephone_handler(stream.calls, far.websocket)
 
     async with stream.running():
         async with far_side() as far, anyio.create_task_group() as tasks:
@@ -126,7 +126,7 @@ async def live(line, kind, story, code):
                     case "wait":
                         await anyio.sleep(detail)
                     case "close":
-                        for session in stream.connections.values():
+                        for session in stream.calls.values():
                             session.close("enough")
                     case "stall":
                         far.gate = anyio.Event()
@@ -135,7 +135,7 @@ async def live(line, kind, story, code):
                 live = list(stream.connections.values()) or live
             far.leave(code)
             with anyio.fail_after(60):
-                while stream.admitted:
+                while len(stream.calls):
                     await anyio.sleep(0.1)
                 await anyio.sleep(15)  # the setup deadline, where nobody was admitted
             far.gate.set()
@@ -151,9 +151,9 @@ async def live(line, kind, story, code):
             for message in [START] if line == "websocket" else CALLS[line]:
                 far.say(message)
             with anyio.fail_after(10):
-                while not stream.connections:
+                while not stream.calls:
                     await anyio.sleep(0.01)
-            (session,) = stream.connections.values()
+            (session,) = stream.calls.values()
             far.leave(1000)
         assert session.connection.end.cause is rtcflow.EndCause.PEER_LEFT
         assert handler.ends == handler.copies

@@ -17,18 +17,19 @@ from aiortc.rtcpeerconnection import find_common_codecs
 from aiortc.sdp import MediaDescription, SessionDescription
 
 from ..exceptions import InvalidOffer, UnsupportedMedia
-from ..protocol.sdp import MAX_SECTIONS
+from ..protocol.sdp import MAX_SECTIONS, describe_h264, tidy
 from ..protocol.signalling import MAX_SDP, IceCandidate
 
 MAX_CANDIDATES: Final = 100
 """The most candidates of one peer: the limit on connectivity checks of RFC 8445 section 6.1.2.5."""
 
-KNOWN_CODECS: Final = "audio: Opus, G.722, PCMU, PCMA; video: VP8, H.264"
+KNOWN_CODECS: Final = (
+    "audio: Opus, G.722, PCMU, PCMA; video: VP8, H.264 (Baseline or Constrained Baseline, packetization-mode=1)"
+)
 
 _CANDIDATE = re.compile(r"^a=candidate:[^\r\n]*\.local[^\r\n]*\r?\n?", re.MULTILINE)
 _SECTION = re.compile(r"^(?=m=)", re.MULTILINE)
 _DIRECTION = re.compile(r"^a=(sendrecv|sendonly|recvonly|inactive)\b", re.MULTILINE)
-_END_OF_CANDIDATES = re.compile(r"^a=end-of-candidates[^\r\n]*\r?\n?", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -40,15 +41,12 @@ class Description:
         media: Its sections.
         later: Candidates whose host name must be asked for by multicast DNS, which can take a second: they are added
             while the connection is being made. Browsers send them when the user has not granted the microphone.
-        ended: Whether the text said that no more candidates will come; if so, and there are some in `later`, it is
-            for us to say so after them.
         bundled: Names (mids) of the sections that share one transport, the first of which is the one that has it.
     """
 
     sdp: str
     media: tuple[MediaDescription, ...]
     later: tuple[RTCIceCandidate, ...]
-    ended: bool
     bundled: tuple[str, ...] = ()
 
     @property
@@ -75,6 +73,7 @@ def read(sdp: str, what: str = "offer") -> Description:
         raise InvalidOffer(f"the {what} has {len(sdp)} characters; at most {MAX_SDP} are read", status=413)
     if not sdp.lstrip().startswith("v=0"):
         raise _invalid(f'the {what} is no SDP: it must begin with "v=0" (RFC 8866 section 5.1)')
+    sdp = tidy(sdp)
     description = _parse(sdp, what)
     if not description.media:
         raise _invalid(f'the {what} has no media section ("m=" line)')
@@ -98,13 +97,12 @@ def read(sdp: str, what: str = "offer") -> Description:
         for candidate in media.ice_candidates
         if candidate.ip.endswith(".local")
     )
-    ended = any(media.ice_candidates_complete for media in description.media)
     if later:
-        sdp = _END_OF_CANDIDATES.sub("", _CANDIDATE.sub("", sdp))
+        sdp = _CANDIDATE.sub("", sdp)
     if any(media.direction is None and media.kind != "application" for media in description.media):
         sdp = _with_directions(sdp, description.media)
     bundle = next((group.items for group in description.group if group.semantic == "BUNDLE"), [])
-    return Description(sdp, tuple(description.media), later, ended, tuple(map(str, bundle)))
+    return Description(sdp, tuple(description.media), later, tuple(map(str, bundle)))
 
 
 def _parse(sdp: str, what: str) -> SessionDescription:
@@ -171,10 +169,8 @@ def check_further(agreed: Description, further: Description) -> None:
     _check_bundle(agreed, further.bundled)
     for index, new in enumerate(further.media[len(agreed.media) :], len(agreed.media)):
         if _codec(new) is None:
-            raise UnsupportedMedia(
-                f"media section {index} ({new.kind}) of the further offer has no codec that is known here "
-                f"({KNOWN_CODECS}); the call goes on as it is"
-            )
+            where = f"media section {index} ({new.kind}) of the further offer"
+            raise UnsupportedMedia(f"{without_codec(where, new)}; the call goes on as it is")
         if new.rtp.muxId not in further.bundled:
             # Where there is no port for it, or no way, aiortc would end the whole call.
             raise _unfit(f"gives media section {index} ({new.kind}) a transport of its own; put it into a=group:BUNDLE")
@@ -225,6 +221,38 @@ def _codec(media: MediaDescription) -> tuple[str, int | None] | None:
         return "data", 0
     common = find_common_codecs(CODECS[media.kind], media.rtp.codecs)
     return (common[0].mimeType.lower(), common[0].payloadType) if common else None
+
+
+def without_codec(where: str, media: MediaDescription) -> str:
+    """That no codec of `media` can be served, and which it has."""
+    offered = []
+    for codec in media.rtp.codecs:
+        name = codec.name
+        if name.upper() == "H264":
+            given = codec.parameters
+            mode = given.get("packetization-mode")
+            profile = given.get("profile-level-id")
+            name = (
+                f"H.264 {describe_h264(None if profile is None else str(profile), None if mode is None else str(mode))}"
+            )
+        if name.lower() not in _NO_CODECS and name not in offered:
+            offered.append(name)
+    text = f"{where} has no codec that is known here; it offers {'; '.join(offered[:8]) or 'none'}"
+    return f"{text}, and here is {KNOWN_CODECS}"
+
+
+_NO_CODECS: Final = {"rtx", "red", "ulpfec", "flexfec-03", "cn", "telephone-event"}
+
+
+def check_codecs(description: Description, what: str) -> None:
+    """Check that every section has a codec that is known here.
+
+    Raises:
+        UnsupportedMedia: One has not; the text says what it offers.
+    """
+    for index, media in enumerate(description.media):
+        if _codec(media) is None:
+            raise UnsupportedMedia(without_codec(f"media section {index} ({media.kind}) of the {what}", media))
 
 
 def _unfit(what: str) -> InvalidOffer:

@@ -203,6 +203,7 @@ class Peer:
         await self._apply(connection, description, kind)
 
     async def _apply(self, connection: RTCPeerConnection, description: offers.Description, kind: str) -> None:
+        offers.check_codecs(description, kind)
         try:
             await connection.setRemoteDescription(RTCSessionDescription(description.sdp, kind))
         except OperationError as error:
@@ -255,22 +256,22 @@ class Peer:
     async def add_candidate(self, candidate: IceCandidate | None) -> None:
         """Add one trickled candidate of the peer, or (None) learn that no more will come. Returns without waiting.
 
+        That no more will come fails nothing: the peer's own checks may still show where it is, until `connect_timeout`
+        (RFC 8863 section 3).
+
         Raises:
             InvalidOffer: The peer has sent too many.
         """
         connection = self._connection
-        if connection is None or self._closing is not None:
+        if connection is None or self._closing is not None or candidate is None:
             return
-        if candidate is not None:
-            self._candidates += 1
-            if self._candidates > offers.MAX_CANDIDATES:
-                raise InvalidOffer(f"more than {offers.MAX_CANDIDATES} candidates", status=413)
-        self._start(_add(connection, None if candidate is None else offers.to_aiortc(candidate)))
+        self._candidates += 1
+        if self._candidates > offers.MAX_CANDIDATES:
+            raise InvalidOffer(f"more than {offers.MAX_CANDIDATES} candidates", status=413)
+        self._start(_add(connection, offers.to_aiortc(candidate)))
 
     async def _add_later(self, connection: RTCPeerConnection, description: offers.Description) -> None:
         await asyncio.gather(*(_add(connection, candidate) for candidate in description.later))
-        if description.ended:
-            await _add(connection, None)
 
     # -- life
 
@@ -489,7 +490,7 @@ def _ice_server(server: IceServer) -> list[RTCIceServer]:
     return [RTCIceServer(urls, server.username, server.credential)] if urls else []
 
 
-async def _add(connection: RTCPeerConnection, candidate: RTCIceCandidate | None) -> None:
+async def _add(connection: RTCPeerConnection, candidate: RTCIceCandidate) -> None:
     try:
         await connection.addIceCandidate(candidate)
     except OSError as error:  # no multicast here: that candidate cannot be looked up, others may still do

@@ -1,6 +1,8 @@
 """What an offer offers: enough of SDP (RFC 8866) and JSEP (RFC 8829) to admit or refuse before anything is made.
 
-A reader of facts and not a negotiator: the engine reads the offer again, with aiortc's parser, to answer it.
+`summarise_offer` reads facts and negotiates nothing: the engine reads the offer again, with aiortc's parser, to answer
+it. That parser gives up at the first line that it cannot read, needed or not. `tidy` therefore takes such lines out
+first and writes the others as the parser expects them, so that one broken line that nobody needs ends no call.
 """
 
 from __future__ import annotations
@@ -185,3 +187,151 @@ def read_candidates(sdp: str) -> list[IceCandidate]:
                 if candidate is not None:
                     found.setdefault((candidate.ip, candidate.port), candidate)
     return list(found.values())
+
+
+# -- tidying
+
+
+_INT_PARAMETERS: Final = frozenset(
+    {"apt", "max-fr", "max-fs", "maxplaybackrate", "minptime", "stereo", "useinbandfec", "packetization-mode"}
+)
+_WANTED: Final = {
+    "extmap": re.compile(r"([0-9]{1,5}(?:/[a-z]+)? [^ ]+)(?: .*)?", re.ASCII),
+    "fingerprint": re.compile(r"([^ ]+ [^ ]+)"),
+    "fmtp": re.compile(r"([0-9]{1,3} .+)", re.ASCII),
+    "group": re.compile(r"([^ ]+(?: .*)?)"),
+    "ice-options": re.compile(r"(.*)"),
+    "ice-pwd": re.compile(r"([^ ]+)"),
+    "ice-ufrag": re.compile(r"([^ ]+)"),
+    "max-message-size": re.compile(r"([0-9]{1,10})", re.ASCII),
+    "mid": re.compile(r"([^ ]+)"),
+    "msid": re.compile(r"(.+)"),
+    "msid-semantic": re.compile(r" ?([^ ]+(?: .*)?)"),
+    "rtcp": re.compile(r"([0-9]{1,5}(?: IN IP[46] [^ ]+)?)", re.ASCII),
+    "rtcp-fb": re.compile(r"((?:\*|[0-9]{1,3}) [^ ].*)", re.ASCII),
+    "rtpmap": re.compile(r"([0-9]{1,3} [^/ ]+/[0-9]{1,6}(?:/[0-9]{1,2})?)", re.ASCII),
+    "sctp-port": re.compile(r"([0-9]{1,5})", re.ASCII),
+    "sctpmap": re.compile(r"([0-9]{1,5} .+)", re.ASCII),
+    "setup": re.compile(r"(actpass|active|passive)"),
+    "ssrc": re.compile(r"([0-9]{1,10} [^: ]+:.*)", re.ASCII),
+    "ssrc-group": re.compile(r"([^ ]+(?: [0-9]{1,10})+)", re.ASCII),
+}
+"""Attributes that the engine's parser reads, and the form in which it can; the group is what is kept."""
+_CONNECTION: Final = re.compile(r"c=IN IP[46] [^ ]+", re.ASCII)
+_STATIC_RTPMAPS: Final = {"0": "PCMU/8000", "8": "PCMA/8000", "9": "G722/8000"}  # RFC 3551 section 6
+_RESERVED: Final = range(72, 77)
+"""Payload types that would be taken for RTCP (RFC 5761 section 4)."""
+
+
+def tidy(sdp: str) -> str:
+    """The same description without lines that cannot be read, and with blanks where the grammar has them.
+
+    Whatever is missed then is missed by name: a broken ``a=setup`` line is the same as none. Candidates that cannot be
+    used (TCP, host names other than mDNS) are taken out, too (RFC 8839 section 5.1), and so is ``a=end-of-candidates``:
+    a peer may still be reached from where its own checks come from (RFC 8863 section 3).
+
+    Args:
+        sdp: An offer or answer.
+    """
+    session, *sections = _split(sdp)
+    lines = [kept for line in session if (kept := _tidy_line(line)) is not None]
+    for section in sections:
+        lines += _tidy_section(section)
+    return "".join(f"{line}\r\n" for line in lines)
+
+
+def _split(sdp: str) -> list[list[str]]:
+    parts: list[list[str]] = [[]]
+    for line in sdp.splitlines():
+        text = line.strip()
+        if text.startswith("m="):
+            parts.append([])
+        if text:
+            parts[-1].append(text)
+    return parts
+
+
+def _tidy_line(line: str) -> str | None:
+    if line.startswith("c="):
+        return line if _CONNECTION.fullmatch(line) else None
+    if not line.startswith("a="):
+        return line
+    name, _, value = line[2:].partition(":")
+    if name == "end-of-candidates":
+        return None
+    if name == "candidate":
+        return line if _is_usable(line) else None
+    if (form := _WANTED.get(name)) is None:
+        return line
+    found = form.fullmatch(value.strip())
+    return None if found is None else f"a={name}:{found[1]}"
+
+
+def _is_usable(line: str) -> bool:
+    try:
+        candidate = parse_candidate(line)
+    except InvalidOffer:
+        return False
+    return candidate is not None and candidate.usable
+
+
+def _tidy_section(section: list[str]) -> list[str]:
+    head, *rest = section
+    lines = [kept for line in rest if (kept := _tidy_line(line)) is not None]
+    words = head.split()
+    if len(words) > 3 and words[0] in {"m=audio", "m=video"}:
+        formats = [word for word in words[3:] if word.isdecimal() and int(word) < 128 and int(word) not in _RESERVED]
+        named = {line[9:].split(" ")[0] for line in lines if line.startswith("a=rtpmap:")}
+        lines += [f"a=rtpmap:{one} {_STATIC_RTPMAPS[one]}" for one in formats if one in _STATIC_RTPMAPS.keys() - named]
+        known = named | (_STATIC_RTPMAPS.keys() & set(formats))
+        lines = [tidied for line in lines if (tidied := _tidy_parameters(line, known)) is not None]
+        words[3:] = formats or words[3:]
+    if len(words) > 1:
+        words[1] = words[1].partition("/")[0]
+    return [" ".join(words), *lines]
+
+
+def _tidy_parameters(line: str, known: set[str]) -> str | None:
+    """Format parameters (RFC 8866 section 6.15) without blanks between them; None if their format is unknown."""
+    if not line.startswith("a=fmtp:"):
+        return line
+    number, _, text = line[7:].partition(" ")
+    if number not in known:
+        return None
+    parameters = []
+    for part in text.split(";"):
+        name, equals, value = (word.strip() for word in part.partition("="))
+        if name and not (name in _INT_PARAMETERS and not value.isdecimal()):
+            parameters.append(f"{name}{equals}{value}")
+    return f"a=fmtp:{number} {';'.join(parameters)}" if parameters else None
+
+
+# -- H.264
+
+
+_PROFILES: Final = {
+    0x42: "Baseline",
+    0x4D: "Main",
+    0x58: "Extended",
+    0x64: "High",
+    0x6E: "High 10",
+    0x7A: "High 4:2:2",
+    0xF4: "High 4:4:4 Predictive",
+}
+
+
+def describe_h264(profile_level_id: str | None, packetization_mode: str | None) -> str:
+    """What an offer's H.264 is, in words (RFC 6184 section 8.1).
+
+    >>> describe_h264("640028", "1")
+    'High profile (profile-level-id=640028), packetization-mode=1'
+    """
+    mode = f"packetization-mode={packetization_mode or 0}"
+    if profile_level_id is None:
+        return mode
+    try:
+        number = int(profile_level_id[:2], 16)
+    except ValueError:
+        return f"profile-level-id={profile_level_id[:20]}, {mode}"
+    name = _PROFILES.get(number, "unknown")
+    return f"{name} profile (profile-level-id={profile_level_id[:20]}), {mode}"

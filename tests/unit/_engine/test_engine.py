@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import anyio
@@ -310,10 +311,7 @@ GARBAGE = {
     "no sctp port": _without("sctp-port"),
     "no mids": _without("a=mid"),
     "strange setup": lambda sdp: sdp.replace("a=setup:actpass", "a=setup:maybe"),
-    "strange candidate": lambda sdp: sdp.replace("a=candidate:", "a=candidate:x y z "),
     "strange port": lambda sdp: sdp.replace("m=audio ", "m=audio x"),
-    "payload type out of range": lambda sdp: sdp.replace("SAVPF 96", "SAVPF 999"),
-    "fmtp of nothing": lambda sdp: sdp + "a=fmtp:77 x=y\r\n",
     "ufrag not ASCII": lambda sdp: sdp.replace("a=ice-ufrag:", "a=ice-ufrag:ü"),
     "too long": lambda sdp: sdp + "a=x:y\r\n" * 20_000,
     "too many sections": lambda sdp: sdp + sdp[sdp.index("m=audio") : sdp.index("m=application")] * 20,
@@ -337,6 +335,72 @@ async def test_garbage_is_refused() -> None:
             await caller.accept_answer("v=0\r\nm=audio 9 UDP/TLS/RTP/SAVPF 0\r\n")
         await caller.aclose()
         assert await in_the_room(engine) == []
+
+
+def _after_audio(line: str) -> Callable[[str], str]:
+    return lambda sdp: sdp.replace("a=rtcp-mux\r\n", f"a=rtcp-mux\r\n{line}\r\n", 1)
+
+
+UNTIDY: dict[str, Callable[[str], str]] = {
+    "a broken candidate": _after_audio("a=candidate:x y z"),
+    "half a candidate": _after_audio("a=candidate"),
+    "no candidate that is UDP": lambda sdp: re.sub(r"( 1 )udp( .*typ host)", r"\1tcp\2 tcptype active", sdp),
+    "a name nobody can resolve": lambda sdp: re.sub(r"(a=candidate:.*) 127\.0\.0\.1 ", r"\1 nobody-there.local ", sdp),
+    "none, and the end of candidates": lambda sdp: re.sub(r"a=candidate:.*\r\n", "", sdp),
+    "payload type out of range": lambda sdp: sdp.replace("SAVPF 96", "SAVPF 999 96"),
+    "a format that has no codec": _after_audio("a=fmtp:77 x=y"),
+    "blanks in format parameters": lambda sdp: re.sub(r";", " ; ", sdp),
+    "a codec without a rate": _after_audio("a=rtpmap:77 foo"),
+    "a source without a name": _after_audio("a=ssrc:5"),
+    "feedback of nothing": _after_audio("a=rtcp-fb:96"),
+    "an extension with attributes": _after_audio("a=extmap:9 urn:ietf:params:rtp-hdrext:toffset with more"),
+    "an empty extension": _after_audio("a=extmap:"),
+    "a group of no sources": _after_audio("a=ssrc-group:FID"),
+    "a strange connection line": _after_audio("c=IN ATM 7"),
+    "a strange port of RTCP": _after_audio("a=rtcp:nine"),
+    "a strange second role": _after_audio("a=setup:holdconn"),
+}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("name", UNTIDY)
+async def test_untidy_offers_are_answered_and_connect(name: str) -> None:
+    """A line that nobody needs may be broken, and candidates may be missing: the call connects by the peer's checks."""
+    async with open_engine(LOCAL) as engine:
+        caller = await engine.offer()
+        spoilt = UNTIDY[name](caller.offer_sdp)
+        if name != "blanks in format parameters":  # there are none in every offer
+            assert spoilt != caller.offer_sdp
+        callee = await engine.answer(spoilt)
+        await callee.add_candidate(None)
+        await caller.accept_answer(callee.answer)
+        with anyio.fail_after(20):
+            await caller.wait_connected()
+            await callee.wait_connected()
+        await caller.aclose()
+        await callee.aclose()
+
+
+@pytest.mark.anyio
+async def test_a_refused_h264_is_named() -> None:
+    """Profile and packetization mode are said: those that are offered, and those that are known."""
+    async with open_engine(LOCAL) as engine:
+        caller = await engine.offer(video=True)
+        begin = caller.offer_sdp.index("m=video")
+        lines = [
+            line
+            for line in caller.offer_sdp[begin:].splitlines()
+            if not line.startswith(("a=rtpmap", "a=fmtp", "a=rtcp-fb"))
+        ]
+        lines[1:1] = ["a=rtpmap:98 H264/90000", "a=fmtp:98 profile-level-id=640028; packetization-mode=1"]
+        lines[1:1] = ["a=rtpmap:99 H264/90000", "a=fmtp:99 profile-level-id=42e01f"]
+        with pytest.raises(UnsupportedMedia) as caught:
+            await engine.answer(caller.offer_sdp[:begin] + "\r\n".join(lines) + "\r\n")
+        told = str(caught.value)
+        assert "H.264 High profile (profile-level-id=640028), packetization-mode=1" in told
+        assert "H.264 Baseline profile (profile-level-id=42e01f), packetization-mode=0" in told
+        assert "packetization-mode=1)" in told
+        await caller.aclose()
 
 
 @pytest.mark.anyio

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from chromium_offer import CHROMIUM
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rtcflow.exceptions import InvalidOffer
-from rtcflow.protocol.sdp import MAX_SECTIONS, summarise_offer
+from rtcflow.protocol.sdp import MAX_SECTIONS, summarise_offer, tidy
 
 SESSION = "v=0\r\no=- 46117317 2 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\na=group:BUNDLE 0 1 2\r\n"
 ICE = (
@@ -122,3 +123,27 @@ def test_any_text_has_facts_or_is_an_invalid_offer(sdp: str) -> None:
     except InvalidOffer:
         return
     assert 1 <= len(offer.sections) <= MAX_SECTIONS
+
+
+def test_a_browsers_offer_is_tidy_already() -> None:
+    """Nothing is taken out of a real offer but what cannot be used, and tidying twice is tidying once."""
+    tidied = tidy(CHROMIUM)
+    wanted = CHROMIUM.replace("a=msid-semantic: WMS", "a=msid-semantic:WMS")
+    assert tidied.splitlines() == wanted.splitlines()
+    assert tidy(tidied) == tidied
+
+
+JUNK = ["a=ssrc:5", "a=rtpmap:77 foo", "m=audio", "m=audio 9 X 300", "c=", "a=", "=", ""]
+
+
+@given(st.lists(st.sampled_from([*CHROMIUM.splitlines(), *JUNK])))
+def test_tidying_never_fails(lines: list[str]) -> None:
+    """Whatever lines there are, in whatever order; what it keeps it keeps the second time."""
+    once = tidy("\n".join(lines))
+    assert tidy(once) == once
+
+
+def test_static_payload_types_are_named() -> None:
+    """PCMU needs no a=rtpmap line (RFC 3551 section 6); types that would be taken for RTCP are taken out."""
+    tidied = tidy("v=0\nm=audio 9/2 UDP/TLS/RTP/SAVPF 0 72 x 300\n")
+    assert tidied == "v=0\r\nm=audio 9 UDP/TLS/RTP/SAVPF 0\r\na=rtpmap:0 PCMU/8000\r\n"

@@ -58,8 +58,8 @@ from .handlers.base import (
 from .handlers.functions import VideoStreamHandler
 from .media.playout import Latency
 from .outputs import AdditionalOutputs, AudioEmitType, CloseStream, DataChannel, EmitType, VideoEmitType
-from .serving.session import CallRequest, Session
-from .stream import Access, Limits, Modality, Mode, Page, Stream
+from .serving.session import Caller, Session
+from .stream import Modality, Mode, Stream
 from .transports.memory import memory_pair
 from .transports.webrtc import IceServer, WebRTCConfig, WebRTCEngine, WebRTCTransport, open_engine
 
@@ -91,7 +91,6 @@ if TYPE_CHECKING:
     from .transports.telephone import TelephoneConfig
 
 __all__ = [
-    "Access",
     "AdditionalOutputs",
     "AlgoOptions",
     "ApplicationFailed",
@@ -101,7 +100,7 @@ __all__ = [
     "AudioFormat",
     "AudioFrame",
     "AudioVideoStreamHandler",
-    "CallRequest",
+    "Caller",
     "ChannelLayout",
     "CloseStream",
     "Connection",
@@ -124,7 +123,6 @@ __all__ = [
     "InvalidOffer",
     "KeywordSpotter",
     "Latency",
-    "Limits",
     "LocalProtocolError",
     "MediaError",
     "MediaOffer",
@@ -134,7 +132,6 @@ __all__ = [
     "NegotiationTimeout",
     "NotAuthorized",
     "NotServing",
-    "Page",
     "PauseDetectionModel",
     "PlayoutFinished",
     "Policy",

@@ -25,9 +25,9 @@ MUTANTS = (
         "A connection calls its handler's shutdown a second time.",
         (
             Edit(
-                "connection.connection:Connection._close",
-                "await self._shut_down(min(",
-                "await self._shut_down(1.0); await self._shut_down(min(",
+                "connection.connection:Connection._call_shutdown",
+                "await _call_shutdown(self.handler, self._crew)",
+                "await _call_shutdown(self.handler, self._crew); await _call_shutdown(self.handler, self._crew)",
             ),
         ),
         _lives("Bot-trio"),
@@ -49,9 +49,9 @@ MUTANTS = (
         "emit is called again while it still runs.",
         (
             Edit(
-                "connection.connection:Connection._live",
-                "self._tasks = tasks",
-                "self._tasks = tasks; emit.start_soon(media.emit, sent.sample_rate)",
+                "connection.media_loops:MediaLoops._begin_in",
+                "for method, loop in loops.items():",
+                "for method, loop in [*loops.items(), *((m, l) for m, l in loops.items() if m == 'emit')]:",
             ),
         ),
         _lives("Bot-trio", "Echo-trio"),
@@ -61,9 +61,9 @@ MUTANTS = (
         "receive is called with the next frame before it is done with the last.",
         (
             Edit(
-                "connection.media_loops:Nurseries._receive",
-                "await self._handler.receive((heard.target.sample_rate, samples))",
-                "self._handler.loop.create_task(self._handler.receive((heard.target.sample_rate, samples)))",
+                "connection.media_loops:MediaLoops._receive",
+                "await self._handler.receive((heard.sample_rate, samples))",
+                "self._handler.loop.create_task(self._handler.receive((heard.sample_rate, samples)))",
             ),
         ),
         _unit("connection", "test_a_slow_receive_hears_one_frame_at_a_time"),
@@ -79,10 +79,10 @@ MUTANTS = (
         "Whoever runs a connection and is cancelled goes on as if nothing had been.",
         (
             Edit(
-                "connection.connection:Connection.run",
-                "        except BaseExceptionGroup as group:",
-                "        except anyio.get_cancelled_exc_class():\n            pass\n"
-                "        except BaseExceptionGroup as group:",
+                "connection.connection:Connection.serve",
+                "    finally:\n        reset_current_context(token)",
+                "    except anyio.get_cancelled_exc_class():\n        pass\n"
+                "    finally:\n        reset_current_context(token)",
             ),
         ),
         _lives("Bot-trio"),
@@ -90,13 +90,13 @@ MUTANTS = (
     Mutant(
         "last-cause-wins",
         "What happens while a connection closes overwrites the reason for its end.",
-        (Edit("connection.connection:Connection._record", "if self.end is not None:", "if False:"),),
+        (Edit("connection.connection:Connection._finish", "if self.end is not None:", "if False:"),),
         _unit("connection", "test_the_time_limit_ends_the_call"),
     ),
     Mutant(
         "time-limit-ignored",
         "A connection with a time limit goes on for ever.",
-        (Edit("connection.connection:Connection._live", "if self._time_limit is not None:", "if False:"),),
+        (Edit("connection.connection:Connection._begin_call", "if self._time_limit is not None:", "if False:"),),
         _unit("connection", "test_the_time_limit_ends_the_call"),
     ),
     Mutant(
@@ -125,7 +125,7 @@ MUTANTS = (
     Mutant(
         "error-swallowed",
         "What a handler raises does not reach whoever runs its connection.",
-        (Edit("connection.connection:Connection.run", "raise _together(self._errors)", "pass"),),
+        (Edit("connection.connection:Connection.run", "raise _together(self.errors)", "pass"),),
         _unit("connection", "test_what_a_handler_raises_ends_the_connection_and_arrives_bare"),
     ),
     Mutant(
@@ -151,7 +151,7 @@ MUTANTS = (
         "AdditionalOutputs beside audio are lost.",
         (
             Edit(
-                "connection.media_loops:Nurseries._speak",
+                "connection.media_loops:MediaLoops._speak",
                 "if emitted.outputs is not None:",
                 "if emitted.outputs is not None and emitted.audio is None:",
             ),
@@ -188,8 +188,8 @@ MUTANTS = (
         "The handler that was copied for a call which then fails is never shut down.",
         (
             Edit(
-                "serving.calls:Calls._drop",
-                "await shut_down(session.handler, self.options.timeouts.shutdown, workers=self.threads)",
+                "stream:Stream._drop",
+                "await shut_down(session.handler, self._timeouts.shutdown, workers=self._threads, owner=owner)",
                 "pass",
             ),
         ),
@@ -197,14 +197,14 @@ MUTANTS = (
     ),
     Mutant(
         "slot-kept-on-refusal",
-        "A call whose transport cannot be opened keeps its slot.",
-        (Edit("serving.calls:Calls._drop", "self._release(session)", "pass"),),
-        _unit("stream", "test_a_transport_that_cannot_be_opened_gives_everything_back"),
+        "A call refused because copy() failed keeps its slot.",
+        (Edit("stream:Stream._take_slot", "self._slots -= 1", "pass"),),
+        _unit("stream", "test_a_copy_that_fails_refuses_that_call_only"),
     ),
     Mutant(
         "threads-kept",
         "The worker threads reserved for a call stay reserved after its end.",
-        (Edit("serving.calls:Calls._release", "self.threads.release(threads_needed(self.options.handler))", "pass"),),
+        (Edit("stream:Stream._release", "self._threads.release(threads_needed(self.handler))", "pass"),),
         _unit("stream", "test_worker_threads_come_back_with_the_slot"),
     ),
     Mutant(
@@ -212,9 +212,9 @@ MUTANTS = (
         "One caller more than the limit is let in.",
         (
             Edit(
-                "serving.calls:Calls._take_slot",
-                "len(self._sessions) >= limit",
-                "len(self._sessions) > limit",
+                "stream:Stream._take_slot",
+                "self._slots >= self.concurrency_limit",
+                "self._slots > self.concurrency_limit",
             ),
         ),
         _unit("stream", "test_the_limit_is_exact_and_names_itself"),
@@ -222,7 +222,7 @@ MUTANTS = (
     Mutant(
         "id-taken-over",
         "A second caller under the id of a live call takes its place.",
-        (Edit("serving.calls:Calls._take_slot", "if webrtc_id in self._sessions:", "if False:"),),
+        (Edit("stream:Stream._take_slot", "if webrtc_id in self._sessions:", "if False:"),),
         _unit("stream", "test_a_live_id_cannot_be_taken_over"),
     ),
     # -- threads and tasks
@@ -403,9 +403,9 @@ MUTANTS = (
         _lives("Bot-trio"),
     ),
     Mutant(
-        "slot-kept-at-the-end",
-        "A call keeps its slot after its end.",
-        (Edit("serving.calls:Calls._release", "del self._sessions[session.webrtc_id]", "pass"),),
+        "slot-released-twice",
+        "A call gives back two slots at its end.",
+        (Edit("stream:Stream._release", "self._slots -= 1", "self._slots -= 2"),),
         _lives("Bot-trio"),
     ),
     Mutant(
@@ -414,8 +414,8 @@ MUTANTS = (
         (
             Edit(
                 "connection.connection:Connection._start_up",
-                "    await self._call(self.handler.start_up)",
-                "    try:\n        await self._call(self.handler.start_up)\n    except Exception:\n        pass",
+                "        await start_up()",
+                "        try:\n            await start_up()\n        except Exception:\n            pass",
             ),
         ),
         _unit("connection", "test_what_a_handler_raises_ends_the_connection_and_arrives_bare"),

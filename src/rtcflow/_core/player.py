@@ -146,6 +146,11 @@ class Player:
             self._putters.wake_all()
 
     @property
+    def clears(self) -> int:
+        """How often `clear` was called."""
+        return self._clears
+
+    @property
     def queued_seconds(self) -> float:
         """Seconds of audio waiting."""
         with self._lock:

@@ -1,47 +1,61 @@
 """A connection: one transport joined to one handler, one task group, one end.
 
-    async with create_task_group() as connection:        # cancelled as one
-        receive nursery   transport.audio_in → resample → handler.receive
-        emit nursery      handler.emit → resample → transport.audio_out (which paces)
-        video nursery     transport.video_in → handler.video_receive, handler.video_emit → transport.video_out
-        beside them       handler.start_up, messages, the time limit, whoever watches for the peer's end
+    async with create_task_group()                       # in `serve`, which waits for the end and then closes
+      └─ the call            cancelled as one when the connection ends
+           ├─ start_up, the time limit, and what the handler starts through `handler.loop`
+           ├─ receive        transport.audio_in → resample → handler.receive
+           ├─ emit           handler.emit → resample → transport.audio_out (which paces)
+           ├─ video          transport.video_in → handler.video_receive, handler.video_emit → transport.video_out
+           └─ link           messages of the peer, and watching for its end
+      └─ the end of the call  handler.shutdown
 
-Every end takes one path: the first cause is recorded, the task group is cancelled, and `_close` runs shielded: stop
-calling the handler, its `shutdown()`, its threads back; then the last frames and the goodbye; then the transport.
+The lower four live as long as one transport: `end_media` ends them, `begin_media` begins them anew, and the rest goes
+on. Each box is a `Nursery`, a task group in a task of its own.
+
+Every end takes one path. The first cause is recorded, the call is cancelled, and `_close` runs shielded: stop calling
+the handler, its `shutdown()`, its threads back; then the last frames and the goodbye; then the transport. The task that
+does this runs no code of the handler. So a handler that shields itself from cancellation cannot hold it up: after
+`Timeouts.close` everything is closed but that one task, which is named in the log and ends when it likes.
 """
 
 from __future__ import annotations
 
 import inspect
 import logging
+import math
 import threading
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import anyio
+import anyio.abc
 
-from .._core.bridge import Event, call_in_loop, current_loop_token, loop_clock
-from .._core.guard import Guard
+from .._core.bridge import Event, loop_clock
+from .._core.guard import is_cancellation
+from .._core.nursery import Nursery
 from .._core.player import Playback
 from .._core.threads import INTERRUPT_GRACE, SETTLE, Crew, WorkerThreads, observer
 from ..abc import Transport, TransportStatistics
 from ..context import Context, reset_current_context, set_current_context
-from ..ends import End, EndCause, Timeouts, describe_error, in_words, shorten, sole_error
+from ..ends import End, EndCause, Timeouts, describe_error, in_words, shorten
 from ..exceptions import NegotiationTimeout
 from ..frames import AudioFormat
 from ..handlers.base import StreamHandlerBase
-from ..handlers.checking import has_own_method, has_video
+from ..handlers.checking import check_handler, has_own_method
 from ..outputs import AdditionalOutputs, CloseStream
 from ..protocol import messages
 from .handler_loop import HandlerLoop
-from .media_loops import STREAM_ENDS, Nurseries
+from .media_loops import STREAM_ENDS, MediaLoops
 
 __all__ = ["Connection", "ConnectionStatistics", "run_connection", "shut_down"]
 
 logger = logging.getLogger(__name__)
+
+PEER_GRACE = 10
+"""How many times `SETTLE` a connection waits for word of the peer's end, when a method of the handler or a queue has
+met it first. Turns of the loop are counted, and not only time: while somebody blocks the loop no word can come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +69,11 @@ class ConnectionStatistics:
         video_received: Calls of `video_receive` that were begun.
         video_emitted: Frames that `video_emit` returned.
         messages_dropped: Messages for a peer that opened no channel, or has closed it.
-        stalls: Calls of `receive` or `video_receive` that took longer than `nurseries.STALL`.
+        stalls: Calls of `receive` or `video_receive` that took longer than `media_loops.STALL` (0.5 s).
         longest_stall: The longest of them, in seconds.
         threads_abandoned: Worker threads that did not come back.
+        tasks_abandoned: Async methods that did not end within `Timeouts.close`, because they shield themselves from
+            cancellation or swallow it.
         setup: Seconds from `run` until media could flow, or None.
     """
 
@@ -70,6 +86,7 @@ class ConnectionStatistics:
     stalls: int
     longest_stall: float
     threads_abandoned: int
+    tasks_abandoned: int
     setup: float | None
 
 
@@ -95,6 +112,13 @@ class Connection:
         debug: Whether the peer is told the text of the handler's exceptions.
         on_outputs: Called with each `AdditionalOutputs` the handler emits, from the thread the handler runs in.
         workers: The thread budget to count abandoned threads in; its own if None.
+        name: What its tasks and threads are called by, as in ``Echo.receive NAME``; by default its id.
+        on_closed: Called once in the loop, when everything is closed. Only tasks of a handler that does not let itself
+            be cancelled may still run then.
+
+    Attributes:
+        end: How it ended, or None while it lives.
+        errors: What the handler raised, as it is.
     """
 
     def __init__(
@@ -108,6 +132,8 @@ class Connection:
         debug: bool = False,
         on_outputs: Callable[[AdditionalOutputs], None] | None = None,
         workers: WorkerThreads | None = None,
+        name: str | None = None,
+        on_closed: Callable[[], object] | None = None,
     ) -> None:
         self.transport = transport
         self.handler = handler
@@ -121,19 +147,30 @@ class Connection:
         self._crew = Crew(workers or WorkerThreads())
         self._lock = threading.Lock()
         self._messages_open = Event()
-        self._ended = Event()
-        self._scope: anyio.CancelScope | None = None
+        self._over = Event()  # an end was recorded
+        self._ended = Event()  # and everything is closed
         self._loop: HandlerLoop | None = None
-        self._loop_token: Any = None
         self._loop_thread = 0
         self._bound = self._shutting_down = False
-        self._idle: dict[str, Callable[[], Awaitable[None]]] = {}
-        self._tasks: Guard | None = None
-        self._errors: list[BaseException] = []
+        self._start_up_begun = Event()
+        self._name = name or self.context.webrtc_id
+        self._on_closed = on_closed
+        self._call, self._link = Nursery(self._failed), Nursery(self._failed)
+        self._closing = Nursery(self._failed, shield=True)
+        self.errors: list[BaseException] = []
         self._began: float | None = None  # moments; 0.0 is one, too, where time is virtual
         self._connected: float | None = None
-        self._messages_dropped = self._lost_threads = 0
-        self._media = Nurseries(transport, handler, self._crew, on_outputs=self._put_out, on_close=self._close_stream)
+        self._messages_dropped = self._lost_threads = self._lost_tasks = 0
+        self._media = MediaLoops(
+            transport,
+            handler,
+            self._crew,
+            self._name,
+            on_outputs=self._put_out,
+            on_close=self._close_stream,
+            on_end=self._loop_ended,
+            failed=self._failed,
+        )
 
     def __repr__(self) -> str:
         state = "ended" if self.end else "live" if self._connected is not None else "new"
@@ -245,6 +282,7 @@ class Connection:
             stalls=self._media.stalls,
             longest_stall=self._media.longest_stall,
             threads_abandoned=self._lost_threads,
+            tasks_abandoned=self._lost_tasks,
             setup=None if self._connected is None or self._began is None else self._connected - self._began,
         )
 
@@ -259,96 +297,115 @@ class Connection:
         Raises:
             BaseException: What the handler raised, as it is; a group, if several of its methods did.
 
-        Cancelling this ends the connection; it is closed in an orderly way all the same, within `Timeouts`.
+        Cancelling this ends the connection. It is closed in an orderly way all the same, within `Timeouts.close`. This
+        returns later only if a task of the handler does not let itself be cancelled: when that has ended.
         """
+        end = await self.serve()
+        if self.errors:
+            raise _together(self.errors)
+        return end
+
+    async def serve(self) -> End:
+        """The same as `run`, for owners of many connections: what the handler raised stays in `errors`."""
         if self._began is not None:
             raise RuntimeError("a connection runs once; make a new one, with a new copy of the handler")
         if observer.get() is not None:
             self._media.clock = loop_clock()
-        self._began = anyio.current_time()
-        self._loop_token, self._loop_thread = current_loop_token(), threading.get_ident()
+        self._began, self._loop_thread = anyio.current_time(), threading.get_ident()
         token = set_current_context(self.context)
         try:
-            try:
-                await self._live()
-            except BaseExceptionGroup as group:  # of our own groups, around what the handler raised when it was bound
-                await self._failed(sole_error(group))
-            finally:
-                self._record(End(EndCause.CANCELLED, "cancelled"))
-                with anyio.CancelScope(shield=True):
-                    await self._close()
+            async with anyio.create_task_group() as tasks:
+                try:
+                    await self._serve(tasks)
+                finally:
+                    self._finish(End(EndCause.CANCELLED, "cancelled"))
+                    with anyio.CancelScope(shield=True):
+                        await self._close(tasks)
+                        self._ended.set()
+                        if self._on_closed is not None:
+                            self._on_closed()
+                        for nursery in (self._call, self._closing):
+                            await nursery.wind_up(math.inf)
         finally:
             reset_current_context(token)
             self._ended.set()
-            if self._errors:
-                raise _together(self._errors)
         assert self.end is not None
         return self.end
 
-    async def _live(self) -> None:
-        async with anyio.create_task_group() as connection:
-            self._scope = connection.cancel_scope
-            tasks = Guard(connection, self._failed)
-            self._loop = HandlerLoop(tasks)
+    async def _serve(self, tasks: anyio.abc.TaskGroup) -> None:
+        """Begin the call, and wait for its end."""
+        self._loop = HandlerLoop(self._call)
+        try:
+            check_handler(self.handler)
             self.handler._bind(self)
-            self._bound = True
-            if self.end is not None:  # close() came before run()
-                return
-            heard, spoken = self._formats()
-            _, sent = self.transport.start(heard, spoken)
-            if not await self._connect():
-                connection.cancel_scope.cancel()
-                return
-            tasks.start_soon(self._watch_peer)
-            tasks.start_soon(self._open_messages)
-            tasks.start_soon(self._read_messages)
-            if self._time_limit is not None:
-                tasks.start_soon(self._limit_time, self._time_limit)
-            if has_own_method(self.handler, "start_up"):
-                tasks.start_soon(self._start_up)
-            async with (
-                anyio.create_task_group() as receive,
-                anyio.create_task_group() as emit,
-                anyio.create_task_group() as video,
-            ):
-                media = self._media
-                self._idle = {
-                    "receive": partial(media.receive, heard),
-                    "emit": partial(media.emit, sent.sample_rate),
-                    "see": media.see,
-                    "show": media.show,
-                    "tick": media.tick,
-                }
-                receiving, emitting, showing = (Guard(group, self._failed) for group in (receive, emit, video))
-                self._begin({"receive": receiving, "emit": emitting, "see": showing, "show": showing, "tick": showing})
-                self._tasks = tasks
+        except BaseException as error:  # noqa: BLE001  the handler's, like what its methods raise
+            await self._failed(error)
+            return
+        self._bound = True
+        if self.end is None:  # else close() came before run()
+            tasks.start_soon(self._call.run, self._begin, name=f"call {self._name}")
+        await self._over.wait()
 
-    def begin_media(self) -> None:
-        """See to media that the peer has added since the call began (`WebRTCTransport.renegotiate`).
+    def _begin(self) -> None:
+        self._call.start_soon(self._begin_call, name=f"beginning of {self._name}")
 
-        Called in the connection's own loop; what has begun already goes on.
+    async def _begin_call(self) -> None:
+        self._start_transport()
+        if not await self._connect():
+            return
+        if self._time_limit is not None:
+            self._call.start_soon(self._limit_time, self._time_limit, name=f"time limit of {self._name}")
+        if has_own_method(self.handler, "start_up"):
+            name = f"{type(self.handler).__qualname__}.start_up {self._name}"
+            self._call.start_soon(self._start_up, name=name)
+            await self._start_up_begun.wait()  # what it sets up in its first lines, the other methods rely on
+        self.begin_media()
+
+    def _start_transport(self) -> None:
+        self._heard, spoken = self._formats()
+        _, self._sent = self.transport.start(self._heard, spoken)
+
+    # -- what lives as long as one transport
+
+    def begin_media(self, transport: Transport | None = None) -> None:
+        """Begin what the peer offers and is not running yet: at first, after `end_media`, and when tracks were added.
+
+        Called in the connection's own loop; what runs goes on. Does nothing once the connection has ended.
+
+        Args:
+            transport: The one to go on with, connected and not started; only after `end_media` of everything.
         """
-        if self._tasks is not None and self.end is None:
-            self._begin(dict.fromkeys(self._idle, self._tasks))
+        if not self._call.is_open or self.end is not None:
+            return
+        if transport is not None:
+            self.transport = self._media.transport = transport
+            self._start_transport()
+        if not self._link.is_open:
+            self._link = Nursery(self._failed)
+            self._call.open(self._link, self._begin_link, name=f"link of {self._name}")
+        self._media.begin(self._call, self._heard, self._sent)
 
-    def _begin(self, nurseries: Mapping[str, Guard]) -> None:
-        """Begin the loops for what the peer offers, each in the nursery of its name."""
-        offer, video = self.transport.offer, has_video(self.handler)
-        wanted = {
-            "receive": offer.receive_audio,
-            "emit": offer.send_audio or offer.receive_audio,
-            "see": video and offer.receive_video,
-            "show": video and (offer.send_video or offer.receive_video),
-        }
-        wanted["tick"] = wanted["show"]
-        for name in [name for name in self._idle if wanted[name]]:
-            nurseries[name].start_soon(self._last, name, self._idle.pop(name), name=name)
+    def _begin_link(self) -> None:
+        self._link.start_soon(self._watch_peer, name=f"watching the peer of {self._name}")
+        self._link.start_soon(self._open_messages, name=f"opening messages of {self._name}")
+        name = f"{type(self.handler).__qualname__}.on_message {self._name}"
+        self._link.start_soon(self._read_messages, name=name)
 
-    async def _last(self, name: str, loop: Callable[[], Awaitable[None]]) -> None:
-        """Run a loop, which ends when the connection does: a connection without it would be deaf, or mute."""
-        await loop()
+    async def end_media(self, *names: str) -> None:
+        """End ``"receive"``, ``"emit"`` or ``"video"``; without names all three, and the link to the peer as well.
+
+        When this returns their tasks have ended, and `begin_media` may begin them again. `start_up`, timers and what
+        the handler started through `handler.loop` go on. An async method that is under way is cancelled; a sync one
+        goes on, and what it returns is dropped. The transport is the caller's to close.
+        """
+        if not names:
+            await self._link.wind_up(math.inf)
+        await self._media.end(*names)
+
+    async def _loop_ended(self, method: str) -> None:
+        """A loop of the media has come to the end of its queue: a connection without it would be deaf, or mute."""
         if not await self._is_over():
-            raise RuntimeError(f"the loop {name!r} of {self!r} ended before the connection did")
+            raise RuntimeError(f"the loop {method!r} of {self!r} ended before the connection did")
 
     def _formats(self) -> tuple[AudioFormat, AudioFormat]:
         """In which formats the handler hears and speaks."""
@@ -363,12 +420,12 @@ class Connection:
             with anyio.fail_after(self._timeouts.connect):
                 await self.transport.wait_connected()
         except NegotiationTimeout as error:
-            self._record(End(EndCause.NOT_CONNECTED, str(error), error))
+            self._finish(End(EndCause.NOT_CONNECTED, str(error), error))
         except TimeoutError as error:
-            self._record(End(EndCause.NOT_CONNECTED, f"not connected within {self._timeouts.connect:g} s", error))
+            self._finish(End(EndCause.NOT_CONNECTED, f"not connected within {self._timeouts.connect:g} s", error))
         except STREAM_ENDS as error:
             reason = in_words("the link failed before media could flow", error)
-            self._record(End(EndCause.NOT_CONNECTED, reason, error))
+            self._finish(End(EndCause.NOT_CONNECTED, reason, error))
         else:
             self._connected = anyio.current_time()
             return True
@@ -376,34 +433,34 @@ class Connection:
 
     # -- ending
 
-    def _record(self, end: End) -> bool:
+    def _finish(self, end: End) -> None:
+        """Record why, if nothing ended it before, and have everything closed; from any thread."""
         with self._lock:
             if self.end is not None:
-                return False
+                return
             self.end = end
-        return True
-
-    def _finish(self, end: End) -> None:
-        """Record why, if nothing ended it before, and cancel everything; from any thread."""
-        if self._record(end) and self._scope is not None:
-            call_in_loop(self._loop_token, self._scope.cancel)
+        self._over.set()
 
     async def _failed(self, error: BaseException) -> None:
         """What a task of the connection has raised ends it, unless it comes of the end."""
+        if is_cancellation(error):  # by asyncio itself: somebody has cancelled one of the connection's tasks
+            self._finish(End(EndCause.CANCELLED, "cancelled"))
+            return
         if isinstance(error, anyio.ClosedResourceError) and await self._is_over():
             return
-        self._errors.append(error)
+        self.errors.append(error)
+        if self._ended.is_set():
+            logger.error("a task of %s raised after its connection had ended", self._name, exc_info=error)
         self._finish(End(EndCause.HANDLER_RAISED, f"the handler raised {describe_error(error)}", error))
 
     async def _is_over(self) -> bool:
-        """Whether the connection has ended, or the peer is gone, which whoever watches for it may not have seen yet."""
-        if self.end is not None:
-            return True
-        with anyio.move_on_after(SETTLE):
-            with suppress(*STREAM_ENDS):
-                await self.transport.wait_ended()
-            return True
-        return False
+        """Whether the connection has ended, or word of it comes: a handler may meet the peer's end before we do."""
+        for _ in range(PEER_GRACE):
+            if self.end is not None:
+                return True
+            with anyio.move_on_after(SETTLE):
+                await self._over.wait()
+        return self.end is not None
 
     async def _watch_peer(self) -> None:
         try:
@@ -419,20 +476,23 @@ class Connection:
         await anyio.sleep(seconds)
         self._finish(End(EndCause.TIME_LIMIT, f"the time limit of {seconds:g} s was reached"))
 
-    async def _close(self) -> None:
+    async def _close(self, tasks: anyio.abc.TaskGroup) -> None:
         """Handler first, then the last frames and the goodbye, then the transport. Runs shielded, in bounded time."""
         assert self.end is not None
         transport, timeouts = self.transport, self._timeouts
         deadline = anyio.current_time() + timeouts.whole
+        await self._call.wind_up(timeouts.whole / 2)
+        transport = self.transport
         transport.audio_in.close()
         transport.video_in.close()
         transport.messages_in.close()
         transport.audio_out.end()
+        self._media.close()
         self._crew.stop()
         await self._crew.settle(SETTLE)
         try:
             if self._bound:  # else it is another connection's, and is left alone
-                await self._shut_down(min(timeouts.shutdown, deadline - anyio.current_time() - INTERRUPT_GRACE))
+                await self._shut_down(tasks, min(timeouts.shutdown, deadline - anyio.current_time() - INTERRUPT_GRACE))
         finally:
             if self._bound:
                 self.handler._unbind()
@@ -450,23 +510,35 @@ class Connection:
             self._say_why()
             with anyio.move_on_after(min(timeouts.goodbye, deadline - anyio.current_time())):
                 await transport.aclose()
+            self._tell_of_lost_tasks()
 
-    async def _shut_down(self, timeout: float) -> None:
+    def _tell_of_lost_tasks(self) -> None:
+        lost = [*self._call.running, *self._closing.running]
+        self._lost_tasks = len(lost)
+        for name in lost:
+            _log_lost_task(name)
+
+    async def _shut_down(self, tasks: anyio.abc.TaskGroup, timeout: float) -> None:
         """Call the handler's `shutdown()`, which may still run coroutines through `handler.loop`."""
-        async with anyio.create_task_group() as closing:
-            tasks = Guard(closing, self._failed)
-            if self._loop is not None:
-                self._loop.move_to(tasks)
-            over = anyio.Event()
-            self._shutting_down = True
-            tasks.start_soon(self._call_shutdown, timeout, over)
+        if not has_own_method(self.handler, "shutdown"):
+            return
+        over, closing = anyio.Event(), self._closing
+        assert self._loop is not None
+        self._loop.move_to(closing)
+        self._shutting_down = True
+        name = f"{type(self.handler).__qualname__}.shutdown {self._name}"
+        begin = partial(closing.start_soon, self._call_shutdown, over, name=name)
+        tasks.start_soon(closing.run, begin, name=f"end of {self._name}")
+        with anyio.move_on_after(timeout) as waiting:
             await over.wait()
-            self._shutting_down = False
-            closing.cancel_scope.cancel()
+        self._shutting_down = False
+        if waiting.cancelled_caught:
+            _log_late_shutdown(self.handler, timeout)
+        await closing.wind_up(SETTLE)
 
-    async def _call_shutdown(self, timeout: float, over: anyio.Event) -> None:
+    async def _call_shutdown(self, over: anyio.Event) -> None:
         try:
-            await shut_down(self.handler, timeout, self._crew)
+            await _call_shutdown(self.handler, self._crew)
         finally:
             over.set()
 
@@ -518,19 +590,28 @@ class Connection:
                     pass
                 case messages.Dtmf(digit):
                     if "on_dtmf" in hears:
-                        await self._call(self.handler.on_dtmf, digit)
+                        await self._call_method(self.handler.on_dtmf, digit)
                 case _ if "on_message" in hears:  # also what spells a message of ours: to us it says nothing
-                    await self._call(self.handler.on_message, text)
+                    await self._call_method(self.handler.on_message, text)
 
-    async def _call(self, method: Callable[..., Any], *args: Any) -> None:
+    async def _call_method(self, method: Callable[..., Any], *args: Any) -> None:
         """Call an occasional method of the handler: awaited, or in a worker thread."""
         if inspect.iscoroutinefunction(method):
             await method(*args)
         else:
-            await self._crew.run(method.__qualname__, partial(self._crew.call, method, *args))
+            await self._crew.run(f"{method.__qualname__} {self._name}", partial(self._crew.call, method, *args))
 
     async def _start_up(self) -> None:
-        await self._call(self.handler.start_up)  # type: ignore[attr-defined]
+        start_up: Any = self.handler.start_up  # type: ignore[attr-defined]
+        if inspect.iscoroutinefunction(start_up):
+            self._start_up_begun.set()  # who waits for it goes on after the first steps below
+            await start_up()
+        else:
+            await self._crew.run(f"{start_up.__qualname__} {self._name}", partial(self._start_up_in_thread, start_up))
+
+    def _start_up_in_thread(self, start_up: Callable[[], object]) -> None:
+        self._start_up_begun.set()
+        self._crew.call(start_up)
 
 
 def _together(errors: list[BaseException]) -> BaseException:
@@ -566,35 +647,82 @@ async def run_connection(
 
 
 async def shut_down(
-    handler: StreamHandlerBase, timeout: float, crew: Crew | None = None, *, workers: WorkerThreads | None = None
+    handler: StreamHandlerBase,
+    timeout: float,
+    *,
+    workers: WorkerThreads | None = None,
+    owner: anyio.abc.TaskGroup | None = None,
 ) -> None:
-    """Call the handler's `shutdown()`: once per handler that was copied, whatever came after.
+    """Call `shutdown()` of a handler that was copied, but is never served. Not cut short by cancellation.
 
     A sync one runs in a worker thread, which is interrupted and then abandoned if it takes longer than `timeout`
-    seconds; a coroutine is cancelled then.
+    seconds; a coroutine is cancelled then, and left to `owner` if it does not let itself be cancelled.
 
     Args:
         handler: Whose.
         timeout: In seconds.
-        crew: Whose thread runs a sync one, to be joined by the caller; by default one of its own, joined here.
-        workers: The budget of a crew of its own, to count an abandoned thread in.
+        workers: The budget to count an abandoned thread in.
+        owner: The task group that it runs in; by default one of its own, which this waits for.
 
     Raises:
         BaseException: What `shutdown` raises, as it is.
     """
     if not has_own_method(handler, "shutdown"):
         return
-    own = crew or Crew(workers or WorkerThreads())
-    with anyio.move_on_after(timeout, shield=True) as scope:
-        if inspect.iscoroutinefunction(handler.shutdown):
-            await handler.shutdown()
-        else:
-            result: Any = await own.run("shutdown", partial(own.call, handler.shutdown), last=True)
-            if inspect.isawaitable(result):
-                await result
-    if scope.cancelled_caught:
-        logger.error("%s.shutdown did not return within %g s", type(handler).__qualname__, timeout)
-        if crew is None:
-            own.stop()
-            with anyio.CancelScope(shield=True):
-                await own.join(0.0)
+    errors: list[BaseException] = []
+    if owner is None:
+        async with anyio.create_task_group() as own:
+            await _shut_down(handler, timeout, Crew(workers or WorkerThreads()), own, errors)
+    else:
+        await _shut_down(handler, timeout, Crew(workers or WorkerThreads()), owner, errors)
+    if errors:
+        raise _together(errors)
+
+
+async def _shut_down(
+    handler: StreamHandlerBase, timeout: float, crew: Crew, owner: anyio.abc.TaskGroup, errors: list[BaseException]
+) -> None:
+    over = anyio.Event()
+
+    async def failed(error: BaseException) -> None:
+        errors.append(error)
+
+    async def call() -> None:
+        try:
+            await _call_shutdown(handler, crew)
+        finally:
+            over.set()
+
+    nursery, name = Nursery(failed, shield=True), f"{type(handler).__qualname__}.shutdown"
+    owner.start_soon(nursery.run, partial(nursery.start_soon, call, name=name), name=f"end of {name}")
+    with anyio.CancelScope(shield=True):
+        with anyio.move_on_after(timeout) as waiting:
+            await over.wait()
+        if waiting.cancelled_caught:
+            _log_late_shutdown(handler, timeout)
+        crew.stop()
+        if not await nursery.wind_up(SETTLE):
+            _log_lost_task(name)
+        await crew.join(0.0)
+
+
+async def _call_shutdown(handler: StreamHandlerBase, crew: Crew) -> None:
+    if inspect.iscoroutinefunction(handler.shutdown):
+        await handler.shutdown()
+    else:
+        result: Any = await crew.run("shutdown", partial(crew.call, handler.shutdown), last=True)
+        if inspect.isawaitable(result):
+            await result
+
+
+def _log_late_shutdown(handler: StreamHandlerBase, timeout: float) -> None:
+    logger.error("%s.shutdown did not return within %g s", type(handler).__qualname__, timeout)
+
+
+def _log_lost_task(name: str) -> None:
+    logger.error(
+        "%s did not end with its connection: it shields itself from cancellation or swallows it. "
+        "The connection is closed; the task runs on until it ends by itself. "
+        "In async methods catch Exception, not BaseException, and shield only what takes moments.",
+        name,
+    )

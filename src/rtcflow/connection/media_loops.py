@@ -4,15 +4,21 @@
     emit      handler.emit → resample → transport.audio_out (which paces)
     video     transport.video_in → handler.video_receive, handler.video_emit → transport.video_out
 
+A nursery lives as long as the media of one transport, and begins when the peer offers something for it. It can be ended
+and begun again while the other two go on, and so do `start_up`, timers and the handler's own tasks, which are not here.
+
 Each direction is a loop in the handler's colour: a task of the nursery for an async handler, one long-lived worker
-thread for a sync one. Each loop ends when its queue does; what the handler raises leaves through the nursery.
+thread for a sync one. A loop ends when its queue does. Ending a nursery cancels its tasks. A thread cannot be
+cancelled: it is told, and looks after each call of the handler. The loop that comes after it waits for it, so that no
+method is ever called twice at once.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from typing import Any, Final
 
@@ -21,11 +27,15 @@ import anyio.lowlevel
 import numpy as np
 from numpy.typing import NDArray
 
+from .._core.bridge import Event
 from .._core.flow import Flow, Policy
+from .._core.nursery import Nursery
+from .._core.player import Player
 from .._core.threads import Crew
 from ..abc import Transport
 from ..frames import LAYOUTS, AudioFormat, AudioFrame
 from ..handlers.base import AsyncStreamHandler, StreamHandlerBase
+from ..handlers.checking import has_video
 from ..handlers.items import Emitted, VideoEmitted, parse_emit, parse_video_emit, video_to_handler
 from ..media.pacing import Pacer
 from ..media.resample import Converter
@@ -40,6 +50,16 @@ STALL: Final = 0.5
 
 FAIR: Final = 8
 """Items that an async `emit` may give without waiting for anything before others on its loop have their turn."""
+
+PIECE: Final = 0.5
+"""Seconds of emitted audio that are converted at once: 2 ms of work, and more than any handler emits in real time."""
+
+NURSERIES: Final = {
+    "receive": ("receive",),
+    "emit": ("emit",),
+    "video": ("video_receive", "video_emit", "tick"),
+}
+"""The three nurseries, and the loops that run in each."""
 
 VIDEO_BURST: Final = 2
 """Video frames that may leave ahead of the clock, so that a camera a little faster than `fps` is not held up."""
@@ -68,6 +88,19 @@ class IdleWait:
         return self._wait
 
 
+def _pieces(audio: tuple[int, NDArray[np.int16]], audio_out: Player) -> Iterator[NDArray[np.int16]]:
+    """The audio in pieces that are quick to convert; the rest is dropped where `clear_queue` was called meanwhile.
+
+    Converted as one, ten minutes of it take many times their own memory.
+    """
+    rate, samples = audio
+    size, clears = max(1, int(PIECE * rate)), audio_out.clears
+    for begin in range(0, samples.shape[1], size):
+        if audio_out.clears != clears:
+            return
+        yield samples[:, begin : begin + size]
+
+
 class _Voice:
     """What a handler emits, at the transport's sample rate; mono stays mono and stereo stereo."""
 
@@ -82,17 +115,57 @@ class _Voice:
         return AudioFrame(self._converters[channels].feed(samples, sample_rate), self._sample_rate, 0)
 
 
-class Nurseries:
-    """The loops of one connection's nurseries, and what they count.
+class EmitPace:
+    """Holds back an `emit` that returns at once, again and again, and gives next to no audio.
+
+    Audio is held back by the room in `audio_out`. What has no length is not, and would keep the handler's loop busy for
+    itself. So every item costs a little time, as in a token bucket: `OUTPUT_COST` without audio, `AUDIO_COST` with it.
+    Items are held back once they are worth `BURST` more than the time that has passed.
+    """
+
+    OUTPUT_COST: Final = 0.01
+    """Seconds: 100 outputs a second for long. A page can show no more, and readers of outputs keep 256."""
+
+    AUDIO_COST: Final = 0.0005
+    """Seconds: 2000 pieces of audio a second for long; the shortest that sound cards make are of 1 ms."""
+
+    BURST: Final = 1.0
+    """Seconds of cost that may come at once."""
+
+    def __init__(self) -> None:
+        self._debt = 0.0
+        self._last = 0.0
+
+    def next(self, now: float, *, audio: bool) -> float:
+        """Seconds to wait after an item that was asked for at `now`."""
+        self._debt = max(0.0, self._debt - (now - self._last)) + (self.AUDIO_COST if audio else self.OUTPUT_COST)
+        self._last = now
+        return max(0.0, self._debt - self.BURST)
+
+
+class _Turn:
+    """One worker thread's turn at a direction, from its beginning until its loop is left."""
+
+    def __init__(self) -> None:
+        self.over = False  # asked to leave, after the call that is under way
+        self.left = Event()
+
+
+class MediaLoops:
+    """The loops of one connection's media, the nurseries they run in, and what they count.
 
     Args:
         transport: Where frames come from and go to.
         handler: Whose methods are called; bound.
         crew: The worker threads of a sync handler, and of conversions.
+        call: What tasks and threads call the connection in their names.
         on_outputs: Called with the `AdditionalOutputs` that the handler emits, in the thread it emits them in.
         on_close: Called with the `CloseStream` that it returns, likewise.
+        on_end: Awaited with the method of a loop whose queue has ended.
+        failed: Awaited with what a loop raised.
 
     Attributes:
+        transport: Where frames come from and go to; changed only while nothing runs.
         clock: What stalls and idle times are measured with, readable in any thread; in virtual time the loop's.
         received: Calls of `receive` that were begun.
         emitted: Audio items that `emit` returned.
@@ -107,45 +180,124 @@ class Nurseries:
         transport: Transport,
         handler: StreamHandlerBase,
         crew: Crew,
+        call: str,
         *,
         on_outputs: Callable[[AdditionalOutputs], None],
         on_close: Callable[[CloseStream], None],
+        on_end: Callable[[str], Awaitable[None]],
+        failed: Callable[[BaseException], Awaitable[None]],
     ) -> None:
-        self._transport = transport
+        self.transport = transport
         self._handler: Any = handler
         self._crew = crew
         self.clock: Callable[[], float] = time.monotonic
         self._on_outputs = on_outputs
         self._on_close = on_close
+        self._on_end = on_end
+        self._failed = failed
+        self._call = call
+        self._nurseries: dict[str, Nursery] = {}
+        self._loops: set[str] = set()  # that run, or are about to
+        self._turns: dict[str, _Turn] = {}
         self._ticks = Flow[None](VIDEO_BURST, Policy.BLOCK)
         self.received = self.emitted = self.video_received = self.video_emitted = 0
         self.stalls = 0
         self.longest_stall = 0.0
 
+    # -- the nurseries
+
+    def begin(self, owner: Nursery, heard: AudioFormat, sent: AudioFormat) -> None:
+        """Begin what the peer offers and is not running yet, each loop in its nursery.
+
+        Args:
+            owner: The nursery that the three run in.
+            heard: What `receive` is given.
+            sent: What `audio_out` takes.
+        """
+        offer, video = self.transport.offer, has_video(self._handler)
+        shows = video and (offer.send_video or offer.receive_video)
+        self._begin_in("receive", owner, {"receive": offer.receive_audio and partial(self._receive, heard)})
+        speaks = offer.send_audio or offer.receive_audio  # what is said to nobody is made all the same, see `_emit`
+        self._begin_in("emit", owner, {"emit": speaks and partial(self._emit, sent.sample_rate)})
+        self._begin_in(
+            "video",
+            owner,
+            {
+                "video_receive": video and offer.receive_video and self._see,
+                "video_emit": shows and self._show,
+                "tick": shows and self._tick,
+            },
+        )
+
+    def _begin_in(self, name: str, owner: Nursery, wanted: dict[str, Any]) -> None:
+        """Begin those `wanted` loops that are anything and do not run yet, in the nursery `name`."""
+        loops = {method: loop for method, loop in wanted.items() if loop and method not in self._loops}
+        if not loops:
+            return
+        self._loops.update(loops)
+
+        def begin() -> None:
+            for method, loop in loops.items():
+                nursery.start_soon(self._run, method, loop, name=self._name(method))
+
+        nursery = self._nurseries.get(name) or Nursery(self._failed)
+        if nursery.is_open:
+            begin()
+        else:
+            self._nurseries[name] = nursery
+            owner.open(nursery, begin, name=f"{name} of {self._call}")
+
+    async def end(self, *names: str) -> None:
+        """End these nurseries, by default all: when this returns, their tasks have ended, and may be begun again.
+
+        A method of a sync handler that is under way goes on; what it returns is dropped.
+
+        Raises:
+            RuntimeError: No nursery has that name.
+        """
+        for name in names or NURSERIES:
+            if name not in NURSERIES:
+                raise RuntimeError(f"a connection has no nursery {name!r}; expected one of {', '.join(NURSERIES)}")
+            nursery = self._nurseries.pop(name, None)
+            if nursery is not None:
+                await nursery.wind_up(math.inf)
+            self._loops.difference_update(NURSERIES[name])
+
+    async def _run(self, method: str, loop: Callable[[], Awaitable[None]]) -> None:
+        await loop()
+        await self._on_end(method)
+
+    def _name(self, method: str) -> str:
+        return f"{type(self._handler).__qualname__}.{method} {self._call}"
+
     # -- audio in
 
-    def receive(self, heard: AudioFormat) -> Awaitable[None]:
+    async def _receive(self, heard: AudioFormat) -> None:
         """Call `receive` with the peer's audio, as `heard`, until there is no more."""
-        return self._in_its_colour(self._receive, self._receive_in_thread, Converter(heard, live=True))
-
-    async def _receive(self, heard: Converter) -> None:
+        if not self._is_async:
+            await self._in_thread("receive", self._receive_in_thread, Converter(heard, live=True))
+            return
+        converter, audio_in = Converter(heard, live=True), self.transport.audio_in
         while True:
             try:
-                frame = await self._transport.audio_in.take()
+                frame = await audio_in.take()
             except STREAM_ENDS:
                 return
-            samples = heard.feed(frame.samples, frame.sample_rate)
+            samples = converter.feed(frame.samples, frame.sample_rate)
             if samples.shape[1]:
                 self.received += 1
                 began = self.clock()
-                await self._handler.receive((heard.target.sample_rate, samples))
+                await self._handler.receive((heard.sample_rate, samples))
                 self._note_stall("receive", self.clock() - began)
 
-    def _receive_in_thread(self, heard: Converter) -> None:
+    def _receive_in_thread(self, turn: _Turn, heard: Converter) -> None:
+        audio_in = self.transport.audio_in
         while True:
             try:
-                frame = self._transport.audio_in.take_sync()
+                frame = audio_in.take_sync()
             except STREAM_ENDS:
+                return
+            if turn.over:
                 return
             samples = heard.feed(frame.samples, frame.sample_rate)
             if samples.shape[1]:
@@ -156,16 +308,18 @@ class Nurseries:
 
     # -- audio out
 
-    def emit(self, sample_rate: int) -> Awaitable[None]:
+    async def _emit(self, sample_rate: int) -> None:
         """Ask `emit` for audio, and put it into `audio_out` at `sample_rate`, until the stream is closed.
 
-        Handlers also emit what is not for the peer's ears (`AdditionalOutputs`), so a peer who does not listen makes
+        Handlers also emit what is not for the peer's ears (`AdditionalOutputs`). So a peer that does not listen makes
         no difference but this: the audio passes into nothing, as fast as it would have been played.
         """
-        return self._in_its_colour(self._emit, self._emit_in_thread, _Voice(sample_rate))
-
-    async def _emit(self, voice: _Voice) -> None:
-        idle, turns = IdleWait(), 0
+        voice = _Voice(sample_rate)
+        if not self._is_async:
+            await self._in_thread("emit", self._emit_in_thread, voice)
+            return
+        idle, pace, turns = IdleWait(), EmitPace(), 0
+        audio_out, listens = self.transport.audio_out, self.transport.offer.send_audio
         while True:
             began = self.clock()
             emitted = parse_emit(await self._handler.emit())
@@ -173,64 +327,92 @@ class Nurseries:
                 await anyio.sleep(idle.next(self.clock() - began))
                 continue
             idle.reset()
-            if not self._speak(emitted, voice):
+            if listens and emitted.audio is not None and emitted.seconds > PIECE:
+                if not await self._speak_at_length(emitted, voice, audio_out):
+                    return
+            elif not self._speak(emitted, voice, audio_out if listens else None):
                 return
-            if not self._transport.offer.send_audio:
-                await anyio.sleep(emitted.seconds)
+            wait = pace.next(began, audio=emitted.audio is not None)
+            if not listens:
+                wait = max(wait, emitted.seconds)
+            if wait:
+                await anyio.sleep(wait)
+            if not listens:
                 continue
             try:
-                await self._transport.audio_out.wait_for_room()
+                await audio_out.wait_for_room()
             except anyio.ClosedResourceError:
                 return
             turns += 1
             if turns % FAIR == 0:
                 await anyio.lowlevel.checkpoint()
 
-    def _emit_in_thread(self, voice: _Voice) -> None:
-        idle = IdleWait()
-        while True:
+    def _emit_in_thread(self, turn: _Turn, voice: _Voice) -> None:
+        idle, pace = IdleWait(), EmitPace()
+        audio_out, listens = self.transport.audio_out, self.transport.offer.send_audio
+        while not turn.over:
             began = self.clock()
             emitted = parse_emit(self._crew.call(self._handler.emit))
+            if turn.over:
+                return
             if emitted.nothing:
                 self._crew.sleep(idle.next(self.clock() - began))
                 continue
             idle.reset()
-            if not self._speak(emitted, voice):
+            if not self._speak(emitted, voice, audio_out if listens else None):
                 return
-            if not self._transport.offer.send_audio:
-                self._crew.sleep(emitted.seconds)
+            wait = pace.next(began, audio=emitted.audio is not None)
+            if not listens:
+                wait = max(wait, emitted.seconds)
+            if wait:
+                self._crew.sleep(wait)
+            if not listens:
                 continue
             try:
-                self._transport.audio_out.wait_for_room_sync()
+                audio_out.wait_for_room_sync()
             except anyio.ClosedResourceError:
                 return
 
-    def _speak(self, emitted: Emitted, voice: _Voice) -> bool:
+    def _speak(self, emitted: Emitted, voice: _Voice, audio_out: Player | None) -> bool:
         """Send what `emit` returned where it belongs; False if that ends the stream."""
         if emitted.outputs is not None:
             self._on_outputs(emitted.outputs)
         if emitted.audio is not None:
             self.emitted += 1
-            rate, samples = emitted.audio
-            if not self._transport.offer.send_audio:
-                return self._go_on(emitted.close)
-            try:
-                self._transport.audio_out.put(voice.frame(samples, rate))
-            except anyio.ClosedResourceError:
-                return False
+            if audio_out is not None:
+                try:
+                    for piece in _pieces(emitted.audio, audio_out):
+                        audio_out.put(voice.frame(piece, emitted.audio[0]))
+                except anyio.ClosedResourceError:
+                    return False
+        return self._go_on(emitted.close)
+
+    async def _speak_at_length(self, emitted: Emitted, voice: _Voice, audio_out: Player) -> bool:
+        """`_speak` in a task, for audio that takes long to convert: others on the loop have their turn in between."""
+        assert emitted.audio is not None
+        rate, _ = emitted.audio
+        if emitted.outputs is not None:
+            self._on_outputs(emitted.outputs)
+        self.emitted += 1
+        try:
+            for piece in _pieces(emitted.audio, audio_out):
+                audio_out.put(voice.frame(piece, rate))
+                await anyio.lowlevel.checkpoint()
+        except anyio.ClosedResourceError:
+            return False
         return self._go_on(emitted.close)
 
     # -- video in
 
-    def see(self) -> Awaitable[None]:
-        """Call `video_receive` with the latest frame of the peer, until there is no more."""
-        return self._in_its_colour(self._see, self._see_in_thread)
-
     async def _see(self) -> None:
-        video_format = self._handler.video_format
+        """Call `video_receive` with the latest frame of the peer, until there is no more."""
+        if not self._is_async:
+            await self._in_thread("video_receive", self._see_in_thread)
+            return
+        video_format, video_in = self._handler.video_format, self.transport.video_in
         while True:
             try:
-                frame = await self._transport.video_in.take()
+                frame = await video_in.take()
             except STREAM_ENDS:
                 return
             seen: Any = frame
@@ -241,11 +423,14 @@ class Nurseries:
             await self._handler.video_receive(seen)
             self._note_stall("video_receive", self.clock() - began)
 
-    def _see_in_thread(self) -> None:
+    def _see_in_thread(self, turn: _Turn) -> None:
+        video_in = self.transport.video_in
         while True:
             try:
-                frame = self._transport.video_in.take_sync()
+                frame = video_in.take_sync()
             except STREAM_ENDS:
+                return
+            if turn.over:
                 return
             seen = video_to_handler(frame, self._handler.video_format)
             self.video_received += 1
@@ -255,22 +440,19 @@ class Nurseries:
 
     # -- video out
 
-    def show(self) -> Awaitable[None]:
-        """Ask `video_emit` for frames, at most `fps` a second (`tick`), until the stream is closed."""
-        return self._in_its_colour(self._show, self._show_in_thread)
-
-    async def tick(self) -> None:
+    async def _tick(self) -> None:
         """Give out the right to emit one video frame, `fps` times a second."""
         pacer = Pacer(self._handler.fps)
-        try:
-            while True:
-                await anyio.sleep_until(pacer.next_deadline(anyio.current_time()))
-                await self._ticks.put(None)
-                pacer.frame_sent()
-        finally:
-            self._ticks.close()
+        while True:
+            await anyio.sleep_until(pacer.next_deadline(anyio.current_time()))
+            await self._ticks.put(None)
+            pacer.frame_sent()
 
     async def _show(self) -> None:
+        """Ask `video_emit` for frames, at most `fps` a second (`_tick`), until the stream is closed."""
+        if not self._is_async:
+            await self._in_thread("video_emit", self._show_in_thread)
+            return
         idle = IdleWait()
         while True:
             await self._ticks.take()
@@ -285,19 +467,21 @@ class Nurseries:
             if not self._project(await self._crew.convert(parse)):
                 return
 
-    def _show_in_thread(self) -> None:
+    def _show_in_thread(self, turn: _Turn) -> None:
         idle = IdleWait()
         while True:
             try:
                 self._ticks.take_sync()
             except STREAM_ENDS:
                 return
-            while True:
+            while not turn.over:
                 began = self.clock()
                 item = self._crew.call(self._handler.video_emit)
                 if item is not None:
                     break
                 self._crew.sleep(idle.next(self.clock() - began))
+            if turn.over:
+                return
             idle.reset()
             if not self._project(parse_video_emit(item, self._handler.video_format)):
                 return
@@ -308,22 +492,36 @@ class Nurseries:
             self._on_outputs(emitted.outputs)
         if emitted.frame is not None:
             self.video_emitted += 1
-            self._transport.video_out.put_nowait(emitted.frame)
+            self.transport.video_out.put_nowait(emitted.frame)
         return self._go_on(emitted.close)
+
+    def close(self) -> None:
+        """Nothing more is shown or asked for: lets a thread go that waits for the time of its next picture."""
+        self._ticks.close()
 
     # -- all of them
 
-    def _in_its_colour(
-        self, in_task: Callable[..., Awaitable[None]], in_thread: Callable[..., None], *args: Any
-    ) -> Awaitable[None]:
-        """Run one direction for an async handler in the task that awaits this, for a sync one in a worker thread.
+    @property
+    def _is_async(self) -> bool:
+        return isinstance(self._handler, AsyncStreamHandler)
 
-        No coroutine of its own: each wake-up passes through all that await one another.
-        """
-        if isinstance(self._handler, AsyncStreamHandler):
-            return in_task(*args)
-        name = f"{type(self._handler).__qualname__}.{in_thread.__name__}"
-        return self._crew.run(name, partial(in_thread, *args))
+    async def _in_thread(self, method: str, loop: Callable[..., None], *args: Any) -> None:
+        """Run the loop of a sync handler in a worker thread, after the one before it was left."""
+        before = self._turns.get(method)
+        if before is not None:
+            await before.left.wait()
+        turn = self._turns[method] = _Turn()
+
+        def run() -> None:
+            try:
+                loop(turn, *args)
+            finally:
+                turn.left.set()
+
+        try:
+            await self._crew.run(self._name(method), run)
+        finally:
+            turn.over = True
 
     def _go_on(self, close: CloseStream | None) -> bool:
         if close is not None:

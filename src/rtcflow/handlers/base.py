@@ -177,11 +177,8 @@ class StreamHandlerBase(ABC):  # noqa: B024  the abstract methods differ in colo
         """Begin to serve `binding`'s connection; called once, before any other method.
 
         Raises:
-            HandlerError: This handler cannot be run, or has served another connection.
+            HandlerError: This handler has served another connection.
         """
-        from .checking import check_handler  # it needs the classes below
-
-        check_handler(self)
         if self._binding is not None:
             raise HandlerError(
                 f"this {name_of(self)} already serves a connection, or did; "

@@ -1,9 +1,9 @@
-"""A session is one call, from its admission until its connection has ended and left nothing behind."""
+"""A session: what the application keeps for one caller, from admission until nothing of the connection is left."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final
@@ -12,8 +12,7 @@ import anyio
 import anyio.lowlevel
 
 from .._core.bridge import Event
-from .._core.fanout import Fanout
-from .._core.guard import is_cancellation
+from .._core.fanout import Fanout, Reader
 from .._core.native import cancellations
 from .._core.threads import WorkerThreads
 from ..abc import Transport
@@ -26,12 +25,12 @@ from ..handlers.checking import has_own_method, has_video
 from ..handlers.functions import check_args, is_video_function
 from ..outputs import AdditionalOutputs
 from ..transports.webrtc import WebRTCTransport
-from .output_events import OutputEvents
+from .outputs_board import Board
 
 logger = logging.getLogger(__name__)
 
 SHOWN: Final = 8
-"""Characters of an id that logs show, but never more than half. 96 of the 144 bits of a server-made id stay secret."""
+"""Characters of an id that logs show, but never more than half: of a server-made id's 144 bits, 96 stay secret."""
 
 _TOLD_IN_FULL: Final = (EndCause.CLOSED, EndCause.NOT_CONNECTED, EndCause.LINK_BROKE)
 """Causes whose reason says more than they do."""
@@ -40,19 +39,19 @@ _NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
-class CallRequest:
-    """The request for a call, or about one: what an `authorize` hook decides on.
+class Caller:
+    """The request by which somebody wants to be served: what an `authorize` hook decides on.
 
     Attributes:
         path: The URL's path.
-        headers: The headers; names are in lower case. A repeated header has its last value.
-        query: The query parameters. A repeated one has its last value.
-        cookies: The cookies.
-        remote_address: ``(host, port)`` of the other end of the HTTP connection, if it is known. Behind a proxy it is
-            the proxy's.
+        headers: Names in lower case. Of a repeated header the last value.
+        query: Query parameters. Of a repeated one the last value.
+        cookies: Its cookies.
+        remote_address: ``(host, port)`` of the other end of the HTTP connection, where it is known; behind a proxy
+            that is the proxy.
         method: ``"POST"`` for offers, ``"WEBSOCKET"`` for calls over a WebSocket.
-        new_call: Whether the request asks for a new call. Other requests are about a live call (a further offer, WHIP's
-            PATCH and DELETE), or about the ICE servers.
+        new_call: Whether a call is asked for. If not, it is about one that is live (a further offer, WHIP's PATCH and
+            DELETE), or about the ICE servers.
     """
 
     path: str = ""
@@ -69,7 +68,7 @@ class CallRequest:
 
 @dataclass(frozen=True, slots=True)
 class ConnectionSettings:
-    """What all connections of one stream share: the arguments of `Connection` with these names."""
+    """What all connections of one stream have in common: the arguments of `Connection` of that name."""
 
     time_limit: float | None
     timeouts: Timeouts
@@ -78,26 +77,26 @@ class ConnectionSettings:
 
 
 class Session:
-    """One call: a slot, an id and a handler of its own, until its connection has ended.
+    """One admitted caller: a slot, an id and a fresh handler, until its connection has ended.
 
-    `Stream.calls` holds it under its id.
+    Made by `Stream.admit`, and served by `run` (in the calling task) or `start` (in the stream's own task group).
 
     Attributes:
-        webrtc_id: The id under which the application finds the call, on every transport.
-        kind: The kind of transport: ``"webrtc"``, ``"websocket"`` or ``"telephone"``.
-        caller: The request that asked for the call.
+        webrtc_id: The id under which the application finds it, on every transport.
+        kind: The kind of transport it was admitted for: ``"webrtc"``, ``"websocket"`` or ``"telephone"``.
+        caller: The request it came by.
         principal: What the `authorize` hook returned.
-        handler: The call's own copy of the stream's handler.
-        outputs: The `AdditionalOutputs` of the handler; `Stream.output_stream` reads them.
-        connection: The connection, or None until the transport is open.
-        events: What readers of the outputs route are sent; None until the first reader comes.
+        handler: Its own copy of the stream's handler.
+        outputs: The `AdditionalOutputs` of its handler.
+        connection: None until it is served.
+        board: What readers of the outputs route are shown; None until the first one comes.
     """
 
     def __init__(
         self,
         webrtc_id: str,
         kind: str,
-        caller: CallRequest,
+        caller: Caller,
         principal: Any,
         handler: StreamHandlerBase,
         settings: ConnectionSettings,
@@ -109,10 +108,14 @@ class Session:
         self.handler = handler
         self.outputs = Fanout[AdditionalOutputs]()
         self.connection: Connection | None = None
-        self.events: OutputEvents | None = None
+        self.board: Board | None = None
         self._settings = settings
         self._prepared = Event()
+        self._fetching = anyio.Lock()
+        self._fetched: Reader[AdditionalOutputs] | None = None
         self._closing: str | None = None
+        self._began: float | None = None
+        self._on_closed: Callable[[], object] | None = None
 
     def __repr__(self) -> str:
         state = "admitted" if self.connection is None else "live" if self.connection.end is None else "ended"
@@ -120,40 +123,55 @@ class Session:
 
     @property
     def name(self) -> str:
-        """What logs call the call: the beginning of its id. The whole id is secret: it gives power over the call."""
+        """What logs call it: the beginning of its id. Who knows all of an id may speak for its call."""
         return f"{self.webrtc_id[: min(SHOWN, len(self.webrtc_id) // 2)]}…"
 
     # -- what the application may do, from any thread
 
     @property
     def end(self) -> End | None:
-        """How the call ended, or None while it is live."""
+        """How it ended, or None while it lives."""
         return None if self.connection is None else self.connection.end
 
     def set_input(self, *args: Any) -> None:
         """Hand arguments to the handler (`latest_args`, `args_set`).
 
         Raises:
-            ValueError: There are no arguments, or the function that handles this call takes more or fewer. Nothing is
-                changed.
+            ValueError: There are none, or the function that handles this call takes more or fewer; nothing is changed.
         """
         check_args(self.handler, args)
         self.handler.set_args(list(args))
 
+    async def fetch_output(self) -> AdditionalOutputs:
+        """Wait for the next output that was not fetched before. Safe to cancel: no output is lost.
+
+        Fetching reads beside all other readers, with a bound of 256 outputs beyond which the oldest are lost.
+
+        Raises:
+            anyio.EndOfStream: The call has ended.
+        """
+        async with self._fetching:  # each of several tasks gets outputs of its own
+            if self._fetched is None:
+                self._fetched = self.outputs.read()
+            output = await anext(self._fetched, None)
+        if output is None:
+            raise anyio.EndOfStream
+        return output
+
     def close(self, reason: str = "closed by the server") -> None:
-        """End the call; the peer is told `reason`."""
+        """End it; the peer is told `reason`."""
         self._closing = reason
         if self.connection is not None:
             self.connection.close(reason)
 
     def statistics(self) -> ConnectionStatistics | None:
-        """The connection's figures now, or None if the transport is not open yet."""
+        """Its connection's figures now, or None before there is one."""
         return None if self.connection is None else self.connection.statistics()
 
     # -- being served
 
     def prepare(self, transport: Transport, custom: Mapping[str, str] = _NOTHING) -> Connection:
-        """Join `transport` and the handler. Called once, by `Calls.start` or `Calls.run`."""
+        """Join `transport` to the handler; called once, by `Stream.admit`'s caller through `start` or `run`."""
         if self.connection is not None:
             raise LocalProtocolError("a session is served once")
         context = Context(
@@ -175,57 +193,71 @@ class Session:
             debug=settings.debug,
             on_outputs=self.outputs.put,
             workers=settings.workers,
+            name=self.name,
+            on_closed=self._closed,
         )
         if self._closing is not None:  # close() came while the transport was being opened
             connection.close(self._closing)
         self._prepared.set()
         return connection
 
-    async def serve(self) -> End:
-        """Run the prepared connection until it ends, and log its beginning and its end.
-
-        What the handler raises is logged and is not raised here.
+    async def serve(self, on_closed: Callable[[], object] | None = None) -> End:
+        """Run the prepared connection to its end, and log both; never raises what the handler raised.
 
         Cancelling this ends the connection, and is never swallowed: not by what the handler raises meanwhile either.
 
+        Args:
+            on_closed: Called once when everything is closed, within `Timeouts.close` from the end's cause. This returns
+                later only if the handler has a task that does not let itself be cancelled: when that has ended.
+
         Returns:
-            How it ended; `End.error` is what the handler raised.
+            How it ended: `End.error` is what the handler raised.
         """
         connection = self.connection
         assert connection is not None
-        began, cancelled_before = anyio.current_time(), cancellations()
+        self._began, cancelled_before = anyio.current_time(), cancellations()
+        self._on_closed = on_closed
         logger.info("%s call %s from %s begins", self.kind, self.name, self.caller)
         try:
-            await connection.run()
-        except BaseException as error:
-            if is_cancellation(error) or _is_interrupt(error):
-                raise
-            # Supervises: a handler's error, be it SystemExit or what native code calls a panic, ends its own connection
-            # only, and is told here, once.
-            logger.exception(
-                "%s call %s: %s raised %s",
-                self.kind,
-                self.name,
-                type(self.handler).__qualname__,
-                type(error).__name__,
-            )
+            await connection.serve()
+        except Exception:
+            # Supervises: what a handler raises does not come here. This is a fault of ours, and one call's fault only.
+            logger.exception("%s call %s: rtcflow failed", self.kind, self.name)
         finally:
-            if connection.end is not None:
-                seconds = anyio.current_time() - began
-                logger.info("%s", describe_end(self, connection.end, connection.statistics(), seconds))
-        if cancellations() > cancelled_before:  # asyncio tells a task once, and the handler's error came in its place
+            self._closed()
+        interrupts = [error for error in connection.errors if _is_interrupt(error)]
+        if interrupts:
+            raise interrupts[0]
+        if cancellations() > cancelled_before:  # asyncio tells a task once: pass it on, whatever else was raised
             raise anyio.get_cancelled_exc_class()
         await anyio.lowlevel.checkpoint_if_cancelled()
         assert connection.end is not None
         return connection.end
 
+    def _closed(self) -> None:
+        """Everything of the call is closed: log how it ended, and give its slot back. The second call does nothing."""
+        began, self._began = self._began, None
+        connection = self.connection
+        if began is None or connection is None or connection.end is None:
+            return
+        for error in connection.errors:
+            # Supervises: a handler's error, be it SystemExit or what native code calls a panic, ends its own connection
+            # only, and is told here, once.
+            who = type(self.handler).__qualname__
+            what = "%s call %s: %s raised %s"
+            logger.error(what, self.kind, self.name, who, type(error).__name__, exc_info=error)
+        seconds = anyio.current_time() - began
+        logger.info("%s", describe_end(self, connection.end, connection.statistics(), seconds))
+        if self._on_closed is not None:
+            self._on_closed()
+
     async def renegotiate(self, offer_sdp: str) -> str:
-        """Answer a further offer in a live WebRTC call whose peer has added or removed tracks.
+        """Answer a further offer in a live WebRTC call, whose peer has added tracks or taken them away.
 
         Raises:
-            ConnectionExists: This is not a live WebRTC call, or the offer belongs to another ICE session.
+            ConnectionExists: It is no live WebRTC call, or the offer is not of its ICE session: somebody else's.
             InvalidOffer: The offer makes no sense, or does not fit what was agreed on. The call goes on.
-            UnsupportedMedia: Nothing in the offer can be served. The call goes on.
+            UnsupportedMedia: Nothing in it can be served. The call goes on.
         """
         connection = self.connection
         if connection is None or not isinstance(connection.transport, WebRTCTransport):
@@ -235,29 +267,30 @@ class Session:
         return answer
 
     async def wait_prepared(self) -> Connection:
-        """Wait until the transport is open. Safe to cancel.
+        """Wait until its transport was opened. Safe to cancel.
 
         Raises:
-            anyio.ClosedResourceError: Admission failed, so it never opens.
+            anyio.ClosedResourceError: It never will be: admission failed.
         """
         await self._prepared.wait()
         assert self.connection is not None
         return self.connection
 
     def release(self) -> None:
-        """End the outputs and wake everybody who waits for the transport. Idempotent."""
+        """Called by the stream when nothing of the session is left. Idempotent."""
         self.outputs.end()
         self._prepared.close()
 
 
 def _is_interrupt(error: BaseException) -> bool:
-    """Whether this is for the whole process: Ctrl-C, or the closing of this very coroutine."""
-    stops = (KeyboardInterrupt, GeneratorExit)
-    return isinstance(error, stops) or (isinstance(error, BaseExceptionGroup) and error.subgroup(stops) is not None)
+    """Whether this is for the whole process: Ctrl-C, which trio raises in whatever task runs."""
+    return isinstance(error, KeyboardInterrupt) or (
+        isinstance(error, BaseExceptionGroup) and error.subgroup(KeyboardInterrupt) is not None
+    )
 
 
 def describe_end(session: Session, end: End, figures: ConnectionStatistics, seconds: float) -> str:
-    """One line about the end of a call: the caller, how it connected, how it ended, its figures."""
+    """One line of a session's end: who, how it connected, how it ended, its figures."""
     transport = figures.transport
     heard, spoken = transport.audio_in, transport.audio_out
     facts = ["never connected" if figures.setup is None else f"connected in {1000 * figures.setup:.0f} ms"]
@@ -276,6 +309,7 @@ def describe_end(session: Session, end: End, figures: ConnectionStatistics, seco
         (transport.packets_lost, "packets lost"),
         (figures.stalls, f"stalls, the longest {figures.longest_stall:.1f} s"),
         (figures.threads_abandoned, "threads abandoned"),
+        (figures.tasks_abandoned, "tasks abandoned"),
     ):
         if count:
             facts.append(f"{count} {words}")
@@ -287,10 +321,10 @@ def describe_end(session: Session, end: End, figures: ConnectionStatistics, seco
 
 
 def threads_needed(handler: StreamHandlerBase) -> int:
-    """How many worker threads a connection with this handler holds at once. Async handlers hold no thread.
+    """How many worker threads a connection with this handler holds at once: none for async handlers.
 
-    A sync handler holds one for each of `receive`, `emit`, `start_up`, `video_receive` and `video_emit` that it has. A
-    function of video has only the last two.
+    One each for those of `receive`, `emit`, `start_up`, `video_receive` and `video_emit` that it has; a function of
+    video has the last two only.
     """
     if isinstance(handler, AsyncStreamHandler):
         return 0

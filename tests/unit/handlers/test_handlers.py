@@ -20,6 +20,7 @@ import handlers_from_fastrtc as brought
 import numpy as np
 import pytest
 
+from rtcflow.connection import run_connection
 from rtcflow.connection.handler_loop import HandlerLoop
 from rtcflow.context import Context
 from rtcflow.exceptions import HandlerError
@@ -32,6 +33,7 @@ from rtcflow.handlers.base import (
 )
 from rtcflow.handlers.checking import check_handler, copy_handler, has_own_method, has_video
 from rtcflow.outputs import WebRTCData
+from rtcflow.transports.memory import memory_pair
 
 
 class Sync(StreamHandler):
@@ -236,6 +238,11 @@ def test_a_sound_handler_passes(cls: type[StreamHandlerBase]) -> None:
     check_handler(brought.SyncMirror())
 
 
+async def _served(handler: Any) -> None:
+    async with memory_pair() as (ours, _):
+        await run_connection(ours, handler)
+
+
 def test_a_forgotten_super_init_is_a_clear_error() -> None:
     """The usual slip of subclassing is named, with the line to write."""
 
@@ -243,7 +250,7 @@ def test_a_forgotten_super_init_is_a_clear_error() -> None:
         def __init__(self) -> None:
             self.queue: queue.Queue[Any] = queue.Queue()
 
-    for use in (check_handler, copy_handler, lambda handler: handler._bind(None)):
+    for use in (check_handler, copy_handler, partial(anyio.run, _served)):
         with pytest.raises(HandlerError, match=r"Forgetful.*super\(\).__init__\(\)"):
             use(Forgetful())
     with pytest.raises(RuntimeError, match="serves none"):

@@ -1,0 +1,147 @@
+"""Task groups that can be ended, and begun again, while their owner goes on.
+
+A plain ``async with create_task_group()`` holds up the task that opened it until its last child has ended. A connection
+must not be held up: not by a handler that shields itself from cancellation, and not while its media ends and begins
+anew. So each nursery runs in a task of its own, a child of a group that its owner can see, and the owner only asks it
+to end and waits for as long as it likes.
+
+What tasks raise is reported to the connection, and never left to the group. A task group would wrap it. On asyncio it
+would not even notice a `CancelledError` that nobody's cancelling caused (a handler awaits a future which somebody has
+cancelled), since that looks like the end of a task which the group itself has cancelled; and `SystemExit` would leave
+asyncio's loop at once.
+
+A task cannot be killed. A task that shields itself, or swallows its cancellation, ends when it likes. `wind_up` waits
+for it for a limited time only, and cancels it again now and then. It does not leave that to the cancel scope: a scope
+cancels such a task at each of its steps, and a loop that does nothing else holds up everybody's calls.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import anyio
+import anyio.abc
+
+from .guard import beside_cancellation
+
+PATIENCE: Final = 0.1
+"""Seconds for which a task that was cancelled is cancelled at each step, before that is done `EVERY` so often only."""
+
+EVERY: Final = 0.5
+"""Seconds between two cancellations of a task that has swallowed the first ones."""
+
+
+class Nursery:
+    """A task group in a task of its own.
+
+    Args:
+        failed: Awaited with what a task raised, and with a cancellation that asyncio itself brought about (somebody
+            called `cancel` of the task). Not with the nursery's own cancellation.
+        shield: Whether it goes on when the task that owns it is cancelled.
+    """
+
+    def __init__(self, failed: Callable[[BaseException], Awaitable[None]], *, shield: bool = False) -> None:
+        self._failed = failed
+        self._scope = anyio.CancelScope(shield=shield)
+        self._tasks: anyio.abc.TaskGroup | None = None
+        self._running: dict[anyio.CancelScope, str | Nursery] = {}
+        self._begun = False
+        self._ended = anyio.Event()
+
+    @property
+    def running(self) -> list[str]:
+        """The names of its tasks that run now, and of those in nurseries that it holds."""
+        names: list[str] = []
+        for task in self._running.values():
+            names.extend(task.running if isinstance(task, Nursery) else [task])
+        return names
+
+    @property
+    def is_open(self) -> bool:
+        """Whether tasks can be started in it now."""
+        return self._tasks is not None and not self._scope.cancel_called
+
+    async def run(self, begin: Callable[[], None]) -> None:
+        """Be open until `cancel`, and then until the last task has ended; started once, as a task of its owner.
+
+        Args:
+            begin: Called first of all; starts the first tasks.
+        """
+        if self._scope.cancel_called:
+            return
+        self._begun = True
+        try:
+            with self._scope:
+                async with anyio.create_task_group() as self._tasks:
+                    begin()
+                    await anyio.sleep_forever()
+        finally:
+            self._tasks = None
+            self._ended.set()
+
+    def start_soon(self, function: Callable[..., Awaitable[object]], *args: Any, name: object = None) -> None:
+        """Start a task, as a task group does.
+
+        Raises:
+            RuntimeError: The nursery is not open yet, or has ended.
+        """
+        shown = str(name or getattr(function, "__qualname__", function))
+        self._start(shown, shown, function, *args)
+
+    def open(self, inner: Nursery, begin: Callable[[], None], *, name: str) -> None:
+        """Open another nursery in this one; `begin` starts its first tasks.
+
+        Raises:
+            RuntimeError: This nursery is not open yet, or has ended.
+        """
+        self._start(name, inner, inner.run, begin)
+
+    def _start(self, name: str, task: str | Nursery, function: Callable[..., Awaitable[object]], *args: Any) -> None:
+        if self._tasks is None:
+            raise RuntimeError("this nursery is not open")
+        self._tasks.start_soon(self._guarded, task, function, args, name=name)
+
+    async def _guarded(
+        self, task: str | Nursery, function: Callable[..., Awaitable[object]], args: tuple[Any, ...]
+    ) -> None:
+        try:
+            with anyio.CancelScope() as scope:
+                self._running[scope] = task
+                try:
+                    await function(*args)
+                finally:
+                    del self._running[scope]
+        except BaseException as error:
+            found = beside_cancellation(error)
+            if found is not None:
+                await self._failed(found)
+                return
+            if anyio.current_effective_deadline() != -math.inf:
+                await self._failed(error)
+            raise
+
+    def cancel(self) -> None:
+        """Have every task cancelled. Idempotent; in the loop's thread."""
+        self._scope.cancel()
+
+    async def wind_up(self, seconds: float) -> bool:
+        """Cancel, and wait until nothing of it is left, but for no longer than `seconds`; whether nothing is left."""
+        self.cancel()
+        if not self._begun:
+            return True
+        with anyio.move_on_after(min(PATIENCE, seconds)):
+            await self._ended.wait()
+        with anyio.move_on_after(seconds - PATIENCE):
+            while not self._ended.is_set():
+                self._show_cancellation(False)
+                with anyio.move_on_after(EVERY):
+                    await self._ended.wait()
+                self._show_cancellation(True)
+        return self._ended.is_set()
+
+    def _show_cancellation(self, shown: bool) -> None:  # noqa: FBT001
+        """Show its cancellation to the tasks that are left, which cancels them at once, or hide it from them."""
+        for scope in list(self._running):
+            scope.shield = not shown

@@ -116,6 +116,9 @@ class WebRTCConfig:
             a NAT that maps each port to the same port, as clouds and published ports of containers do. It is offered
             beside the local address that the default route leaves by (or the first).
         relay_only: Use TURN relays only, so that no local address is shown to the peer.
+        private_candidates: Whether a peer may be at an address that is not of the public internet (a local network,
+            this machine). False for servers that only the internet calls: then no offer can make the server send
+            anything into its own network.
         gather_timeout: Seconds in which STUN and TURN servers must have answered; an answer, or offer, waits for them
             so long at most.
         connect_timeout: Seconds from the answer until media must flow, else `NegotiationTimeout`.
@@ -137,6 +140,7 @@ class WebRTCConfig:
     port_range: tuple[int, int] | None = None
     public_address: str | None = None
     relay_only: bool = False
+    private_candidates: bool = True
     gather_timeout: float = 3.0
     connect_timeout: float = 20.0
     peer_timeout: float = 10.0

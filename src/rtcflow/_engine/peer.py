@@ -107,7 +107,7 @@ class Peer:
         self._negotiating = asyncio.Lock()
         self._theirs: offers.Description | None = None
         self._torn = False
-        self._contact = Contact()
+        self._contact = Contact(private=config.private_candidates)
         self._liveness = Liveness()
         self._watched = False
         self._watch: asyncio.TimerHandle | None = None

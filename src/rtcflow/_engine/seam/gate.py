@@ -13,15 +13,22 @@ through only what can be the peer's, and stops whatever those libraries raise:
 
 Nothing is answered that does not authenticate itself, so a call's port reflects nothing at strangers.
 
+The other way round, an offer's candidates may point to strangers, and ICE would send each of them seven checks from
+each of our addresses. So there is a budget (RFC 8445 section 19.5.1 asks for one): until an address has answered, it
+gets no more than its share of `CHECKS`. Each check that comes from an address earns it two of ours, or a peer that is
+slow to get through would be given up.
+
 The gate also knows what only the socket sees: that something authentic came from the peer (`Contact.heard`), and that
 the peer's port answers "unreachable" (`Contact.refused`). `liveness.py` decides what follows.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import socket
 import sys
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -38,6 +45,11 @@ REMOTE_CANDIDATES: Final = 200
 """Remote candidates of one call, those included that its checks came from. A NAT that changes ports adds to them; the
 oldest are forgotten."""
 
+CHECKS: Final = 100
+"""Connectivity checks that one call may send to addresses that have not answered any."""
+CHECKS_TO_HOST: Final = 30
+"""Of these, how many may go to one IP address."""
+
 _IP_RECVERR: Final = 11  # linux/in.h; Python has no name for it
 _IPV6_RECVERR: Final = 25
 _MSG_ERRQUEUE: Final = 0x2000
@@ -51,12 +63,44 @@ class Contact:
         heard: How many STUN messages came that only the peer can have sent.
         refused: How often the network said that nobody listens at the address in use.
         dropped: How many datagrams were not the peer's.
+        private: Whether the peer may have addresses that are not of the public internet.
     """
 
     heard: int = 0
     refused: int = 0
     dropped: int = 0
+    private: bool = True
+    _answered: set[tuple[str, int]] = field(default_factory=set)
+    _earned: Counter[tuple[str, int]] = field(default_factory=Counter)
+    _checked: Counter[str] = field(default_factory=Counter)
     _warned: set[str] = field(default_factory=set)
+
+    def answered(self, address: tuple[str, int]) -> None:
+        """A check of ours was answered from there, so it is the peer's."""
+        self.heard += 1
+        self._answered.add(address)
+
+    def asked(self, address: tuple[str, int]) -> None:
+        """The peer's own check came from there."""
+        self.heard += 1
+        if address not in self._answered and len(self._earned) < REMOTE_CANDIDATES:
+            self._earned[address] = min(self._earned[address] + 2, 10)
+
+    def may_check(self, address: tuple[str, int]) -> bool:
+        """Whether one more check may be sent there; if so, it counts."""
+        if address in self._answered:
+            return True
+        host = ipaddress.ip_address(address[0])
+        if host.is_multicast or host.is_unspecified or not (self.private or host.is_global):
+            return False
+        if self._earned[address]:
+            self._earned[address] -= 1
+            return True
+        if self._checked.total() >= CHECKS or self._checked[address[0]] >= CHECKS_TO_HOST:
+            self.warn_once(f"checks of {address[0]}, which does not answer: the budget of this call is used up")
+            return False
+        self._checked[address[0]] += 1
+        return True
 
     def warn_once(self, what: str) -> None:
         """Log a fault that bytes from outside have caused, the first time only."""
@@ -123,9 +167,9 @@ class Gate(stock.StunProtocol):
                 return
             transaction.response_received(message, address)
             if ice.remote_password and message.check_message_integrity(ice.remote_password.encode()):
-                self.contact.heard += 1
+                self.contact.answered(address)
         elif message.message_class == stun.Class.REQUEST and self._is_authentic(message):
-            self.contact.heard += 1
+            self.contact.asked(address)
             if self._is_peer(address) or self._make_room():
                 ice.request_received(message, address, self)
         else:
@@ -193,8 +237,10 @@ class Gate(stock.StunProtocol):
             self.transport.sendto(data, address)
 
     def send_stun(self, message: stun.Message, addr: tuple[str, int]) -> None:
-        """As aioice calls it for STUN."""
-        self.send(bytes(message), addr)
+        """As aioice calls it for STUN: connectivity checks, which carry a user name, have a budget."""
+        is_check = message.message_class == stun.Class.REQUEST and "USERNAME" in message.attributes
+        if not is_check or self.contact.may_check(addr):
+            self.send(bytes(message), addr)
 
     async def send_data(self, data: bytes, addr: tuple[str, int]) -> None:
         """As aioice calls it for all else."""

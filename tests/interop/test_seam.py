@@ -20,10 +20,10 @@ from aiortc.rtp import RtpPacket
 from aiortc_pair import connected_pair, run
 from OpenSSL import SSL
 
-from rtcflow._engine.config import WebRTCConfig
+from rtcflow._engine.config import VideoConfig, WebRTCConfig
 from rtcflow._engine.seam import gathering, seam
 from rtcflow._engine.seam.pictures import encode_pictures, take_pictures
-from rtcflow._engine.video import ENCODERS, PictureEncoder, PictureReceiver
+from rtcflow._engine.video import PictureEncoder, PictureReceiver, encoders
 from rtcflow.exceptions import RemoteProtocolError
 
 OPUS = RTCRtpCodecParameters(mimeType="audio/opus", clockRate=48000, channels=2, payloadType=96)
@@ -181,7 +181,7 @@ def test_without_the_seam() -> None:
     assert not seam.take_packets(strange, print, print, print)
     seam.stop_without_blocking(strange)
     assert take_pictures(strange, print, asyncio.Event().wait) is None
-    assert not encode_pictures(strange, ENCODERS, lambda: False, print)
+    assert not encode_pictures(strange, encoders(VideoConfig()), lambda: False, print)
     assert vars(strange) == {}
     assert seam.round_trip(strange) is None
     assert seam.jitter(strange, 48000) is None

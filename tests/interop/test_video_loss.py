@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import av
 import numpy as np
 import pytest
 
-from rtcflow.transports.webrtc import WebRTCConfig, WebRTCEngine, open_engine
+from rtcflow.transports.webrtc import VideoConfig, WebRTCConfig, WebRTCEngine, open_engine
 
 sys.path.insert(0, str(Path(__file__).parent))
 from lossy_relay import Relay, good
@@ -193,3 +193,24 @@ def test_pictures_of_any_size_are_sent() -> None:
     seen = dict(zip(CODECS, hold_all([(VideoRelay(), codec, pictures) for codec in CODECS], 5.0), strict=True))
     assert set(sizes) <= seen["VP8"].sizes
     assert {(width + width % 2, height + height % 2) for width, height in sizes} <= seen["H264"].sizes
+
+
+def test_the_order_of_an_offer_and_our_own_preference_choose_the_codec() -> None:
+    """The caller's order by default (RFC 3264 section 6.1); ours if we have one."""
+
+    def first(answer: str) -> str:
+        number = re.findall(r"^m=video \S+ \S+ (\d+)", answer, re.MULTILINE)[0]
+        return re.findall(rf"^a=rtpmap:{number} (\w+)/", answer, re.MULTILINE)[0]
+
+    async def main() -> None:
+        for theirs, ours, chosen in ((["H264"], [], "H264"), ([], [], "VP8"), (["VP8"], ["H264"], "H264")):
+            prefers_theirs = replace(LOCAL, video=VideoConfig(codecs=theirs))
+            prefers_ours = replace(LOCAL, video=VideoConfig(codecs=ours))
+            async with open_engine(prefers_theirs) as one, open_engine(prefers_ours) as two:
+                caller = await one.offer(audio=False, video=True, messages=False)
+                server = await two.answer(caller.offer_sdp)
+                assert first(server.answer) == chosen
+                await caller.aclose()
+                await server.aclose()
+
+    anyio.run(main)

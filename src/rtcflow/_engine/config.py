@@ -59,6 +59,54 @@ class OpusConfig:
             raise ValueError(f'application={self.application!r}; expected "voip", "audio" or "lowdelay"')
 
 
+VIDEO_CODECS: Final = ("VP8", "H264")
+"""Codecs of video that are known here, by their names in SDP (RFC 7741, RFC 6184)."""
+
+
+@dataclass(frozen=True, slots=True)
+class VideoConfig:
+    """How video for the peer is encoded.
+
+    The bitrate follows the peer's estimate of what the path carries (REMB), within the bounds given here. A new bitrate
+    takes a new encoder, which begins with a key picture; so the bitrate rises in steps.
+
+    Args:
+        codecs: Codecs in order of preference, of ``"VP8"`` and ``"H264"``. The first one that the peer offers is used.
+            A codec that is not named is used only if the peer offers nothing else. Empty, the default: the peer's
+            order decides.
+        start_bitrate: Bits per second at first, 30,000 to 20,000,000.
+        min_bitrate: Bits per second below which the encoder does not go. Below 50,000 pictures are hard to recognise.
+        max_bitrate: Bits per second above which it does not go.
+        threads: Threads of each encoder, 1 to 16; by default as many as the picture's size and the machine suggest.
+
+    Raises:
+        TypeError: `codecs` is a string.
+        ValueError: A codec that is unknown here, or bitrates out of range or out of order.
+    """
+
+    codecs: Sequence[str] = ()
+    start_bitrate: int = 500_000
+    min_bitrate: int = 50_000
+    max_bitrate: int = 2_500_000
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.codecs, str):
+            raise TypeError(f"codecs={self.codecs!r} is a string; write ({self.codecs!r},)")
+        for codec in self.codecs:
+            if codec not in VIDEO_CODECS:
+                raise ValueError(f"codecs has {codec!r}; expected of {', '.join(map(repr, VIDEO_CODECS))}")
+        for name in ("start_bitrate", "min_bitrate", "max_bitrate"):
+            _check_range(name, getattr(self, name), 30_000, 20_000_000)
+        if not self.min_bitrate <= self.start_bitrate <= self.max_bitrate:
+            raise ValueError(
+                f"start_bitrate={self.start_bitrate} is not between min_bitrate={self.min_bitrate} and "
+                f"max_bitrate={self.max_bitrate}"
+            )
+        if self.threads is not None:
+            _check_range("threads", self.threads, 1, 16)
+
+
 @dataclass(frozen=True, slots=True)
 class IceServer:
     """A STUN or TURN server.
@@ -127,6 +175,7 @@ class WebRTCConfig:
             silent: it answers STUN. A peer that was cut off or stopped for less than this, by a second, stays.
         close_timeout: Seconds that the goodbye may take, messages under way included.
         opus: How audio is encoded.
+        video: How video is encoded.
         use_uvloop: Whether the engine's thread runs uvloop; by default where it is installed.
         switch_interval: If given, `sys.setswitchinterval` is called with it while the engine is open: how long, in
             seconds, a thread of pure Python code may keep the others waiting. A handler that computes in Python for
@@ -146,6 +195,7 @@ class WebRTCConfig:
     peer_timeout: float = 10.0
     close_timeout: float = 2.0
     opus: OpusConfig = OpusConfig()
+    video: VideoConfig = VideoConfig()
     use_uvloop: bool | None = None
     switch_interval: float | None = None
 

@@ -7,6 +7,7 @@ it happens to need. Here everything that it would stumble over later is found fi
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,7 +18,7 @@ from aiortc.rtcpeerconnection import find_common_codecs
 from aiortc.sdp import MediaDescription, SessionDescription
 
 from ..exceptions import InvalidOffer, UnsupportedMedia
-from ..protocol.sdp import MAX_SECTIONS, describe_h264, tidy
+from ..protocol.sdp import MAX_SECTIONS, describe_h264, order_codecs, tidy
 from ..protocol.signalling import MAX_SDP, IceCandidate
 
 MAX_CANDIDATES: Final = 100
@@ -60,8 +61,13 @@ class Description:
         return next((media for media in self.media if media.kind == kind), None)
 
 
-def read(sdp: str, what: str = "offer") -> Description:
+def read(sdp: str, what: str = "offer", preferred: Sequence[str] = ()) -> Description:
     """Read the SDP of an offer or answer.
+
+    Args:
+        sdp: The text.
+        what: ``"offer"`` or ``"answer"``.
+        preferred: Names of codecs that we would rather use than the one that the peer prefers.
 
     Raises:
         InvalidOffer: It is no SDP, or no WebRTC (RFC 8829): no ICE credentials, no fingerprint, no RTCP multiplexing …
@@ -73,7 +79,7 @@ def read(sdp: str, what: str = "offer") -> Description:
         raise InvalidOffer(f"the {what} has {len(sdp)} characters; at most {MAX_SDP} are read", status=413)
     if not sdp.lstrip().startswith("v=0"):
         raise _invalid(f'the {what} is no SDP: it must begin with "v=0" (RFC 8866 section 5.1)')
-    sdp = tidy(sdp)
+    sdp = order_codecs(tidy(sdp), preferred)
     description = _parse(sdp, what)
     if not description.media:
         raise _invalid(f'the {what} has no media section ("m=" line)')

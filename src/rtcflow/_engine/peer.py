@@ -121,7 +121,7 @@ class Peer:
             InvalidOffer: The offer makes no sense.
             UnsupportedMedia: Nothing in it can be served.
         """
-        offer = offers.read(sdp)
+        offer = offers.read(sdp, preferred=self._config.video.codecs)
         self.offer = _agreement(offer, wish, ours_first=False)
         connection = self._open(RTCBundlePolicy.BALANCED)
         await self._set_remote(connection, offer, "offer", wish)
@@ -143,7 +143,11 @@ class Peer:
             ConnectionExists: It is not of this peer's ICE session.
         """
         async with self._negotiating:
-            connection, offer, agreed = self._connection, offers.read(sdp), self._theirs
+            connection, offer, agreed = (
+                self._connection,
+                offers.read(sdp, preferred=self._config.video.codecs),
+                self._theirs,
+            )
             if connection is None or self._closing is not None or agreed is None or offer.ice != agreed.ice:
                 raise ConnectionExists("this id is in use, and the offer is not of its ICE session")
             if self._torn:
@@ -167,6 +171,8 @@ class Peer:
                 track = self._out_track(kind) if wish.send else None
                 transceiver = connection.addTransceiver(track or kind, direction=wish.direction)
                 self._shortcut(transceiver, track)
+                if kind == "video" and self._config.video.codecs:
+                    transceiver.setCodecPreferences(video.preferred(self._config.video))
         if wish.messages:
             self.messages.adopt(connection.createDataChannel(LABEL))
         self._furnish(connection)
@@ -241,7 +247,8 @@ class Peer:
             seam.send_packets(transceiver.sender, track.play)
         elif isinstance(track, video.VideoOutTrack):
             ended = partial(getattr, track, "ended")
-            encode_pictures(transceiver.sender, video.ENCODERS, ended, self._task_failed)
+            encoders = video.encoders(self._config.video)
+            encode_pictures(transceiver.sender, encoders, ended, self._task_failed)
 
     def _learn_codec(self, answer: str) -> None:
         """The first codec of an answer is the one that is sent, by both sides."""

@@ -4,30 +4,38 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from fractions import Fraction
+from functools import partial
 from typing import Any, Final
 
 import anyio
 import av
 import numpy as np
-from aiortc import MediaStreamTrack, RTCRtpReceiver
+from aiortc import MediaStreamTrack, RTCRtpReceiver, RTCRtpSender
 from aiortc.codecs.base import Encoder
-from aiortc.codecs.h264 import H264Encoder
+from aiortc.codecs.h264 import MAX_FRAME_RATE, H264Encoder
 from aiortc.codecs.vpx import Vp8Encoder, number_of_threads
 from aiortc.mediastreams import MediaStreamError
-from aiortc.rtcrtpparameters import RTCRtpCodecParameters
+from aiortc.rtcrtpparameters import RTCRtpCodecCapability, RTCRtpCodecParameters
 from av.frame import Frame
 from av.video.codeccontext import VideoCodecContext
+from av.video.frame import PictureType
 from av.video.reformatter import VideoReformatter
 
 from .._core.flow import Flow
 from ..media.pictures import CLOCK_RATE, KEY_TESTS, PictureBuffer, VideoPacket
+from .config import VideoConfig
 from .seam.pictures import PicturePort, take_pictures
 
 _TIME_BASE: Final = Fraction(1, CLOCK_RATE)
-BITRATE_STEP: Final = 0.1
-"""By how much the bitrate that the peer asks for must differ from the encoder's to be worth a new one; as in aiortc."""
+FALL: Final = 0.1
+"""By how much of its bitrate an encoder must be above the peer's estimate to be worth a new one; as in aiortc."""
+RISE: Final = 0.25
+"""By how much of its bitrate it must be below."""
+RISE_AFTER: Final = 3.0
+"""Seconds that an encoder is kept before one with a higher bitrate is opened."""
 
 
 MAX_WAITING: Final = 60
@@ -111,6 +119,34 @@ def _always(_: bytes) -> bool:
     return True
 
 
+class Bitrate:
+    """The bitrate that an encoder is opened with: within the bounds, and not changed for little. Pure.
+
+    A new bitrate takes a new encoder, and its key picture costs as many bits as several others. A lower estimate counts
+    at once, because the path is full; a higher one counts after `RISE_AFTER` seconds.
+    """
+
+    def __init__(self, config: VideoConfig) -> None:
+        self._config = config
+        self.target = config.start_bitrate
+        self._opened, self._since = config.start_bitrate, -1e9
+
+    def aim(self, bitrate: int) -> None:
+        """The peer's estimate, bits per second."""
+        self.target = max(self._config.min_bitrate, min(bitrate, self._config.max_bitrate))
+
+    def open(self, now: float) -> int:
+        """An encoder is opened: with which bitrate."""
+        self._opened, self._since = self.target, now
+        return self.target
+
+    def fits(self, now: float) -> bool:
+        """Whether the open encoder's bitrate will do."""
+        if self.target < self._opened * (1 - FALL):
+            return False
+        return self.target <= self._opened * (1 + RISE) or now - self._since < RISE_AFTER
+
+
 class PictureEncoder(Vp8Encoder):
     """aiortc's VP8 encoder, but it encodes the pictures as they are.
 
@@ -119,37 +155,41 @@ class PictureEncoder(Vp8Encoder):
     its search (``cpu-used=-8`` for -6), encoding takes three quarters of the time, and what comes out is still nearer
     to what the handler emitted (``bench/vp8.py``).
 
-    Relies on: ``codec`` is the PyAV context, which `encode` uses as it is while picture size and bitrate fit.
+    Relies on: ``codec`` is the PyAV context, which `encode` uses as it is while picture size and bitrate fit;
+    ``target_bitrate`` is asked for them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, config: VideoConfig = VideoConfig()) -> None:  # noqa: B008 - it cannot be changed
         super().__init__()
+        self._threads, self._bitrate = config.threads, Bitrate(config)
         self._reformatter = VideoReformatter()  # one for all: a frame's own is made anew for each
+
+    @property
+    def target_bitrate(self) -> int:
+        """Bits per second that the open encoder has, so that `super().encode` never opens one by itself."""
+        return self._bitrate.target if self.codec is None else int(self.codec.bit_rate or 0)
+
+    @target_bitrate.setter
+    def target_bitrate(self, bitrate: int) -> None:
+        self._bitrate.aim(bitrate)
 
     def encode(self, frame: Frame, force_keyframe: bool = False) -> tuple[list[bytes], int]:  # noqa: FBT001, FBT002
         """Encode one picture; returns the payloads of its packets, and its RTP timestamp."""
         assert isinstance(frame, av.VideoFrame)
         frame = self._reformatter.reformat(frame, format="yuv420p")
-        if not self._fits(frame):
-            self.codec = self._open(frame.width, frame.height)
+        codec, now = self.codec, time.monotonic()
+        same_size = codec is not None and (frame.width, frame.height) == (codec.width, codec.height)
+        if not (same_size and self._bitrate.fits(now)):
+            self.codec = self._open(frame.width, frame.height, self._bitrate.open(now))
         return super().encode(frame, force_keyframe)
 
-    def _fits(self, frame: av.VideoFrame) -> bool:
-        codec, bitrate = self.codec, self.target_bitrate
-        if codec is None or not codec.bit_rate:
-            return False
-        # The bitrate cannot be changed but by a new encoder, which begins with a whole picture.
-        near = abs(bitrate - codec.bit_rate) <= codec.bit_rate * BITRATE_STEP
-        return near and (frame.width, frame.height) == (codec.width, codec.height)
-
-    def _open(self, width: int, height: int) -> VideoCodecContext:
-        bitrate = self.target_bitrate
+    def _open(self, width: int, height: int, bitrate: int) -> VideoCodecContext:
         codec = av.CodecContext.create("libvpx", "w")
         codec.width, codec.height, codec.pix_fmt = width, height, "yuv420p"
         codec.bit_rate = bitrate
         codec.qmin, codec.qmax = 2, 56
-        codec.gop_size = 3000  # whole pictures are sent when the peer asks for one
-        codec.thread_count = number_of_threads(width * height, os.cpu_count() or 1)
+        codec.gop_size = 3000  # key pictures are sent when the peer asks for one
+        codec.thread_count = self._threads or number_of_threads(width * height, os.cpu_count() or 1)
         codec.options = {
             "deadline": "realtime",
             "cpu-used": "-8",
@@ -167,16 +207,60 @@ class PictureEncoder(Vp8Encoder):
 
 
 class H264PictureEncoder(H264Encoder):
-    """aiortc's H.264 encoder, for pictures of any size.
+    """aiortc's H.264 packets, with an encoder for live pictures of any size.
 
     H.264 codes chroma at half the resolution, and libx264 takes even sizes only. An odd picture gets its last row or
     column twice.
+
+    Relies on: ``_encode_frame(frame, force_keyframe)`` yields the NAL units of one picture, ``_split_bitstream`` cuts
+    them out of an encoder's packet.
     """
+
+    def __init__(self, config: VideoConfig = VideoConfig()) -> None:  # noqa: B008 - it cannot be changed
+        super().__init__()
+        self._threads, self._bitrate = config.threads, Bitrate(config)
+
+    @property
+    def target_bitrate(self) -> int:
+        """Bits per second to aim at."""
+        return self._bitrate.target
+
+    @target_bitrate.setter
+    def target_bitrate(self, bitrate: int) -> None:
+        self._bitrate.aim(bitrate)
 
     def encode(self, frame: Frame, force_keyframe: bool = False) -> tuple[list[bytes], int]:  # noqa: FBT001, FBT002
         """Encode one picture; returns the payloads of its packets, and its RTP timestamp."""
         assert isinstance(frame, av.VideoFrame)
         return super().encode(even(frame), force_keyframe)
+
+    def _encode_frame(self, frame: av.VideoFrame, force_keyframe: bool) -> Iterator[bytes]:  # noqa: FBT001
+        codec, now = self.codec, time.monotonic()
+        same_size = codec is not None and (frame.width, frame.height) == (codec.width, codec.height)
+        if codec is None or not (same_size and self._bitrate.fits(now)):
+            self.codec = codec = self._open(frame.width, frame.height, self._bitrate.open(now))
+        frame.pict_type = PictureType.I if force_keyframe else PictureType.NONE
+        data = b"".join(map(bytes, codec.encode(frame)))
+        if data:
+            yield from self._split_bitstream(data)
+
+    def _open(self, width: int, height: int, bitrate: int) -> VideoCodecContext:
+        codec = av.CodecContext.create("libx264", "w")
+        codec.width, codec.height, codec.pix_fmt = width, height, "yuv420p"
+        codec.bit_rate = bitrate
+        codec.framerate, codec.time_base = Fraction(MAX_FRAME_RATE, 1), Fraction(1, MAX_FRAME_RATE)
+        codec.profile = "Baseline"
+        codec.thread_count = self._threads or number_of_threads(width * height, os.cpu_count() or 1)
+        codec.options = {
+            "preset": "veryfast",
+            "tune": "zerolatency",
+            # The rate over a second, as for VP8; without a bound a key picture would fill a slow path for seconds.
+            "maxrate": str(bitrate),
+            "bufsize": str(bitrate),
+            # What is negotiated is level 3.1, 1280 × 720 (ITU-T H.264 table A-1); larger pictures say what they are.
+            **({"level": "31"} if width * height <= 3600 * 256 else {}),
+        }
+        return codec
 
 
 def even(frame: av.VideoFrame) -> av.VideoFrame:
@@ -190,8 +274,16 @@ def even(frame: av.VideoFrame) -> av.VideoFrame:
     return padded
 
 
-ENCODERS: Final[dict[str, Callable[[], Encoder]]] = {"VP8": PictureEncoder, "H264": H264PictureEncoder}
-"""What makes the encoder of a codec, by its name in SDP."""
+def encoders(config: VideoConfig) -> dict[str, Callable[[], Encoder]]:
+    """What makes the encoder of a codec, by its name in SDP."""
+    return {"VP8": partial(PictureEncoder, config), "H264": partial(H264PictureEncoder, config)}
+
+
+def preferred(config: VideoConfig) -> list[RTCRtpCodecCapability]:
+    """All codecs for an offer, in the order of `config.codecs`; the others, and retransmissions, after them."""
+    ranks = {name: rank for rank, name in enumerate(config.codecs)}
+    codecs = RTCRtpSender.getCapabilities("video").codecs
+    return sorted(codecs, key=lambda codec: ranks.get(codec.name, len(ranks)))
 
 
 class VideoOutTrack(MediaStreamTrack):

@@ -8,8 +8,10 @@ first and writes the others as the parser expects them, so that one broken line 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Final
 
 from ..exceptions import InvalidOffer
@@ -335,3 +337,43 @@ def describe_h264(profile_level_id: str | None, packetization_mode: str | None) 
         return f"profile-level-id={profile_level_id[:20]}, {mode}"
     name = _PROFILES.get(number, "unknown")
     return f"{name} profile (profile-level-id={profile_level_id[:20]}), {mode}"
+
+
+_RTPMAP_LINE = re.compile(r"a=rtpmap:(\d+) ([^/ \r\n]+)/")
+_APT = re.compile(r"a=fmtp:(\d+) (?:.*;)?\s*apt=(\d+)")
+
+
+def order_codecs(sdp: str, preferred: Sequence[str] = ()) -> str:
+    """The same description with its ``a=rtpmap`` lines in order of preference.
+
+    The order of the numbers in the ``m=`` line is the peer's preference, and an answer should keep to it (RFC 3264
+    section 6.1). aiortc reads the order of the ``a=rtpmap`` lines instead.
+
+    Args:
+        sdp: An offer or answer.
+        preferred: Names of codecs that come first, whatever the peer prefers. A retransmission codec (``rtx``) stays
+            with the codec that it serves.
+    """
+    lines = sdp.splitlines(keepends=True)
+    starts = [at for at, line in enumerate(lines) if line.startswith("m=")]
+    ranks = {name.lower(): rank for rank, name in enumerate(preferred)}
+    for start, end in pairwise([*starts, len(lines)]):
+        numbers = {number: at for at, number in enumerate(lines[start].split()[3:])}
+        served = {found[1]: found[2] for line in lines[start:end] if (found := _APT.match(line))}
+        places = [at for at in range(start, end) if _RTPMAP_LINE.match(lines[at])]
+        names = {found[1]: found[2].lower() for at in places if (found := _RTPMAP_LINE.match(lines[at]))}
+
+        def rank(
+            line: str,
+            numbers: dict[str, int] = numbers,
+            served: dict[str, str] = served,
+            names: dict[str, str] = names,
+        ) -> tuple[int, int, bool]:
+            found = _RTPMAP_LINE.match(line)
+            number = found[1] if found else ""
+            base = served.get(number, number)
+            return ranks.get(names.get(base, ""), len(ranks)), numbers.get(base, len(numbers)), base != number
+
+        for at, line in zip(places, sorted((lines[at] for at in places), key=rank), strict=True):
+            lines[at] = line
+    return "".join(lines)

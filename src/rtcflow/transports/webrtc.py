@@ -16,7 +16,7 @@ from typing_extensions import override
 
 from .._core.hooks import ask
 from .._core.threads import observer
-from .._engine.config import IceServer, OpusConfig, WebRTCConfig, read_ice_servers
+from .._engine.config import IceServer, OpusConfig, VideoConfig, WebRTCConfig, read_ice_servers
 from .._engine.ports import Ports, Route, ServerReport, ServerTrouble
 from ..abc import MediaOffer, TransportStatistics
 from ..exceptions import NegotiationTimeout
@@ -35,6 +35,7 @@ __all__ = [
     "Route",
     "ServerReport",
     "ServerTrouble",
+    "VideoConfig",
     "WebRTCConfig",
     "WebRTCEngine",
     "WebRTCTransport",

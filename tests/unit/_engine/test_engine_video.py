@@ -6,10 +6,13 @@ from fractions import Fraction
 
 import av
 import numpy as np
+import pytest
+from aiortc.codecs.h264 import H264Decoder, h264_depayload
 from aiortc.codecs.vpx import Vp8Decoder, Vp8Encoder, VpxPayloadDescriptor
 from aiortc.jitterbuffer import JitterFrame
 
-from rtcflow._engine.video import PictureEncoder
+from rtcflow._engine.config import VideoConfig
+from rtcflow._engine.video import Bitrate, H264PictureEncoder, PictureEncoder, preferred
 
 # -- the encoder
 
@@ -51,14 +54,89 @@ def test_a_new_encoder_is_opened_for_another_size_or_bitrate_only():
     encoder = PictureEncoder()
     assert [send(encoder, picture(number))[1] for number in range(3)] == [True, False, False]
     assert send(encoder, picture(3), whole=True)[1]
-    encoder.target_bitrate = 540_000  # less than a tenth more
+    encoder.target_bitrate = 460_000  # less than a tenth below
     assert not send(encoder, picture(4))[1]
-    encoder.target_bitrate = 600_000
+    encoder.target_bitrate = 400_000
     assert send(encoder, picture(5))[1]
-    assert encoder.codec.bit_rate == 600_000
+    assert encoder.codec.bit_rate == 400_000
     assert not send(encoder, picture(6))[1]
     frame, whole = send(encoder, picture(7, 160, 120))
     assert whole
     (seen,) = Vp8Decoder().decode(frame)
     assert (seen.width, seen.height) == (160, 120)
     assert abs(frame.timestamp - 21_000) <= 1
+
+
+# -- bitrates, sizes and codecs
+
+
+def test_a_lower_estimate_counts_at_once_and_a_higher_one_later():
+    """The path is full; and each new encoder costs a key picture."""
+    rate = Bitrate(VideoConfig(start_bitrate=500_000))
+    assert rate.open(0.0) == 500_000
+    rate.aim(460_000)
+    assert rate.fits(0.1)
+    rate.aim(400_000)
+    assert not rate.fits(0.2)
+    assert rate.open(0.2) == 400_000
+    rate.aim(2_000_000)
+    assert rate.fits(3.1)
+    assert not rate.fits(3.3)
+    rate.aim(480_000)  # not enough to be worth a key picture
+    assert rate.fits(10.0)
+
+
+def test_the_bitrate_stays_within_its_bounds():
+    """Whatever the peer estimates."""
+    rate = Bitrate(VideoConfig(min_bitrate=100_000, start_bitrate=300_000, max_bitrate=800_000))
+    rate.aim(1)
+    assert rate.target == 100_000
+    rate.aim(10**9)
+    assert rate.target == 800_000
+
+
+@pytest.mark.parametrize("size", [(641, 481), (640, 479), (3, 3), (1, 1), (64, 48)])
+def test_h264_takes_pictures_of_any_size(size):
+    """An odd one gets its last row or column twice."""
+    encoder, decoder = H264PictureEncoder(), H264Decoder()
+    payloads, timestamp = encoder.encode(picture(0, *size), True)
+    data = b"".join(h264_depayload(payload) for payload in payloads)
+    (seen,) = decoder.decode(JitterFrame(data, timestamp)) or decoder.codec.decode(None)
+    assert (seen.width, seen.height) == (size[0] + size[0] % 2, size[1] + size[1] % 2)
+
+
+@pytest.mark.parametrize("make", [PictureEncoder, H264PictureEncoder])
+def test_encoders_keep_to_a_narrow_path(make):
+    """At the lowest bitrate, ten seconds of pictures fit through a path of that bitrate with half a second of queue."""
+    config = VideoConfig(start_bitrate=100_000, min_bitrate=100_000)
+    encoder, bits, late = make(config), 0.0, 0.0
+    for number in range(150):
+        frame = picture(number)
+        frame.pts = 6000 * number
+        bits += sum(8 * len(payload) for payload in encoder.encode(frame)[0])
+        late = max(late, bits / 100_000 - number / 15)
+    assert bits / 10 <= 130_000
+    assert late < 1.5
+
+
+def test_codecs_that_are_preferred_come_first_in_an_offer():
+    """The others follow, so that every peer finds one."""
+    names = [codec.name for codec in preferred(VideoConfig(codecs=["H264"])) if codec.name != "rtx"]
+    assert names[0] == "H264"
+    assert names[-1] == "VP8"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"codecs": "VP8"}, r"write \('VP8',\)"),
+        ({"codecs": ["VP9"]}, "'VP9'; expected of 'VP8', 'H264'"),
+        ({"min_bitrate": 900_000}, "start_bitrate=500000 is not between min_bitrate=900000"),
+        ({"max_bitrate": 1}, "max_bitrate=1; expected 30000 to"),
+        ({"threads": 0}, "threads=0; expected 1 to 16"),
+    ],
+)
+def test_options_of_video_that_make_no_sense_are_refused(options, words):
+    """At once, in words."""
+    with pytest.raises((TypeError, ValueError), match=words):
+        VideoConfig(**options)

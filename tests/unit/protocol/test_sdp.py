@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rtcflow.exceptions import InvalidOffer
-from rtcflow.protocol.sdp import MAX_SECTIONS, summarise_offer, tidy
+from rtcflow.protocol.sdp import MAX_SECTIONS, order_codecs, summarise_offer, tidy
 
 SESSION = "v=0\r\no=- 46117317 2 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\na=group:BUNDLE 0 1 2\r\n"
 ICE = (
@@ -147,3 +147,37 @@ def test_static_payload_types_are_named() -> None:
     """PCMU needs no a=rtpmap line (RFC 3551 section 6); types that would be taken for RTCP are taken out."""
     tidied = tidy("v=0\nm=audio 9/2 UDP/TLS/RTP/SAVPF 0 72 x 300\n")
     assert tidied == "v=0\r\nm=audio 9 UDP/TLS/RTP/SAVPF 0\r\na=rtpmap:0 PCMU/8000\r\n"
+
+
+CODECS = (
+    "m=video 9 UDP/TLS/RTP/SAVPF 102 103 96 97\r\na=mid:1\r\na=rtpmap:96 VP8/90000\r\na=rtpmap:97 rtx/90000\r\n"
+    "a=fmtp:97 apt=96\r\na=rtpmap:102 H264/90000\r\na=fmtp:102 packetization-mode=1\r\na=rtpmap:103 rtx/90000\r\n"
+    "a=fmtp:103 apt=102\r\n"
+)
+
+
+def order_of(sdp: str) -> list[str]:
+    return [line.split(":")[1].split(" ")[0] for line in sdp.splitlines() if line.startswith("a=rtpmap")]
+
+
+def test_codecs_come_in_the_order_of_the_media_line() -> None:
+    """That is the peer's preference (RFC 3264 section 6.1); sections do not mix, and nothing else moves."""
+    ordered = order_codecs(SESSION + CODECS + DATA)
+    assert order_of(ordered) == ["102", "103", "96", "97"]
+    assert sorted(ordered.splitlines()) == sorted((SESSION + CODECS + DATA).splitlines())
+    assert [line for line in ordered.splitlines() if "rtpmap" not in line] == [
+        line for line in (SESSION + CODECS + DATA).splitlines() if "rtpmap" not in line
+    ]
+    assert order_codecs(ordered) == ordered
+
+
+def test_a_preferred_codec_comes_first_with_its_retransmissions() -> None:
+    """Whatever the peer prefers; names that are not offered change nothing."""
+    assert order_of(order_codecs(SESSION + CODECS, ["VP8"])) == ["96", "97", "102", "103"]
+    assert order_of(order_codecs(SESSION + CODECS, ["AV1", "H264", "VP8"])) == ["102", "103", "96", "97"]
+
+
+@given(st.text(alphabet="am=rtp:0123456789 \r\nfx/", max_size=200))
+def test_any_text_can_be_ordered(text: str) -> None:
+    """Text that is not SDP comes back with the same lines."""
+    assert sorted(order_codecs(text).splitlines()) == sorted(text.splitlines())

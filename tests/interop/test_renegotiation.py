@@ -239,6 +239,58 @@ CAMERA_LATER = """
   return peer.connectionState;
 })()
 """
+RESTARTED = """
+(async () => {
+  const offer = async (peer, options) => {
+    await peer.setLocalDescription(await peer.createOffer(options));
+    while (peer.iceGatheringState !== "complete") await new Promise((done) => setTimeout(done, 20));
+    const body = JSON.stringify({ type: "offer", webrtc_id: "restarts", sdp: peer.localDescription.sdp });
+    const headers = { "Content-Type": "application/json" };
+    const response = await fetch("webrtc/offer", { method: "POST", headers, body });
+    if (!response.ok) throw new Error(await response.text());
+    await peer.setRemoteDescription(await response.json());
+  };
+  const until = async (condition) => {
+    while (!(await condition())) await new Promise((done) => setTimeout(done, 20));
+  };
+  const figures = async (peer) => {
+    const found = { packets: 0, user: "" };
+    (await peer.getStats()).forEach((report) => {
+      if (report.type === "inbound-rtp") found.packets = report.packetsReceived;
+      if (report.type === "transport") found.user = report.iceLocalUsernameFragment;
+      if (report.type === "transport") found.state = report.iceState;
+    });
+    return found;
+  };
+  const peer = (window.peer = new RTCPeerConnection());
+  const channel = peer.createDataChannel("text");
+  const sound = await navigator.mediaDevices.getUserMedia({ audio: true });
+  sound.getTracks().forEach((track) => peer.addTrack(track, sound));
+  await offer(peer);
+  await until(() => peer.connectionState === "connected" && channel.readyState === "open");
+  const before = await figures(peer);
+  for (let again = 0; again < 2; again += 1) {
+    await offer(peer, { iceRestart: true });
+    const now = await figures(peer);
+    await until(async () => (await figures(peer)).packets > now.packets + 50);
+  }
+  const after = await figures(peer);
+  return [peer.connectionState, channel.readyState, before.user !== after.user, after.state];
+})()
+"""
+
+
+@pytest.mark.skipif(chromium.find() is None, reason="chromium is not installed")
+def test_a_browser_restarts_ice(tmp_path: Path) -> None:
+    """Chromium restarts ICE twice in one call: it stays connected, sound and messages go on in the new session."""
+    flags = ("--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream")
+    with serving(tmp_path, "serve", "page_app:app") as url, chromium.chromium(tmp_path, *flags) as browser:
+        page = browser.open(f"{url}/mirror/")
+        state, channel, changed, ice = page.evaluate(RESTARTED)
+        assert (state, channel, changed) == ("connected", "open", True)
+        assert ice in {"connected", "completed"}
+
+
 DECODED = """
 (async () => {
   const found = { audio: 0, video: 0 };

@@ -17,7 +17,7 @@ from aiortc.rtcdtlstransport import X509_DIGEST_ALGORITHMS
 from aiortc.rtcpeerconnection import find_common_codecs
 from aiortc.sdp import MediaDescription, SessionDescription
 
-from ..exceptions import InvalidOffer, UnsupportedMedia
+from ..exceptions import ConnectionExists, InvalidOffer, UnsupportedMedia
 from ..protocol.sdp import MAX_SECTIONS, describe_h264, order_codecs, tidy
 from ..protocol.signalling import MAX_SDP, IceCandidate
 
@@ -51,10 +51,10 @@ class Description:
     bundled: tuple[str, ...] = ()
 
     @property
-    def ice(self) -> tuple[str | None, str | None]:
+    def ice(self) -> tuple[str, str]:
         """User name and password of the ICE session that carries the first section, and what is bundled with it."""
         ice = self.media[0].ice
-        return (None, None) if ice is None else (ice.usernameFragment, ice.password)
+        return ("", "") if ice is None else (ice.usernameFragment or "", ice.password or "")
 
     def first(self, kind: str) -> MediaDescription | None:
         """The first section of this kind, or None."""
@@ -154,6 +154,24 @@ def _check(media: MediaDescription, where: str, what: str) -> None:
         raise _invalid(f'{where} has no "a=rtcp-mux" line, which WebRTC requires (RFC 8829 section 4.1.1)')
 
 
+def restarts_ice(agreed: Description, further: Description) -> bool:
+    """Whether a further offer restarts ICE: other credentials, both of them (RFC 8445 section 9), same certificate.
+
+    Raises:
+        ConnectionExists: It is somebody else's: another certificate, or one credential changed alone.
+    """
+    if further.ice == agreed.ice:
+        return False
+    changed = all(new != old for new, old in zip(further.ice, agreed.ice, strict=True))
+    if not changed or _certificate(further.media[0]) != _certificate(agreed.media[0]):
+        raise ConnectionExists("this id is in use, and the offer is not of its ICE session")
+    return True
+
+
+def _certificate(media: MediaDescription) -> set[tuple[str, str]]:
+    return set() if media.dtls is None else {_key(one) for one in media.dtls.fingerprints}
+
+
 def check_further(agreed: Description, further: Description) -> None:
     """Check that a further offer of the same peer fits what was agreed on, before any of it is applied.
 
@@ -203,7 +221,7 @@ def _check_same(old: MediaDescription, new: MediaDescription, where: str, first:
     if new.rtp.muxId != old.rtp.muxId:
         raise _unfit(f'names {where} "{new.rtp.muxId}"; its "a=mid" was "{old.rtp.muxId}"')
     if _ufrag(new) not in {_ufrag(old), _ufrag(first)}:
-        raise _unfit(f"restarts ICE for {where}, which is not possible here; call anew")
+        raise _unfit(f"restarts ICE for {where} alone; restart it for the whole call")
     if old.dtls is not None and new.dtls is not None:
         if {_key(one) for one in new.dtls.fingerprints} != {_key(one) for one in old.dtls.fingerprints}:
             raise _unfit(f"has another certificate (a=fingerprint) for {where}; call anew")

@@ -18,6 +18,7 @@ from aiortc import (
     RTCBundlePolicy,
     RTCConfiguration,
     RTCDataChannel,
+    RTCDtlsTransport,
     RTCIceCandidate,
     RTCIceServer,
     RTCPeerConnection,
@@ -38,7 +39,7 @@ from .messages import LABEL, MessageChannel
 from .opus import RTP_RATE
 from .ports import Ports
 from .room import Family, Room
-from .seam import gathering, seam
+from .seam import gathering, restart, seam
 from .seam.gate import Contact
 from .seam.pictures import encode_pictures
 
@@ -137,31 +138,51 @@ class Peer:
     async def renegotiate(self, sdp: str, wish: Wish) -> str:
         """Take a further offer of the same peer, with tracks added or taken away, and return the answer's SDP.
 
+        An offer with new ICE credentials, both of them, and the same certificate restarts ICE (RFC 8445 section 2.4).
+
         Raises:
             InvalidOffer: The offer makes no sense, or does not fit what was agreed on.
             UnsupportedMedia: Nothing in it can be served.
             ConnectionExists: It is not of this peer's ICE session.
         """
         async with self._negotiating:
-            connection, offer, agreed = (
-                self._connection,
-                offers.read(sdp, preferred=self._config.video.codecs),
-                self._theirs,
-            )
-            if connection is None or self._closing is not None or agreed is None or offer.ice != agreed.ice:
-                raise ConnectionExists("this id is in use, and the offer is not of its ICE session")
+            connection, agreed = self._connection, self._theirs
+            offer = offers.read(sdp, preferred=self._config.video.codecs)
+            if connection is None or self._closing is not None or agreed is None:
+                raise ConnectionExists("this id is in use; choose another, or wait until that call has ended")
+            restarts = offers.restarts_ice(agreed, offer)
             if self._torn:
                 raise InvalidOffer("an earlier change of this call failed halfway; call anew for another", status=422)
             offers.check_further(agreed, offer)
             media = _agreement(offer, wish, ours_first=False)
+            transport = self._transport_to_restart(connection) if restarts else None
             self._torn = True  # until it is through: aiortc has no way back
+            if transport is not None:
+                restart.begin(transport, *offer.ice)
             await self._apply(connection, offer, "offer")
             self._choose_directions(connection, wish)
             await connection.setLocalDescription(await connection.createAnswer())
             self._torn = False
             self._theirs, self.offer, answer = offer, media, connection.localDescription.sdp
             self._learn_codec(answer)
+            if transport is not None:
+                self._start(self._restart(transport))
             return answer
+
+    def _transport_to_restart(self, connection: RTCPeerConnection) -> RTCDtlsTransport:
+        found = seam.transports(connection)
+        if len(found) != 1:
+            raise InvalidOffer("ICE can be restarted for a call with one transport: bundle its media", status=422)
+        if not restart.can_restart(found[0]):
+            raise InvalidOffer("ICE cannot be restarted before the call is connected", status=422)
+        return found[0]
+
+    async def _restart(self, transport: RTCDtlsTransport) -> None:
+        """Find another way to the peer; without one the old way stays, and `liveness` judges it."""
+        if await restart.check(transport, self._config.connect_timeout):
+            self._ports.route = seam.route(transport)
+        elif self._closing is None:
+            _log.info("an ICE restart found no other way to the peer; the old one is kept")
 
     async def propose(self, wish: Wish) -> str:
         """Make an offer, and return its SDP, candidates included."""

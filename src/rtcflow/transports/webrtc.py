@@ -258,7 +258,8 @@ class WebRTCTransport(LinkTransport):
         Raises:
             InvalidOffer: The offer makes no sense, or does not fit what was agreed on.
             UnsupportedMedia: Nothing in it can be served.
-            ConnectionExists: It is not of this peer's ICE session; a restart of ICE is not possible.
+            ConnectionExists: It is somebody else's: neither of this peer's ICE session, nor a restart of it (new
+                credentials, same certificate).
         """
         peer = self._peer
         self.answer = await self._room.call(peer.renegotiate, offer_sdp, self._wish, context=peer.family.context)

@@ -27,6 +27,7 @@ nox.options.error_on_missing_interpreters = bool(os.environ.get("CI"))
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 PYTHONS = nox.project.python_versions(PYPROJECT)
+EXTRAS = sorted(PYPROJECT["project"]["optional-dependencies"])
 BACKENDS = ["asyncio", "uvloop", "trio"]
 MANY = 20
 """Failures after which CI gives up: so many have one reason, and each may take its whole minute."""
@@ -40,9 +41,9 @@ def _group(name: str) -> list[str]:
 
 
 def _lowest(*extras: str) -> list[str]:
-    """The lowest version of each direct dependency that pyproject.toml allows, as exact requirements."""
+    """The lowest version of each direct dependency and test tool that pyproject.toml allows, as exact requirements."""
     project = PYPROJECT["project"]
-    requirements = list(project["dependencies"])
+    requirements = [*project["dependencies"], *_group("test")]
     for extra in extras:
         requirements += project["optional-dependencies"][extra]
     exact = []
@@ -190,18 +191,51 @@ def tests(session: nox.Session) -> None:
 @nox.parametrize("backend", BACKENDS)
 def matrix(session: nox.Session, backend: str, dependencies: str) -> None:
     """One cell: a Python, a backend, and the newest or oldest dependencies that are allowed."""
-    _install(session, "all", *_MOST, lowest=dependencies == "lowest")
+    _install(session, *EXTRAS, lowest=dependencies == "lowest")
     _pytest(session, "--ignore=tests/interop", RTCFLOW_BACKENDS=backend)
-
-
-_MOST = ("cli", "client", "server", "testing", "trio", "uvloop")
 
 
 @nox.session(python=[PYTHONS[0], PYTHONS[-1]])
 def lowest(session: nox.Session) -> None:
     """The whole suite against the oldest direct dependencies that are allowed."""
-    _install(session, "all", *_MOST, lowest=True)
+    _install(session, *EXTRAS, lowest=True)
     _pytest(session)
+
+
+BESIDE = {
+    "fastrtc": ("fastrtc==0.0.34", "fastrtc"),
+    "pipecat": ("pipecat-ai[webrtc]", "pipecat.transports.smallwebrtc.transport"),
+    "livekit": ("livekit-agents", "livekit.agents"),
+    "streamlit": ("streamlit-webrtc", "streamlit_webrtc"),
+    "gradio": ("gradio>=6,<7", "gradio"),
+    "fastapi-newest": ("fastapi", "fastapi"),
+    "fastapi-oldest": (next(one.replace(">=", "==") for one in _group("test") if one.startswith("fastapi")), "fastapi"),
+}
+"""Packages that people install in the same environment: what they write, and what they import."""
+
+APART = {"vision-agents>=0.5": "aiortc"}
+"""Packages that cannot be installed beside rtcflow, and the dependency on which they differ (docs/install.md)."""
+
+
+@nox.session
+@nox.parametrize("other", list(BESIDE), ids=list(BESIDE))
+def beside(session: nox.Session, other: str) -> None:
+    """Install rtcflow and another package in one step, import both, and print which packages became older by whom."""
+    requirement, module = BESIDE[other]
+    session.install(".", requirement, "uv", "packaging")
+    session.run("python", "tests/beside.py", requirement, module)
+
+
+@nox.session
+def apart(session: nox.Session) -> None:
+    """See that packages which are documented as incompatible still are; else they belong into `BESIDE`."""
+    session.install("uv")
+    for requirement, dependency in APART.items():
+        message = session.run(
+            *("uv", "pip", "install", "--dry-run", ".", requirement), success_codes=[1], silent=True
+        )  # fmt: skip
+        if dependency not in str(message):
+            session.error(f"{requirement} does not differ on {dependency}: {message}")
 
 
 @nox.session

@@ -109,7 +109,8 @@ def serve(kind: str, library: str, port: int, loop: str, ws: str) -> None:
 
         options = {"concurrency_limit": 1000, "websocket": LineLimits(idle=None)}
     stream = Stream(handlers[kind](), modality="audio", mode="send-receive", **options)
-    stream.concurrency_limit = 1000
+    if library != "rtcflow":
+        stream.concurrency_limit = 1000
     app = FastAPI()
     stream.mount(app)
     uvicorn.run(app, host="127.0.0.1", port=port, log_level="error", loop=loop, ws=ws)

@@ -27,4 +27,4 @@ stream.mount(app, "/talk")
 
 @app.get("/")
 def live():
-    return {"calls": len(stream.connections)}
+    return {"calls": len(stream.calls)}

@@ -59,7 +59,7 @@ stream.mount(app, "/talk")
 
 
 def calls_of(name):
-    return {key: session for key, session in stream.sessions.items() if session.principal == name}
+    return {key: session for key, session in stream.calls.items() if session.principal == name}
 
 
 @app.post("/login")

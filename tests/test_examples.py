@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -21,7 +22,7 @@ import turn_corpus
 from documents import RATE, ROOT, call, tone
 
 import rtcflow
-from rtcflow.serving.session import Caller
+from rtcflow.serving.session import CallRequest
 
 EXAMPLES = ROOT / "examples"
 PROGRAMS = sorted(path.stem for path in EXAMPLES.glob("*.py"))
@@ -171,7 +172,8 @@ def test_without_a_server(backend: str) -> None:
 @asynccontextmanager
 async def _served(application: Any, stream: rtcflow.Stream) -> AsyncIterator[Any]:
     """Yields a function that makes HTTP clients of a running application."""
-    stream._webrtc = rtcflow.WebRTCConfig(host_addresses=("127.0.0.1",))
+    local = rtcflow.WebRTCConfig(host_addresses=("127.0.0.1",))
+    stream.calls.options = replace(stream.options, webrtc=local)
 
     def client() -> httpx2.AsyncClient:
         return httpx2.AsyncClient(transport=httpx2.ASGITransport(application), base_url="http://site")
@@ -213,7 +215,7 @@ async def test_users_have_calls_of_their_own() -> None:
         assert (await ali.get("/calls")).json() == ["one", "two"]
         cookies = {"session": next(cookie for cookie, name in module.signed_in.items() if name == "ali")}
         with pytest.raises(rtcflow.NotAuthorized, match="2 calls at once are enough"):
-            async with module.stream.admit(Caller(cookies=cookies, method="WEBSOCKET"), "websocket"):
+            async with module.stream.calls.admit(CallRequest(cookies=cookies, method="WEBSOCKET"), "websocket"):
                 pytest.fail("that is a third call")
         assert (await casey.get("/calls")).json() == []
         assert (await casey.delete("/calls/one")).status_code == 404
@@ -277,7 +279,7 @@ async def test_what_is_sent_by_whip_is_recorded(tmp_path: Path) -> None:
             line.video_out.put_nowait(_picture())
             await anyio.sleep(0.05)
         assert (await site.delete(response.headers["location"])).status_code == 200
-        while stream.admitted:
+        while len(stream.calls):
             await anyio.sleep(0.01)
     (recording,) = (tmp_path / "recordings").iterdir()
     with av.open(str(recording)) as file:

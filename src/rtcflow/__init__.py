@@ -58,8 +58,8 @@ from .handlers.base import (
 from .handlers.functions import VideoStreamHandler
 from .media.playout import Latency
 from .outputs import AdditionalOutputs, AudioEmitType, CloseStream, DataChannel, EmitType, VideoEmitType
-from .serving.session import Caller, Session
-from .stream import Modality, Mode, Stream
+from .serving.session import CallRequest, Session
+from .stream import Access, Limits, Modality, Mode, Page, Stream
 from .transports.memory import memory_pair
 from .transports.webrtc import IceServer, WebRTCConfig, WebRTCEngine, WebRTCTransport, open_engine
 
@@ -91,6 +91,7 @@ if TYPE_CHECKING:
     from .transports.telephone import TelephoneConfig
 
 __all__ = [
+    "Access",
     "AdditionalOutputs",
     "AlgoOptions",
     "ApplicationFailed",
@@ -100,7 +101,7 @@ __all__ = [
     "AudioFormat",
     "AudioFrame",
     "AudioVideoStreamHandler",
-    "Caller",
+    "CallRequest",
     "ChannelLayout",
     "CloseStream",
     "Connection",
@@ -123,6 +124,7 @@ __all__ = [
     "InvalidOffer",
     "KeywordSpotter",
     "Latency",
+    "Limits",
     "LocalProtocolError",
     "MediaError",
     "MediaOffer",
@@ -132,6 +134,7 @@ __all__ = [
     "NegotiationTimeout",
     "NotAuthorized",
     "NotServing",
+    "Page",
     "PauseDetectionModel",
     "PlayoutFinished",
     "Policy",

@@ -262,7 +262,7 @@ async def _serve(application: Any, stream: Stream | None, listener: socket.socke
 
     async def shutdown_trigger() -> None:
         await _wait_for_signal()
-        for session in stream.connections.values() if stream is not None else ():
+        for session in stream.calls.values() if stream is not None else ():
             session.close("the server is shutting down")
 
     await serve(application, config, shutdown_trigger=shutdown_trigger)

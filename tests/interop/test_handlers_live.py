@@ -15,7 +15,8 @@ import pytest
 from rtcflow.demo import EchoHandler
 from rtcflow.frames import AudioFormat, AudioFrame
 from rtcflow.handlers.base import AudioVideoStreamHandler, StreamHandler
-from rtcflow.serving.session import Caller
+from rtcflow.serving.negotiation import answer_offer
+from rtcflow.serving.session import CallRequest
 from rtcflow.stream import Stream
 from rtcflow.transports.webrtc import WebRTCConfig, open_engine
 
@@ -69,9 +70,9 @@ async def dial(stream, engine, stack, name, **offer):
     """A call to the stream; (the server's session, the caller's end)."""
     call = await engine.offer(**offer)
     stack.push_async_callback(call.aclose)
-    async with stream.admit(Caller(), "webrtc", name) as session:
-        transport = await stream.open_webrtc(call.offer_sdp)
-        stream.start(session, transport)
+    async with stream.calls.admit(CallRequest(), "webrtc", name) as session:
+        transport = await answer_offer(stream.calls, call.offer_sdp)
+        stream.calls.start(session, transport)
     await call.accept_answer(transport.answer)
     call.start(AudioFormat(48000), AudioFormat(48000))
     await call.wait_connected()
@@ -99,14 +100,14 @@ async def test_32_blocking_echoes_at_once():
             for _, call in calls:
                 for _ in range(10):
                     await call.audio_in.take()
-            assert stream._threads.statistics().reserved == 64
+            assert stream.calls.threads.statistics().reserved == 64
             session, call = calls[0]
             await call.aclose()
             await session.connection.wait_ended()
-            while stream._threads.statistics().reserved > 62:
+            while stream.calls.threads.statistics().reserved > 62:
                 await anyio.sleep(0.01)
             await dial(stream, engine, stack, "one more")
-    assert stream._threads.statistics().reserved == stream._threads.statistics().abandoned == 0
+    assert stream.calls.threads.statistics().reserved == stream.calls.threads.statistics().abandoned == 0
 
 
 async def test_a_slow_video_handler_leaves_another_calls_audio_alone():

@@ -118,7 +118,7 @@ async def test_fifty_calls_leave_nothing_behind(handler, anyio_backend, caplog):
             for number in range(CALLS):
                 kind = "never completed" if number in NEVER_COMPLETED else KINDS[number % len(KINDS)]
                 await make_call(kind, stream, client, engine, f"call-{number}")
-                while stream.admitted:
+                while len(stream.calls):
                     await anyio.sleep(0.01)
                 if number == 9:
                     warm = counts(anyio_backend[0])
@@ -128,8 +128,8 @@ async def test_fifty_calls_leave_nothing_behind(handler, anyio_backend, caplog):
             assert threads <= 0, "threads"
             assert living <= 0, "tasks"
             assert descriptors <= 2, "descriptors"
-            assert stream._threads.statistics().reserved == 0
-            assert stream._threads.statistics().abandoned == 0
+            assert stream.calls.threads.statistics().reserved == 0
+            assert stream.calls.threads.statistics().abandoned == 0
     threads, living, descriptors = (now - then for now, then in zip(counts(anyio_backend[0]), before_all, strict=True))
     assert threads <= 0, "threads"
     assert living <= 0, "tasks"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import struct
 import threading
 from fractions import Fraction
 from typing import Any
@@ -12,12 +13,21 @@ import aioice
 import av
 import numpy as np
 import pytest
-from aiortc import MediaStreamTrack, RTCConfiguration, RTCPeerConnection, RTCRtpReceiver, RTCRtpSender, RTCSctpTransport
+from aiortc import (
+    MediaStreamTrack,
+    RTCConfiguration,
+    RTCPeerConnection,
+    RTCRtpReceiver,
+    RTCRtpSender,
+    RTCSctpTransport,
+    rtcsctptransport,
+)
 from aiortc.rtcrtpparameters import RTCRtpCodecParameters, RTCRtpReceiveParameters, RTCRtpSendParameters
 from aiortc.rtcrtpreceiver import RemoteStreamTrack
 from aiortc.rtcsctptransport import CookieEchoChunk, serialize_packet
 from aiortc.rtp import RtpPacket
 from aiortc_pair import connected_pair, run
+from google_crc32c import value as crc32c
 from OpenSSL import SSL
 
 from rtcflow._engine.config import VideoConfig, WebRTCConfig
@@ -353,3 +363,11 @@ def test_faults_of_the_peer_are_contained() -> None:
                 )
 
     run(check())
+
+
+def test_a_chunk_without_a_length_is_refused() -> None:
+    """Why aiortc must be 1.15 or newer: before, one such SCTP packet of a caller held the engine's loop for ever."""
+    head, chunk = struct.pack("!HHL", 5000, 5000, 1), struct.pack("!BBH", 0xC1, 0, 0)
+    checksum = crc32c(head + bytes(4) + chunk)
+    with pytest.raises(ValueError, match="length"):
+        rtcsctptransport.parse_packet(head + struct.pack("<L", checksum) + chunk)

@@ -188,8 +188,8 @@ MUTANTS = (
         "The handler that was copied for a call which then fails is never shut down.",
         (
             Edit(
-                "stream:Stream._drop",
-                "await shut_down(session.handler, self._timeouts.shutdown, workers=self._threads, owner=owner)",
+                "serving.calls:Calls._drop",
+                "await shut_down(session.handler, self.options.timeouts.shutdown, workers=self.threads, owner=owner)",
                 "pass",
             ),
         ),
@@ -197,14 +197,14 @@ MUTANTS = (
     ),
     Mutant(
         "slot-kept-on-refusal",
-        "A call refused because copy() failed keeps its slot.",
-        (Edit("stream:Stream._take_slot", "self._slots -= 1", "pass"),),
-        _unit("stream", "test_a_copy_that_fails_refuses_that_call_only"),
+        "A call whose transport cannot be opened keeps its slot.",
+        (Edit("serving.calls:Calls._drop", "self._release(session)", "pass"),),
+        _unit("stream", "test_a_transport_that_cannot_be_opened_gives_everything_back"),
     ),
     Mutant(
         "threads-kept",
         "The worker threads reserved for a call stay reserved after its end.",
-        (Edit("stream:Stream._release", "self._threads.release(threads_needed(self.handler))", "pass"),),
+        (Edit("serving.calls:Calls._release", "self.threads.release(threads_needed(self.options.handler))", "pass"),),
         _unit("stream", "test_worker_threads_come_back_with_the_slot"),
     ),
     Mutant(
@@ -212,9 +212,9 @@ MUTANTS = (
         "One caller more than the limit is let in.",
         (
             Edit(
-                "stream:Stream._take_slot",
-                "self._slots >= self.concurrency_limit",
-                "self._slots > self.concurrency_limit",
+                "serving.calls:Calls._take_slot",
+                "len(self._sessions) >= limit",
+                "len(self._sessions) > limit",
             ),
         ),
         _unit("stream", "test_the_limit_is_exact_and_names_itself"),
@@ -222,7 +222,7 @@ MUTANTS = (
     Mutant(
         "id-taken-over",
         "A second caller under the id of a live call takes its place.",
-        (Edit("stream:Stream._take_slot", "if webrtc_id in self._sessions:", "if False:"),),
+        (Edit("serving.calls:Calls._take_slot", "if webrtc_id in self._sessions:", "if False:"),),
         _unit("stream", "test_a_live_id_cannot_be_taken_over"),
     ),
     # -- threads and tasks
@@ -403,9 +403,9 @@ MUTANTS = (
         _lives("Bot-trio"),
     ),
     Mutant(
-        "slot-released-twice",
-        "A call gives back two slots at its end.",
-        (Edit("stream:Stream._release", "self._slots -= 1", "self._slots -= 2"),),
+        "slot-kept-at-the-end",
+        "A call keeps its slot after its end.",
+        (Edit("serving.calls:Calls._release", "del self._sessions[session.webrtc_id]", "pass"),),
         _lives("Bot-trio"),
     ),
     Mutant(

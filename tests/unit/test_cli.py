@@ -197,10 +197,10 @@ def test_a_server_that_dies_during_a_call_is_told(seconds, tmp_path):
 def test_serve_runs_a_stream_of_ones_own(tmp_path):
     """`rtcflow serve module:stream` finds the module in the current directory; a full stream refuses in one line."""
     (tmp_path / "mine.py").write_text(
-        "import rtcflow.demo\n"
-        "from rtcflow.exceptions import NotAuthorized\n"
-        "def authorize(caller):\n    raise NotAuthorized('members only', status=401)\n"
-        "stream = rtcflow.demo.make_stream()\nstream._authorize = authorize\n"
+        "import rtcflow\n"
+        "from rtcflow.demo import EchoHandler\n"
+        "def authorize(caller):\n    raise rtcflow.NotAuthorized('members only', status=401)\n"
+        "stream = rtcflow.Stream(EchoHandler(), authorize=authorize)\n"
     )
     with server(tmp_path, "serve", "mine:stream", "--port", "0") as (url, process):
         done = run("call", url, "--seconds", "1")

@@ -14,23 +14,25 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, TypedDict
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, NoReturn, TypedDict
+from weakref import WeakKeyDictionary
 
+import anyio
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Route, WebSocketRoute
+from starlette.routing import BaseRoute
 from starlette.websockets import WebSocket
 
 from .. import stream
+from .._core.fanout import Reader
 from ..exceptions import UnknownConnection
 from ..handlers import base
 from ..handlers.functions import VideoStreamHandler
-from ..outputs import WebRTCData
-from ..routes import app as http
-from ..routes import lines
-from ..routes.origin_guard import guard, guarded
-from ..transports.telephone import TelephoneConfig
-from ..transports.webrtc import WebRTCConfig, read_ice_servers
+from ..outputs import AdditionalOutputs, WebRTCData
+from ..routes import lines, offer, webhooks
+from ..routes.app import Endpoints
+from ..routes.requests import answering, read_body
+from ..serving.session import Session
 from ._body import Body
 from ._overrides import refuse_overrides
 from ._ui import UI
@@ -82,7 +84,9 @@ class Stream(stream.Stream):
 
     Attributes:
         event_handler: The handler, as it was given.
-        time_limit: As given.
+        concurrency_limit: As given; ``"default"`` is 1.
+        time_limit: As given. So are `rtp_params`, `rtc_configuration`, `track_constraints` and
+            `additional_outputs_handler`.
         server_rtc_configuration: As given.
         ui: The page: ``ui.launch(...)`` serves it. Whatever you assign is kept and left alone.
         webrtc_component: An object for Gradio programs that name it in ``inputs=[...]``.
@@ -119,10 +123,6 @@ class Stream(stream.Stream):
                 UserWarning,
                 stacklevel=2,
             )
-        if server_rtc_configuration is not None:
-            given = server_rtc_configuration
-            servers = given if callable(given) else read_ice_servers(given)
-            options["webrtc"] = replace(options.get("webrtc") or WebRTCConfig(), ice_servers=servers)
         super().__init__(
             handler,
             additional_outputs_handler=additional_outputs_handler,
@@ -131,12 +131,17 @@ class Stream(stream.Stream):
             concurrency_limit=concurrency_limit,
             time_limit=time_limit,
             rtc_configuration=rtc_configuration,
+            server_rtc_configuration=server_rtc_configuration,
             rtp_params=rtp_params,
             track_constraints=track_constraints,
             **options,
         )
         self.event_handler = handler
+        self.concurrency_limit = self.options.limits.concurrency_limit
         self.time_limit = time_limit
+        self.rtp_params = rtp_params
+        self.rtc_configuration = rtc_configuration
+        self.track_constraints = track_constraints
         self.allow_extra_tracks = allow_extra_tracks
         self.server_rtc_configuration = server_rtc_configuration
         self.additional_input_components = additional_inputs
@@ -144,6 +149,16 @@ class Stream(stream.Stream):
         self.ui_args = ui_args
         self.verbose = verbose
         self._ui: Any = None
+        self._fetching: WeakKeyDictionary[Session, _Fetching] = WeakKeyDictionary()
+
+    @property
+    def additional_outputs_handler(self) -> Callable[..., Any] | None:
+        """As given. Assigning another one counts for calls whose outputs nobody reads yet."""
+        return self.options.additional_outputs_handler
+
+    @additional_outputs_handler.setter
+    def additional_outputs_handler(self, function: Callable[..., Any] | None) -> None:
+        self.calls.options = replace(self.options, additional_outputs_handler=function)
 
     # -- the page
 
@@ -178,31 +193,23 @@ class Stream(stream.Stream):
         """
         before = len(app.router.routes)
         super().mount(app, path, page=page)
-        app.router.routes[before:before] = self._own_routes(app, path.rstrip("/"), tags)
+        app.router.routes[before:before] = _documented(app, path.rstrip("/"), tags)
 
-    def _own_routes(self, app: Any, path: str, tags: Sequence[Any] | None) -> list[BaseRoute]:
-        """The routes of overridden methods, and those that FastAPI documents; they come before the others."""
-        cls, found = type(self), list[BaseRoute]()
+    def _endpoints(self) -> Endpoints:
+        """The methods that a subclass overrides, and rtcflow's own functions for the others."""
+        cls, found = type(self), Endpoints.of(self.calls)
         if cls.offer is not Stream.offer or cls.handle_offer is not Stream.handle_offer:
-            found.append(guarded(self, f"{path}/webrtc/offer", http.answering(self._serve_offer), ["POST"]))
+            found = replace(found, offer=self._serve_offer)
         if cls.handle_incoming_call is not Stream.handle_incoming_call:
-            found.append(
-                Route(
-                    f"{path}/telephone/incoming",
-                    partial(_serve_request, self.handle_incoming_call),
-                    methods=["GET", "POST"],
-                )
-            )
+            found = replace(found, incoming_call=partial(_serve_request, self.handle_incoming_call))
         if cls.telephone_handler is not Stream.telephone_handler:
-            endpoint = partial(_serve_socket, self.telephone_handler)
-            found.append(WebSocketRoute(f"{path}/telephone/handler", endpoint, middleware=guard(self)))
+            found = replace(found, telephone_handler=self.telephone_handler)
         if cls.websocket_offer is not Stream.websocket_offer:
-            endpoint = partial(_serve_socket, self.websocket_offer)
-            found.append(WebSocketRoute(f"{path}/websocket/offer", endpoint, middleware=guard(self)))
-        return found + _documented(app, path, tags)
+            found = replace(found, websocket_offer=self.websocket_offer)
+        return found
 
     async def _serve_offer(self, request: Request) -> Response:
-        body = Body.read(await http.read_body(request))
+        body = Body.read(await read_body(request))
         token = _request.set(request)
         try:
             return as_response(await self.offer(body))
@@ -225,20 +232,20 @@ class Stream(stream.Stream):
         """What `offer` does, of a dict; `set_outputs` makes no difference: outputs reach `output_stream` always."""
         said = {key: value for key, value in body.items() if value is not None}
         request = _replaying(_request.get(), json.dumps(said).encode(), "/webrtc/offer")
-        response = await http.answering(partial(http.offer, self))(request)
+        response = await answering(partial(offer.offer, self.calls))(request)
         return json.loads(bytes(response.body)) if response.status_code == 200 else response
 
     async def websocket_offer(self, websocket: WebSocket) -> None:
         """Serve a WebSocket client from its upgrade to its end."""
-        await lines.websocket_offer(self, websocket)
+        await lines.websocket_offer(self.calls, websocket)
 
     async def telephone_handler(self, websocket: WebSocket) -> None:
         """Serve a carrier's media stream from its upgrade to the end of the call."""
-        await lines.telephone_handler(self, self.telephone or TelephoneConfig(), websocket)
+        await lines.telephone_handler(self.calls, websocket)
 
     async def handle_incoming_call(self, request: Request) -> Response:
         """Answer a carrier's webhook with where to stream the call."""
-        return await lines.incoming_call(self, self.telephone or TelephoneConfig(), request)
+        return await webhooks.incoming_call(self.calls, request)
 
     # -- the live calls
 
@@ -246,6 +253,31 @@ class Stream(stream.Stream):
     def handlers(self) -> Mapping[str, Any]:
         """The handler of each live call, by its id: a snapshot."""
         return {key: session.handler for key, session in self.connections.items()}
+
+    @property
+    def connections(self) -> Mapping[str, Session]:
+        """The calls whose transport is open, by id: a snapshot. `calls` has the others, too."""
+        return {key: session for key, session in self.calls.items() if session.connection is not None}
+
+    async def fetch_latest_output(self, webrtc_id: str, timeout: float = 10.0) -> AdditionalOutputs:
+        """The next output of that call that was not fetched before. FastRTC's name: it is not always the latest.
+
+        Fetching reads beside all other readers. At most 256 outputs wait; beyond that the oldest are lost.
+
+        Raises:
+            UnknownConnection: No call with this id is live, or it has ended meanwhile.
+            TimeoutError: There was no output within `timeout` seconds.
+        """
+        session = self.session(webrtc_id)
+        fetching = self._fetching.get(session)
+        if fetching is None:
+            fetching = self._fetching[session] = _Fetching(session.outputs.read(), anyio.Lock())
+        with anyio.fail_after(timeout):
+            async with fetching.lock:  # each of several tasks gets outputs of its own
+                output = await anext(fetching.reader, None)
+        if output is None:
+            raise UnknownConnection("the call ended before there was another output")
+        return output
 
     async def update_connection(self, webrtc_data: str | WebRTCData, desired_state: Literal["closed"]) -> None:
         """End a call. FastRTC only asked the page to do so, and passed over ids that it did not know; so does this."""
@@ -274,7 +306,14 @@ class Stream(stream.Stream):
         def __getattr__(self, name: str) -> NoReturn:
             if name in _NOT_HERE:
                 raise AttributeError(f"rtcflow.fastrtc.Stream has no {name}: {_NOT_HERE[name]}")
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            super().__getattr__(name)
+
+
+class _Fetching(NamedTuple):
+    """What `Stream.fetch_latest_output` keeps of one call."""
+
+    reader: Reader[AdditionalOutputs]
+    lock: anyio.Lock
 
 
 _NOT_HERE: Final = {
@@ -332,10 +371,6 @@ def _replaying(request: Request | None, body: bytes, path: str) -> Request:
 
 async def _serve_request(serve: Callable[[Request], Awaitable[Any]], request: Request) -> Response:
     return as_response(await serve(request))
-
-
-async def _serve_socket(serve: Callable[[WebSocket], Awaitable[None]], websocket: WebSocket) -> None:
-    await serve(websocket)
 
 
 def _documented(app: Any, path: str, tags: Sequence[Any] | None) -> list[BaseRoute]:

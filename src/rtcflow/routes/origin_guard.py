@@ -1,6 +1,6 @@
-"""What stands before the routes of a stream: only pages of this host, and of allowed origins, come in.
+"""The check before the routes of a stream: only pages of this host, and of allowed origins, may use them.
 
-Every route that does or tells something has it: `guard` is given to a WebSocket route, `guarded` makes an HTTP route.
+Every route that does or tells something has it. `guard` is for WebSocket routes, `guarded` makes an HTTP route.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-    from ..stream import Stream
+    from ..serving.calls import Calls
 
 logger = logging.getLogger(__name__)
 
@@ -32,33 +32,33 @@ ORIGIN_REFUSED: Final = "origin_not_allowed"
 """The code of a refusal, in its body and in `Stream.refused`."""
 
 PREFLIGHT_SECONDS: Final = 600
-"""How long a browser may remember that it was allowed: ten minutes, after which a changed allow-list counts."""
+"""Seconds that a browser may remember the answer to OPTIONS. A changed allow-list counts ten minutes later."""
 
 POLICY_VIOLATION: Final = 1008
 """RFC 6455 section 7.4.1. Sent before the handshake was accepted, it becomes HTTP's 403."""
 
 _QUERY: Final = "".join(map(chr, range(0x21, 0x7F)))
-"""What may stand in a query as it is, and what is percent-encoded there already (RFC 3986 section 3.4)."""
+"""Characters that may be in a query as they are, and those of percent-encoding (RFC 3986 section 3.4)."""
 
 _NONE: Mapping[str, str] = MappingProxyType({})
 
 
-def guard(stream: Stream) -> list[Middleware]:
-    """The middleware for a route of `stream`."""
-    return [Middleware(OriginGuard, stream=stream)]
+def guard(calls: Calls) -> list[Middleware]:
+    """The middleware for a route of a stream."""
+    return [Middleware(OriginGuard, calls=calls)]
 
 
 def guarded(
-    stream: Stream,
+    calls: Calls,
     path: str,
     handle: Callable[[Request], Awaitable[Response]],
     methods: Sequence[str],
     told: Mapping[str, str] = _NONE,
 ) -> Route:
-    """An HTTP route of `stream`, which answers OPTIONS by itself.
+    """An HTTP route of a stream, which answers OPTIONS by itself.
 
     Args:
-        stream: The stream.
+        calls: The calls of the stream.
         path: The route's path.
         handle: Answers its requests.
         methods: The methods it knows.
@@ -71,7 +71,7 @@ def guarded(
             return await handle(request)
         headers = {"Allow": allow, **told}
         if "access-control-request-method" in request.headers:
-            # Which headers a page may send is not what protects: which pages may, is.
+            # The origin protects, not the headers: an allowed page may send any.
             wanted = request.headers.get("access-control-request-headers", "")
             headers |= {
                 "Access-Control-Allow-Methods": allow,
@@ -80,28 +80,28 @@ def guarded(
             }
         return Response(headers=headers)
 
-    return Route(path, answer, methods=[*methods, "OPTIONS"], middleware=guard(stream))
+    return Route(path, answer, methods=[*methods, "OPTIONS"], middleware=guard(calls))
 
 
 def shown_path(scope: Scope) -> str:
-    """The path for logs: without what stands in it for a call."""
+    """The path for logs, without the id of a call."""
     path: str = scope["path"]
     return f"{path.rpartition('/')[0]}/…" if scope.get("path_params") else path
 
 
 class OriginGuard:
-    """ASGI middleware that refuses pages of other origins, and tells browsers that allowed ones are (CORS)."""
+    """ASGI middleware that refuses pages of other origins, and tells browsers which origins may read (CORS)."""
 
-    def __init__(self, app: ASGIApp, stream: Stream) -> None:
+    def __init__(self, app: ASGIApp, calls: Calls) -> None:
         self._app = app
-        self._stream = stream
+        self._calls = calls
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if not scope["query_string"].isascii():  # not every server refuses that, and nothing behind here can read it
             scope["query_string"] = quote_from_bytes(scope["query_string"], safe=_QUERY).encode()
         headers = Headers(scope=scope)
         named = headers.getlist("origin")
-        allowed = self._stream.allowed_origins
+        allowed = frozenset(self._calls.options.access.allowed_origins)
         if not all(origins.is_allowed(origin, headers.get("host"), allowed) for origin in named):
             logger.info("%s refused: the origin %.100r is not allowed", shown_path(scope), named)
             await self._refuse(scope, receive, send)
@@ -112,7 +112,7 @@ class OriginGuard:
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
-            self._stream.refused[ORIGIN_REFUSED] += 1
+            self._calls.refused[ORIGIN_REFUSED] += 1
             await WebSocketClose(POLICY_VIOLATION, ORIGIN_REFUSED)(scope, receive, send)
             return
         error = NotAuthorized(

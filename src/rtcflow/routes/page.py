@@ -3,8 +3,8 @@
     GET {path}/rtcflow.js   the client, for pages of any application
     GET {path}/             the page; with page.js, page.css and icon.svg beside it
 
-The page says in its markup what the stream is (its modality, its mode, the arguments it takes), so that everything has
-its place from the first paint on; only what depends on the caller is asked for when a call begins.
+The page's markup says what the stream is: its modality, its mode, its arguments. So nothing moves after the first
+paint. Only what depends on the caller is asked for when a call begins.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from .origin_guard import guarded
 if TYPE_CHECKING:
     from starlette.requests import Request
 
-    from ..stream import Stream
+    from ..serving.calls import Calls
+    from ..serving.options import Options
 
 _HTML: Final = "text/html; charset=utf-8"
 _SCRIPT: Final = "text/javascript; charset=utf-8"
@@ -41,34 +42,34 @@ HEADERS: Final = {
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-cache",
 }
-"""No script and no style but this server's files, no frames around the page, and nothing sent elsewhere."""
+"""Only this server's scripts and styles run, no other site may frame the page, and it sends nothing elsewhere."""
 
 
-def routes(stream: Stream, path: str = "", *, page: bool) -> list[BaseRoute]:
-    """The client's route under `path`, and the page's, if there shall be one."""
+def routes(calls: Calls, path: str = "", *, page: bool) -> list[BaseRoute]:
+    """The client's route under `path`, and the page's routes if `page` is true."""
     found: list[BaseRoute] = [
-        # Guarded, so that pages of allowed origins may import it, too.
-        guarded(stream, f"{path}/rtcflow.js", _serving(_read("rtcflow.js"), _SCRIPT), ["GET"])
+        # Guarded, so that pages of allowed origins may import it too.
+        guarded(calls, f"{path}/rtcflow.js", _serving(_read("rtcflow.js"), _SCRIPT), ["GET"])
     ]
     if page:
-        found.append(Route(f"{path}/", _serving(make_page(stream), _HTML), methods=["GET"]))
+        found.append(Route(f"{path}/", _serving(make_page(calls.options), _HTML), methods=["GET"]))
         found += [
             Route(f"{path}/{name}", _serving(_read(name), kind), methods=["GET"]) for name, kind in _FILES.items()
         ]
     return found
 
 
-def make_page(stream: Stream) -> bytes:
-    """The page's HTML for `stream`."""
+def make_page(options: Options) -> bytes:
+    """The page's HTML for a stream with these options."""
     return (
         Template(_read("index.html").decode())
         .substitute(
-            modality=stream.modality.value,
-            mode=stream.mode.value,
-            arguments="\n".join(_labelled(field.name, _input(field)) for field in stream.form) or _ANY,
-            hidden="" if stream.form else "hidden",  # until the handler asks
-            # What a function made of all outputs so far stands for them all.
-            outputs="all" if stream.additional_outputs_handler is None else "last",
+            modality=options.modality.value,
+            mode=options.mode.value,
+            arguments="\n".join(_labelled(field.name, _input(field)) for field in options.form) or _ANY,
+            hidden="" if options.form else "hidden",  # until the handler asks
+            # The last result of a function stands for all outputs so far.
+            outputs="all" if options.additional_outputs_handler is None else "last",
         )
         .encode()
     )
@@ -79,7 +80,7 @@ def _labelled(name: str, control: str) -> str:
 
 
 _ANY: Final = _labelled("JSON values", '<input id="json" type="text" placeholder="&quot;French&quot;, 0.7">')
-"""Where nobody knows what the handler takes."""
+"""The field for a handler that does not say which arguments it takes."""
 
 
 def _input(field: Field) -> str:

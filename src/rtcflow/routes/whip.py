@@ -4,8 +4,8 @@
     PATCH   {path}/whip/{session}, …            candidates
     DELETE  {path}/whip/{session}, …            goodbye
 
-Also GET, HEAD and OPTIONS, as RFC 9725 and draft-ietf-wish-whep want them. The session's URL is its secret: the server
-makes it, and neither logs nor `Caller.path` hold it.
+Also GET, HEAD and OPTIONS, as RFC 9725 and draft-ietf-wish-whep want them. The session's URL is its secret. The server
+makes it, and neither logs nor `CallRequest.path` hold it.
 """
 
 from __future__ import annotations
@@ -23,11 +23,13 @@ from starlette.routing import BaseRoute
 from ..exceptions import NegotiationError, NotAuthorized, UnknownConnection, UnsupportedMedia
 from ..protocol import whip
 from ..protocol.whip import Direction
-from ..serving.session import Caller, Session
-from ..stream import Modality, Mode, Stream
+from ..serving.calls import Calls
+from ..serving.negotiation import answer_offer, get_rtc_configuration
+from ..serving.options import Modality, Mode
+from ..serving.session import CallRequest, Session
 from ..transports.webrtc import WebRTCTransport
-from .app import answering, caller_of, check_rate, failure_headers, read_body
 from .origin_guard import guarded
+from .requests import answering, caller_of, count_request, failure_headers, read_body
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -40,13 +42,13 @@ NOT_NOW: Final = 412
 """Precondition Failed (RFC 9110 section 15.5.13)."""
 
 
-def routes(stream: Stream, path: str = "") -> list[BaseRoute]:
-    """The endpoints that fit the mode of `stream`: one that only sends takes nothing, and the other way round."""
+def routes(calls: Calls, path: str = "") -> list[BaseRoute]:
+    """The endpoints that fit the stream's mode: WHIP if callers may send, WHEP if they may receive."""
     found: list[BaseRoute] = []
-    if stream.mode is not Mode.RECEIVE:
-        found += Endpoint(stream, f"{path}/whip", Direction.WHIP).routes()
-    if stream.mode is not Mode.SEND:
-        found += Endpoint(stream, f"{path}/whep", Direction.WHEP).routes()
+    if calls.options.mode is not Mode.RECEIVE:
+        found += Endpoint(calls, f"{path}/whip", Direction.WHIP).routes()
+    if calls.options.mode is not Mode.SEND:
+        found += Endpoint(calls, f"{path}/whep", Direction.WHEP).routes()
     return found
 
 
@@ -58,29 +60,29 @@ class Failed(NegotiationError):
 
 @dataclass(frozen=True, slots=True)
 class IceSession:
-    """What PATCH is measured against: `etag` names the ICE session that `ufrag` belongs to (RFC 9725 section 4.3.1)."""
+    """The ICE session that a PATCH must name: `etag` stands for it, `ufrag` belongs to it (RFC 9725 section 4.3.1)."""
 
     etag: str
     ufrag: str
 
 
 class Endpoint:
-    """One WHIP or WHEP endpoint, and the sessions that were made by it."""
+    """One WHIP or WHEP endpoint, and the sessions that it has made."""
 
-    def __init__(self, stream: Stream, path: str, direction: Direction) -> None:
-        self._stream = stream
+    def __init__(self, calls: Calls, path: str, direction: Direction) -> None:
+        self._calls = calls
         self._path = path
         self._direction = direction
         self._sessions: WeakKeyDictionary[Session, IceSession] = WeakKeyDictionary()
 
     def routes(self) -> list[BaseRoute]:
-        """The endpoint's route, and that of its sessions."""
-        stream, path = self._stream, self._path
+        """The route of the endpoint, and the route of its sessions."""
+        calls, path = self._calls, self._path
         endpoint, session = self._answering(self.endpoint), self._answering(self.session)
         return [
-            guarded(stream, path, endpoint, ["POST", "GET", "HEAD"], {"Accept-Post": whip.SDP_TYPE}),
+            guarded(calls, path, endpoint, ["POST", "GET", "HEAD"], {"Accept-Post": whip.SDP_TYPE}),
             guarded(
-                stream,
+                calls,
                 f"{path}/{{session}}",
                 session,
                 ["PATCH", "DELETE", "GET", "HEAD"],
@@ -91,7 +93,7 @@ class Endpoint:
     # -- the endpoint
 
     async def endpoint(self, request: Request) -> Response:
-        """`POST {path}/whip`; and what the endpoint answers to those who only look."""
+        """`POST {path}/whip`; and the answers to GET and HEAD."""
         if request.method == "POST":
             return await self._create(request)
         if request.method == "HEAD" and self._direction is Direction.WHEP:
@@ -99,16 +101,16 @@ class Endpoint:
         return Response(status_code=204)
 
     async def _create(self, request: Request) -> Response:
-        stream, sends = self._stream, self._direction is Direction.WHEP
-        check_rate(stream, request)
+        calls, sends = self._calls, self._direction is Direction.WHEP
+        count_request(calls, request)
         body = await read_body(request, whip.SDP_TYPE, whip.MAX_BODY)
-        offer = whip.read_offer(body, self._direction, video=stream.modality is not Modality.AUDIO)
-        async with stream.admit(caller_of(request), "webrtc") as session:
-            links = whip.link_headers(await stream.resolve_rtc_configuration())
+        offer = whip.read_offer(body, self._direction, video=calls.options.modality is not Modality.AUDIO)
+        async with calls.admit(caller_of(request), "webrtc") as session:
+            links = whip.link_headers(await get_rtc_configuration(calls.options.page))
             for url in links.left_out:
                 logger.warning("WHIP clients are not told of the ICE server %s: no header can carry it", url)
-            transport = await stream.open_webrtc(offer.sdp, send=sends, receive=not sends)
-            stream.start(session, transport, {"signalling": self._direction.value})
+            transport = await answer_offer(calls, offer.sdp, send=sends, receive=not sends)
+            calls.start(session, transport, {"signalling": self._direction.value})
         self._sessions[session] = ice = IceSession(f'"{secrets.token_urlsafe(9)}"', offer.ufrag)
         location = f"{request.scope['path'].rstrip('/')}/{session.webrtc_id}"
         headers = {"Location": location, "ETag": ice.etag, "Cache-Control": "no-store"}
@@ -120,9 +122,9 @@ class Endpoint:
     # -- its sessions
 
     async def session(self, request: Request) -> Response:
-        """`PATCH` and `DELETE {path}/whip/{session}`; and what it answers to those who only look."""
+        """`PATCH` and `DELETE {path}/whip/{session}`; and the answers to GET and HEAD."""
         session, ice = self._find(request.path_params["session"])
-        await self._stream.authorize(self._caller(request))
+        await self._calls.authorize(self._caller(request))
         if request.method == "PATCH":
             await self._patch(request, session, ice)
         elif request.method == "DELETE":
@@ -138,7 +140,7 @@ class Endpoint:
         if if_match is None:
             raise Failed("the If-Match header is missing; send the ETag of the 201 response", status=NOT_WITHOUT)
         if not whip.etag_matches(if_match, ice.etag):
-            raise Failed("the ICE session of this ETag is not the present one", status=NOT_NOW)
+            raise Failed("the ICE session of this ETag is over; send the ETag of the present one", status=NOT_NOW)
         fragment = whip.read_fragment(body)
         if fragment.ufrag not in {None, ice.ufrag}:
             raise UnsupportedMedia("ICE restarts are not supported; the session goes on. To begin anew, POST an offer")
@@ -150,16 +152,16 @@ class Endpoint:
             await transport.add_candidate(None)
 
     def _find(self, webrtc_id: str) -> tuple[Session, IceSession]:
-        session = self._stream.session(webrtc_id)
+        session = self._calls.find(webrtc_id)
         ice = self._sessions.get(session)
-        if ice is None:  # it is somebody's on another route, or was deleted
+        if ice is None:  # a call of another route, or deleted
             raise UnknownConnection("no session has this URL")
         return session, ice
 
     # -- who asks
 
-    def _caller(self, request: Request) -> Caller:
-        """Who asks about a session: as when it asked for it, without the secret in the URL."""
+    def _caller(self, request: Request) -> CallRequest:
+        """The facts of a request about a session, without the secret in its URL."""
         return replace(caller_of(request, new_call=False), path=request.scope["path"].rpartition("/")[0])
 
     def _answering(self, handle: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
@@ -168,7 +170,7 @@ class Endpoint:
                 return await handle(request)
             except NotAuthorized as error:
                 if error.status == 403 and "authorization" not in request.headers:
-                    error.status = 401  # RFC 9725 section 4.5: it shall say who it is
+                    error.status = 401  # RFC 9725 section 4.5: the client must say who it is
                 raise
 
         return answering(asked, _problem)

@@ -1,4 +1,4 @@
-"""A session: what the application keeps for one caller, from admission until nothing of the connection is left."""
+"""A session is one call, from its admission until its connection has ended and left nothing behind."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import anyio
 import anyio.lowlevel
 
 from .._core.bridge import Event
-from .._core.fanout import Fanout, Reader
+from .._core.fanout import Fanout
 from .._core.native import cancellations
 from .._core.threads import WorkerThreads
 from ..abc import Transport
@@ -25,12 +25,12 @@ from ..handlers.checking import has_own_method, has_video
 from ..handlers.functions import check_args, is_video_function
 from ..outputs import AdditionalOutputs
 from ..transports.webrtc import WebRTCTransport
-from .outputs_board import Board
+from .output_events import OutputEvents
 
 logger = logging.getLogger(__name__)
 
 SHOWN: Final = 8
-"""Characters of an id that logs show, but never more than half: of a server-made id's 144 bits, 96 stay secret."""
+"""Characters of an id that logs show, but never more than half. 96 of the 144 bits of a server-made id stay secret."""
 
 _TOLD_IN_FULL: Final = (EndCause.CLOSED, EndCause.NOT_CONNECTED, EndCause.LINK_BROKE)
 """Causes whose reason says more than they do."""
@@ -39,19 +39,19 @@ _NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
-class Caller:
-    """The request by which somebody wants to be served: what an `authorize` hook decides on.
+class CallRequest:
+    """The request for a call, or about one: what an `authorize` hook decides on.
 
     Attributes:
         path: The URL's path.
-        headers: Names in lower case. Of a repeated header the last value.
-        query: Query parameters. Of a repeated one the last value.
-        cookies: Its cookies.
-        remote_address: ``(host, port)`` of the other end of the HTTP connection, where it is known; behind a proxy
-            that is the proxy.
+        headers: The headers; names are in lower case. A repeated header has its last value.
+        query: The query parameters. A repeated one has its last value.
+        cookies: The cookies.
+        remote_address: ``(host, port)`` of the other end of the HTTP connection, if it is known. Behind a proxy it is
+            the proxy's.
         method: ``"POST"`` for offers, ``"WEBSOCKET"`` for calls over a WebSocket.
-        new_call: Whether a call is asked for. If not, it is about one that is live (a further offer, WHIP's PATCH and
-            DELETE), or about the ICE servers.
+        new_call: Whether the request asks for a new call. Other requests are about a live call (a further offer, WHIP's
+            PATCH and DELETE), or about the ICE servers.
     """
 
     path: str = ""
@@ -68,7 +68,7 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class ConnectionSettings:
-    """What all connections of one stream have in common: the arguments of `Connection` of that name."""
+    """What all connections of one stream share: the arguments of `Connection` with these names."""
 
     time_limit: float | None
     timeouts: Timeouts
@@ -77,26 +77,26 @@ class ConnectionSettings:
 
 
 class Session:
-    """One admitted caller: a slot, an id and a fresh handler, until its connection has ended.
+    """One call: a slot, an id and a handler of its own, until its connection has ended.
 
-    Made by `Stream.admit`, and served by `run` (in the calling task) or `start` (in the stream's own task group).
+    `Stream.calls` holds it under its id.
 
     Attributes:
-        webrtc_id: The id under which the application finds it, on every transport.
-        kind: The kind of transport it was admitted for: ``"webrtc"``, ``"websocket"`` or ``"telephone"``.
-        caller: The request it came by.
+        webrtc_id: The id under which the application finds the call, on every transport.
+        kind: The kind of transport: ``"webrtc"``, ``"websocket"`` or ``"telephone"``.
+        caller: The request that asked for the call.
         principal: What the `authorize` hook returned.
-        handler: Its own copy of the stream's handler.
-        outputs: The `AdditionalOutputs` of its handler.
-        connection: None until it is served.
-        board: What readers of the outputs route are shown; None until the first one comes.
+        handler: The call's own copy of the stream's handler.
+        outputs: The `AdditionalOutputs` of the handler; `Stream.output_stream` reads them.
+        connection: The connection, or None until the transport is open.
+        events: What readers of the outputs route are sent; None until the first reader comes.
     """
 
     def __init__(
         self,
         webrtc_id: str,
         kind: str,
-        caller: Caller,
+        caller: CallRequest,
         principal: Any,
         handler: StreamHandlerBase,
         settings: ConnectionSettings,
@@ -108,11 +108,9 @@ class Session:
         self.handler = handler
         self.outputs = Fanout[AdditionalOutputs]()
         self.connection: Connection | None = None
-        self.board: Board | None = None
+        self.events: OutputEvents | None = None
         self._settings = settings
         self._prepared = Event()
-        self._fetching = anyio.Lock()
-        self._fetched: Reader[AdditionalOutputs] | None = None
         self._closing: str | None = None
         self._began: float | None = None
         self._on_closed: Callable[[], object] | None = None
@@ -123,55 +121,40 @@ class Session:
 
     @property
     def name(self) -> str:
-        """What logs call it: the beginning of its id. Who knows all of an id may speak for its call."""
+        """What logs call the call: the beginning of its id. The whole id is secret: it gives power over the call."""
         return f"{self.webrtc_id[: min(SHOWN, len(self.webrtc_id) // 2)]}…"
 
     # -- what the application may do, from any thread
 
     @property
     def end(self) -> End | None:
-        """How it ended, or None while it lives."""
+        """How the call ended, or None while it is live."""
         return None if self.connection is None else self.connection.end
 
     def set_input(self, *args: Any) -> None:
         """Hand arguments to the handler (`latest_args`, `args_set`).
 
         Raises:
-            ValueError: There are none, or the function that handles this call takes more or fewer; nothing is changed.
+            ValueError: There are no arguments, or the function that handles this call takes more or fewer. Nothing is
+                changed.
         """
         check_args(self.handler, args)
         self.handler.set_args(list(args))
 
-    async def fetch_output(self) -> AdditionalOutputs:
-        """Wait for the next output that was not fetched before. Safe to cancel: no output is lost.
-
-        Fetching reads beside all other readers, with a bound of 256 outputs beyond which the oldest are lost.
-
-        Raises:
-            anyio.EndOfStream: The call has ended.
-        """
-        async with self._fetching:  # each of several tasks gets outputs of its own
-            if self._fetched is None:
-                self._fetched = self.outputs.read()
-            output = await anext(self._fetched, None)
-        if output is None:
-            raise anyio.EndOfStream
-        return output
-
     def close(self, reason: str = "closed by the server") -> None:
-        """End it; the peer is told `reason`."""
+        """End the call; the peer is told `reason`."""
         self._closing = reason
         if self.connection is not None:
             self.connection.close(reason)
 
     def statistics(self) -> ConnectionStatistics | None:
-        """Its connection's figures now, or None before there is one."""
+        """The connection's figures now, or None if the transport is not open yet."""
         return None if self.connection is None else self.connection.statistics()
 
     # -- being served
 
     def prepare(self, transport: Transport, custom: Mapping[str, str] = _NOTHING) -> Connection:
-        """Join `transport` to the handler; called once, by `Stream.admit`'s caller through `start` or `run`."""
+        """Join `transport` and the handler. Called once, by `Calls.start` or `Calls.run`."""
         if self.connection is not None:
             raise LocalProtocolError("a session is served once")
         context = Context(
@@ -202,7 +185,9 @@ class Session:
         return connection
 
     async def serve(self, on_closed: Callable[[], object] | None = None) -> End:
-        """Run the prepared connection to its end, and log both; never raises what the handler raised.
+        """Run the prepared connection until it ends, and log its beginning and its end.
+
+        What the handler raises is logged and is not raised here.
 
         Cancelling this ends the connection, and is never swallowed: not by what the handler raises meanwhile either.
 
@@ -211,7 +196,7 @@ class Session:
                 later only if the handler has a task that does not let itself be cancelled: when that has ended.
 
         Returns:
-            How it ended: `End.error` is what the handler raised.
+            How it ended; `End.error` is what the handler raised.
         """
         connection = self.connection
         assert connection is not None
@@ -252,12 +237,12 @@ class Session:
             self._on_closed()
 
     async def renegotiate(self, offer_sdp: str) -> str:
-        """Answer a further offer in a live WebRTC call, whose peer has added tracks or taken them away.
+        """Answer a further offer in a live WebRTC call whose peer has added or removed tracks.
 
         Raises:
-            ConnectionExists: It is no live WebRTC call, or the offer is not of its ICE session: somebody else's.
+            ConnectionExists: This is not a live WebRTC call, or the offer belongs to another ICE session.
             InvalidOffer: The offer makes no sense, or does not fit what was agreed on. The call goes on.
-            UnsupportedMedia: Nothing in it can be served. The call goes on.
+            UnsupportedMedia: Nothing in the offer can be served. The call goes on.
         """
         connection = self.connection
         if connection is None or not isinstance(connection.transport, WebRTCTransport):
@@ -267,17 +252,17 @@ class Session:
         return answer
 
     async def wait_prepared(self) -> Connection:
-        """Wait until its transport was opened. Safe to cancel.
+        """Wait until the transport is open. Safe to cancel.
 
         Raises:
-            anyio.ClosedResourceError: It never will be: admission failed.
+            anyio.ClosedResourceError: Admission failed, so it never opens.
         """
         await self._prepared.wait()
         assert self.connection is not None
         return self.connection
 
     def release(self) -> None:
-        """Called by the stream when nothing of the session is left. Idempotent."""
+        """End the outputs and wake everybody who waits for the transport. Idempotent."""
         self.outputs.end()
         self._prepared.close()
 
@@ -290,7 +275,7 @@ def _is_interrupt(error: BaseException) -> bool:
 
 
 def describe_end(session: Session, end: End, figures: ConnectionStatistics, seconds: float) -> str:
-    """One line of a session's end: who, how it connected, how it ended, its figures."""
+    """One line about the end of a call: the caller, how it connected, how it ended, its figures."""
     transport = figures.transport
     heard, spoken = transport.audio_in, transport.audio_out
     facts = ["never connected" if figures.setup is None else f"connected in {1000 * figures.setup:.0f} ms"]
@@ -321,10 +306,10 @@ def describe_end(session: Session, end: End, figures: ConnectionStatistics, seco
 
 
 def threads_needed(handler: StreamHandlerBase) -> int:
-    """How many worker threads a connection with this handler holds at once: none for async handlers.
+    """How many worker threads a connection with this handler holds at once. Async handlers hold no thread.
 
-    One each for those of `receive`, `emit`, `start_up`, `video_receive` and `video_emit` that it has; a function of
-    video has the last two only.
+    A sync handler holds one for each of `receive`, `emit`, `start_up`, `video_receive` and `video_emit` that it has. A
+    function of video has only the last two.
     """
     if isinstance(handler, AsyncStreamHandler):
         return 0

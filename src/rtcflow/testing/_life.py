@@ -18,8 +18,7 @@ from ..exceptions import NegotiationError
 from ..frames import FRAME_SECONDS, AudioFormat, AudioFrame
 from ..handlers.base import StreamHandlerBase
 from ..outputs import AdditionalOutputs, CloseStream
-from ..serving.session import Caller as Peer
-from ..serving.session import Session
+from ..serving.session import CallRequest, Session
 from ..stream import Stream
 from ..transports.memory import MemoryTransport, memory_pair
 from . import signals
@@ -109,15 +108,15 @@ class Call:
                 self.theirs.start(self._speaks, AudioFormat(self._rate))
                 tasks.start_soon(self._listen)
                 tasks.start_soon(self._read)
-                async with stream.admit(Peer(), "memory") as self.session:
+                async with stream.calls.admit(CallRequest(), "memory") as self.session:
                     self._count_outputs(self.session)
                     self.traces = Traces(self._prototype, self.session.handler, self._shared)
                     self.journal = journal()
                     self.journal.context_id = self.session.webrtc_id
                     if self._start_up in START_UPS:
                         self.journal.faults["start_up"].append(START_UPS[self._start_up])
-                    if stream._settings.time_limit is not None:
-                        self._limit(stream._settings.time_limit)
+                    if stream.options.limits.time_limit is not None:
+                        self._limit(stream.options.limits.time_limit)
                     if already == "peer left":
                         self.journal.ends(EndCause.NOT_CONNECTED, "the peer was gone already")
                         await self.theirs.aclose()
@@ -126,7 +125,7 @@ class Call:
                         self.journal.ends(EndCause.CLOSED, "the server closed it before it began")
                         self.session.close("enough")
                     with anyio.CancelScope() as self.scope:
-                        await stream.run(self.session, self.ours)
+                        await stream.calls.run(self.session, self.ours)
                     self.was_cancelled = self.scope.cancelled_caught
                 self.over_at = self._clock.now
                 tasks.cancel_scope.cancel()
@@ -201,7 +200,7 @@ async def count_tasks() -> int:
 
 async def refused(stream: Stream) -> BaseException | None:
     try:
-        async with stream.admit(Peer(), "memory"):
+        async with stream.calls.admit(CallRequest(), "memory"):
             return None
     except NegotiationError as error:
         return error

@@ -124,8 +124,8 @@ def nothing_runs_on(call: Call) -> None:
 
 def everything_is_given_back(stream: Stream) -> None:
     """Neither a slot nor a worker thread is still taken."""
-    assert stream.admitted == 0, f"the slot is free after the end: {stream.admitted} are taken"
-    crew = stream._threads.statistics()
+    assert len(stream.calls) == 0, f"the slot is free after the end: {len(stream.calls)} are taken"
+    crew = stream.calls.threads.statistics()
     assert not crew.reserved, f"threads are given back: {crew.reserved} are reserved"
     assert not crew.abandoned, "every worker thread comes back: one was abandoned"
 

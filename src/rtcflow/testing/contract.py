@@ -31,8 +31,7 @@ from ..handlers.checking import check_handler as check_statically
 from ..handlers.checking import copy_handler, has_own_method, has_video
 from ..handlers.functions import is_video_function
 from ..protocol import messages
-from ..serving.session import Caller as Peer
-from ..serving.session import Session
+from ..serving.session import CallRequest, Session
 from ..stream import Stream
 from ..transports.memory import memory_pair
 from . import signals
@@ -273,16 +272,16 @@ async def _stream_shut_down(handler: StreamHandlerBase, given: _Given) -> tuple[
         sessions: list[Session] = []
 
         async def serve() -> None:
-            async with stream.admit(Peer(), "memory") as session:
+            async with stream.calls.admit(CallRequest(), "memory") as session:
                 sessions.append(session)
                 session.handler.set_args(list(given.args))
-                await stream.run(session, ours)
+                await stream.calls.run(session, ours)
 
         async with stream.running():
             tasks.start_soon(serve)
             await anyio.sleep(0.5)
             began = anyio.current_time()
-        while stream.admitted:
+        while len(stream.calls):
             await anyio.sleep(0.1)
         took = anyio.current_time() - began
     return sessions[0].end, took

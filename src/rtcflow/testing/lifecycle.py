@@ -36,7 +36,7 @@ from ..ends import EndCause
 from ..exceptions import ApplicationFailed, NegotiationError, NotAuthorized, TooManyConnections
 from ..handlers.base import AsyncStreamHandler, StreamHandlerBase
 from ..handlers.checking import check_handler, copy_handler, has_own_method, has_video
-from ..serving.session import Caller as Peer
+from ..serving.session import CallRequest
 from ..stream import Stream
 from . import _promises as promises
 from . import strategies as rtc
@@ -402,10 +402,12 @@ class HandlerLifecycle(RuleBasedStateMachine):
     def _refuse(self, expected: type[NegotiationError], why: str) -> None:
         assert self._serving is not None
         stream = self._serving.stream
-        before = stream.admitted
+        before = len(stream.calls)
         refusal = self._call(refused, stream)
         assert type(refusal) is expected, f"a caller is refused because {why}: {refusal!r}"
-        assert stream.admitted == before, f"a refusal gives the slot back: {stream.admitted - before} more are taken"
+        assert len(stream.calls) == before, (
+            f"a refusal gives the slot back: {len(stream.calls) - before} more are taken"
+        )
 
     # -- what always holds
 
@@ -496,7 +498,7 @@ class HandlerLifecycle(RuleBasedStateMachine):
     def _newest_journal(self) -> Journal:
         return self._journals[-1]
 
-    async def _authorize(self, _: Peer) -> bool:
+    async def _authorize(self, _: CallRequest) -> bool:
         return self._authorized
 
     def _serve(self, time_limit: float | None = None) -> None:

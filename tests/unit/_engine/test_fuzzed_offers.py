@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rtcflow import AsyncAudioVideoStreamHandler, MediaOffer, Stream, Timeouts, WebRTCConfig, memory_pair, open_engine
-from rtcflow.serving.session import Caller
+from rtcflow.serving.session import CallRequest
 
 LOCAL = WebRTCConfig(host_addresses=("127.0.0.1",))
 QUICK = Timeouts(connect=5, shutdown=0.5, grace=0.1, goodbye=0.1)
@@ -57,9 +57,9 @@ class Site:
             open_engine(LOCAL) as engine,
             httpx2.AsyncClient(transport=transport, base_url="http://site") as self.client,
             memory_pair(MediaOffer(receive_video=True, send_video=True)) as (ours, _),
-            self.stream.admit(Caller(), "memory", "bystander") as session,
+            self.stream.calls.admit(CallRequest(), "memory", "bystander") as session,
         ):
-            self.stream.start(session, ours)
+            self.stream.calls.start(session, ours)
             await self.stream.open_engine()
             self.offer = (await engine.offer(video=True)).offer_sdp
             self.first = (await engine.offer()).offer_sdp
@@ -82,7 +82,7 @@ class Site:
                 responses.append(await self.client.post("/webrtc/offer", json=body))
                 assert self.stream.session("further").end is None
             self.stream.close("further")
-            while self.stream.admitted > 1:
+            while len(self.stream.calls) > 1:
                 await anyio.sleep(0.002)
         return responses
 
@@ -90,11 +90,11 @@ class Site:
         with anyio.fail_after(20):
             response = await self.client.post(route, content=body, headers={"Content-Type": kind})
             if response.is_success:
-                for name in set(self.stream.connections) - {"bystander"}:
+                for name in set(self.stream.calls) - {"bystander"}:
                     self.stream.close(name)
-                while self.stream.admitted > 1:
+                while len(self.stream.calls) > 1:
                     await anyio.sleep(0.002)
-            assert self.stream.admitted == 1
+            assert len(self.stream.calls) == 1
             assert self.stream.session("bystander").end is None
         return response
 

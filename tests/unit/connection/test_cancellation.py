@@ -12,7 +12,7 @@ from rtcflow import Stream
 from rtcflow.ends import EndCause, Timeouts
 from rtcflow.frames import AudioFormat
 from rtcflow.handlers.base import AsyncStreamHandler
-from rtcflow.serving.session import Caller
+from rtcflow.serving.session import CallRequest
 from rtcflow.transports.memory import memory_pair
 
 pytestmark = pytest.mark.anyio
@@ -60,9 +60,9 @@ async def serve(stream, sessions):
     """One call through `Stream.run`, as the WebSocket routes serve theirs, until it ends."""
     async with memory_pair() as (ours, theirs):
         theirs.start(AudioFormat(48000), AudioFormat(48000))
-        async with stream.admit(Caller(), "memory") as session:
+        async with stream.calls.admit(CallRequest(), "memory") as session:
             sessions.append(session)
-            await stream.run(session, ours)
+            await stream.calls.run(session, ours)
 
 
 def _by_timeout(work):
@@ -102,7 +102,7 @@ async def test_native_cancellation_of_a_served_call_propagates(by, handler, capl
     with caplog.at_level(logging.INFO, "rtcflow"):
         async with Stream(handler(), timeouts=QUICK).running() as stream:
             await by(lambda: serve(stream, sessions))()
-            assert stream.admitted == 0
+            assert len(stream.calls) == 0
     (session,) = sessions
     assert session.end.cause is EndCause.CANCELLED
     assert session.handler.shut == 1

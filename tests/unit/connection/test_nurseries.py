@@ -22,7 +22,7 @@ from rtcflow.ends import EndCause, Timeouts
 from rtcflow.frames import AudioFormat, AudioFrame
 from rtcflow.handlers.base import AsyncAudioVideoStreamHandler, AsyncStreamHandler, AudioVideoStreamHandler
 from rtcflow.protocol import messages
-from rtcflow.serving.session import Caller
+from rtcflow.serving.session import CallRequest
 from rtcflow.testing import virtual_backend
 from rtcflow.transports.memory import memory_pair
 
@@ -355,8 +355,8 @@ def test_a_method_that_refuses_to_be_cancelled_does_not_hold_up_the_end(backend,
             theirs.start(AudioFormat(48000), AudioFormat(48000))
             theirs.audio_out.put(FRAME)
             theirs.send_message_nowait("hello")
-            async with stream.admit(Caller(), "memory") as session:
-                stream.start(session, ours)
+            async with stream.calls.admit(CallRequest(), "memory") as session:
+                stream.calls.start(session, ours)
             if where == "shutdown":
                 await anyio.sleep(1)
             else:
@@ -366,11 +366,11 @@ def test_a_method_that_refuses_to_be_cancelled_does_not_hold_up_the_end(backend,
             await session.connection.wait_ended()
             closed = anyio.current_time() - begun
             await anyio.sleep(0.001)
-            assert stream.admitted == 0
+            assert len(stream.calls) == 0
             with anyio.fail_after(0.5):
                 await theirs.wait_ended()
             assert session.connection.statistics().tasks_abandoned == 1
-            async with stream.admit(Caller(), "memory") as another:  # the slot is anybody's
+            async with stream.calls.admit(CallRequest(), "memory") as another:  # the slot is anybody's
                 another.handler.where = "nothing"
         return closed, anyio.current_time() - begun
 
@@ -394,9 +394,9 @@ def test_a_call_that_is_refused_gives_its_slot_back_in_time(backend, how, caplog
         async with stream.running():
             begun = anyio.current_time()
             with pytest.raises(KeyError):
-                async with stream.admit(Caller(), "memory"):
+                async with stream.calls.admit(CallRequest(), "memory"):
                     raise KeyError("the transport could not be opened")
-            assert stream.admitted == 0
+            assert len(stream.calls) == 0
             return anyio.current_time() - begun
 
     name, options = virtual_backend(backend)

@@ -15,13 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rtcflow.ends import Timeouts
-from rtcflow.exceptions import UnknownConnection
 from rtcflow.handlers.base import AsyncStreamHandler
 from rtcflow.outputs import AdditionalOutputs
 from rtcflow.protocol.sse import encode_event, plain
 from rtcflow.routes import data as asgi_data
-from rtcflow.serving.outputs_board import Making
-from rtcflow.serving.session import Caller
+from rtcflow.serving.output_events import OutputFunction
+from rtcflow.serving.session import CallRequest
 from rtcflow.stream import Stream
 from rtcflow.transports.memory import memory_pair
 
@@ -40,9 +39,9 @@ class Quiet(AsyncStreamHandler):
 
 
 @asynccontextmanager
-async def site(**options):
+async def site(make=Stream, **options):
     """A client of a stream that serves the call "abc": yields the client and the call's session."""
-    stream = Stream(Quiet(), timeouts=QUICK, **options)
+    stream = make(Quiet(), timeouts=QUICK, **options)
     transport = httpx2.ASGITransport(stream.asgi)
     with anyio.fail_after(20):
         async with (
@@ -50,8 +49,8 @@ async def site(**options):
             httpx2.AsyncClient(transport=transport, base_url="http://site") as client,
             memory_pair() as (ours, _),
         ):
-            async with stream.admit(Caller(), "memory", "abc") as session:
-                stream.start(session, ours)
+            async with stream.calls.admit(CallRequest(), "memory", "abc") as session:
+                stream.calls.start(session, ours)
             yield client, stream, session
 
 
@@ -74,7 +73,7 @@ async def ended_after(client, session, *outputs):
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(read)
-        while not (session.board and session.board.readers):
+        while not (session.events and session.events.readers):
             await anyio.sleep(0.001)
         for output in outputs:
             session.outputs.put(output)
@@ -143,12 +142,12 @@ async def test_outputs_need_the_id_of_a_live_call():
     async with site() as (client, stream, session):
         assert (await client.get("/webrtc/outputs")).status_code == 422
         assert (await client.get("/webrtc/outputs?webrtc_id=ab")).status_code == 404
-        readers = [stream.board(session).read() for _ in range(asgi_data.MAX_READERS)]
+        readers = [stream.calls.events(session).read() for _ in range(asgi_data.MAX_READERS)]
         assert (await client.get("/webrtc/outputs?webrtc_id=abc")).status_code == 503
         readers[0][1].close()  # who leaves makes room
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(client.get, "/webrtc/outputs?webrtc_id=abc")
-            while session.board.readers < asgi_data.MAX_READERS:
+            while session.events.readers < asgi_data.MAX_READERS:
                 await anyio.sleep(0.001)
             session.close()
 
@@ -199,9 +198,9 @@ async def test_a_reader_that_leaves_is_forgotten():
             while len(said) < 2:
                 await anyio.sleep(0.001)
             assert said[1]["body"] == b":\n\n"
-            assert session.board.readers == 1
+            assert session.events.readers == 1
             gone.set()
-        assert session.board.readers == 0
+        assert session.events.readers == 0
         assert session.end is None
 
 
@@ -303,7 +302,7 @@ async def test_two_readers_are_shown_the_same_and_it_is_made_once():
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(read)
             tasks.start_soon(read)
-            while not session.board or session.board.readers < 2:
+            while not session.events or session.events.readers < 2:
                 await anyio.sleep(0.001)
             for word in ("a", "b"):
                 session.outputs.put(AdditionalOutputs(word))
@@ -321,7 +320,7 @@ async def test_a_reader_that_comes_again_has_missed_nothing():
         return f"{before} {word}" if before else word
 
     async def made(count):
-        while session.board._count < count:
+        while session.events._count < count:
             await anyio.sleep(0.001)
 
     async with site(additional_outputs_handler=history) as (_, stream, session):
@@ -396,7 +395,7 @@ class Remembers:
 )
 async def test_former_values_are_counted_by_the_signature(function, outputs, expected):
     """Star, defaults, objects with an async ``__call__``, partials: each gets what it returned before and the new."""
-    making = Making(function)
+    making = OutputFunction(function)
     for output in outputs:
         shown = await making.after(AdditionalOutputs(*output))
     assert shown == expected
@@ -416,50 +415,6 @@ def test_an_additional_outputs_handler_must_be_a_function():
     """Anything else is an error at once."""
     with pytest.raises(TypeError, match="additional_outputs_handler"):
         Stream(Quiet(), additional_outputs_handler="show")
-
-
-# -- fetching
-
-
-@pytest.mark.anyio
-async def test_each_output_is_fetched_once():
-    """fetch_latest_output gives one output after the other, also to two tasks at once, beside other readers."""
-    async with site() as (_, stream, session):
-        for word in ("a", "b"):
-            session.outputs.put(AdditionalOutputs(word))
-        assert (await stream.fetch_latest_output("abc")).args == ("a",)
-        assert (await stream.fetch_latest_output("abc")).args == ("b",)
-        got = []
-
-        async def fetch():
-            got.append((await stream.fetch_latest_output("abc")).args)
-
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(fetch)
-            tasks.start_soon(fetch)
-            await anyio.sleep(0.01)
-            session.outputs.put(AdditionalOutputs("c"))
-            session.outputs.put(AdditionalOutputs("d"))
-        assert sorted(got) == [("c",), ("d",)]
-
-
-@pytest.mark.anyio
-async def test_fetching_ends():
-    """Nothing to fetch is a TimeoutError, an unknown call an error, and a call that ends meanwhile, too."""
-    async with site() as (_, stream, session):
-        with pytest.raises(TimeoutError):
-            await stream.fetch_latest_output("abc", timeout=0.01)
-        with pytest.raises(UnknownConnection):
-            await stream.fetch_latest_output("xyz")
-        async with anyio.create_task_group() as tasks:
-
-            async def close():
-                await anyio.sleep(0.01)
-                session.close()
-
-            tasks.start_soon(close)
-            with pytest.raises(UnknownConnection, match="ended"):
-                await stream.fetch_latest_output("abc")
 
 
 # -- values as JSON

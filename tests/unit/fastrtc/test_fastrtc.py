@@ -19,11 +19,12 @@ import pytest
 from rtcflow import fastrtc
 from rtcflow.abc import MediaOffer
 from rtcflow.connection.connection import Connection, EndCause
+from rtcflow.exceptions import UnknownConnection
 from rtcflow.frames import AudioFormat, AudioFrame
-from rtcflow.handlers.base import StreamHandlerBase
+from rtcflow.handlers.base import AsyncStreamHandler, StreamHandlerBase
 from rtcflow.handlers.checking import copy_handler
 from rtcflow.outputs import AdditionalOutputs
-from rtcflow.serving.session import Caller
+from rtcflow.serving.session import CallRequest, Session
 from rtcflow.transports.memory import MemoryTransport, memory_pair
 
 # Every name in FastRTC 0.0.34's __all__.
@@ -198,8 +199,12 @@ def listen(frame: Any) -> Any:
 async def test_streams_take_fastrtcs_arguments() -> None:
     """Its defaults are video and one caller; ICE servers of both sides are taken, and what changes nothing is, too."""
     stream = fastrtc.Stream(listen)
-    assert (stream.modality.value, stream.mode.value, stream.concurrency_limit) == ("video", "send-receive", 1)
-    assert fastrtc.Stream(listen, concurrency_limit=None).concurrency_limit is None
+    assert (stream.modality.value, stream.mode.value, stream.options.limits.concurrency_limit) == (
+        "video",
+        "send-receive",
+        1,
+    )
+    assert fastrtc.Stream(listen, concurrency_limit=None).options.limits.concurrency_limit is None
     servers = {"iceServers": [{"urls": "turn:t.example", "username": "u", "credential": "p"}]}
     stream = fastrtc.Stream(
         listen,
@@ -210,11 +215,11 @@ async def test_streams_take_fastrtcs_arguments() -> None:
         allowed_origins=["https://app.example"],
     )
     assert await stream.get_rtc_configuration() == servers
-    assert stream._webrtc is not None
-    (server,) = stream._webrtc.ice_servers
+    assert stream.options.webrtc is not None
+    (server,) = stream.options.webrtc.ice_servers
     assert (server.urls, server.username, server.credential) == ("turn:t.example", "u", "p")
-    assert stream.allowed_origins == {"https://app.example"}
-    asked = fastrtc.Stream(listen, server_rtc_configuration=lambda: servers)._webrtc
+    assert stream.options.access.allowed_origins == {"https://app.example"}
+    asked = fastrtc.Stream(listen, server_rtc_configuration=lambda: servers).options.webrtc
     assert asked is not None
     assert callable(asked.ice_servers)
     assert asked.with_servers(asked.ice_servers()).servers == (server,)
@@ -245,13 +250,13 @@ async def test_a_call_is_closed_by_update_connection() -> None:
     with anyio.fail_after(20):
         async with stream.running(), memory_pair() as (one, _), memory_pair() as (two, _):
             for webrtc_id, line in (("one", one), ("two", two)):
-                async with stream.admit(Caller(), "memory", webrtc_id) as session:
-                    stream.start(session, line)
+                async with stream.calls.admit(CallRequest(), "memory", webrtc_id) as session:
+                    stream.calls.start(session, line)
             await stream.update_connection("nobody", "closed")
-            assert stream.admitted == 2
+            assert len(stream.calls) == 2
             await stream.update_connection("one", "closed")
             await stream.update_connection(fastrtc.WebRTCData("two"), "closed")
-            while stream.admitted:
+            while len(stream.calls):
                 await anyio.sleep(0.005)
             with pytest.raises(ValueError, match="closed"):
                 await stream.update_connection("one", "open")  # type: ignore[arg-type]
@@ -285,3 +290,69 @@ def test_each_row_is_true_and_has_its_test(name: str, state: str, file: str, tes
         return
     owner: Any = fastrtc.Stream(listen) if name.startswith("Stream.") else fastrtc
     assert hasattr(owner, name.removeprefix("Stream.")) is (state != "not here")
+
+
+# -- fetching
+
+
+class Waits(AsyncStreamHandler):
+    async def receive(self, frame: Any) -> None:
+        pass
+
+    async def emit(self) -> None:
+        await anyio.sleep_forever()
+
+    def copy(self) -> Waits:
+        return Waits()
+
+
+@asynccontextmanager
+async def one_call() -> AsyncIterator[tuple[fastrtc.Stream, Session]]:
+    """A running stream that serves the call "abc"."""
+    stream = fastrtc.Stream(Waits(), modality="audio")
+    with anyio.fail_after(20):
+        async with stream.running(), memory_pair() as (ours, _):
+            async with stream.calls.admit(CallRequest(), "memory", "abc") as session:
+                stream.calls.start(session, ours)
+            yield stream, session
+
+
+@pytest.mark.anyio
+async def test_each_output_is_fetched_once() -> None:
+    """fetch_latest_output gives one output after the other, also to two tasks at once, beside other readers."""
+    async with one_call() as (stream, session):
+        for word in ("a", "b"):
+            session.outputs.put(AdditionalOutputs(word))
+        assert (await stream.fetch_latest_output("abc")).args == ("a",)
+        assert (await stream.fetch_latest_output("abc")).args == ("b",)
+        got: list[tuple[Any, ...]] = []
+
+        async def fetch() -> None:
+            got.append((await stream.fetch_latest_output("abc")).args)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(fetch)
+            tasks.start_soon(fetch)
+            await anyio.sleep(0.01)
+            session.outputs.put(AdditionalOutputs("c"))
+            session.outputs.put(AdditionalOutputs("d"))
+        assert sorted(got) == [("c",), ("d",)]
+
+
+@pytest.mark.anyio
+async def test_fetching_ends() -> None:
+    """Nothing to fetch is a TimeoutError, an unknown call an error, and a call that ends meanwhile, too."""
+    async with one_call() as (stream, session):
+        with pytest.raises(TimeoutError):
+            await stream.fetch_latest_output("abc", timeout=0.01)
+        with pytest.raises(UnknownConnection):
+            await stream.fetch_latest_output("xyz")
+        async with anyio.create_task_group() as tasks:
+
+            async def close() -> None:
+                await anyio.sleep(0.01)
+                session.close()
+
+            tasks.start_soon(close)
+            with pytest.raises(UnknownConnection, match="ended"):
+                await stream.fetch_latest_output("abc")

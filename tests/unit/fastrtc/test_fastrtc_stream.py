@@ -54,7 +54,7 @@ async def site(app, stream):
             httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://site") as client,
         ):
             yield client
-    assert stream.admitted == 0
+    assert len(stream.calls) == 0
 
 
 async def offered(engine, webrtc_id="abc"):

@@ -24,7 +24,7 @@ from rtcflow.handlers.base import AsyncStreamHandler, StreamHandler
 from rtcflow.handlers.checking import copy_handler
 from rtcflow.handlers.functions import VideoStreamHandler, handler_from
 from rtcflow.outputs import AdditionalOutputs, CloseStream, WebRTCData
-from rtcflow.serving.session import Caller
+from rtcflow.serving.session import CallRequest
 from rtcflow.stream import Stream
 from rtcflow.transports.memory import MemoryTransport, memory_pair
 
@@ -416,7 +416,7 @@ def beep(frequency, *more):
 async def test_a_wrong_number_of_arguments_changes_nothing(function: Any, mode: Any, args: Any, words: str) -> None:
     """Arguments that a function does not take are refused where they are set, and do not end the call."""
     stream = Stream(function, modality="video", mode=mode)
-    async with stream.running(), stream.admit(Caller(), "memory", "abc") as session:
+    async with stream.running(), stream.calls.admit(CallRequest(), "memory", "abc") as session:
         before = session.handler.latest_args
         if words is None:
             stream.set_input("abc", *args)

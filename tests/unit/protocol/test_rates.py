@@ -113,4 +113,4 @@ def test_a_rate_is_above_nothing(rate, error):
     """None is no limit; anything else that is no number above 0 is refused."""
     with pytest.raises(error, match="offer_rate"):
         Stream(Quiet(), offer_rate=rate)
-    assert Stream(Quiet(), offer_rate=None).may_ask(None) is None
+    assert Stream(Quiet(), offer_rate=None).calls.count_request(None) is None

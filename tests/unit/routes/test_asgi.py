@@ -17,7 +17,7 @@ from rtcflow.ends import Timeouts
 from rtcflow.exceptions import NotAuthorized
 from rtcflow.frames import AudioFormat
 from rtcflow.handlers.base import AsyncAudioVideoStreamHandler, AsyncStreamHandler
-from rtcflow.serving.session import Caller
+from rtcflow.serving.session import CallRequest
 from rtcflow.stream import Stream
 from rtcflow.transports.memory import memory_pair
 from rtcflow.transports.webrtc import WebRTCConfig, open_engine
@@ -74,7 +74,7 @@ async def site(stream):
             httpx2.AsyncClient(transport=httpx2.ASGITransport(stream.asgi), base_url="http://site") as client,
         ):
             yield client
-    assert stream.admitted == 0
+    assert len(stream.calls) == 0
 
 
 def make(handler=None, **options):
@@ -88,7 +88,7 @@ async def make_offer(engine, **options):
 
 
 async def released(stream):
-    while stream.admitted:
+    while len(stream.calls):
         await anyio.sleep(0.005)
 
 
@@ -107,7 +107,7 @@ async def test_an_offer_is_answered_as_fastrtc_does_and_media_flows():
         await call.accept_answer(answer["sdp"])
         call.start(AudioFormat(48000), AudioFormat(48000))
         await call.wait_connected()
-        assert "abc" in stream.connections
+        assert "abc" in stream.calls
         context = stream.session("abc").connection.context
         assert (context.transport, context.headers["host"]) == ("webrtc", "site")
         await call.aclose()
@@ -165,7 +165,7 @@ async def test_offers_of_other_media_work_or_are_refused_clearly(handler, modali
             assert accepted.receive_audio is (modality != "video")
         else:
             assert response.json()["meta"]["error"] == "unsupported_media"
-            assert stream.admitted == 0
+            assert len(stream.calls) == 0
 
 
 # -- bad input
@@ -218,7 +218,7 @@ async def test_garbage_is_a_4xx_that_says_what_was_wrong(case):
         assert failed["status"] == "failed"
         assert words in failed["meta"]["message"]
         assert "Traceback" not in response.text
-        assert stream.admitted == 0
+        assert len(stream.calls) == 0
 
 
 async def test_a_body_is_refused_before_it_has_all_come():
@@ -328,7 +328,7 @@ async def test_refusals_have_fastrtcs_codes_and_a_status():
 
 async def test_who_may_call_is_asked_before_anything_else():
     """The hook sees headers, query, cookies and path; its refusal is 401 or 403, and its failure a bare 500."""
-    seen: list[Caller] = []
+    seen: list[CallRequest] = []
 
     async def authorize(caller):
         seen.append(caller)
@@ -382,8 +382,8 @@ async def test_candidates_are_for_webrtc_calls_only():
     """A candidate for a call over another transport is a 404, not a crash."""
     stream = make()
     async with site(stream) as client, memory_pair() as (ours, _):
-        async with stream.admit(Caller(), "memory", "abc") as session:
-            stream.start(session, ours)
+        async with stream.calls.admit(CallRequest(), "memory", "abc") as session:
+            stream.calls.start(session, ours)
         response = await client.post(
             "/webrtc/offer", json={"type": "ice-candidate", "webrtc_id": "abc", "candidate": CANDIDATE}
         )

@@ -35,7 +35,7 @@ from rtcflow.frames import AudioFormat, AudioFrame
 from rtcflow.handlers.base import AsyncStreamHandler
 from rtcflow.protocol.signatures import plivo_signature, twilio_signature
 from rtcflow.protocol.websocket import Wish
-from rtcflow.routes import lines as asgi_lines
+from rtcflow.routes.app import routes
 from rtcflow.stream import Stream
 from rtcflow.transports.line_socket import LineLimits
 from rtcflow.transports.telephone import TelephoneConfig
@@ -98,7 +98,7 @@ def application(stream):
         async with stream.running():
             yield
 
-    return Starlette(routes=asgi_lines.routes(stream), lifespan=lifespan)
+    return Starlette(routes=routes(stream.calls), lifespan=lifespan)
 
 
 @asynccontextmanager
@@ -135,7 +135,7 @@ async def server(stream, anyio_backend_name):
         try:
             with anyio.fail_after(40):
                 yield port
-                while stream.admitted:
+                while len(stream.calls):
                     await anyio.sleep(0.01)
         finally:
             finish()
@@ -238,7 +238,7 @@ async def test_a_call_by_fastrtcs_own_client(anyio_backend_name):
         await ws.send_text('{"event": "start", "websocket_id": "k3f9"}')
         await ws.send_text('{"event": "ping"}')
         assert json.loads(await ws.receive_text()) == {"event": "pong"}
-        assert list(stream.connections) == ["k3f9"]
+        assert list(stream.calls) == ["k3f9"]
         payload = base64.b64encode(bytes(160)).decode()
         await ws.send_text(json.dumps({"event": "media", "media": {"payload": payload}}))
         said = json.loads(await ws.receive_text())
@@ -416,7 +416,7 @@ async def test_a_call_by_the_carriers_own_messages(anyio_backend_name, carrier):
         await hear(words["clear"])
         if "cleared" in words:
             await say(words["cleared"])
-        (session,) = stream.connections.values()
+        (session,) = stream.calls.values()
         details = session.statistics().transport.details
         assert details["heard_seconds"] == pytest.approx(heard / 8000)
         assert details["unknown_events"] == details["protocol_errors"] == 0
@@ -460,7 +460,7 @@ async def test_barge_in_is_heard_at_once(anyio_backend_name):
                 tasks.start_soon(interrupt, port, carrier)
             while len(done) < 4:
                 await anyio.sleep(0.02)
-            for session in stream.connections.values():
+            for session in stream.calls.values():
                 details = session.statistics().transport.details
                 assert 0.2 <= details["heard_seconds"] <= details["sent_seconds"]
                 assert details["heard_seconds"] + details["cut_seconds"] <= details["sent_seconds"] + 1e-9
@@ -476,7 +476,7 @@ async def test_one_limit_for_all_transports(anyio_backend_name):
     async with server(stream, anyio_backend_name) as port:
         async with call_by_telephone(f"ws://127.0.0.1:{port}", "twilio") as call:
             call.start(AudioFormat(8000), AudioFormat(8000))
-            while not stream.admitted:
+            while not len(stream.calls):
                 await anyio.sleep(0.01)
             async with raw(port, "/websocket/offer") as ws:
                 code, reason, [said] = await closed(ws)
@@ -620,7 +620,7 @@ async def test_a_message_of_100_megabytes_disturbs_nobody(anyio_backend_name):
 @asynccontextmanager
 async def webhook(stream):
     transport = httpx2.ASGITransport(application(stream))
-    async with httpx2.AsyncClient(transport=transport, base_url="http://voice.example.com") as client:
+    async with stream.running(), httpx2.AsyncClient(transport=transport, base_url="http://voice.example.com") as client:
         yield client
 
 
@@ -920,7 +920,7 @@ async def test_keys_can_be_typed_in_a_terminal(anyio_backend_name):
     command += ["--backend", anyio_backend_name, "--header", "X-Bot: 7"]
 
     async def type_keys():
-        while not stream.connections:
+        while not stream.calls:
             await anyio.sleep(0.05)
         os.write(keyboard, b"4x\n")
         await anyio.sleep(0.2)

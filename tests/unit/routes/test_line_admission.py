@@ -73,12 +73,12 @@ async def line_to(stream, line, extensions=(), headers=(), ends=True, path=None)
             far.websocket.scope["path_params"] = {"carrier": line}
         async with anyio.create_task_group() as tasks:
             if line == "websocket":
-                tasks.start_soon(asgi_lines.websocket_offer, stream, far.websocket)
+                tasks.start_soon(asgi_lines.websocket_offer, stream.calls, far.websocket)
             else:
-                tasks.start_soon(asgi_lines.telephone_handler, stream, stream.telephone, far.websocket)
+                tasks.start_soon(asgi_lines.telephone_handler, stream.calls, far.websocket)
             yield far
-        assert stream.admitted == 0
-        assert not stream.connections
+        assert len(stream.calls) == 0
+        assert not stream.calls
 
 
 STORIES = {
@@ -112,7 +112,7 @@ async def test_whoever_is_not_authorized_costs_neither_a_slot_nor_a_handler(line
 
     async def authorize(caller):
         stream.handler.log.append("authorize")
-        assert stream.admitted == 0
+        assert len(stream.calls) == 0
         raise rtcflow.NotAuthorized("no", status=401)
 
     for extensions, denied, closed in (((DENIAL,), 401, None), ((), None, (1008, ""))):
@@ -142,7 +142,7 @@ async def test_the_order_is_authorize_slot_handler_transport(line):
     async with line_to(stream, line) as far:
         await anyio.sleep(1)
         assert far.accepted
-        assert (stream.admitted, stream.handler.log) == (1, ["authorize", "copy"])
+        assert (len(stream.calls), stream.handler.log) == (1, ["authorize", "copy"])
         far.leave(1000)
 
 
@@ -153,11 +153,11 @@ async def test_a_full_server_tells_a_client_as_fastrtc_does_and_a_carrier_by_htt
         first.say(START)
         await anyio.sleep(0.1)
         async with far_side() as far:
-            await asgi_lines.websocket_offer(stream, far.websocket)
+            await asgi_lines.websocket_offer(stream.calls, far.websocket)
             assert far.messages[0]["meta"]["error"] == "concurrency_limit_reached"
             assert far.closed[0] == 1013
         async with far_side(extensions=(DENIAL,)) as far:
-            await asgi_lines.telephone_handler(stream, stream.telephone, far.websocket)
+            await asgi_lines.telephone_handler(stream.calls, far.websocket)
             assert (far.accepted, far.denied) == (False, 503)
         first.leave(1000)
     assert stream.refused == {"concurrency_limit_reached": 2}
@@ -170,13 +170,13 @@ async def test_an_id_in_use_is_refused_at_the_start_and_its_handler_shut_down():
     async with line_to(stream, "websocket") as first:
         first.say(START)
         await anyio.sleep(0.1)
-        (session,) = stream.connections.values()
+        (session,) = stream.calls.values()
         async with far_side() as far:
             far.say(START)
-            await asgi_lines.websocket_offer(stream, far.websocket)
+            await asgi_lines.websocket_offer(stream.calls, far.websocket)
             assert (far.closed[0], far.messages[-1]["meta"]["error"]) == (1008, "connection_already_exists")
         assert Counter(stream.handler.log) == {"copy": 2, "shutdown": 1}
-        assert (session.end, stream.admitted) == (None, 1)
+        assert (session.end, len(stream.calls)) == (None, 1)
         first.leave(1000)
     assert stream.refused == {"connection_already_exists": 1}
 
@@ -196,7 +196,7 @@ async def test_failures_of_the_application_and_of_nobodys_stream_have_their_code
         pass
     assert far.denied == 500
     async with far_side() as far:
-        await asgi_lines.websocket_offer(make(), far.websocket)
+        await asgi_lines.websocket_offer(make().calls, far.websocket)
         assert (far.closed[0], far.messages[0]["meta"]["error"]) == (1013, "not_serving")
 
 
@@ -263,7 +263,7 @@ async def test_a_client_that_only_listens_need_not_say_anything():
     async with line_to(stream, "websocket") as far:
         far.say(START)
         await anyio.sleep(10_000)
-        assert stream.connections
+        assert stream.calls
         far.leave(1000)
 
 
@@ -304,7 +304,7 @@ async def test_telnyx_may_tell_its_token_in_its_first_message():
             far.say('{"event":"connected","version":"1.0.0","x-telnyx-streaming-auth-token":"' + token + '"}')
             far.say(CALLS["telnyx"][1])
             await anyio.sleep(1)
-            assert bool(stream.connections) == served
+            assert bool(stream.calls) == served
             assert (far.closed is None) == served
             far.leave(1000)
         assert Counter(stream.handler.log) == {"copy": 1, "shutdown": 1}

@@ -17,7 +17,7 @@ from rtcflow.ends import Timeouts
 from rtcflow.exceptions import NotAuthorized
 from rtcflow.handlers.base import AsyncStreamHandler
 from rtcflow.protocol.origins import is_allowed, read_allow_list
-from rtcflow.serving.session import Caller, Session
+from rtcflow.serving.session import CallRequest, Session
 from rtcflow.stream import Stream
 from rtcflow.transports.memory import memory_pair
 from rtcflow.transports.webrtc import WebRTCConfig, open_engine
@@ -276,7 +276,7 @@ async def test_ice_servers_that_cannot_be_fetched_are_a_500(caplog):
         ({"time_limit": -1}, ValueError, "time_limit=-1 would end each call at once; None means no limit"),
         ({"time_limit": float("nan")}, ValueError, "time_limit=nan would end each call at once"),
         ({"time_limit": "60"}, TypeError, "time_limit='60'; expected a number, or None"),
-        ({"thread_limit": -1}, ValueError, "thread_limit=-1 is no number of threads; None means no limit"),
+        ({"thread_limit": -1}, ValueError, "thread_limit=-1 is not a number of threads; None means no limit"),
         ({"thread_limit": True}, TypeError, "thread_limit=True; expected a whole number"),
         ({"authorize": "x"}, TypeError, "authorize is a str; expected a function: def authorize(caller)"),
     ],
@@ -297,10 +297,10 @@ async def test_nobody_is_nobody(principal, admitted):
     stream = make(authorize=lambda _: principal)
     async with stream.running():
         if admitted:
-            assert await stream.authorize(Caller()) == principal
+            assert await stream.calls.authorize(CallRequest()) == principal
         else:
             with pytest.raises(NotAuthorized):
-                await stream.authorize(Caller())
+                await stream.calls.authorize(CallRequest())
 
 
 TURN = {"urls": "turn:t.example", "username": "u", "credential": "SECRET"}
@@ -352,7 +352,7 @@ def test_what_is_no_configuration_is_refused_at_once(given, words):
 )
 def test_logs_show_half_of_an_id_at_most(webrtc_id, shown):
     """A client may choose a short one: who reads the log does not get its call."""
-    session = Session(webrtc_id, "webrtc", Caller(), None, None, None)
+    session = Session(webrtc_id, "webrtc", CallRequest(), None, None, None)
     assert session.name == shown
     assert repr(session) == f"<Session {shown} webrtc admitted>"
 
@@ -398,7 +398,7 @@ async def test_ids_cannot_be_guessed():
     async with site(stream):
         ids = set()
         for _ in range(50):
-            async with stream.admit(Caller(), "memory") as session:
+            async with stream.calls.admit(CallRequest(), "memory") as session:
                 ids.add(session.webrtc_id)
     assert len(ids) == 50
     assert all(re.fullmatch(r"[A-Za-z0-9_-]{24}", webrtc_id) for webrtc_id in ids)
@@ -410,16 +410,16 @@ async def test_logs_hold_no_secrets(caplog):
     """A call's whole life at the most talkative level shows neither its id nor headers nor the query."""
     caplog.set_level(logging.DEBUG, logger="rtcflow")
     stream = make(authorize=lambda caller: caller.query.get("token"))
-    caller = Caller(path="/x", headers={"authorization": "Bearer hush"}, query={"token": "hush"})
+    caller = CallRequest(path="/x", headers={"authorization": "Bearer hush"}, query={"token": "hush"})
     async with site(stream) as client, memory_pair() as (ours, _):
-        async with stream.admit(caller, "memory") as session:
+        async with stream.calls.admit(caller, "memory") as session:
             webrtc_id = session.webrtc_id
-            stream.start(session, ours)
+            stream.calls.start(session, ours)
         body = {"type": "ice-candidate", "webrtc_id": webrtc_id, "candidate": {"candidate": LINE, "sdpMid": "0"}}
         headers = {"Authorization": "Bearer hush"}
         assert (await client.post("/webrtc/offer?token=hush", json=body, headers=headers)).status_code == 404
         session.close()
-        while stream.admitted:
+        while len(stream.calls):
             await anyio.sleep(0.005)
         assert webrtc_id not in repr(session) + repr(stream)
     ours = "\n".join(record.getMessage() for record in caplog.records if record.name.startswith("rtcflow"))

@@ -18,7 +18,7 @@ from rtcflow.exceptions import InvalidOffer, NegotiationError, NotAuthorized
 from rtcflow.frames import AudioFormat, AudioFrame
 from rtcflow.handlers.base import AsyncAudioVideoStreamHandler, AsyncStreamHandler
 from rtcflow.protocol.whip import Direction, Fragment, etag_matches, link_headers, read_fragment, read_offer
-from rtcflow.serving.session import Caller
+from rtcflow.serving.session import CallRequest
 from rtcflow.stream import Stream
 from rtcflow.transports.memory import memory_pair
 from rtcflow.transports.webrtc import WebRTCConfig, open_engine
@@ -82,7 +82,7 @@ async def site(stream):
             httpx2.AsyncClient(transport=httpx2.ASGITransport(stream.asgi), base_url="http://site") as client,
         ):
             yield client
-    assert stream.admitted == 0
+    assert len(stream.calls) == 0
 
 
 @asynccontextmanager
@@ -115,7 +115,7 @@ async def test_whip_brings_media_to_the_handler():
         await call.accept_answer(response.text)
         call.start(AudioFormat(48000), AudioFormat(48000))
         await call.wait_connected()
-        (session,) = stream.connections.values()
+        (session,) = stream.calls.values()
         assert session.connection.context.custom == {"signalling": "whip"}
         while not stream.handler.heard.is_set():
             call.audio_out.put(AudioFrame(tone(), 48000, 0))
@@ -221,7 +221,7 @@ async def test_conditions_of_patch():
                 assert patched.headers["content-type"] == "application/problem+json"
                 assert patched.json()["status"] == status
                 assert patched.json()["detail"]
-        (session,) = stream.connections.values()
+        (session,) = stream.calls.values()
         assert session.end is None
         await call.aclose()
 
@@ -240,7 +240,7 @@ async def test_delete_ends_the_call_once():
         assert (await client.delete(url)).status_code == 404
         headers = {**FRAGMENT, "If-Match": response.headers["etag"]}
         assert (await client.patch(url, content="a=end-of-candidates", headers=headers)).status_code == 404
-        while stream.admitted:
+        while len(stream.calls):
             await anyio.sleep(0.005)
 
 
@@ -249,12 +249,12 @@ async def test_only_the_sessions_own_url_is_known():
     """A session's id under the other endpoint, and a call of another route under either, are 404s."""
     stream = make(concurrency_limit=2)
     async with publishing(stream) as (client, _, response), memory_pair() as (ours, _):
-        async with stream.admit(Caller(), "memory", "abc") as session:
-            stream.start(session, ours)
+        async with stream.calls.admit(CallRequest(), "memory", "abc") as session:
+            stream.calls.start(session, ours)
         webrtc_id = response.headers["location"].rpartition("/")[2]
         for url in (f"/whep/{webrtc_id}", "/whip/abc", "/whip/x", f"/whip/{webrtc_id[:-1]}"):
             assert (await client.delete(url)).status_code == 404
-        assert len(stream.connections) == 2
+        assert len(stream.calls) == 2
 
 
 # -- looking only
@@ -340,7 +340,7 @@ async def test_a_ufrag_with_blanks_is_a_422(line):
         response = await client.post("/whip", content=sdp, headers=SDP)
     assert response.status_code == 422, response.text
     assert "a=ice-ufrag" in response.json()["detail"]
-    assert stream.admitted == 0
+    assert len(stream.calls) == 0
 
 
 @given(st.text(), st.text(), st.text(min_size=1))
@@ -423,7 +423,7 @@ async def test_bad_offers_start_nothing(route, body, status, words):
         response = await client.post(route, content=body, headers=SDP)
         assert response.status_code == status
         assert words in response.json()["detail"]
-        assert stream.admitted == 0
+        assert len(stream.calls) == 0
         for kind in ("application/json", "text/plain", ""):
             assert (await client.post(route, content=body, headers={"Content-Type": kind})).status_code == 415
 
@@ -435,7 +435,7 @@ async def test_a_full_server_says_when_to_come_back():
     async with publishing(stream) as (client, call, _):
         response = await client.post("/whip", content=call.offer_sdp, headers=SDP)
         assert (response.status_code, response.headers["retry-after"]) == (503, "5")
-        assert len(stream.connections) == 1
+        assert len(stream.calls) == 1
 
 
 @pytest.mark.anyio

@@ -59,15 +59,15 @@ def test_a_function_describes_itself():
         Field("gain", 0.5),
     )
     assert arguments_of(look, own=1) == expected
-    assert Stream(look, modality="video").form == expected
-    assert Stream(VideoStreamHandler(look), modality="video").form == expected
-    assert Stream(look, modality="video", arguments={"x": 1}).form == (Field("x", 1),)
-    assert Stream(EchoHandler()).form == ()
+    assert Stream(look, modality="video").options.form == expected
+    assert Stream(VideoStreamHandler(look), modality="video").options.form == expected
+    assert Stream(look, modality="video", arguments={"x": 1}).options.form == (Field("x", 1),)
+    assert Stream(EchoHandler()).options.form == ()
 
     def tones(pitch: float = 440.0):
         yield 48000, [pitch]
 
-    assert Stream(tones, mode="receive").form == (Field("pitch", 440.0),)
+    assert Stream(tones, mode="receive").options.form == (Field("pitch", 440.0),)
     assert arguments_of(print, own=1) == ()
     assert arguments_of(EchoHandler(), own=1) == ()
 
@@ -96,7 +96,7 @@ def test_the_page_says_what_the_stream_is():
     """Modality, mode and the form's fields are in its markup, whatever their names contain."""
     evil = '"><script>alert(1)</script>'
     arguments = {evil: evil, "n": 3, "way": [evil, 2], "loud": True}
-    page = make_page(Stream(EchoHandler(), arguments=arguments, additional_outputs_handler=print))
+    page = make_page(Stream(EchoHandler(), arguments=arguments, additional_outputs_handler=print).options)
     assert b"<script>alert" not in page
     found = Elements(page)
     assert found.named["call"]["data-modality"] == "audio"
@@ -112,6 +112,6 @@ def test_the_page_says_what_the_stream_is():
 
 def test_without_a_description_the_form_waits_for_the_handler_to_ask():
     """It takes any JSON values, and is hidden."""
-    found = Elements(make_page(Stream(EchoHandler())))
+    found = Elements(make_page(Stream(EchoHandler()).options))
     assert "hidden" in found.classes["arguments"]
     assert "json" in found.named

@@ -22,14 +22,14 @@ from rtcflow.exceptions import (
 from rtcflow.frames import AudioFormat
 from rtcflow.handlers.base import AsyncStreamHandler, AudioVideoStreamHandler, StreamHandler
 from rtcflow.outputs import AdditionalOutputs
-from rtcflow.serving.session import Caller, threads_needed
+from rtcflow.serving.session import CallRequest, threads_needed
 from rtcflow.stream import Modality, Mode, Stream
 from rtcflow.transports.memory import memory_pair
 
 pytestmark = pytest.mark.anyio
 
 QUICK = Timeouts(connect=5, shutdown=0.5, grace=0.1, goodbye=0.5)
-CALLER = Caller(path="/webrtc/offer", headers={"authorization": "Bearer me"}, remote_address=("192.0.2.1", 4711))
+CALLER = CallRequest(path="/webrtc/offer", headers={"authorization": "Bearer me"}, remote_address=("192.0.2.1", 4711))
 
 
 class Quiet(AsyncStreamHandler):
@@ -94,15 +94,15 @@ async def serving(handler, **options):
                 async def hold(*, task_status):
                     async with memory_pair() as (ours, theirs):
                         theirs.start(AudioFormat(48000), AudioFormat(48000))
-                        async with stream.admit(caller, "memory", webrtc_id) as session:
-                            stream.start(session, ours)
+                        async with stream.calls.admit(caller, "memory", webrtc_id) as session:
+                            stream.calls.start(session, ours)
                         task_status.started((session, theirs))
                         await session.connection.wait_ended()
 
                 return await lines.start(hold)
 
             yield stream, dial
-    assert stream.admitted == 0
+    assert len(stream.calls) == 0
 
 
 async def until(condition):
@@ -150,9 +150,9 @@ def test_modality_and_mode_are_spelled_as_in_fastrtc():
 
 def test_the_default_limit_is_one_caller():
     """As in FastRTC: one, unless said otherwise; "default" is the same; None is no limit."""
-    assert Stream(Quiet()).concurrency_limit == 1
-    assert Stream(Quiet(), concurrency_limit="default").concurrency_limit == 1
-    assert Stream(Quiet(), concurrency_limit=None).concurrency_limit is None
+    assert Stream(Quiet()).options.limits.concurrency_limit == 1
+    assert Stream(Quiet(), concurrency_limit="default").options.limits.concurrency_limit == 1
+    assert Stream(Quiet(), concurrency_limit=None).options.limits.concurrency_limit is None
 
 
 # -- admission
@@ -163,13 +163,13 @@ async def test_a_caller_is_served_and_its_slot_comes_back():
     diary = []
     async with serving(Quiet(diary)) as (stream, dial):
         session, line = await dial("one")
-        assert dict(stream.connections) == {"one": session}
-        assert stream.admitted == 1
+        assert dict(stream.calls) == {"one": session}
+        assert len(stream.calls) == 1
         await until(lambda: connected(session))
         await line.aclose()
-        await until(lambda: stream.admitted == 0)
+        await until(lambda: len(stream.calls) == 0)
         assert session.end.cause is EndCause.PEER_LEFT
-        assert not stream.connections
+        assert not stream.calls
     assert diary == ["copy", "shutdown"]
 
 
@@ -183,7 +183,7 @@ async def test_the_limit_is_exact_and_names_itself():
         assert error.value.limit == 2
         assert error.value.status == 503
         await first.aclose()
-        await until(lambda: stream.admitted == 1)
+        await until(lambda: len(stream.calls) == 1)
         await dial()
 
 
@@ -196,7 +196,7 @@ async def test_a_live_id_cannot_be_taken_over():
         assert error.value.status == 409
         assert stream.session("mine") is session
         await line.aclose()
-        await until(lambda: stream.admitted == 0)
+        await until(lambda: len(stream.calls) == 0)
         await dial("mine")
 
 
@@ -214,7 +214,7 @@ async def test_sync_handlers_are_counted_in_threads():
         await dial()
         with pytest.raises(TooManyConnections, match="worker threads"):
             await dial()
-        assert stream.admitted == 1
+        assert len(stream.calls) == 1
 
 
 def test_a_function_of_video_needs_two_threads():
@@ -229,9 +229,9 @@ async def test_worker_threads_come_back_with_the_slot():
         for _ in range(3):
             _, line = await dial()
             await line.aclose()
-            await until(lambda: stream.admitted == 0)
+            await until(lambda: len(stream.calls) == 0)
             with pytest.raises(OSError, match="no transport"):
-                async with stream.admit(CALLER, "memory"):
+                async with stream.calls.admit(CALLER, "memory"):
                     raise OSError("no transport")
 
 
@@ -265,7 +265,7 @@ async def test_whoever_is_not_authorized_costs_nothing(authorize, expected, stat
             await dial()
         assert error.value.status == status
         assert "secret" not in str(error.value)
-        assert stream.admitted == 0
+        assert len(stream.calls) == 0
     assert diary == []
 
 
@@ -318,7 +318,7 @@ async def test_a_copy_that_fails_refuses_that_call_only(handler, caplog):
             with pytest.raises(ApplicationFailed) as error:
                 await dial()
             assert "secret" not in str(error.value)
-        assert stream.admitted == 0
+        assert len(stream.calls) == 0
     assert sum("copy failed" in record.message for record in caplog.records) == 3
 
 
@@ -327,9 +327,9 @@ async def test_a_transport_that_cannot_be_opened_gives_everything_back():
     diary = []
     async with serving(Quiet(diary)) as (stream, _):
         with pytest.raises(OSError, match="no transport"):
-            async with stream.admit(CALLER, "memory"):
+            async with stream.calls.admit(CALLER, "memory"):
                 raise OSError("no transport")
-        assert stream.admitted == 0
+        assert len(stream.calls) == 0
     assert diary == ["copy", "shutdown"]
 
 
@@ -346,15 +346,15 @@ async def test_a_cancelled_admission_gives_everything_back(where):
     async with serving(Quiet(diary), authorize=authorize) as (stream, _):
 
         async def come():
-            async with stream.admit(CALLER, "memory"):
+            async with stream.calls.admit(CALLER, "memory"):
                 await anyio.sleep_forever()
 
         async with anyio.create_task_group() as tg:
             tg.start_soon(come)
             await anyio.wait_all_tasks_blocked()
-            assert stream.admitted == (where == "transport")
+            assert len(stream.calls) == (where == "transport")
             tg.cancel_scope.cancel()
-        assert stream.admitted == 0
+        assert len(stream.calls) == 0
     assert diary == (["copy", "shutdown"] if where == "transport" else [])
 
 
@@ -362,10 +362,10 @@ async def test_a_request_that_fails_after_the_start_ends_the_connection():
     """If the answer cannot be given after the connection was started, the connection does not stay behind."""
     async with serving(Quiet()) as (stream, _), memory_pair() as (ours, _):
         with pytest.raises(OSError, match="the caller hung up"):
-            async with stream.admit(CALLER, "memory") as session:
-                stream.start(session, ours)
+            async with stream.calls.admit(CALLER, "memory") as session:
+                stream.calls.start(session, ours)
                 raise OSError("the caller hung up")
-        await until(lambda: stream.admitted == 0)
+        await until(lambda: len(stream.calls) == 0)
         assert session.end.cause is EndCause.CLOSED
 
 
@@ -373,10 +373,10 @@ async def test_an_admitted_caller_can_name_itself_later():
     """A WebSocket caller is admitted first and says its id then; a live id is refused."""
     async with serving(Quiet(), concurrency_limit=None) as (stream, dial):
         await dial("taken")
-        async with stream.admit(CALLER, "memory") as session:
+        async with stream.calls.admit(CALLER, "memory") as session:
             with pytest.raises(ConnectionExists):
-                stream.rename(session, "taken")
-            stream.rename(session, "free")
+                stream.calls.rename(session, "taken")
+            stream.calls.rename(session, "free")
             assert stream.session("free") is session
         with pytest.raises(UnknownConnection):
             stream.session("free")
@@ -386,14 +386,14 @@ async def test_run_serves_in_the_calling_task():
     """`run` returns how it ended, for transports that live in their request's own task."""
     async with serving(Quiet()) as (stream, _), memory_pair() as (ours, theirs):
         theirs.start(AudioFormat(48000), AudioFormat(48000))
-        async with stream.admit(CALLER, "memory") as session, anyio.create_task_group() as tg:
+        async with stream.calls.admit(CALLER, "memory") as session, anyio.create_task_group() as tg:
 
             async def leave():
                 await until(lambda: connected(session))
                 await theirs.aclose()
 
             tg.start_soon(leave)
-            end = await stream.run(session, ours)
+            end = await stream.calls.run(session, ours)
         assert end.cause is EndCause.PEER_LEFT
 
 
@@ -404,7 +404,7 @@ async def test_a_stream_that_does_not_run_says_so():
     """Outside running() callers get 503 and an explanation."""
     stream = Stream(Quiet())
     with pytest.raises(NotServing, match="lifespan") as error:
-        async with stream.admit(CALLER, "memory"):
+        async with stream.calls.admit(CALLER, "memory"):
             pass
     assert error.value.status == 503
 
@@ -417,8 +417,8 @@ async def test_the_end_of_the_stream_ends_its_connections_with_a_reason():
     async with memory_pair() as (ours, theirs):
         theirs.start(AudioFormat(48000), AudioFormat(48000))
         async with stream.running():
-            async with stream.admit(CALLER, "memory") as session:
-                stream.start(session, ours)
+            async with stream.calls.admit(CALLER, "memory") as session:
+                stream.calls.start(session, ours)
             await until(lambda: session.connection.statistics().setup is not None)
             began = anyio.current_time()
         assert anyio.current_time() - began < 2
@@ -426,7 +426,7 @@ async def test_the_end_of_the_stream_ends_its_connections_with_a_reason():
         assert "the server is shutting down" in await theirs.messages_in.take()
     assert ended[0].cause is EndCause.CLOSED
     assert diary == ["copy", "shutdown"]
-    assert stream.admitted == 0
+    assert len(stream.calls) == 0
 
 
 async def test_a_cancelled_stream_ends_its_connections_too():
@@ -437,14 +437,14 @@ async def test_a_cancelled_stream_ends_its_connections_too():
         theirs.start(AudioFormat(48000), AudioFormat(48000))
         with anyio.CancelScope() as scope:
             async with stream.running():
-                async with stream.admit(CALLER, "memory") as session:
-                    stream.start(session, ours)
+                async with stream.calls.admit(CALLER, "memory") as session:
+                    stream.calls.start(session, ours)
                 await until(lambda: session.connection.statistics().setup is not None)
                 scope.cancel()
                 await anyio.sleep_forever()
     assert scope.cancelled_caught
     assert diary == ["copy", "shutdown"]
-    assert stream.admitted == 0
+    assert len(stream.calls) == 0
 
 
 async def test_a_stream_runs_again_after_it_ended():
@@ -473,10 +473,10 @@ async def test_a_handler_that_raises_ends_its_own_call_only(caplog):
         async with serving(Moody(), concurrency_limit=None) as (stream, dial):
             await dial("lucky")
             session, _ = await dial("unlucky")
-            await until(lambda: stream.admitted == 1)
+            await until(lambda: len(stream.calls) == 1)
             assert session.end.cause is EndCause.HANDLER_RAISED
             assert str(session.end.error) == "no mood"
-            assert "lucky" in stream.connections
+            assert "lucky" in stream.calls
     errors = [record for record in caplog.records if record.levelno >= logging.ERROR]
     assert len(errors) == 1
     assert errors[0].exc_info[1] is session.end.error
@@ -522,7 +522,7 @@ async def test_a_handler_that_would_end_the_process_ends_its_own_call_only(handl
             two, _ = await dial("two")
             stream.set_input("one", error)
             assert (await one.connection.wait_ended()).cause is EndCause.HANDLER_RAISED
-            await until(lambda: stream.admitted == 1)
+            await until(lambda: len(stream.calls) == 1)
             assert two.end is None
             two.close()
             await two.connection.wait_ended()
@@ -551,7 +551,7 @@ async def test_each_call_has_a_line_at_its_begin_and_at_its_end(caplog):
             session, line = await dial("abc")
             await until(lambda: session.statistics().setup is not None)
             await line.aclose()
-            await until(lambda: stream.admitted == 0)
+            await until(lambda: len(stream.calls) == 0)
     begin, end = (record.message for record in caplog.records)
     assert begin == "memory call a… from 192.0.2.1:4711 begins"
     assert end.startswith("memory call a… from 192.0.2.1:4711 ended after ")
@@ -565,7 +565,7 @@ async def test_the_line_at_the_end_says_how_the_link_broke(caplog):
             session, _ = await dial("abc")
             await until(lambda: session.connection.statistics().setup is not None)
             session.connection.transport.break_link(ConnectionError("the DTLS handshake failed"))
-            await until(lambda: stream.admitted == 0)
+            await until(lambda: len(stream.calls) == 0)
     assert ": the link broke: the DTLS handshake failed (" in caplog.records[-1].message
 
 
@@ -631,7 +631,7 @@ async def test_the_application_can_close_a_call():
             stream.close("xyz")
         stream.close("abc", "enough")
         assert "enough" in await line.messages_in.take()
-        await until(lambda: stream.admitted == 0)
+        await until(lambda: len(stream.calls) == 0)
         assert (session.end.cause, session.end.reason) == (EndCause.CLOSED, "enough")
 
 
@@ -639,5 +639,5 @@ async def test_a_time_limit_ends_the_call():
     """time_limit counts from connected."""
     async with serving(Quiet(), time_limit=0.05) as (stream, dial):
         session, _ = await dial()
-        await until(lambda: stream.admitted == 0)
+        await until(lambda: len(stream.calls) == 0)
         assert session.end.cause is EndCause.TIME_LIMIT

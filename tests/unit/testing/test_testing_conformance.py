@@ -166,7 +166,7 @@ def blind(ours, theirs):
 
 
 def forgets_messages(ours, theirs):
-    ours.messages_in = Flow(1000, Policy.DROP_OLDEST)
+    ours.messages_in = ours._link.messages_in = Flow(1000, Policy.DROP_OLDEST)
 
 
 def pretends_a_channel(ours, theirs):

@@ -231,6 +231,21 @@ def test_with_pytest_trio(run):
     result.assert_outcomes(passed=1)
 
 
+def test_nothing_is_imported_where_nothing_is_used(run):
+    """pytest loads the plugin in every environment that has rtcflow: there it must cost next to nothing."""
+    result = run(
+        """
+        import sys
+
+        def test_nothing():
+            heavy = {"_rtcflow_pytest", "rtcflow", "numpy", "av", "aiortc", "anyio.streams", "starlette", "trio"}
+            assert heavy & set(sys.modules) == {"_rtcflow_pytest"}
+        """,
+        "-p", "no:anyio", "-p", "no:hypothesispytest", "-p", "no:trio", "-p", "no:pytest-trio",
+    )  # fmt: skip
+    result.assert_outcomes(passed=1)
+
+
 def test_without_pytest(tmp_path):
     """Calls, conformance suites and lives run under unittest where there is no pytest at all."""
     script = tmp_path / "check.py"

@@ -1,7 +1,7 @@
-"""What readers of the outputs route are shown of a call: its outputs, or what an application's function makes of them.
+"""What readers of the outputs route are sent of a call: its outputs, or what an application's function makes of them.
 
-There is one `Board` for each call that anybody looks at. It makes of each output one event, whatever the number of
-readers, and keeps what a reader must know that comes later, or again.
+Each call that has a reader has one `OutputEvents`. It makes one event of each output, however many readers there are.
+It also keeps what a reader needs that comes later, or comes back.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ logger = logging.getLogger(__name__)
 
 OUTPUT: Final = "output"
 FAILURE: Final = "failure"
-"""Not "error": an ``EventSource`` tells of its own troubles by events of that name."""
+"""Not "error": an ``EventSource`` reports its own troubles by events of that name."""
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class OutputEvent:
     """One event.
 
     Attributes:
         name: `OUTPUT` or `FAILURE`.
         data: As JSON has it: the list of values, or words.
-        number: Of an output, from 1; 0 for what none is made of.
+        number: The number of the output, from 1; 0 for a failure.
     """
 
     name: str
@@ -40,10 +40,10 @@ class Shown:
     number: int = 0
 
 
-class Board:
+class OutputEvents:
     """The events of one call.
 
-    Without a function each output is an event, and the last 256 are kept; with one, what it returned last is kept.
+    Without a function each output is an event, and the last 256 are kept. With a function only its last result is kept.
 
     Args:
         outputs: The call's outputs, in order; `run` takes them.
@@ -55,10 +55,10 @@ class Board:
         self, outputs: Reader[AdditionalOutputs], function: Callable[..., Any] | None, name: str = "a call"
     ) -> None:
         self._outputs = outputs
-        self._making = None if function is None else Making(function)
+        self._function = None if function is None else OutputFunction(function)
         self._name = name
-        self._kept = deque[Shown](maxlen=BOUND if function is None else 1)
-        self._fanout = Fanout[Shown]()
+        self._kept = deque[OutputEvent](maxlen=BOUND if function is None else 1)
+        self._fanout = Fanout[OutputEvent]()
         self._count = 0
 
     @property
@@ -66,19 +66,19 @@ class Board:
         """How many are reading."""
         return self._fanout.readers
 
-    def read(self, after: int = 0) -> tuple[list[Shown], Reader[Shown]]:
-        """What a reader must know to begin with, and what comes from now on (`Fanout.read`).
+    def read(self, after: int = 0) -> tuple[list[OutputEvent], Reader[OutputEvent]]:
+        """The kept events that a reader has not seen, and a reader of those that come from now on (`Fanout.read`).
 
         Args:
-            after: The number of the last output that it has seen. One that there was never (it is of an earlier call)
-                counts as 0.
+            after: The number of the last output that the reader has seen. A number that this call has not reached
+                belongs to an earlier call, and counts as 0.
         """
         reader = self._fanout.read()
         after = after if after <= self._count else 0
-        return [shown for shown in self._kept if shown.number > after], reader
+        return [event for event in self._kept if event.number > after], reader
 
     async def run(self) -> None:
-        """Make events of the outputs until there are no more; readers then stop. Never raises but when cancelled."""
+        """Make events of the outputs until the call has ended; then the readers stop. Raises only if cancelled."""
         try:
             async for output in self._outputs:
                 self._fanout.put(await self._make(output))
@@ -86,28 +86,29 @@ class Board:
             self._outputs.close()
             self._fanout.end()
 
-    async def _make(self, output: AdditionalOutputs) -> Shown:
+    async def _make(self, output: AdditionalOutputs) -> OutputEvent:
         try:
-            values = plain(list(output.args) if self._making is None else await self._making.after(output))
+            values = plain(list(output.args) if self._function is None else await self._function.after(output))
         except Exception:
             # Supervises the application's function and its values: readers are told, the call and the next go on.
             logger.exception("an output of %s could not be shown", self._name)
-            return Shown(FAILURE, "an output could not be shown")
+            return OutputEvent(FAILURE, "an output could not be shown")
         self._count += 1
-        shown = Shown(OUTPUT, values, self._count)
-        self._kept.append(shown)
-        return shown
+        event = OutputEvent(OUTPUT, values, self._count)
+        self._kept.append(event)
+        return event
 
 
-class Making:
-    """What `additional_outputs_handler` makes of one output after the other.
+class OutputFunction:
+    """The application's ``additional_outputs_handler``, with what it returned for the output before.
 
     Args:
-        function: Called with what it returned before (at first None) and then the values of the output; returns one
+        function: Called with what it returned before (at first None) and then the values of the output. It returns one
             value or a tuple of them. A sync one runs in a worker thread.
 
-    How many of the former it takes is seen from its parameters: as many as those without a default (or, where the
-    output's values are more than these, all) exceed the output's values; with ``*values``, all that stand before it.
+    The function's parameters say how many former values it takes. If those without a default are at least as many as
+    the output's values, the rest of them are former values; otherwise all parameters count. With ``*values``, all
+    parameters before it are former values.
 
     Raises:
         TypeError: It cannot be called with positional arguments only.
@@ -119,7 +120,7 @@ class Making:
         self._needed, self._positional, self._any_number = _count_parameters(function)
 
     async def after(self, output: AdditionalOutputs) -> list[Any]:
-        """The values to show."""
+        """The values to show after `output`."""
         before = self._count_before(len(output.args))
         values = [*self._values, *[None] * before][:before]
         result = await ask(self._function, *values, *output.args)

@@ -1,0 +1,65 @@
+"""Admission: the `authorize` hook, and how often one address may ask."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import anyio
+
+from .._core.guard import is_cancellation
+from .._core.hooks import ask
+from ..exceptions import ApplicationFailed, NegotiationError, NotAuthorized, TooManyRequests
+from ..protocol.rates import AddressRate
+from .options import Options
+from .session import CallRequest
+
+logger = logging.getLogger(__name__)
+
+
+class Admission:
+    """Decides on requests before anything is made for them."""
+
+    def __init__(self, options: Options) -> None:
+        rate = options.limits.offer_rate
+        self._authorize = options.access.authorize
+        self._rate = None if rate is None else AddressRate(rate)
+
+    def count(self, host: str | None) -> None:
+        """Count one offer, or one question for ICE servers, of the address `host`. Routes do so before all else.
+
+        Raises:
+            TooManyRequests: The address asks too often (`Limits.offer_rate`).
+        """
+        if self._rate is not None and not self._rate.take(host, anyio.current_time()):
+            raise TooManyRequests(self._rate.wait)
+
+    async def authorize(self, caller: CallRequest) -> Any:
+        """What the `authorize` hook returns for this request: who is calling. None if there is no hook.
+
+        Raises:
+            NotAuthorized: The hook refused.
+            ApplicationFailed: The hook raised something else.
+        """
+        if self._authorize is None:
+            return None
+        try:
+            principal = await ask(self._authorize, caller)
+        except NegotiationError:
+            raise
+        except BaseException as error:
+            if is_for_the_process(error):
+                raise
+            # The hook decides about strangers. If it fails, nobody comes in, and the server goes on.
+            logger.exception("authorize raised for %s %s", caller, caller.path)
+            raise ApplicationFailed("the server could not check whether this call is allowed") from error
+        if principal is None or principal is False or (isinstance(principal, str) and not principal):
+            raise NotAuthorized("this call is not allowed")
+        return principal
+
+
+def is_for_the_process(error: BaseException) -> bool:
+    """Whether an error that left the application's code is not its failure: Ctrl-C, or the end of our own task."""
+    if isinstance(error, BaseExceptionGroup):
+        return error.subgroup(KeyboardInterrupt) is not None or is_cancellation(error)
+    return isinstance(error, KeyboardInterrupt) or is_cancellation(error)

@@ -1,0 +1,323 @@
+"""The calls of a stream: who is let in, which calls are live, and how they end.
+
+Every call, on every transport, comes in through `Calls.admit`, in this order: authorize → slot → copy of the handler →
+transport. If a step fails or is cancelled, all that was taken before it is given back.
+
+This module knows no route and no transport. `Stream` is the public face in front of it. The routes and
+`rtcflow.testing` use it directly.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio
+import anyio.abc
+
+from .._core.bridge import current_loop_token
+from .._core.threads import WorkerThreads
+from ..abc import Transport
+from ..connection.connection import shut_down
+from ..ends import End, sole_error
+from ..exceptions import (
+    ApplicationFailed,
+    ConnectionExists,
+    LocalProtocolError,
+    NotServing,
+    TooManyConnections,
+    UnknownConnection,
+)
+from ..handlers.base import StreamHandlerBase
+from ..handlers.checking import copy_handler
+from .admission import Admission, is_for_the_process
+from .engine import EngineRoom
+from .options import Options
+from .output_events import OutputEvents
+from .session import CallRequest, ConnectionSettings, Session, threads_needed
+
+if TYPE_CHECKING:
+    from ..transports.webrtc import WebRTCEngine
+
+logger = logging.getLogger(__name__)
+
+CLOSING: Final = 2.0
+"""Seconds that live calls get to say goodbye when a stream ends, before they are cancelled."""
+
+_NOTHING: Mapping[str, str] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    """What exists while the stream runs: its event loop, the task group of its calls, its WebRTC engine."""
+
+    token: Any
+    tasks: anyio.abc.TaskGroup
+    engine: EngineRoom
+
+
+class Calls(Mapping[str, Session]):
+    """The live calls by their id, from admission until nothing of a call is left.
+
+    As a mapping it can be read from any thread; iterating goes over a snapshot. A call is in it as soon as it holds a
+    slot; its `Session.connection` is None while its transport is still being opened.
+
+    Attributes:
+        options: What the stream was made with.
+        threads: The worker threads of sync handlers, with their limit.
+        refused: How many calls over a WebSocket or by telephone were refused, webhooks among them, by reason: an
+            error's `code`, ``"protocol_error"`` (also in a call that had begun), ``"left"``, ``"wrong_signature"``,
+            ``"carrier_not_served"`` or ``"origin_not_allowed"``.
+    """
+
+    def __init__(self, options: Options) -> None:
+        limits = options.limits
+        self.options = options
+        self.refused: Counter[str] = Counter()
+        self._admission = Admission(options)
+        self.threads = WorkerThreads(limits.thread_limit)
+        self._settings = ConnectionSettings(limits.time_limit, options.timeouts, options.debug, self.threads)
+        self._sessions: dict[str, Session] = {}
+        self._running: _Running | None = None
+        self._emptied: anyio.Event | None = None
+
+    def __getitem__(self, webrtc_id: str) -> Session:
+        return self._sessions[webrtc_id]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(list(self._sessions))
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def __repr__(self) -> str:
+        return f"<Calls {list(self._sessions.values())}>"
+
+    def find(self, webrtc_id: str) -> Session:
+        """The live call with this id.
+
+        Raises:
+            UnknownConnection: No call with this id is live.
+        """
+        try:
+            return self._sessions[webrtc_id]
+        except KeyError:
+            raise UnknownConnection("no call with this id is live") from None
+
+    # -- running
+
+    @property
+    def is_running(self) -> bool:
+        """Whether calls are admitted now."""
+        return self._running is not None
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Serve calls inside this block; see `Stream.running`."""
+        token = current_loop_token()
+        if self._running is not None:
+            if self._running.token is not token:
+                raise RuntimeError("this stream is running in another event loop; make one Stream for each server")
+            yield
+            return
+        engine = EngineRoom(self.options.webrtc)
+        try:
+            async with anyio.create_task_group() as tasks:
+                self._running = _Running(token, tasks, engine)
+                try:
+                    yield
+                finally:
+                    await self._close_all()
+                    tasks.cancel_scope.cancel()
+        except BaseExceptionGroup as group:
+            raise sole_error(group) from None  # tasks in here are supervised: this is what the block itself raised
+        finally:
+            await engine.aclose()  # after the calls: their goodbyes go through it
+
+    async def _close_all(self) -> None:
+        self._running = None  # admits nobody from here on
+        for session in list(self._sessions.values()):
+            session.close("the server is shutting down")
+        if self._sessions:
+            self._emptied = emptied = anyio.Event()
+            with anyio.move_on_after(CLOSING, shield=True):
+                await emptied.wait()
+            self._emptied = None
+
+    def _require_running(self) -> _Running:
+        if self._running is None:
+            raise NotServing(
+                "this stream is not running: the server must run the application's lifespan, "
+                "or the application must enter `async with stream.running():`"
+            )
+        return self._running
+
+    def check_running(self) -> None:
+        """Raise `NotServing` unless the stream is running."""
+        self._require_running()
+
+    async def engine(self) -> WebRTCEngine:
+        """The WebRTC engine; the first call opens it.
+
+        Raises:
+            NotServing: The stream is not running.
+        """
+        return await self._require_running().engine.get()
+
+    # -- admission
+
+    def count_request(self, host: str | None) -> None:
+        """Count one offer, or one question for ICE servers, of the address `host`.
+
+        Raises:
+            TooManyRequests: The address asks too often.
+        """
+        self._admission.count(host)
+
+    async def authorize(self, caller: CallRequest) -> Any:
+        """Ask the `authorize` hook. `admit` does so for a new call; routes do so for requests about a live one.
+
+        Raises:
+            NotAuthorized: The hook refused.
+            ApplicationFailed: The hook raised something else.
+        """
+        return await self._admission.authorize(caller)
+
+    @asynccontextmanager
+    async def admit(self, caller: CallRequest, kind: str, webrtc_id: str | None = None) -> AsyncIterator[Session]:
+        """Let a call in: authorize → slot → copy of the handler. Open its transport inside the block.
+
+        Then either `start` the session, and leave the block while it goes on, or `run` it inside the block. If you
+        leave the block in any other way, it gives the slot back and calls the handler's `shutdown()`.
+
+        Args:
+            caller: The request for the call.
+            kind: The kind of transport.
+            webrtc_id: The id that the caller chose. If it is None, the server makes one that cannot be guessed.
+
+        Raises:
+            NotServing: The stream is not running.
+            NotAuthorized: `authorize` refused.
+            ConnectionExists: A live call has this id.
+            TooManyConnections: No slot is free, or too few worker threads are.
+            ApplicationFailed: `authorize` or `copy()` raised.
+        """
+        self._require_running()
+        principal = await self.authorize(caller)
+        self._require_running()
+        session = self._take_slot(caller, kind, webrtc_id or secrets.token_urlsafe(18), principal)
+        try:
+            yield session
+        except BaseException:
+            session.close("the request that opened the call failed")
+            raise
+        finally:
+            if session.connection is None:
+                await self._drop(session)
+
+    def _take_slot(self, caller: CallRequest, kind: str, webrtc_id: str, principal: Any) -> Session:
+        """Do everything without an `await` in between, so that two calls never get the same slot or id."""
+        limit = self.options.limits.concurrency_limit
+        assert not isinstance(limit, str)  # Limits has made a number of "default"
+        if webrtc_id in self._sessions:
+            raise ConnectionExists("this id is in use; choose another, or wait until that call has ended")
+        if limit is not None and len(self._sessions) >= limit:
+            raise TooManyConnections(limit)
+        threads = threads_needed(self.options.handler)
+        self.threads.reserve(threads)
+        try:
+            handler = self._copy_handler()
+        except BaseException:
+            self.threads.release(threads)
+            raise
+        session = Session(webrtc_id, kind, caller, principal, handler, self._settings)
+        self._sessions[webrtc_id] = session
+        return session
+
+    def _copy_handler(self) -> StreamHandlerBase:
+        handler = self.options.handler
+        try:
+            return copy_handler(handler)
+        except BaseException as error:
+            if is_for_the_process(error):
+                raise
+            # copy() is the application's: if it fails, this call is refused and no other is disturbed.
+            logger.exception("%s.copy failed: a call was refused", type(handler).__qualname__)
+            raise ApplicationFailed("the server could not make a handler for this call") from error
+
+    def _release(self, session: Session) -> None:
+        """Give back what a session held. The second call for the same session does nothing."""
+        if self._sessions.get(session.webrtc_id) is not session:
+            return
+        del self._sessions[session.webrtc_id]
+        self.threads.release(threads_needed(self.options.handler))
+        session.release()
+        if self._emptied is not None and not self._sessions:
+            self._emptied.set()
+
+    async def _drop(self, session: Session) -> None:
+        """Give back a session that was never served; its handler was copied, so it is shut down."""
+        try:
+            owner = None if self._running is None else self._running.tasks
+            await shut_down(session.handler, self.options.timeouts.shutdown, workers=self.threads, owner=owner)
+        except BaseException as error:
+            if is_for_the_process(error):
+                raise
+            # Supervises: nobody is being served who could be told.
+            logger.exception("%s.shutdown raised after a call was refused", type(session.handler).__qualname__)
+        finally:
+            self._release(session)
+
+    # -- serving
+
+    def start(self, session: Session, transport: Transport, custom: Mapping[str, str] = _NOTHING) -> None:
+        """Serve `session` over `transport` in the stream's own task group, from now until its end."""
+        running = self._require_running()
+        session.prepare(transport, custom)
+        running.tasks.start_soon(self._serve, session)
+
+    async def run(self, session: Session, transport: Transport, custom: Mapping[str, str] = _NOTHING) -> End:
+        """Serve `session` over `transport` here, until its end; returns how it ended.
+
+        What the handler raises is logged, and is in `End.error`. Cancelling this ends the call.
+        """
+        session.prepare(transport, custom)
+        return await self._serve(session)
+
+    async def _serve(self, session: Session) -> End:
+        try:
+            return await session.serve(partial(self._release, session))
+        finally:
+            self._release(session)
+
+    def rename(self, session: Session, webrtc_id: str) -> None:
+        """Give a session that is not served yet the id that its caller has sent only now.
+
+        Raises:
+            ConnectionExists: A live call has this id.
+        """
+        if session.connection is not None:
+            raise LocalProtocolError("a session that is being served keeps its id")
+        if self._sessions.get(webrtc_id, session) is not session:
+            raise ConnectionExists("this id is in use; choose another, or wait until that call has ended")
+        del self._sessions[session.webrtc_id]
+        session.webrtc_id = webrtc_id
+        self._sessions[webrtc_id] = session
+
+    def events(self, session: Session) -> OutputEvents:
+        """What readers of the outputs route are sent of `session`; made for the first reader, shared by all."""
+        if session.events is None:
+            session.events = OutputEvents(
+                session.outputs.read(),
+                self.options.additional_outputs_handler,
+                f"{session.kind} call {session.name}",
+            )
+            self._require_running().tasks.start_soon(session.events.run)
+        return session.events

@@ -1,0 +1,251 @@
+"""The options of a stream, in groups: each group is a frozen dataclass that checks its own values.
+
+`Limits`, `Access` and `Page` are what users write. Each of their fields may also be given to `Stream` as a keyword of
+its own, as FastRTC's users do (``concurrency_limit=10``); `merge` puts such keywords where they belong. `Options` is
+everything together, as admission, the live calls and the routes read it.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
+
+from ..ends import Timeouts
+from ..exceptions import HandlerError
+from ..handlers.base import StreamHandlerBase
+from ..handlers.checking import has_video
+from ..handlers.functions import is_video_function
+from ..media.playout import Latency
+from ..protocol.ice import read_rtc_configuration
+from ..protocol.origins import read_allow_list
+from .form import Field, read_arguments, read_settings
+from .output_events import OutputFunction
+from .session import CallRequest
+
+if TYPE_CHECKING:
+    from ..transports.line_socket import LineLimits
+    from ..transports.telephone import TelephoneConfig
+    from ..transports.webrtc import WebRTCConfig
+
+_E = TypeVar("_E", bound=enum.Enum)
+_G = TypeVar("_G", "Limits", "Access", "Page")
+
+Authorize = Callable[[CallRequest], Any] | Callable[[CallRequest], Awaitable[Any]]
+"""A function that decides whether a request is allowed; see `Access`."""
+
+
+class Modality(enum.StrEnum):
+    """Which media a stream carries."""
+
+    AUDIO = "audio"
+    VIDEO = "video"
+    AUDIO_VIDEO = "audio-video"
+
+
+class Mode(enum.StrEnum):
+    """Which way media flows, seen from the caller."""
+
+    SEND_RECEIVE = "send-receive"
+    SEND = "send"
+    RECEIVE = "receive"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How much a stream takes on. None means no limit.
+
+    Attributes:
+        concurrency_limit: How many calls may be live at once, over all transports. ``"default"`` means 1.
+        time_limit: Seconds after which a call is ended, counted from the moment it is connected.
+        thread_limit: How many worker threads sync handlers may hold at once, over all calls.
+        offer_rate: How many offers and questions for ICE servers one address may send per second in the long run. Ten
+            times as many may come at once. The server answers more with 429. Requests from this machine do not count.
+
+    Raises:
+        TypeError: A limit is not a number.
+        ValueError: A limit is too low.
+    """
+
+    concurrency_limit: int | Literal["default"] | None = 1
+    time_limit: float | None = None
+    thread_limit: int | None = None
+    offer_rate: float | None = 10
+
+    def __post_init__(self) -> None:
+        if self.concurrency_limit == "default":
+            object.__setattr__(self, "concurrency_limit", 1)
+        _check_limit("concurrency_limit", self.concurrency_limit, int, 1, "would admit nobody")
+        _check_limit("time_limit", self.time_limit, int | float, None, "would end each call at once")
+        _check_limit("thread_limit", self.thread_limit, int, 0, "is not a number of threads")
+        _check_limit("offer_rate", self.offer_rate, int | float, None, "would take no offer")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Access:
+    """Which callers and which web pages may call.
+
+    Attributes:
+        authorize: Called with the `CallRequest` before anything is made for the call. Its result says who is calling
+            (`Context.principal`). It refuses by raising `NotAuthorized`, or by returning None, False or "". If it
+            raises anything else, the call is refused too. A sync function runs in a worker thread. After an async one
+            returns, its caller is admitted before anybody else: it may count the live calls (`Stream.calls`).
+        allowed_origins: Origins whose web pages may call, such as ``"https://app.example.org"``. Pages of the server's
+            own host always may; ``"*"`` allows all. Requests without an ``Origin`` header are not checked: they do not
+            come from a browser.
+
+    Raises:
+        TypeError: `authorize` is not a function, or `allowed_origins` is one string.
+        ValueError: An origin is invalid.
+    """
+
+    authorize: Authorize | None = None
+    allowed_origins: Iterable[str] = ()
+
+    def __post_init__(self) -> None:
+        if not (self.authorize is None or callable(self.authorize)):
+            raise TypeError(
+                f"authorize is a {type(self.authorize).__name__}; expected a function: def authorize(caller): ..."
+            )
+        object.__setattr__(self, "allowed_origins", read_allow_list(self.allowed_origins))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """What the page, and other clients, are told before they call.
+
+    Attributes:
+        arguments: What the page asks its user for. The values go to the handler (`set_input`) when a call begins and
+            at each change. For each name, give the first value (a text, number or bool), a list to choose from, or a
+            `range`. By default a function's parameters beyond the frame, with their defaults and annotations.
+        rtc_configuration: What browsers give to their ``RTCPeerConnection`` (``{"iceServers": [...]}``), or a function
+            that returns it, sync or async. The function is called whenever a page or a WHIP client asks. A sync one
+            runs in a worker thread.
+        track_constraints: What pages ask of microphone and camera, such as ``{"width": {"ideal": 640}}``: a
+            ``MediaTrackConstraints`` of the Media Capture API. For ``"audio-video"``,
+            ``{"audio": ..., "video": ...}``.
+        rtp_params: How pages encode what they send, such as ``{"degradationPreference": "maintain-framerate"}``. Pages
+            pass it to ``RTCRtpSender.setParameters``.
+
+    Raises:
+        TypeError: A value has the wrong type, or cannot be sent as JSON.
+        ValueError: A list or a range to choose from is empty.
+    """
+
+    arguments: Mapping[str, Any] | None = None
+    rtc_configuration: Mapping[str, Any] | Callable[[], Any] | None = None
+    track_constraints: Mapping[str, Any] | None = None
+    rtp_params: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if self.arguments is not None:
+            read_arguments(self.arguments)
+        if not callable(self.rtc_configuration):
+            read_rtc_configuration(self.rtc_configuration)
+        object.__setattr__(self, "track_constraints", read_settings("track_constraints", self.track_constraints))
+        object.__setattr__(self, "rtp_params", read_settings("rtp_params", self.rtp_params))
+
+
+class Keywords(TypedDict, total=False):
+    """The fields of `Limits`, `Access` and `Page`, as `Stream` takes them one by one; see there what they mean."""
+
+    concurrency_limit: int | Literal["default"] | None
+    time_limit: float | None
+    thread_limit: int | None
+    offer_rate: float | None
+    authorize: Authorize | None
+    allowed_origins: Iterable[str]
+    arguments: Mapping[str, Any] | None
+    rtc_configuration: Mapping[str, Any] | Callable[[], Any] | None
+    server_rtc_configuration: Mapping[str, Any] | Callable[[], Any] | None
+    track_constraints: Mapping[str, Any] | None
+    rtp_params: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """All that a stream was made with, checked.
+
+    Attributes:
+        handler: It is copied for each call, and never runs itself.
+        form: The fields of the page's form for the handler's arguments.
+        additional_outputs_handler: See `Stream`.
+    """
+
+    handler: StreamHandlerBase
+    modality: Modality
+    mode: Mode
+    limits: Limits
+    access: Access
+    page: Page
+    form: tuple[Field, ...] = ()
+    additional_outputs_handler: Callable[..., Any] | None = None
+    latency: Latency = Latency.BUFFERED
+    timeouts: Timeouts = field(default_factory=Timeouts)
+    debug: bool = False
+    webrtc: WebRTCConfig | None = None
+    telephone: TelephoneConfig | None = None
+    websocket: LineLimits | None = None
+
+    def __post_init__(self) -> None:
+        _check_modality(self.handler, self.modality)
+        given = self.additional_outputs_handler
+        if not (given is None or callable(given)):
+            raise TypeError(f"additional_outputs_handler={given!r} must be a function")
+        if given is not None:
+            OutputFunction(given)  # its error is raised now, not for the first reader
+
+
+def choose(name: str, given: object, kind: type[_E]) -> _E:
+    """The member of `kind` that `given` is or names.
+
+    Raises:
+        ValueError: There is no such member.
+    """
+    if isinstance(given, kind) or given in (known := [member.value for member in kind]):
+        return kind(given)
+    raise ValueError(f"{name}={given!r}; expected {', '.join(map(repr, known[:-1]))} or {known[-1]!r}")
+
+
+def merge(name: str, group: _G, keywords: dict[str, Any]) -> _G:
+    """`group` with the `keywords` that are fields of it, which are taken out of `keywords`.
+
+    Args:
+        name: The keyword by which `Stream` takes the group.
+        group: The group that was given, or the one of defaults.
+        keywords: Those that are left; changed in place.
+
+    Raises:
+        TypeError: `group` is of another class, or a field was given both ways.
+    """
+    own = {one.name for one in fields(group)} & keywords.keys()
+    taken = {key: keywords.pop(key) for key in own}
+    if not taken:
+        return group
+    default = type(group)()
+    twice = sorted(key for key in taken if getattr(group, key) != getattr(default, key))
+    if twice:
+        raise TypeError(f"{twice[0]} was given twice: as {twice[0]}= and in {name}={type(group).__name__}(...)")
+    return replace(group, **taken)
+
+
+def _check_limit(name: str, given: Any, kind: Any, least: int | None, what: str) -> None:
+    """Check a number that must be at least `least`, or above 0 if that is None. None is no limit."""
+    if given is None:
+        return
+    if not isinstance(given, kind) or isinstance(given, bool):
+        expected = "whole number" if kind is int else "number"
+        raise TypeError(f"{name}={given!r}; expected a {expected}, or None for no limit")
+    if not (given > 0 if least is None else given >= least):
+        raise ValueError(f"{name}={given!r} {what}; None means no limit")
+
+
+def _check_modality(handler: StreamHandlerBase, modality: Modality) -> None:
+    name = type(handler).__qualname__
+    better = "subclass AudioVideoStreamHandler or AsyncAudioVideoStreamHandler and use modality='audio-video'"
+    if modality is Modality.AUDIO_VIDEO and not has_video(handler):
+        raise HandlerError(f"{name} has no video side; use modality='audio', or {better}")
+    if modality is Modality.VIDEO and not is_video_function(handler):
+        what = "use modality='audio-video'" if has_video(handler) else f"use modality='audio', or {better}"
+        raise HandlerError(f"{name} cannot serve modality='video', since it has an audio side; {what}")

@@ -15,8 +15,8 @@ import numpy as np
 from voice_bot import model, reply
 
 import rtcflow
-from rtcflow import SpeechEnded, SpeechStarted, TurnEnd, TurnEnded, VoiceTurns
 from rtcflow.media.resample import Converter
+from rtcflow.turns import SpeechEnded, SpeechStarted, TurnEnd, TurnEnded, VoiceTurns
 
 RATE, SECONDS = 16000, 8
 

@@ -31,7 +31,7 @@ class Transcriber(rtcflow.StreamHandler):
         self.heard = queue.Queue(maxsize=500)  # ten seconds, should the model fall behind
 
     def receive(self, frame):
-        self.heard.put(rtcflow.audio_to_float32(frame[1])[0])
+        self.heard.put(rtcflow.audio.audio_to_float32(frame[1])[0])
 
     def emit(self):  # says nothing; puts out words
         second = [self.heard.get()]

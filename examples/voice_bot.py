@@ -9,7 +9,7 @@ import anyio
 import numpy as np
 
 import rtcflow
-from rtcflow import Say
+from rtcflow.turns import Say
 
 RATE = 24000
 
@@ -17,9 +17,9 @@ RATE = 24000
 def model():
     """Silero VAD with `pip install "rtcflow[vad]"`; else one that only knows loud from quiet."""
     try:
-        return rtcflow.get_silero_model()
+        return rtcflow.turns.get_silero_model()
     except RuntimeError:
-        return rtcflow.EnergyVad()
+        return rtcflow.turns.EnergyVad()
 
 
 async def reply(audio):
@@ -36,7 +36,7 @@ async def reply(audio):
 
 
 def on_event(event):
-    if isinstance(event, rtcflow.Interrupted):
+    if isinstance(event, rtcflow.turns.Interrupted):
         print(f"interrupted after {event.position.seconds:.1f} s: {event.position.text!r} was heard")
 
 

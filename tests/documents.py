@@ -83,7 +83,7 @@ async def call(
 ) -> Heard:
     """Call `handler` in memory: say something, show something, listen for `seconds` (or until it ends), hang up."""
     video = show is not None
-    offer = rtcflow.MediaOffer(receive_video=video, send_video=video)
+    offer = rtcflow.abc.MediaOffer(receive_video=video, send_video=video)
     parts: list[NDArray[np.int16]] = []
     heard = Heard(np.zeros((1, 0), np.int16), [], [])
 

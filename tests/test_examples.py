@@ -108,19 +108,19 @@ class TestInVirtualTime:
         voice = 0.3 * np.sin(2 * np.pi * 200 * t)
         answered = []
         for shape in (np.ones_like(t), np.minimum(1, (1.2 - t) / 0.8)):
-            events: list[rtcflow.TurnEvent] = []
+            events: list[rtcflow.turns.TurnEvent] = []
             handler = rtcflow.ReplyOnPause(
                 lambda audio: None,
-                detector=lambda: program.SmartTurns(rtcflow.EnergyVad(), program.Stub()),
+                detector=lambda: program.SmartTurns(rtcflow.turns.EnergyVad(), program.Stub()),
                 on_event=events.append,
             )
             silence = np.zeros(RATE)
             said = (32767 * np.concatenate([silence, voice * shape, silence])).astype(np.int16)[np.newaxis]
             await call(handler, said, seconds=4.0)
-            answered.append([event for event in events if isinstance(event, rtcflow.TurnEnded)])
+            answered.append([event for event in events if isinstance(event, rtcflow.turns.TurnEnded)])
         assert answered[0] == []  # the long pause of two seconds was not over
         (ended,) = answered[1]
-        assert ended.reason is rtcflow.TurnEnd.MODEL
+        assert ended.reason is rtcflow.turns.TurnEnd.MODEL
         assert ended.at - ended.speech_end < 0.2
         assert ended.speech == pytest.approx(1.2, abs=0.15)
 

@@ -11,12 +11,25 @@ from collections.abc import Iterator
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
 import rtcflow
+from rtcflow import _moved
 
-PUBLIC_MODULES = ["rtcflow"]
+PUBLIC_MODULES = [
+    "rtcflow",
+    "rtcflow.abc",
+    "rtcflow.audio",
+    "rtcflow.client",
+    "rtcflow.connection",
+    "rtcflow.exceptions",
+    "rtcflow.stream",
+    "rtcflow.testing",
+    "rtcflow.transports",
+    "rtcflow.turns",
+]
 NOT_AT_IMPORT = {"trio", "typer", "rich", "hypothesis", "fastapi", "pydantic", "hypercorn", "uvicorn", "pytest"}
 
 
@@ -67,8 +80,98 @@ def test_public_functions_are_annotated(module: str, name: str) -> None:
 @every_name
 def test_public_names_have_their_place_in_the_docs(module: str, name: str) -> None:
     """docs/api.md, or another page, has the reference of every public name."""
+    value = getattr(importlib.import_module(module), name)
+    if name.startswith("__") or inspect.ismodule(value):
+        return
     pages = "".join(page.read_text() for page in (Path(__file__).parents[1] / "docs").glob("*.md"))
-    assert name.startswith("__") or re.search(rf"^\.\. auto\w+:: ({module}(\.\w+)*\.)?{name}\b", pages, re.MULTILINE)
+    whole = rf"^\.\. automodule:: {re.escape(getattr(value, '__module__', 'no module'))}$"
+    alone = rf"^\.\. auto\w+:: (rtcflow(\.\w+)*\.)?{name}\b"
+    assert re.search(f"{alone}|{whole}", pages, re.MULTILINE)
+
+
+def test_the_front_door_is_small() -> None:
+    """What most programs need is at the top; the rest is in the module of its subject."""
+    assert len(rtcflow.__all__) <= 50
+
+
+@pytest.mark.parametrize("name", sorted(_moved.NAMES))
+def test_names_that_have_moved_say_where(name: str) -> None:
+    """Both ways of asking say the new place, and the new place has the name."""
+    place = _moved.NAMES[name]
+    with pytest.raises(ImportError, match=f"rtcflow.{name} has moved; take it from {place}"):
+        exec(f"from rtcflow import {name}")
+    with pytest.raises(ImportError, match="has moved"):
+        getattr(rtcflow, name)
+    if name != "Caller":
+        module = importlib.import_module(place)
+        assert name in module.__all__
+        assert getattr(module, name)
+
+
+@pytest.mark.parametrize("name", sorted(_moved.MODULES))
+def test_modules_that_have_moved_say_where(name: str) -> None:
+    """The error names the new module, which can be imported; a module that there never was is not found as usual."""
+    place = _moved.MODULES[name]
+    with pytest.raises(ModuleNotFoundError) as caught:
+        importlib.import_module(f"rtcflow.{name}")
+    assert place in str(caught.value)
+    importlib.import_module(place.partition(" ")[0])
+    with pytest.raises(ModuleNotFoundError, match=r"No module named 'rtcflow\.nonsense'"):
+        importlib.import_module("rtcflow.nonsense")
+
+
+@pytest.mark.parametrize("name", sorted(_moved.ALIASES))
+def test_documented_modules_still_work_under_their_old_names(name: str) -> None:
+    """`from rtcflow.carrier import call_by_websocket` gives the very same function."""
+    old, new = importlib.import_module(f"rtcflow.{name}"), importlib.import_module(_moved.ALIASES[name])
+    public = [key for key, value in vars(new).items() if getattr(value, "__module__", "") == new.__name__]
+    assert public
+    assert all(getattr(old, key) is getattr(new, key) for key in public)
+
+
+NOT_FOR_USERS = {
+    *("Calls.events", "HandlerLoop.move_to", "IceServer.parsed_urls", "VirtualTime.decide"),
+    *("Player.more", "Player.next_frame", "Player.poll"),
+    *("Chain.__init__", "HandlerLoop.__init__", "Session.__init__", "WebRTCTransport.__init__"),
+}
+"""Methods that rtcflow's own modules call, and constructors of what only rtcflow makes."""
+
+
+def test_every_name_in_a_public_signature_is_public() -> None:
+    """Whatever a signature or an attribute of the public face names can be imported from a public module."""
+    public = {name for _, name in _names()} | {"Any"}
+    private = set()
+    for module, name in _names():
+        value = getattr(importlib.import_module(module), name)
+        if not getattr(value, "__module__", "").startswith("rtcflow"):
+            continue
+        for owner, function in _callables(value):
+            if owner in NOT_FOR_USERS:
+                continue
+            for annotation in function.__annotations__.values():
+                for word in set(re.findall(r"[A-Za-z_][\w.]*", str(annotation))):
+                    if word.rpartition(".")[2] not in public and _is_ours(word, function.__module__):
+                        private.add(f"{module}.{owner}: {word}")
+    assert not private
+
+
+def _callables(value: object) -> Iterator[tuple[str, Any]]:
+    if inspect.isfunction(value):
+        yield value.__name__, value
+    if inspect.isclass(value):
+        for key, member in vars(value).items():
+            found = getattr(member, "fget", None) or getattr(member, "__func__", member)
+            if inspect.isfunction(found) and (key == "__init__" or not key.startswith("_")):
+                yield f"{value.__name__}.{key}", found
+
+
+def _is_ours(word: str, module: str) -> bool:
+    """Whether a name of an annotation in `module` is a class of rtcflow's own, also one imported for typing only."""
+    source = sys.modules[module]
+    if inspect.isclass(getattr(source, word, None)):
+        return str(getattr(source, word).__module__).startswith("rtcflow")
+    lines = inspect.getsource(source)
+    return re.search(rf"^    from \.+[\w.]* import .*\b{re.escape(word)}\b", lines, re.MULTILINE) is not None
 
 
 def _loaded_by(statement: str) -> set[str]:

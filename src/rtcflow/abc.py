@@ -7,10 +7,22 @@ from dataclasses import dataclass, field
 
 import av
 
-from ._core.flow import Flow, FlowStatistics
-from ._core.player import Player
+from ._core.flow import Flow, FlowStatistics, Policy
+from ._core.player import Playback, Player
 from .frames import AudioFormat, AudioFrame
 from .media.playout import PlayoutStatistics
+
+__all__ = [
+    "Flow",
+    "FlowStatistics",
+    "MediaOffer",
+    "Playback",
+    "Player",
+    "PlayoutStatistics",
+    "Policy",
+    "Transport",
+    "TransportStatistics",
+]
 
 
 @dataclass(frozen=True, slots=True)

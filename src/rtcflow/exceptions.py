@@ -26,6 +26,27 @@ What a handler raises is never wrapped.
 
 from __future__ import annotations
 
+__all__ = [
+    "ApplicationFailed",
+    "ConnectionExists",
+    "HandlerError",
+    "InvalidCandidate",
+    "InvalidOffer",
+    "LocalProtocolError",
+    "MediaError",
+    "NegotiationError",
+    "NegotiationTimeout",
+    "NotAuthorized",
+    "NotServing",
+    "ProtocolError",
+    "RTCFlowError",
+    "RemoteProtocolError",
+    "TooManyConnections",
+    "TooManyRequests",
+    "UnknownConnection",
+    "UnsupportedMedia",
+]
+
 
 class RTCFlowError(Exception):
     """Base of all errors that rtcflow raises by itself."""

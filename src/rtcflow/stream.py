@@ -18,10 +18,10 @@ from .handlers.functions import VideoStreamHandler, handler_from
 from .media.playout import Latency
 from .outputs import AdditionalOutputs
 from .serving.calls import Calls
-from .serving.form import arguments_of, read_arguments
+from .serving.form import Field, arguments_of, read_arguments
 from .serving.negotiation import get_rtc_configuration
 from .serving.options import Access, Authorize, Keywords, Limits, Modality, Mode, Options, Page, choose, merge
-from .serving.session import Session
+from .serving.session import CallRequest, Session
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -31,7 +31,22 @@ if TYPE_CHECKING:
     from .transports.telephone import TelephoneConfig
     from .transports.webrtc import WebRTCConfig
 
-__all__ = ["Access", "Authorize", "Limits", "Modality", "Mode", "Page", "Stream"]
+__all__ = [
+    "Access",
+    "Authorize",
+    "CallRequest",
+    "Calls",
+    "Field",
+    "Keywords",
+    "Limits",
+    "Modality",
+    "Mode",
+    "Options",
+    "Page",
+    "Reader",
+    "Session",
+    "Stream",
+]
 
 
 class Stream:

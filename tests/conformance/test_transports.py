@@ -14,7 +14,8 @@ import pytest
 from conftest import BACKENDS
 from line_pairs import telephone_pair, websocket_pair
 
-from rtcflow import MediaOffer, Transport, WebRTCConfig, memory_pair, open_engine
+from rtcflow import Transport, WebRTCConfig, memory_pair, open_engine
+from rtcflow.abc import MediaOffer
 from rtcflow.testing import TRANSPORT_CHECKS, virtual_backend
 
 pytestmark = pytest.mark.anyio

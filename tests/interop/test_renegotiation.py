@@ -22,14 +22,8 @@ from aiortc import (
     VideoStreamTrack,
 )
 
-from rtcflow import (
-    AsyncAudioVideoStreamHandler,
-    Event,
-    InvalidOffer,
-    NotAuthorized,
-    Stream,
-    WebRTCConfig,
-)
+from rtcflow import AsyncAudioVideoStreamHandler, Event, NotAuthorized, Stream, WebRTCConfig
+from rtcflow.exceptions import InvalidOffer
 
 sys.path.insert(0, str(Path(__file__).parent))
 import chromium

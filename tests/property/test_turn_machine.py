@@ -101,7 +101,7 @@ class TalkLife(HandlerLifecycle):
     """A caller who speaks, pauses and interrupts; replies of every kind."""
 
     fn = staticmethod(reply)
-    model = rtcflow.EnergyVad()
+    model = rtcflow.turns.EnergyVad()
     resume = False
     options = {}
 
@@ -255,7 +255,7 @@ class EndLife(TalkLife):
     expected_errors = (ValueError, rtcflow.MediaError)
 
 
-class _InThread(rtcflow.EnergyVad):
+class _InThread(rtcflow.turns.EnergyVad):
     blocking = True
 
 

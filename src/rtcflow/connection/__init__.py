@@ -4,6 +4,18 @@
 
 from __future__ import annotations
 
+from .._core.threads import ThreadStatistics, WorkerThreads
 from .connection import Connection, ConnectionStatistics, run_connection
+from .handler_loop import Future, Handle, HandlerLoop, Task
 
-__all__ = ["Connection", "ConnectionStatistics", "run_connection"]
+__all__ = [
+    "Connection",
+    "ConnectionStatistics",
+    "Future",
+    "Handle",
+    "HandlerLoop",
+    "Task",
+    "ThreadStatistics",
+    "WorkerThreads",
+    "run_connection",
+]

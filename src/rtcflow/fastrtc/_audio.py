@@ -13,7 +13,7 @@ from ..audio import audio_to_int16 as to_int16
 def audio_to_int16(audio: Any) -> NDArray[np.int16]:
     """Turn int16 or float32 audio into int16, with FastRTC's factor of 32767.
 
-    `rtcflow.audio_to_int16` has the factor 32768, so that int16 → float32 → int16 gives the same samples.
+    `rtcflow.audio.audio_to_int16` has the factor 32768, so that int16 → float32 → int16 gives the same samples.
 
     Args:
         audio: int16, or float32 in [-1, 1]; what lies beyond saturates. A tuple ``(sample_rate, audio)`` is deprecated.

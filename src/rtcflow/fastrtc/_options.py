@@ -37,7 +37,7 @@ class AlgoOptions:
 
 @dataclass
 class SileroVadOptions:
-    """Options of Silero VAD; see `rtcflow.SileroVadOptions` for each attribute.
+    """Options of Silero VAD; see `rtcflow.turns.SileroVadOptions` for each attribute.
 
     Raises:
         ValueError: A value is out of range.

@@ -419,7 +419,7 @@ class ReplyOnStopWords(ReplyOnPause):
         stop_words: Words or phrases. Case and punctuation do not matter.
         startup_fn: As for `ReplyOnPause`, and so are the next arguments.
         stt_model: Finds the words in its transcript of the last two seconds, as in FastRTC. None: Moonshine, if it is
-            installed; otherwise the offline keyword spotter of `rtcflow.ReplyOnStopWords`.
+            installed; otherwise the offline keyword spotter of `rtcflow.turns.ReplyOnStopWords`.
 
     Raises:
         ValueError: There is no stop word, or the keyword spotter does not know it.

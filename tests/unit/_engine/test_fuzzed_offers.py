@@ -17,7 +17,8 @@ from chromium_offer import CHROMIUM
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rtcflow import AsyncAudioVideoStreamHandler, MediaOffer, Stream, Timeouts, WebRTCConfig, memory_pair, open_engine
+from rtcflow import AsyncAudioVideoStreamHandler, Stream, Timeouts, WebRTCConfig, memory_pair, open_engine
+from rtcflow.abc import MediaOffer
 from rtcflow.serving.session import CallRequest
 
 LOCAL = WebRTCConfig(host_addresses=("127.0.0.1",))

@@ -16,8 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stun_server import mapped, refusing, server, silent
 
-from rtcflow import IceServer, Stream, TooManyConnections, WebRTCConfig
+from rtcflow import IceServer, Stream, WebRTCConfig
 from rtcflow.demo import EchoHandler
+from rtcflow.exceptions import TooManyConnections
 from rtcflow.frames import AudioFormat
 from rtcflow.protocol.ice import parse_ice_url
 from rtcflow.transports.webrtc import ServerTrouble, WebRTCTransport, open_engine, read_ice_servers

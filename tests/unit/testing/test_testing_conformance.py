@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 import rtcflow
-from rtcflow import HandlerError, MediaOffer, memory_pair
+from rtcflow import HandlerError, memory_pair
 from rtcflow._core.flow import Flow, Policy
+from rtcflow.abc import MediaOffer
 from rtcflow.frames import AudioFormat
 from rtcflow.testing import HANDLER_CHECKS, TRANSPORT_CHECKS, check_handler, check_transport, virtual_backend
 

@@ -297,7 +297,10 @@ def likely(start: float, *pauses: tuple[float, float], end: float) -> list:
     """Somebody speaks, with pauses that are told and do not end the turn."""
     script = turn(start, end)
     for quiet, loud in pauses:
-        script += [(quiet + 0.1, rtcflow.SpeechEnded(quiet, 0.2)), (loud + 0.05, rtcflow.SpeechStarted(loud))]
+        script += [
+            (quiet + 0.1, rtcflow.turns.SpeechEnded(quiet, 0.2)),
+            (loud + 0.05, rtcflow.turns.SpeechStarted(loud)),
+        ]
     return sorted(script, key=lambda entry: entry[0])
 
 

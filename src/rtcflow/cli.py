@@ -36,8 +36,11 @@ GRACE: Final = 1.0
 """Seconds that requests under way get when the server is stopped; calls get `stream.CLOSING` beside that."""
 
 PING: Final = 20.0
-"""Seconds between two pings to each WebSocket client, as Uvicorn has it. Hypercorn looks at no answer; but what is sent
-into a dead network makes the system notice it."""
+"""Seconds between two pings to each WebSocket client, as Uvicorn has it, so that proxies keep a silent call open.
+Hypercorn waits for no answer to them; `DEAD` is what notices a dead network."""
+
+DEAD: Final = 10
+"""Seconds after which the system ends a TCP connection whose other end no longer answers."""
 
 
 class Backend(enum.StrEnum):
@@ -241,6 +244,7 @@ def serve_application(served: Stream | Any, name: str, host: str, port: int, bac
         listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
         _fail(f"cannot listen on {host}:{port}: {error.strerror}")
+    _notice_dead_peers(listener)
     with closing(listener):
         shown = f"[{host}]" if ":" in host else host
         print(
@@ -248,6 +252,19 @@ def serve_application(served: Stream | Any, name: str, host: str, port: int, bac
         )
         _run(backend, partial(_serve, application, stream, listener, backend))
     print("Ended.", flush=True)
+
+
+def _notice_dead_peers(listener: socket.socket) -> None:
+    """Have the system end connections that are dead (tcp(7)); on Linux, those accepted later inherit it."""
+    if sys.platform == "linux":
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in (
+            (socket.TCP_KEEPIDLE, DEAD // 3),
+            (socket.TCP_KEEPINTVL, DEAD // 3),
+            (socket.TCP_KEEPCNT, 2),
+            (socket.TCP_USER_TIMEOUT, 1000 * DEAD),
+        ):
+            listener.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 async def _serve(application: Any, stream: Stream | None, listener: socket.socket, backend: Backend) -> None:

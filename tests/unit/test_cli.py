@@ -244,6 +244,24 @@ def test_speech_comes_back_from_every_server(which, tmp_path):
     assert (tmp_path / "back.wav").stat().st_size > 100_000
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="where sockets inherit this from their listener")
+def test_a_dead_network_is_noticed_by_the_system_within_ten_seconds():
+    """Connections that `rtcflow serve` accepts end when the other end answers neither data nor probes."""
+    from rtcflow import cli
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        cli._notice_dead_peers(listener)
+        with socket.create_connection(listener.getsockname()), listener.accept()[0] as accepted:
+            assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+
+            def option(name):
+                return accepted.getsockopt(socket.IPPROTO_TCP, name)
+
+            probes = option(socket.TCP_KEEPCNT) * option(socket.TCP_KEEPINTVL)
+            assert option(socket.TCP_KEEPIDLE) + probes <= 10
+            assert option(socket.TCP_USER_TIMEOUT) == 10_000
+
+
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 def test_served_websockets_are_pinged(backend, monkeypatch):
     """Or a network that died would never be noticed by the system: nothing is sent to a silent client."""

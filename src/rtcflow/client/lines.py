@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import anyio
 import anyio.lowlevel
+import numpy as np
 
 from .._core.bridge import loop_clock
 from .._core.flow import Flow, Policy
@@ -39,6 +40,7 @@ from ..protocol.lines import (
     Media,
     MediaFormat,
     Message,
+    Ping,
     SendAccepted,
     SendClear,
     SendMark,
@@ -54,7 +56,6 @@ from .webrtc import read_headers
 
 if TYPE_CHECKING:
     import httpx2.websockets
-    import numpy as np
     from numpy.typing import NDArray
 
 __all__ = ["CallerTransport", "call_by_telephone", "call_by_websocket", "join_line"]
@@ -67,6 +68,9 @@ MAX_MESSAGE: Final = 1 << 20
 
 DIGIT_SECONDS: Final = 0.25
 """Seconds from one digit to the next; a telephone's own dialler takes 0.1 to 0.3 s."""
+
+KEEP_ALIVE: Final = 3.0
+"""Seconds of sending nothing after which a caller shows that it is there; servers take one for dead after ten."""
 
 FORMATS: Final[Mapping[str, tuple[MediaFormat, ...]]] = {
     "twilio": (TELEPHONE,),
@@ -85,8 +89,8 @@ _STATUSES: Final = frozenset(HTTPStatus)
 class CallerTransport(LinkTransport):
     """The caller's end; opened by `call_by_telephone` and `call_by_websocket`, and used as any other transport.
 
-    It sends what is put into `audio_out`, and no silence between: who puts nothing for a minute (by telephone), or five
-    (by WebSocket), is taken for gone by the server.
+    It sends what is put into `audio_out`. After `KEEP_ALIVE` seconds without any, it sends a ping (by WebSocket) or a
+    frame of silence (by telephone), so that the server knows it is there.
 
     Attributes:
         clears: How often the server had the buffer dropped.
@@ -104,6 +108,7 @@ class CallerTransport(LinkTransport):
         self._socket, self._codec, self._call, self._carried = socket, codec, call, carried
         # Opus is decoded to 48 kHz whatever it was encoded from.
         self._heard = AudioFormat(48000 if carried.codec == "opus" else carried.sample_rate, carried.layout)
+        self._silence = np.zeros((1, carried.audio.frame_size), np.int16)
         self._coder = make_coder(carried.codec, carried.sample_rate, carried.layout)
         self._outbox = Flow[LineEvent](1000, Policy.BLOCK)
         self._buffer = Player(room=BUFFER, clock=clock)
@@ -242,8 +247,12 @@ class CallerTransport(LinkTransport):
         await self._began.wait()
         try:
             while True:
-                frame = (await self.audio_out.next_frame()).frame
-                if payload := self._coder.encode(frame.samples):
+                samples: NDArray[np.int16] | None = None
+                with anyio.move_on_after(KEEP_ALIVE):
+                    samples = (await self.audio_out.next_frame()).frame.samples
+                if samples is None and self.kind == "websocket":
+                    await self._say(Ping())
+                elif payload := self._coder.encode(self._silence if samples is None else samples):
                     await self._say(Media(payload))
         except (anyio.EndOfStream, ConnectionError):
             return

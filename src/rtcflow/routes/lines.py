@@ -18,6 +18,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 import anyio
+from starlette.middleware import Middleware
 from starlette.requests import HTTPConnection
 from starlette.routing import BaseRoute, WebSocketRoute
 from starlette.websockets import WebSocketState
@@ -42,6 +43,7 @@ from ..transports.line_socket import GOODBYE, LineLimits, LineSocket, PeerLeft
 from ..transports.telephone import TelephoneConfig, open_telephone_transport
 from ..transports.websocket import open_websocket_transport
 from .carrier_auth import UpgradeCheck, check_host, named_carrier
+from .linger import Lingering
 from .origin_guard import guard
 from .requests import caller_of, failure
 
@@ -73,7 +75,7 @@ def routes(
     config = calls.options.telephone or TelephoneConfig()
     carriers = (f"{path}/telephone/handler", f"{path}/telephone/handler/{{carrier}}") if config.served else ()
     return [
-        WebSocketRoute(route, answer, middleware=guard(calls))
+        WebSocketRoute(route, answer, middleware=[*guard(calls), Middleware(Lingering)])
         for route, answer in [(f"{path}/websocket/offer", websocket), *((route, telephone) for route in carriers)]
     ]
 

@@ -27,6 +27,10 @@ FAIR: Final = 16
 EARLY: Final = 0.001
 """Seconds by which a timer may come early; asyncio's do, by the clock's resolution, and would be set again at once."""
 
+STEADY: Final = 1.0
+PAUSE: Final = 2.0
+"""A peer that sends for so many seconds without such a pause sends all the time. Pages ping once a second."""
+
 REASON_BOUND: Final = 123
 """Bytes that a close reason may have (RFC 6455 section 5.5: 125, less two for the code)."""
 
@@ -45,8 +49,10 @@ class LineLimits:
             quantum of an AudioWorklet by itself, 128 samples at 48 kHz.
         burst: Messages beyond that at once, after a stall of the network: 20 s of audio.
         stall: Seconds that it may take no more data before the link counts as broken.
-        idle: Seconds that it may say nothing at all, not even a ping, before it counts as gone; None for ever. No
-            server notices a network that died without a word in less than minutes.
+        idle: Seconds that it may say nothing at all, not even a ping, before it counts as gone; None for ever, whatever
+            `peer_timeout` says. No server notices a network that died without a word in less than minutes.
+        peer_timeout: The same for a peer that was sending all the time, as a microphone and a carrier do (for
+            `STEADY` seconds, without a pause of `PAUSE`): when that stops, the peer is dead. None: only `idle` counts.
     """
 
     setup: float = 10.0
@@ -55,6 +61,7 @@ class LineLimits:
     burst: int = 1000
     stall: float = 10.0
     idle: float | None = 300.0
+    peer_timeout: float | None = 10.0
 
 
 class PeerLeft(Exception):
@@ -93,12 +100,13 @@ class PeerSilent(PeerLeft):
 class LineSocket:
     """The ASGI WebSocket with limits, in our exceptions."""
 
-    def __init__(self, websocket: WebSocket, limits: LineLimits) -> None:
-        from starlette.websockets import WebSocketDisconnect, WebSocketState  # not before a call: importing takes long
+    _gone = Exception
+    """What a server raises if its peer has gone. Servers differ: OSError, RuntimeError (Uvicorn's "unexpected ASGI
+    message"), h11's LocalProtocolError, trio's BrokenResourceError. Whatever it is, this one call is over."""
 
-        # Servers differ in how they say that the peer went away in the meantime; RuntimeError is Uvicorn's "unexpected
-        # ASGI message" after a close it has seen and we have not.
-        self._gone = (OSError, RuntimeError, WebSocketDisconnect)
+    def __init__(self, websocket: WebSocket, limits: LineLimits) -> None:
+        from starlette.websockets import WebSocketState  # not before a call: importing takes long
+
         self._connecting, self._disconnected = WebSocketState.CONNECTING, WebSocketState.DISCONNECTED
         self._websocket = websocket
         self._limits = limits
@@ -107,7 +115,7 @@ class LineSocket:
         self._over = False
         self._count = 0
         self._sending_since: float | None = None
-        self._heard_at = self._now()
+        self._heard_at = self._sends_since = self._now()
 
     async def accept(self) -> None:
         """Accept the handshake, if that was not done.
@@ -126,7 +134,7 @@ class LineSocket:
     async def deny(self, response: Response) -> None:
         """Answer the handshake with `response`, or with 403 where the server knows no other answer."""
         self._over = True
-        with suppress(*self._gone), anyio.move_on_after(GOODBYE):
+        with suppress(self._gone), anyio.move_on_after(GOODBYE):
             if "websocket.http.response" in (self._websocket.scope.get("extensions") or {}):
                 await self._websocket.send_denial_response(response)
             else:
@@ -153,8 +161,11 @@ class LineSocket:
         if len(message) > self._limits.max_message:
             problem = f"a message of {len(message)} bytes; at most {self._limits.max_message} are taken"
             raise RemoteProtocolError(problem, close_code=TOO_BIG)
-        self._heard_at = self._now()
-        if not self._rate.take(self._heard_at):
+        now = self._now()
+        if now - self._heard_at > PAUSE:
+            self._sends_since = now
+        self._heard_at = now
+        if not self._rate.take(now):
             problem = f"too many messages; {self._limits.rate:g} a second are taken"
             raise RemoteProtocolError(problem, close_code=OVER_LIMIT)
         return message
@@ -178,32 +189,36 @@ class LineSocket:
             self._sending_since = None
 
     async def wait_lost(self) -> PeerLeft:
-        """Wait until one `send` has taken `LineLimits.stall` seconds, or nothing came for `LineLimits.idle` seconds.
+        """Wait until one `send` has taken `LineLimits.stall` seconds, or nothing came for longer than the limits allow.
 
-        Who stalled can be told nothing any more. One task that looks at the clock now and then costs less than a
-        deadline for every message.
+        A peer that stalled can be told nothing any more. One task that looks at the clock now and then costs less than
+        a deadline for every message.
         """
-        idle = math.inf if self._limits.idle is None else self._limits.idle
+        limits = self._limits
         seen: float | None = None
         while True:
+            idle = math.inf if limits.idle is None else limits.idle
+            soon = math.inf if limits.idle is None or limits.peer_timeout is None else limits.peer_timeout
+            if self._heard_at - self._sends_since >= STEADY:
+                idle = min(idle, soon)
             since, now = self._sending_since, self._now() + EARLY
-            if since is not None and since == seen and now >= since + self._limits.stall:
+            if since is not None and since == seen and now >= since + limits.stall:
                 self._over = True
-                return PeerStalled(self._limits.stall)
+                return PeerStalled(limits.stall)
             if now >= self._heard_at + idle:
                 lost = PeerSilent(idle)
                 await self.close(OVER_LIMIT, str(lost))
                 return lost
             seen = since
-            look = (self._now() if since is None else since) + self._limits.stall
-            await anyio.sleep_until(min(look, self._heard_at + idle))
+            look = (self._now() if since is None else since) + limits.stall
+            await anyio.sleep_until(min(look, self._now() + soon, self._heard_at + idle))
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
         """Close it, if that was not done; never raises for a peer that is gone, nor waits long for one that stalls."""
         if self._over:
             return
         self._over = True
-        with suppress(*self._gone), anyio.move_on_after(GOODBYE):
+        with suppress(self._gone), anyio.move_on_after(GOODBYE):
             await self._websocket.close(code, _cut(reason))
 
 

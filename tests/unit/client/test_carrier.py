@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import anyio
+import numpy as np
 import pytest
-from line_pairs import Pipe
+from line_pairs import Pipe, linked
 
 from rtcflow.client.lines import DEFAULT_FORMATS, FORMATS, call_by_telephone, join_line
 from rtcflow.exceptions import RemoteProtocolError
-from rtcflow.frames import AudioFormat
+from rtcflow.frames import AudioFormat, AudioFrame
 from rtcflow.protocol.lines import CallStarted, MediaFormat
 from rtcflow.protocol.telephone import carrier_codec
 from rtcflow.protocol.websocket import WebSocketCodec, Wish
+from rtcflow.transports.telephone import open_telephone_transport
+from rtcflow.transports.websocket import open_websocket_transport
 
 pytestmark = pytest.mark.anyio
 
@@ -57,3 +60,26 @@ async def test_what_a_carrier_does_not_carry_is_refused():
         for carried in formats:
             ours, theirs = carrier_codec(carrier), carrier_codec(carrier)
             assert ours.receive(theirs.send_event(CallStarted("1", "1", format=carried))).format == carried
+
+
+@pytest.mark.parametrize("line", ["websocket", "twilio"])
+async def test_a_caller_with_nothing_to_say_shows_that_it_is_there(line):
+    """A ping, or a frame of silence as carriers send it, every 3 s; the server takes nobody for dead."""
+    if line == "websocket":
+        codec, carried = (
+            WebSocketCodec(Wish("pcm_s16le", 16000, binary=True, named=True)),
+            MediaFormat("pcm_s16le", 16000),
+        )
+    else:
+        codec, carried = carrier_codec(line), DEFAULT_FORMATS[line]
+    opener = open_websocket_transport if line == "websocket" else open_telephone_transport
+    call = CallStarted("a", "a", format=None if line == "websocket" else carried)
+    async with linked(opener, codec, call, carried) as (ours, theirs):
+        for end in (ours, theirs):
+            end.start(carried.audio, carried.audio)
+        theirs.audio_out.put(AudioFrame(np.ones((1, 2 * carried.sample_rate), np.int16), carried.sample_rate, 0))
+        await anyio.sleep(100)
+        figures = ours.statistics()
+        assert not ours._link.ended.is_set()
+        assert figures.details["media_received"] == pytest.approx(100 if line == "websocket" else 100 + 32, abs=2)
+        assert figures.details["messages_received"] == pytest.approx(100 + 32, abs=2)

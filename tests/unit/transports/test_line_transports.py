@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 from contextlib import asynccontextmanager
 from functools import partial
@@ -371,6 +372,61 @@ async def test_a_peer_that_says_nothing_more_is_a_broken_link():
         with anyio.move_on_after(100_000) as waiting:
             await transport.wait_ended()
         assert waiting.cancelled_caught
+
+
+VOICE = {
+    "telephone": '{"event":"media","media":{"payload":"' + base64.b64encode(160 * b"\x55").decode() + '"}}',
+    "websocket": '{"event":"media","media":{"payload":"' + base64.b64encode(480 * b"\x55").decode() + '"}}',
+}
+OPENINGS = {"telephone": partial(telephone_line, "twilio"), "websocket": websocket_line}
+
+
+async def talk(far, kind, seconds):
+    for _ in range(round(seconds / 0.02)):
+        far.say(VOICE[kind])
+        await anyio.sleep(0.02)
+
+
+@pytest.mark.parametrize("kind", OPENINGS)
+async def test_a_peer_that_talked_all_the_time_is_dead_when_it_stops(kind):
+    """However it died: noticed after 10 s; frozen for 8 s it is kept, again and again."""
+    async with OPENINGS[kind]() as (far, transport):
+        transport.start(AudioFormat(8000), AudioFormat(8000))
+        for _ in range(3):
+            await talk(far, kind, 2)
+            with anyio.move_on_after(8) as frozen:
+                await transport.wait_ended()
+            assert frozen.cancelled_caught
+        await talk(far, kind, 2)
+        began = anyio.current_time()
+        with pytest.raises(anyio.BrokenResourceError) as caught, anyio.fail_after(1000):
+            await transport.wait_ended()
+        assert 9.9 <= anyio.current_time() - began <= 10.1
+        assert str(caught.value.__cause__) == "the peer said nothing for 10 s"
+
+
+@pytest.mark.parametrize(
+    ("limits", "seconds", "most"),
+    [
+        (LineLimits(peer_timeout=None, idle=50), 2, 50),
+        (LineLimits(peer_timeout=3), 2, 3),
+        (LineLimits(idle=5), 2, 5),
+        (LineLimits(idle=None), 2, None),
+        (LineLimits(), 0.4, 300),
+        (LineLimits(stall=1000), 2, 10),
+    ],
+    ids=["switched off", "shorter", "idle is shorter", "no limit at all", "one word only", "a long stall"],
+)
+async def test_how_long_a_peer_may_be_silent_is_a_limit(limits, seconds, most):
+    """A device that says a word now and then has `idle`; so has everybody where peer_timeout is None."""
+    async with websocket_line(limits=limits) as (far, transport):
+        transport.start(AudioFormat(8000), AudioFormat(8000))
+        await talk(far, "websocket", seconds)
+        began = anyio.current_time()
+        with anyio.move_on_after(10_000) as waiting, contextlib.suppress(anyio.BrokenResourceError):
+            await transport.wait_ended()
+        assert waiting.cancelled_caught == (most is None)
+        assert most is None or anyio.current_time() - began == pytest.approx(most, abs=0.1)
 
 
 async def test_a_telephone_has_no_channel_for_messages():

@@ -1,0 +1,45 @@
+"""What stands between the server and a line: when a call is over, the rest of what the peer sends is still taken.
+
+A server holds received messages in a short queue (Hypercorn: ten), and puts the news of the peer's end in behind them.
+If the application returns while that queue is full, nobody takes from it any more: the server's reader waits for room
+for ever, and the socket and its tasks are never freed. A peer only has to go on sending for a moment after its call
+has ended, as every microphone does. `Lingering` goes on receiving in the application's place.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio
+
+from ..transports.line_socket import FAIR, LineLimits
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+QUIET: Final = 0.1
+"""Seconds without a message: the server holds no more of them then, and its queue has room for the peer's end."""
+
+
+class Lingering:
+    """ASGI middleware for WebSocket routes that returns when the server holds no more messages of the peer.
+
+    Everything of the call is free by then. Messages are taken as fast as in a call and no faster, so a flood costs no
+    more than a call does.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app(scope, receive, send)
+        count = 0
+        while True:
+            said: Any = None
+            with anyio.move_on_after(QUIET):
+                said = await receive()
+            if said is None:
+                return
+            count += 1
+            if count % FAIR == 0:
+                await anyio.sleep(FAIR / LineLimits().rate)

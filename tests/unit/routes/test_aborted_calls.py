@@ -1,0 +1,175 @@
+"""Calls that end in every rude way leave nothing: no slot, no file descriptor, no task, on every server and backend."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import gc
+import importlib
+import json
+import os
+import socket
+import struct
+from contextlib import asynccontextmanager
+
+import anyio
+import pytest
+from anyio.abc import SocketAttribute
+from unit.routes.test_asgi_lines import application, make
+
+from rtcflow.routes.linger import Lingering
+from rtcflow.transports.telephone import TelephoneConfig
+
+pytestmark = pytest.mark.anyio
+
+SERVERS = ["asyncio uvicorn", "asyncio hypercorn", "trio hypercorn"]
+KINDS = ["FIN", "RST", "half-open", "junk", "flood"]
+AT_ONCE = 10
+
+
+@pytest.fixture(params=SERVERS)
+def anyio_backend(request):
+    return (request.param.split()[0], {})
+
+
+@pytest.fixture
+def server_name(request, anyio_backend):
+    return request.node.callspec.params["anyio_backend"].split()[1]
+
+
+@asynccontextmanager
+async def serving(stream, backend, name):
+    listener = socket.create_server(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+    async with anyio.create_task_group() as tasks:
+        stop = anyio.Event()
+        if name == "hypercorn":
+            from hypercorn.config import Config
+
+            config = Config()
+            config.bind, config.loglevel, config.graceful_timeout = [f"fd://{listener.detach()}"], "ERROR", 0.2
+            serve = importlib.import_module(f"hypercorn.{backend}").serve
+            tasks.start_soon(lambda: serve(application(stream), config, shutdown_trigger=stop.wait))
+        else:
+            import uvicorn
+
+            one = uvicorn.Server(uvicorn.Config(application(stream), log_level="error", ws="wsproto", lifespan="on"))
+            one.capture_signals = contextlib.nullcontext
+            tasks.start_soon(lambda: one.serve(sockets=[listener]))
+        try:
+            with anyio.fail_after(10):
+                while not stream.is_running:
+                    await anyio.sleep(0.01)
+            yield port
+        finally:
+            stop.set()
+            if name == "uvicorn":
+                one.should_exit = True
+    listener.close()
+
+
+def frame(kind, payload):
+    size = len(payload)
+    length = bytes([0x80 | size]) if size < 126 else bytes([0x80 | 126]) + struct.pack(">H", size)
+    return bytes([0x80 | kind]) + length + bytes(4) + payload
+
+
+def text(said):
+    return frame(1, json.dumps(said).encode())
+
+
+STARTS = {
+    "websocket": [{"event": "start"}],
+    "telephone": [
+        {"event": "connected", "protocol": "Call"},
+        {
+            "event": "start",
+            "streamSid": "MZ",
+            "start": {"callSid": "CA", "mediaFormat": {"encoding": "audio/x-mulaw", "sampleRate": 8000}},
+        },
+    ],
+}
+ROUTES = {"websocket": "/websocket/offer", "telephone": "/telephone/handler/twilio"}
+VOICE = text({"event": "media", "media": {"payload": base64.b64encode(160 * b"\x55").decode()}})
+
+
+async def call_rudely(port, line, kind):
+    """A call with media flowing both ways, and its end; nothing of the caller is left."""
+    upgrade = (
+        f"GET {ROUTES[line]} HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    ).encode()
+    start = b"".join(map(text, STARTS[line]))
+    async with await anyio.connect_tcp("127.0.0.1", port) as peer:
+        await peer.send(upgrade)
+        assert b" 101 " in await peer.receive()
+        await peer.send(start)
+        heard = 0
+        with anyio.fail_after(10):
+            while heard < 2000:  # its own voice: media flows both ways
+                await peer.send(VOICE)
+                with anyio.move_on_after(0.02):
+                    heard += len(await peer.receive())
+        with contextlib.suppress(anyio.BrokenResourceError, anyio.EndOfStream):
+            if kind == "half-open":
+                await peer.send_eof()
+                with anyio.move_on_after(0.3):
+                    await peer.receive()
+            elif kind in {"junk", "flood"}:
+                with anyio.move_on_after(0.5):
+                    for number in range(3000 if kind == "flood" else 200):
+                        await peer.send(frame(1, b"[") if kind == "junk" and not number else VOICE)
+        if kind != "FIN":
+            reset(peer)
+
+
+def reset(peer):
+    peer.extra(SocketAttribute.raw_socket).setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+def open_files():
+    gc.collect()
+    return len(os.listdir("/proc/self/fd"))
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="file descriptors are counted in /proc")
+@pytest.mark.parametrize(
+    ("line", "kind"), [*(("websocket", kind) for kind in KINDS), ("telephone", "RST"), ("telephone", "flood")]
+)
+async def test_a_call_that_ends_rudely_leaves_nothing(anyio_backend_name, server_name, line, kind):
+    """After all of them there are as many open files and taken slots as before the first."""
+    stream = make(concurrency_limit=50, telephone=TelephoneConfig(unsigned_is_fine=True))
+    async with serving(stream, anyio_backend_name, server_name) as port:
+        await call_rudely(port, line, "FIN")  # what is made once
+        await anyio.sleep(0.3)
+        before = open_files()
+        async with anyio.create_task_group() as calls:
+            for _ in range(AT_ONCE):
+                calls.start_soon(call_rudely, port, line, kind)
+        with anyio.move_on_after(15):
+            while open_files() > before or len(stream.calls):
+                await anyio.sleep(0.05)
+        assert (open_files(), len(stream.calls)) == (before, 0)
+
+
+async def test_what_a_peer_sends_after_its_call_is_taken_until_there_is_no_more():
+    """More than any server's queue holds; and then the application returns."""
+    sent, received = anyio.create_memory_object_stream(10)
+
+    async def over(scope, receive, send):
+        return
+
+    async def send_on():
+        async with sent:
+            for number in range(100):
+                await sent.send({"type": "websocket.receive", "text": str(number)})
+            await sent.send({"type": "websocket.disconnect", "code": 1006})
+            await anyio.sleep_forever()
+
+    async with anyio.create_task_group() as tasks, received:
+        tasks.start_soon(send_on)
+        with anyio.fail_after(10):
+            await Lingering(over)({"type": "websocket"}, received.receive, None)
+        assert received.statistics().current_buffer_used == 0
+        assert received.statistics().tasks_waiting_send == 0
+        tasks.cancel_scope.cancel()

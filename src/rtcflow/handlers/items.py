@@ -187,8 +187,11 @@ def _to_uint8(pixels: NDArray[Any], what: str) -> NDArray[np.uint8]:
         # 65,535 = 255 * 257, so this is the nearest value for each, and full scale stays full scale.
         return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
     if pixels.dtype == np.float32:
-        if np.isnan(pixels).any():
-            raise MediaError(f"{what} returned a picture with NaN in it", "finite values: write np.nan_to_num(picture)")
+        if not np.isfinite(pixels).all():
+            kind = "NaN" if np.isnan(pixels).any() else "infinity"
+            raise MediaError(
+                f"{what} returned a picture with {kind} in it", "finite values: write np.nan_to_num(picture)"
+            )
         clipped: NDArray[np.float32] = np.clip(pixels, 0, 255)
         return np.rint(clipped).astype(np.uint8)
     cure = ".astype(np.float32)" if pixels.dtype.kind == "f" else ".astype(np.uint8)"

@@ -332,7 +332,9 @@ def parse_object(message: Message) -> dict[str, Any]:
         RemoteProtocolError: It is binary, no JSON, or no object.
     """
     if not isinstance(message, str):
-        raise RemoteProtocolError("a binary message came where JSON text was agreed", close_code=WRONG_KIND)
+        raise binary_json(message) or RemoteProtocolError(
+            "a binary message came where JSON text was agreed", close_code=WRONG_KIND
+        )
     try:
         value = json.loads(message)
     except (ValueError, RecursionError):  # RecursionError: "[[[[…"
@@ -340,6 +342,20 @@ def parse_object(message: Message) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise wrong(f"JSON, but no object: {message[:_SHOWN]!r}")
     return value
+
+
+def binary_json(message: bytes) -> RemoteProtocolError | None:
+    """The error for JSON that came in a binary message; None if `message` is something else."""
+    if message[:1] != b"{":
+        return None
+    try:
+        said = json.loads(message)
+    except (ValueError, RecursionError):
+        return None
+    named = f" {str(said['event'])[:_SHOWN]!r}" if "event" in said else ""
+    return RemoteProtocolError(
+        f"the message{named} came as a binary message; send JSON as a text message", close_code=WRONG_KIND
+    )
 
 
 def read_object(message: Mapping[str, Any], key: str) -> dict[str, Any]:
@@ -369,23 +385,39 @@ def read_id(message: Mapping[str, Any], key: str) -> str:
 
 
 def read_count(message: Mapping[str, Any], key: str) -> int | None:
-    """The whole number at `key`, which some carriers write as a string; None where it is missing."""
+    """The whole number at `key`, or None if it is missing. Some carriers write it as a string.
+
+    JSON has one kind of number, so 16000.0 is 16000 (RFC 8259 section 6).
+    """
     value = message.get(key)
     if value is None:
         return None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     if isinstance(value, str) and re.fullmatch(r"[0-9]{1,18}", value):
         return int(value)
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 10**18:
         return value
-    raise wrong(f"{key!r} must be a whole number")
+    raise wrong(f"{key!r} must be a whole number, not {str(value)[:_SHOWN]!r}")
 
 
 def read_payload(message: Mapping[str, Any]) -> bytes:
-    """The base64 bytes at ``payload``."""
+    """The base64 bytes at ``payload``.
+
+    Line breaks are passed over, and padding may be missing, as browsers read base64 (WHATWG Infra,
+    "forgiving-base64 decode"): encoders for mail (Android's ``DEFAULT``, Python's ``encodebytes``) put lines in.
+    """
+    text = read_text(message, "payload")
     try:
-        return base64.b64decode(read_text(message, "payload"), validate=True)
+        return base64.b64decode(text, validate=True)
     except (ValueError, binascii.Error):
-        raise wrong("'payload' is not base64") from None
+        pass
+    try:
+        whole = "".join(text.split())
+        return base64.b64decode(whole + "=" * (-len(whole) % 4), validate=True)
+    except (ValueError, binascii.Error):
+        safe = " but its URL-safe variant; write + and / for - and _" if {*text} & {*"-_"} else ""
+        raise wrong(f"'payload' is not base64{safe}") from None
 
 
 def read_parameters(value: object) -> dict[str, str]:

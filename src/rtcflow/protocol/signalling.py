@@ -326,8 +326,12 @@ def _candidate(fields: dict[str, Any]) -> IceCandidate | None:
         raise InvalidCandidate(f'"candidate.candidate" is {_show(line)}; expected text', status=422)
     if mid is not None and not (isinstance(mid, str) and _MID.fullmatch(mid)):
         raise InvalidCandidate(f'"candidate.sdpMid" is {_show(mid)}; expected 1 to 64 characters', status=422)
+    if type(index) is float and index.is_integer():  # JSON has one kind of number (RFC 8259 section 6)
+        index = int(index)
     if index is not None and not (type(index) is int and 0 <= index < 1000):
-        raise InvalidCandidate(f'"candidate.sdpMLineIndex" is {_show(index)}; expected a number from 0', status=422)
+        cure = f": write {index}, without quotation marks" if isinstance(index, str) and index.isdecimal() else ""
+        words = f'"candidate.sdpMLineIndex" is {_show(index)}; expected a number from 0{cure}'
+        raise InvalidCandidate(words, status=422)
     if ufrag is not None and not (isinstance(ufrag, str) and _UFRAG.fullmatch(ufrag)):
         raise InvalidCandidate(f'"candidate.usernameFragment" is {_show(ufrag)}; expected text', status=422)
     candidate = parse_candidate(line)

@@ -47,6 +47,7 @@ from .lines import (
     SendText,
     Stopped,
     TextMessage,
+    binary_json,
     parse_object,
     read_count,
     read_id,
@@ -114,6 +115,8 @@ class WebSocketCodec(LineCodec):
 
     def _decode_event(self, message: Message) -> LineEvent | None:
         if isinstance(message, bytes):
+            if (self.call is None or not self.wish.binary) and (error := binary_json(message)) is not None:
+                raise error
             if self.call is not None and not self.wish.binary:
                 raise RemoteProtocolError(
                     'a binary message came, but start did not say "binary": true', close_code=WRONG_KIND

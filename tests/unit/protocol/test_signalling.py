@@ -156,7 +156,7 @@ def test_fastrtcs_offer_is_read() -> None:
 
 def test_fastrtcs_candidate_is_read() -> None:
     """As Chrome writes it."""
-    request = parse_request(trickle(candidate=CHROME, sdpMLineIndex=0, usernameFragment="LkZb"))
+    request = parse_request(trickle(candidate=CHROME, sdpMLineIndex=0.0, usernameFragment="LkZb"))
     assert request == CandidateRequest(
         "abc",
         IceCandidate(
@@ -240,6 +240,8 @@ def test_the_end_survives_the_wire() -> None:
         (trickle(candidate=CHROME, sdpMid=0), 422, "sdpMid"),
         (trickle(candidate=CHROME, sdpMid=None), 422, "neither"),
         (trickle(candidate=CHROME, sdpMLineIndex=True), 422, "sdpMLineIndex"),
+        (trickle(candidate=CHROME, sdpMLineIndex="0"), 422, "write 0, without quotation marks"),
+        (trickle(candidate=CHROME, sdpMLineIndex=0.5), 422, "sdpMLineIndex"),
         (trickle(candidate=CHROME, sdpMLineIndex=-1), 422, "sdpMLineIndex"),
         (trickle(candidate=CHROME, usernameFragment="x"), 422, "usernameFragment"),
     ],

@@ -287,6 +287,55 @@ def _understood_or_refused(read: Callable[[Any], object], message: str | bytes) 
 
 
 @pytest.mark.parametrize(
+    "write",
+    [
+        base64.encodebytes,
+        lambda payload: base64.encodebytes(payload).replace(b"\n", b"\r\n"),
+        lambda payload: base64.b64encode(payload).rstrip(b"="),
+        lambda payload: b" " + base64.b64encode(payload) + b"\t",
+    ],
+    ids=["lines", "Android's lines", "no padding", "blanks"],
+)
+@given(payload=st.binary(max_size=400))
+def test_base64_of_mail_encoders_is_read(write: Callable[[bytes], bytes], payload: bytes) -> None:
+    """Android's DEFAULT and Python's encodebytes put line breaks in; some leave the padding out."""
+    message = json.dumps({"event": "media", "media": {"payload": write(payload).decode()}})
+    assert _begun("twilio").receive(message) == Media(payload)
+
+
+@pytest.mark.parametrize("payload", ["%%%%", "AAAAA", "AA==AA", "A=", "ä", "AA=A", "=", "-_-_"])
+def test_what_is_not_base64_is_refused(payload: str) -> None:
+    """Nothing is guessed at: letters of another alphabet, and bits that are missing, are errors."""
+    words = "URL-safe" if payload == "-_-_" else "not base64"
+    with pytest.raises(RemoteProtocolError, match=words) as caught:
+        _begun("twilio").receive(json.dumps({"event": "media", "media": {"payload": payload}}))
+    assert caught.value.close_code == 1007
+
+
+@every_carrier
+def test_a_start_in_a_binary_message_is_called_that(carrier: str) -> None:
+    """Some WebSocket libraries send text as binary messages: the error says so, and not that audio came too early."""
+    start = carrier_codec(carrier).send_event(CallStarted("CA1", "MZ1"))
+    for read in (detect, carrier_codec(carrier).receive):
+        with pytest.raises(RemoteProtocolError, match="binary message; send JSON as a text message") as caught:
+            read(start.encode())
+        assert caught.value.close_code == 1003
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_plivos_stream_id_is_read_wherever_it_stands(inside: bool) -> None:
+    """In `start`, as documented, or beside it, as streams of Plivo's kind have it."""
+    start = {"callId": "c", "mediaFormat": {"encoding": "audio/x-mulaw", "sampleRate": 8000.0}}
+    said = {"event": "start", "start": {**start, **({"streamId": "s"} if inside else {})}}
+    message = json.dumps(said if inside else {**said, "streamId": "s"})
+    codec = detect(message)
+    assert codec.name == "plivo"
+    started = codec.receive(message)
+    assert isinstance(started, CallStarted)
+    assert (started.call_id, started.stream_id) == ("c", "s")
+
+
+@pytest.mark.parametrize(
     ("message", "code", "hint"),
     [
         ("nonsense", 1007, "not JSON"),

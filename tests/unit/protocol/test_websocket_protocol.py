@@ -91,6 +91,9 @@ def test_a_client_may_ask_for_more() -> None:
         (None, '{"event":"start","binary":1}', 1007, "true or false"),
         (START, START, 1002, "started twice"),
         (START, b"\x00", 1003, '"binary": true'),
+        (None, START.encode(), 1003, "'start' came as a binary message; send JSON as a text message"),
+        (START, b'{"event":"stop"}', 1003, "'stop' came as a binary message"),
+        (None, '{"event":"start","sample_rate":16000.5}', 1007, "whole number, not '16000.5'"),
         (START, '{"event":"media","media":{"payload":"%"}}', 1007, "base64"),
         (START, '{"event":"weather"}', 1002, "unknown event"),
         (START, "{}", 1002, "unknown event"),
@@ -167,6 +170,16 @@ json_values: st.SearchStrategy[Any] = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=8,
 )
+
+
+def test_a_whole_number_may_be_written_with_a_point() -> None:
+    """JSON has one kind of number: 16000.0 is 16000."""
+    codec = WebSocketCodec()
+    codec.receive('{"event":"start","sample_rate":16000.0}')
+    assert codec.wish.sample_rate == 16000
+    assert isinstance(codec.wish.sample_rate, int)
+
+
 keys = st.sampled_from(["websocket_id", "codec", "sample_rate", "layout", "binary", "clear", "marks", "media", "mark"])
 kinds = st.sampled_from(["start", "media", "stop", "ping", "mark", "pong", "clear", "started", "x"])
 

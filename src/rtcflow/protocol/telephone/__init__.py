@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...exceptions import RemoteProtocolError
-from ..lines import WRONG_KIND, LineCodec, Message, parse_object, unknown_event
+from ..lines import WRONG_KIND, LineCodec, Message, binary_json, parse_object, unknown_event
 from .answers import answer_call
 from .json_media import JsonMediaCodec, PlivoCodec, TelnyxCodec, TwilioCodec
 from .vonage import VonageCodec
@@ -43,7 +43,7 @@ def detect(first_message: Message) -> LineCodec:
         RemoteProtocolError: No carrier begins like that.
     """
     if isinstance(first_message, bytes):
-        raise RemoteProtocolError(
+        raise binary_json(first_message) or RemoteProtocolError(
             "audio came before the call was started; every carrier begins with a text message", close_code=WRONG_KIND
         )
     said = parse_object(first_message)
@@ -53,7 +53,7 @@ def detect(first_message: Message) -> LineCodec:
             return TwilioCodec() if "protocol" in said else TelnyxCodec()
         case "start" if "streamSid" in said:
             return TwilioCodec()
-        case "start" if isinstance(start, dict) and "streamId" in start:
+        case "start" if "streamId" in said or (isinstance(start, dict) and "streamId" in start):
             return PlivoCodec()
         case "start":
             return TelnyxCodec()

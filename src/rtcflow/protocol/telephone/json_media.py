@@ -348,7 +348,7 @@ class PlivoCodec(JsonMediaCodec):
         caller, callee = _take_numbers(custom)
         return CallStarted(
             call_id=read_id(start, "callId"),
-            stream_id=read_id(start, "streamId"),
+            stream_id=read_id(start if "streamId" in start else said, "streamId"),
             caller=caller,
             callee=callee,
             custom=custom,

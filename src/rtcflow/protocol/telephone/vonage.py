@@ -28,6 +28,7 @@ from ..lines import (
     SendMark,
     SendMedia,
     Stopped,
+    binary_json,
     parse_object,
     read_digit,
     read_object,
@@ -56,6 +57,8 @@ class VonageCodec(LineCodec):
 
     def _decode_event(self, message: Message) -> LineEvent | None:
         if isinstance(message, bytes):
+            if self.call is None and (error := binary_json(message)) is not None:
+                raise error
             if len(message) > MAX_AUDIO:
                 problem = f"a binary message of {len(message)} bytes; at most {MAX_AUDIO} are audio"
                 raise RemoteProtocolError(problem, close_code=TOO_BIG)

@@ -30,6 +30,9 @@ MAX_SIDE: Final = 16_383
 MAX_PIXELS: Final = 139_264 * 256
 """Pixels of a picture: what the highest level of H.264 allows (ITU-T H.264 table A-1, level 6.2), 8192 × 4352."""
 
+_PIXELS: Final = 1 << 20
+"""Numbers of a picture that are converted at once."""
+
 _NO_MEDIA: Final = (AdditionalOutputs, CloseStream)
 
 
@@ -181,24 +184,29 @@ def _check_size(width: int, height: int, what: str) -> None:
 
 
 def _to_uint8(pixels: NDArray[Any], what: str) -> NDArray[np.uint8]:
+    """`pixels` as uint8, some rows at a time: a large picture needs no second one of wider numbers beside it."""
     if pixels.dtype == np.uint8:
         return pixels
-    if pixels.dtype == np.uint16:
-        # 65,535 = 255 * 257, so this is the nearest value for each, and full scale stays full scale.
-        return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    if pixels.dtype == np.float32:
-        if not np.isfinite(pixels).all():
-            kind = "NaN" if np.isnan(pixels).any() else "infinity"
-            raise MediaError(
-                f"{what} returned a picture with {kind} in it", "finite values: write np.nan_to_num(picture)"
-            )
-        clipped: NDArray[np.float32] = np.clip(pixels, 0, 255)
-        return np.rint(clipped).astype(np.uint8)
-    cure = ".astype(np.float32)" if pixels.dtype.kind == "f" else ".astype(np.uint8)"
-    raise MediaError(
-        f"{what} returned a {pixels.dtype.name} picture",
-        f"uint8 (0-255), uint16 (0-65535) or float32 (0-255): write picture{cure}",
-    )
+    if pixels.dtype not in (np.uint16, np.float32):
+        cure = ".astype(np.float32)" if pixels.dtype.kind == "f" else ".astype(np.uint8)"
+        raise MediaError(
+            f"{what} returned a {pixels.dtype.name} picture",
+            f"uint8 (0-255), uint16 (0-65535) or float32 (0-255): write picture{cure}",
+        )
+    out = np.empty(pixels.shape, np.uint8)
+    rows = max(1, _PIXELS // max(1, pixels[0].size))
+    for begin in range(0, len(pixels), rows):
+        band = pixels[begin : begin + rows]
+        if band.dtype == np.uint16:
+            # 65,535 = 255 * 257, so this is the nearest value for each, and full scale stays full scale.
+            out[begin : begin + rows] = (band.astype(np.uint32) + 128) // 257
+            continue
+        if not np.isfinite(band).all():
+            kind = "NaN" if np.isnan(band).any() else "infinity"
+            cure = "finite values: write np.nan_to_num(picture)"
+            raise MediaError(f"{what} returned a picture with {kind} in it", cure)
+        out[begin : begin + rows] = np.rint(np.clip(band, 0, 255))
+    return out
 
 
 def video_to_handler(frame: av.VideoFrame, video_format: VideoFormat) -> av.VideoFrame | NDArray[Any]:

@@ -22,6 +22,9 @@ _TO_FLOAT = np.float32(1 / 32768)
 
 _WANTED = "int16, or float32 in [-1, 1]"
 
+_PIECE = 1 << 20
+"""Samples that are converted at once: a long array needs no second one of floats beside it."""
+
 _LOUD = 8.0
 """Float samples above this are on the scale of 16-bit values: no recording overshoots ±1 by 18 dB."""
 
@@ -36,6 +39,15 @@ def float32_to_int16(samples: NDArray[np.float32]) -> NDArray[np.int16]:
         kind = "NaN" if np.isnan(samples).any() else "infinity"
         cure = "np.nan_to_num(samples, posinf=0, neginf=0)"
         raise MediaError(f"audio with {kind} in it", f"finite samples; to hear silence there, write {cure}")
+    if samples.size <= _PIECE:
+        return _scaled(samples)
+    flat, out = samples.reshape(-1), np.empty(samples.size, np.int16)
+    for begin in range(0, flat.size, _PIECE):
+        out[begin : begin + _PIECE] = _scaled(flat[begin : begin + _PIECE])
+    return out.reshape(samples.shape)
+
+
+def _scaled(samples: NDArray[np.float32]) -> NDArray[np.int16]:
     scaled = np.minimum(samples, np.float32(1))
     np.maximum(scaled, np.float32(-1), out=scaled)
     scaled *= np.float32(32768)

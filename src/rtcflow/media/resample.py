@@ -104,9 +104,13 @@ class Resampler:
     def _run(self, resampler: AudioResampler, samples: NDArray[np.int16]) -> NDArray[np.int16]:
         if not samples.shape[1]:
             return samples
-        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples), format="s16p", layout=self.target.layout)
-        frame.sample_rate = self._source_rate
-        parts = [cast("NDArray[np.int16]", out.to_ndarray()) for out in resampler.resample(frame)]
+        # Piece by piece: the filter needs many times the memory of what it is fed at once, and gives the same samples.
+        parts = []
+        for begin in range(0, samples.shape[1], self._source_rate):
+            piece = np.ascontiguousarray(samples[:, begin : begin + self._source_rate])
+            frame = av.AudioFrame.from_ndarray(piece, format="s16p", layout=self.target.layout)
+            frame.sample_rate = self._source_rate
+            parts += [cast("NDArray[np.int16]", out.to_ndarray()) for out in resampler.resample(frame)]
         if len(parts) == 1:
             return parts[0]
         return np.concatenate([np.empty((self.target.channels, 0), np.int16), *parts], axis=1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 
 from rtcflow.exceptions import MediaError
 from rtcflow.frames import AudioFormat
+from rtcflow.media.convert import as_pcm
 from rtcflow.media.resample import Converter, Resampler, check_sample_rate
 
 rates = st.sampled_from([8000, 11025, 16000, 22050, 24000, 32000, 44100, 48000, 96000]) | st.integers(4000, 100_000)
@@ -149,3 +152,44 @@ def test_live_of_whole_frames_whole_frames_come_out_at_once(source, target, chan
     assert 0 <= silence <= target // 500
     a_sample = 8000 * 2 * np.pi * 300 / min(source, target)  # the silence need not be of whole samples
     assert np.abs(live[:, silence:].astype(int) - whole).max() <= a_sample + 10
+
+
+def resident() -> int:
+    """Bytes of memory that this process has now."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="memory is measured in /proc")
+@pytest.mark.parametrize("kind", ["int16", "float32"])
+def test_ten_minutes_at_once_take_memory_of_their_own_order(kind: str) -> None:
+    """Converted piece by piece: beside what went in and what comes out there is little; the sound is the same."""
+    samples = (noise(1, 24000, 1)[0].astype(kind) / (1 if kind == "int16" else 32768)).astype(kind)
+    long = np.tile(samples, 600)
+    as_pcm(samples), Converter(AudioFormat(48000)).feed(noise(1, 480, 1), 24000)
+    before, most, over = resident(), 0, threading.Event()
+
+    def watch() -> None:
+        nonlocal most
+        while not over.wait(0.002):
+            most = max(most, resident())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        heard = Converter(AudioFormat(48000)).feed(as_pcm(long), 24000)
+    finally:
+        over.set()
+        watcher.join()
+    size = 2 * long.size  # as int16
+    assert heard.shape[1] == pytest.approx(2 * long.size, abs=200)
+    assert most - before <= 6.5 * size + 20e6, (most - before) / size  # a copy, and twice as many samples, joined
+
+
+def test_pieces_cannot_be_heard() -> None:
+    """Two and a half seconds at once are what they are frame by frame."""
+    samples = noise(2, 60000, 3)
+    frames = Converter(AudioFormat(48000, "stereo"))
+    parts = [frames.feed(samples[:, begin : begin + 480], 24000) for begin in range(0, 60000, 480)]
+    at_once = Converter(AudioFormat(48000, "stereo")).feed(samples, 24000)
+    np.testing.assert_array_equal(at_once, np.concatenate(parts, axis=1))

@@ -352,7 +352,7 @@ MUTANTS = (
     Mutant(
         "int16-wraps",
         "Full scale wraps around instead of saturating.",
-        (Edit("media.convert:float32_to_int16", "np.minimum(scaled, np.float32(32767), out=scaled)", "pass"),),
+        (Edit("media.convert:_scaled", "np.minimum(scaled, np.float32(32767), out=scaled)", "pass"),),
         _unit("convert", "test_floats_are_rounded_to_the_nearest_and_saturate"),
     ),
     Mutant(
@@ -523,8 +523,8 @@ MUTANTS = (
         (
             Edit(
                 "handlers.items:_to_uint8",
-                "((pixels.astype(np.uint32) + 128) // 257)",
-                "(pixels.astype(np.uint32) // 257)",
+                "(band.astype(np.uint32) + 128) // 257",
+                "band.astype(np.uint32) // 257",
             ),
         ),
         _unit("items", "test_uint16_becomes_the_nearest_uint8"),

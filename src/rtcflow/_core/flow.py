@@ -22,8 +22,8 @@ from .bridge import ParkingLot
 T = TypeVar("T")
 
 MOST_IN_A_ROW = 8
-"""Items that are taken without letting other tasks run: they are a backlog, and a task that works it off is about as
-long in its turn as its handler makes it."""
+"""Items that `take_in_a_row` takes without letting other tasks run: they are a backlog, and how long a task takes to
+work off eight of them depends on its handler alone."""
 
 
 class Policy(enum.Enum):
@@ -141,7 +141,7 @@ class Flow(Generic[T]):
     # -- taking
 
     async def take(self) -> T:
-        """Wait for the next item.
+        """Wait for the next item; always a checkpoint.
 
         Raises:
             anyio.EndOfStream: The other side finished; nothing more will come.
@@ -151,6 +151,12 @@ class Flow(Generic[T]):
 
         Cancelling this is safe: no item is lost.
         """
+        if self._items:
+            await anyio.lowlevel.checkpoint()  # before an item is taken: afterwards it could be lost
+        return await self.take_in_a_row()
+
+    async def take_in_a_row(self) -> T:
+        """`take` for loops that do nothing else: a checkpoint only if it waits, and at each ninth item of a backlog."""
         self._in_a_row += 1
         if self._in_a_row > MOST_IN_A_ROW:  # a flow that is never empty must not starve the loop
             self._in_a_row = 0

@@ -6,14 +6,16 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import anyio.lowlevel
 import anyio.to_thread
 
 
 async def ask(hook: Callable[..., Any], *args: Any) -> Any:
-    """What a function of the application returns; a sync one runs in a worker thread.
+    """What a function of the application returns; a sync one runs in a worker thread. Always a checkpoint.
 
     It may be a function, a coroutine function, an object with either as its ``__call__``, or a partial.
     """
+    await anyio.lowlevel.checkpoint()
     if inspect.iscoroutinefunction(hook) or inspect.iscoroutinefunction(getattr(hook, "__call__", None)):  # noqa: B004
         return await hook(*args)
     # In a tuple, since trio refuses functions that return coroutines: a callable object or a partial may.

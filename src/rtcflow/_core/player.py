@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import anyio
+import anyio.lowlevel
 
 from ..frames import AudioFormat, AudioFrame
 from ..media.playout import Latency, Playout, PlayoutFrame, PlayoutStatistics
@@ -184,8 +185,9 @@ class Player:
         """Wait until more than `seconds` of audio were played since the beginning, or nothing waits to be played.
 
         In the latter case, and where the far side confirms what it plays, wait for that as well, for at most
-        `CONFIRMATION` seconds. Safe to cancel.
+        `CONFIRMATION` seconds. Always a checkpoint. Safe to cancel.
         """
+        await anyio.lowlevel.checkpoint()
         while True:
             with self._lock:
                 while (playback := self._playback()).waiting and playback.played <= seconds and not self._closed:

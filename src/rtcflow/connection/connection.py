@@ -31,6 +31,7 @@ from typing import Any
 
 import anyio
 import anyio.abc
+import anyio.lowlevel
 
 from .._core.bridge import Event, loop_clock
 from .._core.guard import is_cancellation
@@ -217,6 +218,8 @@ class Connection:
         if self._peer_has_messages():
             await self._messages_open.wait()
             self._send(message)
+        else:
+            await anyio.lowlevel.checkpoint()
 
     def send_message_sync(self, message: str) -> None:
         """`send_message` for worker threads."""

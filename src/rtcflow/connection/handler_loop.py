@@ -164,8 +164,7 @@ class Future(concurrent.futures.Future[T]):
                 call()
 
     def __await__(self) -> Generator[Any, Any, T]:
-        if not self.done():
-            yield from self._wait().__await__()
+        yield from (anyio.lowlevel.checkpoint() if self.done() else self._wait()).__await__()
         self._retrieved = True
         if self.cancelled():
             raise self._loop._cancelled_error()

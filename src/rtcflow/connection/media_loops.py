@@ -88,12 +88,11 @@ class IdleWait:
         return self._wait
 
 
-def _pieces(audio: tuple[int, NDArray[np.int16]], audio_out: Player) -> Iterator[NDArray[np.int16]]:
+def _pieces(samples: NDArray[np.int16], rate: int, audio_out: Player) -> Iterator[NDArray[np.int16]]:
     """The audio in pieces that are quick to convert; the rest is dropped where `clear_queue` was called meanwhile.
 
     Converted as one, ten minutes of it take many times their own memory.
     """
-    rate, samples = audio
     size, clears = max(1, int(PIECE * rate)), audio_out.clears
     for begin in range(0, samples.shape[1], size):
         if audio_out.clears != clears:
@@ -280,7 +279,7 @@ class MediaLoops:
         converter, audio_in = Converter(heard, live=True), self.transport.audio_in
         while True:
             try:
-                frame = await audio_in.take()
+                frame = await audio_in.take_in_a_row()
             except STREAM_ENDS:
                 return
             samples = converter.feed(frame.samples, frame.sample_rate)
@@ -380,9 +379,13 @@ class MediaLoops:
         if emitted.audio is not None:
             self.emitted += 1
             if audio_out is not None:
+                rate, samples = emitted.audio
                 try:
-                    for piece in _pieces(emitted.audio, audio_out):
-                        audio_out.put(voice.frame(piece, emitted.audio[0]))
+                    if samples.shape[1] <= PIECE * rate:
+                        audio_out.put(voice.frame(samples, rate))
+                    else:
+                        for piece in _pieces(samples, rate, audio_out):
+                            audio_out.put(voice.frame(piece, rate))
                 except anyio.ClosedResourceError:
                     return False
         return self._go_on(emitted.close)
@@ -390,12 +393,12 @@ class MediaLoops:
     async def _speak_at_length(self, emitted: Emitted, voice: _Voice, audio_out: Player) -> bool:
         """`_speak` in a task, for audio that takes long to convert: others on the loop have their turn in between."""
         assert emitted.audio is not None
-        rate, _ = emitted.audio
+        rate, samples = emitted.audio
         if emitted.outputs is not None:
             self._on_outputs(emitted.outputs)
         self.emitted += 1
         try:
-            for piece in _pieces(emitted.audio, audio_out):
+            for piece in _pieces(samples, rate, audio_out):
                 audio_out.put(voice.frame(piece, rate))
                 await anyio.lowlevel.checkpoint()
         except anyio.ClosedResourceError:

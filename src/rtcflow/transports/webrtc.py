@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import anyio.lowlevel
 from typing_extensions import override
 
 from .._core.hooks import ask
@@ -198,10 +199,12 @@ class WebRTCEngine:
     async def aclose(self) -> None:
         """Close every transport that is still open, and end the thread. Idempotent, and not cut short by cancelling."""
         room, self._room = self._room, None
-        if room is not None:
-            if self._switch_interval is not None:
-                sys.setswitchinterval(self._switch_interval)
-            await room.aclose()
+        if room is None:
+            await anyio.lowlevel.checkpoint()
+            return
+        if self._switch_interval is not None:
+            sys.setswitchinterval(self._switch_interval)
+        await room.aclose()
 
 
 class WebRTCTransport(LinkTransport):

@@ -1,4 +1,4 @@
-"""Whether an exception is the cancellation of the task that caught it, or only looks like one."""
+"""What an exception of a handler is: the cancellation of its task, or something that only looks like it, or an error."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 import anyio
 
 from ..exceptions import HandlerError
+from .bridge import current_loop_token
 from .native import cancellations
 
 
@@ -41,3 +42,25 @@ def beside_cancellation(error: BaseException) -> BaseException | None:
         told.__cause__ = error
         return told
     return error
+
+
+def explain(error: BaseException) -> str | None:
+    """The way out, where a handler has used asyncio under trio; also added to `error` as a note. None otherwise.
+
+    asyncio's own errors do not say it: ``'NoneType' object has no attribute 'create_future'``.
+    """
+    if not hasattr(current_loop_token(), "run_sync_soon"):
+        return None
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    module = "" if trace is None else str(trace.tb_frame.f_globals.get("__name__", ""))
+    if module.split(".")[0] != "asyncio":
+        return None
+    text = (
+        f"the handler has used asyncio ({module}), but this server runs on trio; write it with anyio, "
+        "which works on both (anyio.sleep, anyio.Event, anyio.create_memory_object_stream in place of asyncio.Queue), "
+        "or run the server on asyncio"
+    )
+    error.add_note(text)
+    return text

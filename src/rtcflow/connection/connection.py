@@ -34,7 +34,7 @@ import anyio.abc
 import anyio.lowlevel
 
 from .._core.bridge import Event, loop_clock
-from .._core.guard import is_cancellation
+from .._core.guard import explain, is_cancellation
 from .._core.nursery import Nursery
 from .._core.player import Playback
 from .._core.threads import INTERRUPT_GRACE, SETTLE, Crew, WorkerThreads, observer
@@ -454,7 +454,9 @@ class Connection:
         self.errors.append(error)
         if self._ended.is_set():
             logger.error("a task of %s raised after its connection had ended", self._name, exc_info=error)
-        self._finish(End(EndCause.HANDLER_RAISED, f"the handler raised {describe_error(error)}", error))
+        way_out = explain(error)
+        reason = f"the handler raised {describe_error(error)}" + (f" ({way_out})" if way_out else "")
+        self._finish(End(EndCause.HANDLER_RAISED, reason, error))
 
     async def _is_over(self) -> bool:
         """Whether the connection has ended, or word of it comes: a handler may meet the peer's end before we do."""

@@ -293,7 +293,7 @@ MUTANTS = (
         "A take that is cancelled with a frame in its hand loses it.",
         (
             Edit(
-                "_core.flow:Flow.take",
+                "_core.flow:Flow.take_in_a_row",
                 "return self._pop()",
                 "item = self._pop()\n        await anyio.lowlevel.checkpoint()\n        return item",
             ),

@@ -1,4 +1,4 @@
-"""What an exception of a handler is: the cancellation of its task, or something that only looks like it, or an error."""
+"""What an exception of a handler is: its cancellation, something that only looks like it, or an error."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ import logging
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 
 from .._core.guard import is_cancellation
 from .._core.hooks import ask
@@ -42,6 +43,7 @@ class Admission:
             ApplicationFailed: The hook raised something else.
         """
         if self._authorize is None:
+            await anyio.lowlevel.checkpoint()
             return None
         try:
             principal = await ask(self._authorize, caller)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+import anyio.lowlevel
+
 from .._core.hooks import ask
 from ..exceptions import ApplicationFailed
 from ..protocol.ice import read_rtc_configuration
@@ -25,7 +27,9 @@ async def get_rtc_configuration(page: Page) -> dict[str, Any]:
         ApplicationFailed: The function that returns it raised, or returned something else.
     """
     found: Any = page.rtc_configuration
-    if callable(found):
+    if not callable(found):
+        await anyio.lowlevel.checkpoint()
+    else:
         try:
             found = await ask(found)
         except BaseException as error:

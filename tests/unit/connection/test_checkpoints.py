@@ -17,8 +17,7 @@ from rtcflow.connection import Connection
 from rtcflow.ends import Timeouts
 from rtcflow.frames import AudioFormat
 from rtcflow.handlers.base import AsyncStreamHandler
-from rtcflow.outputs import AdditionalOutputs
-from rtcflow.serving.session import Caller
+from rtcflow.serving.session import CallRequest
 from rtcflow.transports.memory import memory_pair
 from rtcflow.transports.webrtc import WebRTCEngine, open_engine
 
@@ -114,15 +113,8 @@ def arguments_there(call):
     return call.handler.wait_for_args
 
 
-async def fetched_output(call):
-    async with call.stream.admit(Caller(), "memory", "id") as session:
-        session.outputs.put(AdditionalOutputs(1))
-        session.outputs.put(AdditionalOutputs(2))
-    return session.fetch_output
-
-
 async def prepared_session(call):
-    async with call.stream.admit(Caller(), "memory", "id") as session:
+    async with call.stream.calls.admit(CallRequest(), "memory", "id") as session:
         async with memory_pair() as (ours, _):
             session.prepare(ours)
             session.connection.close()
@@ -134,7 +126,7 @@ def _async_hook(call):
     async def authorize(caller):
         return "somebody"
 
-    return partial(Stream(Quiet(), authorize=authorize).authorize, Caller())
+    return partial(Stream(Quiet(), authorize=authorize).calls.authorize, CallRequest())
 
 
 COROUTINES = {
@@ -149,13 +141,12 @@ COROUTINES = {
     "run_sync": lambda call: partial(call.handler.run_sync, int),
     "wait_for_args when they are there": arguments_there,
     "wait_ended after the end": ended_connection,
-    "authorize with no hook": lambda call: partial(call.stream.authorize, Caller()),
+    "authorize with no hook": lambda call: partial(call.stream.calls.authorize, CallRequest()),
     "authorize with a hook that awaits nothing": _async_hook,
     "resolve_rtc_configuration": lambda call: call.stream.resolve_rtc_configuration,
     "a transport's wait_connected": lambda call: call.theirs.wait_connected,
     "a transport's wait_ended after the end": ended_transport,
     "a transport's second aclose": closed_transport,
-    "fetch_output with one there": fetched_output,
     "wait_prepared when it is": prepared_session,
     "an empty start_up": lambda call: call.handler.start_up,
     "an empty shutdown": lambda call: lambda: _await(call.handler.shutdown()),

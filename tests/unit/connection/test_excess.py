@@ -19,7 +19,7 @@ from rtcflow.exceptions import ApplicationFailed
 from rtcflow.frames import AudioFormat, AudioFrame
 from rtcflow.handlers.base import AsyncStreamHandler, StreamHandler
 from rtcflow.outputs import AdditionalOutputs
-from rtcflow.serving.session import Caller
+from rtcflow.serving.session import CallRequest
 from rtcflow.testing import virtual_backend
 from rtcflow.transports.memory import memory_pair
 
@@ -206,8 +206,8 @@ async def served(stream):
         theirs.start(AudioFormat(48000), AudioFormat(48000))
         theirs.audio_out.put(FRAME)
         theirs.send_message_nowait("hello")
-        async with stream.admit(Caller(), "memory") as session:
-            stream.start(session, ours)
+        async with stream.calls.admit(CallRequest(), "memory") as session:
+            stream.calls.start(session, ours)
         yield session
 
 
@@ -237,7 +237,7 @@ async def test_whatever_a_method_raises_ends_its_own_call_only(base, where, erro
                     await session.connection.wait_ended()
                     assert (session.end.cause is EndCause.HANDLER_RAISED) is (where != "shutdown")
             await anyio.sleep(0)
-            assert stream.admitted == 0
+            assert len(stream.calls) == 0
     assert len([record for record in caplog.records if type(error).__name__ in record.getMessage()]) == 2
 
 
@@ -264,9 +264,9 @@ async def test_whatever_fails_at_admission_refuses_one_call_only(where, error):
     async with Stream(handler, timeouts=QUICK).running() as stream:
         expected = ApplicationFailed if where == "copy" else KeyError
         with pytest.raises(expected):
-            async with stream.admit(Caller(), "memory"):
+            async with stream.calls.admit(CallRequest(), "memory"):
                 raise KeyError("no transport")
-        assert stream.admitted == 0
+        assert len(stream.calls) == 0
         handler.failing = False
         async with served(stream) as session:
             session.close()
@@ -282,10 +282,10 @@ async def test_ctrl_c_passes_through():
 
     async with Stream(Handler(), timeouts=QUICK).running() as stream, memory_pair() as (ours, theirs):
         theirs.start(AudioFormat(48000), AudioFormat(48000))
-        async with stream.admit(Caller(), "memory") as session:
+        async with stream.calls.admit(CallRequest(), "memory") as session:
             with pytest.raises(KeyboardInterrupt):
-                await stream.run(session, ours)
-        assert stream.admitted == 0
+                await stream.calls.run(session, ours)
+        assert len(stream.calls) == 0
 
 
 async def _queue():

@@ -375,3 +375,14 @@ def demo(session: nox.Session) -> None:
     session.install("-e", ".[cli]")
     # Ctrl-C reaches the demo itself; it needs a moment to say goodbye to its callers.
     session.run("rtcflow", "demo", *session.posargs, interrupt_timeout=10, terminate_timeout=2)
+
+
+@nox.session
+def fastrtc_compat(session: nox.Session) -> None:
+    """Run programs written for FastRTC, unchanged, and call each: `-- --source CHECKOUT [PROGRAM.py | FOLDER ...]`.
+
+    Needs espeak-ng. Clouds, models and Gradio are stubs of the session's own.
+    """
+    _install(session, "cli", "client", "server", "vad", "stt", "tts")
+    session.install("opencv-python-headless", "python-dotenv")
+    session.run("python", "tests/fastrtc_compat.py", *session.posargs)

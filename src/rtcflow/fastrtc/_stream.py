@@ -8,6 +8,7 @@ in, so authorization and rate limits count as always.
 from __future__ import annotations
 
 import contextvars
+import inspect
 import json
 import warnings
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -61,7 +62,7 @@ class Stream(stream.Stream):
     """`rtcflow.Stream` with FastRTC's arguments, methods and defaults.
 
     Args:
-        handler: As for `rtcflow.Stream`.
+        handler: As for `rtcflow.Stream`; or a class of handlers that is made without arguments.
         additional_outputs_handler: As there.
         mode: As there.
         modality: As there, but ``"video"`` by default.
@@ -98,7 +99,7 @@ class Stream(stream.Stream):
 
     def __init__(
         self,
-        handler: base.StreamHandlerBase | VideoStreamHandler | Callable[..., Any],
+        handler: base.StreamHandlerBase | type[base.StreamHandlerBase] | VideoStreamHandler | Callable[..., Any],
         *,
         additional_outputs_handler: Callable[..., Any] | None = None,
         mode: Literal["send-receive", "receive", "send"] = "send-receive",
@@ -123,6 +124,8 @@ class Stream(stream.Stream):
                 UserWarning,
                 stacklevel=2,
             )
+        if inspect.isclass(handler) and issubclass(handler, base.StreamHandlerBase):
+            handler = handler()
         super().__init__(
             handler,
             additional_outputs_handler=additional_outputs_handler,

@@ -15,6 +15,7 @@ import av
 import handlers_from_fastrtc as brought
 import numpy as np
 import pytest
+from documents import examples
 
 from rtcflow import fastrtc
 from rtcflow.abc import MediaOffer
@@ -262,23 +263,62 @@ async def test_a_call_is_closed_by_update_connection() -> None:
                 await stream.update_connection("one", "open")  # type: ignore[arg-type]
 
 
+# -- the page's programs
+
+
+@pytest.mark.anyio
+async def test_the_pages_programs_run(anyio_backend_name: str) -> None:
+    """The three programs of the moving page, after the move: each is called, and answers."""
+    pages = [found for found in examples() if found.page.name == "moving-from-fastrtc.md" and "# after" in found.code]
+    assert len(pages) == 3
+    chat, phone, video = (found.run()["stream"] for found in pages)
+    picture = np.zeros((48, 64, 3), np.uint8)
+    picture[:, :32] = 200
+    async with call(video.handler) as (connection, theirs):
+        theirs.video_out.put_nowait(av.VideoFrame.from_ndarray(picture, format="bgr24"))
+        assert ((await theirs.video_in.take()).to_ndarray(format="bgr24") == picture[:, ::-1]).all()
+        connection.set_args([True])
+        theirs.video_out.put_nowait(av.VideoFrame.from_ndarray(picture, format="bgr24"))
+        assert ((await theirs.video_in.take()).to_ndarray(format="bgr24") == picture[::-1]).all()
+    if anyio_backend_name == "asyncio":  # its handler has an asyncio.Queue
+        async with call(phone.handler) as (_, theirs):
+            speak(theirs)
+            await hear(theirs, 3000)
+    async with call(chat.handler) as (connection, theirs):
+        handler: Any = connection.handler
+        while not handler._binding:
+            await anyio.sleep(0.005)
+        handler.trigger_response()
+        heard = 0
+        while heard < 500:
+            heard = int(np.abs((await theirs.audio_in.take()).samples).max(initial=0))
+
+
 # -- the table
 
 ROOT = Path(__file__).parents[3]
+BEHAVIOUR = re.compile(r"\| `(\w+\.py)::(\w+)` \|$", re.MULTILINE)
 ROW = re.compile(r"^\| `([\w.()]+)` \| (same|changed|not here) \| .*\| `(\w+\.py)::(\w+)` \|$", re.MULTILINE)
 ROWS = ROW.findall((ROOT / "docs" / "moving-from-fastrtc.md").read_text())
 
 
 def test_every_name_of_fastrtc_is_in_the_table() -> None:
-    """Each public name, argument and method of FastRTC has its row, and no row is of another shape."""
-    lines = (ROOT / "docs" / "moving-from-fastrtc.md").read_text().splitlines()
-    assert len(ROWS) == sum(line.startswith("| `") for line in lines)
+    """Each public name, argument and method of FastRTC has its row."""
     assert {*NAMES, *TURN, "ReplyOnStopWords"} <= {name for name, *_ in ROWS}
     methods = {name for name, *_ in ROWS if name.startswith("Stream.")}
     assert methods == {f"Stream.{name}" for name in [*METHODS, *METHODS_ELSEWHERE]}
     arguments = {name for name, *_ in ROWS if name.startswith("Stream(")}
     parameters = set(inspect.signature(fastrtc.Stream).parameters) - {"options"}
     assert arguments == {f"Stream({name})" for name in parameters}
+
+
+def test_every_test_that_the_page_names_exists() -> None:
+    """In the tables of names and in that of behaviours."""
+    named = BEHAVIOUR.findall((ROOT / "docs" / "moving-from-fastrtc.md").read_text())
+    assert len(named) > len(ROWS) + 10
+    for file, test in named:
+        text = next((ROOT / "tests" / "unit").rglob(file)).read_text()
+        assert re.search(rf"^(async )?def {test}\(", text, re.MULTILINE), test
 
 
 @pytest.mark.parametrize(("name", "state", "file", "test"), ROWS)

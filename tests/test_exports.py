@@ -21,6 +21,7 @@ from rtcflow import _moved
 PUBLIC_MODULES = [
     "rtcflow",
     "rtcflow.abc",
+    "rtcflow.agents",
     "rtcflow.audio",
     "rtcflow.client",
     "rtcflow.connection",

@@ -21,7 +21,7 @@ FOLDERS = [
     {"_core", "handlers"},
     {"connection", "transports", "_engine"},
     {"serving", "client"},
-    {"routes", "speech"},
+    {"routes", "speech", "agents"},
     {"fastrtc", "testing"},
 ]
 FLOOR = {name: floor for floor, names in enumerate(FOLDERS) for name in names}

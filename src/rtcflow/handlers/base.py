@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Final, Literal, Protocol, TypeAlias, TypeVar, 
 
 import anyio
 import anyio.lowlevel
+import anyio.to_process
 import av
 import numpy as np
 from av.audio.resampler import AudioResampler
@@ -272,6 +273,28 @@ class StreamHandlerBase(ABC):  # noqa: B024  the abstract methods differ in colo
         """
         name = getattr(function, "__qualname__", type(function).__qualname__)
         return cast("T | None", await self._bound("run_sync()").run_sync(name, partial(function, *args)))
+
+    async def run_process(self, function: Callable[..., T], *args: Any) -> T:
+        """Run a function in a process of its own, and return what it returns.
+
+        For code that computes for long without letting other Python code run: many models written in C hold the
+        interpreter's lock all the time, and in a thread they stop every call of this process. The processes are kept
+        for the next call. What a function has loaded stays loaded in its process.
+
+        Args:
+            function: A function of a module, by its name; not a lambda or a nested function. It runs in another
+                process, so it sees no variables of this one.
+            *args: Must be such that `pickle` can send them, as must be the result.
+
+        Raises:
+            Exception: What `function` raises.
+            anyio.BrokenWorkerProcess: The process died.
+            RuntimeError: The handler serves no connection yet.
+
+        Cancelling this kills the process, and so does the end of the connection.
+        """
+        self._bound("run_process()")
+        return await anyio.to_process.run_sync(function, *args, cancellable=True)
 
     # -- messages
 

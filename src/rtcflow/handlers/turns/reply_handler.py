@@ -21,6 +21,7 @@ from functools import partial
 from typing import Any, Literal
 
 import anyio
+import numpy as np
 
 from ...frames import ChannelLayout
 from ...outputs import AdditionalOutputs, EmitType, WebRTCData
@@ -153,6 +154,11 @@ class ReplyHandler(AsyncStreamHandler):
         """A reply can be heard: some of it has been emitted, and it has not been played to its end."""
         return self._state.bot_speaking
 
+    @property
+    def _current_reply(self) -> Reply | None:
+        """The reply whose function runs here, or else the one that is under way."""
+        return _replying.get() or self._reply
+
     def heard(self) -> Heard:
         """What the peer has heard of the latest reply: the one under way, or else the one before.
 
@@ -275,7 +281,7 @@ class ReplyHandler(AsyncStreamHandler):
 
         From any thread; the last of the same name counts. Outside of a reply it does nothing.
         """
-        reply = _replying.get() or self._reply
+        reply = self._current_reply
         if reply is not None:
             reply.marks[name] = self.loop.time()
 
@@ -320,6 +326,7 @@ class ReplyHandler(AsyncStreamHandler):
             case DropReply(number):
                 self._replies[number].interrupt(self.loop.time())
                 self._outbox.drop()
+                self._on_reply_over(self._replies[number], None)
             case StopReply():
                 self._stop_reply(action)
             case HoldReply():
@@ -400,6 +407,7 @@ class ReplyHandler(AsyncStreamHandler):
         """Nothing of the reply will be heard from now on."""
         self._reply = None
         reply.over.set()
+        self._on_reply_over(reply, reply.ledger.heard())
         if self._takes_args:
             self.reset()  # each turn asks for its arguments anew
         self._record(replace(turn, marks=dict(reply.marks)))
@@ -545,8 +553,12 @@ class ReplyHandler(AsyncStreamHandler):
                 self.latest_args = [None, *chunk.outputs.args]
             if chunk.audio is not None:
                 self._emitting(reply, chunk)
+            elif chunk.text:  # words that end with the sound before them
+                reply.ledger.add(self.output_sample_rate, np.empty((1, 0), np.int16), chunk.text)
             extra = chunk.close or chunk.outputs
             if chunk.audio is None:
+                if extra is None:
+                    continue
                 return extra
             return chunk.audio if extra is None else (chunk.audio, extra)  # type: ignore[return-value]
 
@@ -570,9 +582,21 @@ class ReplyHandler(AsyncStreamHandler):
 
     # -- telling
 
+    def _on_reply_over(self, reply: Reply, heard: Heard | None) -> None:
+        """A reply is over. For subclasses; called once for each, in the event loop.
+
+        Args:
+            reply: Which.
+            heard: What was heard of it; None for a speculative reply that was dropped.
+        """
+
+    def _on_turn_event(self, event: TurnEvent) -> None:
+        """Something happened in a turn. For subclasses; called before `on_event`."""
+
     def _tell(self, event: TurnEvent) -> None:
         if (message := event_message(event)) is not None:
             self._send(message)
+        self._on_turn_event(event)
         if self._on_event is not None:
             try:
                 self._on_event(event)

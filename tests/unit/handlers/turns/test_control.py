@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 
 import anyio
@@ -413,3 +414,19 @@ async def test_a_handler_of_ones_own_has_the_same_control():
         assert 0.8 < heard.seconds < 1.1
         assert (await caller.handler.say(Say(sound(0.2), "bye"))).text == "bye"
     assert given == ["sing"]
+
+
+# -- processes
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
+async def test_a_function_runs_in_a_process():
+    """`run_process`: another process computes, what it raises is raised here, and a call is needed."""
+    handler = ReplyOnPause(Long(), detector=lambda: Script([]))
+    with pytest.raises(RuntimeError, match="needs a connection"):
+        await handler.run_process(os.getpid)
+    async with open_caller(handler) as caller:
+        await caller.wait(0.1)
+        assert await caller.handler.run_process(os.getpid) != os.getpid()
+        with pytest.raises(ZeroDivisionError):
+            await caller.handler.run_process(divmod, 1, 0)

@@ -1,0 +1,31 @@
+"""Voice agents: the thin layer between a model and a call, without vendors. `docs/voice-agent.md` is its tutorial.
+
+    sentences       tokens → pieces to be spoken                    pure
+    tools           annotated functions → what a model may call     pure
+    conversation    what was said and *heard*, for the model        pure
+    chat            a chat service's stream → text and calls        pure
+    voice_agent     stt → chat → tts under interruption             a `ReplyOnPause`
+    realtime        speech-to-speech services                       a handler
+
+Nothing here makes a request but `RealtimeHandler`. Services are functions that you write.
+"""
+
+from .chat import ServiceError, read_chat
+from .conversation import Conversation
+from .sentences import SentenceSplitter, sentences
+from .tools import Policy, Tool, ToolCall, tool
+from .voice_agent import VoiceAgent, in_process
+
+__all__ = [
+    "Conversation",
+    "Policy",
+    "SentenceSplitter",
+    "ServiceError",
+    "Tool",
+    "ToolCall",
+    "VoiceAgent",
+    "in_process",
+    "read_chat",
+    "sentences",
+    "tool",
+]

@@ -1,0 +1,246 @@
+"""What was said in a call, as a language model reads it: messages in the common chat format. Pure.
+
+Invariants, whatever is interrupted when:
+
+- Each call of a tool has exactly one result, and it stands right behind the message that called it. A call without a
+  result yet reads as "still running"; the result takes that place when it comes.
+- Of a reply that was cut, only what was heard is in the context.
+- What a speculative reply has added disappears with it.
+
+Each entry belongs to the reply that added it. That is why cutting and taking back need no search through texts.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from .tools import Tool, ToolCall, as_tool
+
+__all__ = ["Conversation"]
+
+logger = logging.getLogger(__name__)
+
+LIMIT = 100_000
+"""Characters of context, some 25,000 tokens of English: a conversation of about two hours."""
+
+RUNNING = '{"status": "still running"}'
+LOST = '{"error": "the call ended before the tool had a result"}'
+
+
+@dataclass(slots=True)
+class _Entry:
+    """One message.
+
+    Attributes:
+        reply: Number of the reply that added it.
+        role: ``"user"`` or ``"assistant"``.
+        text: All of it.
+        heard: How many characters of it count, or None: all.
+        calls: Tools that it calls.
+        results: By the id of the call.
+    """
+
+    reply: int
+    role: str
+    text: str = ""
+    heard: int | None = None
+    calls: list[ToolCall] = field(default_factory=list)
+    results: dict[str, str] = field(default_factory=dict)
+
+    def messages(self) -> list[dict[str, Any]]:
+        """As a chat service takes it."""
+        text = self.text if self.heard is None else self.text[: self.heard].rstrip()
+        if not self.calls:
+            return [{"role": self.role, "content": text}] if text.strip() else []
+        calls = [
+            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+            for call in self.calls
+        ]
+        first = {"role": "assistant", "content": text or None, "tool_calls": calls}
+        return [
+            first,
+            *(
+                {"role": "tool", "tool_call_id": call.id, "content": self.results.get(call.id, RUNNING)}
+                for call in self.calls
+            ),
+        ]
+
+
+class Conversation:
+    """The context of one call.
+
+    Args:
+        system: Instructions for the model.
+        tools: `Tool` objects, or annotated functions, of which `tool` makes some.
+        limit: Characters of context. When there are more, the oldest exchanges are left out, with a warning.
+
+    Raises:
+        TypeError: A tool cannot be described to a model.
+        ValueError: Two tools have one name, or `limit` leaves no space beside `system`.
+
+    Attributes:
+        dropped: Messages that were left out so far because of `limit`.
+    """
+
+    def __init__(self, system: str = "", tools: Iterable[object] = (), *, limit: int = LIMIT) -> None:
+        self.system, self.limit = system, limit
+        self.tools: dict[str, Tool] = {}
+        for given in tools:
+            made = as_tool(given)
+            if made.name in self.tools:
+                raise ValueError(f"two tools are called {made.name!r}; give one another name: tool(…, name=…)")
+            self.tools[made.name] = made
+        if limit < len(system) + 1000:
+            raise ValueError(f"limit={limit} leaves no space for a conversation beside the system's {len(system)}")
+        self.dropped = 0
+        self._entries: list[_Entry] = []
+        self._ids: set[str] = set()
+
+    # -- what is read
+
+    @property
+    def messages(self) -> list[dict[str, Any]]:
+        """The messages in the common chat format, within `limit`, made for this moment."""
+        rendered = [entry.messages() for entry in self._entries]
+        sizes = [_size(messages) for messages in rendered]
+        first, left = len(rendered), self.limit - len(self.system)
+        while first > 0 and sizes[first - 1] <= left:
+            first -= 1
+            left -= sizes[first]
+        # An exchange begins with the user's words: no service takes an answer without them.
+        while 0 < first < len(rendered) and self._entries[first].role == "assistant":
+            first += 1
+        if first == len(rendered) and rendered:
+            first = self._last_user()  # too long by itself: its words are cut
+            rendered[first] = [{"role": "user", "content": self._entries[first].text[-left // 2 :]}]
+            rendered[first + 1 :] = [messages for messages in rendered[first + 1 :] if _size(messages) <= left // 2]
+        self._count_dropped(first)
+        system = [{"role": "system", "content": self.system}] if self.system else []
+        return [*system, *(message for messages in rendered[first:] for message in messages)]
+
+    def _last_user(self) -> int:
+        return max((at for at, entry in enumerate(self._entries) if entry.role == "user"), default=0)
+
+    def _count_dropped(self, first: int) -> None:
+        if first > self.dropped:
+            logger.warning(
+                "the context has more than %d characters: its %d oldest messages are left out", self.limit, first
+            )
+            self.dropped = first
+
+    def schemas(self) -> list[dict[str, Any]]:
+        """The tools, as a chat service takes them."""
+        return [made.schema() for made in self.tools.values()]
+
+    def running(self) -> list[ToolCall]:
+        """Calls without a result."""
+        return [call for entry in self._entries for call in entry.calls if call.id not in entry.results]
+
+    def finished(self) -> set[str]:
+        """Ids of the calls that have a result."""
+        return {call for entry in self._entries for call in entry.results}
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    # -- what happens
+
+    def add_user(self, text: str, reply: int = 0) -> None:
+        """The user said this, and `reply` answers it."""
+        self._entries.append(_Entry(reply, "user", text))
+
+    def add_text(self, text: str, reply: int = 0) -> None:
+        """The bot says this, more of the same message if the last one is a text of the same reply."""
+        last = self._entries[-1] if self._entries else None
+        if last is None or last.reply != reply or last.role != "assistant" or last.calls:
+            last = _Entry(reply, "assistant")
+            self._entries.append(last)
+        last.text += text
+
+    def add_calls(self, calls: Iterable[ToolCall], reply: int = 0) -> list[ToolCall]:
+        """The model wants these tools to be called.
+
+        Returns:
+            The calls, with ids that are unique in this conversation: some services repeat theirs.
+        """
+        unique = []
+        for call in calls:
+            name, number = call.id or "call", 1
+            while name in self._ids:
+                number += 1
+                name = f"{call.id or 'call'}-{number}"
+            self._ids.add(name)
+            unique.append(ToolCall(name, call.name, call.arguments))
+        if not unique:
+            return []
+        last = self._entries[-1] if self._entries else None
+        if last is None or last.reply != reply or last.role != "assistant" or last.calls:
+            last = _Entry(reply, "assistant")
+            self._entries.append(last)
+        last.calls = unique
+        return unique
+
+    def add_result(self, call: str, content: str) -> bool:
+        """A call has a result.
+
+        Returns:
+            Whether it counts: the first one of a call does, and none of a call that was taken back.
+        """
+        for entry in self._entries:
+            if any(known.id == call for known in entry.calls):
+                if call in entry.results:
+                    return False
+                entry.results[call] = content
+                return True
+        return False
+
+    def cut(self, reply: int, heard: str) -> None:
+        """Of this reply, only `heard` was heard: the beginning of all its texts."""
+        left = len(heard)
+        for entry in self._entries:
+            if entry.reply == reply and entry.role == "assistant":
+                entry.heard = min(left, len(entry.text))
+                left -= entry.heard
+
+    def take_back(self, reply: int) -> None:
+        """This reply has never been: nobody has heard of it."""
+        self._entries = [entry for entry in self._entries if entry.reply != reply]
+
+    # -- keeping it
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it but the tools' functions, as JSON can hold it. Calls that still run have a result that says so."""
+        entries = []
+        for entry in self._entries:
+            text = entry.text if entry.heard is None else entry.text[: entry.heard]
+            calls = [{"id": call.id, "name": call.name, "arguments": call.arguments} for call in entry.calls]
+            results = {call.id: entry.results.get(call.id, LOST) for call in entry.calls}
+            entries.append({"role": entry.role, "text": text, "calls": calls, "results": results})
+        return {"system": self.system, "entries": entries}
+
+    @classmethod
+    def from_dict(cls, kept: Mapping[str, Any], tools: Iterable[object] = (), *, limit: int = LIMIT) -> Conversation:
+        """Go on with what `as_dict` gave, in a later call.
+
+        Raises:
+            ValueError: It is something else.
+        """
+        conversation = cls(str(kept.get("system", "")), tools, limit=limit)
+        try:
+            for number, entry in enumerate(kept["entries"]):
+                calls = [ToolCall(call["id"], call["name"], call["arguments"]) for call in entry["calls"]]
+                # Replies of this call have numbers from 1.
+                kept_entry = _Entry(-1 - number, entry["role"], entry["text"], None, calls, dict(entry["results"]))
+                conversation._entries.append(kept_entry)
+                conversation._ids.update(call.id for call in calls)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"this is not what Conversation.as_dict gave: {error!r}") from error
+        return conversation
+
+
+def _size(messages: list[dict[str, Any]]) -> int:
+    return sum(len(json.dumps(message, ensure_ascii=False)) for message in messages)

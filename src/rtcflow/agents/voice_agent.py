@@ -1,0 +1,357 @@
+"""`VoiceAgent`: speech to text, a chat model with tools, and a voice, put together under interruption.
+
+    said ──→ stt ──→ Conversation ──→ chat ──→ sentences ──→ tts ──→ Say(audio, words)
+                          ↑            │ calls
+                          └── results ←┴── one task for each tool, in the call's task group
+
+The models are functions of the user's. What this class adds is the order in which things happen, and what becomes of
+the context when the user interrupts: of a reply only what was heard stays in it, and each call of a tool has exactly
+one result. A tool outlives the reply that called it if its policy says so; nothing outlives the call.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from contextlib import aclosing
+from functools import partial
+from typing import Any
+
+import anyio
+import numpy as np
+
+from ..handlers.base import get_current_handler
+from ..handlers.turns import Heard, ReplyFailed, ReplyOnPause, Say, TurnEvent
+from ..handlers.turns.reply import Reply
+from ..handlers.turns.state import Audio
+from .chat import ServiceError
+from .conversation import Conversation
+from .sentences import closable, sentences
+from .tools import BadArguments, Tool, ToolCall
+
+__all__ = ["VoiceAgent", "in_process"]
+
+logger = logging.getLogger(__name__)
+
+ROUNDS = 8
+"""Times that one reply may ask the model. The last time it gets no tools, so that it comes to an end."""
+
+PATIENCE = 15.0
+"""Seconds that a service may send nothing. Callers hang up sooner."""
+
+SPEECH_RATE = 15.0
+"""Characters a second: what a voice says. It gives chunks of streamed speech their words, which the voice does not."""
+
+CANCELLED = '{"error": "cancelled: the user interrupted"}'
+
+
+class VoiceAgent(ReplyOnPause):
+    """A handler that listens, thinks and speaks, and can be interrupted at any moment.
+
+    Args:
+        chat: Called with ``(messages, tools)`` in the common chat format; an async generator of text (tokens, or parts
+            of any size) and `ToolCall`. It is closed when the user interrupts, so what it holds open is closed, too.
+        stt: Speech to text: called with ``(sample_rate, samples)``, returns the words; ``async``, or a plain function,
+            which runs in a worker thread. An empty text is not answered.
+        tts: Text to speech: called with a sentence, returns audio ``(sample_rate, samples)``, or a generator of it;
+            ``async`` or not, as `stt`.
+        system: Instructions for the model.
+        tools: `Tool` objects, or annotated functions.
+        conversation: Makes the `Conversation` of each call, in place of `system` and `tools`: to resume one.
+        greeting: Said at the beginning, and part of the context.
+        apology: Said when a service fails. None: the user hears nothing, and can speak again.
+        patience: Seconds that a service may send nothing before it counts as failed.
+        **options: The arguments of `ReplyOnPause`, ``speculative`` among them.
+
+    Raises:
+        TypeError: A tool cannot be described to a model.
+
+    Attributes:
+        conversation: The context of this call.
+    """
+
+    def __init__(
+        self,
+        chat: Callable[[list[dict[str, Any]], list[dict[str, Any]]], AsyncGenerator[str | ToolCall]],
+        *,
+        stt: Callable[[Any], Any],
+        tts: Callable[[str], Any],
+        system: str = "",
+        tools: Iterable[object] = (),
+        conversation: Callable[[], Conversation] | None = None,
+        greeting: str | None = None,
+        apology: str | None = "Sorry, I cannot answer at the moment.",
+        patience: float = PATIENCE,
+        **options: Any,
+    ) -> None:
+        tools = tuple(tools)
+        self._agent_settings: dict[str, Any] = {
+            "chat": chat,
+            "stt": stt,
+            "tts": tts,
+            "system": system,
+            "tools": tools,
+            "conversation": conversation,
+            "greeting": greeting,
+            "apology": apology,
+            "patience": patience,
+            **options,
+        }
+        self.conversation = Conversation(system, tools) if conversation is None else conversation()
+        self._chat, self._stt, self._tts = chat, stt, tts
+        self._greeting, self._apology, self._patience = greeting, apology, patience
+        self._apologizing = False
+        self._untranscribed: dict[int, Audio] = {}  # by the number of the reply
+        self._shown: set[str] = set()  # calls whose results the model has read
+        super().__init__(self._answer, None if greeting is None else self._greet, **options)
+
+    def copy(self) -> VoiceAgent:
+        """A fresh agent with the same settings and a conversation of its own."""
+        return type(self)(**self._agent_settings)
+
+    # -- one reply
+
+    async def _greet(self) -> AsyncGenerator[Say]:
+        assert self._greeting is not None
+        async with aclosing(self._speak(self._greeting)) as spoken:
+            async for say in spoken:
+                yield say
+
+    async def _answer(self, said: Any) -> AsyncGenerator[Say]:
+        """The reply function: answer speech, or a text."""
+        text = said if isinstance(said, str) else await self._transcribe(said, self._current())
+        if not text.strip():
+            return
+        self.conversation.add_user(text, self._current().number)
+        async with aclosing(self._respond()) as spoken:
+            async for say in spoken:
+                yield say
+
+    async def _transcribe(self, said: Audio, reply: Reply) -> str:
+        """The words of what was said, and of turns before it that were interrupted before they had any."""
+        self._untranscribed[reply.number] = said
+        waiting = [samples for _, samples in self._untranscribed.values()]
+        try:
+            text = await self._call(self._stt, (said[0], np.concatenate(waiting, axis=1)))
+        except Exception:
+            self._untranscribed.clear()  # it would fail again, with every turn
+            raise
+        self._untranscribed.clear()
+        self.mark("stt")
+        if not isinstance(text, str):
+            raise ServiceError(f"speech to text gave {text!r:.80}, and not the words; return a string")
+        return text
+
+    async def _respond(self) -> AsyncGenerator[Say]:
+        """Ask the model, speak what it says, run its tools, and ask it again until it calls none."""
+        reply = self._current()
+        for round_ in range(ROUNDS):
+            calls: list[ToolCall] = []
+            schemas = self.conversation.schemas() if round_ < ROUNDS - 1 else []
+            pieces = sentences(self._tokens(schemas, calls))
+            async with aclosing(pieces):
+                async for piece in pieces:
+                    async with aclosing(self._speak(piece)) as spoken:
+                        async for say in spoken:
+                            yield say
+            if not calls:
+                return
+            await reply.committed.wait()  # a tool may do what cannot be undone
+            await self._run_tools(self.conversation.add_calls(calls, reply.number), reply)
+
+    async def _tokens(self, schemas: list[dict[str, Any]], calls: list[ToolCall]) -> AsyncGenerator[str]:
+        """The model's text; its calls go into `calls`."""
+        self._shown |= self.conversation.finished()
+        stream = self._chat(self.conversation.messages, schemas)
+        async with aclosing(closable(stream)) as stream:
+            while True:
+                try:
+                    with anyio.fail_after(self._patience):
+                        item = await anext(stream)
+                except StopAsyncIteration:
+                    return
+                except TimeoutError as error:
+                    raise ServiceError(f"the chat service sent nothing for {self._patience:g} s") from error
+                if isinstance(item, ToolCall):
+                    calls.append(item)
+                elif isinstance(item, str):
+                    if "llm_first_token" not in self._current().marks:
+                        self.mark("llm_first_token")
+                    yield item
+                else:
+                    raise ServiceError(f"chat gave {item!r:.80}; it must yield text and ToolCall")
+
+    async def _speak(self, text: str) -> AsyncGenerator[Say]:
+        """Have the voice say `text`, and note it in the context."""
+        reply = self._current()
+        if not text.strip():
+            return
+        self.conversation.add_text(text, reply.number)
+        spoken = await self._call(self._tts, text)
+        if "tts_first_audio" not in reply.marks:
+            self.mark("tts_first_audio")
+        if isinstance(spoken, tuple):
+            yield Say(spoken, text)
+            return
+        if hasattr(spoken, "__next__"):
+            spoken = _in_thread(spoken, self.run_sync)
+        if not hasattr(spoken, "__anext__"):
+            raise ServiceError(f"tts gave {spoken!r:.80}; it must return (sample_rate, samples), or a generator of it")
+        rest, last = text, None
+        async with aclosing(spoken):
+            async for chunk in spoken:
+                words = _words(rest, chunk)
+                rest, last = rest[len(words) :], chunk
+                yield Say(chunk, words)
+        if rest and last is not None:
+            yield Say((last[0], last[1][..., :0]), rest)  # what is left of the words ends with the sound
+
+    async def _call(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Call a service of the user's: awaited, or in a worker thread."""
+        try:
+            with anyio.fail_after(self._patience):
+                if inspect.iscoroutinefunction(function):
+                    return await function(*args)
+                if inspect.isasyncgenfunction(function):
+                    return function(*args)
+                result = await self.run_sync(function, *args)
+                return await result if inspect.isawaitable(result) else result
+        except TimeoutError as error:
+            name = getattr(function, "__name__", type(function).__name__)
+            raise ServiceError(f"{name} gave nothing for {self._patience:g} s") from error
+
+    def _current(self) -> Reply:
+        reply = self._current_reply
+        assert reply is not None
+        return reply
+
+    # -- tools
+
+    async def _run_tools(self, calls: list[ToolCall], reply: Reply) -> None:
+        """Run tools side by side, and wait for their results; each lives in a task of the call's."""
+        running = []
+        for call in calls:
+            made = self.conversation.tools.get(call.name)
+            if made is None:
+                known = ", ".join(self.conversation.tools) or "none"
+                self.conversation.add_result(call.id, _failure(f"there is no tool {call.name!r}; there are: {known}"))
+                continue
+            scope, done = anyio.CancelScope(), anyio.Event()
+            self.loop.create_task(self._run_tool(made, call, reply, scope, done), name=made.name)
+            running.append((made, call, scope, done))
+        try:
+            for *_, done in running:
+                await done.wait()
+        finally:  # the user has interrupted, or all are done
+            for made, call, scope, done in running:
+                if made.policy == "cancel" and not done.is_set():
+                    self.conversation.add_result(call.id, CANCELLED)
+                    scope.cancel()
+
+    async def _run_tool(
+        self, made: Tool, call: ToolCall, reply: Reply, scope: anyio.CancelScope, done: anyio.Event
+    ) -> None:
+        """The task of one tool: its result is in the context when it ends, however it ends."""
+        content = CANCELLED
+        try:
+            with scope:
+                content = await self._result(made, call)
+        finally:
+            counts = self.conversation.add_result(call.id, content)
+            done.set()
+        if counts and reply.cancelled and made.policy == "finish_and_speak":
+            await self.say(self._tell_result(call))
+
+    async def _tell_result(self, call: ToolCall) -> AsyncGenerator[Say]:
+        """Speak about a result that came after its reply, unless the model has read it meanwhile."""
+        if call.id in self._shown:
+            return
+        note = f"[The result of {call.name} has come. Tell me about it.]"
+        self.conversation.add_user(note, self._current().number)
+        async with aclosing(self._respond()) as spoken:
+            async for say in spoken:
+                yield say
+
+    async def _result(self, made: Tool, call: ToolCall) -> str:
+        """Call a tool; what goes wrong is told to the model, and logged."""
+        try:
+            arguments = made.read_arguments(call.arguments)
+            with anyio.fail_after(made.timeout):
+                if inspect.iscoroutinefunction(made.function):
+                    result = await made.function(**arguments)
+                else:
+                    result = await self.run_sync(partial(made.function, **arguments))
+            return result if isinstance(result, str) else json.dumps(result, ensure_ascii=False)
+        except BadArguments as error:
+            return _failure(str(error))
+        except TimeoutError:
+            logger.error("the tool %s had no result after %g s", made.name, made.timeout)
+            return _failure(f"no result after {made.timeout:g} s")
+        except Exception as error:
+            # Supervises: code of the user's, whose failure the model can explain to the caller.
+            logger.exception("the tool %s failed", made.name)
+            return _failure(f"{type(error).__name__}: {error}")
+
+    # -- what becomes of a reply
+
+    def _on_reply_over(self, reply: Reply, heard: Heard | None) -> None:
+        """Keep of a reply what was heard; of a speculative one that was dropped, nothing."""
+        if heard is None:
+            self.conversation.take_back(reply.number)
+            self._untranscribed.pop(reply.number, None)
+        else:
+            self.conversation.cut(reply.number, heard.text)
+
+    def _on_turn_event(self, event: TurnEvent) -> None:
+        """Apologize when a service has failed."""
+        if not isinstance(event, ReplyFailed) or self._apology is None or self._apologizing:
+            return
+        self._apologizing = True
+        self.loop.create_task(self._apologize())
+
+    async def _apologize(self) -> None:
+        assert self._apology is not None
+        try:
+            await self.say(self._speak(self._apology))
+        finally:
+            self._apologizing = False
+
+
+def in_process(function: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
+    """An ``async`` function that runs `function` in a process of its own: see `StreamHandlerBase.run_process`.
+
+    For speech models that let no other Python code run while they compute: ``VoiceAgent(stt=in_process(recognize))``.
+    """
+
+    async def run(*args: Any) -> Any:
+        handler = get_current_handler()
+        assert handler is not None
+        return await handler.run_process(function, *args)
+
+    return run
+
+
+def _failure(text: str) -> str:
+    return json.dumps({"error": text}, ensure_ascii=False)
+
+
+def _words(text: str, chunk: Any) -> str:
+    """As many whole words of `text` as `chunk` of speech probably has."""
+    rate, samples = chunk[0], chunk[1]
+    most = round(samples.shape[-1] / rate * SPEECH_RATE)
+    if most >= len(text):
+        return ""  # all of it counts only when the sound has ended
+    end = text.rfind(" ", 0, most + 1)
+    return text[: end + 1]
+
+
+async def _in_thread(generator: Any, run_sync: Callable[..., Awaitable[Any]]) -> AsyncGenerator[Any]:
+    """A plain generator, each of whose steps may block."""
+    end = object()
+    try:
+        while (item := await run_sync(next, generator, end)) is not end and item is not None:
+            yield item
+    finally:
+        generator.close()

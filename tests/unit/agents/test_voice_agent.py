@@ -1,0 +1,535 @@
+"""The whole agent in virtual time, with services of fixed delays: replies, tools and failures."""
+
+from __future__ import annotations
+
+import functools
+import json
+
+import anyio
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from turn_script import RATE, Script, turn
+
+from rtcflow.agents import Conversation, ServiceError, ToolCall, VoiceAgent, tool
+from rtcflow.handlers.turns import Interrupted, PlayoutFinished, ReplyFailed
+from rtcflow.testing import open_caller
+from rtcflow.testing.clocks import virtual_backend
+
+pytestmark = pytest.mark.anyio
+
+STT, FIRST_TOKEN, TOKEN, VOICE = 0.15, 0.2, 0.02, 0.1
+PAUSE = 0.5
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request):
+    """Virtual time on both backends."""
+    return virtual_backend(request.param)
+
+
+def check(messages):
+    """What every chat service demands: each call has exactly one result, right behind it."""
+    at = 0
+    while at < len(messages):
+        calls = messages[at].get("tool_calls", ())
+        assert messages[at]["role"] != "tool"
+        for call in calls:
+            at += 1
+            assert (messages[at]["role"], messages[at]["tool_call_id"]) == ("tool", call["id"])
+        at += 1
+    json.dumps(messages)
+
+
+class Services:
+    """Fakes with fixed delays. The model says what it is told to, one answer after the other."""
+
+    def __init__(self, *answers, words=("Hello?",)):
+        self.answers, self.words = list(answers), list(words)
+        self.asked, self.heard_seconds, self.open, self.cancelled_at = [], [], 0, []
+
+    async def stt(self, audio):
+        self.heard_seconds.append(audio[1].shape[1] / audio[0])
+        await anyio.sleep(STT)
+        return self.words.pop(0) if len(self.words) > 1 else self.words[0]
+
+    async def chat(self, messages, tools):
+        check(messages)
+        self.asked.append(messages)
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        self.open += 1
+        try:
+            await anyio.sleep(FIRST_TOKEN)
+            for part in [answer] if isinstance(answer, str | Exception | ToolCall) else answer:
+                if isinstance(part, Exception):
+                    raise part
+                if isinstance(part, float):
+                    await anyio.sleep(part)
+                elif isinstance(part, ToolCall):
+                    yield part
+                else:
+                    for token in part.split(" "):
+                        yield token + " "
+                        await anyio.sleep(TOKEN)
+        except anyio.get_cancelled_exc_class():
+            self.cancelled_at.append(anyio.current_time())
+            raise
+        finally:
+            self.open -= 1
+
+    async def tts(self, text):
+        await anyio.sleep(VOICE)
+        return RATE, np.full((1, round(len(text) / 15 * RATE)), 5000, np.int16)
+
+    def agent(self, script=(), **options):
+        self.events = []
+        return VoiceAgent(
+            self.chat,
+            stt=self.stt,
+            tts=options.pop("tts", self.tts),
+            detector=lambda: Script(list(script)),
+            on_event=lambda event: self.events.append((anyio.current_time(), event)),
+            output_sample_rate=RATE,
+            **options,
+        )
+
+    def of(self, kind):
+        return [event for _, event in self.events if isinstance(event, kind)]
+
+
+LONG = "This is a long answer. " + "It has many sentences. " * 10
+
+
+# -- replies
+
+
+@pytest.mark.parametrize("speculative", [False, True])
+async def test_the_first_sound_comes_as_soon_as_the_services_allow(speculative):
+    """Pause + 450 ms and one frame; with `speculative`, what the services take from the first silence on."""
+    services = Services("Of course I can do that. Just a moment.")
+    async with open_caller(services.agent(turn(0.3, 1.0), speculative=speculative)) as caller:
+        await caller.wait(5)
+        (times,) = caller.handler.turns
+    expected = STT + FIRST_TOKEN + VOICE + 6 * TOKEN + (0.1 if speculative else PAUSE)
+    assert times.response_time == pytest.approx(expected, abs=0.06)
+    assert list(times.marks) == ["stt", "llm_first_token", "tts_first_audio"]
+
+
+async def test_a_conversation_is_kept():
+    """Each turn is in the context, in the words that were said and heard."""
+    services = Services("Good morning.", "Yes, it is.", words=["Hi.", "Is it?"])
+    async with open_caller(services.agent(turn(0.3, 0.8) + turn(5.0, 5.5), system="Be kind.")) as caller:
+        await caller.wait(10)
+        assert caller.handler.conversation.messages == [
+            {"role": "system", "content": "Be kind."},
+            {"role": "user", "content": "Hi."},
+            {"role": "assistant", "content": "Good morning."},
+            {"role": "user", "content": "Is it?"},
+            {"role": "assistant", "content": "Yes, it is."},
+        ]
+
+
+async def test_the_context_holds_what_was_heard():
+    """After an interruption: a beginning of the answer, as long as what left for the caller."""
+    services = Services(LONG, "Fine.", words=["Tell me.", "Stop."])
+    async with open_caller(services.agent(turn(0.3, 0.8) + turn(5.0, 5.5))) as caller:
+        await caller.wait(9)
+        (interrupted,) = services.of(Interrupted)
+        said = caller.handler.conversation.messages[1]["content"]
+        assert said == interrupted.position.text.rstrip()
+        assert LONG.startswith(said)
+        assert len(said) == pytest.approx(15 * interrupted.position.seconds, abs=12)
+        assert services.asked[1][1]["content"] == said
+        assert services.asked[1][2] == {"role": "user", "content": "Stop."}
+
+
+async def test_an_interruption_cancels_the_requests():
+    """Within 50 ms of the decision no request is open."""
+    services = Services(["One moment please. ", 10.0, "Done."], "Fine.")
+    async with open_caller(services.agent(turn(0.3, 0.8) + turn(3.0, 3.4))) as caller:
+        await caller.wait(3.4)
+        ((at, _),) = [(at, event) for at, event in services.events if isinstance(event, Interrupted)]
+        assert services.open == 0
+        (cancelled,) = services.cancelled_at
+        assert cancelled - at <= 0.05
+
+
+async def test_what_was_said_before_an_early_interruption_is_not_lost():
+    """The user goes on while the first half is being recognised: both halves are recognised together."""
+    services = Services("Fine.", words=["whole"])
+    async with open_caller(services.agent(turn(0.3, 0.8) + turn(1.35, 2.0, confirmed=0.05))) as caller:
+        await caller.wait(6)
+    assert len(services.heard_seconds) == 2
+    assert services.heard_seconds[1] > services.heard_seconds[0] + 1
+    assert [message["content"] for message in services.asked[-1]] == ["whole"]
+
+
+async def test_a_dropped_speculation_leaves_nothing_in_the_context():
+    """The user breathes, and goes on."""
+    from rtcflow.turns import SpeechEnded, SpeechStarted
+
+    script = sorted(
+        [*turn(0.3, 2.0), (0.9, SpeechEnded(0.8, 0.2)), (1.35, SpeechStarted(1.3))], key=lambda entry: entry[0]
+    )
+    services = Services("Fine.", words=["half", "whole"])
+    async with open_caller(services.agent(script, speculative=True)) as caller:
+        await caller.wait(6)
+        messages = caller.handler.conversation.messages
+    assert messages == [{"role": "user", "content": "whole"}, {"role": "assistant", "content": "Fine."}]
+
+
+async def test_sentences_are_made_while_others_are_played():
+    """At most a bound ahead: the voice has made two sentences more than are played, and no more."""
+    made = []
+    services = Services(LONG)
+
+    async def tts(text):
+        made.append((anyio.current_time(), text))
+        return await Services.tts(services, text)
+
+    async with open_caller(services.agent(turn(0.3, 0.8), tts=tts)) as caller:
+        began = anyio.current_time()
+        await caller.wait(6)
+        heard = caller.handler.heard()
+        ahead = sum(len(text) for at, text in made if at <= began + 6) - len(heard.text)
+    assert 22 < ahead <= 4 * 23
+
+
+async def test_a_voice_that_streams_gives_each_chunk_its_words():
+    """Words go with the sound they are in, within a word or two, and all of them are heard at the end."""
+    services = Services(LONG, "Fine.")
+
+    async def tts(text):
+        for _ in range(round(len(text) / 15 / 0.1)):
+            yield RATE, np.full((1, round(0.1 * RATE)), 5000, np.int16)
+
+    async with open_caller(services.agent(turn(0.3, 0.8) + turn(4.0, 4.4), tts=tts)) as caller:
+        await caller.wait(8)
+        (interrupted,) = services.of(Interrupted)
+        (finished,) = services.of(PlayoutFinished)
+        assert finished.heard.text.strip() == "Fine."
+    assert LONG.startswith(interrupted.position.text)
+    assert len(interrupted.position.text) == pytest.approx(15 * interrupted.position.seconds, abs=15)
+
+
+async def test_a_greeting_is_part_of_the_context():
+    """The model knows what the bot has said first."""
+    services = Services("Fine.")
+    async with open_caller(services.agent(greeting="Welcome.")) as caller:
+        await caller.wait(2)
+        assert caller.handler.conversation.messages == [{"role": "assistant", "content": "Welcome."}]
+
+
+async def test_typed_text_is_answered():
+    """`reply_to` needs no speech to text."""
+    services = Services("Fine.")
+    async with open_caller(services.agent()) as caller:
+        await caller.wait(0.2)
+        caller.handler.reply_to("Hello from the keyboard.")
+        await caller.wait(2)
+    assert services.asked[0] == [{"role": "user", "content": "Hello from the keyboard."}]
+    assert services.heard_seconds == []
+
+
+async def test_a_conversation_is_resumed():
+    """`as_dict` in one call, `from_dict` in the next."""
+    kept = Conversation("Be kind.")
+    kept.add_user("My name is Ada.")
+    kept = json.loads(json.dumps(kept.as_dict()))
+    services = Services("Fine.")
+    agent = services.agent(turn(0.3, 0.8), conversation=lambda: Conversation.from_dict(kept))
+    async with open_caller(agent) as caller:
+        await caller.wait(4)
+    assert [message["content"] for message in services.asked[0]] == ["Be kind.", "My name is Ada.", "Hello?"]
+
+
+# -- tools
+
+
+def slow(policy, seconds, log):
+    @tool(policy=policy)
+    async def work() -> str:
+        """Work."""
+        log.append("begun")
+        try:
+            await anyio.sleep(seconds)
+            log.append("done")
+        except anyio.get_cancelled_exc_class():
+            log.append("cancelled")
+            raise
+        return "forty-two"
+
+    return work
+
+
+CALL = ["One moment. ", ToolCall("a", "work", "{}")]
+
+
+async def test_a_tool_is_called_and_the_model_told():
+    """A call, its result, and the answer in one reply."""
+    log = []
+    services = Services(CALL, "It is forty-two.")
+    async with open_caller(services.agent(turn(0.3, 0.8), tools=[slow("cancel", 0.5, log)])) as caller:
+        await caller.wait(8)
+        messages = caller.handler.conversation.messages
+    assert log == ["begun", "done"]
+    assert [message["role"] for message in messages] == ["user", "assistant", "tool", "assistant"]
+    assert messages[2]["content"] == "forty-two"
+    assert len(services.of(PlayoutFinished)) == 1
+
+
+@pytest.mark.parametrize(
+    ("policy", "log", "result"),
+    [
+        ("cancel", ["begun", "cancelled"], "cancelled"),
+        ("finish_and_remember", ["begun", "done"], "forty-two"),
+        ("finish_and_speak", ["begun", "done"], "forty-two"),
+    ],
+)
+async def test_policies_say_what_becomes_of_a_tool(policy, log, result):
+    """The user interrupts while it runs: cancelled, remembered, or spoken about."""
+    done = []
+    services = Services(CALL, "Fine.", "It is forty-two.")
+    agent = services.agent(turn(0.3, 0.8) + turn(3.0, 3.4), tools=[slow(policy, 6.0, done)])
+    async with open_caller(agent) as caller:
+        await caller.wait(5.0)
+        if policy != "cancel":
+            assert "still running" in json.dumps(services.asked[1])
+        await caller.wait(9)
+        messages = caller.handler.conversation.messages
+        heard = [event.heard.text.strip() for event in services.of(PlayoutFinished)]
+    check(messages)
+    assert done == log
+    (answer,) = [message["content"] for message in messages if message["role"] == "tool"]
+    assert result in answer
+    assert heard == ["Fine.", "It is forty-two."] if policy == "finish_and_speak" else ["Fine."]
+
+
+async def test_a_result_the_model_has_read_is_not_spoken_about_again():
+    """The user asks first: the answer has the result, and nobody repeats it."""
+    services = Services(CALL, LONG, "It is forty-two.", "Again?")
+    script = turn(0.3, 0.8) + turn(3.0, 3.4) + turn(7.0, 7.4)
+    async with open_caller(services.agent(script, tools=[slow("finish_and_speak", 3.0, [])])) as caller:
+        await caller.wait(14)
+    assert len(services.asked) == 3
+    assert "forty-two" in json.dumps(services.asked[2])
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (ToolCall("a", "nothing", "{}"), "there is no tool"),
+        (ToolCall("a", "work", "{"), "not JSON"),
+        (ToolCall("a", "work", '{"x": 1}'), "has no argument"),
+        (ToolCall("a", "broken", "{}"), "ZeroDivisionError"),
+        (ToolCall("a", "odd", "{}"), "not JSON serializable"),
+        (ToolCall("a", "forever", "{}"), "no result after 2 s"),
+    ],
+)
+async def test_a_tool_that_fails_is_told_to_the_model(call, words):
+    """Bad names and arguments, errors, results that JSON cannot hold, and no result: the model hears why, once."""
+
+    def broken() -> float:
+        return 1 / 0
+
+    async def odd() -> object:
+        return object()
+
+    @tool(timeout=2)
+    async def forever() -> None:
+        await anyio.sleep_forever()
+
+    services = Services([call], "I could not do that.")
+    tools = [slow("cancel", 0.1, []), broken, odd, forever]
+    async with open_caller(services.agent(turn(0.3, 0.8), tools=tools)) as caller:
+        await caller.wait(8)
+        messages = caller.handler.conversation.messages
+        assert len(services.of(PlayoutFinished)) == 1
+    (answer,) = [message["content"] for message in messages if message["role"] == "tool"]
+    assert words in answer
+
+
+async def test_a_model_that_only_calls_tools_comes_to_an_end():
+    """The last time it is asked, it gets no tools."""
+    offered = []
+    services = Services([ToolCall("a", "work")])
+    chat = services.chat
+
+    async def counting(messages, tools):
+        offered.append(len(tools))
+        async for item in chat(messages, tools):
+            if tools:
+                yield item
+
+    services.chat = counting
+    async with open_caller(services.agent(turn(0.3, 0.8), tools=[slow("cancel", 0.1, [])])) as caller:
+        await caller.wait(8)
+        check(caller.handler.conversation.messages)
+    assert offered == [1] * 7 + [0]
+
+
+# -- services that fail
+
+
+async def hangs_up(messages, tools):
+    yield "This is half of "
+    raise ServiceError("the chat service hung up in the middle of its answer")
+
+
+async def stalls(messages, tools):
+    yield "One moment. "
+    await anyio.sleep_forever()
+
+
+async def refuses(messages, tools):
+    raise ConnectionError("401 Unauthorized")
+    yield
+
+
+async def babbles(messages, tools):
+    yield 5
+
+
+@pytest.mark.parametrize("chat", [hangs_up, stalls, refuses, babbles])
+@pytest.mark.parametrize("apology", ["Sorry.", None])
+async def test_a_chat_service_that_fails_costs_one_turn(chat, apology):
+    """One event, an apology if there is one, and the next turn is answered."""
+    services = Services("Fine.")
+    agent = services.agent(turn(0.3, 0.8) + turn(12.0, 12.4), apology=apology, patience=3.0)
+    async with open_caller(agent) as caller:
+        good, caller.handler._chat = caller.handler._chat, chat
+        await caller.wait(10)
+        assert len(services.of(ReplyFailed)) == 1
+        said = [
+            message["content"] for message in caller.handler.conversation.messages if message["role"] == "assistant"
+        ]
+        assert ("Sorry." in said) is (apology is not None)
+        caller.handler._chat = good
+        await caller.wait(6)
+        assert services.of(PlayoutFinished)[-1].heard.text.strip() == "Fine."
+        check(caller.handler.conversation.messages)
+
+
+@pytest.mark.parametrize("service", ["stt", "tts"])
+@pytest.mark.parametrize("how", ["raises", "stalls", "junk"])
+async def test_a_voice_or_ear_that_fails_costs_one_turn(service, how):
+    """Also where the apology cannot be spoken: no loop of apologies, and the call goes on."""
+
+    async def bad(given):
+        if how == "raises":
+            raise ConnectionError("429 Too Many Requests")
+        if how == "stalls":
+            await anyio.sleep_forever()
+        return 5
+
+    services = Services("Fine.")
+    async with open_caller(services.agent(turn(0.3, 0.8) + turn(12.0, 12.4), patience=2.0)) as caller:
+        good = getattr(caller.handler, f"_{service}")
+        setattr(caller.handler, f"_{service}", bad)
+        await caller.wait(10)
+        failed = services.of(ReplyFailed)
+        assert len(failed) == (2 if service == "tts" else 1)  # the second is the apology's
+        setattr(caller.handler, f"_{service}", good)
+        await caller.wait(6)
+        assert services.of(PlayoutFinished)[-1].heard.text.strip() == "Fine."
+
+
+# -- anything at any time
+
+MOVES = st.lists(
+    st.tuples(
+        st.sampled_from(["speak", "breathe", "interrupt", "type", "wait"]),
+        st.sampled_from([0.3, 0.7, 1.5, 4.0]),
+        st.sampled_from(["answer", "cancel", "remember", "speak", "both", "fails"]),
+    ),
+    min_size=1,
+    max_size=8,
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["trio", "asyncio"])
+@pytest.mark.parametrize("speculative", [False, True])
+def test_each_call_of_a_tool_has_exactly_one_result(backend, speculative):
+    """Whatever is interrupted when: the context is valid at every moment, and each tool that began has one result."""
+
+    @settings(max_examples=max(6, settings().max_examples // 4), deadline=None, suppress_health_check=list(HealthCheck))
+    @given(MOVES)
+    def life(moves):
+        name, options = virtual_backend(backend)
+        anyio.run(functools.partial(_live, moves, speculative=speculative), backend=name, backend_options=options)
+
+    life()
+
+
+async def _live(moves, *, speculative):
+    begun, ended = [], []
+
+    def make(name, policy):
+        @tool(name=name, policy=policy)
+        async def work(seconds: float) -> str:
+            """Work."""
+            begun.append(name)
+            try:
+                await anyio.sleep(seconds)
+                return f"{name} done"
+            finally:
+                ended.append(name)
+
+        return work
+
+    kinds = {
+        "answer": ["Fine, I will do that for you. It takes a while."],
+        "fails": ["Half of ", ServiceError("gone")],
+        "both": ["One moment. ", ToolCall("x", "cancel", '{"seconds": 1}'), ToolCall("x", "speak", '{"seconds": 3}')],
+    }
+    kinds |= {name: ["One moment. ", ToolCall("", name, '{"seconds": 2}')] for name in ("cancel", "remember", "speak")}
+    services = Services("Fine.")
+    script = Script([])
+    services.answers = ["Fine."]
+
+    class Moving(VoiceAgent):
+        pass
+
+    agent = VoiceAgent(
+        services.chat,
+        stt=services.stt,
+        tts=services.tts,
+        tools=[make("cancel", "cancel"), make("remember", "finish_and_remember"), make("speak", "finish_and_speak")],
+        detector=lambda: script,
+        on_event=lambda event: check(caller.handler.conversation.messages),
+        output_sample_rate=RATE,
+        speculative=speculative,
+    )
+    async with open_caller(agent) as caller:
+        await caller.wait(0.1)
+        for what, seconds, kind in moves:
+            services.answers.insert(0, kinds[kind])
+            now = script.now
+            match what:
+                case "speak":
+                    script.events += turn(now + 0.1, now + 0.1 + seconds)
+                    await caller.wait(seconds + 0.8)
+                case "breathe":
+                    script.events += turn(now + 0.1, now + 0.1 + seconds, pause=0.9)
+                    await caller.wait(seconds + 0.4)
+                case "interrupt":
+                    caller.handler.interrupt()
+                case "type":
+                    caller.handler.reply_to("typed")
+                case "wait":
+                    await caller.wait(seconds)
+            check(caller.handler.conversation.messages)
+        await caller.wait(60)
+        conversation = caller.handler.conversation
+        check(conversation.messages)
+        assert conversation.running() == []
+        results = [message for message in conversation.messages if message["role"] == "tool"]
+        assert len(results) >= len(begun), "what began has a result"
+        assert sorted(begun) == sorted(ended)
+        finished = [message["content"] for message in results if "done" in message["content"]]
+        policies = [name for name in begun if name != "cancel"]
+        assert sum(not content.startswith("cancel") for content in finished) == len(policies), "it is not lost"
+        assert services.open == 0
+    check(caller.handler.conversation.messages)

@@ -29,7 +29,7 @@ class Login(BaseModel):
 
 
 async def authorize(caller):
-    """Who calls? Asked before anything is made for the call, and for its ICE servers.
+    """Name the caller. Called before anything is made for the call, and for its ICE servers.
 
     It is async, and awaits nothing, so that nobody comes in between counting and admission.
     """

@@ -1,4 +1,4 @@
-"""Who is being served: the session context, visible in loop and worker threads alike."""
+"""The session context: facts about the caller, visible in the event loop and in worker threads."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Context:
     Args:
         webrtc_id: The connection's id (FastRTC's name for it, on every transport).
         transport: ``"webrtc"``, ``"websocket"``, ``"telephone"`` or ``"memory"``.
-        remote_address: ``(host, port)`` of whoever made the request, where there was one.
+        remote_address: ``(host, port)`` of the client that made the request, if there was a request.
         headers: Headers of that request, names in lower case.
         query: Its query parameters.
         principal: What the `authorize` hook returned.
@@ -65,7 +65,7 @@ def get_current_context() -> Context:
 
 
 def set_current_context(context: Context) -> contextvars.Token[Context]:
-    """Make `context` the current one; for whoever runs a connection, and for tests of a handler by itself."""
+    """Make `context` the current one. For code that runs a connection, and for tests of a handler by itself."""
     return _current.set(context)
 
 

@@ -113,7 +113,7 @@ async def examine(
         timeout: Seconds for each step.
 
     Raises:
-        ValueError: `url` is no http or https URL.
+        ValueError: `url` is not an http or https URL.
     """
     report = DoctorReport(url, relay_only)
     try:

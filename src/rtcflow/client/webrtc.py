@@ -30,7 +30,7 @@ def offer_url(url: str) -> str:
     """The offer route of the server at `url`: ``http://host/talk`` → ``http://host/talk/webrtc/offer``.
 
     Raises:
-        ValueError: This is no http or https URL.
+        ValueError: `url` is not an http or https URL.
     """
     scheme, separator, rest = url.partition("://")
     if not separator or scheme.lower() not in {"http", "https"} or not rest.strip("/"):
@@ -74,13 +74,13 @@ async def connect(
         webrtc_id: The id under which the server's application finds this call; an unguessable one by default.
         headers: Further headers of the request, such as ``Authorization``.
         timeout: Seconds for the server's answer.
-        engine: An open engine, for who makes many calls or wants other options; its own by default.
+        engine: An open engine. Pass one if you make many calls or want other options; by default the call opens one.
 
     Yields:
         The transport, with the answer accepted; it is on its way to being connected (`Transport.wait_connected`).
 
     Raises:
-        ValueError: `url` is no http or https URL, or a header cannot be sent.
+        ValueError: `url` is not an http or https URL, or a header cannot be sent.
         ConnectionError: Nobody answers there, or not in time.
         NegotiationError: The server refused; its class, `status` and `code` say why.
         RemoteProtocolError: What answers there is no such server.
@@ -109,7 +109,7 @@ async def get_configuration(
     The ICE servers are for `WebRTCConfig.ice_servers`: ``read_ice_servers(found["rtcConfiguration"])``.
 
     Raises:
-        ValueError: `url` is no http or https URL, or a header cannot be sent.
+        ValueError: `url` is not an http or https URL, or a header cannot be sent.
         ConnectionError: Nobody answers there, or not in time.
         NegotiationError: The server refused.
         RemoteProtocolError: What answers there tells no such thing.
@@ -172,7 +172,7 @@ def _in_words(error: BaseException) -> str:
     for found in _causes(error):
         if isinstance(found, ssl.SSLCertVerificationError):
             return f"its TLS certificate is not accepted: {found.verify_message}"
-        if isinstance(found, ssl.SSLError):  # an OSError, whose errno is none of the system's
+        if isinstance(found, ssl.SSLError):  # an OSError whose errno is not the system's
             reason = (found.reason or str(found)).replace("_", " ").lower()
             return f"TLS failed ({reason}); does it speak https at all?"
         if isinstance(found, socket.gaierror):

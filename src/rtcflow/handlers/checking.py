@@ -49,8 +49,8 @@ def check_handler(handler: object) -> None:
         raise HandlerError(f"{handler.__name__} is a class, not a handler; write: {handler.__name__}()")
     if not isinstance(handler, StreamHandler | AsyncStreamHandler):
         raise HandlerError(
-            f"{name_of(handler)} is no handler; subclass StreamHandler, AsyncStreamHandler, AudioVideoStreamHandler or "
-            "AsyncAudioVideoStreamHandler"
+            f"{name_of(handler)} is not a handler; subclass StreamHandler, AsyncStreamHandler, AudioVideoStreamHandler "
+            "or AsyncAudioVideoStreamHandler"
         )
     if "channel_set" not in vars(handler):
         raise HandlerError(
@@ -104,7 +104,7 @@ def copy_handler(handler: StreamHandlerBase) -> StreamHandler | AsyncStreamHandl
     if copied is None:
         raise HandlerError(f"{what} returned None; {right}")
     if not isinstance(copied, StreamHandler | AsyncStreamHandler):
-        raise HandlerError(f"{what} returned {copied!r}, which is no handler; {right}")
+        raise HandlerError(f"{what} returned {copied!r}, which is not a handler; {right}")
     if copied is handler:
         raise HandlerError(f"{what} returned the handler itself, which would mix up connections; {right}")
     if copied._binding is not None:

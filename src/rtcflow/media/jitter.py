@@ -1,6 +1,6 @@
 """Packets as they come in, audio in order out: what was lost is said, and nothing waits without need.
 
-Whoever hears our frames is a handler and not a loudspeaker: nobody needs a frame every 20 ms to the dot, and the far
+A handler hears our frames, not a loudspeaker: nobody needs a frame every 20 ms to the dot, and the far
 end of an echo has a jitter buffer of its own. So packets that come in order, however unevenly, are played on arrival
 and there is no standing delay at all. Only a *hole* in the sequence makes later packets wait, for as long as packets
 have lately been seen to come late: at least `MIN_PATIENCE`, at most `MAX_PATIENCE`. Then the hole is given up, all that

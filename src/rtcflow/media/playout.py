@@ -175,7 +175,7 @@ class Playout:
                 self.held_back()
 
     def held_back(self) -> None:
-        """The handler had to wait for room: it produces faster than real time, so its queue is no backlog."""
+        """The handler had to wait for room: it produces faster than real time, so its queue is not a backlog."""
         self._precious = self._waiting
         self._surplus = 0
 
@@ -199,7 +199,7 @@ class Playout:
         self.next_slot = self._scheduled - self.lead
 
     def pop(self, now: float, within: float = 0.0) -> PlayoutFrame | None:
-        """Take the frame that is due, or is `within` so many seconds; None if there is none."""
+        """Take the frame that is due, or is `within` so many seconds; None if no frame is due."""
         deadline = self.next_deadline(now)
         if deadline is None or deadline > now + max(within, 1e-9):
             return None

@@ -46,7 +46,7 @@ def parse_ice_url(url: str) -> IceUrl:
     """Read the URL of a STUN or TURN server.
 
     Raises:
-        ValueError: It is none; the text says what to write.
+        ValueError: It is not such a URL; the text says what to write.
     """
     match = _URL.fullmatch(url) if isinstance(url, str) else None
     if match is None:
@@ -76,15 +76,15 @@ def parse_ice_url(url: str) -> IceUrl:
 def read_rtc_configuration(given: object, name: str = "rtc_configuration") -> dict[str, Any]:
     """What browsers give to their ``RTCPeerConnection`` (``RTCConfiguration``), with a list of servers or none.
 
-    None is no configuration, and a server alone, or none, becomes a list. What the servers' URLs say is not looked at:
-    browsers may know more of them than we do.
+    `None` counts as an empty configuration. A single server becomes a list of one. URLs are not checked: browsers may
+    know more of them than we do.
 
     Args:
         given: What an application wrote.
         name: Of the option, for errors; none of them shows a name or password.
 
     Raises:
-        TypeError: It is none.
+        TypeError: It is not a configuration.
     """
     if given is None:
         return {}

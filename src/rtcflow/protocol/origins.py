@@ -1,7 +1,8 @@
 """Which web pages may call: the origin of a request (RFC 6454) against its host and an allow-list.
 
-Browsers say in `Origin` which site's script makes a request: always on a WebSocket's handshake and on a POST. Who is no
-browser sends none, and could send any: origins protect the users of browsers, not the server (that is `authorize`'s).
+Browsers say in `Origin` which site's script makes a request: always on a WebSocket's handshake and on a POST.
+Other clients send no origin, or any that they like. So origins protect the users of browsers; `authorize` protects the
+server.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ def read_allow_list(origins: Iterable[str]) -> frozenset[str]:
     """An allow-list, checked and with every origin written in one way.
 
     Raises:
-        ValueError: One of them is no origin; the message says what to write.
+        ValueError: One of them is not an origin; the message says what to write.
         TypeError: It is a string, which would be a list of letters.
     """
     if isinstance(origins, str):
@@ -29,7 +30,9 @@ def read_allow_list(origins: Iterable[str]) -> frozenset[str]:
     for origin in origins:
         normal = origin if origin in {ANY, "null"} else _normalise(origin)
         if normal is None:
-            raise ValueError(f"{origin!r} is no origin; write for example 'https://app.example.org' (no path), or '*'")
+            raise ValueError(
+                f"{origin!r} is not an origin; write for example 'https://app.example.org' (no path), or '*'"
+            )
         found.add(normal)
     return frozenset(found)
 
@@ -52,7 +55,7 @@ def is_allowed(origin: str, host: str | None, allowed: frozenset[str]) -> bool:
 
 
 def _normalise(origin: str) -> str | None:
-    """Lower case, and no port where it is the scheme's own; None for what is no origin of a web page."""
+    """Lower case, and no port where it is the scheme's own; None if it is not the origin of a web page."""
     try:
         parts = urlsplit(origin)
         port = parts.port

@@ -56,7 +56,7 @@ class AddressRate:
 
 
 def _counted(host: str | None) -> str | None:
-    """What `host` counts as, or None where it does not."""
+    """The key under which `host` is counted; None if it is not counted."""
     try:
         address = ipaddress.ip_address(host or "")
     except ValueError:  # a UNIX socket, or the name that a test gives itself

@@ -347,7 +347,7 @@ def _candidate(fields: dict[str, Any]) -> IceCandidate | None:
 def _number(line: str, name: str, word: str, least: int, most: int) -> int:
     if _NUMBER.fullmatch(word) and least <= (number := int(word)) <= most:
         return number
-    raise _not_a_candidate(line, f"the {name} {_show(word)} is no number from {least} to {most}")
+    raise _not_a_candidate(line, f"the {name} {_show(word)} is not a number from {least} to {most}")
 
 
 def _address(line: str, word: str) -> str:
@@ -394,7 +394,7 @@ def parse_answer(body: bytes, status: int = 200) -> Answer:
     sdp = fields.get("sdp")
     if isinstance(sdp, str) and sdp.strip() and fields.get("type") == "answer":
         return Answer(sdp)
-    raise RemoteProtocolError(f"the server's reply (HTTP {status}) is no answer: {_show_bytes(body)}")
+    raise RemoteProtocolError(f"the server's reply (HTTP {status}) is not an answer: {_show_bytes(body)}")
 
 
 def check_reply(body: bytes, status: int = 200) -> None:

@@ -60,7 +60,7 @@ def verify_twilio(
         signature: The header ``X-Twilio-Signature``; it also comes with a WebSocket's upgrade, without parameters.
         url: The full URL as configured at Twilio, with its query.
         parameters: The form fields of a POST.
-        body: The raw body where it is no form: then its SHA-256 is in the query (``bodySHA256``) and is checked, too.
+        body: The raw body if it is not a form. Then its SHA-256 is in the query (``bodySHA256``) and is checked, too.
     """
     if body is not None:
         told = dict(parse_qsl(url.partition("?")[2])).get("bodySHA256")
@@ -145,12 +145,12 @@ def read_telnyx_key(text: str) -> Ed25519PublicKey:
     """The public key of a Telnyx account, as its portal shows it: 32 bytes as base64.
 
     Raises:
-        ValueError: It is none.
+        ValueError: It is not a public key.
     """
     try:
         return Ed25519PublicKey.from_public_bytes(base64.b64decode(text, validate=True))
     except (ValueError, binascii.Error):
-        raise ValueError(f"{text[:60]!r} is no public key; Telnyx' are 32 bytes as base64 (44 characters)") from None
+        raise ValueError(f"{text[:60]!r} is not a public key; Telnyx' are 32 bytes as base64 (44 characters)") from None
 
 
 def verify_telnyx(public_key: str, signature: str | None, timestamp: str | None, now: float, body: bytes) -> bool:

@@ -129,7 +129,7 @@ def read_fragment(body: bytes) -> Fragment:
     others are bundled.
 
     Raises:
-        InvalidOffer: It is none; `InvalidCandidate` where it is a candidate.
+        InvalidOffer: It cannot be read; `InvalidCandidate` if a candidate cannot.
     """
     ufrags: set[str] = set()
     candidates: list[IceCandidate] = []
@@ -160,7 +160,9 @@ def read_fragment(body: bytes) -> Fragment:
 def _lines(text: str) -> Iterator[str]:
     for line in text.replace("\r\n", "\n").split("\n"):
         if line and not re.match(r"[a-z]=", line):
-            raise InvalidOffer(f'the body is no fragment of SDP: a line must be "<letter>=<text>", not {line[:60]!r}')
+            raise InvalidOffer(
+                f'the body is not a fragment of SDP: a line must be "<letter>=<text>", not {line[:60]!r}'
+            )
         if line:
             yield line.rstrip()
 

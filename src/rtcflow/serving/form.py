@@ -44,7 +44,7 @@ def read_arguments(given: Mapping[str, Any]) -> tuple[Field, ...]:
             first of which it has; or a `range` of whole numbers.
 
     Raises:
-        TypeError: It is none of this; the text says what is wrong.
+        TypeError: It cannot be described in a form; the text says what is wrong.
         ValueError: A list or range is empty.
     """
     if not isinstance(given, Mapping):

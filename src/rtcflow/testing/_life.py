@@ -1,4 +1,4 @@
-"""The two ends that `HandlerLifecycle` plays: a stream that serves, and a caller with a life of his own."""
+"""The two ends that `HandlerLifecycle` plays: a stream that serves, and a caller with a life of its own."""
 
 from __future__ import annotations
 

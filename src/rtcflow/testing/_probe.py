@@ -192,7 +192,7 @@ def probe(handler: StreamHandlerBase, journal: Journal) -> None:
     for name in WATCHED:
         method = getattr(original, name, None)
         if method is not None and (name == "shutdown" or has_own_method(handler, name)):
-            # In the colour of the method itself. A shutdown is always there, so that its call is seen.
+            # Async if the method itself is. A shutdown is always there, so that its call is seen.
             wrap = _wrap_async if inspect.iscoroutinefunction(method) else _wrap_sync
             names[name] = wrap(name, method, journal)
     handler.__class__ = type(original.__name__, (original,), names)

@@ -1,9 +1,9 @@
 """The thread in which a call in virtual time runs, so that one that hangs is named and left behind, not waited for.
 
 A loop in virtual time never rests for long: it jumps. One that goes round no more is held up by code that blocks (a
-method of an async handler), or waits for a thread that does not come back. Whoever waits for the room notices: a method
-that holds up the loop is interrupted, if that is possible; if not (C code cannot be), its thread is left behind, which
-is a daemon. In both cases `HandlerHung` names the method.
+method of an async handler), or waits for a thread that does not come back. The code that waits for the room notices:
+a method that holds up the loop is interrupted, if that is possible. If not (C code cannot be), its thread, a daemon, is
+left behind. In both cases `HandlerHung` names the method.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ class Watch:
             return None
         return (
             f"{', '.join(left)} does not end: it cannot be cancelled, or waits for a thread that does not come back; "
-            "write await self.run_sync(function), whose thread is got back when the call ends"
+            "write await self.run_sync(function), whose thread stops when the call ends"
         )
 
 
@@ -208,7 +208,7 @@ class Room:
         def run() -> None:
             try:
                 anyio.run(live, backend=name, backend_options=options)
-            except BaseException as error:  # handed to whoever waits for the room
+            except BaseException as error:  # handed to the code that waits for the room
                 if opened.done():
                     raise
                 opened.set_exception(error)
@@ -243,7 +243,7 @@ async def _fulfil(future: Future[Any], function: Callable[..., Any], args: tuple
     try:
         result = function(*args)
         future.set_result(await result if inspect.isawaitable(result) else result)
-    except Exception as error:  # handed to whoever waits for it
+    except Exception as error:  # handed to the code that waits for it
         future.set_exception(error)
     except BaseException:
         future.cancel()
@@ -279,7 +279,7 @@ def _place(frame: FrameType) -> str:
 
 
 def _is_debugged(frame: FrameType | None) -> bool:
-    """Whether somebody stands in there with a debugger, and takes his time."""
+    """Whether somebody uses a debugger in there, and takes their time."""
     while frame is not None:
         if frame.f_globals.get("__name__") in {"bdb", "pdb", "pydevd"}:
             return True

@@ -202,7 +202,7 @@ class Caller:
         """Say `audio` after what is being said already; returns its length in seconds.
 
         Raises:
-            MediaError: It is no audio.
+            MediaError: It is not audio.
         """
         samples = _at_rate(audio, self.sample_rate)
         size = self.sample_rate // 50
@@ -309,7 +309,7 @@ class Caller:
         try:
             with self._scope:
                 await self.connection.run()
-        except Exception as error:  # supervises: kept for whoever opened the caller, who gets it as it is
+        except Exception as error:  # supervises: kept for the code that opened the caller, which gets it unchanged
             self._tape.error = error
         finally:
             self._tape.ended_at = self.seconds
@@ -404,7 +404,7 @@ async def open_caller(
         back: The same for the handler's.
         phone: Whether the caller is on a telephone line.
         messages: Whether the caller opens a data channel.
-        context: Who is calling.
+        context: Facts about the caller.
         time_limit: As for `Connection`.
         timeouts: As for `Connection`.
         debug: As for `Connection`.

@@ -1,4 +1,4 @@
-"""Does a transport keep its promises? A suite that a stranger can run on his own.
+"""Does a transport keep its promises? A suite that anyone can run on a transport of their own.
 
     async def test_my_transport():
         await check_transport(open_my_pair)          # an async context manager that yields (ours, theirs)
@@ -355,7 +355,7 @@ async def _closed(ours: Transport, theirs: Transport) -> None:
         raise AssertionError(f"{name} did not")
 
 
-@_sentence("whoever waits when this side closes is woken")
+@_sentence("waiters are woken when this side closes")
 async def _woken(ours: Transport, theirs: Transport) -> None:
     await _up(ours, theirs)
     woken: list[str] = []

@@ -167,15 +167,15 @@ def _serves_badly(handler: StreamHandlerBase, given: _Given) -> None:
 
     bad = LossyLink(1, Bursts(0.05, 4), 0.1, 0.03, 0.02, duplicate=0.02)
     calls: dict[str, dict[str, Any]] = {
-        "who says nothing": {},
+        "without a word": {},
         "on a bad network": {"play": signals.speech_like(2.0), "link": bad},
         "on a telephone": {"play": signals.speech_like(1.0), "phone": True},
         "with a microphone at 8 kHz": {"play": signals.speech_like(0.5, 8000), "sample_rate": 8000},
     }
-    for who, call in calls.items():
+    for name, call in calls.items():
         record = run_call(handler, seconds=3.0, **_usual(given), **call)
         if record.error is not None:
-            raise AssertionError(f"for a caller {who} it raised {record.error!r}") from record.error
+            raise AssertionError(f"for a caller {name} it raised {record.error!r}") from record.error
 
 
 @_handler_sentence("it serves a caller who sends any text: on_message gets what strangers write, on_dtmf every digit")

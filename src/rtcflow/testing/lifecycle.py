@@ -238,7 +238,7 @@ class HandlerLifecycle(RuleBasedStateMachine):
         Args:
             time_limit: Of the stream, in seconds.
             messages: Whether the caller opens a data channel.
-            phone: Whether he is on a telephone line.
+            phone: Whether the caller is on a telephone line.
             start_up: It ``"works"``, ``"is slow"`` or ``"raises"``.
             already: The ``"peer left"``, or it was ``"closed"``, before the connection was up; or None.
             copy_fails_first: Somebody else had called, and was refused because `copy()` raised.
@@ -363,7 +363,7 @@ class HandlerLifecycle(RuleBasedStateMachine):
 
         Args:
             how: ``"peer leaves"``; ``"link breaks"``; ``"closed"``: by the application, from another thread;
-                ``"server shutdown"``: the whole stream; ``"cancelled"``: by whoever runs the connection.
+                ``"server shutdown"``: the whole stream; ``"cancelled"``: by the code that runs the connection.
         """
         with self._to_the_end_of_the_step():
             if self._live:

@@ -88,7 +88,7 @@ def speech_like(
 
     Harmonics of a wandering pitch of 100 to 180 Hz, falling by 12 dB per octave above 500 Hz, under a 4 Hz rhythm
     of syllables (the modulation peak of speech: Houtgast and Steeneken, JASA 77, 1985), in phrases of about 1 s with
-    pauses. It is no recording: use it to have *something* going on, not to judge a recogniser.
+    pauses. It is not a recording: use it to have *something* going on, not to judge a recogniser.
 
     Args:
         seconds: How long.
@@ -125,7 +125,7 @@ def read_wav(path: str | PathLike[str]) -> tuple[int, Pcm]:
     try:
         opened = wave.open(str(path), "rb")  # noqa: SIM115  what cannot be opened is told apart from what cannot be read
     except (wave.Error, EOFError) as error:
-        raise ValueError(f"{path} is no wav file of 16 bit PCM ({error}); {converted}") from None
+        raise ValueError(f"{path} is not a wav file of 16 bit PCM ({error}); {converted}") from None
     with opened as file:
         if file.getsampwidth() != 2:
             raise ValueError(f"{path} has {8 * file.getsampwidth()} bits per sample, not 16; {converted}")

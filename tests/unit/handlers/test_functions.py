@@ -369,7 +369,7 @@ async def async_generator(frame):
         (async_generator, "video", "send", "is a generator, which fits mode='receive'"),
         (darken_async, "video", "receive", "let it yield"),
         (StreamHandler, "audio", "send-receive", r"write: StreamHandler\(\)"),
-        (7, "video", "send-receive", "int is no handler"),
+        (7, "video", "send-receive", "int is not a handler"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_what_to_use(function: Any, modality: Any, mode: Any, words: str) -> None:

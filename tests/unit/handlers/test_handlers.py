@@ -324,7 +324,11 @@ def test_decorated_and_partial_methods_are_taken_for_what_they_wrap() -> None:
 
 @pytest.mark.parametrize(
     ("junk", "words"),
-    [(Sync, "is a class, not a handler; write: Sync()"), (len, "is no handler"), (None, "NoneType is no handler")],
+    [
+        (Sync, "is a class, not a handler; write: Sync()"),
+        (len, "is not a handler"),
+        (None, "NoneType is not a handler"),
+    ],
 )
 def test_what_is_no_handler_is_refused(junk: Any, words: str) -> None:
     """A class instead of an instance, a function, None."""
@@ -379,7 +383,7 @@ def test_copies_that_cannot_serve_are_refused() -> None:
         (Sync, lambda self: self, r"copy\(\) returned the handler itself"),
         (Sync, lambda self: served, "already serves a connection"),
         (Sync, lambda self: None, r"returned None; write: return Bad\(...\)"),
-        (Sync, lambda self: "handler", "returned 'handler', which is no handler"),
+        (Sync, lambda self: "handler", "returned 'handler', which is not a handler"),
         (Sync, lambda self: coroutine(), r"write: def copy\(self\)"),
         (SyncVideo, lambda self: Sync(), "returned Sync, which has no video"),
     ]

@@ -80,8 +80,8 @@ class Transport(ABC):
     and counted. Messages are reliable and in order: a peer that sends more than `messages_in` holds breaks the link.
 
     Life: made by its own opener (`open_…`, `memory_pair`, `WebRTCEngine.answer`); `start` once; `wait_connected`;
-    media; `wait_ended` returns or raises when the *peer* is gone. The code that opened it closes it by `aclose`, which may
-    be called any number of times.
+    media; `wait_ended` returns or raises when the *peer* is gone. The code that opened it closes it with `aclose`,
+    any number of times.
 
     Attributes:
         kind: ``"memory"``, ``"webrtc"``, ``"websocket"`` or ``"telephone"``.

@@ -13,7 +13,7 @@ from .outputs import EmitType
 from .stream import Stream
 from .transports.telephone import TelephoneConfig
 
-HELD = 5
+HELD = 15
 """Frames of 20 ms that may wait for `emit`; when more do, the handler has fallen behind and skips to the present."""
 
 

@@ -292,14 +292,14 @@ def test_a_position_tells_what_of_the_pushed_audio_was_heard() -> None:
     st.sampled_from([0.0, 0.06]),
 )
 def test_jitter_never_becomes_lasting_latency(jitter: list[float], latency: Latency, lead: float) -> None:
-    """However unevenly a handler emits, once it emits on time its frames leave when they come; nothing is lost."""
+    """However unevenly a handler emits, 3 s after it emits on time its frames leave when they come; nothing is lost."""
     line = Line(latency, lead=lead)
     times: list[float] = []
-    for n in range(len(jitter) + 120):
+    for n in range(len(jitter) + 200):
         at = n * FRAME + (jitter[n] if n < len(jitter) else 0)
         times.append(max(at, times[-1] if times else 0))
         line.frame(n, times[-1])
-    assert max(line.latencies((len(jitter) + 100) * FRAME)) <= 0.0021
+    assert max(line.latencies((len(jitter) + 150) * FRAME)) <= 0.0021
     assert line.playout.statistics().gaps == 0
     if latency is Latency.BUFFERED:
         assert line.playout.statistics().dropped == 0
@@ -538,3 +538,14 @@ def test_after_an_overload_the_latency_comes_back(seed: int) -> None:
     assert max(latency for now, latency in latencies if now < 5) > 1
     over = max(5.0, handler_free, player_free)
     assert max(latency for now, latency in latencies if now > over + 3) < 0.05
+
+
+@pytest.mark.parametrize("latency", Latency)
+def test_a_process_that_is_stopped_again_and_again_sends_everything(latency: Latency) -> None:
+    """Stopped for 150 of every 300 ms: frames leave at once when the process runs, and media time skips nothing."""
+    line = Line(latency)
+    for n in range(500):
+        at = n * FRAME
+        line.frame(n, at if at % 0.3 < 0.15 else (at // 0.3 + 1) * 0.3)
+    assert line.playout.statistics().gaps == 0
+    assert line.playout.statistics().dropped == 0

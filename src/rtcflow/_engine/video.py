@@ -175,7 +175,7 @@ class PictureEncoder(Vp8Encoder):
 
     def encode(self, frame: Frame, force_keyframe: bool = False) -> tuple[list[bytes], int]:  # noqa: FBT001, FBT002
         """Encode one picture; returns the payloads of its packets, and its RTP timestamp."""
-        assert isinstance(frame, av.VideoFrame)
+        assert isinstance(frame, av.VideoFrame)  # noqa: S101
         frame = self._reformatter.reformat(frame, format="yuv420p")
         codec, now = self.codec, time.monotonic()
         same_size = codec is not None and (frame.width, frame.height) == (codec.width, codec.height)
@@ -231,7 +231,7 @@ class H264PictureEncoder(H264Encoder):
 
     def encode(self, frame: Frame, force_keyframe: bool = False) -> tuple[list[bytes], int]:  # noqa: FBT001, FBT002
         """Encode one picture; returns the payloads of its packets, and its RTP timestamp."""
-        assert isinstance(frame, av.VideoFrame)
+        assert isinstance(frame, av.VideoFrame)  # noqa: S101
         return super().encode(even(frame), force_keyframe)
 
     def _encode_frame(self, frame: av.VideoFrame, force_keyframe: bool) -> Iterator[bytes]:  # noqa: FBT001

@@ -141,7 +141,7 @@ def as_tool(given: object) -> Tool:
     if not callable(given):
         raise TypeError(f"a tool must be a function or a Tool, not {given!r:.80}")
     made = tool(given)
-    assert isinstance(made, Tool)
+    assert isinstance(made, Tool)  # noqa: S101
     return made
 
 

@@ -114,7 +114,7 @@ class VoiceAgent(ReplyOnPause):
     # -- one reply
 
     async def _greet(self) -> AsyncGenerator[Say]:
-        assert self._greeting is not None
+        assert self._greeting is not None  # noqa: S101
         async with aclosing(self._speak(self._greeting)) as spoken:
             async for say in spoken:
                 yield say
@@ -224,7 +224,7 @@ class VoiceAgent(ReplyOnPause):
 
     def _current(self) -> Reply:
         reply = self._current_reply
-        assert reply is not None
+        assert reply is not None  # noqa: S101
         return reply
 
     # -- tools
@@ -312,7 +312,7 @@ class VoiceAgent(ReplyOnPause):
         self.loop.create_task(self._apologize())
 
     async def _apologize(self) -> None:
-        assert self._apology is not None
+        assert self._apology is not None  # noqa: S101
         try:
             await self.say(self._speak(self._apology))
         finally:
@@ -327,7 +327,7 @@ def in_process(function: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
 
     async def run(*args: Any) -> Any:
         handler = get_current_handler()
-        assert handler is not None
+        assert handler is not None  # noqa: S101
         return await handler.run_process(function, *args)
 
     return run

@@ -182,7 +182,7 @@ class Connection:
     @property
     def loop(self) -> HandlerLoop:
         """The running loop, as handlers see it."""
-        assert self._loop is not None
+        assert self._loop is not None  # noqa: S101
         return self._loop
 
     def clear_queue(self) -> float:
@@ -270,7 +270,7 @@ class Connection:
     async def wait_ended(self) -> End:
         """Wait until everything has been closed; returns how it ended. Safe to cancel."""
         await self._ended.wait()
-        assert self.end is not None
+        assert self.end is not None  # noqa: S101
         return self.end
 
     def statistics(self) -> ConnectionStatistics:
@@ -332,7 +332,7 @@ class Connection:
         finally:
             reset_current_context(token)
             self._ended.set()
-        assert self.end is not None
+        assert self.end is not None  # noqa: S101
         return self.end
 
     async def _serve(self, tasks: anyio.abc.TaskGroup) -> None:
@@ -483,7 +483,7 @@ class Connection:
 
     async def _close(self, tasks: anyio.abc.TaskGroup) -> None:
         """Handler first, then the last frames and the goodbye, then the transport. Runs shielded, in bounded time."""
-        assert self.end is not None
+        assert self.end is not None  # noqa: S101
         transport, timeouts = self.transport, self._timeouts
         deadline = anyio.current_time() + timeouts.whole
         await self._call.wind_up(timeouts.whole / 2)
@@ -528,7 +528,7 @@ class Connection:
         if not has_own_method(self.handler, "shutdown"):
             return
         over, closing = anyio.Event(), self._closing
-        assert self._loop is not None
+        assert self._loop is not None  # noqa: S101
         self._loop.move_to(closing)
         self._shutting_down = True
         name = f"{type(self.handler).__qualname__}.shutdown {self._name}"
@@ -549,7 +549,7 @@ class Connection:
 
     def _say_why(self) -> None:
         """Tell the peer how its connection ended, if it can still be told."""
-        assert self.end is not None
+        assert self.end is not None  # noqa: S101
         match self.end.cause:
             case EndCause.HANDLER_RAISED if getattr(self.end.error, "told_peer", False):
                 pass  # rtcflow.fastrtc.WebRTCError

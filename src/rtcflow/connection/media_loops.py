@@ -392,7 +392,7 @@ class MediaLoops:
 
     async def _speak_at_length(self, emitted: Emitted, voice: _Voice, audio_out: Player) -> bool:
         """`_speak` in a task, for audio that takes long to convert: others on the loop have their turn in between."""
-        assert emitted.audio is not None
+        assert emitted.audio is not None  # noqa: S101
         rate, samples = emitted.audio
         if emitted.outputs is not None:
             self._on_outputs(emitted.outputs)

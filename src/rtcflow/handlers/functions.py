@@ -340,7 +340,7 @@ def handler_from(
     """
     if isinstance(handler, StreamHandlerBase) or inspect.isclass(handler):
         check_handler(handler)
-        assert isinstance(handler, StreamHandler | AsyncStreamHandler)
+        assert isinstance(handler, StreamHandler | AsyncStreamHandler)  # noqa: S101
         return handler
     how = handler if isinstance(handler, VideoStreamHandler) else None
     function: Any = handler if how is None else how.callable

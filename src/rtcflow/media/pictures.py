@@ -253,7 +253,7 @@ class PictureBuffer:
 
     def _front(self) -> list[VideoPacket]:
         """The packets of the first picture if all are there, else nothing."""
-        assert self._next is not None
+        assert self._next is not None  # noqa: S101
         parts: list[VideoPacket] = []
         number = self._next
         while (packet := self._packets.get(number)) is not None:
@@ -292,7 +292,7 @@ class PictureBuffer:
 
     def _give_up(self, now: float) -> None:
         """Drop the picture with the first hole in it; what follows waits for a key picture."""
-        assert self._next is not None
+        assert self._next is not None  # noqa: S101
         self.freezes += 1
         self.need_key(now)
         hole = min(self._holes, default=self._next)

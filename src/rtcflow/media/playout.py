@@ -195,7 +195,7 @@ class Playout:
         return 0 < self._waiting < self.frame_size
 
     def _set_slot(self, slot: int) -> None:
-        assert self._anchor is not None
+        assert self._anchor is not None  # noqa: S101
         self._slot = slot
         self._scheduled = self._anchor + slot * self.frame_size / self.sample_rate
         self.next_slot = self._scheduled - self.lead
@@ -312,7 +312,7 @@ class Playout:
 
     def _move(self, seconds: float) -> None:
         """Move the schedule: later, or if negative earlier."""
-        assert self._anchor is not None
+        assert self._anchor is not None  # noqa: S101
         self._anchor += seconds
         self._set_slot(self._slot)
         self._slack.reset()

@@ -145,7 +145,7 @@ class Endpoint:
         if fragment.ufrag not in {None, ice.ufrag}:
             raise UnsupportedMedia("ICE restarts are not supported; the session goes on. To begin anew, POST an offer")
         transport = (await session.wait_prepared()).transport
-        assert isinstance(transport, WebRTCTransport)
+        assert isinstance(transport, WebRTCTransport)  # noqa: S101
         for candidate in fragment.candidates:
             await transport.add_candidate(candidate)
         if fragment.ended:

@@ -225,7 +225,7 @@ class Calls(Mapping[str, Session]):
     def _take_slot(self, caller: CallRequest, kind: str, webrtc_id: str, principal: Any) -> Session:
         """Do everything without an `await` in between, so that two calls never get the same slot or id."""
         limit = self.options.limits.concurrency_limit
-        assert not isinstance(limit, str)  # Limits has made a number of "default"
+        assert not isinstance(limit, str)  # Limits has made a number of "default"  # noqa: S101
         if webrtc_id in self._sessions:
             raise ConnectionExists("this id is in use; choose another, or wait until that call has ended")
         if limit is not None and len(self._sessions) >= limit:

@@ -199,7 +199,7 @@ class Session:
             How it ended; `End.error` is what the handler raised.
         """
         connection = self.connection
-        assert connection is not None
+        assert connection is not None  # noqa: S101
         self._began, cancelled_before = anyio.current_time(), cancellations()
         self._on_closed = on_closed
         logger.info("%s call %s from %s begins", self.kind, self.name, self.caller)
@@ -216,7 +216,7 @@ class Session:
         if cancellations() > cancelled_before:  # asyncio tells a task once: pass it on, whatever else was raised
             raise anyio.get_cancelled_exc_class()
         await anyio.lowlevel.checkpoint_if_cancelled()
-        assert connection.end is not None
+        assert connection.end is not None  # noqa: S101
         return connection.end
 
     def _closed(self) -> None:
@@ -258,7 +258,7 @@ class Session:
             anyio.ClosedResourceError: Admission failed, so it never opens.
         """
         await self._prepared.wait()
-        assert self.connection is not None
+        assert self.connection is not None  # noqa: S101
         return self.connection
 
     def release(self) -> None:

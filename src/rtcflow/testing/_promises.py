@@ -42,7 +42,8 @@ Errors = tuple[type[BaseException], ...]
 def are_kept(journals: Iterable[Journal]) -> None:
     """Once, in order, one at a time, in a context, not after shutdown (see `_probe.Journal`)."""
     for journal in journals:
-        assert not journal.broken, journal.broken[0]
+        if journal.broken:
+            raise AssertionError(journal.broken[0])
 
 
 def shutdown_raises_nothing(journals: Iterable[Journal], expected: Errors) -> None:
@@ -61,12 +62,15 @@ def figures_add_up(call: Call) -> None:
         _check_flow(name, getattr(transport, name).statistics())
     out = transport.audio_out.statistics()
     total = out.played + out.dropped + out.waiting
-    assert out.queued == total, f"audio_out: queued is played + dropped + waiting: {out}"
+    if out.queued != total:
+        raise AssertionError(f"audio_out: queued is played + dropped + waiting: {out}")
     most = LEAD + call.journal.longest_item + 0.04
     waiting = transport.audio_out.queued_seconds
-    assert waiting <= most, f"audio_out holds at most {most:g} s of what this handler emits: {waiting:g} s wait"
+    if not waiting <= most:
+        raise AssertionError(f"audio_out holds at most {most:g} s of what this handler emits: {waiting:g} s wait")
     figures, begun = connection.statistics(), call.journal.began["receive"]
-    assert 0 <= figures.received - begun <= 1, f"statistics count each receive: {figures.received}, called {begun}"
+    if not 0 <= figures.received - begun <= 1:
+        raise AssertionError(f"statistics count each receive: {figures.received}, called {begun}")
 
 
 def one_reason_for_the_end(call: Call, expected: Errors) -> None:
@@ -75,7 +79,8 @@ def one_reason_for_the_end(call: Call, expected: Errors) -> None:
     if end is None:
         return
     call.end = call.end or end
-    assert call.end is end, f"a connection has one end: {call.end} became {end}"
+    if call.end is not end:
+        raise AssertionError(f"a connection has one end: {call.end} became {end}")
     first = call.journal.first_causes()
     seen = any(cause.cause is EndCause.HANDLER_RAISED for cause in first)
     if end.cause is EndCause.HANDLER_RAISED and not (seen and any(cause.injected for cause in first)):
@@ -87,47 +92,58 @@ def one_reason_for_the_end(call: Call, expected: Errors) -> None:
             return
     words = " or ".join(f"{cause.cause.name} ({cause.why})" for cause in first) or "nothing did"
     told = f"it ended as {end.cause.name}, but what ended it: {words}"
-    assert end.cause in {cause.cause for cause in first}, told
+    if end.cause not in {cause.cause for cause in first}:
+        raise AssertionError(told)
 
 
 def an_end_in_time(call: Call, now: float) -> None:
     """What ends a call ends it at once, and closing takes as long as `Timeouts` say at most."""
     if _connection(call).end is None:
         due = [cause for cause in call.journal.causes if cause.at < now - 0.5]
-        assert not due, f"{due[0].why} {now - due[0].at:g} s ago, and the call goes on"
+        if due:
+            raise AssertionError(f"{due[0].why} {now - due[0].at:g} s ago, and the call goes on")
         return
     call.ended_at = now if call.ended_at is None else call.ended_at
     most = LONGEST_END + call.journal.longest_item + LEAD + 0.1
     took = now - call.ended_at
-    assert took <= most, f"an end is over within {most:g} s: it has taken {took:g} s"
+    if not took <= most:
+        raise AssertionError(f"an end is over within {most:g} s: it has taken {took:g} s")
 
 
 def nothing_runs_on(call: Call) -> None:
     """A call that is over was shut down once, has a reason, and neither runs nor sends anything any more."""
     times = call.journal.began["shutdown"]
-    assert times == 1, f"shutdown is called exactly once: it was called {times} times"
-    assert not call.journal.running, f"nothing runs after the end: {', '.join(call.journal.running)} does"
+    if times != 1:
+        raise AssertionError(f"shutdown is called exactly once: it was called {times} times")
+    if call.journal.running:
+        raise AssertionError(f"nothing runs after the end: {', '.join(call.journal.running)} does")
     after = [at for at in call.heard if call.over_at is not None and at > call.over_at + 1e-9]
-    assert not after, f"nothing is sent after the end: {len(after)} frames were"
+    if after:
+        raise AssertionError(f"nothing is sent after the end: {len(after)} frames were")
     end = _connection(call).end
-    assert end is not None, "a call that is over has a reason"
-    if end.cause is EndCause.CANCELLED and not call.journal.has_raised:  # else that is what comes out, and is logged
-        assert call.was_cancelled, (
-            "a cancelled call does not return as if nothing had been: its cancellation was swallowed"
-        )
+    if end is None:
+        raise AssertionError("a call that is over has a reason")
+    # What a handler raises takes precedence over the cancellation, and is logged.
+    if end.cause is EndCause.CANCELLED and not call.journal.has_raised and not call.was_cancelled:
+        raise AssertionError("a cancelled call does not return as if nothing had been: its cancellation was swallowed")
     items = call.journal.items
     if isinstance(call.session.handler, AsyncStreamHandler):  # a thread may return while nobody listens any more
-        assert call.outputs == items["outputs"], f"{items['outputs']} outputs were emitted, {call.outputs} put out"
+        if call.outputs != items["outputs"]:
+            raise AssertionError(f"{items['outputs']} outputs were emitted, {call.outputs} put out")
         emitted = _connection(call).statistics().emitted
-        assert emitted == items["audio"], f"statistics count each emitted item: {emitted}, of {items['audio']}"
+        if emitted != items["audio"]:
+            raise AssertionError(f"statistics count each emitted item: {emitted}, of {items['audio']}")
 
 
 def everything_is_given_back(stream: Stream) -> None:
     """Neither a slot nor a worker thread is still taken."""
-    assert len(stream.calls) == 0, f"the slot is free after the end: {len(stream.calls)} are taken"
+    if len(stream.calls) != 0:
+        raise AssertionError(f"the slot is free after the end: {len(stream.calls)} are taken")
     crew = stream.calls.threads.statistics()
-    assert not crew.reserved, f"threads are given back: {crew.reserved} are reserved"
-    assert not crew.abandoned, "every worker thread comes back: one was abandoned"
+    if crew.reserved:
+        raise AssertionError(f"threads are given back: {crew.reserved} are reserved")
+    if crew.abandoned:
+        raise AssertionError("every worker thread comes back: one was abandoned")
 
 
 def no_thread_is_left(before: set[threading.Thread]) -> None:
@@ -136,12 +152,15 @@ def no_thread_is_left(before: set[threading.Thread]) -> None:
     while left := threads() - before:
         still = 0 if any(wants_a_processor(thread.native_id or 0) for thread in left) else still + 1
         ended = still < STILL and time.monotonic() < deadline
-        assert ended, f"no thread is left after shutdown: {', '.join(sorted(thread.name for thread in left))}"
+        if not ended:
+            raise AssertionError(
+                f"no thread is left after shutdown: {', '.join(sorted(thread.name for thread in left))}"
+            )
         time.sleep(0.005)
 
 
 def _connection(call: Call) -> Connection:
-    assert call.session.connection is not None
+    assert call.session.connection is not None  # noqa: S101
     return call.session.connection
 
 
@@ -158,7 +177,10 @@ def _leaves(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _check_flow(name: str, figures: FlowStatistics) -> None:
-    assert figures.most_waiting <= figures.bound, f"{name} holds at most {figures.bound}: {figures.most_waiting} waited"
-    assert figures.waiting <= figures.bound, f"{name} holds at most {figures.bound}: {figures.waiting} wait"
+    if not figures.most_waiting <= figures.bound:
+        raise AssertionError(f"{name} holds at most {figures.bound}: {figures.most_waiting} waited")
+    if not figures.waiting <= figures.bound:
+        raise AssertionError(f"{name} holds at most {figures.bound}: {figures.waiting} wait")
     total = figures.taken + figures.dropped + figures.waiting
-    assert figures.put == total, f"{name}: put is taken + dropped + waiting: {figures}"
+    if figures.put != total:
+        raise AssertionError(f"{name}: put is taken + dropped + waiting: {figures}")

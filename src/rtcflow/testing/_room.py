@@ -172,7 +172,7 @@ def run_in_room(
 
     thread = threading.Thread(target=contextvars.copy_context().run, args=(run,), name="rtcflow room", daemon=True)
     thread.start()
-    assert thread.ident is not None
+    assert thread.ident is not None  # noqa: S101
     try:
         return wait_for(future, Watch(clock, handler, HANG if hang is None else hang), thread.ident)
     finally:
@@ -230,7 +230,7 @@ class Room:
             HandlerHung: The handler holds up the loop.
             BaseException: What it raises.
         """
-        assert self._thread.ident is not None
+        assert self._thread.ident is not None  # noqa: S101
         return wait_for(self.start(function, *args), self._watch, self._thread.ident)
 
     def close(self) -> None:

@@ -229,7 +229,7 @@ class Caller:
     async def wait_ended(self) -> End:
         """Wait until the call has ended by itself, and is closed."""
         await self._ended.wait()
-        assert self.connection.end is not None
+        assert self.connection.end is not None  # noqa: S101
         return self.connection.end
 
     def send_message(self, text: str) -> None:
@@ -258,7 +258,7 @@ class Caller:
         """Have the link fail under the connection, and wait until the call is closed."""
         self._leave()
         ours = self.connection.transport
-        assert isinstance(ours, MemoryTransport)
+        assert isinstance(ours, MemoryTransport)  # noqa: S101
         ours.break_link(error or OSError("the network is gone"))
         await self._ended.wait()
 

@@ -116,16 +116,21 @@ async def _heard(theirs: Transport, seconds: float) -> list[tuple[float, AudioFr
 
 
 def _adds_up(name: str, figures: FlowStatistics) -> None:
-    assert figures.put == figures.taken + figures.dropped + figures.waiting, f"{name}: {figures}"
-    assert max(figures.waiting, figures.most_waiting) <= figures.bound, f"{name}: {figures}"
+    if figures.put != figures.taken + figures.dropped + figures.waiting:
+        raise AssertionError(f"{name}: {figures}")
+    if not max(figures.waiting, figures.most_waiting) <= figures.bound:
+        raise AssertionError(f"{name}: {figures}")
 
 
 @_sentence("start returns formats that frames of 20 ms can be cut from")
 async def _formats(ours: Transport, theirs: Transport) -> None:
     for agreed in await _up(ours, theirs):
-        assert agreed.sample_rate > 0, agreed
-        assert agreed.sample_rate % 50 == 0, agreed
-        assert agreed.channels in {1, 2}, agreed
+        if not agreed.sample_rate > 0:
+            raise AssertionError(agreed)
+        if agreed.sample_rate % 50 != 0:
+            raise AssertionError(agreed)
+        if agreed.channels not in {1, 2}:
+            raise AssertionError(agreed)
 
 
 @_sentence("audio put into audio_out arrives at the other end, in order, and sounds the same")
@@ -134,12 +139,14 @@ async def _audio_arrives(ours: Transport, theirs: Transport) -> None:
     sent = signals.sweep(1.0, 300, 3000, spoken.sample_rate, channels=spoken.channels)
     ours.audio_out.put(AudioFrame(sent, spoken.sample_rate, 0))
     frames = [frame for _, frame in await _heard(theirs, 1.0 + SETTLED)]
-    assert frames, "nothing arrived"
+    if not frames:
+        raise AssertionError("nothing arrived")
     rate = frames[0].sample_rate
     heard = np.concatenate([frame.samples[:1] for frame in frames], axis=1)
     again = signals.sweep(1.0, 300, 3000, rate)
     late = signals.latency(heard, again, rate)
-    assert -0.05 < late < SETTLED + 0.2, f"it is {late:.3f} s off"
+    if not -0.05 < late < SETTLED + 0.2:
+        raise AssertionError(f"it is {late:.3f} s off")
 
 
 @_sentence("frames hold int16 of shape (1 or 2, n), and pts grows with what was sent")
@@ -148,13 +155,17 @@ async def _frames(ours: Transport, theirs: Transport) -> None:
     _spoken(ours, spoken, 0.5)
     last = None
     for _, frame in await _heard(theirs, 0.5 + SETTLED):
-        assert frame.samples.dtype == np.int16, frame.samples.dtype
-        assert frame.samples.ndim == 2, frame.samples.shape
-        assert frame.samples.shape[0] in {1, 2}, frame.samples.shape
-        if last is not None:
-            assert frame.pts >= last.pts + last.samples.shape[1], f"pts {frame.pts} after {last.pts}"
+        if frame.samples.dtype != np.int16:
+            raise AssertionError(frame.samples.dtype)
+        if frame.samples.ndim != 2:
+            raise AssertionError(frame.samples.shape)
+        if frame.samples.shape[0] not in {1, 2}:
+            raise AssertionError(frame.samples.shape)
+        if last is not None and not frame.pts >= last.pts + last.samples.shape[1]:
+            raise AssertionError(f"pts {frame.pts} after {last.pts}")
         last = frame
-    assert last is not None, "nothing arrived"
+    if last is None:
+        raise AssertionError("nothing arrived")
 
 
 @_sentence("audio leaves in real time, however much is put at once")
@@ -167,7 +178,8 @@ async def _paced(ours: Transport, theirs: Transport) -> None:
         played = (ours.audio_out.statistics().played - before) / spoken.sample_rate
         passed = anyio.current_time() - began
         told = f"{played:.2f} s were played within {passed:.2f} s"
-        assert played <= passed + 0.35, told
+        if not played <= passed + 0.35:
+            raise AssertionError(told)
         if played >= passed - 0.3:
             return
     raise AssertionError(told)
@@ -179,7 +191,8 @@ async def _playout_adds_up(ours: Transport, theirs: Transport) -> None:
     _spoken(ours, spoken, 0.3)
     for _ in range(5):
         out = ours.audio_out.statistics()
-        assert out.queued == out.played + out.dropped + out.waiting, str(out)
+        if out.queued != out.played + out.dropped + out.waiting:
+            raise AssertionError(str(out))
         await anyio.sleep(0.05)
 
 
@@ -189,13 +202,17 @@ async def _clear(ours: Transport, theirs: Transport) -> None:
     _spoken(ours, spoken, 2.0)
     await anyio.sleep(0.3)
     dropped = await anyio.to_thread.run_sync(ours.clear_audio)
-    assert 1.0 < dropped <= 2.0, f"it says {dropped:.2f} s were dropped"
+    if not 1.0 < dropped <= 2.0:
+        raise AssertionError(f"it says {dropped:.2f} s were dropped")
     played = ours.audio_out.statistics().played
     await anyio.sleep(0.2)
-    assert ours.audio_out.statistics().played == played, "audio left afterwards"
-    assert ours.audio_out.queued_seconds == 0, "audio waits"
+    if ours.audio_out.statistics().played != played:
+        raise AssertionError("audio left afterwards")
+    if ours.audio_out.queued_seconds != 0:
+        raise AssertionError("audio waits")
     heard = sum(frame.duration for _, frame in await _heard(theirs, SETTLED))
-    assert heard < 1.0, f"the far side was not told: {heard:.2f} s of 2 s were heard"
+    if not heard < 1.0:
+        raise AssertionError(f"the far side was not told: {heard:.2f} s of 2 s were heard")
 
 
 @_sentence("what nobody takes in time is dropped, oldest first, and counted")
@@ -205,20 +222,23 @@ async def _dropped(ours: Transport, theirs: Transport) -> None:
     await anyio.sleep(2.0 + SETTLED)
     figures = theirs.audio_in.statistics()
     _adds_up("audio_in", figures)
-    assert figures.bound == 50, f"audio_in holds {figures.bound} frames"
-    assert figures.dropped > 0, f"nothing was dropped: {figures}"
+    if figures.bound != 50:
+        raise AssertionError(f"audio_in holds {figures.bound} frames")
+    if not figures.dropped > 0:
+        raise AssertionError(f"nothing was dropped: {figures}")
     first = await theirs.audio_in.take()
-    assert first.pts > 0, "the oldest frame is still there"
+    if not first.pts > 0:
+        raise AssertionError("the oldest frame is still there")
 
 
 @_sentence("queues of media that was not offered stay empty")
 async def _not_offered(ours: Transport, theirs: Transport) -> None:
     await _up(ours, theirs)
     await anyio.sleep(0.2)
-    if not ours.offer.receive_video:
-        assert not len(ours.video_in), "video_in is not empty"
-    if not ours.offer.receive_audio:
-        assert not len(ours.audio_in), "audio_in is not empty"
+    if not ours.offer.receive_video and len(ours.video_in):
+        raise AssertionError("video_in is not empty")
+    if not ours.offer.receive_audio and len(ours.audio_in):
+        raise AssertionError("audio_in is not empty")
 
 
 @_sentence("messages arrive in the order in which they were sent, from any thread")
@@ -235,7 +255,8 @@ async def _messages(ours: Transport, theirs: Transport) -> None:
         else:
             await anyio.to_thread.run_sync(ours.send_message_nowait, text)
     for text in texts:
-        assert await theirs.messages_in.take() == text, "another one came"
+        if await theirs.messages_in.take() != text:
+            raise AssertionError("another one came")
 
 
 @_sentence("statistics may be asked for from any thread, and add up")
@@ -247,11 +268,15 @@ async def _statistics(ours: Transport, theirs: Transport) -> None:
         figures = await anyio.to_thread.run_sync(end.statistics)
         for name in ("audio_in", "video_in", "video_out", "messages_in"):
             _adds_up(name, getattr(figures, name))
-        assert figures.round_trip is None or figures.round_trip >= 0, f"a round trip of {figures.round_trip} s"
-        assert min(figures.packets_lost, figures.packets_concealed) >= 0, str(figures)
+        if not (figures.round_trip is None or figures.round_trip >= 0):
+            raise AssertionError(f"a round trip of {figures.round_trip} s")
+        if not min(figures.packets_lost, figures.packets_concealed) >= 0:
+            raise AssertionError(str(figures))
     said, heard = ours.statistics().audio_out, theirs.statistics().audio_in
-    assert said.queued > 0, f"nothing was queued, it says: {said}"
-    assert heard.put > 0, f"nothing was heard, it says: {heard}"
+    if not said.queued > 0:
+        raise AssertionError(f"nothing was queued, it says: {said}")
+    if not heard.put > 0:
+        raise AssertionError(f"nothing was heard, it says: {heard}")
 
 
 @_sentence("audio_in has one taker: a second one is refused with BusyResourceError")
@@ -296,7 +321,8 @@ async def _cancel(ours: Transport, theirs: Transport) -> None:
                 got += 1
     figures = theirs.audio_in.statistics()
     _adds_up("audio_in", figures)
-    assert got == figures.taken > 0, f"{got} were got of {figures.taken} taken"
+    if not got == figures.taken > 0:
+        raise AssertionError(f"{got} were got of {figures.taken} taken")
 
 
 @_sentence("wait_ended returns normally when the peer said goodbye, and every queue ends")
@@ -374,7 +400,8 @@ async def _woken(ours: Transport, theirs: Transport) -> None:
         tasks.start_soon(wait, "wait_ended", ours.wait_ended)
         await anyio.sleep(0.05)
         await ours.aclose()
-    assert sorted(woken) == ["audio_in", "messages_in", "video_in", "wait_ended"], f"only {woken} were"
+    if sorted(woken) != ["audio_in", "messages_in", "video_in", "wait_ended"]:
+        raise AssertionError(f"only {woken} were")
 
 
 @_sentence("aclose may be called any number of times, also at once, and before start")
@@ -422,7 +449,8 @@ async def _flood(ours: Transport, theirs: Transport) -> None:
             ours.send_message_nowait(text)
             sent += len(text)
     except (anyio.WouldBlock, anyio.ClosedResourceError):
-        assert sent >= MESSAGES_WAIT // 2, f"it was refused after {sent} bytes"
+        if not sent >= MESSAGES_WAIT // 2:
+            raise AssertionError(f"it was refused after {sent} bytes") from None
         return
     raise AssertionError("120 MB were queued")
 
@@ -432,7 +460,8 @@ async def _bounds(ours: Transport, theirs: Transport) -> None:
     await _up(ours, theirs)
     for name, bound in {"audio_in": 50, "video_in": 1, "video_out": 1, "messages_in": 1000}.items():
         held = getattr(ours, name).bound
-        assert held == bound, f"{name} holds {held}"
+        if held != bound:
+            raise AssertionError(f"{name} holds {held}")
 
 
 @_sentence("a picture put into video_out arrives at the other end")
@@ -447,9 +476,11 @@ async def _picture(ours: Transport, theirs: Transport) -> None:
         with anyio.move_on_after(0.05):
             seen.append(await ours.video_in.take())
             break
-    assert seen, "nothing arrived"
+    if not seen:
+        raise AssertionError("nothing arrived")
     level = seen[0].to_ndarray(format="bgr24").mean()
-    assert abs(level - 200) < 20, f"it looks different: {level:.0f} instead of 200"
+    if not abs(level - 200) < 20:
+        raise AssertionError(f"it looks different: {level:.0f} instead of 200")
 
 
 @_sentence("video_in holds the latest picture, not one that nobody took in time")
@@ -464,14 +495,17 @@ async def _latest_picture(ours: Transport, theirs: Transport) -> None:
             await anyio.sleep(0.04)
     await anyio.sleep(SETTLED)
     level = (await ours.video_in.take()).to_ndarray(format="bgr24").mean()
-    assert abs(level - 200) < 20, f"the one that waits is of level {level:.0f}, the latest of 200"
+    if not abs(level - 200) < 20:
+        raise AssertionError(f"the one that waits is of level {level:.0f}, the latest of 200")
 
 
 @_sentence("kind is a name: letters, digits and underscores")
 async def _kind(ours: Transport, theirs: Transport) -> None:
     for end in (ours, theirs):
-        assert isinstance(end.kind, str), repr(end.kind)
-        assert end.kind.isidentifier(), repr(end.kind)
+        if not isinstance(end.kind, str):
+            raise AssertionError(repr(end.kind))
+        if not end.kind.isidentifier():
+            raise AssertionError(repr(end.kind))
     await ours.aclose()
 
 
@@ -509,7 +543,8 @@ async def _too_many_messages(ours: Transport, theirs: Transport) -> None:
             await wait()
         except anyio.BrokenResourceError as error:
             cause = error.__cause__
-        assert cause is not None, "it goes on, or its end has no __cause__"
+        if cause is None:
+            raise AssertionError("it goes on, or its end has no __cause__")
 
 
 @_sentence("without a channel wait_messages_open waits, and sending fails with ClosedResourceError")

@@ -118,7 +118,8 @@ def _copies_anywhere(handler: StreamHandlerBase, _: _Given) -> None:
     thread = threading.Thread(target=make)
     thread.start()
     thread.join()
-    assert not isinstance(made[0], Exception), f"in a thread it raised {made[0]!r}"
+    if isinstance(made[0], Exception):
+        raise AssertionError(f"in a thread it raised {made[0]!r}")
 
 
 @_handler_sentence("shutdown may be called on a copy that never served anybody, and returns in time")
@@ -130,7 +131,8 @@ def _shut_down_unused(handler: StreamHandlerBase, given: _Given) -> None:
 
     for backend in _BACKENDS:
         took = run_in_room(drop, backend, handler, patience=given.patience)
-        assert took <= Timeouts().shutdown, f"under {backend} shutdown() takes {took:g} s, and is cancelled after 5 s"
+        if not took <= Timeouts().shutdown:
+            raise AssertionError(f"under {backend} shutdown() takes {took:g} s, and is cancelled after 5 s")
 
 
 _BACKENDS: Final[tuple[BackendName, ...]] = ("trio", "asyncio")
@@ -148,7 +150,8 @@ def _serves(handler: StreamHandlerBase, given: _Given) -> None:
             raise AssertionError(str(record.error)) from record.error
         if record.error is not None:
             raise AssertionError(f"under {backend} it raised {record.error!r}") from record.error
-        assert not record.stuck, f"under {backend} {record.stuck[0]}"
+        if record.stuck:
+            raise AssertionError(f"under {backend} {record.stuck[0]}")
         _no_thread_left(record, before)
 
 
@@ -215,8 +218,10 @@ def _ends(handler: StreamHandlerBase, given: _Given) -> None:
         record = run_in_room(end, backend, handler, patience=given.patience)
         allowed = {_ENDS[how], EndCause.HANDLER_CLOSED} | ({EndCause.NOT_CONNECTED} if after == 0.0 else set())
         when = f"{how} after {after} s, under {backend}"
-        assert record.end.cause in allowed, f"{when}: it ended by {record.end.cause}: {record.error!r}"
-        assert record.seconds - after <= _LONGEST_END, f"{when}: closing took {record.seconds - after:.1f} s"
+        if record.end.cause not in allowed:
+            raise AssertionError(f"{when}: it ended by {record.end.cause}: {record.error!r}")
+        if not record.seconds - after <= _LONGEST_END:
+            raise AssertionError(f"{when}: closing took {record.seconds - after:.1f} s")
         _no_thread_left(record, before)
 
 
@@ -254,9 +259,12 @@ def _stream_ends(handler: StreamHandlerBase, given: _Given) -> None:
         shut = partial(_stream_shut_down, handler, given)
         end, took = run_in_room(shut, backend, handler, patience=given.patience)
         causes = {EndCause.CLOSED, EndCause.HANDLER_CLOSED}
-        assert end is not None, f"under {backend} it goes on"
-        assert end.cause in causes, f"under {backend} it ended by {end.cause}: {end.error!r}"
-        assert took <= _LONGEST_END, f"under {backend} closing took {took:.1f} s"
+        if end is None:
+            raise AssertionError(f"under {backend} it goes on")
+        if end.cause not in causes:
+            raise AssertionError(f"under {backend} it ended by {end.cause}: {end.error!r}")
+        if not took <= _LONGEST_END:
+            raise AssertionError(f"under {backend} closing took {took:.1f} s")
 
 
 async def _stream_shut_down(handler: StreamHandlerBase, given: _Given) -> tuple[End | None, float]:
@@ -292,15 +300,18 @@ def _no_trace(handler: StreamHandlerBase, given: _Given) -> None:
     traces = Traces(handler, copy_handler(handler), given.shared)
     _call(handler, given, "trio")
     left = traces.left()
-    assert left is None, left
+    if left is not None:
+        raise AssertionError(left)
 
 
 def _no_thread_left(record: CallRecord, before: set[threading.Thread]) -> None:
-    assert not record.statistics.threads_abandoned, "a worker thread did not come back: have shutdown() release it"
+    if record.statistics.threads_abandoned:
+        raise AssertionError("a worker thread did not come back: have shutdown() release it")
     deadline = time.monotonic() + GRACE
     while left := [thread for thread in set(threading.enumerate()) - before if not _pooled(thread)]:
         names = sorted(thread.name for thread in left)
-        assert time.monotonic() < deadline, f"shutdown() left threads running: {names}"
+        if not time.monotonic() < deadline:
+            raise AssertionError(f"shutdown() left threads running: {names}")
         time.sleep(0.01)
 
 

@@ -192,14 +192,14 @@ class HandlerLifecycle(RuleBasedStateMachine):
     @property
     def handler(self) -> StreamHandlerBase:
         """The copy that serves the present call."""
-        assert self.call is not None
+        assert self.call is not None  # noqa: S101
         return self.call.session.handler
 
     @property
     def connection(self) -> Connection:
         """The present call's connection."""
-        assert self.call is not None
-        assert self.call.session.connection is not None
+        assert self.call is not None  # noqa: S101
+        assert self.call.session.connection is not None  # noqa: S101
         return self.call.session.connection
 
     @initialize(time_limit=TIME_LIMITS, messages=MESSAGES, phone=RARELY, start_up=STARTS, already=ALREADY)
@@ -251,7 +251,7 @@ class HandlerLifecycle(RuleBasedStateMachine):
             if self._serving is None or self._serving.time_limit != time_limit:
                 self._stop_serving()
                 self._serve(time_limit)
-            assert self._serving is not None
+            assert self._serving is not None  # noqa: S101
             if copy_fails_first:
                 self._copy_fails = True
                 try:
@@ -272,21 +272,21 @@ class HandlerLifecycle(RuleBasedStateMachine):
     @_in_a_call
     def caller_speaks(self, seconds: float = 0.5) -> None:
         """The caller says something: a frame every 20 ms."""
-        assert self.call is not None
+        assert self.call is not None  # noqa: S101
         self._call(partial(self.call.talk, seconds, speech=True))
 
     @rule(seconds=st.sampled_from(TALKS))
     @_in_a_call
     def caller_is_silent(self, seconds: float = 0.5) -> None:
         """The caller's microphone stays open: a frame every 20 ms, of nearly nothing."""
-        assert self.call is not None
+        assert self.call is not None  # noqa: S101
         self._call(partial(self.call.talk, seconds, speech=False))
 
     @rule(n=st.sampled_from((1, 2, 10, 60)))
     @_in_a_call
     def audio_arrives(self, n: int = 1) -> None:
         """`n` frames of the caller's audio arrive at this moment: what the network had held up."""
-        assert self.call is not None
+        assert self.call is not None  # noqa: S101
         self._call(self.call.hear, n)
 
     @precondition(lambda self: has_video(self._prototype))
@@ -294,7 +294,7 @@ class HandlerLifecycle(RuleBasedStateMachine):
     @_in_a_call
     def pictures_arrive(self, n: int = 1) -> None:
         """`n` frames of the caller's video arrive at this moment."""
-        assert self.call is not None
+        assert self.call is not None  # noqa: S101
         self._call(self.call.see, n)
 
     @rule(seconds=st.sampled_from(SECONDS))
@@ -308,7 +308,7 @@ class HandlerLifecycle(RuleBasedStateMachine):
     @_in_a_call
     def caller_writes(self, texts: list[str]) -> None:
         """The caller sends texts on the data channel, if there is one."""
-        assert self.call is not None
+        assert self.call is not None  # noqa: S101
         if self.connection.transport.offer.messages:
             self._call(self.call.say, texts)
 
@@ -316,7 +316,7 @@ class HandlerLifecycle(RuleBasedStateMachine):
     @_in_a_call
     def page_posts(self, args: list[Any]) -> None:
         """The page posts arguments."""
-        assert self.call is not None
+        assert self.call is not None  # noqa: S101
         self.call.session.set_input(*args)
 
     @rule(seconds=st.sampled_from(TALKS))
@@ -324,7 +324,7 @@ class HandlerLifecycle(RuleBasedStateMachine):
     def barge_in(self, seconds: float = 0.1) -> None:
         """The caller interrupts, and speaks: `clear_queue` is called, in the middle of whatever is going on."""
         self._call(self._clear_queue)
-        assert self.call is not None
+        assert self.call is not None  # noqa: S101
         self._call(partial(self.call.talk, seconds, speech=True))
 
     def _clear_queue(self) -> None:
@@ -335,9 +335,11 @@ class HandlerLifecycle(RuleBasedStateMachine):
             dropped = self.handler.clear_queue()
             if isinstance(self._prototype, AsyncStreamHandler):  # a worker thread may put more at the same time
                 left = connection.transport.audio_out.queued_seconds
-                assert left == 0, f"clear_queue drops everything queued: {left:g} s were left"
+                if left != 0:
+                    raise AssertionError(f"clear_queue drops everything queued: {left:g} s were left")
                 told = f"clear_queue says what it dropped: {dropped:g} s, not {waiting:g} s"
-                assert abs(dropped - waiting) < 1e-9, told
+                if not abs(dropped - waiting) < 1e-9:
+                    raise AssertionError(told)
 
     @rule(method=_own(SLOW), seconds=st.sampled_from(SECONDS))
     @_in_a_call
@@ -371,8 +373,8 @@ class HandlerLifecycle(RuleBasedStateMachine):
                 self._end_call(how)
 
     def _end_call(self, how: str) -> None:
-        assert self.call is not None
-        assert self._serving is not None
+        assert self.call is not None  # noqa: S101
+        assert self._serving is not None  # noqa: S101
         self.call.journal.ends(*HOWS[how])
         match how:
             case "peer leaves":
@@ -400,14 +402,14 @@ class HandlerLifecycle(RuleBasedStateMachine):
             self._authorized = True
 
     def _refuse(self, expected: type[NegotiationError], why: str) -> None:
-        assert self._serving is not None
+        assert self._serving is not None  # noqa: S101
         stream = self._serving.stream
         before = len(stream.calls)
         refusal = self._call(refused, stream)
-        assert type(refusal) is expected, f"a caller is refused because {why}: {refusal!r}"
-        assert len(stream.calls) == before, (
-            f"a refusal gives the slot back: {len(stream.calls) - before} more are taken"
-        )
+        if type(refusal) is not expected:
+            raise AssertionError(f"a caller is refused because {why}: {refusal!r}")
+        if len(stream.calls) != before:
+            raise AssertionError(f"a refusal gives the slot back: {len(stream.calls) - before} more are taken")
 
     # -- what always holds
 
@@ -478,7 +480,7 @@ class HandlerLifecycle(RuleBasedStateMachine):
 
     def _arm(self, method: str, fault: Fault) -> None:
         if has_own_method(self.handler, method):
-            assert self.call is not None
+            assert self.call is not None  # noqa: S101
             self.call.journal.faults[method].append(fault)
 
     def _settle(self, seconds: float = 0.0) -> None:
@@ -528,11 +530,14 @@ class HandlerLifecycle(RuleBasedStateMachine):
         if self._serving is not None:
             promises.everything_is_given_back(self._serving.stream)
             tasks = self._call(count_tasks)
-            assert tasks == self._idle_tasks, f"no task is left: there are {tasks - self._idle_tasks} more than before"
-        assert not (calls := self.clock.workers.calls()), f"no thread is left in the handler: {calls}"
+            if tasks != self._idle_tasks:
+                raise AssertionError(f"no task is left: there are {tasks - self._idle_tasks} more than before")
+        if calls := self.clock.workers.calls():
+            raise AssertionError(f"no thread is left in the handler: {calls}")
         promises.no_thread_is_left(self._threads)
         trace = call.traces.left()
-        assert trace is None, f"one call leaves no trace in another: {trace}"
+        if trace is not None:
+            raise AssertionError(f"one call leaves no trace in another: {trace}")
 
     def _call(self, function: Callable[..., Any], *args: Any) -> Any:
         """Have something happen in the loop; one that the handler holds up is left behind."""

@@ -131,7 +131,7 @@ class MemoryTransport(LinkTransport):
         if message is _GOODBYE:
             self._link.end()
             return
-        assert isinstance(message, str)
+        assert isinstance(message, str)  # noqa: S101
         try:
             self._link.put_message(message)
         except RemoteProtocolError as error:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 from collections import Counter, defaultdict
 from contextlib import asynccontextmanager
@@ -618,3 +620,13 @@ def test_what_cannot_be_checked_is_refused(handler, cure):
     """No handler, a copy that is none, shared state: the error says what to write."""
     with pytest.raises(HandlerError, match=cure):
         check_handler(handler)
+
+
+def test_what_is_broken_is_noticed_without_asserts():
+    """`python -O` removes asserts. The checks raise, so the tests above that expect a failure pass there, too."""
+    command = [
+        sys.executable, "-O", "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider",
+        "-W", "ignore::pytest.PytestConfigWarning", "-k", "(broken or noticed) and not asserts", __file__,
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-4000:]

@@ -163,7 +163,7 @@ async def _open(ice: Any, address: str, component: int, config: WebRTCConfig, co
             type="host",
         )
         return protocol
-    assert config.port_range is not None
+    assert config.port_range is not None  # noqa: S101
     low, high = config.port_range
     raise TooManyConnections(high - low + 1, f"no UDP port from {low} to {high} is free; try again later")
 

@@ -244,7 +244,7 @@ class PauseTracker:
         return events
 
     def _too_long(self) -> list[DetectorEvent]:
-        assert self._began is not None
+        assert self._began is not None  # noqa: S101
         if self.now - self._began < self._max:
             return []
         return [self._end(TurnEnd.TOO_LONG)]

@@ -268,7 +268,7 @@ class ReplyHandler(AsyncStreamHandler):
                 await self._changed.wait()
             self._do(self._state.speak(self.loop.time(), interruptible=interruptible), fn=said)
             reply = self._reply
-        assert reply is not None
+        assert reply is not None  # noqa: S101
         try:
             await reply.over.wait()
         except anyio.get_cancelled_exc_class():
@@ -359,7 +359,7 @@ class ReplyHandler(AsyncStreamHandler):
             fn, call = self.fn, partial(self._arguments, reply, given=given)
         else:
             call = self._no_arguments
-        assert fn is not None
+        assert fn is not None  # noqa: S101
         self.loop.create_task(self._run(reply, fn, call))
 
     def _stop_reply(self, action: StopReply) -> None:
@@ -376,7 +376,7 @@ class ReplyHandler(AsyncStreamHandler):
     def _hold_reply(self) -> None:
         """Silence the reply under way, but keep it, and what was not heard of it."""
         reply = self._reply
-        assert reply is not None
+        assert reply is not None  # noqa: S101
         reply.pause()
         self._outbox.pause()
         super().clear_queue()
@@ -386,7 +386,7 @@ class ReplyHandler(AsyncStreamHandler):
     def _resume_reply(self) -> None:
         """Go on with what was held."""
         reply = self._reply
-        assert reply is not None
+        assert reply is not None  # noqa: S101
         position = reply.ledger.heard()
         rest = [Chunk(reply, (rate, samples), text) for rate, samples, text in reply.ledger.rest()]
         if reply.all_emitted.is_set():  # its end follows once more, after what is played again
@@ -489,7 +489,7 @@ class ReplyHandler(AsyncStreamHandler):
                 await self.args_set.wait()
         elif not isinstance(self.latest_args, list) or not self.phone_mode:
             self.latest_args = [None]
-        assert isinstance(self.latest_args, list)
+        assert isinstance(self.latest_args, list)  # noqa: S101
         args = self.latest_args[:takes]
         if greeting:
             return args[1:]
@@ -563,7 +563,7 @@ class ReplyHandler(AsyncStreamHandler):
             return chunk.audio if extra is None else (chunk.audio, extra)  # type: ignore[return-value]
 
     def _emitting(self, reply: Reply, chunk: Chunk) -> None:
-        assert chunk.audio is not None
+        assert chunk.audio is not None  # noqa: S101
         playback = self.playback()
         position = playback.played + playback.waiting
         reply.ledger.played(self._heard_to())

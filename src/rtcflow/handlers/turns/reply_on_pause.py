@@ -295,7 +295,7 @@ class ReplyOnPause(ReplyHandler):
                 super()._do_one(action)
 
     def _ask_interrupt(self, audio: Audio) -> None:
-        assert self._interrupt_when is not None
+        assert self._interrupt_when is not None  # noqa: S101
         try:
             interrupts = bool(self._interrupt_when(audio))
         except Exception as error:  # noqa: BLE001  supervises
@@ -306,7 +306,7 @@ class ReplyOnPause(ReplyHandler):
     async def _judge(self, asked: JudgeSpeech, scope: anyio.CancelScope) -> None:
         """Have a function decide whether anything was said, while hearing goes on."""
         was_said = self._resume_when
-        assert callable(was_said)
+        assert callable(was_said)  # noqa: S101
         said, error = False, None
         try:
             with scope:

@@ -489,7 +489,7 @@ class TurnState:
         """The reply function is called."""
         if not self.is_current(reply):
             return []
-        assert self.bot is not None
+        assert self.bot is not None  # noqa: S101
         self.bot.turn = replace(self.bot.turn, reply_called=now)
         return [] if self.bot.phase is Phase.SPECULATIVE else self._begun(self.bot)
 
@@ -513,7 +513,7 @@ class TurnState:
         """The first sound of the reply has left."""
         if not self.is_current(reply):
             return []
-        assert self.bot is not None
+        assert self.bot is not None  # noqa: S101
         self.bot.turn = replace(self.bot.turn, first_frame=now)
         return [Tell(FirstAudio(self.bot.turn.number))]
 
@@ -521,7 +521,7 @@ class TurnState:
         """The reply function raised. What was said before is still played."""
         if not self.is_current(reply):
             return []
-        assert self.bot is not None
+        assert self.bot is not None  # noqa: S101
         self.bot.turn = replace(self.bot.turn, failed=now)
         return [Tell(ReplyFailed(self.bot.turn.number, error))]
 
@@ -538,7 +538,7 @@ class TurnState:
     def _over(self, reply: int, *, playout_end: float | None = None, call_ended: float | None = None) -> list[Action]:
         if not self.is_current(reply):
             return []
-        assert self.bot is not None
+        assert self.bot is not None  # noqa: S101
         turn, self.bot = replace(self.bot.turn, playout_end=playout_end, call_ended=call_ended), None
         return [FinishReply(reply, turn, tell=playout_end is not None)]
 
@@ -553,7 +553,7 @@ class TurnState:
     ) -> list[Action]:
         """Answer `turn`, in place of whatever the bot does."""
         actions = self.interrupt(now) + self._start(turn, given, Phase.REPLYING)
-        assert self.bot is not None
+        assert self.bot is not None  # noqa: S101
         self.bot.interruptible = interruptible
         return actions
 

@@ -209,9 +209,10 @@ class _TrioWaiter:
 class _ThreadWaiter:
     """A parked thread."""
 
-    __slots__ = ("_lock", "_mark")
+    __slots__ = ("_lock", "_mark", "error")
 
     def __init__(self) -> None:
+        self.error: type[BaseException] | None = None
         self._lock = threading.Lock()
         self._lock.acquire()
         self._mark = current_worker.get()
@@ -272,30 +273,40 @@ class ParkingLot:
             self._waiters.discard(waiter)
 
     def park_sync(self, timeout: float | None = None) -> bool:
-        """Block this thread until woken; False if `timeout` seconds passed first. Locking as in `park`."""
+        """Block this thread until woken; False if `timeout` seconds passed first. Locking as in `park`.
+
+        Raises:
+            BaseException: What `interrupt_frame` was given.
+        """
         waiter = _ThreadWaiter()
         self._waiters.add(waiter)
         self._lock.release()
         try:
-            return waiter.wait(timeout)
+            woken = waiter.wait(timeout)
         finally:
             self._lock.acquire()
             self._waiters.discard(waiter)
+        if waiter.error is not None:
+            raise waiter.error
+        return woken
 
     @staticmethod
-    def wake_frame(frame: FrameType) -> bool:
-        """Wake the thread whose innermost frame is `frame`, if it is parked; False if it is not. From another thread.
+    def interrupt_frame(frame: FrameType, error: type[BaseException]) -> bool:
+        """Have the thread whose innermost frame is `frame` raise `error` out of `park_sync`. From another thread.
 
-        For the interruption of a thread that would wait for ever, whatever for: it returns as if it had been woken.
+        Returns:
+            Whether it is parked, and will; if not, nothing has happened.
         """
         parked = frame.f_back
         if frame.f_code is not _ThreadWaiter.wait.__code__ or parked is None:
             return False
         lot, waiter = parked.f_locals["self"], parked.f_locals["waiter"]
         with lot._lock:
-            if waiter in lot._waiters:  # else it is being woken in this very moment
-                lot._waiters.discard(waiter)
-                waiter.wake()
+            if waiter not in lot._waiters:  # it is being woken in this very moment
+                return False
+            lot._waiters.discard(waiter)
+            waiter.error = error
+            waiter.wake()
         return True
 
 

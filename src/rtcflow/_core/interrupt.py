@@ -1,32 +1,43 @@
-"""Raising an exception in a thread that would block for ever: CPython's means, and what they ask of who uses them.
+"""Ending a wait of another thread that would never end, without breaking anything.
 
-`PyThreadState_SetAsyncExc` of the Python/C API has an exception raised in another thread at its next bytecode. A thread
-that waits in `threading.Condition.wait` (which is where `queue.Queue.get`, `threading.Event.wait` and
-`concurrent.futures.Future.result` wait), or in this package's own `ParkingLot`, gets to that bytecode by being woken.
-C code that does not return is beyond reach.
+A handler's thread may sit in ``queue.get()`` when its caller hangs up. It would sit there for ever. CPython can raise
+an exception in another thread (`PyThreadState_SetAsyncExc`), but at an unknown place: the next bytecode of that thread.
+That may be the bytecode between taking a lock and the ``try`` behind it. The lock then stays locked for ever, and it
+may be the lock of `logging`. So this module never interrupts a running thread, nor one that waits in C code.
 
-Until it is really raised, every such call (one that takes it back, too) leaves a flag up that all threads look at:
-they go slower, and in CPython 3.11 a thread that is traced (by a debugger, coverage or Hypothesis) and enters a Python
-function goes round and round there until the flag is down. So the flag is brought down, by raising something here if
-need be, and no Python function is entered meanwhile: the loops below are written out for that.
+One place is safe: the wait without a timeout inside `threading.Condition.wait`. `queue.Queue.get` and `put`,
+`threading.Event.wait`, `threading.Semaphore.acquire` and `concurrent.futures.Future.result` stand on it. CPython wrote
+it so that an exception may come out of it: its ``finally`` takes the condition's lock again and leaves the list of
+waiters. The thread also cannot leave that place while we look. To wake it, others need the condition's lock, and we
+hold that lock. `interrupt` does this in order:
+
+1. Take the condition's lock, without waiting for it.
+2. See that the thread is at that very instruction, and still in the condition's list of waiters. So nobody has notified
+   it, and it cannot move before we release the lock.
+3. See that none of its frames is in an ``except`` or ``finally`` block, in ``__exit__`` or in ``__del__``.
+4. Take it off the list, as `notify` does. Set the exception. Wake the thread. Release the condition's lock.
+
+The thread wakes at the instruction of step 2 and raises there. No notification is lost, because it had none. No item is
+lost, because it had taken none. It holds the lock again when the exception leaves `wait`.
+
+A wait in this package's own `ParkingLot` needs none of this: the waiter is told, and raises by itself.
+
+A wait with a timeout is left alone: the thread wakes when the timeout is over, without anybody's lock, so it cannot be
+held in place.
 """
 
 from __future__ import annotations
 
 import ctypes
+import dis
+import functools
 import gc
 import sys
 import threading
-import time
-from collections.abc import Sequence
-from types import FrameType
-from typing import Any, Final, Protocol
+from types import CodeType, FrameType
+from typing import Any
 
 from .bridge import ParkingLot
-
-ROUNDS = 100
-"""How many milliseconds traced threads are given to notice."""
-
 
 _looking = threading.Lock()  # or one that is done would enable what another has just disabled
 
@@ -50,107 +61,123 @@ def current_frames() -> dict[int, FrameType]:
             gc.enable()
 
 
-class Interruptible(Protocol):
-    """A thread that may be in a call which may be interrupted."""
-
-    ident: int
-    calling: str | None  # None when it is not in such a call
-
-
-class _Quiet(BaseException):
-    """Raised and caught here, to bring the flag down."""
-
-
-_unnoticed: Final[set[int]] = set()
-"""Threads that were interrupted and have not noticed yet. One set for all, as the interpreter has one flag for all.
-Only single operations are done on it, which the GIL makes atomic."""
-
-
-def interrupt(
-    threads: Sequence[Interruptible], error: type[BaseException], lock: threading.Lock, *, traced: bool = False
-) -> None:
-    """Raise `error` in each of the threads, as soon as they run Python code again; wake those that wait.
-
-    A thread that is woken a moment before its exception is due may go back to waiting: ask again after a while. Whoever
-    was interrupted calls `take_back` when its call is over.
+def interrupt(ident: int, boundary: CodeType, error: type[BaseException]) -> bool:
+    """Raise `error` in the thread `ident`, if it is parked in a wait that tolerates it.
 
     Args:
-        threads: Those that are in a call are interrupted.
-        error: Raised without arguments.
-        lock: Held where `calling` changes: what is raised cannot hit a thread whose call is over, and which may serve
-            somebody else by now.
-        traced: They are traced, whatever `sys.gettrace` and `threading.gettrace` tell here.
+        ident: The thread.
+        boundary: The function by which the thread calls foreign code; it is interrupted inside of it only.
+        error: Raised there, without arguments.
+
+    Returns:
+        Whether it was parked so, and will raise. If not, nothing has happened; ask again later.
     """
+    frame = current_frames().get(ident)
+    if frame is None or _cleans_up(frame, boundary):
+        return False
+    if ParkingLot.interrupt_frame(frame, error):
+        return True
+    condition = _condition_of(frame)
     set_async_exception = _set_async_exception()
-    if set_async_exception is None:
-        return
-    traced = traced or sys.gettrace() is not None or threading.gettrace() is not None
-    raised, own, quiet = ctypes.py_object(error), ctypes.c_ulong(threading.get_ident()), ctypes.py_object(_Quiet)
-    with lock:
-        threads = [thread for thread in threads if thread.calling is not None]
-        idents = [ctypes.c_ulong(thread.ident) for thread in threads]
-        _unnoticed.update(thread.ident for thread in threads)
-        if traced:  # else after it, which is safer: who is woken too early waits again
-            for thread in threads:
-                _wake(thread.ident)
-        for ident in idents:
-            set_async_exception(ident, raised)
-    if not traced:
-        for thread in threads:
-            _wake(thread.ident)
-        return
-    pending = True
-    for _ in range(ROUNDS):
-        time.sleep(0.001)
-        pending = False
-        for thread in threads:
-            if thread.calling is not None:
-                pending = True
-                break
-        if not pending:
-            break
-    if pending:  # those that cannot be interrupted
-        try:
-            set_async_exception(own, quiet)
-            for _ in range(1_000_000):  # raised at the first turn
-                pass
-        except _Quiet:
-            return
-
-
-def take_back(*idents: int) -> None:
-    """Take back what was to be raised in those threads, if it was not yet."""
-    set_async_exception = _set_async_exception()
-    if set_async_exception is None:
-        return
-    own, quiet = ctypes.c_ulong(threading.get_ident()), ctypes.py_object(_Quiet)
-    threads = [ctypes.c_ulong(ident) for ident in idents]
-    _unnoticed.difference_update(idents)
+    if condition is None or set_async_exception is None or not condition.acquire(blocking=False):
+        return False
     try:
-        for thread in threads:
-            set_async_exception(thread, None)
-        if not _unnoticed:  # else others still have to see the flag
-            set_async_exception(own, quiet)
-            for _ in range(1_000_000):
-                pass
-    except _Quiet:
-        return
+        # From here on the thread moves no more, if it is still where it was; so look again.
+        if current_frames().get(ident) is not frame or _condition_of(frame) is not condition:
+            return False
+        waiter = frame.f_locals["waiter"]
+        if waiter not in condition._waiters or _cleans_up(frame, boundary):
+            return False
+        condition._waiters.remove(waiter)
+        try:
+            # No call of a Python function until the thread is awake: in CPython 3.11 one that is traced (by a
+            # debugger, coverage or Hypothesis) goes round and round at its beginning while an exception is due.
+            set_async_exception(ctypes.c_ulong(ident), ctypes.py_object(error))
+        finally:
+            waiter.release()
+        return True
+    finally:
+        condition.release()
+
+
+def _condition_of(frame: FrameType) -> Any:
+    """The condition whose untimed wait `frame` is in, at the instruction that waits; None if it is elsewhere."""
+    if frame.f_code is not threading.Condition.wait.__code__ or frame.f_lasti not in _waits():
+        return None
+    condition = frame.f_locals.get("self")
+    plain = type(condition) is threading.Condition and isinstance(vars(condition)["_lock"], _LOCKS)
+    return condition if plain else None
+
+
+_LOCKS = (type(threading.Lock()), type(threading.RLock()))
+
+
+@functools.cache
+def _waits() -> frozenset[int]:
+    """Where in `threading.Condition.wait` a thread stands that waits without a timeout.
+
+    That is the call ``waiter.acquire()`` inside the ``try``: the second one without arguments. Empty if this Python's
+    `Condition.wait` is not as it is known; then nothing is interrupted.
+    """
+    found: list[list[int]] = []
+    call: list[int] | None = None
+    for instruction in dis.get_instructions(threading.Condition.wait):
+        if instruction.opname in {"LOAD_METHOD", "LOAD_ATTR"}:
+            call = [] if instruction.argval == "acquire" else None
+        elif call is not None:
+            if instruction.opname not in {"PRECALL", "CALL"}:  # an argument
+                call = None
+                continue
+            call.append(instruction.offset)
+            if instruction.opname == "CALL":
+                found.append(call)
+                call = None
+    return frozenset(found[1]) if len(found) == 2 else frozenset()
+
+
+def _cleans_up(frame: FrameType | None, boundary: CodeType) -> bool:
+    """Whether any frame up to the boundary is one that cleans something up; also if there is no boundary."""
+    while frame is not None and frame.f_code is not boundary:
+        code = frame.f_code
+        if code.co_name in {"__exit__", "__aexit__", "__del__"} or _in_cleanup(code, frame.f_lasti):
+            return True
+        frame = frame.f_back
+    return frame is None
+
+
+@functools.lru_cache(maxsize=1024)
+def _in_cleanup(code: CodeType, at: int) -> bool:
+    """Whether the instruction at offset `at` of `code` is in an ``except`` or ``finally`` block.
+
+    CPython compiles a ``finally`` block twice: once for the path with an exception, once for the path without. Both
+    copies have the same place in the source. The path with an exception begins with `PUSH_EXC_INFO` and ends with
+    `POP_EXCEPT` or a raise. So we follow that path, and look for an instruction of the same kind and place.
+    """
+    instructions = list(dis.get_instructions(code))
+    index = {instruction.offset: number for number, instruction in enumerate(instructions)}
+    here = max(
+        (one for one in instructions if one.offset <= at), key=lambda one: one.offset
+    )  # `at` may be in its cache
+    todo = [number for number, one in enumerate(instructions) if one.opname == "PUSH_EXC_INFO"]
+    seen: set[int] = set()
+    while todo:
+        number = todo.pop()
+        if number in seen or number >= len(instructions):
+            continue
+        seen.add(number)
+        one = instructions[number]
+        if (one.opname, one.positions) == (here.opname, here.positions):
+            return True
+        if one.opname == "POP_EXCEPT":
+            continue
+        if one.opcode in dis.hasjrel or one.opcode in dis.hasjabs:
+            todo.append(index[one.argval])
+        if not one.opname.startswith(("JUMP_FORWARD", "JUMP_BACKWARD", "RETURN_", "RERAISE", "RAISE_VARARGS")):
+            todo.append(number + 1)
+    return False
 
 
 def _set_async_exception() -> Any:
     """The function of the API; None where there is no such thing (not CPython), and nothing can be interrupted."""
     api = getattr(ctypes, "pythonapi", None)
     return None if api is None else api.PyThreadState_SetAsyncExc
-
-
-def _wake(ident: int) -> None:
-    """Wake that thread if it waits in `threading.Condition.wait`, as by a spurious `notify`, or in a `ParkingLot`."""
-    frame: FrameType | None = current_frames().get(ident)
-    if frame is None or ParkingLot.wake_frame(frame) or frame.f_code is not threading.Condition.wait.__code__:
-        return
-    waiter = frame.f_locals.get("waiter")
-    if waiter is not None:
-        try:
-            waiter.release()
-        except RuntimeError:  # it was notified in this very moment
-            return

@@ -1,19 +1,19 @@
-"""The worker threads that sync handlers run in: counted, never shared with anybody else's work, and got back.
+"""The worker threads of sync handlers: counted, shared with nobody, and always freed.
 
-A sync handler has one long-lived worker thread per direction, not a thread hop per frame. They are daemon threads of
-our own: one that is lost does not keep the process from ending (those that anyio lends under asyncio would), and none
-goes back into a pool of somebody else's. Three things can go wrong with threads, and each is answered here:
+A sync handler has one long-lived worker thread per direction, not a thread hop per frame. For the code in it, the
+thread behaves like one of `anyio.to_thread.run_sync` (see `run_sync` below). Three things can go wrong with threads:
 
-- *Too few.* Frameworks that borrow the default executor freeze when a handful of handlers block in `queue.get()`.
-  Ours have their own budget (`WorkerThreads.limit`): a connection that would not fit is refused, one that is live
-  never waits for a thread.
-- *One that does not come back.* Python cannot kill a thread. When a connection ends, its crew is stopped in steps:
-  no further call is begun; the handler's `shutdown()` may release what blocks; after a grace the thread is
-  interrupted (below); what still runs then is abandoned, counted and logged with the method's name.
-- *One that waits for ever.* The usual sync echo sits in `queue.get()` when its caller hangs up. Nothing will ever be
-  put there again, so it is interrupted: `Interrupted` is raised in it (`_interrupt` says how).
-  Only calls into a handler are interrupted, only after its connection ended, its `shutdown()` returned and the grace
-  passed. C code that never returns is beyond reach: that thread is the one that is abandoned.
+- *There are too few.* Frameworks that borrow the default executor freeze when a handful of handlers block in
+  `queue.get()`. Ours have their own budget (`WorkerThreads.limit`). A connection that does not fit is refused, and a
+  live connection never waits for a thread.
+- *One does not come back.* Python cannot kill a thread. When a connection ends, its threads are stopped in steps. The
+  handler is told (`handler.ended`), and no further call begins. The handler's `shutdown()` may release what blocks.
+  After a grace, a thread that waits for ever is interrupted (below). A thread that still runs then is abandoned,
+  counted, and logged with the method's name.
+- *One waits for ever.* The usual sync echo sits in `queue.get()` when its caller hangs up. Nothing will ever be put
+  there again, so `Interrupted` is raised out of that wait. That happens once per end, and only where the thread is seen
+  to be in a wait that can take it (the module `interrupt` says how). A thread that computes, sleeps or waits elsewhere
+  is never interrupted: an exception between two of its instructions could leave a lock locked for the whole process.
 """
 
 from __future__ import annotations
@@ -23,16 +23,19 @@ import logging
 import math
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, TypeVar, cast
 
 import anyio
+import anyio.from_thread
 import anyio.lowlevel
 import anyio.to_thread
 
 from ..exceptions import TooManyConnections
 from .bridge import Event, WorkerMark, current_worker
-from .interrupt import interrupt, take_back
+from .interrupt import interrupt
 
 try:
     import sniffio
@@ -46,17 +49,19 @@ SETTLE = 0.1
 """Seconds that calls under way get to return by themselves before `shutdown()` is called beside them."""
 
 INTERRUPT_GRACE = 0.5
-"""Seconds an interrupted thread gets to unwind before it is given up."""
+"""Seconds after the grace in which threads that wait for ever are found and interrupted, and in which they unwind."""
 
-INTERRUPTS = 5
-"""How often in that time it is interrupted: one that is woken a moment before its exception is due may have gone back
-to waiting when that is set."""
+LOOKS = 5
+"""How often in that time they are looked for: one that computes now may wait a moment later."""
 
 
 class Interrupted(BaseException):
-    """Raised inside a handler's method whose connection has long ended and which would block for ever.
+    """Raised out of a wait of a handler's method that would never end, because its connection has ended.
 
-    Not an `Exception`, so that a handler's own ``except Exception`` does not keep the thread. Do not catch it.
+    Such a wait is `queue.Queue.get` or `put`, `threading.Event.wait`, `Condition.wait`, `Semaphore.acquire` or
+    `concurrent.futures.Future.result` without a timeout, or a wait of rtcflow's own (`Event.wait_sync`). It is raised
+    at most once per end, and never in an ``except`` or ``finally`` block. It is not an `Exception`, so a handler's own
+    ``except Exception`` does not stop it. Let it pass; code after a caught one runs on until it is abandoned.
     """
 
 
@@ -144,6 +149,77 @@ class WorkerThreads:
             return ThreadStatistics(self._reserved, self.limit, self._abandoned)
 
 
+async def run_sync(function: Callable[[], T], *, name: str, limiter: anyio.CapacityLimiter) -> T:
+    """Run `function` in a worker thread: ``anyio.to_thread.run_sync(function, abandon_on_cancel=True, ...)`` in effect.
+
+    The thread has a name, and does not keep the process from ending. That is why it is not anyio's own under asyncio,
+    which does (trio's does not). What code in it can see is the same: `anyio.from_thread.run` and `run_sync` need no
+    token, `check_cancelled` raises once the caller was cancelled, and context variables are the caller's.
+
+    Args:
+        function: What to run.
+        name: Of the thread, while it runs.
+        limiter: Of which it holds a token until it returns or is abandoned.
+
+    Raises:
+        BaseException: What `function` raises, as it is.
+    """
+    token = anyio.lowlevel.current_token()
+    loop: Any = token.native_token
+    if hasattr(loop, "run_sync_soon"):  # trio's
+        return await anyio.to_thread.run_sync(partial(_named, name, function), abandon_on_cancel=True, limiter=limiter)
+    await anyio.lowlevel.checkpoint()
+    context = contextvars.copy_context()
+    if sniffio is not None:
+        context.run(sniffio.current_async_library_cvar.set, None)
+    future = loop.create_future()
+    scope = anyio.CancelScope()
+    async with limiter:
+        try:
+            with scope:
+                target = partial(_in_thread, token, scope, future, partial(context.run, function))
+                threading.Thread(target=contextvars.Context().run, args=(target,), name=name, daemon=True).start()
+                result = await future
+        except BaseException:
+            scope.cancel()  # for `check_cancelled` in the thread, whatever has cancelled this
+            raise
+    return cast("T", result)
+
+
+def _in_thread(token: Any, scope: anyio.CancelScope, future: Any, function: Callable[[], object]) -> None:
+    """What anyio's own worker thread under asyncio does for one function."""
+    local: Any = anyio.from_thread.threadlocals  # type: ignore[attr-defined]
+    local.current_token, local.current_cancel_scope = token, scope
+    result: object = None
+    error: BaseException | None = None
+    try:
+        result = function()
+    except StopIteration as stop:  # which no future can carry
+        error = RuntimeError("coroutine raised StopIteration")
+        error.__cause__ = stop
+    except BaseException as raised:  # noqa: BLE001  it is raised again in whoever waits
+        error = raised
+    with suppress(RuntimeError):  # the loop is closed: nobody waits
+        token.native_token.call_soon_threadsafe(_report, future, result, error)
+
+
+def _report(future: Any, result: object, error: BaseException | None) -> None:
+    if not future.done():
+        if error is None:
+            future.set_result(result)
+        else:
+            future.set_exception(error)
+
+
+def _named(name: str, function: Callable[[], T]) -> T:
+    thread = threading.current_thread()
+    before, thread.name = thread.name, name
+    try:
+        return function()
+    finally:
+        thread.name = before
+
+
 class _Job:
     """One thread at work for one connection."""
 
@@ -154,7 +230,7 @@ class _Job:
         self.watched = None if watcher is None else watcher.worker(name)
         self.ident = 0
         self.calling: str | None = None  # the handler's method this thread is in
-        self.interrupted = False
+        self.interrupted = False  # it is once, at most
         self.over = False  # the thread is through
         self.left = False  # whoever waited for it has gone
         self.result: Any = None
@@ -197,22 +273,11 @@ class Crew:
         """
         await anyio.lowlevel.checkpoint_if_cancelled()
         job = _Job(name, last=last)
-        context = contextvars.copy_context()
-        if sniffio is not None:
-            context.run(sniffio.current_async_library_cvar.set, None)
-        thread = threading.Thread(
-            target=context.run, args=(self._work, job, function), name=f"rtcflow {name}", daemon=True
-        )
         with self._lock:
             self._jobs.add(job)
-        try:
-            thread.start()
-        except BaseException:
-            self._end(job)
-            raise
         over = True
         try:
-            await job.done.wait()
+            await run_sync(partial(self._work, job, function), name=name, limiter=self._limiter)
         except BaseException:
             over = self._leave(job)
             raise
@@ -256,10 +321,7 @@ class Crew:
                 job.watched.calling(name)
             return function(*args)
         finally:
-            with self._lock:
-                job.calling = None
-                if job.interrupted:
-                    take_back(job.ident)
+            job.calling = None
             if job.watched is not None:
                 job.watched.calling(None)
 
@@ -272,7 +334,10 @@ class Crew:
             job.watched.sleep(seconds)
 
     def _work(self, job: _Job, function: Callable[[], T]) -> None:
-        job.ident = threading.get_ident()
+        with self._lock:
+            if job.left:  # before it began
+                return
+            job.ident = threading.get_ident()
         self._local.job = job
         current_worker.set(job.watched)  # in this thread's own copy of the context
         try:
@@ -289,21 +354,24 @@ class Crew:
         """The job is over: tell whoever waits for it."""
         with self._lock:
             self._jobs.discard(job)
-            if job.interrupted:
-                take_back(job.ident)
             job.over, left = True, job.left
         if left:
             self._tell(job)
         job.done.set()
-        if job.watched is not None and (left or not job.ident):  # a thread that was left is watched to its very end
+        if job.watched is not None and left:  # a thread that was left is watched to its very end
             job.watched.finished()
 
     def _leave(self, job: _Job) -> bool:
-        """Nobody waits for the job any more; returns whether its thread is through."""
+        """Nobody waits for the job any more; returns whether its thread is through, or will do nothing."""
         with self._lock:
             job.left, over = True, job.over
+            if not job.ident:
+                self._jobs.discard(job)
         if over:
             self._tell(job)
+        elif not job.ident:
+            job.done.set()
+            over = True
         return over
 
     def _tell(self, job: _Job) -> None:
@@ -336,34 +404,30 @@ class Crew:
         return False
 
     async def join(self, grace: float) -> list[str]:
-        """Get every thread back: wait `grace` seconds, then interrupt, then give up.
+        """Get every thread back: wait `grace` seconds, then interrupt those that wait for ever, then give up.
 
         Returns:
             The methods whose threads were abandoned.
         """
         if await self.settle(grace):
             return []
-        for _ in range(INTERRUPTS):
+        for _ in range(LOOKS):
             self._interrupt()
-            if await self.settle(INTERRUPT_GRACE / INTERRUPTS):
+            if await self.settle(INTERRUPT_GRACE / LOOKS):
                 return []
         with self._lock:
             lost = [job.calling or job.name for job in self._jobs]
-            take_back(*(job.ident for job in self._jobs))
         for name in lost:
             self._threads.abandon()
             logger.error(
-                "%s did not return when its connection ended: its thread was abandoned. "
-                "Have shutdown() release what it waits for.",
+                "%s did not return when its connection ended: its thread was abandoned. Have it look at self.running "
+                "or wait for self.ended, or have shutdown() release what it waits for.",
                 name,
             )
         return lost
 
     def _interrupt(self) -> None:
         with self._lock:
-            jobs = [job for job in self._jobs if job.calling is not None]
-            for job in jobs:
-                job.interrupted = True
-                if job.watched is not None:
-                    job.watched.resumed()
-        interrupt(jobs, Interrupted, self._lock, traced=any(job.watched for job in jobs))
+            jobs = [job for job in self._jobs if job.calling is not None and not job.interrupted]
+        for job in jobs:
+            job.interrupted = interrupt(job.ident, Crew.call.__code__, Interrupted)

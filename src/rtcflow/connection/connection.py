@@ -204,7 +204,7 @@ class Connection:
 
     async def run_sync(self, name: str, function: Callable[[], Any]) -> Any:
         """Run a blocking function of the handler in a worker thread of this connection."""
-        return await self._crew.run(name, partial(self._crew.call, function))
+        return await self._crew.run(f"{name} {self._name}", partial(self._crew.call, function))
 
     async def send_message(self, message: str) -> None:
         """Send `message` when the peer's channel is open; drop it, with one warning, if the peer opens none.
@@ -345,7 +345,9 @@ class Connection:
             await self._failed(error)
             return
         self._bound = True
-        if self.end is None:  # else close() came before run()
+        if self.end is not None:  # close() came before run()
+            self.handler._tell_end()
+        else:
             tasks.start_soon(self._call.run, self._begin, name=f"call {self._name}")
         await self._over.wait()
 
@@ -443,6 +445,8 @@ class Connection:
                 return
             self.end = end
         self._over.set()
+        if self._bound:
+            self.handler._tell_end()
 
     async def _failed(self, error: BaseException) -> None:
         """What a task of the connection has raised ends it, unless it comes of the end."""
@@ -715,7 +719,7 @@ async def _call_shutdown(handler: StreamHandlerBase, crew: Crew) -> None:
     if inspect.iscoroutinefunction(handler.shutdown):
         await handler.shutdown()
     else:
-        result: Any = await crew.run("shutdown", partial(crew.call, handler.shutdown), last=True)
+        result: Any = await crew.run(handler.shutdown.__qualname__, partial(crew.call, handler.shutdown), last=True)
         if inspect.isawaitable(result):
             await result
 

@@ -25,10 +25,10 @@ from typing import Any, NoReturn, Protocol, TypeVar, cast
 
 import anyio
 import anyio.lowlevel
-import anyio.to_thread
 
 from .._core.bridge import Event, call_in_loop, current_loop_token, loop_clock
 from .._core.guard import is_cancellation
+from .._core.threads import run_sync
 
 try:
     import sniffio
@@ -432,10 +432,12 @@ class HandlerLoop:
     ) -> Task[T]:
         """Call ``func(*args)`` in a worker thread (None: one of this connection's 32) or in `executor`.
 
-        When the connection ends, the thread is not waited for.
+        When the connection ends, the thread is not waited for, nor by the process when that ends. In it
+        `anyio.from_thread` works as in a thread of `anyio.to_thread.run_sync`.
         """
         if executor is None:
-            work = anyio.to_thread.run_sync(partial(func, *args), abandon_on_cancel=True, limiter=self._executor)
+            named = getattr(func, "__qualname__", type(func).__qualname__)
+            work = run_sync(partial(func, *args), name=f"run_in_executor {named}", limiter=self._executor)
         else:
             work = self._in_executor(executor, partial(func, *args))
         return self.create_task(work, name=getattr(func, "__qualname__", None))

@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
 from functools import partial
-from typing import Any, ClassVar, Final, Literal, Protocol, TypeAlias, TypeVar, cast, get_args
+from typing import Any, ClassVar, Final, Literal, Protocol, TypeAlias, TypeVar, cast, get_args, overload
 
 import anyio
 import anyio.lowlevel
@@ -111,6 +111,28 @@ def get_current_handler() -> StreamHandlerBase | None:
     return _current.get()
 
 
+class _Ended:
+    """`StreamHandlerBase.ended`; no property, so that handlers which have an attribute of that name keep theirs."""
+
+    @overload
+    def __get__(self, handler: None, owner: type) -> _Ended: ...
+    @overload
+    def __get__(self, handler: StreamHandlerBase, owner: type) -> Event: ...
+    def __get__(self, handler: StreamHandlerBase | None, owner: type) -> Event | _Ended:
+        return self if handler is None else handler._end_begun
+
+
+class _Running:
+    """`StreamHandlerBase.running`; no property for the same reason."""
+
+    @overload
+    def __get__(self, handler: None, owner: type) -> _Running: ...
+    @overload
+    def __get__(self, handler: StreamHandlerBase, owner: type) -> bool: ...
+    def __get__(self, handler: StreamHandlerBase | None, owner: type) -> bool | _Running:
+        return self if handler is None else handler._binding is not None and not handler._end_begun.is_set()
+
+
 class StreamHandlerBase(ABC):  # noqa: B024  the abstract methods differ in colour, so they are in its subclasses
     """What all handlers have: formats, arguments, messages.
 
@@ -132,7 +154,13 @@ class StreamHandlerBase(ABC):  # noqa: B024  the abstract methods differ in colo
         args_set: An `rtcflow.Event`, set when arguments have come.
         channel_set: An `rtcflow.Event`, set when the peer's message channel is open.
         phone_mode: Whether the peer is on a telephone line: no channel, no arguments.
+        ended: An `rtcflow.Event`, set when the connection has begun to end. A sync method that waits or computes for
+            long looks at it (``self.ended.is_set()``) or waits for it (``self.ended.wait_sync(timeout)``), and returns.
+        running: Whether the connection is live: False before it begins, and from the moment in which `ended` is set.
     """
+
+    ended = _Ended()
+    running = _Running()
 
     _default_video_format: ClassVar[VideoFormat] = "frame"
     # On the class, so that a subclass that forgot super().__init__() gets a clear error and no AttributeError.
@@ -166,6 +194,7 @@ class StreamHandlerBase(ABC):  # noqa: B024  the abstract methods differ in colo
         self.phone_mode = False
         self.args_set = Event()
         self.channel_set = Event()
+        self._end_begun = Event()
         self._channel: DataChannel | None = None
         self._channel_lock = threading.Lock()
         self._args_wanted = self._args_asked = False
@@ -188,6 +217,10 @@ class StreamHandlerBase(ABC):  # noqa: B024  the abstract methods differ in colo
         self._binding = binding
         self.phone_mode = binding.phone_mode
         _current.set(self)  # the connection's tasks and threads, which start after this, inherit it
+
+    def _tell_end(self) -> None:
+        """The connection has begun to end; from any thread. Idempotent."""
+        self._end_begun.set()
 
     def _unbind(self) -> None:
         """The connection has ended: nobody waits any longer. Idempotent."""

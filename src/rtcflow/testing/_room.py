@@ -16,7 +16,6 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
 from types import CodeType, FrameType, FunctionType
 from typing import Any, Final, TypeVar
 
@@ -24,8 +23,9 @@ import anyio
 import anyio.lowlevel
 
 from .._core.bridge import call_in_loop, current_loop_token
-from .._core.interrupt import current_frames, interrupt, take_back
+from .._core.interrupt import current_frames
 from ..handlers.base import StreamHandlerBase
+from ._stop_thread import stop_thread, take_back
 from .clocks import BackendName, VirtualTime, backend_with
 
 __all__ = ["HANG", "HandlerHung", "Room", "Watch", "refuse_in_a_loop", "run_in_room"]
@@ -44,14 +44,6 @@ UNWIND: Final = 2.0
 
 class HandlerHung(Exception):
     """A method of the handler held up the event loop, or kept the call from ending; the text names it."""
-
-
-@dataclass
-class _Interrupted:
-    """A thread, as `_interrupt.interrupt` wants it."""
-
-    ident: int
-    calling: str | None
 
 
 class Watch:
@@ -95,7 +87,7 @@ class Watch:
     def interrupt(self, ident: int, text: str) -> None:
         """Raise `HandlerHung` in the method that holds up the loop, as far as that is possible."""
         if self._held_up(current_frames().get(ident)) is not None:
-            interrupt([_Interrupted(ident, "a method")], _hung(text), threading.Lock())
+            stop_thread(ident, _hung(text))
 
     def _held_up(self, frame: FrameType | None) -> str | None:
         """The outermost method of the handler on this stack, and its line."""

@@ -356,6 +356,8 @@ def _pool_job(frame: FrameType) -> bool | None:
         match outer.f_code.co_qualname:
             case "_WorkItem.run":
                 return True
+            case "_in_thread" if outer.f_globals.get("__name__") == "rtcflow._core.threads":
+                return True
             case "WorkerThread._handle_job" if outer.f_globals.get("__name__") == "trio._core._thread_cache":
                 return True
             case "WorkerThread._work" if outer.f_globals.get("__name__") == "trio._core._thread_cache":

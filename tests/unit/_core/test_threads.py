@@ -9,15 +9,13 @@ import sys
 import threading
 import time
 from functools import partial
-from types import SimpleNamespace
 from unittest.mock import Mock
 
 import anyio
 import pytest
 
 from rtcflow._core.bridge import Event
-from rtcflow._core.interrupt import interrupt
-from rtcflow._core.threads import Crew, Interrupted, WorkerThreads, observer
+from rtcflow._core.threads import Crew, WorkerThreads, observer
 from rtcflow.exceptions import TooManyConnections
 
 pytestmark = pytest.mark.anyio
@@ -90,16 +88,21 @@ async def test_a_thread_that_waits_in_our_own_event_comes_back():
     assert event.wait_sync(timeout=0)
 
 
-async def test_a_thread_that_computes_for_ever_comes_back():
-    """A loop in pure Python is interrupted, although it catches Exception."""
-    crew = Crew(WorkerThreads())
+@pytest.mark.parametrize("returns", [True, False])
+async def test_a_thread_that_computes_is_told_and_never_interrupted(returns):
+    """It ends where it looks at the connection's end; one that does not look is abandoned, and goes on unharmed."""
+    threads, told, done = WorkerThreads(), Event(), threading.Event()
+    crew = Crew(threads)
+    ended = []
 
     def compute():
-        while True:
-            try:  # noqa: SIM105  this is how a handler would write it
+        try:
+            while not done.is_set():
+                if returns and told.is_set():
+                    return
                 time.sleep(0.001)
-            except Exception:
-                pass
+        finally:
+            ended.append(done.is_set())
 
     with anyio.fail_after(10):
         async with anyio.create_task_group() as tg:
@@ -108,7 +111,13 @@ async def test_a_thread_that_computes_for_ever_comes_back():
                 await anyio.sleep(0.001)
             tg.cancel_scope.cancel()
         crew.stop()
-        assert await crew.join(grace=0.05) == []
+        told.set()
+        lost = await crew.join(grace=0.05)
+        assert len(lost) == (0 if returns else 1)
+        done.set()
+        await crew.settle(5)
+    assert ended == [not returns]
+    assert threads.statistics().abandoned == len(lost)
 
 
 async def test_a_thread_that_cannot_be_interrupted_is_counted_and_named(caplog):
@@ -182,14 +191,33 @@ async def test_what_a_call_raises_arrives_as_it_is():
     assert info.value is error
 
 
-async def test_a_worker_is_a_thread_of_our_own():
-    """It has our name, and does not keep the process from ending."""
+async def test_a_worker_thread_is_named_and_a_daemon():
+    """It tells whose it is while it runs, and does not keep the process from ending."""
     crew = Crew(WorkerThreads())
-    thread = await crew.run("Echo.emit", threading.current_thread)
-    assert thread.daemon
-    assert thread.name == "rtcflow Echo.emit"
-    thread.join(1)
-    assert not thread.is_alive()
+    name, daemon = await crew.run(
+        "Echo.emit abc…", lambda: (threading.current_thread().name, threading.current_thread().daemon)
+    )
+    assert name == "Echo.emit abc…"
+    assert daemon
+    for thread in threading.enumerate():
+        if thread.name.startswith("Echo.emit"):  # about to end
+            thread.join(5)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("Echo.emit")]
+
+
+async def test_a_job_that_was_left_before_it_began_does_nothing():
+    """Its thread was started, and its waiter cancelled, in the same moment: nothing is waited for, nothing is run."""
+    crew, ran = Crew(WorkerThreads()), []
+    for _ in range(20):
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await crew.run("emit", lambda: ran.append(1))
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(crew.run, "emit", lambda: None)
+            tg.cancel_scope.cancel()
+    crew.stop()
+    assert await crew.join(grace=5) == []
+    assert not ran
 
 
 async def test_an_error_that_came_when_nobody_waited_is_told(caplog):
@@ -255,25 +283,3 @@ def test_the_budget_refuses_what_does_not_fit():
     assert threads.statistics().reserved == 2
     threads.release(2)
     threads.reserve(3)
-
-
-def test_a_thread_whose_call_is_over_is_not_interrupted():
-    """Between choosing whom to interrupt and doing it, a call may return: its thread may serve others by then."""
-    free, heard = threading.Event(), queue.Queue()
-
-    def serve():
-        try:
-            heard.put("waiting")
-            free.wait()
-            heard.put("served")
-        except Interrupted:
-            heard.put("interrupted")
-
-    thread = threading.Thread(target=serve)
-    thread.start()
-    assert heard.get() == "waiting"
-    over = SimpleNamespace(ident=thread.ident, calling=None)
-    interrupt([over], Interrupted, threading.Lock())
-    free.set()
-    thread.join()
-    assert heard.get() == "served"

@@ -172,6 +172,9 @@ async def test_a_sync_handler_runs_in_worker_threads_and_they_come_back():
         assert len(handler.threads) == 2
         assert threading.get_ident() not in handler.threads
     assert connection.statistics().threads_abandoned == 0
+    for thread in threading.enumerate():
+        if thread.name.startswith("SyncEcho"):  # about to end
+            thread.join(5)
     busy = [t for t in threading.enumerate() if t.ident in handler.threads and not t.name.startswith(("AnyIO", "Trio"))]
     assert not busy
     assert threading.active_count() <= before + 3, "idle pool threads only"

@@ -12,13 +12,20 @@ Nothing here makes a request but `RealtimeHandler`. Services are functions that 
 
 from .chat import ServiceError, read_chat
 from .conversation import Conversation
+from .realtime import RealtimeHandler
+from .realtime_protocols import GeminiLive, OpenAIRealtime, RealtimeEvent, RealtimeProtocol
 from .sentences import SentenceSplitter, sentences
 from .tools import Policy, Tool, ToolCall, tool
 from .voice_agent import VoiceAgent, in_process
 
 __all__ = [
     "Conversation",
+    "GeminiLive",
+    "OpenAIRealtime",
     "Policy",
+    "RealtimeEvent",
+    "RealtimeHandler",
+    "RealtimeProtocol",
     "SentenceSplitter",
     "ServiceError",
     "Tool",

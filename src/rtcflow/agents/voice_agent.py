@@ -12,11 +12,9 @@ one result. A tool outlives the reply that called it if its policy says so; noth
 from __future__ import annotations
 
 import inspect
-import json
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import aclosing
-from functools import partial
 from typing import Any
 
 import anyio
@@ -26,10 +24,11 @@ from ..handlers.base import get_current_handler
 from ..handlers.turns import Heard, ReplyFailed, ReplyOnPause, Say, TurnEvent
 from ..handlers.turns.reply import Reply
 from ..handlers.turns.state import Audio
+from .calling import CANCELLED, call_tool, failure
 from .chat import ServiceError
 from .conversation import Conversation
 from .sentences import closable, sentences
-from .tools import BadArguments, Tool, ToolCall
+from .tools import Tool, ToolCall
 
 __all__ = ["VoiceAgent", "in_process"]
 
@@ -43,8 +42,6 @@ PATIENCE = 15.0
 
 SPEECH_RATE = 15.0
 """Characters a second: what a voice says. It gives chunks of streamed speech their words, which the voice does not."""
-
-CANCELLED = '{"error": "cancelled: the user interrupted"}'
 
 
 class VoiceAgent(ReplyOnPause):
@@ -236,7 +233,7 @@ class VoiceAgent(ReplyOnPause):
             made = self.conversation.tools.get(call.name)
             if made is None:
                 known = ", ".join(self.conversation.tools) or "none"
-                self.conversation.add_result(call.id, _failure(f"there is no tool {call.name!r}; there are: {known}"))
+                self.conversation.add_result(call.id, failure(f"there is no tool {call.name!r}; there are: {known}"))
                 continue
             scope, done = anyio.CancelScope(), anyio.Event()
             self.loop.create_task(self._run_tool(made, call, reply, scope, done), name=made.name)
@@ -257,7 +254,7 @@ class VoiceAgent(ReplyOnPause):
         content = CANCELLED
         try:
             with scope:
-                content = await self._result(made, call)
+                content = await call_tool(made, call, self.run_sync)
         finally:
             counts = self.conversation.add_result(call.id, content)
             done.set()
@@ -273,26 +270,6 @@ class VoiceAgent(ReplyOnPause):
         async with aclosing(self._respond()) as spoken:
             async for say in spoken:
                 yield say
-
-    async def _result(self, made: Tool, call: ToolCall) -> str:
-        """Call a tool; what goes wrong is told to the model, and logged."""
-        try:
-            arguments = made.read_arguments(call.arguments)
-            with anyio.fail_after(made.timeout):
-                if inspect.iscoroutinefunction(made.function):
-                    result = await made.function(**arguments)
-                else:
-                    result = await self.run_sync(partial(made.function, **arguments))
-            return result if isinstance(result, str) else json.dumps(result, ensure_ascii=False)
-        except BadArguments as error:
-            return _failure(str(error))
-        except TimeoutError:
-            logger.error("the tool %s had no result after %g s", made.name, made.timeout)
-            return _failure(f"no result after {made.timeout:g} s")
-        except Exception as error:
-            # Supervises: code of the user's, whose failure the model can explain to the caller.
-            logger.exception("the tool %s failed", made.name)
-            return _failure(f"{type(error).__name__}: {error}")
 
     # -- what becomes of a reply
 
@@ -331,10 +308,6 @@ def in_process(function: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
         return await handler.run_process(function, *args)
 
     return run
-
-
-def _failure(text: str) -> str:
-    return json.dumps({"error": text}, ensure_ascii=False)
 
 
 def _words(text: str, chunk: Any) -> str:

@@ -1,0 +1,378 @@
+"""`RealtimeHandler`: the caller talks to a speech-to-speech service, which hears and speaks by itself.
+
+    receive ──→ audio of the caller ──→ WebSocket ──→ the service
+    emit    ←── audio queue         ←── WebSocket ←── its events        (`start_up`: one session after the other)
+
+The service decides whose turn it is. When it has heard the caller speak, what waits is dropped, here and at the far
+side, and the service is told how much of its message was *played*: by the playout's ledger, which on a telephone counts
+what the carrier confirmed. A service sends a minute of speech in seconds, so without that it remembers what nobody
+heard.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Iterable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+
+from ..handlers.base import AsyncStreamHandler
+from ..handlers.turns.ledger import PlayoutLedger
+from ..outputs import CloseStream, EmitType
+from .calling import CANCELLED, call_tool, failure
+from .chat import ServiceError
+from .realtime_protocols import (
+    AudioReceived,
+    CallsCancelled,
+    RealtimeEvent,
+    RealtimeProtocol,
+    ServiceFailed,
+    SessionEnding,
+    SessionReady,
+    ToolsCalled,
+    Transcript,
+    UserInterrupted,
+)
+from .tools import Tool, ToolCall, as_tool
+
+__all__ = ["RealtimeHandler"]
+
+logger = logging.getLogger(__name__)
+
+ATTEMPTS = 5
+"""Sessions that may fail one after the other before the call ends."""
+
+BACKOFF = 0.5
+"""Seconds before the second attempt; each further one waits twice as long."""
+
+LONGEST_WAIT = 8.0
+"""Seconds between attempts, at most: callers do not wait for longer."""
+
+OPENING = 10.0
+"""Seconds from the connection's beginning until the service must have said that the session is ready."""
+
+MOST_AUDIO = 600.0
+"""Seconds of a service's speech that may wait to be played. Longer answers are an error of the service."""
+
+LONGEST_MESSAGE = 4 * 1024 * 1024
+"""Bytes: audio of half a minute in base64."""
+
+REFUSED = frozenset({400, 401, 403, 404})
+"""Statuses with which a service says that it will not be otherwise the next time."""
+
+
+class _Refused(ServiceError):
+    """The service will not be otherwise the next time."""
+
+
+class _Reply:
+    """One message of the service: how much of it was played."""
+
+    def __init__(self, item: str) -> None:
+        self.item = item
+        self.ledger = PlayoutLedger()
+
+
+class RealtimeHandler(AsyncStreamHandler):
+    """Connects a call to a speech-to-speech service.
+
+    Needs the extra ``rtcflow[client]``. Runs under trio and asyncio.
+
+    Args:
+        protocol: Makes the wire format for each call: ``lambda: OpenAIRealtime(key)`` or ``lambda: GeminiLive(key)``.
+        system: Instructions for the model.
+        tools: `Tool` objects, or annotated functions. Each runs in a task of the call. Its policy says what becomes
+            of it when the caller interrupts.
+        on_event: Called in the event loop with each `RealtimeEvent` but audio.
+        attempts: Sessions that may fail one after the other; then the call ends with a reason. A refused key or model
+            ends it at once.
+
+    A session that breaks is opened anew with growing pauses; meanwhile the caller hears what is left of the last answer
+    and then nothing, and what the caller says is dropped.
+
+    Raises:
+        TypeError: A tool cannot be described to a model.
+    """
+
+    def __init__(
+        self,
+        protocol: Callable[[], RealtimeProtocol],
+        *,
+        system: str = "",
+        tools: Iterable[object] = (),
+        on_event: Callable[[RealtimeEvent], None] | None = None,
+        attempts: int = ATTEMPTS,
+    ) -> None:
+        self._protocol = protocol()
+        super().__init__(output_sample_rate=self._protocol.output_rate, input_sample_rate=self._protocol.input_rate)
+        made = [as_tool(given) for given in tools]
+        self._settings = {
+            "protocol": protocol, "system": system, "tools": made, "on_event": on_event, "attempts": attempts,
+        }  # fmt: skip
+        self._system, self._tools, self._attempts = system, {tool.name: tool for tool in made}, attempts
+        self._on_event = on_event
+        self._session = 0
+        self._socket: Any = None  # once the session is ready
+        self._sending = anyio.Lock()
+        self._waiting: deque[AudioReceived] = deque()  # what the service said, not emitted yet
+        self._waiting_seconds = 0.0
+        self._there_is_more = anyio.Event()
+        self._replies: deque[_Reply] = deque()  # emitted, and not known to be played
+        self._cut: set[str] = set()  # messages of which nothing more shall be heard
+        self._running: dict[str, tuple[Tool, anyio.CancelScope]] = {}
+        self._goodbye: str | None = None
+
+    def copy(self) -> RealtimeHandler:
+        """A fresh handler with the same settings."""
+        return type(self)(**self._settings)  # type: ignore[arg-type]
+
+    # -- the call's side
+
+    async def receive(self, frame: Any) -> None:
+        """Hand the caller's audio to the service; dropped while there is no session."""
+        if self._socket is not None:
+            await self._send(self._protocol.audio(frame[1]))
+
+    async def emit(self) -> EmitType:
+        """The next chunk of what the service says."""
+        while not self._waiting:
+            if self._goodbye is not None:
+                return CloseStream(self._goodbye)
+            self._there_is_more = anyio.Event()
+            await self._there_is_more.wait()
+        chunk = self._waiting.popleft()
+        self._waiting_seconds -= chunk.samples.shape[1] / self._protocol.output_rate
+        playback = self.playback()
+        self._note_played()
+        if not self._replies or self._replies[-1].item != chunk.item:
+            self._replies.append(_Reply(chunk.item))
+        ledger = self._replies[-1].ledger
+        ledger.begin(playback.played + playback.waiting)
+        ledger.add(self._protocol.output_rate, chunk.samples)
+        return self._protocol.output_rate, chunk.samples
+
+    def interrupt(self) -> None:
+        """Silence the service's answer, as the caller's speech does; in the event loop's thread.
+
+        Raises:
+            RuntimeError: The handler serves no connection yet.
+        """
+        self.clear_queue()
+        self.loop.create_task(self._interrupted())
+
+    def reply_to(self, text: str) -> None:
+        """Have the service answer `text`; from any thread. Dropped while there is no session."""
+        self.loop.create_task(self._send(self._protocol.text(text)))
+
+    def _note_played(self) -> None:
+        playback = self.playback()
+        position = playback.played if playback.confirmed is None else playback.confirmed
+        for reply in self._replies:
+            reply.ledger.played(position)
+        while len(self._replies) > 1:
+            heard = self._replies[0].ledger.heard()
+            if heard.seconds < heard.total:
+                break
+            self._replies.popleft()
+
+    async def _interrupted(self) -> None:
+        """The caller speaks: silence what was said so far, and tell the service where it ended."""
+        unplayed = {chunk.item for chunk in self._waiting}
+        self._waiting.clear()
+        self._waiting_seconds = 0.0
+        self.clear_queue()
+        self._note_played()
+        messages: list[str] = []
+        for reply in self._replies:
+            heard = reply.ledger.heard()
+            if heard.seconds < heard.total or reply.item in unplayed:
+                messages += self._protocol.truncated(reply.item, math.floor(1000 * heard.seconds))
+                self._cut.add(reply.item)
+                unplayed.discard(reply.item)
+        for item in unplayed:
+            messages += self._protocol.truncated(item, 0)
+            self._cut.add(item)
+        self._replies.clear()
+        for tool, scope in list(self._running.values()):
+            if tool.policy == "cancel":
+                scope.cancel()
+        await self._send(messages)
+
+    # -- the service's side
+
+    async def start_up(self) -> None:
+        """Keep a session with the service for as long as the call lasts."""
+        failures = 0
+        while True:
+            self._session += 1
+            ready = [False]
+            try:
+                async with _open_socket(self._protocol) as socket:
+                    await self._serve(socket, ready)
+            except _Refused as error:
+                self._end(str(error))
+                return
+            except ServiceError as error:
+                self._tell(ServiceFailed(str(error)))
+                logger.warning("the speech service failed: %s", error)
+            finally:
+                self._socket = None
+            failures = 0 if ready[0] else failures + 1
+            if failures >= self._attempts:
+                self._end("the speech service cannot be reached")
+                return
+            if failures or not ready[0]:
+                await anyio.sleep(min(LONGEST_WAIT, BACKOFF * 2 ** (failures - 1)))
+
+    def _end(self, reason: str) -> None:
+        logger.error("the call ends: %s", reason)
+        self._goodbye = reason
+        self._there_is_more.set()
+
+    async def _serve(self, socket: Any, ready: list[bool]) -> None:
+        for message in self._protocol.hello(self._system, self._tools.values()):
+            await socket.send(message)
+        with anyio.move_on_after(OPENING) as opening:
+            while True:
+                message = await socket.receive()
+                if message is None:
+                    if not ready[0]:
+                        raise ServiceError("the speech service closed the session before it was ready")
+                    return
+                for event in self._protocol.read(message):
+                    if isinstance(event, SessionReady):
+                        opening.deadline, ready[0], self._socket = math.inf, True, socket
+                    if isinstance(event, SessionEnding):
+                        self._tell(event)
+                        return
+                    await self._act_on(event)
+        raise ServiceError(f"the speech service was not ready after {OPENING:g} s")
+
+    async def _act_on(self, event: RealtimeEvent) -> None:
+        match event:
+            case AudioReceived(item, samples):
+                if item not in self._cut and samples.shape[1]:
+                    self._take(event)
+                return
+            case UserInterrupted():
+                await self._interrupted()
+            case ToolsCalled(calls):
+                for call in calls:
+                    self.loop.create_task(self._run_tool(call, self._session), name=call.name)
+            case CallsCancelled(ids):
+                for id_ in ids:
+                    if id_ in self._running:
+                        self._running[id_][1].cancel()
+            case ServiceFailed(text):
+                logger.warning("the speech service reports an error: %s", text)
+        self._tell(event)
+
+    def _take(self, chunk: AudioReceived) -> None:
+        self._waiting_seconds += chunk.samples.shape[1] / self._protocol.output_rate
+        if self._waiting_seconds > MOST_AUDIO:
+            raise ServiceError(f"the speech service sent more than {MOST_AUDIO:g} s of speech ahead of time")
+        self._waiting.append(chunk)
+        self._there_is_more.set()
+
+    def _tell(self, event: RealtimeEvent) -> None:
+        if self._on_event is not None:
+            self._on_event(event)
+        if isinstance(event, Transcript) and self.channel is not None:
+            try:
+                self.channel.send(json.dumps({"type": "transcript", "data": {"role": event.role, "text": event.text}}))
+            except (anyio.ClosedResourceError, anyio.WouldBlock):
+                return  # there is nobody to tell, or nobody who listens
+
+    async def _run_tool(self, call: ToolCall, session: int) -> None:
+        """The task of one tool: exactly one result is sent, whatever happens to it."""
+        tool, scope = self._tools.get(call.name), anyio.CancelScope()
+        content = CANCELLED
+        if tool is None:
+            content = failure(f"there is no tool {call.name!r}")
+        elif call.id in self._running:
+            return  # sent twice
+        else:
+            self._running[call.id] = (tool, scope)
+            try:
+                with scope:
+                    content = await call_tool(tool, call, self.run_sync)
+            finally:
+                del self._running[call.id]
+        if session == self._session:
+            answer = not scope.cancelled_caught and (tool is None or tool.policy != "finish_and_remember")
+            await self._send(self._protocol.result(call, content, answer=answer))
+        else:  # the next session does not know of the call
+            await self._send(self._protocol.text(f"[The result of {call.name} has come: {content:.2000}]"))
+
+    async def _send(self, messages: list[str]) -> None:
+        """Send in order; dropped while there is no session."""
+        async with self._sending:
+            for message in messages:
+                if self._socket is not None:
+                    await self._socket.send(message)
+
+
+class _Socket:
+    """The WebSocket of httpx2. What goes wrong is a `ServiceError` for its reader, and nothing for its writers."""
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+
+    async def send(self, message: str) -> None:
+        import httpx2.websockets as ws
+        from wsproto.utilities import LocalProtocolError
+
+        try:
+            await self._session.send_text(message)
+        except (ws.HTTPXWSException, LocalProtocolError):
+            return  # the reader learns of it
+
+    async def receive(self) -> str | bytes | None:
+        """The next message; None when the service has closed the session as one does."""
+        import httpx2.websockets as ws
+
+        try:
+            while True:
+                event = await self._session.receive()
+                if isinstance(data := getattr(event, "data", None), str | bytes | bytearray):
+                    return data if isinstance(data, str) else bytes(data)
+        except ws.WebSocketDisconnect as closed:
+            if closed.code in {1000, 1001, 1005}:
+                return None
+            reason = f"{closed.code} {closed.reason or ''}".rstrip()
+            raise ServiceError(f"the speech service closed the session with {reason}") from closed
+        except ws.WebSocketNetworkError as error:
+            raise ServiceError("the connection to the speech service broke") from error
+
+
+@asynccontextmanager
+async def _open_socket(protocol: RealtimeProtocol) -> AsyncGenerator[_Socket]:
+    """A WebSocket to the service.
+
+    Raises:
+        ServiceError: It cannot be reached; or what the block raises, as it is.
+    """
+    import httpx2
+    import httpx2.websockets as ws
+
+    failure: BaseException | None = None
+    try:
+        async with httpx2.AsyncClient(headers=protocol.headers, timeout=OPENING) as client:
+            async with client.websocket(protocol.url, max_message_size_bytes=LONGEST_MESSAGE) as session:
+                try:
+                    yield _Socket(session)
+                except ServiceError as error:
+                    failure = error  # httpx2 wraps what passes through its block
+    except ws.WebSocketUpgradeError as error:
+        status = error.response.status_code
+        kind = _Refused if status in REFUSED else ServiceError
+        raise kind(f"the speech service answered {status}") from error
+    except httpx2.TransportError as error:
+        raise ServiceError(f"the speech service cannot be reached: {error or type(error).__name__}") from error
+    if failure is not None:
+        raise failure

@@ -1,0 +1,360 @@
+"""The wire formats of two speech-to-speech services, from their public documentation. Pure: text in, events out.
+
+`OpenAIRealtime` speaks the Realtime API's events (platform.openai.com/docs/api-reference/realtime), in their present
+names and those of its beta. `GeminiLive` speaks the Live API's messages (ai.google.dev/api/live). Both are `Protocol`:
+`RealtimeHandler` knows neither. What a service sends and nobody needs is ignored; what breaks its format is a
+`ServiceError`.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .chat import ServiceError
+from .tools import Tool, ToolCall
+
+__all__ = ["GeminiLive", "OpenAIRealtime", "RealtimeEvent", "RealtimeProtocol"]
+
+
+@dataclass(frozen=True, slots=True)
+class SessionReady:
+    """The service takes audio now."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AudioReceived:
+    """Some of what the service says.
+
+    Attributes:
+        item: Names the message that it belongs to.
+        samples: int16, shape (1, n), at `RealtimeProtocol.output_rate`.
+    """
+
+    item: str
+    samples: NDArray[np.int16]
+
+
+@dataclass(frozen=True, slots=True)
+class UserInterrupted:
+    """The service has heard the user speak: what it said before must fall silent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """Words, of ``"user"`` or ``"assistant"``, as the service recognizes or writes them."""
+
+    role: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolsCalled:
+    """The service wants tools to be called."""
+
+    calls: tuple[ToolCall, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CallsCancelled:
+    """The service does not need the results of these calls any more."""
+
+    ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseDone:
+    """The service has said all it wants to."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionEnding:
+    """The service will close the session soon: open the next one."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceFailed:
+    """The service reports an error. The session goes on."""
+
+    text: str
+
+
+RealtimeEvent: TypeAlias = (
+    SessionReady
+    | AudioReceived
+    | UserInterrupted
+    | Transcript
+    | ToolsCalled
+    | CallsCancelled
+    | ResponseDone
+    | SessionEnding
+    | ServiceFailed
+)
+
+
+class RealtimeProtocol(Protocol):
+    """What `RealtimeHandler` needs of a service. One instance serves one call.
+
+    Attributes:
+        url: Of the WebSocket.
+        headers: Sent with its upgrade.
+        input_rate: Hz of what the service hears.
+        output_rate: Hz of what it says.
+    """
+
+    url: str
+    headers: dict[str, str]
+    input_rate: int
+    output_rate: int
+
+    def hello(self, system: str, tools: Iterable[Tool]) -> list[str]:
+        """What is sent first in a session."""
+
+    def audio(self, samples: NDArray[np.int16]) -> list[str]:
+        """What the user says: int16, shape (1, n), at `input_rate`."""
+
+    def text(self, text: str) -> list[str]:
+        """What the user types; it is to be answered."""
+
+    def result(self, call: ToolCall, content: str, *, answer: bool) -> list[str]:
+        """A tool's result. `answer`: the service shall speak now."""
+
+    def truncated(self, item: str, milliseconds: int) -> list[str]:
+        """Of this message only so much was heard."""
+
+    def read(self, message: str | bytes) -> list[RealtimeEvent]:
+        """What a message of the service says.
+
+        Raises:
+            ServiceError: It is not in the format.
+        """
+
+
+class OpenAIRealtime:
+    """The Realtime API's events.
+
+    Args:
+        key: The API key; None for a service that wants none.
+        model: Its name.
+        voice: Its name.
+        url: Of a compatible service.
+    """
+
+    input_rate = output_rate = 24000
+
+    def __init__(
+        self,
+        key: str | None,
+        *,
+        model: str = "gpt-realtime",
+        voice: str = "marin",
+        url: str = "wss://api.openai.com/v1/realtime",
+    ) -> None:
+        self.url = f"{url}?model={model}"
+        self.headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+        self._voice = voice
+
+    def hello(self, system: str, tools: Iterable[Tool]) -> list[str]:
+        """``session.update``."""
+        pcm = {"type": "audio/pcm", "rate": self.input_rate}
+        session = {
+            "type": "realtime",
+            "instructions": system,
+            "output_modalities": ["audio"],
+            "audio": {
+                "input": {"format": pcm, "turn_detection": {"type": "server_vad"}},
+                "output": {"format": pcm, "voice": self._voice},
+            },
+            "tools": [{"type": "function", **tool.schema()["function"]} for tool in tools],
+        }
+        return [json.dumps({"type": "session.update", "session": session})]
+
+    def audio(self, samples: NDArray[np.int16]) -> list[str]:
+        """``input_audio_buffer.append``."""
+        return [json.dumps({"type": "input_audio_buffer.append", "audio": _encode(samples)})]
+
+    def text(self, text: str) -> list[str]:
+        """``conversation.item.create`` and ``response.create``."""
+        content = [{"type": "input_text", "text": text}]
+        return [self._item({"type": "message", "role": "user", "content": content}), _RESPOND]
+
+    def result(self, call: ToolCall, content: str, *, answer: bool) -> list[str]:
+        """``conversation.item.create`` with a ``function_call_output``, and ``response.create``."""
+        item = self._item({"type": "function_call_output", "call_id": call.id, "output": content})
+        return [item, *([_RESPOND] if answer else [])]
+
+    def truncated(self, item: str, milliseconds: int) -> list[str]:
+        """``conversation.item.truncate``."""
+        event = {"type": "conversation.item.truncate", "item_id": item, "content_index": 0}
+        return [json.dumps(event | {"audio_end_ms": milliseconds})]
+
+    def _item(self, item: dict[str, Any]) -> str:
+        return json.dumps({"type": "conversation.item.create", "item": item})
+
+    def read(self, message: str | bytes) -> list[RealtimeEvent]:
+        """One server event."""
+        return _checked(message, self._read)
+
+    def _read(self, event: dict[str, Any]) -> list[RealtimeEvent]:
+        match event["type"]:
+            case "session.updated":
+                return [SessionReady()]
+            case "input_audio_buffer.speech_started":
+                return [UserInterrupted()]
+            case "response.output_audio.delta" | "response.audio.delta":
+                return [AudioReceived(_text(event["item_id"]), _decode(event["delta"]))]
+            case "response.output_audio_transcript.delta" | "response.audio_transcript.delta":
+                return [Transcript("assistant", _text(event["delta"]))]
+            case "conversation.item.input_audio_transcription.completed":
+                return [Transcript("user", _text(event["transcript"]))]
+            case "response.done":
+                response = event["response"]
+                output = response.get("output") or []
+                calls = tuple(
+                    ToolCall(_text(item["call_id"]), _text(item["name"]), _text(item["arguments"]))
+                    for item in output
+                    if item.get("type") == "function_call" and item.get("status", "completed") == "completed"
+                )
+                failed: list[RealtimeEvent] = []
+                if response.get("status") == "failed":
+                    details = response.get("status_details") or {}
+                    failed = [ServiceFailed(str((details.get("error") or details).get("message", "no reason"))[:300])]
+                return [*([ToolsCalled(calls)] if calls else []), *failed, ResponseDone()]
+            case "error":
+                error = event["error"]
+                return [ServiceFailed(str(error.get("message") or error.get("code") or error)[:300])]
+        return []
+
+
+_RESPOND = json.dumps({"type": "response.create"})
+
+
+class GeminiLive:
+    """The Live API's messages.
+
+    Args:
+        key: The API key.
+        model: Its name.
+        url: Of a compatible service.
+    """
+
+    input_rate, output_rate = 16000, 24000
+
+    def __init__(
+        self,
+        key: str,
+        *,
+        model: str = "gemini-2.0-flash-live-001",
+        url: str = "wss://generativelanguage.googleapis.com/ws/"
+        "google.ai.generativelanguage.v1beta.GenerativeService.BidiGenerateContent",
+    ) -> None:
+        self.url, self.headers = url, {"x-goog-api-key": key}
+        self._model = model if "/" in model else f"models/{model}"
+        self._messages = 0
+        self._handle: str | None = None
+
+    def hello(self, system: str, tools: Iterable[Tool]) -> list[str]:
+        """``setup``, which resumes the last session if the service has given a handle for it."""
+        setup: dict[str, Any] = {
+            "model": self._model,
+            "generationConfig": {"responseModalities": ["AUDIO"]},
+            "inputAudioTranscription": {},
+            "outputAudioTranscription": {},
+            "sessionResumption": {} if self._handle is None else {"handle": self._handle},
+        }
+        if system:
+            setup["systemInstruction"] = {"parts": [{"text": system}]}
+        functions = [
+            {"name": tool.name, "description": tool.description, "parametersJsonSchema": tool.parameters}
+            for tool in tools
+        ]
+        if functions:
+            setup["tools"] = [{"functionDeclarations": functions}]
+        return [json.dumps({"setup": setup})]
+
+    def audio(self, samples: NDArray[np.int16]) -> list[str]:
+        """``realtimeInput``."""
+        blob = {"data": _encode(samples), "mimeType": f"audio/pcm;rate={self.input_rate}"}
+        return [json.dumps({"realtimeInput": {"audio": blob}})]
+
+    def text(self, text: str) -> list[str]:
+        """``clientContent``."""
+        turns = [{"role": "user", "parts": [{"text": text}]}]
+        return [json.dumps({"clientContent": {"turns": turns, "turnComplete": True}})]
+
+    def result(self, call: ToolCall, content: str, *, answer: bool) -> list[str]:
+        """``toolResponse``, with the scheduling that says whether to speak now."""
+        response = {"result": content, "scheduling": "WHEN_IDLE" if answer else "SILENT"}
+        functions = [{"id": call.id, "name": call.name, "response": response}]
+        return [json.dumps({"toolResponse": {"functionResponses": functions}})]
+
+    def truncated(self, item: str, milliseconds: int) -> list[str]:  # noqa: ARG002
+        """Nothing: the service truncates by itself, and has no message for it."""
+        return []
+
+    def read(self, message: str | bytes) -> list[RealtimeEvent]:
+        """One server message."""
+        return _checked(message, self._read)
+
+    def _read(self, message: dict[str, Any]) -> list[RealtimeEvent]:
+        events: list[RealtimeEvent] = []
+        if "setupComplete" in message:
+            events.append(SessionReady())
+        if update := message.get("sessionResumptionUpdate"):
+            self._handle = update.get("newHandle") if update.get("resumable") else self._handle
+        if content := message.get("serverContent"):
+            events += self._content(content)
+        if call := message.get("toolCall"):
+            functions = call.get("functionCalls") or []
+            calls = (ToolCall(_text(f["id"]), _text(f["name"]), json.dumps(f.get("args") or {})) for f in functions)
+            events.append(ToolsCalled(tuple(calls)))
+        if cancelled := message.get("toolCallCancellation"):
+            events.append(CallsCancelled(tuple(map(_text, cancelled["ids"]))))
+        if "goAway" in message:
+            events.append(SessionEnding())
+        return events
+
+    def _content(self, content: dict[str, Any]) -> list[RealtimeEvent]:
+        events: list[RealtimeEvent] = []
+        for role, name in (("user", "inputTranscription"), ("assistant", "outputTranscription")):
+            if transcript := content.get(name):
+                events.append(Transcript(role, _text(transcript.get("text", ""))))
+        if content.get("interrupted"):
+            self._messages += 1
+            events.append(UserInterrupted())
+        blobs = [part.get("inlineData") for part in (content.get("modelTurn") or {}).get("parts") or []]
+        events += [AudioReceived(str(self._messages), _decode(blob["data"])) for blob in blobs if blob]
+        if content.get("turnComplete"):
+            self._messages += 1
+            events.append(ResponseDone())
+        return events
+
+
+def _encode(samples: NDArray[np.int16]) -> str:
+    return base64.b64encode(np.ascontiguousarray(samples[0], "<i2").tobytes()).decode()
+
+
+def _decode(text: str) -> NDArray[np.int16]:
+    return np.frombuffer(base64.b64decode(text, validate=True), "<i2").astype(np.int16)[None]
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r:.40} should be text")
+    return value
+
+
+def _checked(message: str | bytes, read: Callable[[dict[str, Any]], list[RealtimeEvent]]) -> list[RealtimeEvent]:
+    try:
+        return read(json.loads(message))
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError, binascii.Error, RecursionError) as error:
+        raise ServiceError(
+            f"the speech service sent what is not in its format ({error!r:.80}): {message[:80]!r}"
+        ) from error

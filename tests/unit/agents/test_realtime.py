@@ -1,0 +1,352 @@
+"""Speech-to-speech services: both wire formats, and calls against local fakes of them, in real time."""
+
+from __future__ import annotations
+
+import base64
+import json
+from contextlib import asynccontextmanager
+
+import anyio
+import numpy as np
+import pytest
+import wsproto
+from hypothesis import given
+from hypothesis import strategies as st
+from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, RejectConnection, Request, TextMessage
+
+from rtcflow import EndCause
+from rtcflow.agents import GeminiLive, OpenAIRealtime, RealtimeHandler, ServiceError, ToolCall, tool
+from rtcflow.agents import realtime as module
+from rtcflow.agents.realtime_protocols import (
+    AudioReceived,
+    ServiceFailed,
+    SessionEnding,
+    SessionReady,
+    ToolsCalled,
+    Transcript,
+    UserInterrupted,
+)
+from rtcflow.testing import open_caller
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request):
+    return request.param
+
+
+# -- a fake service
+
+
+class Peer:
+    """One session of the fake service."""
+
+    def __init__(self, stream):
+        self.stream, self.ws, self.path, self.headers = (
+            stream,
+            wsproto.WSConnection(wsproto.ConnectionType.SERVER),
+            "",
+            {},
+        )
+        self.events = []
+
+    async def next_event(self):
+        while not self.events:
+            data = await self.stream.receive()
+            self.ws.receive_data(data)
+            self.events += list(self.ws.events())
+        return self.events.pop(0)
+
+    async def receive(self):
+        """The client's next message, but audio."""
+        while True:
+            event = await self.next_event()
+            if isinstance(event, TextMessage):
+                self.text = getattr(self, "text", "") + event.data
+                if event.message_finished:
+                    message, self.text = json.loads(self.text), ""
+                    if message.get("type") != "input_audio_buffer.append" and "realtimeInput" not in message:
+                        return message
+                    self.heard = getattr(self, "heard", 0) + 1
+            elif isinstance(event, CloseConnection):
+                raise anyio.EndOfStream
+
+    async def send(self, message, *, binary=False):
+        text = message if isinstance(message, str) else json.dumps(message)
+        await self.stream.send(self.ws.send(BytesMessage(text.encode()) if binary else TextMessage(text)))
+
+    async def close(self, code=1000):
+        await self.stream.send(self.ws.send(CloseConnection(code)))
+
+
+@asynccontextmanager
+async def service(*sessions):
+    """A service that plays one session after the other (the last one again and again); an int refuses with a status."""
+    peers = []
+
+    async def serve(stream):
+        async with stream:
+            peer = Peer(stream)
+            request = await peer.next_event()
+            assert isinstance(request, Request)
+            peer.path, peer.headers = request.target, {k.decode().lower(): v.decode() for k, v in request.extra_headers}
+            session = sessions[min(len(peers), len(sessions) - 1)]
+            peers.append(peer)
+            if isinstance(session, int):
+                await stream.send(peer.ws.send(RejectConnection(status_code=session)))
+                return
+            await stream.send(peer.ws.send(AcceptConnection()))
+            try:
+                await session(peer)
+                await peer.receive()
+            except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
+                return
+
+    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+    async with listener, anyio.create_task_group() as tasks:
+        tasks.start_soon(listener.serve, serve)
+        yield f"ws://127.0.0.1:{listener.extra(anyio.abc.SocketAttribute.local_port)}/v1", peers
+        tasks.cancel_scope.cancel()
+
+
+def pcm(seconds):
+    return base64.b64encode(np.full(round(seconds * 24000), 8000, "<i2").tobytes()).decode()
+
+
+def delta(item, seconds):
+    return {"type": "response.output_audio.delta", "item_id": item, "delta": pcm(seconds)}
+
+
+async def greet(peer):
+    hello = await peer.receive()
+    await peer.send({"type": "session.created"})
+    await peer.send({"type": "session.updated"})
+    return hello
+
+
+def loud(caller):
+    return sum(heard.frame.duration for heard in caller.heard if np.abs(heard.frame.samples).max() > 1000)
+
+
+@asynccontextmanager
+async def calling(url, kind=OpenAIRealtime, **options):
+    events = []
+    handler = RealtimeHandler(lambda: kind("key", url=url), on_event=events.append, **options)
+    async with open_caller(handler) as caller:
+        yield caller, events
+
+
+async def until(caller, condition, seconds=10):
+    with anyio.fail_after(seconds):
+        while not condition():
+            await anyio.sleep(0.02)
+
+
+async def test_a_call_is_connected_to_the_service():
+    """Instructions, tools and the key go there; the caller's audio, too; what the service says is heard."""
+
+    async def session(peer):
+        peer.hello = await greet(peer)
+        await peer.send(delta("a", 0.5))
+        await peer.send({"type": "response.output_audio_transcript.delta", "delta": "Hello."})
+        await peer.send({"type": "response.done", "response": {"status": "completed", "output": []}})
+
+    async with service(session) as (url, peers), calling(url, system="Be brief.") as (caller, events):
+        await until(caller, lambda: loud(caller) >= 0.48)
+        await until(caller, lambda: getattr(peers[0], "heard", 0) > 5)
+        assert Transcript("assistant", "Hello.") in events
+    assert peers[0].path == "/v1?model=gpt-realtime"
+    assert peers[0].headers["authorization"] == "Bearer key"
+    assert peers[0].hello["session"]["instructions"] == "Be brief."
+    assert loud(caller) == pytest.approx(0.5, abs=0.03)
+
+
+async def test_barge_in_truncates_at_what_was_played():
+    """Ten seconds come at once; the service is told what has left, to two frames of 20 ms; the rest is silent."""
+    told = []
+
+    async def session(peer):
+        await greet(peer)
+        for _ in range(20):
+            await peer.send(delta("a", 0.5))
+        await peer.interrupt.wait()
+        await peer.send({"type": "input_audio_buffer.speech_started", "audio_start_ms": 0, "item_id": "u"})
+        await peer.send(delta("a", 0.5))  # on its way already
+        told.append(await peer.receive())
+        await peer.send(delta("b", 0.2))
+
+    Peer.interrupt = anyio.Event()
+    async with service(session) as (url, _), calling(url) as (caller, events):
+        await until(caller, lambda: loud(caller) > 0.5)
+        Peer.interrupt.set()
+        await until(caller, lambda: told)
+        first = loud(caller)
+        await until(caller, lambda: loud(caller) >= first + 0.18)
+        await anyio.sleep(0.3)
+    (truncate,) = told
+    assert (truncate["type"], truncate["item_id"], truncate["content_index"]) == ("conversation.item.truncate", "a", 0)
+    assert truncate["audio_end_ms"] / 1000 == pytest.approx(loud(caller) - 0.2, abs=0.041)
+    assert any(isinstance(event, UserInterrupted) for event in events)
+
+
+async def test_tools_are_called_and_their_results_sent_once():
+    """A good call, an unknown tool, bad arguments."""
+    results = []
+
+    @tool
+    def add(a: int, b: int) -> int:
+        """Add."""
+        return a + b
+
+    async def session(peer):
+        peer.hello = await greet(peer)
+        calls = [("1", "add", '{"a": 1, "b": 2}'), ("2", "sub", "{}"), ("3", "add", "{")]
+        output = [{"type": "function_call", "call_id": i, "name": n, "arguments": a} for i, n, a in calls]
+        await peer.send({"type": "response.done", "response": {"output": output}})
+        for _ in range(6):
+            results.append(await peer.receive())
+
+    async with service(session) as (url, peers), calling(url, tools=[add]) as (caller, _):
+        await until(caller, lambda: len(results) == 6)
+    outputs = {m["item"]["call_id"]: m["item"]["output"] for m in results if m["type"] == "conversation.item.create"}
+    assert outputs["1"] == "3"
+    assert "there is no tool" in outputs["2"]
+    assert "not JSON" in outputs["3"]
+    assert sum(message["type"] == "response.create" for message in results) == 3
+    assert peers[0].hello["session"]["tools"][0]["name"] == "add"
+
+
+@pytest.mark.parametrize("how", ["closes", "garbage", "breaks", 500, 429])
+async def test_a_session_that_fails_is_opened_anew(how, monkeypatch):
+    """With a pause that grows; the caller then hears the next session."""
+    monkeypatch.setattr(module, "BACKOFF", 0.05)
+
+    async def bad(peer):
+        await greet(peer)
+        if how == "closes":
+            await peer.close(1011)
+        elif how == "garbage":
+            await peer.send("garbage")
+        else:
+            await peer.stream.aclose()
+
+    async def good(peer):
+        await greet(peer)
+        await peer.send(delta("a", 0.3))
+
+    async with service(how if isinstance(how, int) else bad, good) as (url, peers), calling(url) as (caller, events):
+        await until(caller, lambda: loud(caller) >= 0.28)
+        assert len(peers) == 2
+        assert any(isinstance(event, ServiceFailed) for event in events)
+
+
+@pytest.mark.parametrize(("status", "sessions"), [(401, 1), (500, 3)])
+async def test_a_service_that_refuses_ends_the_call(status, sessions, monkeypatch):
+    """A refused key at once, a broken service after some attempts; the caller's page is told."""
+    monkeypatch.setattr(module, "BACKOFF", 0.02)
+    async with service(status) as (url, peers), calling(url, attempts=3) as (caller, _):
+        with anyio.fail_after(10):
+            end = await caller.wait_ended()
+    assert end.cause is EndCause.HANDLER_CLOSED
+    assert len(peers) == sessions
+
+
+async def test_gemini_live():
+    """The same over the other wire format: binary frames, tools, an interruption, and a session that ends."""
+    got = []
+
+    @tool
+    async def add(a: int, b: int) -> int:
+        """Add."""
+        return a + b
+
+    def said(seconds):
+        parts = [{"inlineData": {"mimeType": "audio/pcm;rate=24000", "data": pcm(seconds)}}]
+        return {"serverContent": {"modelTurn": {"parts": parts}}}
+
+    async def session(peer):
+        got.append(await peer.receive())
+        await peer.send({"setupComplete": {}}, binary=True)
+        await peer.send({"toolCall": {"functionCalls": [{"id": "1", "name": "add", "args": {"a": 1, "b": 2}}]}})
+        got.append(await peer.receive())
+        await peer.send(said(5.0), binary=True)
+        await anyio.sleep(0.3)
+        await peer.send({"serverContent": {"interrupted": True}})
+        await peer.send({"sessionResumptionUpdate": {"newHandle": "h1", "resumable": True}})
+        await peer.send({"goAway": {"timeLeft": "5s"}})
+
+    async def again(peer):
+        got.append(await peer.receive())
+        await peer.send({"setupComplete": {}})
+        await peer.send(said(0.2))
+
+    async with (
+        service(session, again) as (url, peers),
+        calling(url, GeminiLive, system="Hi", tools=[add]) as (caller, events),
+    ):
+        await until(caller, lambda: len(got) == 3)
+        await anyio.sleep(0.5)
+        assert loud(caller) < 2
+        assert any(isinstance(event, SessionEnding) for event in events)
+    setup, result, resumed = got
+    assert setup["setup"]["systemInstruction"] == {"parts": [{"text": "Hi"}]}
+    assert setup["setup"]["tools"][0]["functionDeclarations"][0]["name"] == "add"
+    assert result["toolResponse"]["functionResponses"][0] == {
+        "id": "1", "name": "add", "response": {"result": "3", "scheduling": "WHEN_IDLE"},
+    }  # fmt: skip
+    assert resumed["setup"]["sessionResumption"] == {"handle": "h1"}
+    assert peers[0].headers["x-goog-api-key"] == "key"
+
+
+# -- the formats
+
+WORDS = st.sampled_from(
+    ["type", "delta", "item_id", "response", "output", "error", "message", "serverContent", "modelTurn", "parts",
+     "inlineData", "data", "toolCall", "functionCalls", "id", "name", "goAway", "sessionResumptionUpdate"]
+)  # fmt: skip
+TYPES = st.sampled_from(["response.done", "error", "response.audio.delta", "session.updated"])
+VALUES = st.recursive(
+    st.none() | st.integers() | st.text(max_size=5) | TYPES, lambda v: st.lists(v) | st.dictionaries(WORDS, v)
+)
+
+
+@pytest.mark.parametrize("kind", [OpenAIRealtime, GeminiLive])
+def test_no_message_raises_anything_but_a_service_error(kind):
+    """Whatever JSON, or no JSON, comes."""
+
+    @given(VALUES.map(json.dumps) | st.text() | st.binary())
+    def law(message):
+        try:
+            kind("key").read(message)
+        except ServiceError:
+            return
+
+    law()
+
+
+@given(st.lists(st.integers(-32768, 32767), max_size=50))
+def test_audio_goes_through_as_it_is(values):
+    """What is sent in one format can be read in the same."""
+    samples = np.array([values], np.int16)
+    (sent,) = OpenAIRealtime("key").audio(samples)
+    encoded = json.loads(sent)["audio"]
+    (event,) = OpenAIRealtime("key").read(
+        json.dumps({"type": "response.output_audio.delta", "item_id": "a", "delta": encoded})
+    )
+    assert isinstance(event, AudioReceived)
+    assert np.array_equal(event.samples, samples)
+
+
+def test_names_of_the_beta_are_understood():
+    """Services that are compatible often speak the older names."""
+    protocol = OpenAIRealtime(None)
+    assert protocol.headers == {}
+    assert protocol.read('{"type": "session.updated"}') == [SessionReady()]
+    assert protocol.read('{"type": "response.audio_transcript.delta", "delta": "Hi"}') == [
+        Transcript("assistant", "Hi")
+    ]
+    assert protocol.read('{"type": "rate_limits.updated"}') == []
+    call = {"type": "function_call", "call_id": "1", "name": "x", "arguments": "{}"}
+    read = protocol.read(json.dumps({"type": "response.done", "response": {"output": [call]}}))
+    assert read[0] == ToolsCalled((ToolCall("1", "x", "{}"),))

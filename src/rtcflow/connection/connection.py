@@ -25,6 +25,7 @@ import logging
 import math
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -33,7 +34,7 @@ import anyio
 import anyio.abc
 import anyio.lowlevel
 
-from .._core.bridge import Event, loop_clock
+from .._core.bridge import Event, loop_clock, wait_out
 from .._core.guard import explain, is_cancellation
 from .._core.nursery import Nursery
 from .._core.player import Playback
@@ -152,7 +153,7 @@ class Connection:
         self._ended = Event()  # and everything is closed
         self._loop: HandlerLoop | None = None
         self._loop_thread = 0
-        self._bound = self._shutting_down = False
+        self._bound = self._shutting_down = self._closer_began = False
         self._start_up_begun = Event()
         self._name = name or self.context.webrtc_id
         self._on_closed = on_closed
@@ -318,22 +319,41 @@ class Connection:
         token = set_current_context(self.context)
         try:
             async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._close_at_the_end, tasks, name=f"closing of {self._name}")
                 try:
                     await self._serve(tasks)
                 finally:
                     self._finish(End(EndCause.CANCELLED, "cancelled"))
-                    with anyio.CancelScope(shield=True):
-                        await self._close(tasks)
-                        self._ended.set()
-                        if self._on_closed is not None:
-                            self._on_closed()
-                        for nursery in (self._call, self._closing):
-                            await nursery.wind_up(math.inf)
+                    if self._closer_began:
+                        await wait_out(self._ended)
+                    else:  # `asyncio.run` may cancel a task before its first step
+                        await self._close_at_the_end(tasks)
         finally:
             reset_current_context(token)
             self._ended.set()
         assert self.end is not None  # noqa: S101
         return self.end
+
+    async def _close_at_the_end(self, tasks: anyio.abc.TaskGroup) -> None:
+        """Wait for the end and close everything, in a task that nobody cancels.
+
+        A shield holds off cancel scopes only. asyncio's `task.cancel()` passes through it, and would leave a connection
+        half closed if the task that it cancels did this.
+        """
+        if self._closer_began:
+            return
+        self._closer_began = True
+        with anyio.CancelScope(shield=True):
+            with suppress(anyio.get_cancelled_exc_class()):  # of asyncio.run, which cancels every task there is
+                await wait_out(self._over)
+            try:
+                await self._close(tasks)
+            finally:
+                self._ended.set()
+                if self._on_closed is not None:
+                    self._on_closed()
+            for nursery in (self._call, self._closing):
+                await nursery.wind_up(math.inf)
 
     async def _serve(self, tasks: anyio.abc.TaskGroup) -> None:
         """Begin the call, and wait for its end."""

@@ -1,0 +1,129 @@
+"""Connections cancelled at each of their steps, in every way there is, over the memory transport."""
+
+from __future__ import annotations
+
+import anyio
+import numpy as np
+import pytest
+from cancellation_sweep import KINDS, Facts, sweep
+
+from rtcflow import Stream
+from rtcflow._core.flow import Flow, Policy
+from rtcflow.connection import run_connection
+from rtcflow.ends import Timeouts
+from rtcflow.frames import AudioFormat, AudioFrame
+from rtcflow.handlers.base import AsyncStreamHandler, StreamHandler
+from rtcflow.serving.session import CallRequest
+from rtcflow.transports.memory import memory_pair
+
+QUICK = Timeouts(connect=5, shutdown=1, grace=0.2, goodbye=0.5)
+FRAME = AudioFrame(np.ones((1, 960), np.int16), 48000, 0)
+
+
+class AsyncEcho(AsyncStreamHandler):
+    """Echoes, and counts how often it was shut down."""
+
+    made: list[AsyncEcho]
+
+    def __init__(self, made):
+        super().__init__(output_sample_rate=48000)
+        self.made, self.shut_down = made, 0
+        self.heard = Flow(100, Policy.DROP_OLDEST)
+        made.append(self)
+
+    async def start_up(self):
+        self.loop.create_task(anyio.sleep_forever())
+        await anyio.sleep_forever()
+
+    async def receive(self, frame):
+        await self.heard.put(frame)
+
+    async def emit(self):
+        return await self.heard.take()
+
+    async def shutdown(self):
+        self.shut_down += 1
+
+    def copy(self):
+        return AsyncEcho(self.made)
+
+
+class SyncSilence(StreamHandler):
+    """Hears and says nothing, in threads."""
+
+    def __init__(self, made):
+        super().__init__(output_sample_rate=48000)
+        self.made, self.shut_down = made, 0
+        made.append(self)
+
+    def receive(self, frame):
+        pass
+
+    def emit(self):
+        return None
+
+    def shutdown(self):
+        self.shut_down += 1
+
+    def copy(self):
+        return SyncSilence(self.made)
+
+
+async def _speak(theirs):
+    theirs.start(AudioFormat(48000), AudioFormat(48000))
+    theirs.audio_out.put(FRAME)
+    theirs.send_message_nowait("hello")
+    await anyio.sleep(0.03)
+    await theirs.aclose()
+
+
+def _connection(make):
+    async def story(facts: Facts) -> None:
+        """One connection from nothing to nothing."""
+        made = []
+        facts.expect("shutdown was called at most once", lambda: all(handler.shut_down <= 1 for handler in made))
+        async with memory_pair() as (ours, theirs), anyio.create_task_group() as tasks:
+            tasks.start_soon(_speak, theirs)
+            await run_connection(ours, make(made), timeouts=QUICK)
+
+    return story
+
+
+def _stream(make):
+    async def story(facts: Facts) -> None:
+        """One call of a stream, served in the stream's own group, and one in the caller's task."""
+        made = []
+        stream = Stream(make(made), timeouts=QUICK)
+        facts.expect("every slot is free", lambda: len(stream.calls) == 0)
+        facts.expect("each copy was shut down once", lambda: all(handler.shut_down == 1 for handler in made[1:]))
+        async with stream.running(), memory_pair() as (ours, theirs), anyio.create_task_group() as tasks:
+            tasks.start_soon(_speak, theirs)
+            async with stream.calls.admit(CallRequest(), "memory") as session:
+                await stream.calls.run(session, ours)
+
+    return story
+
+
+STORIES = {
+    "async connection": _connection(AsyncEcho),
+    "sync connection": _connection(SyncSilence),
+    "async call": _stream(AsyncEcho),
+    "sync call": _stream(SyncSilence),
+}
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("story", STORIES)
+@pytest.mark.parametrize(("backend", "how"), [kind for kind in KINDS if kind[1] != "sigint"])
+def test_cancelled_at_some_steps(story, backend, how):
+    """At a few steps: what breaks at many is seen here."""
+    sweep(STORIES[story], backend, how, points=12)
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("story", STORIES)
+@pytest.mark.parametrize(("backend", "how"), [kind for kind in KINDS if kind[1] != "sigint"])
+def test_cancelled_at_every_step(story, backend, how):
+    """At each."""
+    sweep(STORIES[story], backend, how)

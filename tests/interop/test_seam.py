@@ -7,6 +7,7 @@ import inspect
 import struct
 import threading
 from fractions import Fraction
+from types import SimpleNamespace
 from typing import Any
 
 import aioice
@@ -31,7 +32,8 @@ from google_crc32c import value as crc32c
 from OpenSSL import SSL
 
 from rtcflow._engine.config import VideoConfig, WebRTCConfig
-from rtcflow._engine.seam import gathering, seam
+from rtcflow._engine.seam import gathering, restart, seam
+from rtcflow._engine.seam.description import SessionDescription, common_codecs, digests
 from rtcflow._engine.seam.pictures import encode_pictures, take_pictures
 from rtcflow._engine.video import PictureEncoder, PictureReceiver, encoders
 from rtcflow.exceptions import RemoteProtocolError
@@ -371,3 +373,28 @@ def test_a_chunk_without_a_length_is_refused() -> None:
     checksum = crc32c(head + bytes(4) + chunk)
     with pytest.raises(ValueError, match="length"):
         rtcsctptransport.parse_packet(head + struct.pack("<L", checksum) + chunk)
+
+
+def test_descriptions_and_codecs() -> None:
+    """aiortc's parser reads sections and groups, and answers with the codecs that both sides know, in their order."""
+    parsed = SessionDescription.parse(
+        "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\na=group:BUNDLE 0\r\n"
+        "m=audio 9 UDP/TLS/RTP/SAVPF 0 111 77\r\na=mid:0\r\na=rtpmap:0 PCMU/8000\r\na=rtpmap:111 opus/48000/2\r\n"
+        "a=rtpmap:77 nobody/8000\r\n"
+    )
+    assert [str(group.semantic) for group in parsed.group] == ["BUNDLE"]
+    assert [codec.name for codec in common_codecs(parsed.media[0])] == ["PCMU", "opus"]
+    assert "sha-256" in digests()
+
+
+def test_restarts_know_aioice() -> None:
+    """What a restart makes anew is where it looks for it, and a connected transport can be restarted."""
+
+    async def check() -> None:
+        async with connected_pair() as (one, _two):
+            (transport,) = seam.transports(one)
+            assert restart.can_restart(transport)
+            strange: Any = SimpleNamespace(transport=None)
+            assert not restart.can_restart(strange)
+
+    run(check())

@@ -1,11 +1,12 @@
 """Audio between the wire and the queues: packets in, frames out, and the reverse. Runs in the room's thread.
 
-Sending: a callback takes each frame when it is due, encodes it right here (a quarter of a millisecond) and writes the
-packet to the socket (see `wire.py`). No thread, no queue, no task that is woken for it. Where that cannot be, the
-sender of aiortc asks our track for the next packet or frame instead, which waits until it is due.
+Sending. aiortc would ask a track for the next frame in a task of its own, encode it in a thread pool and send it
+through a chain of coroutines; that costs more than Opus does. Here one callback takes each frame when it is due,
+encodes it on the spot (a quarter of a millisecond) and writes the packet to the socket (`seam/wire.py`). There is no
+thread, no queue and no task to wake. Only for peers without Opus does aiortc's sender ask `PlayoutTrack.recv`.
 
-Receiving: see `seam.take_packets` for how packets get here. Each goes through the jitter buffer (pure, ours), is
-decoded right here, and is put into `Ports.audio_in`; one timer holds the buffer's next deadline.
+Receiving. `seam.take_packets` says how packets get here. Each goes through the jitter buffer of `rtcflow.media.jitter`,
+is decoded on the spot and put into `Ports.audio_in`. One timer holds the buffer's next deadline.
 """
 
 from __future__ import annotations
@@ -63,38 +64,20 @@ class PlayoutTrack(MediaStreamTrack):
         self.opus = True
         self._player, self._config = player, config
         self._encoder: OpusEncoder | None = None
-        self._waiter: _LoopWaiter | None = None
 
     async def recv(self) -> av.Packet[Any] | av.AudioFrame:
         """Wait for the next frame, until it is due; a packet if Opus was agreed on, else a frame for aiortc."""
         while True:
-            samples, sample_rate, pts, _ = await self._next_frame()
+            try:
+                samples, sample_rate, pts, _ = (await self._player.next_frame()).frame
+            except anyio.EndOfStream:
+                raise MediaStreamError from None
             if not self.opus:
                 return _as_av(samples, sample_rate, pts)
             if self._encoder is None:
                 self._encoder = OpusEncoder(sample_rate, self._config)
             if (packet := self._encoder.encode(samples, pts)) is not None and not self._player.stale:
                 return packet
-
-    async def _next_frame(self) -> AudioFrame:
-        # As Player.next_frame does it, at a third of the cost: this loop is known, and one waiter serves for ever.
-        loop = asyncio.get_running_loop()
-        if self._waiter is None:
-            self._waiter = _LoopWaiter(loop)
-        while True:
-            self._waiter.future = future = loop.create_future()
-            try:
-                due = self._player.poll(self._waiter, GRAIN)
-            except anyio.EndOfStream:
-                raise MediaStreamError from None
-            if isinstance(due, PlayoutFrame):
-                return due.frame
-            timer = None if due is None else loop.call_later(_whole(due), _resolve, future)
-            try:
-                await future
-            finally:
-                if timer is not None:
-                    timer.cancel()
 
     async def play(self, writer: RtpWriter) -> None:
         """Play to `writer` as Opus, until the player is closed or this is cancelled.
@@ -165,29 +148,9 @@ class _Pump:
                 self._timer = self._loop.call_later(_whole(due), self._run, context=self._context)
 
 
-class _LoopWaiter:
-    """Wakes the one task that awaits `future`, from any thread."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop, self._thread = loop, threading.get_ident()
-        self.future: asyncio.Future[None] = loop.create_future()
-
-    def wake(self) -> None:
-        if threading.get_ident() == self._thread:
-            _resolve(self.future)
-        else:
-            with suppress(RuntimeError):  # the loop has closed: nobody waits any more
-                self._loop.call_soon_threadsafe(_resolve, self.future)
-
-
 def _whole(seconds: float) -> float:
     """Rounded up to the grain of the loop's timers."""
     return ceil(seconds / GRAIN) * GRAIN or GRAIN
-
-
-def _resolve(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
 
 
 def _as_av(samples: NDArray[np.int16], sample_rate: int, pts: int) -> av.AudioFrame:

@@ -12,14 +12,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from aiortc import RTCDtlsFingerprint, RTCIceCandidate
-from aiortc.codecs import CODECS
-from aiortc.rtcdtlstransport import X509_DIGEST_ALGORITHMS
-from aiortc.rtcpeerconnection import find_common_codecs
-from aiortc.sdp import MediaDescription, SessionDescription
 
 from ..exceptions import ConnectionExists, InvalidOffer, UnsupportedMedia
 from ..protocol.sdp import MAX_SECTIONS, describe_h264, order_codecs, tidy
 from ..protocol.signalling import MAX_SDP, IceCandidate
+from .seam.description import MediaDescription, SessionDescription, common_codecs, digests
 
 MAX_CANDIDATES: Final = 100
 """The most candidates of one peer: the limit on connectivity checks of RFC 8445 section 6.1.2.5."""
@@ -142,8 +139,8 @@ def _check(media: MediaDescription, where: str, what: str) -> None:
         raise _invalid(f'{where} has no "a=setup" line (RFC 8842 section 5.2)')
     if what == "answer" and media.dtls.role == "auto":
         raise _invalid(f'{where} must choose "a=setup:active" or "a=setup:passive" (RFC 8842 section 5.3)')
-    if not any(fingerprint.algorithm.lower() in X509_DIGEST_ALGORITHMS for fingerprint in media.dtls.fingerprints):
-        raise _invalid(f'{where} has no "a=fingerprint" with {", ".join(X509_DIGEST_ALGORITHMS)} (RFC 8122)')
+    if not any(fingerprint.algorithm.lower() in digests() for fingerprint in media.dtls.fingerprints):
+        raise _invalid(f'{where} has no "a=fingerprint" with {", ".join(digests())} (RFC 8122)')
     if media.kind == "application":
         if media.profile == "DTLS/SCTP":
             if not (media.fmt and str(media.fmt[0]).isdigit()):
@@ -243,7 +240,7 @@ def _codec(media: MediaDescription) -> tuple[str, int | None] | None:
     """The codec that both sides send, with its number: the first of theirs that is known here; None if none is."""
     if media.kind == "application":
         return "data", 0
-    common = find_common_codecs(CODECS[media.kind], media.rtp.codecs)
+    common = common_codecs(media)
     return (common[0].mimeType.lower(), common[0].payloadType) if common else None
 
 

@@ -482,6 +482,11 @@ class Peer:
         """Seconds, as the peer's RTCP reports have it."""
         return None if self._audio is None else seam.round_trip(self._audio.sender)
 
+    def datagrams_received(self) -> int:
+        """How many packets have come, of RTP, RTCP and DTLS."""
+        connection = self._connection
+        return 0 if connection is None else sum(map(seam.packets_received, seam.transports(connection)))
+
     def figures(self) -> dict[str, float]:
         """Figures of the audio received, by name."""
         figures = {} if self._audio_in is None else self._audio_in.figures()

@@ -348,12 +348,7 @@ class WebRTCTransport(LinkTransport):
             "binary_messages_ignored": float(self._ports.message_figures.binary_ignored),
         }
         details |= peer.figures()
-        if peer._connection is not None:
-            from .._engine.seam import seam
-
-            details["datagrams_received"] = float(
-                sum(seam.packets_received(transport) for transport in seam.transports(peer._connection))
-            )
+        details["datagrams_received"] = float(peer.datagrams_received())
         return TransportStatistics(
             audio_in=self.audio_in.statistics(),
             audio_out=self.audio_out.statistics(),

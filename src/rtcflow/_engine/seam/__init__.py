@@ -1,3 +1,9 @@
-"""Everything private of aiortc, aioice and pylibsrtp that rtcflow touches. Each use names what it relies on, and a
-contract test holds it.
+"""Everything private of aiortc, aioice and pylibsrtp that rtcflow touches lives here, and nowhere else.
+
+    gate          which datagrams reach a call                 gathering    which sockets and candidates a call has
+    wire          RTP to and from the socket                   restart      ICE restarts
+    seam          everything else of RTCPeerConnection         description  SDP parser and codec tables
+
+Each use names what it relies on, a contract test holds that against the installed release, and
+`tests/unit/_engine/test_seam_walls.py` sees to it that nothing outside touches such parts.
 """

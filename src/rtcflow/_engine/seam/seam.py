@@ -1,10 +1,9 @@
-"""Everything private of aiortc and aioice that rtcflow touches, in one place.
+"""Everything private of aiortc that rtcflow touches outside of the packets' way, function by function.
 
-Each function says what it relies on. `tests/interop/test_seam.py` holds those names and behaviours against the
-installed aiortc and fails loudly when a release changes them. At run time nothing breaks then: `take_packets` says no,
-and audio is read from the remote track as anyone may; `send_packets` says no, and the sender asks our track;
-`encode_pictures` says no, and aiortc's encoder encodes; figures are None; the goodbye is not waited for. What is done
-per packet is in `wire.py`.
+Each function says what it relies on, and `tests/interop/test_seam.py` holds those names and behaviours against the
+installed aiortc: a release that changes them fails there, in words. At run time nothing breaks then. Functions that
+change aiortc's ways return False and leave it as it is: audio is read from the remote track, the sender asks our track,
+aiortc's encoder encodes. Figures are None, and nobody waits for the goodbye.
 """
 
 from __future__ import annotations

@@ -1,10 +1,12 @@
 """RTP straight to and from the socket, past aiortc's chain of tasks and coroutines, which costs more than Opus does.
 
-Only the audio's own RTP takes these ways. Everything else (STUN, DTLS, RTCP, video, packets of sources that nobody has
-seen yet) goes through aiortc as ever, and aiortc's books are kept for it, so that its RTCP reports stay right.
+Receiving: each datagram is looked at where it comes in. If it is RTP of a source that is known already, it is decrypted
+and handed on right there; everything else (STUN, DTLS, RTCP, video, the first packet of a source) takes aiortc's way.
+Sending: one function packs, encrypts and sends. In both directions aiortc's counters are kept, because its RTCP reports
+are made of them.
 
-Private parts of aiortc and aioice, like those in `seam.py`, and held by the same tests: `can_send` and `can_receive`
-say no to a release that has others.
+The private parts of aiortc, aioice and pylibsrtp that this needs are named in each "Relies on". `can_send` and
+`can_receive` say no to a release that has others, and then aiortc's way is taken for everything.
 """
 
 from __future__ import annotations

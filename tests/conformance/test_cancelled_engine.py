@@ -1,8 +1,9 @@
-"""The engine is opened and closed in an orderly way, at whatever step, and in whatever way, that is cancelled."""
+"""The engine and the offer route leave nothing behind, at whatever step, and in whatever way, one cancels."""
 
 from __future__ import annotations
 
 import anyio
+import httpx2
 import pytest
 from cancellation_sweep import KINDS, Facts, sweep
 
@@ -54,7 +55,32 @@ async def a_stream(facts: Facts) -> None:
         await stream.open_engine()
 
 
-STORIES = [an_engine, a_stream]
+def a_counting_stream(facts: Facts) -> rtcflow.Stream:
+    """A stream whose handlers are shut down once each, and whose slots are all free in the end."""
+    handler = Silent()
+    handler.made = []
+    stream = rtcflow.Stream(handler, modality="audio", mode="send-receive", webrtc=LOCAL, concurrency_limit=1)
+    facts.expect("each handler was shut down once", lambda: all(one.shut_down == 1 for one in handler.made))
+    facts.expect("the slot is free", lambda: not len(stream.calls))
+    return stream
+
+
+async def an_offer(facts: Facts) -> None:
+    """The first offer comes in by HTTP, so it opens the engine; the answer is taken, and the caller hangs up."""
+    stream = a_counting_stream(facts)
+    http = httpx2.AsyncClient(transport=httpx2.ASGITransport(stream.asgi), base_url="http://test")
+    async with stream.running(), open_engine(LOCAL) as engine, http as client:
+        call = await engine.offer()
+        try:
+            body = {"sdp": call.offer_sdp, "type": "offer", "webrtc_id": "abc"}
+            response = await client.post("/webrtc/offer", json=body)
+            assert response.status_code == 200
+            await call.accept_answer(response.json()["sdp"])
+        finally:
+            await call.aclose()
+
+
+STORIES = [an_engine, a_stream, an_offer]
 
 
 @pytest.mark.parametrize("story", STORIES)

@@ -37,6 +37,7 @@ KNOW_THE_WEB = (
     "cli",
     "demo",
     "fastrtc",
+    "serving/http_server",
     "transports/line",
     "transports/websocket",
     "transports/telephone",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import faulthandler
 import importlib
 import importlib.util
 import json
@@ -12,7 +13,7 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,20 +25,19 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.table import Table
 
+from ._version import __version__
+
 if TYPE_CHECKING:
     from .abc import Transport
     from .client.doctor import DoctorReport
     from .client.lines import CallerTransport
     from .client.load import LoadProgress, LoadReport, Spread
     from .client.measured_call import CallReport
+    from .serving.calls import Calls
     from .stream import Stream
 
 GRACE: Final = 1.0
-"""Seconds that requests under way get when the server is stopped; calls get `stream.CLOSING` beside that."""
-
-PING: Final = 20.0
-"""Seconds between two pings to each WebSocket client, as Uvicorn has it, so that proxies keep a silent call open.
-Hypercorn waits for no answer to them; `DEAD` is what notices a dead network."""
+"""Seconds that requests under way get when the server is stopped; calls get `serving.calls.CLOSING` beside that."""
 
 DEAD: Final = 10
 """Seconds after which the system ends a TCP connection whose other end no longer answers."""
@@ -72,6 +72,21 @@ HostOption = Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0
 PortOption = Annotated[int, typer.Option(help="The port to listen on; 0 finds a free one.", min=0, max=65535)]
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"rtcflow {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version, and exit.")
+    ] = False,
+) -> None:
+    """Real-time audio and video handlers over WebRTC, WebSocket and telephone lines."""
+
+
 @app.command()
 def demo(
     backend: BackendOption = Backend.trio,
@@ -90,9 +105,14 @@ def serve(
     backend: BackendOption = Backend.asyncio,
     host: HostOption = "127.0.0.1",
     port: PortOption = 8000,
+    drain: Annotated[
+        float | None,
+        typer.Option(help="Seconds that live calls may go on after SIGTERM or Ctrl-C, while new ones get 503.", min=0),
+    ] = None,
 ) -> None:
     """Serve a Stream of yours, or an ASGI application that has mounted one."""
-    serve_application(load_target(target), target, host, port, backend)
+    signal.signal(signal.SIGTERM, _end_early)  # importing may take long
+    serve_application(load_target(target), target, host, port, backend, drain)
 
 
 @app.command()
@@ -227,12 +247,28 @@ def load_target(target: str) -> Any:
     return found
 
 
-def serve_application(served: Stream | Any, name: str, host: str, port: int, backend: Backend) -> None:
-    """Serve a Stream, or an ASGI application, until it is told to stop by Ctrl-C or SIGTERM."""
+def serve_application(
+    served: Stream | Any, name: str, host: str, port: int, backend: Backend, drain: float | None = None
+) -> None:
+    """Serve a Stream, or an ASGI application, until Ctrl-C or SIGTERM.
+
+    Args:
+        served: The stream or application.
+        name: What the first line calls it.
+        host: The address to listen on.
+        port: The port; 0 finds a free one.
+        backend: The event loop.
+        drain: Seconds that live calls may go on after the first signal; by default each stream's `Limits.drain_time`.
+    """
     from .stream import Stream
 
     if importlib.util.find_spec("hypercorn") is None:
         _fail("serving needs hypercorn; install rtcflow[server]")
+    with suppress(ValueError):  # not in the main thread
+        signal.signal(signal.SIGTERM, _end_early)
+    if sys.stderr is not None and not faulthandler.is_enabled():
+        with suppress(OSError, ValueError):  # a standard error that is not a file
+            faulthandler.enable()  # a crash in native code leaves a traceback
     stream = served if isinstance(served, Stream) else None
     application = stream.asgi if stream is not None else served
     if not callable(application):
@@ -250,7 +286,7 @@ def serve_application(served: Stream | Any, name: str, host: str, port: int, bac
         print(
             f"Serving {name} on http://{shown}:{listener.getsockname()[1]} with {backend}. Ctrl-C ends it.", flush=True
         )
-        _run(backend, partial(_serve, application, stream, listener, backend))
+        _run(backend, partial(_serve, application, _calls_of(application), listener, backend, drain))
     print("Ended.", flush=True)
 
 
@@ -267,22 +303,36 @@ def _notice_dead_peers(listener: socket.socket) -> None:
             listener.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
-async def _serve(application: Any, stream: Stream | None, listener: socket.socket, backend: Backend) -> None:
-    from hypercorn.config import Config
+async def _serve(
+    application: Any, calls: list[Calls], listener: socket.socket, backend: Backend, drain: float | None
+) -> None:
+    from .serving.http_server import serve
+    from .transports.line_socket import LineLimits
 
-    serve = importlib.import_module(f"hypercorn.{backend}").serve
-    config = Config()
-    config.bind = [f"fd://{listener.detach()}"]  # hypercorn closes it
-    config.graceful_timeout = GRACE
-    config.websocket_ping_interval = PING
-    config.loglevel = "WARNING"
+    limits = [one.options.websocket.max_message for one in calls if one.options.websocket is not None]
+    limits += [one.options.telephone.limits.max_message for one in calls if one.options.telephone is not None]
 
-    async def shutdown_trigger() -> None:
-        await _wait_for_signal()
-        for session in stream.calls.values() if stream is not None else ():
-            session.close("the server is shutting down")
+    async def stop() -> None:
+        """Return when the server is to stop: at the first signal, or after draining, which a second signal ends."""
+        if sys.platform == "win32":
+            await anyio.sleep_forever()  # Ctrl-C arrives as KeyboardInterrupt
+        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            await anext(signals)
+            async with anyio.create_task_group() as draining:
+                draining.start_soon(_cancel_at, signals, draining.cancel_scope)
+                async with anyio.create_task_group() as streams:
+                    for one in calls:
+                        streams.start_soon(one.drain, one.options.limits.drain_time if drain is None else drain)
+                draining.cancel_scope.cancel()
 
-    await serve(application, config, shutdown_trigger=shutdown_trigger)
+    # Characters of a message may have four bytes; what is longer than that is beyond each limit of the routes.
+    most = 4 * max([LineLimits().max_message, *limits])
+    await serve(application, listener, backend.value, stop=stop, grace=GRACE, max_message=most)
+
+
+async def _cancel_at(signals: AsyncIterator[signal.Signals], scope: anyio.CancelScope) -> None:
+    await anext(signals)
+    scope.cancel()
 
 
 async def _wait_for_signal() -> None:
@@ -293,15 +343,39 @@ async def _wait_for_signal() -> None:
             return
 
 
+def _calls_of(application: Any) -> list[Calls]:
+    """The calls of each stream that an application has mounted, found by its health routes."""
+    from .routes.health import HealthRoute
+
+    routes = getattr(application, "routes", None)
+    if not isinstance(routes, list):
+        return []
+    found = {id(route.calls): route.calls for route in routes if isinstance(route, HealthRoute)}
+    for route in routes:
+        found |= {id(one): one for one in _calls_of(getattr(route, "app", None))}
+    return list(found.values())
+
+
+def _end_early(*_: object) -> NoReturn:
+    """SIGTERM before the server is ready: end as after Ctrl-C, without a traceback."""
+    print("Ended.", flush=True)
+    raise SystemExit(0)
+
+
 def _log_to_terminal() -> None:
+    """Log to the terminal, unless the application has set up logging of its own."""
+    if logging.getLogger().handlers:
+        return
     console = Console(stderr=True)
     handler: logging.Handler
     if console.is_terminal:
         handler = RichHandler(console=console, show_path=False, markup=False, log_time_format="%X")
-        logging.basicConfig(format="%(message)s", handlers=[handler], force=True)
+        logging.basicConfig(format="%(message)s", handlers=[handler])
     else:  # into a file or a journal: one line is one line
-        logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", force=True)
-    logging.getLogger("rtcflow").setLevel(logging.INFO)
+        logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
+    logger = logging.getLogger("rtcflow")
+    if logger.level == logging.NOTSET:
+        logger.setLevel(logging.INFO)
 
 
 # -- calling

@@ -188,6 +188,15 @@ class Stream:
         async with self.calls.running():
             yield self
 
+    async def drain(self, seconds: float) -> None:
+        """Get ready to stop: take no new calls, and let the live ones go on for up to `seconds`.
+
+        ``GET {path}/readyz`` and new callers are answered with 503. Requests about live calls are answered as before.
+        Calls that are still live after `seconds` are closed; their peers are told that the server is shutting down.
+        Returns when no call is left, 2 s after the deadline at the latest. Cancelling this closes the calls at once.
+        """
+        await self.calls.drain(seconds)
+
     async def open_engine(self) -> None:
         """Open the WebRTC engine now, so that the first caller does not wait half a second for it.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import shutil
@@ -16,6 +17,8 @@ from datetime import datetime
 
 import anyio
 import pytest
+
+import rtcflow
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
 
@@ -277,3 +280,39 @@ def test_served_websockets_are_pinged(backend, monkeypatch):
     listener = socket.create_server(("127.0.0.1", 0))
     anyio.run(cli._serve, None, None, listener, cli.Backend(backend))
     assert seen == [20]
+
+
+def test_the_version_is_printed():
+    """`rtcflow --version` says the installed one, and nothing else."""
+    done = run("--version")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"rtcflow {rtcflow.__version__}\n", "")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGTERM to catch")
+def test_sigterm_before_the_server_is_ready_is_a_clean_end(tmp_path):
+    """While the application is still being imported, too: exit code 0, and no traceback."""
+    (tmp_path / "slow.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(60)\n")
+    command = [sys.executable, "-m", "rtcflow", "serve", "slow:stream", "--port", "0"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "importing\n"
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=LIMIT)
+    assert (process.returncode, out, err) == (0, "Ended.\n", "")
+
+
+def test_serving_keeps_the_logging_of_the_application(monkeypatch):
+    """Handlers and levels that the application has set up stay; without any, the terminal gets the log."""
+    from rtcflow import cli
+
+    root, ours = logging.getLogger(), logging.getLogger("rtcflow")
+    mine = logging.NullHandler()
+    monkeypatch.setattr(root, "handlers", [mine])
+    monkeypatch.setattr(ours, "level", logging.NOTSET)
+    cli._log_to_terminal()
+    assert root.handlers == [mine]
+    assert ours.level == logging.NOTSET
+    monkeypatch.setattr(root, "handlers", [])
+    cli._log_to_terminal()
+    assert len(root.handlers) == 1
+    assert ours.level == logging.INFO

@@ -7,6 +7,7 @@
 | `whip` | ``{path}/whip`` and ``{path}/whep`` |
 | `lines` | ``WS {path}/websocket/offer``, ``WS {path}/telephone/handler`` |
 | `webhooks` | ``{path}/telephone/incoming`` |
+| `health` | ``GET {path}/healthz``, ``GET {path}/readyz`` |
 | `page` | ``GET {path}/rtcflow.js``, and the page |
 
 The routes take what they need from `serving.calls`; they know no `Stream`.
@@ -27,7 +28,7 @@ from starlette.routing import BaseRoute
 from starlette.websockets import WebSocket
 
 from ..serving.calls import Calls
-from . import data, lines, offer, webhooks, whip
+from . import data, health, lines, offer, webhooks, whip
 from .page import routes as page_routes
 
 HttpEndpoint = Callable[[Request], Awaitable[Response]]
@@ -106,5 +107,6 @@ def routes(calls: Calls, path: str = "", *, page: bool = False, endpoints: Endpo
         *whip.routes(calls, path),
         *lines.routes(calls, path, answers.websocket_offer, answers.telephone_handler),
         *webhooks.routes(calls, path, answers.incoming_call),
+        *health.routes(calls, path),
         *page_routes(calls, path, page=page),
     ]

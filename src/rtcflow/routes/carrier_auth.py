@@ -18,6 +18,7 @@ from ..exceptions import InvalidOffer, NegotiationError, NotAuthorized, RemotePr
 from ..protocol.lines import OVER_LIMIT, CallStarted, Connected, LineEvent
 from ..protocol.signatures import same_secret, verify_plivo, verify_telnyx, verify_twilio, verify_vonage
 from ..transports.telephone import TelephoneConfig
+from .requests import public_path
 
 if TYPE_CHECKING:
     from starlette.websockets import WebSocket
@@ -75,7 +76,7 @@ def is_signed(
         return verify_telnyx(key, signature, timestamp, time.time(), body)
     if secret is None:
         return True
-    url = public_url(config, request, "https", request.url.path, request.url.query)
+    url = public_url(config, request, "https", public_path(request), request.url.query)
     form, json_body = (fields, None) if is_form(request) else ([], body or None)
     match carrier:
         case "twilio":
@@ -101,7 +102,7 @@ class UpgradeCheck:
         self._config = config
         self._websocket = websocket
         self._telnyx_token = websocket.headers.get("x-telnyx-streaming-auth-token")
-        self._url = public_url(config, websocket, "wss", websocket.url.path, websocket.url.query)
+        self._url = public_url(config, websocket, "wss", public_path(websocket), websocket.url.query)
 
     def before(self, carrier: str | None) -> None:
         """Refuse what can be refused before the handshake.
@@ -176,7 +177,8 @@ def public_url(config: TelephoneConfig, connection: HTTPConnection, scheme: str,
     host = connection.headers.get("host", "localhost")
     if config.public_url is not None:
         public = urlsplit(config.public_url)
-        host, path = public.netloc, public.path.rstrip("/") + path
+        host, prefix = public.netloc, public.path.rstrip("/")
+        path = path if path.startswith(f"{prefix}/") else prefix + path  # a root_path may have it already
         insecure = public.scheme in {"http", "ws"}
     elif config.trust_forwarded:
         host = connection.headers.get("x-forwarded-host", host).partition(",")[0].strip()

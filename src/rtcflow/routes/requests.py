@@ -27,6 +27,17 @@ BODY_TIMEOUT: Final = 10.0
 """Seconds in which a body must arrive. Without it, a body that trickles in for ever would keep its task."""
 
 
+def public_path(connection: HTTPConnection) -> str:
+    """The path of a request as its client wrote it, with the prefix that a proxy has taken away.
+
+    ``FastAPI(root_path="/api")`` and ``uvicorn --root-path /api`` say which prefix that is. Servers and frameworks
+    differ in whether ``scope["path"]`` still has it.
+    """
+    root: str = connection.scope.get("root_path", "").rstrip("/")
+    path: str = connection.scope["path"]
+    return path if path == root or path.startswith(f"{root}/") else root + path
+
+
 def count_request(calls: Calls, request: Request) -> None:
     """Count a request that costs something, before anybody is asked about it (`Limits.offer_rate`)."""
     calls.count_request(None if request.client is None else request.client.host)

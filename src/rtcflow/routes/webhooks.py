@@ -33,7 +33,7 @@ from .carrier_auth import (
     wrong_signature,
 )
 from .lines import check_audio
-from .requests import read_whole
+from .requests import failure_headers, public_path, read_whole
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ async def incoming_call(calls: Calls, request: Request) -> Response:
     except NegotiationError as error:
         calls.refused[error.code] += 1
         logger.warning("%s refused: %s", request.scope["path"], error)
-        return PlainTextResponse(str(error), error.status)
+        return PlainTextResponse(str(error), error.status, failure_headers(error))
     except ClientDisconnect:
         return Response(status_code=400)  # nobody reads it
 
@@ -84,7 +84,7 @@ async def incoming_call(calls: Calls, request: Request) -> Response:
 async def _answer_webhook(calls: Calls, request: Request) -> Response:
     config = calls.options.telephone or TelephoneConfig()
     check_audio(calls)
-    calls.check_running()  # otherwise the carrier would be sent to a WebSocket that refuses it
+    calls.check_admitting()  # otherwise the carrier would be sent to a WebSocket that refuses it
     check_host(request.headers.get("host", "localhost"))
     carrier = named_carrier(request) or signing_carrier(request)
     if carrier not in config.served:
@@ -93,7 +93,7 @@ async def _answer_webhook(calls: Calls, request: Request) -> Response:
     fields = _fields(request, body)
     if not is_signed(config, carrier, request, body, fields):
         raise wrong_signature(carrier)
-    path = request.url.path.partition("/telephone/incoming")[0] + f"/telephone/handler/{carrier}"
+    path = public_path(request).partition("/telephone/incoming")[0] + f"/telephone/handler/{carrier}"
     url = public_url(config, request, "wss", path)
     told = {**config.parameters, **read_call({**dict(request.query_params), **dict(fields)})}
     if carrier != "vonage":

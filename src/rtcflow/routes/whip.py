@@ -29,7 +29,7 @@ from ..serving.options import Modality, Mode
 from ..serving.session import CallRequest, Session
 from ..transports.webrtc import WebRTCTransport
 from .origin_guard import guarded
-from .requests import answering, caller_of, count_request, failure_headers, read_body
+from .requests import answering, caller_of, count_request, failure_headers, public_path, read_body
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -112,7 +112,7 @@ class Endpoint:
             transport = await answer_offer(calls, offer.sdp, send=sends, receive=not sends)
             calls.start(session, transport, {"signalling": self._direction.value})
         self._sessions[session] = ice = IceSession(f'"{secrets.token_urlsafe(9)}"', offer.ufrag)
-        location = f"{request.scope['path'].rstrip('/')}/{session.webrtc_id}"
+        location = f"{public_path(request).rstrip('/')}/{session.webrtc_id}"
         headers = {"Location": location, "ETag": ice.etag, "Cache-Control": "no-store"}
         response = Response(transport.answer, 201, headers, whip.SDP_TYPE)
         for link in links.headers:

@@ -86,6 +86,7 @@ class Calls(Mapping[str, Session]):
         self._settings = ConnectionSettings(limits.time_limit, options.timeouts, options.debug, self.threads)
         self._sessions: dict[str, Session] = {}
         self._running: _Running | None = None
+        self._draining = False
         self._emptied: anyio.Event | None = None
 
     def __getitem__(self, webrtc_id: str) -> Session:
@@ -128,12 +129,16 @@ class Calls(Mapping[str, Session]):
             yield
             return
         engine = EngineRoom(self.options.webrtc)
+        self._draining = False
         try:
             async with anyio.create_task_group() as tasks:
                 self._running = _Running(token, tasks, engine)
                 try:
                     yield
                 finally:
+                    if not self._draining:
+                        await self.drain(self.options.limits.drain_time)
+                    self._running = None
                     await self._close_all()
                     tasks.cancel_scope.cancel()
         except BaseExceptionGroup as group:
@@ -141,15 +146,33 @@ class Calls(Mapping[str, Session]):
         finally:
             await engine.aclose()  # after the calls: their goodbyes go through it
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether the stream is running and is not draining."""
+        return self._running is not None and not self._draining
+
+    async def drain(self, seconds: float) -> None:
+        """Admit nobody from now on, and let the live calls go on for `seconds`; see `Stream.drain`."""
+        self._draining = True
+        if self._sessions and seconds > 0:
+            logger.info("draining: %d calls may go on for %g s", len(self._sessions), seconds)
+        try:
+            await self._wait_empty(seconds)
+        finally:
+            await self._close_all()
+
     async def _close_all(self) -> None:
-        self._running = None  # admits nobody from here on
         for session in list(self._sessions.values()):
             session.close("the server is shutting down")
+        with anyio.CancelScope(shield=True):
+            await self._wait_empty(CLOSING)
+
+    async def _wait_empty(self, seconds: float) -> None:
+        """Wait until no call is left, at most `seconds`."""
         if self._sessions:
-            self._emptied = emptied = anyio.Event()
-            with anyio.move_on_after(CLOSING, shield=True):
+            emptied = self._emptied = self._emptied or anyio.Event()
+            with anyio.move_on_after(seconds):
                 await emptied.wait()
-            self._emptied = None
 
     def _require_running(self) -> _Running:
         if self._running is None:
@@ -159,9 +182,15 @@ class Calls(Mapping[str, Session]):
             )
         return self._running
 
-    def check_running(self) -> None:
-        """Raise `NotServing` unless the stream is running."""
+    def check_admitting(self) -> None:
+        """Check that new calls are taken.
+
+        Raises:
+            NotServing: The stream is not running, or is draining.
+        """
         self._require_running()
+        if self._draining:
+            raise NotServing("this server takes no new calls, since it is about to stop; try again elsewhere or later")
 
     async def engine(self) -> WebRTCEngine:
         """The WebRTC engine; the first call opens it.
@@ -203,15 +232,15 @@ class Calls(Mapping[str, Session]):
             webrtc_id: The id that the caller chose. If it is None, the server makes one that cannot be guessed.
 
         Raises:
-            NotServing: The stream is not running.
+            NotServing: The stream is not running, or is draining.
             NotAuthorized: `authorize` refused.
             ConnectionExists: A live call has this id.
             TooManyConnections: No slot is free, or too few worker threads are.
             ApplicationFailed: `authorize` or `copy()` raised.
         """
-        self._require_running()
+        self.check_admitting()
         principal = await self.authorize(caller)
-        self._require_running()
+        self.check_admitting()
         session = self._take_slot(caller, kind, webrtc_id or secrets.token_urlsafe(18), principal)
         try:
             yield session
@@ -261,6 +290,7 @@ class Calls(Mapping[str, Session]):
         session.release()
         if self._emptied is not None and not self._sessions:
             self._emptied.set()
+            self._emptied = None
 
     async def _drop(self, session: Session) -> None:
         """Give back a session that was never served; its handler was copied, so it is shut down."""

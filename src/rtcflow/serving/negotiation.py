@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from typing import TYPE_CHECKING, Any
 
 import anyio.lowlevel
 
 from .._core.hooks import ask
-from ..exceptions import ApplicationFailed
+from ..exceptions import ApplicationFailed, TooManyConnections
 from ..protocol.ice import read_rtc_configuration
 from .admission import is_for_the_process
 from .calls import Calls
@@ -59,6 +60,7 @@ async def answer_offer(calls: Calls, offer_sdp: str, *, send: bool = True, recei
         InvalidOffer: The offer makes no sense.
         UnsupportedMedia: The offer has nothing that the stream's handler can use.
         ApplicationFailed: The function in `WebRTCConfig.ice_servers` raised, or returned something else.
+        TooManyConnections: The process has no file descriptor left.
     """
     options, engine = calls.options, await calls.engine()
     try:
@@ -69,12 +71,28 @@ async def answer_offer(calls: Calls, offer_sdp: str, *, send: bool = True, recei
         # The application's, like `rtc_configuration`: if it fails, this call is refused and no other is disturbed.
         logger.exception("WebRTCConfig.ice_servers raised")
         raise ApplicationFailed("the server could not get its own ICE servers") from error
-    return await engine.answer(
-        offer_sdp,
-        audio=options.modality is not Modality.VIDEO,
-        video=options.modality is not Modality.AUDIO,
-        send=send and options.mode is not Mode.SEND,
-        receive=receive and options.mode is not Mode.RECEIVE,
-        latency=options.latency,
-        config=config,
-    )
+    try:
+        return await engine.answer(
+            offer_sdp,
+            audio=options.modality is not Modality.VIDEO,
+            video=options.modality is not Modality.AUDIO,
+            send=send and options.mode is not Mode.SEND,
+            receive=receive and options.mode is not Mode.RECEIVE,
+            latency=options.latency,
+            config=config,
+        )
+    except BaseException as error:
+        if not _is_exhausted(error):
+            raise
+        logger.warning("a call was refused: this process has no file descriptor left (see `ulimit -n`)")
+        limit = len(calls)
+        raise TooManyConnections(limit, "the server can open no more sockets; try again later") from None
+
+
+def _is_exhausted(error: BaseException | None) -> bool:
+    """Whether the system has run out of what sockets need."""
+    if isinstance(error, BaseExceptionGroup):
+        return any(map(_is_exhausted, error.exceptions))
+    if isinstance(error, OSError) and error.errno in {errno.EMFILE, errno.ENFILE, errno.ENOBUFS}:
+        return True
+    return error is not None and _is_exhausted(error.__cause__ or error.__context__)

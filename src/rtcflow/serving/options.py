@@ -8,6 +8,7 @@ everything together, as admission, the live calls and the routes read it.
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
@@ -62,6 +63,8 @@ class Limits:
         thread_limit: How many worker threads sync handlers may hold at once, over all calls.
         offer_rate: How many offers and questions for ICE servers one address may send per second in the long run. Ten
             times as many may come at once. The server answers more with 429. Requests from this machine do not count.
+        drain_time: Seconds that live calls may go on when the server stops, while new ones are refused
+            (`Stream.drain`).
 
     Raises:
         TypeError: A limit is not a number.
@@ -72,6 +75,7 @@ class Limits:
     time_limit: float | None = None
     thread_limit: int | None = None
     offer_rate: float | None = 10
+    drain_time: float = 0.0
 
     def __post_init__(self) -> None:
         if self.concurrency_limit == "default":
@@ -80,6 +84,10 @@ class Limits:
         _check_limit("time_limit", self.time_limit, int | float, None, "would end each call at once")
         _check_limit("thread_limit", self.thread_limit, int, 0, "is not a number of threads")
         _check_limit("offer_rate", self.offer_rate, int | float, None, "would take no offer")
+        if not isinstance(self.drain_time, int | float) or isinstance(self.drain_time, bool):
+            raise TypeError(f"drain_time={self.drain_time!r}; expected a number of seconds")
+        if not 0 <= self.drain_time < math.inf:
+            raise ValueError(f"drain_time={self.drain_time!r}; expected 0 or more seconds")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,6 +162,7 @@ class Keywords(TypedDict, total=False):
     time_limit: float | None
     thread_limit: int | None
     offer_rate: float | None
+    drain_time: float
     authorize: Authorize | None
     allowed_origins: Iterable[str]
     arguments: Mapping[str, Any] | None

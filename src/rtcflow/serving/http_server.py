@@ -1,0 +1,123 @@
+"""The HTTP server of `rtcflow serve`: Hypercorn, with three faults guarded here.
+
+- Under trio, Hypercorn runs each connection in the server's own nursery. An error inside one connection's tasks ended
+  the process and every call. (A refused WebSocket upgrade with a frame in the same TCP segment did so: h11 raises in
+  ``send(None)``.) Here each connection has its own guard: its error is logged, and ends this connection only.
+- After a client has gone, Hypercorn's WebSocket pings keep the connection's socket for up to the ping interval under
+  trio. Here the socket is closed as soon as nothing more can be read.
+- Hypercorn always accepts compression, and inflates 64 KiB of it at once before it looks at its limit: up to 64 MB for
+  each connection. Here compression is never accepted, so that a message is as long as the bytes on the wire.
+
+Hypercorn has no option for any of this. While `serve` runs, two names in its modules stand for our subclasses. Relies
+on: `hypercorn.trio.run` and `hypercorn.asyncio.run` take `TCPServer`, and `hypercorn.protocol.ws_stream` takes
+`PerMessageDeflate`, from their own module (Hypercorn 0.18). tests/unit/serving/test_http_server.py fails if a release
+differs.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import socket
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final, Literal
+
+import anyio
+
+logger = logging.getLogger(__name__)
+
+PING: Final = 20.0
+"""Seconds between two pings to each WebSocket client, as Uvicorn has it. Hypercorn looks at no answer; but what is sent
+into a dead network makes the system notice it."""
+
+Backend = Literal["asyncio", "trio"]
+
+
+async def serve(
+    application: Any,
+    listener: socket.socket,
+    backend: Backend,
+    *,
+    stop: Callable[[], Awaitable[None]],
+    grace: float,
+    max_message: int,
+) -> None:
+    """Serve `application` on `listener` until `stop` returns.
+
+    Args:
+        application: An ASGI application.
+        listener: A listening socket; it is closed at the end.
+        backend: The event loop that this runs in.
+        stop: When it returns, no connection is accepted any more and the application's lifespan ends.
+        grace: Seconds that requests under way get then.
+        max_message: The most bytes of a WebSocket message. The routes have their own, lower limits; this one is for
+            messages that never end.
+    """
+    from hypercorn.config import Config
+
+    config = Config()
+    config.bind = [f"fd://{listener.detach()}"]  # hypercorn closes it
+    config.graceful_timeout = grace
+    config.websocket_ping_interval = PING
+    config.websocket_max_message_size = max_message
+    config.loglevel = "WARNING"
+    guarded = (
+        _replaced(f"hypercorn.{backend}.run", "TCPServer", _guard),
+        _replaced("hypercorn.protocol.ws_stream", "PerMessageDeflate", _decline),
+    )
+    with guarded[0], guarded[1]:
+        await importlib.import_module(f"hypercorn.{backend}").serve(application, config, shutdown_trigger=stop)
+
+
+@contextmanager
+def _replaced(module: str, name: str, subclass: Callable[[Any], Any]) -> Iterator[None]:
+    """Let a class in a module be a subclass of it inside this block."""
+    place: Any = importlib.import_module(module)
+    kept = getattr(place, name)
+    setattr(place, name, subclass(kept))
+    try:
+        yield
+    finally:
+        setattr(place, name, kept)
+
+
+def _guard(server: Any) -> Any:
+    """Hypercorn's class for one connection, whose errors stay inside."""
+
+    class Guarded(server):  # type: ignore[misc]
+        async def run(self) -> None:
+            try:
+                await super().run()
+            except BaseException as error:
+                whole = error if isinstance(error, BaseExceptionGroup) else BaseExceptionGroup("", [error])
+                passing, failed = whole.split((anyio.get_cancelled_exc_class(), KeyboardInterrupt))
+                if failed is not None:
+                    logger.warning("a connection ended: the HTTP server failed on what it sent: %r", _first(failed))
+                    logger.debug("the whole error", exc_info=failed)
+                if passing is not None:
+                    raise _first(passing) from None
+
+        async def _read_data(self) -> None:
+            await super()._read_data()
+            if hasattr(self, "stream"):  # under trio
+                await anyio.aclose_forcefully(self.stream)
+
+    return Guarded
+
+
+def _decline(extension: Any) -> Any:
+    """The extension that compresses messages, which is never agreed on."""
+
+    class Declined(extension):  # type: ignore[misc]
+        def accept(self, offer: str) -> None:
+            """Decline what the client offers."""
+
+    return Declined
+
+
+def _first(group: BaseException) -> BaseException:
+    """The first error in a group of errors."""
+    while isinstance(group, BaseExceptionGroup):
+        group = group.exceptions[0]
+    return group

@@ -1,0 +1,272 @@
+"""The server of `rtcflow serve`: what one connection sends ends at most that connection; draining; health."""
+
+from __future__ import annotations
+
+import base64
+import os
+import random
+import socket
+from contextlib import asynccontextmanager
+
+import anyio
+import httpx2
+import pytest
+from starlette.applications import Starlette
+from starlette.routing import Mount
+
+from rtcflow import cli
+from rtcflow.demo import EchoHandler
+from rtcflow.exceptions import NotServing
+from rtcflow.routes.requests import public_path
+from rtcflow.serving.http_server import serve
+from rtcflow.serving.session import CallRequest
+from rtcflow.stream import Stream
+from rtcflow.transports.memory import memory_pair
+from rtcflow.transports.webrtc import WebRTCConfig
+
+pytestmark = pytest.mark.anyio
+
+LOCAL = WebRTCConfig(host_addresses=("127.0.0.1",))
+
+
+def make(**options):
+    return Stream(EchoHandler(), concurrency_limit=None, webrtc=LOCAL, **options)
+
+
+@asynccontextmanager
+async def site(anyio_backend_name, application):
+    """The address of a server that serves `application`, and what stops it."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    address, stop = listener.getsockname(), anyio.Event()
+    with anyio.fail_after(50):
+        async with anyio.create_task_group() as tasks:
+
+            async def run():
+                backend = "trio" if anyio_backend_name == "trio" else "asyncio"
+                await serve(application, listener, backend, stop=stop.wait, grace=0.2, max_message=2**20)
+
+            tasks.start_soon(run)
+            try:
+                yield address, stop
+            finally:
+                stop.set()
+
+
+async def ask(address, path="/healthz"):
+    async with httpx2.AsyncClient(base_url=f"http://{address[0]}:{address[1]}") as client:
+        return await client.get(path)
+
+
+def upgrade(path, *more):
+    key = base64.b64encode(b"0123456789abcdef").decode()
+    lines = [f"GET {path} HTTP/1.1", "Host: x", "Upgrade: websocket", "Connection: Upgrade"]
+    lines += [f"Sec-WebSocket-Key: {key}", "Sec-WebSocket-Version: 13", *more]
+    return ("\r\n".join(lines) + "\r\n\r\n").encode()
+
+
+FRAME = b"\x81\x85\x01\x02\x03\x04" + bytes(a ^ b for a, b in zip(b"hello", b"\x01\x02\x03\x04\x01", strict=True))
+
+
+async def send(address, data):
+    """Send bytes, take what comes for a moment, and leave."""
+    async with await anyio.connect_tcp(*address) as stream:
+        await stream.send(data)
+        with anyio.move_on_after(0.5):
+            try:
+                return await stream.receive()
+            except (anyio.EndOfStream, anyio.BrokenResourceError):
+                return b""
+    return b""
+
+
+async def test_a_refused_upgrade_with_a_frame_behind_it_ends_that_connection_only(anyio_backend_name):
+    """Refused for its carrier, its origin or its path, with a frame in the same segment: the server goes on."""
+    stream = make()
+    async with site(anyio_backend_name, stream.asgi) as (address, _):
+        for path, more in (
+            ("/telephone/handler/nope", []),
+            ("/websocket/offer", ["Origin: https://elsewhere.example"]),
+            ("/nothing/here", []),
+        ):
+            for junk in (FRAME, FRAME * 3, b"\xff" * 40, b"GET / HTTP/1.1\r\n"):
+                await send(address, upgrade(path, *more) + junk)
+        assert (await ask(address)).status_code == 200
+        assert stream.is_running
+
+
+async def test_no_request_stops_the_server(anyio_backend_name):
+    """Requests that were cut, mixed and changed at random, in one segment or two: it still answers."""
+    stream = make()
+    dice = random.Random(4)
+    parts = [
+        upgrade("/websocket/offer"),
+        upgrade("/telephone/handler"),
+        FRAME,
+        b"POST /webrtc/offer HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 5\r\n\r\n{",
+        b"GET /healthz HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nHTTP2-Settings: AA\r\n\r\n",
+        bytes(range(256)),
+    ]
+
+    async def odd_client(address, number):
+        data = bytearray(b"".join(dice.choices(parts, k=dice.randrange(1, 4))))
+        for _ in range(dice.randrange(4)):
+            data[dice.randrange(len(data))] = dice.randrange(256)
+        cut = dice.randrange(1, len(data) + 1)
+        async with await anyio.connect_tcp(*address) as connection:
+            try:
+                await connection.send(bytes(data[:cut]))
+                await connection.send(bytes(data[cut:]) or b"\n")
+                with anyio.move_on_after(0.02):
+                    await connection.receive()
+            except (anyio.EndOfStream, anyio.BrokenResourceError):
+                pass
+            if number % 3 == 0:  # a reset in place of a good end
+                raw = connection.extra(anyio.abc.SocketAttribute.raw_socket)
+                raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
+
+    async with site(anyio_backend_name, stream.asgi) as (address, _):
+        await ask(address)
+        before = len(os.listdir("/proc/self/fd"))
+        for number in range(60):
+            await odd_client(address, number)
+        assert (await ask(address)).status_code == 200
+        while stream.calls:
+            await anyio.sleep(0.01)
+        while len(os.listdir("/proc/self/fd")) > before + 2:
+            await anyio.sleep(0.05)
+
+
+async def test_compression_is_never_accepted(anyio_backend_name):
+    """A client that offers it is answered without it, so a small message cannot become a large one."""
+    async with site(anyio_backend_name, make().asgi) as (address, _):
+        offered = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits"
+        answer = await send(address, upgrade("/websocket/offer", offered))
+        assert answer.startswith(b"HTTP/1.1 101")
+        assert b"deflate" not in answer
+
+
+# -- draining
+
+
+@asynccontextmanager
+async def one_call(stream):
+    """A live call of a running stream; yields what the caller can see of its end."""
+    async with memory_pair() as (ours, theirs), stream.running():
+        async with stream.calls.admit(CallRequest(), "memory", "abc") as session:
+            stream.calls.start(session, ours)
+        yield session, theirs
+
+
+async def test_a_stream_that_drains_takes_nobody_and_lets_calls_end_by_themselves():
+    """It returns as soon as the last call has ended, long before the deadline."""
+    stream = make()
+    with anyio.fail_after(20):
+        async with one_call(stream) as (session, _), anyio.create_task_group() as tasks:
+            tasks.start_soon(stream.drain, 1000)
+            await anyio.wait_all_tasks_blocked()
+            with pytest.raises(NotServing, match="about to stop"):
+                async with stream.calls.admit(CallRequest(), "memory"):
+                    pass
+            assert "abc" in stream.calls
+            assert session.end is None
+            session.close("goodbye")
+        assert not stream.calls
+
+
+async def test_at_the_deadline_calls_end_with_a_reason_that_the_peer_sees():
+    """What is still live then is closed by the server."""
+    stream = make()
+    with anyio.fail_after(20):
+        async with one_call(stream) as (session, _):
+            await stream.drain(0.05)
+            assert session.end is not None
+            assert session.end.reason == "the server is shutting down"
+
+
+async def test_the_end_of_the_lifespan_drains():
+    """Under any server: with `drain_time`, calls may go on after the lifespan's end was asked for."""
+    stream = make(drain_time=1000)
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as tasks:
+            ended = anyio.Event()
+
+            async def serve_one():
+                async with one_call(stream):
+                    pass
+                ended.set()
+
+            tasks.start_soon(serve_one)
+            while not (stream.calls and stream.calls["abc"].connection and not stream.calls.is_ready):
+                await anyio.sleep(0.01)
+            assert stream.calls["abc"].end is None
+            assert not ended.is_set()
+            stream.close("abc")
+            await ended.wait()
+
+
+@pytest.mark.parametrize("wrong", [-1, float("inf"), float("nan"), "10", None])
+def test_a_drain_time_that_makes_no_sense_is_refused(wrong):
+    with pytest.raises((TypeError, ValueError), match="drain_time"):
+        make(drain_time=wrong)
+
+
+# -- health
+
+
+async def test_health_says_whether_calls_are_taken_and_how_many_there_are():
+    """Before it runs, while it runs, while it drains."""
+    stream = make()
+    transport = httpx2.ASGITransport(stream.asgi)
+    async with httpx2.AsyncClient(transport=transport, base_url="http://site") as client:
+
+        async def status():
+            alive, ready = await client.get("/healthz"), await client.get("/readyz")
+            assert alive.json() == ready.json()
+            return alive.status_code, ready.status_code, ready.json()["status"], ready.json()["calls"]
+
+        assert await status() == (503, 503, "not running", 0)
+        async with one_call(stream):
+            assert await status() == (200, 200, "ready", 1)
+            await stream.drain(0)
+            assert await status() == (200, 503, "draining", 0)
+            assert (await client.get("/readyz")).headers["Retry-After"] == "5"
+            answer = await client.post("/webrtc/offer", json={"sdp": "v=0", "type": "offer", "webrtc_id": "x"})
+            assert answer.status_code == 503
+            assert answer.headers["Retry-After"] == "5"
+        assert await status() == (503, 503, "not running", 0)
+
+
+def test_serve_finds_the_streams_of_an_application():
+    """Mounted at a prefix, twice, or in a sub-application: each stream's calls once."""
+    one, two = make(), make()
+    app, inner = Starlette(), Starlette()
+    one.mount(app, "/a")
+    one.mount(app, "/b")
+    two.mount(inner, "/c")
+    app.router.routes.append(Mount("/inner", inner))
+    assert {id(calls) for calls in cli._calls_of(app)} == {id(one.calls), id(two.calls)}
+    assert cli._calls_of(object()) == []
+
+
+# -- paths
+
+
+@pytest.mark.parametrize(
+    ("root_path", "path", "public"),
+    [
+        ("", "/talk/whip", "/talk/whip"),
+        ("/api", "/talk/whip", "/api/talk/whip"),
+        ("/api/", "/talk/whip", "/api/talk/whip"),
+        ("/api", "/api/talk/whip", "/api/talk/whip"),
+        ("/api", "/apis/whip", "/api/apis/whip"),
+    ],
+)
+def test_the_public_path_has_the_prefix_once(root_path, path, public):
+    """Whether the server's `path` still has what a proxy took away, or not."""
+
+    class Asked:
+        scope = {"root_path": root_path, "path": path}
+
+    assert public_path(Asked()) == public

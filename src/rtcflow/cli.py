@@ -304,7 +304,7 @@ def _notice_dead_peers(listener: socket.socket) -> None:
 
 
 async def _serve(
-    application: Any, calls: list[Calls], listener: socket.socket, backend: Backend, drain: float | None
+    application: Any, calls: list[Calls], listener: socket.socket, backend: Backend, drain: float | None = None
 ) -> None:
     from .serving.http_server import serve
     from .transports.line_socket import LineLimits

@@ -278,7 +278,7 @@ def test_served_websockets_are_pinged(backend, monkeypatch):
 
     monkeypatch.setattr(f"hypercorn.{backend}.serve", serve)
     listener = socket.create_server(("127.0.0.1", 0))
-    anyio.run(cli._serve, None, None, listener, cli.Backend(backend))
+    anyio.run(cli._serve, None, [], listener, cli.Backend(backend))
     assert seen == [20]
 
 

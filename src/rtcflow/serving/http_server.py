@@ -86,6 +86,8 @@ def _guard(server: Any) -> Any:
     """Hypercorn's class for one connection, whose errors stay inside."""
 
     class Guarded(server):  # type: ignore[misc]
+        _is_trio = server.__module__.startswith("hypercorn.trio")
+
         async def run(self) -> None:
             try:
                 await super().run()
@@ -95,12 +97,14 @@ def _guard(server: Any) -> Any:
                 if failed is not None:
                     logger.warning("a connection ended: the HTTP server failed on what it sent: %r", _first(failed))
                     logger.debug("the whole error", exc_info=failed)
-                if passing is not None:
+                # Under asyncio this is all that the task does. Its cancellation at the server's end ends here, since
+                # asyncio.streams reports a cancelled task as an error (Python 3.11).
+                if passing is not None and (self._is_trio or passing.subgroup(KeyboardInterrupt)):
                     raise _first(passing) from None
 
         async def _read_data(self) -> None:
             await super()._read_data()
-            if hasattr(self, "stream"):  # under trio
+            if self._is_trio:
                 await anyio.aclose_forcefully(self.stream)
 
     return Guarded

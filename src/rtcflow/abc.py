@@ -9,6 +9,7 @@ import av
 
 from ._core.flow import Flow, FlowStatistics, Policy
 from ._core.player import Playback, Player
+from .exceptions import LocalProtocolError
 from .frames import AudioFormat, AudioFrame
 from .media.playout import PlayoutStatistics
 
@@ -159,6 +160,17 @@ class Transport(ABC):
             Seconds of audio dropped here.
         """
         return self.audio_out.clear()
+
+    def send_dtmf_nowait(self, digits: str) -> None:
+        """Press keys towards the peer, ``0123456789*#ABCD``; from any thread.
+
+        Raises:
+            LocalProtocolError: This transport cannot press keys.
+            ValueError: A telephone has no such key.
+            anyio.ClosedResourceError: The link is over.
+            anyio.WouldBlock: The peer does not read.
+        """
+        raise LocalProtocolError(f"a {self.kind} connection cannot press keys: {digits!r} was not sent")
 
     @abstractmethod
     async def aclose(self) -> None:

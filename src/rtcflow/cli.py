@@ -57,6 +57,8 @@ class Carrier(enum.StrEnum):
     telnyx = "telnyx"
     plivo = "plivo"
     vonage = "vonage"
+    exotel = "exotel"
+    genesys = "genesys"
 
 
 app: Final = typer.Typer(
@@ -129,7 +131,9 @@ def call(
     header: Annotated[
         list[str] | None, typer.Option(help="A header for the request: 'Authorization: ...'. May be repeated.")
     ] = None,
-    dtmf: Annotated[str, typer.Option(help="Keys to press: 0123456789*#ABCD. Or type them, and Return.")] = "",
+    dtmf: Annotated[
+        str, typer.Option(help="Keys to press: 0123456789*#ABCD; a comma waits 1 s. Or type them, and Return.")
+    ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
     backend: BackendOption = Backend.asyncio,
 ) -> None:

@@ -43,11 +43,14 @@ from ..protocol.lines import (
     Ping,
     SendAccepted,
     SendClear,
+    SendDtmf,
+    SendGoodbye,
     SendMark,
     SendMedia,
     SendText,
     Stopped,
     TextMessage,
+    check_keys,
 )
 from ..protocol.telephone import carrier_codec
 from ..protocol.websocket import WebSocketCodec, Wish
@@ -72,11 +75,16 @@ DIGIT_SECONDS: Final = 0.25
 KEEP_ALIVE: Final = 3.0
 """Seconds of sending nothing after which a caller shows that it is there; servers take one for dead after ten."""
 
+COMMA_SECONDS: Final = 1.0
+"""Seconds that a comma among the keys waits."""
+
 FORMATS: Final[Mapping[str, tuple[MediaFormat, ...]]] = {
     "twilio": (TELEPHONE,),
     "telnyx": (TELEPHONE, MediaFormat("alaw", 8000)),
     "plivo": (TELEPHONE, MediaFormat("pcm_s16le", 8000), MediaFormat("pcm_s16le", 16000)),
     "vonage": tuple(MediaFormat("pcm_s16le", rate) for rate in (16000, 8000, 24000)),
+    "exotel": (*(MediaFormat("pcm_s16le", rate) for rate in (8000, 16000, 24000)), TELEPHONE),
+    "genesys": (TELEPHONE,),
 }
 """How each carrier can code audio; the first by default."""
 
@@ -96,6 +104,7 @@ class CallerTransport(LinkTransport):
         clears: How often the server had the buffer dropped.
         marks: How many marks were answered.
         agreed: What the server said about formats, or None.
+        pressed: The keys that the server has pressed.
     """
 
     def __init__(self, socket: ClientSocket, codec: LineCodec, call: CallStarted, carried: MediaFormat) -> None:
@@ -105,12 +114,13 @@ class CallerTransport(LinkTransport):
         self.offer = MediaOffer(messages=self.kind == "websocket")
         self.clears = self.marks = 0
         self.agreed: SendAccepted | None = None
+        self.pressed = ""
         self._socket, self._codec, self._call, self._carried = socket, codec, call, carried
         # Opus is decoded to 48 kHz whatever it was encoded from.
         self._heard = AudioFormat(48000 if carried.codec == "opus" else carried.sample_rate, carried.layout)
         self._silence = np.zeros((1, carried.audio.frame_size), np.int16)
         self._coder = make_coder(carried.codec, carried.sample_rate, carried.layout)
-        self._outbox = Flow[LineEvent](1000, Policy.BLOCK)
+        self._outbox = Flow[LineEvent | None](1000, Policy.BLOCK)  # None: a pause
         self._buffer = Player(room=BUFFER, clock=clock)
         self._buffer.open(self._heard)
         self._received = 0  # samples put into the buffer
@@ -133,15 +143,14 @@ class CallerTransport(LinkTransport):
         self._outbox.put_nowait(TextMessage(message))
 
     def press(self, digits: str) -> None:
-        """Press these keys (``0123456789*#ABCD``), one after the other in the time a dialler takes.
+        """Press these keys (``0123456789*#ABCD``), one after the other in the time a dialler takes; a comma waits 1 s.
 
         Raises:
-            ValueError: There is no such key.
+            ValueError: There is no such key; nothing was pressed.
         """
-        if strange := [digit for digit in digits if digit not in "0123456789*#ABCD"]:
-            raise ValueError(f"a telephone has no key {strange[0]!r}; it has 0123456789*#ABCD")
+        check_keys(digits, more=",")
         for digit in digits:
-            self._outbox.put_nowait(Dtmf(digit))
+            self._outbox.put_nowait(None if digit == "," else Dtmf(digit))
 
     async def aclose(self) -> None:
         """See `Transport.aclose`: hang up."""
@@ -181,7 +190,7 @@ class CallerTransport(LinkTransport):
     # -- the line's tasks
 
     async def _begin(self) -> None:
-        if self._codec.name in {"twilio", "telnyx"}:
+        if self._codec.name in {"twilio", "telnyx", "exotel"}:
             await self._socket.send(self._codec.send_event(Connected()))
         await self._socket.send(self._codec.send_event(self._call))
 
@@ -207,12 +216,17 @@ class CallerTransport(LinkTransport):
                 self.clears += 1
                 self._buffer.clear()
                 await self._answer_marks()
-                if self._codec.name in {"plivo", "vonage"}:
+                if self._codec.name in {"plivo", "vonage", "genesys"}:
                     await self._say(Cleared())
             case SendText(text):
                 self._link.put_message(text)
             case SendAccepted():
                 self.agreed = command
+            case SendDtmf(digits):
+                self.pressed += digits
+            case SendGoodbye() if not self._link.ended.is_set():
+                await self._say(Stopped())
+                raise Goodbye
             case _:
                 pass
 
@@ -262,6 +276,9 @@ class CallerTransport(LinkTransport):
         try:
             while True:
                 event = await self._outbox.take()
+                if event is None:
+                    await anyio.sleep(COMMA_SECONDS)
+                    continue
                 await self._say(event)
                 if isinstance(event, Dtmf):
                     await anyio.sleep(DIGIT_SECONDS)
@@ -368,7 +385,7 @@ async def call_by_telephone(
 
     Args:
         url: Where the stream is mounted, ``ws://127.0.0.1:8000``, or its handler route itself.
-        carrier: ``"twilio"``, ``"telnyx"``, ``"plivo"`` or ``"vonage"``.
+        carrier: ``"twilio"``, ``"telnyx"``, ``"plivo"``, ``"vonage"``, ``"exotel"`` or ``"genesys"``.
         caller: The caller's number.
         callee: The called number.
         custom: Parameters, as the answer to a webhook would have given them.

@@ -222,6 +222,10 @@ class Connection:
         else:
             await anyio.lowlevel.checkpoint()
 
+    def send_dtmf(self, digits: str) -> None:
+        """Press keys towards the peer; see `Transport.send_dtmf_nowait`."""
+        self.transport.send_dtmf_nowait(digits)
+
     def send_message_sync(self, message: str) -> None:
         """`send_message` for worker threads."""
         if threading.get_ident() == self._loop_thread:

@@ -92,6 +92,9 @@ class Binding(Protocol):
     async def run_sync(self, name: str, function: Callable[[], Any]) -> Any:
         """Run `function` in a worker thread of the connection; to be awaited in its loop."""
 
+    def send_dtmf(self, digits: str) -> None:
+        """Press keys towards the peer."""
+
     async def send_message(self, message: str) -> None:
         """Send `message` once the peer's channel is open; dropped, if there is none or the peer has closed it.
 
@@ -345,6 +348,22 @@ class StreamHandlerBase(ABC):  # noqa: B024  the abstract methods differ in colo
         if wanted:
             with suppress(anyio.ClosedResourceError):  # open and gone: whoever waits for arguments learns it there
                 channel.send(messages.encode(messages.SendInput()))
+
+    def send_dtmf(self, digits: str) -> None:
+        """Press keys towards the caller, ``0123456789*#ABCD``; from any thread.
+
+        Of the carriers' media streams only Plivo's has a message for that.
+
+        Raises:
+            LocalProtocolError: The carrier cannot do it over its media stream, or this is not a telephone call.
+            ValueError: A telephone has no such key.
+            anyio.ClosedResourceError: The call is over.
+            RuntimeError: The handler serves no connection yet.
+        """
+        binding = self._bound("send_dtmf()")
+        if self._ended:
+            raise anyio.ClosedResourceError
+        binding.send_dtmf(digits)
 
     async def send_message(self, msg: str) -> None:
         """Send `msg` to the peer as it is, waiting for its channel to open. Messages keep their order.

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, Literal, TypeAlias
 
 from ..exceptions import RemoteProtocolError
-from ..frames import AudioFormat, ChannelLayout
+from ..frames import FRAME_SECONDS, AudioFormat, ChannelLayout
 
 NORMAL: Final = 1000
 WRONG_ORDER: Final = 1002
@@ -30,6 +30,9 @@ WRONG_CONTENT: Final = 1007
 OVER_LIMIT: Final = 1008
 TOO_BIG: Final = 1009
 INTERNAL_ERROR: Final = 1011
+
+KEYS: Final = "0123456789*#ABCD"
+"""The keys of a telephone (ITU-T Q.23)."""
 
 CodecName: TypeAlias = Literal["pcm_s16le", "opus", "mulaw", "alaw"]
 CODECS: Final[tuple[CodecName, ...]] = ("pcm_s16le", "opus", "mulaw", "alaw")
@@ -217,7 +220,19 @@ class SendAccepted:
     send: MediaFormat
 
 
-LineCommand: TypeAlias = SendMedia | SendMark | SendClear | SendText | SendPong | SendAccepted
+@dataclass(frozen=True, slots=True)
+class SendDtmf:
+    """Press these keys towards the caller."""
+
+    digits: str
+
+
+@dataclass(frozen=True, slots=True)
+class SendGoodbye:
+    """We hang up, or answer a far side that has."""
+
+
+LineCommand: TypeAlias = SendMedia | SendMark | SendClear | SendText | SendPong | SendAccepted | SendDtmf | SendGoodbye
 
 Message: TypeAlias = str | bytes
 """One WebSocket message: str is a text message, bytes a binary one."""
@@ -236,6 +251,9 @@ class LineCodec(ABC):
         ordered: Whether media comes in order.
         joins: Whether one message may hold more than one frame of audio.
         stops: Whether the far side says when the call is over; otherwise it closes the WebSocket, and that says it.
+        message_seconds: How much audio that is due soon may leave in one message.
+        answers: Whether the far side waits for `SendAccepted`, and for `SendGoodbye` at the end.
+        presses: Whether the far side can be told to press keys (`SendDtmf`).
         call: How the call began, or None.
     """
 
@@ -245,6 +263,9 @@ class LineCodec(ABC):
     joins: bool = True
     ordered: ClassVar[bool] = True
     stops: ClassVar[bool] = True
+    message_seconds: ClassVar[float] = FRAME_SECONDS
+    answers: ClassVar[bool] = False
+    presses: ClassVar[bool] = False
 
     def __init__(self) -> None:
         self.call: CallStarted | None = None
@@ -430,6 +451,16 @@ def read_parameters(value: object) -> dict[str, str]:
         return {name: part if isinstance(part, str) else json.dumps(part) for name, part in value.items()}
     except RecursionError:
         raise wrong("custom parameters are nested too deeply") from None
+
+
+def check_keys(keys: str, more: str = "") -> None:
+    """Whether a telephone has these keys (ITU-T Q.23), or they are among `more`.
+
+    Raises:
+        ValueError: It has not.
+    """
+    if strange := [key for key in keys if key not in KEYS + more]:
+        raise ValueError(f"a telephone has no key {strange[0]!r}; it has {KEYS}")
 
 
 def read_digit(value: object) -> Dtmf:

@@ -5,6 +5,7 @@ Where a secret of the carrier is configured (`TelephoneConfig.secrets`), its req
 
 from __future__ import annotations
 
+import base64
 import logging
 import re
 import time
@@ -139,6 +140,11 @@ class UpgradeCheck:
                 return verify_twilio(secret, headers.get("x-twilio-signature"), self._url)
             case "telnyx":
                 return same_secret(self._telnyx_token, secret)
+            case "exotel":  # it sends what stands before the @ of the URL (RFC 7617)
+                basic = "Basic " + base64.b64encode(secret.encode()).decode()
+                return same_secret(headers.get("authorization"), basic)
+            case "genesys":
+                return same_secret(headers.get("x-api-key"), secret)
             case "plivo":
                 signature, nonce = _plivo_headers(self._websocket)
                 return verify_plivo(secret, signature, nonce, self._url, post=False)

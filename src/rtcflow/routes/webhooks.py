@@ -17,7 +17,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from ..exceptions import NegotiationError
-from ..protocol.telephone import answer_call
+from ..protocol.telephone import CARRIERS, answer_call
 from ..protocol.telephone.answers import read_call
 from ..serving.calls import Calls
 from ..serving.options import Modality
@@ -87,7 +87,7 @@ async def _answer_webhook(calls: Calls, request: Request) -> Response:
     calls.check_admitting()  # otherwise the carrier would be sent to a WebSocket that refuses it
     check_host(request.headers.get("host", "localhost"))
     carrier = named_carrier(request) or signing_carrier(request)
-    if carrier not in config.served:
+    if carrier not in config.served or carrier not in CARRIERS:
         raise not_served(carrier)
     body = await read_whole(request, WEBHOOK_LIMIT, WEBHOOK_TIMEOUT)
     fields = _fields(request, body)

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from .._core.bridge import loop_clock
 from ..abc import MediaOffer
+from ..client.lines import COMMA_SECONDS, DIGIT_SECONDS
 from ..connection.connection import Connection, ConnectionStatistics
 from ..context import Context
 from ..ends import End, Timeouts, sole_error
@@ -37,6 +38,7 @@ from ..handlers.checking import check_handler, copy_handler, has_video
 from ..media.convert import as_pcm, to_channels
 from ..outputs import AdditionalOutputs
 from ..protocol import messages
+from ..protocol.lines import check_keys
 from ..transports.memory import Link, MemoryTransport, memory_pair
 from ._room import HANG, UNWIND, HandlerHung, Watch, refuse_in_a_loop, run_in_room
 from ._workers import PATIENCE
@@ -239,6 +241,19 @@ class Caller:
             anyio.ClosedResourceError: The call has ended.
         """
         self.transport.send_message_nowait(text)
+
+    async def press(self, digits: str) -> None:
+        """Press keys, one after the other in the time a dialler takes (0.25 s each); a comma waits 1 s.
+
+        Raises:
+            ValueError: A telephone has no such key; nothing was pressed.
+            anyio.ClosedResourceError: The call has ended.
+        """
+        check_keys(digits, more=",")
+        for digit in digits:
+            if digit != ",":
+                self.transport.press(digit)
+            await self.wait(COMMA_SECONDS if digit == "," else DIGIT_SECONDS)
 
     def set_args(self, args: list[Any]) -> None:
         """Post arguments, as a page does."""

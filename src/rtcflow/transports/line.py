@@ -46,6 +46,7 @@ from ..protocol.lines import (
     Message,
     Ping,
     SendClear,
+    SendGoodbye,
     SendMark,
     SendMedia,
     SendPong,
@@ -219,6 +220,13 @@ class LineTransport(LinkTransport):
                 await self._wait_heard()
                 async with self._sending:
                     await self._send_waiting()
+                    if self._codec.answers:
+                        await self._socket.send(self._codec.send(SendGoodbye()))
+                if self._codec.answers:  # it answers by hanging up
+                    with anyio.move_on_after(GOODBYE):
+                        await self._link.ended.wait()
+            if self._codec.answers and self._link.ended.is_set() and self._link.error is None:
+                await self._socket.send(self._codec.send(SendGoodbye()))
         except PeerLeft:
             pass
         finally:
@@ -366,7 +374,7 @@ class LineTransport(LinkTransport):
     def _encode(self, frame: PlayoutFrame) -> tuple[bytes, int]:
         """`frame`, and what else may leave with it: half the messages for a handler that is ahead of real time."""
         payload, n = self._encoder.encode(frame.frame.samples), frame.frame.samples.shape[1]
-        while self._codec.joins and (more := self.audio_out.more(FRAME_SECONDS)) is not None:
+        while self._codec.joins and (more := self.audio_out.more(self._codec.message_seconds)) is not None:
             payload += self._encoder.encode(more.frame.samples)
             n += more.frame.samples.shape[1]
         return payload, n

@@ -28,6 +28,9 @@ from ..abc import MediaOffer
 from ..exceptions import RemoteProtocolError
 from ..frames import AudioFormat, AudioFrame
 from ..media.playout import Latency
+from ..protocol.lines import check_keys
+from ..protocol.messages import Dtmf as DtmfMessage
+from ..protocol.messages import encode
 from .linked import LinkTransport
 
 IN_FLIGHT_BOUND: Final = 10_000
@@ -99,6 +102,22 @@ class MemoryTransport(LinkTransport):
                 raise anyio.WouldBlock
             self._on_their_way += _size(message)
         self._outbox.put_nowait(message)
+
+    def press(self, digits: str) -> None:
+        """Press these keys (``0123456789*#ABCD``); the other end gets them as messages, as from a telephone.
+
+        Raises:
+            ValueError: A telephone has no such key; nothing was pressed.
+            anyio.ClosedResourceError: The link is over.
+        """
+        check_keys(digits)
+        if self._link.ended.is_set():
+            raise anyio.ClosedResourceError
+        for digit in digits:
+            message = encode(DtmfMessage(digit))
+            with self._lock:
+                self._on_their_way += _size(message)
+            self._outbox.put_nowait(message)
 
     def _arrived(self, message: object) -> None:
         with self._lock:

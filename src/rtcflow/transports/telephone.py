@@ -9,11 +9,26 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
+import anyio
+from typing_extensions import override
+
 from ..abc import MediaOffer
+from ..exceptions import LocalProtocolError
 from ..media.playout import Latency
-from ..protocol.lines import CallStarted, LineCodec, LineEvent, Media, Message, Reorder
+from ..protocol.lines import (
+    CallStarted,
+    LineCodec,
+    LineEvent,
+    Media,
+    MediaFormat,
+    Message,
+    Reorder,
+    SendAccepted,
+    SendDtmf,
+    check_keys,
+)
 from ..protocol.signatures import read_telnyx_key
-from ..protocol.telephone import CARRIERS, detect
+from ..protocol.telephone import CARRIERS, carrier_codec, detect
 from ..protocol.telephone.answers import check_parameters
 from ..protocol.telephone.vonage import SAMPLE_RATES
 from .line import LineTransport, open_line
@@ -36,11 +51,13 @@ class TelephoneConfig:
 
     Attributes:
         secrets: By carrier, what it signs its requests with: Twilio's and Plivo's auth token, Vonage's signature
-            secret, and the token of your own choice that Telnyx sends along (``stream_auth_token``).
+            secret, the token of your own choice that Telnyx sends along (``stream_auth_token``), Exotel's
+            ``"key:token"`` (as in the URL), and Genesys' API key.
             Requests of a carrier with a secret must be signed with it.
         telnyx_public_key: The Telnyx account's, as its portal shows it: its webhooks must be signed with it.
-        carriers: Which carriers are served. By default those that have a secret (or key) or, if none has, all:
-            unchecked. None at all (``()``) leaves the telephone routes out.
+        carriers: Which carriers are served. By default those that have a secret (or key) or, if none has, the four
+            whose webhooks are answered (Twilio, Telnyx, Plivo, Vonage), unchecked. ``()`` leaves the telephone routes
+            out.
         unsigned_is_fine: Do not warn at start-up of carriers without a secret: for demos and tests on one machine.
         public_url: How carriers reach this server, ``"https://voice.example.com"``: scheme, host and any prefix that a
             proxy takes off the path.
@@ -65,8 +82,7 @@ class TelephoneConfig:
 
     def __post_init__(self) -> None:
         for carrier in (*self.secrets, *(self.carriers or ())):
-            if carrier not in CARRIERS:
-                raise ValueError(f"unknown carrier {carrier[:40]!r}; known are {', '.join(CARRIERS)}")
+            carrier_codec(carrier)
         for carrier, secret in self.secrets.items():
             if not secret:
                 raise ValueError(f"the secret of {carrier} is empty; leave it out to take calls unchecked")
@@ -79,7 +95,7 @@ class TelephoneConfig:
         for name, text in self.parameters.items():
             if not (isinstance(name, str) and isinstance(text, str)):
                 raise TypeError(f"parameters={{{name!r}: {text!r}}}; names and values are text: write {str(text)!r}")
-        for carrier in self.served:
+        for carrier in [name for name in self.served if name in CARRIERS]:
             try:
                 check_parameters(carrier, self.parameters)
             except ValueError as error:
@@ -115,7 +131,7 @@ class TelephoneTransport(LineTransport):
 
     @property
     def carrier(self) -> str:
-        """``"twilio"``, ``"telnyx"``, ``"plivo"`` or ``"vonage"``."""
+        """``"twilio"``, ``"telnyx"``, ``"plivo"``, ``"vonage"``, ``"exotel"`` or ``"genesys"``."""
         return self._codec.name
 
     @property
@@ -130,6 +146,23 @@ class TelephoneTransport(LineTransport):
             "callee": call.callee,
         }
         return {**call.custom, **known}
+
+    @override
+    def send_dtmf_nowait(self, digits: str) -> None:
+        check_keys(digits)
+        if not self._codec.presses:
+            raise LocalProtocolError(
+                f"{self.carrier}'s media stream has no message for pressing keys; use the carrier's own API, "
+                f"with the call id {self.call.call_id}"
+            )
+        if self._link.ended.is_set():
+            raise anyio.ClosedResourceError
+        self._outbox.put(self._codec.send(SendDtmf(digits)))
+
+    @override
+    def _tell_agreed(self, receive: MediaFormat, send: MediaFormat) -> None:
+        if self._codec.answers:
+            self._outbox.put(self._codec.send(SendAccepted(self.call.call_id, receive, send)))
 
     def _in_order(self, event: LineEvent | None) -> Iterable[LineEvent]:
         if self._codec.ordered or not isinstance(event, Media):
@@ -177,11 +210,11 @@ async def open_telephone_transport(
         anyio.EndOfStream: The carrier left before.
         anyio.BrokenResourceError: The link failed before.
     """
-    if carrier is not None and carrier not in CARRIERS:
-        raise ValueError(f"unknown carrier {carrier[:40]!r}; known are {', '.join(CARRIERS)}")
+    if carrier is not None:
+        carrier_codec(carrier)
 
     def make_codec(first: Message) -> LineCodec:
-        return detect(first) if carrier is None else CARRIERS[carrier]()
+        return detect(first) if carrier is None else carrier_codec(carrier)
 
     def make_transport(socket: LineSocket, codec: LineCodec, call: CallStarted) -> TelephoneTransport:
         return TelephoneTransport(socket, codec, call, ahead=ahead, latency=latency, receive=receive, send=send)

@@ -8,11 +8,14 @@ import pytest
 from line_pairs import Pipe, linked
 
 from rtcflow.client.lines import DEFAULT_FORMATS, FORMATS, call_by_telephone, join_line
-from rtcflow.exceptions import RemoteProtocolError
+from rtcflow.connection.connection import run_connection
+from rtcflow.exceptions import LocalProtocolError, RemoteProtocolError
 from rtcflow.frames import AudioFormat, AudioFrame
+from rtcflow.handlers.base import AsyncStreamHandler
 from rtcflow.protocol.lines import CallStarted, MediaFormat
 from rtcflow.protocol.telephone import carrier_codec
 from rtcflow.protocol.websocket import WebSocketCodec, Wish
+from rtcflow.transports.memory import memory_pair
 from rtcflow.transports.telephone import open_telephone_transport
 from rtcflow.transports.websocket import open_websocket_transport
 
@@ -83,3 +86,102 @@ async def test_a_caller_with_nothing_to_say_shows_that_it_is_there(line):
         assert not ours._link.ended.is_set()
         assert figures.details["media_received"] == pytest.approx(100 if line == "websocket" else 100 + 32, abs=2)
         assert figures.details["messages_received"] == pytest.approx(100 + 32, abs=2)
+
+
+def pair(carrier):
+    call = CallStarted("CA1", "CA1" if carrier == "vonage" else "MZ1", "+1", "+2", {"k": "v"}, DEFAULT_FORMATS[carrier])
+    return linked(open_telephone_transport, carrier_codec(carrier), call, DEFAULT_FORMATS[carrier])
+
+
+@pytest.mark.parametrize("carrier", ["exotel", "genesys"])
+async def test_a_call_of_exotel_or_genesys_has_sound_keys_and_an_end(carrier):
+    """Both ways; what is cleared is not played; the digits come; who hangs up is told apart from a broken link."""
+    async with pair(carrier) as (ours, theirs):
+        heard, spoken = ours.start(AudioFormat(24000), AudioFormat(24000))
+        theirs.start(heard, spoken)
+        assert ours.custom == {
+            "k": "v",
+            "carrier": carrier,
+            "call_id": "CA1",
+            "stream_id": "MZ1",
+            "caller": "+1",
+            "callee": "+2",
+        }
+        loud = np.full((1, spoken.sample_rate), 1000, np.int16)
+        theirs.audio_out.put(AudioFrame(loud, spoken.sample_rate, 0))
+        assert abs(int((await ours.audio_in.take()).samples[0, 80]) - 1000) < 40
+        ours.audio_out.put(AudioFrame(loud, spoken.sample_rate, 0))
+        with anyio.fail_after(5):
+            while not (await theirs.audio_in.take()).samples.any():
+                pass
+        ours.clear_audio()
+        theirs.press("12")
+        assert [await ours.messages_in.take() for _ in range(2)] == [
+            f'{{"type":"dtmf","data":"{key}"}}' for key in "12"
+        ]
+        assert theirs.clears == 1
+        await ours.aclose()
+        with anyio.fail_after(5):
+            await theirs.wait_ended()
+    async with pair(carrier) as (ours, theirs):
+        for end in (ours, theirs):
+            end.start(heard, spoken)
+        await theirs.aclose()
+        with anyio.fail_after(5):
+            await ours.wait_ended()
+
+
+async def test_a_comma_among_the_keys_is_a_pause_of_a_second():
+    """As on a telephone's own keypad; an unknown key is refused before anything is pressed."""
+    async with pair("twilio") as (ours, theirs):
+        for end in (ours, theirs):
+            end.start(AudioFormat(8000), AudioFormat(8000))
+        with pytest.raises(ValueError, match="no key 'x'; it has"):
+            theirs.press("1x")
+        began = anyio.current_time()
+        theirs.press(",,1,,2")
+        times = []
+        for _ in range(2):
+            await ours.messages_in.take()
+            times.append(anyio.current_time() - began)
+        assert times == pytest.approx([2, 4.25], abs=0.05)
+        assert not len(ours.messages_in)
+
+
+class Presser(AsyncStreamHandler):
+    """Presses keys as soon as it can."""
+
+    async def start_up(self):
+        self.send_dtmf("1#")
+        self.pressed.set()
+
+    async def receive(self, frame): ...
+
+    async def emit(self):
+        await anyio.sleep_forever()
+
+    def copy(self):
+        return Presser()
+
+
+async def test_a_handler_presses_keys_where_the_carrier_can():
+    """Plivo's caller gets them; another carrier's handler is told what to use in place of it, and memory as well."""
+    handler = Presser()
+    handler.pressed = anyio.Event()
+    async with pair("plivo") as (ours, theirs), anyio.create_task_group() as tasks:
+        theirs.start(AudioFormat(8000), AudioFormat(8000))
+        tasks.start_soon(run_connection, ours, handler)
+        await handler.pressed.wait()
+        await anyio.sleep(0.1)
+        assert theirs.pressed == "1#"
+        with pytest.raises(ValueError, match="no key"):
+            handler.send_dtmf("x")
+        await theirs.aclose()
+    for carrier in ("twilio", "telnyx", "vonage", "exotel", "genesys"):
+        async with pair(carrier) as (ours, _):
+            ours.start(AudioFormat(8000), AudioFormat(8000))
+            with pytest.raises(LocalProtocolError, match="use the carrier's own API, with the call id CA1"):
+                ours.send_dtmf_nowait("1")
+    async with memory_pair() as (ours, _):
+        with pytest.raises(LocalProtocolError, match="cannot press keys"):
+            ours.send_dtmf_nowait("1")

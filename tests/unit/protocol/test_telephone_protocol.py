@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from rtcflow.exceptions import RemoteProtocolError
 from rtcflow.protocol.lines import (
+    TELEPHONE,
     CallStarted,
     Cleared,
     Connected,
@@ -28,14 +29,19 @@ from rtcflow.protocol.lines import (
     MediaClock,
     MediaFormat,
     MessageRate,
+    Ping,
     Reorder,
+    SendAccepted,
     SendClear,
+    SendDtmf,
+    SendGoodbye,
     SendMark,
     SendMedia,
+    SendPong,
     Stopped,
     Unknown,
 )
-from rtcflow.protocol.telephone import CARRIERS, answer_call, carrier_codec, detect
+from rtcflow.protocol.telephone import CARRIERS, MEDIA_STREAMS, answer_call, carrier_codec, detect
 from rtcflow.protocol.telephone.answers import check_parameters, read_call
 from rtcflow.protocol.telephone.json_media import read_extra_headers, write_extra_headers
 
@@ -114,16 +120,57 @@ VONAGE_EVENTS: list[LineEvent] = [
     Cleared(),
     MarkPlayed("m"),
 ]
+EXOTEL = [
+    '{"event":"connected"}',
+    '{"event":"start","sequence_number":1,"stream_sid":"st1","start":{"stream_sid":"st1","call_sid":"ca1","account_sid":'
+    '"ex1","from":"098","to":"080","custom_parameters":{"k":"v"},"media_format":{"encoding":"base64","sample_rate":'
+    '"8000","bit_rate":"128kbps"}}}',
+    '{"event":"media","sequence_number":3,"stream_sid":"st1","media":{"chunk":2,"timestamp":"10","payload":"/38AfQ=="}}',
+    '{"event":"dtmf","sequence_number":"5","stream_sid":"st1","dtmf":{"duration":"100","digit":"1"}}',
+    '{"event":"mark","sequence_number":"4","stream_sid":"st1","mark":{"name":"m"}}',
+    '{"event":"stop","sequence_number":"9","stream_sid":"st1","stop":{"call_sid":"ca1","reason":"callended"}}',
+]
+EXOTEL_EVENTS: list[LineEvent] = [
+    Connected(),
+    CallStarted("ca1", "st1", "098", "080", {"k": "v"}, MediaFormat("pcm_s16le", 8000)),
+    Media(b"\xff\x7f\x00\x7d", 2, 10),
+    Dtmf("1"),
+    MarkPlayed("m"),
+    Stopped(),
+]
+GENESYS: list[str | bytes] = [
+    '{"version":"2","id":"se1","type":"open","seq":1,"serverseq":0,"position":"PT0S","parameters":{"organizationId":"o",'
+    '"conversationId":"co1","participant":{"id":"p","ani":"+1415","aniName":"Jane","dnis":"+1416"},"media":[{"type":'
+    '"audio","format":"PCMU","channels":["external","internal"],"rate":8000},{"type":"audio","format":"PCMU","channels":'
+    '["external"],"rate":8000}],"inputVariables":{"k":"v"},"language":"en-US"}}',
+    b"\xff\x7f",
+    '{"version":"2","id":"se1","type":"ping","seq":2,"serverseq":1,"position":"PT1S","parameters":{"rtt":"PT0.1S"}}',
+    '{"version":"2","id":"se1","type":"dtmf","seq":3,"serverseq":2,"position":"PT2S","parameters":{"digit":"7"}}',
+    '{"version":"2","id":"se1","type":"error","seq":4,"serverseq":2,"position":"PT3S","parameters":{"code":429,'
+    '"message":"too many"}}',
+    '{"version":"2","id":"se1","type":"close","seq":5,"serverseq":2,"position":"PT4S","parameters":{"reason":"end"}}',
+]
+GENESYS_EVENTS: list[LineEvent] = [
+    CallStarted("co1", "se1", "+1415", "+1416", {"k": "v"}),
+    Media(b"\xff\x7f"),
+    Ping(),
+    Dtmf("7"),
+    Failed("too many"),
+    Stopped(),
+]
 CALLS = {
+    "exotel": (EXOTEL, EXOTEL_EVENTS),
+    "genesys": (GENESYS, GENESYS_EVENTS),
     "twilio": (TWILIO, TWILIO_EVENTS),
     "telnyx": (TELNYX, TELNYX_EVENTS),
     "plivo": (PLIVO, PLIVO_EVENTS),
     "vonage": (VONAGE, VONAGE_EVENTS),
 }
 every_carrier = pytest.mark.parametrize("carrier", list(CARRIERS))
+every_stream = pytest.mark.parametrize("carrier", list(MEDIA_STREAMS))
 
 
-@every_carrier
+@every_stream
 def test_a_call_as_documented_is_understood(carrier: str) -> None:
     """Each message of the carrier's documentation gives its event, and the first one tells whose it is."""
     messages, events = CALLS[carrier]
@@ -262,7 +309,7 @@ def _mutations(message: str | bytes) -> st.SearchStrategy[str | bytes]:
     )
 
 
-@every_carrier
+@every_stream
 @given(data=st.data())
 def test_whatever_comes_is_understood_or_a_protocol_error(carrier: str, data: st.DataObject) -> None:
     """Malformed messages raise RemoteProtocolError with a close code, at any point of a call, and nothing else."""
@@ -312,7 +359,7 @@ def test_what_is_not_base64_is_refused(payload: str) -> None:
     assert caught.value.close_code == 1007
 
 
-@every_carrier
+@every_stream
 def test_a_start_in_a_binary_message_is_called_that(carrier: str) -> None:
     """Some WebSocket libraries send text as binary messages: the error says so, and not that audio came too early."""
     start = carrier_codec(carrier).send_event(CallStarted("CA1", "MZ1"))
@@ -360,7 +407,7 @@ def test_bad_messages_have_their_code_and_a_helpful_reason(message: str | bytes,
     assert caught.value.close_code == code
 
 
-@every_carrier
+@every_stream
 def test_nothing_comes_before_the_start_or_after_the_stop(carrier: str) -> None:
     """Media before the start, and anything after the stop, is a protocol error."""
     theirs, ours = carrier_codec(carrier), carrier_codec(carrier)
@@ -650,3 +697,52 @@ def test_payloads_are_plain_base64() -> None:
     payload = bytes(range(256))
     said = json.loads(_begun("twilio").send(SendMedia(payload)))
     assert base64.b64decode(said["media"]["payload"], validate=True) == payload
+
+
+# -- what only some have
+
+
+def test_keys_are_pressed_in_plivos_way_and_refused_elsewhere() -> None:
+    """Plivo alone has a message for it."""
+    ours, theirs = _begun("plivo"), carrier_codec("plivo")
+    assert json.loads(str(ours.send(SendDtmf("1#")))) == {"event": "sendDTMF", "dtmf": "1#"}
+    assert theirs.receive_command(ours.send(SendDtmf("1#"))) == SendDtmf("1#")
+    assert [name for name, codec in MEDIA_STREAMS.items() if codec.presses] == ["plivo"]
+
+
+def test_a_session_of_genesys_is_answered_counted_and_closed() -> None:
+    """opened names the format, pong and barge-in count on, close is answered with closed and ours says disconnect."""
+    codec = carrier_codec("genesys")
+    codec.receive(GENESYS[0])
+    opened = json.loads(str(codec.send(SendAccepted("", TELEPHONE, TELEPHONE))))
+    assert opened == {
+        "version": "2",
+        "type": "opened",
+        "seq": 1,
+        "clientseq": 1,
+        "id": "se1",
+        "parameters": {
+            "startPaused": False,
+            "media": [{"type": "audio", "format": "PCMU", "channels": ["external"], "rate": 8000}],
+        },
+    }
+    codec.receive(GENESYS[2])
+    pong, barge_in, over = (json.loads(str(codec.send(say))) for say in (SendPong(), SendClear(), SendGoodbye()))
+    assert [pong["type"], pong["seq"], pong["clientseq"]] == ["pong", 2, 2]
+    assert barge_in["parameters"] == {"entities": [{"type": "barge_in", "data": {}}]}
+    assert [over["type"], over["parameters"]] == ["disconnect", {"reason": "completed"}]
+    codec.receive(GENESYS[5])
+    assert json.loads(str(codec.send(SendGoodbye())))["type"] == "closed"
+    for quiet in ("paused", "resumed", "discarded", "update", "playback_started", "playback_completed"):
+        other = carrier_codec("genesys")
+        other.receive(GENESYS[0])
+        assert other.receive(json.dumps({"version": "2", "type": quiet, "seq": 2, "parameters": {}})) is None
+
+
+def test_what_cannot_be_served_of_exotel_and_genesys_says_what_to_set() -> None:
+    """Another codec, or both channels mixed into one stream."""
+    with pytest.raises(RemoteProtocolError, match="set sample-rate to 8000, 16000 or 24000"):
+        carrier_codec("exotel").receive(EXOTEL[1].replace('"8000"', '"44100"'))
+    with pytest.raises(RemoteProtocolError, match="choose Audio Connector"):
+        carrier_codec("genesys").receive(str(GENESYS[0]).replace('["external"]', '["internal"]'))
+    assert detect(EXOTEL[1]).name == "exotel"

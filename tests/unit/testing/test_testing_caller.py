@@ -437,3 +437,41 @@ def test_a_handler_that_is_not_copyable_is_refused():
         run_call(Same())
     with pytest.raises(ValueError, match="how long"):
         run_call(Echo(), seconds=-1)
+
+
+@BACKENDS
+def test_keys_are_pressed_as_a_dialler_does(backend):
+    """Each a quarter of a second after the last, a comma waits one; also where there is no channel for messages."""
+
+    class Menu(rtcflow.AsyncStreamHandler):
+        def __init__(self):
+            super().__init__()
+            self.pressed = []
+
+        async def on_dtmf(self, digit):
+            self.pressed.append((round(anyio.current_time() - self.began, 2), digit))
+
+        async def start_up(self):
+            self.began = anyio.current_time()
+
+        async def receive(self, frame): ...
+
+        async def emit(self):
+            await anyio.sleep_forever()
+
+        def copy(self):
+            return Menu()
+
+    async def call():
+        async with open_caller(Menu(), phone=True) as caller:
+            handler = caller.connection.handler
+            with pytest.raises(ValueError, match="no key"):
+                await caller.press("1e")
+            await caller.wait(0.5)
+            handler.began = anyio.current_time()
+            await caller.press(",1,2#")
+            await caller.wait(0.5)
+            return handler.pressed
+
+    name, options = virtual_backend(backend)
+    assert anyio.run(call, backend=name, backend_options=options) == [(1.0, "1"), (2.25, "2"), (2.5, "#")]

@@ -29,6 +29,7 @@ from ..lines import (
     MediaFormat,
     Message,
     SendClear,
+    SendDtmf,
     SendMark,
     SendMedia,
     Stopped,
@@ -232,11 +233,11 @@ class TwilioCodec(JsonMediaCodec):
         said = parse_object(message)
         if said.get("streamSid") != self._stream_id:
             raise wrong(f"'streamSid' must be {self._stream_id!r}")
-        return _decode_command(said)
+        return decode_command(said)
 
 
-def _decode_command(said: dict[str, Any]) -> LineCommand:
-    """What a server says to Twilio and to Telnyx alike."""
+def decode_command(said: dict[str, Any]) -> LineCommand:
+    """What a server says to Twilio, Telnyx and Exotel alike."""
     match said.get("event"):
         case "media":
             return SendMedia(read_payload(read_object(said, "media")))
@@ -331,7 +332,7 @@ class TelnyxCodec(JsonMediaCodec):
 
     def receive_command(self, message: Message) -> LineCommand:
         """See `LineCodec.receive_command`."""
-        return _decode_command(parse_object(message))
+        return decode_command(parse_object(message))
 
 
 class PlivoCodec(JsonMediaCodec):
@@ -342,6 +343,7 @@ class PlivoCodec(JsonMediaCodec):
 
     name: ClassVar[str] = "plivo"
     stops: ClassVar[bool] = False
+    presses: ClassVar[bool] = True
 
     def _decode_start(self, said: dict[str, Any], start: dict[str, Any]) -> CallStarted:
         custom = read_extra_headers(said.get("extra_headers"))
@@ -403,6 +405,8 @@ class PlivoCodec(JsonMediaCodec):
                 return write({"event": "checkpoint", "streamId": self._stream_id, "name": name})
             case SendClear():
                 return write({"event": "clearAudio", "streamId": self._stream_id})
+            case SendDtmf(digits):
+                return write({"event": "sendDTMF", "dtmf": digits})
         raise NotImplementedError(f"Plivo has no message for {type(command).__name__}")
 
     def receive_command(self, message: Message) -> LineCommand:
@@ -420,8 +424,10 @@ class PlivoCodec(JsonMediaCodec):
                 return SendMark(read_text(said, "name"))
             case "clearAudio":
                 return SendClear()
+            case "sendDTMF":
+                return SendDtmf(read_text(said, "dtmf"))
             case other:
-                raise unknown_event(other, "playAudio, checkpoint, clearAudio")
+                raise unknown_event(other, "playAudio, checkpoint, clearAudio, sendDTMF")
 
 
 def read_extra_headers(value: object) -> dict[str, str]:

@@ -34,7 +34,7 @@ from ..lines import (
 )
 from .json_media import JsonMediaCodec, decode_command
 
-_LINEAR = ("base64", "raw/slin", "audio/x-l16", "audio/l16")
+_LINEAR = ("base64", "raw/slin", "audio/x-l16", "audio/l16")  # codespell:ignore slin
 """How Exotel names signed 16-bit little-endian samples; ``base64`` names only what they travel in."""
 
 

@@ -384,5 +384,5 @@ def fastrtc_compat(session: nox.Session) -> None:
     Needs espeak-ng. Clouds, models and Gradio are stubs of the session's own.
     """
     _install(session, "cli", "client", "server", "vad", "stt", "tts")
-    session.install("opencv-python-headless", "python-dotenv")
+    session.install("opencv-python-headless", "pydantic-settings", "python-dotenv")
     session.run("python", "tests/fastrtc_compat.py", *session.posargs)

@@ -12,7 +12,9 @@ import importlib.abc
 import importlib.machinery
 import importlib.util
 import json
+import os
 import re
+import struct
 import sys
 import types
 from pathlib import Path
@@ -30,8 +32,15 @@ SECRETS = dict.fromkeys(
     "stub",
 ) | {"AZURE_OPENAI_ENDPOINT": "https://example.invalid", "APP_MODE": "", "MODE": "UI", "LLM_BASE_URL": "http://stub"}
 
+RATES = {"sr", "sample_rate", "sampling_rate", "rate", "samplerate", "framerate", "frame_rate"}
+SECRET = re.compile(r"(KEY|TOKEN|SID|SECRET|VOICE_ID|URL|ENDPOINT)$")
 TONE = (8000 * np.sin(np.arange(24000) * 0.1)).astype(np.int16)
 """A second of sound at 24 kHz."""
+WAVE = struct.pack(
+    "<4sI4s4sIHHIIHH4sI", b"RIFF", 48036, b"WAVE", b"fmt ", 16, 1, 1, 24000, 48000, 2, 16, b"data", 48000
+)
+WAVE += TONE.tobytes()
+"""The same as a file: whoever takes it for samples hears the header, too, which is 22 of them."""
 SOUND = re.compile(r"tts|speech|audio|voice|synth|speak|convert|sonic|wav|kokoro|chatterbox|generate\b", re.IGNORECASE)
 TEXT = re.compile(r"transcri|stt|recogni|chat|completion|messages|text\b|llm|translat", re.IGNORECASE)
 FAILURE = re.compile(r"^[A-Z]\w*(Error|Exception|Timeout|Disconnect|Closed|ClosedOK)$")
@@ -55,6 +64,8 @@ class Stub(str):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
+        if name in RATES:
+            return 24000
         return type(name, (Exception,), {}) if FAILURE.search(name) else Stub(f"{self._path}.{name}")
 
     def __call__(self, *args: Any, **options: Any) -> Any:
@@ -64,7 +75,7 @@ class Stub(str):
         if self._sounds and last in {"numpy", "detach", "cpu", "squeeze"}:
             return TONE.astype(np.float32) / 32768
         if self._sounds and last in {"read", "tobytes", "getvalue"}:
-            return TONE.tobytes()
+            return WAVE
         made = Stub(f"{self._path}()")
         if "json" in str(options.get("response_format", "")).lower():
             return _Json(made._path)
@@ -72,7 +83,7 @@ class Stub(str):
 
     @property
     def content(self) -> Any:
-        return TONE.tobytes() if self._sounds else Stub(f"{self._path}.content")
+        return WAVE if self._sounds else Stub(f"{self._path}.content")
 
     def __array__(self, *_: Any, **__: Any) -> Any:
         return TONE.astype(np.float32) / 32768
@@ -114,6 +125,11 @@ class Stub(str):
         return 1.0
 
     __index__ = __int__
+
+    def __sub__(self, other: Any) -> Any:
+        return 1
+
+    __rsub__ = __truediv__ = __rtruediv__ = __floordiv__ = __sub__
 
     def __lt__(self, _: Any) -> bool:
         return False
@@ -207,6 +223,8 @@ class StubModule(types.ModuleType):
     __path__: list[str] = []
 
     def __getattr__(self, name: str) -> Any:
+        if name == "__version__":
+            return "1.0"
         if name.startswith("__"):
             raise AttributeError(name)
         if f"{self.__name__}.{name}" in BY_HAND or name in {"exceptions", "errors", "types"}:
@@ -266,6 +284,14 @@ def install(program: Path) -> None:
     """Stub what is missing from now on."""
     NEIGHBOURS.update(folder.name for parent in list(program.parents)[:4] for folder in parent.iterdir())
     sys.meta_path.append(Finder())
+    given = os.environ.get
+    os.environ.get = lambda name, default=None: given(name, "stub" if SECRET.search(name) else default)  # type: ignore[method-assign]
+    os.getenv = os.environ.get
+    for name in ("requests", "aiohttp"):
+        module = StubModule(name)
+        module.__spec__ = importlib.machinery.ModuleSpec(name, None)
+        BY_HAND[name](module)
+        sys.modules[name] = module
     moonshine: Any = StubModule("moonshine_onnx")
     moonshine.__spec__ = importlib.machinery.ModuleSpec("moonshine_onnx", None)
     _moonshine(moonshine)
@@ -362,6 +388,19 @@ def _onnxruntime(module: Any) -> None:
             return [np.zeros((1, 300, 6), np.float32)]
 
     module.InferenceSession = InferenceSession
+
+
+def _requests(module: Any) -> None:
+    class Response(StubObject):
+        status_code, ok, content, text = 200, True, WAVE, "hello there"
+
+        def iter_content(self, *_: Any, **__: Any) -> Any:
+            return iter([WAVE[n : n + 4800] for n in range(0, len(WAVE), 4800)])
+
+        def raise_for_status(self) -> None: ...
+
+    for name in ("get", "post", "put", "request"):
+        setattr(module, name, lambda *_, **__: Response())
 
 
 def _gradio_utils(module: Any) -> None:
@@ -542,6 +581,7 @@ BY_HAND = {
     "onnxruntime": _onnxruntime,
     "openai": _openai,
     "google.genai": _genai,
+    "requests": _requests,
     "websockets": _websockets,
     "websockets.asyncio.client": _websockets,
     "phonic.client": _phonic,

@@ -6,6 +6,7 @@ Each value is checked when the options are made, and once more when a call begin
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
@@ -56,7 +57,20 @@ class SileroVadOptions:
 
 def algo_options(given: Any) -> Any:
     """The checked, unchangeable form of `given`; what is not `AlgoOptions` is returned as it is."""
-    return _frozen(given, checked.AlgoOptions) if isinstance(given, AlgoOptions) else given
+    if not isinstance(given, AlgoOptions):
+        return given
+    changed = {}
+    for name in ("started_talking_threshold", "speech_threshold"):
+        chunk = given.audio_chunk_duration
+        if getattr(given, name) == chunk:
+            changed[name] = 0.9 * chunk  # FastRTC takes it, though no chunk has more speech than it is long
+            warnings.warn(
+                f"{name}={chunk!r} is all of audio_chunk_duration={chunk!r}; it is taken as {changed[name]:g}, which "
+                "speech can reach",
+                UserWarning,
+                stacklevel=4,
+            )
+    return _frozen(given, checked.AlgoOptions, **changed)
 
 
 def model_options(given: Any) -> Any:
@@ -64,5 +78,5 @@ def model_options(given: Any) -> Any:
     return _frozen(given, checked.SileroVadOptions) if isinstance(given, SileroVadOptions) else given
 
 
-def _frozen(given: Any, kind: type[T]) -> T:
-    return kind(**{field.name: getattr(given, field.name) for field in fields(kind)})  # type: ignore[arg-type]
+def _frozen(given: Any, kind: type[T], **changes: Any) -> T:
+    return kind(**({field.name: getattr(given, field.name) for field in fields(kind)} | changes))  # type: ignore[arg-type]

@@ -35,6 +35,7 @@ from ..routes.app import Endpoints
 from ..routes.requests import answering, read_body
 from ..serving.session import Session
 from ._body import Body
+from ._on_demand import OnDemand
 from ._overrides import refuse_overrides
 from ._ui import UI
 
@@ -152,6 +153,7 @@ class Stream(stream.Stream):
         self.ui_args = ui_args
         self.verbose = verbose
         self._ui: Any = None
+        self._on_demand = OnDemand(self.calls)
         self._fetching: WeakKeyDictionary[Session, _Fetching] = WeakKeyDictionary()
 
     @property
@@ -227,6 +229,8 @@ class Stream(stream.Stream):
 
         Returns:
             ``{"sdp": ..., "type": "answer"}``; or a response with a status of 4xx or 5xx that says what is wrong.
+
+        If nothing runs the stream, it runs in a thread of its own from now on, and a warning says so.
         """
         said = body.model_dump() if hasattr(body, "model_dump") else dict(body)
         return await self.handle_offer(said, None)
@@ -235,7 +239,7 @@ class Stream(stream.Stream):
         """What `offer` does, of a dict; `set_outputs` makes no difference: outputs reach `output_stream` always."""
         said = {key: value for key, value in body.items() if value is not None}
         request = _replaying(_request.get(), json.dumps(said).encode(), "/webrtc/offer")
-        response = await answering(partial(offer.offer, self.calls))(request)
+        response = await self._on_demand.run(answering(partial(offer.offer, self.calls)), request)
         return json.loads(bytes(response.body)) if response.status_code == 200 else response
 
     async def websocket_offer(self, websocket: WebSocket) -> None:

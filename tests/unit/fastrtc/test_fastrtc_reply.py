@@ -136,6 +136,8 @@ def test_options_may_be_changed_and_subclassed():
     assert (mine.extra, mine.audio_chunk_duration) == (7, 0.5)
     with pytest.raises(ValueError, match="started_talking_threshold"):
         fastrtc.AlgoOptions(started_talking_threshold=2)
+    with pytest.warns(UserWarning, match=r"is all of audio_chunk_duration=0\.8; it is taken as 0\.72"):
+        fastrtc.AlgoOptions(started_talking_threshold=0.8, audio_chunk_duration=0.8)
     with pytest.raises(ValueError, match="threshold"):
         fastrtc.SileroVadOptions(threshold=2)
     handler = fastrtc.ReplyOnPause(reply, algo_options=mine, model=turns.EnergyVad())

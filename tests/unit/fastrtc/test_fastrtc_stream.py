@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import httpx2
 import numpy as np
 import pytest
@@ -123,8 +124,12 @@ async def socket_closed(app: Any, path: str) -> int:
         "root_path": "",
     }
 
+    coming = iter(["websocket.connect"])
+
     async def receive() -> Any:
-        return {"type": "websocket.connect"}
+        if (kind := next(coming, None)) is None:
+            await anyio.sleep_forever()
+        return {"type": kind}
 
     async def send(message: Any) -> None:
         sent.append(message)
@@ -219,6 +224,27 @@ def test_a_streams_attributes_are_fastrtcs() -> None:
     assert isinstance(stream.event_handler, Quiet)
     assert stream.additional_output_components == ["component"]
     assert (dict(stream.handlers), stream.webrtc_component.handlers) == ({}, {})
+
+
+@pytest.mark.anyio
+async def test_a_stream_that_nobody_runs_runs_in_a_thread() -> None:
+    """`stream.offer` without `mount` and lifespan: one warning, calls are served, close() ends them."""
+    stream = make(concurrency_limit=2)
+    try:
+        async with open_engine(LOCAL) as engine:
+            with anyio.fail_after(30):
+                with pytest.warns(UserWarning, match=r"write: stream\.mount\(app\)"):
+                    first = await stream.offer(await offered(engine))
+                second = await stream.offer(await offered(engine, "other"))
+                third = await stream.offer(await offered(engine, "third"))
+                assert [first["type"], second["type"], third.status_code] == ["answer", "answer", 503]
+                assert set(stream.handlers) == {"abc", "other"}
+                assert stream.is_running
+    finally:
+        await anyio.to_thread.run_sync(stream._on_demand.close)
+    assert not stream.is_running
+    assert not stream.handlers
+    stream._on_demand.close()
 
 
 class Answering(Quiet):

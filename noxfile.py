@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -33,6 +34,9 @@ MANY = 20
 """Failures after which CI gives up: so many have one reason, and each may take its whole minute."""
 ORDINARY = 1
 """pytest's exit status if tests ran and some failed."""
+RUFF = re.findall(r"ruff==([0-9.]+)", Path(".pre-commit-config.yaml").read_text(encoding="utf-8"))[0]
+COVERED = 95
+"""Percent of lines and branches that the tests must reach."""
 TESTS = Path(__file__).parent / "tests"
 
 
@@ -255,6 +259,37 @@ def wheel(session: nox.Session) -> None:
 
 
 @nox.session
+def sdist(session: nox.Session) -> None:
+    """Build the sdist, and lint and test what it holds, without the repository."""
+    session.install("build", *_group("test"), *_group("lint"))
+    folder = Path(session.create_tmp()).absolute()
+    shutil.rmtree(folder / "sdist", ignore_errors=True)
+    session.run("python", "-m", "build", "--sdist", "--outdir", str(folder / "sdist"))
+    (built,) = (folder / "sdist").glob("*.tar.gz")
+    shutil.unpack_archive(built, folder / "sdist", filter="data")
+    (tree,) = (path for path in (folder / "sdist").iterdir() if path.is_dir())
+    session.chdir(tree)
+    session.install(".[all]", *_group("lint"))
+    session.install("ruff==" + RUFF)
+    session.run("ruff", "check")
+    session.run("python", "-m", "pytest", "-q", "-n", "2", *(session.posargs or ["tests/unit"]))
+
+
+@nox.session
+def newest_aiortc(session: nox.Session) -> None:
+    """The seam's contract and calls in real time with the newest aiortc, a pre-release if there is one."""
+    _install(session, "all")
+    session.install("--pre", "--upgrade", "aiortc")
+    _pytest(session, *(session.posargs or ["tests/interop/test_seam.py", "tests/interop/test_wire.py"]))
+
+
+@nox.session
+def changelog(session: nox.Session) -> None:
+    """Print what changelog.d makes; `nox -s changelog -- --assemble 0.2.0` moves it into CHANGELOG.md."""
+    session.run("python", "tools/changelog.py", *session.posargs)
+
+
+@nox.session
 def property(session: nox.Session) -> None:  # noqa: A001 - the name of the session
     """The laws, with thousands of examples each: tests/property, and every test under @given wherever it is."""
     _install(session, "all")
@@ -337,12 +372,17 @@ def flakes(session: nox.Session) -> None:
 
 @nox.session
 def coverage(session: nox.Session) -> None:
-    """Which lines no test reaches."""
+    """Which lines and branches no test reaches. Less than 95 % fails, and each module below that is named."""
     _install(session, "all")
     session.run("coverage", "erase")
     session.run("coverage", "run", "-m", "pytest", *session.posargs)
     session.run("coverage", "combine")
-    session.run("coverage", "report")
+    session.run("coverage", "json", "-q", "-o", "coverage.json", "--fail-under=0")
+    modules = json.loads(Path("coverage.json").read_text(encoding="utf-8"))["files"]
+    for name, found in sorted(modules.items()):
+        if (percent := found["summary"]["percent_covered"]) < COVERED:
+            session.warn(f"{name}: {percent:.1f} %")
+    session.run("coverage", "report", f"--fail-under={COVERED}")
 
 
 @nox.session

@@ -604,7 +604,11 @@ class Connection:
             self._tell(messages.FetchOutput())
 
     def _close_stream(self, close: CloseStream) -> None:
-        self._finish(End(EndCause.HANDLER_CLOSED, close.msg))
+        self.hang_up(close.msg, now=False)
+
+    def hang_up(self, reason: str, *, now: bool) -> None:
+        """End the connection: when what was emitted has been played, or at once."""
+        self._finish(End(EndCause.CLOSED if now else EndCause.HANDLER_CLOSED, reason))
 
     async def _open_messages(self) -> None:
         await self.transport.wait_messages_open()

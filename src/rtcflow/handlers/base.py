@@ -83,6 +83,9 @@ class Binding(Protocol):
     def clear_queue(self) -> float:
         """Drop what was emitted and has not left; returns the seconds dropped here."""
 
+    def hang_up(self, reason: str, *, now: bool) -> None:
+        """End the connection: when what was emitted has been played, or at once."""
+
     def playback(self) -> Playback:
         """How far playing has come."""
 
@@ -283,6 +286,23 @@ class StreamHandlerBase(ABC):  # noqa: B024  the abstract methods differ in colo
             RuntimeError: The handler serves no connection yet.
         """
         return self._bound("playback()").playback()
+
+    def hang_up(self, reason: str = "the handler hung up", *, after: Literal["played", "now"] = "played") -> None:
+        """End the call. From any thread, at once; nothing more is received or emitted.
+
+        Args:
+            reason: The peer is told, and `End.reason` has it.
+            after: ``"played"``: what was emitted is played first; on a telephone line the carrier confirms it. The
+                call ends with `EndCause.HANDLER_CLOSED`. ``"now"``: it is dropped; `EndCause.CLOSED`.
+
+        Raises:
+            ValueError: `after` is something else.
+            RuntimeError: The handler serves no connection yet.
+        """
+        if after not in {"played", "now"}:
+            raise ValueError(f'after must be "played" or "now", not {after!r}')
+        binding = self._bound("hang_up()")
+        binding.hang_up(reason, now=after == "now")
 
     async def wait_played(self, seconds: float) -> None:
         """Wait until more than `seconds` of audio have left since the beginning, or nothing waits to leave.

@@ -100,6 +100,9 @@ class FakeConnection:
         self.cleared += 1
         return 0.25
 
+    def hang_up(self, reason: str, *, now: bool) -> None:
+        self.sent.append(f"hung up: {reason}, {now}")
+
     def playback(self) -> str:
         return "so far"
 

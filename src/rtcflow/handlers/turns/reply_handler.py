@@ -276,6 +276,29 @@ class ReplyHandler(AsyncStreamHandler):
             raise
         return reply.ledger.heard()
 
+    def hang_up(self, reason: str = "the handler hung up", *, after: Literal["played", "now"] = "played") -> None:
+        """End the call. From any thread.
+
+        Args:
+            reason: The peer is told, and `End.reason` has it.
+            after: ``"played"``: when the reply under way has been played to its end, also what it has not made yet; on
+                a telephone line, when the carrier has confirmed it. If the user interrupts that reply, the call goes
+                on: ask again. ``"now"``: at once; what waits is dropped.
+
+        Raises:
+            ValueError: `after` is something else.
+            RuntimeError: The handler serves no connection yet.
+        """
+        if after == "played" and self._current_reply is not None:
+            self.loop.create_task(self._hang_up_after(self._current_reply, reason))
+        else:
+            super().hang_up(reason, after=after)
+
+    async def _hang_up_after(self, reply: Reply, reason: str) -> None:
+        await reply.over.wait()
+        if not reply.stopped:
+            super().hang_up(reason)
+
     def mark(self, name: str) -> None:
         """Note that the reply has come to a point, such as ``"llm_first_token"``: in `TurnTimeline.marks`.
 

@@ -12,7 +12,7 @@ from line_pairs import telephone_pair, websocket_pair
 from turn_script import QUICK, Long, Script, calling, sound, turn
 
 import rtcflow
-from rtcflow.connection.connection import Connection
+from rtcflow.connection.connection import Connection, EndCause
 from rtcflow.frames import AudioFormat
 from rtcflow.handlers.turns import (
     Heard,
@@ -414,6 +414,90 @@ async def test_a_handler_of_ones_own_has_the_same_control():
         assert 0.8 < heard.seconds < 1.1
         assert (await caller.handler.say(Say(sound(0.2), "bye"))).text == "bye"
     assert given == ["sing"]
+
+
+# -- hanging up
+
+
+@pytest.mark.parametrize("where", ["in the reply", "in another task"])
+async def test_a_call_ends_after_its_last_word(where):
+    """`hang_up(after="played")` while the reply is being made: all of it is heard, then the call ends."""
+
+    async def fn(audio):
+        yield sound(0.5)
+        if where == "in the reply":
+            call.handler.hang_up("goodbye")
+        await anyio.sleep(1)
+        yield sound(0.5)
+
+    async with calling(fn, turn(0.2, 0.6)) as call:
+        await call.until(1.4)
+        if where == "in another task":
+            call.handler.hang_up("goodbye")
+        with anyio.fail_after(10):
+            await call.connection.wait_ended()
+    assert len(call.loud()) == 50
+    assert (call.end.cause, call.end.reason) == (EndCause.HANDLER_CLOSED, "goodbye")
+
+
+async def test_hanging_up_now_drops_what_waits():
+    """And before a reply, or without one, it ends the call at once."""
+    async with calling(Long(chunk=5), turn(0.2, 0.6)) as call:
+        await call.until(2)
+        call.handler.hang_up(after="now")
+        with anyio.fail_after(10):
+            await call.connection.wait_ended()
+    assert max(call.loud()) <= 2.06
+    with pytest.raises(ValueError, match="after must be"):
+        call.handler.hang_up(after="later")
+
+
+async def test_an_interruption_calls_the_hang_up_off():
+    """The user has more to say."""
+    async with calling(Long(), turn(0.2, 0.6) + turn(2.0, 2.4)) as call:
+        await call.until(1.5)
+        call.handler.hang_up()
+        await call.until(4)
+        assert call.connection.end is None
+
+
+@pytest.mark.parametrize("line", LINES)
+async def test_the_last_word_is_heard_on_a_line(line):
+    """The carrier has played all of it when the line closes."""
+    loud = []
+
+    async def fn(audio):
+        yield 8000, np.full((1, 8000), 8000, np.int16)
+        handler.hang_up()
+
+    handler = ReplyOnPause(fn, detector=lambda: Script([]), output_sample_rate=8000, input_sample_rate=8000)
+    async with LINES[line]() as (ours, theirs), anyio.create_task_group() as tasks:
+        theirs.start(AudioFormat(8000), AudioFormat(8000))
+        connection = Connection(ours, handler, timeouts=QUICK)
+
+        async def listen():
+            while True:
+                frame = await theirs.audio_in.take()
+                if np.abs(frame.samples).max() > 1000:
+                    loud.append(anyio.current_time())
+
+        tasks.start_soon(connection.run)
+        tasks.start_soon(_until_gone, listen)
+        await anyio.sleep(0.5)
+        handler.trigger_response()
+        with anyio.fail_after(10):
+            end = await connection.wait_ended()
+        await anyio.sleep(1)
+        tasks.cancel_scope.cancel()
+    assert end.cause is EndCause.HANDLER_CLOSED
+    assert len(loud) == pytest.approx(50, abs=1)
+
+
+async def _until_gone(work):
+    try:
+        await work()
+    except (anyio.EndOfStream, anyio.ClosedResourceError, anyio.BrokenResourceError):
+        return
 
 
 # -- processes

@@ -16,6 +16,7 @@ from rtcflow.agents import Conversation, ServiceError, ToolCall, VoiceAgent, too
 from rtcflow.handlers.turns import Interrupted, PlayoutFinished, ReplyFailed
 from rtcflow.testing import open_caller
 from rtcflow.testing.clocks import virtual_backend
+from rtcflow.turns import SpeechEnded, SpeechStarted
 
 pytestmark = pytest.mark.anyio
 
@@ -167,8 +168,6 @@ async def test_what_was_said_before_an_early_interruption_is_not_lost():
 
 async def test_a_dropped_speculation_leaves_nothing_in_the_context():
     """The user breathes, and goes on."""
-    from rtcflow.turns import SpeechEnded, SpeechStarted
-
     script = sorted(
         [*turn(0.3, 2.0), (0.9, SpeechEnded(0.8, 0.2)), (1.35, SpeechStarted(1.3))], key=lambda entry: entry[0]
     )
@@ -277,6 +276,20 @@ async def test_a_tool_is_called_and_the_model_told():
     assert [message["role"] for message in messages] == ["user", "assistant", "tool", "assistant"]
     assert messages[2]["content"] == "forty-two"
     assert len(services.of(PlayoutFinished)) == 1
+
+
+async def test_no_tool_runs_before_the_turn_has_ended():
+    """The answer to a breath may call one; what cannot be undone waits until the user has finished."""
+    script = [*turn(0.3, 3.0), (0.9, SpeechEnded(0.8, 0.2)), (2.0, SpeechStarted(1.9))]
+    log = []
+    services = Services([ToolCall("a", "work")], "Fine.")
+    agent = services.agent(
+        sorted(script, key=lambda entry: entry[0]), tools=[slow("cancel", 0.1, log)], speculative=True
+    )
+    async with open_caller(agent) as caller:
+        await caller.wait(6)
+        assert log == []
+        assert [message["role"] for message in caller.handler.conversation.messages] == ["user", "assistant"]
 
 
 @pytest.mark.parametrize(

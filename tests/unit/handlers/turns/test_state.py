@@ -233,3 +233,11 @@ def test_the_state_is_pure(module):
     names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     assert module not in names
     assert not any(isinstance(node, ast.Await | ast.AsyncFunctionDef) for node in ast.walk(tree))
+
+
+def test_an_interruption_is_told_once():
+    """When the reply is held, and not again when it is stopped; and its time is that of the silence."""
+    live = world(resume=Resume.IF_SHORT)
+    for event in ("greet", "called", "emitted", "speech", "interrupt"):
+        live.step(event)
+    assert live.recorded == [0]

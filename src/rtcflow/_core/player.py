@@ -1,7 +1,11 @@
-"""The thread-safe shell around `media.playout.Playout`: put from any thread, played by the transport's own task.
+"""Audio on its way to the peer: put from any thread, played by the transport's own task.
 
-Whoever emits puts audio in here and goes on; the transport's task takes each frame at its deadline. So audio that was
-queued keeps playing while the handler's loop or thread is busy.
+The handler puts audio in here and goes on. The transport's task takes each 20 ms frame at its deadline, so audio that
+was queued keeps playing while the handler's loop or thread is busy. When a frame is due, and what becomes of a
+backlog, is decided by `media.playout.Playout`, which is pure; a `Player` only adds the lock, the waiting and the clock.
+
+The invariant: `clear` takes effect when it returns. A frame that the transport has taken before and not sent yet is
+`stale`, and must not leave.
 """
 
 from __future__ import annotations
@@ -13,14 +17,16 @@ from dataclasses import dataclass
 
 import anyio
 import anyio.lowlevel
+import numpy as np
+from numpy.typing import NDArray
 
 from ..frames import AudioFormat, AudioFrame
 from ..media.playout import Latency, Playout, PlayoutFrame, PlayoutStatistics
 from .bridge import ParkingLot, Waiter
 
 LEAD = 0.2
-"""Seconds of audio that may wait before the one who emits is asked to wait: enough to ride out a stall of the
-handler's loop of that length, little enough that `clear_queue` rarely has much to drop."""
+"""Seconds of audio that may wait before the handler is held back: enough to survive a stall of its loop of that length,
+little enough that `clear_queue` rarely has much to drop."""
 
 LIVE_ROOM = 10.0
 """The same with `Latency.LIVE`. A handler that passes on what it hears gets rid of its backlog without being held back,
@@ -53,14 +59,14 @@ class Player:
     """Audio on its way out: a bounded queue of samples, played in real time.
 
     The bound is soft on purpose: one `put` is taken whole, whatever its length (a synthesised sentence arrives as one
-    array), but `wait_for_room` holds the next one back until less than `lead` seconds wait.
+    array), but `wait_for_room` holds the next one back until less than `room` seconds wait.
 
     Args:
         latency: Whether a standing backlog is shed (see `Latency`).
         room: Seconds of audio that may wait before `wait_for_room` waits; by default `LEAD` or, live, `LIVE_ROOM`.
         ahead: Seconds by which frames leave before their time, for far sides that buffer by themselves.
-        clock: The clock deadlines are on; the transport's loop's own where `play` runs. Defaults to
-            `time.monotonic`; virtual time brings its own.
+        clock: The clock that deadlines are on, in seconds; that of the loop in which `next_frame` is awaited. By
+            default `time.monotonic`; virtual time brings its own.
     """
 
     def __init__(
@@ -93,16 +99,21 @@ class Player:
 
     # -- the side that emits, from any thread
 
-    def put(self, frame: AudioFrame) -> None:
-        """Queue audio of any length; returns at once. `frame.pts` does not count here: order does.
+    def put(self, audio: AudioFrame | NDArray[np.int16]) -> None:
+        """Queue audio of any length; returns at once. From any thread.
+
+        Args:
+            audio: int16, shape (1 or 2, n), at the sample rate that `open` was given; not to be changed later. Or a
+                frame that holds such samples: its `pts` does not count, order does.
 
         Raises:
             anyio.ClosedResourceError: `end` or `close` was called; the audio is dropped.
         """
+        samples = audio.samples if isinstance(audio, AudioFrame) else audio
         with self._lock:
             if self._ended or self._playout is None:
                 raise anyio.ClosedResourceError
-            self._playout.push(frame.samples, self._clock())
+            self._playout.push(samples, self._clock())
             self._player.wake_all()
 
     async def wait_for_room(self) -> None:
@@ -141,7 +152,7 @@ class Player:
             return dropped / self._playout.sample_rate
 
     def end(self) -> None:
-        """Take nothing more, and let go who waits for room; what is queued plays on. From any thread; idempotent."""
+        """Take nothing more; `wait_for_room` fails, and what is queued plays on. From any thread; idempotent."""
         with self._lock:
             self._ended = True
             self._putters.wake_all()
@@ -276,11 +287,11 @@ class Player:
 
     @property
     def stale(self) -> bool:
-        """Whether `clear` was called since `next_frame` gave its last frame: then that must not leave any more."""
+        """Whether `clear` was called since `next_frame` gave its last frame; that frame must not leave any more."""
         return self._clears_at_pop != self._clears
 
     def close(self) -> None:
-        """The transport has ended: drop all that waits, let all who wait fail. From any thread; idempotent."""
+        """The transport has ended: all audio that waits is dropped, every wait fails. From any thread; idempotent."""
         with self._lock:
             self._ended = self._closed = True
             if self._playout is not None:

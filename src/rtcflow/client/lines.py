@@ -25,7 +25,7 @@ from .._core.link import LinkEnd
 from .._core.player import Player
 from ..abc import MediaOffer, TransportStatistics
 from ..exceptions import MediaError, NegotiationTimeout, RemoteProtocolError
-from ..frames import AudioFormat, AudioFrame
+from ..frames import AudioFormat
 from ..media.codecs import make_coder
 from ..protocol.lines import (
     TELEPHONE,
@@ -208,7 +208,7 @@ class CallerTransport(LinkTransport):
             case SendMedia(payload):
                 samples = self._decode(payload)
                 self._received += samples.shape[1]
-                self._buffer.put(AudioFrame(samples, self._heard.sample_rate, 0))
+                self._buffer.put(samples)
             case SendMark(name):
                 self._marks.append((self._received, name))
                 await self._answer_marks()

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from ..abc import Transport
 from ..exceptions import NegotiationError, RemoteProtocolError
-from ..frames import FRAME_SECONDS, AudioFormat, AudioFrame
+from ..frames import FRAME_SECONDS, AudioFormat
+from ..media.correlate import correlate
 from ..transports.webrtc import WebRTCConfig, WebRTCEngine, open_engine
 from .webrtc import connect, import_httpx2, offer_url
 
@@ -250,15 +251,13 @@ def _find_marks(heard: Sequence[tuple[float, NDArray[np.int16]]]) -> list[tuple[
     if starts[-1] < 2 * length:
         return []
     sound = np.concatenate([samples for _, samples in heard]).astype(np.float64) / 32768
-    size = 1 << int(len(sound) + length - 1).bit_length()
-    spectrum = np.fft.rfft(sound, size)
     energy = np.concatenate([[0.0], np.cumsum(sound**2)])
     # Never below 1 % of full scale: silence is like nothing.
     loudness = np.sqrt(np.maximum(energy[length:] - energy[:-length], 1e-4 * length))
     scores = []
     for _, low, high in MARKS:
         mark = _chirp(low, high, COARSE)
-        likeness = np.fft.irfft(spectrum * np.conj(np.fft.rfft(mark / np.linalg.norm(mark), size)), size)
+        likeness = correlate(mark / np.linalg.norm(mark), sound)
         scores.append(np.abs(likeness[: len(loudness)]) / loudness)
     best = np.max(scores, axis=0)
     found = []
@@ -412,7 +411,7 @@ class _Caller:
         size, position = RATE // 50, 0
         try:
             while True:
-                call.audio_out.put(AudioFrame(self._signal[:, position : position + size], RATE, 0))
+                call.audio_out.put(self._signal[:, position : position + size])
                 position = (position + size) % self._signal.shape[1]
                 await call.audio_out.wait_for_room()
                 self._trace.departures.append((time.monotonic(), call.audio_out.playback().played))

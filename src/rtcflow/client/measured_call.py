@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from ..abc import Transport
 from ..exceptions import RemoteProtocolError
 from ..frames import AudioFormat, AudioFrame
+from ..media.correlate import correlate
 from ..media.resample import Converter
 from ..protocol import messages
 
@@ -221,7 +222,7 @@ async def _play(transport: Transport, play: NDArray[np.int16] | None, wanted: Au
             if play is not None and 0 <= position < play.shape[1]:
                 chunk = play[:, position : position + CHUNK]
             position += CHUNK
-            transport.audio_out.put(AudioFrame(converter.feed(chunk, RATE), wanted.sample_rate, 0))
+            transport.audio_out.put(converter.feed(chunk, RATE))
             await transport.audio_out.wait_for_room()
             await anyio.lowlevel.checkpoint()
     except anyio.ClosedResourceError:
@@ -280,7 +281,7 @@ def find_echo(played: NDArray[np.int16], recorded: NDArray[np.int16]) -> Echo | 
     source, copy = played[:COMPARED].astype(np.float64), recorded[:COMPARED].astype(np.float64)
     if not source.any() or not copy.any():
         return None
-    delay = int(np.argmax(_correlate(source, copy)))
+    delay = int(np.argmax(correlate(source, copy)))
     likeness = ours = theirs = 0.0
     for start in range(0, len(source), WINDOW):
         window = source[start : start + WINDOW]
@@ -288,20 +289,13 @@ def find_echo(played: NDArray[np.int16], recorded: NDArray[np.int16]) -> Echo | 
         found = copy[first : start + delay + len(window) + DRIFT]
         ours += float(window @ window)
         if len(found) >= len(window) and window.any():
-            products = _correlate(window, found)[: len(found) - len(window) + 1]
+            products = correlate(window, found)[: len(found) - len(window) + 1]
             at = int(np.argmax(products))
             likeness += max(0.0, float(products[at]))
             found = found[at : at + len(window)]
             theirs += float(found @ found)
     energy = float(np.sqrt(ours * theirs))
     return Echo(delay, likeness / energy if energy else 0.0)
-
-
-def _correlate(played: NDArray[np.float64], recorded: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The product of `played` with each stretch of `recorded`, by its beginning; by FFT."""
-    size = 1 << (len(played) + len(recorded) - 1).bit_length()
-    spectrum = np.fft.rfft(recorded, size) * np.conj(np.fft.rfft(played, size))
-    return np.fft.irfft(spectrum, size)[: len(recorded)]
 
 
 def read_audio(path: Path) -> NDArray[np.int16]:

@@ -13,6 +13,8 @@ from os import PathLike
 import numpy as np
 from numpy.typing import NDArray
 
+from ..media.correlate import correlate
+
 __all__ = [
     "Gap",
     "chirp",
@@ -176,12 +178,9 @@ def latency(heard: NDArray[np.int16], sent: NDArray[np.int16], sample_rate: int)
         ValueError: `sent` is not in `heard` (normalised correlation below 0.3).
     """
     a, b = (np.atleast_2d(samples)[0].astype(np.float64) for samples in (heard, sent))
-    n = len(a) + len(b) - 1
-    size = 1 << max(1, (n - 1).bit_length())
-    correlation = np.fft.irfft(np.fft.rfft(a, size) * np.conj(np.fft.rfft(b, size)), size)
-    lags = np.concatenate([correlation[: len(a)], correlation[size - len(b) + 1 :]])
+    lags = correlate(b, a, before=len(b) - 1)
     best = int(np.argmax(np.abs(lags)))
-    lag = best if best < len(a) else best - len(a) - len(b) + 1
+    lag = best - (len(b) - 1)
     begin = max(lag, 0)
     overlap = a[begin : lag + len(b)]
     energy = float(np.linalg.norm(overlap)) * float(np.linalg.norm(b))

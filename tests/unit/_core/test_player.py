@@ -81,3 +81,10 @@ def test_a_timer_that_fires_a_little_early_finds_its_frame():
         now = 0.02 * n - 0.0005
         deadlines.append(player.poll(waiter, 0.001).deadline)
     assert deadlines == pytest.approx([0.02 * n for n in range(50)])
+
+
+def test_samples_alone_are_put_as_a_frame_is(player):
+    """What a frame says beside its samples does not count, so samples alone will do."""
+    player.put(np.ones((1, 960), np.int16))
+    player.put(AudioFrame(np.ones((1, 960), np.int16), 8000, 12345))
+    assert player.queued_seconds == 0.04

@@ -47,7 +47,8 @@ def run_one(program: Path) -> dict[str, Any]:
     found: dict[str, Any] = dict.fromkeys(COLUMNS, False) | {"note": ""}
     root = root_of(program)
     os.chdir(program.parent)
-    sys.path[:0] = list(dict.fromkeys([str(program.parent), str(root / "src"), str(root)]))
+    around = [path / "src" for path in list(program.parents)[:3] if (path / "src").is_dir()]
+    sys.path[:0] = [str(path) for path in dict.fromkeys([program.parent, *around, root])]
     fastrtc_stubs.install(program)
     _run.stand_in()
     streams = watch()

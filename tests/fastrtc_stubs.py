@@ -379,7 +379,7 @@ def _aiohttp(module: Any) -> None:
 def _onnxruntime(module: Any) -> None:
     class InferenceSession(StubObject):
         def get_inputs(self) -> Any:
-            return [types.SimpleNamespace(name="images", shape=[1, 3, 640, 640])]
+            return [types.SimpleNamespace(name="images", shape=[1, 3, 640, 640], type="tensor(float)")]
 
         def get_outputs(self) -> Any:
             return [types.SimpleNamespace(name="output0", shape=[1, 300, 6])]

@@ -21,7 +21,6 @@ ABSENT: Final = {
     "OutputQueue": "read stream.output_stream(webrtc_id)",
     "Track": _ENGINE,
     "player_worker_decode": _ENGINE,
-    "split_output": "a handler returns its items, and rtcflow splits them",
     "webrtc_error_handler": "raise WebRTCError(text) in the handler",
     "current_channel": "use the handler's own: handler.channel",
     "KokoroTTSModel": "it is rtcflow.speech.KokoroTTS; get_tts_model('kokoro') makes one",

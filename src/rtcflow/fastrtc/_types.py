@@ -6,9 +6,11 @@ import json
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeAlias
 
+import numpy as np
+
 from ..context import Context, get_current_context
 from ..handlers.functions import VideoStreamHandler
-from ..outputs import VideoEmitType
+from ..outputs import AdditionalOutputs, CloseStream, VideoEmitType
 from ._handlers import AsyncAudioVideoStreamHandler, AsyncStreamHandler, AudioVideoStreamHandler, StreamHandler
 
 StreamHandlerImpl: TypeAlias = StreamHandler | AsyncStreamHandler
@@ -30,6 +32,24 @@ def create_message(type: str, data: list[Any] | str) -> str:
     '{"type": "log", "data": "hello"}'
     """
     return json.dumps({"type": type, "data": data})
+
+
+def split_output(data: Any) -> tuple[Any, AdditionalOutputs | CloseStream | None]:
+    """What a handler returned, as its media and what comes with them.
+
+    Raises:
+        ValueError: It is a tuple that is neither audio nor media with `AdditionalOutputs` or `CloseStream`.
+
+    >>> split_output(AdditionalOutputs(1))
+    (None, AdditionalOutputs(1))
+    """
+    if isinstance(data, AdditionalOutputs | CloseStream):
+        return None, data
+    if not isinstance(data, tuple) or (len(data) in {2, 3} and isinstance(data[1], np.ndarray)):
+        return data, None
+    if len(data) == 2 and isinstance(data[1], AdditionalOutputs | CloseStream):
+        return data
+    raise ValueError("a tuple must be (sample_rate, samples), or media and AdditionalOutputs or CloseStream")
 
 
 class _CurrentContext:

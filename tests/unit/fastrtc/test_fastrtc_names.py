@@ -26,7 +26,10 @@ SUBMODULES = {
     ],
     "pause_detection.protocol": ["PauseDetectionModel", "AudioChunk"],
     "pause_detection.silero": ["SileroVADModel", "get_silero_model"],
-    "reply_on_pause": ["AlgoOptions", "AppState", "ReplyFnGenerator", "ReplyOnPause"],
+    "reply_on_pause": [
+        *("AdditionalOutputs", "AlgoOptions", "AppState", "EmitType", "ReplyFnGenerator", "ReplyOnPause", "WebRTCData"),
+        *("ModelOptions", "PauseDetectionModel", "StreamHandler", "create_message", "get_silero_model", "split_output"),
+    ],
     "reply_on_stopwords": ["ReplyOnStopWords", "ReplyOnStopWordsState"],
     "speech_to_text": ["MoonshineSTT", "STTModel", "get_stt_model", "stt_for_chunks"],
     "speech_to_text.stt_": ["STTModel"],
@@ -45,7 +48,7 @@ SUBMODULES = {
     ],
     "webrtc": ["WebRTC"],
     "webrtc_connection_mixin": ["Body", "WebRTCConnectionMixin"],
-    "websocket": [],
+    "websocket": ["AdditionalOutputs", "AsyncStreamHandler", "current_context", "split_output"],
 }
 
 
@@ -81,6 +84,8 @@ def python(*arguments: str, code: str = "") -> subprocess.CompletedProcess[str]:
         ("from rtcflow.fastrtc import WebSocketHandler", "subclass StreamHandler"),
         ("from rtcflow.fastrtc.websocket import WebSocketHandler", "subclass StreamHandler"),
         ("from rtcflow.fastrtc import OutputQueue", "stream.output_stream(webrtc_id)"),
+        ("from rtcflow.fastrtc.tracks import AudioCallback", "subclass StreamHandler"),
+        ("from rtcflow.fastrtc.utils import player_worker_decode", "subclass StreamHandler"),
     ],
 )
 def test_absent_names_explain_themselves_at_their_import(statement: str, text: str) -> None:
@@ -148,6 +153,25 @@ def test_create_message_and_current_context() -> None:
     assert utils.current_context.get() is None
     with pytest.raises(RuntimeError, match="set_current_context"):
         utils.current_context.set(utils.Context("id"))
+
+
+def test_outputs_are_split() -> None:
+    """Media, and what comes with them."""
+    import numpy as np
+
+    utils: Any = importlib.import_module("rtcflow.fastrtc.utils")
+    audio, outputs, end = (24000, np.zeros(3)), fastrtc.AdditionalOutputs(1), fastrtc.CloseStream()
+    for given, expected in [
+        (audio, (audio, None)),
+        ((*audio, "mono"), ((*audio, "mono"), None)),
+        (outputs, (None, outputs)),
+        ((audio, outputs), (audio, outputs)),
+        ((audio, end), (audio, end)),
+        (None, (None, None)),
+    ]:
+        assert utils.split_output(given) == expected
+    with pytest.raises(ValueError, match="AdditionalOutputs"):
+        utils.split_output((1, 2))
 
 
 def test_the_wrong_dtype_is_both_errors() -> None:

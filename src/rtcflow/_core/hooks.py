@@ -18,6 +18,16 @@ async def ask(hook: Callable[..., Any], *args: Any) -> Any:
     await anyio.lowlevel.checkpoint()
     if inspect.iscoroutinefunction(hook) or inspect.iscoroutinefunction(getattr(hook, "__call__", None)):  # noqa: B004
         return await hook(*args)
-    # In a tuple, since trio refuses functions that return coroutines: a callable object or a partial may.
-    (result,) = await anyio.to_thread.run_sync(lambda: (hook(*args),))
+
+    def call() -> tuple[Any, BaseException | None]:
+        # In a tuple, since trio refuses functions that return coroutines: a callable object or a partial may. An error
+        # is carried, too: asyncio throws it into the coroutine that waits, and a `GeneratorExit` would close that.
+        try:
+            return hook(*args), None
+        except BaseException as error:  # noqa: BLE001  it is raised below
+            return None, error
+
+    result, error = await anyio.to_thread.run_sync(call)
+    if error is not None:
+        raise error
     return await result if inspect.isawaitable(result) else result

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import errno
+import logging
 import os
 import random
 import socket
@@ -270,3 +272,87 @@ def test_the_public_path_has_the_prefix_once(root_path, path, public):
         scope = {"root_path": root_path, "path": path}
 
     assert public_path(Asked()) == public
+
+
+# -- refusals
+
+
+class Strange(BaseException):
+    """What native code may raise: no Exception."""
+
+
+@pytest.mark.parametrize("error", [GeneratorExit(), SystemExit(3), Strange(), ValueError()])
+@pytest.mark.parametrize("where", ["authorize", "rtc_configuration", "copy"])
+async def test_whatever_the_applications_code_raises_refuses_that_request_only(where, error):
+    """Exceptions that are none of Exception's, too: 500, and the next request is answered."""
+
+    def fail(*_):
+        raise error
+
+    handler = EchoHandler()
+    if where == "copy":
+        handler.copy = fail
+    stream = Stream(handler, webrtc=LOCAL, **({} if where == "copy" else {where: fail}))
+    transport = httpx2.ASGITransport(stream.asgi)
+    with anyio.fail_after(20):
+        async with stream.running(), httpx2.AsyncClient(transport=transport, base_url="http://site") as client:
+            if where == "rtc_configuration":
+                answer = await client.get("/webrtc/configuration")
+            else:
+                answer = await client.post("/webrtc/offer", json={"sdp": "v=0", "type": "offer", "webrtc_id": "x"})
+            assert answer.status_code == 500
+            assert not stream.calls
+            assert (await client.get("/readyz")).status_code == 200
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS])
+async def test_a_process_without_file_descriptors_refuses_in_one_line(number, caplog):
+    """503 with Retry-After, the slot is free, and the log has one line without a traceback."""
+    stream = make()
+    with anyio.fail_after(20):
+        async with stream.running():
+            engine = await stream.calls.engine()
+
+            async def answer(*_, **__):
+                try:
+                    raise OSError(number, os.strerror(number))
+                except OSError as error:
+                    raise ExceptionGroup("gathering", [error]) from None
+
+            engine.answer = answer
+            transport = httpx2.ASGITransport(stream.asgi)
+            async with httpx2.AsyncClient(transport=transport, base_url="http://site") as client:
+                body = {"sdp": "v=0", "type": "offer", "webrtc_id": "x"}
+                caplog.clear()
+                response = await client.post("/webrtc/offer", json=body)
+            assert response.status_code == 503
+            assert response.headers["Retry-After"] == "5"
+            assert not stream.calls
+            [warning] = [record for record in caplog.records if record.levelno >= logging.WARNING]
+            assert "no file descriptor" in warning.getMessage()
+            assert warning.exc_info is None
+
+
+async def test_a_stream_that_is_not_running_refuses_on_every_route():
+    """An application that forgot the lifespan: offers, WHIP and the carriers' webhooks are refused alike."""
+    app = Starlette()
+    make().mount(app)
+    async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://site") as client:
+        offer = await client.post("/webrtc/offer", json={"sdp": "v=0", "type": "offer", "webrtc_id": "x"})
+        webhook = await client.post("/telephone/incoming", data={"CallSid": "1"})
+        for answer in (offer, webhook):
+            assert answer.status_code == 503
+            assert answer.headers["Retry-After"] == "5"
+            assert "not running" in answer.text
+
+
+@pytest.mark.parametrize("stripped", [True, False])
+async def test_carriers_are_sent_to_the_prefix_that_a_proxy_has_taken_away(stripped):
+    """With `root_path`, whether the server's paths still have the prefix or not."""
+    stream = make()
+    async with stream.running():
+        transport = httpx2.ASGITransport(stream.asgi, root_path="/bot")
+        async with httpx2.AsyncClient(transport=transport, base_url="http://voice.example") as client:
+            path = "/telephone/incoming" if stripped else "/bot/telephone/incoming"
+            answer = await client.post(path, data={"CallSid": "1"})
+    assert 'url="wss://voice.example/bot/telephone/handler/twilio"' in answer.text

@@ -614,6 +614,7 @@ def _print_doctor(report: DoctorReport) -> None:
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="dim")
     table.add_column()
+    table.add_row("Opus", report.opus or "by FFmpeg: libopus was not found")
     for server in report.ice_servers:
         table.add_row("ICE server", str(server))
     for words, candidates in (("our candidates", report.ours), ("the server's", report.theirs)):

@@ -1,10 +1,10 @@
 """libopus itself, which comes with PyAV, called without the way through FFmpeg.
 
-That way costs more than the coding (measured: 73 µs instead of 43 to decode a frame, 55 instead of 26 to encode one),
-and lacks three things that libopus can do: decode at the rate a handler wants (so that nothing has to be resampled,
-and no frame waits for a resampler's filter), conceal a loss, and read a lost frame out of the next packet.
+FFmpeg costs more than the coding (measured: 73 µs instead of 43 to decode a frame, 55 instead of 26 to encode one). It
+also lacks three things that libopus can do: decode at the rate that a handler wants (nothing is resampled, and no frame
+waits for a resampler's filter), conceal a loss, and read a lost frame out of the next packet.
 
-Where the library is not found, `opus.py` has the same through FFmpeg, as far as it goes.
+If the library is not found, `opus.py` codes through FFmpeg, without these three.
 """
 
 from __future__ import annotations
@@ -32,10 +32,11 @@ _SET_BITRATE, _SET_VBR, _SET_COMPLEXITY = 4002, 4006, 4010
 _SET_INBAND_FEC, _SET_PACKET_LOSS_PERC, _SET_DTX, _SET_VBR_CONSTRAINT = 4012, 4014, 4016, 4020
 
 _MAX_PACKET: Final = 1500
-"""Bytes that a packet may take: three times what 20 ms at the highest bitrate do (RFC 6716 section 3.4: 1275)."""
+"""The largest packet in bytes. 20 ms at the highest bitrate take 1275 (RFC 6716 section 3.4)."""
 
 _FUNCTIONS: Final[dict[str, tuple[Any, list[Any]]]] = {
     "opus_strerror": (c_char_p, [c_int]),
+    "opus_get_version_string": (c_char_p, []),
     "opus_decoder_get_size": (c_int, [c_int]),
     "opus_decoder_init": (c_int, [c_void_p, c_int32, c_int]),
     "opus_decode": (c_int, [c_void_p, c_char_p, c_int32, c_void_p, c_int, c_int]),
@@ -49,12 +50,13 @@ _FUNCTIONS: Final[dict[str, tuple[Any, list[Any]]]] = {
 
 @cache
 def load() -> Any | None:
-    """The library, or None if there is none that can be used."""
+    """The library, or None if no usable one is found. Logs once which it is."""
     folder = Path(av.__file__).parent
     # Where the tools that make wheels put what a wheel brings: Linux and Windows, macOS.
     found = [*folder.parent.glob("av.libs/*opus*"), *folder.glob(".dylibs/*opus*")]
     name = str(found[0]) if found else ctypes.util.find_library("opus")
     if name is None:
+        _log.warning("libopus was not found; Opus goes through FFmpeg (docs: Installing, libopus)")
         return None
     try:
         # PyDLL: the interpreter's lock is kept. These calls take some ten microseconds each, less than it would take
@@ -64,21 +66,28 @@ def load() -> Any | None:
             getattr(library, function).restype = result
             getattr(library, function).argtypes = arguments
     except (OSError, AttributeError) as error:
-        _log.warning("%s cannot be used (%s); Opus goes through FFmpeg", name, error)
+        _log.warning("%s cannot be used (%s); Opus goes through FFmpeg (docs: Installing, libopus)", name, error)
         return None
+    _log.info("Opus is coded by %s, %s", library.opus_get_version_string().decode(), name)
     return library
 
 
+def version() -> str | None:
+    """The version of the library as it says it itself, "libopus 1.5.2". None if it was not found."""
+    library = load()
+    return None if library is None else library.opus_get_version_string().decode()
+
+
 class OpusError(Exception):
-    """What libopus has against its arguments, a packet mostly."""
+    """libopus refuses an argument, in most cases a packet."""
 
 
 class NativeDecoder:
-    """Decodes packets at a rate of `config.OPUS_RATES`, and makes up what was lost.
+    """Decodes packets at a rate of `config.OPUS_RATES`, and conceals losses.
 
     Args:
         library: From `load`.
-        format: What comes out; libopus mixes down or doubles channels as needed.
+        format: The format of the result. libopus mixes down or doubles channels as needed.
     """
 
     def __init__(self, library: Any, format: AudioFormat) -> None:
@@ -96,14 +105,14 @@ class NativeDecoder:
         """Decode one packet to int16 samples of shape (channels, n).
 
         Raises:
-            OpusError: The packet makes no sense.
+            OpusError: The packet is not valid.
         """
         length = self._decode(self._at, payload, len(payload), self._out_at, self._room, 0)
         self._length = _check(self._library, length)
         return self._out[:length].T.copy()
 
     def conceal(self, following: bytes | None = None) -> NDArray[np.int16] | None:
-        """Make up one packet's worth of audio in place of a lost one; None if there is nothing to go on.
+        """Return audio in place of a lost packet, as long as the last one. None before the first packet.
 
         Args:
             following: The packet after the lost one, if it came: it may hold a copy (RFC 6716 section 2.1.7).
@@ -117,11 +126,11 @@ class NativeDecoder:
 
 
 class NativeEncoder:
-    """Encodes frames of exactly 20 ms, one packet each, with as many channels as it was made for.
+    """Encodes frames of exactly 20 ms, one packet each, with the channels of its format.
 
     Args:
         library: From `load`.
-        format: What goes in; its rate is one of `config.OPUS_RATES`.
+        format: The format of the samples. Its rate is one of `config.OPUS_RATES`.
         config: The options.
     """
 

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import anyio
 
+from .._engine import libopus
 from ..exceptions import NegotiationError, NegotiationTimeout, RemoteProtocolError
 from ..frames import AudioFormat
 from ..protocol.ice import parse_ice_url
@@ -53,6 +54,7 @@ class DoctorReport:
         problems: What is wrong, a sentence or two each, with what to do about it.
         notes: What is not wrong, but good to know.
         policy: Whether the server tells its callers to use relays only (``iceTransportPolicy``).
+        opus: The Opus library of this machine, "libopus 1.5.2". None if Opus goes through FFmpeg.
     """
 
     url: str
@@ -67,6 +69,7 @@ class DoctorReport:
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     policy: bool = False
+    opus: str | None = field(default_factory=libopus.version)
 
     @property
     def connected(self) -> bool:
@@ -84,6 +87,7 @@ class DoctorReport:
             "connected": self.connected,
             "relay_only": self.relay_only,
             "policy": "relay" if self.policy else "all",
+            "opus": self.opus,
             "refused": self.refused,
             "ice_servers": [
                 asdict(report) | {"trouble": report.trouble and report.trouble.name.lower()}

@@ -172,6 +172,7 @@ def typing(session: nox.Session) -> None:
     session.install(*_group("typing"))
     session.run("mypy")
     session.run("pyright", env={"PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"})
+    session.run("python", "tools/typed.py", env={"PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"})
 
 
 @nox.session

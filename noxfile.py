@@ -402,6 +402,14 @@ def bench_quality(session: nox.Session) -> None:
 
 
 @nox.session
+def soak(session: nox.Session) -> None:
+    """Half an hour of callers that come, go and fail, on each backend; `nox -s soak -- --seconds 300` for less."""
+    _install(session, "all")
+    for backend in ("trio", "asyncio"):
+        session.run("python", "bench/soak.py", "--backend", backend, *session.posargs)
+
+
+@nox.session
 def lines(session: nox.Session) -> None:
     """WebSocket calls beside FastRTC's, with `-- --fastrtc PYTHON`; else rtcflow's memory over five minutes."""
     _install(session, "all")

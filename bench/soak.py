@@ -1,0 +1,419 @@
+"""Soak: callers on all transports come and go by a seed, with faults among them, and the server's figures are watched.
+
+    python bench/soak.py --seconds 1800 --backend trio      # `nox -s soak` runs both backends
+
+Twelve callers call an echo over WebRTC, WebSocket and a telephone line, hang up or vanish, and call again. Some make
+the handler raise or stall, some are processes that are killed, some send junk. Every five seconds the server is asked
+for its memory, descriptors, threads, tasks and calls. At the end everybody has gone, and the server must be as before.
+
+It fails (exit code 1) if memory grows by more than 1 MB in ten minutes after the warm-up, if anything else is left, or
+if a healthy call got back less than 99 % of its frames. Figures go to a JSON file, with a plot beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import anyio
+import httpx2
+import numpy as np
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+import rtcflow
+from rtcflow.client import connect
+from rtcflow.client.lines import call_by_telephone, call_by_websocket
+from rtcflow.frames import AudioFormat, AudioFrame
+from rtcflow.transports import TelephoneConfig
+
+RATE = 48000
+SIZE = RATE // 50
+CALLERS = 12
+EVERY = 5.0
+SETTLE = 15.0
+"""Seconds after the last call until the server must be as it was: longer than `WebRTCConfig.peer_timeout`."""
+ENDED = (anyio.EndOfStream, anyio.ClosedResourceError, anyio.BrokenResourceError)
+
+
+# -- the server
+
+
+class Echo(rtcflow.AsyncStreamHandler):
+    """Echoes, and fails on request."""
+
+    def __init__(self) -> None:
+        super().__init__(output_sample_rate=RATE)
+        self.frames: Any = None
+        self.wish = ""
+
+    async def start_up(self) -> None:
+        pass
+
+    async def on_message(self, message: str) -> None:
+        self.wish = message
+
+    async def receive(self, frame: tuple[int, np.ndarray]) -> None:
+        if self.wish == "raise":
+            raise RuntimeError("as the caller wished")
+        if self.wish == "stall":
+            self.wish = ""
+            await anyio.sleep(0.5)
+        self._audio().send_nowait(frame)
+
+    async def emit(self) -> Any:
+        return await self._audio().receive_side.receive()
+
+    def _audio(self) -> Any:
+        if self.frames is None:
+            self.frames = _Queue()
+        return self.frames
+
+    def copy(self) -> Echo:
+        return Echo()
+
+
+class _Queue:
+    """The newest 50 frames."""
+
+    def __init__(self) -> None:
+        self._send, self.receive_side = anyio.create_memory_object_stream[Any](50)
+
+    def send_nowait(self, frame: Any) -> None:
+        with suppress(anyio.WouldBlock):
+            self._send.send_nowait(frame)
+
+
+stream = rtcflow.Stream(
+    Echo(), concurrency_limit=40, latency="live", telephone=TelephoneConfig(carriers=("twilio",), unsigned_is_fine=True)
+)
+
+
+def tasks_alive() -> int:
+    """How many tasks the application's loop has."""
+    if "trio" in sys.modules:
+        import trio
+
+        with suppress(RuntimeError):
+            return int(trio.lowlevel.current_statistics().tasks_living)
+    import asyncio
+
+    return len(asyncio.all_tasks())
+
+
+async def figures(_: Request) -> JSONResponse:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return JSONResponse(
+        {
+            "rss": pages * os.sysconf("SC_PAGE_SIZE") / 2**20,
+            "descriptors": len(os.listdir("/proc/self/fd")),
+            "threads": threading.active_count(),
+            "tasks": tasks_alive(),
+            "calls": len(stream.calls),
+        }
+    )
+
+
+app = Starlette(routes=[Route("/figures", figures)])
+stream.mount(app, "")
+
+
+# -- the callers
+
+
+@dataclass
+class Tally:
+    """What became of the calls."""
+
+    made: dict[str, int] = field(default_factory=dict)
+    faults: dict[str, int] = field(default_factory=dict)
+    refused: int = 0
+    delivered: list[float] = field(default_factory=list)
+    worst: list[str] = field(default_factory=list)
+
+    def count(self, kind: str, fault: str) -> None:
+        self.made[kind] = self.made.get(kind, 0) + 1
+        if fault:
+            self.faults[fault] = self.faults.get(fault, 0) + 1
+
+
+TONE = (8000 * np.sin(2 * np.pi * 400 * np.arange(SIZE) / RATE)).astype(np.int16)[np.newaxis]
+
+
+async def converse(call: Any, kind: str, fault: str, seconds: float, tally: Tally) -> None:
+    """Say a tone for some seconds, and count what comes back."""
+    await call.wait_connected()
+    sent = heard = 0
+
+    async def speak() -> None:
+        nonlocal sent
+        begin = anyio.current_time()
+        with suppress(*ENDED):
+            while True:
+                call.audio_out.put(AudioFrame(TONE, RATE, sent * SIZE))
+                sent += 1
+                await anyio.sleep_until(begin + sent * 0.02)
+
+    async def listen() -> None:
+        nonlocal heard
+        with suppress(*ENDED):
+            while True:
+                frame = await call.audio_in.take()
+                heard += bool(np.abs(frame.samples).mean() > 1000)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(speak)
+        tasks.start_soon(listen)
+        with anyio.move_on_after(seconds):
+            if fault in {"raise", "stall"}:
+                await anyio.sleep(seconds / 2)
+                with suppress(Exception):
+                    await call.send_message(fault)
+            with suppress(*ENDED):
+                await call.wait_ended()
+        tasks.cancel_scope.cancel()
+    if not fault and sent > 100:
+        share = min(1.0, heard / (sent - 25))  # half a second is on its way, or was before the call was up
+        tally.delivered.append(share)
+        if share < 0.99:
+            tally.worst.append(f"{kind} of {seconds:.1f} s: {heard} of {sent}")
+
+
+async def caller(number: int, url: str, seed: int, until: float, engine: Any, tally: Tally) -> None:
+    """Call again and again until the time is over."""
+    chance = random.Random(f"{seed} {number}")
+    await anyio.sleep(chance.uniform(0, 5))
+    while anyio.current_time() < until:
+        kind = chance.choice(["webrtc", "websocket", "telephone"])
+        fault = chance.choices(["", "raise", "stall", "killed", "junk"], [80, 5, 5, 4, 6])[0]
+        seconds = min(chance.uniform(4, 25), max(1.0, until - anyio.current_time()))
+        if kind != "webrtc" and fault in {"raise", "stall"}:
+            fault = ""
+        tally.count(kind, fault)
+        try:
+            if fault == "killed":
+                await be_killed(url, kind, seconds / 3)
+            elif fault == "junk":
+                await send_junk(url, chance)
+            elif kind == "webrtc":
+                async with connect(url, engine=engine) as call:
+                    call.start(AudioFormat(RATE), AudioFormat(RATE))
+                    await converse(call, kind, fault, seconds, tally)
+            elif kind == "websocket":
+                async with call_by_websocket(url.replace("http", "ws")) as call:
+                    call.start(AudioFormat(RATE), AudioFormat(RATE))
+                    await converse(call, kind, fault, seconds, tally)
+            else:
+                async with call_by_telephone(url.replace("http", "ws"), "twilio") as call:
+                    call.start(AudioFormat(RATE), AudioFormat(RATE))
+                    await converse(call, kind, fault, seconds, tally)
+        except (OSError, TimeoutError, rtcflow.exceptions.RTCFlowError) as error:
+            tally.refused += 1
+            tally.worst.append(f"{kind} refused: {error}")
+        await anyio.sleep(chance.uniform(0.2, 2))
+
+
+async def be_killed(url: str, kind: str, seconds: float) -> None:
+    """Call from another process, which is killed in mid-call."""
+    command = [sys.executable, __file__, "--victim", kind, "--url", url]
+    process = await anyio.open_process(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        await anyio.sleep(3 + seconds)
+    finally:
+        process.kill()
+        with anyio.CancelScope(shield=True):
+            await process.aclose()
+
+
+async def send_junk(url: str, chance: random.Random) -> None:
+    """Junk to routes, to the port, and to a WebSocket that is reset."""
+    host, port = url.removeprefix("http://").split(":")
+    async with httpx2.AsyncClient() as client:
+        for path in ("/webrtc/offer", "/whip", "/telephone/handler/twilio", "/nowhere"):
+            with suppress(httpx2.TransportError):
+                await client.post(url + path, content=chance.randbytes(chance.randrange(2000)))
+    key = "dGhlIHNhbXBsZSBub25jZQ=="
+    upgrade = (
+        f"GET /websocket/offer HTTP/1.1\r\nHost: {host}:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    ).encode()
+    for head in (b"", upgrade, b"GET / HTTP/1.1\r\nHost: x\r\n"):
+        with suppress(OSError), socket.create_connection((host, int(port)), timeout=2) as raw:
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
+            raw.sendall(head + chance.randbytes(200))
+            await anyio.sleep(0.1)
+
+
+async def victim(url: str, kind: str) -> None:
+    """Call until somebody kills this process."""
+    tally = Tally()
+    if kind == "webrtc":
+        async with connect(url) as call:
+            call.start(AudioFormat(RATE), AudioFormat(RATE))
+            await converse(call, kind, "killed", 3600, tally)
+    opening = call_by_websocket if kind == "websocket" else call_by_telephone
+    arguments = () if kind == "websocket" else ("twilio",)
+    async with opening(url.replace("http", "ws"), *arguments) as call:
+        call.start(AudioFormat(RATE), AudioFormat(RATE))
+        await converse(call, kind, "killed", 3600, tally)
+
+
+# -- watching
+
+
+async def watch(url: str, until: float, samples: list[dict[str, float]]) -> None:
+    """Ask the server for its figures now and then."""
+    begin = time.monotonic()
+    async with httpx2.AsyncClient(timeout=20) as client:
+        while anyio.current_time() < until:
+            found = (await client.get(f"{url}/figures")).json()
+            samples.append({"at": time.monotonic() - begin, **found})
+            await anyio.sleep(EVERY)
+
+
+def slope(samples: list[dict[str, float]], name: str) -> float:
+    """Growth in ten minutes, by least squares."""
+    if len(samples) < 3:
+        return 0.0
+    times = np.array([sample["at"] for sample in samples])
+    return float(np.polyfit(times, [sample[name] for sample in samples], 1)[0] * 600)
+
+
+def plot(samples: list[dict[str, float]], path: Path, title: str) -> None:
+    """A picture of the samples: each figure over time, from 0 to its own maximum."""
+    width, high, left = 900, 90, 120
+    names = ["rss", "descriptors", "threads", "tasks", "calls"]
+    last = max(sample["at"] for sample in samples) or 1.0
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {40 + high * len(names)}" '
+        f'font-family="system-ui, sans-serif" font-size="13"><rect width="100%" height="100%" fill="#fbfcfd"/>'
+        f'<text x="12" y="24" font-weight="600">{title}</text>'
+    ]
+    for row, name in enumerate(names):
+        bottom = 40 + high * (row + 1) - 14
+        most = max(sample[name] for sample in samples) or 1.0
+        points = " ".join(
+            f"{left + (width - left - 20) * sample['at'] / last:.1f},{bottom - (high - 30) * sample[name] / most:.1f}"
+            for sample in samples
+        )
+        parts.append(f'<text x="12" y="{bottom - 20}">{name}</text><text x="12" y="{bottom - 4}">≤ {most:.0f}</text>')
+        parts.append(f'<polyline points="{points}" fill="none" stroke="#2b6cb0" stroke-width="1.4"/>')
+        parts.append(f'<line x1="{left}" y1="{bottom}" x2="{width - 20}" y2="{bottom}" stroke="#5b6b7b"/>')
+    path.write_text("".join(parts) + "</svg>\n")
+
+
+async def soak(url: str, seconds: float, seed: int) -> dict[str, Any]:
+    tally, samples, before = Tally(), [], []
+    async with rtcflow.open_engine() as engine:
+        # One call on each way first: what a server keeps from its first call is not a leak.
+        until = anyio.current_time() + 1
+        for kind in ("webrtc", "websocket", "telephone"):
+            await _one(url, kind, engine)
+        await anyio.sleep(SETTLE)
+        until = anyio.current_time() + EVERY * 2
+        await watch(url, until, before)
+        until = anyio.current_time() + seconds
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(watch, url, until, samples)
+            for number in range(CALLERS):
+                tasks.start_soon(caller, number, url, seed, until, engine, tally)
+    await anyio.sleep(SETTLE)
+    after: list[dict[str, float]] = []
+    await watch(url, anyio.current_time() + EVERY, after)
+    warm = [sample for sample in samples if sample["at"] >= min(60.0, seconds / 4)]
+    left = {name: after[-1][name] - before[-1][name] for name in ("descriptors", "threads", "tasks", "calls")}
+    return {
+        "seconds": seconds,
+        "seed": seed,
+        "calls": tally.made,
+        "faults": tally.faults,
+        "refused": tally.refused,
+        "healthy calls": len(tally.delivered),
+        "least delivered": min(tally.delivered, default=0.0),
+        "below 99 %": sum(share < 0.99 for share in tally.delivered),
+        "worst": tally.worst[:10],
+        "MB in ten minutes": slope(warm, "rss"),
+        "left at the end": left,
+        "samples": samples,
+        "tally": {key: value for key, value in asdict(tally).items() if key != "delivered"},
+    }
+
+
+async def _one(url: str, kind: str, engine: Any) -> None:
+    tally = Tally()
+    if kind == "webrtc":
+        async with connect(url, engine=engine) as call:
+            call.start(AudioFormat(RATE), AudioFormat(RATE))
+            await converse(call, kind, "first", 2.0, tally)
+        return
+    opening = call_by_websocket if kind == "websocket" else call_by_telephone
+    arguments = () if kind == "websocket" else ("twilio",)
+    async with opening(url.replace("http", "ws"), *arguments) as call:
+        call.start(AudioFormat(RATE), AudioFormat(RATE))
+        await converse(call, kind, "first", 2.0, tally)
+
+
+def main() -> int:
+    """Run the server and its callers, print what came of it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=1800)
+    parser.add_argument("--backend", choices=["trio", "asyncio"], default="trio")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--output", type=Path, default=Path("bench/results"))
+    parser.add_argument("--url", help=argparse.SUPPRESS)
+    parser.add_argument("--victim", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.victim:
+        anyio.run(victim, options.url, options.victim)
+        return 0
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "rtcflow", "serve", "soak:app", "--port", str(port), "--backend", options.backend]
+    options.output.mkdir(parents=True, exist_ok=True)
+    name = f"soak-{options.backend}-{secrets.token_hex(2)}"
+    log = (options.output / f"{name}.log").open("w")
+    server = subprocess.Popen(command, cwd=Path(__file__).parent, stdout=log, stderr=log)
+    try:
+        for _ in range(200):
+            with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+                break
+            time.sleep(0.1)
+        report = anyio.run(soak, f"http://127.0.0.1:{port}", options.seconds, options.seed)
+        alive = server.poll() is None
+    finally:
+        server.send_signal(signal.SIGTERM)
+        server.wait(30)
+        log.close()
+    (options.output / f"{name}.json").write_text(json.dumps(report, indent=1))
+    title = f"rtcflow under {options.backend}, {options.seconds:g} s, {CALLERS} callers, seed {options.seed}"
+    plot(report.pop("samples"), options.output / f"{name}.svg", title)
+    report.pop("tally")
+    print(json.dumps(report, indent=1))
+    problems = [] if alive else ["the server has ended"]
+    if report["MB in ten minutes"] > 1.0:
+        problems.append("memory grows")
+    problems += [f"{more:+g} {what} left" for what, more in report["left at the end"].items() if more > 0]
+    if report["below 99 %"]:
+        problems.append("healthy calls below 99 %")
+    print("; ".join(problems) or "nothing is left, and nothing grows")
+    return bool(problems)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

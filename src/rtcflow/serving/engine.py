@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import anyio
 import anyio.abc
@@ -14,15 +14,6 @@ if TYPE_CHECKING:
     from ..transports.webrtc import WebRTCConfig, WebRTCEngine
 
 logger = logging.getLogger(__name__)
-
-
-class Room:
-    """Where connections run: exists while `Stream.running` does."""
-
-    def __init__(self, token: Any, connections: anyio.abc.TaskGroup, engine: EngineRoom) -> None:
-        self.token = token
-        self.connections = connections
-        self.engine = engine
 
 
 class EngineRoom:

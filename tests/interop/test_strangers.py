@@ -90,6 +90,7 @@ async def test_a_call_outlives_a_flood_of_junk(use_uvloop: bool) -> None:
             from_peer = FromThePeer(gate(caller), dice, of_every_kind(dice, user_name))
         caller.audio_out.put(tone(SECONDS + 1))
         frames: list[np.ndarray] = []
+        messages = ["0"]
         thrown = 0
 
         async def flood() -> None:
@@ -104,13 +105,15 @@ async def test_a_call_outlives_a_flood_of_junk(use_uvloop: bool) -> None:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger, anyio.fail_after(4 * SECONDS + 20):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(flood)
+                tasks.start_soon(read, callee, messages)
                 while sum(map(len, frames)) < 48000 * SECONDS:
                     frames.append((await callee.audio_in.take()).samples[0])
                 tasks.cancel_scope.cancel()
             heard = np.concatenate(frames)
             last = str(thrown)
-            while await callee.messages_in.take() != last:
-                pass
+            while messages[-1] != last:
+                messages.append(await callee.messages_in.take())
+        assert messages == sorted(messages, key=int)
         assert not callee._ports.ended.is_set()
         assert thrown > 100 * SECONDS
         assert from_peer.sent > 20 * SECONDS
@@ -122,6 +125,11 @@ async def test_a_call_outlives_a_flood_of_junk(use_uvloop: bool) -> None:
         with anyio.fail_after(5):
             await callee.wait_ended()  # by the caller's own goodbye
         await callee.aclose()
+
+
+async def read(transport: WebRTCTransport, messages: list[str]) -> None:
+    while True:
+        messages.append(await transport.messages_in.take())
 
 
 async def until_connected(caller: WebRTCTransport, callee: WebRTCTransport) -> tuple[str, int]:

@@ -105,8 +105,13 @@ async def calling(fn, script=(), *, speak: bool = True, **options):
         theirs.start(AudioFormat(RATE), AudioFormat(48000))
         call = Call(handler, Connection(ours, handler, timeouts=QUICK), events)
 
+        served = anyio.Event()
+
         async def serve():
-            call.end = await call.connection.run()
+            try:
+                call.end = await call.connection.run()
+            finally:
+                served.set()
 
         async def send():
             while True:
@@ -134,7 +139,7 @@ async def calling(fn, script=(), *, speak: bool = True, **options):
             finally:
                 call.connection.close()
                 with anyio.CancelScope(shield=True):
-                    await call.connection.wait_ended()
+                    await served.wait()  # what it raises counts, too
                 tasks.cancel_scope.cancel()
 
 

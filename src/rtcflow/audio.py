@@ -108,7 +108,7 @@ def audio_to_bytes(audio: tuple[int, AudioArray]) -> bytes:
             does not have is resampled to the next higher one, or to 48,000 Hz.
 
     Raises:
-        MediaError: It is no audio.
+        MediaError: It is not audio.
     """
     return _encode(audio)[0]
 
@@ -119,7 +119,7 @@ def audio_to_file(audio: tuple[int, AudioArray]) -> str:
     The caller deletes it.
 
     Raises:
-        MediaError: It is no audio.
+        MediaError: It is not audio.
     """
     content, suffix = _encode(audio)
     with tempfile.NamedTemporaryFile(prefix="rtcflow-", suffix=suffix, delete=False) as file:

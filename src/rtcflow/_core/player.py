@@ -46,7 +46,7 @@ class Playback:
     Attributes:
         played: Left for the peer, or was shed on the way (`Latency.LIVE`).
         waiting: Was emitted, and waits to leave.
-        confirmed: How much of `played` the far side says it has played (a carrier's marks); None where it does not
+        confirmed: How much of `played` the far side says it has played (a carrier's marks); None if it does not
             say. What it dropped at `clear_queue` is passed over with the next it confirms.
     """
 

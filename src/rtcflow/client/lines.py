@@ -358,7 +358,7 @@ def line_url(url: str, route: str) -> str:
     """Where a stream that is mounted at `url` takes calls: ``ws://host/talk`` → ``ws://host/talk/websocket/offer``.
 
     Raises:
-        ValueError: This is no ws or wss URL.
+        ValueError: `url` is not a ws or wss URL.
     """
     scheme, separator, rest = url.partition("://")
     if not separator or scheme.lower() not in {"ws", "wss"} or not rest.strip("/"):
@@ -394,7 +394,7 @@ async def call_by_telephone(
         timeout: Seconds for the server to accept.
 
     Raises:
-        ValueError: `url` is no ws or wss URL, there is no such carrier, or it does not carry audio so.
+        ValueError: `url` is not a ws or wss URL, the carrier is unknown, or it does not carry audio in this format.
         ConnectionError: Nobody answers there, or no such server.
         NegotiationTimeout: It did not accept in time.
     """
@@ -432,7 +432,7 @@ async def call_by_websocket(
         timeout: Seconds for the server to accept.
 
     Raises:
-        ValueError: `url` is no ws or wss URL, or `wish` names no sample rate.
+        ValueError: `url` is not a ws or wss URL, or `wish` does not name a sample rate.
         ConnectionError: Nobody answers there, or no such server.
         NegotiationTimeout: It did not accept in time.
     """

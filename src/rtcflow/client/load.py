@@ -275,7 +275,7 @@ def _find_marks(heard: Sequence[tuple[float, NDArray[np.int16]]]) -> list[tuple[
 
 @dataclass(frozen=True, slots=True)
 class LoadProgress:
-    """How far a load has come, for who watches.
+    """How far a load has come.
 
     Attributes:
         connections: Calls that are tried.
@@ -318,7 +318,7 @@ async def run_load(
         until: What else ends the measuring, when it returns.
 
     Raises:
-        ValueError: `url` is no http or https URL; or there is nothing to do.
+        ValueError: `url` is not an http or https URL, or there is nothing to do.
         ConnectionError: No call could be set up; the text says why.
     """
     if connections < 1 or seconds <= 0:
@@ -438,7 +438,7 @@ class _Caller:
 
 
 async def _watch_lag(lags: list[float]) -> None:
-    """Note how late this loop runs: what it is late by itself is no fault of the server."""
+    """Note how late this loop runs: the server is not to blame for that."""
     while True:
         began = time.monotonic()
         await anyio.sleep(0.01)

@@ -111,7 +111,7 @@ async def hold_call(
     """Start `transport`, play into it, and listen for `seconds`, or until the other side hangs up.
 
     Args:
-        transport: Opened, not started; whoever opened it closes it.
+        transport: Opened, not started; the caller closes it.
         play: int16, shape (1, n), at 48 kHz; followed by silence. None is silence from the beginning.
         seconds: Counted from connected.
         until: What else ends the call, when it returns.
@@ -230,7 +230,7 @@ async def _play(transport: Transport, play: NDArray[np.int16] | None, wanted: Au
 
 
 class _Recorder:
-    """Puts frames where their media time says, with silence where there was none."""
+    """Puts frames where their media time says, with silence in the gaps."""
 
     def __init__(self) -> None:
         self.began: float | None = None

@@ -33,7 +33,7 @@ def check_sample_rate(sample_rate: Any, what: str = "a sample rate") -> int:
     """Return `sample_rate` as an int.
 
     Raises:
-        MediaError: It is no whole number between 1 and 384 kHz.
+        MediaError: It is not a whole number between 1 and 384 kHz.
     """
     whole = isinstance(sample_rate, (int, np.integer)) and not isinstance(sample_rate, bool)
     if whole and MIN_SAMPLE_RATE <= sample_rate <= MAX_SAMPLE_RATE:
@@ -52,7 +52,7 @@ class Resampler:
         target: What comes out. Channels as `to_channels` has them.
 
     Raises:
-        MediaError: A sample rate that is none.
+        MediaError: A sample rate is not between 1 and 384 kHz.
     """
 
     def __init__(self, source: AudioFormat, target: AudioFormat) -> None:
@@ -140,7 +140,8 @@ class Converter:
             int16, shape (target channels, n').
 
         Raises:
-            MediaError: `sample_rate` is none, or there are more than two channels; nothing else is disturbed.
+            MediaError: `sample_rate` is not between 1 and 384 kHz, or there are more than two channels; nothing else is
+                disturbed.
         """
         resampler = self._resampler
         if resampler is not None and resampler.source.sample_rate == sample_rate:

@@ -85,7 +85,7 @@ class CallStarted:
         caller: The caller's number where the carrier tells it, or "".
         callee: The called number, likewise.
         custom: The application's own parameters, as given in the answer to the webhook.
-        format: How audio is coded; None where the client left it to the server.
+        format: How audio is coded; None if the client left it to the server.
     """
 
     call_id: str
@@ -272,7 +272,7 @@ class LineCodec(ABC):
         self._stopped = False
 
     def receive(self, message: Message) -> LineEvent | None:
-        """What the far side's `message` says; None where that is nothing of interest.
+        """What the far side's `message` says; None if it can be ignored.
 
         Raises:
             RemoteProtocolError: It makes no sense, or not now.
@@ -442,7 +442,7 @@ def read_payload(message: Mapping[str, Any]) -> bytes:
 
 
 def read_parameters(value: object) -> dict[str, str]:
-    """An application's own parameters; what is no string is written as JSON."""
+    """An application's own parameters; values that are not strings are written as JSON."""
     if value is None:
         return {}
     if not isinstance(value, dict):

@@ -1,9 +1,11 @@
 """One call over a WebSocket of an ASGI server: what the WebSocket and the telephone transport have in common.
 
-Four tasks, owned by `open_line`: one reads, one plays (paced by `audio_out`), one sends what is not audio, one watches
-that the peer takes what is sent, and says something now and then. All sending goes through one lock, and whoever holds
-it sends what waits in the outbox first: so a message or a clear never comes after audio that was put after it. What the
-messages mean is the codec's affair (`protocol.lines.LineCodec`).
+A *line* is one call over one WebSocket. Four tasks serve it, owned by `open_line`: one reads, one plays (paced by
+`audio_out`), one sends what is not audio, and one watches that the peer is alive and takes what is sent.
+
+The invariant: a message or a clear never comes after audio that was put after it. All sending goes through one lock,
+and the task that holds it sends what waits in the outbox first. The codec decides what messages mean
+(`protocol.lines.LineCodec`); queues and ends are those of a `LinkEnd`.
 """
 
 from __future__ import annotations

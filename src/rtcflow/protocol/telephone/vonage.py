@@ -75,7 +75,7 @@ class VonageCodec(LineCodec):
             case "websocket:notify":
                 payload = said.get("payload")
                 name = payload.get("name") if isinstance(payload, dict) else None
-                return MarkPlayed(name) if isinstance(name, str) else None  # without a name it is none of ours
+                return MarkPlayed(name) if isinstance(name, str) else None  # we name each of ours
             case "websocket:cleared":
                 return Cleared()
             case "websocket:media:update":

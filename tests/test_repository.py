@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -101,3 +102,17 @@ def test_a_fragment_with_a_wrong_name_is_refused(changelog: Any, tree: Path) -> 
 
 def test_fragments_of_this_tree_can_be_assembled(changelog: Any) -> None:
     assert changelog.fragments(ROOT / "changelog.d")
+
+
+def test_links_of_the_readme_work_on_the_packages_page() -> None:
+    """The build makes the links and the picture absolute (pyproject.toml)."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    links = re.findall(r"\]\(([^)]+)\)", text)
+    assert "docs/_static/page.png" in links
+    assert all((ROOT / link).exists() for link in links if ":" not in link)
+    for step in settings["tool"]["hatch"]["metadata"]["hooks"]["fancy-pypi-readme"]["substitutions"]:
+        text = re.sub(step["pattern"], step["replacement"], text)
+    made = re.findall(r"\]\(([^)]+)\)", text)
+    assert len(made) == len(links)
+    assert all(link.startswith("https://") for link in made)

@@ -235,6 +235,8 @@ class StubModule(types.ModuleType):
             made = _StubType(name, (StubObject,), {"__module__": self.__name__})
         else:
             made = Stub(f"{self.__name__}.{name}")
+        if self.__name__ == "gradio" and isinstance(made, _StubType):
+            made = type(name, (self.Component,), {})  # every one of Gradio's classes takes events
         setattr(self, name, made)
         return made
 
@@ -329,7 +331,8 @@ def _gradio(module: Any) -> None:
         return app
 
     module.Blocks, module.Component, module.mount_gradio_app = Blocks, Component, mount_gradio_app
-    module.__getattr__ = None
+    module.components = module
+    module.themes = Stub("gradio.themes")
     for name in (
         *("Accordion", "Audio", "Button", "Chatbot", "Checkbox", "Code", "Column", "Dropdown", "File", "Group", "HTML"),
         *("Image", "JSON", "Label", "Markdown", "Microphone", "Number", "Plot", "Radio", "Row", "Sidebar", "Slider"),
@@ -382,9 +385,11 @@ def _onnxruntime(module: Any) -> None:
             return [types.SimpleNamespace(name="images", shape=[1, 3, 640, 640], type="tensor(float)")]
 
         def get_outputs(self) -> Any:
-            return [types.SimpleNamespace(name="output0", shape=[1, 300, 6])]
+            return [types.SimpleNamespace(name="output0", shape=[1, 300, 6], type="tensor(float)")]
 
-        def run(self, *_: Any, **__: Any) -> Any:
+        def run(self, _: Any, given: Any, *__: Any, **___: Any) -> Any:
+            if "input_ids" in given:
+                return [np.array([[0.1, 0.9]], np.float32)]  # of a text: yes
             return [np.zeros((1, 300, 6), np.float32)]
 
     module.InferenceSession = InferenceSession

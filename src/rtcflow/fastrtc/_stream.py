@@ -37,7 +37,7 @@ from ..serving.session import Session
 from ._body import Body
 from ._on_demand import OnDemand
 from ._overrides import refuse_overrides
-from ._ui import UI
+from ._ui import page_of
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -171,7 +171,7 @@ class Stream(stream.Stream):
     def ui(self) -> Any:
         """The page: ``ui.launch(server_name=..., server_port=...)`` serves it until Ctrl-C. May be assigned."""
         if self._ui is None:
-            self._ui = UI(self)
+            self._ui = page_of(self)
         return self._ui
 
     @ui.setter

@@ -96,15 +96,10 @@ class UI:
         stream: The stream.
     """
 
-    def __new__(cls, stream: Stream) -> Any:
-        gradio = sys.modules.get("gradio")
-        if cls is UI and isinstance(getattr(gradio, "Blocks", None), type):
-            return _gradio_page()(stream)
-        return super().__new__(cls)
-
     def __init__(self, stream: Stream) -> None:
         self._rtc = stream
         self._server: Server | None = None
+        self._url: str | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve the page and its routes."""
@@ -149,7 +144,7 @@ class UI:
         shown = f"[{host}]" if ":" in host else host
         url = f"http://{shown}:{listener.getsockname()[1]}/"
         sys.setswitchinterval(0.0005)  # media shares the interpreter with the handlers' Python code
-        self._server = Server(self._rtc.asgi, listener)
+        self._server, self._url = Server(self._rtc.asgi, listener), url
         self._server.start()
         if not quiet:
             print(f"* Running on local URL:  {url}", flush=True)  # noqa: T201
@@ -165,7 +160,7 @@ class UI:
 
     def close(self, *_: Any, **__: Any) -> None:
         """End what `launch` started."""
-        server, self._server = self._server, None
+        server, self._server, self._url = self._server, None, None
         if server is not None:
             server.close()
 
@@ -186,6 +181,12 @@ class UI:
         self.__enter__()
 
 
+def page_of(stream: Stream) -> UI:
+    """The page of `stream`: where the program has imported Gradio, one that Gradio can mount and nest."""
+    gradio = sys.modules.get("gradio")
+    return _gradio_page()(stream) if isinstance(getattr(gradio, "Blocks", None), type) else UI(stream)
+
+
 @lru_cache(maxsize=1)
 def _gradio_page() -> type[UI]:
     """`UI` as one of Gradio's `Blocks`."""
@@ -194,18 +195,16 @@ def _gradio_page() -> type[UI]:
     class Page(UI, gradio.Blocks):  # type: ignore[misc]
         """Gradio's page of a stream. `launch` serves rtcflow's page."""
 
-        def __new__(cls, stream: Stream) -> Any:  # noqa: ARG004
-            return object.__new__(cls)
-
         def __init__(self, stream: Stream) -> None:
             UI.__init__(self, stream)
             gradio.Blocks.__init__(self, title="rtcflow")
             with gradio.Blocks.__enter__(self):
                 gradio.HTML(partial(link, self))
 
+        app = None  # type: ignore[assignment]  # Gradio sets it
         launch = UI.launch
         close = UI.close
-        queue = UI.queue
+        queue = getattr(gradio.Blocks, "queue", UI.queue)
         __enter__ = gradio.Blocks.__enter__
         __exit__ = gradio.Blocks.__exit__
         render = gradio.Blocks.render
@@ -214,11 +213,10 @@ def _gradio_page() -> type[UI]:
 
 
 def link(page: UI) -> str:
-    """HTML with a link to rtcflow's page, which is served on a port of its own from the first time on."""
-    if page._server is None:
-        _, url, _ = page.launch(prevent_thread_lock=True, quiet=True)
-        page._url = url  # type: ignore[attr-defined]
-    return f'<a href="{page._url}" target="_blank">Open the call</a> (rtcflow serves it beside Gradio)'  # type: ignore[attr-defined]
+    """HTML for Gradio's page: a link to rtcflow's, if `launch` serves it, or where to find it."""
+    if page._url is None:
+        return "The call has a page of its own: serve it with Stream.ui.launch(), or with stream.mount(app, path)."
+    return f'<a href="{page._url}" target="_blank">Open the call</a>'
 
 
 def _listen(host: str, port: int | None) -> socket.socket:

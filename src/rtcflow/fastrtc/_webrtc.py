@@ -1,10 +1,11 @@
 """`WebRTC`, FastRTC's component for Gradio. It needs Gradio; everything else here does not.
 
-The component serves its function with a `Stream` of its own (`rtc`), beside Gradio's server, and shows a link to it.
+The component makes a `Stream` of its function (`rtc`). Launch or mount that; Gradio's page shows a link to it.
 """
 
 from __future__ import annotations
 
+from abc import ABCMeta
 from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any
@@ -33,7 +34,15 @@ def webrtc_class() -> type[Any]:
     except ImportError:
         return type("WebRTC", (_Unavailable,), {"__doc__": _Unavailable.__doc__, "__module__": __name__})
 
-    class WebRTC(gradio.HTML):  # type: ignore[misc]
+    kind: Any = type(gradio.HTML)
+
+    class Unwritten(kind if issubclass(kind, ABCMeta) else ABCMeta):  # type: ignore[misc]
+        """Makes the class alone. Gradio's own metaclass also writes a .pyi file beside the source."""
+
+        def __new__(cls, name: str, bases: tuple[type, ...], names: dict[str, Any]) -> Any:
+            return ABCMeta.__new__(cls, name, bases, names)
+
+    class WebRTC(gradio.HTML, metaclass=Unwritten):  # type: ignore[misc]
         """FastRTC's component: in a Gradio page, a link to a call.
 
         Args:

@@ -464,6 +464,7 @@ MOVES = st.lists(
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["trio", "asyncio"])
 @pytest.mark.parametrize("speculative", [False, True])
+@pytest.mark.timeout(600)  # a busy machine takes minutes
 def test_each_call_of_a_tool_has_exactly_one_result(backend, speculative):
     """Whatever is interrupted when: the context is valid at every moment, and each tool that began has one result."""
 

@@ -63,8 +63,27 @@ class Mirror(rtcflow.AsyncAudioVideoStreamHandler):
         await self.send_message('{"type": "log", "data": "understood"}')
 
 
+class Talker(EchoHandler):
+    """Shows on the page what was said: the last answer was heard in part."""
+
+    async def start_up(self):
+        await self.send_message(
+            '{"type": "transcript", "data": {"role": "user", "text": "What is the time?", "id": 1}}'
+        )
+        answer = '"role": "assistant", "text": "It is ten past nine in Lisbon.", "id": 2'
+        await self.send_message(f'{{"type": "transcript", "data": {{{answer}}}}}')
+        await self.send_message(f'{{"type": "transcript", "data": {{{answer}, "heard": "It is ten past"}}}}')
+        await self.send_message('{"type": "state", "data": "thinking"}')
+
+    def copy(self):
+        return Talker()
+
+
 app = Starlette()
 rtcflow.Stream(EchoHandler(), **LOCAL).mount(app, "/echo")
+rtcflow.Stream(Talker(), title="Ask the <clock>", description="It knows the time in every town.", **LOCAL).mount(
+    app, "/clock"
+)
 rtcflow.Stream(
     look,
     modality="video",

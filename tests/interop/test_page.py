@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -291,7 +292,7 @@ def test_keys_and_screen_readers_reach_everything(visit):
         walked.append(here[0])
         if here[0] == "SUMMARY":
             page.press("Enter", 13, "\r")
-    assert walked == ["toggle", "mute", "hide", "SUMMARY", "microphone", "camera", "speaker", "log-frame"]
+    assert walked == ["toggle", "mute", "hide", "SUMMARY", "microphone", "camera", "speaker", "SUMMARY", "log-frame"]
     nodes = page.call("Accessibility.getFullAXTree")["nodes"]
     named = {
         node["name"]["value"]
@@ -342,3 +343,106 @@ def test_the_example_of_the_documentation_talks(visit):
     page.wait_for("document.querySelector('audio').currentTime > 0.2")
     page.click("button")
     page.wait_for("document.querySelector('output').textContent === 'ended'")
+
+
+# -- the stage
+
+
+def test_the_page_names_what_people_talk_to_and_shows_what_was_said(visit):
+    """Title and description are the stream's, as text; a transcript has two sides, and strikes what was not heard."""
+    page = visit("/clock/")
+    assert page.evaluate("document.title") == "Ask the <clock>"
+    assert page.evaluate("document.querySelector('h1').textContent") == "Ask the <clock>"
+    assert text(page, "description") == "It knows the time in every town."
+    assert page.evaluate("document.querySelector('.transcript').hidden")
+    page.click("#toggle")
+    page.wait_for("document.querySelector('#transcript s') !== null")
+    assert page.evaluate(
+        "Array.from(document.querySelectorAll('#transcript li'), it => [it.className, it.textContent])"
+    ) == [
+        ["user", "What is the time?"],
+        ["assistant", "It is ten past nine in Lisbon."],
+    ]
+    assert page.evaluate("document.querySelector('#transcript s').textContent") == " nine in Lisbon."
+    page.wait_for("document.getElementById('status').textContent === 'Thinking …'")
+    page.wait_for("document.getElementById('quality').textContent !== ''")
+    page.click("#toggle")
+    page.wait_for(f"{CALL}.status === 'ended'")
+    assert page.evaluate(f"!('stale' in {CALL}) && !('state' in {CALL})")
+
+
+FREEZE = """
+  const stock = RTCPeerConnection.prototype.getStats;
+  let last = null;
+  RTCPeerConnection.prototype.getStats = async function () {
+    if (!window.frozen || !last) last = await stock.call(this);
+    return last;
+  };
+"""
+
+
+def test_figures_grey_out_as_soon_as_packets_stop(visit):
+    """Old figures are worse than none: within two looks they are greyed, and the status says that it is interrupted."""
+    page = visit("/echo/", script=FREEZE)
+    page.click("#toggle")
+    page.wait_for("document.getElementById('quality').textContent !== ''")
+    page.wait_for(f"Number({CALL}.packetsReceived) > 50")
+    page.evaluate("window.frozen = true")
+    page.wait_for(f"'stale' in {CALL}")
+    assert text(page, "status").startswith("Interrupted")
+    assert page.evaluate("getComputedStyle(document.querySelector('.line dl')).opacity") == "0.35"
+    page.evaluate("window.frozen = false")
+    page.wait_for(f"!('stale' in {CALL})")
+    page.wait_for("!document.getElementById('status').textContent.startsWith('Interrupted')")
+    page.click("#toggle")
+
+
+SILENT = "Object.defineProperty(AudioContext.prototype, 'state', { get: () => 'suspended' });"
+
+
+def test_a_browser_without_sound_says_so_over_a_websocket(visit):
+    """Some browsers never run their audio clock without an output device: nothing would be sent, without a word."""
+    page = visit("/echo/", script=SILENT)
+    page.evaluate(CHOOSE % ("#transport", "websocket"))
+    page.click("#toggle")
+    page.wait_for("document.getElementById('log').textContent.includes('plays no sound')")
+    page.click("#toggle")
+
+
+AXE = files("axe_core_python") / "axe.min.js"
+RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 390, 1280])
+def test_the_page_is_accessible(visit, width, scheme):
+    """axe finds nothing against WCAG 2.2 AA, before and during a call, with everything opened."""
+    for path in ("/clock/", "/mirror/"):
+        page = visit(path, width=width, height=800, deviceScaleFactor=1, mobile=False)
+        still = [
+            {"name": "prefers-color-scheme", "value": scheme},
+            {"name": "prefers-reduced-motion", "value": "reduce"},
+        ]
+        page.call("Emulation.setEmulatedMedia", features=still)
+        page.evaluate("document.querySelectorAll('details').forEach((it) => { it.open = true; })")
+        page.evaluate(AXE.read_text(encoding="utf-8") + ";0")
+        for live in (False, True):
+            if live:
+                page.click("#toggle")
+                page.wait_for("document.getElementById('quality').textContent !== ''")
+            page.evaluate(
+                "window.found = null; "
+                f"axe.run(document, {{ runOnly: {RULES} }}).then((r) => {{ window.found = r; }}); 0"
+            )
+            page.wait_for("window.found")
+            assert (
+                page.evaluate("window.found.violations.map((it) => [it.id, it.nodes.map((n) => n.failureSummary)])")
+                == []
+            )
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing sticks out"
+        page.click("#toggle")
+
+
+def test_the_page_is_small():
+    """All of it, as it is served: at most 60 KB."""
+    assert sum(path.stat().st_size for path in (files("rtcflow") / "web").iterdir()) <= 60_000

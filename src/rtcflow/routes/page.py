@@ -64,6 +64,8 @@ def make_page(options: Options) -> bytes:
     return (
         Template(_read("index.html").decode())
         .substitute(
+            title=escape(options.page.title),
+            description=escape(options.page.description),
             modality=options.modality.value,
             mode=options.mode.value,
             arguments="\n".join(_labelled(field.name, _input(field)) for field in options.form) or _ANY,

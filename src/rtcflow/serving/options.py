@@ -124,6 +124,8 @@ class Page:
     """What the page, and other clients, are told before they call.
 
     Attributes:
+        title: The page's heading: the name of what people talk to.
+        description: One sentence below it.
         arguments: What the page asks its user for. The values go to the handler (`set_input`) when a call begins and
             at each change. For each name, give the first value (a text, number or bool), a list to choose from, or a
             `range`. By default a function's parameters beyond the frame, with their defaults and annotations.
@@ -145,8 +147,13 @@ class Page:
     rtc_configuration: Mapping[str, Any] | Callable[[], Any] | None = None
     track_constraints: Mapping[str, Any] | None = None
     rtp_params: Mapping[str, Any] | None = None
+    title: str = "rtcflow"
+    description: str = ""
 
     def __post_init__(self) -> None:
+        for name in ("title", "description"):
+            if not isinstance(getattr(self, name), str):
+                raise TypeError(f"{name}={getattr(self, name)!r}; expected a text")
         if self.arguments is not None:
             read_arguments(self.arguments)
         if not callable(self.rtc_configuration):
@@ -170,6 +177,8 @@ class Keywords(TypedDict, total=False):
     server_rtc_configuration: Mapping[str, Any] | Callable[[], Any] | None
     track_constraints: Mapping[str, Any] | None
     rtp_params: Mapping[str, Any] | None
+    title: str
+    description: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

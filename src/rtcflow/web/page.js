@@ -7,7 +7,12 @@ const call = new Call();
 const LOG_LINES = 200; // the most that are kept
 const PLOT_SECONDS = 60; // the most; the plot begins with the first 15
 
+const SILENT_TICKS = 2; // ticks of 0.5 s without a packet after which the figures are old
+
 let meters = {};
+let flow = { received: 0, silent: 0, flowed: false }; // whether packets come
+let handlerState = ""; // what the handler says of itself: listening, thinking, speaking
+let spokeAt = 0;
 let peak = 0;
 let points = [];
 let startedAt = 0;
@@ -36,17 +41,28 @@ call.addEventListener("status", ({ detail: { status, words } }) => {
   root.dataset.status = status;
   root.toggleAttribute("data-live", call.live);
   $("toggle-word").textContent = call.live ? "Stop" : "Start";
-  $("status").textContent = status === "failed" ? "Not connected." : words;
+  say(status === "failed" ? "Not connected." : words);
   $("transport").disabled = call.live;
   $("words").disabled = $("send").disabled = status !== "connected";
   if (status === "connecting") begin();
-  if (status === "interrupted") log("warning", words);
   if (status === "connected" && !startedAt) {
     startedAt = performance.now();
-    log("log", "Connected.");
     if (!$("json")) apply();
   }
 });
+
+function say(words) {
+  if ($("status").textContent !== words) $("status").textContent = words;
+}
+
+/** What happens now, in a word: from the handler if it says so, else from what is heard. */
+function showState() {
+  if (call.status !== "connected" || "stale" in root.dataset) return;
+  const speaking = performance.now() - spokeAt < 600;
+  const state = handlerState || (root.dataset.mode === "send" || !speaking ? "listening" : "speaking");
+  root.dataset.state = state;
+  say({ listening: "Connected. Listening …", thinking: "Thinking …", speaking: "Speaking …" }[state] ?? "Connected.");
+}
 
 call.addEventListener("local", ({ detail: { stream } }) => {
   $("preview").srcObject = stream;
@@ -61,10 +77,15 @@ call.addEventListener("track", ({ detail: { stream } }) => {
 
 call.addEventListener("message", ({ detail: { type, data } }) => {
   const text = typeof data === "string" ? data : data === undefined ? "" : JSON.stringify(data);
+  if (type === "transcript") return transcript(data);
+  if (type === "state") {
+    handlerState = typeof data === "string" ? data : "";
+    return showState();
+  }
   if (type === "send_input") ask();
   else if (type === "log" && text.startsWith("Server received: handshake")) return;
-  else log(type, ["log", "text", "error", "warning"].includes(type) ? text : `${type} ${text}`.trim());
-  if (type === "error") trouble(text);
+  else if (type === "error") trouble(text); // the alert says it; twice would be noise
+  else log(type, ["log", "text", "warning"].includes(type) ? text : `${type} ${text}`.trim());
 });
 
 call.addEventListener("output", ({ detail: { values } }) => {
@@ -80,11 +101,14 @@ call.addEventListener("ended", ({ detail: { failed, words } }) => {
   for (const meter of Object.values(meters)) meter.close();
   meters = {};
   startedAt = 0;
+  handlerState = "";
+  delete root.dataset.state;
+  delete root.dataset.stale;
+  $("quality").textContent = "";
   $("back").srcObject = $("preview").srcObject = null;
-  bar("sent-bar", 0);
-  bar("heard-bar", 0);
+  ring("sent-ring", 0);
+  ring("heard-ring", 0);
   if (failed && $("trouble").hidden) trouble(words);
-  log(failed ? "error" : "log", words);
 });
 
 addEventListener("pagehide", () => call.stop());
@@ -133,7 +157,7 @@ async function showDevices() {
   for (const [id, kind] of DEVICES) {
     const chosen = $(id).value;
     const options = found[kind].filter((device) => device.id !== "default");
-    $(id).replaceChildren(new Option("The usual one", ""), ...options.map((device) => new Option(device.label, device.id)));
+    $(id).replaceChildren(new Option("Default", ""), ...options.map((device) => new Option(device.label, device.id)));
     $(id).value = options.some((device) => device.id === chosen) ? chosen : "";
   }
   document.querySelector(".speaker").hidden = !("setSinkId" in $("back")) || !found.audiooutput.length;
@@ -191,6 +215,27 @@ $("say").addEventListener("submit", (event) => {
   $("words").value = "";
 });
 
+/** What was said: { role: "user" or "assistant", text, heard, id }. What was not heard is struck through. */
+function transcript(data) {
+  const { role = "assistant", text = "", heard, id } = typeof data === "object" && data ? data : { text: String(data) };
+  document.querySelector(".transcript").hidden = false;
+  const list = $("transcript");
+  const last = list.lastElementChild;
+  const known = id !== undefined && Array.from(list.children).find((item) => item.dataset.id === String(id));
+  const item = known || document.createElement("li");
+  if (id !== undefined) item.dataset.id = String(id);
+  item.className = role === "user" ? "user" : "assistant";
+  const said = typeof heard === "string" && text.startsWith(heard) ? heard : text;
+  const rest = text.slice(said.length);
+  const lost = document.createElement("s");
+  lost.textContent = rest;
+  item.replaceChildren(said, ...(rest ? [lost] : []));
+  if (!known && last !== item) list.append(item);
+  while (list.children.length > LOG_LINES) list.firstChild.remove();
+  const frame = $("transcript-frame");
+  frame.scrollTop = frame.scrollHeight;
+}
+
 function log(type, text) {
   line("log", type, text);
 }
@@ -221,6 +266,7 @@ function measure(name, stream) {
 function begin() {
   points = [];
   peak = 0;
+  flow = { received: 0, silent: 0, flowed: false };
   clearInterval(ticking);
   ticking = setInterval(tick, 500);
   animation = requestAnimationFrame(animate);
@@ -230,18 +276,37 @@ function animate() {
   const sent = meters.sent?.read() ?? 0;
   const heard = meters.heard?.read() ?? 0;
   peak = Math.max(peak, heard);
-  bar("sent-bar", sent);
-  bar("heard-bar", heard);
+  ring("sent-ring", sent);
+  ring("heard-ring", heard);
+  if (heard > 0.01) spokeAt = performance.now();
   root.dataset.sentLevel = sent.toFixed(4);
   root.dataset.heardLevel = heard.toFixed(4);
   root.dataset.heardPeak = peak.toFixed(4);
   animation = requestAnimationFrame(animate);
 }
 
-function bar(id, level) {
-  // -60 dBFS to 0 dBFS over the width: ears are logarithmic
+function ring(id, level) {
+  // -60 dBFS to 0 dBFS make the ring up to 50 % wider than the button: ears are logarithmic
   const width = level > 0.001 ? 1 + Math.log10(level) / 3 : 0;
-  $(id).style.transform = `scaleX(${Math.min(1, Math.max(0, width)).toFixed(3)})`;
+  $(id).style.transform = `scale(${(1 + 0.5 * Math.min(1, Math.max(0, width))).toFixed(3)})`;
+}
+
+/** Old figures are worse than none: grey them, and say so, as soon as packets stop. */
+function watchFlow(received) {
+  flow.silent = received > flow.received ? 0 : flow.silent + 1;
+  flow.flowed ||= received > flow.received && flow.received > 0;
+  flow.received = received;
+  const stale = root.dataset.mode !== "send" && flow.flowed && flow.silent >= SILENT_TICKS;
+  root.toggleAttribute("data-stale", stale);
+  if (stale && call.status === "connected") say("Interrupted. Nothing arrives …");
+  return stale;
+}
+
+/** One word for how well speech gets through (ITU-T G.114: 150 ms one way is good, 400 ms the most). */
+function quality({ roundTrip, jitter, loss }) {
+  const late = (roundTrip ?? 0) / 2 + (jitter ?? 0);
+  if (loss > 0.1 || late > 0.4) return "poor";
+  return loss > 0.02 || late > 0.15 ? "fair" : "good";
 }
 
 async function tick() {
@@ -250,14 +315,17 @@ async function tick() {
   root.dataset.packetsReceived = figures.packetsReceived;
   root.dataset.packetsSent = figures.packetsSent;
   if (!startedAt) return;
+  const stale = watchFlow(figures.packetsReceived);
+  showState();
   const seconds = Math.floor((performance.now() - startedAt) / 1000);
   $("clock").textContent = `${Math.floor(seconds / 60)}:${String(seconds % 60).padStart(2, "0")}`;
   $("round-trip").textContent = milliseconds(figures.roundTrip);
   $("jitter").textContent = milliseconds(figures.jitter);
   $("loss").textContent = `${(100 * figures.loss).toFixed(1)} %`;
+  $("quality").textContent = stale ? "–" : quality(figures);
   const { framesPerSecond, width, height } = figures.video ?? {};
   $("picture-rate").textContent = width ? `${width} × ${height}, ${Math.round(framesPerSecond)} a second` : "";
-  points.push({ ...figures, at: performance.now() });
+  if (!stale) points.push({ ...figures, at: performance.now() });
   points = points.filter((point) => point.at > performance.now() - 1000 * (PLOT_SECONDS + 1));
   draw();
 }
@@ -270,12 +338,14 @@ function milliseconds(value) {
 // -- the plot
 
 addEventListener("resize", draw);
+$("connection").addEventListener("toggle", draw);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
 
 function draw() {
   const canvas = $("plot");
   const scale = devicePixelRatio || 1;
   const { clientWidth: width, clientHeight: height } = canvas;
+  if (!width) return; // the disclosure is closed
   canvas.width = width * scale;
   canvas.height = height * scale;
   const pen = canvas.getContext("2d");

@@ -11,6 +11,7 @@
 const DISCONNECTED_LIMIT = 15_000; // ms without a path after which a call is given up; ICE may heal it before that
 const CONNECT_LIMIT = 20_000; // ms from the answer to a working path
 const PING_EVERY = 1000; // ms; over a WebSocket, for the round trip
+const CLOCK_LIMIT = 2000; // ms in which the browser's audio clock must have moved
 const WEBSOCKET_BUFFER = 64_000; // bytes that may wait to be sent: 0.7 s of sound; more would only be late
 
 const LIVE = new Set(["asking", "connecting", "connected", "interrupted"]);
@@ -596,6 +597,7 @@ class WebSocketLine {
   #source = null;
   #node = null;
   #timer = 0;
+  #clock = 0;
   #pinged = 0;
   #roundTrip = null;
   #arrived = 0;
@@ -620,6 +622,16 @@ class WebSocketLine {
     if (this.#host.mode !== "send") this.#host.ontrack(heard.stream.getAudioTracks()[0]);
     this.#timer = setInterval(() => this.#ping(), PING_EVERY);
     this.#host.onstatus("connected", "Connected.");
+    this.#clock = setTimeout(() => this.#checkClock(), CLOCK_LIMIT);
+  }
+
+  /** Without an output device some browsers never run their audio clock: then nothing is sent, and nothing heard. */
+  #checkClock() {
+    if (this.#context.state === "running" && this.#context.currentTime > 0) return;
+    const data =
+      "The browser plays no sound here, so it sends none over a WebSocket either. Connect a loudspeaker or headphones, " +
+      "allow sound for this page, or connect over WebRTC.";
+    this.#host.onmessage(JSON.stringify({ type: "warning", data }));
   }
 
   #call() {
@@ -698,6 +710,7 @@ class WebSocketLine {
 
   close() {
     clearInterval(this.#timer);
+    clearTimeout(this.#clock);
     if (this.#socket) {
       this.#socket.onmessage = this.#socket.onclose = null;
       if (this.#socket.readyState === WebSocket.OPEN) this.#socket.send('{"event":"stop"}');

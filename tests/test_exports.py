@@ -26,6 +26,7 @@ PUBLIC_MODULES = [
     "rtcflow.client",
     "rtcflow.connection",
     "rtcflow.exceptions",
+    "rtcflow.logs",
     "rtcflow.stream",
     "rtcflow.testing",
     "rtcflow.transports",

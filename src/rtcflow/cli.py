@@ -26,6 +26,7 @@ from rich.logging import RichHandler
 from rich.table import Table
 
 from ._version import __version__
+from .logs import CallFilter, JsonFormatter, TextFormatter
 
 if TYPE_CHECKING:
     from .abc import Transport
@@ -48,6 +49,13 @@ class Backend(enum.StrEnum):
 
     trio = "trio"
     asyncio = "asyncio"
+
+
+class LogFormat(enum.StrEnum):
+    """How `rtcflow serve` writes its log."""
+
+    text = "text"
+    json = "json"
 
 
 class Carrier(enum.StrEnum):
@@ -111,10 +119,11 @@ def serve(
         float | None,
         typer.Option(help="Seconds that live calls may go on after SIGTERM or Ctrl-C, while new ones get 503.", min=0),
     ] = None,
+    log_format: Annotated[LogFormat, typer.Option(help="json: one JSON object per line.")] = LogFormat.text,
 ) -> None:
     """Serve a Stream of yours, or an ASGI application that has mounted one."""
     signal.signal(signal.SIGTERM, _end_early)  # importing may take long
-    serve_application(load_target(target), target, host, port, backend, drain)
+    serve_application(load_target(target), target, host, port, backend, drain, log_format)
 
 
 @app.command()
@@ -252,7 +261,13 @@ def load_target(target: str) -> Any:
 
 
 def serve_application(
-    served: Stream | Any, name: str, host: str, port: int, backend: Backend, drain: float | None = None
+    served: Stream | Any,
+    name: str,
+    host: str,
+    port: int,
+    backend: Backend,
+    drain: float | None = None,
+    log_format: LogFormat = LogFormat.text,
 ) -> None:
     """Serve a Stream, or an ASGI application, until Ctrl-C or SIGTERM.
 
@@ -263,6 +278,7 @@ def serve_application(
         port: The port; 0 finds a free one.
         backend: The event loop.
         drain: Seconds that live calls may go on after the first signal; by default each stream's `Limits.drain_time`.
+        log_format: How the log is written, unless the application has set up logging of its own.
     """
     from .stream import Stream
 
@@ -273,13 +289,13 @@ def serve_application(
     if sys.stderr is not None and not faulthandler.is_enabled():
         with suppress(OSError, ValueError):  # a standard error that is not a file
             faulthandler.enable()  # a crash in native code leaves a traceback
+    _log_to_terminal(log_format)  # before the routes are made, which may warn
     stream = served if isinstance(served, Stream) else None
     application = stream.asgi if stream is not None else served
     if not callable(application):
         _fail(f"{name} is a {type(served).__name__}, neither a Stream nor an ASGI application")
     # Media shares the interpreter with everybody's Python code (see WebRTCConfig.switch_interval).
     sys.setswitchinterval(0.0005)
-    _log_to_terminal()
     try:
         listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
@@ -366,17 +382,24 @@ def _end_early(*_: object) -> NoReturn:
     raise SystemExit(0)
 
 
-def _log_to_terminal() -> None:
-    """Log to the terminal, unless the application has set up logging of its own."""
+def _log_to_terminal(log_format: LogFormat = LogFormat.text) -> None:
+    """Log to standard error, unless the application has set up logging of its own."""
     if logging.getLogger().handlers:
+        if log_format is LogFormat.json:
+            advice = "give its handler rtcflow.logs.JsonFormatter() and CallFilter()"
+            print(f"rtcflow: --log-format has no effect: the application sets up logging; {advice}", file=sys.stderr)
         return
     console = Console(stderr=True)
-    handler: logging.Handler
-    if console.is_terminal:
+    handler: logging.Handler = logging.StreamHandler()
+    if log_format is LogFormat.json:
+        handler.setFormatter(JsonFormatter())
+    elif console.is_terminal:
         handler = RichHandler(console=console, show_path=False, markup=False, log_time_format="%X")
-        logging.basicConfig(format="%(message)s", handlers=[handler])
-    else:  # into a file or a journal: one line is one line
-        logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
+        handler.setFormatter(TextFormatter("%(message)s"))
+    else:  # into a file or a journal
+        handler.setFormatter(TextFormatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.addFilter(CallFilter())
+    logging.basicConfig(handlers=[handler])
     logger = logging.getLogger("rtcflow")
     if logger.level == logging.NOTSET:
         logger.setLevel(logging.INFO)

@@ -6,7 +6,10 @@ import contextvars
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Final
+
+SHOWN: Final = 8
+"""Characters of an id that logs show, but never more than half. 96 of the 144 bits of a server-made id stay secret."""
 
 
 def _nothing() -> Mapping[str, str]:
@@ -67,6 +70,30 @@ def get_current_context() -> Context:
 def set_current_context(context: Context) -> contextvars.Token[Context]:
     """Make `context` the current one. For code that runs a connection, and for tests of a handler by itself."""
     return _current.set(context)
+
+
+@dataclass(slots=True)
+class LogFacts:
+    """What log records say of the call that they belong to; see `rtcflow.logs.CallFilter`.
+
+    Attributes:
+        call: The beginning of the call's id (`shorten_id`).
+        transport: The kind of transport.
+        principal: What the `authorize` hook returned.
+    """
+
+    call: str
+    transport: str
+    principal: Any = None
+
+
+log_facts: contextvars.ContextVar[LogFacts | None] = contextvars.ContextVar("rtcflow_log_facts", default=None)
+"""The facts for log records that are made here. Set from a call's admission on, so before it has a `Context`."""
+
+
+def shorten_id(webrtc_id: str) -> str:
+    """The beginning of an id, for logs. The whole id is secret: it gives power over the call."""
+    return f"{webrtc_id[: min(SHOWN, len(webrtc_id) // 2)]}…"
 
 
 def reset_current_context(token: contextvars.Token[Context]) -> None:

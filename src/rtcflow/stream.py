@@ -20,7 +20,19 @@ from .outputs import AdditionalOutputs
 from .serving.calls import Calls
 from .serving.form import Field, arguments_of, read_arguments
 from .serving.negotiation import get_rtc_configuration
-from .serving.options import Access, Authorize, Keywords, Limits, Modality, Mode, Options, Page, choose, merge
+from .serving.options import (
+    Access,
+    Authorize,
+    Keywords,
+    Limits,
+    Modality,
+    Mode,
+    OnCallEnd,
+    Options,
+    Page,
+    choose,
+    merge,
+)
 from .serving.session import CallRequest, Session
 
 if TYPE_CHECKING:
@@ -41,6 +53,7 @@ __all__ = [
     "Limits",
     "Modality",
     "Mode",
+    "OnCallEnd",
     "Options",
     "Page",
     "Reader",
@@ -64,6 +77,10 @@ class Stream:
             (``GET {path}/webrtc/outputs``) get. It is called with what it returned before (at first None) and the
             output's values, and returns one value or a tuple of them. A sync one runs in a worker thread. Its
             parameters without a default say how many former values it takes; with ``*values``, those before it do.
+        on_call_end: Called once when everything of a call has ended, with its `Session`, its `End` and its
+            `ConnectionStatistics`: for a row in a database, for example. Its slot is free by then. A sync function runs
+            in a worker thread. It has `Timeouts.shutdown` seconds, also when the server is stopping. What it raises is
+            logged and disturbs no other call. Calls that were refused are not reported.
         limits: How many calls, threads and offers the stream takes, and how long a call may last.
         access: Which callers and which web pages may call.
         page: What the page, and other clients, are told before they call.
@@ -97,6 +114,7 @@ class Stream:
         modality: Modality | Literal["audio", "video", "audio-video"] = "audio",
         mode: Mode | Literal["send-receive", "send", "receive"] = "send-receive",
         additional_outputs_handler: Callable[..., Any] | None = None,
+        on_call_end: OnCallEnd | None = None,
         limits: Limits | None = None,
         access: Access | None = None,
         page: Page | None = None,
@@ -126,6 +144,7 @@ class Stream:
             page=page,
             form=arguments_of(handler, own) if page.arguments is None else read_arguments(page.arguments),
             additional_outputs_handler=additional_outputs_handler,
+            on_call_end=on_call_end,
             latency=choose("latency", latency, Latency),
             timeouts=timeouts or Timeouts(),
             debug=debug,

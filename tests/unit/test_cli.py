@@ -212,6 +212,43 @@ def test_serve_runs_a_stream_of_ones_own(tmp_path):
         stop(process, tmp_path, within=LIMIT)
 
 
+@pytest.mark.slow
+def test_the_log_of_serve_can_be_json(tmp_path):
+    """Each line is one object; those of a WebRTC call name it, aioice's too, which come from the engine's thread."""
+    (tmp_path / "mine.py").write_text(
+        "import logging, rtcflow\n"
+        "from rtcflow.demo import EchoHandler\n"
+        "logging.getLogger('aioice').setLevel(logging.INFO)\n"
+        "stream = rtcflow.Stream(EchoHandler(), authorize=lambda caller: 'ann')\n"
+    )
+    with server(tmp_path, "serve", "mine:stream", "--port", "0", "--log-format", "json") as (url, process):
+        assert run("call", url, "--seconds", "1").returncode == 0
+        log = stop(process, tmp_path, within=LIMIT)
+    lines = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
+    assert [line for line in log.splitlines() if not line.startswith(("{", "Serving", "Ended"))] == []
+    assert {"rtcflow.serving.session", "aioice.ice"} <= {line["logger"] for line in lines}
+    assert "taken unchecked" in lines.pop(0)["message"]
+    for line in lines:
+        assert (line.get("transport"), line.get("principal")) == ("webrtc", "ann"), line
+    assert len({line["call"] for line in lines}) == 1
+
+
+@pytest.mark.slow
+def test_the_logging_of_the_application_is_left_alone(tmp_path):
+    """An application with handlers of its own keeps them, and is told that --log-format does nothing."""
+    (tmp_path / "mine.py").write_text(
+        "import logging, rtcflow\n"
+        "from rtcflow.demo import EchoHandler\n"
+        "logging.basicConfig(level=logging.INFO, format='mine %(message)s')\n"
+        "stream = rtcflow.Stream(EchoHandler())\n"
+    )
+    with server(tmp_path, "serve", "mine:stream", "--port", "0", "--log-format", "json") as (url, process):
+        assert run("call", url, "--seconds", "1").returncode == 0
+        log = stop(process, tmp_path, within=LIMIT)
+    assert "rtcflow: --log-format has no effect: the application sets up logging" in log
+    assert re.search("^mine webrtc call .* begins$", log, re.MULTILINE)
+
+
 def make_speech(path) -> None:
     words = "The north wind and the sun were disputing."
     subprocess.run(["espeak-ng", "-w", str(path), words], check=True, timeout=20)

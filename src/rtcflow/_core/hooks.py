@@ -9,11 +9,17 @@ from typing import Any
 import anyio.lowlevel
 import anyio.to_thread
 
+from .threads import run_sync
 
-async def ask(hook: Callable[..., Any], *args: Any) -> Any:
+
+async def ask(hook: Callable[..., Any], *args: Any, abandon: bool = False) -> Any:
     """What a function of the application returns; a sync one runs in a worker thread. Always a checkpoint.
 
-    It may be a function, a coroutine function, an object with either as its ``__call__``, or a partial.
+    Args:
+        hook: A function, a coroutine function, an object with either as its ``__call__``, or a partial.
+        *args: Its arguments.
+        abandon: Whether cancelling this leaves a sync function running in its thread. Otherwise the cancellation waits
+            until it returns.
     """
     await anyio.lowlevel.checkpoint()
     if inspect.iscoroutinefunction(hook) or inspect.iscoroutinefunction(getattr(hook, "__call__", None)):  # noqa: B004
@@ -27,7 +33,12 @@ async def ask(hook: Callable[..., Any], *args: Any) -> Any:
         except BaseException as error:  # noqa: BLE001  it is raised below
             return None, error
 
-    result, error = await anyio.to_thread.run_sync(call)
+    if abandon:
+        name = getattr(hook, "__qualname__", type(hook).__qualname__)
+        limiter = anyio.to_thread.current_default_thread_limiter()
+        result, error = await run_sync(call, name=name, limiter=limiter)
+    else:
+        result, error = await anyio.to_thread.run_sync(call)
     if error is not None:
         raise error
     return await result if inspect.isawaitable(result) else result

@@ -22,6 +22,7 @@ from typing import Any, Generic, Protocol, TypeVar, cast
 import anyio
 
 from .._core.bridge import Event, wait_out, wake_later
+from ..context import log_facts
 
 T = TypeVar("T")
 _log = logging.getLogger("rtcflow.engine")
@@ -29,6 +30,8 @@ _log = logging.getLogger("rtcflow.engine")
 
 class Family:
     """All tasks that were started on behalf of one peer, by us or by aiortc.
+
+    Made where the call is admitted, so that the log records of these tasks name the call.
 
     Attributes:
         context: The context that makes a task, and whatever it starts, a member.
@@ -40,6 +43,7 @@ class Family:
         self.failed = on_error
         self.context = contextvars.Context()
         self.context.run(_family.set, self)
+        self.context.run(log_facts.set, log_facts.get())
 
     def add(self, task: asyncio.Task[Any]) -> None:
         """Make `task` a member; called for each task that is started in `context`."""

@@ -40,7 +40,7 @@ from .._core.nursery import Nursery
 from .._core.player import Playback
 from .._core.threads import INTERRUPT_GRACE, SETTLE, Crew, WorkerThreads, observer
 from ..abc import Transport, TransportStatistics
-from ..context import Context, reset_current_context, set_current_context
+from ..context import Context, LogFacts, log_facts, reset_current_context, set_current_context, shorten_id
 from ..ends import End, EndCause, Timeouts, describe_error, in_words, shorten
 from ..exceptions import NegotiationTimeout
 from ..frames import AudioFormat
@@ -320,7 +320,9 @@ class Connection:
         if observer.get() is not None:
             self._media.clock = loop_clock()
         self._began, self._loop_thread = anyio.current_time(), threading.get_ident()
-        token = set_current_context(self.context)
+        context, facts_before = self.context, log_facts.get()
+        token = set_current_context(context)
+        log_facts.set(LogFacts(shorten_id(context.webrtc_id), context.transport, context.principal))
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._close_at_the_end, tasks, name=f"closing of {self._name}")
@@ -334,6 +336,7 @@ class Connection:
                         await self._close_at_the_end(tasks)
         finally:
             reset_current_context(token)
+            log_facts.set(facts_before)
             self._ended.set()
         assert self.end is not None  # noqa: S101
         return self.end

@@ -23,9 +23,11 @@ import anyio
 import anyio.abc
 
 from .._core.bridge import current_loop_token
+from .._core.hooks import ask
 from .._core.threads import WorkerThreads
 from ..abc import Transport
 from ..connection.connection import shut_down
+from ..context import log_facts
 from ..ends import End, sole_error
 from ..exceptions import (
     ApplicationFailed,
@@ -242,6 +244,8 @@ class Calls(Mapping[str, Session]):
         principal = await self.authorize(caller)
         self.check_admitting()
         session = self._take_slot(caller, kind, webrtc_id or secrets.token_urlsafe(18), principal)
+        facts_before = log_facts.get()
+        log_facts.set(session.log_facts)
         try:
             yield session
         except BaseException:
@@ -250,6 +254,7 @@ class Calls(Mapping[str, Session]):
         finally:
             if session.connection is None:
                 await self._drop(session)
+            log_facts.set(facts_before)
 
     def _take_slot(self, caller: CallRequest, kind: str, webrtc_id: str, principal: Any) -> Session:
         """Do everything without an `await` in between, so that two calls never get the same slot or id."""
@@ -326,6 +331,24 @@ class Calls(Mapping[str, Session]):
             return await session.serve(partial(self._release, session))
         finally:
             self._release(session)
+            await self._tell_of_end(session)
+
+    async def _tell_of_end(self, session: Session) -> None:
+        """Call the application's `on_call_end`, also if the call or the server was cancelled."""
+        hook, connection = self.options.on_call_end, session.connection
+        if hook is None or connection is None or connection.end is None:
+            return
+        seconds = self.options.timeouts.shutdown
+        with anyio.CancelScope(shield=True), anyio.move_on_after(seconds) as limit:
+            try:
+                await ask(hook, session, connection.end, connection.statistics(), abandon=True)
+            except BaseException as error:
+                if is_for_the_process(error):
+                    raise
+                # The application's, like `authorize`: the call is over, and no other is disturbed.
+                logger.exception("on_call_end raised after %s call %s", session.kind, session.name)
+        if limit.cancelled_caught:
+            logger.error("on_call_end did not return within %g s; the server does not wait for it", seconds)
 
     def rename(self, session: Session, webrtc_id: str) -> None:
         """Give a session that is not served yet the id that its caller has sent only now.
@@ -339,6 +362,7 @@ class Calls(Mapping[str, Session]):
             raise ConnectionExists("this id is in use; choose another, or wait until that call has ended")
         del self._sessions[session.webrtc_id]
         session.webrtc_id = webrtc_id
+        session.log_facts.call = session.name
         self._sessions[webrtc_id] = session
 
     def events(self, session: Session) -> OutputEvents:

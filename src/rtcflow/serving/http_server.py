@@ -61,7 +61,10 @@ async def serve(
     config.graceful_timeout = grace
     config.websocket_ping_interval = PING
     config.websocket_max_message_size = max_message
-    config.loglevel = "WARNING"
+    errors = logging.getLogger("hypercorn.error")  # as it is: it has no handler of its own, so nothing is told twice
+    if errors.level == logging.NOTSET:
+        errors.setLevel(logging.WARNING)
+    config.errorlog = errors
     guarded = (
         _replaced(f"hypercorn.{backend}.run", "TCPServer", _guard),
         _replaced("hypercorn.protocol.ws_stream", "PerMessageDeflate", _decline),

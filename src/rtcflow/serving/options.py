@@ -13,7 +13,8 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
 
-from ..ends import Timeouts
+from ..connection.connection import ConnectionStatistics
+from ..ends import End, Timeouts
 from ..exceptions import HandlerError
 from ..handlers.base import StreamHandlerBase
 from ..handlers.checking import has_video
@@ -23,7 +24,7 @@ from ..protocol.ice import read_rtc_configuration
 from ..protocol.origins import read_allow_list
 from .form import Field, read_arguments, read_settings
 from .output_events import OutputFunction
-from .session import CallRequest
+from .session import CallRequest, Session
 
 if TYPE_CHECKING:
     from ..transports.line_socket import LineLimits
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 
 _E = TypeVar("_E", bound=enum.Enum)
 _G = TypeVar("_G", "Limits", "Access", "Page")
+
+OnCallEnd = Callable[[Session, End, ConnectionStatistics], Any]
+"""A function that is told how a call ended; see `Stream`."""
 
 Authorize = Callable[[CallRequest], Any] | Callable[[CallRequest], Awaitable[Any]]
 """A function that decides whether a request is allowed; see `Access`."""
@@ -189,6 +193,7 @@ class Options:
         handler: It is copied for each call, and never runs itself.
         form: The fields of the page's form for the handler's arguments.
         additional_outputs_handler: See `Stream`.
+        on_call_end: See `Stream`.
     """
 
     handler: StreamHandlerBase
@@ -199,6 +204,7 @@ class Options:
     page: Page
     form: tuple[Field, ...] = ()
     additional_outputs_handler: Callable[..., Any] | None = None
+    on_call_end: OnCallEnd | None = None
     latency: Latency = Latency.BUFFERED
     timeouts: Timeouts = field(default_factory=Timeouts)
     debug: bool = False
@@ -213,6 +219,10 @@ class Options:
             raise TypeError(f"additional_outputs_handler={given!r} must be a function")
         if given is not None:
             OutputFunction(given)  # its error is raised now, not for the first reader
+        if not (self.on_call_end is None or callable(self.on_call_end)):
+            raise TypeError(
+                f"on_call_end={self.on_call_end!r}; expected a function: def on_call_end(session, end, statistics): ..."
+            )
 
 
 def choose(name: str, given: object, kind: type[_E]) -> _E:

@@ -17,7 +17,7 @@ from .._core.native import cancellations
 from .._core.threads import WorkerThreads
 from ..abc import Transport
 from ..connection.connection import Connection, ConnectionStatistics
-from ..context import Context
+from ..context import Context, LogFacts, shorten_id
 from ..ends import End, EndCause, Timeouts
 from ..exceptions import ConnectionExists, LocalProtocolError
 from ..handlers.base import AsyncStreamHandler, StreamHandlerBase
@@ -28,9 +28,6 @@ from ..transports.webrtc import WebRTCTransport
 from .output_events import OutputEvents
 
 logger = logging.getLogger(__name__)
-
-SHOWN: Final = 8
-"""Characters of an id that logs show, but never more than half. 96 of the 144 bits of a server-made id stay secret."""
 
 _TOLD_IN_FULL: Final = (EndCause.CLOSED, EndCause.NOT_CONNECTED, EndCause.LINK_BROKE)
 """Causes whose reason says more than they do."""
@@ -90,6 +87,7 @@ class Session:
         outputs: The `AdditionalOutputs` of the handler; `Stream.output_stream` reads them.
         connection: The connection, or None until the transport is open.
         events: What readers of the outputs route are sent; None until the first reader comes.
+        log_facts: What log records of the call say of it; `Calls.admit` makes them current.
     """
 
     def __init__(
@@ -109,6 +107,7 @@ class Session:
         self.outputs = Fanout[AdditionalOutputs]()
         self.connection: Connection | None = None
         self.events: OutputEvents | None = None
+        self.log_facts = LogFacts(self.name, kind, principal)
         self._settings = settings
         self._prepared = Event()
         self._closing: str | None = None
@@ -122,7 +121,7 @@ class Session:
     @property
     def name(self) -> str:
         """What logs call the call: the beginning of its id. The whole id is secret: it gives power over the call."""
-        return f"{self.webrtc_id[: min(SHOWN, len(self.webrtc_id) // 2)]}…"
+        return shorten_id(self.webrtc_id)
 
     # -- what the application may do, from any thread
 

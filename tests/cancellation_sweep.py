@@ -105,27 +105,35 @@ class Telling:
 
 
 def sweep(
-    story: Story, backend: str, how: str, *, points: int | None = None, limit: float = LIMIT, timeout: float = 300
+    story: Story | Sequence[Story],
+    backend: str,
+    how: str,
+    *,
+    points: int | None = None,
+    limit: float = LIMIT,
+    timeout: float = 300,
 ) -> list[Telling]:
     """Tell `story` once for each step at which it is cancelled; an AssertionError says at which steps what is wrong.
 
     Args:
-        story: A module's function, so that another process finds it.
+        story: A module's function, so that another process finds it; or several of one module, told one after another.
         backend: One of `BACKENDS`.
         how: ``"scope"``, ``"native"``, ``"timeout"`` or ``"sigint"``.
         points: At how many steps, evenly spread, with the first ones among them; None: at each.
         limit: Seconds from the cancellation to the end of the story.
         timeout: Seconds for the whole of a ``"sigint"`` sweep's process.
     """
+    stories = [story] if callable(story) else story
     if how == "sigint":
-        tellings = _in_a_process(story, backend, points, limit, timeout)
+        told = _in_a_process(stories, backend, points, limit, timeout)
     else:
-        tellings = _sweep(story, backend, how, points, limit)
-    wrong = [f"step {telling.step}: {what}" for telling in tellings for what in telling.wrong]
-    name = getattr(story, "__name__", story)
-    assert not wrong, f"{name} on {backend}, by {how}, at {len(tellings) - 1} steps:\n" + "\n".join(wrong)
-    assert any(telling.cancelled for telling in tellings), "no step was reached at which the story was to be cancelled"
-    return tellings
+        told = [_sweep(one, backend, how, points, limit) for one in stories]
+    for one, tellings in zip(stories, told, strict=True):
+        wrong = [f"step {telling.step}: {what}" for telling in tellings for what in telling.wrong]
+        name = getattr(one, "__name__", one)
+        assert not wrong, f"{name} on {backend}, by {how}, at {len(tellings) - 1} steps:\n" + "\n".join(wrong)
+        assert any(telling.cancelled for telling in tellings), f"{name} was over before the first step to cancel it at"
+    return [telling for tellings in told for telling in tellings]
 
 
 def _sweep(story: Story, backend: str, how: str, points: int | None, limit: float) -> list[Telling]:
@@ -156,12 +164,10 @@ def tell(story: Story, backend: str, how: str, step: int | None, limit: float) -
         with contextlib.redirect_stderr(lines):
             try:
                 _run(story, facts, telling, backend, how)
-            except KeyboardInterrupt:
-                if how != "sigint":
-                    telling.wrong.append("KeyboardInterrupt out of nowhere")
             except BaseException as error:
-                last = "".join(traceback.format_exception(error)).strip().splitlines()
-                telling.wrong.append("raised " + "\n    ".join(last[-12:]))
+                if how != "sigint" or not _is_interrupt(error):
+                    last = "".join(traceback.format_exception(error)).strip().splitlines()
+                    telling.wrong.append("raised " + "\n    ".join(last[-12:]))
             gc.collect()  # what was never awaited or retrieved is told now
     finally:
         root.removeHandler(handler)
@@ -173,6 +179,13 @@ def tell(story: Story, backend: str, how: str, step: int | None, limit: float) -
     if len(text) > LINES or any("never awaited" in line or "never retrieved" in line for line in text):
         telling.wrong.append("said:\n    " + "\n    ".join(text[:40]))
     return telling
+
+
+def _is_interrupt(error: BaseException) -> bool:
+    """Whether this is Ctrl-C and nothing else. trio raises it in a task, so a story's own nursery makes it a group."""
+    if isinstance(error, BaseExceptionGroup):
+        return error.split(KeyboardInterrupt)[1] is None
+    return isinstance(error, KeyboardInterrupt)
 
 
 def _run(story: Story, facts: Facts, telling: Telling, backend: str, how: str) -> None:
@@ -355,16 +368,19 @@ def _left(threads: set[threading.Thread], descriptors: Counter[str]) -> list[str
 # -- a process of its own
 
 
-def _in_a_process(story: Story, backend: str, points: int | None, limit: float, timeout: float) -> list[Telling]:
-    command = [sys.executable, "-W", "error", __file__, inspect.getfile(story), story.__name__, backend]  # type: ignore[attr-defined]
+def _in_a_process(
+    stories: Sequence[Any], backend: str, points: int | None, limit: float, timeout: float
+) -> list[list[Telling]]:
+    names = ",".join(story.__name__ for story in stories)
+    command = [sys.executable, "-W", "error", __file__, inspect.getfile(stories[0]), names, backend]
     done = subprocess.run(
         [*command, str(points or 0), str(limit)], capture_output=True, text=True, timeout=timeout, check=False
     )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
-    return [Telling(**telling) for telling in json.loads(done.stdout.splitlines()[-1])]
+    return [[Telling(**telling) for telling in tellings] for tellings in json.loads(done.stdout.splitlines()[-1])]
 
 
-def _main(path: str, name: str, backend: str, points: str, limit: str) -> None:
+def _main(path: str, names: str, backend: str, points: str, limit: str) -> None:
     sys.path.insert(0, str(Path(__file__).parent))
     sys.modules["cancellation_sweep"] = sys.modules["__main__"]
     spec = importlib.util.spec_from_file_location(Path(path).stem, path)
@@ -373,8 +389,9 @@ def _main(path: str, name: str, backend: str, points: str, limit: str) -> None:
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
-    tellings = _sweep(getattr(module, name), backend, "sigint", int(points) or None, float(limit))
-    print(json.dumps([asdict(telling) for telling in tellings]))
+    stories = [getattr(module, name) for name in names.split(",")]
+    told = [_sweep(story, backend, "sigint", int(points) or None, float(limit)) for story in stories]
+    print(json.dumps([[asdict(telling) for telling in tellings] for tellings in told]))
 
 
 if __name__ == "__main__":

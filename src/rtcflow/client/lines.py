@@ -22,6 +22,7 @@ import numpy as np
 from .._core.bridge import loop_clock
 from .._core.flow import Flow, Policy
 from .._core.link import LinkEnd
+from .._core.native import task_group
 from .._core.player import Player
 from ..abc import MediaOffer, TransportStatistics
 from ..exceptions import MediaError, NegotiationTimeout, RemoteProtocolError
@@ -462,7 +463,7 @@ async def join_line(
     """
     failure: BaseException | None = None
     try:
-        async with anyio.create_task_group() as tasks:
+        async with task_group() as tasks:
             transport = CallerTransport(socket, codec, call, carried)
             try:
                 await transport._begin()
@@ -472,7 +473,7 @@ async def join_line(
             finally:
                 with anyio.CancelScope(shield=True), anyio.move_on_after(1):
                     await transport.aclose()
-                tasks.cancel_scope.cancel()
+            tasks.cancel_scope.cancel()
     except BaseExceptionGroup as group:
         failure = _sole(group)
     if failure is not None:
@@ -498,13 +499,11 @@ async def _open(
     httpx2, sent = _import_httpx2(), read_headers(headers)
     failure: BaseException | None = None
     try:
-        async with httpx2.AsyncClient(timeout=timeout, headers=sent) as client, anyio.create_task_group() as tasks:
+        async with httpx2.AsyncClient(timeout=timeout, headers=sent) as client, task_group() as tasks:
             session = await tasks.start(_keep_session, client, url, timeout)
-            try:
-                async with join_line(_HttpxSocket(session), codec, call, carried) as transport:
-                    yield transport
-            finally:
-                tasks.cancel_scope.cancel()
+            async with join_line(_HttpxSocket(session), codec, call, carried) as transport:
+                yield transport
+            tasks.cancel_scope.cancel()
     except BaseExceptionGroup as group:
         failure = _sole(group)
     if failure is not None:

@@ -24,6 +24,7 @@ import anyio.abc
 
 from .._core.bridge import current_loop_token
 from .._core.hooks import ask
+from .._core.native import task_group
 from .._core.threads import WorkerThreads
 from ..abc import Transport
 from ..connection.connection import shut_down
@@ -133,7 +134,7 @@ class Calls(Mapping[str, Session]):
         engine = EngineRoom(self.options.webrtc)
         self._draining = False
         try:
-            async with anyio.create_task_group() as tasks:
+            async with task_group() as tasks:
                 self._running = _Running(token, tasks, engine)
                 try:
                     yield
@@ -142,7 +143,7 @@ class Calls(Mapping[str, Session]):
                         await self.drain(self.options.limits.drain_time)
                     self._running = None
                     await self._close_all()
-                    tasks.cancel_scope.cancel()
+                tasks.cancel_scope.cancel()
         except BaseExceptionGroup as group:
             raise sole_error(group) from None  # tasks in here are supervised: this is what the block itself raised
         finally:

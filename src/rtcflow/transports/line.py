@@ -23,6 +23,7 @@ import anyio.lowlevel
 
 from .._core.bridge import ParkingLot, loop_clock
 from .._core.link import LinkEnd
+from .._core.native import task_group
 from .._core.player import Player
 from ..abc import MediaOffer, TransportStatistics
 from ..exceptions import MediaError, NegotiationTimeout, RemoteProtocolError
@@ -460,7 +461,7 @@ async def open_line(
         raise anyio.BrokenResourceError from left
     failure: BaseException | None = None
     try:
-        async with anyio.create_task_group() as tasks:
+        async with task_group() as tasks:
             for task in (transport._read, transport._play, transport._send_messages, transport._watch_peer):
                 tasks.start_soon(task)
             try:
@@ -468,7 +469,7 @@ async def open_line(
             finally:
                 with anyio.move_on_after(GOODBYE, shield=True):
                     await transport.aclose()
-                tasks.cancel_scope.cancel()
+            tasks.cancel_scope.cancel()
     except BaseExceptionGroup as group:
         failure = group.exceptions[0] if len(group.exceptions) == 1 else group
     if failure is not None:

@@ -1,0 +1,231 @@
+"""Whole calls cancelled at their steps, in every way there is: over WebRTC, by WebSocket and by telephone.
+
+The memory transport and bare connections are in `test_cancelled_connection.py`, the engine and the offer route in
+`test_cancelled_engine.py`.
+"""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+
+import anyio
+import httpx2
+import numpy as np
+import pytest
+from cancellation_sweep import BACKENDS, KINDS, Facts, sweep
+from line_pairs import Pipe, telephone_pair, websocket_pair
+
+from rtcflow import AsyncStreamHandler, Stream, StreamHandler
+from rtcflow._core.native import task_group
+from rtcflow.client import connect
+from rtcflow.client.lines import join_line
+from rtcflow.connection import run_connection
+from rtcflow.ends import Timeouts
+from rtcflow.frames import AudioFormat, AudioFrame
+from rtcflow.protocol.lines import CallStarted, MediaFormat
+from rtcflow.protocol.websocket import WebSocketCodec, Wish
+from rtcflow.serving.session import CallRequest
+from rtcflow.transports.webrtc import WebRTCConfig, open_engine
+
+LOCAL = WebRTCConfig(host_addresses=("127.0.0.1",))
+QUICK = Timeouts(connect=5, shutdown=1, grace=0.2, goodbye=0.5)
+TALK = 0.05
+"""Seconds for which a caller speaks before it hangs up."""
+
+
+class Talker(AsyncStreamHandler):
+    """Says something now and then, hears everything, and counts how often it was shut down."""
+
+    def __init__(self, made):
+        super().__init__(output_sample_rate=48000)
+        self.made, self.shut_down = made, 0
+        made.append(self)
+
+    async def start_up(self):
+        await anyio.sleep_forever()
+
+    async def receive(self, frame):
+        pass
+
+    async def emit(self):
+        await anyio.sleep(0.02)
+        return 48000, np.ones((1, 960), np.int16)
+
+    async def shutdown(self):
+        self.shut_down += 1
+
+    def copy(self):
+        return Talker(self.made)
+
+
+class SyncTalker(StreamHandler):
+    """The same in worker threads."""
+
+    def __init__(self, made):
+        super().__init__(output_sample_rate=48000)
+        self.made, self.shut_down = made, 0
+        made.append(self)
+
+    def receive(self, frame):
+        pass
+
+    def emit(self):
+        return 48000, np.ones((1, 960), np.int16)
+
+    def shutdown(self):
+        self.shut_down += 1
+
+    def copy(self):
+        return SyncTalker(self.made)
+
+
+def a_stream(facts, kind=Talker, **options):
+    """A stream that shuts each of its handlers down once, and whose slots are all free in the end."""
+    made = []
+    stream = Stream(kind(made), modality="audio", mode="send-receive", webrtc=LOCAL, timeouts=QUICK, **options)
+    facts.expect("each copy was shut down once", lambda: all(handler.shut_down == 1 for handler in made[1:]))
+    facts.expect("every slot is free", lambda: not len(stream.calls))
+    return stream
+
+
+def a_handler(facts, kind=Talker):
+    """A handler that is not shut down twice."""
+    handler = kind([])
+    facts.expect("shutdown was called at most once", lambda: handler.shut_down <= 1)
+    return handler
+
+
+async def speak(theirs):
+    """Be the caller for a moment, and hang up."""
+    theirs.start(AudioFormat(48000), AudioFormat(48000))
+    theirs.audio_out.put(AudioFrame(np.ones((1, 960), np.int16), 48000, 0))
+    await anyio.sleep(TALK)
+    await theirs.aclose()
+
+
+# -- lines
+
+
+async def _line_call(facts, pair, kind):
+    stream = a_stream(facts, kind)
+    async with stream.running(), pair() as (ours, theirs), anyio.create_task_group() as tasks:
+        tasks.start_soon(speak, theirs)
+        async with stream.calls.admit(CallRequest(), ours.kind) as session:
+            await stream.calls.run(session, ours)
+
+
+async def websocket_call(facts: Facts) -> None:
+    """A line over a WebSocket is opened, admitted and served; its handler is async."""
+    await _line_call(facts, websocket_pair("pcm_s16le", 48000), Talker)
+
+
+async def telephone_call(facts: Facts) -> None:
+    """A telephone line is opened, admitted and served; its handler is sync."""
+    await _line_call(facts, telephone_pair("twilio"), SyncTalker)
+
+
+@asynccontextmanager
+async def dialled(stream):
+    """A caller's end that has called the WebSocket route of a stream, without a network."""
+    wish = Wish("pcm_s16le", 48000, binary=True, clear=True, marks=True, named=True)
+    pipe = Pipe()
+    scope = {**pipe.websocket.scope, "path": "/websocket/offer", "raw_path": b"/websocket/offer", "root_path": ""}
+    scope["subprotocols"], scope["server"] = [], ("test", 80)
+    over = anyio.Event()
+
+    async def serve():
+        try:
+            await stream.asgi(scope, pipe.websocket._receive, pipe.websocket._send)
+        finally:
+            over.set()
+
+    try:
+        async with task_group() as tasks:  # anyio's own may swallow a native cancellation, see its module
+            tasks.start_soon(serve)
+            call = CallStarted("a", "a", format=None)
+            async with join_line(pipe, WebSocketCodec(wish), call, MediaFormat("pcm_s16le", 48000)) as theirs:
+                yield theirs
+            await over.wait()
+    finally:
+        pipe.free()
+
+
+async def websocket_route(facts: Facts) -> None:
+    """A caller calls the WebSocket route, and hangs up."""
+    stream = a_stream(facts)
+    async with stream.running(), dialled(stream) as theirs:
+        await speak(theirs)
+
+
+LINES = [websocket_call, telephone_call, websocket_route]
+
+
+# -- WebRTC
+
+
+async def webrtc_connection(facts: Facts) -> None:
+    """A bare connection over WebRTC: an engine, both ends of a call, and a handler."""
+    handler = a_handler(facts, SyncTalker)
+    async with open_engine(LOCAL) as engine:
+        theirs = await engine.offer()
+        ours = await engine.answer(theirs.offer_sdp)
+        await theirs.accept_answer(ours.answer)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_hang_up_when_connected, theirs)
+            await run_connection(ours, handler, timeouts=QUICK)
+
+
+async def _hang_up_when_connected(theirs):
+    theirs.start(AudioFormat(48000), AudioFormat(48000))
+    await theirs.wait_connected()
+    await theirs.aclose()
+
+
+async def client_call(facts: Facts) -> None:
+    """`connect` calls a stream by HTTP and WebRTC; a handler speaks at each end; the caller hangs up."""
+    stream, handler = a_stream(facts), a_handler(facts)
+    real, site = httpx2.AsyncClient, httpx2.ASGITransport(stream.asgi)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(httpx2, "AsyncClient", lambda **options: real(**{**options, "transport": site}))
+        async with stream.running(), open_engine(LOCAL) as engine, connect("http://site", engine=engine) as call:
+            with anyio.move_on_after(5):
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(run_connection, call, handler)
+                    await call.wait_connected()
+                    await anyio.sleep(TALK)
+                    tasks.cancel_scope.cancel()
+
+
+WEBRTC = [webrtc_connection, client_call]
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("story", LINES)
+@pytest.mark.parametrize(("backend", "how"), [kind for kind in KINDS if kind[1] != "sigint"])
+def test_a_line_is_cancelled_at_some_steps(story, backend, how):
+    """At a few steps: what breaks at many is seen here."""
+    sweep(story, backend, how, points=6)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("story", WEBRTC)
+@pytest.mark.parametrize(("backend", "how"), [kind for kind in KINDS if kind[1] != "sigint"])
+def test_a_webrtc_call_is_cancelled_at_some_steps(story, backend, how):
+    """At a few steps: what breaks at many is seen here."""
+    sweep(story, backend, how, points=4)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_ctrl_c_at_some_steps(backend):
+    """The same, in one process for all of them: to start one takes longer than all calls together."""
+    sweep([*LINES, *WEBRTC], backend, "sigint", points=4)
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("story", [*LINES, *WEBRTC])
+@pytest.mark.parametrize(("backend", "how"), KINDS)
+def test_cancelled_at_every_step(story, backend, how):
+    """At each."""
+    sweep(story, backend, how, timeout=1700)

@@ -68,7 +68,7 @@ async def serve(stream, sessions):
 def _by_timeout(work):
     async def run():
         with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.05):
+            async with asyncio.timeout(0.5):
                 await work()
 
     return run
@@ -77,7 +77,7 @@ def _by_timeout(work):
 def _by_wait_for(work):
     async def run():
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(work(), 0.05)
+            await asyncio.wait_for(work(), 0.5)
 
     return run
 
@@ -85,7 +85,7 @@ def _by_wait_for(work):
 def _by_cancel(work):
     async def run():
         task = asyncio.create_task(work())
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.5)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task

@@ -1,13 +1,13 @@
 """Waiting and waking across threads and backends.
 
-Strategy: everything that one side waits for and another side brings about (an event, a frame in a queue, room in a
-playout buffer) stands on one primitive, `ParkingLot`: a set of waiters guarded by its owner's lock. A waiter is a task
-of any anyio backend or a plain thread. Waking costs nothing when nobody is parked, and one `call_soon_threadsafe` (or
-trio's `run_sync_soon`) when somebody is: measured, that one hop is what a frame's way across threads costs. A loop that
-was told and has not come to it yet is not told again, so a loop under load is told rarely.
+Strategy: one primitive, `ParkingLot`, is under everything that one side waits for and another side brings about, such
+as an event, a frame in a queue, or room in a playout buffer. It is a set of waiters, guarded by its owner's lock. A
+waiter is a task of any anyio backend, or a plain thread. Waking is free if nobody is parked. Otherwise it takes one
+`call_soon_threadsafe` (or trio's `run_sync_soon`). Measured, this one call is what a frame's way across threads costs.
+A loop that was told and has not run yet is not told again, so a loop under load is told rarely.
 
-The lost wake-up is avoided by construction: a waiter parks while it holds the lock under which the condition is
-changed, and looks at the condition again after each wake-up. A cancelled waiter leaves the lot.
+The invariant: no wake-up is lost. A waiter parks while it holds the lock under which the condition changes, and looks
+at the condition again after each wake-up. A cancelled waiter leaves the lot.
 """
 
 from __future__ import annotations
@@ -46,17 +46,17 @@ __all__ = [
 
 
 class WorkerMark(Protocol):
-    """What virtual time knows of one worker thread: it may not run ahead of one that can run."""
+    """One worker thread, as virtual time sees it. Time must not run ahead of a thread that can run."""
 
     def parked(self) -> None:
         """The thread waits in a `ParkingLot`; called under the lot's lock."""
 
     def resumed(self) -> None:
-        """The thread can run again; called by whoever wakes it, before it does."""
+        """The thread can run again; called by the thread that wakes it, before it does so."""
 
 
 current_worker: contextvars.ContextVar[WorkerMark | None] = contextvars.ContextVar("rtcflow_worker", default=None)
-"""This worker thread's mark, where somebody watches (see `rtcflow._core.threads.observer`); None in production."""
+"""This worker thread's mark, if it is watched (see `rtcflow._core.threads.observer`); None in production."""
 
 
 def current_loop_token() -> Any:
@@ -68,7 +68,7 @@ def call_in_loop(token: Any, function: Callable[..., object], *args: Any) -> boo
     """Have `function(*args)` called soon in the loop that `token` names; from any thread.
 
     Returns:
-        False if that loop has ended (then nothing is called), else True.
+        False if that loop has ended; then `function` is not called. True otherwise.
     """
     soon = getattr(token, "run_sync_soon", None) or token.call_soon_threadsafe
     try:
@@ -89,14 +89,14 @@ def loop_clock() -> Callable[[], float]:
 
 
 class Waiter(Protocol):
-    """Whoever waits in a `ParkingLot`."""
+    """A task or thread that waits in a `ParkingLot`."""
 
     def wake(self) -> None:
-        """Go on; called by whoever changed the condition, in its thread, with the lot's lock held."""
+        """Go on; called by the thread that changed the condition, with the lot's lock held."""
 
 
 class _Loop:
-    """A running loop, as those see it who wake its tasks."""
+    """A running loop, as other threads use it to wake its tasks."""
 
     __slots__ = ("_due", "_told", "is_trio", "thread", "token")
 
@@ -113,7 +113,7 @@ class _Loop:
             function()
             return
         self._due.append(function)
-        if not self._told:  # else `_run` has not begun yet, and finds it
+        if not self._told:  # otherwise `_run` has not begun yet, and will find it
             self._told = True
             if _here.later is None:
                 self._tell()
@@ -150,11 +150,11 @@ _here = _Here()
 
 
 def wake_later(later: Callable[[Callable[[], None]], object] | None) -> None:
-    """Have tasks of other loops that this thread wakes woken by a function that is handed to `later`.
+    """Wake tasks of other loops later: each wake-up becomes a function that is handed to `later`.
 
-    For a thread that has a loop of its own and much to do in each turn of it: at the end of the turn, instead of at the
-    first packet of many, when the woken would only struggle with it for the interpreter's lock. None: at once again;
-    what `later` holds by then must still be called.
+    This is for a thread that has a loop of its own and much to do in each turn of it. It wakes others at the end of the
+    turn. At the first packet of many, the woken thread would only compete with it for the interpreter's lock. None
+    means: wake at once again. What `later` holds by then must still be called.
     """
     _here.later = later
 
@@ -222,7 +222,7 @@ class _ThreadWaiter:
     def wake(self) -> None:
         if self._mark is not None:
             self._mark.resumed()
-        self._lock.release()  # once: whoever wakes takes this waiter out of the lot
+        self._lock.release()  # once: the side that wakes has taken this waiter out of the lot
 
     def wait(self, timeout: float | None) -> bool:
         woken = self._lock.acquire(timeout=-1 if timeout is None else max(timeout, 0.0))
@@ -232,11 +232,11 @@ class _ThreadWaiter:
 
 
 class ParkingLot:
-    """Those who wait for one condition. Its owner's lock guards the lot *and* the condition.
+    """The waiters for one condition. The owner's lock guards the lot *and* the condition.
 
-    Usage, by the side that waits: take the lock, look at the condition; if it does not hold, `await lot.park()` (or
-    `lot.park_sync()`), which releases the lock while waiting and takes it again after. Then look again. By the side
-    that changes the condition: take the lock, change, `lot.wake_all()`.
+    The side that waits takes the lock and looks at the condition. If it does not hold, it calls `await lot.park()` (or
+    `lot.park_sync()`), which releases the lock while waiting and takes it again after. Then it looks again. The side
+    that changes the condition takes the lock, makes the change, and calls `lot.wake_all()`.
     """
 
     __slots__ = ("_lock", "_waiters")
@@ -246,11 +246,11 @@ class ParkingLot:
         self._waiters: set[Waiter] = set()
 
     def add(self, waiter: Waiter) -> None:
-        """Have `waiter` woken at the next `wake_all`, once; it waits by itself. The caller holds the lock."""
+        """Have `wake_all` wake `waiter`, once. It waits in its own way. The caller holds the lock."""
         self._waiters.add(waiter)
 
     def wake_all(self) -> None:
-        """Wake everybody who is parked. The caller holds the lock."""
+        """Wake all waiters. The caller holds the lock."""
         if self._waiters:
             waiters, self._waiters = self._waiters, set()
             for waiter in waiters:
@@ -295,7 +295,7 @@ class ParkingLot:
         """Have the thread whose innermost frame is `frame` raise `error` out of `park_sync`. From another thread.
 
         Returns:
-            Whether it is parked, and will; if not, nothing has happened.
+            True if it was parked and will raise. False if nothing was done.
         """
         parked = frame.f_back
         if frame.f_code is not _ThreadWaiter.wait.__code__ or parked is None:
@@ -311,10 +311,10 @@ class ParkingLot:
 
 
 class Event:
-    """A flag that tasks of any backend and threads can wait for, and anyone can set, from any thread.
+    """A flag that tasks of any backend and threads can wait for. Any thread can set it.
 
-    It stands where FastRTC has an `asyncio.Event` (`channel_set`, `args_set`) and has its methods with its meanings,
-    plus `wait_sync` for worker threads. Making one needs no event loop.
+    It replaces the `asyncio.Event` that FastRTC has as `channel_set` and `args_set`. It has the same methods with the
+    same meanings, and adds `wait_sync` for worker threads. Making one needs no event loop.
 
     >>> event = Event()
     >>> event.set(); event.is_set(), event.wait_sync(timeout=0)
@@ -343,12 +343,12 @@ class Event:
             self._lot.wake_all()
 
     def clear(self) -> None:
-        """Lower the flag. Who was woken by an earlier `set` stays woken: none is lost between the two."""
+        """Lower the flag. Waiters that an earlier `set` has woken stay woken: no wake-up is lost between the two."""
         with self._lock:
             self._flag = False
 
     def close(self) -> None:
-        """Let all who wait now or later fail with `anyio.ClosedResourceError`: the flag will never be raised."""
+        """Let every wait, now or later, fail with `anyio.ClosedResourceError`: the flag will never be raised."""
         with self._lock:
             self._closed = True
             self._lot.wake_all()
@@ -393,11 +393,11 @@ class Event:
 
 
 async def wait_out(event: Event) -> None:
-    """Wait until `event` is set, and let nothing cut that short; what tried to is raised afterwards.
+    """Wait until `event` is set. No cancellation cuts this short; it is raised afterwards.
 
     A shielded `anyio.CancelScope` holds off anyio's own cancellation only. ``task.cancel()`` of asyncio and trio's
-    Ctrl-C pass through it, so they are caught here, and raised again once the event is set. For what must not be left
-    half done, and ends by itself in bounded time.
+    Ctrl-C pass through it, so they are caught here, and raised again once the event is set. Use this for work that must
+    not be left half done, and that ends by itself in bounded time.
     """
     stopped: BaseException | None = None
     with anyio.CancelScope(shield=True):

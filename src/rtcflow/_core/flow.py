@@ -1,8 +1,11 @@
 """Bounded queues between threads, tasks and backends, one policy each.
 
-A `Flow` carries frames or messages one way: put from any thread, taken by one task or one worker thread. A sync
-handler's worker takes frames straight from the flow that the engine's thread fills: one hop, and the application's
-loop is not on the way.
+A `Flow` carries frames or messages one way. Any thread may put; one task or one worker thread takes. The worker of a
+sync handler takes frames straight from the flow that the engine's thread fills. So a frame changes threads once, and
+does not pass through the application's loop. Queues of asyncio or anyio would need that loop, and queues of `queue`
+could not be awaited.
+
+The invariant: ``put == taken + dropped + waiting`` at every moment. Every item is counted once, also after the end.
 """
 
 from __future__ import annotations
@@ -22,15 +25,15 @@ from .bridge import ParkingLot
 T = TypeVar("T")
 
 MOST_IN_A_ROW = 8
-"""Items that `take_in_a_row` takes without letting other tasks run: they are a backlog, and how long a task takes to
-work off eight of them depends on its handler alone."""
+"""Items that `take_in_a_row` takes from a backlog without letting other tasks run. How long a task takes for these
+eight depends on its handler alone."""
 
 
 class Policy(enum.Enum):
     """What happens when something is put into a full flow."""
 
     BLOCK = "block"
-    """Whoever puts waits for room (`put`, `put_sync`), or is told `WouldBlock` (`put_nowait`)."""
+    """`put` and `put_sync` wait for room. `put_nowait` raises `WouldBlock`."""
 
     DROP_OLDEST = "drop_oldest"
     """The oldest waiting item makes room; `FlowStatistics.dropped` counts it."""
@@ -71,7 +74,7 @@ class Flow(Generic[T]):
 
     The end: after `end()` the items that wait can still be taken, then taking raises `anyio.EndOfStream`. After
     `end(error)` and after `close()` nothing can be taken: `anyio.BrokenResourceError` (its ``__cause__`` is `error`)
-    or `anyio.ClosedResourceError` is raised. The first ending counts. Whatever is put later is dropped and counted.
+    or `anyio.ClosedResourceError` is raised. The first ending counts. Items put later are dropped and counted.
     """
 
     def __init__(self, bound: int, policy: Policy) -> None:
@@ -194,7 +197,8 @@ class Flow(Generic[T]):
         """Take the next item if one waits.
 
         Raises:
-            anyio.WouldBlock: None waits; and what `take` raises.
+            anyio.WouldBlock: No item waits.
+            Exception: What `take` raises at the end.
         """
         with self._lock:
             if not self._ready():
@@ -207,7 +211,7 @@ class Flow(Generic[T]):
         self._taking = True
 
     def _ready(self) -> bool:
-        """Whether an item can be taken; raises what ended the flow if none ever will."""
+        """Whether an item can be taken; raises the end of the flow if no item will ever come."""
         if self._items:
             return True
         if self._closed:

@@ -1,4 +1,9 @@
-"""What an exception of a handler is: its cancellation, something that only looks like it, or an error."""
+"""What is an exception that a handler raised: its cancellation, something that only looks like it, or an error?
+
+A cancelled exception proves nothing. A handler that awaits a future which somebody else has cancelled raises the same
+class, and asyncio then takes the task for ended quietly. So this module asks the task itself: is a cancel scope around
+it cancelled, or was `task.cancel()` called?
+"""
 
 from __future__ import annotations
 
@@ -12,11 +17,11 @@ from .native import cancellations
 
 
 def is_cancellation(error: BaseException) -> bool:
-    """Whether `error` is the cancellation of the task that asks, and does not only look like one.
+    """Whether `error` is the cancellation of the running task, and does not only look like one.
 
-    It is, if a cancel scope around the task was cancelled, or the task itself (asyncio's `task.cancel()`,
-    `asyncio.timeout`, `asyncio.wait_for`, the end of `asyncio.run`). It is not, if the task awaited something else that
-    was cancelled.
+    True if a cancel scope around the task was cancelled, or the task itself (asyncio's `task.cancel()`,
+    `asyncio.timeout`, `asyncio.wait_for`, the end of `asyncio.run`). False if the task awaited something else that was
+    cancelled.
     """
     return isinstance(error, anyio.get_cancelled_exc_class()) and is_being_cancelled()
 
@@ -27,14 +32,14 @@ def is_being_cancelled() -> bool:
 
 
 def beside_cancellation(error: BaseException) -> BaseException | None:
-    """What is in `error` beside the cancellation of this task; None if nothing is."""
+    """The part of `error` that is not the cancellation of this task; None if there is no other part."""
     cancelled = anyio.get_cancelled_exc_class()
     if is_being_cancelled():
         if isinstance(error, BaseExceptionGroup):  # of a task group of the handler's own
             return error.split(cancelled)[1]
         return None if isinstance(error, cancelled) else error
     if isinstance(error, cancelled):
-        # Raised again as it is, it would cancel whoever runs the connection.
+        # Raised again as it is, it would cancel the task that runs the connection.
         told = HandlerError(
             "the handler was cancelled, but not by its connection: it awaited a task or a future that somebody else "
             "had cancelled"
@@ -45,9 +50,9 @@ def beside_cancellation(error: BaseException) -> BaseException | None:
 
 
 def explain(error: BaseException) -> str | None:
-    """The way out, where a handler has used asyncio under trio; also added to `error` as a note. None otherwise.
+    """What to write instead, if a handler has used asyncio under trio; also added to `error` as a note. None otherwise.
 
-    asyncio's own errors do not say it: ``'NoneType' object has no attribute 'create_future'``.
+    asyncio's own errors do not help: ``'NoneType' object has no attribute 'create_future'``.
     """
     if not hasattr(current_loop_token(), "run_sync_soon"):
         return None

@@ -178,6 +178,6 @@ def _in_cleanup(code: CodeType, at: int) -> bool:
 
 
 def _set_async_exception() -> Any:
-    """The function of the API; None where there is no such thing (not CPython), and nothing can be interrupted."""
+    """The function of the API; None outside of CPython; then nothing can be interrupted."""
     api = getattr(ctypes, "pythonapi", None)
     return None if api is None else api.PyThreadState_SetAsyncExc

@@ -25,14 +25,14 @@ from ..media.playout import Latency, Playout, PlayoutFrame, PlayoutStatistics
 from .bridge import ParkingLot, Waiter
 
 LEAD = 0.2
-"""Seconds of audio that may wait before the handler is held back: enough to survive a stall of its loop of that length,
-little enough that `clear_queue` rarely has much to drop."""
+"""Seconds of audio that may wait before the handler is held back. It bridges a stall of the handler's loop of that
+length, and `clear_queue` rarely has much to drop."""
 
 LIVE_ROOM = 10.0
-"""The same with `Latency.LIVE`. A handler that passes on what it hears gets rid of its backlog without being held back,
-whatever it has gathered under overload in queues of its own; so the backlog is seen for what it is (audio that goes on
-being made in real time behind a queue that stands), and is shed. A voice made faster than real time comes in bursts
-with pauses in between, and is heard whole; so is what still has to wait."""
+"""The same with `Latency.LIVE`. A handler that passes on what it hears may have gathered a backlog in queues of its
+own. It can hand all of it over without being held back. So the backlog shows as a standing queue behind which audio is
+made in real time, and is shed. Speech that is made faster than real time comes in bursts with pauses, and is played
+whole. So is audio that still has to wait in the handler."""
 
 CONFIRMATION = 1.0
 """Seconds that `Player.wait_played` gives a far side to confirm the last it was sent: what a carrier buffers, and the
@@ -44,10 +44,10 @@ class Playback:
     """How far playing has come, in seconds of audio since the connection began.
 
     Attributes:
-        played: Left for the peer, or was shed on the way (`Latency.LIVE`).
-        waiting: Was emitted, and waits to leave.
-        confirmed: How much of `played` the far side says it has played (a carrier's marks); None if it does not
-            say. What it dropped at `clear_queue` is passed over with the next it confirms.
+        played: What has left for the peer, or was shed on the way (`Latency.LIVE`).
+        waiting: What was emitted, and waits to leave.
+        confirmed: How much of `played` the far side confirms to have played (a carrier's marks). None if it does not
+            confirm. Audio that it dropped at `clear_queue` counts with the next confirmation.
     """
 
     played: float
@@ -58,8 +58,8 @@ class Playback:
 class Player:
     """Audio on its way out: a bounded queue of samples, played in real time.
 
-    The bound is soft on purpose: one `put` is taken whole, whatever its length (a synthesised sentence arrives as one
-    array), but `wait_for_room` holds the next one back until less than `room` seconds wait.
+    The bound is soft on purpose. One `put` is taken whole, whatever its length, because a synthesised sentence arrives
+    as one array. `wait_for_room` holds the next one back until less than `room` seconds wait.
 
     Args:
         latency: Whether a standing backlog is shed (see `Latency`).
@@ -141,7 +141,7 @@ class Player:
         return False
 
     def clear(self) -> float:
-        """Drop everything not yet played; returns the seconds dropped. From any thread; took effect on return."""
+        """Drop everything not yet played, at once; returns the seconds dropped. From any thread."""
         with self._lock:
             if self._playout is None:
                 return 0.0
@@ -252,12 +252,12 @@ class Player:
         """`next_frame` for a transport that waits by itself, in a loop of its own: never waits.
 
         Args:
-            waiter: Its `wake` is called, once and from any thread, when there may be more to say than this call did.
-            grain: Seconds by which its timers may fire too early: a frame due within that is due.
+            waiter: Its `wake` is called once, from any thread, when another call may give another result.
+            grain: Seconds by which its timers may fire too early. A frame that is due within them counts as due.
 
         Returns:
-            The frame that is due; else the seconds until the next one is, or would be if it came in time: mostly it
-            does, and then nobody has to be woken for it; or None: `waiter` will be woken.
+            The frame that is due. Otherwise, seconds until the next slot; a frame that comes before it wakes nobody,
+            because the timer of the slot finds it. None if there is no next slot: `waiter` will be woken.
 
         Raises:
             anyio.EndOfStream: `close` was called.
@@ -287,7 +287,7 @@ class Player:
 
     @property
     def stale(self) -> bool:
-        """Whether `clear` was called since `next_frame` gave its last frame; that frame must not leave any more."""
+        """Whether `clear` was called since the last frame of `next_frame`. Then that frame must not leave."""
         return self._clears_at_pop != self._clears
 
     def close(self) -> None:

@@ -49,10 +49,11 @@ SETTLE = 0.1
 """Seconds that calls under way get to return by themselves before `shutdown()` is called beside them."""
 
 INTERRUPT_GRACE = 0.5
-"""Seconds after the grace in which threads that wait for ever are found and interrupted, and in which they unwind."""
+"""Seconds after the grace in which threads that wait without a limit are found and interrupted, and in which they
+unwind."""
 
 LOOKS = 5
-"""How often in that time they are looked for: one that computes now may wait a moment later."""
+"""How often they are looked for in that time. A thread that computes now may wait a moment later."""
 
 
 class Interrupted(BaseException):
@@ -70,7 +71,7 @@ class _Stopped(Exception):
 
 
 class WatchedWorker(WorkerMark, Protocol):
-    """One worker thread, as an observer sees it; able to run from its making until `parked`."""
+    """One worker thread, as an observer sees it. It can run from the moment it was made until `parked`."""
 
     def calling(self, method: str | None) -> None:
         """The thread enters the handler's `method`, or (None) has left it."""
@@ -79,11 +80,11 @@ class WatchedWorker(WorkerMark, Protocol):
         """Block this thread for so long in the observer's time."""
 
     def finished(self) -> None:
-        """The thread's work is done, or never began; called at least once, from that thread or the loop's."""
+        """The thread's work is done, or never began. Called at least once, from that thread or the loop's."""
 
 
 class Observer(Protocol):
-    """Wants to know when worker threads can run, so that virtual time does not run ahead of them."""
+    """Is told when worker threads can run, so that virtual time does not run ahead of them."""
 
     def worker(self, name: str) -> WatchedWorker:
         """A worker thread is about to be started; called in the loop's thread."""
@@ -96,7 +97,7 @@ observer: contextvars.ContextVar[Observer | None] = contextvars.ContextVar("rtcf
 @dataclass(frozen=True, slots=True)
 class ThreadStatistics:
     """Attributes:
-    reserved: Threads that live connections have a claim on.
+    reserved: Threads that live connections have reserved.
     limit: The most that may be reserved, or None.
     abandoned: Threads given up since the beginning, because a handler's method never returned.
     """
@@ -122,7 +123,7 @@ class WorkerThreads:
         """Claim `n` threads for one connection; give them back with `release`.
 
         Raises:
-            TooManyConnections: They are not there; nothing was claimed.
+            TooManyConnections: There are not so many left. Nothing was claimed.
         """
         with self._lock:
             if self.limit is not None and self._reserved + n > self.limit:
@@ -152,9 +153,10 @@ class WorkerThreads:
 async def run_sync(function: Callable[[], T], *, name: str, limiter: anyio.CapacityLimiter) -> T:
     """Run `function` in a worker thread: ``anyio.to_thread.run_sync(function, abandon_on_cancel=True, ...)`` in effect.
 
-    The thread has a name, and does not keep the process from ending. That is why it is not anyio's own under asyncio,
-    which does (trio's does not). What code in it can see is the same: `anyio.from_thread.run` and `run_sync` need no
-    token, `check_cancelled` raises once the caller was cancelled, and context variables are the caller's.
+    The thread has a name, and does not keep the process from ending. anyio's own thread under asyncio does keep it from
+    ending (trio's does not), so it is not used here. For the code in it the thread behaves the same:
+    `anyio.from_thread.run` and `run_sync` need no token, `check_cancelled` raises once the caller was cancelled, and
+    context variables are the caller's.
 
     Args:
         function: What to run.
@@ -194,10 +196,10 @@ def _in_thread(token: Any, scope: anyio.CancelScope, future: Any, function: Call
     error: BaseException | None = None
     try:
         result = function()
-    except StopIteration as stop:  # which no future can carry
+    except StopIteration as stop:  # a future cannot carry it
         error = RuntimeError("coroutine raised StopIteration")
         error.__cause__ = stop
-    except BaseException as raised:  # noqa: BLE001  it is raised again in whoever waits
+    except BaseException as raised:  # noqa: BLE001  it is raised again where it is awaited
         error = raised
     with suppress(RuntimeError):  # the loop is closed: nobody waits
         token.native_token.call_soon_threadsafe(_report, future, result, error)
@@ -232,7 +234,7 @@ class _Job:
         self.calling: str | None = None  # the handler's method this thread is in
         self.interrupted = False  # it is once, at most
         self.over = False  # the thread is through
-        self.left = False  # whoever waited for it has gone
+        self.left = False  # the task that waited for it has gone
         self.result: Any = None
         self.error: BaseException | None = None
         self.done = Event()
@@ -261,9 +263,9 @@ class Crew:
         awaited before the connection is done.
 
         Args:
-            name: What it is called where it is told of.
+            name: Of the thread, and in the log.
             function: What to run.
-            last: It may call the handler after the crew was stopped, too: `shutdown()`.
+            last: It may call the handler even after the crew was stopped, as `shutdown()` must.
 
         Returns:
             What it returns; None if the crew was stopped meanwhile.
@@ -282,7 +284,8 @@ class Crew:
             over = self._leave(job)
             raise
         finally:
-            # Not before what the thread brought has arrived here; one that is left behind does it by itself, see _end.
+            # Only now, because the thread's result must have arrived here. A thread that is left behind does it in
+            # _end.
             if job.watched is not None and over:
                 job.watched.finished()
         if job.error is not None:
@@ -330,7 +333,7 @@ class Crew:
         job: _Job = self._local.job
         if job.watched is None or self._stopped.is_set():
             self._stopped.wait_sync(seconds)
-        else:  # in virtual time, which ends with the call: who comes back later finds the crew stopped
+        else:  # in virtual time, which ends with the call: a thread that returns later finds the crew stopped
             job.watched.sleep(seconds)
 
     def _work(self, job: _Job, function: Callable[[], T]) -> None:
@@ -345,13 +348,13 @@ class Crew:
         except (_Stopped, Interrupted) as error:
             if not self._stopping:
                 job.error = error  # a handler raised it by itself
-        except BaseException as error:  # noqa: BLE001  it is raised again in whoever waits for this thread
+        except BaseException as error:  # noqa: BLE001  it is raised again where this thread is awaited
             job.error = error
         finally:
             self._end(job)
 
     def _end(self, job: _Job) -> None:
-        """The job is over: tell whoever waits for it."""
+        """The job is over: wake the task that waits for it."""
         with self._lock:
             self._jobs.discard(job)
             job.over, left = True, job.left
@@ -362,7 +365,7 @@ class Crew:
             job.watched.finished()
 
     def _leave(self, job: _Job) -> bool:
-        """Nobody waits for the job any more; returns whether its thread is through, or will do nothing."""
+        """Nobody waits for the job any more. Returns whether its thread has ended, or will do nothing."""
         with self._lock:
             job.left, over = True, job.over
             if not job.ident:
@@ -375,9 +378,9 @@ class Crew:
         return over
 
     def _tell(self, job: _Job) -> None:
-        """Supervises: whoever waited has gone, so an error is told here."""
+        """Log the error of a job: the task that waited for it has gone, so nobody else would see it."""
         error, job.error = job.error, None
-        # By closing things shutdown() lets go who waits for them, as it should.
+        # shutdown() closes things, and so wakes threads that wait for them. That is intended.
         if error is not None and not isinstance(error, anyio.ClosedResourceError):
             logger.error("%s raised while its connection was ending", job.name, exc_info=error)
 
@@ -394,7 +397,7 @@ class Crew:
         self._stopped.set()
 
     async def settle(self, seconds: float) -> bool:
-        """Wait until no thread of the crew runs, but no longer than `seconds`; whether that is so."""
+        """Wait until no thread of the crew runs, for at most `seconds`. Returns whether none runs."""
         with self._lock:
             jobs = list(self._jobs)
         with anyio.move_on_after(seconds):
@@ -404,7 +407,7 @@ class Crew:
         return False
 
     async def join(self, grace: float) -> list[str]:
-        """Get every thread back: wait `grace` seconds, then interrupt those that wait for ever, then give up.
+        """Wait `grace` seconds for every thread to end, then interrupt those that wait without a limit, then give up.
 
         Returns:
             The methods whose threads were abandoned.

@@ -1,4 +1,4 @@
-"""What users give to `ReplyOnPause`, looked at when it is given: errors name the argument and say what to write."""
+"""Checks of the arguments of `ReplyOnPause`, at construction. Errors name the argument and say what to write."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ T = TypeVar("T")
 
 REPLY = "def reply(audio): ... yield (24000, samples)"
 ANY_NUMBER = 100
-"""Arguments that a function with ``*args`` takes."""
+"""How many arguments a function with ``*args`` takes."""
 
 
 def name_of_function(fn: object) -> str:
-    """How a function is called in logs: as its author calls it."""
+    """The name of a function in logs: the one its author gave it."""
     while isinstance(fn, functools.partial):
         fn = fn.func
     return str(getattr(fn, "__qualname__", type(fn).__qualname__))
 
 
 def is_async(fn: Callable[..., Any]) -> bool:
-    """Whether calling `fn` gives at once something to await: then it is called in the event loop.
+    """Whether `fn` is an async function or an async generator function. Then it is called in the event loop.
 
-    A plain function around an async one, whatever `functools.wraps` says of it, is plain: its own lines may block.
+    A plain function around an async one counts as plain, even with `functools.wraps`, because its own lines may block.
     """
     plain: Any = fn
     while isinstance(plain, functools.partial):
@@ -38,7 +38,7 @@ def is_async(fn: Callable[..., Any]) -> bool:
 
 
 def check_reply_function(fn: object) -> int:
-    """Look at the signature of a reply function.
+    """Check the signature of a reply function.
 
     Returns:
         How many positional arguments it takes at most (`ANY_NUMBER` for ``*args``).
@@ -53,7 +53,7 @@ def check_reply_function(fn: object) -> int:
 
 
 def check_startup_function(fn: object) -> tuple[int, int]:
-    """Look at the signature of a ``startup_fn``.
+    """Check the signature of a ``startup_fn``.
 
     Returns:
         How many positional arguments it needs at least, and takes at most.
@@ -90,7 +90,7 @@ def _positional(name: str, fn: object, right: str) -> tuple[int, int]:
 
 
 def check_callback(name: str, fn: object, right: str) -> None:
-    """Refuse what is no plain function of one argument.
+    """Refuse anything but a plain function of one argument.
 
     Raises:
         TypeError: The text names the argument.
@@ -103,10 +103,10 @@ def check_callback(name: str, fn: object, right: str) -> None:
 
 
 def check_algo_options(options: AlgoOptions | None) -> AlgoOptions:
-    """Return them, or the defaults.
+    """Return `options`, or the defaults.
 
     Raises:
-        TypeError: They are something else.
+        TypeError: `options` are something else.
     """
     if options is None:
         return AlgoOptions()
@@ -119,7 +119,7 @@ def check_vad_options(options: Any) -> SileroVadOptions | None:
     """Return the options of a streaming model.
 
     Raises:
-        TypeError: They are none.
+        TypeError: `options` are something else.
     """
     if options is not None and not isinstance(options, SileroVadOptions):
         hint = _as_call("SileroVadOptions", options)
@@ -133,16 +133,16 @@ def _as_call(name: str, options: object) -> str:
 
 
 def make(name: str, factory: Callable[[], T], *needed: str, kind: str) -> T:
-    """What `factory` makes for this connection.
+    """Call `factory` for this connection, and check what it makes.
 
     Args:
-        name: The argument that the user gave.
-        factory: It.
-        needed: What its result must have.
-        kind: What its result must be.
+        name: The name of the argument.
+        factory: Its value.
+        needed: Attributes that the result must have.
+        kind: What the result must be, for the error.
 
     Raises:
-        TypeError: It is no function, or makes something else.
+        TypeError: `factory` is not a function, or makes something else.
     """
     if not callable(factory):
         raise TypeError(
@@ -152,7 +152,7 @@ def make(name: str, factory: Callable[[], T], *needed: str, kind: str) -> T:
     made = factory()
     missing = [attribute for attribute in needed if not hasattr(made, attribute)]
     if missing:
-        raise TypeError(f"{name} made {made!r:.80}, which is no {kind}: it has no {missing[0]!r}; return one")
+        raise TypeError(f"{name} made {made!r:.80}, which is not a {kind}: it has no {missing[0]!r}; return a {kind}")
     return made
 
 

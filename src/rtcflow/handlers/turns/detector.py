@@ -1,9 +1,13 @@
-"""Who is talking: turn detection as arithmetic over media time.
+"""Turn detection as arithmetic over media time: whose turn is it?
 
     frames → (resample to 16 kHz, windows) → speech probability of each window → PauseTracker → events
 
-`PauseTracker` decides; it has no clock, its time is the audio it was shown. `VoiceTurns` is the `TurnDetector` made of
-it and a streaming model; `ChunkTurns` is the one for models that judge a whole chunk, as FastRTC's do.
+`PauseTracker` decides. It has no clock; its time is the audio it was given. `VoiceTurns` joins it to a streaming model.
+`ChunkTurns` is for models that judge a whole chunk, as FastRTC's do.
+
+A model costs far more than all else here, so `VoiceTurns` asks it rarely and for many windows together. The invariant:
+this must never delay `SpeechStarted` or `TurnEnded`. `PauseTracker.patience` says how many windows may come before an
+event is possible, and no batch is larger. In silence the model is not asked at all.
 """
 
 from __future__ import annotations
@@ -25,46 +29,46 @@ from .vad import VAD_RATE, ModelOptions, PauseDetectionModel, VadStream, batched
 
 
 class TurnDetector(Protocol):
-    """Hears one side of one conversation and says whose turn it is. One instance serves one connection.
+    """Takes the audio of one side of a conversation and says whose turn it is. One instance serves one connection.
 
     Media time counts the seconds of audio (and of `silence`) since the beginning; `reset` does not set it back. Events
     come in the order SpeechStarted, SpeechEnded, …, TurnEnded; within a turn the first two alternate.
 
-    It is asked one thing after the other, never two at once.
+    Its methods are called one after the other, never two at once.
 
     Attributes:
-        blocking: What it is asked next takes longer than a millisecond or two: a worker thread calls `feed`, `silence`
-            and `reset`. Looked at before each; it may change.
+        blocking: Whether the next call takes longer than a millisecond or two. If so, a worker thread calls `feed`,
+            `silence` and `reset`. Read before each call; it may change.
     """
 
     @property
     def blocking(self) -> bool: ...
 
     def feed(self, samples: NDArray[np.int16], sample_rate: int, *, bot_speaking: bool) -> list[DetectorEvent]:
-        """Hear some more.
+        """Take the next audio.
 
         Args:
             samples: int16, shape (channels, n), any n.
             sample_rate: Hz; the same throughout.
-            bot_speaking: The bot is being heard, or will be in a moment: be harder to convince.
+            bot_speaking: The peer hears the bot, or will in a moment, so the limits for interrupting hold.
         """
 
     def silence(self, seconds: float) -> list[DetectorEvent]:
-        """The peer has sent nothing for so long: it counts as silence."""
+        """Count so many seconds without audio from the peer as silence."""
 
     def reset(self) -> None:
         """Forget the turn that is under way."""
 
 
 DOZE = 3.0
-"""dB above the background below which nobody has begun to speak, so that the model need not be asked: at a signal to
-noise ratio of 0 dB that is what a mean syllable adds, and the loudest of them add twice as much."""
+"""Below this many dB above the background nobody has begun to speak, so the model is not asked. At a signal to noise
+ratio of 0 dB an average syllable adds so much, and the loudest syllables add twice as much."""
 
 AWAKE = 8
-"""Windows for which the model goes on listening after the last that stood out: a quarter of a second."""
+"""Windows for which the model is still asked after the last one that stood out: a quarter of a second."""
 
 WARM_UP = 4
-"""Windows before the one that wakes it which the model is given, too, to have something to compare with."""
+"""Windows that the model gets again, from before the one that stood out, so that it can compare."""
 
 
 class VoiceTurns:
@@ -72,10 +76,10 @@ class VoiceTurns:
 
     Args:
         vad: The model, with the state of this one connection.
-        options: When to decide what.
-        vad_options: The model's threshold and least speech; None for 0.5 and what `options` say.
-        blocking: The model takes more than a few milliseconds for half a second of audio, so that it must not run in
-            the event loop.
+        options: When a turn begins, ends and may interrupt.
+        vad_options: The model's threshold and least speech. None means 0.5 and what `options` say.
+        blocking: Whether the model takes more than a few milliseconds for half a second of audio. Then it must not run
+            in the event loop.
     """
 
     def __init__(
@@ -105,11 +109,11 @@ class VoiceTurns:
 
     @property
     def tracker(self) -> PauseTracker:
-        """The deciding part."""
+        """The part that decides."""
         return self._tracker
 
     def feed(self, samples: NDArray[np.int16], sample_rate: int, *, bot_speaking: bool = False) -> list[DetectorEvent]:
-        """Hear some more; see `TurnDetector`."""
+        """Take the next audio; see `TurnDetector`."""
         if sample_rate != self._fed_rate:
             self._change_rate(sample_rate)
         self._fed.append(to_channels(samples, 1).copy())
@@ -127,7 +131,7 @@ class VoiceTurns:
         self._converter = Converter(AudioFormat(VAD_RATE)) if odd or factor < 2 else Decimator(factor)
 
     def _goes_on(self) -> bool:
-        """Whether there is no sign in what was fed last that the speech has ended."""
+        """Whether the last audio shows no sign that the speech has ended."""
         level = level_dbfs(int16_to_float32(self._fed[-1][0]))
         if self._tracker.loudness.stands_out(level):
             self._quiet_since = self._fed_size
@@ -140,7 +144,7 @@ class VoiceTurns:
         return self._judge(bot_speaking=False)
 
     def reset(self) -> None:
-        """Forget the turn under way, keep the model's ear."""
+        """Forget the turn under way. The model keeps its state."""
         self._convert()
         n = self._rest.size // self._vad.window_size
         self._rest = self._rest[n * self._vad.window_size :]
@@ -149,7 +153,7 @@ class VoiceTurns:
         self._wait()
 
     def _wait(self) -> None:
-        """Find out how many seconds may be judged together."""
+        """Set how many seconds may be judged together."""
         tracker = self._tracker
         self._soon = tracker.patience() * tracker.window
         self._late = tracker.patience(loud=True) * tracker.window
@@ -165,7 +169,7 @@ class VoiceTurns:
             self._rest = np.concatenate([self._rest, heard])
 
     def _judge(self, *, bot_speaking: bool) -> list[DetectorEvent]:
-        """Show the model and the tracker what has come, as much at a time as the tracker's patience allows."""
+        """Give the model and the tracker what has come, in batches as large as the tracker's patience allows."""
         size, window = self._vad.window_size, self._tracker.window
         events: list[DetectorEvent] = []
         while (n := self._rest.size // size) and n * window > self._soon - window / 2:
@@ -184,7 +188,7 @@ class VoiceTurns:
         return events
 
     def _probabilities(self, windows: NDArray[np.float32], levels: list[float]) -> list[float]:
-        """The model's answers; without asking it where nothing stands out from the background, and no one speaks."""
+        """The model's answers. It is not asked if no sound stands out from the background and nobody speaks."""
         tracker, level = self._tracker, max(levels)
         hard_to_tell = tracker.loudness.stands_out(level) is None and (tracker.in_turn or tracker.speech_lately)
         if hard_to_tell or tracker.loudness.rises(level, DOZE):
@@ -204,12 +208,12 @@ class VoiceTurns:
 class ChunkTurns:
     """A `TurnDetector` around a model that judges a chunk at a time, exactly as FastRTC calls it.
 
-    It hears a chunk of `AlgoOptions.audio_chunk_duration` once it is full: what it says is that much later than what
-    `VoiceTurns` says.
+    The model gets a chunk of `AlgoOptions.audio_chunk_duration` once it is full. So its answers come later than those
+    of `VoiceTurns`, by up to a chunk.
 
     Args:
         model: Its ``vad(audio, options)`` gives the seconds of speech in a chunk; called in a worker thread.
-        options: When to decide what.
+        options: When a turn begins, ends and may interrupt.
         model_options: Handed to the model as they are.
     """
 
@@ -228,7 +232,7 @@ class ChunkTurns:
         self._last_speech = self._speech = 0.0
 
     def feed(self, samples: NDArray[np.int16], sample_rate: int, *, bot_speaking: bool = False) -> list[DetectorEvent]:
-        """Hear some more; see `TurnDetector`. What the model raises is raised here, and its chunk is forgotten."""
+        """Take the next audio; see `TurnDetector`. An error of the model is raised here, and its chunk is forgotten."""
         mono = to_channels(samples, 1)[0]
         self._chunk.append(mono)
         self._chunk_size += mono.size

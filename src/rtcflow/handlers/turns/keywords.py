@@ -1,4 +1,4 @@
-"""Hearing a spoken phrase: what a keyword spotter is, the offline one, and one made of any speech recogniser."""
+"""Keyword spotters: the protocol, an offline one, and one made of any speech recogniser."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from .vad import VAD_RATE
 
 PHRASE_THRESHOLD, WORD_THRESHOLD = 1e-30, 1.0
-"""How eager Pocketsphinx is: smaller hears more, and more that was not said. Measured on espeak-ng's voices (see
+"""Pocketsphinx' thresholds. A smaller one finds more, and has more false alarms. Measured on espeak-ng's voices (see
 docs/turns.md): phrases of several words cause false alarms from 1e-40 on, single short words from 0.1 on."""
 
 PHONE_LOOP = 1e-4
@@ -32,8 +32,8 @@ class KeywordHit:
     """A phrase was heard.
 
     Attributes:
-        phrase: Which, as it was given.
-        end: Seconds from the last `reset` (or the beginning) to its end.
+        phrase: The phrase, as it was given.
+        end: Seconds from the last `reset` (or the beginning) to the end of the phrase.
     """
 
     phrase: str
@@ -41,16 +41,16 @@ class KeywordHit:
 
 
 class KeywordSpotter(Protocol):
-    """Listens for phrases in one conversation. Called in a worker thread: it may be slow, not slower than speech.
+    """Listens for phrases in one conversation. Called in a worker thread; it must not be slower than speech.
 
-    If it has a method ``warmup()``, that is called at the beginning, in another worker thread beside `feed`.
+    If it has a method ``warmup()``, another worker thread calls that at the beginning, beside `feed`.
     """
 
     def feed(self, samples: NDArray[np.int16]) -> list[KeywordHit]:
-        """Hear some more: int16, shape (n,), 16 kHz, any n."""
+        """Take the next audio: int16, shape (n,), 16 kHz, any n."""
 
     def reset(self) -> None:
-        """What comes next has nothing to do with what came before."""
+        """Forget what came before: the next audio does not follow it."""
 
 
 class SpeechToText(Protocol):
@@ -63,13 +63,14 @@ class SpeechToText(Protocol):
 class PocketsphinxSpotter:
     """Finds English phrases offline, with the model inside the package `pocketsphinx` (extra ``rtcflow[stopwords]``).
 
-    About 25 ms of computing for a second of speech, and 30 to 46 MB for each connection, which take 0.5 to 1 s to load
-    (`warmup`, or at the first sound). It knows American pronunciation; accents and robot voices it often
-    misses. Phrases of three syllables or more work best.
+    A second of speech takes about 25 ms of computing. Each connection takes 30 to 46 MB, and 0.5 to 1 s to load them
+    (`warmup`, or at the first sound). It knows American pronunciation, and often misses accents and robot voices.
+    Phrases of three syllables or more work best.
 
     Args:
-        phrases: What to listen for; upper and lower case and punctuation do not matter.
-        threshold: How eager, see `PHRASE_THRESHOLD`; None: that for phrases, `WORD_THRESHOLD` for single words.
+        phrases: What to listen for. Case and punctuation do not matter.
+        threshold: A smaller one finds more, and has more false alarms. None means `PHRASE_THRESHOLD` for phrases, and
+            `WORD_THRESHOLD` for single words.
 
     Raises:
         RuntimeError: The extra is not installed.
@@ -96,7 +97,7 @@ class PocketsphinxSpotter:
         self._start = 0  # samples before the present utterance
 
     def feed(self, samples: NDArray[np.int16]) -> list[KeywordHit]:
-        """Hear some more; see `KeywordSpotter`."""
+        """Take the next audio; see `KeywordSpotter`."""
         self.warmup()
         self._decoder.process_raw(samples.tobytes(), False, False)
         self._fed += samples.size
@@ -105,7 +106,7 @@ class PocketsphinxSpotter:
             return []
         ends = [segment.end_frame for segment in self._decoder.seg()]
         end = self._start / VAD_RATE + (ends[-1] + 1) / _FRAMES if ends else self._fed / VAD_RATE
-        # It tells a phrase's hit with trailing blanks, and several one after the other.
+        # Pocketsphinx adds blanks after a phrase, and lists several phrases one after the other.
         heard = plain(hypothesis.hypstr)
         self._decoder.end_utt()
         self._decoder.start_utt()
@@ -114,7 +115,7 @@ class PocketsphinxSpotter:
         return [KeywordHit(phrase, min(end, self._fed / VAD_RATE))]
 
     def warmup(self) -> None:
-        """Load the model, unless it is there; takes up to a second. From any thread."""
+        """Load the model, unless it is loaded; takes up to a second. From any thread."""
         with self._loading:
             if self._decoder is None:
                 decoder = self._load()
@@ -153,11 +154,11 @@ class PocketsphinxSpotter:
 
 
 class TranscribingSpotter:
-    """Finds phrases in what any speech recogniser makes of the last two seconds, every 0.6 s, as FastRTC does.
+    """Finds phrases with any speech recogniser. Every 0.6 s it transcribes the last two seconds, as FastRTC does.
 
     Args:
         phrases: What to listen for.
-        model: Is shared; `stt` is called in a worker thread.
+        model: Shared between connections. A worker thread calls its `stt`.
     """
 
     EVERY, LAST = 0.6, 2.0
@@ -173,7 +174,7 @@ class TranscribingSpotter:
         self._fed = self._judged = 0
 
     def feed(self, samples: NDArray[np.int16]) -> list[KeywordHit]:
-        """Hear some more; see `KeywordSpotter`."""
+        """Take the next audio; see `KeywordSpotter`."""
         self._heard = np.concatenate([self._heard, samples])[-round(self.LAST * VAD_RATE) :]
         self._fed += samples.size
         if self._fed - self._judged < self.EVERY * VAD_RATE:
@@ -187,7 +188,7 @@ class TranscribingSpotter:
 
 
 def find_phrase(text: str, phrases: Sequence[str]) -> str | None:
-    """The first of `phrases` that `text` has in it as whole words; case and punctuation do not matter.
+    """The first of `phrases` that `text` contains as whole words. Case and punctuation do not matter.
 
     >>> find_phrase("Well, hello... Computer!", ["hello computer"])
     'hello computer'
@@ -206,7 +207,7 @@ def check_phrases(phrases: Sequence[str]) -> list[str]:
 
     Raises:
         TypeError: It is a single string, or not a list of strings.
-        ValueError: There is none, or an empty one.
+        ValueError: The list is empty, or has an empty phrase.
     """
     if isinstance(phrases, str):
         raise TypeError(f"stop_words must be a list of phrases; write: [{phrases!r}]")

@@ -1,4 +1,4 @@
-"""How turns are told apart: every number a user may set, checked when it is set."""
+"""The options of turn-taking. Each number is checked when it is set."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ from typing import Any
 import numpy as np
 
 LONGEST = 60.0
-"""Seconds that a pause, a chunk or the least speech may last at most: so much is looked at again and again."""
+"""The longest pause, chunk or least speech, in seconds. So much audio is looked at again for each window."""
 
 
 @dataclass(frozen=True)
 class AlgoOptions:
-    """When somebody has begun to talk, when he has finished, and when he may interrupt.
+    """When the user has begun to talk, when the user has finished, and when the user may interrupt.
 
-    The first four have FastRTC's names and defaults, and mean the same, looked at without a break: FastRTC cuts the
-    audio into chunks and looks at each once; here a window of the same length slides along, so a pause is noticed when
-    it is long enough and not when the next chunk is full. With a model that judges whole chunks (`PauseDetectionModel`)
-    they mean exactly what they mean there.
+    The first four have FastRTC's names, defaults and meanings. One thing differs: FastRTC cuts the audio into chunks
+    and looks at each chunk once. Here a window of the same length slides along. So a pause is noticed when it is long
+    enough, not when the next chunk is full. With a model that judges whole chunks (`PauseDetectionModel`) the options
+    mean exactly what they mean in FastRTC.
 
     Attributes:
         audio_chunk_duration: Seconds of audio looked at for each decision.
-        started_talking_threshold: This many seconds of speech among them: the user has started to talk.
-        speech_threshold: Less than this many seconds of speech among them, after he has started: he has finished. So
-            shorter blips do not keep a turn open.
-        max_continuous_speech_s: A turn that lasts this many seconds is ended, pause or not.
-        pause_duration: Seconds from the end of the speech to the end of the turn. None: what follows from the above,
+        started_talking_threshold: A turn begins when this audio holds at least this many seconds of speech.
+        speech_threshold: The turn is over when this audio holds less than this many seconds of speech. So shorter
+            blips do not keep a turn open.
+        max_continuous_speech_s: A turn that lasts this many seconds is ended, even without a pause.
+        pause_duration: Seconds from the end of the speech to the end of the turn. None means
             ``audio_chunk_duration - speech_threshold`` (0.5 s).
-        interrupt_threshold: `started_talking_threshold` while the bot speaks: this many seconds of speech interrupt it.
-            None: the same.
-        interrupt_probability: From which speech probability on the model's answer counts as speech while the bot
-            speaks; higher is deafer. None: the model's own threshold.
-        interrupt_level_dbfs: While the bot speaks, what is quieter than this (RMS in dB, 0 is a full-scale square
-            wave) is not speech: keeps out the bot's own echo where nothing else cancels it.
+        interrupt_threshold: The same as `started_talking_threshold`, while the bot speaks: this many seconds of speech
+            interrupt it. None means the same value.
+        interrupt_probability: While the bot speaks, sound counts as speech from this probability on. A higher value
+            needs clearer speech. None means the model's own threshold.
+        interrupt_level_dbfs: While the bot speaks, quieter sound than this (RMS in dB, 0 is a full-scale square wave)
+            is not speech. This keeps out the bot's own echo if nothing else cancels it.
     """
 
     audio_chunk_duration: float = 0.6
@@ -80,12 +80,12 @@ class SileroVadOptions:
     """Options of the speech detection model, with FastRTC's names and defaults.
 
     Attributes:
-        threshold: From this speech probability on, audio is speech. Once it is, it stays so down to 0.15 below.
-        min_speech_duration_ms: Speech shorter than this never starts a turn, if these options are given at all.
+        threshold: Audio with at least this probability is speech. Speech goes on down to 0.15 below.
+        min_speech_duration_ms: Speech shorter than this never starts a turn. Counts only if you give these options.
         max_speech_duration_s: Only for `SileroVADModel.vad`: speech longer than this is split.
         min_silence_duration_ms: Only for `SileroVADModel.vad`: shorter silence does not split speech in two.
-        window_size_samples: Taken and not used: the model hears windows of 512 samples (32 ms), always.
-        speech_pad_ms: How much of what came before the speech is given to the reply function with it.
+        window_size_samples: Accepted, and not used. The model always takes windows of 512 samples (32 ms).
+        speech_pad_ms: How much audio from before the speech the reply function gets with it.
     """
 
     threshold: float = 0.5

@@ -1,4 +1,9 @@
-"""From speech probabilities to events: deciding who is talking. Pure; there is no clock but the audio it was shown."""
+"""From speech probabilities to events: who is talking?
+
+Pure: the only clock is the audio that was given. The idea is to trust the model for *whether* there is speech, and the
+level for *when* it begins and ends. A model notices both some windows late (`Loudness`). Every decision counts windows
+of speech among the last ones, so one wrong window changes nothing.
+"""
 
 from __future__ import annotations
 
@@ -12,25 +17,25 @@ from .events import DetectorEvent, SpeechEnded, SpeechStarted, TurnEnd, TurnEnde
 from .options import AlgoOptions
 
 HYSTERESIS = 0.15
-"""What was speech stays speech down to this much below the threshold (Silero VAD's own choice); but not in noise, where
-the model's belief in speech fades slowly: that alone made the end of a turn up to 0.1 s later there."""
+"""Speech goes on while the probability is at most this much below the threshold (Silero VAD's own choice). This does
+not hold in noise, where the probability falls slowly. With it, a turn would end up to 0.1 s later there."""
 
 
 class Loudness:
     """How loud speech and background are, so that a model's slowness can be told from speech.
 
-    A speech model needs a window or three to believe that speech has begun, and in noise two to four to believe that it
-    has ended. What is no louder than the background is not yet, or no longer, speech, whatever the model says.
+    A speech model needs one to three windows to notice that speech has begun. In noise it needs two to four to notice
+    that speech has ended. Sound as quiet as the background does not count as speech, whatever the model says.
 
-    Both levels are running means over windows of which the model is sure. The bar between them is a quarter of the way
-    up, because syllables and final consonants are that much weaker than the mean, and at most `BAR` dB up. Where speech
-    is less than `LEAST` dB above the background there is no telling them apart by level, and the model alone decides.
+    Both levels are running means over windows that the model has judged. The bar between them is a quarter of the way
+    up, because syllables and final consonants are that much weaker than the mean, and at most `BAR` dB up. If speech is
+    less than `LEAST` dB above the background, the level cannot tell them apart, and the model alone decides.
     """
 
     BAR = 8.0
     LEAST = 6.0
     NOISY = 15.0
-    """dB that speech is above the background where it is no noise."""
+    """If speech is less than this many dB above the background, the background counts as noise."""
     _SLOWNESS = 0.1  # of the running means: a third of a second
 
     def __init__(self) -> None:
@@ -38,7 +43,7 @@ class Loudness:
         self._speech: float | None = None
 
     def hear(self, level: float, *, is_speech: bool) -> None:
-        """A window of `level` dBFS, and what the model says of it."""
+        """Take in the level of a window (dBFS), and whether the model calls it speech."""
         if is_speech:
             self._speech = level if self._speech is None else self._speech + self._SLOWNESS * (level - self._speech)
         elif self._background is None:
@@ -69,8 +74,8 @@ class Loudness:
 
 
 ONSET = 3
-"""Windows before the model believes in speech that count as speech, if they stand out: what Silero VAD takes at most
-to be sure of a clear voice (96 ms)."""
+"""Windows before the model notices speech that count as speech, too, if they stand out. Silero VAD takes at most so
+many (96 ms) to notice a clear voice."""
 
 
 @dataclass(slots=True)
@@ -81,16 +86,16 @@ class _Thresholds:
 
 
 class PauseTracker:
-    """Decides from speech probabilities. Pure: its only time is the windows it was shown.
+    """Decides from speech probabilities. Pure: its only clock is the windows it was given.
 
-    Times are counted in whole windows: thresholds of speech are rounded to the nearest number of them, the pause down
-    to whole ones, because a window is only judged when it has passed.
+    Times are counted in whole windows. Thresholds of speech are rounded to the nearest number of windows. The pause is
+    rounded down, because a window is only judged when it has passed.
 
     Args:
         options: The thresholds.
         window: Seconds that one probability stands for.
-        threshold: From which probability on a window is speech.
-        min_speech: Seconds of speech that a turn needs at least to start.
+        threshold: A window with at least this probability is speech.
+        min_speech: The least seconds of speech that start a turn.
 
     Attributes:
         loudness: What it knows of the levels.
@@ -136,17 +141,17 @@ class PauseTracker:
 
     @property
     def blip(self) -> float:
-        """Seconds of silence that are told as an end of speech."""
+        """Seconds of silence after which `SpeechEnded` is told."""
         return self._blip * self.window
 
     @property
     def in_turn(self) -> bool:
-        """Somebody has started to talk and not finished."""
+        """Whether somebody has started to talk and not finished."""
         return self._began is not None
 
     @property
     def speech_lately(self) -> bool:
-        """There was speech within the last windows that are looked at (the length of a chunk, or of the pause)."""
+        """Whether there was speech within the last windows that count (the length of a chunk, or of the pause)."""
         return self._now - self._last_speech < (self._recent.maxlen or 0) and self._last_speech > 0
 
     def patience(self, *, loud: bool = False) -> int:
@@ -155,8 +160,8 @@ class PauseTracker:
         Nothing is lost by waiting for so many windows and judging them together, which is cheaper.
 
         Args:
-            loud: They will be louder than the background, so that speech goes on in all likelihood: should it not,
-                `SpeechEnded` may be that late. `TurnEnded` is not.
+            loud: The windows will be louder than the background, so speech probably goes on. If it does not,
+                `SpeechEnded` may be late by so many windows. `TurnEnded` is never late.
         """
         recent = list(self._recent)
         if self._began is None:
@@ -179,7 +184,7 @@ class PauseTracker:
         self._clear()
 
     def pass_over(self, windows: int) -> None:
-        """So many windows were heard by nobody."""
+        """Count windows that were not judged."""
         self._now += windows
 
     def step(
@@ -189,8 +194,8 @@ class PauseTracker:
 
         Args:
             probability: Of speech in it.
-            level: Its RMS in dBFS; None: unknown, the model alone decides.
-            bot_speaking: The bot is being heard now.
+            level: Its RMS in dBFS. None if unknown; then the model alone decides.
+            bot_speaking: The peer hears the bot now.
         """
         limits = self._talking if bot_speaking and self._began is None else self._quiet
         sticky = self._is_speech and (level is None or not self.loudness.noisy)
@@ -236,7 +241,7 @@ class PauseTracker:
             events.append(SpeechStarted((self._now - self._blip) * self.window))
         if too_long := self._too_long():
             return events + too_long
-        # Fewer than `blip` windows of speech among the last ones: a blip within the pause does not begin it anew.
+        # A blip within the pause (fewer than `blip` windows of speech) must not begin the pause anew.
         if silent and sum(list(self._recent)[-(self._pause + self._blip - 1) :]) < self._blip:
             if self._talking_now:
                 events.append(SpeechEnded(self._last_speech * self.window, 1.0))

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 MOST = 600.0
-"""Seconds of one turn that are kept: who talks for longer (or a radio) loses the oldest. At 48 kHz: 58 MB."""
+"""Seconds of one turn that are kept. If a user (or a radio) talks for longer, the oldest audio is dropped. 58 MB at 48
+kHz."""
 
 
 class Recording:
@@ -42,21 +43,21 @@ class Recording:
         self._trim()
 
     def silence(self, seconds: float) -> None:
-        """Nothing came for so long."""
+        """Add so many seconds of silence, because no audio came."""
         self.add(np.zeros((self._channels, round(seconds * self._rate)), np.int16))
 
     def begin(self, at: float) -> None:
-        """A turn has begun at media time `at`: keep all from there."""
+        """A turn has begun at media time `at`: keep all audio from there on."""
         self._began = max(self._start, min(self._end, round(at * self._rate)))
 
     def take(self) -> tuple[int, NDArray[np.int16]]:
-        """The turn is over: its sample rate and audio, int16, shape (channels, n), n 0 if there was none."""
+        """End the turn; its sample rate and audio: int16, shape (channels, n), with n 0 if no turn had begun."""
         taken = self.so_far()
         self.drop()
         return taken
 
     def so_far(self, most: float = math.inf) -> tuple[int, NDArray[np.int16]]:
-        """The same, of the turn under way, or of its last `most` seconds."""
+        """The same for the turn under way, or for its last `most` seconds. The turn goes on."""
         chunks: list[NDArray[np.int16]] = []
         if self._began is not None:
             from_ = max(self._began, self._start, self._end - most * self._rate)
@@ -72,7 +73,7 @@ class Recording:
         return self._rate, np.concatenate([np.empty((self._channels, 0), np.int16), *chunks], axis=1)
 
     def drop(self) -> None:
-        """The turn was none."""
+        """Forget the turn: it was a false alarm."""
         self._began = None
         self._trim()
 

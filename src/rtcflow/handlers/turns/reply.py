@@ -1,9 +1,11 @@
-"""Calling the reply function, whatever kind it is, and getting it back when it is interrupted.
+"""Calls the reply function, of whatever kind it is, and stops it when it is interrupted.
 
-Each reply is one task, in one cancel scope, in its connection's task group. An async generator lives and dies in that
-task: cancelled at once where it awaits, or closed where it stands at a `yield`, its `finally` has run when the task is
-done. A generator that is no coroutine lives in one worker thread from its first line to its `close()`: nobody can stop
-a thread, so an interrupted one is left to reach its next `yield` and is closed there, while what it yields is dropped.
+Each reply is one task, in one cancel scope, in its connection's task group. An async generator begins and ends in that
+task. If it awaits something, it is cancelled at once. If it stands at a `yield`, it is closed there. When the task is
+done, its `finally` has run.
+
+A plain generator lives in one worker thread from its first line to its `close()`. Nobody can stop a thread. So after an
+interruption it runs on to its next `yield` and is closed there. Its output is dropped.
 """
 
 from __future__ import annotations
@@ -36,15 +38,15 @@ CLOSING = 2.0
 
 @dataclass(eq=False, slots=True)
 class Chunk:
-    """What a reply yielded, checked; or (`last`) that it ended.
+    """One item that a reply yielded, checked. With `last`, the end of the reply.
 
     Attributes:
-        reply: Whose it is.
+        reply: The reply it belongs to.
         audio: ``(sample_rate, samples)``: int16, shape (channels, n).
         text: The words in it.
         outputs: Values for the application.
-        close: The wish to end the connection.
-        last: Nothing more will come.
+        close: The request to end the connection.
+        last: The reply has ended.
     """
 
     reply: Reply
@@ -60,18 +62,18 @@ class Reply:
 
     Attributes:
         turn: The turn it answers, as it was when the reply began.
-        number: Names the reply, for a handler that has several.
+        number: Tells this reply from the handler's other ones.
         ledger: What it has said.
         marks: Moments that its function has named, on the loop's clock.
-        cancelled: Nothing of it shall be heard any more; its worker thread looks at it, too.
-        stopped: It was interrupted: what leaves from now on is not its audio.
+        cancelled: Nothing more of it may be heard. Its worker thread reads this, too.
+        stopped: It was interrupted, so what leaves from now on is not its audio.
         at_yield: Its async generator stands at a `yield`.
         paused: The interruption may be a false alarm.
         has_sound: Some of its audio was handed over to be played.
         scope: Cancels it.
-        committed: It may be heard; set later only for one that was started before the user's turn had ended.
+        committed: It may be heard. A reply that was started before the user's turn had ended gets this later.
         all_emitted: `emit` has given all of it to be played.
-        sounded: The first of it has left, or never will.
+        sounded: Its first audio has left, or never will.
         resumed: It goes on after `pause`.
         over: It was played to its end, or interrupted, or the call has ended.
     """
@@ -90,7 +92,7 @@ class Reply:
         self.resumed = anyio.Event()
 
     def interrupt(self, now: float) -> None:
-        """End it, at the loop's time `now`; `Outbox.let_go` must follow.
+        """End the reply, at the loop's time `now`. Call `Outbox.let_go` after it.
 
         An async generator that stands at a `yield` is closed there, and may await in its `finally` for `CLOSING`
         seconds. One that awaits something is cancelled.
@@ -102,11 +104,11 @@ class Reply:
             self.scope.cancel()
 
     def pause(self) -> None:
-        """Hold it back until `resume`."""
+        """Hold the reply until `resume`."""
         self.paused, self.resumed = True, anyio.Event()
 
     def resume(self) -> None:
-        """It goes on."""
+        """Let the reply go on."""
         self.paused = False
         self.resumed.set()
 
@@ -114,7 +116,7 @@ class Reply:
         """Check what was yielded.
 
         Raises:
-            MediaError: It is nothing that can be emitted.
+            MediaError: It cannot be emitted.
         """
         text = ""
         if isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], Say):
@@ -126,9 +128,9 @@ class Reply:
 
 
 class Outbox:
-    """Chunks between the reply and `emit`: one waits, then the reply is asked to wait.
+    """Chunks between the reply and `emit`. One chunk may wait; then the reply must wait.
 
-    Cancelled replies never wait and put nothing. Thread-safe.
+    Cancelled replies never wait, and their chunks are dropped. Thread-safe.
     """
 
     def __init__(self) -> None:
@@ -162,7 +164,7 @@ class Outbox:
         return True
 
     async def take(self) -> Chunk:
-        """Take the next chunk; none comes while paused. Safe to cancel: none is lost.
+        """Take the next chunk; waits while paused. Safe to cancel: no chunk is lost.
 
         Raises:
             Exception: What `fail` was given.
@@ -177,7 +179,7 @@ class Outbox:
             return chunk
 
     def pause(self) -> None:
-        """Give nothing until `resume` or `drop`."""
+        """Hold all chunks until `resume` or `drop`."""
         with self._lock:
             self._paused = True
 
@@ -196,7 +198,7 @@ class Outbox:
             self._putters.wake_all()
 
     def let_go(self) -> None:
-        """Let cancelled replies that wait for room wait no longer."""
+        """Wake cancelled replies that wait for room."""
         with self._lock:
             self._putters.wake_all()
 
@@ -208,7 +210,7 @@ class Outbox:
 
 
 class RunsThreads(Protocol):
-    """What gives a reply its worker thread: `StreamHandlerBase.run_sync`."""
+    """A function that runs another in a worker thread: `StreamHandlerBase.run_sync`."""
 
     def __call__(self, function: Callable[..., Any], *args: Any) -> Awaitable[Any]:
         """Run `function` in a worker thread."""
@@ -217,13 +219,14 @@ class RunsThreads(Protocol):
 async def run_reply(
     reply: Reply, fn: Callable[..., Any], args: list[Any], outbox: Outbox, run_sync: RunsThreads
 ) -> None:
-    """Call ``fn(*args)`` and put all it yields, or returns, into `outbox`; when this is done, so is `fn`.
+    """Call ``fn(*args)`` and put all it yields, or returns, into `outbox`.
 
-    (All but a plain generator in its thread, which may still be on its way to its next `yield`.) To be awaited within
-    ``with reply.scope``, so that `Reply.interrupt` can end it.
+    When this returns, `fn` has ended. There is one exception: the thread of a plain generator may still run on to its
+    next `yield`. Await this within ``with reply.scope``, so that `Reply.interrupt` can end it.
 
     Raises:
-        Exception: What it raises, or `MediaError` for what it yields.
+        Exception: What `fn` raises.
+        MediaError: `fn` yielded something that cannot be emitted.
     """
     if is_async(fn):
         result = fn(*args)
@@ -235,7 +238,7 @@ async def run_reply(
 
 
 async def _drain(reply: Reply, result: object, fn: Callable[..., Any], outbox: Outbox, run_sync: RunsThreads) -> None:
-    """Put what a call gave: a stream of chunks, or a single one."""
+    """Put the result of a call: a stream of chunks, or a single one."""
     if isinstance(result, AsyncIterator):
         try:
             async for item in result:
@@ -254,9 +257,9 @@ async def _drain(reply: Reply, result: object, fn: Callable[..., Any], outbox: O
 
 
 async def _close(generator: AsyncGenerator[Any, Any]) -> None:
-    """Have its finally run.
+    """Close the generator, which runs its `finally`.
 
-    No cancel scope around this: the generator may have one open, which must close first.
+    There must be no cancel scope around this: the generator may have one open, which must close first.
     """
     try:
         await generator.aclose()
@@ -279,7 +282,7 @@ async def _hand_over(reply: Reply, item: object, outbox: Outbox) -> None:
 def _for_thread(
     reply: Reply, fn: Callable[..., Any], args: list[Any] | None, outbox: Outbox, result: object = None
 ) -> Callable[[], object]:
-    """What a worker thread shall do, under the name of `fn`: call it (`args` None: it gave `result`), go through it."""
+    """The job of a worker thread, named after `fn`: call it unless `args` is None, and go through its result."""
 
     def work() -> object:
         try:
@@ -287,7 +290,7 @@ def _for_thread(
         except Exception:
             if not reply.cancelled:
                 raise
-            # Supervises: nobody waits for this thread any more.
+            # This is the last to see the error: nobody waits for this thread any more.
             logger.exception("the reply function %s raised after its reply was over", work.__qualname__)
             return None
 
@@ -296,10 +299,10 @@ def _for_thread(
 
 
 def _drive(reply: Reply, result: object, outbox: Outbox) -> object:
-    """Go through what a plain function gave, if it is an iterator, in this thread.
+    """Go through the result of a plain function in this thread, if it is an iterator.
 
     Returns:
-        What it gave, if that is not an iterator.
+        The result, if it is not an iterator.
     """
     if not isinstance(result, Iterator):
         return result
@@ -317,10 +320,10 @@ def _drive(reply: Reply, result: object, outbox: Outbox) -> object:
 
 
 class ThreadLimit:
-    """Worker threads of which at most `most` run, those included that nobody waits for any more. Thread-safe.
+    """Lets at most `most` worker threads run, including those that nobody waits for any more. Thread-safe.
 
-    Nobody can stop a thread: that of an interrupted reply goes on to its next `yield`. So as not to gather any number
-    of them, whoever wants one more waits until one has come back.
+    Nobody can stop a thread. That of an interrupted reply goes on to its next `yield`. Their number has a bound: a
+    reply that needs one more waits until one has returned.
 
     Args:
         most: Threads at once.
@@ -365,7 +368,7 @@ class ThreadLimit:
         with self._lock:
             if len(self._busy) >= self.most:
                 logger.warning(
-                    "%s waits: %d worker threads of this connection are still in %s, which nobody waits for any more. "
+                    "%s waits: %d worker threads of this connection are still in %s, although their replies are over. "
                     "Yield more often there, or write it async, so that it can be cancelled",
                     name,
                     len(self._busy),

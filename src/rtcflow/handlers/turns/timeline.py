@@ -13,20 +13,20 @@ from .ledger import Heard
 
 @dataclass(frozen=True, slots=True)
 class TurnTimeline:
-    """The times of one turn, in seconds on the event loop's clock (monotonic); None for what has not happened.
+    """The times of one turn, in seconds on the event loop's clock (monotonic). None if something has not happened.
 
     Attributes:
         number: Turns count from 1; 0 is the greeting of `startup_fn`.
-        speech_start: The user began to speak: when it was said, not when it was sure.
-        speech_end: He stopped.
-        turn_end: It was decided that he has finished.
+        speech_start: The user began to speak. It is the moment of the sound, not of the decision, which comes later.
+        speech_end: The user stopped.
+        turn_end: The decision that the user has finished.
         reply_called: The reply function was called (after its arguments had come).
-        first_chunk: It yielded its first audio.
-        first_frame: The first of that left for the peer.
-        playout_end: The last of it left; where the far side confirms what it plays, it was played there.
-        interrupted: The reply was interrupted: where it was held first, when it was.
-        failed: The reply function raised; or turn detection did, and the turn was given up.
-        call_ended: The call ended before the turn had.
+        first_chunk: The reply function yielded its first audio.
+        first_frame: The first frame of that audio left for the peer.
+        playout_end: The last frame left. If the far side confirms what it plays, the moment at which it was played.
+        interrupted: The reply was interrupted. If it was held first, the moment at which it was held.
+        failed: The reply function or turn detection raised, and the turn was given up.
+        call_ended: The call ended before the turn.
         marks: Moments within the reply that the application has named (`ReplyHandler.mark`).
     """
 
@@ -112,7 +112,7 @@ class Interrupted:
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
-    """An interruption was none: the reply goes on from where it was.
+    """An interruption was a false alarm. The reply goes on where it was held.
 
     Attributes:
         turn: Number of the turn it answers.
@@ -125,7 +125,7 @@ class Resumed:
 
 @dataclass(frozen=True, slots=True)
 class ReplyFailed:
-    """The reply function raised, or yielded what is no audio; or other code of yours did in this turn.
+    """The reply function raised, or yielded something that is not audio, or other code of yours raised in this turn.
 
     Attributes:
         turn: Number of the turn it should have answered; 0 if none was under way.
@@ -149,7 +149,7 @@ _NAMES: dict[type[TurnEvent], str] = {
 
 
 def event_message(event: TurnEvent) -> str | None:
-    """What the peer is told of `event`, as JSON; None if it is told otherwise, or not at all."""
+    """The message to the peer about `event`, as JSON. None if there is another message for it, or no message."""
     name = _NAMES.get(type(event))
     if name is None:
         return None

@@ -731,7 +731,7 @@ async def async_callback(audio):
         ("model_options", {"threshold": 0.6}, r"write: SileroVadOptions\(threshold=0.6\)"),
         ("model", EnergyVad, r"write: model=EnergyVad\(\)"),
         ("detector", Script(), "function that makes a TurnDetector"),
-        ("detector", lambda: None, "which is no TurnDetector: it has no 'feed'"),
+        ("detector", lambda: None, "which is not a TurnDetector: it has no 'feed'"),
     ],
 )
 def test_what_an_argument_cannot_be_is_refused(argument, value, words):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 import re
 import subprocess
@@ -31,8 +32,20 @@ PUBLIC_MODULES = [
     "rtcflow.testing",
     "rtcflow.transports",
     "rtcflow.turns",
+    *(["rtcflow.prometheus"] if importlib.util.find_spec("prometheus_client") else []),
 ]
-NOT_AT_IMPORT = {"trio", "typer", "rich", "hypothesis", "fastapi", "pydantic", "hypercorn", "uvicorn", "pytest"}
+NOT_AT_IMPORT = {
+    "trio",
+    "typer",
+    "rich",
+    "hypothesis",
+    "fastapi",
+    "pydantic",
+    "hypercorn",
+    "uvicorn",
+    "pytest",
+    "prometheus_client",
+}
 
 
 def _names() -> Iterator[tuple[str, str]]:

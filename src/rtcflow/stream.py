@@ -91,6 +91,8 @@ class Stream:
             what makes the call late (see `Latency`).
         timeouts: How long the phases of a call may take.
         debug: Whether callers are told the text of a handler's exception.
+        metrics: Whether ``GET {path}/metrics`` answers Prometheus (`rtcflow.prometheus`). It says nothing about single
+            calls, and needs no authorization. Needs the extra ``prometheus``.
         **keywords: The fields of `Limits`, `Access` and `Page`, one by one, such as ``concurrency_limit=10``. And
             FastRTC's ``server_rtc_configuration``: ``{"iceServers": [...]}`` for the server's own side, or a function,
             sync or async, that is called for each call. It is `WebRTCConfig.ice_servers`.
@@ -124,6 +126,7 @@ class Stream:
         latency: Latency | Literal["live", "buffered"] = Latency.BUFFERED,
         timeouts: Timeouts | None = None,
         debug: bool = False,
+        metrics: bool = False,
         **keywords: Unpack[Keywords],
     ) -> None:
         left: dict[str, Any] = dict(keywords)
@@ -148,6 +151,7 @@ class Stream:
             latency=choose("latency", latency, Latency),
             timeouts=timeouts or Timeouts(),
             debug=debug,
+            metrics=metrics,
             webrtc=webrtc,
             telephone=telephone,
             websocket=websocket,
@@ -262,7 +266,7 @@ class Stream:
 
     @property
     def refused(self) -> Mapping[str, int]:
-        """How many calls over a WebSocket or by telephone were refused, webhooks among them, by reason.
+        """How many calls were refused on all transports, by reason. Webhooks and further offers count, too.
 
         The reason is an error's `code`, ``"protocol_error"`` (also in a call that had begun), ``"left"``,
         ``"wrong_signature"``, ``"carrier_not_served"`` or ``"origin_not_allowed"``.

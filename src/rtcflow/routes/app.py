@@ -8,6 +8,7 @@
 | `lines` | ``WS {path}/websocket/offer``, ``WS {path}/telephone/handler`` |
 | `webhooks` | ``{path}/telephone/incoming`` |
 | `health` | ``GET {path}/healthz``, ``GET {path}/readyz`` |
+| `prometheus` | ``GET {path}/metrics``, if the stream was asked for it |
 | `page` | ``GET {path}/rtcflow.js``, and the page |
 
 The routes take what they need from `serving.calls`; they know no `Stream`.
@@ -24,7 +25,7 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute
+from starlette.routing import BaseRoute, Route
 from starlette.websockets import WebSocket
 
 from ..serving.calls import Calls
@@ -108,5 +109,14 @@ def routes(calls: Calls, path: str = "", *, page: bool = False, endpoints: Endpo
         *lines.routes(calls, path, answers.websocket_offer, answers.telephone_handler),
         *webhooks.routes(calls, path, answers.incoming_call),
         *health.routes(calls, path),
+        *_metrics(calls, path),
         *page_routes(calls, path, page=page),
     ]
+
+
+def _metrics(calls: Calls, path: str) -> list[BaseRoute]:
+    if not calls.options.metrics:
+        return []
+    from ..prometheus import metrics_app
+
+    return [Route(f"{path}/metrics", metrics_app(calls), methods=["GET", "HEAD"])]

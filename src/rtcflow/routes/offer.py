@@ -26,7 +26,7 @@ from .requests import answering, caller_of, count_request, read_body
 def routes(calls: Calls, path: str, answer: Callable[[Request], Awaitable[Response]]) -> list[BaseRoute]:
     """The routes of JSON signalling; `answer` is `offer`, or what a subclass of `Stream` has in its place."""
     return [
-        guarded(calls, f"{path}/webrtc/offer", answering(answer), ["POST"]),
+        guarded(calls, f"{path}/webrtc/offer", answering(answer, refused=calls.refused), ["POST"]),
         guarded(calls, f"{path}/webrtc/configuration", answering(partial(configuration, calls)), ["GET"]),
     ]
 

@@ -7,6 +7,7 @@ Errors have a 4xx or 5xx status and FastRTC's body ``{"status": "failed", "meta"
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from typing import Final
@@ -15,7 +16,7 @@ import anyio
 from starlette.requests import ClientDisconnect, HTTPConnection, Request
 from starlette.responses import JSONResponse, Response
 
-from ..exceptions import InvalidOffer, NegotiationError, NotServing, TooManyRequests
+from ..exceptions import InvalidOffer, NegotiationError, NotServing, TooManyRequests, UnknownConnection
 from ..protocol import signalling
 from ..serving.calls import Calls
 from ..serving.session import CallRequest
@@ -110,9 +111,14 @@ def failure(error: NegotiationError) -> JSONResponse:
 
 
 def answering(
-    handle: Callable[[Request], Awaitable[Response]], failed: Callable[[NegotiationError], Response] = failure
+    handle: Callable[[Request], Awaitable[Response]],
+    failed: Callable[[NegotiationError], Response] = failure,
+    refused: Counter[str] | None = None,
 ) -> Callable[[Request], Awaitable[Response]]:
-    """`handle`, with each refusal as a response of its own status, made by `failed`."""
+    """`handle`, with each refusal as a response of its own status, made by `failed`, and counted in `refused`.
+
+    Requests about calls that have ended are not counted: nobody who wants to call is turned away.
+    """
 
     async def answer(request: Request) -> Response:
         try:
@@ -120,6 +126,8 @@ def answering(
         except NegotiationError as error:
             path = shown_path(request.scope)
             logger.info("%s %s from %s refused: %s", request.method, path, caller_of(request), error)
+            if refused is not None and not isinstance(error, UnknownConnection):
+                refused[error.code] += 1
             return failed(error)
         except anyio.ClosedResourceError:
             return failed(NotServing("the server is shutting down"))

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
@@ -78,7 +79,7 @@ class Endpoint:
     def routes(self) -> list[BaseRoute]:
         """The route of the endpoint, and the route of its sessions."""
         calls, path = self._calls, self._path
-        endpoint, session = self._answering(self.endpoint), self._answering(self.session)
+        endpoint, session = self._answering(self.endpoint, calls.refused), self._answering(self.session)
         return [
             guarded(calls, path, endpoint, ["POST", "GET", "HEAD"], {"Accept-Post": whip.SDP_TYPE}),
             guarded(
@@ -164,7 +165,9 @@ class Endpoint:
         """The facts of a request about a session, without the secret in its URL."""
         return replace(caller_of(request, new_call=False), path=request.scope["path"].rpartition("/")[0])
 
-    def _answering(self, handle: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+    def _answering(
+        self, handle: Callable[[Request], Awaitable[Response]], refused: Counter[str] | None = None
+    ) -> Callable[[Request], Awaitable[Response]]:
         async def asked(request: Request) -> Response:
             try:
                 return await handle(request)
@@ -173,7 +176,7 @@ class Endpoint:
                     error.status = 401  # RFC 9725 section 4.5: the client must say who it is
                 raise
 
-        return answering(asked, _problem)
+        return answering(asked, _problem, refused)
 
 
 def _problem(error: NegotiationError) -> JSONResponse:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import secrets
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -75,8 +75,8 @@ class Calls(Mapping[str, Session]):
     Attributes:
         options: What the stream was made with.
         threads: The worker threads of sync handlers, with their limit.
-        refused: How many calls over a WebSocket or by telephone were refused, webhooks among them, by reason: an
-            error's `code`, ``"protocol_error"`` (also in a call that had begun), ``"left"``, ``"wrong_signature"``,
+        refused: How many calls were refused, webhooks and further offers among them, by reason: an error's `code`,
+            ``"protocol_error"`` (also in a call that had begun), ``"left"``, ``"wrong_signature"``,
             ``"carrier_not_served"`` or ``"origin_not_allowed"``.
     """
 
@@ -88,6 +88,7 @@ class Calls(Mapping[str, Session]):
         self.threads = WorkerThreads(limits.thread_limit)
         self._settings = ConnectionSettings(limits.time_limit, options.timeouts, options.debug, self.threads)
         self._sessions: dict[str, Session] = {}
+        self._watchers: list[Callable[[Session], object]] = []
         self._running: _Running | None = None
         self._draining = False
         self._emptied: anyio.Event | None = None
@@ -329,10 +330,25 @@ class Calls(Mapping[str, Session]):
 
     async def _serve(self, session: Session) -> End:
         try:
-            return await session.serve(partial(self._release, session))
+            return await session.serve(partial(self._closed, session))
         finally:
             self._release(session)
             await self._tell_of_end(session)
+
+    def watch(self, watcher: Callable[[Session], object]) -> None:
+        """Have `watcher` called with each session whose call has ended, while it still holds its slot.
+
+        It is called in the stream's event loop, and must return at once: it is for counting.
+        """
+        self._watchers.append(watcher)
+
+    def _closed(self, session: Session) -> None:
+        """Everything of a call is closed: count it, and give back what it held."""
+        try:
+            for watcher in self._watchers:
+                watcher(session)
+        finally:
+            self._release(session)
 
     async def _tell_of_end(self, session: Session) -> None:
         """Call the application's `on_call_end`, also if the call or the server was cancelled."""

@@ -194,6 +194,7 @@ class Options:
         form: The fields of the page's form for the handler's arguments.
         additional_outputs_handler: See `Stream`.
         on_call_end: See `Stream`.
+        metrics: See `Stream`.
     """
 
     handler: StreamHandlerBase
@@ -208,6 +209,7 @@ class Options:
     latency: Latency = Latency.BUFFERED
     timeouts: Timeouts = field(default_factory=Timeouts)
     debug: bool = False
+    metrics: bool = False
     webrtc: WebRTCConfig | None = None
     telephone: TelephoneConfig | None = None
     websocket: LineLimits | None = None

@@ -88,6 +88,7 @@ class Session:
         connection: The connection, or None until the transport is open.
         events: What readers of the outputs route are sent; None until the first reader comes.
         log_facts: What log records of the call say of it; `Calls.admit` makes them current.
+        duration: Seconds from the beginning of the connection until all of it was closed; None until then.
     """
 
     def __init__(
@@ -108,6 +109,7 @@ class Session:
         self.connection: Connection | None = None
         self.events: OutputEvents | None = None
         self.log_facts = LogFacts(self.name, kind, principal)
+        self.duration: float | None = None
         self._settings = settings
         self._prepared = Event()
         self._closing: str | None = None
@@ -230,7 +232,7 @@ class Session:
             who = type(self.handler).__qualname__
             what = "%s call %s: %s raised %s"
             logger.error(what, self.kind, self.name, who, type(error).__name__, exc_info=error)
-        seconds = anyio.current_time() - began
+        seconds = self.duration = anyio.current_time() - began
         logger.info("%s", describe_end(self, connection.end, connection.statistics(), seconds))
         if self._on_closed is not None:
             self._on_closed()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from typing import Final, Generic, TypeVar
 
 import anyio
@@ -21,26 +22,29 @@ BOUND: Final = 256
 class Reader(AsyncIterator[T]):
     """One reader's end of a `Fanout`: an async iterator that stops when the fanout has ended.
 
-    For one task at a time. Dropping it needs no closing: the fanout holds it weakly.
+    For one task at a time. Dropping it needs no closing: the fanout holds it weakly. While a task waits for an item,
+    the fanout holds the reader, and so the task: a task that nothing else holds reads on until the fanout has ended.
     """
 
-    def __init__(self, flow: Flow[T], forget: Callable[[Flow[T]], None]) -> None:
+    def __init__(self, flow: Flow[T], fanout: Fanout[T]) -> None:
         self._flow = flow
-        self._forget = forget
+        self._fanout = fanout
 
     def close(self) -> None:
         """Read no more: nothing is kept for it from here on. Idempotent."""
         self._flow.close()
-        self._forget(self._flow)
+        self._fanout._forget(self._flow)
 
     async def __anext__(self) -> T:
         """Wait for the next item. Safe to cancel: no item is lost.
 
         Raises:
             anyio.ClosedResourceError: It was closed.
+            anyio.BusyResourceError: Another task is waiting for the next item.
         """
         try:
-            return await self._flow.take()
+            with self._fanout._holding(self._flow):
+                return await self._flow.take()
         except anyio.EndOfStream:
             raise StopAsyncIteration from None
 
@@ -64,6 +68,7 @@ class Fanout(Generic[T]):
         self._lock = threading.Lock()
         self._early: deque[T] | None = deque(maxlen=bound)
         self._flows: weakref.WeakSet[Flow[T]] = weakref.WeakSet()
+        self._waited_for: Counter[Flow[T]] = Counter()  # asyncio holds tasks weakly, so somebody must hold the flow
         self._ended = False
 
     def put(self, item: T) -> None:
@@ -90,7 +95,20 @@ class Fanout(Generic[T]):
             self._flows.add(flow)
             if self._ended:
                 flow.end()
-        return Reader(flow, self._forget)
+        return Reader(flow, self)
+
+    @contextmanager
+    def _holding(self, flow: Flow[T]) -> Iterator[None]:
+        """Hold `flow` while a task waits for its next item; however many try to."""
+        with self._lock:
+            self._waited_for[flow] += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._waited_for[flow] -= 1
+                if not self._waited_for[flow]:
+                    del self._waited_for[flow]
 
     def _forget(self, flow: Flow[T]) -> None:
         with self._lock:

@@ -207,7 +207,9 @@ class ReplyOnPause(StreamHandler):
         arguments = self._arguments()
         arguments["algo_options"] = _options.algo_options(self.algo_options)
         arguments["model_options"] = _options.model_options(self.model_options)
-        return self._make_listener(arguments)
+        listener = self._make_listener(arguments)
+        listener.latest_args = []  # before arguments come, as in FastRTC
+        return listener
 
     def _make_listener(self, arguments: dict[str, Any]) -> turns.ReplyOnPause:
         return turns.ReplyOnPause(**arguments)

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 import anyio
 import anyio.from_thread
 
+from ..stream import Stream
+
 if TYPE_CHECKING:
     from starlette.applications import Starlette
     from starlette.types import Receive, Scope, Send
-
-    from ._stream import Stream
 
 PORTS: Final = range(7860, 7960)
 """The ports that are tried if none is given: Gradio's."""

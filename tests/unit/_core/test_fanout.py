@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 
 import anyio
@@ -55,6 +56,44 @@ async def test_a_reader_that_is_forgotten_costs_nothing():
     fanout.read()
     gc.collect()
     assert not fanout._flows
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_task_that_is_kept_nowhere_reads_on():
+    """asyncio holds tasks weakly; the fanout holds the one that waits for its next item, and lets go at the end."""
+    fanout = Fanout[int]()
+    heard, ended = [], anyio.Event()
+
+    async def collect():
+        async for item in fanout.read():
+            heard.append(item)
+        ended.set()
+
+    asyncio.get_running_loop().create_task(collect())
+    for item in range(3):
+        await anyio.wait_all_tasks_blocked()
+        gc.collect()
+        fanout.put(item)
+    await anyio.wait_all_tasks_blocked()
+    fanout.end()
+    await ended.wait()
+    assert heard == [0, 1, 2]
+    gc.collect()
+    assert not fanout._flows
+    assert not fanout._waited_for
+
+
+async def test_a_second_task_that_reads_is_refused_and_the_first_is_still_held():
+    """A reader is for one task; the one that waits gets its item although another one tried."""
+    fanout = Fanout[int]()
+    reader = fanout.read()
+    async with anyio.create_task_group() as group:
+        group.start_soon(anext, reader)
+        await anyio.wait_all_tasks_blocked()
+        with pytest.raises(anyio.BusyResourceError):
+            await anext(reader)
+        assert len(fanout._waited_for) == 1
+        fanout.put(1)
 
 
 async def test_a_waiting_reader_is_woken_from_another_thread():

@@ -6,6 +6,7 @@ import json
 import threading
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
@@ -451,6 +452,21 @@ async def test_handlers_without_a_call():
     assert handler.clear_queue() == 0.0
     await handler.send_message("x")
     handler.send_message_sync("x")
+
+
+@pytest.mark.parametrize("make", [Echo, lambda: fastrtc.ReplyOnPause(reply, model=Loud())], ids=["handler", "reply"])
+async def test_latest_args_are_an_empty_list_in_a_call_before_arguments_come(make):
+    """The live handler's are, too: also of a plain `ReplyOnPause`."""
+    async with call(make()) as (connection, _):
+        assert connection.handler.latest_args == []
+
+
+async def test_a_plain_reply_on_pause_replies_on_the_telephone_without_arguments():
+    """The reply function gets the audio although `latest_args` is empty."""
+    handler = fastrtc.ReplyOnPause(reply, model=Loud(), needs_args=True).copy()
+    handler.phone_mode = True
+    turn = SimpleNamespace(turn=SimpleNamespace(number=1))
+    assert await handler._arguments(turn, given=(RATE, "audio")) == [(RATE, "audio")]
 
 
 async def test_the_queue_of_a_call_can_be_cleared_by_its_private_name():

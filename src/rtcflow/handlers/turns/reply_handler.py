@@ -519,7 +519,7 @@ class ReplyHandler(AsyncStreamHandler):
                     ARGUMENTS_LATE,
                 )
                 await self.args_set.wait()
-        elif not isinstance(self.latest_args, list) or not self.phone_mode:
+        elif not isinstance(self.latest_args, list) or not self.latest_args or not self.phone_mode:
             self.latest_args = [None]
         assert isinstance(self.latest_args, list)  # noqa: S101
         args = self.latest_args[:takes]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Final, Generic, TypeVar
 
 import anyio
@@ -26,14 +26,20 @@ class Reader(AsyncIterator[T]):
     the fanout holds the reader, and so the task: a task that nothing else holds reads on until the fanout has ended.
     """
 
-    def __init__(self, flow: Flow[T], fanout: Fanout[T]) -> None:
+    def __init__(
+        self,
+        flow: Flow[T],
+        forget: Callable[[Flow[T]], None],
+        holding: Callable[[Flow[T]], AbstractContextManager[None]],
+    ) -> None:
         self._flow = flow
-        self._fanout = fanout
+        self._forget = forget
+        self._holding = holding
 
     def close(self) -> None:
         """Read no more: nothing is kept for it from here on. Idempotent."""
         self._flow.close()
-        self._fanout._forget(self._flow)
+        self._forget(self._flow)
 
     async def __anext__(self) -> T:
         """Wait for the next item. Safe to cancel: no item is lost.
@@ -43,7 +49,7 @@ class Reader(AsyncIterator[T]):
             anyio.BusyResourceError: Another task is waiting for the next item.
         """
         try:
-            with self._fanout._holding(self._flow):
+            with self._holding(self._flow):
                 return await self._flow.take()
         except anyio.EndOfStream:
             raise StopAsyncIteration from None
@@ -95,7 +101,7 @@ class Fanout(Generic[T]):
             self._flows.add(flow)
             if self._ended:
                 flow.end()
-        return Reader(flow, self)
+        return Reader(flow, self._forget, self._holding)
 
     @contextmanager
     def _holding(self, flow: Flow[T]) -> Iterator[None]:

@@ -4,8 +4,9 @@
 
 `STTModel` and `TTSModel` are protocols with FastRTC's methods, so a model of your own needs no base class. Each model
 computes in the thread that calls it. Reply functions written with plain ``def`` run in worker threads already. In
-``async`` code use `stream_tts`, or ``await handler.run_sync(model.stt, audio)``: a model in the event loop's thread
-stops all calls, and rtcflow warns about it.
+``async`` code write ``await transcribe(model, audio)``, ``await synthesize(model, text)`` or
+``async for chunk in model.stream_tts(text)``: they compute in worker threads. `stt` and `tts` return what they
+computed, so they cannot leave the thread: in the event loop's thread they stop all calls, and rtcflow warns about it.
 
 ================== ========================== ===============================================
 name               needs                      where it computes
@@ -23,8 +24,8 @@ the extra ``rtcflow[tts]`` installs.
 """
 
 from .options import CartesiaTTSOptions, EspeakTTSOptions, KokoroTTSOptions, STTModel, TTSModel, TTSOptions
-from .recognition import MoonshineSTT, PocketsphinxSTT, get_stt_model, stt_for_chunks
-from .synthesis import CartesiaTTS, EspeakTTS, KokoroTTS, get_tts_model
+from .recognition import MoonshineSTT, PocketsphinxSTT, get_stt_model, stt_for_chunks, transcribe
+from .synthesis import CartesiaTTS, EspeakTTS, KokoroTTS, get_tts_model, synthesize
 
 __all__ = [
     "CartesiaTTS",
@@ -41,4 +42,6 @@ __all__ = [
     "get_stt_model",
     "get_tts_model",
     "stt_for_chunks",
+    "synthesize",
+    "transcribe",
 ]

@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Final, Literal
 
+import anyio.to_thread
 import numpy as np
 from numpy.typing import NDArray
 
 from ..handlers.turns.vad import VAD_RATE, AudioChunk
 from .options import STTModel, mono_float32, warn_if_in_loop
 
-_INSTEAD: Final = "text = await handler.run_sync(model.stt, audio)"
+_INSTEAD: Final = "text = await rtcflow.speech.transcribe(model, audio)"
 LEAST: Final = 0.1
 """Seconds of audio that Moonshine needs at least; less is filled up with silence."""
 
@@ -113,6 +114,18 @@ def get_stt_model(
         warnings.warn(f"Pocketsphinx stands in for {model}: {error}", UserWarning, stacklevel=2)
         return offline
     return moonshine
+
+
+async def transcribe(model: STTModel, audio: tuple[int, NDArray[np.int16 | np.float32]]) -> str:
+    """The words in `audio`, for async code: ``model.stt(audio)`` in a worker thread.
+
+    Cancelling returns at once; the model computes on to its end, and the words are dropped.
+
+    Args:
+        model: The recognizer; one of your own, too.
+        audio: ``(sample_rate, samples)``: int16, or float32 in [-1, 1], of shape (n,) or (1, n).
+    """
+    return await anyio.to_thread.run_sync(model.stt, audio, abandon_on_cancel=True)
 
 
 def stt_for_chunks(

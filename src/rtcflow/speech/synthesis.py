@@ -12,7 +12,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Iterator
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypeVar
 
 import anyio.to_thread
 import numpy as np
@@ -35,6 +35,7 @@ from .options import (
 if TYPE_CHECKING:
     import httpx2
 
+T = TypeVar("T")
 Spoken: TypeAlias = tuple[int, NDArray[np.float32]]
 
 RATE: Final = 24_000
@@ -55,7 +56,7 @@ class _Synthesizer(ABC):
 
     def tts(self, text: str, options: Any = None) -> Spoken:
         """Speak `text`: ``(sample_rate, samples)``, float32 in [-1, 1], shape (n,). In the calling thread."""
-        warn_if_in_loop(f"{type(self).__name__}.tts", "async for chunk in model.stream_tts(text)")
+        warn_if_in_loop(f"{type(self).__name__}.tts", "audio = await rtcflow.speech.synthesize(model, text)")
         return self._speak(text, options)
 
     def stream_tts_sync(self, text: str, options: Any = None) -> Iterator[Spoken]:
@@ -77,6 +78,25 @@ class _Synthesizer(ABC):
             if index:
                 yield rate, np.zeros(round(PAUSE * rate), np.float32)
             yield rate, samples
+
+
+async def synthesize(
+    model: TTSModel[T], text: str, options: T | None = None
+) -> tuple[int, NDArray[np.float32] | NDArray[np.int16]]:
+    """Speak `text`, for async code: ``model.tts(text, options)`` in a worker thread.
+
+    Cancelling returns at once; the model computes on to its end, and the audio is dropped. `TTSModel.stream_tts` gives
+    the first sentence sooner.
+
+    Args:
+        model: The synthesizer; one of your own, too.
+        text: What to say.
+        options: The model's options.
+
+    Returns:
+        ``(sample_rate, samples)``, samples of shape (n,): float32 in [-1, 1], or int16.
+    """
+    return await anyio.to_thread.run_sync(model.tts, text, options, abandon_on_cancel=True)
 
 
 class KokoroTTS(_Synthesizer):

@@ -19,6 +19,7 @@ from rtcflow.fastrtc.reply_on_pause import AppState
 from rtcflow.frames import AudioFormat, AudioFrame
 from rtcflow.handlers import turns
 from rtcflow.handlers.checking import copy_handler
+from rtcflow.speech.options import warn_if_in_loop
 from rtcflow.transports.memory import memory_pair
 
 RATE = 24000
@@ -145,6 +146,34 @@ def test_options_may_be_changed_and_subclassed():
     mine.speech_threshold = 9
     with pytest.raises(ValueError, match="speech_threshold=9"):
         handler.copy()
+
+
+class Voice:
+    """A speech model that is computed by FastRTC's sync method."""
+
+    def __init__(self):
+        self.threads = []
+
+    def tts(self, text, options=None):
+        warn_if_in_loop("Voice.tts", "something else")
+        self.threads.append(threading.get_ident())
+        return sound()
+
+
+@pytest.mark.parametrize("cls", [fastrtc.ReplyOnPause, type("Sub", (fastrtc.ReplyOnPause,), {})], ids=["plain", "sub"])
+async def test_models_of_a_sync_reply_function_compute_in_worker_threads(cls):
+    """A reply function written with plain `def` may call its models: no warning, and not in the loop's thread."""
+    model = Voice()
+
+    def speaking(_):
+        yield model.tts("Yes.")
+
+    handler = cls(speaking, algo_options=options(), model=Loud(), input_sample_rate=RATE)
+    async with call(handler) as (_, theirs):
+        say(theirs, 0, 5000, 5000, *[0] * 10)
+        await hear(theirs, 1000)
+    assert model.threads
+    assert threading.get_ident() not in model.threads
 
 
 # -- subclasses

@@ -126,10 +126,55 @@ async def test_streams_are_computed_in_worker_threads(installed: Any) -> None:
     model: Any = await anyio.to_thread.run_sync(lambda: speech.KokoroTTS("a", "b"))
     assert [chunk.size async for _, chunk in model.stream_tts("One. Two!")] == [2400, 3600, 2400]
     assert [asked[-1] for asked in model.model.asked] == [False, False]
-    with pytest.warns(RuntimeWarning, match=r"stops all calls.*async for chunk in model\.stream_tts"):
+    with pytest.warns(RuntimeWarning, match=r"stops all calls.*await rtcflow\.speech\.synthesize\(model, text\)"):
         model.tts("Now.")
-    with pytest.warns(RuntimeWarning, match=r"await handler\.run_sync\(model\.stt, audio\)"):
+    with pytest.warns(RuntimeWarning, match=r"async for chunk in model\.stream_tts"):
+        next(model.stream_tts_sync("Now."))
+    with pytest.warns(RuntimeWarning, match=r"await rtcflow\.speech\.transcribe\(model, audio\)"):
         speech.MoonshineSTT().stt((16000, np.zeros(1600, np.int16)))
+
+
+class Own:
+    """A model of the user's own: it notes the thread, and can wait."""
+
+    def __init__(self) -> None:
+        self.threads: list[int] = []
+        self.go_on = threading.Event()
+        self.go_on.set()
+
+    def stt(self, audio: Any) -> str:
+        self.threads.append(threading.get_ident())
+        self.go_on.wait()
+        return f"{audio[0]} Hz"
+
+    def tts(self, text: str, options: Any = None) -> Any:
+        self.threads.append(threading.get_ident())
+        return 24000, np.zeros(len(text) * (options or 1), np.float32)
+
+
+@pytest.mark.anyio
+async def test_async_code_awaits_models_that_compute_in_worker_threads() -> None:
+    """`transcribe` and `synthesize` take any model, and never compute in the event loop's thread."""
+    model: Any = Own()
+    assert await speech.transcribe(model, (16000, np.zeros(160, np.int16))) == "16000 Hz"
+    assert (await speech.synthesize(model, "four", 3))[1].size == 12
+    assert len(model.threads) == 2
+    assert threading.get_ident() not in model.threads
+
+
+@pytest.mark.anyio
+async def test_cancelling_does_not_wait_for_the_model() -> None:
+    """The caller goes on at once; the model's thread ends by itself."""
+    model: Any = Own()
+    model.go_on.clear()
+    try:
+        async with anyio.create_task_group() as group:
+            group.start_soon(speech.transcribe, model, (16000, np.zeros(160, np.int16)))
+            while not model.threads:
+                await anyio.wait_all_tasks_blocked()
+            group.cancel_scope.cancel()
+    finally:
+        model.go_on.set()
 
 
 def cartesia(respond: Any, key: str | None = "secret") -> Any:

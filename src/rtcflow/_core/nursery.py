@@ -76,7 +76,7 @@ class Nursery:
             with self._scope:
                 async with anyio.create_task_group() as self._tasks:
                     begin()
-                    await anyio.sleep_forever()
+                    await anyio.Event().wait()  # for ever. `sleep_forever` would leave a timer in asyncio's heap
         finally:
             self._tasks = None
             self._ended.set()

@@ -32,7 +32,7 @@ def test_each_sentence_has_its_test():
     assert len(rows) > 20
     for row in rows:
         (found,) = re.findall(r"\| `(test_\w+\.py)::(test_\w+)` \|$", row)
-        files = list((ROOT / "tests" / "unit").rglob(found[0]))
+        files = list((ROOT / "tests").rglob(found[0]))
         assert files, row
         assert f"def {found[1]}(" in files[0].read_text(), row
 
@@ -196,6 +196,28 @@ async def test_a_task_group_opens_and_closes_within_one_method():
         while not ran:
             await anyio.sleep(0.01)
     assert ran == ["hello", "cancelled"]
+
+
+async def test_a_sync_method_asks_whether_the_call_is_running():
+    """`running` turns false, and `ended.wait_sync` returns, as soon as the call ends."""
+    seen, began = [], Event()
+
+    class Handler(StreamHandler):
+        def receive(self, frame):
+            pass
+
+        def emit(self):
+            began.set()
+            while self.running:
+                seen.append(self.ended.wait_sync(30))
+
+        def copy(self):
+            return Handler()
+
+    async with call(Handler()) as (connection, _):
+        await began.wait()
+    assert seen in ([True], [])  # the latter: the call ended before `running` was asked
+    assert connection.statistics().threads_abandoned == 0
 
 
 @pytest.fixture

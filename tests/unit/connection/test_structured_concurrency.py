@@ -109,13 +109,14 @@ async def test_a_sync_method_may_still_run_beside_shutdown():
     class Handler(StreamHandler):
         def __init__(self):
             super().__init__()
-            self.free, self.inside = threading.Event(), False
+            self.free, self.inside, self.began = threading.Event(), False, Event()
 
         def receive(self, frame):
             pass
 
         def emit(self):
             self.inside = True
+            self.began.set()
             self.free.wait(5)
             self.inside = False
 
@@ -126,8 +127,9 @@ async def test_a_sync_method_may_still_run_beside_shutdown():
         def copy(self):
             return Handler()
 
-    async with call(Handler()):
-        pass
+    handler = Handler()
+    async with call(handler):
+        await handler.began.wait()
     assert beside == [True]
 
 

@@ -56,7 +56,7 @@ async def call(handler):
         with anyio.fail_after(10):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(connection.run)
-                await anyio.sleep(0.03)
+                await anyio.sleep(0.3)
                 yield connection, theirs
                 connection.close()
 
@@ -170,7 +170,8 @@ async def test_context_variables_of_the_call_are_seen_in_tasks_it_starts():
             await self.loop.create_task(self.look())
 
     async with call(Handler()):
-        pass
+        while len(seen) < 2:
+            await anyio.sleep(0.01)
     assert seen == ["memory", "memory"]
 
 

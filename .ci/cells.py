@@ -114,11 +114,14 @@ def read(report: Path, results: Path) -> Ran:
     return ran
 
 
-def main() -> int:
-    """Run all cells, say what each did, and end with the line that counts the tests."""
+def main(names: Sequence[str] = ()) -> int:
+    """Run all cells, or those with these names. Say what each did, and end with the line that counts the tests."""
+    cells = [cell for cell in CELLS if cell.name in names] if names else CELLS
+    if not cells:
+        raise SystemExit(f"no cell is named {', '.join(names)}; there are {', '.join(cell.name for cell in CELLS)}")
     begin = time.monotonic()
     ran: dict[str, Ran] = {}
-    for cell in CELLS:
+    for cell in cells:
         passed = time.monotonic() - begin
         if LIMIT - passed > LEAST:
             print(f"\n== {cell.name}, {passed / 60:.0f} minutes in", flush=True)
@@ -132,7 +135,7 @@ def main() -> int:
                 print(f"  flaky, passed in its second run: {test}")
             for why in sorted(set(result["skipped"].values())):
                 print(f"  skipped: {why}")
-    wrong, line = verdict(CELLS, ran)
+    wrong, line = verdict(cells, ran)
     for one in wrong:
         print(f"WRONG: {one}")
     print(line)
@@ -140,4 +143,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -31,6 +31,7 @@ def test_workflows_name_sessions_that_exist() -> None:
             named |= set(words.split())
         for listed in re.findall(r"session: \[(.+)\]", text):
             named |= set(re.split(r", *", listed))
+        named |= set(re.findall(r"- session: (\w+)", text))
     assert len(named) > 10
     assert named <= sessions()
 

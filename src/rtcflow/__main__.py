@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import sys
 
+from ._core.installed import check_versions
+
 
 def main() -> None:
     """Run the command line, or say which extra it needs."""
     try:
+        check_versions("rich", "typer")
         from .cli import app
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing not in {"rich", "typer"}:
             raise
         print(f"rtcflow: the command line needs {missing}; install rtcflow[cli]", file=sys.stderr)
+        raise SystemExit(2) from None
+    except ImportError as error:
+        if error.name not in {"rich", "typer"}:
+            raise
+        print(f"rtcflow: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     app()
 

@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.table import Table
 
+from ._core.installed import check_versions
 from ._version import __version__
 from .logs import CallFilter, JsonFormatter, TextFormatter
 
@@ -284,6 +285,10 @@ def serve_application(
 
     if importlib.util.find_spec("hypercorn") is None:
         _fail("serving needs hypercorn; install rtcflow[server]")
+    try:
+        check_versions("hypercorn", "trio")
+    except ImportError as error:
+        _fail(str(error))
     with suppress(ValueError):  # not in the main thread
         signal.signal(signal.SIGTERM, _end_early)
     if sys.stderr is not None and not faulthandler.is_enabled():

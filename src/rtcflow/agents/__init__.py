@@ -13,12 +13,28 @@ Nothing here makes a request but `RealtimeHandler`. Services are functions that 
 from .chat import ServiceError, read_chat
 from .conversation import Conversation
 from .realtime import RealtimeHandler
-from .realtime_protocols import GeminiLive, OpenAIRealtime, RealtimeEvent, RealtimeProtocol
+from .realtime_protocols import (
+    AudioReceived,
+    CallsCancelled,
+    GeminiLive,
+    OpenAIRealtime,
+    RealtimeEvent,
+    RealtimeProtocol,
+    ResponseDone,
+    ServiceFailed,
+    SessionEnding,
+    SessionReady,
+    ToolsCalled,
+    Transcript,
+    UserInterrupted,
+)
 from .sentences import SentenceSplitter, sentences
 from .tools import Policy, Tool, ToolCall, tool
 from .voice_agent import VoiceAgent, in_process
 
 __all__ = [
+    "AudioReceived",
+    "CallsCancelled",
     "Conversation",
     "GeminiLive",
     "OpenAIRealtime",
@@ -26,10 +42,17 @@ __all__ = [
     "RealtimeEvent",
     "RealtimeHandler",
     "RealtimeProtocol",
+    "ResponseDone",
     "SentenceSplitter",
     "ServiceError",
+    "ServiceFailed",
+    "SessionEnding",
+    "SessionReady",
     "Tool",
     "ToolCall",
+    "ToolsCalled",
+    "Transcript",
+    "UserInterrupted",
     "VoiceAgent",
     "in_process",
     "read_chat",

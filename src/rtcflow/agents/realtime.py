@@ -21,6 +21,7 @@ from typing import Any
 
 import anyio
 
+from .._core.installed import import_extra
 from ..handlers.base import AsyncStreamHandler
 from ..handlers.turns.ledger import PlayoutLedger
 from ..outputs import CloseStream, EmitType
@@ -357,9 +358,8 @@ async def _open_socket(protocol: RealtimeProtocol) -> AsyncGenerator[_Socket]:
     Raises:
         ServiceError: It cannot be reached; or what the block raises, as it is.
     """
-    import httpx2
-    import httpx2.websockets as ws
-
+    httpx2 = import_extra("httpx2", extra="client", what="a speech service")
+    ws = import_extra("httpx2.websockets", extra="client", what="a speech service")
     failure: BaseException | None = None
     try:
         async with httpx2.AsyncClient(headers=protocol.headers, timeout=OPENING) as client:

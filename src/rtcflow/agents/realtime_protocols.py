@@ -21,7 +21,21 @@ from numpy.typing import NDArray
 from .chat import ServiceError
 from .tools import Tool, ToolCall
 
-__all__ = ["GeminiLive", "OpenAIRealtime", "RealtimeEvent", "RealtimeProtocol"]
+__all__ = [
+    "AudioReceived",
+    "CallsCancelled",
+    "GeminiLive",
+    "OpenAIRealtime",
+    "RealtimeEvent",
+    "RealtimeProtocol",
+    "ResponseDone",
+    "ServiceFailed",
+    "SessionEnding",
+    "SessionReady",
+    "ToolsCalled",
+    "Transcript",
+    "UserInterrupted",
+]
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ import numpy as np
 
 from .._core.bridge import loop_clock
 from .._core.flow import Flow, Policy
+from .._core.installed import import_extra
 from .._core.link import LinkEnd
 from .._core.native import task_group
 from .._core.player import Player
@@ -535,11 +536,6 @@ async def _keep_session(
 
 
 def _import_httpx2() -> Any:
-    try:
-        import httpx2
-        import httpx2.websockets
-        import wsproto  # noqa: F401
-    except ModuleNotFoundError as error:
-        problem = "calling a server needs httpx2[ws]; install rtcflow[client]"
-        raise ModuleNotFoundError(problem, name=error.name) from None
-    return httpx2
+    for module in ("wsproto", "httpx2.websockets"):
+        import_extra(module, extra="client", what="calling a server")
+    return import_extra("httpx2", extra="client", what="calling a server")

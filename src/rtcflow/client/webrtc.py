@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 
+from .._core.installed import import_extra
 from ..exceptions import RemoteProtocolError
 from ..protocol import signalling
 
@@ -192,8 +193,4 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 def import_httpx2() -> Any:
     """The module `httpx2`, or an error that names the extra."""
-    try:
-        import httpx2
-    except ModuleNotFoundError:
-        raise ModuleNotFoundError("calling a server needs httpx2; install rtcflow[client]", name="httpx2") from None
-    return httpx2
+    return import_extra("httpx2", extra="client", what="calling a server")

@@ -62,7 +62,7 @@ __all__ = [
     "VideoEmitType",
     "VideoStreamHandler",
     "Warning",
-    "WebRTC",
+    "WebRTC",  # pyright: ignore[reportUnsupportedDunderAll]  # from `__getattr__`
     "WebRTCData",
     "WebRTCError",
     "aggregate_bytes_to_16bit",

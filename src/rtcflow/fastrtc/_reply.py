@@ -334,7 +334,7 @@ class ReplyOnPause(StreamHandler):
             self.wait_for_args_sync()
         elif not self.phone_mode or not self.latest_args:
             self.latest_args = [None]
-        args = list(self.latest_args)
+        args: list[Any] = list(self.latest_args)
         state = self.state
         heard = np.empty(0, np.int16) if state.stream is None else state.stream
         audio = (state.sampling_rate or self.input_sample_rate, heard.reshape(1, -1))

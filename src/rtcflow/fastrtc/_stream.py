@@ -389,7 +389,7 @@ def _documented(app: Any, path: str, tags: Sequence[Any] | None) -> list[BaseRou
     class Documented(APIRoute):
         """Only documents: the route that serves comes later."""
 
-        def matches(self, _: Any) -> Any:
+        def matches(self, scope: Any) -> Any:  # noqa: ARG002
             from starlette.routing import Match
 
             return Match.NONE, {}

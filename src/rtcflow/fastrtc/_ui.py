@@ -190,7 +190,7 @@ def page_of(stream: Stream) -> UI:
 @lru_cache(maxsize=1)
 def _gradio_page() -> type[UI]:
     """`UI` as one of Gradio's `Blocks`."""
-    import gradio
+    import gradio  # pyright: ignore[reportMissingImports]
 
     class Page(UI, gradio.Blocks):  # type: ignore[misc]
         """Gradio's page of a stream. `launch` serves rtcflow's page."""

@@ -30,7 +30,7 @@ class _Unavailable:
 def webrtc_class() -> type[Any]:
     """The class `WebRTC`, as this machine can have it."""
     try:
-        import gradio
+        import gradio  # pyright: ignore[reportMissingImports]
     except ImportError:
         return type("WebRTC", (_Unavailable,), {"__doc__": _Unavailable.__doc__, "__module__": __name__})
 

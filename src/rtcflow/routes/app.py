@@ -28,6 +28,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.websockets import WebSocket
 
+from .._core.installed import check_versions
 from ..serving.calls import Calls
 from . import data, health, lines, offer, webhooks, whip
 from .page import routes as page_routes
@@ -101,6 +102,7 @@ def mount(calls: Calls, app: Starlette, path: str = "", *, page: bool, endpoints
 
 def routes(calls: Calls, path: str = "", *, page: bool = False, endpoints: Endpoints | None = None) -> list[BaseRoute]:
     """All routes of a stream under `path`, with those of its page if `page` is true."""
+    check_versions("starlette")
     answers = endpoints or Endpoints.of(calls)
     return [
         *offer.routes(calls, path, answers.offer),

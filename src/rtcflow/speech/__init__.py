@@ -8,16 +8,16 @@ computes in the thread that calls it. Reply functions written with plain ``def``
 ``async for chunk in model.stream_tts(text)``: they compute in worker threads. `stt` and `tts` return what they
 computed, so they cannot leave the thread: in the event loop's thread they stop all calls, and rtcflow warns about it.
 
-================== ========================== ===============================================
-name               needs                      where it computes
-================== ========================== ===============================================
-moonshine/base     fastrtc-moonshine-onnx     here, after one download of the model
-moonshine/tiny     the same                   the same
-pocketsphinx       ``rtcflow[stt]``           here, the model is part of the package
-kokoro             kokoro-onnx                here, after one download of the model
-cartesia           ``rtcflow[client]``, a key at Cartesia, over HTTP
-espeak             espeak-ng, ``rtcflow[tts]`` here, in a process of its own
-================== ========================== ===============================================
+================== =============================== ===============================================
+name               needs                           where it computes
+================== =============================== ===============================================
+moonshine/base     fastrtc-moonshine-onnx          here, after one download of the model
+moonshine/tiny     the same                        the same
+pocketsphinx       ``rtcflow[stt]``                here, the model is part of the package
+kokoro             kokoro-onnx                     here, after one download of the model
+cartesia           ``rtcflow[client]``, a key      at Cartesia, over HTTP
+espeak             espeak-ng or ``rtcflow[tts]``   here, in a process of its own
+================== =============================== ===============================================
 
 espeak-ng is licensed under the GPL 3. rtcflow contains none of it: it starts the program, or loads the library that
 the extra ``rtcflow[tts]`` installs.

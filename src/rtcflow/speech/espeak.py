@@ -95,7 +95,7 @@ def find_speaker() -> Speaker:
     if program is not None:
         return Program(program)
     if importlib.util.find_spec("espeakng_loader") is not None:
-        import espeakng_loader
+        import espeakng_loader  # pyright: ignore[reportMissingImports]
 
         return Library(espeakng_loader.get_library_path(), espeakng_loader.get_data_path())
     path = ctypes.util.find_library("espeak-ng")

@@ -36,7 +36,7 @@ class MoonshineSTT:
             raise ImportError(
                 "Moonshine needs fastrtc-moonshine-onnx; install it, or use get_stt_model('pocketsphinx')"
             )
-        import moonshine_onnx
+        import moonshine_onnx  # pyright: ignore[reportMissingImports]
 
         self.model: Any = moonshine_onnx.MoonshineOnnxModel(model_name=model)
         self.tokenizer: Any = moonshine_onnx.load_tokenizer()

@@ -113,7 +113,7 @@ class KokoroTTS(_Synthesizer):
     def __init__(self, model_path: str | None = None, voices_path: str | None = None) -> None:
         if importlib.util.find_spec("kokoro_onnx") is None:
             raise ImportError("Kokoro needs kokoro-onnx; install it, or use model='espeak'")
-        import kokoro_onnx
+        import kokoro_onnx  # pyright: ignore[reportMissingImports]
 
         self.model: Any = kokoro_onnx.Kokoro(
             model_path or _download("kokoro-v1.0.onnx"), voices_path or _download("voices-v1.0.bin")
@@ -131,7 +131,7 @@ def _download(name: str) -> str:
             f"Kokoro's {name} is downloaded with huggingface_hub, which is not installed; install it, or write: "
             "get_tts_model('kokoro', model_path=..., voices_path=...)"
         )
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import hf_hub_download  # pyright: ignore[reportMissingImports]
 
     return str(hf_hub_download("fastrtc/kokoro-onnx", name))
 
@@ -145,7 +145,7 @@ class CartesiaTTS(_Synthesizer):
 
     Raises:
         ValueError: There is no key.
-        RuntimeError: The extra is not installed.
+        ModuleNotFoundError: The extra is not installed.
     """
 
     URL: Final = "https://api.cartesia.ai/tts/bytes"

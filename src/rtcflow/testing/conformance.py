@@ -72,6 +72,7 @@ async def check_transport(make_pair: MakePair) -> None:
 
 
 TRANSPORT_CHECKS: dict[str, Callable[[MakePair], Awaitable[None]]] = {}
+"""The single checks of `check_transport`, by their sentence."""
 
 
 def _sentence(text: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

@@ -54,6 +54,7 @@ class _Given:
 
 
 HANDLER_CHECKS: dict[str, Callable[..., None]] = {}
+"""The single checks of `check_handler`, by their sentence."""
 GRACE: Final = 1.0
 """Real seconds in which a thread that the handler started may end after `shutdown`."""
 

@@ -16,6 +16,7 @@ import anyio.lowlevel
 from typing_extensions import override
 
 from .._core.hooks import ask
+from .._core.installed import check_versions
 from .._core.threads import observer
 from .._engine.config import IceServer, OpusConfig, VideoConfig, WebRTCConfig, read_ice_servers
 from .._engine.ports import Ports, Route, ServerReport, ServerTrouble
@@ -82,6 +83,7 @@ class WebRTCEngine:
                 "WebRTC lives in real time, and this loop's time is virtual; "
                 "in virtual time use rtcflow.memory_pair(), for WebRTC a backend in real time"
             )
+        check_versions("aiortc", "av", "anyio", "cryptography", "pyopenssl")
         import rtcflow._engine.peer  # noqa: F401  half a second of imports that no call should wait for
 
         from .._engine.room import Room

@@ -468,7 +468,7 @@ MOVES = st.lists(
 def test_each_call_of_a_tool_has_exactly_one_result(backend, speculative):
     """Whatever is interrupted when: the context is valid at every moment, and each tool that began has one result."""
 
-    @settings(max_examples=max(6, settings().max_examples // 4), deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=max(3, settings().max_examples // 8), deadline=None, suppress_health_check=list(HealthCheck))
     @given(MOVES)
     def life(moves):
         name, options = virtual_backend(backend)

@@ -7,9 +7,10 @@
 A nursery lives as long as the media of one transport, and begins when the peer offers something for it. It can be ended
 and begun again while the other two go on, and so do `start_up`, timers and the handler's own tasks, which are not here.
 
-Each direction is a loop. For an async handler it is a task of the nursery, for a sync one a long-lived worker thread. A loop ends when its queue does. Ending a nursery cancels its tasks. A thread cannot be
-cancelled: it is told, and looks after each call of the handler. The loop that comes after it waits for it, so that no
-method is ever called twice at once.
+Each direction is a loop. For an async handler it is a task of the nursery, for a sync one a long-lived worker thread. A
+loop ends when its queue does. Ending a nursery cancels its tasks. A thread cannot be cancelled: it is told, and looks
+after each call of the handler. The loop that comes after it waits for it, so that no method is ever called twice at
+once.
 """
 
 from __future__ import annotations

@@ -456,8 +456,8 @@ def demo(session: nox.Session) -> None:
 def fastrtc_compat(session: nox.Session) -> None:
     """Run programs written for FastRTC, unchanged, and call each: `-- --source CHECKOUT [PROGRAM.py | FOLDER ...]`.
 
-    Needs espeak-ng. Clouds, models and Gradio are stubs of the session's own.
+    FastRTC's own tests run, too. Needs espeak-ng. Clouds, models and Gradio are stubs of the session's own.
     """
     _install(session, "cli", "client", "server", "vad", "stt", "tts")
-    session.install("opencv-python-headless", "pydantic-settings", "python-dotenv")
+    session.install("opencv-python-headless", "pydantic-settings", "python-dotenv", "pytest-asyncio", "httpx")
     session.run("python", "tests/fastrtc_compat.py", *session.posargs)

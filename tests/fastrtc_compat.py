@@ -6,6 +6,8 @@ Each program runs in a process of its own, as `__main__`, with `rtcflow.fastrtc`
 not installed, cloud clients above all, are replaced by stubs (`fastrtc_stubs`). Calls that would block, such as
 `stream.ui.launch()` and `uvicorn.run()`, return. Then one WebRTC call is made to each stream that the program built: a
 caller speaks (or sends pictures), answers requests for arguments, and notes what comes back.
+
+With `--source`, FastRTC's own tests run, too (`fastrtc_suite`). A failure that is not listed there fails the session.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from typing import Any
 
 import anyio
 import fastrtc_stubs
+import fastrtc_suite
 import numpy as np
 
 COLUMNS = ("imported", "built", "called", "heard")
@@ -375,15 +378,16 @@ def main() -> int:
         wanted.result.write_text(json.dumps(told))
         sys.stdout.flush()
         os._exit(0)  # threads of the program, if it has any, are not waited for
-    heard = wanted.least
+    heard, all_listed = wanted.least, True
     if wanted.source is not None:
+        all_listed = fastrtc_suite.show_suite(wanted.source)
         heard = show_table("demo", demos(wanted.source), wanted.source / "demo", wanted.jobs)
     for path in wanted.programs:
         base = path if path.is_dir() else path.parent
         programs = programs_in(path) if path.is_dir() else [path]
         if programs:
             show_table(path.name, programs, base, wanted.jobs)
-    return int(heard < wanted.least)
+    return int(heard < wanted.least or not all_listed)
 
 
 if __name__ == "__main__":

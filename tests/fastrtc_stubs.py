@@ -327,7 +327,8 @@ def _gradio(module: Any) -> None:
         def render(self) -> None: ...
 
     def mount_gradio_app(app: Any, blocks: Any, path: str, **_: Any) -> Any:
-        app.mount(path, blocks.app)
+        if blocks.app is not None:
+            app.mount(path, blocks.app)
         return app
 
     module.Blocks, module.Component, module.mount_gradio_app = Blocks, Component, mount_gradio_app

@@ -50,7 +50,7 @@ def run_one(program: Path) -> dict[str, Any]:
     found: dict[str, Any] = dict.fromkeys(COLUMNS, False) | {"note": ""}
     root = root_of(program)
     os.chdir(program.parent)
-    around = [path / "src" for path in list(program.parents)[:3] if (path / "src").is_dir()]
+    around = [path / "src" for path in list(program.parents)[:6] if (path / "src").is_dir()]
     sys.path[:0] = [str(path) for path in dict.fromkeys([program.parent, *around, root])]
     fastrtc_stubs.install(program)
     _run.stand_in()
@@ -95,7 +95,8 @@ def run_as_main(program: Path, root: Path) -> None:
     """Run it as `__main__`; as a module of its package if it has relative imports."""
     text = program.read_text(encoding="utf-8", errors="replace")
     if "\nfrom ." in text or "    from ." in text:
-        for base in (root / "src", root):
+        in_package = (root / "src" / "__init__.py").exists()  # then `src` is the package, not the folder around it
+        for base in (root,) if in_package else (root / "src", root):
             if program.is_relative_to(base):
                 name = ".".join(program.relative_to(base).with_suffix("").parts)
                 sys.path.insert(0, str(base))
@@ -172,6 +173,8 @@ def first_value(component: Any) -> Any:
 
 def value_for(parameter: inspect.Parameter) -> Any:
     said = str(parameter.annotation)
+    if parameter.name.endswith(("_sr", "rate")):
+        return 24_000
     for words, value in (("list", []), ("float", 0.3), ("int", 1), ("dict", {}), ("bool", True)):
         if words in said:
             return value

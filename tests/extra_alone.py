@@ -113,6 +113,13 @@ def prometheus() -> None:
     assert rtcflow.Stream(EchoHandler(), metrics=True).asgi.routes
 
 
+def otel() -> None:
+    from rtcflow.demo import EchoHandler
+    from rtcflow.otel import trace_calls
+
+    trace_calls(rtcflow.Stream(EchoHandler()))
+
+
 EXTRAS: dict[str, tuple[str, Callable[[], None]]] = {
     "trio": ("trio", trio),
     "uvloop": ("uvloop", uvloop),
@@ -125,6 +132,7 @@ EXTRAS: dict[str, tuple[str, Callable[[], None]]] = {
     "stt": ("pocketsphinx", stt),
     "tts": ("espeakng_loader", tts),
     "prometheus": ("prometheus_client", prometheus),
+    "otel": ("opentelemetry", otel),
 }
 """Each extra with the package that shows whether it is there, and what it promises."""
 

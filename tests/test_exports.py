@@ -32,6 +32,7 @@ PUBLIC_MODULES = [
     "rtcflow.testing",
     "rtcflow.transports",
     "rtcflow.turns",
+    *(["rtcflow.otel"] if importlib.util.find_spec("opentelemetry") else []),
     *(["rtcflow.prometheus"] if importlib.util.find_spec("prometheus_client") else []),
 ]
 NOT_AT_IMPORT = {
@@ -45,6 +46,7 @@ NOT_AT_IMPORT = {
     "uvicorn",
     "pytest",
     "prometheus_client",
+    "opentelemetry",
 }
 
 

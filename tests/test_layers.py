@@ -25,7 +25,7 @@ FOLDERS = [
     {"fastrtc", "testing"},
 ]
 FLOOR = {name: floor for floor, names in enumerate(FOLDERS) for name in names}
-AT_MOST_FLAT = 16
+AT_MOST_FLAT = 17
 
 ENGINE_ONLY = {"asyncio", "aiortc", "aioice", "uvloop"}
 WEB_FRAMEWORK = {"starlette", "fastapi", "hypercorn", "uvicorn"}

@@ -161,7 +161,7 @@ class StreamCollector:
             new.append(turn)
         for turn in reversed(new):
             self._last_turn[session] = turn
-            self._turns[*labels, _outcome(turn)] += 1
+            self._turns[*labels, turn.outcome] += 1
             if turn.response_time is not None:
                 self._response.labels(*labels).observe(turn.response_time)
 
@@ -269,12 +269,3 @@ def _gauges(figures: list[tuple[_Key, ConnectionStatistics]]) -> Iterator[Metric
             family.add_metric((*labels, "mean"), sum(one) / len(one))
             family.add_metric((*labels, "max"), max(one))
         yield family
-
-
-def _outcome(turn: TurnTimeline) -> str:
-    """How a turn ended, in the order in which `TurnTimeline` tells it."""
-    if turn.interrupted is not None:
-        return "interrupted"
-    if turn.failed is not None:
-        return "failed"
-    return "played" if turn.call_ended is None else "cut_off"

@@ -6,6 +6,8 @@ import inspect
 import json
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager, nullcontext
+from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
@@ -16,6 +18,11 @@ from .tools import BadArguments, Tool, ToolCall
 logger = logging.getLogger(__name__)
 
 CANCELLED = '{"error": "cancelled: the user interrupted"}'
+
+around_tool: ContextVar[Callable[[str], AbstractContextManager[object]]] = ContextVar(
+    "rtcflow_around_tool", default=nullcontext
+)
+"""Called with a tool's name; the tool runs inside what it returns, for traces. Set for one call by `rtcflow.otel`."""
 
 
 def failure(text: str) -> str:
@@ -33,7 +40,7 @@ async def call_tool(made: Tool, call: ToolCall, run_sync: Callable[..., Awaitabl
     """
     try:
         arguments = made.read_arguments(call.arguments)
-        with anyio.fail_after(made.timeout):
+        with around_tool.get()(made.name), anyio.fail_after(made.timeout):
             if inspect.iscoroutinefunction(made.function):
                 result = await made.function(**arguments)
             else:

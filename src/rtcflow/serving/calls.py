@@ -13,7 +13,7 @@ import logging
 import secrets
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
@@ -89,6 +89,7 @@ class Calls(Mapping[str, Session]):
         self._settings = ConnectionSettings(limits.time_limit, options.timeouts, options.debug, self.threads)
         self._sessions: dict[str, Session] = {}
         self._watchers: list[Callable[[Session], object]] = []
+        self._wrappers: list[Callable[[Session], AbstractContextManager[object]]] = []
         self._running: _Running | None = None
         self._draining = False
         self._emptied: anyio.Event | None = None
@@ -330,10 +331,20 @@ class Calls(Mapping[str, Session]):
 
     async def _serve(self, session: Session) -> End:
         try:
-            return await session.serve(partial(self._closed, session))
+            with ExitStack() as around:
+                for wrapper in self._wrappers:
+                    around.enter_context(wrapper(session))
+                return await session.serve(partial(self._closed, session))
         finally:
             self._release(session)
             await self._tell_of_end(session)
+
+    def wrap(self, wrapper: Callable[[Session], AbstractContextManager[object]]) -> None:
+        """Have each call run inside what `wrapper` returns for its session, in the call's own task: for traces.
+
+        Context variables that it sets are seen by everything in the call.
+        """
+        self._wrappers.append(wrapper)
 
     def watch(self, watcher: Callable[[Session], object]) -> None:
         """Have `watcher` called with each session whose call has ended, while it still holds its slot.

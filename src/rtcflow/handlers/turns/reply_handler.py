@@ -137,6 +137,7 @@ class ReplyHandler(AsyncStreamHandler):
         self._changed = anyio.Event()
         self._saying = anyio.Lock(fast_acquire=True)
         self._turns: deque[TurnTimeline] = deque(maxlen=TURNS_KEPT)
+        self._turn_watchers: list[Callable[[TurnTimeline], object]] = []
         self._reported: set[tuple[int, str, type[Exception]]] = set()
 
     def _make_state(self) -> TurnState:
@@ -533,12 +534,18 @@ class ReplyHandler(AsyncStreamHandler):
             args[0] = given
         return args
 
+    def watch_turns(self, watcher: Callable[[TurnTimeline], object]) -> None:
+        """Have `watcher` called in the event loop with each turn that is over, for traces. It must return at once."""
+        self._turn_watchers.append(watcher)
+
     def _record(self, turn: TurnTimeline) -> None:
         """A turn is over: told once for each."""
         self._turns.append(turn)
         times = turn.as_dict()
         turn_log.info("%s", turn, extra={"turn": times})
         self._send(json.dumps({"type": "turn", "data": times}))
+        for watcher in self._turn_watchers:
+            watcher(turn)
 
     def _report(self, error: Exception, what: str, name: str, reply: int | None = None) -> bool:
         """Log what code of the user's raised, and tell the peer; False if it was reported in this turn already.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from .events import DetectorEvent
 from .ledger import Heard
@@ -49,6 +49,15 @@ class TurnTimeline:
         if self.speech_end is None or self.first_frame is None:
             return None
         return self.first_frame - self.speech_end
+
+    @property
+    def outcome(self) -> Literal["played", "interrupted", "failed", "cut_off"]:
+        """How the turn ended; ``"cut_off"`` by the end of the call."""
+        if self.interrupted is not None:
+            return "interrupted"
+        if self.failed is not None:
+            return "failed"
+        return "played" if self.call_ended is None else "cut_off"
 
     def __str__(self) -> str:
         ends = {

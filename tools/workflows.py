@@ -33,7 +33,7 @@ FEW = "tests/unit/media/test_level.py"
 SESSIONS = {
     "nightly": "tests/unit/media/test_playout.py",
     "property": FEW,
-    "mutations": "level",
+    "mutations": "shutdown-twice",
     "fuzz": "2",
     "beside": "",
     "apart": "",

@@ -1,7 +1,7 @@
-"""Helpers for handlers' own code: samples into other forms, bytes into samples, and one item from a queue.
+"""Helpers for the code of handlers: convert samples, cut bytes into samples, and take an item from a queue.
 
-Names and signatures are FastRTC's. Both ways between int16 and float32 the factor is 32768: int16 → float32 → int16 is
-the identity for all 65,536 values, and floats beyond ±1 saturate.
+Names and signatures are FastRTC's. The factor between int16 and float32 is 32768, in both directions. So int16 →
+float32 → int16 is the identity for all 65,536 values, and floats beyond ±1 saturate.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ __all__ = [
 ]
 
 _MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
-"""Hz, of MPEG-1, MPEG-2 (ISO/IEC 13818-3) and MPEG-2.5 Layer III: all that mp3 has."""
+"""Hz, of MPEG-1, MPEG-2 (ISO/IEC 13818-3) and MPEG-2.5 Layer III: all rates of mp3."""
 
 
 def audio_to_int16(audio: AudioArray | tuple[int, AudioArray]) -> NDArray[np.int16]:
     """Turn audio of any shape into int16; int16 is returned as it is.
 
     Args:
-        audio: int16, or float32 in [-1, 1]; what lies beyond saturates. A tuple ``(sample_rate, audio)`` is
+        audio: int16, or float32 in [-1, 1]; values beyond saturate. A tuple ``(sample_rate, audio)`` is
             deprecated.
 
     Raises:
-        MediaError: Another dtype (then it is a TypeError, too), or NaN.
+        MediaError: Another dtype (the error is then a TypeError, too), or NaN.
 
     >>> audio_to_int16(np.array([-1, 0, 0.5, 7], np.float32)).tolist()
     [-32768, 0, 16384, 32767]
@@ -68,7 +68,7 @@ def audio_to_float32(audio: AudioArray | tuple[int, AudioArray]) -> NDArray[np.f
         audio: int16 or float32. A tuple ``(sample_rate, audio)`` is deprecated.
 
     Raises:
-        MediaError: Another dtype; it is a TypeError, too.
+        MediaError: Another dtype; the error is a TypeError, too.
 
     >>> audio_to_float32(np.array([-32768, 0, 16384], np.int16)).tolist()
     [-1.0, 0.0, 0.5]
@@ -93,7 +93,7 @@ def _array(audio: AudioArray | tuple[int, AudioArray], name: str) -> NDArray[Any
 
 
 class _WrongDtype(MediaError, TypeError):
-    """A `MediaError` (and so a ValueError) that is a TypeError, too, as FastRTC's is."""
+    """A `MediaError` (and so a ValueError) that is also a TypeError, as in FastRTC."""
 
 
 def _wrong_dtype(samples: NDArray[Any]) -> MediaError:
@@ -203,7 +203,7 @@ async def async_aggregate_bytes_to_16bit(chunks_iterator: AsyncIterable[bytes]) 
 async def wait_for_item(queue: Any, timeout: float = 0.1) -> Any:
     """Take the next item of a queue, or return None if none comes within `timeout` seconds.
 
-    So that an async `emit` comes back now and then. Cancelling this is safe: no item is lost.
+    With it an async `emit` returns now and then. Cancelling this is safe: no item is lost.
 
     Args:
         queue: An `asyncio.Queue` (on asyncio), or an anyio or trio stream's receiving end.
@@ -211,7 +211,7 @@ async def wait_for_item(queue: Any, timeout: float = 0.1) -> Any:
 
     Raises:
         anyio.EndOfStream: The stream's sending end was closed.
-        TypeError: `queue` is none of these; a `queue.Queue` would block the event loop.
+        TypeError: `queue` is something else. A `queue.Queue` would block the event loop.
     """
     if isinstance(queue, sync_queue.Queue | sync_queue.SimpleQueue):
         raise TypeError("a queue.Queue blocks the event loop; here, use asyncio.Queue or an anyio memory object stream")

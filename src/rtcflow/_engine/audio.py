@@ -1,9 +1,11 @@
-"""Audio between the wire and the queues: packets in, frames out, and the reverse. Runs in the room's thread.
+"""Audio between the wire and the queues: packets to frames, and frames to packets. Runs in the engine's thread.
 
-Sending. aiortc would ask a track for the next frame in a task of its own, encode it in a thread pool and send it
-through a chain of coroutines; that costs more than Opus does. Here one callback takes each frame when it is due,
-encodes it on the spot (a quarter of a millisecond) and writes the packet to the socket (`seam/wire.py`). There is no
-thread, no queue and no task to wake. Only for peers without Opus does aiortc's sender ask `PlayoutTrack.recv`.
+The idea is to do all the work of a frame in one callback: no task to wake, no queue between, no thread pool.
+
+Sending. aiortc asks a track for the next frame in a task of its own, encodes it in a thread pool and sends it through a
+chain of coroutines. That costs more than Opus does. Here one callback takes each frame when it is due, encodes it on
+the spot (a quarter of a millisecond) and writes the packet to the socket (`seam/wire.py`). Only if the peer has no Opus
+does aiortc's sender ask `PlayoutTrack.recv`.
 
 Receiving. `seam.take_packets` says how packets get here. Each goes through the jitter buffer of `rtcflow.media.jitter`,
 is decoded on the spot and put into `Ports.audio_in`. One timer holds the buffer's next deadline.
@@ -46,7 +48,7 @@ _log = logging.getLogger("rtcflow.engine")
 
 
 GRAIN: Final = 0.001
-"""Seconds: libuv's timers count whole milliseconds from the beginning of one, and so fire up to one too early."""
+"""Seconds by which a timer may fire too early: libuv's timers count whole milliseconds."""
 
 
 def send_format(wanted: AudioFormat) -> AudioFormat:
@@ -66,7 +68,7 @@ class PlayoutTrack(MediaStreamTrack):
         self._encoder: OpusEncoder | None = None
 
     async def recv(self) -> av.Packet[Any] | av.AudioFrame:
-        """Wait for the next frame, until it is due; a packet if Opus was agreed on, else a frame for aiortc."""
+        """Wait until the next frame is due. Returns a packet if Opus was agreed on, otherwise a frame for aiortc."""
         while True:
             try:
                 samples, sample_rate, pts, _ = (await self._player.next_frame()).frame
@@ -111,19 +113,19 @@ class _Pump:
     def __init__(self, player: Player, write: Callable[[PlayoutFrame], None]) -> None:
         self._player, self._write = player, write
         self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
-        self._context = contextvars.copy_context()  # not that of whoever wakes us
+        self._context = contextvars.copy_context()  # not the context of the thread that wakes us
         self._timer: asyncio.TimerHandle | None = None
         self.ended: asyncio.Future[None] = self._loop.create_future()
         self._loop.call_soon(self._run, context=self._context)
 
     def wake(self) -> None:
-        """There may be something to do; from any thread, with the player's lock held."""
+        """Look at the player soon. From any thread, with the player's lock held."""
         soon = self._loop.call_soon if threading.get_ident() == self._thread else self._loop.call_soon_threadsafe
-        with suppress(RuntimeError):  # the loop has closed: nobody is here any more
+        with suppress(RuntimeError):  # the loop has closed, so nothing is left to do
             soon(self._run, context=self._context)
 
     def stop(self) -> None:
-        """Do nothing any more."""
+        """Stop playing."""
         self._stop_timer()
         self.ended.cancel()
 
@@ -141,7 +143,7 @@ class _Pump:
                 self._write(due)
         except anyio.EndOfStream:
             self.ended.set_result(None)
-        except Exception as error:  # noqa: BLE001 - it is raised again in whoever awaits `ended`
+        except Exception as error:  # noqa: BLE001 - it is raised again where `ended` is awaited
             self.ended.set_exception(error)
         else:
             if due is not None:
@@ -165,8 +167,8 @@ class AudioReceiver:
 
     Args:
         ports: Where frames and figures go.
-        loop: The room's loop, for the timer.
-        on_error: Is told what goes wrong when the timer fires; what does in `packet`, its caller sees.
+        loop: The engine's loop, for the timer.
+        on_error: Called with an error that occurs when the timer fires. Errors of `packet` go to its caller.
     """
 
     def __init__(
@@ -187,7 +189,7 @@ class AudioReceiver:
         self._codecs = {codec.payloadType or 0: (codec.name.upper(), codec.clockRate) for codec in parameters.codecs}
 
     def packet(self, packet: Packet) -> None:
-        """A packet has come."""
+        """Take a packet that has come."""
         codec = self._codecs.get(packet.payload_type)
         if codec is None or self._ports.receive is None:
             return
@@ -202,7 +204,7 @@ class AudioReceiver:
             self._set_timer(now)
 
     def _new_source(self, ssrc: int, clock_rate: int) -> None:
-        """Another SSRC, or another clock: what waits is played, and the buffer begins anew."""
+        """Begin anew for another SSRC or another clock; what waits is played first."""
         self._play(self._jitter.due(float("inf")))
         if self._ssrc is None or clock_rate != self._clock_rate:
             self._jitter, self._clock_rate, self._decoding = JitterBuffer(clock_rate), clock_rate, None
@@ -219,7 +221,7 @@ class AudioReceiver:
         now = self._loop.time()
         try:
             self._play(self._jitter.due(now))
-        except Exception as error:  # noqa: BLE001 - or the event loop would swallow it, and the call be deaf
+        except Exception as error:  # noqa: BLE001 - the event loop would swallow it, and no audio would come any more
             self._on_error(error)
         self._set_timer(now)
 
@@ -273,12 +275,12 @@ class AudioReceiver:
         self._ports.audio_in.put_nowait(AudioFrame(samples, rate, pts, concealed))
 
     def close(self) -> None:
-        """Nothing more will come."""
+        """Stop the timer: no more packets will come."""
         if self._timer is not None:
             self._timer.cancel()
 
     def figures(self) -> dict[str, float]:
-        """The jitter buffer's own; from any thread."""
+        """The figures of the jitter buffer; from any thread."""
         figures = self._jitter.statistics()
         return {
             "packets_late": float(figures.late),
@@ -289,7 +291,7 @@ class AudioReceiver:
 
 
 async def read_track(track: MediaStreamTrack, ports: Ports) -> None:
-    """The plain way to receive audio, should the seam be closed: through aiortc's own jitter buffer and decoder."""
+    """Receive audio through aiortc's own jitter buffer and decoder, if the seam cannot be used."""
     converter: Converter | None = None
     pts = 0
     while True:

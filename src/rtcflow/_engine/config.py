@@ -22,25 +22,27 @@ def _check_range(name: str, value: int, low: int, high: int) -> None:
 class OpusConfig:
     """How audio for the peer is encoded.
 
-    The defaults were chosen for many calls on a core, and measured (``nox -s bench_quality``) against aiortc's settings
-    (voice mode, complexity 10, 96 kbit/s) at the same real bitrate. At aiortc's, speech is nearer to the original by
-    both measures; at ours, which is a third to a half of it, by 6 to 8 dB of segmental signal-to-noise ratio, but
-    farther by 0.3 to 0.4 dB of log-spectral distance (1.7 instead of 1.3 dB). ``complexity=10`` makes up for nearly all
-    of that and takes seven times as long; so does ``bitrate=60_000``, for the bits.
+    The defaults are chosen for many calls on a core. They were measured (``nox -s bench_quality``) against aiortc's
+    settings (voice mode, complexity 10, 96 kbit/s) at the same real bitrate. At aiortc's bitrate, speech is nearer to
+    the original by both measures. The default bitrate is a third to a half of that. There, speech is nearer by 6 to 8
+    dB of segmental signal-to-noise ratio, but farther by 0.3 to 0.4 dB of log-spectral distance (1.7 instead of 1.3
+    dB). ``complexity=10`` removes nearly all of that difference and takes seven times as long. ``bitrate=60_000``
+    removes it, too, and takes more bits.
 
     Args:
         bitrate: Bits per second and channel, 6000 to 256000, that variable bitrate aims at; speech takes about a
             fifth more. RFC 7587 section 3.1.1 recommends 16 to 20 kbit/s for wideband speech, 28 to 40 for fullband
             speech, 48 to 64 for fullband mono music.
-        complexity: 0 to 10: time per frame against quality. Above 0, variable bitrate takes a third more bits, too.
-        application: ``"audio"`` codes the waveform; ``"voip"`` models the voice, which is better below 30 kbit/s and
-            three times as dear; ``"lowdelay"`` looks ahead 2.5 ms instead of 6.5 ms, at lower quality.
+        complexity: 0 to 10. More gives better quality and takes more time. Above 0, variable bitrate takes a third more
+            bits, too.
+        application: ``"audio"`` codes the waveform. ``"voip"`` models the voice, which is better below 30 kbit/s and
+            takes three times as long. ``"lowdelay"`` looks ahead 2.5 ms instead of 6.5 ms, at lower quality.
         fec: Send a coarse copy of each speech frame in the next packet (RFC 6716 section 2.1.7), for peers that
             lose packets. It belongs to the voice model, so choose ``"voip"``, and an `expected_loss` above 0.
-        expected_loss: Percent of packets the encoder shall expect to be lost.
-        dtx: Send next to nothing during silence (RFC 6716 section 2.1.9).
-        audio_level: Tell peers that ask for it how loud each packet is (RFC 6464), for those that do not decode:
-            conference servers, `RTCRtpReceiver.getSynchronizationSources`. Takes 10 µs a packet.
+        expected_loss: Percent of packets that the encoder expects to be lost.
+        dtx: Send almost nothing during silence (RFC 6716 section 2.1.9).
+        audio_level: Tell peers that ask for it how loud each packet is (RFC 6464). Peers that do not decode need it,
+            such as conference servers and `RTCRtpReceiver.getSynchronizationSources`. Takes 10 µs a packet.
     """
 
     bitrate: int = 40_000
@@ -117,7 +119,7 @@ class IceServer:
         credential: For TURN: the password.
 
     Raises:
-        ValueError: That is no such URL.
+        ValueError: A URL is not of these kinds.
     """
 
     urls: str | Sequence[str]
@@ -129,7 +131,7 @@ class IceServer:
 
     @property
     def parsed_urls(self) -> list[tuple[str, IceUrl]]:
-        """Each URL, as it is written and as it is read."""
+        """Each URL, as text and parsed."""
         return [(url, parse_ice_url(url)) for url in ([self.urls] if isinstance(self.urls, str) else self.urls)]
 
 
@@ -137,8 +139,8 @@ def read_ice_servers(configuration: Mapping[str, Any]) -> tuple[IceServer, ...]:
     """The servers of an ``RTCConfiguration``, as browsers take it: ``{"iceServers": [{"urls": ...}, ...]}``.
 
     Raises:
-        TypeError: It is none.
-        ValueError: A server's URL is none.
+        TypeError: `configuration` has another shape.
+        ValueError: A server's URL is invalid.
     """
     servers = read_rtc_configuration(configuration, "the configuration").get("iceServers", ())
     return tuple(IceServer(server["urls"], server.get("username"), server.get("credential")) for server in servers)
@@ -149,38 +151,39 @@ class WebRTCConfig:
     """Options of an engine; they hold for all its connections.
 
     Args:
-        ice_servers: STUN and TURN servers. None by default: enough on a local network and for servers with a public
-            address; a client behind a NAT finds the way to such a server by itself. Or a function, sync (it runs in a
-            worker thread) or async, that is asked for each connection and returns them, or what browsers take,
-            ``{"iceServers": [...]}``: for credentials that are good for minutes only.
-        host_addresses: Local IP addresses to offer to peers, by default all of this machine but 127.0.0.1. For
-            tests and demonstrations on one machine: ``("127.0.0.1",)``.
-        interfaces: In place of `host_addresses`: offer the addresses of these network interfaces, by name; ``*`` and
-            ``?`` stand for any characters: ``("eth0",)``, ``("en*", "wl*")``.
-        port_range: The lowest and the highest UDP port to receive media on, for firewalls and containers; a call
-            takes one port for each address that is offered. By default any that the system gives. If none is free, the
-            call is refused with `TooManyConnections`. Ports of TURN relays are the TURN server's affair.
-        public_address: The IP address by which the world reaches this machine, if it is not one of the machine's own:
-            a NAT that maps each port to the same port, as clouds and published ports of containers do. It is offered
-            beside the local address that the default route leaves by (or the first).
+        ice_servers: STUN and TURN servers. Empty by default, which is enough on a local network and for servers with a
+            public address: a client behind a NAT finds the way to such a server by itself. May be a function, sync (it
+            runs in a worker thread) or async, that is called for each connection. It returns the servers, or what
+            browsers take, ``{"iceServers": [...]}``. Use one for credentials that are valid for minutes.
+        host_addresses: Local IP addresses to offer to peers. By default all of this machine but 127.0.0.1. For tests
+            and demonstrations on one machine, write ``("127.0.0.1",)``.
+        interfaces: In place of `host_addresses`: offer the addresses of the network interfaces with these names. ``*``
+            and ``?`` stand for any characters, as in ``("eth0",)`` and ``("en*", "wl*")``.
+        port_range: The lowest and the highest UDP port to receive media on, for firewalls and containers. A call takes
+            one port for each address that is offered. By default any port that the system gives. If no port is free,
+            the call is refused with `TooManyConnections`. The TURN server chooses the ports of relays.
+        public_address: The IP address by which the world reaches this machine, if the machine itself does not have it.
+            Use it behind a NAT that maps each port to the same port, as clouds and published ports of containers do.
+            It is offered beside the local address of the default route (or the first address).
         relay_only: Use TURN relays only, so that no local address is shown to the peer.
         private_candidates: Whether a peer may be at an address that is not of the public internet (a local network,
-            this machine). False for servers that only the internet calls: then no offer can make the server send
+            this machine). Use False for servers that only the internet calls. Then no offer can make the server send
             anything into its own network.
-        gather_timeout: Seconds in which STUN and TURN servers must have answered; an answer, or offer, waits for them
-            so long at most.
-        connect_timeout: Seconds from the answer until media must flow, else `NegotiationTimeout`.
+        gather_timeout: Seconds in which STUN and TURN servers must have answered. An answer or offer waits for them at
+            most so long.
+        connect_timeout: Seconds from the answer until media must flow; after that, `NegotiationTimeout`.
         peer_timeout: Seconds of silence after which a peer counts as gone, 1 to 30 (the limit of RFC 7675). Its call
             ends then, or within two seconds if the network says that its port is unreachable. A live peer is never
-            silent: it answers STUN. A peer that was cut off or stopped for less than this, by a second, stays.
+            silent: it answers STUN. A peer that was cut off or stopped stays, if that was at least a
+            second shorter than this.
         close_timeout: Seconds that the goodbye may take, messages under way included.
         opus: How audio is encoded.
         video: How video is encoded.
         use_uvloop: Whether the engine's thread runs uvloop; by default where it is installed.
-        switch_interval: If given, `sys.setswitchinterval` is called with it while the engine is open: how long, in
-            seconds, a thread of pure Python code may keep the others waiting. A handler that computes in Python for
+        switch_interval: If given, `sys.setswitchinterval` is called with it while the engine is open. It is how long,
+            in seconds, a thread of pure Python code may keep the others waiting. A handler that computes in Python for
             200 ms delays media by up to five of these intervals; 0.0005 keeps gaps below 40 ms at about 2 % more CPU.
-            It concerns the whole process, so it is left alone (0.005) unless you ask.
+            It changes the whole process, so by default it is not set (Python's own value is 0.005).
     """
 
     ice_servers: Sequence[IceServer] | Callable[[], Any] = ()
@@ -206,7 +209,7 @@ class WebRTCConfig:
         if self.host_addresses is not None and self.interfaces is not None:
             raise ValueError("host_addresses and interfaces exclude each other; give one of them")
         for address in (*(self.host_addresses or ()), *([self.public_address] if self.public_address else ())):
-            ipaddress.ip_address(address)  # its error says what it does not like
+            ipaddress.ip_address(address)  # its error says what is wrong
         if self.port_range is not None:
             low, high = self.port_range
             _check_range("port_range[0]", low, 1, 65535)
@@ -230,18 +233,18 @@ class WebRTCConfig:
         """The ICE servers of one connection.
 
         Raises:
-            TypeError: There is a function to be asked first; see `with_servers`.
+            TypeError: `ice_servers` is a function, which must be called first; see `with_servers`.
         """
         if callable(self.ice_servers):
             raise TypeError("ice_servers is a function, which is asked for each connection")
         return self.ice_servers
 
     def with_servers(self, found: object) -> WebRTCConfig:
-        """The same for one connection, with what the function in `ice_servers` has returned.
+        """The options for one connection, with `found`, the result of the function in `ice_servers`.
 
         Raises:
-            TypeError: It returned something else.
-            ValueError: A server's URL is none, or `relay_only` has no relay.
+            TypeError: The function returned something else.
+            ValueError: A server's URL is invalid, or `relay_only` has no relay.
         """
         if isinstance(found, list | tuple):
             return replace(self, ice_servers=tuple(found))

@@ -1,7 +1,7 @@
-"""Reading SDP that a stranger wrote, before anything is started because of it.
+"""Reads and checks the peer's SDP before anything is started for it.
 
-aiortc's parser says "no" in a dozen ways (ValueError, KeyError, AssertionError, StopIteration, …) and only checks what
-it happens to need. Here everything that it would stumble over later is found first, and said in words.
+aiortc's parser fails in a dozen ways (ValueError, KeyError, AssertionError, StopIteration, …) and only checks what it
+needs at that moment. This module finds first what aiortc would fail on later, and says in words what is wrong.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ _DIRECTION = re.compile(r"^a=(sendrecv|sendonly|recvonly|inactive)\b", re.MULTIL
 
 @dataclass(frozen=True)
 class Description:
-    """An offer or answer that makes sense.
+    """An offer or answer that was checked.
 
     Attributes:
         sdp: The text for aiortc, without the candidates in `later`.
         media: Its sections.
-        later: Candidates whose host name must be asked for by multicast DNS, which can take a second: they are added
+        later: Candidates with a host name that multicast DNS must resolve, which can take a second. They are added
             while the connection is being made. Browsers send them when the user has not granted the microphone.
-        bundled: Names (mids) of the sections that share one transport, the first of which is the one that has it.
+        bundled: Names (mids) of the sections that share one transport. The transport is that of the first.
     """
 
     sdp: str
@@ -64,18 +64,19 @@ def read(sdp: str, what: str = "offer", preferred: Sequence[str] = ()) -> Descri
     Args:
         sdp: The text.
         what: ``"offer"`` or ``"answer"``.
-        preferred: Names of codecs that we would rather use than the one that the peer prefers.
+        preferred: Names of codecs to use before the one that the peer prefers.
 
     Raises:
-        InvalidOffer: It is no SDP, or no WebRTC (RFC 8829): no ICE credentials, no fingerprint, no RTCP multiplexing …
-        UnsupportedMedia: A section of a kind that nobody here knows.
+        InvalidOffer: The text is not SDP, or not WebRTC (RFC 8829): for example, ICE credentials, a fingerprint or RTCP
+            multiplexing are missing.
+        UnsupportedMedia: A section has an unknown kind.
     """
     if not isinstance(sdp, str):
         raise _invalid(f"the {what} is a {type(sdp).__name__}; expected the SDP as a string")
     if len(sdp) > MAX_SDP:
         raise InvalidOffer(f"the {what} has {len(sdp)} characters; at most {MAX_SDP} are read", status=413)
     if not sdp.lstrip().startswith("v=0"):
-        raise _invalid(f'the {what} is no SDP: it must begin with "v=0" (RFC 8866 section 5.1)')
+        raise _invalid(f'the {what} is not SDP: it must begin with "v=0" (RFC 8866 section 5.1)')
     sdp = order_codecs(tidy(sdp), preferred)
     description = _parse(sdp, what)
     if not description.media:
@@ -134,7 +135,7 @@ def _check(media: MediaDescription, where: str, what: str) -> None:
     if ice is None or not ice.usernameFragment or not ice.password:
         raise _invalid(f"{where} has no ICE credentials (a=ice-ufrag, a=ice-pwd; RFC 8839 section 5.4)")
     if not (ice.usernameFragment + ice.password).isascii() or max(len(ice.usernameFragment), len(ice.password)) > 256:
-        raise _invalid(f"{where} has ICE credentials that are none (RFC 8839 section 5.4)")
+        raise _invalid(f"{where} has invalid ICE credentials (RFC 8839 section 5.4)")
     if media.dtls is None:
         raise _invalid(f'{where} has no "a=setup" line (RFC 8842 section 5.2)')
     if what == "answer" and media.dtls.role == "auto":
@@ -155,7 +156,7 @@ def restarts_ice(agreed: Description, further: Description) -> bool:
     """Whether a further offer restarts ICE: other credentials, both of them (RFC 8445 section 9), same certificate.
 
     Raises:
-        ConnectionExists: It is somebody else's: another certificate, or one credential changed alone.
+        ConnectionExists: The offer is not of this peer: another certificate, or only one credential has changed.
     """
     if further.ice == agreed.ice:
         return False
@@ -172,9 +173,9 @@ def _certificate(media: MediaDescription) -> set[tuple[str, str]]:
 def check_further(agreed: Description, further: Description) -> None:
     """Check that a further offer of the same peer fits what was agreed on, before any of it is applied.
 
-    aiortc has no way back from an offer that it took halfway, so whatever it would stumble over is found here: what is
-    there stays as it is (its place, kind, name, transport, certificate and codec; RFC 8829 section 5.2.2), directions
-    may change, and sections that share the transport may be added at the end.
+    aiortc cannot undo an offer that it has applied in part, so everything that it would fail on is found here. Existing
+    sections keep their place, kind, name, transport, certificate and codec (RFC 8829 section 5.2.2). Directions may
+    change. New sections that share the transport may come at the end.
 
     Raises:
         InvalidOffer: It does not fit; the text says where.
@@ -193,7 +194,7 @@ def check_further(agreed: Description, further: Description) -> None:
             where = f"media section {index} ({new.kind}) of the further offer"
             raise UnsupportedMedia(f"{without_codec(where, new)}; the call goes on as it is")
         if new.rtp.muxId not in further.bundled:
-            # Where there is no port for it, or no way, aiortc would end the whole call.
+            # Without a port or a way for it, aiortc would end the whole call.
             raise _unfit(f"gives media section {index} ({new.kind}) a transport of its own; put it into a=group:BUNDLE")
 
 

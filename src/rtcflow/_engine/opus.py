@@ -1,4 +1,7 @@
-"""Audio codecs: Opus both ways, by libopus itself or else through FFmpeg; decoders for what else a peer may send."""
+"""Audio codecs: Opus both ways, and decoders for the other codecs that a peer may send.
+
+Opus is coded by libopus itself (`libopus.py`). If that is not found, FFmpeg does it, more slowly.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +24,11 @@ RTP_RATE: Final = 48_000
 RTP_TIME_BASE: Final = Fraction(1, RTP_RATE)
 
 DECODE_ERRORS: Final = (FFmpegError, libopus.OpusError)
-"""What decoders raise when a packet makes no sense."""
+"""What decoders raise when a packet is invalid."""
 
 
 class Decoder(Protocol):
-    """What turns one peer's packets into samples.
+    """Turns one peer's packets into samples.
 
     Attributes:
         sample_rate: Of what comes out, in Hz.
@@ -37,11 +40,11 @@ class Decoder(Protocol):
         """Decode one packet to int16 samples of shape (channels, n).
 
         Raises:
-            Exception: One of `DECODE_ERRORS`: the packet makes no sense.
+            Exception: One of `DECODE_ERRORS`: the packet is invalid.
         """
 
     def conceal(self, following: bytes | None = None) -> NDArray[np.int16] | None:
-        """Make up one packet's worth of audio in place of a lost one; None if there is nothing to go on.
+        """Make up the audio of one lost packet; None before the first packet.
 
         Args:
             following: The packet after the lost one, if it came; it may hold a copy.
@@ -49,16 +52,16 @@ class Decoder(Protocol):
 
 
 def decoded_rate(name: str, wanted: int) -> int:
-    """The sample rate that `make_decoder` comes nearest to `wanted` with, in Hz."""
+    """The sample rate of `make_decoder`'s result in Hz: as near to `wanted` as possible."""
     if name == "OPUS":
         return wanted if wanted in OPUS_RATES and libopus.load() is not None else RTP_RATE
     return PlainDecoder.NAMES[name][1] if name in PlainDecoder.NAMES else RTP_RATE
 
 
 def make_decoder(name: str, wanted: AudioFormat) -> Decoder | None:
-    """A decoder for the codec of that name (in capitals), or None if it is unknown here.
+    """A decoder for the codec of that name (in capitals), or None if the codec is unknown here.
 
-    What comes out has the channels that are wanted, and the sample rate that `decoded_rate` says.
+    The result has the wanted channels, and the sample rate of `decoded_rate`.
     """
     if name == "OPUS":
         library = libopus.load()
@@ -93,7 +96,7 @@ class OpusEncoder:
             pts: Media time of the first sample, at the sample rate.
 
         Returns:
-            A packet with `pts` in 1/48000 s; None should the encoder hold the frame back.
+            A packet with `pts` in 1/48000 s; None if the encoder holds the frame back.
         """
         payload = self.payload(samples)
         if payload is None:
@@ -104,7 +107,7 @@ class OpusEncoder:
         return packet
 
     def payload(self, samples: NDArray[np.int16]) -> bytes | None:
-        """As `encode`, but the packet's bytes alone."""
+        """As `encode`, but returns only the packet's bytes."""
         if samples.shape[0] != self._channels:
             self._open(samples.shape[0])
         return self._encoder.payload(samples)
@@ -135,7 +138,7 @@ class _FFmpegOpusEncoder:
             "packet_loss": str(config.expected_loss),
             "dtx": "1" if config.dtx else "0",
         }
-        # One frame is used over and over: the encoder copies what it is given, because the frame owns its memory.
+        # One frame is used again and again: the encoder copies its samples, because the frame owns its memory.
         frame = av.AudioFrame(format="s16", layout=format.layout, samples=format.frame_size)
         frame.sample_rate = rate
         frame.time_base = Fraction(1, rate)
@@ -150,10 +153,10 @@ class _FFmpegOpusEncoder:
 
 
 class FFmpegOpusDecoder:
-    """Decodes packets to 48 kHz, and makes up what was lost: what FFmpeg makes of libopus, where that is not found.
+    """Decodes packets to 48 kHz and conceals losses, through FFmpeg. Used if libopus itself is not found.
 
     Args:
-        layout: What comes out; libopus mixes down or doubles as needed.
+        layout: Of the result; libopus mixes down or doubles as needed.
     """
 
     sample_rate = RTP_RATE
@@ -168,18 +171,18 @@ class FFmpegOpusDecoder:
         """Decode one packet to int16 samples of shape (channels, n).
 
         Raises:
-            FFmpegError: The packet makes no sense.
+            FFmpegError: The packet is invalid.
         """
         frames = self._codec.decode(av.Packet(payload))
         self._toc = payload[:1]
         return self._samples(frames)
 
     def conceal(self, following: bytes | None = None) -> NDArray[np.int16] | None:  # noqa: ARG002
-        """Make up one packet's worth of audio in place of a lost one; None if there is nothing to go on.
+        """Make up the audio of one lost packet; None before the first packet.
 
-        libopus conceals what it is told was lost, which PyAV cannot tell it. But a packet of no more than a header
-        byte stands for a frame that was not sent, and for that it does the same (RFC 6716 section 4.4; RFC 7587
-        section 3.1.3 on DTX), for as long as the header says: so we send the last packet's header.
+        PyAV cannot tell libopus that a packet was lost. But a packet with only a header byte stands for a frame that
+        was not sent, and libopus conceals that in the same way (RFC 6716 section 4.4; RFC 7587 section 3.1.3 on DTX),
+        for as long as the header says. So the decoder gets the last packet's header.
         """
         if self._toc is None:
             return None
@@ -195,14 +198,14 @@ class FFmpegOpusDecoder:
         return self._plane(frames[0])
 
     def _plane(self, frame: av.AudioFrame) -> NDArray[np.int16]:
-        # Copied: the decoder's frame has room for 120 ms, and whoever keeps our 20 ms must not keep that.
+        # Copied: the decoder's frame owns memory for 120 ms. A handler that keeps 20 ms of it must not keep all.
         count = frame.samples * (2 if self._stereo else 1)
         flat = np.frombuffer(cast("bytes", frame.planes[0]), np.int16, count=count)
         return np.ascontiguousarray(flat.reshape(-1, 2).T) if self._stereo else flat.reshape(1, -1).copy()
 
 
 class PlainDecoder:
-    """PCMU, PCMA and G.722 (RFC 3551 section 4.5): what peers without Opus send. Decodes to mono at `sample_rate`."""
+    """PCMU, PCMA and G.722 (RFC 3551 section 4.5), for peers without Opus. Decodes at `sample_rate`, in Hz."""
 
     NAMES: Final = {"PCMU": ("pcm_mulaw", 8000), "PCMA": ("pcm_alaw", 8000), "G722": ("g722", 16000)}
 
@@ -221,7 +224,7 @@ class PlainDecoder:
         """Decode one packet to int16 samples of shape (channels, n).
 
         Raises:
-            FFmpegError: The packet makes no sense.
+            FFmpegError: The packet is invalid.
         """
         parts = [cast("NDArray[np.int16]", frame.to_ndarray()) for frame in self._codec.decode(av.Packet(payload))]
         samples = np.concatenate(parts, axis=1) if parts else np.zeros((1, 0), np.int16)
@@ -229,7 +232,7 @@ class PlainDecoder:
         return np.repeat(self._concealer.follow(samples), self._channels, axis=0)
 
     def conceal(self, following: bytes | None = None) -> NDArray[np.int16] | None:  # noqa: ARG002
-        """Make up one packet's worth of audio in place of a lost one; None if there is nothing to go on."""
+        """Make up the audio of one lost packet; None before the first packet."""
         samples = self._concealer.make_up(self._length)
         return None if samples is None else np.repeat(samples, self._channels, axis=0)
 

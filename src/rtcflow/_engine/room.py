@@ -1,12 +1,12 @@
-"""The room itself: one thread with one asyncio loop, which all connections of an engine live in.
+"""The engine's thread: one asyncio loop, in which all connections of an engine live.
 
-Why a thread of its own, under asyncio too: an application whose loop is busy must not stop ICE consent checks, RTCP or
-the sending of queued audio, and one path for both backends is one path to get right.
+It has a thread of its own under asyncio, too. A busy loop of the application must not stop ICE consent checks, RTCP or
+the sending of queued audio. Both backends also use one code path, and only that one must be right.
 
-Who owns what. `Room._main` is the supervisor: a task group that holds every call from outside and every task of ours.
-aiortc starts tasks of its own that nobody holds; the loop's task factory puts each task into the *family* that the
-context names in which it was started, so that a peer knows everything that was ever started on its behalf, and does
-not close before all of it has ended.
+Ownership. `Room._main` supervises: its task group holds every call from outside and every task of rtcflow. aiortc
+starts tasks of its own that nobody holds. So the loop's task factory puts each task into the *family* of the context in
+which it was started. A peer then knows every task that was started on its behalf, and does not close before all have
+ended.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ _log = logging.getLogger("rtcflow.engine")
 
 
 class Family:
-    """All tasks that were started on behalf of one peer, by us or by aiortc.
+    """All tasks that were started on behalf of one peer, by rtcflow or by aiortc.
 
-    Made where the call is admitted, so that the log records of these tasks name the call.
+    It is made when the call is admitted, so that the log records of these tasks name the call.
 
     Attributes:
-        context: The context that makes a task, and whatever it starts, a member.
+        context: A task that is started in this context is a member, and so is all that it starts.
         failed: Called with the error of a member that failed.
     """
 
@@ -80,10 +80,10 @@ def _task_factory(loop: asyncio.AbstractEventLoop, coro: Coroutine[Any, Any, Any
 
 
 class Resident(Protocol):
-    """Something that lives in the room and must be closed before the room is."""
+    """Something that lives in the engine's thread and must be closed before the thread ends."""
 
     def abort(self, error: BaseException) -> None:
-        """Tell whoever waits outside that the room is gone; from any thread."""
+        """Wake all that wait outside, with `error`: the engine's thread has ended. From any thread."""
 
     async def close(self, *, goodbye: bool = True) -> None:
         """Free everything. Idempotent."""
@@ -93,7 +93,7 @@ class Room:
     """A thread that runs an asyncio loop, and the supervisor of everything in it.
 
     Args:
-        use_uvloop: Whether the loop is uvloop's; None: where it is installed.
+        use_uvloop: Whether the loop is uvloop's. None means: if it is installed.
     """
 
     def __init__(self, *, use_uvloop: bool | None = None) -> None:
@@ -111,15 +111,15 @@ class Room:
 
     @property
     def is_open(self) -> bool:
-        """Whether calls are taken."""
+        """Whether calls are accepted."""
         return self._loop is not None and not self._gone.is_set()
 
     # -- from outside
 
     async def open(self) -> None:
         """Start the thread, and wait until its loop runs. If this raises, or is cancelled, call `aclose`."""
-        # An empty context: on free-threaded builds a thread inherits the starter's otherwise. A daemon, for the one
-        # case in which nobody gets to call `aclose`: a second Ctrl-C, which stops the caller's loop where it is.
+        # An empty context, because on free-threaded builds a thread inherits the context of its starter. A daemon,
+        # because of one case in which `aclose` is never called: a second Ctrl-C stops the caller's loop where it is.
         self._thread = threading.Thread(
             target=contextvars.Context().run, args=(self._run,), name="rtcflow engine", daemon=True
         )
@@ -131,9 +131,9 @@ class Room:
     async def aclose(self) -> None:
         """Close every resident, end the thread, and raise what went wrong in it, if anything did.
 
-        Nothing cuts this short, neither a cancelled scope nor ``task.cancel()`` nor Ctrl-C: it ends by itself soon.
+        A cancelled scope, ``task.cancel()`` and Ctrl-C do not cut this short: it ends by itself soon.
         """
-        self._stopping = True  # for a loop that does not run yet, and looks at this first
+        self._stopping = True  # for a loop that does not run yet; it looks at this first
         if self._thread is None or self._thread.ident is None:
             return
         with suppress(anyio.ClosedResourceError):  # it has ended, or has not begun
@@ -152,12 +152,12 @@ class Room:
     async def call(
         self, function: Callable[..., Awaitable[T]], *args: Any, context: contextvars.Context | None = None
     ) -> T:
-        """Run `await function(*args)` in the room, and return what it returns or raise what it raises.
+        """Run `await function(*args)` in the engine's thread, and return what it returns or raise what it raises.
 
-        Cancelling this cancels the function, and waits until it has ended; its result, if it got that far, is lost.
+        Cancelling this cancels the function and waits until it has ended. A result that it already had is lost.
 
         Raises:
-            anyio.ClosedResourceError: The room is closed, or was closed meanwhile.
+            anyio.ClosedResourceError: The engine is closed, or was closed meanwhile.
         """
         call = self._begin(function, args, context)
         try:
@@ -171,10 +171,10 @@ class Room:
         return call.result()
 
     async def complete(self, function: Callable[..., Awaitable[T]], *args: Any) -> T:
-        """The same, but nothing cuts it short: for closing things. Who is cancelled meanwhile hears of it afterwards.
+        """The same, but nothing cuts it short; for closing things. A cancellation is raised afterwards.
 
         Raises:
-            anyio.ClosedResourceError: The room is closed, or was closed meanwhile.
+            anyio.ClosedResourceError: The engine is closed, or was closed meanwhile.
         """
         call = self._begin(function, args, None)
         await wait_out(call.done)
@@ -184,7 +184,7 @@ class Room:
         self, function: Callable[..., Awaitable[T]], args: tuple[Any, ...], context: contextvars.Context | None
     ) -> _Call[T]:
         call = _Call(self, function, args, context or contextvars.Context())
-        self._calls.add(call)  # before the room is asked to begin: a room that ends finishes every call in the set
+        self._calls.add(call)  # before the call is posted: a thread that ends finishes every call in the set
         try:
             self.post(lambda: call.begin(self._tasks))
         except BaseException:
@@ -193,10 +193,10 @@ class Room:
         return call
 
     def post(self, function: Callable[..., object], *args: Any) -> None:
-        """Have `function(*args)` called in the room, soon; from any thread.
+        """Have `function(*args)` called soon in the engine's thread; from any thread.
 
         Raises:
-            anyio.ClosedResourceError: The room is closed.
+            anyio.ClosedResourceError: The engine is closed.
         """
         loop = self._loop
         if loop is None or self._gone.is_set():
@@ -209,7 +209,7 @@ class Room:
     # -- in the room
 
     def start_soon(self, coroutine: Coroutine[Any, Any, Any], family: Family) -> asyncio.Task[Any]:
-        """Start a task of ours; it belongs to `family`, which hears of its errors."""
+        """Start a task that belongs to `family`. Its errors go to `Family.failed`."""
         return self._tasks.create_task(_report(coroutine, family), context=family.context)
 
     def _stop_now(self) -> None:
@@ -223,7 +223,7 @@ class Room:
                     runner.run(self._main())
                 finally:
                     wake_later(None)  # what was handed over runs while the runner shuts down
-        except BaseException as error:  # noqa: BLE001 - it is raised again by aclose(), in whoever opened the room
+        except BaseException as error:  # noqa: BLE001 - it is raised again by aclose()
             self._error = error
         finally:
             self._loop = None
@@ -253,7 +253,7 @@ class Room:
 
 
 class _Call(Generic[T]):
-    """One call into the room, and its outcome on the way back."""
+    """One call into the engine's thread, and its outcome on the way back."""
 
     def __init__(
         self, room: Room, function: Callable[..., Awaitable[T]], args: tuple[Any, ...], context: contextvars.Context
@@ -280,7 +280,7 @@ class _Call(Generic[T]):
     async def _work(self) -> None:
         try:
             value = await self._function(*self._args)
-        except Exception as error:  # noqa: BLE001 - it is raised again in whoever called
+        except Exception as error:  # noqa: BLE001 - it is raised again in the caller
             self.finish(None, error)
         else:
             self.finish(value, None)
@@ -322,10 +322,10 @@ def _loop_factory(use_uvloop: bool | None) -> Callable[[], asyncio.AbstractEvent
         return None
 
     class Loop(uvloop.Loop):
-        """uvloop's, but a datagram endpoint whose opening was cancelled is closed; there, its socket stays open."""
+        """uvloop's loop, with one fix: if opening a datagram endpoint is cancelled, its socket is closed."""
 
         async def create_datagram_endpoint(self, *args: Any, **options: Any) -> Any:
-            # owner: the family of whoever asks, as of every task
+            # owner: the family of the task that asks
             opening = self.create_task(super().create_datagram_endpoint(*args, **options))
             try:
                 return await asyncio.shield(opening)

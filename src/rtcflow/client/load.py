@@ -1,8 +1,8 @@
 """Many measured calls at once: how many a server carries, and how well.
 
-Every caller speaks without a pause: a voice-like hum, and each second a mark, a chirp that rises or falls in turn. What
-comes back is counted and timed as it comes; the marks in it are searched when the calls are over. So an echo tells its
-latency too, and any other server that talks all the time its delivery and its gaps.
+Every caller speaks without a pause: a voice-like hum, and a mark each second. The mark is a chirp that rises or falls
+in turn. Frames that come back are counted and timed at once. The marks in them are searched after the calls. So any
+server that talks all the time shows its delivery and its gaps, and an echo shows its latency, too.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ __all__ = ["Limits", "LoadProgress", "LoadReport", "Spread", "Trace", "judge", "
 
 RATE: Final = 48_000
 COARSE: Final = RATE // 6
-"""Hz; of what is kept of the sound that comes back: the marks end at 3 kHz, and a minute of a call is a megabyte."""
+"""Hz, of the kept copy of the sound that comes back. The marks end at 3 kHz, and a minute of a call is a megabyte."""
 
 LOOP: Final = 2.0
-"""Seconds after which the test signal repeats itself: latencies below are told apart."""
+"""Seconds after which the test signal repeats itself. Only latencies below this are exact."""
 MARKS: Final = ((0.25, 500.0, 3000.0), (1.25, 3000.0, 500.0))
 """Where in the loop a mark begins (s), and from which to which frequency it goes (Hz)."""
 MARK_SECONDS: Final = 0.06
 LIKENESS: Final = 0.5
-"""Normalised correlation from which on a sound is a mark; with the hum alone it stays below 0.3."""
+"""A sound with at least this normalised correlation is a mark. The hum alone stays below 0.3."""
 
 OPENING: Final = 8
 """Calls that are being set up at the same time."""
 WARM_UP: Final = 1.0
-"""Seconds of every call that are not counted: decoders, jitter buffers and the server's caches settle."""
+"""Seconds of every call that are not counted, in which decoders, jitter buffers and the server's caches settle."""
 
 
 def spoken_signal() -> NDArray[np.int16]:
@@ -70,7 +70,7 @@ def _chirp(low: float, high: float, rate: int) -> NDArray[np.float64]:
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """How a figure is distributed; in its own unit."""
+    """How a figure is distributed, in the unit of the figure."""
 
     median: float
     p95: float
@@ -91,11 +91,11 @@ class Trace:
     """What was noted of one call; moments in seconds of one clock.
 
     Attributes:
-        setup: Seconds from asking until media could flow; None if that never came to pass.
+        setup: Seconds from asking until media could flow; None if it never could.
         failure: Why it could not be set up, or ended early.
         arrivals: When each frame of 20 ms came.
-        concealed: How many frames were made up by our own decoder, because their packets were lost.
-        departures: ``(moment, seconds of the signal that had left by then)``, again and again.
+        concealed: How many frames our own decoder made up, because their packets were lost.
+        departures: A list of ``(moment, seconds of the signal that had left by then)``.
         heard: ``(moment, samples)``: frames as they came, int16 at `COARSE` Hz, shape (n,).
     """
 
@@ -114,8 +114,8 @@ class LoadReport:
     Attributes:
         connections: Calls that were tried.
         connected: Calls that were set up.
-        failures: Why calls were not, or ended early, and how many.
-        seconds: For how long was measured, with all calls up.
+        failures: Why calls were not set up, or ended early, and how many.
+        seconds: For how long all calls were measured.
         delivery: Frames that came ÷ frames that were due, at most 1, over all calls that were tried.
         worst_delivery: The same of the worst call.
         concealed: Frames that were lost on the way back.
@@ -124,7 +124,7 @@ class LoadReport:
         marks: Marks that were spoken.
         echoes: Marks that came back.
         latency: From a mark's leaving until it is back. Our own encoder's look-ahead (6.5 ms) is in it.
-        client_lag: How late this program itself was. Where that is not far below the gaps, they are its own.
+        client_lag: How late this program itself was. If it is not far below the gaps, this program causes the gaps.
     """
 
     connections: int
@@ -148,13 +148,13 @@ class LoadReport:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a server is wanted to keep; None is no limit. Times in seconds.
+    """Limits for a server; None means no limit. Times in seconds.
 
     Attributes:
         min_delivery: `LoadReport.delivery`, 0 to 1.
-        max_gap_p99: 99 % of the gaps are no longer.
-        max_latency: Half of the marks are back by then; a server that does not echo breaks it.
-        max_setup: Half of the calls are set up by then.
+        max_gap_p99: 99 % of the gaps are at most this long.
+        max_latency: Half of the marks are back within this time. A server that does not echo breaks it.
+        max_setup: Half of the calls are set up within this time.
     """
 
     min_delivery: float | None = None
@@ -163,7 +163,7 @@ class Limits:
     max_setup: float | None = None
 
     def broken(self, report: LoadReport) -> list[str]:
-        """What was not kept, in words."""
+        """The limits that were broken, in words."""
         found = []
         if self.min_delivery is not None and report.delivery < self.min_delivery:
             found.append(f"delivery is {report.delivery:.4f}, below {self.min_delivery:g}")
@@ -193,10 +193,10 @@ def judge(traces: Sequence[Trace], begin: float, end: float, lags: Sequence[floa
     marks = 0
     for trace in traces:
         arrivals = [moment for moment in trace.arrivals if begin <= moment < end]
-        # A frame more or less is the edges' doing.
+        # One frame may be missing at the edges.
         shares.append(1.0 if len(arrivals) >= due - 1 else len(arrivals) / due)
         if trace.setup is not None:
-            # From the last frame to the end counts as well: who falls silent for good has one long gap.
+            # The time from the last frame to the end counts, too: a call that falls silent for good has one long gap.
             gaps += np.diff([*(arrivals or [begin]), end]).tolist()
             spoken, found = find_echoes(trace, begin, end)
             marks += spoken
@@ -315,7 +315,7 @@ async def run_load(
         headers: Further headers of the offers.
         config: Options of the callers' engine.
         on_progress: Called some times a second.
-        until: What else ends the measuring, when it returns.
+        until: Measuring also ends when this returns.
 
     Raises:
         ValueError: `url` is not an http or https URL, or there is nothing to do.

@@ -1,4 +1,4 @@
-"""One measured call: play a recording into a transport, record what comes back, and say how the line was."""
+"""One measured call: play a recording into a transport, record what comes back, and report on the line."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from ..protocol import messages
 __all__ = ["CallReport", "Echo", "find_echo", "hold_call", "read_audio", "write_wav"]
 
 RATE: Final = 48_000
-"""Hz; of what is played and recorded: Opus' own rate (RFC 7587 section 4.1)."""
+"""Hz, of what is played and recorded; Opus' own rate (RFC 7587 section 4.1)."""
 
 CHUNK: Final = RATE // 50
 
@@ -33,36 +33,36 @@ LONGEST_GAP: Final = 10 * RATE
 """Samples of silence that a jump of media time puts into a recording at most."""
 
 SETTLING: Final = 0.3
-"""Seconds of silence before anything is played: nobody speaks in the first instant of a call, when jitter buffers
-still look for their depth."""
+"""Seconds of silence before anything is played. People do not speak at once either, and jitter buffers still look for
+their depth."""
 
 COMPARED: Final = 60 * RATE
-"""Samples that are searched for the echo: a minute is plenty, and its transform takes a second."""
+"""Samples that are searched for the echo. A minute is enough, and its transform takes a second."""
 
 WINDOW: Final = RATE // 2
 DRIFT: Final = RATE // 5
-"""The echo is compared in windows of half a second, each aligned for itself by at most 0.2 s more or less than the
-whole: jitter buffers change the delay of a line while it is up."""
+"""The echo is compared in windows of half a second, each aligned by at most 0.2 s more or less than the whole,
+because jitter buffers change the delay of a line during a call."""
 
 
 SILENT: Final = 3.0
-"""Seconds without a single packet after which a WebRTC server is taken to be gone: while it lives it reports on the
-line (RTCP) every 1.5 s at the latest, whether it says something or not."""
+"""Seconds without a packet after which a WebRTC server counts as gone. A live server sends a report (RTCP) at least
+every 1.5 s, even if it is silent."""
 
 SILENT_AT_END: Final = 2.0
 """The same when the time of the call is over."""
 
 LOOK: Final = 0.5
-"""How often, in seconds, it is looked whether packets came."""
+"""Seconds between two looks at whether packets came."""
 
 
 @dataclass(frozen=True, slots=True)
 class Echo:
-    """How well what came back is what was played.
+    """How well the recording matches what was played.
 
     Attributes:
         delay: Samples by which the recording lags behind what was played.
-        correlation: Of the two with the delay removed (see `find_echo`): 1 is the same, 0 is anything else.
+        correlation: Of the two with the delay removed (see `find_echo`). 1 if they are the same, 0 if unrelated.
     """
 
     delay: int
@@ -114,7 +114,7 @@ async def hold_call(
         transport: Opened, not started; the caller closes it.
         play: int16, shape (1, n), at 48 kHz; followed by silence. None is silence from the beginning.
         seconds: Counted from connected.
-        until: What else ends the call, when it returns.
+        until: The call also ends when this returns.
 
     Raises:
         NegotiationTimeout: It was not connected in time.
@@ -161,7 +161,7 @@ async def _wait_until(until: Callable[[], Awaitable[object]], report: CallReport
 
 
 class _Silence:
-    """For how long a WebRTC server has sent nothing whatever: who is killed can say no goodbye."""
+    """For how long a WebRTC server has sent nothing. A server that was killed cannot say goodbye."""
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
@@ -302,8 +302,8 @@ def read_audio(path: Path) -> NDArray[np.int16]:
     """The sound of a file of any kind FFmpeg reads: int16, shape (1, n), at 48 kHz.
 
     Raises:
-        OSError: There is no such file, or it cannot be read.
-        ValueError: There is no sound in it.
+        OSError: The file does not exist, or cannot be read.
+        ValueError: The file has no sound in it.
     """
     resampler = av.AudioResampler(format="s16", layout="mono", rate=RATE)
     try:
@@ -314,7 +314,7 @@ def read_audio(path: Path) -> NDArray[np.int16]:
     except av.error.FFmpegError as error:
         if isinstance(error, OSError):
             raise
-        raise ValueError(f"{path} is no sound file: {error.strerror}") from None
+        raise ValueError(f"{path} is not a sound file: {error.strerror}") from None
     frames += resampler.resample(None)
     if not frames:
         raise ValueError(f"there is no sound in {path}")

@@ -108,15 +108,15 @@ class Connection:
     Args:
         transport: Opened, not started; the connection closes it.
         handler: A fresh one (`copy()` of the one the application holds); it serves this connection only.
-        context: Who is being served; by default an anonymous context of this transport's kind.
-        time_limit: Seconds from connected after which it ends, or None.
+        context: The caller and the call; by default an anonymous context of this transport's kind.
+        time_limit: The connection ends so many seconds after it was connected. None for no limit.
         timeouts: How long its phases may take.
         debug: Whether the peer is told the text of the handler's exceptions.
         on_outputs: Called with each `AdditionalOutputs` the handler emits, from the thread the handler runs in.
         workers: The thread budget to count abandoned threads in; its own if None.
-        name: What its tasks and threads are called by, as in ``Echo.receive NAME``; by default its id.
-        on_closed: Called once in the loop, when everything is closed. Only tasks of a handler that does not let itself
-            be cancelled may still run then.
+        name: The name in its tasks and threads, as in ``Echo.receive NAME``; by default its id.
+        on_closed: Called once in the loop, when everything is closed. Only tasks of a handler that refuses to be
+            cancelled may still run then.
 
     Attributes:
         end: How it ended, or None while it lives.
@@ -213,8 +213,8 @@ class Connection:
         The same if the peer has closed its channel in mid-call: media goes on.
 
         Raises:
-            anyio.ClosedResourceError: The connection has ended. A handler need not catch it: what leaves its methods
-                after the end is no error.
+            anyio.ClosedResourceError: The connection has ended. A handler need not catch it: after the end,
+                this error does not count.
         """
         if self._peer_has_messages():
             await self._messages_open.wait()
@@ -243,7 +243,7 @@ class Connection:
         except anyio.ClosedResourceError:
             if self.end is not None and not self._shutting_down:
                 raise  # lets a thread go that does nothing but send
-            if self._drop_message():  # who hangs up closes the channel a moment before the rest, and that is no news
+            if self._drop_message():  # a peer that hangs up closes its channel first; not worth a warning
                 self.loop.call_later(SETTLE, self._warn_of_closed_channel)
 
     def _peer_has_messages(self) -> bool:
@@ -527,7 +527,7 @@ class Connection:
         self._crew.stop()
         await self._crew.settle(SETTLE)
         try:
-            if self._bound:  # else it is another connection's, and is left alone
+            if self._bound:  # otherwise it belongs to another connection, and stays
                 await self._shut_down(tasks, min(timeouts.shutdown, deadline - anyio.current_time() - INTERRUPT_GRACE))
         finally:
             if self._bound:
@@ -596,7 +596,7 @@ class Connection:
         try:
             self.transport.send_message_nowait(messages.encode(message))
         except (anyio.ClosedResourceError, anyio.WouldBlock):
-            return  # there is nobody to tell, or nobody who listens
+            return  # the peer has gone, or does not read
 
     # -- outputs and messages
 

@@ -1,14 +1,16 @@
 """The event loop as handlers see it: the part of `asyncio.AbstractEventLoop` they use, on asyncio and trio alike.
 
 Strategy: everything started through it is a task in the connection's task group, so nothing outlives the connection
-and no error is lost. Results travel in `Future`, a `concurrent.futures.Future` that can also be awaited: that is what
+and no error is lost. Results travel in `Future`, a `concurrent.futures.Future` that can also be awaited. This is what
 ``asyncio.run_coroutine_threadsafe(coroutine, handler.loop)`` needs of a loop that is not asyncio's.
 
-Where an exception goes. When a task made here raises, its done callbacks are called, and then either somebody has it:
-a task that awaits it, a thread that waits in `result()`, or a callback that asked for `exception()` or `result()` (that
-is how `run_coroutine_threadsafe` hands it to the future it returned). Or nobody has, and then it ends the connection
-at once, as the exception of any child of a task group does. Callbacks of `call_soon` and its like have nobody to
-deliver to: their exceptions end the connection.
+Where an exception goes. When a task made here raises, its done callbacks are called first. Then there are two cases:
+
+- Somebody takes the exception: a task that awaits it, a thread that waits in `result()`, or a callback that asked for
+  `exception()` or `result()`. `run_coroutine_threadsafe` hands it to the future it returned in this last way.
+- Nobody takes it. Then it ends the connection at once, as the exception of any child of a task group does.
+
+Nobody can take the exception of a callback of `call_soon`, `call_later` or `call_at`. It always ends the connection.
 """
 
 from __future__ import annotations
@@ -273,8 +275,8 @@ class Task(Future[T]):
             super().cancel()
             if is_cancellation(error):
                 raise
-            # Else nobody cancelled this task: its coroutine met a cancelled future, and only on asyncio is that the
-            # same exception. In the task group it would look like the cancellation of everything.
+            # Otherwise nobody cancelled this task: its coroutine met a cancelled future, and only on asyncio is that
+            # the same exception. In the task group it would look like the cancellation of everything.
         except BaseException as error:  # noqa: BLE001  a future carries whatever was raised
             self._settle(error)
         else:
@@ -394,12 +396,12 @@ class HandlerLoop:
 
         Args:
             coro: The coroutine.
-            name: What the task is called; by default as its function.
-            context: What its context variables are read from and set in: this very one, as in asyncio. By default a
-                copy of the caller's.
+            name: The name of the task; by default that of its function.
+            context: The context that the task runs in, itself and not a copy, as in asyncio. By default a copy of the
+                caller's.
 
         Raises:
-            TypeError: `coro` is no coroutine.
+            TypeError: `coro` is not a coroutine.
         """
         if not inspect.iscoroutine(coro):
             raise TypeError(f"create_task needs a coroutine, as in create_task(work()), not {coro!r}")
@@ -408,7 +410,7 @@ class HandlerLoop:
         with self._lock:
             if not (closed := self._closed):
                 self._pending.add(task)
-        # After the end a task comes cancelled and not with an error, so that whoever waits for it is let go.
+        # After the end the task is cancelled and does not fail, so that code that waits for it goes on.
         if closed:
             task._give_up()
         elif self.runs_in_this_thread():
@@ -570,7 +572,7 @@ def _run_in(context: contextvars.Context, function: Callable[..., T], *args: Any
 
 @contextmanager
 def _said_to_run(library: str | None) -> Iterator[None]:
-    """Have sniffio know which backend runs: callbacks of asyncio are in no task, by which it would know."""
+    """Tell sniffio which backend runs: it asks for the current task, and a callback of asyncio has none."""
     if library is None:
         yield
         return
@@ -584,7 +586,7 @@ def _said_to_run(library: str | None) -> Iterator[None]:
 class _InContext:
     """Awaiting it runs a coroutine in a context of the caller's choice, step by step.
 
-    Task groups copy the context of whoever starts a task, on both backends, and take no other one.
+    Task groups of both backends run a task in a copy of its starter's context, and accept no other context.
     """
 
     def __init__(self, coroutine: Coroutine[Any, Any, T], context: contextvars.Context) -> None:

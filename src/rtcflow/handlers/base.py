@@ -1,7 +1,7 @@
 """The five classes that applications subclass, and what a connection promises them.
 
-A handler is a plain object: making one needs no event loop and works in any thread. It comes to life when a connection
-*binds* it, and from then on stands on a `Binding`: ten things, which is all that handlers know of connections.
+A handler is a plain object: making one needs no event loop and works in any thread. It begins to work when a connection
+*binds* it. From then on it uses a `Binding`, which is all that handlers know of connections.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ T = TypeVar("T")
 
 
 class _Nothing:
-    """What the empty methods of the base classes return: subclasses may await it, or let it be."""
+    """What the empty methods of the base classes return. Subclasses may await it, and need not."""
 
     def __await__(self) -> Generator[Any, Any, None]:
         return anyio.lowlevel.checkpoint().__await__()
@@ -74,7 +74,7 @@ class Binding(Protocol):
 
     @property
     def context(self) -> Context:
-        """Who is being served."""
+        """The caller and the call."""
 
     @property
     def debug(self) -> bool:
@@ -99,10 +99,10 @@ class Binding(Protocol):
         """Press keys towards the peer."""
 
     async def send_message(self, message: str) -> None:
-        """Send `message` once the peer's channel is open; dropped, if there is none or the peer has closed it.
+        """Send `message` once the peer's channel is open. Dropped if there is no channel or the peer has closed it.
 
         Raises:
-            anyio.ClosedResourceError: The connection has ended; no error, if it leaves a handler's method.
+            anyio.ClosedResourceError: The connection has ended. The handler need not catch it.
         """
 
     def send_message_sync(self, message: str) -> None:
@@ -118,7 +118,7 @@ def get_current_handler() -> StreamHandlerBase | None:
 
 
 class _Ended:
-    """`StreamHandlerBase.ended`; no property, so that handlers which have an attribute of that name keep theirs."""
+    """`StreamHandlerBase.ended`. Not a property, so that handlers with an attribute of that name keep theirs."""
 
     @overload
     def __get__(self, handler: None, owner: type) -> _Ended: ...
@@ -129,7 +129,7 @@ class _Ended:
 
 
 class _Running:
-    """`StreamHandlerBase.running`; no property for the same reason."""
+    """`StreamHandlerBase.running`. Not a property, for the same reason."""
 
     @overload
     def __get__(self, handler: None, owner: type) -> _Running: ...
@@ -139,13 +139,13 @@ class _Running:
         return self if handler is None else handler._binding is not None and not handler._end_begun.is_set()
 
 
-class StreamHandlerBase(ABC):  # noqa: B024  the abstract methods differ in colour, so they are in its subclasses
+class StreamHandlerBase(ABC):  # noqa: B024  the abstract methods are async or not, so they are in its subclasses
     """What all handlers have: formats, arguments, messages.
 
     Args:
         expected_layout: How many channels `receive` is given: ``"mono"`` or ``"stereo"``.
-        output_sample_rate: Hz; the rate at which audio leaves for the peer; a multiple of 50. `emit` may return any
-            other rate: it is resampled.
+        output_sample_rate: Hz, a multiple of 50; the rate at which audio leaves for the peer. `emit` may return any
+            other rate, which is then resampled.
         output_frame_size: Deprecated and ignored; it always is ``output_sample_rate // 50`` (20 ms).
         input_sample_rate: Hz; the rate at which `receive` is given audio.
         video_format: What `video_receive` is given and `video_emit` returns, see `VideoFormat`. By default
@@ -153,15 +153,16 @@ class StreamHandlerBase(ABC):  # noqa: B024  the abstract methods differ in colo
         fps: Frames a second at which `video_emit` is called at most.
 
     Raises:
-        ValueError: One of them makes no sense; the text says what would.
+        ValueError: An argument is out of range; the text says what to write.
 
     Attributes:
-        latest_args: ``"not_set"``, then what `set_args` made of the arguments that came last.
+        latest_args: ``"not_set"``, and after `set_args` the latest arguments.
         args_set: An `rtcflow.Event`, set when arguments have come.
         channel_set: An `rtcflow.Event`, set when the peer's message channel is open.
         phone_mode: Whether the peer is on a telephone line: no channel, no arguments.
         ended: An `rtcflow.Event`, set when the connection has begun to end. A sync method that waits or computes for
-            long looks at it (``self.ended.is_set()``) or waits for it (``self.ended.wait_sync(timeout)``), and returns.
+            long should look at it (``self.ended.is_set()``) or wait for it (``self.ended.wait_sync(timeout)``), and
+            then return.
         running: Whether the connection is live: False before it begins, and from the moment in which `ended` is set.
     """
 
@@ -169,7 +170,7 @@ class StreamHandlerBase(ABC):  # noqa: B024  the abstract methods differ in colo
     running = _Running()
 
     _default_video_format: ClassVar[VideoFormat] = "frame"
-    # On the class, so that a subclass that forgot super().__init__() gets a clear error and no AttributeError.
+    # On the class: a subclass that forgot super().__init__() then gets a clear error, not an AttributeError.
     _binding: Binding | None = None
 
     def __init__(
@@ -229,7 +230,7 @@ class StreamHandlerBase(ABC):  # noqa: B024  the abstract methods differ in colo
         self._end_begun.set()
 
     def _unbind(self) -> None:
-        """The connection has ended: nobody waits any longer. Idempotent."""
+        """The connection has ended: wake all that wait. Idempotent."""
         self._ended = True
         if _current.get() is self:
             _current.set(None)
@@ -248,8 +249,9 @@ class StreamHandlerBase(ABC):  # noqa: B024  the abstract methods differ in colo
     def loop(self) -> Any:
         """The event loop that serves this connection, under asyncio or trio: an `rtcflow.HandlerLoop`.
 
-        It has what handlers use of `asyncio.AbstractEventLoop`, so ``asyncio.run_coroutine_threadsafe(coroutine,
-        self.loop)`` works on both. (Typed Any so that this passes type checkers.)
+        It has the part of `asyncio.AbstractEventLoop` that handlers use. So
+        ``asyncio.run_coroutine_threadsafe(coroutine, self.loop)`` works on both. It is typed Any, so that type checkers
+        accept this.
 
         Raises:
             RuntimeError: The handler serves no connection yet.
@@ -258,7 +260,7 @@ class StreamHandlerBase(ABC):  # noqa: B024  the abstract methods differ in colo
 
     @property
     def context(self) -> Context:
-        """Who is being served; the same as `rtcflow.get_current_context()`.
+        """The caller and the call; the same as `rtcflow.get_current_context()`.
 
         Raises:
             RuntimeError: The handler serves no connection yet.
@@ -268,7 +270,7 @@ class StreamHandlerBase(ABC):  # noqa: B024  the abstract methods differ in colo
     def clear_queue(self) -> float:
         """Drop everything emitted and not yet played: what waits here, and what the far side buffers.
 
-        From any thread, at once: when it returns, nothing emitted before will leave any more.
+        From any thread. When this returns, nothing emitted before will leave any more.
 
         Returns:
             Seconds of audio dropped on this side.
@@ -291,9 +293,10 @@ class StreamHandlerBase(ABC):  # noqa: B024  the abstract methods differ in colo
         """End the call. From any thread, at once; nothing more is received or emitted.
 
         Args:
-            reason: The peer is told, and `End.reason` has it.
-            after: ``"played"``: what was emitted is played first; on a telephone line the carrier confirms it. The
-                call ends with `EndCause.HANDLER_CLOSED`. ``"now"``: it is dropped; `EndCause.CLOSED`.
+            reason: The peer is told this, and `End.reason` has it.
+            after: With ``"played"``, what was emitted is played first; on a telephone line the carrier confirms it. The
+                call ends with `EndCause.HANDLER_CLOSED`. With ``"now"``, it is dropped, and the call ends with
+                `EndCause.CLOSED`.
 
         Raises:
             ValueError: `after` is something else.
@@ -317,8 +320,8 @@ class StreamHandlerBase(ABC):  # noqa: B024  the abstract methods differ in colo
     async def run_sync(self, function: Callable[..., T], *args: Any) -> T | None:
         """Run a blocking function in a worker thread, and return what it returns.
 
-        Such a thread belongs to the connection: cancelling this returns at once and leaves it running; when the
-        connection ends it is waited for, then interrupted, as `receive` of a sync handler is.
+        The thread belongs to the connection. Cancelling this returns at once and leaves the thread running. When the
+        connection ends, the thread is waited for, then interrupted, like `receive` of a sync handler.
 
         Returns:
             What `function` returns; None if the connection ended meanwhile.
@@ -333,14 +336,14 @@ class StreamHandlerBase(ABC):  # noqa: B024  the abstract methods differ in colo
     async def run_process(self, function: Callable[..., T], *args: Any) -> T:
         """Run a function in a process of its own, and return what it returns.
 
-        For code that computes for long without letting other Python code run: many models written in C hold the
-        interpreter's lock all the time, and in a thread they stop every call of this process. The processes are kept
-        for the next call. What a function has loaded stays loaded in its process.
+        Use this for code that computes for long without letting other Python code run. Many models written in C hold
+        the interpreter's lock all the time. In a thread they stop every call of this process. The processes are kept
+        for the next call, and what a function has loaded stays loaded in its process.
 
         Args:
             function: A function of a module, by its name; not a lambda or a nested function. It runs in another
                 process, so it sees no variables of this one.
-            *args: Must be such that `pickle` can send them, as must be the result.
+            *args: The arguments. `pickle` must be able to send them, and the result.
 
         Raises:
             Exception: What `function` raises.
@@ -356,7 +359,7 @@ class StreamHandlerBase(ABC):  # noqa: B024  the abstract methods differ in colo
 
     @property
     def channel(self) -> DataChannel | None:
-        """The peer's message channel, or None as long as it is not open (`channel_set`)."""
+        """The peer's message channel, or None before it is open (`channel_set`)."""
         return self._channel
 
     def set_channel(self, channel: DataChannel) -> None:
@@ -366,13 +369,13 @@ class StreamHandlerBase(ABC):  # noqa: B024  the abstract methods differ in colo
             wanted, self._args_wanted = self._args_wanted, False
         self.channel_set.set()
         if wanted:
-            with suppress(anyio.ClosedResourceError):  # open and gone: whoever waits for arguments learns it there
+            with suppress(anyio.ClosedResourceError):  # opened and closed again; waiting for arguments raises the same
                 channel.send(messages.encode(messages.SendInput()))
 
     def send_dtmf(self, digits: str) -> None:
         """Press keys towards the caller, ``0123456789*#ABCD``; from any thread.
 
-        Of the carriers' media streams only Plivo's has a message for that.
+        Among the carriers' media streams, only Plivo's has a message for that.
 
         Raises:
             LocalProtocolError: The carrier cannot do it over its media stream, or this is not a telephone call.
@@ -392,9 +395,9 @@ class StreamHandlerBase(ABC):  # noqa: B024  the abstract methods differ in colo
         safe: `msg` was sent or it was not.
 
         Raises:
-            anyio.ClosedResourceError: The connection has ended. It need not be caught: what leaves a handler's method
-                after the end is no error.
-            anyio.WouldBlock: 1 MiB of messages wait already: the peer does not read.
+            anyio.ClosedResourceError: The connection has ended. The handler need not catch it: after the end, this
+                error does not count.
+            anyio.WouldBlock: 1 MiB of messages already wait, because the peer does not read.
             RuntimeError: The handler serves no connection yet.
         """
         binding = self._bound("send_message()")
@@ -403,10 +406,11 @@ class StreamHandlerBase(ABC):  # noqa: B024  the abstract methods differ in colo
         await binding.send_message(msg)
 
     def send_message_sync(self, msg: str) -> None:
-        """`send_message` for worker threads, which it blocks; it ends with the connection at the latest.
+        """`send_message` for worker threads. It blocks, until the connection ends at the latest.
 
         Raises:
-            RuntimeError: It was called in the event loop's thread, which it would block; or as `send_message`.
+            RuntimeError: It was called in the event loop's thread, which it would block.
+            Exception: What `send_message` raises.
         """
         binding = self._bound("send_message_sync()")
         if self._ended:
@@ -416,23 +420,22 @@ class StreamHandlerBase(ABC):  # noqa: B024  the abstract methods differ in colo
     def tell_error(self, error: BaseException, what: str) -> None:
         """Tell the peer that something failed, without ending the connection; from any thread, at once.
 
-        The peer reads `what`; the exception's own text only under ``Stream(debug=True)``. A peer without an open
-        channel is told nothing.
+        The peer gets `what`. It gets the exception's own text only with ``Stream(debug=True)``. A peer without an open
+        channel gets nothing.
         """
         channel = self._channel
         if channel is not None and self._binding is not None:
             text = describe_error(error) if self._binding.debug else what
-            with suppress(anyio.ClosedResourceError, anyio.WouldBlock):  # gone, or reads nothing
+            with suppress(anyio.ClosedResourceError, anyio.WouldBlock):  # the peer has gone, or does not read
                 channel.send(messages.encode(messages.Error(text)))
 
     # -- arguments
 
     def set_args(self, args: list[Any]) -> None:
-        """New arguments have come: keep them as `latest_args` and set `args_set`; from any thread.
+        """Keep new arguments as `latest_args` and set `args_set`; from any thread.
 
-        `latest_args` then is ``["__webrtc_value__", *args]``: the first place is kept free for what a handler puts
-        there (a frame), so that the arguments proper are ``latest_args[1:]``. If the first of `args` is a
-        `WebRTCData` it takes that place itself.
+        `latest_args` then is ``["__webrtc_value__", *args]``. The first place is for a value of the handler (a frame),
+        so the arguments proper are ``latest_args[1:]``. If the first of `args` is a `WebRTCData`, it takes that place.
 
         Raises:
             TypeError: `args` is not a list.
@@ -446,11 +449,11 @@ class StreamHandlerBase(ABC):  # noqa: B024  the abstract methods differ in colo
         self.args_set.set()
 
     async def fetch_args(self) -> None:
-        """Ask the peer for its arguments (message ``send_input``): at once, or as soon as its channel is open."""
+        """Ask the peer for its arguments (message ``send_input``), as soon as its channel is open."""
         self._ask_for_args()
 
     async def wait_for_args(self) -> None:
-        """Ask the peer for its arguments and wait until some are there; on the telephone, return at once.
+        """Ask the peer for its arguments and wait until they have come. On the telephone, return at once.
 
         Safe to cancel.
 
@@ -494,19 +497,19 @@ class StreamHandlerBase(ABC):  # noqa: B024  the abstract methods differ in colo
     # -- what the peer says beside the media
 
     def on_message(self, message: str, /) -> Any:  # noqa: ARG002
-        """Override it to take the peer's messages; may be ``async def``, a plain one runs in a worker thread.
+        """Override this to take the peer's messages. It may be ``async def``; a plain one runs in a worker thread.
 
         Called beside the other methods, for one message at a time, in order, on every transport but the telephone.
-        At most 1000 wait; a peer that sends more is disconnected, since messages are never dropped.
+        At most 1000 messages wait. A peer that sends more is disconnected, because messages are never dropped.
 
         Args:
-            message: Text as it came, at most 64 KiB of UTF-8; JSON is not parsed. What rtcflow itself understands
-                (``handshake``, ``dtmf``) does not come here.
+            message: Text as it came, at most 64 KiB of UTF-8; JSON is not parsed. Messages for rtcflow itself
+                (``handshake``, ``dtmf``) do not come here.
         """
         return _NOTHING
 
     def on_dtmf(self, digit: str, /) -> Any:  # noqa: ARG002
-        """Override it to take the keys that a caller presses, one at a time; called as `on_message` is.
+        """Override this to take the keys that a caller presses, one at a time. Called like `on_message`.
 
         Args:
             digit: One of ``0123456789*#ABCD``.
@@ -516,19 +519,19 @@ class StreamHandlerBase(ABC):  # noqa: B024  the abstract methods differ in colo
     # -- the rest
 
     def shutdown(self) -> Any:
-        """Override it to free what the handler holds; may be ``async def``.
+        """Override this to free what the handler holds. It may be ``async def``.
 
-        Called exactly once for every handler that was copied for a connection, however that ended (and also if it
-        never came about); a plain one in a worker thread, where it may also release what other methods block on.
-        This one does nothing: ``super().shutdown()`` and ``await super().shutdown()`` are both right.
+        Called exactly once for every handler that was copied for a connection, however that ended, and also if it never
+        began. A plain one runs in a worker thread, where it may also release what other methods block on. This one does
+        nothing: ``super().shutdown()`` and ``await super().shutdown()`` are both right.
         """
         return _NOTHING
 
     def resample(self, frame: av.AudioFrame) -> Iterator[av.AudioFrame]:
         """Convert `frame` to `expected_layout` and `input_sample_rate`, format ``s16p``: shape (channels, n), int16.
 
-        For audio the handler gets from elsewhere; what `receive` is given has been converted. The filter's state
-        lives on from call to call, so feed it one stream only.
+        Use it for audio from elsewhere; the frames of `receive` are already converted. The filter keeps its state from
+        call to call, so feed it one stream only.
         """
         if self._resampler is None:
             self._resampler = AudioResampler(format="s16p", layout=self.expected_layout, rate=self.input_sample_rate)
@@ -538,8 +541,8 @@ class StreamHandlerBase(ABC):  # noqa: B024  the abstract methods differ in colo
 class StreamHandler(StreamHandlerBase):
     """A sync handler for audio: subclass it, and write `receive`, `emit` and `copy` with plain ``def``.
 
-    `receive` and `emit` run in a worker thread each, beside each other: they may block, and what both touch needs a
-    `queue.Queue` or a lock between.
+    `receive` and `emit` run in a worker thread each, beside each other. They may block. Data that both use needs a
+    `queue.Queue` or a lock.
 
     >>> import queue
     >>> class Echo(StreamHandler):
@@ -570,13 +573,13 @@ class StreamHandler(StreamHandlerBase):
 
     @abstractmethod
     def emit(self) -> EmitType:
-        """Return what is to be sent next; called again and again.
+        """Return what to send next; called again and again.
 
         Returns:
             Audio ``(sample_rate, samples)`` or ``(sample_rate, samples, layout)``: any rate; int16, or float32 in
             [-1, 1]; shape (n,), (1, n) or (2, n), any n (it is cut into frames and paced). `AdditionalOutputs`, or
             ``(audio, AdditionalOutputs)``. `CloseStream` ends the connection after what is queued was played.
-            None: nothing now; returning it at once, for ever, costs next to nothing.
+            None means nothing now; returning `None` again and again is cheap.
         """
 
     @abstractmethod
@@ -584,7 +587,7 @@ class StreamHandler(StreamHandlerBase):
         """Return a fresh handler, for one connection: ``return MyHandler(...)``."""
 
     def start_up(self) -> None:
-        """Override it for what runs beside `receive` and `emit` from the beginning, for as long as it likes."""
+        """Override this for work beside `receive` and `emit`. It may run for the whole call, or return early."""
 
 
 class AsyncStreamHandler(StreamHandlerBase):
@@ -601,19 +604,19 @@ class AsyncStreamHandler(StreamHandlerBase):
 
     @abstractmethod
     async def emit(self) -> EmitType:
-        """Return what is to be sent next, as `StreamHandler.emit`; cancelled when the connection ends."""
+        """Return what to send next, as `StreamHandler.emit`; cancelled when the connection ends."""
 
     @abstractmethod
     def copy(self) -> AsyncStreamHandler:
         """Return a fresh handler, for one connection: ``return MyHandler(...)``."""
 
     async def start_up(self) -> None:
-        """Override it for what runs beside `receive` and `emit` from the beginning.
+        """Override this for work beside `receive` and `emit`, from the beginning.
 
-        It may run for as long as it likes: handlers keep whole sessions in it (``async with model.session(): …``). It
+        It may run for the whole call: many handlers keep a session open in it (``async with model.session(): …``). It
         is cancelled when the connection ends. Returning does not end the connection; raising does. It has begun before
-        `on_message` or `on_dtmf` is called. This one does nothing: ``await super().start_up()`` is right, and not
-        needed.
+        `on_message` or `on_dtmf` is called. This one does nothing; you may call ``await super().start_up()``, and need
+        not.
         """
         await anyio.lowlevel.checkpoint()
 
@@ -623,7 +626,7 @@ class AudioVideoStreamHandler(StreamHandler):
 
     @abstractmethod
     def video_receive(self, frame: Any) -> None:
-        """Take the peer's latest video frame; frames that came while the one before was worked on are skipped.
+        """Take the peer's latest video frame. Frames that came during the last call are skipped.
 
         Args:
             frame: An `av.VideoFrame`, unless `video_format` says otherwise (which is why it is typed Any).

@@ -1,7 +1,7 @@
 """Sample rates and channels, converted so that chunking cannot be heard.
 
-The filter is FFmpeg's libswresample (through PyAV), whose state lives on from chunk to chunk: cutting the same audio
-differently gives the same samples, bit for bit. One 20 ms frame costs 50 to 100 µs; equal formats cost nothing.
+The filter is FFmpeg's libswresample (through PyAV). Its state lives on from chunk to chunk. So the same audio, cut
+differently, gives the same samples, bit for bit. One 20 ms frame costs 50 to 100 µs; equal formats cost nothing.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from .convert import to_channels
 
 MIN_SAMPLE_RATE = 1_000
 MAX_SAMPLE_RATE = 384_000
-"""Hz; outside of these a sample rate is taken for a mistake (the highest that audio hardware offers is 384 kHz)."""
+"""Hz. A sample rate outside of these counts as a mistake. The highest that audio hardware offers is 384 kHz."""
 
 _FILTER_REACH = 64
-"""Samples, at the lower of the two rates, after which the filter has let go of everything: twice the 32 taps that
-libswresample's default filter has."""
+"""Samples of silence, at the lower of the two rates, that push everything out of the filter: twice the 32 taps of
+libswresample's default filter."""
 
 _LONGEST_HOLD = 250
-"""Of a second: 4 ms, and twice what the filter ever holds back (at rates from 8 kHz)."""
+"""This part of a second (4 ms) is twice what the filter holds back at most (at rates from 8 kHz)."""
 
 
 def check_sample_rate(sample_rate: Any, what: str = "a sample rate") -> int:
@@ -49,7 +49,7 @@ class Resampler:
 
     Args:
         source: What is fed.
-        target: What comes out. Channels as `to_channels` has them.
+        target: What comes out. `to_channels` says how channels are mixed.
 
     Raises:
         MediaError: A sample rate is not between 1 and 384 kHz.
@@ -68,7 +68,7 @@ class Resampler:
         return AudioResampler(format="s16p", layout=self.target.layout, rate=self._target_rate)
 
     def feed(self, samples: NDArray[np.int16]) -> NDArray[np.int16]:
-        """Convert some more, of any length.
+        """Convert the next samples, of any length.
 
         Args:
             samples: int16, shape (channels, n); channels 1 or 2, also if `source` says otherwise.
@@ -85,7 +85,7 @@ class Resampler:
         return out
 
     def flush(self) -> NDArray[np.int16]:
-        """Give what is held back, and begin anew as if nothing had ever been fed.
+        """Return what is held back, and begin anew.
 
         Returns:
             int16, shape (target channels, n).
@@ -104,7 +104,7 @@ class Resampler:
     def _run(self, resampler: AudioResampler, samples: NDArray[np.int16]) -> NDArray[np.int16]:
         if not samples.shape[1]:
             return samples
-        # Piece by piece: the filter needs many times the memory of what it is fed at once, and gives the same samples.
+        # In pieces, because the filter needs many times the memory of one feed. The samples are the same.
         parts = []
         for begin in range(0, samples.shape[1], self._source_rate):
             piece = np.ascontiguousarray(samples[:, begin : begin + self._source_rate])
@@ -117,15 +117,15 @@ class Resampler:
 
 
 class Converter:
-    """Turns audio of any rate and channels, changing as it likes, into one format.
+    """Turns audio of any rate and channels into one format. Both may change from chunk to chunk.
 
-    While the rate stays, the stream is one and chunking cannot be heard. When it changes, what the old filter held is
-    given first and a new one begins. Channels may change at any time without that.
+    While the rate stays, chunking cannot be heard. When it changes, what the old filter holds comes first, and a new
+    filter begins. Channels may change at any time without that.
 
     Args:
         target: What comes out.
-        live: Whether nothing may wait for more to come: what the filter holds back of the first chunk is made up for by
-            as much silence before it (2 ms at the most), so that of whole frames whole frames come out at once.
+        live: Whether whole frames must give whole frames at once. Then as much silence as the filter holds back (2 ms
+            at most) comes before the first chunk.
     """
 
     def __init__(self, target: AudioFormat, *, live: bool = False) -> None:
@@ -134,7 +134,7 @@ class Converter:
         self._resampler: Resampler | None = None
 
     def feed(self, samples: NDArray[np.int16], sample_rate: int) -> NDArray[np.int16]:
-        """Convert some more: int16, shape (channels, n), channels 1 or 2.
+        """Convert the next samples: int16, shape (channels, n), channels 1 or 2.
 
         Returns:
             int16, shape (target channels, n').
@@ -159,7 +159,7 @@ class Converter:
         return out
 
     def flush(self) -> NDArray[np.int16]:
-        """Give what is held back: at the end of a piece of audio. The next piece begins anew."""
+        """Return what is held back, at the end of a piece of audio. The next piece begins anew."""
         if self._resampler is None:
             return np.empty((self.target.channels, 0), np.int16)
         return self._resampler.flush()

@@ -2,11 +2,13 @@
 
 A *line* is one call: a browser's WebSocket, or a carrier's media stream. Each kind has a `LineCodec` that turns
 messages into events and commands into messages, in both roles (the server's, and the caller's for simulators and
-tests). A codec is pure: it knows the line's state, no clock and no socket.
+tests). A codec is pure: it knows the line's state, but neither a clock nor a socket.
 
-Whatever a codec cannot read is a `RemoteProtocolError` that carries the close code of RFC 6455 section 7.4.1:
-1007 where the content is wrong (not JSON, wrong shape, bad base64), 1003 where the kind is (text where binary was
-agreed, a format that cannot be served), 1002 where the order is, 1008 where a limit is, 1009 where the size is.
+If a codec cannot read a message, it raises `RemoteProtocolError` with a close code of RFC 6455 section 7.4.1:
+
+    1002  wrong order                    1007  wrong content: not JSON, wrong shape, bad base64
+    1003  wrong kind: text where binary was agreed, or a format that is not served
+    1008  a limit was passed             1009  too long
 """
 
 from __future__ import annotations
@@ -81,8 +83,8 @@ class CallStarted:
 
     Attributes:
         call_id: The carrier's id of the call, or the WebSocket client's own id.
-        stream_id: The carrier's id of this media stream; the same as `call_id` where it has none.
-        caller: The caller's number where the carrier tells it, or "".
+        stream_id: The carrier's id of this media stream; the same as `call_id` if the carrier has no such id.
+        caller: The caller's number if the carrier tells it, or "".
         callee: The called number, likewise.
         custom: The application's own parameters, as given in the answer to the webhook.
         format: How audio is coded; None if the client left it to the server.
@@ -102,8 +104,8 @@ class Media:
 
     Attributes:
         payload: Coded audio.
-        chunk: Its number in the stream, from 1, where the carrier counts.
-        timestamp: Milliseconds since the stream began, where the carrier tells.
+        chunk: Its number in the stream, from 1, if the carrier counts.
+        timestamp: Milliseconds since the stream began, if the carrier tells.
     """
 
     payload: bytes
@@ -160,7 +162,7 @@ class Failed:
 class Unknown:
     """An event that this carrier did not have when its codec was written.
 
-    Carriers add events without asking; hanging up on a caller for one would be the worse mistake.
+    Carriers add events without notice. That is no reason to hang up on a caller, so such events are ignored.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""What an offer offers: enough of SDP (RFC 8866) and JSEP (RFC 8829) to admit or refuse before anything is made.
+"""Reads what an offer offers: enough of SDP (RFC 8866) and JSEP (RFC 8829) to admit or refuse it early.
 
 `summarise_offer` reads facts and negotiates nothing: the engine reads the offer again, with aiortc's parser, to answer
 it. That parser gives up at the first line that it cannot read, needed or not. `tidy` therefore takes such lines out
@@ -37,7 +37,7 @@ class MediaSection:
         protocol: Such as ``"UDP/TLS/RTP/SAVPF"``.
         direction: What the peer would do: ``"sendrecv"``, ``"sendonly"``, ``"recvonly"`` or ``"inactive"``.
         codecs: Names of its codecs, in lower case.
-        rejected: Port 0, and not only because it is bundled: it is there for its place alone.
+        rejected: Port 0, and not because it is bundled. Such a section only keeps its place.
     """
 
     kind: str
@@ -73,27 +73,27 @@ class OfferSummary:
 
     @property
     def receive_audio(self) -> bool:
-        """The peer may send us audio."""
+        """Whether the peer may send us audio."""
         return any(section.peer_sends for section in self._of("audio"))
 
     @property
     def send_audio(self) -> bool:
-        """The peer wants our audio."""
+        """Whether the peer wants our audio."""
         return any(section.peer_receives for section in self._of("audio"))
 
     @property
     def receive_video(self) -> bool:
-        """The peer may send us video."""
+        """Whether the peer may send us video."""
         return any(section.peer_sends for section in self._of("video"))
 
     @property
     def send_video(self) -> bool:
-        """The peer wants our video."""
+        """Whether the peer wants our video."""
         return any(section.peer_receives for section in self._of("video"))
 
     @property
     def messages(self) -> bool:
-        """The peer offers data channels (RFC 8841)."""
+        """Whether the peer offers data channels (RFC 8841)."""
         return any(not section.rejected and "SCTP" in section.protocol for section in self._of("application"))
 
     def codecs(self, kind: str) -> frozenset[str]:
@@ -124,25 +124,25 @@ class _Section:
 
 
 def summarise_offer(sdp: str, *, max_sections: int = MAX_SECTIONS) -> OfferSummary:
-    """Read the facts of an offer that can be read at all.
+    """Read the facts of an offer.
 
     Args:
         sdp: Any text.
         max_sections: The most media sections.
 
     Raises:
-        InvalidOffer: It is no SDP, has no media section or more than `max_sections`, or is no WebRTC offer: nowhere
-            are there ICE credentials (RFC 8839 section 5.4) and a certificate's fingerprint (RFC 8122).
+        InvalidOffer: The text is not SDP, has no media section or more than `max_sections`, or is not a WebRTC offer:
+            ICE credentials (RFC 8839 section 5.4) or a certificate's fingerprint (RFC 8122) are missing.
     """
     if len(sdp) > MAX_SDP:
         raise InvalidOffer(f"the offer has {len(sdp)} characters; at most {MAX_SDP} are read", status=413)
     lines = [line for line in sdp.replace("\r\n", "\n").split("\n") if line]
     if not lines or lines[0].strip() != "v=0":
-        raise InvalidOffer('the offer is no SDP: it must begin with "v=0" (RFC 8866 section 5.1)', status=422)
+        raise InvalidOffer('the offer is not SDP: it must begin with "v=0" (RFC 8866 section 5.1)', status=422)
     session, sections = _Section("", "", 9, []), list[_Section]()
     for line in lines:
         if not _LINE.fullmatch(line):
-            raise InvalidOffer(f'the offer is no SDP: a line must be "<letter>=<text>", not {line[:60]!r}', status=422)
+            raise InvalidOffer(f'the offer is not SDP: a line must be "<letter>=<text>", not {line[:60]!r}', status=422)
         if line.startswith("m="):
             sections.append(_media_line(line))
             if len(sections) > max_sections:
@@ -157,7 +157,7 @@ def summarise_offer(sdp: str, *, max_sections: int = MAX_SECTIONS) -> OfferSumma
         ("fingerprint", "RFC 8122 section 5"),
     ):
         if not any(part.attributes.get(name) for part in (session, *sections)):
-            raise InvalidOffer(f'the offer is no WebRTC offer: it has no "a={name}" line ({source})', status=422)
+            raise InvalidOffer(f'the offer is not a WebRTC offer: it has no "a={name}" line ({source})', status=422)
     default = session.direction or "sendrecv"
     return OfferSummary(tuple(section.summary(default) for section in sections))
 
@@ -180,7 +180,7 @@ def _attribute(section: _Section, text: str) -> None:
 
 
 def read_candidates(sdp: str) -> list[IceCandidate]:
-    """The candidates in an offer or answer, each address once; what is no candidate is passed over."""
+    """The candidates in an offer or answer, each address once. Lines that cannot be read are ignored."""
     found: dict[tuple[str, int], IceCandidate] = {}
     for line in sdp.splitlines():
         if line.startswith("a=candidate:"):
@@ -218,7 +218,7 @@ _WANTED: Final = {
     "ssrc": re.compile(r"([0-9]{1,10} [^: ]+:.*)", re.ASCII),
     "ssrc-group": re.compile(r"([^ ]+(?: [0-9]{1,10})+)", re.ASCII),
 }
-"""Attributes that the engine's parser reads, and the form in which it can; the group is what is kept."""
+"""Attributes that the engine's parser reads, and the form in which it can read them. The group is kept."""
 _CONNECTION: Final = re.compile(r"c=IN IP[46] [^ ]+", re.ASCII)
 _STATIC_RTPMAPS: Final = {"0": "PCMU/8000", "8": "PCMA/8000", "9": "G722/8000"}  # RFC 3551 section 6
 _RESERVED: Final = range(72, 77)
@@ -228,9 +228,9 @@ _RESERVED: Final = range(72, 77)
 def tidy(sdp: str) -> str:
     """The same description without lines that cannot be read, and with blanks where the grammar has them.
 
-    Whatever is missed then is missed by name: a broken ``a=setup`` line is the same as none. Candidates that cannot be
-    used (TCP, host names other than mDNS) are taken out, too (RFC 8839 section 5.1), and so is ``a=end-of-candidates``:
-    a peer may still be reached from where its own checks come from (RFC 8863 section 3).
+    If a needed line is taken out, the later error names it: a broken ``a=setup`` line counts as a missing one.
+    Candidates that cannot be used (TCP, host names other than mDNS) are taken out, too (RFC 8839 section 5.1). So is
+    ``a=end-of-candidates``, because the peer's own checks may still show a way to it (RFC 8863 section 3).
 
     Args:
         sdp: An offer or answer.
@@ -323,7 +323,7 @@ _PROFILES: Final = {
 
 
 def describe_h264(profile_level_id: str | None, packetization_mode: str | None) -> str:
-    """What an offer's H.264 is, in words (RFC 6184 section 8.1).
+    """Describe an offer's H.264 in words (RFC 6184 section 8.1).
 
     >>> describe_h264("640028", "1")
     'High profile (profile-level-id=640028), packetization-mode=1'
@@ -344,7 +344,7 @@ _APT = re.compile(r"a=fmtp:(\d+) (?:.*;)?\s*apt=(\d+)")
 
 
 def order_codecs(sdp: str, preferred: Sequence[str] = ()) -> str:
-    """The same description with its ``a=rtpmap`` lines in order of preference.
+    """Return the description with its ``a=rtpmap`` lines in order of preference.
 
     The order of the numbers in the ``m=`` line is the peer's preference, and an answer should keep to it (RFC 3264
     section 6.1). aiortc reads the order of the ``a=rtpmap`` lines instead.

@@ -13,8 +13,8 @@
     both ways: any JSON object with "type" and without "event" is a data message, as on a WebRTC data channel
                {"event":"message","data":"any text"} is one with any other text
 
-``started`` is sent only to clients that named something beyond FastRTC's two keys, ``clear`` and ``mark`` only to
-those that asked for them: FastRTC's own clients see nothing they do not know. (They get any text as it is.)
+``started`` is sent only to clients that named more than FastRTC's two keys. ``clear`` and ``mark`` are sent only to
+clients that asked for them. So FastRTC's own clients get only messages that they know, and any text as it is.
 """
 
 from __future__ import annotations
@@ -73,13 +73,13 @@ class Wish:
 
     Attributes:
         codec: In both directions.
-        sample_rate: Hz, in both directions; None leaves it to the handler's own rates. What Opus *receives* is decoded
-            to 48,000 Hz whatever this says.
+        sample_rate: Hz, in both directions. None means the handler's own rates. *Received* Opus is always decoded to
+            48,000 Hz.
         layout: In both directions.
-        binary: Audio as binary messages, not as base64 in JSON.
-        clear: The client wants to be told (``clear``) when to drop what it buffered.
-        marks: The client tells what it has played.
-        named: Whether the client named anything of this, and so is told what was agreed.
+        binary: Audio travels in binary messages, not as base64 in JSON.
+        clear: The client wants ``clear`` messages, and then drops what it buffered.
+        marks: The client answers marks, and so tells what it has played.
+        named: Whether the client named any of these. If so, it gets ``started``.
     """
 
     codec: CodecName = "mulaw"
@@ -149,11 +149,12 @@ class WebSocketCodec(LineCodec):
                 raise unknown_event(other, "start, media, message, stop, ping, mark; a data message has 'type'")
 
     def _media(self, payload: bytes) -> Media:
-        """Whole samples only, where a sample has more than one byte."""
+        """The event for `payload`, which must hold whole samples."""
         if self.wish.codec != "opus":
             size = CHANNELS[self.wish.layout] * (2 if self.wish.codec == "pcm_s16le" else 1)
             if len(payload) % size:
-                raise wrong(f"{len(payload)} bytes of {self.wish.layout} {self.wish.codec} are no multiple of {size}")
+                coding = f"{self.wish.layout} {self.wish.codec}"
+                raise wrong(f"{len(payload)} bytes of {coding} are not a multiple of {size}")
         return Media(payload)
 
     def send(self, command: LineCommand) -> Message:
@@ -219,10 +220,10 @@ class WebSocketCodec(LineCodec):
 
 
 def read_wish(said: dict[str, Any]) -> Wish:
-    """What the ``start`` message `said` asks for.
+    """Read what the ``start`` message `said` asks for.
 
     Raises:
-        RemoteProtocolError: It cannot be served.
+        RemoteProtocolError: The server cannot do that.
     """
     codec, layout = read_text(said, "codec", "mulaw"), read_text(said, "layout", "mono")
     if codec not in CODECS:
@@ -262,7 +263,7 @@ def _wish_object(wish: Wish) -> dict[str, object]:
 
 
 def _text_message(text: str) -> str:
-    """A data message: as it is where it says so itself, else in an envelope."""
+    """A data message: as it is if it has a ``type``, otherwise in an envelope."""
     try:
         said = json.loads(text) if text.startswith("{") else None
     except (ValueError, RecursionError):

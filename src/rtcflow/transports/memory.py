@@ -1,7 +1,7 @@
-"""A linked pair of transports without a network: for tests, for docs, and for handlers that call handlers.
+"""A linked pair of transports without a network, for tests, for docs, and for handlers that call handlers.
 
 It runs in the caller's loop and on the caller's clock, so in virtual time a ten-minute call takes seconds. A `Link` in
-each direction says what becomes of each frame; the default one delivers everything at once.
+each direction decides when each frame arrives; the default one delivers everything at once.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ from ..protocol.messages import encode
 from .linked import LinkTransport
 
 IN_FLIGHT_BOUND: Final = 10_000
-"""The most frames one direction of a link holds on their way (200 s of audio); beyond it the link loses them."""
+"""The most frames that may be on their way in one direction (200 s of audio). The link loses further ones."""
 SEND_BOUND: Final = 2**20
 """Bytes of messages that may be on their way before sending is refused; an empty one counts as one byte."""
 
 
 class Link(Protocol):
-    """What one direction of a link does to what is sent. Pure: decides, and keeps what state it needs to."""
+    """One direction of a link: decides when each frame arrives. Pure; it may keep state."""
 
     def begin(self) -> None:
-        """A pair is opened: forget what was sent over another one."""
+        """Begin anew for a new pair: forget what was sent over another one."""
 
     def send(self, now: float, size: int) -> list[float]:
-        """A frame of `size` bytes leaves at `now`: when it arrives (several times if duplicated; never: empty)."""
+        """When a frame of `size` bytes that leaves at `now` arrives: several moments if doubled, empty if lost."""
 
     def send_reliable(self, now: float, size: int) -> float:
         """The same for a message, which always arrives, and in order."""
@@ -56,14 +56,14 @@ class PerfectLink:
     """Delivers everything, once, at once."""
 
     def begin(self) -> None:
-        """There is nothing to forget."""
+        """Do nothing: there is no state."""
 
     def send(self, now: float, size: int) -> list[float]:  # noqa: ARG002
-        """The moment itself."""
+        """Return `now`."""
         return [now]
 
     def send_reliable(self, now: float, size: int) -> float:  # noqa: ARG002
-        """The moment itself."""
+        """Return `now`."""
         return now
 
 
@@ -73,7 +73,7 @@ _GOODBYE: Final = object()
 class MemoryTransport(LinkTransport):
     """One end of a `memory_pair`.
 
-    `start` accepts whatever it is asked for; `audio_in` holds frames in the format in which the other end sends.
+    `start` accepts every format. `audio_in` holds frames in the format in which the other end sends.
     """
 
     kind = "memory"
@@ -124,7 +124,7 @@ class MemoryTransport(LinkTransport):
             self._on_their_way -= _size(message)
 
     def break_link(self, error: BaseException) -> None:
-        """Have this end see the link fail, with `error` as the cause; from any thread. For tests."""
+        """Let the link fail for this end, with `error` as the cause; from any thread. For tests."""
         self._link.end(error)
 
     @override
@@ -190,7 +190,7 @@ class _Wire:
 async def _carry(
     take: Callable[[], Awaitable[Any]], wire: _Wire, arrivals: Callable[[float, Any], list[float]]
 ) -> None:
-    """Bring what `take` gives onto the wire, until that ends."""
+    """Put what `take` gives onto the wire, until that ends."""
     while True:
         try:
             item = await take()
@@ -216,11 +216,11 @@ async def memory_pair(
         link: From the second end to the first; `PerfectLink` by default.
         back: From the first end to the second; like `link`.
         latency: The latency policy of the first end's playout.
-        phone: Whether the first end shall look like a telephone line.
+        phone: Whether the first end looks like a telephone line.
 
     Yields:
-        ``(ours, theirs)``: give `ours` to a connection, and be the caller on `theirs` (call its `start` before
-        anything is put into its `audio_out`). Both are closed at the end of the block.
+        ``(ours, theirs)``: give `ours` to a connection, and act as the caller on `theirs` (call its `start` before
+        you put anything into its `audio_out`). Both are closed at the end of the block.
     """
     ways = _way("link", link), _way("back", back)
     offer = offer or MediaOffer()
@@ -259,7 +259,7 @@ def _way(name: str, link: Link | None) -> Link:
     """The link, or a perfect one.
 
     Raises:
-        TypeError: It is none; the text says what to write.
+        TypeError: `link` is something else; the text says what to write.
     """
     if link is None:
         return PerfectLink()
@@ -281,7 +281,7 @@ def _start_pumps(pumps: anyio.abc.TaskGroup, source: MemoryTransport, target: Me
         target._read(message)
 
     audio, video = _Wire(target._hear, IN_FLIGHT_BOUND), _Wire(target._see, IN_FLIGHT_BOUND)
-    messages = _Wire(read, math.inf)  # the source holds back what is too much
+    messages = _Wire(read, math.inf)  # the source bounds it (`SEND_BOUND`)
     pumps.start_soon(_carry, next_audio, audio, lambda now, frame: link.send(now, frame.samples.nbytes))
     pumps.start_soon(_carry, source.video_out.take, video, lambda now, seen: link.send(now, seen.width * seen.height))
     pumps.start_soon(_carry, source._outbox.take, messages, lambda now, text: [link.send_reliable(now, _size(text))])

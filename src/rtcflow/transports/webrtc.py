@@ -1,7 +1,7 @@
-"""WebRTC: the engine, and the transport that one peer connection is.
+"""WebRTC: the engine, and the transport of one peer connection.
 
-Everything that is asyncio or aiortc stays in `rtcflow._engine`, which is imported when an engine is opened. What is
-here runs on any anyio backend and in any thread.
+Everything of asyncio and aiortc stays in `rtcflow._engine`, which is imported when an engine is opened. The code here
+runs on any anyio backend and in any thread.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ async def open_engine(config: WebRTCConfig | None = None) -> AsyncIterator[WebRT
     """Open an engine: one thread that carries any number of WebRTC connections.
 
     Yields:
-        The engine. At the end of the block every transport that is still open is closed, and the thread has ended.
-        What failed in the thread itself is raised there.
+        The engine. At the end of the block every open transport is closed, and the thread has ended. An error in the
+        thread itself is raised there.
 
     Raises:
-        ValueError: No network interface of this machine has a name as in `WebRTCConfig.interfaces`.
+        ValueError: No network interface of this machine has a name in `WebRTCConfig.interfaces`.
     """
     engine = WebRTCEngine(config)
     try:
@@ -84,12 +84,12 @@ class WebRTCEngine:
                 "in virtual time use rtcflow.memory_pair(), for WebRTC a backend in real time"
             )
         check_versions("aiortc", "av", "anyio", "cryptography", "pyopenssl")
-        import rtcflow._engine.peer  # noqa: F401  half a second of imports that no call should wait for
+        import rtcflow._engine.peer  # noqa: F401  half a second of imports, so that no call waits for them
 
         from .._engine.room import Room
         from .._engine.seam.gathering import host_addresses
 
-        host_addresses(self.config)  # what cannot work is said now, not to each caller
+        host_addresses(self.config)  # raises now what would otherwise fail in each call
         self._room = Room(use_uvloop=self.config.use_uvloop)  # before it is open, so that `aclose` finds it
         await self._room.open()
         if self.config.switch_interval is not None:
@@ -98,7 +98,7 @@ class WebRTCEngine:
 
     @property
     def is_open(self) -> bool:
-        """Whether transports can be made; not after `aclose`, and not once the thread has failed."""
+        """Whether transports can be made: until `aclose`, or until the thread fails."""
         return self._room is not None and self._room.is_open
 
     async def wait_ended(self) -> None:
@@ -112,9 +112,9 @@ class WebRTCEngine:
         `answer` and `offer` ask for it by themselves.
 
         Raises:
-            Exception: Whatever that function raises.
-            TypeError: It returned something else.
-            ValueError: A server's URL is none, or `relay_only` has no relay.
+            Exception: What that function raises.
+            TypeError: The function returned something else.
+            ValueError: A server's URL is invalid, or `relay_only` has no relay.
         """
         servers = self.config.ice_servers
         return self.config.with_servers(await ask(servers)) if callable(servers) else self.config
@@ -132,21 +132,22 @@ class WebRTCEngine:
     ) -> WebRTCTransport:
         """Answer a peer's offer.
 
-        The answer holds all our candidates, and the connection is being made from now on. Whoever calls this closes
-        the transport. Cancelling this leaves nothing behind.
+        The answer holds all our candidates, and the connection is being made from now on. The caller closes the
+        transport. Cancelling this leaves nothing behind.
 
         Args:
             offer_sdp: The offer.
-            audio: Whether audio is served; if not, an offered audio section is answered with "inactive".
+            audio: Whether audio is served. If not, an offered audio section is answered with "inactive".
             video: The same for video.
             send: Whether we send media.
             receive: Whether we want the peer's media.
-            latency: What becomes of a standing backlog of audio for the peer.
-            config: What `next_config` returned, for who tells its errors from those of the offer.
+            latency: What to do with a standing backlog of audio for the peer.
+            config: The result of `next_config`. Pass it if you must tell errors of `next_config` from those of the
+                offer.
 
         Raises:
-            InvalidOffer: The offer makes no sense; the message says what is wrong with it.
-            UnsupportedMedia: A sound offer of which nothing can be served.
+            InvalidOffer: The offer is invalid; the message says what is wrong with it.
+            UnsupportedMedia: The offer is valid, but nothing in it can be served.
             anyio.ClosedResourceError: The engine is closed.
         """
         from .._engine.peer import Wish
@@ -170,8 +171,8 @@ class WebRTCEngine:
     ) -> WebRTCTransport:
         """Make an offer: be the calling side.
 
-        Send `WebRTCTransport.offer_sdp` to the peer and hand its answer to `WebRTCTransport.accept_answer`. Whoever
-        calls this closes the transport. Cancelling this leaves nothing behind.
+        Send `WebRTCTransport.offer_sdp` to the peer and hand its answer to `WebRTCTransport.accept_answer`. The caller
+        closes the transport. Cancelling this leaves nothing behind.
 
         Args:
             audio: Whether audio is offered.
@@ -213,9 +214,9 @@ class WebRTCTransport(LinkTransport):
     """One peer connection. Made by `WebRTCEngine.answer` and `WebRTCEngine.offer`.
 
     Attributes:
-        answer: The SDP to send to the peer, if this side answers; else "".
-        offer_sdp: The SDP to send to the peer, if this side offers; else "".
-        remote_sdp: The peer's own SDP, as it came; "" before it did.
+        answer: The SDP to send to the peer, if this side answers; otherwise "".
+        offer_sdp: The SDP to send to the peer, if this side offers; otherwise "".
+        remote_sdp: The peer's own SDP, as it came; "" before that.
     """
 
     kind = "webrtc"
@@ -239,7 +240,7 @@ class WebRTCTransport(LinkTransport):
 
     @property
     def ice_servers(self) -> tuple[ServerReport, ...]:
-        """What came of asking our STUN and TURN servers, once the answer or offer was made."""
+        """The result of asking each of our STUN and TURN servers, once the answer or offer was made."""
         return tuple(self._ports.asked.values())
 
     async def _begin(self, negotiate: Any, *args: Any) -> None:
@@ -255,16 +256,16 @@ class WebRTCTransport(LinkTransport):
             self.offer_sdp = sdp
 
     async def renegotiate(self, offer_sdp: str) -> str:
-        """Answer a further offer of the same peer, who has added tracks or taken them away; media goes on meanwhile.
+        """Answer a further offer of the same peer, which adds tracks or takes them away. Media goes on meanwhile.
 
-        `offer` and `remote_sdp` are changed, `answer` is what is returned. `Connection.begin_media` then sees to new
-        media.
+        This sets `offer`, `remote_sdp` and `answer`, and returns `answer`. Call `Connection.begin_media` after it for
+        new media.
 
         Raises:
-            InvalidOffer: The offer makes no sense, or does not fit what was agreed on.
+            InvalidOffer: The offer is invalid, or does not fit what was agreed on.
             UnsupportedMedia: Nothing in it can be served.
-            ConnectionExists: It is somebody else's: neither of this peer's ICE session, nor a restart of it (new
-                credentials, same certificate).
+            ConnectionExists: The offer is not of this peer. It has neither this ICE session's credentials, nor new ones
+                with the same certificate (a restart).
         """
         peer = self._peer
         self.answer = await self._room.call(peer.renegotiate, offer_sdp, self._wish, context=peer.family.context)
@@ -275,7 +276,7 @@ class WebRTCTransport(LinkTransport):
         """Take the peer's answer to our offer; the connection is being made from now on.
 
         Raises:
-            InvalidOffer: The answer makes no sense, or does not fit the offer.
+            InvalidOffer: The answer is invalid, or does not fit the offer.
             UnsupportedMedia: The peer has refused everything.
             LocalProtocolError: An answer was accepted before, or this side did not offer.
         """
@@ -286,7 +287,7 @@ class WebRTCTransport(LinkTransport):
     async def add_candidate(self, candidate: IceCandidate | None) -> None:
         """Add one trickled candidate of the peer; None says that no more will come. Does not wait for its effect.
 
-        A candidate that cannot be used (TCP, an unknown type) and one that comes after the end are passed over.
+        A candidate that cannot be used (TCP, an unknown type) is ignored, and so is one that comes after the end.
 
         Raises:
             InvalidOffer: The peer has sent too many.
@@ -336,7 +337,7 @@ class WebRTCTransport(LinkTransport):
             raise
 
     async def _free(self) -> None:
-        """Free everything at once, and do not be cut short."""
+        """Free everything at once. Cancelling does not cut this short."""
         self._ports.close()
         with suppress(anyio.ClosedResourceError):  # the room is gone, and everything in it
             await self._room.complete(_close_at_once, self._peer)

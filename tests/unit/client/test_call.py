@@ -57,7 +57,7 @@ def test_what_is_no_sound_says_so(tmp_path):
     with pytest.raises(OSError, match="No such file"):
         read_audio(tmp_path / "missing.wav")
     (tmp_path / "text.wav").write_text("hello")
-    with pytest.raises(ValueError, match=r"text\.wav is no sound file"):
+    with pytest.raises(ValueError, match=r"text\.wav is not a sound file"):
         read_audio(tmp_path / "text.wav")
 
 

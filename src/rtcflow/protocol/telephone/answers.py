@@ -1,7 +1,7 @@
-"""What a carrier's webhook is answered with when a call comes in: "stream this call to that WebSocket".
+"""The answer to a carrier's webhook when a call comes in: "stream this call to that WebSocket".
 
 Sources: TwiML ``<Connect><Stream>`` (Twilio), TeXML ``<Stream>`` (Telnyx), Plivo XML ``<Stream>``, NCCO ``connect``
-with an endpoint of type ``websocket`` (Vonage). Dialling out is not done here: a carrier's own API does it.
+with an endpoint of type ``websocket`` (Vonage). This module does not dial out; use the carrier's own API.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ EXTRA_HEADERS_BOUND = 512
 """Plivo takes at most this many bytes of ``extraHeaders`` ("The Stream element")."""
 
 NUMBER_BOUND = 32
-"""Characters of a number that are handed on: no E.164 number, and no SIP user part of the carriers', has more."""
+"""The most characters of a number that are passed on. E.164 numbers and the carriers' SIP user parts are shorter."""
 CALL_ID_BOUND = 64
-"""The same of a call's id: the longest, Vonage's, has 40."""
+"""The same for a call's id. The longest, Vonage's, has 40."""
 
 _ESCAPES = {ord(sign): f"&#{ord(sign)};" for sign in '&<>"\t\n\r'}
 _NOT_PLAIN = re.compile(r'[^\x20-\x7e]|["\\]')
@@ -45,8 +45,8 @@ def answer_call(
     Args:
         carrier: ``"twilio"``, ``"telnyx"``, ``"plivo"`` or ``"vonage"``.
         url: A ``wss://`` URL. Twilio allows no query string in it.
-        parameters: Handed to the WebSocket with the start of the call: `CallStarted.custom`, except ``caller``,
-            ``callee`` and ``call_id``, which have fields of their own.
+        parameters: Passed to the WebSocket with the start of the call, as `CallStarted.custom`. ``caller``, ``callee``
+            and ``call_id`` have fields of their own there.
         sample_rate: Of Vonage's audio, Hz: 8000, 16000 or 24000. The others are telephone audio, 8000 Hz.
         signed: Have Vonage sign the WebSocket's upgrade as it signs its webhooks.
 
@@ -54,7 +54,7 @@ def answer_call(
         ``(media_type, body)`` of the HTTP answer.
 
     Raises:
-        ValueError: The carrier is unknown, or its parameters have no room.
+        ValueError: The carrier is unknown, or takes fewer bytes of parameters.
     """
     named = dict(parameters or {})
     match carrier:
@@ -96,10 +96,10 @@ def _check_room(carrier: str, size: int, bound: int) -> None:
 
 
 def check_parameters(carrier: str, parameters: Mapping[str, str]) -> None:
-    """Whether `answer_call` has room for `parameters` in every call.
+    """Check that `answer_call` has room for `parameters` in every call.
 
     Raises:
-        ValueError: It has not, or one of the names is the carrier's own.
+        ValueError: There is not enough room, or a name is one of the carrier's own.
     """
     call = {"caller": NUMBER_BOUND * "+", "callee": NUMBER_BOUND * "+"}
     if carrier == "vonage":
@@ -108,11 +108,11 @@ def check_parameters(carrier: str, parameters: Mapping[str, str]) -> None:
 
 
 def read_call(said: Mapping[str, str]) -> dict[str, str]:
-    """Caller, callee and call id from what a carrier's webhook says, as parameters for `answer_call`.
+    """Read caller, callee and call id from a carrier's webhook, as parameters for `answer_call`.
 
-    Twilio and Telnyx (TeXML) name the call ``CallSid``, Plivo ``CallUUID``, Vonage ``uuid``. What is no printable
-    ASCII, a quote or a backslash is in none of them, and left out; and what is longer than they are is cut: so all
-    three have room beside parameters that `check_parameters` let through.
+    Twilio and Telnyx (TeXML) name the call ``CallSid``, Plivo ``CallUUID``, Vonage ``uuid``. These values hold
+    printable ASCII without quotes and backslashes, so other characters are left out. A longer value is cut. So all
+    three have room beside parameters that passed `check_parameters`.
     """
     names = {"caller": ("From", "from"), "callee": ("To", "to"), "call_id": ("CallSid", "CallUUID", "uuid")}
     found = {ours: next((said[name] for name in theirs if said.get(name)), "") for ours, theirs in names.items()}

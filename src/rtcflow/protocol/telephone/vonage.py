@@ -1,4 +1,4 @@
-"""Vonage Voice WebSockets: binary linear audio, text JSON for all else.
+"""Vonage Voice WebSockets: linear audio in binary messages, everything else as JSON text.
 
 Source: "WebSockets in the Vonage Voice API", Vonage's documentation. The parameters of the NCCO's ``headers`` stand at
 the top level of the first message.
@@ -43,7 +43,7 @@ from ..lines import (
 SAMPLE_RATES: Final = (8000, 16000, 24000)
 DEFAULT: Final = MediaFormat("pcm_s16le", 16000)
 RESERVED: Final = ("event", "content-type")
-"""What the first message has beside the application's own parameters, which cannot have these names."""
+"""Keys of Vonage's own in the first message. The application's parameters cannot have these names."""
 MAX_AUDIO: Final = 1 << 16
 """The longest binary message that is audio, in bytes: 2 s at 16 kHz. Vonage sends 20 ms."""
 
@@ -63,7 +63,7 @@ class VonageCodec(LineCodec):
                 problem = f"a binary message of {len(message)} bytes; at most {MAX_AUDIO} are audio"
                 raise RemoteProtocolError(problem, close_code=TOO_BIG)
             if len(message) % 2:
-                raise wrong(f"{len(message)} bytes are no whole number of 16-bit samples")
+                raise wrong(f"{len(message)} bytes are not a whole number of 16-bit samples")
             return Media(message)
         said = parse_object(message)
         match said.get("event"):
@@ -141,7 +141,7 @@ class VonageCodec(LineCodec):
 
 
 def content_type(sample_rate: int) -> str:
-    """How Vonage names its audio."""
+    """Vonage's name for its audio."""
     return f"audio/l16;rate={sample_rate}"
 
 

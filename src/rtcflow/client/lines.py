@@ -3,7 +3,7 @@
 A bot can be called without an account at a carrier, and tests can listen to what a caller hears. The simulated carrier
 does what a real one does: it sends the caller's voice in frames of 20 ms in real time, puts what the server sends into
 a buffer that it plays in real time, answers marks when what came before them was played, and drops its buffer at a
-clear. `audio_in` is what comes out of that buffer: what the caller hears, when the caller hears it.
+clear. `audio_in` is what comes out of that buffer, which is what the caller hears.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ DIGIT_SECONDS: Final = 0.25
 """Seconds from one digit to the next; a telephone's own dialler takes 0.1 to 0.3 s."""
 
 KEEP_ALIVE: Final = 3.0
-"""Seconds of sending nothing after which a caller shows that it is there; servers take one for dead after ten."""
+"""A caller that has sent nothing for so many seconds sends a sign of life. After ten, servers count it as dead."""
 
 COMMA_SECONDS: Final = 1.0
 """Seconds that a comma among the keys waits."""
@@ -148,7 +148,7 @@ class CallerTransport(LinkTransport):
         """Press these keys (``0123456789*#ABCD``), one after the other in the time a dialler takes; a comma waits 1 s.
 
         Raises:
-            ValueError: There is no such key; nothing was pressed.
+            ValueError: A telephone has no such key; nothing was pressed.
         """
         check_keys(digits, more=",")
         for digit in digits:
@@ -397,7 +397,7 @@ async def call_by_telephone(
 
     Raises:
         ValueError: `url` is not a ws or wss URL, the carrier is unknown, or it does not carry audio in this format.
-        ConnectionError: Nobody answers there, or no such server.
+        ConnectionError: Nobody answers there, or the answer is not from such a server.
         NegotiationTimeout: It did not accept in time.
     """
     codec = carrier_codec(carrier)
@@ -428,14 +428,14 @@ async def call_by_websocket(
     Args:
         url: Where the stream is mounted, ``ws://127.0.0.1:8000``, or its offer route itself.
         wish: What to ask for; linear samples at 48 kHz in binary messages by default. It must name a sample rate,
-            since FastRTC's protocol leaves that to be known beforehand.
-        websocket_id: The connection's id; an unguessable one by default.
+            because in FastRTC's protocol both sides must know it beforehand.
+        websocket_id: The connection's id; by default one that cannot be guessed.
         headers: Of the WebSocket's upgrade, such as ``Authorization``.
         timeout: Seconds for the server to accept.
 
     Raises:
         ValueError: `url` is not a ws or wss URL, or `wish` does not name a sample rate.
-        ConnectionError: Nobody answers there, or no such server.
+        ConnectionError: Nobody answers there, or the answer is not from such a server.
         NegotiationTimeout: It did not accept in time.
     """
     wish = wish or Wish("pcm_s16le", 48000, binary=True, clear=True, marks=True, named=True)

@@ -9,13 +9,18 @@
            └─ link           messages of the peer, and watching for its end
       └─ the end of the call  handler.shutdown
 
-The lower four live as long as one transport: `end_media` ends them, `begin_media` begins them anew, and the rest goes
-on. Each box is a `Nursery`, a task group in a task of its own.
+The lower four live as long as one transport. `end_media` ends them, `begin_media` begins them anew, and the rest goes
+on. Each of them is a `Nursery`, a task group in a task of its own.
 
-Every end takes one path. The first cause is recorded, the call is cancelled, and `_close` runs shielded: stop calling
-the handler, its `shutdown()`, its threads back; then the last frames and the goodbye; then the transport. The task that
-does this runs no code of the handler. So a handler that shields itself from cancellation cannot hold it up: after
-`Timeouts.close` everything is closed but that one task, which is named in the log and ends when it likes.
+The invariant: every end takes one path. The first cause is recorded, the call is cancelled, and `_close` runs shielded
+from cancellation, in this order:
+
+1. Stop calling the handler, call its `shutdown()`, and end its threads.
+2. Play the last frames, and say goodbye.
+3. Close the transport.
+
+The task that does this runs no code of the handler, so a handler that shields itself from cancellation cannot hold it
+up. After `Timeouts.close` everything is closed. Only the task of such a handler may still run; the log names it.
 """
 
 from __future__ import annotations
@@ -56,8 +61,8 @@ __all__ = ["Connection", "ConnectionStatistics", "run_connection", "shut_down"]
 logger = logging.getLogger(__name__)
 
 PEER_GRACE = 10
-"""How many times `SETTLE` a connection waits for word of the peer's end, when a method of the handler or a queue has
-met it first. Turns of the loop are counted, and not only time: while somebody blocks the loop no word can come."""
+"""How many times `SETTLE` a connection waits for word of the peer's end, if a method of the handler or a queue has seen
+it first. Turns of the loop are counted, not only time, because no word can come while somebody blocks the loop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +78,7 @@ class ConnectionStatistics:
         messages_dropped: Messages for a peer that opened no channel, or has closed it.
         stalls: Calls of `receive` or `video_receive` that took longer than `media_loops.STALL` (0.5 s).
         longest_stall: The longest of them, in seconds.
-        threads_abandoned: Worker threads that did not come back.
+        threads_abandoned: Worker threads that did not end.
         tasks_abandoned: Async methods that did not end within `Timeouts.close`, because they shield themselves from
             cancellation or swallow it.
         setup: Seconds from `run` until media could flow, or None.
@@ -160,7 +165,7 @@ class Connection:
         self._call, self._link = Nursery(self._failed), Nursery(self._failed)
         self._closing = Nursery(self._failed, shield=True)
         self.errors: list[BaseException] = []
-        self._began: float | None = None  # moments; 0.0 is one, too, where time is virtual
+        self._began: float | None = None  # moments; in virtual time, 0.0 is a moment, too
         self._connected: float | None = None
         self._messages_dropped = self._lost_threads = self._lost_tasks = 0
         self._media = MediaLoops(
@@ -242,7 +247,7 @@ class Connection:
             self.transport.send_message_nowait(message)
         except anyio.ClosedResourceError:
             if self.end is not None and not self._shutting_down:
-                raise  # lets a thread go that does nothing but send
+                raise  # ends a thread that only sends
             if self._drop_message():  # a peer that hangs up closes its channel first; not worth a warning
                 self.loop.call_later(SETTLE, self._warn_of_closed_channel)
 
@@ -254,7 +259,7 @@ class Connection:
         return False
 
     def _drop_message(self) -> bool:
-        """Count a message that is dropped; whether it is the first."""
+        """Count a dropped message; True if it is the first."""
         with self._lock:
             self._messages_dropped += 1
             return self._messages_dropped == 1
@@ -305,8 +310,8 @@ class Connection:
         Raises:
             BaseException: What the handler raised, as it is; a group, if several of its methods did.
 
-        Cancelling this ends the connection. It is closed in an orderly way all the same, within `Timeouts.close`. This
-        returns later only if a task of the handler does not let itself be cancelled: when that has ended.
+        Cancelling this ends the connection. It is still closed in the order above, within `Timeouts.close`. This
+        returns later only if a task of the handler refuses to be cancelled; then it waits for that task.
         """
         end = await self.serve()
         if self.errors:
@@ -368,7 +373,7 @@ class Connection:
         try:
             check_handler(self.handler)
             self.handler._bind(self)
-        except BaseException as error:  # noqa: BLE001  the handler's, like what its methods raise
+        except BaseException as error:  # noqa: BLE001  an error of the handler, like those of its methods
             await self._failed(error)
             return
         self._bound = True
@@ -390,7 +395,7 @@ class Connection:
         if has_own_method(self.handler, "start_up"):
             name = f"{type(self.handler).__qualname__}.start_up {self._name}"
             self._call.start_soon(self._start_up, name=name)
-            await self._start_up_begun.wait()  # what it sets up in its first lines, the other methods rely on
+            await self._start_up_begun.wait()  # the other methods rely on what its first lines set up
         self.begin_media()
 
     def _start_transport(self) -> None:
@@ -435,12 +440,12 @@ class Connection:
         await self._media.end(*names)
 
     async def _loop_ended(self, method: str) -> None:
-        """A loop of the media has come to the end of its queue: a connection without it would be deaf, or mute."""
+        """A media loop has come to the end of its queue: end the connection, which would not hear or speak any more."""
         if not await self._is_over():
             raise RuntimeError(f"the loop {method!r} of {self!r} ended before the connection did")
 
     def _formats(self) -> tuple[AudioFormat, AudioFormat]:
-        """In which formats the handler hears and speaks."""
+        """The formats in which the handler receives and emits audio."""
         handler = self.handler
         return (
             AudioFormat(handler.input_sample_rate, handler.expected_layout),
@@ -466,7 +471,7 @@ class Connection:
     # -- ending
 
     def _finish(self, end: End) -> None:
-        """Record why, if nothing ended it before, and have everything closed; from any thread."""
+        """Record the cause, unless there is one, and have everything closed; from any thread."""
         with self._lock:
             if self.end is not None:
                 return
@@ -476,7 +481,7 @@ class Connection:
             self.handler._tell_end()
 
     async def _failed(self, error: BaseException) -> None:
-        """What a task of the connection has raised ends it, unless it comes of the end."""
+        """End the connection with the error of one of its tasks, unless the end itself has caused the error."""
         if is_cancellation(error):  # by asyncio itself: somebody has cancelled one of the connection's tasks
             self._finish(End(EndCause.CANCELLED, "cancelled"))
             return
@@ -490,7 +495,7 @@ class Connection:
         self._finish(End(EndCause.HANDLER_RAISED, reason, error))
 
     async def _is_over(self) -> bool:
-        """Whether the connection has ended, or word of it comes: a handler may meet the peer's end before we do."""
+        """Whether the connection has ended, or ends in a moment: a handler may see the peer's end before us."""
         for _ in range(PEER_GRACE):
             if self.end is not None:
                 return True
@@ -631,7 +636,7 @@ class Connection:
                 case messages.Dtmf(digit):
                     if "on_dtmf" in hears:
                         await self._call_method(self.handler.on_dtmf, digit)
-                case _ if "on_message" in hears:  # also what spells a message of ours: to us it says nothing
+                case _ if "on_message" in hears:  # also text that looks like a message of ours
                     await self._call_method(self.handler.on_message, text)
 
     async def _call_method(self, method: Callable[..., Any], *args: Any) -> None:
@@ -644,7 +649,7 @@ class Connection:
     async def _start_up(self) -> None:
         start_up: Any = self.handler.start_up  # type: ignore[attr-defined]
         if inspect.iscoroutinefunction(start_up):
-            self._start_up_begun.set()  # who waits for it goes on after the first steps below
+            self._start_up_begun.set()  # code that waits for it goes on after the first steps below
             await start_up()
         else:
             await self._crew.run(f"{start_up.__qualname__} {self._name}", partial(self._start_up_in_thread, start_up))
@@ -655,7 +660,7 @@ class Connection:
 
 
 def _together(errors: list[BaseException]) -> BaseException:
-    """What several methods raised, as one error; the one, if it is one."""
+    """The errors of several methods as one group; a single error as it is."""
     if len(errors) == 1:
         return errors[0]
     return BaseExceptionGroup("several methods of the handler raised", errors)
@@ -695,11 +700,11 @@ async def shut_down(
 ) -> None:
     """Call `shutdown()` of a handler that was copied, but is never served. Not cut short by cancellation.
 
-    A sync one runs in a worker thread, which is interrupted and then abandoned if it takes longer than `timeout`
-    seconds; a coroutine is cancelled then, and left to `owner` if it does not let itself be cancelled.
+    A sync one runs in a worker thread. If it takes longer than `timeout` seconds, the thread is interrupted and then
+    abandoned. A coroutine is cancelled then, and left to `owner` if it refuses to be cancelled.
 
     Args:
-        handler: Whose.
+        handler: The handler.
         timeout: In seconds.
         workers: The budget to count an abandoned thread in.
         owner: The task group that it runs in; by default one of its own, which this waits for.

@@ -4,13 +4,14 @@
     emit      handler.emit → resample → transport.audio_out (which paces)
     video     transport.video_in → handler.video_receive, handler.video_emit → transport.video_out
 
-A nursery lives as long as the media of one transport, and begins when the peer offers something for it. It can be ended
-and begun again while the other two go on, and so do `start_up`, timers and the handler's own tasks, which are not here.
+A nursery lives as long as the media of one transport, and begins when the peer offers media for it. It can be ended and
+begun again while the other two go on. `start_up`, timers and the handler's own tasks are not here, and go on, too.
 
 Each direction is a loop. For an async handler it is a task of the nursery, for a sync one a long-lived worker thread. A
-loop ends when its queue does. Ending a nursery cancels its tasks. A thread cannot be cancelled: it is told, and looks
-after each call of the handler. The loop that comes after it waits for it, so that no method is ever called twice at
-once.
+loop ends when its queue ends. Ending a nursery cancels its tasks. A thread cannot be cancelled, so a flag tells it to
+leave, and it looks at the flag after each call of the handler.
+
+The invariant: no method is called twice at once. So the next loop of a direction waits for the thread of the last one.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ STALL: Final = 0.5
 """Seconds that one call of `receive` or `video_receive` may take before it is logged as a stall: audio_in holds 1 s."""
 
 FAIR: Final = 8
-"""Items that an async `emit` may give without waiting for anything before others on its loop have their turn."""
+"""Items that an async `emit` may give without waiting before other tasks of its loop run."""
 
 PIECE: Final = 0.5
 """Seconds of emitted audio that are converted at once: 2 ms of work, and more than any handler emits in real time."""
@@ -68,19 +69,19 @@ VIDEO_BURST: Final = 2
 class IdleWait:
     """How long to wait after an `emit` that had nothing: 1, 2, 4 … 20 ms.
 
-    A handler that waits by itself before it returns None (0.5 ms or more) is not made to wait again. 20 ms is one
-    frame: asking less often could be heard.
+    If a handler waits by itself before it returns None (0.5 ms or more), it need not wait again. 20 ms is one frame;
+    asking less often could be heard.
     """
 
     def __init__(self) -> None:
         self._wait = 0.0
 
     def reset(self) -> None:
-        """There was something."""
+        """`emit` returned an item."""
         self._wait = 0.0
 
     def next(self, took: float) -> float:
-        """Seconds to wait after an `emit` that took `took` seconds to say that there is nothing."""
+        """Seconds to wait after an `emit` that took `took` seconds to return None."""
         if took >= 0.0005:
             self._wait = 0.0
         else:
@@ -89,7 +90,7 @@ class IdleWait:
 
 
 def _pieces(samples: NDArray[np.int16], rate: int, audio_out: Player) -> Iterator[NDArray[np.int16]]:
-    """The audio in pieces that are quick to convert; the rest is dropped where `clear_queue` was called meanwhile.
+    """The audio in pieces that are quick to convert. If `clear_queue` is called meanwhile, the rest is dropped.
 
     Converted as one, ten minutes of it take many times their own memory.
     """
@@ -117,8 +118,8 @@ class _Voice:
 class EmitPace:
     """Holds back an `emit` that returns at once, again and again, and gives next to no audio.
 
-    Audio is held back by the room in `audio_out`. What has no length is not, and would keep the handler's loop busy for
-    itself. So every item costs a little time, as in a token bucket: `OUTPUT_COST` without audio, `AUDIO_COST` with it.
+    The room in `audio_out` holds audio back. Items without a length could keep the handler's loop busy for ever. So
+    every item costs a little time, as in a token bucket: `OUTPUT_COST` without audio, `AUDIO_COST` with it.
     Items are held back once they are worth `BURST` more than the time that has passed.
     """
 
@@ -155,9 +156,9 @@ class MediaLoops:
 
     Args:
         transport: Where frames come from and go to.
-        handler: Whose methods are called; bound.
+        handler: The handler whose methods are called; bound.
         crew: The worker threads of a sync handler, and of conversions.
-        call: What tasks and threads call the connection in their names.
+        call: The connection's name in the names of tasks and threads.
         on_outputs: Called with the `AdditionalOutputs` that the handler emits, in the thread it emits them in.
         on_close: Called with the `CloseStream` that it returns, likewise.
         on_end: Awaited with the method of a loop whose queue has ended.
@@ -216,7 +217,7 @@ class MediaLoops:
         offer, video = self.transport.offer, has_video(self._handler)
         shows = video and (offer.send_video or offer.receive_video)
         self._begin_in("receive", owner, {"receive": offer.receive_audio and partial(self._receive, heard)})
-        speaks = offer.send_audio or offer.receive_audio  # what is said to nobody is made all the same, see `_emit`
+        speaks = offer.send_audio or offer.receive_audio  # also if the peer does not listen, see `_emit`
         self._begin_in("emit", owner, {"emit": speaks and partial(self._emit, sent.sample_rate)})
         self._begin_in(
             "video",
@@ -229,7 +230,7 @@ class MediaLoops:
         )
 
     def _begin_in(self, name: str, owner: Nursery, wanted: dict[str, Any]) -> None:
-        """Begin those `wanted` loops that are anything and do not run yet, in the nursery `name`."""
+        """Begin the `wanted` loops that exist and do not run yet, in the nursery `name`."""
         loops = {method: loop for method, loop in wanted.items() if loop and method not in self._loops}
         if not loops:
             return
@@ -310,8 +311,8 @@ class MediaLoops:
     async def _emit(self, sample_rate: int) -> None:
         """Ask `emit` for audio, and put it into `audio_out` at `sample_rate`, until the stream is closed.
 
-        Handlers also emit what is not for the peer's ears (`AdditionalOutputs`). So a peer that does not listen makes
-        no difference but this: the audio passes into nothing, as fast as it would have been played.
+        Handlers also emit `AdditionalOutputs`, which are not for the peer. So `emit` is called even if the peer does
+        not listen. Then the audio is dropped, as fast as it would have been played.
         """
         voice = _Voice(sample_rate)
         if not self._is_async:
@@ -373,7 +374,7 @@ class MediaLoops:
                 return
 
     def _speak(self, emitted: Emitted, voice: _Voice, audio_out: Player | None) -> bool:
-        """Send what `emit` returned where it belongs; False if that ends the stream."""
+        """Pass on what `emit` returned; False if that ends the stream."""
         if emitted.outputs is not None:
             self._on_outputs(emitted.outputs)
         if emitted.audio is not None:
@@ -391,7 +392,7 @@ class MediaLoops:
         return self._go_on(emitted.close)
 
     async def _speak_at_length(self, emitted: Emitted, voice: _Voice, audio_out: Player) -> bool:
-        """`_speak` in a task, for audio that takes long to convert: others on the loop have their turn in between."""
+        """`_speak` in a task, for audio that takes long to convert: other tasks run in between."""
         assert emitted.audio is not None  # noqa: S101
         rate, samples = emitted.audio
         if emitted.outputs is not None:
@@ -444,7 +445,7 @@ class MediaLoops:
     # -- video out
 
     async def _tick(self) -> None:
-        """Give out the right to emit one video frame, `fps` times a second."""
+        """Allow one more video frame, `fps` times a second."""
         pacer = Pacer(self._handler.fps)
         while True:
             await anyio.sleep_until(pacer.next_deadline(anyio.current_time()))
@@ -490,7 +491,7 @@ class MediaLoops:
                 return
 
     def _project(self, emitted: VideoEmitted) -> bool:
-        """Send what `video_emit` returned where it belongs; False if that ends the stream."""
+        """Pass on what `video_emit` returned; False if that ends the stream."""
         if emitted.outputs is not None:
             self._on_outputs(emitted.outputs)
         if emitted.frame is not None:
@@ -499,7 +500,7 @@ class MediaLoops:
         return self._go_on(emitted.close)
 
     def close(self) -> None:
-        """Nothing more is shown or asked for: lets a thread go that waits for the time of its next picture."""
+        """Send and ask for no more video. A thread that waits for the time of its next picture goes on."""
         self._ticks.close()
 
     # -- all of them

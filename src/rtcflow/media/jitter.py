@@ -1,14 +1,16 @@
-"""Packets as they come in, audio in order out: what was lost is said, and nothing waits without need.
+"""The jitter buffer: packets come in as they arrive, audio goes out in order, and losses are reported.
 
-A handler hears our frames, not a loudspeaker: nobody needs a frame every 20 ms to the dot, and the far
-end of an echo has a jitter buffer of its own. So packets that come in order, however unevenly, are played on arrival
-and there is no standing delay at all. Only a *hole* in the sequence makes later packets wait, for as long as packets
-have lately been seen to come late: at least `MIN_PATIENCE`, at most `MAX_PATIENCE`. Then the hole is given up, all that
-waits is played at once, and the delay is what it was. A packet that comes after that is dropped and counted, and
-teaches more patience.
+The idea is to have no standing delay. Frames go to a handler, not to a loudspeaker, so a frame need not come exactly
+every 20 ms; and the far end of an echo has a jitter buffer of its own. Packets that come in order, however unevenly,
+are played on arrival. Only a *hole* in the sequence makes later packets wait. They wait as long as packets have lately
+been late: at least `MIN_PATIENCE`, at most `MAX_PATIENCE`. Then the hole is given up, all that waits is played at once,
+and the delay is as before. A packet that comes after that is dropped and counted, and later holes are waited for
+longer.
 
-Pure: `now` comes in (seconds, on any one monotonic clock). Usage: `feed` each packet; wait until `next_deadline`, if
-there is one, then call `due`. Both return what is to be played, in order.
+aiortc's buffer does the opposite: it collects packets before it plays any, which delays every frame.
+
+Pure: `now` comes in (seconds, on any one monotonic clock). `feed` each packet. Wait until `next_deadline`, if there is
+one, then call `due`. Both return what to play, in order.
 """
 
 from __future__ import annotations
@@ -20,24 +22,24 @@ from typing import Final, Generic, NamedTuple, TypeAlias, TypeVar
 T = TypeVar("T")
 
 MIN_PATIENCE: Final = 0.01
-"""Seconds for which a hole is waited for in any case: packets that overtake one another inside a router come within
-milliseconds, and half a frame's wait at a loss does not show."""
+"""The least seconds to wait for a hole. Packets that overtake one another inside a router come within milliseconds, and
+waiting for half a frame at a loss cannot be heard."""
 
 MAX_PATIENCE: Final = 0.1
-"""Seconds after which no hole is waited for: two thirds of what ITU-T G.114 grants a conversation for everything."""
+"""The most seconds to wait for a hole: two thirds of what ITU-T G.114 allows a conversation for everything."""
 
 PATIENCE_WINDOW: Final = 8.0
 """Seconds for which lateness is remembered, at least; at most twice as long."""
 
 MAX_FILL: Final = 0.06
-"""Seconds of a hole that are worth making up. Concealment fades out in about that time, and what is made up must
-still be played, late, in front of the packet that showed the hole: more would become lasting delay."""
+"""Seconds of a hole that are made up. Concealment fades out in about that time. The made-up audio is played before the
+packet that showed the hole, so more of it would become lasting delay."""
 
 OUTAGE: Final = 0.5
-"""Seconds of audio that are missing at once when the link was gone: nothing is waited for or made up."""
+"""If so many seconds of audio are missing at once, the link was gone: nothing is waited for or made up."""
 
 MAX_HELD: Final = 64
-"""Packets that wait behind a hole, at the most."""
+"""The most packets that wait behind a hole."""
 
 MAX_DROPOUT: Final = 3000
 MAX_MISORDER: Final = 100
@@ -193,7 +195,7 @@ class JitterBuffer(Generic[T]):
     def restart(self) -> None:
         """The next packet is of another source (another SSRC): it begins a new sequence, media time goes on.
 
-        Call `due` with infinity before, to have what still waits.
+        Call `due` with infinity before, to get what still waits.
         """
         self._fresh = True
 
@@ -332,10 +334,10 @@ class JitterBuffer(Generic[T]):
 
 
 class _Patience:
-    """How long a hole is worth waiting for: what packets lately were late by, and a quarter more.
+    """How long to wait for a hole: as long as packets were lately late, and a quarter more.
 
-    The largest lateness of all is left out: one straggler teaches nothing, two do. What is remembered is the two
-    largest of this window and of the last.
+    The largest lateness is left out, so that one late packet changes nothing and two do. The two largest of this window
+    and of the last are remembered.
     """
 
     def __init__(self) -> None:

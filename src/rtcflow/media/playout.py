@@ -1,4 +1,4 @@
-"""What was queued for the peer, when it is due, and what was dropped: playout as arithmetic.
+"""Playout as arithmetic: what was queued for the peer, when it is due, and what was dropped.
 
 Pure: `now` comes in (seconds, on any one monotonic clock), frames go out. The thread-safe shell that transports use is
 `rtcflow._core.player.Player`.
@@ -6,17 +6,16 @@ Pure: `now` comes in (seconds, on any one monotonic clock), frames go out. The t
 The schedule. Slot ``k`` of a stretch of audio is due ``k`` frames after its anchor; deadlines are computed from the
 count, never by adding up floats, so 24 hours of frames drift by nothing. Three cases at a pop:
 
-- In time, or late by less than `max_lag`: the frame leaves now, its media time follows on. Frames that are overdue
-  leave one after the other at once, so a jitter of the handler up to `max_lag` never becomes lasting latency.
-- Late by `max_lag` or more (the handler was silent or stalled): media time skips as many whole frames as were missed,
-  as RFC 3550 section 5.1 wants of a timestamp that counts also through silence, and the schedule starts anew.
+- In time, or late by less than `max_lag`: the frame leaves now, and its media time follows on. Overdue frames leave one
+  after the other at once. So a jitter of the handler up to `max_lag` never becomes lasting latency.
+- Late by `max_lag` or more, because the handler was silent or stalled: media time skips as many whole frames as were
+  missed, since an RTP timestamp counts through silence (RFC 3550 section 5.1). The schedule starts anew.
 - Nothing queued: nothing is due.
 
-Two things can still leave audio waiting for good: the frame that set the anchor came late itself, or a stall ended
-with a backlog. Both show in the same figure, the *slack* of a frame: how long before its slot it was there. While a
-handler produces in real time, the least slack of half a second is waiting without need (a standing queue, after CoDel,
-RFC 8289 section 3). A little of it is taken back by moving the schedule, so that some frames leave early; of more,
-`Latency` decides.
+Audio can still wait for good in two cases: the frame that set the anchor came late itself, or a stall ended with a
+backlog. Both show in the *slack* of frames, the time from the arrival of a frame to its slot. While a handler produces
+in real time, the least slack within half a second is needless waiting (a standing queue, after CoDel, RFC 8289
+section 3). If it is small, the schedule moves, and some frames leave early. If it is more, `Latency` decides.
 """
 
 from __future__ import annotations
@@ -36,8 +35,8 @@ from .convert import to_channels
 MAX_LAG: Final = 0.25
 """Seconds a frame may be late and still count as being on schedule. Receivers' buffers still use such frames: with the
 process stopped for 150 of every 300 ms, libwebrtc's NetEq had to make up 46 % of the sound with 0.1, 9 % with 0.15, and
-2.2 to 2.7 % with 0.2, 0.25 and 0.3. The rest above 0.2 is for timers of a busy machine. Later frames are of no use to a
-buffer and would only add delay.
+2.2 to 2.7 % with 0.2, 0.25 and 0.3. The rest above 0.2 is for timers of a busy machine. A buffer cannot use
+later frames; they would only add delay.
 """
 
 SHED_AFTER: Final = 0.5
@@ -48,8 +47,8 @@ SHED_EVERY: Final = 2
 be followed."""
 
 SHED_AT_ONCE: Final = 0.8
-"""Seconds beyond which a standing queue is cut at once: what is left is shed in twice that time, so a call is as it was
-3 s after whatever held it up."""
+"""A standing queue longer than this (seconds) is cut to it at once. The rest is shed in twice that time, so the delay
+is as before 3 s after a stall."""
 
 SILENCE_PEAK: Final = 32
 """Largest sample (of 32768, -60 dBFS) of a frame that may be dropped as silence."""
@@ -58,24 +57,24 @@ CROSSFADE: Final = 0.005
 """Seconds over which the audio before a cut fades into the audio after it, so that there is no click."""
 
 LONG_CHUNK: Final = 0.25
-"""Seconds; a longer chunk was not made in real time, and is meant to be heard whole, with all that waits before it."""
+"""Seconds. A longer chunk was not made in real time. It is played whole, and so is all that waits before it."""
 
 PARTIAL_WAIT: Final = 2 * FRAME_SECONDS
-"""Seconds past its slot for which the beginning of a frame waits for the rest of it: whatever the length of chunks a
-handler emits in real time, the rest comes within one frame, and one more is for its jitter."""
+"""Seconds past its slot for which the beginning of a frame waits for its rest. In real time the rest comes within one
+frame, whatever the length of chunks; one more frame is for jitter."""
 
-_TIMER_NOISE = 0.002  # slack below this is not worth moving the schedule for
+_TIMER_NOISE = 0.002  # less slack does not move the schedule
 
 
 class Latency(enum.Enum):
-    """What is done about audio that waits in the playout queue without need."""
+    """What to do about audio that waits in the playout queue without need."""
 
     LIVE = "live"
-    """The conversation matters more than each sample: frames of a queue that stood for `SHED_AFTER` seconds, while
-    the handler produced no faster than real time, are shed: silent ones at once, others one by one."""
+    """The conversation matters more than each sample. If a queue stands for `SHED_AFTER` seconds, while the handler
+    produces no faster than real time, its frames are shed: silent ones at once, others one by one."""
 
     BUFFERED = "buffered"
-    """Every emitted sample is played. Only if no more than `max_lag` stands does that leave early, as after jitter."""
+    """Every emitted sample is played. If at most `max_lag` stands, it leaves early, as after jitter."""
 
 
 class PlayoutFrame(NamedTuple):
@@ -118,7 +117,7 @@ class Playout:
 
     Args:
         sample_rate: Hz; what is pushed must have it.
-        latency: What is done about audio that waits without need.
+        latency: What to do about audio that waits without need.
         lead: Seconds by which frames leave before their time, if they are there, for far sides that buffer by
             themselves (telephone).
         max_lag: See the module's text.
@@ -191,7 +190,7 @@ class Playout:
 
     @property
     def is_partial(self) -> bool:
-        """Whether something waits, but less than a frame: its rest may make it due earlier."""
+        """Whether less than a frame waits. Its rest may make it due earlier."""
         return 0 < self._waiting < self.frame_size
 
     def _set_slot(self, slot: int) -> None:
@@ -291,7 +290,7 @@ class Playout:
     # -- what waits without need
 
     def _settle(self, now: float, slot: float, complete: float) -> None:
-        """Take note of one frame's slack; after half a second, take back what all of them had."""
+        """Note the slack of one frame; after half a second, take back the least of them."""
         found = self._slack.note(now, slot - complete, self._queued / self.sample_rate, self.queued_seconds)
         if found is None or self._surplus:
             return
@@ -359,7 +358,7 @@ class _Slack:
         self._queued = self._least = self._most = self._standing = self._peak = 0.0
 
     def reset(self) -> None:
-        """Begin anew: what was seen means nothing any more."""
+        """Forget what was seen, and begin anew."""
         self._since = None
 
     def note(self, now: float, slack: float, queued: float, waiting: float) -> _Seen | None:

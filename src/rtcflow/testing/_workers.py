@@ -1,22 +1,22 @@
-"""Which worker threads can run: virtual time may not run ahead of one that can.
+"""Which worker threads can run? The invariant: virtual time must not run ahead of a thread that can run.
 
-rtcflow tells of its own waits (`WorkerMark.parked`, `resumed`). What happens inside a handler's method it cannot see,
-so a thread that is in there is looked at from outside, in this order:
+rtcflow reports its own waits (`WorkerMark.parked`, `resumed`). It cannot see what happens inside a handler's method. So
+a thread that is in one is looked at from outside, in this order:
 
-1. It stands in `threading.Condition.wait` (where `queue.Queue.get`, `threading.Event.wait` and
-   `concurrent.futures.Future.result` wait) and nobody has notified it: it waits. Without a timeout that is exact, and
-   time goes on at full speed. With one, time goes on up to that timeout and stands there until it has really passed.
-2. It used no CPU time and stood at the same instruction for `STILL` seconds: it sleeps or waits in C
-   (`time.sleep`, a socket, a lock). Then virtual time goes on at the pace of real time, as long as it does.
-3. Else it computes, or waits for a processor: time stands.
+1. It is in `threading.Condition.wait`, and nobody has notified it: it waits. (`queue.Queue.get`, `threading.Event.wait`
+   and `concurrent.futures.Future.result` wait there.) Without a timeout this is certain, and time goes on at full
+   speed. With a timeout, time goes on up to that timeout and stands there until it has really passed.
+2. It used no CPU time and stayed at the same instruction for `STILL` seconds: it sleeps or waits in C (`time.sleep`, a
+   socket, a lock). Then virtual time goes on at the pace of real time, until that wait is over.
+3. Otherwise it computes, or waits for a processor: time stands.
 
-A thread that stays in 2 for `patience` seconds, or in 3 for as many seconds of CPU time, is reported by the name of its
-method, and time goes on without it.
+If a thread stays in 2 for `patience` seconds, or in 3 for as many seconds of CPU time, it is reported by the name of
+its method, and time goes on without it.
 
-Threads that are not rtcflow's work for handlers, too: jobs of `to_thread.run_sync` (with whatever limiter) and of
-executors are waited for until they are done, for `patience` at most, unless they wait for something themselves; any
-other thread as long as it computes. Not seen is what runs outside of Python's threads, and a thread of the handler's
-own that sleeps: time goes on meanwhile.
+Other threads work for handlers, too. Jobs of `to_thread.run_sync` (with any limiter) and of executors are waited for
+until they are done, for at most `patience`, unless they wait for something themselves. Any other thread is waited for
+while it computes. Two things are not seen, and time goes on meanwhile: work outside of Python's threads, and a thread
+of the handler's own that sleeps.
 """
 
 from __future__ import annotations

@@ -2,10 +2,11 @@
 
     anyio.run(main, backend=name, backend_options=options)      # name, options = virtual_backend("trio")
 
-When nothing can run any more, the clock jumps to the next deadline. "Nothing" includes the worker threads of sync
-handlers; rtcflow reports them by itself. Virtual are `anyio.current_time()`, `handler.loop.time()`, and every sleep and
-timeout of the loop. These ask the system and are not virtual: `time.time()`, `time.monotonic()`, sockets, and
-`time.sleep()`, which is waited for at real pace.
+When no task and no worker thread can run any more, the clock jumps to the next deadline. rtcflow reports the worker
+threads of sync handlers by itself.
+
+`anyio.current_time()`, `handler.loop.time()`, and every sleep and timeout of the loop are virtual. `time.time()`,
+`time.monotonic()`, sockets and `time.sleep()` ask the system and are not virtual. Time waits for a `time.sleep()`.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def virtual_backend(
 
     Args:
         backend: ``"trio"`` or ``"asyncio"``.
-        manual: Time passes only through `advance`; else it passes by itself whenever nothing can run.
+        manual: Time passes only through `advance`. Otherwise it passes by itself when nothing can run.
         patience: Real seconds for which time waits for a thread that computes or blocks, before it goes on without it.
 
     Returns:

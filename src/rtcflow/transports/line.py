@@ -1,7 +1,7 @@
 """One call over a WebSocket of an ASGI server: what the WebSocket and the telephone transport have in common.
 
 A *line* is one call over one WebSocket. Four tasks serve it, owned by `open_line`: one reads, one plays (paced by
-`audio_out`), one sends what is not audio, and one watches that the peer is alive and takes what is sent.
+`audio_out`), one sends what is not audio, and one watches whether the peer is alive and takes what is sent.
 
 The invariant: a message or a clear never comes after audio that was put after it. All sending goes through one lock,
 and the task that holds it sends what waits in the outbox first. The codec decides what messages mean
@@ -72,7 +72,7 @@ OUTBOX_BOUND: Final = 1 << 20
 """Characters of messages that may wait to be sent, as `Transport.send_message_nowait` promises."""
 
 MARK_EVERY: Final = 0.2
-"""Seconds of audio between two marks: how exactly a far side that answers marks tells what was heard."""
+"""Seconds of audio between two marks. So exactly is it known what was heard, if the far side answers marks."""
 
 
 class _Outbox:
@@ -124,7 +124,7 @@ class LineTransport(LinkTransport):
     Attributes:
         call: How the call began: ids, numbers, the application's own parameters.
         ahead: Seconds by which audio is sent before its time.
-        farewell: Asked for the close code and the reason of an end that is not the peer's fault.
+        farewell: Called for the close code and the reason of an end that is not the peer's fault.
     """
 
     offer = MediaOffer()
@@ -176,7 +176,7 @@ class LineTransport(LinkTransport):
         return heard.audio, spoken.audio
 
     def _agree(self, receive: AudioFormat, send: AudioFormat) -> tuple[MediaFormat, MediaFormat]:  # noqa: ARG002
-        """What the line carries, given what the handler would like: for a carrier, what the carrier said."""
+        """The format of the line, near to the handler's. A carrier's line has the carrier's format."""
         told = self.call.format or TELEPHONE
         return told, told
 
@@ -191,7 +191,7 @@ class LineTransport(LinkTransport):
         self._outbox.put(self._codec.send(SendText(message)))
 
     def clear_audio(self) -> float:
-        """See `Transport.clear_audio`; the far side is told to drop what it buffers, if it can be."""
+        """See `Transport.clear_audio`. The far side is told to drop what it buffers, if it has a message for that."""
         dropped = self.audio_out.clear()
         if self._began.is_set() and not self._link.ended.is_set():
             with self._heard_lock:
@@ -375,7 +375,7 @@ class LineTransport(LinkTransport):
             return  # the reader tells why
 
     def _encode(self, frame: PlayoutFrame) -> tuple[bytes, int]:
-        """`frame`, and what else may leave with it: half the messages for a handler that is ahead of real time."""
+        """`frame`, and more audio that may leave with it. This halves the messages of a handler ahead of real time."""
         payload, n = self._encoder.encode(frame.frame.samples), frame.frame.samples.shape[1]
         while self._codec.joins and (more := self.audio_out.more(self._codec.message_seconds)) is not None:
             payload += self._encoder.encode(more.frame.samples)
@@ -439,7 +439,7 @@ async def open_line(
 
     Raises:
         NegotiationTimeout: The call was not started in time.
-        RemoteProtocolError: What came instead made no sense.
+        RemoteProtocolError: Another message came, or an invalid one.
         anyio.EndOfStream: The peer left before.
         anyio.BrokenResourceError: The link failed before.
     """

@@ -99,7 +99,7 @@ def test_a_client_may_ask_for_more() -> None:
         (START, "{}", 1002, "unknown event"),
         (START, '{"type":5}', 1002, "unknown event"),
         (NAMED, '{"event":"media","media":{"payload":"AAA="}}', 1003, "text where binary was agreed"),
-        (NAMED, b"\x00\x01\x02", 1007, "no multiple of 2"),
+        (NAMED, b"\x00\x01\x02", 1007, "not a multiple of 2"),
     ],
 )
 def test_bad_messages_have_their_code_and_a_helpful_reason(

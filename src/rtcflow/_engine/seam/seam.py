@@ -1,9 +1,11 @@
-"""Everything private of aiortc that rtcflow touches outside of the packets' way, function by function.
+"""Everything private of aiortc that rtcflow uses, except for the way of packets (`wire.py`), function by function.
 
-Each function says what it relies on, and `tests/interop/test_seam.py` holds those names and behaviours against the
-installed aiortc: a release that changes them fails there, in words. At run time nothing breaks then. Functions that
-change aiortc's ways return False and leave it as it is: audio is read from the remote track, the sender asks our track,
-aiortc's encoder encodes. Figures are None, and nobody waits for the goodbye.
+Each function says what it relies on. `tests/interop/test_seam.py` checks those names and behaviours against the
+installed aiortc, so a release that changes them fails there, in words.
+
+The invariant: nothing breaks at run time. If a part is not as expected, a function that would change aiortc returns
+False and changes nothing. Then audio is read from the remote track, the sender asks our track, and aiortc's encoder
+encodes. Figures are None, and a call does not wait for its goodbye to arrive.
 """
 
 from __future__ import annotations
@@ -174,7 +176,7 @@ def contain_faults(connection: RTCPeerConnection, max_message: int, on_fault: Ca
     Args:
         connection: With the transports that will be needed.
         max_message: The most bytes of one message; announced as ``a=max-message-size`` (RFC 8841 section 6).
-        on_fault: Is told in words what was dropped.
+        on_fault: Called with words for what was dropped.
     """
     for transport in transports(connection):
         members: dict[str, Any] = vars(transport)
@@ -347,10 +349,10 @@ def send_packets(sender: RTCRtpSender, play: Callable[[wire.RtpWriter], Awaitabl
 
 
 def stop_without_blocking(receiver: RTCRtpReceiver) -> None:
-    """Have `receiver`, which decodes in a thread, end that thread without making the whole room wait for it.
+    """Have `receiver`, which decodes in a thread, end that thread without making the engine's thread wait for it.
 
     aiortc joins the thread in the loop's own, and the thread first decodes all that is queued: for video that is many
-    milliseconds in which nobody's audio goes on. Here what is queued is dropped, and the thread joined in another.
+    milliseconds in which no call has audio. Here what is queued is dropped, and the thread joined in another.
 
     Relies on: ``receiver.stop()`` and ``receiver._handle_disconnect()`` are what ends the thread;
     ``__decoder_thread`` is it, or None; ``__decoder_queue`` is its queue, which None ends.
@@ -381,7 +383,7 @@ def stop_without_blocking(receiver: RTCRtpReceiver) -> None:
 
 
 class _NoBuffer:
-    """Stands where aiortc's jitter buffer was."""
+    """In place of aiortc's jitter buffer."""
 
     capacity = 1
 

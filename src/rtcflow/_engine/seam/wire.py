@@ -1,12 +1,11 @@
 """RTP straight to and from the socket, past aiortc's chain of tasks and coroutines, which costs more than Opus does.
 
-Receiving: each datagram is looked at where it comes in. If it is RTP of a source that is known already, it is decrypted
-and handed on right there; everything else (STUN, DTLS, RTCP, video, the first packet of a source) takes aiortc's way.
-Sending: one function packs, encrypts and sends. In both directions aiortc's counters are kept, because its RTCP reports
-are made of them.
+Receiving: RTP of a known source is decrypted and passed on in the function that gets the datagram. Everything else goes
+aiortc's way: STUN, DTLS, RTCP, video, and the first packet of a source. Sending: one function packs, encrypts and
+sends. The invariant: aiortc's counters are kept in both directions, because its RTCP reports are made of them.
 
-The private parts of aiortc, aioice and pylibsrtp that this needs are named in each "Relies on". `can_send` and
-`can_receive` say no to a release that has others, and then aiortc's way is taken for everything.
+Each "Relies on" names the private parts of aiortc, aioice and pylibsrtp that are used. If a release has other parts,
+`can_send` and `can_receive` return False, and everything goes aiortc's way.
 """
 
 from __future__ import annotations
@@ -134,9 +133,9 @@ def receive(
     receiver reports are made of.
 
     Args:
-        receiver: Whose packets; it has started, and its transport is connected.
-        on_packet: Is handed each one that has a payload.
-        on_error: Is told what `on_packet` raises.
+        receiver: The receiver of the packets. It has started, and its transport is connected.
+        on_packet: Called with each packet that has a payload.
+        on_error: Called with what `on_packet` raises.
     """
     transport: Any = receiver.transport
     ice = transport.transport._connection
@@ -174,7 +173,7 @@ def receive(
         if packet.payload:
             try:
                 on_packet(packet)
-            except Exception as error:  # noqa: BLE001 - or the event loop would swallow it, and the call be deaf
+            except Exception as error:  # noqa: BLE001 - the event loop would swallow it, and audio would stop
                 on_error(error)
 
     vars(ice)["data_received"] = partial(take, ice.data_received)  # for protocols that come later
@@ -204,7 +203,7 @@ class RtpWriter:
     ``__rtp_timestamp``, ``__octet_count`` and ``__packet_count``.
 
     Args:
-        sender: Whose stream; its transport is connected.
+        sender: The sender of the stream. Its transport is connected.
         payload_type: The payload type of all packets.
     """
 
@@ -235,7 +234,7 @@ class RtpWriter:
         """Send one packet at once.
 
         Args:
-            payload: What.
+            payload: The coded audio.
             timestamp: Media time since the beginning, in units of the RTP clock.
             marker: Whether this is the first packet after a silence (RFC 3551 section 4.1).
             level: How loud it is, in -dBov, 0 to 127 (RFC 6464), for a peer that asks for it; None to leave it out.

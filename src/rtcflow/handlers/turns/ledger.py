@@ -1,4 +1,4 @@
-"""What the peer really heard of a reply: playout, counted chunk by chunk. Pure: positions come in, in seconds."""
+"""Counts what the peer really heard of a reply, chunk by chunk. Pure: positions come in, in seconds."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ class Say:
 class Heard:
     """How much of a reply has left for the peer.
 
-    What has left is heard a network's delay and a jitter buffer later, and what the peer still buffers when it is told
-    to stop (`clear_queue`) counts as heard. A telephone's carrier, and a WebSocket client that answers marks, tell what
-    they have played: there, from the first answer on, that counts, in steps of 0.2 s, and nothing else.
+    The peer hears it later, by the delay of the network and of its jitter buffer. What the peer still buffers at
+    `clear_queue` counts as heard. A telephone's carrier, and a WebSocket client that answers marks, confirm what they
+    have played. From the first answer on, only what is confirmed counts, in steps of 0.2 s.
 
     Attributes:
         seconds: Audio that left, or was confirmed.
         total: Audio that was emitted so far.
-        text: The words that left: of a chunk that was cut, as many as fit its part that left, in whole words.
+        text: The words that left. If a chunk was cut, as many whole words as fit the part that left.
         complete: Everything that was emitted has left, and nothing more will come.
     """
 

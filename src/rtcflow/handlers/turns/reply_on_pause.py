@@ -2,8 +2,8 @@
 
     receive ──→ recording, TurnDetector ──→ events ──→ TurnState ──→ actions        (all in the loop's thread)
 
-A `ReplyHandler` that listens. Code of the user's is called in three more places (the detector, `interrupt_when`,
-`resume_false_interruption`), and each of them supervises: what is raised there costs one turn at most.
+It is a `ReplyHandler` that listens. The application's code is called in three more places: the detector,
+`interrupt_when` and `resume_false_interruption`. An error there is logged, and costs one turn at most.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ class ReplyOnPause(ReplyHandler):
             return, or `Say` (audio with its words), one at a time; a function, ``async`` or not, returns one such
             item. A function that is not async runs in a worker thread and may block. `reply_to` calls it with a text
             instead of audio.
-        startup_fn: Called once at the beginning, with as many of the peer's arguments as it takes; what it yields is
-            played: a greeting.
+        startup_fn: Called once at the beginning, with as many of the peer's arguments as it takes. It yields a
+            greeting, which is played.
         algo_options: When a turn begins, ends, and may interrupt.
         model_options: Options of the model; `SileroVadOptions` for the usual one.
         can_interrupt: Whether speech stops a reply. If not, the user is not listened to from the call of the reply

@@ -38,8 +38,8 @@ MUTANTS = (
         (
             Edit(
                 "connection.connection:Connection._close",
-                "if self._bound:  # else",
-                "if self.end.cause is not EndCause.CANCELLED:  # else",
+                "if self._bound:  # otherwise",
+                "if self.end.cause is not EndCause.CANCELLED:  # otherwise",
             ),
         ),
         _unit("connection", "test_cancelling_ends_it_in_order"),

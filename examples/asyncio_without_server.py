@@ -1,6 +1,6 @@
 """WebRTC in an asyncio application, without any server: both ends in one program, the offer handed over in a variable.
 
-In real life the two halves are two programs, and offer and answer travel as you like.
+In practice the two halves are two programs, and you choose how offer and answer travel.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Everybody hears what they say: `rtcflow serve echo:stream`.
 
-A sync handler: `receive` and `emit` run in a worker thread each and may block. `self.frames.get()` waits as long as it
-likes; the thread stops when the call ends.
+A sync handler: `receive` and `emit` run in a worker thread each and may block. `self.frames.get()` may wait
+without a limit; its thread is interrupted when the call ends.
 """
 
 from __future__ import annotations

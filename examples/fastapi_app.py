@@ -1,4 +1,4 @@
-"""A stream inside a FastAPI application, with a guard at the door: `rtcflow serve fastapi_app:app`.
+"""A stream inside a FastAPI application that decides who may call: `rtcflow serve fastapi_app:app`.
 
 Open http://127.0.0.1:8000/talk/ for the page. `uvicorn fastapi_app:app` serves it as well.
 """

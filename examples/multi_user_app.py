@@ -3,7 +3,7 @@
     curl -c jar -X POST http://127.0.0.1:8000/login -H 'Content-Type: application/json' \\
          -d '{"name": "ali", "password": "sesame"}'
 
-A browser that has signed in has the cookie, too; then http://127.0.0.1:8000/talk/ is the page to talk with.
+A browser that has signed in has the cookie, too. Then open http://127.0.0.1:8000/talk/ to talk.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pydantic import BaseModel
 
 import rtcflow
 
-PASSWORDS = {"ali": "sesame", "casey": "barley"}  # in real life: hashes, in a database
+PASSWORDS = {"ali": "sesame", "casey": "barley"}  # a real application keeps hashes, in a database
 CALLS_OF_ONE = 2
 signed_in: dict[str, str] = {}  # cookie -> name
 

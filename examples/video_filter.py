@@ -24,7 +24,7 @@ class Edges(rtcflow.AsyncAudioVideoStreamHandler):
         pass
 
     async def emit(self):
-        return None  # nothing to say; asked again now and then, at next to no cost
+        return None  # no audio; returning None is cheap
 
     async def video_receive(self, frame):
         self.picture = frame  # only the latest counts
@@ -33,7 +33,7 @@ class Edges(rtcflow.AsyncAudioVideoStreamHandler):
     async def video_emit(self):
         await self.arrived.wait()
         self.arrived.clear()
-        return await self.run_sync(edges, self.picture)  # in a worker thread: the event loop has better things to do
+        return await self.run_sync(edges, self.picture)  # in a worker thread, because it would hold up the event loop
 
     def copy(self):
         return Edges()

@@ -32,7 +32,7 @@ def recognize(audio):
 
 agent = VoiceAgent(
     chat,
-    stt=in_process(recognize),  # it lets no other Python run while it computes
+    stt=in_process(recognize),  # while it computes, no other Python code can run in its process
     tts=get_tts_model("espeak").tts,
     system="You answer the telephone of a restaurant. Be brief.",
     tools=[book_table],

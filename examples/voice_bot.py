@@ -15,7 +15,7 @@ RATE = 24000
 
 
 def model():
-    """Silero VAD with `pip install "rtcflow[vad]"`; else one that only knows loud from quiet."""
+    """Silero VAD with `pip install "rtcflow[vad]"`; otherwise a model that only tells loud from quiet."""
     try:
         return rtcflow.turns.get_silero_model()
     except RuntimeError:

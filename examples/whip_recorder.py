@@ -2,7 +2,7 @@
 
     rtcflow serve whip_recorder:stream          then, in OBS: Settings, Stream, WHIP, http://127.0.0.1:8000/whip
 
-A picture's place in the file is when it came; sound is as long as it lasts, and where none came there is a gap.
+A picture is placed at the moment at which it came. Sound keeps its own length, and lost sound leaves a gap.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Recorder(rtcflow.AudioVideoStreamHandler):
             self.streams["pictures"] = pictures
 
     def emit(self):
-        return None  # nobody listens
+        return None  # the sender does not listen
 
     def video_emit(self):
         return None

@@ -1,4 +1,4 @@
-"""The pytest plugin. pytest loads it in every environment in which rtcflow is installed, also where nobody uses it.
+"""The pytest plugin. pytest loads it in every environment with rtcflow, even if it is not used.
 
 Importing rtcflow takes half a second, so this module stands beside the package and not inside it, and imports only what
 pytest has imported already. Fixtures import rtcflow when a test asks for them.

@@ -56,7 +56,7 @@ class TransportStatistics:
         video_out: The queue of video frames to be sent.
         messages_in: The queue of received messages.
         round_trip: Seconds, as last measured by the transport itself, or None.
-        packets_lost: Media packets of the peer that never came, where the transport can know.
+        packets_lost: Media packets of the peer that never came, if the transport can know.
         packets_concealed: Frames made up in their place.
         details: Further figures of this transport, by name.
     """
@@ -75,10 +75,11 @@ class TransportStatistics:
 class Transport(ABC):
     """One live link to one peer: unreliable media both ways, reliable messages both ways.
 
-    Media crosses through queues that both sides touch from any thread, so that neither side's loop is in the other's
-    way: the transport fills `audio_in`, `video_in` and `messages_in` and ends them all when the link ends; it empties
-    `audio_out` and `video_out` in real time. Media is unreliable: what nobody takes in time is dropped, oldest first,
-    and counted. Messages are reliable and in order: a peer that sends more than `messages_in` holds breaks the link.
+    Media crosses through queues that both sides use from any thread, so neither side's loop holds up the other. The
+    transport fills `audio_in`, `video_in` and `messages_in`, and ends them all when the link ends. It empties
+    `audio_out` and `video_out` in real time. Media is unreliable: frames that are not taken in time are dropped, oldest
+    first, and counted. Messages are reliable and in order. A peer that sends more than `messages_in` holds breaks the
+    link.
 
     Life: made by its own opener (`open_…`, `memory_pair`, `WebRTCEngine.answer`); `start` once; `wait_connected`;
     media; `wait_ended` returns or raises when the *peer* is gone. The code that opened it closes it with `aclose`,
@@ -87,8 +88,8 @@ class Transport(ABC):
     Attributes:
         kind: ``"memory"``, ``"webrtc"``, ``"websocket"`` or ``"telephone"``.
         offer: What the peer offered. Queues of media that was not offered stay empty.
-        audio_in: Frames as they come, in order, `pts` telling of gaps; at most 50 (1 s) wait, the oldest is dropped.
-        audio_out: Where audio for the peer is put; any length.
+        audio_in: Frames as they come, in order, `pts` shows gaps; at most 50 (1 s) wait, the oldest is dropped.
+        audio_out: Takes audio for the peer, of any length.
         video_in: The latest frame only: 1 waits, an older one is dropped.
         video_out: The latest frame only.
         messages_in: Text messages of the peer, in order; at most 1000 wait.
@@ -113,8 +114,8 @@ class Transport(ABC):
             send: The format in which the handler speaks.
 
         Returns:
-            What `audio_in` will hold, and what `audio_out` wants: the same where the transport can do it, else its
-            own. Channels may still vary frame by frame in both directions.
+            The formats of `audio_in` and of `audio_out`: the arguments if the transport can do them, otherwise its own
+            formats. Channels may still vary frame by frame in both directions.
         """
 
     @abstractmethod
@@ -122,7 +123,7 @@ class Transport(ABC):
         """Wait until media can flow. Safe to cancel.
 
         Raises:
-            NegotiationTimeout: It took too long; `phase` says what.
+            NegotiationTimeout: It took too long; `phase` says which step.
             anyio.BrokenResourceError: It failed or the peer went away first.
             anyio.ClosedResourceError: This side closed the transport.
         """
@@ -147,7 +148,7 @@ class Transport(ABC):
         """Queue a text message for the peer, from any thread; messages arrive in this order.
 
         Raises:
-            anyio.WouldBlock: 1 MiB or more of messages wait already, in bytes, however many: the peer does not read.
+            anyio.WouldBlock: 1 MiB or more of messages already wait, because the peer does not read.
             anyio.ClosedResourceError: Messages are not open, or no longer.
         """
 
@@ -174,7 +175,7 @@ class Transport(ABC):
 
     @abstractmethod
     async def aclose(self) -> None:
-        """Say goodbye and free everything; returns when nothing is left. Idempotent.
+        """Say goodbye and free everything. When it returns, all is freed. Idempotent.
 
         When cancelled it still frees everything, without the goodbye.
         """

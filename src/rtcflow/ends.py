@@ -8,8 +8,8 @@ from dataclasses import dataclass
 __all__ = ["End", "EndCause", "Timeouts", "describe_error", "in_words", "shorten", "sole_error"]
 
 LONGEST_TEXT = 2000
-"""Characters of an exception, or of a reason, that are told: enough for a message of a library, and far below the
-64 KiB that a message to the peer may have."""
+"""The most characters of an exception or a reason that are passed on. Messages of libraries are shorter, and a message
+to the peer may have 64 KiB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,9 +20,9 @@ class Timeouts:
         connect: From `run` until media can flow.
         shutdown: For the handler's `shutdown()`.
         grace: For the handler's worker threads to return after that.
-        goodbye: For the transport to close, and beyond what is queued for the last audio to play.
-        close: For the whole end, from its cause on: each of the three before has no more than this leaves it. Only
-            the last audio of a handler that closed the stream is played beyond. None: 1 s more than `shutdown`.
+        goodbye: For the transport to close. The last audio may play for so long after its own length, too.
+        close: Limits the whole end, from its cause on; later phases share what is left of it. Only the last audio of a
+            handler that closed the stream may play for longer. None means 1 s more than `shutdown`.
     """
 
     connect: float = 30.0
@@ -33,7 +33,7 @@ class Timeouts:
 
     @property
     def whole(self) -> float:
-        """`close`, or what it is if it is None."""
+        """`close`, or its default if it is None."""
         return self.shutdown + 1.0 if self.close is None else self.close
 
 
@@ -56,7 +56,7 @@ class End:
 
     Attributes:
         cause: The first thing that ended it.
-        reason: The same in words, with what is known beyond it.
+        reason: The cause in words, with details.
         error: What the handler raised, or how the link failed.
     """
 
@@ -74,18 +74,18 @@ def describe_error(error: BaseException) -> str:
         text = str(error)
     except KeyboardInterrupt:
         raise
-    except BaseException as failure:  # noqa: BLE001  the application's code: its exception is told all the same
+    except BaseException as failure:  # noqa: BLE001  the application's code; its exception is described in any case
         text = f"its text is not known, because __str__ raised {type(failure).__name__}"
     return f"{type(error).__name__}: {shorten(text)}" if text else type(error).__name__
 
 
 def shorten(text: str) -> str:
-    """Cut a text that is to be told to `LONGEST_TEXT` characters."""
+    """Cut a text to `LONGEST_TEXT` characters."""
     return text if len(text) <= LONGEST_TEXT else text[:LONGEST_TEXT] + "…"
 
 
 def in_words(what: str, error: BaseException) -> str:
-    """Say `what` happened and, where it is known, why: the words of the error's cause."""
+    """Say `what` happened and, if it is known, why: the text of the error's cause."""
     cause = error.__cause__
     return f"{what}: {cause}" if cause is not None and str(cause) else what
 

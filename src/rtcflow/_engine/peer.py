@@ -1,7 +1,7 @@
-"""One peer: an RTCPeerConnection from its first description to its last task. Lives in the room's thread.
+"""One peer: an RTCPeerConnection from its first description to its last task. Lives in the engine's thread.
 
-A peer is opened by `answer` or `offer`, once, and closed by `close`. Whatever happens in between reaches the outside
-through `Ports`; the end reaches it by exactly one way, `_end`.
+`answer` or `propose` opens a peer, once, and `close` closes it. All that happens in between reaches the outside through
+`Ports`. The end has exactly one way there, `_end`.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ class Peer:
         """Take an offer, and return the answer's SDP, candidates included.
 
         Raises:
-            InvalidOffer: The offer makes no sense.
+            InvalidOffer: The offer is invalid.
             UnsupportedMedia: Nothing in it can be served.
         """
         offer = offers.read(sdp, preferred=self._config.video.codecs)
@@ -141,7 +141,7 @@ class Peer:
         An offer with new ICE credentials, both of them, and the same certificate restarts ICE (RFC 8445 section 2.4).
 
         Raises:
-            InvalidOffer: The offer makes no sense, or does not fit what was agreed on.
+            InvalidOffer: The offer is invalid, or does not fit what was agreed on.
             UnsupportedMedia: Nothing in it can be served.
             ConnectionExists: It is not of this peer's ICE session.
         """
@@ -205,7 +205,7 @@ class Peer:
         """Take the answer to our offer.
 
         Raises:
-            InvalidOffer: The answer makes no sense, or does not fit the offer.
+            InvalidOffer: The answer is invalid, or does not fit the offer.
             LocalProtocolError: There is nothing to be answered.
         """
         connection = self._connection

@@ -79,7 +79,7 @@ def read_offer(body: bytes, direction: Direction, *, audio: bool = True, video: 
         video: Whether video is.
 
     Raises:
-        InvalidOffer: It is no WebRTC offer.
+        InvalidOffer: The body is not a WebRTC offer.
         UnsupportedMedia: It is one, but not for this endpoint; the message says what to change.
     """
     sdp = _decode(body)

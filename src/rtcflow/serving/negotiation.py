@@ -57,7 +57,7 @@ async def answer_offer(calls: Calls, offer_sdp: str, *, send: bool = True, recei
 
     Raises:
         NotServing: The stream is not running.
-        InvalidOffer: The offer makes no sense.
+        InvalidOffer: The offer is invalid.
         UnsupportedMedia: The offer has nothing that the stream's handler can use.
         ApplicationFailed: The function in `WebRTCConfig.ice_servers` raised, or returned something else.
         TooManyConnections: The process has no file descriptor left.

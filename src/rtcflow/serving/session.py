@@ -242,7 +242,7 @@ class Session:
 
         Raises:
             ConnectionExists: This is not a live WebRTC call, or the offer belongs to another ICE session.
-            InvalidOffer: The offer makes no sense, or does not fit what was agreed on. The call goes on.
+            InvalidOffer: The offer is invalid, or does not fit what was agreed on. The call goes on.
             UnsupportedMedia: Nothing in the offer can be served. The call goes on.
         """
         connection = self.connection

@@ -79,10 +79,10 @@ HOWS = {
 
 
 def _in_a_call(step: Callable[..., None]) -> Callable[..., None]:
-    """Have a step take place in a call: if none goes on, somebody calls first, as plainly as can be.
+    """Run a step in a call. If no call goes on, a plain call begins first.
 
-    Not a precondition: whether a sync handler's call goes on is decided by threads, and what Hypothesis may choose from
-    must not depend on them.
+    This is not a precondition. Threads decide whether a sync handler's call goes on, and the choices of Hypothesis must
+    not depend on threads.
     """
 
     @wraps(step)
@@ -109,7 +109,7 @@ def _own(methods: tuple[str, ...]) -> st.SearchStrategy[str]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """What a handler is made to raise is logged by those who supervise it, by the hundred: not here."""
+    """Do not log the errors that a step makes a handler raise: there are hundreds of them."""
     level = logger.level
     logger.setLevel(logging.CRITICAL)
     try:
@@ -127,12 +127,13 @@ class HandlerLifecycle(RuleBasedStateMachine):
     in time; nothing is sent after it; no task and no thread is left, the slot is free, and nothing that copies share
     was changed.
 
-    A step that needs a call begins one, as plain as can be, where none goes on. Further rules and invariants are
-    Hypothesis' own: `@rule()` and `@invariant()` on methods of your subclass; `handler` is the copy that serves the
-    present call, `connection` its connection.
+    A step that needs a call begins a plain one if no call goes on. Add rules and invariants with Hypothesis' `@rule()`
+    and `@invariant()` on methods of your subclass. `handler` is the copy that serves the present call, `connection` its
+    connection.
 
-    The settings are Hypothesis' with fewer steps (30) and without its explanation of failures, which the story is:
-    change them with ``MyBotLife.TestCase.settings = settings(MyBotLife.TestCase.settings, max_examples=1000)``.
+    The settings are Hypothesis' with fewer steps (30) and without its explanation of failures, because the story
+    explains them. Change them with ``MyBotLife.TestCase.settings = settings(MyBotLife.TestCase.settings,
+    max_examples=1000)``.
 
     Attributes:
         backend: ``"trio"`` or ``"asyncio"``.
@@ -241,7 +242,7 @@ class HandlerLifecycle(RuleBasedStateMachine):
             phone: Whether the caller is on a telephone line.
             start_up: It ``"works"``, ``"is slow"`` or ``"raises"``.
             already: The ``"peer left"``, or it was ``"closed"``, before the connection was up; or None.
-            copy_fails_first: Somebody else had called, and was refused because `copy()` raised.
+            copy_fails_first: Another caller came before, and was refused because `copy()` raised.
         """
         with self._to_the_end_of_the_step():
             if self._live:

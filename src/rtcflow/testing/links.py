@@ -121,13 +121,13 @@ class LossyLink:
         reorder: Probability that a frame is held up by `reorder_by` and overtaken.
         reorder_by: Seconds.
         duplicate: Probability that a frame arrives twice.
-        bandwidth: Bits per second through which everything has to go, or None. One audio frame counts with its size
+        bandwidth: Bits per second for everything together, or None for no limit. One audio frame counts with its size
             in memory (16 bits per sample: 384 kbit/s for mono at 24 kHz), one video frame with a byte per pixel.
-        queue: Seconds of traffic that wait in front of that bottleneck; what comes on top is lost.
+        queue: Seconds of traffic that may wait in front of that bottleneck. Further traffic is lost.
         blackouts: When nothing gets through.
 
     Raises:
-        ValueError: An argument that makes no sense; the text says what would.
+        ValueError: An argument is out of range; the text says what to write.
     """
 
     seed: int = 0

@@ -1,4 +1,4 @@
-"""The WebSocket of an ASGI server under limits, in our own exceptions."""
+"""The WebSocket of an ASGI server, with limits, and with our own exceptions."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ if TYPE_CHECKING:
     from starlette.websockets import WebSocket
 
 GOODBYE: Final = 1.0
-"""Seconds that closing may take: what the peer has not taken by then is lost."""
+"""Seconds that closing may take. Data that the peer has not taken by then is lost."""
 
 FAIR: Final = 16
-"""Messages after which the reader lets others run: receiving what a server has queued may not wait at all."""
+"""Messages after which the reader lets other tasks run, because receiving queued messages may never wait."""
 
 EARLY: Final = 0.001
-"""Seconds by which a timer may come early; asyncio's do, by the clock's resolution, and would be set again at once."""
+"""Seconds by which a timer may come early, as asyncio's timers do. Without it a timer would be set again at once."""
 
 STEADY: Final = 1.0
 PAUSE: Final = 2.0
 """A peer that sends for so many seconds without such a pause sends all the time. Pages ping once a second."""
 
 REASON_BOUND: Final = 123
-"""Bytes that a close reason may have (RFC 6455 section 5.5: 125, less two for the code)."""
+"""The most bytes of a close reason (RFC 6455 section 5.5: 125, less two for the code)."""
 
 _NORMAL_ENDS: Final = (1000, 1001, 1005)
-"""Close codes of a peer that left by its own will; 1005 stands for a close frame without a code (RFC 6455 7.4.1)."""
+"""Close codes of a peer that left on purpose; 1005 stands for a close frame without a code (RFC 6455 7.4.1)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +45,14 @@ class LineLimits:
     Attributes:
         setup: Seconds until it must have started the call.
         max_message: Characters or bytes of one message. 256 KiB are 1 s of stereo samples at 48 kHz as base64.
-        rate: Messages a second, for long. Audio takes 50, or 100 with 10 ms frames; 375 where a browser sends each
-            quantum of an AudioWorklet by itself, 128 samples at 48 kHz.
+        rate: Messages a second, for long. Audio takes 50, or 100 with 10 ms frames. It takes 375 if a browser sends
+            each quantum of an AudioWorklet by itself (128 samples at 48 kHz).
         burst: Messages beyond that at once, after a stall of the network: 20 s of audio.
-        stall: Seconds that it may take no more data before the link counts as broken.
-        idle: Seconds that it may say nothing at all, not even a ping, before it counts as gone; None for ever, whatever
-            `peer_timeout` says. No server notices a network that died without a word in less than minutes.
-        peer_timeout: The same for a peer that was sending all the time, as a microphone and a carrier do (for
-            `STEADY` seconds, without a pause of `PAUSE`): when that stops, the peer is dead. None: only `idle` counts.
+        stall: If the peer takes no data for so many seconds, the link counts as broken.
+        idle: If the peer sends nothing, not even a ping, for so many seconds, it counts as gone. None means never, and
+            also turns `peer_timeout` off. A server itself needs minutes to notice a network that died.
+        peer_timeout: The same for a peer that sends all the time, as a microphone and a carrier do (for `STEADY`
+            seconds, without a pause of `PAUSE`). None means that only `idle` counts.
     """
 
     setup: float = 10.0
@@ -77,12 +77,12 @@ class PeerLeft(Exception):
 
     @property
     def is_goodbye(self) -> bool:
-        """Whether the peer closed it in good order."""
+        """Whether the peer closed it with a normal close code."""
         return self.code in _NORMAL_ENDS
 
 
 class PeerStalled(PeerLeft):
-    """The peer takes no more data; nobody else will notice."""
+    """The peer takes no more data. The server would not notice it."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__(1006)
@@ -90,7 +90,7 @@ class PeerStalled(PeerLeft):
 
 
 class PeerSilent(PeerLeft):
-    """The peer has said nothing for too long: a network that died tells nobody."""
+    """The peer has sent nothing for too long. A network that died gives no other sign."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__(1006)
@@ -102,7 +102,7 @@ class LineSocket:
 
     _gone = Exception
     """What a server raises if its peer has gone. Servers differ: OSError, RuntimeError (Uvicorn's "unexpected ASGI
-    message"), h11's LocalProtocolError, trio's BrokenResourceError. Whatever it is, this one call is over."""
+    message"), h11's LocalProtocolError, trio's BrokenResourceError. Each of them ends this one call."""
 
     def __init__(self, websocket: WebSocket, limits: LineLimits) -> None:
         from starlette.websockets import WebSocketState  # not before a call: importing takes long
@@ -121,7 +121,7 @@ class LineSocket:
         """Accept the handshake, if that was not done.
 
         Raises:
-            PeerLeft: There is nobody any more.
+            PeerLeft: The peer has gone.
         """
         if self._websocket.application_state is not self._connecting:
             return

@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 import random
+import re
 import secrets
 import signal
 import socket
@@ -23,6 +24,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -104,26 +106,33 @@ stream = rtcflow.Stream(
 )
 
 
-def tasks_alive() -> int:
-    """How many tasks the application's loop has."""
+def task_names() -> list[str]:
+    """The names of all tasks of the application's loop."""
     if "trio" in sys.modules:
         import trio
 
         with suppress(RuntimeError):
-            return int(trio.lowlevel.current_statistics().tasks_living)
+            found, left = [], [trio.lowlevel.current_root_task()]
+            while left:
+                if (task := left.pop()) is not None:
+                    found.append(task.name)
+                    left += [child for nursery in task.child_nurseries for child in nursery.child_tasks]
+            return found
     import asyncio
 
-    return len(asyncio.all_tasks())
+    return [f"{task.get_name()} {task.get_coro()}".split(" at 0x")[0] for task in asyncio.all_tasks()]
 
 
 async def figures(_: Request) -> JSONResponse:
+    names = task_names()
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return JSONResponse(
         {
             "rss": pages * os.sysconf("SC_PAGE_SIZE") / 2**20,
             "descriptors": len(os.listdir("/proc/self/fd")),
             "threads": threading.active_count(),
-            "tasks": tasks_alive(),
+            "tasks": len(names),
+            "names": names,
             "calls": len(stream.calls),
         }
     )
@@ -276,7 +285,7 @@ async def victim(url: str, kind: str) -> None:
 # -- watching
 
 
-async def watch(url: str, until: float, samples: list[dict[str, float]]) -> None:
+async def watch(url: str, until: float, samples: list[dict[str, Any]]) -> None:
     """Ask the server for its figures now and then."""
     begin = time.monotonic()
     async with httpx2.AsyncClient(timeout=20) as client:
@@ -286,7 +295,7 @@ async def watch(url: str, until: float, samples: list[dict[str, float]]) -> None
             await anyio.sleep(EVERY)
 
 
-def slope(samples: list[dict[str, float]], name: str) -> float:
+def slope(samples: list[dict[str, Any]], name: str) -> float:
     """Growth in ten minutes, by least squares."""
     if len(samples) < 3:
         return 0.0
@@ -294,7 +303,7 @@ def slope(samples: list[dict[str, float]], name: str) -> float:
     return float(np.polyfit(times, [sample[name] for sample in samples], 1)[0] * 600)
 
 
-def plot(samples: list[dict[str, float]], path: Path, title: str) -> None:
+def plot(samples: list[dict[str, Any]], path: Path, title: str) -> None:
     """A picture of the samples: each figure over time, from 0 to its own maximum."""
     width, high, left = 900, 90, 120
     names = ["rss", "descriptors", "threads", "tasks", "calls"]
@@ -333,7 +342,7 @@ async def soak(url: str, seconds: float, seed: int) -> dict[str, Any]:
             for number in range(CALLERS):
                 tasks.start_soon(caller, number, url, seed, until, engine, tally)
     await anyio.sleep(SETTLE)
-    after: list[dict[str, float]] = []
+    after: list[dict[str, Any]] = []
     await watch(url, anyio.current_time() + EVERY, after)
     warm = [sample for sample in samples if sample["at"] >= min(60.0, seconds / 4)]
     left = {name: after[-1][name] - before[-1][name] for name in ("descriptors", "threads", "tasks", "calls")}
@@ -349,9 +358,15 @@ async def soak(url: str, seconds: float, seed: int) -> dict[str, Any]:
         "worst": tally.worst[:10],
         "MB in ten minutes": slope(warm, "rss"),
         "left at the end": left,
+        "tasks left": dict(Counter(_kinds(after[-1])) - Counter(_kinds(before[-1]))),
         "samples": samples,
         "tally": {key: value for key, value in asdict(tally).items() if key != "delivered"},
     }
+
+
+def _kinds(sample: dict[str, Any]) -> list[str]:
+    """What a sample's tasks are, without numbers of tasks and of calls."""
+    return [re.sub(r"Task-\d+ ", "", name) for name in sample["names"]]
 
 
 async def _one(url: str, kind: str, engine: Any) -> None:

@@ -331,11 +331,7 @@ def _notice_dead_peers(listener: socket.socket) -> None:
 async def _serve(
     application: Any, calls: list[Calls], listener: socket.socket, backend: Backend, drain: float | None = None
 ) -> None:
-    from .serving.http_server import serve
-    from .transports.line_socket import LineLimits
-
-    limits = [one.options.websocket.max_message for one in calls if one.options.websocket is not None]
-    limits += [one.options.telephone.limits.max_message for one in calls if one.options.telephone is not None]
+    from .serving.http_server import longest_message, serve
 
     async def stop() -> None:
         """Return when the server is to stop: at the first signal, or after draining, which a second signal ends."""
@@ -350,8 +346,7 @@ async def _serve(
                         streams.start_soon(one.drain, one.options.limits.drain_time if drain is None else drain)
                 draining.cancel_scope.cancel()
 
-    # Characters of a message may have four bytes; what is longer than that is beyond each limit of the routes.
-    most = 4 * max([LineLimits().max_message, *limits])
+    most = longest_message(calls)
     await serve(application, listener, backend.value, stop=stop, grace=GRACE, max_message=most)
 
 

@@ -516,6 +516,7 @@ async def _keep_session(
 ) -> None:
     """Hold the client's WebSocket open: httpx2 wraps what passes through its block, so nothing of ours does."""
     import httpx2.websockets
+    from wsproto.utilities import LocalProtocolError
 
     try:
         with anyio.fail_after(timeout) as opening:
@@ -523,6 +524,13 @@ async def _keep_session(
                 opening.deadline = float("inf")
                 task_status.started(session)
                 await anyio.sleep_forever()
+    except BaseExceptionGroup as group:
+        # httpx2 answers a ping also after it has begun to close, and wsproto refuses that. The call is over by then.
+        rest = group.split(LocalProtocolError)[1]
+        if rest is not None:
+            raise
+    except LocalProtocolError:
+        pass  # the same, as httpx2 unwraps it
     except TimeoutError:
         raise NegotiationTimeout("answer", timeout) from None
     except httpx2.websockets.WebSocketUpgradeError as error:

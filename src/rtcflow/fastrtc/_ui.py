@@ -1,7 +1,7 @@
 """`stream.ui`: what FastRTC's programs launch, and what Gradio's programs mount.
 
-`launch` serves rtcflow's page on rtcflow's server. Where a program has imported Gradio, `stream.ui` is also one of
-Gradio's `Blocks`, so that Gradio can mount and nest it; it then shows a link to rtcflow's page.
+`launch` serves rtcflow's page on the HTTP server of `rtcflow serve`. Where a program has imported Gradio, `stream.ui`
+is also one of Gradio's `Blocks`, so that Gradio can mount and nest it; it then shows a link to rtcflow's page.
 """
 
 from __future__ import annotations
@@ -18,11 +18,14 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 import anyio
 import anyio.from_thread
 
+from ..serving.http_server import longest_message, serve
 from ..stream import Stream
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
     from starlette.types import Receive, Scope, Send
+
+    from ..serving.calls import Calls
 
 PORTS: Final = range(7860, 7960)
 """The ports that are tried if none is given: Gradio's."""
@@ -34,8 +37,9 @@ CLOSING: Final = 10.0
 class Server:
     """A server in a thread of its own, from `start` until `close`."""
 
-    def __init__(self, application: Starlette, listener: socket.socket) -> None:
+    def __init__(self, application: Starlette, calls: Calls, listener: socket.socket) -> None:
         self._application = application
+        self._calls = calls
         self._listener = listener
         self._portal: Any = None
         self._stop: anyio.Event | None = None
@@ -63,17 +67,11 @@ class Server:
             self._started.set()
 
     async def _serve(self) -> None:
-        from hypercorn.asyncio import serve
-        from hypercorn.config import Config
-
-        config = Config()
-        config.bind = [f"fd://{self._listener.detach()}"]  # hypercorn closes it
-        config.graceful_timeout = 1.0
-        config.loglevel = "WARNING"
         stop = self._stop = anyio.Event()
         async with anyio.from_thread.BlockingPortal() as self._portal:
             self._started.set()
-            await serve(self._application, config, shutdown_trigger=stop.wait)  # type: ignore[arg-type]
+            most = longest_message([self._calls])
+            await serve(self._application, self._listener, "asyncio", stop=stop.wait, grace=1.0, max_message=most)
 
     def wait(self) -> None:
         """Wait until it has ended; raises what ended it."""
@@ -144,7 +142,7 @@ class UI:
         shown = f"[{host}]" if ":" in host else host
         url = f"http://{shown}:{listener.getsockname()[1]}/"
         sys.setswitchinterval(0.0005)  # media shares the interpreter with the handlers' Python code
-        self._server, self._url = Server(self._rtc.asgi, listener), url
+        self._server, self._url = Server(self._rtc.asgi, self._rtc.calls, listener), url
         self._server.start()
         if not quiet:
             print(f"* Running on local URL:  {url}", flush=True)  # noqa: T201

@@ -36,6 +36,7 @@ from ..exceptions import (
 )
 from ..protocol import signalling
 from ..protocol.lines import INTERNAL_ERROR, NORMAL, OVER_LIMIT, WRONG_KIND
+from ..serving.admission import refusal_level
 from ..serving.calls import Calls
 from ..serving.options import Modality, Mode, Options
 from ..serving.session import CallRequest, Session
@@ -164,7 +165,7 @@ async def _refusals(
         logger.warning("%s from %s refused: %s", path, who, error)
     except NegotiationError as error:
         calls.refused[error.code] += 1
-        logger.info("%s from %s refused: %s", path, who, error)
+        logger.log(refusal_level(error), "%s from %s refused: %s", path, who, error)
         if websocket.application_state is WebSocketState.CONNECTING:
             await tell(websocket, error)
     except (anyio.EndOfStream, anyio.BrokenResourceError):

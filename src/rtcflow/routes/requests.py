@@ -18,6 +18,7 @@ from starlette.responses import JSONResponse, Response
 
 from ..exceptions import InvalidOffer, NegotiationError, NotServing, TooManyRequests, UnknownConnection
 from ..protocol import signalling
+from ..serving.admission import refusal_level
 from ..serving.calls import Calls
 from ..serving.session import CallRequest
 from .origin_guard import shown_path
@@ -125,7 +126,8 @@ def answering(
             return await handle(request)
         except NegotiationError as error:
             path = shown_path(request.scope)
-            logger.info("%s %s from %s refused: %s", request.method, path, caller_of(request), error)
+            level, caller = refusal_level(error), caller_of(request)
+            logger.log(level, "%s %s from %s refused: %s", request.method, path, caller, error)
             if refused is not None and not isinstance(error, UnknownConnection):
                 refused[error.code] += 1
             return failed(error)

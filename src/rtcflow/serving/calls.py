@@ -40,7 +40,7 @@ from ..exceptions import (
 )
 from ..handlers.base import StreamHandlerBase
 from ..handlers.checking import copy_handler
-from .admission import Admission, is_for_the_process
+from .admission import Admission, NoDescriptors, has_descriptors, is_for_the_process
 from .engine import EngineRoom
 from .options import Options
 from .output_events import OutputEvents
@@ -240,7 +240,7 @@ class Calls(Mapping[str, Session]):
             NotServing: The stream is not running, or is draining.
             NotAuthorized: `authorize` refused.
             ConnectionExists: A live call has this id.
-            TooManyConnections: No slot is free, or too few worker threads are.
+            TooManyConnections: No slot is free, or too few worker threads or file descriptors are.
             ApplicationFailed: `authorize` or `copy()` raised.
         """
         self.check_admitting()
@@ -267,6 +267,8 @@ class Calls(Mapping[str, Session]):
             raise ConnectionExists("this id is in use; choose another, or wait until that call has ended")
         if limit is not None and len(self._sessions) >= limit:
             raise TooManyConnections(limit)
+        if not has_descriptors():
+            raise NoDescriptors(len(self._sessions))
         threads = threads_needed(self.options.handler)
         self.threads.reserve(threads)
         try:

@@ -1,10 +1,10 @@
-"""The HTTP server of `rtcflow serve`: Hypercorn, with three faults guarded here.
+"""The HTTP server of `rtcflow serve` and of `rtcflow.fastrtc`: Hypercorn, with three faults guarded here.
 
 - Under trio, Hypercorn runs each connection in the server's own nursery. An error inside one connection's tasks ended
   the process and every call. (A refused WebSocket upgrade with a frame in the same TCP segment did so: h11 raises in
   ``send(None)``.) Here each connection has its own guard: its error is logged, and ends this connection only.
-- After a client has gone, Hypercorn's WebSocket pings keep the connection's socket for up to the ping interval under
-  trio. Here the socket is closed as soon as nothing more can be read.
+- After a client has gone, Hypercorn's WebSocket pings keep the connection's tasks for up to the ping interval, and
+  under trio its socket, too. Here both end as soon as nothing more can be read.
 - Hypercorn always accepts compression, and inflates 64 KiB of it at once before it looks at its limit: up to 64 MB for
   each connection. Here compression is never accepted, so that a message is as long as the bytes on the wire.
 
@@ -19,11 +19,16 @@ from __future__ import annotations
 import importlib
 import logging
 import socket
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import anyio
+
+from ..transports.line_socket import LineLimits
+
+if TYPE_CHECKING:
+    from .calls import Calls
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +78,20 @@ async def serve(
         await importlib.import_module(f"hypercorn.{backend}").serve(application, config, shutdown_trigger=stop)
 
 
+def longest_message(calls: Iterable[Calls]) -> int:
+    """The `max_message` of `serve` for some streams: beyond it, each of their routes refuses a message anyway.
+
+    The routes count characters, and a character may have four bytes.
+    """
+    limits = [LineLimits().max_message]
+    for options in (one.options for one in calls):
+        if options.websocket is not None:
+            limits.append(options.websocket.max_message)
+        if options.telephone is not None:
+            limits.append(options.telephone.limits.max_message)
+    return 4 * max(limits)
+
+
 @contextmanager
 def _replaced(module: str, name: str, subclass: Callable[[Any], Any]) -> Iterator[None]:
     """Let a class in a module be a subclass of it inside this block."""
@@ -105,12 +124,33 @@ def _guard(server: Any) -> Any:
                 if passing is not None and (self._is_trio or passing.subgroup(KeyboardInterrupt)):
                     raise _first(passing) from None
 
+        def __init__(self, *arguments: Any, **named: Any) -> None:
+            super().__init__(*arguments, **named)
+            self._gone = anyio.Event()
+            self.context = _Context(self.context, self._gone)
+
         async def _read_data(self) -> None:
             await super()._read_data()
+            self._gone.set()
             if self._is_trio:
                 await anyio.aclose_forcefully(self.stream)
 
     return Guarded
+
+
+class _Context:
+    """Hypercorn's context for one connection, whose `sleep` between two pings ends when the client has gone."""
+
+    def __init__(self, context: Any, gone: anyio.Event) -> None:
+        self._context = context
+        self._gone = gone
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._context, name)
+
+    async def sleep(self, wait: float) -> None:
+        with anyio.move_on_after(wait):
+            await self._gone.wait()
 
 
 def _decline(extension: Any) -> Any:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 from typing import TYPE_CHECKING, Any
 
 import anyio.lowlevel
 
 from .._core.hooks import ask
-from ..exceptions import ApplicationFailed, TooManyConnections
+from ..exceptions import ApplicationFailed
 from ..protocol.ice import read_rtc_configuration
-from .admission import is_for_the_process
+from .admission import EXHAUSTED, NoDescriptors, is_for_the_process
 from .calls import Calls
 from .options import Modality, Mode, Page
 
@@ -60,7 +59,7 @@ async def answer_offer(calls: Calls, offer_sdp: str, *, send: bool = True, recei
         InvalidOffer: The offer is invalid.
         UnsupportedMedia: The offer has nothing that the stream's handler can use.
         ApplicationFailed: The function in `WebRTCConfig.ice_servers` raised, or returned something else.
-        TooManyConnections: The process has no file descriptor left.
+        NoDescriptors: The process has no file descriptor left.
     """
     options, engine = calls.options, await calls.engine()
     try:
@@ -84,15 +83,13 @@ async def answer_offer(calls: Calls, offer_sdp: str, *, send: bool = True, recei
     except BaseException as error:
         if not _is_exhausted(error):
             raise
-        logger.warning("a call was refused: this process has no file descriptor left (see `ulimit -n`)")
-        limit = len(calls)
-        raise TooManyConnections(limit, "the server can open no more sockets; try again later") from None
+        raise NoDescriptors(len(calls)) from None
 
 
 def _is_exhausted(error: BaseException | None) -> bool:
     """Whether the system has run out of what sockets need."""
     if isinstance(error, BaseExceptionGroup):
         return any(map(_is_exhausted, error.exceptions))
-    if isinstance(error, OSError) and error.errno in {errno.EMFILE, errno.ENFILE, errno.ENOBUFS}:
+    if isinstance(error, OSError) and error.errno in EXHAUSTED:
         return True
     return error is not None and _is_exhausted(error.__cause__ or error.__context__)

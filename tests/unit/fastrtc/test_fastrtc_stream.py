@@ -302,6 +302,29 @@ def test_launch_serves_the_page_and_close_ends_it(capsys: pytest.CaptureFixture[
         stream.ui.launch(server_port=port)
 
 
+def test_launch_has_the_guards_of_rtcflow_serve() -> None:
+    """It agrees on no compression, and a refused upgrade with a frame behind it does not end it."""
+    stream, port = make(), free_port()
+    stream.ui.launch(server_port=port, server_name="127.0.0.1", prevent_thread_lock=True, quiet=True)
+    try:
+        head = (
+            "GET {} HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
+            "Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n"
+        )
+        with socket.create_connection(("127.0.0.1", port), 10) as one:
+            one.sendall(head.format("/websocket/offer").encode())
+            answer = one.recv(1000)
+            assert answer.startswith(b"HTTP/1.1 101")
+            assert b"deflate" not in answer
+        with socket.create_connection(("127.0.0.1", port), 10) as refused:
+            refused.sendall(head.format("/telephone/handler/nope").encode() + b"\x81\x85abcdhello")
+            assert refused.recv(1000)
+        assert httpx2.get(f"http://127.0.0.1:{port}/healthz").status_code == 200
+    finally:
+        stream.ui.close()
+
+
 PROGRAM = """
 from rtcflow.fastrtc import Stream
 stream = Stream(lambda frame: frame)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import errno
 import logging
@@ -20,7 +21,7 @@ from rtcflow import cli
 from rtcflow.demo import EchoHandler
 from rtcflow.exceptions import NotServing
 from rtcflow.routes.requests import public_path
-from rtcflow.serving.http_server import serve
+from rtcflow.serving.http_server import PING, serve
 from rtcflow.serving.session import CallRequest
 from rtcflow.stream import Stream
 from rtcflow.transports.memory import memory_pair
@@ -138,6 +139,35 @@ async def test_no_request_stops_the_server(anyio_backend_name):
             await anyio.sleep(0.01)
         while len(os.listdir("/proc/self/fd")) > before + 2:
             await anyio.sleep(0.05)
+
+
+@pytest.mark.parametrize("end", ["FIN", "RST"])
+async def test_a_client_that_has_gone_leaves_no_task(anyio_backend_name, end):
+    """The pings of a WebSocket end with it: not at the next one, twenty seconds later."""
+
+    def living():
+        if anyio_backend_name == "trio":
+            import trio
+
+            return trio.lowlevel.current_statistics().tasks_living
+        return len(asyncio.all_tasks())
+
+    stream = make()
+    async with site(anyio_backend_name, stream.asgi) as (address, _):
+        await ask(address)
+        await send(address, b"\n")
+        await anyio.sleep(0.1)
+        before = living()
+        for _ in range(5):
+            async with await anyio.connect_tcp(*address) as connection:
+                await connection.send(upgrade("/websocket/offer"))
+                assert b" 101 " in await connection.receive()
+                if end == "RST":
+                    raw = connection.extra(anyio.abc.SocketAttribute.raw_socket)
+                    raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
+        with anyio.fail_after(PING / 2):
+            while living() > before:
+                await anyio.sleep(0.05)
 
 
 async def test_compression_is_never_accepted(anyio_backend_name):

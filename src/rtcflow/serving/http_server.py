@@ -124,6 +124,8 @@ def _guard(server: Any) -> Any:
                 if passing is not None and (self._is_trio or passing.subgroup(KeyboardInterrupt)):
                     raise _first(passing) from None
 
+        context: Any
+
         def __init__(self, *arguments: Any, **named: Any) -> None:
             super().__init__(*arguments, **named)
             self._gone = anyio.Event()
@@ -132,8 +134,11 @@ def _guard(server: Any) -> Any:
         async def _read_data(self) -> None:
             await super()._read_data()
             self._gone.set()
+            await self.idle_task.stop()  # under asyncio it kept the socket for 5 s more
             if self._is_trio:
                 await anyio.aclose_forcefully(self.stream)
+            else:
+                self.writer.close()
 
     return Guarded
 

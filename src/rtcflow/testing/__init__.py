@@ -7,6 +7,7 @@
 | call a handler and look at what it did | `run_call`, `open_caller` |
 | have Hypothesis live through anything that may happen to it | `HandlerLifecycle` |
 | hold it, or a transport, to its contract | `check_handler`, `check_transport` |
+| run an async scenario under many orders of its tasks | `explore` |
 | make audio and measure what came back | `signals` |
 | make a bad network | `links` |
 | make up values for tests of your own | `strategies` |
@@ -21,6 +22,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from . import links, signals
+from ._schedules import explore
 from .caller import Blocked, Caller, CallRecord, HandlerHung, Heard, open_caller, run_call
 from .clocks import Stuck, VirtualTime, advance, virtual_backend, virtual_time
 from .conformance import TRANSPORT_CHECKS, check_transport
@@ -53,6 +55,7 @@ __all__ = [
     "check_handler",
     "check_transport",
     "chirp",
+    "explore",
     "find_gaps",
     "latency",
     "level",

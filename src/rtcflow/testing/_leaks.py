@@ -30,7 +30,7 @@ POOLS = ("Trio thread", "AnyIO worker", "asyncio_", "ThreadPoolExecutor", "pytes
 def watch() -> Iterator[list[str]]:
     """Compare before and after. The list that the context gives is filled when the block ends without an error."""
     found: list[str] = []
-    before = _Open(_threads(), _descriptors(), _tasks())
+    before = _Open(_threads(), descriptors(), _tasks())
     destroyed = _Destroyed()
     logging.getLogger("asyncio").addHandler(destroyed)
     try:
@@ -77,7 +77,7 @@ def _what_is_left(before: _Open) -> list[str]:
         left = [f"thread {thread.name!r}" for thread in _threads() - before.threads]
         left += [
             f"file {kind!r}" if kind.startswith("/") else f"{n} {kind}(s)"
-            for kind, n in (_descriptors() - before.descriptors).items()
+            for kind, n in (descriptors() - before.descriptors).items()
         ]
         left += [f"task {task.get_name()!r}" for task in _tasks() - before.tasks]
         if not left or time.monotonic() > deadline:
@@ -89,7 +89,7 @@ def _threads() -> set[threading.Thread]:
     return {thread for thread in threading.enumerate() if not thread.name.startswith(POOLS)}
 
 
-def _descriptors() -> Counter[str]:
+def descriptors() -> Counter[str]:
     """How many files, sockets, pipes and event files are open (Linux). Devices do not count: libraries keep them."""
     kinds: Counter[str] = Counter()
     folder = Path("/proc/self/fd")

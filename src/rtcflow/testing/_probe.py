@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import inspect
+import math
 import threading
+import zlib
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import anyio
+import av
+import numpy as np
+from numpy.typing import NDArray
 
 from .._core.bridge import current_worker
 from ..context import get_current_context
@@ -78,6 +83,11 @@ class Journal:
         has_raised: Some method has raised.
         shutdown_error: What it raised by itself.
         context_id: The id that `get_current_context()` must show.
+        numbered: The first sample of each frame received is its number.
+        emits: Audio that emit returned: when, and its seconds.
+        watched: Arrays that the handler had kept when its queue was cleared, by identity.
+        stale: Seconds of them that emit returned all the same.
+        given: What was handed over and may still be waiting to be played, or sent: each with its checksum.
     """
 
     clock: Callable[[], float]
@@ -95,6 +105,11 @@ class Journal:
     has_raised: bool = False
     shutdown_error: Exception | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
+    numbered: bool = False
+    emits: list[tuple[float, float]] = field(default_factory=list)
+    watched: dict[int, NDArray[Any]] = field(default_factory=dict)
+    stale: float = 0.0
+    given: dict[str, deque[_Given]] = field(default_factory=lambda: defaultdict(lambda: deque(maxlen=64)))
 
     def ends(self, cause: EndCause, why: str, *, injected: bool = True) -> None:
         """Something has happened that ends the connection."""
@@ -126,9 +141,10 @@ class Journal:
                 seen: str | None = get_current_context().webrtc_id
             except RuntimeError:
                 seen = None
-            if seen is None or (self.context_id is not None and seen != self.context_id):
+            unused = method == "shutdown" and not self.numbered  # a copy that never served anybody has none
+            if (seen is None and not unused) or (self.context_id is not None and seen != self.context_id):
                 self.broken.append(f"the context is set before any call: {method} saw {seen}")
-            if method == "receive":
+            if method == "receive" and self.numbered:
                 marker = int(args[0][1][0, 0])
                 if self.markers and marker <= self.markers[-1]:
                     self.broken.append(f"receive gets frames in order: number {marker} came after {self.markers[-1]}")
@@ -164,6 +180,64 @@ class Journal:
         self.items["audio"] += audio is not None
         if audio is not None:
             self.longest_item = max(self.longest_item, audio[1].shape[1] / audio[0])
+            self.emits.append((self.clock(), audio[1].shape[1] / audio[0]))
+
+    def handed_over(self, handler: StreamHandlerBase, method: str, item: Any) -> None:
+        """See that what was handed over before is as it was, as far as it still waits; and remember `item`."""
+        if method == "emit":
+            waiting = handler.playback().waiting
+        elif method == "video_emit":
+            waiting = 0.001  # the last picture alone
+        else:
+            return
+        for one in reversed(self.given[method]):
+            if waiting <= 1e-6:
+                break
+            if _checksum(one.buffer) != one.checksum:
+                self.broken.append(
+                    f"what {method} returned is not written to before it was played: return a copy (array.copy()), "
+                    "or make a new array each time"
+                )
+                break
+            waiting -= one.seconds
+        buffer = _buffer(item)
+        if buffer is not None:
+            rate, samples = buffer if isinstance(buffer, tuple) else (1, None)
+            seconds = 1.0 if samples is None else samples.size / max(1, rate)
+            held = buffer if samples is None else samples
+            if samples is not None and id(samples) in self.watched:
+                self.stale += seconds
+            self.given[method].append(_Given(held, _checksum(held), seconds))
+
+
+@dataclass(frozen=True)
+class _Given:
+    """One array or picture that was handed over."""
+
+    buffer: Any
+    checksum: int
+    seconds: float
+
+
+def _buffer(item: Any) -> Any:
+    """What of an item is used later as it is, without a copy: a picture, or audio as (rate, samples)."""
+    if isinstance(item, av.VideoFrame):
+        return item
+    if isinstance(item, tuple) and len(item) >= 2:
+        if isinstance(item[0], tuple | av.VideoFrame):
+            return _buffer(item[0])
+        if isinstance(item[0], int) and isinstance(item[1], np.ndarray) and item[1].dtype == np.int16:
+            return item[0], item[1]
+    return None
+
+
+def _checksum(buffer: Any) -> int:
+    if isinstance(buffer, np.ndarray):
+        return zlib.crc32(buffer.tobytes())
+    checksum = 0
+    for plane in buffer.planes:
+        checksum = zlib.crc32(bytes(plane), checksum)
+    return checksum
 
 
 def probe_copies(handler: StreamHandlerBase, journal_for: Callable[[], Journal]) -> None:
@@ -203,11 +277,12 @@ def _wrap_sync(name: str, original: Callable[..., Any], book: Journal) -> Callab
         fault = book.begin(name, args)
         try:
             if fault is not None and fault.delay:
-                _sleep_in_thread(fault.delay)
+                _sleep_in_thread(fault.delay, self)
             if fault is not None and fault.error is not None:
                 raise fault.error
             item = fault.items[0] if fault is not None and fault.items else original(self, *args)
             book.returned(name, item, injected=fault is not None)
+            book.handed_over(self, name, item)
             return item
         except BaseException as error:
             book.raised(name, error)
@@ -219,12 +294,12 @@ def _wrap_sync(name: str, original: Callable[..., Any], book: Journal) -> Callab
     return method
 
 
-def _sleep_in_thread(seconds: float) -> None:
-    """Block this worker thread in virtual time; in short steps, between which it can be interrupted."""
+def _sleep_in_thread(seconds: float, handler: StreamHandlerBase) -> None:
+    """Block this worker thread in virtual time, until the call has ended: no thread that runs is interrupted."""
     worker: Any = current_worker.get()
-    for _ in range(round(seconds / 0.01)):
-        if worker is not None:
-            worker.sleep(0.01)
+    for _ in range(math.ceil(seconds / 0.05)):
+        if worker is not None and not handler.ended.is_set():
+            worker.sleep(min(seconds, 0.05))
 
 
 def _wrap_async(name: str, original: Callable[..., Any], book: Journal) -> Callable[..., Any]:
@@ -237,6 +312,7 @@ def _wrap_async(name: str, original: Callable[..., Any], book: Journal) -> Calla
                 raise fault.error
             item = fault.items[0] if fault is not None and fault.items else await original(self, *args)
             book.returned(name, item, injected=fault is not None)
+            book.handed_over(self, name, item)
             return item
         except BaseException as error:
             book.raised(name, error)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import queue
+import sys
 import threading
 from collections import deque
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from collections.abc import Set as AbstractSet
+from types import CodeType, FunctionType, ModuleType
 from typing import Any, Final
 
 import anyio
 import numpy as np
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from .._core.bridge import Event
 from ..exceptions import HandlerError
@@ -28,6 +33,10 @@ _OF_ONE_CALL: Final = (
     threading.Condition,
     threading.Thread,
     anyio.Event,
+    asyncio.Event,
+    asyncio.Queue,
+    MemoryObjectReceiveStream,
+    MemoryObjectSendStream,
 )
 """What only ever belongs to one call; other things (models, clients, settings) may be shared on purpose."""
 
@@ -55,6 +64,11 @@ def refuse_shared_state(
             f"write: return {type(first).__name__}(...)"
         )
     for name, value in _both_have(first, second, shared).items():
+        if isinstance(value, tuple) and any(isinstance(item, _OF_ONE_CALL) for item in value):
+            raise HandlerError(
+                f"{what} gives handlers that share what is in .{name}, which would mix up calls; "
+                f"make its items in {type(first).__name__}.__init__"
+            )
         if isinstance(value, _OF_ONE_CALL):
             raise HandlerError(
                 f"{what} gives handlers that share .{name}, which would mix up calls; "
@@ -65,10 +79,10 @@ def refuse_shared_state(
 class Traces:
     """Looks whether a call changes what all copies share: lists, dicts, sets, arrays, and objects that hold them.
 
-    Seen are other items, keys and values, other samples, other values of attributes, and the handler's class's own
-    attributes (``type(self).total += 1``). Not seen is what hides in C (a model's weights), in closures and modules, or
-    more than `_DEEP` levels down; two changes that undo each other; and objects of modules of others, such as clients
-    and models, which are often shared on purpose.
+    It sees changed items, keys, samples and attributes (with or without ``__slots__``), taken semaphores, attributes of
+    the handler's class (``type(self).total += 1``), and variables of modules and closures that its methods use. It does
+    not see what C code keeps (a model's weights), what is more than `_DEEP` levels down, two changes that undo each
+    other, or changes in objects from other packages, such as clients and models: those are often shared on purpose.
 
     Args:
         first: The handler.
@@ -79,7 +93,8 @@ class Traces:
     def __init__(self, first: StreamHandlerBase, second: StreamHandlerBase, shared: Collection[str] = ()) -> None:
         self._home = type(first).__module__.partition(".")[0]
         self._class, self._names = type(first), shared
-        self._shared = _both_have(first, second, shared)
+        self._shared = {f".{name}": value for name, value in _both_have(first, second, shared).items()}
+        self._shared |= {name: value for name, value in _outside(type(first)) if name not in shared}
         self._before = {name: self._look(value, _DEEP) for name, value in self._shared.items()}
         self._of_class = self._class_attributes()
 
@@ -88,8 +103,8 @@ class Traces:
         for name, value in self._shared.items():
             if self._look(value, _DEEP) != self._before[name]:
                 return (
-                    f"a call changed .{name}, which all copies share; make it in __init__ "
-                    f"(or, if calls are to share it, say so: shared={{{name!r}}})"
+                    f"a call changed {name}, which all copies share; make it in __init__ "
+                    f"(or, if calls are to share it, say so: shared={{{name.removeprefix('.')!r}}})"
                 )
         now = self._class_attributes()
         for name in {**self._of_class, **now}:
@@ -122,10 +137,59 @@ class Traces:
             return [self._look(item, depth - 1) for item in value]
         if isinstance(value, AbstractSet):
             return sorted(id(item) for item in value)
+        if isinstance(value, deque):
+            return [self._look(item, depth - 1) for item in value]
+        if isinstance(value, bytearray):
+            return hash(bytes(value))
+        if isinstance(value, threading.Semaphore | asyncio.Semaphore):
+            return id(value), vars(value)["_value"]
+        if isinstance(value, anyio.Semaphore | anyio.CapacityLimiter):
+            return id(value), getattr(value, "value", None), getattr(value, "borrowed_tokens", None)
         home = type(value).__module__.partition(".")[0]
-        if home == self._home and not callable(value) and hasattr(value, "__dict__"):
-            return id(value), [(name, self._look(item, depth - 1)) for name, item in vars(value).items()]
+        if home == self._home and not isinstance(value, type | FunctionType | ModuleType):
+            return id(value), [(name, self._look(item, depth - 1)) for name, item in _state(value)]
         return id(value)
+
+
+def _state(value: object) -> list[tuple[str, Any]]:
+    """The attributes of an object, in its ``__dict__`` and in the ``__slots__`` of its classes."""
+    slots = [slot for cls in type(value).__mro__ for slot in _names(getattr(cls, "__slots__", ()))]
+    return [*getattr(value, "__dict__", {}).items(), *((slot, getattr(value, slot, None)) for slot in slots)]
+
+
+def _names(slots: Any) -> list[str]:
+    return [name for name in ([slots] if isinstance(slots, str) else list(slots)) if not name.startswith("__")]
+
+
+def _outside(cls: type) -> Iterator[tuple[str, Any]]:
+    """What the methods of a class use from outside of it: variables of their module, and of the functions around."""
+    for one in _own_classes(cls):
+        variables = vars(sys.modules.get(one.__module__, object))
+        for member in vars(one).values():
+            function = inspect.unwrap(getattr(member, "__func__", member))
+            if not isinstance(function, FunctionType):
+                continue
+            for name in _used(function.__code__):
+                if isinstance(variables.get(name), _CHANGEABLE):
+                    yield name, variables[name]
+            for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+                try:
+                    value = cell.cell_contents
+                except ValueError:  # not set yet
+                    continue
+                if isinstance(value, _CHANGEABLE):
+                    yield name, value
+
+
+_CHANGEABLE: Final = (list, dict, set, deque, bytearray, np.ndarray)
+"""What is looked for outside of the class. Objects of classes are not: a module's client is shared on purpose."""
+
+
+def _used(code: CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _used(constant)
 
 
 def _both_have(first: StreamHandlerBase, second: StreamHandlerBase, shared: Collection[str]) -> dict[str, Any]:

@@ -37,6 +37,24 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         future.add_done_callback(self._executed)
         return future
 
+    def _run_once(self) -> None:
+        # The loop's own turn runs what is in `_ready`. With a schedule, some tasks are taken out for this turn. They
+        # are back before the loop looks whether anything is left to do, so time does not pass while they wait.
+        schedule = self.virtual_time.schedule
+        ready: Any = vars(self)["_ready"]
+        if schedule is None or len(ready) < 2:
+            super()._run_once()  # type: ignore[misc]
+            return
+        tasks = [handle for handle in ready if _is_step(handle)]
+        run, held = schedule.choose(list(tasks))
+        places = iter(run)
+        waiting = set(map(id, held))
+        rest = [handle for handle in ready if id(handle) not in waiting]
+        ready.clear()
+        ready.extend(next(places) if _is_step(handle) else handle for handle in rest)
+        super()._run_once()  # type: ignore[misc]
+        ready.extendleft(reversed(held))
+
     def _executed(self, _: asyncio.Future[Any]) -> None:
         self._in_executors -= 1
 
@@ -46,6 +64,12 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def _poke(self) -> None:
         if not self.is_closed():
             self.call_soon_threadsafe(_nothing)
+
+
+def _is_step(handle: asyncio.Handle) -> bool:
+    """Whether a handle is the next step of a task, and no callback, which has its place in the order."""
+    callback: Any = getattr(handle, "_callback", None)
+    return isinstance(getattr(callback, "__self__", None), asyncio.Task)
 
 
 def _nothing() -> None:

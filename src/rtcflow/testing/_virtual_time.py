@@ -10,12 +10,15 @@ import enum
 import math
 import time
 from collections.abc import Callable
+from typing import Protocol, TypeVar
 
 import anyio
 
 from ._workers import PATIENCE, Stuck, Verdict, Workers
 
 __all__ = ["Decision", "VirtualTime"]
+
+T = TypeVar("T")
 
 STARVED = 0.25
 """Real seconds, over more than `STARVED_TURNS` turns of the loop, after which a loop that never comes to rest (tasks
@@ -36,6 +39,13 @@ class Decision(enum.Enum):
     REST = "nothing will happen until something comes from outside"
 
 
+class Chooses(Protocol):
+    """Decides the order of tasks (`_schedules.Schedule`)."""
+
+    def choose(self, tasks: list[T]) -> tuple[list[T], list[T]]:
+        """Those that run now, in order, and those that are held back."""
+
+
 class VirtualTime:
     """The clock of one loop in virtual time, and what it is waiting for.
 
@@ -49,6 +59,7 @@ class VirtualTime:
         workers: The worker threads it waits for.
         pulse: Grows as long as the loop goes round.
         watched: Somebody looks whether it does (`_room`).
+        schedule: Decides in which order tasks run; by default, in the order in which they became runnable.
         over_by: When a call whose caller has hung up is over at the latest.
     """
 
@@ -59,6 +70,7 @@ class VirtualTime:
         self.workers = Workers(lambda: self.now, self._poke, self._foreign, patience)
         self.pulse = 0
         self.watched = False
+        self.schedule: Chooses | None = None
         self.over_by = math.inf
         self._limit = start if manual else math.inf
         self._arrived: anyio.Event | None = None

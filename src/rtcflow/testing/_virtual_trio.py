@@ -76,9 +76,11 @@ class VirtualClock(trio.abc.Clock, trio.abc.Instrument):
 
 
 class _LoadedDice(random.Random):
-    """Has trio, which throws dice over the order of tasks, keep to it in virtual time: each run is like the last.
+    """Decides the order of trio's tasks in virtual time, which trio leaves to chance: each run is like the last.
 
-    (pytest-trio and Hypothesis load them for tests under Hypothesis, for the same reason.)
+    (pytest-trio and Hypothesis do the same for tests under Hypothesis, for the same reason.) Trio gives each batch of
+    runnable tasks, sorted, to `shuffle`, and runs it from its end. With a schedule, some of the batch go back to the
+    tasks that are runnable at the next turn.
     """
 
     def random(self) -> float:
@@ -87,6 +89,13 @@ class _LoadedDice(random.Random):
     def shuffle(self, x: MutableSequence[Any]) -> None:
         if not _time_is_virtual():
             super().shuffle(x)
+            return
+        clock: Any = trio.lowlevel.current_clock()
+        if clock.virtual_time.schedule is not None:
+            run, held = clock.virtual_time.schedule.choose(list(x))
+            x[:] = run
+            scheduler: Any = sys.modules["trio._core._run"]
+            scheduler.GLOBAL_RUN_CONTEXT.runner.runq.extend(held)
 
 
 def _time_is_virtual() -> bool:

@@ -14,13 +14,19 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Literal
 
 import anyio
+import numpy as np
+from numpy.typing import NDArray
 
+from .._core.bridge import loop_clock
 from ..abc import MediaOffer
 from ..connection.connection import shut_down
 from ..ends import End, EndCause, Timeouts
@@ -35,6 +41,8 @@ from ..serving.session import CallRequest, Session
 from ..stream import Stream
 from ..transports.memory import memory_pair
 from . import signals
+from ._leaks import descriptors
+from ._probe import Journal, probe_copies
 from ._room import HandlerHung, refuse_in_a_loop, run_in_room
 from ._sharing import Traces, refuse_shared_state
 from ._workers import PATIENCE
@@ -55,6 +63,8 @@ class _Given:
 
 HANDLER_CHECKS: dict[str, Callable[..., None]] = {}
 """The single checks of `check_handler`, by their sentence."""
+ENOUGH: Final = 5.0
+"""Real seconds after which a handler that has broken a sentence is not looked at any further."""
 GRACE: Final = 1.0
 """Real seconds in which a thread that the handler started may end after `shutdown`."""
 
@@ -83,7 +93,11 @@ def check_handler(
     refuse_shared_state(handler, copy_handler(handler), f"{type(handler).__qualname__}.copy()", shared)
     given = _Given(args, shared, patience)
     broken: list[str] = []
+    began = time.monotonic()
     for sentence, check in HANDLER_CHECKS.items():
+        if broken and time.monotonic() - began > ENOUGH:
+            broken.append("(this took long, so the other sentences were not looked at)")
+            break
         try:
             check(handler, given)
         except AssertionError as error:
@@ -98,12 +112,45 @@ def check_handler(
         raise AssertionError(f"{len(broken)} of {len(HANDLER_CHECKS)} sentences are broken:\n  - {lines}")
 
 
-def _handler_sentence(text: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def _handler_sentence(text: str, *, probed: bool = True) -> Callable[[Callable[..., None]], Callable[..., None]]:
     def register(check: Callable[[StreamHandlerBase, _Given], None]) -> Callable[..., None]:
-        HANDLER_CHECKS[text] = lambda handler, given=_Given(): check(handler, given)
+        def run(handler: StreamHandlerBase, given: _Given = _Given()) -> None:
+            if not probed:  # a probed copy has a class of its own, on which it sets what it sets on its class
+                check(handler, given)
+                return
+            with _probed(handler) as prototype:
+                check(prototype, given)
+
+        HANDLER_CHECKS[text] = run
         return check
 
     return register
+
+
+@contextmanager
+def _probed(handler: StreamHandlerBase) -> Iterator[StreamHandlerBase]:
+    """A copy of `handler` whose copies keep journals: what these tell is looked at when the block ends."""
+    journals: list[Journal] = []
+
+    def new_journal() -> Journal:
+        try:
+            clock = loop_clock()
+        except RuntimeError:  # a copy that is made outside of any loop serves nobody
+            clock = time.monotonic
+        journals.append(Journal(clock))
+        return journals[-1]
+
+    prototype = copy_handler(handler)
+    probe_copies(prototype, new_journal)
+    _JOURNALS.set(journals)
+    yield prototype
+    for journal in journals:
+        if journal.broken:
+            raise AssertionError(journal.broken[0])
+
+
+_JOURNALS: ContextVar[list[Journal]] = ContextVar("rtcflow_journals")
+"""The journals of the check that runs."""
 
 
 @_handler_sentence("copy needs no event loop and works in any thread")
@@ -144,8 +191,9 @@ _LONGEST_END: Final = Timeouts().shutdown + Timeouts().grace + Timeouts().goodby
 
 @_handler_sentence("it serves a call on trio and on asyncio, and what emit returns is an EmitType")
 def _serves(handler: StreamHandlerBase, given: _Given) -> None:
+    opened: list[Counter[str]] = []
     for backend in _BACKENDS:
-        before = set(threading.enumerate())
+        before, files = set(threading.enumerate()), descriptors()
         record = _call(handler, given, backend)
         if isinstance(record.error, MediaError):
             raise AssertionError(str(record.error)) from record.error
@@ -154,6 +202,10 @@ def _serves(handler: StreamHandlerBase, given: _Given) -> None:
         if record.stuck:
             raise AssertionError(f"under {backend} {record.stuck[0]}")
         _no_thread_left(record, before)
+        opened.append(descriptors() - files)
+    # A client that all calls share may open what it keeps in the first call; what each call opens is lost.
+    if lost := opened[0] & opened[1]:
+        raise AssertionError(f"shutdown() left open: {', '.join(sorted(lost))}")
 
 
 def _call(handler: StreamHandlerBase, given: _Given, backend: BackendName) -> CallRecord:
@@ -185,7 +237,10 @@ def _serves_badly(handler: StreamHandlerBase, given: _Given) -> None:
 @_handler_sentence("it serves a caller who sends any text: on_message gets what strangers write, on_dtmf every digit")
 def _any_text(handler: StreamHandlerBase, given: _Given) -> None:
     digits = [messages.encode(messages.Dtmf(digit)) for digit in messages.DIGITS]
-    for texts in ([text] for text in (*_TEXTS, *(digits if has_own_method(handler, "on_dtmf") else ()))):
+    every = [*_TEXTS, *(digits if has_own_method(handler, "on_dtmf") else ())]
+    if run_call(handler, seconds=1.0, send=every, backend="asyncio", **_usual(given)).error is None:
+        return
+    for texts in ([text] for text in every):
         record = run_call(handler, seconds=1.0, send=texts, **_usual(given))
         if record.error is not None:
             raise AssertionError(f"when it got {texts[0]!r} it raised {record.error!r}") from record.error
@@ -211,6 +266,115 @@ def _cleared(handler: StreamHandlerBase, given: _Given) -> None:
             raise AssertionError(f"under {backend} it raised {record.error!r}") from record.error
 
 
+@_handler_sentence("after clear_queue the caller hears nothing that was made before: the handler drops its own backlog")
+def _nothing_stale(handler: StreamHandlerBase, given: _Given) -> None:
+    async def interrupt() -> list[tuple[float, float]]:
+        stale: list[tuple[float, float]] = []
+        call = open_caller(handler, args=list(given.args), catch=True)
+        async with call as caller:
+            caller.play_nowait(signals.speech_like(1.5))
+            caller.send_message("hello")
+            for wait in (0.7, 1.2, 1.0):
+                await caller.wait(wait)
+                if caller.connection.end is not None:
+                    break
+                caller.handler.clear_queue()
+                held, journal = _arrays_in(caller.handler), _JOURNALS.get()[-1]
+                journal.watched, journal.stale = held, 0.0
+                await caller.wait(0.5)
+                stale.append((journal.stale, len(held)))
+        return stale
+
+    for seconds, _ in run_in_room(interrupt, "asyncio", handler, patience=given.patience):
+        if seconds > STALE:
+            raise AssertionError(
+                f"{seconds:.2f} s of audio were emitted that the handler had kept when clear_queue() was called; "
+                "override clear_queue, empty your own queue there, and return super().clear_queue()"
+            )
+
+
+STALE: Final = 0.25
+"""Seconds of audio that may still be emitted after a clear: what a method holds in its hands at that moment."""
+
+
+def _arrays_in(handler: StreamHandlerBase) -> dict[int, NDArray[Any]]:
+    """The arrays in a handler's own lists and queues, by identity; kept, so that no identity is used twice."""
+    found: dict[int, NDArray[Any]] = {}
+
+    def look(value: Any, depth: int) -> None:
+        if isinstance(value, np.ndarray):
+            found[id(value)] = value
+        elif depth and isinstance(value, list | tuple | deque):
+            for item in list(value):
+                look(item, depth - 1)
+        elif depth and isinstance(value, dict):
+            look(list(value.values()), depth)
+        elif depth and type(value).__module__ in {"queue", "asyncio.queues", type(handler).__module__}:
+            look(list(getattr(value, "__dict__", {}).values()), depth - 1)
+
+    look([value for name, value in vars(handler).items() if not name.startswith("_StreamHandler")], 5)
+    return found
+
+
+@_handler_sentence("it serves a caller whose frames are of any length, and who sends them in bursts")
+def _any_length(handler: StreamHandlerBase, given: _Given) -> None:
+    rate = handler.input_sample_rate
+
+    async def call() -> CallRecord:
+        async with open_caller(handler, args=list(given.args), catch=True) as caller:
+            caller.microphone = False
+            await caller.wait(0.1)
+            transport: Any = caller.connection.transport
+            for seed, size in enumerate((rate // 50, 1, 7, 441, 333, 1023, rate // 50 + 1, 2 * rate // 50, 101)):
+                for channels in (1, 2):
+                    if caller.connection.end is None:
+                        samples = signals.speech_like(0.2, rate, seed=seed)[:, :size]
+                        transport.audio_in.put_nowait(AudioFrame(np.repeat(samples, channels, 0), rate, 0))
+                if seed % 3 == 2:
+                    await caller.wait(0.1)
+            await caller.wait(0.3)
+        return caller.record()
+
+    for backend in _BACKENDS:
+        record = run_in_room(call, backend, handler, patience=given.patience)
+        if record.error is not None:
+            raise AssertionError(f"under {backend} it raised {record.error!r}") from record.error
+
+
+@_handler_sentence("its audio comes in real time, and loud samples do not wrap around")
+def _steady(handler: StreamHandlerBase, given: _Given) -> None:
+    loud = np.concatenate([signals.tone(1.0, 300, peak=0.9), signals.speech_like(7.0)], axis=1)
+    record = run_call(handler, play=loud, seconds=10.0, backend="asyncio", **_usual(given))
+    late = _late(_JOURNALS.get()[-1].emits)
+    if len(late) >= _MOST_LATE:
+        raise AssertionError(
+            f"emit makes less than real time: {len(late)} pieces in 10 s came {1000 * float(np.median(late)):.1f} ms "
+            "too late (time for the work comes on top of a sleep; wait until a deadline that you count up instead)"
+        )
+    audio = record.audio.astype(np.int32)
+    jumps = int(np.count_nonzero(np.abs(np.diff(audio, axis=1)) > _JUMP))
+    if jumps >= _MOST_JUMPS:
+        raise AssertionError(
+            f"{jumps} times a sample is at the other end of the scale than the one before it, as when int16 overflows; "
+            "compute in float32 or int32, and np.clip(…, -32768, 32767) before astype(np.int16)"
+        )
+
+
+_MOST_LATE, _MOST_JUMPS, _JUMP = 50, 20, 40000
+
+
+def _late(emits: list[tuple[float, float]]) -> list[float]:
+    """By how much each piece came too late to follow the one before it; longer pauses are made on purpose."""
+    late: list[float] = []
+    played_until = -1.0
+    for at, seconds in emits:
+        gap = at - played_until
+        if 0.0005 < gap < min(0.1, seconds):
+            late.append(gap)
+        played_until = max(played_until, at) + seconds
+    return late
+
+
 @_handler_sentence("its call ends in time, and its threads come back, whatever ends it, and whenever")
 def _ends(handler: StreamHandlerBase, given: _Given) -> None:
     for backend, how, after in itertools.product(_BACKENDS, _ENDS, (0.0, 0.011, 0.5)):
@@ -231,6 +395,8 @@ async def _end_at(how: str, after: float, handler: StreamHandlerBase, given: _Gi
     call = open_caller(handler, args=list(given.args), time_limit=limit, timeouts=_PATIENT, catch=True)
     async with call as caller:
         caller.play_nowait(signals.tone(1.0))
+        if after:  # so that cleaning up after a message is tried as well
+            caller.send_message("hello")
         await anyio.sleep(after)
         match how:
             case "peer leaves":
@@ -296,7 +462,9 @@ async def _stream_shut_down(handler: StreamHandlerBase, given: _Given) -> tuple[
     return sessions[0].end, took
 
 
-@_handler_sentence("one call leaves no trace in another: lists, dicts, sets and arrays that copies share do not change")
+@_handler_sentence(
+    "one call leaves no trace in another: lists, dicts, sets and arrays that copies share do not change", probed=False
+)
 def _no_trace(handler: StreamHandlerBase, given: _Given) -> None:
     traces = Traces(handler, copy_handler(handler), given.shared)
     _call(handler, given, "trio")

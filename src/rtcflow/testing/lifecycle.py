@@ -21,6 +21,8 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
+import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import partial, wraps
@@ -28,6 +30,9 @@ from typing import Any, ClassVar
 
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
+from hypothesis.control import current_build_context, currently_in_test_context
+from hypothesis.database import InMemoryExampleDatabase, MultiplexedDatabase
+from hypothesis.errors import UnsatisfiedAssumption
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from ..abc import MediaOffer
@@ -118,6 +123,61 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
+class TimeIsUp(KeyboardInterrupt):
+    """Ends a run of Hypothesis; of a kind that it passes on, and does not take for a failure."""
+
+
+class Budget:
+    """How long a run of the machine may take, in real seconds. A story in a test of its own has no such limit.
+
+    Attributes:
+        failed: A bug was found, and its story is being made shorter.
+    """
+
+    def __init__(self) -> None:
+        self.until = math.inf
+        self.failed = False
+
+    def found(self, seconds: float) -> None:
+        """A step or an invariant has failed; the first failure begins the time in which its story is made shorter."""
+        if not self.failed:
+            self.until, self.failed = time.monotonic() + seconds, True
+
+    def check(self) -> None:
+        """Called before each example.
+
+        Raises:
+            TimeIsUp: No more examples.
+        """
+        if time.monotonic() > self.until:
+            raise TimeIsUp
+
+
+def _bounded(run: Callable[[Any], None], life: type[HandlerLifecycle], budget: Budget) -> Callable[[Any], None]:
+    """`runTest` that ends after `HandlerLifecycle.seconds`, or tells the shortest story that was found by then."""
+
+    @wraps(run)
+    def run_test(case: Any) -> None:
+        chosen = case.settings
+        if not chosen.derandomize:  # which allows no database
+            memory = InMemoryExampleDatabase()
+            both = memory if chosen.database is None else MultiplexedDatabase(memory, chosen.database)
+            case.settings = settings(chosen, database=both)
+        budget.until, budget.failed = time.monotonic() + life.seconds, False
+        try:
+            run(case)
+        except TimeIsUp:
+            budget.until = math.inf
+            if budget.failed:
+                case.settings = settings(case.settings, phases=[Phase.reuse])
+                run(case)
+        finally:
+            budget.until = math.inf
+            case.settings = chosen
+
+    return run_test
+
+
 class HandlerLifecycle(RuleBasedStateMachine):
     """A Hypothesis state machine that plays the lives your handler may have; override `make_handler`.
 
@@ -131,9 +191,10 @@ class HandlerLifecycle(RuleBasedStateMachine):
     and `@invariant()` on methods of your subclass. `handler` is the copy that serves the present call, `connection` its
     connection.
 
-    The settings are Hypothesis' with fewer steps (30) and without its explanation of failures, because the story
-    explains them. Change them with ``MyBotLife.TestCase.settings = settings(MyBotLife.TestCase.settings,
-    max_examples=1000)``.
+    A run ends when all examples are done, or after `seconds`. Once a bug is found, its story is made shorter for
+    at most `seconds` more. The settings are Hypothesis' with fewer steps (20) and without its explanation of
+    failures, because the story explains them. Change them with
+    ``MyBotLife.TestCase.settings = settings(MyBotLife.TestCase.settings, max_examples=1000)``.
 
     Attributes:
         backend: ``"trio"`` or ``"asyncio"``.
@@ -143,6 +204,7 @@ class HandlerLifecycle(RuleBasedStateMachine):
         texts: A strategy for messages of the application's own.
         arguments: A strategy for what `set_args` is given.
         patience: Real seconds for which a thread of the handler may compute or block before time goes on without it.
+        seconds: Real seconds after which no new example begins; ``math.inf`` for as long as the examples last.
     """
 
     backend: ClassVar[BackendName] = "trio"
@@ -151,12 +213,17 @@ class HandlerLifecycle(RuleBasedStateMachine):
     texts: ClassVar[st.SearchStrategy[str]] = rtc.messages()
     arguments: ClassVar[st.SearchStrategy[list[Any]]] = rtc.args()
     patience: ClassVar[float] = PATIENCE
+    seconds: ClassVar[float] = 18.0
     _hang: ClassVar[float] = HANG
+    _budget: ClassVar[Budget]
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
         phases = [phase for phase in Phase if phase is not Phase.explain]
-        cls.TestCase.settings = settings(cls.TestCase.settings, stateful_step_count=30, phases=phases)
+        cls.TestCase.settings = settings(cls.TestCase.settings, stateful_step_count=20, phases=phases)
+        cls._budget = budget = Budget()
+        case: Any = cls.TestCase
+        case.runTest = _bounded(case.runTest, cls, budget)
 
     def make_handler(self) -> StreamHandlerBase:
         """Make the handler that you would give to a `Stream`: a new one for each run."""
@@ -168,6 +235,8 @@ class HandlerLifecycle(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
+        if currently_in_test_context() and not current_build_context().is_final:
+            self._budget.check()
         prototype = self.make_handler()
         check_handler(prototype)
         refuse_shared_state(prototype, self.make_handler(), "make_handler()", self.shared)
@@ -437,6 +506,9 @@ class HandlerLifecycle(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """The last caller hangs up, everything is closed, and nothing is left."""
+        error = sys.exc_info()[1]  # Hypothesis calls this while what a step or an invariant raised is on its way
+        if isinstance(error, Exception) and not isinstance(error, UnsatisfiedAssumption):
+            self._found()
         if self._closed:  # the story ended with what was found
             return
         try:
@@ -446,6 +518,9 @@ class HandlerLifecycle(RuleBasedStateMachine):
                     self._end_call("peer leaves")
                 self._finish_call()
             promises.are_kept(self._journals)
+        except Exception:
+            self._found()
+            raise
         finally:
             self._close()
 
@@ -460,6 +535,10 @@ class HandlerLifecycle(RuleBasedStateMachine):
         except BaseException:
             self._close()
             raise
+
+    def _found(self) -> None:
+        derandomized = type(self).TestCase.settings.derandomize  # its story cannot be told from a database
+        self._budget.found(math.inf if derandomized else type(self).seconds)
 
     def _finish_call(self) -> None:
         """Give a call that is ending the time it needs."""
@@ -494,7 +573,7 @@ class HandlerLifecycle(RuleBasedStateMachine):
     def _new_journal(self) -> Journal:
         if self._copy_fails:
             raise InjectedError("copy was told to raise")
-        journal = Journal(lambda: self.clock.now, step=self.step)
+        journal = Journal(lambda: self.clock.now, step=self.step, numbered=True)
         self._journals.append(journal)
         return journal
 

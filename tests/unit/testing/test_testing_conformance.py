@@ -521,7 +521,7 @@ def nothing_forgotten(nothing_left_behind):
         (Careless, "shutdown may be called on a copy that never served anybody", "session"),
         (TrioOnly, "it serves a call on trio and on asyncio, and what emit returns is an EmitType", "under asyncio"),
         (Sloppy, "it serves a call on trio and on asyncio, and what emit returns is an EmitType", "expected"),
-        (Hopeful, "it serves a caller who says nothing", "for a caller who says nothing it raised"),
+        (Hopeful, "it serves a caller who says nothing", "for a caller without a word it raised"),
         (Trusting, "it serves a caller who sends any text", "when it got ''"),
         (Deaf, "it serves a caller who sends any text", "dtmf"),
         (Timid, "its queue may be cleared at any moment", "not now"),

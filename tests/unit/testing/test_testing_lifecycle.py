@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import queue
 import re
 import threading
@@ -104,7 +105,7 @@ class SyncPictures(rtcflow.AudioVideoStreamHandler):
 
 def life(handler, **attributes):
     """The machine over `handler`, which does the same in each run of the tests, and leaves no files."""
-    cls = type("Life", (HandlerLifecycle,), {"make_handler": lambda self: handler(), **attributes})
+    cls = type("Life", (HandlerLifecycle,), {"make_handler": lambda self: handler(), "seconds": math.inf, **attributes})
     cls.TestCase.settings = settings(
         cls.TestCase.settings,
         max_examples=100,
@@ -148,7 +149,7 @@ def test_the_settings_are_hypothesis_own():
     """A profile's number of examples holds; the steps are fewer, and a story is its own explanation."""
     cls = type("Life", (HandlerLifecycle,), {})
     assert cls.TestCase.settings.max_examples == settings().max_examples
-    assert cls.TestCase.settings.stateful_step_count == 30
+    assert cls.TestCase.settings.stateful_step_count == 20
     assert Phase.explain not in cls.TestCase.settings.phases
     assert Phase.shrink in cls.TestCase.settings.phases
 

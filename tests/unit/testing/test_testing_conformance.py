@@ -238,7 +238,7 @@ BROKEN = {
     "cancelling a wait loses nothing": (loses_when_cancelled, EVERYTHING),
     "wait_ended returns normally": (leaves_without_goodbye, EVERYTHING),
     "after aclose": (stays_open, EVERYTHING),
-    "whoever waits": (stays_open, EVERYTHING),
+    "waiters are woken": (stays_open, EVERYTHING),
     "aclose may be called": (closes_once, EVERYTHING),
     "a transport that was never started": (closes_once_begun, EVERYTHING),
     "aclose that is cancelled": (closes_slowly, EVERYTHING),

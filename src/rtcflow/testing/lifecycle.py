@@ -24,15 +24,16 @@ import math
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial, wraps
 from typing import Any, ClassVar
+from unittest import SkipTest
 
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.control import current_build_context, currently_in_test_context
 from hypothesis.database import InMemoryExampleDatabase, MultiplexedDatabase
-from hypothesis.errors import UnsatisfiedAssumption
+from hypothesis.errors import Flaky, UnsatisfiedAssumption
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from ..abc import MediaOffer
@@ -132,11 +133,13 @@ class Budget:
 
     Attributes:
         failed: A bug was found, and its story is being made shorter.
+        error: What was found last.
     """
 
     def __init__(self) -> None:
         self.until = math.inf
         self.failed = False
+        self.error: Exception | None = None
 
     def found(self, seconds: float) -> None:
         """A step or an invariant has failed; the first failure begins the time in which its story is made shorter."""
@@ -163,14 +166,16 @@ def _bounded(run: Callable[[Any], None], life: type[HandlerLifecycle], budget: B
             memory = InMemoryExampleDatabase()
             both = memory if chosen.database is None else MultiplexedDatabase(memory, chosen.database)
             case.settings = settings(chosen, database=both)
-        budget.until, budget.failed = time.monotonic() + life.seconds, False
+        budget.until, budget.failed, budget.error = time.monotonic() + life.seconds, False, None
         try:
             run(case)
         except TimeIsUp:
             budget.until = math.inf
-            if budget.failed:
+            if budget.error is not None:
                 case.settings = settings(case.settings, phases=[Phase.reuse])
-                run(case)
+                with suppress(SkipTest, Flaky):  # nothing is in the database, or the story is another one each time
+                    run(case)
+                raise budget.error from None
         finally:
             budget.until = math.inf
             case.settings = chosen
@@ -508,7 +513,7 @@ class HandlerLifecycle(RuleBasedStateMachine):
         """The last caller hangs up, everything is closed, and nothing is left."""
         error = sys.exc_info()[1]  # Hypothesis calls this while what a step or an invariant raised is on its way
         if isinstance(error, Exception) and not isinstance(error, UnsatisfiedAssumption):
-            self._found()
+            self._found(error)
         if self._closed:  # the story ended with what was found
             return
         try:
@@ -518,8 +523,8 @@ class HandlerLifecycle(RuleBasedStateMachine):
                     self._end_call("peer leaves")
                 self._finish_call()
             promises.are_kept(self._journals)
-        except Exception:
-            self._found()
+        except Exception as found:
+            self._found(found)
             raise
         finally:
             self._close()
@@ -536,7 +541,8 @@ class HandlerLifecycle(RuleBasedStateMachine):
             self._close()
             raise
 
-    def _found(self) -> None:
+    def _found(self, error: Exception) -> None:
+        self._budget.error = error
         derandomized = type(self).TestCase.settings.derandomize  # its story cannot be told from a database
         self._budget.found(math.inf if derandomized else type(self).seconds)
 

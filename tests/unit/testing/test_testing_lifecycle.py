@@ -7,6 +7,7 @@ import math
 import queue
 import re
 import threading
+import time
 from collections import deque
 from contextlib import suppress
 
@@ -559,3 +560,18 @@ def test_bad_input_is_refused(attributes, cure):
     """Whatever is wrong with what is under test is told before anything runs, with what to write instead."""
     with pytest.raises((HandlerError, NotImplementedError, ValueError), match=cure):
         type("Life", (HandlerLifecycle,), attributes)()
+
+
+def test_a_run_ends_in_its_time():
+    """A machine without faults to find ends after `seconds`, and a bug is told although its story is cut short."""
+    case = life(Sound, seconds=0.5).TestCase
+    case.settings = settings(case.settings, max_examples=100_000)
+    began = time.monotonic()
+    case().runTest()
+    assert time.monotonic() - began < 30, "it had 0.5 s"
+    hasty = life(Sloppy, seconds=0.0)
+    hasty._budget.found = lambda seconds: setattr(hasty._budget, "until", 0.0) or setattr(hasty._budget, "failed", True)
+    hasty.TestCase.settings = settings(hasty.TestCase.settings, derandomize=False)
+    hasty.seconds = 30.0
+    with pytest.raises(BaseException, match=r"MediaError|junk"):
+        hasty.TestCase().runTest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import queue
 import sys
@@ -33,8 +32,6 @@ _OF_ONE_CALL: Final = (
     threading.Condition,
     threading.Thread,
     anyio.Event,
-    asyncio.Event,
-    asyncio.Queue,
     MemoryObjectReceiveStream,
     MemoryObjectSendStream,
 )
@@ -141,7 +138,7 @@ class Traces:
             return [self._look(item, depth - 1) for item in value]
         if isinstance(value, bytearray):
             return hash(bytes(value))
-        if isinstance(value, threading.Semaphore | asyncio.Semaphore):
+        if isinstance(value, threading.Semaphore):
             return id(value), vars(value)["_value"]
         if isinstance(value, anyio.Semaphore | anyio.CapacityLimiter):
             return id(value), getattr(value, "value", None), getattr(value, "borrowed_tokens", None)

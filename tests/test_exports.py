@@ -100,7 +100,7 @@ def test_public_names_have_their_place_in_the_docs(module: str, name: str) -> No
     value = getattr(importlib.import_module(module), name)
     if name.startswith("__") or inspect.ismodule(value):
         return
-    pages = "".join(page.read_text() for page in (Path(__file__).parents[1] / "docs").glob("*.md"))
+    pages = "".join(page.read_text() for page in (Path(__file__).parents[1] / "docs").rglob("*.md"))
     whole = rf"^\.\. automodule:: {re.escape(getattr(value, '__module__', 'no module'))}$"
     alone = rf"^\.\. auto\w+:: (rtcflow(\.\w+)*\.)?{name}\b"
     assert re.search(f"{alone}|{whole}", pages, re.MULTILINE)

@@ -47,11 +47,12 @@ _FAULTS: Final = {EndCause.HANDLER_RAISED, EndCause.LINK_BROKE, EndCause.NOT_CON
 def trace_calls(*streams: Stream, tracer_provider: Any = None) -> None:
     """Make spans for the calls of `streams` from now on. Call it once for each stream, before it runs.
 
-    | span | name | attributes |
-    |---|---|---|
-    | a call (root, SERVER) | ``call`` | ``rtcflow.call``, ``rtcflow.transport``, ``rtcflow.handler``, ``rtcflow.end`` |
-    | a turn | ``turn`` | ``rtcflow.turn``, ``rtcflow.turn.outcome``, ``rtcflow.turn.response_time`` (seconds) |
-    | a tool of `rtcflow.agents` | ``execute_tool NAME`` | ``gen_ai.operation.name``, ``gen_ai.tool.name`` |
+    - A call is the root, ``call``, of kind SERVER. Its attributes are ``rtcflow.call``, ``rtcflow.transport``,
+      ``rtcflow.handler`` and ``rtcflow.end``.
+    - A turn is ``turn``. Its attributes are ``rtcflow.turn``, ``rtcflow.turn.outcome`` and
+      ``rtcflow.turn.response_time`` (seconds).
+    - A tool of `rtcflow.agents` is ``execute_tool NAME``. Its attributes are ``gen_ai.operation.name`` and
+      ``gen_ai.tool.name``.
 
     The call's span links to the span of the request that opened it, if there was one. Times of a turn, and what
     `ReplyHandler.mark` names, are events of its span. Failures have the status ERROR and ``error.type``.

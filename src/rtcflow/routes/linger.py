@@ -38,7 +38,7 @@ class Lingering:
             said: Any = None
             with anyio.move_on_after(QUIET):
                 said = await receive()
-            if said is None:
+            if said is None or said["type"] == "websocket.disconnect":  # the last message there is (ASGI)
                 return
             count += 1
             if count % FAIR == 0:

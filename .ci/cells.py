@@ -45,7 +45,6 @@ CELLS = [
     Cell("nox", ("lint", "typing", "docs", "tests")),
     Cell("wheel", ("wheel",), ("--session", "wheel")),
     Cell("lowest dependencies, Python 3.11", ("lowest-3.11",), ("--session", "lowest-3.11", "--", "tests/unit")),
-    Cell("lowest dependencies, Python 3.13", ("lowest-3.13",), ("--session", "lowest-3.13", "--", "tests/unit")),
     _matrix("3.12", "trio"),
     _matrix("3.13", "trio"),
 ]

@@ -208,7 +208,7 @@ WEBRTC = [webrtc_connection, client_call]
 @pytest.mark.parametrize(("backend", "how"), [kind for kind in KINDS if kind[1] != "sigint"])
 def test_a_line_is_cancelled_at_some_steps(story, backend, how):
     """At a few steps: what breaks at many is seen here."""
-    sweep(story, backend, how, points=6)
+    sweep(story, backend, how, points=3)
 
 
 @pytest.mark.timeout(300)
@@ -216,14 +216,14 @@ def test_a_line_is_cancelled_at_some_steps(story, backend, how):
 @pytest.mark.parametrize(("backend", "how"), [kind for kind in KINDS if kind[1] != "sigint"])
 def test_a_webrtc_call_is_cancelled_at_some_steps(story, backend, how):
     """At a few steps: what breaks at many is seen here."""
-    sweep(story, backend, how, points=4)
+    sweep(story, backend, how, points=3)
 
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_ctrl_c_at_some_steps(backend):
     """The same, in one process for all of them: to start one takes longer than all calls together."""
-    sweep([*LINES, *WEBRTC], backend, "sigint", points=4)
+    sweep([*LINES, *WEBRTC], backend, "sigint", points=3)
 
 
 @pytest.mark.nightly

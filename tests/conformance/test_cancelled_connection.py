@@ -138,14 +138,14 @@ STORIES = [async_connection, sync_connection, async_call, sync_call, started_cal
 @pytest.mark.parametrize(("backend", "how"), [kind for kind in KINDS if kind[1] != "sigint"])
 def test_cancelled_at_some_steps(story, backend, how):
     """At a few steps: what breaks at many is seen here."""
-    sweep(story, backend, how, points=8)
+    sweep(story, backend, how, points=3)
 
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_ctrl_c_at_some_steps(backend):
     """The same, in one process for all of them: to start one takes longer than all calls together."""
-    sweep(STORIES, backend, "sigint", points=6)
+    sweep(STORIES, backend, "sigint", points=3)
 
 
 @pytest.mark.nightly

@@ -87,7 +87,7 @@ STORIES = [an_engine, a_stream, an_offer]
 @pytest.mark.parametrize("backend, how", KINDS)
 def test_cancelled_at_some_steps(story, backend, how):
     """At a few steps: what breaks at many is seen here."""
-    sweep(story, backend, how, points=12)
+    sweep(story, backend, how, points=4)
 
 
 @pytest.mark.nightly

@@ -27,7 +27,7 @@ from ..._core.threads import observer
 from ...frames import ChannelLayout
 from ...outputs import AdditionalOutputs, EmitType, WebRTCData
 from ...protocol import messages
-from ..base import AsyncStreamHandler
+from ..base import AsyncStreamHandler, get_current_handler
 from .arguments import check_callback, check_reply_function, check_startup_function, name_of_function
 from .ledger import Heard
 from .lock_watch import LockWatch
@@ -638,7 +638,10 @@ class ReplyHandler(AsyncStreamHandler):
         self._on_turn_event(event)
         if self._on_event is not None:
             try:
-                self._on_event(event)
+                if self._context is None or get_current_handler() is self:
+                    self._on_event(event)
+                else:  # the application's own code has interrupted: the function still sees whose turn it is
+                    self._context.copy().run(self._on_event, event)
             except Exception as error:  # noqa: BLE001  supervises; no turn depends on it
                 self._report(error, "on_event", name_of_function(self._on_event))
 

@@ -57,7 +57,7 @@ def test_the_fixtures(pytester):
     (block,) = re.findall(r"^```py\n(@pytest\.fixture.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
     handler = parrot[: parrot.index("async def test_")]
     pytester.makepyfile("import pytest\n" + handler + block)
-    pytester.runpytest_subprocess("-p", "no:cacheprovider", "-W", "error").assert_outcomes(passed=2)
+    pytester.runpytest_subprocess("-p", "no:cacheprovider", "-W", "error", "-p", "no:asyncio").assert_outcomes(passed=2)
 
 
 def test_the_stories():

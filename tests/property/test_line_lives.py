@@ -132,7 +132,7 @@ async def live(line, kind, story, code):
                         far.gate = anyio.Event()
                     case "read":
                         far.gate.set()
-                live = list(stream.connections.values()) or live
+                live = [one.connection for one in stream.calls.values() if one.connection is not None] or live
             far.leave(code)
             with anyio.fail_after(60):
                 while len(stream.calls):

@@ -20,7 +20,7 @@ def run(pytester, monkeypatch):
 
     def run(source, *arguments):
         pytester.makepyfile(textwrap.dedent(source))
-        return pytester.runpytest_subprocess("-p", "no:cacheprovider", "-W", "error", *arguments)
+        return pytester.runpytest_subprocess("-p", "no:cacheprovider", "-W", "error", "-p", "no:asyncio", *arguments)
 
     return run
 

@@ -64,9 +64,6 @@ class Echo(rtcflow.AsyncStreamHandler):
         self.frames: Any = None
         self.wish = ""
 
-    async def start_up(self) -> None:
-        pass
-
     async def on_message(self, message: str) -> None:
         self.wish = message
 
@@ -330,7 +327,6 @@ async def soak(url: str, seconds: float, seed: int) -> dict[str, Any]:
     tally, samples, before = Tally(), [], []
     async with rtcflow.open_engine() as engine:
         # One call on each way first: what a server keeps from its first call is not a leak.
-        until = anyio.current_time() + 1
         for kind in ("webrtc", "websocket", "telephone"):
             await _one(url, kind, engine)
         await anyio.sleep(SETTLE)

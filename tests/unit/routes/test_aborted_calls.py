@@ -120,7 +120,8 @@ async def call_rudely(port, line, kind):
                     for number in range(3000 if kind == "flood" else 200):
                         await peer.send(frame(1, b"[") if kind == "junk" and not number else VOICE)
         if kind != "FIN":
-            reset(peer)
+            with contextlib.suppress(OSError):  # where the server was first, asyncio has closed the socket already
+                reset(peer)
 
 
 def reset(peer):

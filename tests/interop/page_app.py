@@ -75,6 +75,9 @@ class Talker(EchoHandler):
         await self.send_message(f'{{"type": "transcript", "data": {{{answer}, "heard": "It is ten past"}}}}')
         await self.send_message('{"type": "state", "data": "thinking"}')
 
+    async def on_message(self, message):
+        await self.send_message('{"type": "transcript", "data": "as you say"}')
+
     def copy(self):
         return Talker()
 

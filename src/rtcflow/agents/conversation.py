@@ -144,6 +144,10 @@ class Conversation:
         """Ids of the calls that have a result."""
         return {call for entry in self._entries for call in entry.results}
 
+    def said(self, reply: int) -> str:
+        """All that the bot has wanted to say in this reply, heard or not."""
+        return "".join(entry.text for entry in self._entries if entry.reply == reply and entry.role == "assistant")
+
     def __len__(self) -> int:
         return len(self._entries)
 

@@ -108,6 +108,11 @@ class VoiceAgent(ReplyOnPause):
         """A fresh agent with the same settings and a conversation of its own."""
         return type(self)(**self._agent_settings)
 
+    async def on_message(self, message: str) -> None:
+        """Answer what the user types. Override it if your page sends something else; JSON objects are ignored."""
+        if message.strip() and not message.lstrip().startswith("{"):
+            self.reply_to(message)
+
     # -- one reply
 
     async def _greet(self) -> AsyncGenerator[Say]:
@@ -121,6 +126,7 @@ class VoiceAgent(ReplyOnPause):
         text = said if isinstance(said, str) else await self._transcribe(said, self._current())
         if not text.strip():
             return
+        self.show_question(text)
         self.conversation.add_user(text, self._current().number)
         async with aclosing(self._respond()) as spoken:
             async for say in spoken:
@@ -279,6 +285,7 @@ class VoiceAgent(ReplyOnPause):
             self.conversation.take_back(reply.number)
             self._untranscribed.pop(reply.number, None)
         else:
+            reply.words = self.conversation.said(reply.number)  # what no voice has said yet is shown as unheard, too
             self.conversation.cut(reply.number, heard.text)
 
     def _on_turn_event(self, event: TurnEvent) -> None:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from ..handlers.base import StreamHandlerBase
 from ..serving.form import Field, Value
 from .origin_guard import guarded
 
@@ -70,6 +71,8 @@ def make_page(options: Options) -> bytes:
             mode=options.mode.value,
             arguments="\n".join(_labelled(field.name, _input(field)) for field in options.form) or _ANY,
             hidden="" if options.form else "hidden",  # until the handler asks
+            # There is a field to write to `on_message` if somebody reads it.
+            quiet="hidden" if type(options.handler).on_message is StreamHandlerBase.on_message else "",
             # The last result of a function stands for all outputs so far.
             outputs="all" if options.additional_outputs_handler is None else "last",
         )

@@ -83,7 +83,7 @@ call.addEventListener("message", ({ detail: { type, data } }) => {
     return showState();
   }
   if (type === "send_input") ask();
-  else if (type === "log" && text.startsWith("Server received: handshake")) return;
+  else if (["turn", "reply"].includes(type) || text.startsWith("Server received: handshake")) return; // for programs
   else if (type === "error") trouble(text); // the alert says it; twice would be noise
   else log(type, ["log", "text", "warning"].includes(type) ? text : `${type} ${text}`.trim());
 });
@@ -211,7 +211,7 @@ $("say").addEventListener("submit", (event) => {
   const { value } = $("words");
   if (!value) return;
   attempt(() => call.send(value));
-  log("said", value);
+  if (document.querySelector(".transcript").hidden) log("said", value); // the transcript will have it
   $("words").value = "";
 });
 
@@ -237,6 +237,7 @@ function transcript(data) {
 }
 
 function log(type, text) {
+  document.querySelector(".messages").hidden = false;
   line("log", type, text);
 }
 

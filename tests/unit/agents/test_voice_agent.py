@@ -231,6 +231,27 @@ async def test_typed_text_is_answered():
     assert services.heard_seconds == []
 
 
+async def test_the_page_has_both_sides_and_takes_text():
+    """What was said and answered, with the unheard part; what is typed is answered; a page's own JSON is not."""
+    services = Services(LONG, "Fine.", words=["Tell me."])
+    async with open_caller(services.agent(turn(0.3, 0.8))) as caller:
+        await caller.wait(5)
+        caller.send_message('{"type": "mine"}')
+        caller.send_message("Stop it.")
+        await caller.wait(5)
+        messages = [json.loads(text) for _, text in caller.messages]
+    rows = {}
+    for message in messages:
+        if message["type"] == "transcript":
+            rows[message["data"]["id"]] = message["data"]
+    first, cut, second, whole = rows.values()
+    assert (first["text"], second["text"]) == ("Tell me.", "Stop it.")
+    assert LONG.startswith(cut["heard"])
+    assert cut["text"].startswith(cut["heard"])
+    assert len(cut["text"]) > len(cut["heard"]) + 20
+    assert whole["heard"] == whole["text"]
+
+
 async def test_a_conversation_is_resumed():
     """`as_dict` in one call, `from_dict` in the next."""
     kept = Conversation("Be kind.")

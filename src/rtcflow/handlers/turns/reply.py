@@ -47,6 +47,7 @@ class Chunk:
         outputs: Values for the application.
         close: The request to end the connection.
         last: The reply has ended.
+        again: It was emitted before, and held back.
     """
 
     reply: Reply
@@ -55,6 +56,7 @@ class Chunk:
     outputs: AdditionalOutputs | None = None
     close: CloseStream | None = None
     last: bool = False
+    again: bool = False
 
 
 class Reply:
@@ -64,6 +66,8 @@ class Reply:
         turn: The turn it answers, as it was when the reply began.
         number: Tells this reply from the handler's other ones.
         ledger: What it has said.
+        question: The user's words that it answers, if they are known.
+        words: Its own words, as far as they were emitted.
         marks: Moments that its function has named, on the loop's clock.
         cancelled: Nothing more of it may be heard. Its worker thread reads this, too.
         stopped: It was interrupted, so what leaves from now on is not its audio.
@@ -82,6 +86,7 @@ class Reply:
         self.turn = turn
         self.number = 0
         self.ledger = PlayoutLedger()
+        self.question = self.words = ""
         self.marks: dict[str, float] = {}
         self.cancelled = self.stopped = self.paused = self.at_yield = self.has_sound = False
         self.scope = anyio.CancelScope()

@@ -55,6 +55,7 @@ from .timeline import (
     TurnEvent,
     TurnTimeline,
     event_message,
+    transcript_message,
 )
 
 logger = logging.getLogger(__name__)
@@ -134,6 +135,7 @@ class ReplyHandler(AsyncStreamHandler):
         self._context: contextvars.Context | None = None  # in which replies know which handler is theirs
         self._early: list[Callable[[], None]] = []  # wanted before that was known
         self._doing = False
+        self._stage = ""  # as the page was told
         self._changed = anyio.Event()
         self._saying = anyio.Lock(fast_acquire=True)
         self._turns: deque[TurnTimeline] = deque(maxlen=TURNS_KEPT)
@@ -312,6 +314,22 @@ class ReplyHandler(AsyncStreamHandler):
         if reply is not None:
             reply.marks[name] = self.loop.time()
 
+    def show_question(self, text: str) -> None:
+        """Show on the page what the user has said, as one side of the transcript; from any thread.
+
+        Call it in the reply function, once the words are known. Those of a speculative reply that is dropped are never
+        shown. The other side comes by itself, from the words of `Say`. `VoiceAgent` calls this for you.
+
+        Raises:
+            RuntimeError: It was called outside of a reply.
+        """
+        reply = self._current_reply
+        if reply is None:
+            raise RuntimeError("show_question() needs a reply: call it in the reply function")
+        reply.question = text
+        if reply.committed.is_set():
+            self._show_question(reply)
+
     def _soon(self, wish: Callable[..., None], *args: Any) -> None:
         """Do what the application wants, in the loop's thread, as soon as a connection is there."""
         self.loop.call_soon_threadsafe(self._in_context, partial(wish, *args))
@@ -341,6 +359,7 @@ class ReplyHandler(AsyncStreamHandler):
                     self._do_one(action)
         finally:
             self._doing = was_doing
+        self._show_stage()
         changed, self._changed = self._changed, anyio.Event()
         changed.set()
 
@@ -349,6 +368,7 @@ class ReplyHandler(AsyncStreamHandler):
             case CommitReply(number):
                 self._reply = self._last_reply = self._replies[number]
                 self._reply.committed.set()
+                self._show_question(self._reply)
                 self._outbox.resume([])
             case DropReply(number):
                 self._replies[number].interrupt(self.loop.time())
@@ -415,7 +435,7 @@ class ReplyHandler(AsyncStreamHandler):
         reply = self._reply
         assert reply is not None  # noqa: S101
         position = reply.ledger.heard()
-        rest = [Chunk(reply, (rate, samples), text) for rate, samples, text in reply.ledger.rest()]
+        rest = [Chunk(reply, (rate, samples), text, again=True) for rate, samples, text in reply.ledger.rest()]
         if reply.all_emitted.is_set():  # its end follows once more, after what is played again
             reply.all_emitted = anyio.Event()
             rest.append(Chunk(reply, last=True))
@@ -434,7 +454,9 @@ class ReplyHandler(AsyncStreamHandler):
         """Nothing of the reply will be heard from now on."""
         self._reply = None
         reply.over.set()
-        self._on_reply_over(reply, reply.ledger.heard())
+        heard = reply.ledger.heard()
+        self._on_reply_over(reply, heard)
+        self._show_words(reply, heard.text)
         if self._takes_args:
             self.reset()  # each turn asks for its arguments anew
         self._record(replace(turn, marks=dict(reply.marks)))
@@ -590,6 +612,9 @@ class ReplyHandler(AsyncStreamHandler):
                 continue
             if self.phone_mode and isinstance(chunk.outputs, AdditionalOutputs):
                 self.latest_args = [None, *chunk.outputs.args]
+            if chunk.text and not chunk.again:
+                reply.words += chunk.text
+                self._show_words(reply)
             if chunk.audio is not None:
                 self._emitting(reply, chunk)
             elif chunk.text:  # words that end with the sound before them
@@ -644,6 +669,19 @@ class ReplyHandler(AsyncStreamHandler):
                     self._context.copy().run(self._on_event, event)
             except Exception as error:  # noqa: BLE001  supervises; no turn depends on it
                 self._report(error, "on_event", name_of_function(self._on_event))
+
+    def _show_stage(self) -> None:
+        if self._stage != self._state.stage and self.channel is not None:
+            self._stage = self._state.stage
+            self._send(json.dumps({"type": "state", "data": self._stage}))
+
+    def _show_question(self, reply: Reply) -> None:
+        if reply.question:
+            self._send(transcript_message("user", reply.question, f"{reply.number}-user"))
+
+    def _show_words(self, reply: Reply, heard: str | None = None) -> None:
+        if reply.words:
+            self._send(transcript_message("assistant", reply.words, f"{reply.number}-bot", heard=heard))
 
     def _send(self, text: str) -> None:
         """Tell the page, if it listens."""

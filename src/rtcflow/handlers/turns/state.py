@@ -283,6 +283,13 @@ class TurnState:
         return self.bot is not None and self.bot.phase is Phase.REPLYING and self.bot.turn.first_chunk is not None
 
     @property
+    def stage(self) -> str:
+        """What happens now, for people: ``"listening"``, ``"thinking"`` or ``"speaking"``."""
+        if self.bot is None or self.bot.phase is not Phase.REPLYING:
+            return "listening"
+        return "speaking" if self.bot_speaking else "thinking"
+
+    @property
     def deaf(self) -> bool:
         """The user is not listened to: a reply plays that speech cannot interrupt.
 

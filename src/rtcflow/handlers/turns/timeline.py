@@ -166,3 +166,16 @@ def event_message(event: TurnEvent) -> str | None:
     heard = told.pop("heard", None) or told.pop("position", None)
     data = {"event": name, **told} if heard is None else {"event": name, **told, "heard": heard}
     return json.dumps({"type": "reply", "data": data})
+
+
+def transcript_message(role: str, text: str, id_: str, *, heard: str | None = None) -> str:
+    """The message that shows words on the page; the next one with this id replaces it.
+
+    Args:
+        role: ``"user"`` or ``"assistant"``.
+        text: All the words so far.
+        id_: Of the message.
+        heard: The beginning of `text` that was heard; what follows it was not. None: that is not known yet.
+    """
+    data = {"role": role, "text": text, "id": id_}
+    return json.dumps({"type": "transcript", "data": data if heard is None else {**data, "heard": heard}})

@@ -23,6 +23,8 @@ from rtcflow.handlers.turns import (
     ReplyOnPause,
     ReplyStarted,
     Say,
+    SpeechEnded,
+    SpeechStarted,
     lock_watch,
 )
 from rtcflow.handlers.turns.lock_watch import LockWatch, holds_lock
@@ -577,3 +579,71 @@ async def test_a_function_that_holds_the_lock_is_named_once_a_minute(caplog, mon
 def test_only_the_culprit_is_named(late, theirs, ours, guilty):
     """The thread must have computed while the loop did not."""
     assert holds_lock(late, theirs, ours) is guilty
+
+
+# -- what the page is shown
+
+
+def shown(call, kind):
+    return [message["data"] for message in call.messages if message["type"] == kind]
+
+
+async def test_the_page_is_told_what_happens_and_what_was_heard():
+    """Listening, thinking, speaking, each once; the words as they are emitted, and how far they were heard."""
+
+    async def fn(audio):
+        call.handler.show_question("Tell me.")
+        await anyio.sleep(0.3)
+        yield Say(sound(1.0), "One two three. ")
+        yield Say(sound(3.0), "Four five six seven.")
+
+    async with calling(fn, turn(0.2, 0.6) + turn(3.0, 3.4)) as call:
+        await call.until(3.6)
+        assert shown(call, "state") == ["listening", "thinking", "speaking", "listening"]
+        question, *_, last = shown(call, "transcript")
+        assert question == {"role": "user", "text": "Tell me.", "id": "1-user"}
+        heard = call.of(Interrupted)[0].position.text
+        assert last == {
+            "role": "assistant", "text": "One two three. Four five six seven.", "id": "1-bot", "heard": heard,
+        }  # fmt: skip
+        assert heard.startswith("One two three. ")
+        assert heard != last["text"]
+
+
+async def test_words_of_a_reply_that_goes_on_are_shown_once():
+    """A false alarm holds the reply and lets it go on: nothing is doubled, and all of it was heard."""
+
+    async def fn(audio):
+        yield Say(sound(4.0), "One two three four.")
+
+    async with calling(fn, turn(0.2, 0.6) + turn(2.0, 2.3), resume_false_interruption=True) as call:
+        await call.until(9)
+        last = shown(call, "transcript")[-1]
+        assert (last["text"], last["heard"]) == ("One two three four.", "One two three four.")
+        assert shown(call, "state") == ["listening", "thinking", "speaking", "listening", "speaking", "listening"]
+
+
+async def test_words_of_a_dropped_speculation_are_not_shown():
+    """The user breathes and goes on: the page gets the question of the turn that counts, when it has ended."""
+    asked = []
+
+    async def fn(audio):
+        asked.append(len(asked))
+        call.handler.show_question(f"question {len(asked)}")
+        yield Say(sound(0.5), "Yes.")
+
+    script = sorted(
+        [*turn(0.2, 2.0), (0.9, SpeechEnded(0.8, 0.2)), (1.4, SpeechStarted(1.3))], key=lambda entry: entry[0]
+    )
+    async with calling(fn, script, speculative=True) as call:
+        await call.until(5)
+        assert asked == [0, 1]
+        assert [data["text"] for data in shown(call, "transcript") if data["role"] == "user"] == ["question 2"]
+
+
+async def test_a_question_needs_a_reply():
+    """Outside of one it is an error that says so."""
+    async with calling(Long()) as call:
+        await call.until(0.1)
+        with pytest.raises(RuntimeError, match="in the reply function"):
+            call.handler.show_question("what?")

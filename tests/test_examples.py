@@ -111,7 +111,7 @@ class TestInVirtualTime:
             events: list[rtcflow.turns.TurnEvent] = []
             handler = rtcflow.ReplyOnPause(
                 lambda audio: None,
-                detector=lambda: program.SmartTurns(rtcflow.turns.EnergyVad(), program.Stub()),
+                detector=lambda: rtcflow.turns.SmartTurn(program.stub, vad=rtcflow.turns.EnergyVad()),
                 on_event=events.append,
             )
             silence = np.zeros(RATE)

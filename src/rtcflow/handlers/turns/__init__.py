@@ -11,6 +11,7 @@ from .reply_handler import ReplyHandler
 from .reply_on_pause import ReplyOnPause
 from .reply_on_stop_words import ReplyOnStopWords, StopWordTurns
 from .silero import SileroVADModel, get_silero_model
+from .smart_turn import EndOfTurn, SmartTurn, SmartTurnModel
 from .timeline import (
     FirstAudio,
     Interrupted,
@@ -31,6 +32,7 @@ __all__ = [
     "ChunkTurns",
     "DetectorEvent",
     "EnergyVad",
+    "EndOfTurn",
     "FirstAudio",
     "Heard",
     "Interrupted",
@@ -54,6 +56,8 @@ __all__ = [
     "Say",
     "SileroVADModel",
     "SileroVadOptions",
+    "SmartTurn",
+    "SmartTurnModel",
     "SpeechEnded",
     "SpeechStarted",
     "SpeechToText",

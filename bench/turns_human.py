@@ -14,6 +14,7 @@ told apart. Prompts with a silence of their own of more than 0.2 s are left out,
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import time
 from collections import defaultdict
@@ -107,7 +108,7 @@ def main():
 
     prompts = defaultdict(list)
     for path in sorted(options.folder.rglob("*.g722")):
-        (language,) = [part for part in path.parts if part[:2].islower() and part[2:3] == "_"]
+        language = next(part for part in path.parts if re.match("[a-z]{2}_[A-Z]{2}_", part))
         if len(prompts[language]) < options.prompts and (said := speech(read(path))) is not None:
             prompts[language].append(said)
     if not prompts:

@@ -3,6 +3,7 @@
     sentences       tokens → pieces to be spoken                    pure
     tools           annotated functions → what a model may call     pure
     conversation    what was said and *heard*, for the model        pure
+    calling         tools at work, under interruption               tasks of the call
     chat            a chat service's stream → text and calls        pure
     voice_agent     stt → chat → tts under interruption             a `ReplyOnPause`
     realtime        speech-to-speech services                       a handler
@@ -10,6 +11,7 @@
 Nothing here makes a request but `RealtimeHandler`. Services are functions that you write.
 """
 
+from .calling import run_tools
 from .chat import ServiceError, read_chat
 from .conversation import Conversation
 from .realtime import RealtimeHandler
@@ -56,6 +58,7 @@ __all__ = [
     "VoiceAgent",
     "in_process",
     "read_chat",
+    "run_tools",
     "sentences",
     "tool",
 ]

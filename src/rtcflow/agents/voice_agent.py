@@ -24,11 +24,11 @@ from ..handlers.base import get_current_handler
 from ..handlers.turns import Heard, ReplyFailed, ReplyOnPause, Say, TurnEvent
 from ..handlers.turns.reply import Reply
 from ..handlers.turns.state import Audio
-from .calling import CANCELLED, call_tool, failure
+from .calling import run_tools
 from .chat import ServiceError
 from .conversation import Conversation
 from .sentences import closable, sentences
-from .tools import Tool, ToolCall
+from .tools import ToolCall
 
 __all__ = ["VoiceAgent", "in_process"]
 
@@ -162,7 +162,7 @@ class VoiceAgent(ReplyOnPause):
             if not calls:
                 return
             await reply.committed.wait()  # a tool may do what cannot be undone
-            await self._run_tools(self.conversation.add_calls(calls, reply.number), reply)
+            await run_tools(self.conversation, calls, reply=reply.number, speak=self._speak_result)
 
     async def _tokens(self, schemas: list[dict[str, Any]], calls: list[ToolCall]) -> AsyncGenerator[str]:
         """The model's text; its calls go into `calls`."""
@@ -232,40 +232,8 @@ class VoiceAgent(ReplyOnPause):
 
     # -- tools
 
-    async def _run_tools(self, calls: list[ToolCall], reply: Reply) -> None:
-        """Run tools side by side, and wait for their results; each lives in a task of the call's."""
-        running = []
-        for call in calls:
-            made = self.conversation.tools.get(call.name)
-            if made is None:
-                known = ", ".join(self.conversation.tools) or "none"
-                self.conversation.add_result(call.id, failure(f"there is no tool {call.name!r}; there are: {known}"))
-                continue
-            scope, done = anyio.CancelScope(), anyio.Event()
-            self.loop.create_task(self._run_tool(made, call, reply, scope, done), name=made.name)
-            running.append((made, call, scope, done))
-        try:
-            for *_, done in running:
-                await done.wait()
-        finally:  # the user has interrupted, or all are done
-            for made, call, scope, done in running:
-                if made.policy == "cancel" and not done.is_set():
-                    self.conversation.add_result(call.id, CANCELLED)
-                    scope.cancel()
-
-    async def _run_tool(
-        self, made: Tool, call: ToolCall, reply: Reply, scope: anyio.CancelScope, done: anyio.Event
-    ) -> None:
-        """The task of one tool: its result is in the context when it ends, however it ends."""
-        content = CANCELLED
-        try:
-            with scope:
-                content = await call_tool(made, call, self.run_sync)
-        finally:
-            counts = self.conversation.add_result(call.id, content)
-            done.set()
-        if counts and reply.cancelled and made.policy == "finish_and_speak":
-            await self.say(self._tell_result(call))
+    async def _speak_result(self, call: ToolCall) -> None:
+        await self.say(self._tell_result(call))
 
     async def _tell_result(self, call: ToolCall) -> AsyncGenerator[Say]:
         """Speak about a result that came after its reply, unless the model has read it meanwhile."""

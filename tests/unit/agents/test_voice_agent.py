@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import json
 
 import anyio
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from turn_script import RATE, Script, turn
 
 from rtcflow.agents import Conversation, ServiceError, ToolCall, VoiceAgent, tool
@@ -467,104 +464,3 @@ async def test_a_voice_or_ear_that_fails_costs_one_turn(service, how):
         setattr(caller.handler, f"_{service}", good)
         await caller.wait(6)
         assert services.of(PlayoutFinished)[-1].heard.text.strip() == "Fine."
-
-
-# -- anything at any time
-
-MOVES = st.lists(
-    st.tuples(
-        st.sampled_from(["speak", "breathe", "interrupt", "type", "wait"]),
-        st.sampled_from([0.3, 0.7, 1.5, 4.0]),
-        st.sampled_from(["answer", "cancel", "remember", "speak", "both", "fails"]),
-    ),
-    min_size=1,
-    max_size=8,
-)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("backend", ["trio", "asyncio"])
-@pytest.mark.parametrize("speculative", [False, True])
-@pytest.mark.timeout(600)  # a busy machine takes minutes
-def test_each_call_of_a_tool_has_exactly_one_result(backend, speculative):
-    """Whatever is interrupted when: the context is valid at every moment, and each tool that began has one result."""
-
-    @settings(max_examples=max(3, settings().max_examples // 8), deadline=None, suppress_health_check=list(HealthCheck))
-    @given(MOVES)
-    def life(moves):
-        name, options = virtual_backend(backend)
-        anyio.run(functools.partial(_live, moves, speculative=speculative), backend=name, backend_options=options)
-
-    life()
-
-
-async def _live(moves, *, speculative):
-    begun, ended = [], []
-
-    def make(name, policy):
-        @tool(name=name, policy=policy)
-        async def work(seconds: float) -> str:
-            """Work."""
-            begun.append(name)
-            try:
-                await anyio.sleep(seconds)
-                return f"{name} done"
-            finally:
-                ended.append(name)
-
-        return work
-
-    kinds = {
-        "answer": ["Fine, I will do that for you. It takes a while."],
-        "fails": ["Half of ", ServiceError("gone")],
-        "both": ["One moment. ", ToolCall("x", "cancel", '{"seconds": 1}'), ToolCall("x", "speak", '{"seconds": 3}')],
-    }
-    kinds |= {name: ["One moment. ", ToolCall("", name, '{"seconds": 2}')] for name in ("cancel", "remember", "speak")}
-    services = Services("Fine.")
-    script = Script([])
-    services.answers = ["Fine."]
-
-    class Moving(VoiceAgent):
-        pass
-
-    agent = VoiceAgent(
-        services.chat,
-        stt=services.stt,
-        tts=services.tts,
-        tools=[make("cancel", "cancel"), make("remember", "finish_and_remember"), make("speak", "finish_and_speak")],
-        detector=lambda: script,
-        on_event=lambda event: check(caller.handler.conversation.messages),
-        output_sample_rate=RATE,
-        speculative=speculative,
-    )
-    async with open_caller(agent) as caller:
-        await caller.wait(0.1)
-        for what, seconds, kind in moves:
-            services.answers.insert(0, kinds[kind])
-            now = script.now
-            match what:
-                case "speak":
-                    script.events += turn(now + 0.1, now + 0.1 + seconds)
-                    await caller.wait(seconds + 0.8)
-                case "breathe":
-                    script.events += turn(now + 0.1, now + 0.1 + seconds, pause=0.9)
-                    await caller.wait(seconds + 0.4)
-                case "interrupt":
-                    caller.handler.interrupt()
-                case "type":
-                    caller.handler.reply_to("typed")
-                case "wait":
-                    await caller.wait(seconds)
-            check(caller.handler.conversation.messages)
-        await caller.wait(60)
-        conversation = caller.handler.conversation
-        check(conversation.messages)
-        assert conversation.running() == []
-        results = [message for message in conversation.messages if message["role"] == "tool"]
-        assert len(results) >= len(begun), "what began has a result"
-        assert sorted(begun) == sorted(ended)
-        finished = [message["content"] for message in results if "done" in message["content"]]
-        policies = [name for name in begun if name != "cancel"]
-        assert sum(not content.startswith("cancel") for content in finished) == len(policies), "it is not lost"
-        assert services.open == 0
-    check(caller.handler.conversation.messages)

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from importlib import import_module
 from os import PathLike, fspath
 from pathlib import Path
 from typing import TypeAlias
@@ -161,7 +162,7 @@ class SmartTurnModel:
         if not Path(path).is_file():
             raise FileNotFoundError(f"there is no model at {fspath(path)!r}; give the path of a Smart Turn ONNX file")
         try:
-            import onnxruntime
+            onnxruntime = import_module("onnxruntime")  # has no types
         except ModuleNotFoundError:
             raise ModuleNotFoundError(
                 "SmartTurnModel needs onnxruntime: pip install onnxruntime", name="onnxruntime"
@@ -198,7 +199,8 @@ def log_mel(audio: NDArray[np.float32]) -> NDArray[np.float32]:
     windows = np.lib.stride_tricks.sliding_window_view(padded, _FFT)[::_HOP][:-1]
     power = np.abs(np.fft.rfft(windows * np.hanning(_FFT + 1)[:-1])) ** 2
     loudness = np.log10(np.maximum(_mel_filters() @ power.T, 1e-10))
-    return ((np.maximum(loudness, loudness.max() - 8) + 4) / 4).astype(np.float32)
+    features: NDArray[np.float32] = ((np.maximum(loudness, loudness.max() - 8) + 4) / 4).astype(np.float32)
+    return features
 
 
 @cache

@@ -120,6 +120,23 @@ def otel() -> None:
     trace_calls(rtcflow.Stream(EchoHandler()))
 
 
+def cluster() -> None:
+    import anyio
+
+    from rtcflow.cluster import Cluster
+    from rtcflow.demo import EchoHandler
+    from rtcflow.exceptions import ClusterError
+
+    async def join() -> None:
+        async with rtcflow.Stream(EchoHandler(), cluster=Cluster("nats://127.0.0.1:9", connect_timeout=0.2)).running():
+            raise AssertionError("it has found a NATS server that does not exist")
+
+    try:
+        anyio.run(join)
+    except ClusterError as error:
+        assert "no connection to NATS" in str(error), error
+
+
 EXTRAS: dict[str, tuple[str, Callable[[], None]]] = {
     "trio": ("trio", trio),
     "uvloop": ("uvloop", uvloop),
@@ -133,6 +150,7 @@ EXTRAS: dict[str, tuple[str, Callable[[], None]]] = {
     "tts": ("espeakng_loader", tts),
     "prometheus": ("prometheus_client", prometheus),
     "otel": ("opentelemetry", otel),
+    "cluster": ("nats", cluster),
 }
 """Each extra with the package that shows whether it is there, and what it promises."""
 

@@ -25,6 +25,7 @@ PUBLIC_MODULES = [
     "rtcflow.agents",
     "rtcflow.audio",
     "rtcflow.client",
+    "rtcflow.cluster",
     "rtcflow.connection",
     "rtcflow.exceptions",
     "rtcflow.logs",
@@ -47,6 +48,7 @@ NOT_AT_IMPORT = {
     "pytest",
     "prometheus_client",
     "opentelemetry",
+    "nats",
 }
 
 
@@ -147,7 +149,7 @@ def test_documented_modules_still_work_under_their_old_names(name: str) -> None:
 
 
 NOT_FOR_USERS = {
-    *("Calls.events", "HandlerLoop.move_to", "IceServer.parsed_urls", "VirtualTime.decide"),
+    *("Calls.events", "Cluster.joined", "HandlerLoop.move_to", "IceServer.parsed_urls", "VirtualTime.decide"),
     *("Player.more", "Player.next_frame", "Player.poll"),
     *("Chain.__init__", "HandlerLoop.__init__", "Session.__init__", "WebRTCTransport.__init__"),
 }

@@ -21,7 +21,7 @@ FOLDERS = [
     {"_core", "handlers"},
     {"connection", "transports", "_engine"},
     {"serving", "client"},
-    {"routes", "speech", "agents"},
+    {"routes", "speech", "agents", "cluster"},
     {"fastrtc", "testing"},
 ]
 FLOOR = {name: floor for floor, names in enumerate(FOLDERS) for name in names}

@@ -10,12 +10,14 @@ RTCFlowError
 │   ├── NotAuthorized             the authorize hook refused (401 or 403)
 │   ├── UnknownConnection         no live connection has that id (404)
 │   ├── ConnectionExists          a live connection already has that id (409)
+│   ├── CallLost                  the process that carried the call has died (410)
 │   ├── NotServing                the stream does not run now (503)
 │   ├── ApplicationFailed         the application's own authorize hook or copy() failed (500)
 │   └── NegotiationTimeout        also a TimeoutError; `phase` says what did not finish
 ├── ProtocolError                 a message that makes no sense now
 │   ├── LocalProtocolError        our caller did it
 │   └── RemoteProtocolError       the peer did it; `close_code` is the WebSocket code to close with
+├── ClusterError                  a process cannot join the cluster; nothing was started
 ├── HandlerError                  a handler that cannot be run (not called: what a handler *raises* stays as it is)
 └── MediaError                    also a ValueError: wrong dtype, shape, rate or layout was handed in
 
@@ -28,6 +30,8 @@ from __future__ import annotations
 
 __all__ = [
     "ApplicationFailed",
+    "CallLost",
+    "ClusterError",
     "ConnectionExists",
     "HandlerError",
     "InvalidCandidate",
@@ -139,6 +143,16 @@ class ConnectionExists(NegotiationError):
     code = "connection_already_exists"
 
 
+class CallLost(NegotiationError):
+    """The process that carried this call has died, or was cut off, and the call with it; others of the cluster live."""
+
+    status = 410
+    code = "call_lost"
+
+    def __init__(self, message: str = "the server that carried this call has gone; call again") -> None:
+        super().__init__(message)
+
+
 class NotServing(NegotiationError):
     """The stream does not run now: it has not begun yet, or has ended."""
 
@@ -190,6 +204,10 @@ class RemoteProtocolError(ProtocolError):
     def __init__(self, message: str, *, close_code: int = 1002) -> None:
         super().__init__(message)
         self.close_code = close_code
+
+
+class ClusterError(RTCFlowError):
+    """This process cannot join its cluster: the message says why and what to change. Nothing was started."""
 
 
 class HandlerError(RTCFlowError):

@@ -38,6 +38,7 @@ from .serving.session import CallRequest, Session
 if TYPE_CHECKING:
     from starlette.applications import Starlette
 
+    from .cluster import Cluster
     from .routes.app import Endpoints
     from .transports.line_socket import LineLimits
     from .transports.telephone import TelephoneConfig
@@ -93,6 +94,8 @@ class Stream:
         debug: Whether callers are told the text of a handler's exception.
         metrics: Whether ``GET {path}/metrics`` answers Prometheus (`rtcflow.prometheus`). It says nothing about single
             calls, and needs no authorization. Needs the extra ``prometheus``.
+        cluster: With which other processes the stream is served; see `rtcflow.cluster.Cluster`. Then every process
+            answers requests about every call, and `calls` are those of this process. Needs the extra ``cluster``.
         **keywords: The fields of `Limits`, `Access` and `Page`, one by one, such as ``concurrency_limit=10``. And
             FastRTC's ``server_rtc_configuration``: ``{"iceServers": [...]}`` for the server's own side, or a function,
             sync or async, that is called for each call. It is `WebRTCConfig.ice_servers`.
@@ -127,6 +130,7 @@ class Stream:
         timeouts: Timeouts | None = None,
         debug: bool = False,
         metrics: bool = False,
+        cluster: Cluster | None = None,
         **keywords: Unpack[Keywords],
     ) -> None:
         left: dict[str, Any] = dict(keywords)
@@ -155,6 +159,7 @@ class Stream:
             webrtc=webrtc,
             telephone=telephone,
             websocket=websocket,
+            cluster=cluster,
         )
         self.calls = Calls(options)
         self._asgi: Starlette | None = None
@@ -207,6 +212,7 @@ class Stream:
 
         Raises:
             RuntimeError: The stream is running in another event loop.
+            ClusterError: The stream cannot join its cluster.
         """
         async with self.calls.running():
             yield self

@@ -212,7 +212,7 @@ MUTANTS = (
         "One caller more than the limit is let in.",
         (
             Edit(
-                "serving.calls:Calls._take_slot",
+                "serving.calls:Calls._check_free",
                 "len(self._sessions) >= limit",
                 "len(self._sessions) > limit",
             ),
@@ -222,7 +222,7 @@ MUTANTS = (
     Mutant(
         "id-taken-over",
         "A second caller under the id of a live call takes its place.",
-        (Edit("serving.calls:Calls._take_slot", "if webrtc_id in self._sessions:", "if False:"),),
+        (Edit("serving.calls:Calls._check_free", "if webrtc_id in self._sessions:", "if False:"),),
         _unit("stream", "test_a_live_id_cannot_be_taken_over"),
     ),
     # -- threads and tasks

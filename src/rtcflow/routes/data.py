@@ -21,6 +21,7 @@ from starlette.routing import BaseRoute
 from ..exceptions import InvalidOffer, TooManyConnections
 from ..protocol import signalling
 from ..protocol.sse import COMMENT, MEDIA_TYPE, encode_event
+from . import routed
 from .origin_guard import guarded
 from .requests import answering, read_body
 
@@ -46,8 +47,20 @@ HEADERS: Final = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 def routes(calls: Calls, path: str = "") -> list[BaseRoute]:
     """The routes for arguments and outputs of a stream's calls."""
     return [
-        guarded(calls, f"{path}/webrtc/input", answering(partial(set_input, calls)), ["POST"]),
-        guarded(calls, f"{path}/webrtc/outputs", answering(partial(outputs, calls)), ["GET"]),
+        guarded(
+            calls,
+            f"{path}/webrtc/input",
+            answering(partial(set_input, calls)),
+            ["POST"],
+            inside=[routed.routed(calls, f"{path}/webrtc/input", routed.arguments)],
+        ),
+        guarded(
+            calls,
+            f"{path}/webrtc/outputs",
+            answering(partial(outputs, calls)),
+            ["GET"],
+            inside=[routed.routed(calls, f"{path}/webrtc/outputs", routed.in_query)],
+        ),
     ]
 
 

@@ -47,6 +47,7 @@ from .carrier_auth import UpgradeCheck, check_host, named_carrier
 from .linger import Lingering
 from .origin_guard import guard
 from .requests import caller_of, failure
+from .routed import new_call, routed
 
 if TYPE_CHECKING:
     from starlette.websockets import WebSocket
@@ -76,7 +77,9 @@ def routes(
     config = calls.options.telephone or TelephoneConfig()
     carriers = (f"{path}/telephone/handler", f"{path}/telephone/handler/{{carrier}}") if config.served else ()
     return [
-        WebSocketRoute(route, answer, middleware=[*guard(calls), Middleware(Lingering)])
+        WebSocketRoute(
+            route, answer, middleware=[*guard(calls), Middleware(Lingering), routed(calls, f"WS {route}", new_call)]
+        )
         for route, answer in [(f"{path}/websocket/offer", websocket), *((route, telephone) for route in carriers)]
     ]
 
@@ -98,7 +101,7 @@ async def websocket_offer(calls: Calls, websocket: WebSocket) -> None:
             _refusing(transport),
         ):
             if transport.call.call_id:
-                calls.rename(session, transport.call.call_id)
+                await calls.rename_everywhere(session, transport.call.call_id)
             transport.session_id = session.webrtc_id
             await _run(calls, session, transport)
 

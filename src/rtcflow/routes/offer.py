@@ -19,6 +19,7 @@ from ..protocol import signalling
 from ..serving.calls import Calls
 from ..serving.negotiation import answer_offer, get_rtc_configuration
 from ..transports.webrtc import WebRTCTransport
+from . import routed
 from .origin_guard import guarded
 from .requests import answering, caller_of, count_request, read_body
 
@@ -26,7 +27,13 @@ from .requests import answering, caller_of, count_request, read_body
 def routes(calls: Calls, path: str, answer: Callable[[Request], Awaitable[Response]]) -> list[BaseRoute]:
     """The routes of JSON signalling; `answer` is `offer`, or what a subclass of `Stream` has in its place."""
     return [
-        guarded(calls, f"{path}/webrtc/offer", answering(answer, refused=calls.refused), ["POST"]),
+        guarded(
+            calls,
+            f"{path}/webrtc/offer",
+            answering(answer, refused=calls.refused),
+            ["POST"],
+            inside=[routed.routed(calls, f"{path}/webrtc/offer", routed.offer)],
+        ),
         guarded(calls, f"{path}/webrtc/configuration", answering(partial(configuration, calls)), ["GET"]),
     ]
 

@@ -54,6 +54,7 @@ def guarded(
     handle: Callable[[Request], Awaitable[Response]],
     methods: Sequence[str],
     told: Mapping[str, str] = _NONE,
+    inside: Sequence[Middleware] = (),
 ) -> Route:
     """An HTTP route of a stream, which answers OPTIONS by itself.
 
@@ -63,6 +64,7 @@ def guarded(
         handle: Answers its requests.
         methods: The methods it knows.
         told: Headers of the answer to OPTIONS.
+        inside: Middleware behind the guard.
     """
     allow = ", ".join([*methods, "OPTIONS"])
 
@@ -80,7 +82,7 @@ def guarded(
             }
         return Response(headers=headers)
 
-    return Route(path, answer, methods=[*methods, "OPTIONS"], middleware=guard(calls))
+    return Route(path, answer, methods=[*methods, "OPTIONS"], middleware=[*guard(calls), *inside])
 
 
 def shown_path(scope: Scope) -> str:

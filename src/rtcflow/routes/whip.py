@@ -29,6 +29,7 @@ from ..serving.negotiation import answer_offer, get_rtc_configuration
 from ..serving.options import Modality, Mode
 from ..serving.session import CallRequest, Session
 from ..transports.webrtc import WebRTCTransport
+from . import routed
 from .origin_guard import guarded
 from .requests import answering, caller_of, count_request, failure_headers, public_path, read_body
 
@@ -81,13 +82,21 @@ class Endpoint:
         calls, path = self._calls, self._path
         endpoint, session = self._answering(self.endpoint, calls.refused), self._answering(self.session)
         return [
-            guarded(calls, path, endpoint, ["POST", "GET", "HEAD"], {"Accept-Post": whip.SDP_TYPE}),
+            guarded(
+                calls,
+                path,
+                endpoint,
+                ["POST", "GET", "HEAD"],
+                {"Accept-Post": whip.SDP_TYPE},
+                inside=[routed.routed(calls, path, routed.new_call)],
+            ),
             guarded(
                 calls,
                 f"{path}/{{session}}",
                 session,
                 ["PATCH", "DELETE", "GET", "HEAD"],
                 {"Accept-Patch": whip.FRAGMENT_TYPE},
+                inside=[routed.routed(calls, f"{path}/{{session}}", routed.in_path)],
             ),
         ]
 

@@ -44,6 +44,7 @@ from .admission import Admission, NoDescriptors, has_descriptors, is_for_the_pro
 from .engine import EngineRoom
 from .options import Options
 from .output_events import OutputEvents
+from .router import Application, CallRouter
 from .session import CallRequest, ConnectionSettings, Session, threads_needed
 
 if TYPE_CHECKING:
@@ -78,6 +79,8 @@ class Calls(Mapping[str, Session]):
         refused: How many calls were refused, webhooks and further offers among them, by reason: an error's `code`,
             ``"protocol_error"`` (also in a call that had begun), ``"left"``, ``"wrong_signature"``,
             ``"carrier_not_served"`` or ``"origin_not_allowed"``.
+        router: The node of a cluster that this stream is, while it runs; None without a cluster.
+        endpoints: What answers each route, by the route's path: for requests that other nodes forward.
     """
 
     def __init__(self, options: Options) -> None:
@@ -93,6 +96,8 @@ class Calls(Mapping[str, Session]):
         self._running: _Running | None = None
         self._draining = False
         self._emptied: anyio.Event | None = None
+        self.router: CallRouter | None = None
+        self.endpoints: dict[str, Application] = {}
 
     def __getitem__(self, webrtc_id: str) -> Session:
         return self._sessions[webrtc_id]
@@ -136,7 +141,7 @@ class Calls(Mapping[str, Session]):
         engine = EngineRoom(self.options.webrtc)
         self._draining = False
         try:
-            async with task_group() as tasks:
+            async with task_group() as tasks, self._joined(tasks):
                 self._running = _Running(token, tasks, engine)
                 try:
                     yield
@@ -150,6 +155,20 @@ class Calls(Mapping[str, Session]):
             raise sole_error(group) from None  # tasks in here are supervised: this is what the block itself raised
         finally:
             await engine.aclose()  # after the calls: their goodbyes go through it
+
+    @asynccontextmanager
+    async def _joined(self, tasks: anyio.abc.TaskGroup) -> AsyncIterator[None]:
+        """Be a node of the cluster, if there is one, until `tasks` are cancelled."""
+        if self.options.cluster is None:
+            yield
+            return
+        async with self.options.cluster.joined(self, tasks) as router:
+            self.router = router
+            try:
+                yield
+            finally:
+                self.router = None
+        tasks.cancel_scope.cancel()
 
     @property
     def is_ready(self) -> bool:
@@ -246,7 +265,10 @@ class Calls(Mapping[str, Session]):
         self.check_admitting()
         principal = await self.authorize(caller)
         self.check_admitting()
-        session = self._take_slot(caller, kind, webrtc_id or secrets.token_urlsafe(18), principal)
+        if self.router is None:
+            session = self._take_slot(caller, kind, webrtc_id or secrets.token_urlsafe(18), principal)
+        else:
+            session = await self._claim_slot(self.router, caller, kind, webrtc_id, principal)
         facts_before = log_facts.get()
         log_facts.set(session.log_facts)
         try:
@@ -261,12 +283,7 @@ class Calls(Mapping[str, Session]):
 
     def _take_slot(self, caller: CallRequest, kind: str, webrtc_id: str, principal: Any) -> Session:
         """Do everything without an `await` in between, so that two calls never get the same slot or id."""
-        limit = self.options.limits.concurrency_limit
-        assert not isinstance(limit, str)  # Limits has made a number of "default"  # noqa: S101
-        if webrtc_id in self._sessions:
-            raise ConnectionExists("this id is in use; choose another, or wait until that call has ended")
-        if limit is not None and len(self._sessions) >= limit:
-            raise TooManyConnections(limit)
+        self._check_free(webrtc_id)
         if not has_descriptors():
             raise NoDescriptors(len(self._sessions))
         threads = threads_needed(self.options.handler)
@@ -279,6 +296,29 @@ class Calls(Mapping[str, Session]):
         session = Session(webrtc_id, kind, caller, principal, handler, self._settings)
         self._sessions[webrtc_id] = session
         return session
+
+    def _check_free(self, webrtc_id: str) -> None:
+        """Check that an id and a slot are free here."""
+        limit = self.options.limits.concurrency_limit
+        assert not isinstance(limit, str)  # Limits has made a number of "default"  # noqa: S101
+        if webrtc_id in self._sessions:
+            raise ConnectionExists("this id is in use; choose another, or wait until that call has ended")
+        if limit is not None and len(self._sessions) >= limit:
+            raise TooManyConnections(limit)
+
+    async def _claim_slot(
+        self, router: CallRouter, caller: CallRequest, kind: str, webrtc_id: str | None, principal: Any
+    ) -> Session:
+        """Take a slot here, with the id and the slot of the whole cluster that it needs."""
+        webrtc_id = webrtc_id or router.new_id()
+        self._check_free(webrtc_id)  # for nothing that this node has not, other nodes are asked
+        await router.claim(webrtc_id)
+        try:
+            self.check_admitting()
+            return self._take_slot(caller, kind, webrtc_id, principal)
+        except BaseException:
+            router.release(webrtc_id)
+            raise
 
     def _copy_handler(self) -> StreamHandlerBase:
         handler = self.options.handler
@@ -298,6 +338,8 @@ class Calls(Mapping[str, Session]):
         del self._sessions[session.webrtc_id]
         self.threads.release(threads_needed(self.options.handler))
         session.release()
+        if self.router is not None:
+            self.router.release(session.webrtc_id)
         if self._emptied is not None and not self._sessions:
             self._emptied.set()
             self._emptied = None
@@ -379,6 +421,24 @@ class Calls(Mapping[str, Session]):
                 logger.exception("on_call_end raised after %s call %s", session.kind, session.name)
         if limit.cancelled_caught:
             logger.error("on_call_end did not return within %g s; the server does not wait for it", seconds)
+
+    async def rename_everywhere(self, session: Session, webrtc_id: str) -> None:
+        """`rename`, for an id that no other node of the cluster may have either.
+
+        Raises:
+            ConnectionExists: A live call has this id.
+        """
+        if self.router is None:
+            self.rename(session, webrtc_id)
+            return
+        if webrtc_id in self._sessions:
+            raise ConnectionExists("this id is in use; choose another, or wait until that call has ended")
+        await self.router.rename(session.webrtc_id, webrtc_id)
+        try:
+            self.rename(session, webrtc_id)
+        except BaseException:
+            self.router.release(webrtc_id)
+            raise
 
     def rename(self, session: Session, webrtc_id: str) -> None:
         """Give a session that is not served yet the id that its caller has sent only now.

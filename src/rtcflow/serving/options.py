@@ -27,6 +27,7 @@ from .output_events import OutputFunction
 from .session import CallRequest, Session
 
 if TYPE_CHECKING:
+    from ..cluster import Cluster
     from ..transports.line_socket import LineLimits
     from ..transports.telephone import TelephoneConfig
     from ..transports.webrtc import WebRTCConfig
@@ -195,6 +196,7 @@ class Options:
         additional_outputs_handler: See `Stream`.
         on_call_end: See `Stream`.
         metrics: See `Stream`.
+        cluster: See `Stream`.
     """
 
     handler: StreamHandlerBase
@@ -213,6 +215,7 @@ class Options:
     webrtc: WebRTCConfig | None = None
     telephone: TelephoneConfig | None = None
     websocket: LineLimits | None = None
+    cluster: Cluster | None = None
 
     def __post_init__(self) -> None:
         _check_modality(self.handler, self.modality)
@@ -221,6 +224,8 @@ class Options:
             raise TypeError(f"additional_outputs_handler={given!r} must be a function")
         if given is not None:
             OutputFunction(given)  # its error is raised now, not for the first reader
+        if not (self.cluster is None or callable(getattr(self.cluster, "joined", None))):
+            raise TypeError(f"cluster={self.cluster!r}; expected rtcflow.cluster.Cluster(...)")
         if not (self.on_call_end is None or callable(self.on_call_end)):
             raise TypeError(
                 f"on_call_end={self.on_call_end!r}; expected a function: def on_call_end(session, end, statistics): ..."

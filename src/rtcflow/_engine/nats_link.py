@@ -1,0 +1,293 @@
+"""The connection to NATS. It lives in a thread of its own, like the WebRTC engine, so it serves trio and asyncio alike.
+
+Each request and each subscription of the application's loop goes through `Room` into that thread. Messages come back
+through one queue. Relies on: nats-py answers a request without subscribers at once
+(`NoRespondersError`), and reconnects and subscribes again by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import anyio
+
+from .._core.bridge import Event
+from .._core.flow import Flow, Policy
+from .._core.installed import check_versions, import_extra
+from .room import Room
+
+if TYPE_CHECKING:
+    from nats.aio.client import Client
+
+logger = logging.getLogger("rtcflow.cluster")
+
+OUTBOX: Final = 10_000
+"""Messages that may wait to be sent; more are dropped, as they are while NATS is away."""
+
+INBOX: Final = 10_000
+"""Messages that may wait to be read; more are dropped."""
+
+
+DRAIN: Final = 2.0
+"""Seconds in which a subscription ends."""
+
+
+class Message(NamedTuple):
+    """A message that came: its subject, its bytes, and the subject for the answer ("" if none is wanted)."""
+
+    subject: str
+    data: bytes
+    reply: str
+
+
+class NoListener(Exception):
+    """NATS says that nobody subscribes to the subject."""
+
+
+class LinkDown(Exception):
+    """NATS cannot be reached now."""
+
+
+class CannotConnect(Exception):
+    """No connection could be made at the start; the message says why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NatsOptions:
+    """How NATS is reached.
+
+    Attributes:
+        servers: URLs of one NATS cluster.
+        prefix: What all subjects begin with, those for answers too.
+        timeout: Seconds for the first connection.
+        login: Arguments of `nats.connect`: token, user, password, nkeys_seed, user_credentials, tls.
+    """
+
+    servers: tuple[str, ...]
+    prefix: str
+    timeout: float = 5.0
+    login: dict[str, Any] = field(default_factory=dict, repr=False)
+
+
+class NatsLink:
+    """One connection to NATS, for the event loop in which it is opened.
+
+    Attributes:
+        messages: What comes in on all subscriptions. One task reads it.
+        up_since: When the present connection was made (`clock`), or None while NATS is away.
+    """
+
+    def __init__(self, options: NatsOptions, clock: Callable[[], float]) -> None:
+        self._options = options
+        self._clock = clock
+        self._room = Room(use_uvloop=False)
+        self.messages: Flow[Message] = Flow(INBOX, Policy.DROP_OLDEST)
+        self._client: Client | None = None
+        self._nats: Any = None
+        self._outbox: asyncio.Queue[Callable[[], Awaitable[object]]]
+        self._pump: asyncio.Task[None] | None = None
+        self._waiting: set[asyncio.Timeout] = set()
+        self._errors: list[str] = []
+        self._up = Event()
+        self.up_since: float | None = None
+
+    # -- from the application's loop
+
+    async def open(self) -> None:
+        """Connect.
+
+        Raises:
+            ModuleNotFoundError: nats-py is not installed.
+            CannotConnect: No server answers, or it refuses the credentials.
+        """
+        self._nats = import_extra("nats", extra="cluster", what="a cluster")
+        check_versions("nats-py")
+        try:
+            await self._room.open()
+            await self._room.call(self._connect)
+        except BaseException:
+            await self.aclose()
+            raise
+
+    async def aclose(self) -> None:
+        """Send what waits, and close the connection. Idempotent; not cut short by cancelling."""
+        try:
+            if self._room.is_open:
+                await self._room.complete(self._disconnect)
+        finally:
+            await self._room.aclose()
+
+    @property
+    def is_up(self) -> bool:
+        """Whether NATS is connected now."""
+        return self.up_since is not None
+
+    async def wait_up(self) -> None:
+        """Wait until NATS is connected. Safe to cancel."""
+        await self._up.wait()
+
+    async def request(self, subject: str, data: bytes, timeout: float) -> bytes:
+        """Ask, and return the first answer.
+
+        Raises:
+            NoListener: Nobody subscribes to the subject.
+            TimeoutError: Somebody does, and has not answered within `timeout` seconds.
+            LinkDown: NATS is not connected, or the connection broke meanwhile.
+        """
+        try:
+            return await self._room.call(self._request, subject, data, timeout)
+        except anyio.ClosedResourceError:
+            raise LinkDown("the connection to NATS is closed") from None
+
+    async def subscribe(self, subject: str) -> Any:
+        """Have the messages of a subject come to `messages`. Returns what `unsubscribe` wants."""
+        try:
+            return await self._room.call(self._subscribe, subject)
+        except anyio.ClosedResourceError:
+            raise LinkDown("the connection to NATS is closed") from None
+
+    def unsubscribe(self, subscription: Any) -> None:
+        """End a subscription: before all that is published after this call."""
+        self._post(partial(self._unsubscribe, subscription))
+
+    def publish(self, subject: str, data: bytes) -> None:
+        """Send a message soon. It is dropped if NATS is away."""
+        self._post(partial(self._publish, subject, data))
+
+    def _post(self, send: Callable[[], Awaitable[object]]) -> None:
+        try:
+            self._room.post(self._put, send)
+        except anyio.ClosedResourceError:
+            logger.debug("the connection to NATS is closed: a message was dropped")
+
+    # -- in the thread
+
+    def _put(self, send: Callable[[], Awaitable[object]]) -> None:
+        try:
+            self._outbox.put_nowait(send)
+        except asyncio.QueueFull:
+            logger.warning("%d messages wait for NATS: one was dropped", OUTBOX)
+
+    async def _connect(self) -> None:
+        self._outbox = asyncio.Queue(OUTBOX)
+        options, login = self._options, dict(self._options.login)
+        try:
+            async with asyncio.timeout(options.timeout):
+                self._client = await self._nats.connect(
+                    list(options.servers),
+                    name="rtcflow",
+                    inbox_prefix=f"{options.prefix}._inbox",
+                    no_echo=True,
+                    allow_reconnect=True,
+                    max_reconnect_attempts=-1,
+                    reconnect_time_wait=0.2,
+                    connect_timeout=min(2.0, options.timeout),
+                    ping_interval=2,
+                    max_outstanding_pings=2,
+                    error_cb=self._on_error,
+                    disconnected_cb=self._on_lost,
+                    reconnected_cb=self._on_up,
+                    **login,
+                )
+        except TimeoutError:
+            raise CannotConnect(self._why_not()) from None
+        except (OSError, ValueError, self._nats.errors.Error) as error:
+            self._errors.append(str(error) or type(error).__name__)
+            raise CannotConnect(self._why_not()) from error
+        await self._on_up()
+        self._pump = self._room._tasks.create_task(self._send_all(), context=contextvars.Context())
+
+    def _why_not(self) -> str:
+        servers = ", ".join(self._options.servers)
+        reasons = "; ".join(dict.fromkeys(self._errors)) or "no answer"
+        return f"no connection to NATS at {servers} within {self._options.timeout:g} s: {reasons}"
+
+    async def _disconnect(self) -> None:
+        client, self._client = self._client, None
+        if self._pump is not None:
+            await self._outbox.join() if self.is_up else None
+            self._pump.cancel()
+        if client is not None and not client.is_closed:
+            await client.close()
+        self.up_since = None
+
+    async def _on_error(self, error: Exception) -> None:
+        words = str(error) or type(error).__name__
+        self._errors = [*self._errors[-4:], words]
+        logger.debug("NATS: %s", words)
+
+    async def _on_lost(self) -> None:
+        if self.up_since is not None and self._client is not None:
+            logger.warning("the connection to NATS is lost; live calls go on")
+        self.up_since = None
+        self._up.clear()
+        for waiting in self._waiting:  # their answers were lost with the connection
+            waiting.reschedule(0)
+
+    async def _on_up(self) -> None:
+        if self._errors and self._client is not None and self._pump is not None:
+            logger.warning("connected to NATS again")
+        self._errors.clear()
+        self.up_since = self._clock()
+        self._up.set()
+
+    async def _request(self, subject: str, data: bytes, timeout: float) -> bytes:
+        client, since = self._client, self.up_since
+        if client is None or since is None or not client.is_connected:
+            raise LinkDown("NATS cannot be reached now")
+        try:
+            async with asyncio.timeout(timeout) as waiting:
+                self._waiting.add(waiting)
+                try:
+                    message = await client.request(subject, data, timeout=2 * timeout)
+                finally:
+                    self._waiting.discard(waiting)
+        except self._nats.errors.NoRespondersError:
+            raise NoListener(subject) from None
+        except TimeoutError:
+            if self.up_since != since:
+                raise LinkDown("the connection to NATS broke before the answer came") from None
+            raise
+        except (OSError, self._nats.errors.Error) as error:
+            raise LinkDown(str(error) or type(error).__name__) from error
+        found: bytes = message.data
+        return found
+
+    async def _subscribe(self, subject: str) -> Any:
+        if self._client is None:
+            raise LinkDown("the connection to NATS is closed")
+
+        async def arrived(message: Any) -> None:
+            self.messages.put_nowait(Message(message.subject, message.data, message.reply))
+
+        return await self._client.subscribe(subject, cb=arrived)
+
+    async def _unsubscribe(self, subscription: Any) -> None:
+        if not self.is_up:
+            await subscription.unsubscribe()
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN):
+                await subscription.drain()  # what is on its way is still answered: the node that asks waits for it
+
+    async def _publish(self, subject: str, data: bytes) -> None:
+        client = self._client
+        if client is not None and client.is_connected:
+            await client.publish(subject, data)
+
+    async def _send_all(self) -> None:
+        while True:
+            send = await self._outbox.get()
+            try:
+                await send()
+            except (OSError, self._nats.errors.Error) as error:
+                logger.debug("NATS: %s", error)
+            finally:
+                self._outbox.task_done()

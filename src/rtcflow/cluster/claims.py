@@ -1,0 +1,86 @@
+"""Names that exactly one node of a cluster holds: the ids that callers choose, and the slots of the cluster. Pure.
+
+No table says which node holds a name, since a table can be out of date. The node that holds a name *subscribes* to it,
+so NATS itself knows. A node that wants a name subscribes first and then asks everybody else who subscribes to it. NATS
+answers at once if nobody does: then the name is ours. If a node dies, its subscriptions end with it.
+
+Two nodes may want the same name at the same time. Each asks the other. The one whose own name is smaller goes first;
+the other one yields. So exactly one wins, in whatever order the messages come.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Final
+
+LIVE: Final = b"live"
+"""The answer of a node that holds the name."""
+FIRST: Final = b"first"
+"""The answer of a node that wants the name as well, and goes first."""
+YIELDED: Final = b"yielded"
+"""The answer of a node that does not want the name any more: ask again."""
+
+
+class Outcome(enum.Enum):
+    """What an answer means for the node that asked."""
+
+    WON = enum.auto()
+    LOST = enum.auto()
+    AGAIN = enum.auto()
+
+
+class _State(enum.Enum):
+    ASKING = enum.auto()
+    LOST = enum.auto()
+    HELD = enum.auto()
+
+
+class Claims:
+    """The names that one node holds, or has asked for.
+
+    Args:
+        node: The node's own name.
+    """
+
+    def __init__(self, node: str) -> None:
+        self._node = node
+        self._names: dict[str, _State] = {}
+
+    def __contains__(self, name: str) -> bool:
+        return self._names.get(name) is _State.HELD
+
+    def begin(self, name: str) -> bool:
+        """Want a name. False if this node has or wants it already. Otherwise subscribe to it and ask."""
+        if name in self._names:
+            return False
+        self._names[name] = _State.ASKING
+        return True
+
+    def asked(self, name: str, node: str) -> bytes:
+        """What to answer another node that wants the name. Unsubscribe before the answer `YIELDED`."""
+        state = self._names.get(name)
+        if state is _State.HELD:
+            return LIVE
+        if state is _State.ASKING and self._node < node:
+            return FIRST
+        if state is _State.ASKING:
+            self._names[name] = _State.LOST
+        return YIELDED
+
+    def answered(self, name: str, answer: bytes | None) -> Outcome:
+        """What an answer means; None is NATS's word that nobody else subscribes to the name."""
+        state = self._names.get(name)
+        if state is not _State.ASKING:
+            return Outcome.WON if state is _State.HELD else Outcome.LOST
+        if answer is None:
+            self._names[name] = _State.HELD
+            return Outcome.WON
+        return Outcome.AGAIN if answer == YIELDED else Outcome.LOST
+
+    def hold(self, name: str) -> None:
+        """Hold a name without asking, since NATS does not answer. For ids only: they are hard to guess."""
+        self._names[name] = _State.HELD
+
+    def release(self, name: str) -> None:
+        """Give a name back, or want it no more. Then unsubscribe."""
+        self._names.pop(name, None)

@@ -1,0 +1,333 @@
+"""Several nodes of one cluster, over a real NATS: ids, slots, and requests about calls of other nodes."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack, asynccontextmanager
+from itertools import count
+
+import anyio
+import httpx2
+import pytest
+from nats_process import NatsProcess
+
+from rtcflow.cluster import Cluster
+from rtcflow.cluster.ids import make_id, new_key, read_id
+from rtcflow.ends import Timeouts
+from rtcflow.exceptions import ClusterError
+from rtcflow.handlers.base import AsyncStreamHandler
+from rtcflow.serving.session import CallRequest
+from rtcflow.stream import Stream
+from rtcflow.transports.webrtc import WebRTCConfig, open_engine
+
+QUICK = Timeouts(connect=5, shutdown=0.5, grace=0.1, goodbye=0.5)
+LOCAL = WebRTCConfig(host_addresses=("127.0.0.1",))
+SDP = {"Content-Type": "application/sdp"}
+FRAGMENT = {"Content-Type": "application/trickle-ice-sdpfrag"}
+PREFIXES = count()
+
+
+@pytest.fixture(scope="module")
+def nats():
+    server = NatsProcess()
+    yield server
+    server.kill()
+
+
+class Echo(AsyncStreamHandler):
+    def copy(self):
+        return Echo()
+
+    async def receive(self, frame):
+        pass
+
+    async def emit(self):
+        await anyio.sleep_forever()
+
+
+class Site:
+    """Some nodes, and a client for each."""
+
+    def __init__(self):
+        self.streams = []
+        self.clients = []
+
+    def __getitem__(self, number):
+        return self.clients[number % len(self.clients)]
+
+    @property
+    def calls(self):
+        return [len(stream.calls) for stream in self.streams]
+
+    def busy(self):
+        """The numbers of the nodes that have a call."""
+        return [number for number, calls in enumerate(self.calls) if calls]
+
+
+@asynccontextmanager
+async def nodes(nats, number, *, cluster=None, handler=Echo, **options):
+    site = Site()
+    prefix = f"test{next(PREFIXES)}"
+    with anyio.fail_after(10):
+        async with AsyncExitStack() as stack:
+            for _ in range(number):
+                stream = Stream(
+                    handler(),
+                    timeouts=QUICK,
+                    webrtc=LOCAL,
+                    cluster=Cluster(nats.url, prefix=prefix, **(cluster or {})),
+                    **options,
+                )
+                await stack.enter_async_context(stream.running())
+                client = httpx2.AsyncClient(transport=httpx2.ASGITransport(stream.asgi), base_url="http://site")
+                site.clients.append(await stack.enter_async_context(client))
+                site.streams.append(stream)
+            for stream in site.streams:  # each has heard of the others
+                with anyio.fail_after(5):
+                    while len(stream.calls.router._members) < number - 1:
+                        await stream.calls.router._news.wait()
+            yield site
+    assert not any(site.calls)
+
+
+@asynccontextmanager
+async def offering():
+    """A WebRTC client: yields its end of a call."""
+    async with open_engine(LOCAL) as engine:
+        yield await engine.offer(receive=False, messages=False)
+
+
+@pytest.mark.anyio
+async def test_any_node_answers_about_a_whip_session(nats):
+    """POST at one node; PATCH and DELETE at another one reach the node that has the call, wherever it is."""
+    async with nodes(nats, 3, concurrency_limit=2) as site, offering() as call:
+        created = await site[0].post("/whip", content=call.offer_sdp, headers=SDP)
+        assert created.status_code == 201, created.text
+        (owner,) = site.busy()
+        session = created.headers["location"]
+        other = site[owner + 1]
+        wrong = await other.patch(session, content="", headers=FRAGMENT)
+        assert wrong.status_code == 428  # what the owner says to a request without If-Match
+        assert (await other.delete(session)).status_code == 200
+        assert (await other.delete(session)).status_code == 404
+
+
+async def offer_json(client, call, webrtc_id):
+    body = {"sdp": call.offer_sdp, "type": "offer", "webrtc_id": webrtc_id}
+    return await client.post("/webrtc/offer", json=body)
+
+
+@pytest.mark.anyio
+async def test_any_node_answers_about_an_id_that_the_caller_chose(nats):
+    """Candidates, arguments and a second offer reach the node of the call; the end is known everywhere."""
+    async with nodes(nats, 3, concurrency_limit=2) as site, offering() as call:
+        assert (await offer_json(site[0], call, "mine")).status_code == 200
+        (owner,) = site.busy()
+        end = {"type": "ice-candidate", "webrtc_id": "mine", "candidate": None}
+        for client in site.clients:
+            assert (await client.post("/webrtc/offer", json=end)).json() == {"status": "success"}
+            said = await client.post("/webrtc/input", json={"webrtc_id": "mine", "args": ["hello"]})
+            assert said.status_code == 200, said.text
+        assert site.streams[owner].calls["mine"].handler.latest_args[-1] == "hello"
+        again = await offer_json(site[owner + 1], call, "mine")
+        assert again.status_code in {200, 409}, again.text  # the owner's answer, whatever it is to this offer
+        assert site.calls.count(0) == 2, "a second call was made of it"
+        site.streams[owner].close("mine")
+        while site.busy():
+            await anyio.sleep(0.01)
+        late = await site[owner + 1].post("/webrtc/input", json={"webrtc_id": "mine", "args": [1]})
+        assert late.status_code == 404
+
+
+@pytest.mark.anyio
+async def test_an_early_candidate_waits_for_its_offer(nats):
+    """A candidate that is faster than its offer finds the call; one without an offer gets 404 in the end."""
+    async with nodes(nats, 2, concurrency_limit=2) as site, offering() as call:
+        end = {"type": "ice-candidate", "webrtc_id": "early", "candidate": None}
+        found = []
+
+        async def trickle(client):
+            found.append((await client.post("/webrtc/offer", json=end)).status_code)
+
+        async with anyio.create_task_group() as tasks:
+            for client in site.clients:
+                tasks.start_soon(trickle, client)
+            await anyio.wait_all_tasks_blocked()
+            assert (await offer_json(site[0], call, "early")).status_code == 200
+        assert found == [200, 200]
+        never = await site[0].post("/webrtc/offer", json=end | {"webrtc_id": "never"})
+        assert never.status_code == 404
+
+
+@pytest.mark.anyio
+async def test_forged_ids_are_not_routed(nats):
+    """An id with the name of another node, but not signed by it, is not sent to that node."""
+    async with nodes(nats, 2) as site:
+        one, two = (stream.calls.router for stream in site.streams)
+        true_id = one.new_id()
+        routed, forward = [], two._forward
+
+        async def noted(subject, ways):
+            routed.append(subject)
+            return await forward(subject, ways)
+
+        two._forward = noted
+        assert (await site[1].delete(f"/whip/{true_id}")).status_code == 404  # signed, but no such call
+        assert routed == [two.node_subject(one.name)]
+        for forged in (make_id(one.name, new_key()), true_id[:-1] + ("A" if true_id[-1] != "A" else "B")):
+            assert read_id(forged).node == one.name
+            assert (await site[1].delete(f"/whip/{forged}")).status_code == 404
+        assert len(routed) == 1
+
+
+async def _hold(site, number, webrtc_ids, outcomes):
+    """Admit calls at nodes in turn, all at once, hold them until all have an outcome, and count the outcomes."""
+    done = anyio.Event()
+    waiting = number
+
+    async def one(stream, webrtc_id):
+        nonlocal waiting
+        try:
+            async with stream.calls.admit(CallRequest(), "memory", webrtc_id):
+                outcomes.append("admitted")
+                waiting -= 1
+                if not waiting:
+                    done.set()
+                await done.wait()
+        except Exception as error:
+            outcomes.append(type(error).__name__)
+            waiting -= 1
+            if not waiting:
+                done.set()
+
+    async with anyio.create_task_group() as tasks:
+        for k in range(number):
+            tasks.start_soon(one, site.streams[k % len(site.streams)], webrtc_ids(k))
+
+
+@pytest.mark.anyio
+async def test_the_limit_of_the_cluster_is_exact(nats):
+    """30 calls at one moment for 10 places: 10 are taken, 20 are refused; the places are free again afterwards."""
+    async with nodes(nats, 3, cluster={"concurrency_limit": 10}, concurrency_limit=None) as site:
+        for _ in range(2):
+            outcomes = []
+            await _hold(site, 30, lambda k: f"call{k}", outcomes)
+            assert sorted(outcomes) == ["TooManyConnections"] * 20 + ["admitted"] * 10
+
+
+@pytest.mark.anyio
+async def test_one_id_at_several_nodes_in_the_same_moment(nats):
+    """Exactly one call has it."""
+    async with nodes(nats, 4, concurrency_limit=None) as site:
+        for _ in range(3):
+            outcomes = []
+            await _hold(site, 8, lambda _: "same", outcomes)
+            assert sorted(outcomes) == ["ConnectionExists"] * 7 + ["admitted"]
+
+
+@pytest.mark.anyio
+async def test_offers_go_where_there_is_room(nats):
+    """Six places on three nodes, eight offers at one node: six calls, and two times 503 with Retry-After."""
+    async with nodes(nats, 3, concurrency_limit=2) as site, open_engine(LOCAL) as engine:
+        calls = [await engine.offer(receive=False, messages=False) for _ in range(8)]
+        answers = []
+
+        async def offer(call):
+            answers.append(await site[0].post("/whip", content=call.offer_sdp, headers=SDP))
+
+        async with anyio.create_task_group() as tasks:
+            for call in calls:
+                tasks.start_soon(offer, call)
+        assert sorted(answer.status_code for answer in answers) == [201] * 6 + [503] * 2
+        assert site.calls == [2, 2, 2]
+        assert all("retry-after" in answer.headers for answer in answers if answer.status_code == 503)
+
+
+@pytest.mark.anyio
+async def test_a_dead_owner_is_told_as_gone(nats):
+    """Requests about a call of a node that has died get 410 at once, for both kinds of ids."""
+    async with nodes(nats, 2, concurrency_limit=2) as site:
+        stream, router = site.streams[0], site.streams[0].calls.router
+        async with stream.calls.admit(CallRequest(), "memory", "chosen"):
+            own = router.new_id()
+            await router._link._room.complete(router._link._disconnect)  # as a killed process would
+            gone = await site[1].delete(f"/whip/{own}")
+            assert gone.status_code == 410, gone.text
+            site.streams[1].calls.router._members.remove(router.name)
+            said = await site[1].post("/webrtc/input", json={"webrtc_id": "chosen", "args": [1]})
+            assert (said.status_code, said.json()["meta"]["error"]) == (410, "call_lost")
+
+
+@pytest.mark.anyio
+async def test_a_restart_of_nats_disturbs_no_call(nats):
+    """A live call stays; while NATS is away new ones are served where they come; afterwards all is as before."""
+    async with nodes(nats, 2, concurrency_limit=3) as site:
+        one, two = (stream.calls for stream in site.streams)
+        async with one.admit(CallRequest(), "memory", "live"):
+            nats.kill()
+            while two.router._link.is_up or one.router._link.is_up:
+                await anyio.sleep(0.01)
+            asked = await site[1].post("/webrtc/input", json={"webrtc_id": "live", "args": [1]})
+            assert asked.status_code == 503
+            assert "retry-after" in asked.headers
+            assert (await site[0].post("/webrtc/input", json={"webrtc_id": "live", "args": [1]})).status_code == 200
+            async with two.admit(CallRequest(), "memory", "meanwhile"):
+                pass
+            nats.start()
+            await two.router._link.wait_up()
+            again = await site[1].post("/webrtc/input", json={"webrtc_id": "live", "args": [2]})
+            assert again.status_code == 200, again.text
+            assert one["live"].handler.latest_args[-1] == 2
+
+
+# -- what is refused at the start
+
+
+async def _fails_to_start(expected, cluster, handler=Echo, **options):
+    stream = Stream(handler(), cluster=cluster, **options)
+    with pytest.raises(ClusterError, match=expected):
+        async with stream.running():
+            pytest.fail("it started")
+    assert not stream.is_running
+
+
+@pytest.mark.anyio
+async def test_without_nats_the_stream_does_not_start():
+    """The error names the server and the reason."""
+    cluster = Cluster("nats://127.0.0.1:9", connect_timeout=0.3)
+    await _fails_to_start(r"no connection to NATS at nats://127\.0\.0\.1:9 .*Connect", cluster)
+
+
+@pytest.mark.anyio
+async def test_wrong_credentials_are_named():
+    server = NatsProcess("--auth", "right")
+    try:
+        wrong = Cluster(server.url, token="wrong", connect_timeout=1)
+        await _fails_to_start("(?i)authorization", wrong)
+        async with Stream(Echo(), cluster=Cluster(server.url, token="right")).running():
+            pass
+    finally:
+        server.kill()
+
+
+class Other(Echo):
+    def copy(self):
+        return Other()
+
+
+@pytest.mark.anyio
+async def test_another_stream_with_the_same_prefix_is_refused(nats):
+    cluster = Cluster(nats.url, prefix="shared")
+    async with Stream(Echo(), cluster=cluster).running():
+        await _fails_to_start("another stream.*prefix", cluster, Other)
+        await _fails_to_start("another stream.*prefix", cluster, Echo, mode="send")
+
+
+@pytest.mark.anyio
+async def test_clocks_that_differ_by_an_hour_are_refused(nats, monkeypatch):
+    """A node whose clock is wrong would refuse carriers' signatures."""
+    cluster = Cluster(nats.url, prefix="clocks")
+    async with Stream(Echo(), cluster=cluster).running():
+        from rtcflow.cluster import node
+
+        monkeypatch.setitem(node.Node.__init__.__kwdefaults__, "clock", lambda: 1e9)
+        await _fails_to_start("clock", cluster)

@@ -11,10 +11,9 @@ heard.
 
 from __future__ import annotations
 
-import json
 import logging
 import math
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -24,9 +23,11 @@ import anyio
 from .._core.installed import import_extra
 from ..handlers.base import AsyncStreamHandler
 from ..handlers.turns.ledger import PlayoutLedger
+from ..handlers.turns.timeline import transcript_message
 from ..outputs import CloseStream, EmitType
 from .calling import CANCELLED, call_tool, failure
 from .chat import ServiceError
+from .conversation import Conversation
 from .realtime_protocols import (
     AudioReceived,
     CallsCancelled,
@@ -60,6 +61,12 @@ OPENING = 10.0
 MOST_AUDIO = 600.0
 """Seconds of a service's speech that may wait to be played. Longer answers are an error of the service."""
 
+MOST_CHUNKS = 30_000
+"""Chunks that may wait: as many seconds in frames of 20 ms, which are shorter than what services send."""
+
+MESSAGES_KEPT = 100
+"""Messages of the service whose words and ends are remembered; only the last few matter."""
+
 LONGEST_MESSAGE = 4 * 1024 * 1024
 """Bytes: audio of half a minute in base64."""
 
@@ -72,11 +79,28 @@ class _Refused(ServiceError):
 
 
 class _Reply:
-    """One message of the service: how much of it was played."""
+    """One message of the service.
 
-    def __init__(self, item: str) -> None:
-        self.item = item
+    Attributes:
+        item: Its name.
+        number: Names it in the conversation.
+        ledger: How much of it was played.
+        received: Seconds of its sound that have come.
+        words: Those that have come.
+    """
+
+    def __init__(self, item: str, number: int) -> None:
+        self.item, self.number = item, number
         self.ledger = PlayoutLedger()
+        self.received = 0.0
+        self.words = ""
+
+    def heard_words(self, seconds: float) -> str:
+        """The words in the first `seconds`: as large a part of them as of the sound. Services do not tell it."""
+        if seconds >= self.received:
+            return self.words
+        end = int(len(self.words) * seconds / self.received)
+        return self.words[: self.words.rfind(" ", 0, end + 1) + 1]
 
 
 class RealtimeHandler(AsyncStreamHandler):
@@ -94,10 +118,13 @@ class RealtimeHandler(AsyncStreamHandler):
             ends it at once.
 
     A session that breaks is opened anew with growing pauses; meanwhile the caller hears what is left of the last answer
-    and then nothing, and what the caller says is dropped.
+    and then nothing, and what the caller says is dropped. The new session is told what was said and heard so far.
 
     Raises:
         TypeError: A tool cannot be described to a model.
+
+    Attributes:
+        conversation: What was said, as the service writes it down, and cut to what was heard.
     """
 
     def __init__(
@@ -120,13 +147,16 @@ class RealtimeHandler(AsyncStreamHandler):
         self._session = 0
         self._socket: Any = None  # once the session is ready
         self._sending = anyio.Lock()
-        self._waiting: deque[AudioReceived] = deque()  # what the service said, not emitted yet
+        self.conversation = Conversation(system)
+        self._waiting: deque[AudioReceived] = deque()  # what the service said, not emitted yet; `_take` bounds it
         self._waiting_seconds = 0.0
         self._there_is_more = anyio.Event()
-        self._replies: deque[_Reply] = deque()  # emitted, and not known to be played
-        self._cut: set[str] = set()  # messages of which nothing more shall be heard
+        self._replies: OrderedDict[str, _Reply] = OrderedDict()  # the last `MESSAGES_KEPT`
+        self._playing: deque[_Reply] = deque(maxlen=MESSAGES_KEPT)  # emitted, and not known to be played
+        self._cut: deque[str] = deque(maxlen=MESSAGES_KEPT)  # messages of which nothing more shall be heard
         self._running: dict[str, tuple[Tool, anyio.CancelScope]] = {}
         self._goodbye: str | None = None
+        self._numbers = 1  # of the service's next message
 
     def copy(self) -> RealtimeHandler:
         """A fresh handler with the same settings."""
@@ -150,9 +180,9 @@ class RealtimeHandler(AsyncStreamHandler):
         self._waiting_seconds -= chunk.samples.shape[1] / self._protocol.output_rate
         playback = self.playback()
         self._note_played()
-        if not self._replies or self._replies[-1].item != chunk.item:
-            self._replies.append(_Reply(chunk.item))
-        ledger = self._replies[-1].ledger
+        if not self._playing or self._playing[-1].item != chunk.item:
+            self._playing.append(self._reply(chunk.item))
+        ledger = self._playing[-1].ledger
         ledger.begin(playback.played + playback.waiting)
         ledger.add(self._protocol.output_rate, chunk.samples)
         return self._protocol.output_rate, chunk.samples
@@ -170,16 +200,25 @@ class RealtimeHandler(AsyncStreamHandler):
         """Have the service answer `text`; from any thread. Dropped while there is no session."""
         self.loop.create_task(self._send(self._protocol.text(text)))
 
+    def _reply(self, item: str) -> _Reply:
+        """The message of the service that is called `item`."""
+        if item not in self._replies:
+            self._replies[item] = _Reply(item, self._numbers)
+            self._numbers += 1
+        if len(self._replies) > MESSAGES_KEPT:
+            self._replies.popitem(last=False)
+        return self._replies[item]
+
     def _note_played(self) -> None:
         playback = self.playback()
         position = playback.played if playback.confirmed is None else playback.confirmed
-        for reply in self._replies:
+        for reply in self._playing:
             reply.ledger.played(position)
-        while len(self._replies) > 1:
-            heard = self._replies[0].ledger.heard()
+        while len(self._playing) > 1:
+            heard = self._playing[0].ledger.heard()
             if heard.seconds < heard.total:
                 break
-            self._replies.popleft()
+            self._show(self._playing.popleft(), heard.seconds)
 
     async def _interrupted(self) -> None:
         """The caller speaks: silence what was said so far, and tell the service where it ended."""
@@ -189,16 +228,14 @@ class RealtimeHandler(AsyncStreamHandler):
         self.clear_queue()
         self._note_played()
         messages: list[str] = []
-        for reply in self._replies:
+        for reply in [*self._playing, *(self._reply(item) for item in unplayed)]:
             heard = reply.ledger.heard()
-            if heard.seconds < heard.total or reply.item in unplayed:
+            if reply.item not in self._cut and (heard.seconds < heard.total or reply.item in unplayed):
                 messages += self._protocol.truncated(reply.item, math.floor(1000 * heard.seconds))
-                self._cut.add(reply.item)
-                unplayed.discard(reply.item)
-        for item in unplayed:
-            messages += self._protocol.truncated(item, 0)
-            self._cut.add(item)
-        self._replies.clear()
+                self._cut.append(reply.item)
+                self.conversation.cut(reply.number, reply.heard_words(heard.seconds))
+            self._show(reply, heard.seconds)
+        self._playing.clear()
         for tool, scope in list(self._running.values()):
             if tool.policy == "cancel":
                 scope.cancel()
@@ -238,6 +275,8 @@ class RealtimeHandler(AsyncStreamHandler):
     async def _serve(self, socket: Any, ready: list[bool]) -> None:
         for message in self._protocol.hello(self._system, self._tools.values()):
             await socket.send(message)
+        for message in self._protocol.history(self.conversation.messages):
+            await socket.send(message)
         with anyio.move_on_after(OPENING) as opening:
             while True:
                 message = await socket.receive()
@@ -260,6 +299,8 @@ class RealtimeHandler(AsyncStreamHandler):
                 if item not in self._cut and samples.shape[1]:
                     self._take(event)
                 return
+            case Transcript(role, text, item):
+                self._note_words(role, text, item)
             case UserInterrupted():
                 await self._interrupted()
             case ToolsCalled(calls):
@@ -275,19 +316,38 @@ class RealtimeHandler(AsyncStreamHandler):
 
     def _take(self, chunk: AudioReceived) -> None:
         self._waiting_seconds += chunk.samples.shape[1] / self._protocol.output_rate
-        if self._waiting_seconds > MOST_AUDIO:
+        if self._waiting_seconds > MOST_AUDIO or len(self._waiting) >= MOST_CHUNKS:
             raise ServiceError(f"the speech service sent more than {MOST_AUDIO:g} s of speech ahead of time")
+        self._reply(chunk.item).received += chunk.samples.shape[1] / self._protocol.output_rate
         self._waiting.append(chunk)
         self._there_is_more.set()
+
+    def _note_words(self, role: str, text: str, item: str) -> None:
+        if role == "user":
+            self.conversation.add_user(text)
+            self._send_to_page(transcript_message("user", text, f"{item}-user"))
+        elif item not in self._cut:
+            reply = self._reply(item)
+            reply.words += text
+            self.conversation.add_text(text, reply.number)
+            self._show(reply)
+
+    def _show(self, reply: _Reply, seconds: float | None = None) -> None:
+        """Show a message of the service on the page, and what was heard of it when that is known."""
+        if reply.words:
+            heard = None if seconds is None else reply.heard_words(seconds)
+            self._send_to_page(transcript_message("assistant", reply.words, f"{reply.item}-bot", heard=heard))
+
+    def _send_to_page(self, message: str) -> None:
+        if self.channel is not None:
+            try:
+                self.channel.send(message)
+            except (anyio.ClosedResourceError, anyio.WouldBlock):
+                return  # there is nobody to tell, or nobody who listens
 
     def _tell(self, event: RealtimeEvent) -> None:
         if self._on_event is not None:
             self._on_event(event)
-        if isinstance(event, Transcript) and self.channel is not None:
-            try:
-                self.channel.send(json.dumps({"type": "transcript", "data": {"role": event.role, "text": event.text}}))
-            except (anyio.ClosedResourceError, anyio.WouldBlock):
-                return  # there is nobody to tell, or nobody who listens
 
     async def _run_tool(self, call: ToolCall, session: int) -> None:
         """The task of one tool: exactly one result is sent, whatever happens to it."""

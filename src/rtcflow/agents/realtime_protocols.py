@@ -11,7 +11,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
@@ -63,10 +63,17 @@ class UserInterrupted:
 
 @dataclass(frozen=True, slots=True)
 class Transcript:
-    """Words, of ``"user"`` or ``"assistant"``, as the service recognizes or writes them."""
+    """Words, as the service recognizes or writes them.
+
+    Attributes:
+        role: ``"user"`` or ``"assistant"``.
+        text: More of the message's words.
+        item: Names the message that they belong to.
+    """
 
     role: str
     text: str
+    item: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +150,13 @@ class RealtimeProtocol(Protocol):
     def truncated(self, item: str, milliseconds: int) -> list[str]:
         """Of this message only so much was heard."""
 
+    def history(self, messages: Iterable[Mapping[str, Any]]) -> list[str]:
+        """What a new session is told of the conversation so far; sent after `hello`.
+
+        Args:
+            messages: In the common chat format, those of ``"user"`` and ``"assistant"`` that have text.
+        """
+
     def read(self, message: str | bytes) -> list[RealtimeEvent]:
         """What a message of the service says.
 
@@ -158,6 +172,8 @@ class OpenAIRealtime:
         key: The API key; None for a service that wants none.
         model: Its name.
         voice: Its name.
+        transcription: The model that writes down what the caller says; None: nobody does. Then the page and the next
+            session do not know the caller's words.
         url: Of a compatible service.
     """
 
@@ -169,21 +185,25 @@ class OpenAIRealtime:
         *,
         model: str = "gpt-realtime",
         voice: str = "marin",
+        transcription: str | None = "gpt-4o-mini-transcribe",
         url: str = "wss://api.openai.com/v1/realtime",
     ) -> None:
         self.url = f"{url}?model={model}"
         self.headers = {} if key is None else {"Authorization": f"Bearer {key}"}
-        self._voice = voice
+        self._voice, self._transcription = voice, transcription
 
     def hello(self, system: str, tools: Iterable[Tool]) -> list[str]:
         """``session.update``."""
         pcm = {"type": "audio/pcm", "rate": self.input_rate}
+        heard: dict[str, Any] = {"format": pcm, "turn_detection": {"type": "server_vad"}}
+        if self._transcription is not None:
+            heard["transcription"] = {"model": self._transcription}
         session = {
             "type": "realtime",
             "instructions": system,
             "output_modalities": ["audio"],
             "audio": {
-                "input": {"format": pcm, "turn_detection": {"type": "server_vad"}},
+                "input": heard,
                 "output": {"format": pcm, "voice": self._voice},
             },
             "tools": [{"type": "function", **tool.schema()["function"]} for tool in tools],
@@ -209,6 +229,17 @@ class OpenAIRealtime:
         event = {"type": "conversation.item.truncate", "item_id": item, "content_index": 0}
         return [json.dumps(event | {"audio_end_ms": milliseconds})]
 
+    def history(self, messages: Iterable[Mapping[str, Any]]) -> list[str]:
+        """``conversation.item.create`` for each message."""
+        kinds = {"user": "input_text", "assistant": "output_text"}
+        return [
+            self._item(
+                {"type": "message", "role": role, "content": [{"type": kinds[role], "text": message["content"]}]}
+            )
+            for message in messages
+            if (role := message["role"]) in kinds and message["content"]
+        ]
+
     def _item(self, item: dict[str, Any]) -> str:
         return json.dumps({"type": "conversation.item.create", "item": item})
 
@@ -225,9 +256,9 @@ class OpenAIRealtime:
             case "response.output_audio.delta" | "response.audio.delta":
                 return [AudioReceived(_text(event["item_id"]), _decode(event["delta"]))]
             case "response.output_audio_transcript.delta" | "response.audio_transcript.delta":
-                return [Transcript("assistant", _text(event["delta"]))]
+                return [Transcript("assistant", _text(event["delta"]), str(event.get("item_id", "")))]
             case "conversation.item.input_audio_transcription.completed":
-                return [Transcript("user", _text(event["transcript"]))]
+                return [Transcript("user", _text(event["transcript"]), str(event.get("item_id", "")))]
             case "response.done":
                 response = event["response"]
                 output = response.get("output") or []
@@ -313,6 +344,18 @@ class GeminiLive:
         """Nothing: the service truncates by itself, and has no message for it."""
         return []
 
+    def history(self, messages: Iterable[Mapping[str, Any]]) -> list[str]:
+        """``clientContent`` that asks for no answer; nothing if the service resumes the session by itself."""
+        roles = {"user": "user", "assistant": "model"}
+        turns = [
+            {"role": roles[message["role"]], "parts": [{"text": message["content"]}]}
+            for message in messages
+            if message["role"] in roles and message["content"]
+        ]
+        if self._handle is not None or not turns:
+            return []
+        return [json.dumps({"clientContent": {"turns": turns, "turnComplete": False}})]
+
     def read(self, message: str | bytes) -> list[RealtimeEvent]:
         """One server message."""
         return _checked(message, self._read)
@@ -339,7 +382,7 @@ class GeminiLive:
         events: list[RealtimeEvent] = []
         for role, name in (("user", "inputTranscription"), ("assistant", "outputTranscription")):
             if transcript := content.get(name):
-                events.append(Transcript(role, _text(transcript.get("text", ""))))
+                events.append(Transcript(role, _text(transcript.get("text", "")), str(self._messages)))
         if content.get("interrupted"):
             self._messages += 1
             events.append(UserInterrupted())

@@ -9,11 +9,14 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import anyio
+import numpy as np
 import pytest
 
 import rtcflow
+from rtcflow.agents import VoiceAgent
 from rtcflow.speech import get_tts_model
 from rtcflow.testing import open_caller
+from rtcflow.turns import EnergyVad, ReplyFailed
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 ANSWERS = [
@@ -28,7 +31,7 @@ ANSWERS = [
 
 
 @asynccontextmanager
-async def chat_service(answers):
+async def chat_service(answers, status=b"200 OK"):
     """A chat service that streams what it is told to; yields its URL and the requests that came."""
     asked = []
 
@@ -42,7 +45,9 @@ async def chat_service(answers):
             while len(body) < size:
                 body += await stream.receive()
             asked.append(json.loads(body))
-            await stream.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n")
+            await stream.send(
+                b"HTTP/1.1 " + status + b"\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
+            )
             for delta in answers[min(len(asked), len(answers)) - 1]:
                 await stream.send(b"data: " + json.dumps({"choices": [{"delta": delta}]}).encode() + b"\n\n")
             await stream.send(b"data: [DONE]\n\n")
@@ -80,3 +85,36 @@ async def test_the_voice_agent_books_a_table(monkeypatch):
     assert messages[3]["content"] == "booked: 2 people, noon"
     assert messages[4]["content"] == "Your table is booked."
     assert isinstance(program.stream, rtcflow.Stream)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
+@pytest.mark.parametrize("status", [b"401 Unauthorized", b"429 Too Many Requests", b"500 Internal Server Error"])
+async def test_a_chat_service_that_refuses_costs_one_turn(monkeypatch, status):
+    """Over HTTP, with the example's own `chat`: one event that has the status, the apology, and the call goes on."""
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    program = importlib.import_module("voice_agent")
+    failed, said = [], []
+
+    async def tts(text):
+        said.append(text)
+        return 24000, np.full((1, 2400), 5000, np.int16)
+
+    def note(event):
+        if isinstance(event, ReplyFailed):
+            failed.append(str(event.error))
+
+    agent = VoiceAgent(program.chat, stt=len, tts=tts, apology="Sorry.", model=EnergyVad(), on_event=note)
+    async with chat_service([[]], status) as (url, asked), open_caller(agent) as caller:
+        monkeypatch.setattr(program, "URL", url)
+        await caller.wait(0.3)
+        for turns in (1, 2):
+            caller.handler.reply_to("Hello?")
+            with anyio.fail_after(20):
+                while len(said) < turns:
+                    await caller.wait(0.05)
+                await caller.wait(0.5)
+    assert len(asked) == 2
+    assert len(failed) == 2
+    assert all(status[:3].decode() in text for text in failed)
+    assert said == ["Sorry."] * 2

@@ -36,6 +36,7 @@ import anyio.to_thread
 from ..exceptions import TooManyConnections
 from .bridge import Event, WorkerMark, current_worker
 from .interrupt import interrupt
+from .lock_watch import CallsLater, LockWatch, WatchedThread
 
 try:
     import sniffio
@@ -245,10 +246,12 @@ class Crew:
 
     Args:
         threads: Where abandoned threads are counted.
+        call_later: Of the connection's loop, to watch for threads that hold the interpreter's lock; None: nobody does.
     """
 
-    def __init__(self, threads: WorkerThreads) -> None:
+    def __init__(self, threads: WorkerThreads, call_later: CallsLater | None = None) -> None:
         self._threads = threads
+        self._watch = None if call_later is None else LockWatch(call_later)
         self._limiter = anyio.CapacityLimiter(math.inf)  # the budget is WorkerThreads'; this never waits
         self._lock = threading.Lock()
         self._jobs: set[_Job] = set()
@@ -277,13 +280,18 @@ class Crew:
         job = _Job(name, last=last)
         with self._lock:
             self._jobs.add(job)
+        # In virtual time no lateness means anything.
+        watch = None if last or self._stopping or job.watched is not None else self._watch
+        thread = None if watch is None else watch.enter(name)
         over = True
         try:
-            await run_sync(partial(self._work, job, function), name=name, limiter=self._limiter)
+            await run_sync(partial(self._work, job, function, thread), name=name, limiter=self._limiter)
         except BaseException:
             over = self._leave(job)
             raise
         finally:
+            if watch is not None and thread is not None:
+                watch.leave(thread)
             # Only now, because the thread's result must have arrived here. A thread that is left behind does it in
             # _end.
             if job.watched is not None and over:
@@ -336,13 +344,15 @@ class Crew:
         else:  # in virtual time, which ends with the call: a thread that returns later finds the crew stopped
             job.watched.sleep(seconds)
 
-    def _work(self, job: _Job, function: Callable[[], T]) -> None:
+    def _work(self, job: _Job, function: Callable[[], T], thread: WatchedThread | None) -> None:
         with self._lock:
             if job.left:  # before it began
                 return
             job.ident = threading.get_ident()
         self._local.job = job
         current_worker.set(job.watched)  # in this thread's own copy of the context
+        if thread is not None:
+            thread.begin()
         try:
             job.result = function()
         except (_Stopped, Interrupted) as error:
@@ -351,6 +361,8 @@ class Crew:
         except BaseException as error:  # noqa: BLE001  it is raised again where this thread is awaited
             job.error = error
         finally:
+            if thread is not None:
+                thread.end()
             self._end(job)
 
     def _end(self, job: _Job) -> None:

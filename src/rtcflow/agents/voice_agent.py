@@ -219,7 +219,7 @@ class VoiceAgent(ReplyOnPause):
                     return await function(*args)
                 if inspect.isasyncgenfunction(function):
                     return function(*args)
-                result = await self._run_watched(function, *args)
+                result = await self.run_sync(function, *args)
                 return await result if inspect.isawaitable(result) else result
         except TimeoutError as error:
             name = getattr(function, "__name__", type(function).__name__)

@@ -151,7 +151,7 @@ class Connection:
         self._timeouts = timeouts or Timeouts()
         self._debug = debug
         self._on_outputs = on_outputs
-        self._crew = Crew(workers or WorkerThreads())
+        self._crew = Crew(workers or WorkerThreads(), self._call_later)
         self._lock = threading.Lock()
         self._messages_open = Event()
         self._over = Event()  # an end was recorded
@@ -207,6 +207,9 @@ class Connection:
     async def wait_played(self, seconds: float) -> None:
         """Wait until more than `seconds` of audio were played, or nothing waits to be played."""
         await self.transport.audio_out.wait_played(seconds)
+
+    def _call_later(self, delay: float, callback: Callable[[], object]) -> Any:
+        return self.loop.call_later(delay, callback)
 
     async def run_sync(self, name: str, function: Callable[[], Any]) -> Any:
         """Run a blocking function of the handler in a worker thread of this connection."""

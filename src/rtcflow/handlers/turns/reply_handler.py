@@ -23,14 +23,12 @@ from typing import Any, Literal
 import anyio
 import numpy as np
 
-from ..._core.threads import observer
 from ...frames import ChannelLayout
 from ...outputs import AdditionalOutputs, EmitType, WebRTCData
 from ...protocol import messages
 from ..base import AsyncStreamHandler, get_current_handler
 from .arguments import check_callback, check_reply_function, check_startup_function, name_of_function
 from .ledger import Heard
-from .lock_watch import LockWatch
 from .recording import Recording
 from .reply import CLOSING, Chunk, Outbox, Reply, ThreadLimit, run_reply
 from .state import (
@@ -128,7 +126,6 @@ class ReplyHandler(AsyncStreamHandler):
         self._state = self._make_state()
         self._outbox = Outbox()
         self._threads = ThreadLimit(REPLY_THREADS)
-        self._lock_watch = LockWatch()
         self._replies: dict[int, Reply] = {}  # whose tasks run
         self._reply: Reply | None = None  # until it was played or interrupted
         self._last_reply: Reply | None = None
@@ -476,7 +473,7 @@ class ReplyHandler(AsyncStreamHandler):
                 try:
                     args = await arguments()
                     self._do(self._state.called(reply.number, self.loop.time()))
-                    await run_reply(reply, fn, args, self._outbox, partial(self._threads.run, self._run_watched))
+                    await run_reply(reply, fn, args, self._outbox, partial(self._threads.run, self.run_sync))
                 except Exception as error:
                     if not reply.cancelled:
                         await reply.committed.wait()
@@ -501,12 +498,6 @@ class ReplyHandler(AsyncStreamHandler):
             self._do(self._state.call_ended(reply.number, self.loop.time()))
             del self._replies[reply.number]
             reply.over.set()
-
-    async def _run_watched(self, function: Callable[..., Any], *args: Any) -> Any:
-        """`run_sync`, with a warning that names a function that stops all calls."""
-        if observer.get() is not None:  # time is virtual: no lateness means anything
-            return await self.run_sync(function, *args)
-        return await self._lock_watch.run(self.loop.call_later, self.run_sync, function, *args)
 
     async def _play_out(self, reply: Reply) -> None:
         await self._outbox.put(Chunk(reply, last=True))

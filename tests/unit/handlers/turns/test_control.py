@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-from types import SimpleNamespace
 
 import anyio
 import numpy as np
@@ -25,9 +24,7 @@ from rtcflow.handlers.turns import (
     Say,
     SpeechEnded,
     SpeechStarted,
-    lock_watch,
 )
-from rtcflow.handlers.turns.lock_watch import LockWatch, holds_lock
 from rtcflow.testing import open_caller
 from rtcflow.testing.clocks import virtual_backend
 
@@ -519,66 +516,6 @@ async def test_a_function_runs_in_a_process():
         assert await caller.handler.run_process(os.getpid) != os.getpid()
         with pytest.raises(ZeroDivisionError):
             await caller.handler.run_process(divmod, 1, 0)
-
-
-class FakeTime:
-    """Clocks of a loop and of a worker thread, by hand."""
-
-    def __init__(self):
-        self.now, self.who, self.cpu = 0.0, "loop", {"loop": 0.0, "worker": 0.0}
-
-    def perf_counter(self):
-        return self.now
-
-    def thread_time(self):
-        return self.cpu[self.who]
-
-    async def run_sync(self, function):
-        self.who = "worker"
-        try:
-            return function()
-        finally:
-            self.who = "loop"
-
-
-async def test_a_function_that_holds_the_lock_is_named_once_a_minute(caplog, monkeypatch):
-    """It computed for a second, and the loop came a second too late; one that waited for a second is not named."""
-    fake, watch = FakeTime(), LockWatch()
-    monkeypatch.setattr(lock_watch, "time", fake)
-
-    def hog():
-        fake.now += 1.0
-        fake.cpu["worker"] += 0.9
-        return "heard"
-
-    def wait():
-        fake.now += 1.0
-
-    def call_later(delay, callback):
-        return SimpleNamespace(cancel=lambda: None)
-
-    for function, minutes in ((wait, 0), (hog, 0), (hog, 0), (hog, 1.1)):
-        fake.now += 60 * minutes
-        result = await watch.run(call_later, fake.run_sync, function)
-        assert result == ("heard" if function is hog else None)
-    warnings = [record.getMessage() for record in caplog.records]
-    assert len(warnings) == 2
-    assert "hog held the interpreter's lock for 0.90 s" in warnings[0]
-
-
-@pytest.mark.parametrize(
-    ("late", "theirs", "ours", "guilty"),
-    [
-        (0.5, 0.5, 0.0, True),
-        (0.5, 0.3, 0.1, True),  # a busy machine
-        (0.1, 0.1, 0.0, False),  # nobody hears that
-        (0.5, 0.5, 0.4, False),  # the loop computed by itself
-        (0.5, 0.05, 0.0, False),  # the machine was busy, or stopped
-    ],
-)
-def test_only_the_culprit_is_named(late, theirs, ours, guilty):
-    """The thread must have computed while the loop did not."""
-    assert holds_lock(late, theirs, ours) is guilty
 
 
 # -- what the page is shown

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-import sys
 import threading
 from collections.abc import Iterator
 from itertools import count
@@ -14,6 +13,7 @@ from typing import Any, Final
 import anyio
 import av
 import numpy as np
+import sniffio
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -29,7 +29,7 @@ echo = rtcflow.Stream(
     EchoHandler(),
     concurrency_limit=None,
     webrtc=LOCAL,
-    timeouts=rtcflow.Timeouts(connect=8),
+    timeouts=rtcflow.Timeouts(connect=4),
     telephone=TelephoneConfig(unsigned_is_fine=True),
 )
 
@@ -37,19 +37,8 @@ echo = rtcflow.Stream(
 def odd_pictures() -> Iterator[Any]:
     """Pictures that no camera takes, by kinds, again and again."""
     dice = np.random.default_rng(14)
-    formats = [
-        "rgb24",
-        "gray",
-        "yuv422p",
-        "yuv444p",
-        "nv12",
-        "rgba",
-        "gray16le",
-        "pal8",
-        "monow",
-        "yuv420p10le",
-        "gbrpf32le",
-    ]
+    formats = ["rgb24", "gray", "yuv422p", "yuv444p", "nv12", "rgba", "gray16le", "pal8", "monow"]
+    formats += ["yuv420p10le", "gbrpf32le"]
     for number in count():
         height, width = (int(n) for n in dice.integers(1, 700, 2))
         whole = dice.integers(0, 256, (height, width, 3), dtype=np.uint8)
@@ -83,7 +72,7 @@ made: list[int] = [0]
 
 
 class Odd(rtcflow.AsyncAudioVideoStreamHandler):
-    """Emits odd pictures, one after another, each five times; a picture that is refused ends its call."""
+    """Emits odd pictures, one after another, each three times; a picture that is refused ends its call."""
 
     async def start_up(self) -> None:
         self.picture: Any = None
@@ -123,7 +112,7 @@ def tasks_alive(backend: str) -> int:
 
 async def figures(_: Request) -> JSONResponse:
     gc.collect()
-    backend = "trio" if "trio" in sys.modules and anyio.get_current_task().name and _in_trio() else "asyncio"
+    backend = sniffio.current_async_library()
     return JSONResponse(
         {
             "descriptors": len(os.listdir("/proc/self/fd")),
@@ -133,12 +122,6 @@ async def figures(_: Request) -> JSONResponse:
             "pictures": made[0],
         }
     )
-
-
-def _in_trio() -> bool:
-    import sniffio
-
-    return sniffio.current_async_library() == "trio"
 
 
 app = Starlette(routes=[Route("/figures", figures)])

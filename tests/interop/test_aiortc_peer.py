@@ -139,6 +139,21 @@ class ForeignPeer:
             for protocol in transceiver.receiver.transport.transport._connection._protocols:
                 protocol.transport.close()
 
+    async def cut_off(self) -> Callable[[], Coroutine[Any, Any, None]]:
+        """Lose every datagram, either way, as a network does that fails; what is returned connects it again."""
+        changed = []
+        for transceiver in self.connection.getTransceivers():
+            for protocol in transceiver.receiver.transport.transport._connection._protocols:
+                changed += [(protocol, "datagram_received"), (protocol.transport, "sendto")]
+        for owner, name in changed:
+            setattr(owner, name, lambda *_: None)
+
+        async def connect_again() -> None:
+            for owner, name in changed:
+                vars(owner).pop(name, None)
+
+        return connect_again
+
     async def aclose(self) -> None:
         async def end() -> None:
             await self.connection.close()
@@ -437,36 +452,65 @@ async def test_an_idle_peer_whose_port_is_closed_is_gone_soon() -> None:
         assert "nobody listens at its address" in str(caught.value.__cause__)
 
 
+SILENCES = pytest.mark.parametrize(
+    ("seconds", "limit"), [(4, 5), pytest.param(8, 10, marks=[pytest.mark.nightly, pytest.mark.timeout(180)])]
+)
+"""For how long a peer is silent, and the `peer_timeout`; by night, the default one."""
+
+
 @pytest.mark.slow
 @pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", [pytest.param(("asyncio", {}), id="asyncio")])
 @pytest.mark.parametrize("sends", [True, False], ids=["sends", "only listens"])
-async def test_a_stopped_peer_is_kept_for_a_while(sends: bool) -> None:
-    """Stopped for less than the time it stays, more than once; stopped for good the link breaks.
-
-    A peer that only listens says something about once a second, so what it may be stopped for is shorter.
-    """
-    seconds, between = (4.0, 0.0) if sends else (2.5, 2.0)
-
-    def change(connection: RTCPeerConnection) -> None:
-        connection.addTrack(Tone(440)) if sends else connection.addTransceiver("audio")
-
+@SILENCES
+async def test_a_stopped_peer_is_kept_for_a_while(sends: bool, seconds: float, limit: float) -> None:
+    """Stopped for four fifths of the time it stays, as often as it likes; stopped for good the link breaks."""
     stop = threading.Event()
-    async with called_by_foreign(change, config=replace(LOCAL, peer_timeout=5.0)) as (foreign, transport):
-        transport.audio_out.put(tone(440, 60))
+    async with called_by_foreign(talks(sends), config=replace(LOCAL, peer_timeout=limit)) as (foreign, transport):
+        transport.audio_out.put(tone(440, 120))
         try:
             for _ in range(2):
-                heard = len(foreign.heard)
-                await anyio.sleep(between)
                 await foreign.run(stand_still, stop, seconds)
-                await until(lambda heard=heard: len(foreign.heard) > heard + 10)
-                assert not transport._ports.ended.is_set()
+                await goes_on(foreign, transport)
             foreign._loop.call_soon_threadsafe(stop.wait, 60)
             with anyio.fail_after(30), pytest.raises(anyio.BrokenResourceError) as caught:
                 await transport.wait_ended()
-            assert "nothing came for 5 s" in str(caught.value.__cause__)
+            assert f"nothing came for {limit} s" in str(caught.value.__cause__)
         finally:
             stop.set()
+
+
+@pytest.mark.slow
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", [pytest.param(("asyncio", {}), id="asyncio")])
+@pytest.mark.parametrize("sends", [True, False], ids=["sends", "only listens"])
+@pytest.mark.parametrize(("seconds", "limit"), [(2, 4), pytest.param(5, 10, marks=pytest.mark.nightly)])
+async def test_a_blackout_is_survived(sends: bool, seconds: float, limit: float) -> None:
+    """Nothing gets through, either way, for half of `peer_timeout`; then the call goes on. A longer one ends it."""
+    async with called_by_foreign(talks(sends), config=replace(LOCAL, peer_timeout=limit)) as (foreign, transport):
+        transport.audio_out.put(tone(440, 120))
+        for _ in range(2):
+            back = await foreign.run(foreign.cut_off)
+            await anyio.sleep(seconds)
+            await foreign.run(back)
+            await goes_on(foreign, transport)
+        await foreign.run(foreign.cut_off)
+        with anyio.fail_after(30), pytest.raises(anyio.BrokenResourceError) as caught:
+            await transport.wait_ended()
+        assert f"nothing came for {limit} s" in str(caught.value.__cause__)
+
+
+def talks(sends: bool) -> Callable[[RTCPeerConnection], None]:
+    """What a peer that talks, or only listens, offers."""
+    return lambda connection: connection.addTrack(Tone(440)) if sends else connection.addTransceiver("audio")
+
+
+async def goes_on(foreign: ForeignPeer, transport: WebRTCTransport) -> None:
+    """The peer hears us, and we have noticed that it is there."""
+    heard = len(foreign.heard)
+    await until(lambda: len(foreign.heard) > heard + 10)
+    await until(lambda: transport._ports.ended.is_set() or transport._peer._liveness._silent == 0)
+    assert not transport._ports.ended.is_set()
 
 
 async def stand_still(stop: threading.Event, seconds: float) -> None:

@@ -306,11 +306,13 @@ async def abort_calls(kind: str, folder: Path, count: int, kills: int) -> None:
             await back_to(url, before)
 
 
-@on_every_server
+@pytest.mark.parametrize(
+    "kind", ["trio", *(pytest.param(name, marks=pytest.mark.nightly) for name in ("asyncio", "uvicorn"))]
+)
 @pytest.mark.timeout(110)
 async def test_aborted_calls_leave_nothing(kind: str, tmp_path: Path) -> None:
     """FIN, RST, half-open, killed, vanished, over HTTP, WebSocket, telephone, WebRTC: all is as before."""
-    await abort_calls(kind, tmp_path, 40, 1)
+    await abort_calls(kind, tmp_path, 24, 1)
 
 
 @on_every_server

@@ -6,6 +6,7 @@ for that; a call then holds its slot for half a minute. Here silence is counted 
 - Anything authentic counts as a sign of life: an RTP packet that decrypts, a STUN message with the call's password.
 - A tick without one has the peer asked, by a STUN Binding request; every live peer answers those. So the last sign of a
   peer that only listens is half a second old at most, and it may be stopped as long as one that talks.
+- A peer that was stopped answers the old questions when it goes on. Those answers are signs of life, too.
 - After the whole time it is gone.
 - If meanwhile the network says that nobody listens at its address (ICMP "port unreachable"), it is gone after six
   silent ticks. Anybody can forge ICMP, so ICMP alone ends nothing.

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import socket
+from types import SimpleNamespace
 
 import anyio
 import pytest
+from aioice import stun
 
-from rtcflow._engine.seam.gate import CHECKS, CHECKS_TO_HOST, Contact
+from rtcflow._engine.seam.gate import CHECKS, CHECKS_TO_HOST, QUESTIONS, Contact, Gate
 from rtcflow.transports.webrtc import WebRTCConfig, open_engine
 
 
@@ -35,6 +37,34 @@ def test_private_addresses_can_be_switched_off(host: str) -> None:
     assert Contact(private=False).may_check(("8.8.8.8", 9))
     assert not Contact().may_check(("239.1.2.3", 9))
     assert not Contact().may_check(("0.0.0.0", 9))
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", [pytest.param(("asyncio", {}), id="asyncio")])
+@pytest.mark.parametrize("password, asked, heard", [("theirs", True, 1), ("a guess", True, 0), ("theirs", False, 0)])
+async def test_a_late_answer_is_a_sign_of_life(password: str, asked: bool, heard: int) -> None:
+    """A peer that was stopped answers after aioice has forgotten the question; nobody else can, and nobody twice."""
+    contact = Contact()
+    gate = Gate(SimpleNamespace(remote_password="theirs"), contact)
+    gate.connection_made(SimpleNamespace(sendto=lambda *_: None))
+    question = stun.Message(message_method=stun.Method.BINDING, message_class=stun.Class.REQUEST)
+    if asked:
+        gate.send_stun(question, ("127.0.0.1", 9))
+    answer = stun.Message(stun.Method.BINDING, stun.Class.RESPONSE, transaction_id=question.transaction_id)
+    answer.add_message_integrity(password.encode())
+    for _ in range(3):  # a recorded answer may be sent again by anybody
+        gate.datagram_received(bytes(answer), ("127.0.0.1", 9))
+    assert contact.heard == heard
+
+
+def test_only_the_latest_questions_are_remembered() -> None:
+    """However long a peer is silent; and a question that is sent again is the same one."""
+    contact = Contact()
+    for number in range(QUESTIONS + 1):
+        contact.questioned(number.to_bytes(12, "big"))
+        contact.questioned(number.to_bytes(12, "big"))
+    answered = [contact.answers(number.to_bytes(12, "big")) for number in range(QUESTIONS + 1)]
+    assert answered == [False] + [True] * QUESTIONS
 
 
 @pytest.mark.anyio

@@ -28,7 +28,7 @@ import ipaddress
 import logging
 import socket
 import sys
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -45,6 +45,9 @@ REMOTE_CANDIDATES: Final = 200
 """Remote candidates of one call, those included that its checks came from. A NAT that changes ports adds to them; the
 oldest are forgotten."""
 
+QUESTIONS: Final = 100
+"""Our latest STUN requests whose answers are signs of life. A peer that was stopped answers late, when aioice has
+forgotten the request."""
 CHECKS: Final = 100
 """Connectivity checks that one call may send to addresses that have not answered any."""
 CHECKS_TO_HOST: Final = 30
@@ -71,6 +74,7 @@ class Contact:
     dropped: int = 0
     private: bool = True
     _answered: set[tuple[str, int]] = field(default_factory=set)
+    _open: deque[bytes] = field(default_factory=lambda: deque(maxlen=QUESTIONS))
     _earned: Counter[tuple[str, int]] = field(default_factory=Counter)
     _checked: Counter[str] = field(default_factory=Counter)
     _warned: set[str] = field(default_factory=set)
@@ -85,6 +89,18 @@ class Contact:
         self.heard += 1
         if address not in self._answered and len(self._earned) < REMOTE_CANDIDATES:
             self._earned[address] = min(self._earned[address] + 2, 10)
+
+    def questioned(self, identity: bytes) -> None:
+        """A request of ours goes out; `answers` knows it until it is answered."""
+        if identity not in self._open:  # aioice sends the same one again
+            self._open.append(identity)
+
+    def answers(self, identity: bytes) -> bool:
+        """Whether that is the first answer to one of our latest requests."""
+        if identity not in self._open:
+            return False
+        self._open.remove(identity)
+        return True
 
     def may_check(self, address: tuple[str, int]) -> bool:
         """Whether one more check may be sent there; if so, it counts."""
@@ -162,12 +178,16 @@ class Gate(stock.StunProtocol):
         ice = self.receiver
         if message.message_class in {stun.Class.RESPONSE, stun.Class.ERROR}:
             transaction = self.transactions.get(message.transaction_id)
-            if transaction is None:
-                self.contact.dropped += 1
-                return
-            transaction.response_received(message, address)
-            if ice.remote_password and message.check_message_integrity(ice.remote_password.encode()):
+            if transaction is not None:
+                transaction.response_received(message, address)
+            sealed = bool(ice.remote_password) and message.check_message_integrity(ice.remote_password.encode())
+            first = sealed and self.contact.answers(message.transaction_id)
+            if sealed and transaction is not None:
                 self.contact.answered(address)
+            elif first:  # a peer that was stopped for a while: it lives, and aioice no longer waits for this answer
+                self.contact.heard += 1
+            elif transaction is None:
+                self.contact.dropped += 1
         elif message.message_class == stun.Class.REQUEST and self._is_authentic(message):
             self.contact.asked(address)
             if self._is_peer(address) or self._make_room():
@@ -240,6 +260,8 @@ class Gate(stock.StunProtocol):
         """As aioice calls it for STUN: connectivity checks, which carry a user name, have a budget."""
         is_check = message.message_class == stun.Class.REQUEST and "USERNAME" in message.attributes
         if not is_check or self.contact.may_check(addr):
+            if message.message_class == stun.Class.REQUEST:
+                self.contact.questioned(message.transaction_id)
             self.send(bytes(message), addr)
 
     async def send_data(self, data: bytes, addr: tuple[str, int]) -> None:

@@ -180,7 +180,8 @@ class Gate(stock.StunProtocol):
             transaction = self.transactions.get(message.transaction_id)
             if transaction is not None:
                 transaction.response_received(message, address)
-            sealed = bool(ice.remote_password) and message.check_message_integrity(ice.remote_password.encode())
+            password: str = ice.remote_password or ""
+            sealed = bool(password) and message.check_message_integrity(password.encode())
             first = sealed and self.contact.answers(message.transaction_id)
             if sealed and transaction is not None:
                 self.contact.answered(address)

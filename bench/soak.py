@@ -6,6 +6,8 @@ Twelve callers call an echo over WebRTC, WebSocket and a telephone line, hang up
 the handler raise or stall, some are processes that are killed, some send junk. Every five seconds the server is asked
 for its memory, descriptors, threads, tasks and calls. At the end everybody has gone, and the server must be as before.
 
+`nox -s soak -- --docs` writes the plots and figures that docs/performance.md shows.
+
 It fails (exit code 1) if memory grows by more than 1 MB in ten minutes after the warm-up, if anything else is left, or
 if a healthy call got back less than 99 % of its frames. Figures go to a JSON file, with a plot beside it.
 """
@@ -48,6 +50,10 @@ RATE = 48000
 SIZE = RATE // 50
 CALLERS = 12
 EVERY = 5.0
+PAGES = Path(__file__).resolve().parent.parent / "docs" / "_static"
+WARM_UP = 120.0
+"""Seconds before memory is judged, at most a third of the run: until then more and more calls overlap, and the
+allocator keeps what their highest number took."""
 SETTLE = 15.0
 """Seconds after the last call until the server must be as it was: longer than `WebRTCConfig.peer_timeout`."""
 ENDED = (anyio.EndOfStream, anyio.ClosedResourceError, anyio.BrokenResourceError)
@@ -228,9 +234,9 @@ async def caller(number: int, url: str, seed: int, until: float, engine: Any, ta
                 async with call_by_telephone(url.replace("http", "ws"), "twilio") as call:
                     call.start(AudioFormat(RATE), AudioFormat(RATE))
                     await converse(call, kind, fault, seconds, tally)
-        except (OSError, TimeoutError, rtcflow.exceptions.RTCFlowError) as error:
+        except (*ENDED, OSError, TimeoutError, rtcflow.exceptions.RTCFlowError) as error:
             tally.refused += 1
-            tally.worst.append(f"{kind} refused: {error}")
+            tally.worst.append(f"{kind} refused: {str(error) or error.__cause__ or type(error).__name__}")
         await anyio.sleep(chance.uniform(0.2, 2))
 
 
@@ -340,7 +346,7 @@ async def soak(url: str, seconds: float, seed: int) -> dict[str, Any]:
     await anyio.sleep(SETTLE)
     after: list[dict[str, Any]] = []
     await watch(url, anyio.current_time() + EVERY, after)
-    warm = [sample for sample in samples if sample["at"] >= min(60.0, seconds / 4)]
+    warm = [sample for sample in samples if sample["at"] >= min(WARM_UP, seconds / 3)]
     left = {name: after[-1][name] - before[-1][name] for name in ("descriptors", "threads", "tasks", "calls")}
     return {
         "seconds": seconds,
@@ -386,6 +392,7 @@ def main() -> int:
     parser.add_argument("--backend", choices=["trio", "asyncio"], default="trio")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--output", type=Path, default=Path("bench/results"))
+    parser.add_argument("--docs", action="store_true", help="write the plot and the figures of the pages")
     parser.add_argument("--url", help=argparse.SUPPRESS)
     parser.add_argument("--victim", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -413,8 +420,12 @@ def main() -> int:
         log.close()
     (options.output / f"{name}.json").write_text(json.dumps(report, indent=1))
     title = f"rtcflow under {options.backend}, {options.seconds:g} s, {CALLERS} callers, seed {options.seed}"
-    plot(report.pop("samples"), options.output / f"{name}.svg", title)
+    samples = report.pop("samples")
+    plot(samples, options.output / f"{name}.svg", title)
     report.pop("tally")
+    if options.docs:
+        plot(samples, PAGES / f"soak-{options.backend}.svg", title)
+        (PAGES / f"soak-{options.backend}.json").write_text(json.dumps(report, indent=1) + "\n")
     print(json.dumps(report, indent=1))
     problems = [] if alive else ["the server has ended"]
     if report["MB in ten minutes"] > 1.0:

@@ -123,8 +123,11 @@ class Nursery:
             raise
 
     def cancel(self) -> None:
-        """Have every task cancelled. Idempotent; in the loop's thread."""
+        """Have every task cancelled, also in nurseries that it holds. Idempotent; in the loop's thread."""
         self._scope.cancel()
+        for task in list(self._running.values()):
+            if isinstance(task, Nursery):
+                task.cancel()
 
     async def wind_up(self, seconds: float) -> bool:
         """Cancel, and wait until nothing of it is left, but for no longer than `seconds`; whether nothing is left."""
@@ -143,5 +146,7 @@ class Nursery:
 
     def _show_cancellation(self, shown: bool) -> None:  # noqa: FBT001
         """Show its cancellation to the tasks that are left, which cancels them at once, or hide it from them."""
-        for scope in list(self._running):
+        for scope, task in list(self._running.items()):
             scope.shield = not shown
+            if isinstance(task, Nursery):  # cancelling its owner has cancelled its group, and with it each of its tasks
+                task._show_cancellation(shown)

@@ -478,15 +478,19 @@ class HandlerLoop:
         self._group = task_group
 
     def close(self) -> None:
-        """The connection has ended: cancel what is left. For the connection; after its task group. Idempotent."""
+        """The connection has ended: cancel what is left. For the connection; after its task group. Idempotent.
+
+        A task that still runs has swallowed its cancellation, and its nursery repeats that now and then. A scope would
+        repeat it at each step.
+        """
         with self._lock:
             self._closed = True
             pending, self._pending = self._pending, set()
         for future in pending:
-            if isinstance(future, Task) and future._scope is None:
-                future._give_up()
-            else:
+            if not isinstance(future, Task):
                 future.cancel()
+            elif future._scope is None:
+                future._give_up()
 
     # -- what a loop in use cannot do
 

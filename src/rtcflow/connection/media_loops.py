@@ -197,6 +197,7 @@ class MediaLoops:
         self._failed = failed
         self._call = call
         self._nurseries: dict[str, Nursery] = {}
+        self._homes: dict[str, Nursery] = {}  # the nursery in which each method is called, also while it ends
         self._loops: set[str] = set()  # that run, or are about to
         self._turns: dict[str, _Turn] = {}
         self._ticks = Flow[None](VIDEO_BURST, Policy.BLOCK)
@@ -238,6 +239,7 @@ class MediaLoops:
 
         def begin() -> None:
             for method, loop in loops.items():
+                self._homes[method] = nursery
                 nursery.start_soon(self._run, method, loop, name=self._name(method))
 
         nursery = self._nurseries.get(name) or Nursery(self._failed)
@@ -263,6 +265,10 @@ class MediaLoops:
                 await nursery.wind_up(math.inf)
             self._loops.difference_update(NURSERIES[name])
 
+    def _goes_on_in(self, method: str) -> bool:
+        """Whether this method may be called again. A method that swallowed its cancellation may not."""
+        return self._homes[method].is_open
+
     async def _run(self, method: str, loop: Callable[[], Awaitable[None]]) -> None:
         await loop()
         await self._on_end(method)
@@ -278,7 +284,7 @@ class MediaLoops:
             await self._in_thread("receive", self._receive_in_thread, Converter(heard, live=True))
             return
         converter, audio_in = Converter(heard, live=True), self.transport.audio_in
-        while True:
+        while self._goes_on_in("receive"):
             try:
                 frame = await audio_in.take_in_a_row()
             except STREAM_ENDS:
@@ -320,7 +326,7 @@ class MediaLoops:
             return
         idle, pace, turns = IdleWait(), EmitPace(), 0
         audio_out, listens = self.transport.audio_out, self.transport.offer.send_audio
-        while True:
+        while self._goes_on_in("emit"):
             began = self.clock()
             emitted = parse_emit(await self._handler.emit())
             if emitted.nothing:
@@ -414,7 +420,7 @@ class MediaLoops:
             await self._in_thread("video_receive", self._see_in_thread)
             return
         video_format, video_in = self._handler.video_format, self.transport.video_in
-        while True:
+        while self._goes_on_in("video_receive"):
             try:
                 frame = await video_in.take()
             except STREAM_ENDS:
@@ -458,7 +464,7 @@ class MediaLoops:
             await self._in_thread("video_emit", self._show_in_thread)
             return
         idle = IdleWait()
-        while True:
+        while self._goes_on_in("video_emit"):
             await self._ticks.take()
             while True:
                 began = self.clock()

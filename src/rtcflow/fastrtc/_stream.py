@@ -34,6 +34,7 @@ from ..routes import lines, offer, webhooks
 from ..routes.app import Endpoints
 from ..routes.requests import answering, read_body
 from ..serving.session import Session
+from ..transports.telephone import TelephoneConfig
 from ._body import Body
 from ._on_demand import OnDemand
 from ._overrides import refuse_overrides
@@ -127,6 +128,7 @@ class Stream(stream.Stream):
             )
         if inspect.isclass(handler) and issubclass(handler, base.StreamHandlerBase):
             handler = handler()
+        options.setdefault("telephone", TelephoneConfig())  # FastRTC's routes are always there
         super().__init__(
             handler,
             additional_outputs_handler=additional_outputs_handler,

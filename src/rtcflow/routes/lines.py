@@ -66,7 +66,7 @@ def routes(
     websocket: Callable[[WebSocket], Awaitable[None]],
     telephone: Callable[[WebSocket], Awaitable[None]],
 ) -> list[BaseRoute]:
-    """The routes of WebSocket clients and telephone carriers.
+    """The routes of WebSocket clients and, if the stream was made with `telephone=`, of telephone carriers.
 
     Args:
         calls: The stream's calls.
@@ -74,8 +74,9 @@ def routes(
         websocket: Answers WebSocket clients: `websocket_offer`, or what a subclass of `Stream` has in its place.
         telephone: Answers carriers: `telephone_handler`, or what a subclass of `Stream` has in its place.
     """
-    config = calls.options.telephone or TelephoneConfig()
-    carriers = (f"{path}/telephone/handler", f"{path}/telephone/handler/{{carrier}}") if config.served else ()
+    config = calls.options.telephone
+    phones = config is not None and config.served
+    carriers = (f"{path}/telephone/handler", f"{path}/telephone/handler/{{carrier}}") if phones else ()
     return [
         WebSocketRoute(
             route, answer, middleware=[*guard(calls), Middleware(Lingering), routed(calls, f"WS {route}", new_call)]

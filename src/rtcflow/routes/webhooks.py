@@ -44,8 +44,16 @@ WEBHOOK_TIMEOUT = 10.0
 
 
 def routes(calls: Calls, path: str, answer: Callable[[Request], Awaitable[Response]]) -> list[BaseRoute]:
-    """The routes of webhooks; `answer` is `incoming_call`, or what a subclass of `Stream` has in its place."""
-    config = calls.options.telephone or TelephoneConfig()
+    """The routes of webhooks, if the stream was made with `telephone=`.
+
+    Args:
+        calls: The stream's calls.
+        path: Prefix of the routes.
+        answer: `incoming_call`, or what a subclass of `Stream` has in its place.
+    """
+    config = calls.options.telephone
+    if config is None:
+        return []
     if calls.options.modality is not Modality.VIDEO:
         _warn_of_strangers(config, path)
     suffixes = ("", "/{carrier}") if config.served else ()

@@ -87,6 +87,7 @@ class Echo(AsyncStreamHandler):
 
 def make(handler=None, **options):
     options.setdefault("concurrency_limit", 10)
+    options.setdefault("telephone", TelephoneConfig())
     return Stream(handler or Echo(), timeouts=QUICK, webrtc=WebRTCConfig(host_addresses=("127.0.0.1",)), **options)
 
 
@@ -688,7 +689,7 @@ async def test_refused_webhooks_are_counted_and_say_why(caplog):
         assert (await client.post("/telephone/incoming")).status_code == 403
     assert stream.refused == {"invalid_offer": 1, "wrong_signature": 1}
     caplog.clear()
-    stream = Stream(lambda frame: frame, modality="video")
+    stream = Stream(lambda frame: frame, modality="video", telephone=TelephoneConfig())
     async with webhook(stream) as client:
         answer = await client.post("/telephone/incoming")
     assert (answer.status_code, "video only" in answer.text) == (422, True)
@@ -837,6 +838,19 @@ async def test_every_carriers_signature_opens_its_line(anyio_backend_name):
             assert await refused(port, route, signed(carrier, "another")) == (403, "wrong_signature")
             if carrier != "telnyx":  # which may tell its token later
                 assert await refused(port, route) == (403, "wrong_signature")
+
+
+async def test_telephone_routes_are_only_where_telephone_is_given(anyio_backend_name, caplog):
+    """A stream that nobody reaches by telephone has no route for carriers, and warns of none."""
+    stream = Stream(Echo(), webrtc=WebRTCConfig(host_addresses=("127.0.0.1",)))
+    async with webhook(stream) as client:
+        for route in ("/telephone/incoming", "/telephone/incoming/twilio"):
+            assert (await client.post(route)).status_code == 404
+    async with server(stream, anyio_backend_name) as port:
+        with pytest.raises(ConnectionError, match="opened no WebSocket"):
+            async with call_by_telephone(f"ws://127.0.0.1:{port}", "twilio"):
+                pass
+    assert not caplog.records
 
 
 def test_unchecked_carriers_are_warned_of_at_start_up(caplog):

@@ -20,6 +20,7 @@ from rtcflow.protocol.origins import is_allowed, read_allow_list
 from rtcflow.serving.session import CallRequest, Session
 from rtcflow.stream import Stream
 from rtcflow.transports.memory import memory_pair
+from rtcflow.transports.telephone import TelephoneConfig
 from rtcflow.transports.webrtc import WebRTCConfig, open_engine
 
 ROOT = Path(__file__).parents[3]
@@ -51,6 +52,7 @@ async def site(stream, host="http://site"):
 
 
 def make(**options):
+    options.setdefault("telephone", TelephoneConfig())
     return Stream(Quiet(), timeouts=QUICK, webrtc=LOCAL, **options)
 
 

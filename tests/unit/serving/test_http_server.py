@@ -25,6 +25,7 @@ from rtcflow.serving.http_server import PING, serve
 from rtcflow.serving.session import CallRequest
 from rtcflow.stream import Stream
 from rtcflow.transports.memory import memory_pair
+from rtcflow.transports.telephone import TelephoneConfig
 from rtcflow.transports.webrtc import WebRTCConfig
 
 pytestmark = pytest.mark.anyio
@@ -33,6 +34,7 @@ LOCAL = WebRTCConfig(host_addresses=("127.0.0.1",))
 
 
 def make(**options):
+    options.setdefault("telephone", TelephoneConfig())
     return Stream(EchoHandler(), concurrency_limit=None, webrtc=LOCAL, **options)
 
 

@@ -6,11 +6,15 @@ import re
 from pathlib import Path
 from typing import Literal
 
+import anyio
+import numpy as np
 from starlette.applications import Starlette
 from starlette.responses import HTMLResponse
 
 import rtcflow
+from rtcflow.agents import VoiceAgent
 from rtcflow.demo import EchoHandler
+from rtcflow.turns import EnergyVad
 
 LOCAL = {"webrtc": rtcflow.WebRTCConfig(host_addresses=("127.0.0.1",)), "concurrency_limit": 4}
 DOCUMENTATION = Path(__file__).parents[2] / "docs" / "page.md"
@@ -82,7 +86,30 @@ class Talker(EchoHandler):
         return Talker()
 
 
+async def chat(messages, tools):
+    await anyio.sleep(0.7)
+    yield "Hello, I hear you. "
+    yield "It is a fine day, is it not?"
+
+
+async def stt(audio):
+    return "Good morning."
+
+
+async def tts(words):
+    return 24000, (8000 * np.sin(np.arange(24000) / 9)).astype(np.int16)[np.newaxis]
+
+
 app = Starlette()
+agent = VoiceAgent(
+    chat,
+    stt=stt,
+    tts=tts,
+    model=EnergyVad(),
+    algo_options=rtcflow.AlgoOptions(max_continuous_speech_s=1.5),  # the browser's microphone never pauses
+    can_interrupt=False,
+)
+rtcflow.Stream(agent, **LOCAL).mount(app, "/agent")
 rtcflow.Stream(EchoHandler(), **LOCAL).mount(app, "/echo")
 rtcflow.Stream(Talker(), title="Ask the <clock>", description="It knows the time in every town.", **LOCAL).mount(
     app, "/clock"

@@ -301,7 +301,7 @@ def test_keys_and_screen_readers_reach_everything(visit):
         and not node["ignored"]
         and "name" in node
     }
-    assert {"Start", "Mute", "Camera off", "Microphone", "Camera", "Speaker", "A message to the handler"} <= named
+    assert {"Start", "Mute", "Camera off", "Microphone", "Camera", "Speaker", "Message"} <= named
     unnamed = [
         node
         for node in nodes
@@ -370,6 +370,35 @@ def test_the_page_names_what_people_talk_to_and_shows_what_was_said(visit):
     page.wait_for(f"{CALL}.status === 'ended'")
     assert page.evaluate(f"!('stale' in {CALL}) && !('state' in {CALL})")
 
+
+def test_an_agent_shows_its_states_and_both_sides_by_itself(visit):
+    """A `VoiceAgent` as it is: listening, thinking, speaking; the words of both; what is typed is answered."""
+    page = visit("/agent/", script=STATES)
+    page.click("#toggle")
+    rows = "Array.from(document.querySelectorAll('#transcript li'), it => [it.className, it.textContent])"
+    page.wait_for(f"{rows}.length > 1")
+    (side, said), (other_side, answer), *_ = page.evaluate(rows)
+    assert (side, said, other_side) == ("user", "Good morning.", "assistant")
+    assert answer.startswith("Hello, I hear you.")
+    page.wait_for("['listening', 'thinking', 'speaking'].every((state) => window.states.includes(state))")
+    page.evaluate("document.getElementById('words').focus()")
+    page.call("Input.insertText", text="What time is it?")
+    page.press("Enter", 13, "\r")
+    page.wait_for(
+        "Array.from(document.querySelectorAll('#transcript .user')).some((it) => it.textContent === 'What time is it?')"
+    )
+    assert "What time" not in text(page, "log")
+    page.click("#toggle")
+
+
+STATES = """
+  window.states = [];
+  addEventListener("DOMContentLoaded", () => {
+    const call = document.getElementById("call");
+    const note = () => window.states.push(call.dataset.state);
+    new MutationObserver(note).observe(call, { attributeFilter: ["data-state"] });
+  });
+"""
 
 FREEZE = """
   const stock = RTCPeerConnection.prototype.getStats;

@@ -306,18 +306,24 @@ def slope(samples: list[dict[str, Any]], name: str) -> float:
     return float(np.polyfit(times, [sample[name] for sample in samples], 1)[0] * 600)
 
 
-def plot(samples: list[dict[str, Any]], path: Path, title: str) -> None:
-    """A picture of the samples: each figure over time, from 0 to its own maximum."""
+def plot(samples: list[dict[str, Any]], path: Path, title: str, report: dict[str, Any]) -> None:
+    """A picture of the samples: each figure over time, from 0 to its own maximum, below the run's figures."""
     width, high, left = 900, 90, 120
+    left_over = ", ".join(f"{more:+g} {what}" for what, more in report["left at the end"].items())
+    said = (
+        f"{sum(report['calls'].values())} calls, {sum(report['faults'].values())} with a fault. Memory after the "
+        f"warm-up: {report['MB in ten minutes']:+.1f} MB in ten minutes. At the end: {left_over}. Below 99 %: "
+        f"{report['below 99 %']} of {report['healthy calls']} healthy calls."
+    )
     names = ["rss", "descriptors", "threads", "tasks", "calls"]
     last = max(sample["at"] for sample in samples) or 1.0
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {40 + high * len(names)}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {60 + high * len(names)}" '
         f'font-family="system-ui, sans-serif" font-size="13"><rect width="100%" height="100%" fill="#fbfcfd"/>'
-        f'<text x="12" y="24" font-weight="600">{title}</text>'
+        f'<text x="12" y="24" font-weight="600">{title}</text><text x="12" y="44" font-size="12">{said}</text>'
     ]
     for row, name in enumerate(names):
-        bottom = 40 + high * (row + 1) - 14
+        bottom = 60 + high * (row + 1) - 14
         most = max(sample[name] for sample in samples) or 1.0
         points = " ".join(
             f"{left + (width - left - 20) * sample['at'] / last:.1f},{bottom - (high - 30) * sample[name] / most:.1f}"
@@ -421,10 +427,10 @@ def main() -> int:
     (options.output / f"{name}.json").write_text(json.dumps(report, indent=1))
     title = f"rtcflow under {options.backend}, {options.seconds:g} s, {CALLERS} callers, seed {options.seed}"
     samples = report.pop("samples")
-    plot(samples, options.output / f"{name}.svg", title)
+    plot(samples, options.output / f"{name}.svg", title, report)
     report.pop("tally")
     if options.docs:
-        plot(samples, PAGES / f"soak-{options.backend}.svg", title)
+        plot(samples, PAGES / f"soak-{options.backend}.svg", title, report)
         (PAGES / f"soak-{options.backend}.json").write_text(json.dumps(report, indent=1) + "\n")
     print(json.dumps(report, indent=1))
     problems = [] if alive else ["the server has ended"]

@@ -177,7 +177,7 @@ def test_a_decoder_is_stopped_without_blocking(monkeypatch: pytest.MonkeyPatch) 
             await asyncio.sleep(0.01)
             assert thread.is_alive()  # or the loop would have stood still until the decoder was done
             decoded.set()
-            await asyncio.wait_for(stopping, 2)
+            await asyncio.wait_for(stopping, 20)
             assert not thread.is_alive()
 
     run(check())

@@ -279,17 +279,17 @@ def test_the_track_plays_and_ends() -> None:
         frame = await track.recv()
         assert isinstance(frame, av.AudioFrame)
         assert (frame.samples, frame.sample_rate, frame.pts, frame.layout.name) == (320, 16000, 640, "mono")
-        assert 0.035 < time.monotonic() - began < 0.5
+        assert time.monotonic() - began > 0.035
         track.opus = True
         waiting = asyncio.create_task(track.recv())
         await asyncio.sleep(0.01)
         threading.Thread(target=player.put, args=[AudioFrame(np.ones((1, 320), np.int16), 16000, 0)]).start()
-        assert isinstance(await asyncio.wait_for(waiting, 1), av.Packet)
+        assert isinstance(await asyncio.wait_for(waiting, 20), av.Packet)
         waiting = asyncio.create_task(track.recv())
         await asyncio.sleep(0.01)
         player.close()
         with pytest.raises(MediaStreamError):
-            await asyncio.wait_for(waiting, 1)
+            await asyncio.wait_for(waiting, 20)
 
     asyncio.run(play())
 
@@ -321,7 +321,7 @@ def test_the_track_plays_to_the_wire() -> None:
         player.put(AudioFrame(np.ones((1, 960), np.int16), 16000, 0))
         while len(writer.packets) < 3:
             await asyncio.sleep(0.005)
-        assert 0.038 < time.monotonic() - began < 0.5
+        assert time.monotonic() - began > 0.038
         assert [(timestamp, marker) for _, timestamp, marker in writer.packets] == [
             (0, True),
             (960, False),
@@ -333,7 +333,7 @@ def test_the_track_plays_to_the_wire() -> None:
         while len(writer.packets) < 4:
             await asyncio.sleep(0.005)
         player.close()
-        await asyncio.wait_for(playing, 1)
+        await asyncio.wait_for(playing, 20)
         assert writer.levels == [None] * 4
 
     async def tell_level() -> None:
@@ -344,7 +344,7 @@ def test_the_track_plays_to_the_wire() -> None:
         while not writer.packets:
             await asyncio.sleep(0.005)
         player.close()
-        await asyncio.wait_for(playing, 1)
+        await asyncio.wait_for(playing, 20)
         assert writer.levels == [6]
 
     async def lose() -> None:

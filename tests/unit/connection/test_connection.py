@@ -455,7 +455,7 @@ async def test_cancelling_ends_it_in_order():
             tg.cancel_scope.cancel()
         assert connection.end.cause is EndCause.CANCELLED
         assert log.events == ["shutdown"]
-        with anyio.fail_after(1):
+        with anyio.fail_after(20):
             await theirs.wait_ended()
 
 
@@ -798,7 +798,7 @@ async def test_a_shutdown_that_hangs_is_given_up(caplog):
 
     class Handler(SyncEcho):
         def shutdown(self):
-            free.wait(10)
+            free.wait(55)
 
     began = time.monotonic()
     try:
@@ -806,7 +806,7 @@ async def test_a_shutdown_that_hangs_is_given_up(caplog):
             async with call(Handler()) as (connection, _, _errors):
                 connection.close()
                 await connection.wait_ended()
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 30
         assert "shutdown did not return" in caplog.text
     finally:
         free.set()

@@ -505,9 +505,9 @@ async def test_the_end_does_not_wait_for_executor_threads() -> None:
     release = threading.Event()
     began = time.monotonic()
     async with open_loop() as loop:
-        loop.run_in_executor(None, release.wait, 5)
+        loop.run_in_executor(None, release.wait, 60)
         await anyio.sleep(0.01)
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 30
     release.set()
 
 

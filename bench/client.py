@@ -24,7 +24,7 @@ import numpy as np
 from aiortc import MediaStreamTrack, RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from aiortc.codecs.vpx import Vp8Encoder, VpxPayloadDescriptor
 
-from rtcflow.client.load import MARKS, RATE, Trace, _find_marks, find_echoes, judge, spoken_signal
+from rtcflow.client.load import MARKS, RATE, CallTrace, _find_marks, find_echoes, judge, spoken_signal
 
 SIZE = RATE // 50
 CHANCE = random.Random(7)
@@ -106,7 +106,7 @@ class Paced(MediaStreamTrack):
 # -- one peer
 
 
-class Peer:
+class TappedPeer:
     """One call. `fates` says what becomes of its nth RTP packet: "lost", or "late" (after the next one).
 
     `jitter` is the most seconds by which its packets are delayed, each by its own lot.
@@ -173,9 +173,9 @@ class Peer:
             while self._held:
                 await self._send(self._held.pop())
 
-    def trace(self) -> Trace:
+    def trace(self) -> CallTrace:
         """For `rtcflow.load`: only frames with sound in them count as arrived."""
-        trace = Trace(setup=self.up - self.asked, heard=decode(self.received))
+        trace = CallTrace(setup=self.up - self.asked, heard=decode(self.received))
         trace.arrivals = [moment for moment, samples in trace.heard if np.abs(samples).max() > 100]
         trace.departures = [(moment, 0.02 * (number + 1)) for number, moment in enumerate(self.track.sent)]
         return trace
@@ -239,11 +239,11 @@ class Watch:
 # -- the measurements
 
 
-async def open_all(args, tracks: list[Paced], fates: list[dict[int, str]] | None = None) -> list[Peer]:
-    peers = [Peer(track, fates[number] if fates else None) for number, track in enumerate(tracks)]
+async def open_all(args, tracks: list[Paced], fates: list[dict[int, str]] | None = None) -> list[TappedPeer]:
+    peers = [TappedPeer(track, fates[number] if fates else None) for number, track in enumerate(tracks)]
     opening = asyncio.Semaphore(4)
 
-    async def open_one(peer: Peer) -> None:
+    async def open_one(peer: TappedPeer) -> None:
         async with opening:
             await peer.open(f"{args.url}/webrtc/offer")
 
@@ -363,7 +363,7 @@ async def measure_setup(args, packets: list[bytes]) -> dict:
     """From POST to the first packet with our own sound, ms."""
     found, failed = [], 0
     for _ in range(args.count):
-        peer = Peer(speaking(packets, 0.0))
+        peer = TappedPeer(speaking(packets, 0.0))
         await peer.open(f"{args.url}/webrtc/offer")
         await asyncio.sleep(1.0)
         arrivals = peer.trace().arrivals
@@ -381,7 +381,7 @@ async def measure_clear(args, packets: list[bytes]) -> dict:
     async with httpx2.AsyncClient(verify=False) as http:
         for _ in range(args.count):
             track = speaking(silence, 0.0)
-            peer = Peer(track)
+            peer = TappedPeer(track)
             await peer.open(f"{args.url}/webrtc/offer")
             await asyncio.sleep(0.8)
             track.packets = packets

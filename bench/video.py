@@ -25,7 +25,7 @@ import av
 import numpy as np
 from aiortc.codecs.vpx import Vp8Decoder, Vp8Encoder, VpxPayloadDescriptor
 from aiortc.jitterbuffer import JitterFrame
-from client import Paced, Peer, Process, host, now, opus, own_cpu, speaking
+from client import Paced, Process, TappedPeer, host, now, opus, own_cpu, speaking
 
 from rtcflow.client.load import judge, spoken_signal
 
@@ -127,7 +127,7 @@ def read_number(frame: av.VideoFrame) -> int:
     return sum(int(grey[middle, bit * SIDE + middle] < 128) << bit for bit in range(6))
 
 
-class FilmPeer(Peer):
+class FilmPeer(TappedPeer):
     """Keeps every packet of video that comes, with its moment."""
 
     def __init__(self, track: Paced) -> None:
@@ -163,7 +163,7 @@ async def together(seconds: float = 20.0) -> dict[str, float]:
     sound, pictures = opus(spoken_signal()[0]), numbered()
     with server(0) as (url, process):
         seen = film(pictures)
-        heard = [Peer(speaking(sound, number / 150)) for number in range(3)]
+        heard = [TappedPeer(speaking(sound, number / 150)) for number in range(3)]
         await seen.open(f"{url}/film/webrtc/offer")
         for peer in heard:
             await peer.open(f"{url}/echo/webrtc/offer")

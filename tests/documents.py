@@ -64,7 +64,7 @@ def tone(seconds: float, level: float = 0.3) -> NDArray[np.int16]:
 
 
 @dataclass
-class Heard:
+class HeardFrame:
     """What a caller got."""
 
     samples: NDArray[np.int16]
@@ -80,12 +80,12 @@ async def call(
     show: av.VideoFrame | None = None,
     *,
     seconds: float,
-) -> Heard:
+) -> HeardFrame:
     """Call `handler` in memory: say something, show something, listen for `seconds` (or until it ends), hang up."""
     video = show is not None
     offer = rtcflow.abc.MediaOffer(receive_video=video, send_video=video)
     parts: list[NDArray[np.int16]] = []
-    heard = Heard(np.zeros((1, 0), np.int16), [], [])
+    heard = HeardFrame(np.zeros((1, 0), np.int16), [], [])
 
     async def listen(theirs: rtcflow.Transport) -> None:
         while True:

@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[1] / "src" / "rtcflow"
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "src" / "rtcflow"
+SCRIPTS = [ROOT / "bench", ROOT / "tests"]
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 FOLDERS = [
@@ -44,19 +46,23 @@ KNOW_THE_WEB = (
 IMPURE = {"anyio", "asyncio", "trio", "threading", "time", "random", "secrets", "os", "socket", "select", "queue"}
 
 
-def _imports(path: Path) -> Iterator[str]:
-    """The full names of the modules (and names in them) that `path` imports when it runs."""
-    package = ["rtcflow", *path.relative_to(PACKAGE).parts[:-1]]
+def _imports(path: Path, *, running: bool = False) -> Iterator[str]:
+    """The full names of the modules (and names in them) that `path` imports, in functions and for type checking, too.
+
+    With `running`, imports for type checking only are left out.
+    """
+    folder = next(folder for folder in (PACKAGE.parent, *SCRIPTS) if path.is_relative_to(folder))
+    package = path.relative_to(folder).parts[:-1]
     skipped: set[ast.AST] = set()
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.If) and ast.unparse(node.test) in {"TYPE_CHECKING", "typing.TYPE_CHECKING"}:
+        if running and isinstance(node, ast.If) and ast.unparse(node.test) in {"TYPE_CHECKING", "typing.TYPE_CHECKING"}:
             skipped.update(inner for statement in node.body for inner in ast.walk(statement))
         elif node in skipped:
             continue
         elif isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            base = package[: len(package) - node.level + 1] if node.level else []
+            base = package[: len(package) - node.level + 1] if node.level else ()
             module = ".".join([*base, *([node.module] if node.module else [])])
             yield from (f"{module}.{alias.name}" for alias in node.names)
 
@@ -101,34 +107,51 @@ def test_arrows_point_down(path: Path) -> None:
             assert _floor(target) <= _floor(part), f"{_name(path)} (floor {_floor(part)}) imports {module}"
 
 
-def _module_of(name: str) -> str | None:
-    """The module, without ``rtcflow.``, that a full name is, or is in."""
-    words = name.split(".")[1:]
-    while words:
-        place = PACKAGE.joinpath(*words)
-        if place.with_suffix(".py").exists() or (place / "__init__.py").exists():
-            return ".".join(words)
-        words.pop()
-    return None
+def _circle(needs: dict[str, set[str]]) -> set[str]:
+    """The names that need themselves, over however many others."""
+    left = {name: others & needs.keys() for name, others in needs.items()}
+    while True:
+        # A name that needs no other, or that no other needs, is in no circle.
+        needed = set().union(*left.values()) if left else set()
+        inner = {name for name, others in left.items() if others and name in needed}
+        if inner == left.keys():
+            return inner
+        left = {name: left[name] & inner for name in inner}
 
 
-def test_no_imports_go_in_a_circle() -> None:
-    """No module needs itself, over however many others: each can be read, and moved, after those that it imports."""
-    needs = {_name(path).replace("/", "."): set[str]() for path in MODULES}
-    for path in MODULES:
-        own = _name(path).replace("/", ".")
-        found = {_module_of(name) for name in _imports(path) if name.startswith("rtcflow.")}
-        needs[own] = {name for name in found if name is not None and name != own and not own.startswith(f"{name}.")}
-    while leaves := [name for name, others in needs.items() if not others & needs.keys()]:
-        for name in leaves:
-            del needs[name]
-    reaching = {name: others & needs.keys() for name, others in needs.items()}
-    while True:  # those that only lead to a circle are in none
-        inner = {name for name in reaching if any(name in others for others in reaching.values())}
-        if inner == reaching.keys():
-            break
-        reaching = {name: reaching[name] & inner for name in inner}
-    assert not reaching, f"these import each other in a circle: {sorted(reaching)}"
+def _needed_by(path: Path, modules: dict[str, Path], prefix: str = "") -> set[str]:
+    """The names of `modules` that `path` imports; a script also finds those of its own folder (`prefix`)."""
+    found = set()
+    for name in _imports(path):
+        words = name.split(".")
+        candidates = (f"{before}{'.'.join(words[:end])}" for end in range(len(words), 0, -1) for before in ("", prefix))
+        found.add(next((candidate for candidate in candidates if candidate in modules), ""))
+    return {name for name in found if name and modules[name] != path}
+
+
+@pytest.mark.parametrize("folder", [PACKAGE.parent, *SCRIPTS], ids=lambda folder: folder.name)
+def test_no_imports_go_in_a_circle(folder: Path) -> None:
+    """No module needs itself, over however many others: each can be read, and moved, after those that it imports.
+
+    Imports in functions and under TYPE_CHECKING count: a reader follows them as well. A package's `__init__` may import
+    its modules, and they may import one another.
+    """
+    modules = {
+        ".".join(path.relative_to(folder).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in sorted(folder.rglob("*.py"))
+    }
+    needs = dict[str, set[str]]()
+    for name, path in modules.items():
+        prefix = name.rpartition(".")[0]
+        others = _needed_by(path, modules, f"{prefix}." if prefix and folder in SCRIPTS else "")
+        needs[name] = {other for other in others if not name.startswith(f"{other}.")}
+    assert not _circle(needs), f"these import each other in a circle: {sorted(_circle(needs))}"
+
+
+def test_a_circle_is_found() -> None:
+    """What leads to a circle, or comes out of it, is not in it."""
+    assert _circle({"a": {"b"}, "b": {"c"}, "c": {"b", "d"}, "d": set()}) == {"b", "c"}
+    assert not _circle({"a": {"b"}, "b": set()})
 
 
 def test_few_modules_lie_flat() -> None:
@@ -143,7 +166,7 @@ def test_only_the_engine_knows_asyncio(path: Path) -> None:
 
     There are two exceptions: asyncio's virtual clock, by its nature, and one question that only asyncio can answer.
     """
-    roots = {module.split(".")[0] for module in _imports(path)}
+    roots = {module.split(".")[0] for module in _imports(path, running=True)}
     exceptions = ("_engine", "_core/native", "testing/_virtual_asyncio")
     assert _name(path).startswith(exceptions) or not roots & ENGINE_ONLY
 
@@ -151,7 +174,7 @@ def test_only_the_engine_knows_asyncio(path: Path) -> None:
 @every_module
 def test_few_know_the_web_framework(path: Path) -> None:
     """Handlers, connections and most transports work without any web framework."""
-    roots = {module.split(".")[0] for module in _imports(path)}
+    roots = {module.split(".")[0] for module in _imports(path, running=True)}
     assert _name(path).startswith(KNOW_THE_WEB) or not roots & WEB_FRAMEWORK
 
 

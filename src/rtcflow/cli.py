@@ -179,9 +179,9 @@ def bench(
 
     The callers need about as much of a core as the server does: let them run on another core, or another machine.
     """
-    from .client.load import Limits
+    from .client.load import LoadLimits
 
-    limits = Limits(
+    limits = LoadLimits(
         min_delivery, *(None if limit is None else limit / 1000 for limit in (max_gap_p99, max_latency, max_setup))
     )
     report = _run(backend, partial(_load, url, connections, seconds, _headers(header), quiet=as_json))

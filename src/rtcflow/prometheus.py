@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 from weakref import WeakKeyDictionary
 
 from .connection.connection import ConnectionStatistics
@@ -20,16 +20,13 @@ from .handlers.turns.timeline import TurnTimeline
 from .serving.calls import Calls
 from .serving.session import Session
 
-if TYPE_CHECKING:
-    from .stream import Stream
-
 try:
     from prometheus_client import CollectorRegistry, Histogram, ProcessCollector, make_asgi_app
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError("metrics need prometheus-client; install rtcflow[prometheus]", name=error.name) from error
 
-__all__ = ["StreamCollector", "metrics_app"]
+__all__ = ["HasCalls", "StreamCollector", "metrics_app"]
 
 SETUP_SECONDS: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 RESPONSE_SECONDS: Final = (0.2, 0.4, 0.6, 0.8, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)
@@ -74,6 +71,14 @@ _GAUGES: Final[dict[str, tuple[str, Callable[[ConnectionStatistics], float | Non
 _Key = tuple[str, ...]
 
 
+class HasCalls(Protocol):
+    """A `Stream`. Metrics need only its live calls; so `Stream` can serve them without a circle of imports."""
+
+    @property
+    def calls(self) -> Calls:
+        """The live calls, and what has become of earlier ones."""
+
+
 class StreamCollector:
     """Collects the figures of streams; register it with a `prometheus_client.CollectorRegistry`.
 
@@ -84,7 +89,7 @@ class StreamCollector:
         *streams: The streams, or their `Stream.calls`. Streams with the same handler class are summed.
     """
 
-    def __init__(self, *streams: Stream | Calls) -> None:
+    def __init__(self, *streams: HasCalls | Calls) -> None:
         self._calls = [stream if isinstance(stream, Calls) else stream.calls for stream in streams]
         self._lock = threading.Lock()
         self._ended: WeakKeyDictionary[Session, None] = WeakKeyDictionary()
@@ -205,7 +210,7 @@ class StreamCollector:
             yield gauge
 
 
-def metrics_app(*streams: Stream | Calls) -> Callable[..., Any]:
+def metrics_app(*streams: HasCalls | Calls) -> Callable[..., Any]:
     """An ASGI application that answers scrapes with the figures of `streams` and of this process.
 
     ``Stream(metrics=True)`` serves it at ``GET {path}/metrics``. Or mount it where only Prometheus gets:

@@ -13,7 +13,7 @@ import anyio
 import numpy as np
 import pytest
 
-from rtcflow.client.load import MARK_SECONDS, MARKS, RATE, Trace, _Caller, _find_marks, find_echoes, spoken_signal
+from rtcflow.client.load import MARK_SECONDS, MARKS, RATE, CallTrace, _find_marks, _LoadCall, find_echoes, spoken_signal
 from rtcflow.frames import AudioFormat
 from rtcflow.media.playout import Latency
 from rtcflow.transports.webrtc import WebRTCConfig, WebRTCEngine, WebRTCTransport, open_engine
@@ -37,7 +37,7 @@ class Call:
 
     relay: Relay
     concealed: int = 0
-    trace: Trace = field(default_factory=Trace)
+    trace: CallTrace = field(default_factory=CallTrace)
     frames: list[tuple[int, np.ndarray]] = field(default_factory=list, repr=False)
 
     def latencies(self, begin: float, end: float) -> list[float]:
@@ -91,7 +91,7 @@ async def listen(caller: WebRTCTransport, call: Call) -> None:
 async def hold(engine: WebRTCEngine, call: Call, signal: np.ndarray, seconds: float) -> None:
     async with connected(engine, call.relay) as (caller, server), anyio.create_task_group() as tasks:
         tasks.start_soon(echo, server)
-        tasks.start_soon(_Caller("", engine, None, call.trace, signal)._speak, caller)
+        tasks.start_soon(_LoadCall("", engine, None, call.trace, signal)._speak, caller)
         tasks.start_soon(listen, caller, call)
         await anyio.sleep(seconds)
         call.concealed = server.statistics().packets_concealed

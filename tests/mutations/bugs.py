@@ -167,7 +167,7 @@ MUTANTS = (
     Mutant(
         "emit-not-held-back",
         "A handler that emits faster than real time fills the memory.",
-        (Edit("_core.player:Player._has_room", "if self._playout.queued_seconds < self._room:", "if True:"),),
+        (Edit("_core.player:Player._has_room", "if self._playout.queued_seconds < self._most_waiting:", "if True:"),),
         _unit("connection", "test_an_emit_faster_than_real_time_is_held_back"),
     ),
     Mutant(

@@ -1,27 +1,16 @@
-"""Plants bugs: a function's source is changed in one place, and its code replaced, wherever it was imported to.
-
-As a pytest plugin (`-p mutations.plant`) it plants the mutant that the environment variable `RTCFLOW_MUTANT` names,
-for the whole run. Nothing is planted without it.
-"""
+"""Plants bugs: a function's source is changed in one place, and its code replaced, wherever it was imported to."""
 
 from __future__ import annotations
 import __future__
 
 import importlib
 import inspect
-import os
-import sys
 import textwrap
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import CodeType, FunctionType
 from typing import Any
-
-import pytest
-from hypothesis import Phase, settings
-
-VARIABLE = "RTCFLOW_MUTANT"
 
 
 class Outgrown(Exception):
@@ -118,36 +107,3 @@ class Mutant:
             for edit in self.edits:
                 planted.enter_context(edit.plant())
             yield
-
-
-def pytest_configure(config: Any) -> None:
-    """Plant the mutant of the environment, until the run ends."""
-    name = os.environ.get(VARIABLE)
-    if name:
-        from mutations.bugs import MUTANTS
-
-        # That a law is broken is enough to know here: the smallest example is not looked for.
-        settings.register_profile("mutant", settings(), phases=[Phase.explicit, Phase.generate])
-        settings.load_profile("mutant")
-        planted = ExitStack()
-        planted.enter_context(next(mutant for mutant in MUTANTS if mutant.name == name).plant())
-        config.add_cleanup(planted.close)
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """With a bug planted, end the process once the outcome is told: threads left behind would keep it for ever."""
-    if os.environ.get(VARIABLE):
-        session.config.add_cleanup(lambda: _leave(exitstatus))
-
-
-def _leave(exitstatus: int) -> None:
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(exitstatus)
-
-
-def pytest_report_header() -> str | None:
-    """Say which bug is planted, at the top of the run."""
-    name = os.environ.get(VARIABLE)
-    return f"planted bug: {name}" if name else None

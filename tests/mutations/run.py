@@ -18,7 +18,7 @@ TESTS = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(TESTS))
 
 from mutations.bugs import MUTANTS  # noqa: E402
-from mutations.plant import VARIABLE  # noqa: E402
+from mutations.plugin import VARIABLE  # noqa: E402
 
 HANGS = 240
 """Seconds after which a run is taken for one that hangs; single tests are ended by pytest-timeout long before."""
@@ -32,7 +32,7 @@ def run(tests: Iterable[str], mutant: str = "") -> tuple[int, str]:
     path = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH", "")]))
     environment = {**os.environ, "PYTHONPATH": path, VARIABLE: mutant}
     environment.setdefault("RTCFLOW_BACKENDS", "asyncio,trio")
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "mutations.plant", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "mutations.plugin", "-p", "no:cacheprovider"]
     command += ["--no-header", "--tb=short", f"--timeout={TIMEOUT}", *tests]
     try:
         done = subprocess.run(

@@ -141,5 +141,5 @@ async def async_tests() -> None:
     async with testing.open_caller(Sync(), link=link, back=testing.Chain(testing.LossyLink())) as caller:
         await caller.play(testing.signals.silence(1))
         assert_type(await caller.wait_ended(), rtcflow.End)
-        assert_type(caller.heard, list[testing.Heard])
+        assert_type(caller.heard, list[testing.HeardFrame])
     await testing.check_transport(rtcflow.memory_pair)

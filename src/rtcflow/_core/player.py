@@ -24,11 +24,11 @@ from ..frames import AudioFormat, AudioFrame
 from ..media.playout import Latency, Playout, PlayoutFrame, PlayoutStatistics
 from .bridge import ParkingLot, Waiter
 
-LEAD = 0.2
+MOST_WAITING = 0.2
 """Seconds of audio that may wait before the handler is held back. It bridges a stall of the handler's loop of that
 length, and `clear_queue` rarely has much to drop."""
 
-LIVE_ROOM = 10.0
+MOST_WAITING_LIVE = 10.0
 """The same with `Latency.LIVE`. A handler that passes on what it hears may have gathered a backlog in queues of its
 own. It can hand all of it over without being held back. So the backlog shows as a standing queue behind which audio is
 made in real time, and is shed. Speech that is made faster than real time comes in bursts with pauses, and is played
@@ -59,11 +59,12 @@ class Player:
     """Audio on its way out: a bounded queue of samples, played in real time.
 
     The bound is soft on purpose. One `put` is taken whole, whatever its length, because a synthesised sentence arrives
-    as one array. `wait_for_room` holds the next one back until less than `room` seconds wait.
+    as one array. `wait_for_room` holds the next one back until less than `most_waiting` seconds wait.
 
     Args:
         latency: Whether a standing backlog is shed (see `Latency`).
-        room: Seconds of audio that may wait before `wait_for_room` waits; by default `LEAD` or, live, `LIVE_ROOM`.
+        most_waiting: Seconds of audio that may wait before `wait_for_room` waits. By default `MOST_WAITING` or, live,
+            `MOST_WAITING_LIVE`.
         ahead: Seconds by which frames leave before their time, for far sides that buffer by themselves.
         clock: The clock that deadlines are on, in seconds; that of the loop in which `next_frame` is awaited. By
             default `time.monotonic`; virtual time brings its own.
@@ -73,7 +74,7 @@ class Player:
         self,
         *,
         latency: Latency = Latency.BUFFERED,
-        room: float | None = None,
+        most_waiting: float | None = None,
         ahead: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -81,9 +82,9 @@ class Player:
         self._player = ParkingLot(self._lock)
         self._putters = ParkingLot(self._lock)
         self._clock = clock
-        if room is None:
-            room = LIVE_ROOM if latency is Latency.LIVE else LEAD
-        self._latency, self._room, self._ahead = latency, room, ahead
+        if most_waiting is None:
+            most_waiting = MOST_WAITING_LIVE if latency is Latency.LIVE else MOST_WAITING
+        self._latency, self._most_waiting, self._ahead = latency, most_waiting, ahead
         self._playout: Playout | None = None
         self._ended = False
         self._closed = False
@@ -94,7 +95,7 @@ class Player:
     def open(self, format: AudioFormat) -> None:
         """Fix the format of what is put. Called once, before the first `put`."""
         with self._lock:
-            self._playout = Playout(format.sample_rate, latency=self._latency, lead=self._ahead)
+            self._playout = Playout(format.sample_rate, latency=self._latency, ahead=self._ahead)
             self._player.wake_all()
 
     # -- the side that emits, from any thread
@@ -117,7 +118,7 @@ class Player:
             self._player.wake_all()
 
     async def wait_for_room(self) -> None:
-        """Wait until less than `room` seconds of audio are queued. Safe to cancel.
+        """Wait until less than `most_waiting` seconds of audio are queued. Safe to cancel.
 
         Raises:
             anyio.ClosedResourceError: `end` or `close` was called.
@@ -135,7 +136,7 @@ class Player:
     def _has_room(self) -> bool:
         if self._ended or self._playout is None:
             raise anyio.ClosedResourceError
-        if self._playout.queued_seconds < self._room:
+        if self._playout.queued_seconds < self._most_waiting:
             return True
         self._playout.held_back()
         return False

@@ -11,9 +11,10 @@ thread behaves like one of `anyio.to_thread.run_sync` (see `run_sync` below). Th
   After a grace, a thread that waits for ever is interrupted (below). A thread that still runs then is abandoned,
   counted, and logged with the method's name.
 - *One waits for ever.* The usual sync echo sits in `queue.get()` when its caller hangs up. Nothing will ever be put
-  there again, so `Interrupted` is raised out of that wait. That happens once per end, and only where the thread is seen
-  to be in a wait that can take it (the module `interrupt` says how). A thread that computes, sleeps or waits elsewhere
-  is never interrupted: an exception between two of its instructions could leave a lock locked for the whole process.
+  there again, so `WaitInterrupted` is raised out of that wait. That happens once per end, and only where the thread is
+  seen to be in a wait that can take it (the module `interrupt` says how). A thread that computes, sleeps or waits
+  elsewhere is never interrupted: an exception between two of its instructions could leave a lock locked for the whole
+  process.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ LOOKS = 5
 """How often they are looked for in that time. A thread that computes now may wait a moment later."""
 
 
-class Interrupted(BaseException):
+class WaitInterrupted(BaseException):
     """Raised out of a wait of a handler's method that would never end, because its connection has ended.
 
     Such a wait is `queue.Queue.get` or `put`, `threading.Event.wait`, `Condition.wait`, `Semaphore.acquire` or
@@ -355,7 +356,7 @@ class Crew:
             thread.begin()
         try:
             job.result = function()
-        except (_Stopped, Interrupted) as error:
+        except (_Stopped, WaitInterrupted) as error:
             if not self._stopping:
                 job.error = error  # a handler raised it by itself
         except BaseException as error:  # noqa: BLE001  it is raised again where this thread is awaited
@@ -445,4 +446,4 @@ class Crew:
         with self._lock:
             jobs = [job for job in self._jobs if job.calling is not None and not job.interrupted]
         for job in jobs:
-            job.interrupted = interrupt(job.ident, Crew.call.__code__, Interrupted)
+            job.interrupted = interrupt(job.ident, Crew.call.__code__, WaitInterrupted)

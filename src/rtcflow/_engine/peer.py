@@ -47,7 +47,7 @@ _log = logging.getLogger("rtcflow.engine")
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class LocalMedia:
     """What this side is willing to do.
 
     Attributes:
@@ -115,7 +115,7 @@ class Peer:
 
     # -- negotiation
 
-    async def answer(self, sdp: str, wish: Wish) -> str:
+    async def answer(self, sdp: str, local: LocalMedia) -> str:
         """Take an offer, and return the answer's SDP, candidates included.
 
         Raises:
@@ -123,10 +123,10 @@ class Peer:
             UnsupportedMedia: Nothing in it can be served.
         """
         offer = offers.read(sdp, preferred=self._config.video.codecs)
-        self.offer = _agreement(offer, wish, ours_first=False)
+        self.offer = _agreement(offer, local, ours_first=False)
         connection = self._open(RTCBundlePolicy.BALANCED)
-        await self._set_remote(connection, offer, "offer", wish)
-        self._choose_directions(connection, wish)
+        await self._set_remote(connection, offer, "offer", local)
+        self._choose_directions(connection, local)
         self._furnish(connection)
         await connection.setLocalDescription(await connection.createAnswer())
         answer = connection.localDescription.sdp
@@ -135,7 +135,7 @@ class Peer:
         self._theirs = offer
         return answer
 
-    async def renegotiate(self, sdp: str, wish: Wish) -> str:
+    async def renegotiate(self, sdp: str, local: LocalMedia) -> str:
         """Take a further offer of the same peer, with tracks added or taken away, and return the answer's SDP.
 
         An offer with new ICE credentials, both of them, and the same certificate restarts ICE (RFC 8445 section 2.4).
@@ -154,13 +154,13 @@ class Peer:
             if self._torn:
                 raise InvalidOffer("an earlier change of this call failed halfway; call anew for another", status=422)
             offers.check_further(agreed, offer)
-            media = _agreement(offer, wish, ours_first=False)
+            media = _agreement(offer, local, ours_first=False)
             transport = self._transport_to_restart(connection) if restarts else None
             self._torn = True  # until it is through: aiortc has no way back
             if transport is not None:
                 restart.begin(transport, *offer.ice)
             await self._apply(connection, offer, "offer")
-            self._choose_directions(connection, wish)
+            self._choose_directions(connection, local)
             await connection.setLocalDescription(await connection.createAnswer())
             self._torn = False
             self._theirs, self.offer, answer = offer, media, connection.localDescription.sdp
@@ -184,24 +184,24 @@ class Peer:
         elif self._closing is None:
             _log.info("an ICE restart found no other way to the peer; the old one is kept")
 
-    async def propose(self, wish: Wish) -> str:
+    async def propose(self, local: LocalMedia) -> str:
         """Make an offer, and return its SDP, candidates included."""
         connection = self._open(RTCBundlePolicy.MAX_BUNDLE)
         for kind in ("audio", "video"):
-            if wish.wants(kind):
-                track = self._out_track(kind) if wish.send else None
-                transceiver = connection.addTransceiver(track or kind, direction=wish.direction)
+            if local.wants(kind):
+                track = self._out_track(kind) if local.send else None
+                transceiver = connection.addTransceiver(track or kind, direction=local.direction)
                 self._shortcut(transceiver, track)
                 if kind == "video" and self._config.video.codecs:
                     transceiver.setCodecPreferences(video.preferred(self._config.video))
-        if wish.messages:
+        if local.messages:
             self.messages.adopt(connection.createDataChannel(LABEL))
         self._furnish(connection)
         await connection.setLocalDescription(await connection.createOffer())
         self._start_timer()
         return connection.localDescription.sdp
 
-    async def accept_answer(self, sdp: str, wish: Wish) -> None:
+    async def accept_answer(self, sdp: str, local: LocalMedia) -> None:
         """Take the answer to our offer.
 
         Raises:
@@ -212,18 +212,18 @@ class Peer:
         if connection is None or connection.signalingState != "have-local-offer":
             raise LocalProtocolError("there is no offer that waits for an answer")
         answer = offers.read(sdp, "answer")
-        self.offer = _agreement(answer, wish, ours_first=True)
-        await self._set_remote(connection, answer, "answer", wish)
+        self.offer = _agreement(answer, local, ours_first=True)
+        await self._set_remote(connection, answer, "answer", local)
         self._learn_codec(sdp)
         self._start_timer()
 
     async def _set_remote(
-        self, connection: RTCPeerConnection, description: offers.Description, kind: str, wish: Wish
+        self, connection: RTCPeerConnection, description: offers.Description, kind: str, local: LocalMedia
     ) -> None:
         def on_track(track: MediaStreamTrack) -> None:
             transceiver = next(t for t in connection.getTransceivers() if t.receiver.track is track)
             first = next(t for t in connection.getTransceivers() if t.kind == track.kind)
-            if transceiver is first and wish.wants(track.kind) and wish.receive:
+            if transceiver is first and local.wants(track.kind) and local.receive:
                 self._receive(transceiver, track)
 
         connection.on("track", on_track)
@@ -243,19 +243,19 @@ class Peer:
         if description.later:
             self._start(self._add_later(connection, description))
 
-    def _choose_directions(self, connection: RTCPeerConnection, wish: Wish) -> None:
+    def _choose_directions(self, connection: RTCPeerConnection, local: LocalMedia) -> None:
         seen: set[str] = set()
         for transceiver in connection.getTransceivers():
             kind = transceiver.kind
-            if kind in seen or not wish.wants(kind):
+            if kind in seen or not local.wants(kind):
                 transceiver.direction = "inactive"
                 continue
             seen.add(kind)
-            if wish.send and transceiver.sender.track is None:
+            if local.send and transceiver.sender.track is None:
                 track = self._out_track(kind)
                 transceiver.sender.replaceTrack(track)
                 self._shortcut(transceiver, track)
-            transceiver.direction = wish.direction
+            transceiver.direction = local.direction
 
     def _out_track(self, kind: str) -> MediaStreamTrack:
         if kind == "video":
@@ -495,7 +495,7 @@ class Peer:
         return figures
 
 
-def _agreement(theirs: offers.Description, wish: Wish, *, ours_first: bool) -> MediaOffer:
+def _agreement(theirs: offers.Description, local: LocalMedia, *, ours_first: bool) -> MediaOffer:
     """What both sides want, from our side.
 
     Raises:
@@ -503,17 +503,18 @@ def _agreement(theirs: offers.Description, wish: Wish, *, ours_first: bool) -> M
     """
     ways: dict[str, tuple[bool, bool]] = {}
     for kind in ("audio", "video"):
-        media = theirs.first(kind) if wish.wants(kind) else None
+        media = theirs.first(kind) if local.wants(kind) else None
         direction = "inactive" if media is None else media.direction or "sendrecv"
-        receive = wish.receive and direction in {"sendrecv", "sendonly"}
-        send = wish.send and direction in {"sendrecv", "recvonly"}
+        receive = local.receive and direction in {"sendrecv", "sendonly"}
+        send = local.send and direction in {"sendrecv", "recvonly"}
         ways[kind] = receive, send
     messages = theirs.first("application") is not None
     if not any(map(any, ways.values())):
         kinds = ", ".join(sorted({f"{media.kind} ({media.direction or 'sendrecv'})" for media in theirs.media}))
-        ours = " and ".join(kind for kind in ("audio", "video") if wish.wants(kind))
+        ours = " and ".join(kind for kind in ("audio", "video") if local.wants(kind))
         what = "answer" if ours_first else "offer"
-        raise UnsupportedMedia(f"the {what} has {kinds}; none of that can be served: here is {ours} ({wish.direction})")
+        here = f"{ours} ({local.direction})"
+        raise UnsupportedMedia(f"the {what} has {kinds}; none of that can be served: here is {here}")
     return MediaOffer(*ways["audio"], *ways["video"], messages=messages)
 
 

@@ -123,7 +123,7 @@ class CallerTransport(LinkTransport):
         self._silence = np.zeros((1, carried.audio.frame_size), np.int16)
         self._coder = make_coder(carried.codec, carried.sample_rate, carried.layout)
         self._outbox = Flow[LineEvent | None](1000, Policy.BLOCK)  # None: a pause
-        self._buffer = Player(room=BUFFER, clock=clock)
+        self._buffer = Player(most_waiting=BUFFER, clock=clock)
         self._buffer.open(self._heard)
         self._received = 0  # samples put into the buffer
         self._marks: deque[tuple[int, str]] = deque()

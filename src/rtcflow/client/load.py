@@ -27,7 +27,7 @@ from ..media.correlate import correlate
 from ..transports.webrtc import WebRTCConfig, WebRTCEngine, open_engine
 from .webrtc import connect, import_httpx2, offer_url
 
-__all__ = ["Limits", "LoadProgress", "LoadReport", "Spread", "Trace", "judge", "run_load", "spoken_signal"]
+__all__ = ["CallTrace", "LoadLimits", "LoadProgress", "LoadReport", "Spread", "judge", "run_load", "spoken_signal"]
 
 RATE: Final = 48_000
 COARSE: Final = RATE // 6
@@ -87,7 +87,7 @@ class Spread:
 
 
 @dataclass(slots=True)
-class Trace:
+class CallTrace:
     """What was noted of one call; moments in seconds of one clock.
 
     Attributes:
@@ -147,7 +147,7 @@ class LoadReport:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class LoadLimits:
     """Limits for a server; None means no limit. Times in seconds.
 
     Attributes:
@@ -183,7 +183,7 @@ class Limits:
         return found
 
 
-def judge(traces: Sequence[Trace], begin: float, end: float, lags: Sequence[float] = ()) -> LoadReport:
+def judge(traces: Sequence[CallTrace], begin: float, end: float, lags: Sequence[float] = ()) -> LoadReport:
     """The figures of all calls between two moments."""
     seconds = end - begin
     due = seconds / FRAME_SECONDS
@@ -219,7 +219,7 @@ def judge(traces: Sequence[Trace], begin: float, end: float, lags: Sequence[floa
     )
 
 
-def find_echoes(trace: Trace, begin: float, end: float) -> tuple[int, list[float]]:
+def find_echoes(trace: CallTrace, begin: float, end: float) -> tuple[int, list[float]]:
     """How many marks left between two moments, and how long those took that came back, in seconds."""
     if not trace.departures:
         return 0, []
@@ -325,7 +325,7 @@ async def run_load(
         raise ValueError("a load needs at least 1 connection and more than 0 seconds")
     offer_url(url)
     import_httpx2()  # before any clock starts
-    traces = [Trace() for _ in range(connections)]
+    traces = [CallTrace() for _ in range(connections)]
     lags: list[float] = []
     window = _Window(seconds)
     signal = spoken_signal()
@@ -337,7 +337,7 @@ async def run_load(
             opening = anyio.CapacityLimiter(OPENING)
             async with anyio.create_task_group() as ready:
                 for trace in traces:
-                    caller = _Caller(url, engine, headers, trace, signal)
+                    caller = _LoadCall(url, engine, headers, trace, signal)
                     ready.start_soon(calls.start, caller.run, opening)
             if any(trace.setup is not None for trace in traces):
                 await anyio.sleep(warm_up)
@@ -369,7 +369,7 @@ class _Window:
         self.end = time.monotonic()
 
 
-class _Caller:
+class _LoadCall:
     """One call: speaks, and notes what comes back."""
 
     def __init__(
@@ -377,7 +377,7 @@ class _Caller:
         url: str,
         engine: WebRTCEngine,
         headers: Mapping[str, str] | None,
-        trace: Trace,
+        trace: CallTrace,
         signal: NDArray[np.int16],
     ) -> None:
         self._url, self._engine, self._headers, self._trace, self._signal = url, engine, headers, trace, signal
@@ -445,7 +445,7 @@ async def _watch_lag(lags: list[float]) -> None:
         lags.append(time.monotonic() - began - 0.01)
 
 
-async def _report(traces: Sequence[Trace], window: _Window, on_progress: Callable[[LoadProgress], None]) -> None:
+async def _report(traces: Sequence[CallTrace], window: _Window, on_progress: Callable[[LoadProgress], None]) -> None:
     while True:
         since = time.monotonic() - 1
         up = [trace for trace in traces if trace.setup is not None]

@@ -118,7 +118,7 @@ class Playout:
     Args:
         sample_rate: Hz; what is pushed must have it.
         latency: What to do about audio that waits without need.
-        lead: Seconds by which frames leave before their time, if they are there, for far sides that buffer by
+        ahead: Seconds by which frames leave before their time, if they are there, for far sides that buffer by
             themselves (telephone).
         max_lag: See the module's text.
 
@@ -128,14 +128,14 @@ class Playout:
     """
 
     def __init__(
-        self, sample_rate: int, *, latency: Latency = Latency.BUFFERED, lead: float = 0.0, max_lag: float = MAX_LAG
+        self, sample_rate: int, *, latency: Latency = Latency.BUFFERED, ahead: float = 0.0, max_lag: float = MAX_LAG
     ) -> None:
         if sample_rate <= 0 or sample_rate % 50:
             raise MediaError(f"a playout sample rate of {sample_rate}", "a positive multiple of 50")
         self.sample_rate = sample_rate
         self.frame_size = sample_rate // 50
         self.latency = latency
-        self.lead = lead
+        self.ahead = ahead
         self.max_lag = max_lag
         self._chunks: deque[tuple[NDArray[np.int16], float]] = deque()  # with the time of the push
         self._offset = 0  # samples of the first chunk that were taken
@@ -143,7 +143,7 @@ class Playout:
         self._queued = self._played = self._dropped = self._shed = self._gaps = 0
         self._anchor: float | None = None
         self._slot = 0  # frames since the anchor
-        self._scheduled = self.next_slot = float("-inf")  # the next slot without and with lead
+        self._scheduled = self.next_slot = float("-inf")  # the next slot without and with `ahead`
         self._origin = 0.0  # when media time was 0
         self._frame = 0  # media time, in frames
         self._talkspurt = True
@@ -197,7 +197,7 @@ class Playout:
         assert self._anchor is not None  # noqa: S101
         self._slot = slot
         self._scheduled = self._anchor + slot * self.frame_size / self.sample_rate
-        self.next_slot = self._scheduled - self.lead
+        self.next_slot = self._scheduled - self.ahead
 
     def pop(self, now: float, within: float = 0.0) -> PlayoutFrame | None:
         """Take the frame that is due, or is `within` so many seconds; None if no frame is due."""
@@ -296,7 +296,7 @@ class Playout:
             return
         # The last whole frame is not shed: there must be two to make one of.
         standing = max(found.least, found.standing) if found.even else found.standing
-        frames = int((standing - self.lead) / FRAME_SECONDS + 1e-6) - 1
+        frames = int((standing - self.ahead) / FRAME_SECONDS + 1e-6) - 1
         if self.latency is Latency.LIVE and frames > 0:
             self._surplus = frames - self._shed_silence(frames)
             self._slack.reset()
@@ -306,8 +306,8 @@ class Playout:
             # Every frame came late, and left when it came. The schedule is ahead, by what was lost on the way here or
             # by a slow clock of the handler's, and would take the next jitter for a stall.
             self._move(-found.most)
-        elif _TIMER_NOISE < found.least - self.lead <= self.max_lag:
-            self._move(self.lead - found.least)
+        elif _TIMER_NOISE < found.least - self.ahead <= self.max_lag:
+            self._move(self.ahead - found.least)
 
     def _move(self, seconds: float) -> None:
         """Move the schedule: later, or if negative earlier."""

@@ -600,7 +600,7 @@ class MediaClock:
         return pts
 
 
-class Heard:
+class MarkTracker:
     """How much of what was sent the far side has played, as far as its answers to marks tell.
 
     What a clear cut off counts as not heard, though its marks come back as well. Figures are samples per channel.

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import links, signals
 from ._schedules import explore
-from .caller import Blocked, Caller, CallRecord, HandlerHung, Heard, open_caller, run_call
+from .caller import Blocked, Caller, CallRecord, HandlerHung, HeardFrame, open_caller, run_call
 from .clocks import Stuck, VirtualTime, advance, virtual_backend, virtual_time
 from .conformance import TRANSPORT_CHECKS, check_transport
 from .contract import HANDLER_CHECKS, check_handler
@@ -46,7 +46,7 @@ __all__ = [
     "Gap",
     "HandlerHung",
     "HandlerLifecycle",
-    "Heard",
+    "HeardFrame",
     "InjectedError",
     "LossyLink",
     "Stuck",

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from .._core.flow import FlowStatistics
-from .._core.player import LEAD
+from .._core.player import MOST_WAITING
 from .._core.threads import INTERRUPT_GRACE, SETTLE
 from ..connection.connection import Connection
 from ..ends import EndCause, Timeouts
@@ -64,7 +64,7 @@ def figures_add_up(call: Call) -> None:
     total = out.played + out.dropped + out.waiting
     if out.queued != total:
         raise AssertionError(f"audio_out: queued is played + dropped + waiting: {out}")
-    most = LEAD + call.journal.longest_item + 0.04
+    most = MOST_WAITING + call.journal.longest_item + 0.04
     waiting = transport.audio_out.queued_seconds
     if not waiting <= most:
         raise AssertionError(f"audio_out holds at most {most:g} s of what this handler emits: {waiting:g} s wait")
@@ -104,7 +104,7 @@ def an_end_in_time(call: Call, now: float) -> None:
             raise AssertionError(f"{due[0].why} {now - due[0].at:g} s ago, and the call goes on")
         return
     call.ended_at = now if call.ended_at is None else call.ended_at
-    most = LONGEST_END + call.journal.longest_item + LEAD + 0.1
+    most = LONGEST_END + call.journal.longest_item + MOST_WAITING + 0.1
     took = now - call.ended_at
     if not took <= most:
         raise AssertionError(f"an end is over within {most:g} s: it has taken {took:g} s")

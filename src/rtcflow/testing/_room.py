@@ -28,7 +28,7 @@ from ..handlers.base import StreamHandlerBase
 from ._stop_thread import stop_thread, take_back
 from .clocks import BackendName, VirtualTime, backend_with
 
-__all__ = ["HANG", "HandlerHung", "Room", "Watch", "refuse_in_a_loop", "run_in_room"]
+__all__ = ["HANG", "HandlerHung", "ManualLoop", "Watch", "refuse_in_a_loop", "run_in_room"]
 
 T = TypeVar("T")
 
@@ -173,7 +173,7 @@ def run_in_room(
             del future
 
 
-class Room:
+class ManualLoop:
     """A loop in manual virtual time, in a thread of its own, and the way into it."""
 
     _token: Any

@@ -45,7 +45,7 @@ from ._workers import PATIENCE
 from .clocks import BackendName, Stuck, virtual_time
 from .signals import read_wav
 
-__all__ = ["Blocked", "CallRecord", "Caller", "HandlerHung", "Heard", "open_caller", "run_call"]
+__all__ = ["Blocked", "CallRecord", "Caller", "HandlerHung", "HeardFrame", "open_caller", "run_call"]
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ LONGEST_CLOSE = 600.0
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class HeardFrame:
     """One frame that the caller heard.
 
     Attributes:
@@ -104,7 +104,7 @@ class CallRecord:
     """
 
     handler: StreamHandlerBase
-    heard: list[Heard]
+    heard: list[HeardFrame]
     seen: list[tuple[float, av.VideoFrame]]
     messages: list[tuple[float, str]]
     outputs: list[tuple[float, AdditionalOutputs]]
@@ -154,7 +154,7 @@ class CallRecord:
 
 @dataclass
 class _Tape:
-    heard: list[Heard] = field(default_factory=list)
+    heard: list[HeardFrame] = field(default_factory=list)
     seen: list[tuple[float, av.VideoFrame]] = field(default_factory=list)
     messages: list[tuple[float, str]] = field(default_factory=list)
     outputs: list[tuple[float, AdditionalOutputs]] = field(default_factory=list)
@@ -286,7 +286,7 @@ class Caller:
     # -- what a caller has noticed
 
     @property
-    def heard(self) -> list[Heard]:
+    def heard(self) -> list[HeardFrame]:
         """What was heard so far."""
         return list(self._tape.heard)
 
@@ -351,7 +351,7 @@ class Caller:
         with _until_the_end():
             while True:
                 frame = await self.transport.audio_in.take()
-                self._tape.heard.append(Heard(self.seconds, frame))
+                self._tape.heard.append(HeardFrame(self.seconds, frame))
 
     async def _watch(self) -> None:
         with _until_the_end():

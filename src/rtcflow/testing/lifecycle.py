@@ -48,7 +48,7 @@ from . import _promises as promises
 from . import strategies as rtc
 from ._life import EMITS, START_UPS, Call, Serving, count_tasks, make_item, refused
 from ._probe import Fault, InjectedError, Journal, probe_copies
-from ._room import HANG, HandlerHung, Room
+from ._room import HANG, HandlerHung, ManualLoop
 from ._sharing import refuse_shared_state
 from ._workers import PATIENCE
 from .clocks import BackendName
@@ -252,8 +252,8 @@ class HandlerLifecycle(RuleBasedStateMachine):
         self._journals: list[Journal] = []
         self._copy_fails = False
         self._authorized = True
-        self._room = Room(self.backend, prototype, patience=self.patience, hang=self._hang)
-        self.clock = self._room.clock
+        self._loop = ManualLoop(self.backend, prototype, patience=self.patience, hang=self._hang)
+        self.clock = self._loop.clock
         probe_copies(prototype, self._new_journal)
         self._prototype = prototype
         self._threads = promises.threads()
@@ -338,7 +338,7 @@ class HandlerLifecycle(RuleBasedStateMachine):
             if not has_own_method(self._prototype, "start_up"):
                 start_up = "works"
             self.call = call = Call(self._prototype, self.clock, self.shared, phone=phone, start_up=start_up)
-            task = self._room.start(call.run, self._serving.stream, offer, already, self._newest_journal)
+            task = self._loop.start(call.run, self._serving.stream, offer, already, self._newest_journal)
             self._settle()
             if task.done():
                 task.result()
@@ -599,7 +599,7 @@ class HandlerLifecycle(RuleBasedStateMachine):
             timeouts=promises.TIMEOUTS,
         )
         self._serving = Serving(stream, time_limit)
-        self._room.start(self._serving.run)
+        self._loop.start(self._serving.run)
         self._settle()
 
     def _stop_serving(self) -> None:
@@ -628,7 +628,7 @@ class HandlerLifecycle(RuleBasedStateMachine):
     def _call(self, function: Callable[..., Any], *args: Any) -> Any:
         """Have something happen in the loop; one that the handler holds up is left behind."""
         try:
-            return self._room.call(function, *args)
+            return self._loop.call(function, *args)
         except HandlerHung:
             self._closed = True
             type(self)._hang = SHORT_HANG
@@ -641,4 +641,4 @@ class HandlerLifecycle(RuleBasedStateMachine):
         # After a failed check things may be left that would never end by themselves: they are cancelled.
         self.clock.workers.wake(math.inf)
         self._call(self.clock.run_free)
-        self._room.close()
+        self._loop.close()

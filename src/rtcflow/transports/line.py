@@ -39,10 +39,10 @@ from ..protocol.lines import (
     CallStarted,
     Dtmf,
     Failed,
-    Heard,
     LineCodec,
     LineEvent,
     MarkPlayed,
+    MarkTracker,
     Media,
     MediaClock,
     MediaFormat,
@@ -75,7 +75,7 @@ MARK_EVERY: Final = 0.2
 """Seconds of audio between two marks. So exactly is it known what was heard, if the far side answers marks."""
 
 
-class _Outbox:
+class _MessageQueue:
     """What waits to be sent and is not audio; put from any thread, bounded, in order."""
 
     def __init__(self, bound: int) -> None:
@@ -147,7 +147,7 @@ class LineTransport(LinkTransport):
         self.ahead = ahead
         self._codec = codec
         self._socket = socket
-        self._outbox = _Outbox(OUTBOX_BOUND)
+        self._outbox = _MessageQueue(OUTBOX_BOUND)
         self._sending = anyio.Lock(fast_acquire=True)
         self._began = anyio.Event()
         self._all_heard = anyio.Event()
@@ -167,7 +167,7 @@ class LineTransport(LinkTransport):
         self._decoder: Coder = make_coder(heard.codec, heard.sample_rate, heard.layout)
         self._encoder: Coder = make_coder(spoken.codec, spoken.sample_rate, spoken.layout)
         self._clock = MediaClock(heard.sample_rate)
-        self._heard = Heard(round(MARK_EVERY * spoken.sample_rate))
+        self._heard = MarkTracker(round(MARK_EVERY * spoken.sample_rate))
         self._heard_lock = threading.Lock()
         self._marks: dict[str, float] = {}  # unanswered: how far playing had come
         self.audio_out.open(spoken.audio)
@@ -396,7 +396,7 @@ class LineTransport(LinkTransport):
     async def _send_mark(self, name: str) -> None:
         with self._heard_lock:
             self._marks[name] = self.audio_out.playback().played
-            if len(self._marks) > Heard.PENDING_BOUND:  # a far side that never answers
+            if len(self._marks) > MarkTracker.PENDING_BOUND:  # a far side that never answers
                 del self._marks[next(iter(self._marks))]
         await self._socket.send(self._codec.send(SendMark(name)))
 

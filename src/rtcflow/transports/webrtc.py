@@ -27,7 +27,7 @@ from ..media.playout import Latency
 from .linked import LinkTransport
 
 if TYPE_CHECKING:
-    from .._engine.peer import Peer, Wish
+    from .._engine.peer import LocalMedia, Peer
     from .._engine.room import Room
     from ..protocol.signalling import IceCandidate
 
@@ -150,12 +150,12 @@ class WebRTCEngine:
             UnsupportedMedia: The offer is valid, but nothing in it can be served.
             anyio.ClosedResourceError: The engine is closed.
         """
-        from .._engine.peer import Wish
+        from .._engine.peer import LocalMedia
 
         transport = self._transport(
-            latency, Wish(audio, video, True, send, receive), config or await self.next_config()
+            latency, LocalMedia(audio, video, True, send, receive), config or await self.next_config()
         )
-        await transport._begin(transport._peer.answer, offer_sdp, transport._wish)
+        await transport._begin(transport._peer.answer, offer_sdp, transport._local)
         transport.remote_sdp = offer_sdp
         return transport
 
@@ -182,22 +182,23 @@ class WebRTCEngine:
             receive: Whether we want the peer's media.
             latency: As for `answer`.
         """
-        from .._engine.peer import Wish
+        from .._engine.peer import LocalMedia
 
         if not (audio or video) or not (send or receive):
             raise ValueError("nothing is offered; expected audio or video, and send or receive")
-        transport = self._transport(latency, Wish(audio, video, messages, send, receive), await self.next_config())
+        local = LocalMedia(audio, video, messages, send, receive)
+        transport = self._transport(latency, local, await self.next_config())
         transport.offer = MediaOffer(audio and receive, audio and send, video and receive, video and send, messages)
-        await transport._begin(transport._peer.propose, transport._wish)
+        await transport._begin(transport._peer.propose, transport._local)
         return transport
 
-    def _transport(self, latency: Latency, wish: Wish, config: WebRTCConfig) -> WebRTCTransport:
+    def _transport(self, latency: Latency, local: LocalMedia, config: WebRTCConfig) -> WebRTCTransport:
         if self._room is None:
             raise anyio.ClosedResourceError
         from .._engine.peer import Peer
 
         ports = Ports(latency)
-        return WebRTCTransport(self._room, Peer(self._room, config, ports), ports, wish)
+        return WebRTCTransport(self._room, Peer(self._room, config, ports), ports, local)
 
     async def aclose(self) -> None:
         """Close every transport that is still open, and end the thread. Idempotent, and not cut short by cancelling."""
@@ -221,13 +222,13 @@ class WebRTCTransport(LinkTransport):
 
     kind = "webrtc"
 
-    def __init__(self, room: Room, peer: Peer, ports: Ports, wish: Wish) -> None:
+    def __init__(self, room: Room, peer: Peer, ports: Ports, local: LocalMedia) -> None:
         super().__init__(ports)
         self.answer: str = ""
         self.offer_sdp = ""
         self.remote_sdp = ""
         self.offer = peer.offer
-        self._room, self._peer, self._ports, self._wish = room, peer, ports, wish
+        self._room, self._peer, self._ports, self._local = room, peer, ports, local
 
     def __repr__(self) -> str:
         state = str(self.route or "connecting") if self._state == "open" else self._state
@@ -268,7 +269,7 @@ class WebRTCTransport(LinkTransport):
                 with the same certificate (a restart).
         """
         peer = self._peer
-        self.answer = await self._room.call(peer.renegotiate, offer_sdp, self._wish, context=peer.family.context)
+        self.answer = await self._room.call(peer.renegotiate, offer_sdp, self._local, context=peer.family.context)
         self.offer, self.remote_sdp = peer.offer, offer_sdp
         return self.answer
 
@@ -280,7 +281,7 @@ class WebRTCTransport(LinkTransport):
             UnsupportedMedia: The peer has refused everything.
             LocalProtocolError: An answer was accepted before, or this side did not offer.
         """
-        await self._room.call(self._peer.accept_answer, sdp, self._wish, context=self._peer.family.context)
+        await self._room.call(self._peer.accept_answer, sdp, self._local, context=self._peer.family.context)
         self.offer = self._peer.offer
         self.remote_sdp = sdp
 

@@ -18,17 +18,17 @@ import pytest
 from hypothesis import given, settings
 
 from rtcflow.client import load
-from rtcflow.client.load import COARSE, RATE, Limits, Trace, judge, run_load, spoken_signal
+from rtcflow.client.load import COARSE, RATE, CallTrace, LoadLimits, judge, run_load, spoken_signal
 from rtcflow.frames import AudioFormat
 from rtcflow.transports.webrtc import WebRTCConfig, open_engine
 
 LOCAL = WebRTCConfig(host_addresses=("127.0.0.1",))
 
 
-def echoed(latency: float, seconds: float = 8.0, gone: tuple[float, float] = (0.0, 0.0)) -> Trace:
+def echoed(latency: float, seconds: float = 8.0, gone: tuple[float, float] = (0.0, 0.0)) -> CallTrace:
     """A call whose echo is perfect, `latency` later, without what left in the stretch `gone`."""
     loop = spoken_signal()[0].reshape(-1, 6).mean(axis=1).astype(np.int16)
-    trace, size = Trace(setup=0.1), COARSE // 50
+    trace, size = CallTrace(setup=0.1), COARSE // 50
     for number in range(round(seconds * 50)):
         left = 100 + 0.02 * number
         trace.departures.append((left + 0.001 * (number % 7), 0.02 * (number + 1)))
@@ -67,7 +67,7 @@ def test_what_is_missing_counts() -> None:
 
 def test_the_silent_and_the_refused_count() -> None:
     """Who was refused, and who hears nothing, delivers nothing; silence until the end is one long gap."""
-    silent, refused = Trace(setup=0.2), Trace(failure="503: full")
+    silent, refused = CallTrace(setup=0.2), CallTrace(failure="503: full")
     report = judge([echoed(0.1), silent, refused], 101, 105)
     assert report.delivery == pytest.approx(1 / 3)
     assert report.worst_delivery == 0
@@ -89,13 +89,13 @@ def test_another_sound_is_no_echo() -> None:
 def test_limits_are_told_in_words() -> None:
     """Each limit that is not kept is one line with both numbers; a figure that is missing keeps no limit."""
     report = judge([echoed(0.1, gone=(3.0, 4.0))], 101, 105)
-    assert Limits().broken(report) == []
-    assert Limits(min_delivery=0.7, max_gap_p99=2.0, max_latency=0.2, max_setup=0.2).broken(report) == []
-    words = Limits(min_delivery=0.99, max_gap_p99=0.01, max_latency=0.05, max_setup=0.05).broken(report)
+    assert LoadLimits().broken(report) == []
+    assert LoadLimits(min_delivery=0.7, max_gap_p99=2.0, max_latency=0.2, max_setup=0.2).broken(report) == []
+    words = LoadLimits(min_delivery=0.99, max_gap_p99=0.01, max_latency=0.05, max_setup=0.05).broken(report)
     assert len(words) == 4
     assert words[0].startswith("delivery is 0.7")
     assert words[2] == "the median latency is 100.0 ms, above 50 ms"
-    assert Limits(max_latency=1.0).broken(judge([Trace(setup=0.1)], 0, 1)) == [
+    assert LoadLimits(max_latency=1.0).broken(judge([CallTrace(setup=0.1)], 0, 1)) == [
         "the median latency is unknown: nothing came back"
     ]
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rtcflow._core.player import LIVE_ROOM
+from rtcflow._core.player import MOST_WAITING_LIVE
 from rtcflow.exceptions import MediaError
 from rtcflow.media.playout import (
     LONG_CHUNK,
@@ -135,7 +135,7 @@ def test_media_time_stays_with_the_clock_over_many_pauses() -> None:
 
 def test_a_lead_lets_frames_leave_before_their_time() -> None:
     """With a lead of 60 ms three frames leave at once, the others that much early; each 20 ms apart."""
-    line = Line(lead=0.06)
+    line = Line(ahead=0.06)
     line.push(count_up(6 * SIZE), 1.0)
     line.run_until(2.0)
     assert [round(now, 6) for now, _ in line.left] == [1.0, 1.0, 1.0, 1.0, 1.02, 1.04]
@@ -143,7 +143,7 @@ def test_a_lead_lets_frames_leave_before_their_time() -> None:
 
 def test_a_lead_is_no_slack() -> None:
     """A live handler's frames leave when they come, lead or not, and the lead is still there when it is needed."""
-    line = Line(lead=0.06)
+    line = Line(ahead=0.06)
     for n in range(200):
         line.frame(n, n * FRAME)
     assert max(line.latencies(0)) == pytest.approx(0)
@@ -154,7 +154,7 @@ def test_a_lead_is_no_slack() -> None:
 
 def test_what_leaves_early_by_a_lead_is_not_taken_back() -> None:
     """The far side is ahead of us by as much as the first frame was late; the schedule stays with it."""
-    line = Line(lead=0.1)
+    line = Line(ahead=0.1)
     for n in range(200):
         line.frame(n, max(n * FRAME, 0.09 if n < 5 else 0))
     line.push(count_up(4 * SIZE), 4.0)
@@ -175,7 +175,7 @@ def test_what_leaves_early_by_a_lead_is_not_taken_back() -> None:
 )
 def test_the_figures_add_up(steps: list[tuple[str, int]], latency: Latency, lead: float) -> None:
     """Whatever happens: queued == played + dropped + waiting, frames are whole, media time and deadlines go on."""
-    line = Line(latency, lead=lead)
+    line = Line(latency, ahead=lead)
     playout, pushed = line.playout, 0
     for step, amount in steps:
         match step:
@@ -293,7 +293,7 @@ def test_a_position_tells_what_of_the_pushed_audio_was_heard() -> None:
 )
 def test_jitter_never_becomes_lasting_latency(jitter: list[float], latency: Latency, lead: float) -> None:
     """However unevenly a handler emits, 3 s after it emits on time its frames leave when they come; nothing is lost."""
-    line = Line(latency, lead=lead)
+    line = Line(latency, ahead=lead)
     times: list[float] = []
     for n in range(len(jitter) + 200):
         at = n * FRAME + (jitter[n] if n < len(jitter) else 0)
@@ -338,7 +338,7 @@ def test_a_backlog_behind_the_door_is_found() -> None:
         if 2 <= now < 2.9:
             continue
         while upstream:
-            if line.playout.queued_seconds >= LIVE_ROOM:
+            if line.playout.queued_seconds >= MOST_WAITING_LIVE:
                 line.playout.held_back()
                 break
             line.frame(upstream.popleft(), now)

@@ -21,10 +21,10 @@ from rtcflow.protocol.lines import (
     Connected,
     Dtmf,
     Failed,
-    Heard,
     LineCodec,
     LineEvent,
     MarkPlayed,
+    MarkTracker,
     Media,
     MediaClock,
     MediaFormat,
@@ -658,7 +658,7 @@ def test_the_rate_bound_lets_bursts_through_and_floods_not() -> None:
 
 def test_what_was_heard_is_what_marks_confirmed() -> None:
     """Marks confirm what was before them; what a clear cut off is not heard, though its marks come back."""
-    heard = Heard(every=400)
+    heard = MarkTracker(every=400)
     marks = [heard.send(160) for _ in range(10)]
     named = [mark for mark in marks if mark]
     assert [index for index, mark in enumerate(marks) if mark] == [2, 5, 8]
@@ -677,7 +677,7 @@ def test_what_was_heard_is_what_marks_confirmed() -> None:
 @given(st.lists(st.sampled_from(["send", "mark", "played", "clear"]), max_size=60))
 def test_heard_and_cut_never_exceed_sent(steps: list[str]) -> None:
     """In any order of events the figures add up."""
-    heard, names = Heard(every=300), ["none"]
+    heard, names = MarkTracker(every=300), ["none"]
     for step in steps:
         match step:
             case "send":

@@ -1,15 +1,27 @@
-"""Turn-taking: who is speaking, when it is the bot's turn, and what the peer heard of it."""
+"""Turn-taking: who is speaking, when it is the bot's turn, and what the caller heard of a reply.
 
-from .detector import ChunkTurns, TurnDetector, VoiceTurns
+`__all__` is the one list of the public names. `rtcflow.turns` offers all of it.
+
+| module | what it decides |
+|---|---|
+| `vad`, `silero` | how likely speech is in a piece of audio |
+| `pauses`, `detector`, `keywords` | when a turn begins and ends, and which stop words were said |
+| `state` | what the bot does about it: reply, hold, resume, cancel |
+| `ledger` | how much of a reply the caller has heard |
+| `reply` | runs one reply function, and queues its chunks |
+| `reply_handler`, `reply_on_pause`, `reply_on_stop_words` | the handlers: they await, and do what `state` says |
+| `timeline` | the moments of each turn |
+"""
+
+from .detector import TurnDetector, VoiceTurns
 from .events import DetectorEvent, SpeechEnded, SpeechStarted, StopWordHeard, TurnEnd, TurnEnded
 from .keywords import KeywordHit, KeywordSpotter, PocketsphinxSpotter, SpeechToText, TranscribingSpotter
-from .ledger import Heard, PlayoutLedger, Say
+from .ledger import Heard, Say
 from .options import AlgoOptions, SileroVadOptions
 from .pauses import PauseTracker
-from .reply import Chunk, Outbox, Reply, run_reply
 from .reply_handler import ReplyHandler
 from .reply_on_pause import ReplyOnPause
-from .reply_on_stop_words import ReplyOnStopWords, StopWordTurns
+from .reply_on_stop_words import ReplyOnStopWords
 from .silero import SileroVADModel, get_silero_model
 from .smart_turn import EndOfTurn, SmartTurn, SmartTurnModel
 from .timeline import (
@@ -28,8 +40,6 @@ from .vad import AudioChunk, EnergyVad, ModelOptions, PauseDetectionModel, Strea
 __all__ = [
     "AlgoOptions",
     "AudioChunk",
-    "Chunk",
-    "ChunkTurns",
     "DetectorEvent",
     "EndOfTurn",
     "EnergyVad",
@@ -39,13 +49,10 @@ __all__ = [
     "KeywordHit",
     "KeywordSpotter",
     "ModelOptions",
-    "Outbox",
     "PauseDetectionModel",
     "PauseTracker",
     "PlayoutFinished",
-    "PlayoutLedger",
     "PocketsphinxSpotter",
-    "Reply",
     "ReplyEvent",
     "ReplyFailed",
     "ReplyHandler",
@@ -62,7 +69,6 @@ __all__ = [
     "SpeechStarted",
     "SpeechToText",
     "StopWordHeard",
-    "StopWordTurns",
     "StreamingVadModel",
     "TranscribingSpotter",
     "TurnDetector",
@@ -73,5 +79,4 @@ __all__ = [
     "VadStream",
     "VoiceTurns",
     "get_silero_model",
-    "run_reply",
 ]

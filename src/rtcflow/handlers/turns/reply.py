@@ -97,7 +97,7 @@ class Reply:
         self.resumed = anyio.Event()
 
     def interrupt(self, now: float) -> None:
-        """End the reply, at the loop's time `now`. Call `Outbox.let_go` after it.
+        """End the reply, at the loop's time `now`. Call `ChunkQueue.let_go` after it.
 
         An async generator that stands at a `yield` is closed there, and may await in its `finally` for `CLOSING`
         seconds. One that awaits something is cancelled.
@@ -132,7 +132,7 @@ class Reply:
         return Chunk(self, emitted.audio, text, emitted.outputs, emitted.close)
 
 
-class Outbox:
+class ChunkQueue:
     """Chunks between the reply and `emit`. One chunk may wait; then the reply must wait.
 
     Cancelled replies never wait, and their chunks are dropped. Thread-safe.
@@ -222,7 +222,7 @@ class RunsThreads(Protocol):
 
 
 async def run_reply(
-    reply: Reply, fn: Callable[..., Any], args: list[Any], outbox: Outbox, run_sync: RunsThreads
+    reply: Reply, fn: Callable[..., Any], args: list[Any], outbox: ChunkQueue, run_sync: RunsThreads
 ) -> None:
     """Call ``fn(*args)`` and put all it yields, or returns, into `outbox`.
 
@@ -242,7 +242,9 @@ async def run_reply(
     await _drain(reply, result, fn, outbox, run_sync)
 
 
-async def _drain(reply: Reply, result: object, fn: Callable[..., Any], outbox: Outbox, run_sync: RunsThreads) -> None:
+async def _drain(
+    reply: Reply, result: object, fn: Callable[..., Any], outbox: ChunkQueue, run_sync: RunsThreads
+) -> None:
     """Put the result of a call: a stream of chunks, or a single one."""
     if isinstance(result, AsyncIterator):
         try:
@@ -275,7 +277,7 @@ async def _close(generator: AsyncGenerator[Any, Any]) -> None:
             raise others from None
 
 
-async def _hand_over(reply: Reply, item: object, outbox: Outbox) -> None:
+async def _hand_over(reply: Reply, item: object, outbox: ChunkQueue) -> None:
     chunk = reply.chunk(item)
     reply.at_yield = True
     try:
@@ -285,7 +287,7 @@ async def _hand_over(reply: Reply, item: object, outbox: Outbox) -> None:
 
 
 def _for_thread(
-    reply: Reply, fn: Callable[..., Any], args: list[Any] | None, outbox: Outbox, result: object = None
+    reply: Reply, fn: Callable[..., Any], args: list[Any] | None, outbox: ChunkQueue, result: object = None
 ) -> Callable[[], object]:
     """The job of a worker thread, named after `fn`: call it unless `args` is None, and go through its result."""
 
@@ -303,7 +305,7 @@ def _for_thread(
     return work
 
 
-def _drive(reply: Reply, result: object, outbox: Outbox) -> object:
+def _drive(reply: Reply, result: object, outbox: ChunkQueue) -> object:
     """Go through the result of a plain function in this thread, if it is an iterator.
 
     Returns:
@@ -389,4 +391,4 @@ class ThreadLimit:
             self._waiting.wake_all()
 
 
-__all__ = ["Chunk", "Outbox", "Reply", "ThreadLimit", "run_reply"]
+__all__ = ["Chunk", "ChunkQueue", "Reply", "ThreadLimit", "run_reply"]

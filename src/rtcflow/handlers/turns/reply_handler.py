@@ -30,7 +30,7 @@ from ..base import AsyncStreamHandler, get_current_handler
 from .arguments import check_callback, check_reply_function, check_startup_function, name_of_function
 from .ledger import Heard
 from .recording import Recording
-from .reply import CLOSING, Chunk, Outbox, Reply, ThreadLimit, run_reply
+from .reply import CLOSING, Chunk, ChunkQueue, Reply, ThreadLimit, run_reply
 from .state import (
     Action,
     Audio,
@@ -124,7 +124,7 @@ class ReplyHandler(AsyncStreamHandler):
         self.on_turn_error = on_turn_error
         self._on_event = on_event
         self._state = self._make_state()
-        self._outbox = Outbox()
+        self._outbox = ChunkQueue()
         self._threads = ThreadLimit(REPLY_THREADS)
         self._replies: dict[int, Reply] = {}  # whose tasks run
         self._reply: Reply | None = None  # until it was played or interrupted

@@ -12,11 +12,9 @@ from hypothesis import strategies as st
 
 from rtcflow.handlers.turns import (
     AlgoOptions,
-    ChunkTurns,
     EnergyVad,
     Heard,
     PauseTracker,
-    PlayoutLedger,
     SileroVadOptions,
     SpeechEnded,
     SpeechStarted,
@@ -26,7 +24,9 @@ from rtcflow.handlers.turns import (
 )
 from rtcflow.handlers.turns import detector as detector_module
 from rtcflow.handlers.turns import silero as silero_module
+from rtcflow.handlers.turns.detector import ChunkTurns
 from rtcflow.handlers.turns.keywords import TranscribingSpotter, find_phrase
+from rtcflow.handlers.turns.ledger import PlayoutLedger
 from rtcflow.handlers.turns.recording import Recording
 from rtcflow.handlers.turns.silero import get_silero_model, speech_chunks
 

@@ -21,11 +21,11 @@ from rtcflow.handlers.turns import (
     SpeechEnded,
     SpeechStarted,
     StopWordHeard,
-    StopWordTurns,
     TurnEnded,
     VoiceTurns,
 )
 from rtcflow.handlers.turns.keywords import KeywordHit
+from rtcflow.handlers.turns.reply_on_stop_words import StopWordTurns
 from rtcflow.media.resample import Resampler
 from rtcflow.testing import open_caller
 from rtcflow.testing.clocks import virtual_backend

@@ -8,7 +8,7 @@ loses nothing, and a slow reader holds the writer back.
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import anyio
 
@@ -16,8 +16,6 @@ from .messages import pack, pack_event, unpack_event
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-
-    from .node import Node
 
 ROOM: Final = 32
 """Messages that wait for their reader at most; the writer then waits."""
@@ -36,6 +34,22 @@ class PipeBroken(OSError):
     """The other node has gone, or has closed the pipe. To an ASGI application this is a client that has left."""
 
 
+class PipeNode(Protocol):
+    """What a pipe asks of its `Node`."""
+
+    def node_subject(self, name: str) -> str:
+        """Where a node gets its messages."""
+
+    def watch(self, subject: str, gone: Callable[[], object]) -> None:
+        """Have `gone` called when nobody listens to the subject any more."""
+
+    def unwatch(self, subject: str, gone: Callable[[], object]) -> None:
+        """End `watch`. Idempotent."""
+
+    async def deliver(self, subject: str, message: bytes, timeout: float) -> bytes:
+        """Send a message until it has an answer."""
+
+
 class Pipe:
     """One node's end of a pipe. `Node.open_pipe` makes it and closes it.
 
@@ -44,7 +58,7 @@ class Pipe:
         number: Its number here, by which the other node writes to it.
     """
 
-    def __init__(self, node: Node, number: int) -> None:
+    def __init__(self, node: PipeNode, number: int) -> None:
         self.number = number
         self._node = node
         self._subject = ""

@@ -27,10 +27,10 @@ from .output_events import OutputFunction
 from .session import CallRequest, Session
 
 if TYPE_CHECKING:
-    from ..cluster import Cluster
     from ..transports.line_socket import LineLimits
     from ..transports.telephone import TelephoneConfig
     from ..transports.webrtc import WebRTCConfig
+    from .router import RouterSource
 
 _E = TypeVar("_E", bound=enum.Enum)
 _G = TypeVar("_G", "Limits", "Access", "Page")
@@ -215,7 +215,7 @@ class Options:
     webrtc: WebRTCConfig | None = None
     telephone: TelephoneConfig | None = None
     websocket: LineLimits | None = None
-    cluster: Cluster | None = None
+    cluster: RouterSource | None = None
 
     def __post_init__(self) -> None:
         _check_modality(self.handler, self.modality)

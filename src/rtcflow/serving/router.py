@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
+
+import anyio.abc
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -101,3 +104,10 @@ def replay(body: bytes, receive: Receive) -> Receive:
         return await receive()
 
     return receive_again
+
+
+class RouterSource(Protocol):
+    """A `rtcflow.cluster.Cluster`, as a stream uses it. The cluster knows the stream's calls; they do not know it."""
+
+    def joined(self, calls: Any, tasks: anyio.abc.TaskGroup) -> AbstractAsyncContextManager[CallRouter]:
+        """Be a node of the cluster inside this block."""

@@ -383,6 +383,7 @@ def _in_a_process(
 
 
 def _main(path: str, names: str, backend: str, points: str, limit: str) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs with it ignored
     sys.path.insert(0, str(Path(__file__).parent))
     sys.modules["cancellation_sweep"] = sys.modules["__main__"]
     spec = importlib.util.spec_from_file_location(Path(path).stem, path)

@@ -7,6 +7,7 @@ The memory transport and bare connections are in `test_cancelled_connection.py`,
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
+from functools import partial
 
 import anyio
 import httpx2
@@ -194,10 +195,9 @@ async def client_call(facts: Facts) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(httpx2, "AsyncClient", lambda **options: real(**{**options, "transport": site}))
         async with stream.running(), open_engine(LOCAL) as engine, connect("http://site", engine=engine) as call:
-            # The connection in the child would make anyio's group swallow a native cancellation: see `task_group`.
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(_hang_up_soon, call)
-                await run_connection(call, handler, timeouts=QUICK)
+                tasks.start_soon(partial(run_connection, call, handler, timeouts=QUICK))
+                await _hang_up_soon(call)
 
 
 WEBRTC = [webrtc_connection, client_call]

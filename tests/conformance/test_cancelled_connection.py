@@ -130,7 +130,21 @@ async def started_call(facts: Facts) -> None:
         await session.connection.wait_ended()
 
 
-STORIES = [async_connection, sync_connection, async_call, sync_call, started_call]
+async def applications_groups(facts: Facts) -> None:
+    """A connection as a child of a task group of the application, in a group of its own."""
+    made = []
+    facts.expect("shutdown was called at most once", lambda: all(handler.shut_down <= 1 for handler in made))
+    async with anyio.create_task_group() as tasks, memory_pair() as (ours, theirs):
+
+        async def serve():
+            async with anyio.create_task_group():
+                await run_connection(ours, AsyncEcho(made), timeouts=QUICK)
+
+        tasks.start_soon(serve)
+        await _speak(theirs)
+
+
+STORIES = [async_connection, sync_connection, async_call, sync_call, started_call, applications_groups]
 
 
 @pytest.mark.timeout(300)

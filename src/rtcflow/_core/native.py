@@ -7,7 +7,9 @@ rest of asyncio stays in `rtcflow._engine`.
 Such a cancellation reaches a task once. A cancel scope that swallows it by mistake leaves the caller of `task.cancel()`
 waiting. anyio 4.16 makes this mistake if a child of a task group has a task group of its own, and both are cancelled:
 the child's group counts its own cancellations towards the task of the outer group, which then takes back one too many.
-`task_group` therefore remembers how its block ended, and cancels the task again if that was lost.
+The outer group may be the application's. So `task_group` passes nothing on: when it is cancelled itself, it shields
+itself for its last moment, and looks for the outer cancellation afterwards. It also remembers how its block ended, and
+cancels the task again if that was lost.
 """
 
 from __future__ import annotations
@@ -20,6 +22,14 @@ from contextlib import asynccontextmanager
 import anyio
 import anyio.abc
 import anyio.lowlevel
+
+
+def asyncio_runs() -> bool:
+    """Whether the caller runs in a task of asyncio."""
+    try:
+        return asyncio.current_task() is not None
+    except RuntimeError:
+        return False
 
 
 def cancellations() -> int:
@@ -42,15 +52,31 @@ async def task_group() -> AsyncIterator[anyio.abc.TaskGroup]:
         async with anyio.create_task_group() as tasks:
             try:
                 yield tasks
-            except anyio.get_cancelled_exc_class():
-                if anyio.current_effective_deadline() != -math.inf:  # so no cancel scope did this
+            except BaseException as error:
+                cancelled_here = isinstance(error, anyio.get_cancelled_exc_class())
+                if cancelled_here and anyio.current_effective_deadline() != -math.inf:  # so no cancel scope did this
                     cancelled = cancellations()
+                keep_count(tasks.cancel_scope)
                 raise
+            if tasks.cancel_scope.cancel_called:
+                keep_count(tasks.cancel_scope)
     except anyio.get_cancelled_exc_class():
         if cancellations() >= cancelled:
             raise
     if cancellations() < cancelled:
         await _cancel_again(cancelled)
+    await anyio.lowlevel.checkpoint_if_cancelled()
+
+
+def keep_count(scope: anyio.CancelScope) -> None:
+    """Cancel `scope`, which is about to be left, such that it counts its cancellations towards no other scope.
+
+    Its tasks are cancelled as before. Whoever leaves it has to look for a cancellation from outside again, by
+    `checkpoint_if_cancelled`. Under trio nothing is done: trio does not count.
+    """
+    if asyncio_runs():
+        scope.cancel()
+        scope.shield = True
 
 
 async def _cancel_again(times: int) -> None:

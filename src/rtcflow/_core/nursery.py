@@ -25,6 +25,7 @@ import anyio
 import anyio.abc
 
 from .guard import beside_cancellation
+from .native import keep_count
 
 PATIENCE: Final = 0.1
 """Seconds for which a task that was cancelled is cancelled at each step, before that is done `EVERY` so often only."""
@@ -76,7 +77,10 @@ class Nursery:
             with self._scope:
                 async with anyio.create_task_group() as self._tasks:
                     begin()
-                    await anyio.Event().wait()  # for ever. `sleep_forever` would leave a timer in asyncio's heap
+                    try:
+                        await anyio.Event().wait()  # for ever. `sleep_forever` would leave a timer in asyncio's heap
+                    finally:
+                        keep_count(self._scope)
         finally:
             self._tasks = None
             self._ended.set()

@@ -41,6 +41,7 @@ import anyio.lowlevel
 
 from .._core.bridge import Event, loop_clock, wait_out
 from .._core.guard import explain, is_cancellation
+from .._core.native import task_group
 from .._core.nursery import Nursery
 from .._core.player import Playback
 from .._core.threads import INTERRUPT_GRACE, SETTLE, Crew, WorkerThreads, observer
@@ -332,7 +333,7 @@ class Connection:
         token = set_current_context(context)
         log_facts.set(LogFacts(shorten_id(context.webrtc_id), context.transport, context.principal))
         try:
-            async with anyio.create_task_group() as tasks:
+            async with task_group() as tasks:
                 tasks.start_soon(self._close_at_the_end, tasks, name=f"closing of {self._name}")
                 try:
                     await self._serve(tasks)
@@ -719,7 +720,7 @@ async def shut_down(
         return
     errors: list[BaseException] = []
     if owner is None:
-        async with anyio.create_task_group() as own:
+        async with task_group() as own:
             await _shut_down(handler, timeout, Crew(workers or WorkerThreads()), own, errors)
     else:
         await _shut_down(handler, timeout, Crew(workers or WorkerThreads()), owner, errors)

@@ -23,6 +23,7 @@ from typing_extensions import override
 from .._core.bridge import loop_clock
 from .._core.flow import Flow, Policy
 from .._core.link import LinkEnd
+from .._core.native import task_group
 from .._core.player import Player
 from ..abc import MediaOffer
 from ..exceptions import RemoteProtocolError
@@ -235,7 +236,7 @@ async def memory_pair(
     theirs = MemoryTransport(mirrored, latency=Latency.BUFFERED, phone=False)
     error: BaseException | None = None
     try:
-        async with anyio.create_task_group() as pumps:
+        async with task_group() as pumps:
             for source, target, way in ((theirs, ours, ways[0]), (ours, theirs, ways[1])):
                 way.begin()
                 _start_pumps(pumps, source, target, way)

@@ -170,8 +170,8 @@ async def test_a_long_computation_ends_with_its_connection():
                 pass
 
             def emit(self, way=way):
-                self.began.set()
                 assert self.running
+                self.began.set()
                 while True:
                     if way == "check_cancelled":
                         anyio.from_thread.check_cancelled()

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 import av
 
 from ._core.flow import Flow, FlowStatistics, Policy
-from ._core.player import Playback, Player
+from ._core.player import Playback, Player, PlayerTap
 from .exceptions import LocalProtocolError
 from .frames import AudioFormat, AudioFrame
-from .media.playout import PlayoutStatistics
+from .media.playout import PlayoutFrame, PlayoutStatistics
 
 __all__ = [
     "Flow",
@@ -19,6 +19,8 @@ __all__ = [
     "MediaOffer",
     "Playback",
     "Player",
+    "PlayerTap",
+    "PlayoutFrame",
     "PlayoutStatistics",
     "Policy",
     "Transport",

@@ -6,12 +6,14 @@ routes.
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, Unpack
 
 from ._core.fanout import Reader
+from .context import Context
 from .ends import Timeouts
 from .handlers.base import StreamHandlerBase
 from .handlers.functions import VideoStreamHandler, handler_from
@@ -28,10 +30,12 @@ from .serving.options import (
     Modality,
     Mode,
     OnCallEnd,
+    OnRecorded,
     Options,
     Page,
     choose,
     merge,
+    recorded_where,
 )
 from .serving.session import CallRequest, Session
 
@@ -55,6 +59,7 @@ __all__ = [
     "Modality",
     "Mode",
     "OnCallEnd",
+    "OnRecorded",
     "Options",
     "Page",
     "Reader",
@@ -82,6 +87,11 @@ class Stream:
             `ConnectionStatistics`: for a row in a database, for example. Its slot is free by then. A sync function runs
             in a worker thread. It has `Timeouts.shutdown` seconds, also when the server is stopping. What it raises is
             logged and disturbs no other call. Calls that were refused are not reported.
+        record: Where calls are recorded: a directory, in which each call gets a WAV file of its own. Or a function of
+            the call's `Context` that returns the file's path, or None for no recording, sync or async; see
+            `Connection.record`.
+        on_recorded: Called with the path and the `Context` when a call has ended and its recording's file is closed.
+            It has `Timeouts.shutdown` seconds. What it raises is logged and disturbs no other call.
         limits: How many calls, threads and offers the stream takes, and how long a call may last.
         access: Which callers and which web pages may call.
         page: What the page, and other clients, are told before they call.
@@ -120,6 +130,8 @@ class Stream:
         mode: Mode | Literal["send-receive", "send", "receive"] = "send-receive",
         additional_outputs_handler: Callable[..., Any] | None = None,
         on_call_end: OnCallEnd | None = None,
+        record: str | os.PathLike[str] | Callable[[Context], Any] | None = None,
+        on_recorded: OnRecorded | None = None,
         limits: Limits | None = None,
         access: Access | None = None,
         page: Page | None = None,
@@ -152,6 +164,8 @@ class Stream:
             form=arguments_of(handler, own) if page.arguments is None else read_arguments(page.arguments),
             additional_outputs_handler=additional_outputs_handler,
             on_call_end=on_call_end,
+            record=recorded_where(record),
+            on_recorded=on_recorded,
             latency=choose("latency", latency, Latency),
             timeouts=timeouts or Timeouts(),
             debug=debug,

@@ -14,6 +14,7 @@ import enum
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -89,6 +90,7 @@ class Flow(Generic[T]):
         self._ended = False
         self._error: BaseException | None = None
         self._closed = False
+        self._taps: tuple[Callable[[T], object], ...] = ()
         self._taking = False
         self._in_a_row = 0  # items taken without any wait
         self._put = self._taken = self._dropped = self._most_waiting = 0
@@ -139,7 +141,22 @@ class Flow(Generic[T]):
         self._put += 1
         self._most_waiting = max(self._most_waiting, len(self._items))
         self._takers.wake_all()
+        for tap in self._taps:
+            tap(item)
         return True
+
+    def tap(self, tap: Callable[[T], object]) -> None:
+        """Have `tap` called with each item that is put from now on, until the end, also if the item is dropped later.
+
+        It is called in the thread that puts, with the flow's lock held: it must return at once.
+        """
+        with self._lock:
+            self._taps = (*self._taps, tap)
+
+    def untap(self, tap: Callable[[T], object]) -> None:
+        """Take back `tap`. Does nothing if `tap` is not there."""
+        with self._lock:
+            self._taps = tuple(one for one in self._taps if one != tap)
 
     # -- taking
 
@@ -261,6 +278,11 @@ class Flow(Generic[T]):
         self._putters.wake_all()
 
     # -- looking
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing can be put any more, since `end` or `close` was called."""
+        return self._ended
 
     def __len__(self) -> int:
         return len(self._items)

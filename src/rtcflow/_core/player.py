@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import anyio
 import anyio.lowlevel
@@ -55,6 +56,16 @@ class Playback:
     confirmed: float | None = None
 
 
+class PlayerTap(Protocol):
+    """Sees what leaves a `Player`. Called in any thread, with the player's lock held: it must return at once."""
+
+    def left(self, due: PlayoutFrame, now: float) -> None:
+        """A frame has left for the peer at `now`. It is told when the next frame is taken, or at the end."""
+
+    def cleared(self, now: float, seconds: float) -> None:
+        """So many seconds of waiting audio were dropped."""
+
+
 class Player:
     """Audio on its way out: a bounded queue of samples, played in real time.
 
@@ -89,6 +100,8 @@ class Player:
         self._ended = False
         self._closed = False
         self._clears = self._clears_at_pop = 0
+        self._taps: tuple[PlayerTap, ...] = ()
+        self._leaving: list[tuple[PlayoutFrame, float]] = []  # taken, and not sent for certain; only for taps
         self._confirmed: float | None = None
         self._unconfirmed_from = 0.0  # played by then: confirmed, or dropped by the far side
 
@@ -150,7 +163,10 @@ class Player:
             dropped = self._playout.clear()
             self._unconfirmed_from = self._playback().played
             self._putters.wake_all()
-            return dropped / self._playout.sample_rate
+            seconds = dropped / self._playout.sample_rate
+            for tap in self._taps:
+                tap.cleared(self._clock(), seconds)
+            return seconds
 
     def end(self) -> None:
         """Take nothing more; `wait_for_room` fails, and what is queued plays on. From any thread; idempotent."""
@@ -247,6 +263,8 @@ class Player:
             frame = self._playout.pop(self._clock() + within)
             if frame is not None:
                 self._putters.wake_all()
+                if self._taps:
+                    self._leaving.append((frame, self._clock()))
             return frame
 
     def poll(self, waiter: Waiter, grain: float = 0.0) -> PlayoutFrame | float | None:
@@ -275,6 +293,8 @@ class Player:
     def _take_due(self, grain: float = 0.0) -> PlayoutFrame | float | None:
         if self._closed:
             raise anyio.EndOfStream
+        if self._leaving:
+            self._tell_left()
         if self._playout is None:
             return None
         now = self._clock()
@@ -284,7 +304,36 @@ class Player:
             return None if deadline is None else deadline - now
         self._clears_at_pop = self._clears
         self._putters.wake_all()
+        if self._taps:
+            self._leaving.append((frame, now))
         return frame
+
+    def _tell_left(self) -> None:
+        leaving, self._leaving = self._leaving, []
+        for due, at in leaving:
+            for tap in self._taps:
+                tap.left(due, at)
+
+    def withdraw(self) -> None:
+        """The transport has dropped what it took with the last `next_frame` (and `more`), because it is `stale`."""
+        with self._lock:
+            self._leaving = []
+
+    def tap(self, tap: PlayerTap) -> None:
+        """Tell `tap` what leaves from now on."""
+        with self._lock:
+            self._taps = (*self._taps, tap)
+
+    def untap(self, tap: PlayerTap) -> None:
+        """Tell `tap` what has left, and no more. Does nothing if `tap` is not there."""
+        with self._lock:
+            self._tell_left()
+            self._taps = tuple(one for one in self._taps if one is not tap)
+
+    @property
+    def now(self) -> float:
+        """The time on the player's clock."""
+        return self._clock()
 
     @property
     def stale(self) -> bool:
@@ -295,6 +344,7 @@ class Player:
         """The transport has ended: all audio that waits is dropped, every wait fails. From any thread; idempotent."""
         with self._lock:
             self._ended = self._closed = True
+            self._tell_left()
             if self._playout is not None:
                 self._playout.clear()
             self._player.wake_all()

@@ -78,7 +78,10 @@ class PlayoutTrack(MediaStreamTrack):
                 return _as_av(samples, sample_rate, pts)
             if self._encoder is None:
                 self._encoder = OpusEncoder(sample_rate, self._config)
-            if (packet := self._encoder.encode(samples, pts)) is not None and not self._player.stale:
+            packet = self._encoder.encode(samples, pts)
+            if self._player.stale:
+                self._player.withdraw()
+            elif packet is not None:
                 return packet
 
     async def play(self, writer: RtpWriter) -> None:
@@ -98,7 +101,10 @@ class PlayoutTrack(MediaStreamTrack):
         encoder = self._encoder
         if encoder is None:
             encoder = self._encoder = OpusEncoder(sample_rate, self._config)
-        if (payload := encoder.payload(samples)) is not None and not self._player.stale:
+        payload = encoder.payload(samples)
+        if self._player.stale:
+            self._player.withdraw()
+        elif payload is not None:
             level = audio_level(samples) if self._config.audio_level else None
             writer.write(payload, pts * encoder.step, marker=due.talkspurt, level=level)
 

@@ -5,8 +5,10 @@
 from __future__ import annotations
 
 from .._core.threads import ThreadStatistics, WorkerThreads
+from ..media.recording import Mark
 from .connection import Connection, ConnectionStatistics, run_connection
 from .handler_loop import Future, Handle, HandlerLoop, Task
+from .recorder import Recording
 
 __all__ = [
     "Connection",
@@ -14,6 +16,8 @@ __all__ = [
     "Future",
     "Handle",
     "HandlerLoop",
+    "Mark",
+    "Recording",
     "Task",
     "ThreadStatistics",
     "WorkerThreads",

@@ -56,6 +56,7 @@ from ..outputs import AdditionalOutputs, CloseStream
 from ..protocol import messages
 from .handler_loop import HandlerLoop
 from .media_loops import STREAM_ENDS, MediaLoops
+from .recorder import Recording, RecordPath
 
 __all__ = ["Connection", "ConnectionStatistics", "run_connection", "shut_down"]
 
@@ -127,6 +128,7 @@ class Connection:
     Attributes:
         end: How it ended, or None while it lives.
         errors: What the handler raised, as it is.
+        recordings: What `record` returned, in order.
     """
 
     def __init__(
@@ -169,6 +171,11 @@ class Connection:
         self._began: float | None = None  # moments; in virtual time, 0.0 is a moment, too
         self._connected: float | None = None
         self._messages_dropped = self._lost_threads = self._lost_tasks = 0
+        self.recordings: list[Recording] = []
+        self._tasks: anyio.abc.TaskGroup | None = None
+        self._started = False  # the transport
+        self._writers: dict[Recording, anyio.CancelScope] = {}
+        self._scribes = Crew(WorkerThreads())
         self._media = MediaLoops(
             transport,
             handler,
@@ -277,6 +284,72 @@ class Connection:
         """End the connection."""
         self._finish(End(EndCause.CLOSED, reason))
 
+    def record(self, path: RecordPath | Callable[[Context], Any]) -> Recording:
+        """Record the call from now on, until it ends or `Recording.stop`; from any thread.
+
+        The file has two channels: the caller, and what left for the caller. Both are on media time, so they stay
+        together however long the call lasts. Disks never hold up the call. If the file cannot be written, one error is
+        logged (`Recording.error`), and the call goes on.
+
+        Args:
+            path: The file, in a directory that exists. It must not exist itself. Its suffix chooses the format:
+                ``.wav`` (16 bit), ``.ogg`` or ``.opus`` (Ogg Opus), ``.mka`` (Matroska with Opus), or ``.mkv``, which
+                has the pictures of both sides, too. Or a function of the `Context` that returns such a path, or None
+                for no recording, sync (in a worker thread) or async.
+
+        Raises:
+            ValueError: The path has another suffix.
+            RuntimeError: The connection has ended.
+        """
+        recording = Recording(path, self.context)
+        with self._lock:
+            if self.end is not None:
+                raise RuntimeError("the connection has ended: there is nothing to record any more")
+            self.recordings.append(recording)
+            started, tasks = self._started, self._tasks
+            if started:
+                self._attach(recording)
+        if tasks is not None:
+            if threading.get_ident() == self._loop_thread:
+                self._start_writer(recording)
+            else:
+                self.loop.call_soon_threadsafe(self._start_writer, recording)
+        return recording
+
+    def _attach(self, recording: Recording) -> None:
+        recording.attach(self.transport, max(self._heard.sample_rate, self._sent.sample_rate))
+
+    def _start_writer(self, recording: Recording) -> None:
+        tasks = self._tasks
+        if tasks is not None and recording not in self._writers and not self._ended.is_set():
+            scope = self._writers[recording] = anyio.CancelScope(shield=True)
+            tasks.start_soon(self._write, recording, scope, name=f"recording of {self._name}")
+
+    async def _write(self, recording: Recording, scope: anyio.CancelScope) -> None:
+        """Write a recording until it is stopped. Not cut short by the end of the call: the last block comes then."""
+        try:
+            with scope:
+                if await recording.choose_path():
+                    await self._scribes.run(f"recording of {self._name}", recording.write)
+        finally:
+            recording.close()
+
+    async def _end_recordings(self) -> None:
+        """Close the files, within `Timeouts.shutdown`."""
+        for recording in self.recordings:
+            recording.stop()
+            if recording not in self._writers:
+                recording.close()
+        seconds = self._timeouts.shutdown
+        with anyio.move_on_after(seconds):
+            for recording in self.recordings:
+                await recording.wait_closed()
+        for recording in self.recordings:
+            recording.give_up(seconds)
+        for scope in self._writers.values():
+            scope.cancel()
+        await self._scribes.settle(SETTLE)
+
     def set_args(self, args: list[Any]) -> None:
         """Hand arguments to the handler (`latest_args`, `args_set`)."""
         self.handler.set_args(args)
@@ -335,6 +408,9 @@ class Connection:
         try:
             async with task_group() as tasks:
                 tasks.start_soon(self._close_at_the_end, tasks, name=f"closing of {self._name}")
+                self._tasks = tasks
+                for recording in self.recordings:
+                    self._start_writer(recording)
                 try:
                     await self._serve(tasks)
                 finally:
@@ -368,6 +444,7 @@ class Connection:
                 self._ended.set()
                 if self._on_closed is not None:
                     self._on_closed()
+            await self._end_recordings()
             for nursery in (self._call, self._closing):
                 await nursery.wind_up(math.inf)
 
@@ -405,6 +482,10 @@ class Connection:
     def _start_transport(self) -> None:
         self._heard, spoken = self._formats()
         _, self._sent = self.transport.start(self._heard, spoken)
+        with self._lock:
+            self._started = True
+            for recording in self.recordings:
+                self._attach(recording)
 
     # -- what lives as long as one transport
 

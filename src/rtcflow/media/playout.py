@@ -84,11 +84,13 @@ class PlayoutFrame(NamedTuple):
         frame: Exactly one frame's worth of audio (`frame_size` samples); `pts` counts through silence.
         talkspurt: True for the first frame after silence (the RTP marker bit, RFC 3551 section 4.1).
         deadline: When it was due, on the clock of `now`.
+        slot: When it is to be heard: its place in the schedule, without `lead`.
     """
 
     frame: AudioFrame
     talkspurt: bool
     deadline: float
+    slot: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +231,7 @@ class Playout:
         talkspurt, self._talkspurt = self._talkspurt, False
         self._frame += 1
         self._set_slot(self._slot + 1)
-        return PlayoutFrame(frame, talkspurt, deadline)
+        return PlayoutFrame(frame, talkspurt, deadline, slot)
 
     def clear(self) -> int:
         """Drop all that waits; returns how many samples that were. The schedule stays as it is."""

@@ -375,12 +375,15 @@ class Calls(Mapping[str, Session]):
 
     async def _serve(self, session: Session) -> End:
         try:
+            if self.options.record is not None and session.end is None and session.connection is not None:
+                session.connection.record(self.options.record)
             with ExitStack() as around:
                 for wrapper in self._wrappers:
                     around.enter_context(wrapper(session))
                 return await session.serve(partial(self._closed, session))
         finally:
             self._release(session)
+            await self._tell_of_recordings(session)
             await self._tell_of_end(session)
 
     def wrap(self, wrapper: Callable[[Session], AbstractContextManager[object]]) -> None:
@@ -405,22 +408,33 @@ class Calls(Mapping[str, Session]):
         finally:
             self._release(session)
 
+    async def _tell_of_recordings(self, session: Session) -> None:
+        """Call the application's `on_recorded` for each file."""
+        hook, connection = self.options.on_recorded, session.connection
+        if hook is not None and connection is not None:
+            for recording in connection.recordings:
+                if recording.made:
+                    await self._tell("on_recorded", session, hook, recording.path, connection.context)
+
     async def _tell_of_end(self, session: Session) -> None:
-        """Call the application's `on_call_end`, also if the call or the server was cancelled."""
+        """Call the application's `on_call_end`."""
         hook, connection = self.options.on_call_end, session.connection
-        if hook is None or connection is None or connection.end is None:
-            return
+        if hook is not None and connection is not None and connection.end is not None:
+            await self._tell("on_call_end", session, hook, session, connection.end, connection.statistics())
+
+    async def _tell(self, name: str, session: Session, hook: Callable[..., Any], *args: Any) -> None:
+        """Call a function of the application after a call, also if the call or the server was cancelled."""
         seconds = self.options.timeouts.shutdown
         with anyio.CancelScope(shield=True), anyio.move_on_after(seconds) as limit:
             try:
-                await ask(hook, session, connection.end, connection.statistics(), abandon=True)
+                await ask(hook, *args, abandon=True)
             except BaseException as error:
                 if is_for_the_process(error):
                     raise
                 # The application's, like `authorize`: the call is over, and no other is disturbed.
-                logger.exception("on_call_end raised after %s call %s", session.kind, session.name)
+                logger.exception("%s raised after %s call %s", name, session.kind, session.name)
         if limit.cancelled_caught:
-            logger.error("on_call_end did not return within %g s; the server does not wait for it", seconds)
+            logger.error("%s did not return within %g s; the server does not wait for it", name, seconds)
 
     async def rename_everywhere(self, session: Session, webrtc_id: str) -> None:
         """`rename`, for an id that no other node of the cluster may have either.

@@ -9,11 +9,18 @@ from __future__ import annotations
 
 import enum
 import math
+import os
+import re
+import secrets
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
 
 from ..connection.connection import ConnectionStatistics
+from ..context import Context, shorten_id
 from ..ends import End, Timeouts
 from ..exceptions import HandlerError
 from ..handlers.base import StreamHandlerBase
@@ -37,6 +44,9 @@ _G = TypeVar("_G", "Limits", "Access", "Page")
 
 OnCallEnd = Callable[[Session, End, ConnectionStatistics], Any]
 """A function that is told how a call ended; see `Stream`."""
+
+OnRecorded = Callable[[Path, Context], Any]
+"""A function that is told of a recording's file; see `Stream`."""
 
 Authorize = Callable[[CallRequest], Any] | Callable[[CallRequest], Awaitable[Any]]
 """A function that decides whether a request is allowed; see `Access`."""
@@ -195,6 +205,8 @@ class Options:
         form: The fields of the page's form for the handler's arguments.
         additional_outputs_handler: See `Stream`.
         on_call_end: See `Stream`.
+        record: See `Stream`; a directory has become a function.
+        on_recorded: See `Stream`.
         metrics: See `Stream`.
         cluster: See `Stream`.
     """
@@ -208,6 +220,8 @@ class Options:
     form: tuple[Field, ...] = ()
     additional_outputs_handler: Callable[..., Any] | None = None
     on_call_end: OnCallEnd | None = None
+    record: Callable[[Context], Any] | None = None
+    on_recorded: OnRecorded | None = None
     latency: Latency = Latency.BUFFERED
     timeouts: Timeouts = field(default_factory=Timeouts)
     debug: bool = False
@@ -230,6 +244,30 @@ class Options:
             raise TypeError(
                 f"on_call_end={self.on_call_end!r}; expected a function: def on_call_end(session, end, statistics): ..."
             )
+        if not (self.on_recorded is None or callable(self.on_recorded)):
+            raise TypeError(
+                f"on_recorded={self.on_recorded!r}; expected a function: def on_recorded(path, context): ..."
+            )
+
+
+def recorded_where(record: Any) -> Callable[[Context], Any] | None:
+    """The function that chooses each call's file, from what `Stream` was given as `record`.
+
+    Raises:
+        TypeError: It is neither a directory nor a function.
+    """
+    if record is None or callable(record):
+        return record  # type: ignore[no-any-return]
+    if isinstance(record, str | os.PathLike):
+        return partial(name_recording, Path(record))
+    raise TypeError(f"record={record!r}; expected a directory, or a function: def record(context): return path or None")
+
+
+def name_recording(directory: Path, context: Context) -> Path:
+    """A new name in `directory`: the time (UTC), the beginning of the call's id, and something to tell them apart."""
+    now = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    call = re.sub(r"[^A-Za-z0-9_-]", "", shorten_id(context.webrtc_id))
+    return directory / f"{now}-{call}-{secrets.token_hex(4)}.wav"
 
 
 def choose(name: str, given: object, kind: type[_E]) -> _E:

@@ -17,6 +17,7 @@ from .._core.native import cancellations
 from .._core.threads import WorkerThreads
 from ..abc import Transport
 from ..connection.connection import Connection, ConnectionStatistics
+from ..connection.recorder import Recording, RecordPath
 from ..context import Context, LogFacts, shorten_id
 from ..ends import End, EndCause, Timeouts
 from ..exceptions import ConnectionExists, LocalProtocolError
@@ -151,6 +152,17 @@ class Session:
     def statistics(self) -> ConnectionStatistics | None:
         """The connection's figures now, or None if the transport is not open yet."""
         return None if self.connection is None else self.connection.statistics()
+
+    def record(self, path: RecordPath) -> Recording:
+        """Record the call from now on; see `Connection.record`.
+
+        Raises:
+            ValueError: The path has a suffix that no recording has.
+            RuntimeError: The call is not connected yet, or has ended. `Stream(record=...)` records from the beginning.
+        """
+        if self.connection is None:
+            raise RuntimeError("the call is not connected yet; Stream(record=...) records calls from their beginning")
+        return self.connection.record(path)
 
     # -- being served
 

@@ -1,0 +1,348 @@
+"""Recording a connection: what is in the file, and that nothing about a file disturbs the call."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import wave
+from contextlib import asynccontextmanager
+
+import anyio
+import av
+import numpy as np
+import pytest
+
+from rtcflow.connection import Connection, record_files
+from rtcflow.connection.recorder import BATCH, BOUND, Recording
+from rtcflow.context import Context
+from rtcflow.ends import EndCause
+from rtcflow.frames import AudioFormat
+from rtcflow.handlers.base import AsyncStreamHandler, StreamHandler
+from rtcflow.serving.session import CallRequest
+from rtcflow.stream import Stream
+from rtcflow.testing import virtual_backend
+from rtcflow.transports.memory import memory_pair
+
+RATE = 16000
+FORMAT = AudioFormat(RATE)
+
+
+class Echo(AsyncStreamHandler):
+    """Says what it hears at once; cleared waits are up to the test."""
+
+    def __init__(self):
+        super().__init__(input_sample_rate=RATE, output_sample_rate=RATE)
+        self.frames, self.come = [], anyio.Event()
+
+    async def receive(self, frame):
+        self.frames.append(frame)
+        self.come.set()
+
+    async def emit(self):
+        while not self.frames:
+            self.come = anyio.Event()
+            await self.come.wait()
+        return self.frames.pop(0)
+
+    def copy(self):
+        return Echo()
+
+
+class Quiet(Echo):
+    async def emit(self):
+        await anyio.sleep_forever()
+
+
+class SyncQuiet(StreamHandler):
+    """Records itself, from a worker thread."""
+
+    def __init__(self, path=None):
+        super().__init__(input_sample_rate=RATE, output_sample_rate=RATE)
+        self.path, self.recording = path, None
+
+    def receive(self, frame):
+        if self.recording is None and self.path is not None:
+            self.recording = self.connection.record(self.path)
+
+    def emit(self):
+        return None
+
+    def copy(self):
+        return SyncQuiet(self.path)
+
+
+def in_virtual_time(main, backend="asyncio"):
+    name, options = virtual_backend(backend)
+    return anyio.run(main, backend=name, backend_options=options)
+
+
+@asynccontextmanager
+async def call(handler, **options):
+    """A connection and its caller; the caller's end hears and forgets."""
+    async with memory_pair() as (ours, theirs), anyio.create_task_group() as tasks:
+        connection = Connection(ours, handler, **options)
+        tasks.start_soon(connection.serve)
+        theirs.start(FORMAT, FORMAT)
+        yield connection, theirs
+        connection.close()
+        await connection.wait_ended()
+
+
+async def speak(theirs, seconds, *, pulses=(50,), period=100):
+    """Say `seconds` of frames in real time, every hundredth with a pulse in it."""
+    begin = anyio.current_time()
+    for n in range(round(seconds * 50)):
+        samples = np.zeros((1, RATE // 50), np.int16)
+        if n % period in pulses:
+            samples[0, 7] = 20000
+        theirs.audio_out.put(samples)
+        await anyio.sleep_until(begin + (n + 1) * 0.02)
+
+
+def read(path):
+    with wave.open(str(path)) as file:
+        assert (file.getnchannels(), file.getsampwidth()) == (2, 2)
+        return np.frombuffer(file.readframes(2**30), np.int16).reshape(-1, 2), file.getframerate()
+
+
+def errors(caplog):
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_both_sides_are_in_the_file(backend, tmp_path):
+    """An echo without a network: every pulse is in both channels at the same sample, for two minutes."""
+    path = tmp_path / "call.wav"
+
+    async def main():
+        async with call(Echo()) as (connection, theirs):
+            recording = connection.record(path)
+            await speak(theirs, 120)
+        assert recording.error is None
+        assert recording.dropped == 0
+
+    in_virtual_time(main, backend)
+    samples, rate = read(path)
+    assert rate == RATE
+    assert abs(len(samples) - 120 * RATE) <= RATE // 50
+    caller, left = (np.flatnonzero(samples[:, side] > 15000) for side in (0, 1))
+    assert len(caller) == 60
+    assert np.array_equal(caller, left)
+    assert set(np.diff(caller)) == {2 * RATE}
+
+
+def test_cleared_audio_is_not_in_the_file(tmp_path):
+    """At a barge-in the bot stops in the recording where it stopped for the caller."""
+    path = tmp_path / "call.wav"
+
+    async def main():
+        async with call(Quiet()) as (connection, theirs):
+            recording = connection.record(path)
+            await speak(theirs, 1)
+            connection.transport.audio_out.put(np.full((1, 5 * RATE), 1000, np.int16))
+            await speak(theirs, 2)
+            connection.clear_queue()
+            await speak(theirs, 2)
+        (mark,) = recording.marks
+        assert mark.position == pytest.approx(3, abs=0.03)
+        assert mark.seconds == pytest.approx(3, abs=0.03)
+
+    in_virtual_time(main)
+    samples, _ = read(path)
+    loud = np.flatnonzero(samples[:, 1] == 1000) / RATE
+    assert loud[0] == pytest.approx(1, abs=0.021)
+    assert loud[-1] == pytest.approx(3, abs=0.021)
+    assert len(samples) / RATE == pytest.approx(5, abs=0.021)
+
+
+@pytest.mark.parametrize("suffix", [".ogg", ".opus", ".mka", ".mkv"])
+def test_the_suffix_chooses_the_format(suffix, tmp_path):
+    """Opus in Ogg or Matroska, stereo and as long as the call."""
+    path = tmp_path / f"call{suffix}"
+
+    async def main():
+        async with call(Echo()) as (connection, theirs):
+            connection.record(path)
+            await speak(theirs, 12)
+
+    in_virtual_time(main)
+    with av.open(str(path)) as file:
+        frames = list(file.decode(audio=0))
+    assert frames[0].layout.name == "stereo"
+    assert sum(frame.samples for frame in frames) / frames[0].sample_rate == pytest.approx(12, abs=0.07)
+
+
+def test_a_wrong_suffix_is_said_at_once(tmp_path):
+    """The text names what can be written."""
+
+    async def main():
+        async with call(Echo()) as (connection, _):
+            with pytest.raises(ValueError, match=r"\.wav, \.ogg, \.opus, \.mka or \.mkv, not 'call.mp3'"):
+                connection.record(tmp_path / "call.mp3")
+
+    in_virtual_time(main)
+
+
+@pytest.mark.parametrize("kind", ["missing directory", "exists already", "full"])
+def test_the_call_goes_on_without_a_file(kind, tmp_path, caplog, monkeypatch):
+    """One error is logged; the call hears and speaks on."""
+    path = tmp_path / ("none" if kind == "missing directory" else "") / "call.wav"
+    if kind == "exists already":
+        path.write_bytes(b"mine")
+    written = []
+
+    def write(self, position, data):
+        written.append(len(data))
+        if len(data) > 44 and len(written) > 6:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(self, position, data)
+
+    real = record_files.WavFile._write
+    if kind == "full":
+        monkeypatch.setattr(record_files.WavFile, "_write", write)
+
+    async def main():
+        async with call(Echo()) as (connection, theirs):
+            recording = connection.record(path)
+            await speak(theirs, 30)
+            await recording.wait_closed()
+            assert isinstance(recording.error, OSError)
+            assert connection.end is None
+            assert connection.statistics().received == 1500
+
+    in_virtual_time(main)
+    (error,) = errors(caplog)
+    assert str(path) in error
+    if kind == "exists already":
+        assert path.read_bytes() == b"mine"
+    if kind == "full":
+        samples, _ = read(path)
+        assert 0 < len(samples) < 10 * RATE
+        assert path.stat().st_size == 44 + 4 * len(samples)
+
+
+def test_a_slow_disk_costs_only_what_it_is_too_slow_for(tmp_path, caplog):
+    """Nothing is written for a while: the queue is bounded, and one error is logged."""
+    recording = Recording(tmp_path / "call.wav", Context(webrtc_id="somebody", transport="memory"))
+    for n in range((BOUND + 5) * BATCH):
+        recording.cleared(n, 0.0)
+    assert recording.dropped == 5 * BATCH
+    assert len(errors(caplog)) == 1
+
+
+def test_the_header_is_right_after_each_block(tmp_path):
+    """A server that is killed leaves a file that can be read."""
+    file = record_files.WavFile(tmp_path / "call.wav", RATE)
+    for blocks in range(3):
+        samples, rate = read(tmp_path / "call.wav")
+        assert (len(samples), rate) == (100 * blocks, RATE)
+        file.write(np.full((2, 100), blocks, np.int16))
+    file.close()
+
+
+def test_recordings_begin_and_stop_in_mid_call(tmp_path):
+    """Two at once, one from a worker thread; each is as long as it ran."""
+    one, other = tmp_path / "one.wav", tmp_path / "other.wav"
+
+    async def main():
+        handler = SyncQuiet()
+        async with call(handler) as (connection, theirs):
+            first = connection.record(one)
+            await speak(theirs, 2)
+            second = await anyio.to_thread.run_sync(connection.record, other)
+            await speak(theirs, 3)
+            first.stop()
+            await first.wait_closed()
+            await speak(theirs, 2)
+        assert first.error is second.error is None
+        with pytest.raises(RuntimeError, match="has ended"):
+            connection.record(tmp_path / "late.wav")
+
+    in_virtual_time(main)
+    assert [len(read(path)[0]) / RATE for path in (one, other)] == [pytest.approx(5, abs=0.1)] * 2
+
+
+async def streamed(stream, name="somebody"):
+    async with stream.running(), memory_pair() as (ours, theirs), anyio.create_task_group() as tasks:
+        async with stream.calls.admit(CallRequest(), "memory", name) as session:
+            stream.calls.start(session, ours)
+        theirs.start(FORMAT, FORMAT)
+        await speak(theirs, 3)
+        session.close()
+        end = await session.connection.wait_ended()
+        tasks.cancel_scope.cancel()
+    return end
+
+
+def test_a_stream_records_into_a_directory(tmp_path):
+    """Each call has its own file, and `on_recorded` is told when it can be read."""
+    told = []
+
+    def on_recorded(path, context):
+        told.append((len(read(path)[0]), path, context))
+
+    stream = Stream(Echo(), record=tmp_path, on_recorded=on_recorded)
+    in_virtual_time(lambda: streamed(stream, "../../etc/passwd-and-more"))
+    in_virtual_time(lambda: streamed(stream, "../../etc/passwd-and-more"))
+    assert len(told) == 2
+    assert {path for _, path, _ in told} == set(tmp_path.iterdir())
+    assert told[0][2].webrtc_id == "../../etc/passwd-and-more"
+    assert told[0][0] == pytest.approx(3 * RATE, abs=RATE // 20)
+
+
+@pytest.mark.parametrize("colour", ["sync", "async"])
+@pytest.mark.parametrize("answer", ["path", "none", "raises", "suffix"])
+def test_a_function_chooses_the_file(colour, answer, tmp_path, caplog):
+    """It may refuse, and it may fail: the call goes on, with at most one error."""
+
+    def choose(context):
+        if answer == "raises":
+            raise LookupError(context.webrtc_id)
+        return {"path": tmp_path / "call.wav", "none": None, "suffix": tmp_path / "call.mp3"}[answer]
+
+    async def choose_later(context):
+        await anyio.sleep(1)
+        return choose(context)
+
+    told = []
+    stream = Stream(
+        Echo(), record=choose if colour == "sync" else choose_later, on_recorded=lambda path, _: told.append(path)
+    )
+    end = in_virtual_time(lambda: streamed(stream))
+    assert end.cause is EndCause.CLOSED
+    assert len(errors(caplog)) == (answer in {"raises", "suffix"})
+    assert told == ([tmp_path / "call.wav"] if answer == "path" else [])
+    if answer == "path":
+        assert len(read(tmp_path / "call.wav")[0]) == pytest.approx(3 * RATE, abs=RATE // 20)
+
+
+def test_two_calls_with_one_file(tmp_path, caplog):
+    """The second has one clear error; the first is whole."""
+    stream = Stream(Echo(), record=lambda _: tmp_path / "call.wav", concurrency_limit=2)
+
+    async def main():
+        async with stream.running(), anyio.create_task_group() as tasks:
+            for name in ("one", "two"):
+                tasks.start_soon(streamed, stream, name)
+
+    in_virtual_time(main)
+    (error,) = errors(caplog)
+    assert "exists already" in error
+    assert len(read(tmp_path / "call.wav")[0]) == pytest.approx(3 * RATE, abs=RATE // 20)
+
+
+def test_a_hook_that_raises_disturbs_nobody(tmp_path, caplog):
+    """One error, with its traceback."""
+
+    def hook(path, context):
+        raise LookupError("no bucket")
+
+    in_virtual_time(lambda: streamed(Stream(Echo(), record=tmp_path, on_recorded=hook)))
+    assert errors(caplog) == ["on_recorded raised after memory call some…"]
+
+
+@pytest.mark.parametrize("option", [{"record": 7}, {"on_recorded": 7}])
+def test_wrong_options_are_refused(option):
+    """The text shows what to write."""
+    with pytest.raises(TypeError, match="expected a"):
+        Stream(Echo(), **option)

@@ -1,0 +1,195 @@
+"""The timeline of a recording: both sides stay in place, whatever network and clocks do."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rtcflow.frames import AudioFrame
+from rtcflow.media.playout import PlayoutFrame
+from rtcflow.media.recording import DEADBAND, HOLD, REACH, Timeline
+
+RATE = 8000
+SIZE = RATE // 50
+FRAME = 0.02
+START = 1000.0
+
+
+def pulse(loud=True, rate=RATE):
+    samples = np.zeros((1, rate // 50), np.int16)
+    samples[0, 0] = 20000 if loud else 0
+    return samples
+
+
+LOUD, QUIET = pulse(), pulse(loud=False)
+
+
+def recorded(events, end, rate=RATE, every=50):
+    """What a timeline makes of `events`, (now, side, frame...) in any order; blocks are taken at each `every`."""
+    timeline = Timeline(rate, START)
+    blocks = []
+    for count, event in enumerate(sorted(events, key=lambda one: one[0])):
+        now, method, *args = event
+        getattr(timeline, method)(
+            *(args if method != "cleared" else []), *([now] if method != "cleared" else [now, *args])
+        )
+        if count % every == 0:
+            blocks.append(timeline.take())
+    blocks.append(timeline.finish(end))
+    return timeline, np.concatenate(blocks, axis=1)
+
+
+def heard(number, arrival, *, loud=True, pts=None):
+    return (START + arrival, "heard", AudioFrame(LOUD if loud else QUIET, RATE, number * SIZE if pts is None else pts))
+
+
+def left(number, slot, *, first=False, popped=None, loud=True):
+    frame = AudioFrame(LOUD if loud else QUIET, RATE, number * SIZE)
+    at = START + (slot if popped is None else popped)
+    return (at, "left", PlayoutFrame(frame, first, at, START + slot))
+
+
+def pulses(side):
+    return (np.flatnonzero(side > 8000) / RATE).tolist()
+
+
+def test_both_sides_are_in_place():
+    """The caller's first frame is where it came, and what left is at its slot."""
+    timeline, both = recorded([heard(0, 1.0), heard(1, 1.02), left(0, 2.0, first=True), left(1, 2.02)], START + 3)
+    assert both.shape == (2, 3 * RATE)
+    assert pulses(both[0]) == [1.0, 1.02]
+    assert pulses(both[1]) == [2.0, 2.02]
+    assert timeline.lost == 0
+
+
+@given(
+    delays=st.lists(st.floats(0, 0.3), min_size=1, max_size=300),
+    lost=st.sets(st.integers(0, 299), max_size=18),
+    every=st.integers(1, 200),
+)
+@settings(max_examples=60)
+def test_jitter_and_losses_move_nothing(delays, lost, every):
+    """Each frame that came is exactly where its media time says, however late it was."""
+    came = {n: delay for n, delay in enumerate(delays) if n not in lost}
+    came = {n: 0.0 if n % 50 >= 30 or n % 100 < 20 else delay for n, delay in came.items()}
+    last, events = 0.0, []
+    for n, delay in came.items():  # a jitter buffer gives them in order
+        last = max(last, n * FRAME + 0.1 + delay)
+        events.append(heard(n, last))
+    _, both = recorded(events, START + 20, every=every)
+    assert [round((position - 0.1) / FRAME, 6) for position in pulses(both[0])] == list(came)
+
+
+@given(every=st.integers(1, 400), seed=st.integers(0, 5))
+@settings(max_examples=20)
+def test_blocks_do_not_matter(every, seed):
+    """The same frames give the same recording, however often blocks are taken."""
+    dice = random.Random(seed)
+    events = [heard(n, n * FRAME + dice.random() * 0.1) for n in range(400)]
+    events = sorted(events, key=lambda one: one[0])
+    numbered = [(at, kind, frame._replace(pts=n * SIZE)) for n, (at, kind, frame) in enumerate(events)]
+    _, one = recorded(numbered, START + 9, every=1)
+    _, other = recorded(numbered, START + 9, every=every)
+    assert np.array_equal(one, other)
+
+
+@pytest.mark.parametrize("ppm", [200, -200])
+@pytest.mark.parametrize("rate", [RATE, 16000])
+def test_an_hour_with_a_drifting_device(ppm, rate):
+    """Losses, jitter, stalls and 200 ppm for an hour: the caller is never more than a frame off, nor is the other side.
+
+    Every 20 s something is said on both sides. Frames in between are 1 s long, which is quicker to test.
+    """
+    dice, events, last = random.Random(ppm), [], 0.0
+    expected = [], []
+    second = np.zeros((1, RATE), np.int16)
+    for n in range(3600):
+        samples = second
+        if n % 20 == 10:
+            samples = second.copy()
+            samples[0, :8] = 20000
+        made = n * (1 + ppm * 1e-6) + 0.05
+        stall = 1.5 if n % 500 == 499 else 0.0
+        last = max(last, made + dice.random() * (0.08 if n % 4 else 0.001) + stall)
+        if dice.random() < 0.05:
+            continue
+        events.append((START + last, "heard", AudioFrame(samples, RATE, n * RATE)))
+        if n % 20 == 10:
+            expected[0].append(made)
+        slot = START + n + 0.5
+        events.append((slot, "left", PlayoutFrame(AudioFrame(samples, RATE, n * RATE), n % 20 == 0, slot, slot)))
+        if n % 20 == 10:
+            expected[1].append(n + 0.5)
+    timeline, both = recorded(events, START + 3601, rate)
+    for side, wanted in zip(both, expected, strict=True):
+        at = np.flatnonzero(side > 8000) / rate
+        begins = at[np.flatnonzero(np.diff(at, prepend=-1) > 0.5)]
+        assert len(begins) == len(wanted)
+        assert np.abs(begins - wanted).max() <= FRAME
+    assert timeline.lost <= rate  # what was before the beginning, and the overlap of long frames
+
+
+def test_without_drift_nothing_moves_for_an_hour():
+    """The distance of any two pulses is exact to the sample."""
+    dice, events, last = random.Random(3), [], 0.0
+    second = np.zeros((1, RATE), np.int16)
+    second[0, 0] = 20000
+    for n in range(3600):
+        last = max(last, n + 0.1 + dice.random() * (0.05 if n % 3 else 0.0))
+        if n and dice.random() < 0.05:
+            continue
+        events.append((START + last, "heard", AudioFrame(second, RATE, n * RATE)))
+    _, both = recorded(events, START + 3601)
+    at = np.flatnonzero(both[0] > 8000)
+    assert set((at - at[0]) % RATE) == {0}
+
+
+def test_a_stall_that_catches_up_moves_nothing():
+    """Nothing came for 1.5 s, and then all of it at once."""
+    events = [heard(n, max(n * FRAME, 2.5) if 1.0 <= n * FRAME < 2.5 else n * FRAME) for n in range(300)]
+    _, both = recorded(events, START + 7)
+    assert np.allclose(np.diff(pulses(both[0])), FRAME)
+
+
+def test_a_pause_that_is_not_counted_is_silence():
+    """A line that sends nothing while the caller is silent, and counts on from there."""
+    events = [heard(n, n * FRAME + (3.0 if n >= 100 else 0.0)) for n in range(300)]
+    _, both = recorded(events, START + 10)
+    assert pulses(both[0])[100] == pytest.approx(5.0, abs=DEADBAND)
+    assert len(pulses(both[0])) == 300
+
+
+def test_cleared_audio_is_not_in_it():
+    """What waited, and what a carrier got before its time; the moment is marked."""
+    events = [left(n, 1 + n * FRAME, first=n == 0, popped=1 + max(0, n * FRAME - 0.2)) for n in range(40)]
+    kept = [event for event in events if event[0] <= START + 1.5]
+    timeline, both = recorded([*kept, (START + 1.5, "cleared", 0.7)], START + 4)
+    assert pulses(both[1])[-1] == pytest.approx(1.5)
+    assert timeline.marks == [(pytest.approx(0.5 + 1), 0.7)]
+
+
+def test_memory_is_bounded():
+    """What is held covers `REACH`, also if media time leaps."""
+    timeline = Timeline(RATE, START)
+    size = 0
+    for n in range(3000):
+        timeline.heard(AudioFrame(QUIET, RATE, n * SIZE + (n // 500) * 10**9), START + n * FRAME)
+        if n % 50 == 0:
+            size += timeline.take().shape[1]
+            assert len(timeline._sides[0]._waiting) <= (HOLD + 2) / FRAME
+            assert timeline._sides[0].end - size <= (REACH + 3) * RATE
+    assert size + timeline.finish(START + 60).shape[1] == 60 * RATE
+
+
+def test_rates_and_channels_may_change():
+    """Stereo and other rates become the recording's; nothing is lost."""
+    other = np.repeat(pulse(rate=16000), 2, axis=0)
+    events = [heard(0, 1.0), (START + 2.0, "heard", AudioFrame(other, 16000, 16000))]
+    _, both = recorded(events, START + 3)
+    assert pulses(both[0])[0] == 1.0
+    assert np.abs(both[0]).argmax() / RATE == 1.0
+    assert np.abs(both[0, int(1.5 * RATE) :]).argmax() / RATE == 0.5

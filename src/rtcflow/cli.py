@@ -14,7 +14,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, closing, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
@@ -27,6 +27,8 @@ from rich.table import Table
 
 from ._core.installed import check_versions
 from ._version import __version__
+from .ends import sole_error
+from .exceptions import ClusterError
 from .logs import CallFilter, JsonFormatter, TextFormatter
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from .client.lines import CallerTransport
     from .client.load import LoadProgress, LoadReport, Spread
     from .client.measured_call import CallReport
+    from .cluster import Cluster
     from .serving.calls import Calls
     from .stream import Stream
 
@@ -121,10 +124,30 @@ def serve(
         typer.Option(help="Seconds that live calls may go on after SIGTERM or Ctrl-C, while new ones get 503.", min=0),
     ] = None,
     log_format: Annotated[LogFormat, typer.Option(help="json: one JSON object per line.")] = LogFormat.text,
+    workers: Annotated[
+        int,
+        typer.Option(help="Processes that serve it together; they start a NATS server unless --nats names one.", min=1),
+    ] = 1,
+    nats: Annotated[
+        str | None,
+        typer.Option(help="URLs of NATS, with commas, by which this machine serves together with others."),
+    ] = None,
+    prefix: Annotated[str, typer.Option(help="What the subjects in NATS begin with.")] = "rtcflow",
+    as_worker: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:
-    """Serve a Stream of yours, or an ASGI application that has mounted one."""
+    """Serve a Stream of yours, or an ASGI application that has mounted one.
+
+    With --workers, SIGHUP replaces the processes one after the other, and calls of the old ones may go on for --drain
+    seconds. The token for NATS may be in the URL, or in the environment variable RTCFLOW_NATS_TOKEN.
+    """
+    if workers > 1:
+        options = ["--backend", backend, "--log-format", log_format, "--prefix", prefix]
+        options += [] if drain is None else ["--drain", str(drain)]
+        raise SystemExit(_serve_with_workers(target, host, port, workers, nats, options, log_format))
     signal.signal(signal.SIGTERM, _end_early)  # importing may take long
-    serve_application(load_target(target), target, host, port, backend, drain, log_format)
+    worker = None if as_worker is None else Worker(*map(int, as_worker.split(",")))
+    found = load_target(target)
+    serve_application(found, target, host, port, backend, drain, log_format, _cluster(nats, prefix), worker)
 
 
 @app.command()
@@ -261,6 +284,73 @@ def load_target(target: str) -> Any:
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """What a worker process inherits: numbers of open files.
+
+    Attributes:
+        listener: The listening socket.
+        ready: A pipe on which it says that it is ready.
+        life: A pipe that ends when its supervisor dies.
+    """
+
+    listener: int
+    ready: int
+    life: int
+
+
+def _cluster(nats: str | None, prefix: str) -> Cluster | None:
+    """The cluster that `--nats` names."""
+    if nats is None:
+        return None
+    from .cluster import Cluster
+    from .cluster.supervisor import TOKEN
+
+    try:
+        return Cluster(nats, prefix=prefix, token=os.environ.get(TOKEN))
+    except ValueError as error:
+        _fail(str(error))
+
+
+def _serve_with_workers(
+    target: str, host: str, port: int, workers: int, nats: str | None, options: list[str], log_format: LogFormat
+) -> int:
+    """Run worker processes until a signal; returns the exit status."""
+    from .cluster.supervisor import supervise
+
+    if sys.platform == "win32":
+        _fail("--workers needs a Unix system; start several processes with --nats instead")
+    _log_to_terminal(log_format)
+
+    def command(listener: int, ready: int, life: int, url: str | None) -> list[str]:
+        inherited = f"{listener},{ready},{life}"
+        return [
+            *(sys.executable, "-m", "rtcflow", "serve", target, *options),
+            *("--nats", str(url), "--as-worker", inherited),
+        ]
+
+    with closing(_listen(host, port)) as listener:
+        words = f"Serving {target} on {_shown_url(host, listener)} with {workers} workers. Ctrl-C ends it."
+        try:
+            status = anyio.run(
+                partial(supervise, command, workers, listener, nats=nats, started=partial(print, words, flush=True))
+            )
+        except BaseExceptionGroup as group:
+            _fail_cluster(group)
+        except ClusterError as error:
+            _fail(str(error))
+    print("Ended.", flush=True)
+    return status
+
+
+def _fail_cluster(group: BaseExceptionGroup[BaseException]) -> NoReturn:
+    """One clear line if all of the errors is that a cluster cannot be joined; otherwise the errors as they are."""
+    error = sole_error(group)
+    if isinstance(error, ClusterError):
+        _fail(str(error))
+    raise group
+
+
 def serve_application(
     served: Stream | Any,
     name: str,
@@ -269,6 +359,8 @@ def serve_application(
     backend: Backend,
     drain: float | None = None,
     log_format: LogFormat = LogFormat.text,
+    cluster: Cluster | None = None,
+    worker: Worker | None = None,
 ) -> None:
     """Serve a Stream, or an ASGI application, until Ctrl-C or SIGTERM.
 
@@ -280,6 +372,8 @@ def serve_application(
         backend: The event loop.
         drain: Seconds that live calls may go on after the first signal; by default each stream's `Limits.drain_time`.
         log_format: How the log is written, unless the application has set up logging of its own.
+        cluster: With which other processes the streams are served, those that were not made with a cluster.
+        worker: What this process inherits, if it is one of several workers; then `host` and `port` do not count.
     """
     from .stream import Stream
 
@@ -301,18 +395,37 @@ def serve_application(
         _fail(f"{name} is a {type(served).__name__}, neither a Stream nor an ASGI application")
     # Media shares the interpreter with everybody's Python code (see WebRTCConfig.switch_interval).
     sys.setswitchinterval(0.0005)
+    calls = _calls_of(application)
+    if cluster is not None:
+        if not calls:
+            _fail(f"{name} has mounted no Stream, so it cannot be part of a cluster")
+        for number, one in enumerate(calls):
+            one.join(replace(cluster, prefix=f"{cluster.prefix}.{number}") if number else cluster)
+    with closing(_listen(host, port) if worker is None else socket.socket(fileno=worker.listener)) as listener:
+        if worker is None:
+            print(f"Serving {name} on {_shown_url(host, listener)} with {backend}. Ctrl-C ends it.", flush=True)
+        try:
+            _run(backend, partial(_serve, application, calls, listener, backend, drain, worker))
+        except BaseException:
+            for one in calls:
+                if one.join_error is not None:
+                    _fail(str(one.join_error))
+            raise
+    if worker is None:
+        print("Ended.", flush=True)
+
+
+def _listen(host: str, port: int) -> socket.socket:
     try:
         listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
         _fail(f"cannot listen on {host}:{port}: {error.strerror}")
     _notice_dead_peers(listener)
-    with closing(listener):
-        shown = f"[{host}]" if ":" in host else host
-        print(
-            f"Serving {name} on http://{shown}:{listener.getsockname()[1]} with {backend}. Ctrl-C ends it.", flush=True
-        )
-        _run(backend, partial(_serve, application, _calls_of(application), listener, backend, drain))
-    print("Ended.", flush=True)
+    return listener
+
+
+def _shown_url(host: str, listener: socket.socket) -> str:
+    return f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
 
 
 def _notice_dead_peers(listener: socket.socket) -> None:
@@ -329,7 +442,12 @@ def _notice_dead_peers(listener: socket.socket) -> None:
 
 
 async def _serve(
-    application: Any, calls: list[Calls], listener: socket.socket, backend: Backend, drain: float | None = None
+    application: Any,
+    calls: list[Calls],
+    listener: socket.socket,
+    backend: Backend,
+    drain: float | None = None,
+    worker: Worker | None = None,
 ) -> None:
     from .serving.http_server import longest_message, serve
 
@@ -338,7 +456,10 @@ async def _serve(
         if sys.platform == "win32":
             await anyio.sleep_forever()  # Ctrl-C arrives as KeyboardInterrupt
         with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-            await anext(signals)
+            if worker is not None:
+                os.write(worker.ready, b"1")  # the server calls this when the application has started
+                os.close(worker.ready)
+            await _first(signals, worker)
             async with anyio.create_task_group() as draining:
                 draining.start_soon(_cancel_at, signals, draining.cancel_scope)
                 async with anyio.create_task_group() as streams:
@@ -348,6 +469,20 @@ async def _serve(
 
     most = longest_message(calls)
     await serve(application, listener, backend.value, stop=stop, grace=GRACE, max_message=most)
+
+
+async def _first(signals: AsyncIterator[signal.Signals], worker: Worker | None) -> None:
+    """Wait for a signal, or for the end of the supervisor."""
+    async with anyio.create_task_group() as either:
+        if worker is not None:
+            either.start_soon(_cancel_at_end, worker.life, either.cancel_scope)
+        await anext(signals)
+        either.cancel_scope.cancel()
+
+
+async def _cancel_at_end(pipe: int, scope: anyio.CancelScope) -> None:
+    await anyio.wait_readable(pipe)
+    scope.cancel()
 
 
 async def _cancel_at(signals: AsyncIterator[signal.Signals], scope: anyio.CancelScope) -> None:

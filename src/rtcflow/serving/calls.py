@@ -13,8 +13,8 @@ import logging
 import secrets
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, asynccontextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, AsyncExitStack, ExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
@@ -32,6 +32,7 @@ from ..context import log_facts
 from ..ends import End, sole_error
 from ..exceptions import (
     ApplicationFailed,
+    ClusterError,
     ConnectionExists,
     LocalProtocolError,
     NotServing,
@@ -48,6 +49,7 @@ from .router import Application, CallRouter
 from .session import CallRequest, ConnectionSettings, Session, threads_needed
 
 if TYPE_CHECKING:
+    from ..cluster import Cluster
     from ..transports.webrtc import WebRTCEngine
 
 logger = logging.getLogger(__name__)
@@ -80,6 +82,7 @@ class Calls(Mapping[str, Session]):
             ``"protocol_error"`` (also in a call that had begun), ``"left"``, ``"wrong_signature"``,
             ``"carrier_not_served"`` or ``"origin_not_allowed"``.
         router: The node of a cluster that this stream is, while it runs; None without a cluster.
+        join_error: Why the stream could not join its cluster, for `rtcflow serve`: ASGI servers only tell a text.
         endpoints: What answers each route, by the route's path: for requests that other nodes forward.
     """
 
@@ -97,6 +100,7 @@ class Calls(Mapping[str, Session]):
         self._draining = False
         self._emptied: anyio.Event | None = None
         self.router: CallRouter | None = None
+        self.join_error: ClusterError | None = None
         self.endpoints: dict[str, Application] = {}
 
     def __getitem__(self, webrtc_id: str) -> Session:
@@ -123,6 +127,11 @@ class Calls(Mapping[str, Session]):
             raise UnknownConnection("no call with this id is live") from None
 
     # -- running
+
+    def join(self, cluster: Cluster) -> None:
+        """Have the stream be served by a cluster, unless it was made with one. Before it runs."""
+        if self.options.cluster is None:
+            self.options = replace(self.options, cluster=cluster)
 
     @property
     def is_running(self) -> bool:
@@ -162,8 +171,12 @@ class Calls(Mapping[str, Session]):
         if self.options.cluster is None:
             yield
             return
-        async with self.options.cluster.joined(self, tasks) as router:
-            self.router = router
+        async with AsyncExitStack() as stack:
+            try:
+                self.router = await stack.enter_async_context(self.options.cluster.joined(self, tasks))
+            except ClusterError as error:
+                self.join_error = error
+                raise
             try:
                 yield
             finally:

@@ -1,0 +1,309 @@
+"""The processes behind `rtcflow serve --workers N`: the workers, and a NATS server if none was named.
+
+The supervisor listens once. The workers inherit the listening socket, and the system hands each connection to a worker
+that is free. The supervisor itself serves nothing and imports no application. It starts workers, starts a new one where
+one has died, passes signals on, and replaces the workers one after the other at SIGHUP.
+
+Each worker has two pipes. Over one of them it says that it is ready. The other one ends when the supervisor dies, for
+whatever reason, and then the worker stops, too.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sysconfig
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final
+
+import anyio
+import anyio.abc
+
+from ..exceptions import ClusterError
+
+logger = logging.getLogger(__name__)
+
+LONGEST_PAUSE: Final = 30.0
+"""Seconds before a worker that fails again and again is started once more, at most."""
+
+SETTLED: Final = 10.0
+"""Seconds after which a worker that died counts as one that had worked."""
+
+NATS_START: Final = 10.0
+"""Seconds in which the NATS server must listen."""
+
+TOKEN: Final = "RTCFLOW_NATS_TOKEN"  # noqa: S105
+"""The environment variable with NATS's token: other users of the machine can read a command line."""
+
+
+class LocalNats:
+    """A NATS server of our own on loopback, with a token that nobody else knows.
+
+    Args:
+        folder: A folder that only we may read.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._port = -1
+        self._process: anyio.abc.Process | None = None
+        self.token = secrets.token_urlsafe(24)
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"nats://127.0.0.1:{self._port}"
+
+    async def start(self) -> None:
+        """Start it, the second time on the same port.
+
+        Raises:
+            ClusterError: There is no server to start, or it does not start.
+        """
+        binary = find_nats()
+        settings = self._folder / "nats.conf"
+        settings.write_text(
+            f'host: "127.0.0.1"\nport: {self._port}\nports_file_dir: "{self._folder}"\n'
+            f'authorization {{ token: "{self.token}" }}\nping_interval: "2s"\nping_max: 2\n',
+            encoding="utf-8",
+        )
+        settings.chmod(0o600)
+        process = self._process = await anyio.open_process(
+            [binary, "-c", str(settings)], stdin=None, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )  # fmt: skip
+        with anyio.move_on_after(NATS_START):
+            while process.returncode is None:
+                if self._port < 0:
+                    self._port = self._read_port(process.pid)
+                with suppress(OSError):
+                    if self._port > 0:
+                        await (await anyio.connect_tcp("127.0.0.1", self._port)).aclose()
+                        return
+                await anyio.sleep(0.02)  # another program's start: it tells nobody
+        raise ClusterError(f"the NATS server {binary} did not start (exit status {process.returncode})")
+
+    def _read_port(self, pid: int) -> int:
+        for file in self._folder.glob(f"*_{pid}.ports"):
+            with suppress(ValueError):  # half written
+                return int(file.read_text(encoding="utf-8").split("nats://127.0.0.1:")[1].split('"')[0])
+        return -1
+
+    async def keep(self) -> None:
+        """Start it again whenever it dies."""
+        while self._process is not None:
+            status = await self._process.wait()
+            logger.warning("the NATS server died (exit status %s); starting it again", status)
+            await self.start()
+
+    async def stop(self) -> None:
+        """End it."""
+        process, self._process = self._process, None
+        if process is not None and process.returncode is None:
+            process.terminate()
+            with anyio.move_on_after(2, shield=True):
+                await process.wait()
+            if process.returncode is None:
+                process.kill()
+
+
+def find_nats() -> str:
+    """The program nats-server: the one that came with the extra ``cluster``, or one of the system's.
+
+    Raises:
+        ClusterError: There is none.
+    """
+    beside = Path(sysconfig.get_path("scripts")) / "nats-server"
+    found = str(beside) if beside.exists() else shutil.which("nats-server")
+    if found is None:
+        raise ClusterError(
+            "--workers needs nats-server; install rtcflow[cluster], or name a running one with --nats nats://host:4222"
+        )
+    return found
+
+
+class _Keeper:
+    """One worker after the other, until it is told to retire."""
+
+    def __init__(self, command: Callable[[int, int, int], Sequence[str]], listener: socket.socket, life: int) -> None:
+        self._command = command
+        self._listener = listener
+        self._life = life
+        self._process: anyio.abc.Process | None = None
+        self._retired = anyio.Event()
+        self.ready = anyio.Event()
+        self.over = anyio.Event()
+        self.failed = False
+
+    def retire(self) -> None:
+        """Have the worker drain and end; a second time, at once."""
+        self._retired.set()
+        if self._process is not None:
+            with suppress(ProcessLookupError):
+                self._process.send_signal(signal.SIGTERM)
+
+    async def run(self) -> None:
+        failures = 0
+        try:
+            while not self._retired.is_set():
+                began = anyio.current_time()
+                status = await self._live()
+                if self._retired.is_set():
+                    return
+                if not self.ready.is_set():
+                    self.failed = True
+                    return
+                failures = 0 if anyio.current_time() - began > SETTLED else failures + 1
+                pause = min(LONGEST_PAUSE, 0.1 * 2**failures)
+                logger.error("a worker died (exit status %s); starting another one in %g s", status, pause)
+                with anyio.move_on_after(pause):
+                    await self._retired.wait()
+        finally:
+            self.over.set()
+
+    async def _live(self) -> int:
+        """Run one worker to its end; returns its exit status."""
+        read, write = os.pipe()
+        fds = (self._listener.fileno(), write, self._life)
+        try:
+            process = self._process = await anyio.open_process(
+                self._command(*fds), stdin=subprocess.DEVNULL, stdout=None, stderr=None, pass_fds=fds,
+                start_new_session=True,  # Ctrl-C comes to the supervisor alone
+            )  # fmt: skip
+            os.close(write)
+            write = -1
+            try:
+                await anyio.wait_readable(read)
+                if os.read(read, 1):
+                    self.ready.set()
+                return await process.wait()
+            finally:
+                if process.returncode is None:
+                    process.kill()
+        finally:
+            os.close(read)
+            if write >= 0:
+                os.close(write)
+
+
+async def supervise(
+    command: Callable[[int, int, int, str | None], Sequence[str]],
+    workers: int,
+    listener: socket.socket,
+    *,
+    nats: str | None = None,
+    started: Callable[[], object] = lambda: None,
+) -> int:
+    """Run `workers` processes until SIGTERM or SIGINT, and replace them one by one at SIGHUP.
+
+    Args:
+        command: Makes a worker's command line of the numbers of the listening socket, of the pipe on which it says that
+            it is ready and of the pipe that ends with the supervisor, and of NATS's URL.
+        workers: How many.
+        listener: The listening socket.
+        nats: The URLs of NATS; None starts a server.
+        started: Called when all workers are ready.
+
+    Returns:
+        The exit status: 1 if a worker never became ready.
+
+    Raises:
+        ClusterError: There is no NATS server to start, or it does not start.
+    """
+    life, kept = os.pipe()
+    os.set_inheritable(life, True)
+    try:
+        with TemporaryDirectory(prefix="rtcflow-") as folder:
+            local = LocalNats(Path(folder)) if nats is None else None
+            if local is not None:
+                await local.start()
+                os.environ[TOKEN] = local.token
+            try:
+                url = nats if local is None else local.url
+                return await _Supervisor(lambda *fds: command(*fds, url), listener, life).run(workers, local, started)
+            finally:
+                if local is not None:
+                    await local.stop()
+    finally:
+        os.close(life)
+        os.close(kept)
+
+
+class _Supervisor:
+    def __init__(self, command: Callable[[int, int, int], Sequence[str]], listener: socket.socket, life: int) -> None:
+        self._command = command
+        self._listener = listener
+        self._life = life
+        self._keepers: list[_Keeper] = []
+        self._stopping = False
+        self._tasks: anyio.abc.TaskGroup
+
+    async def run(self, workers: int, local: LocalNats | None, started: Callable[[], object]) -> int:
+        async with anyio.create_task_group() as self._tasks:
+            if local is not None:
+                self._tasks.start_soon(local.keep)
+            self._tasks.start_soon(self._signals)
+            first = [self._begin() for _ in range(workers)]
+            for keeper in first:
+                await self._until_ready(keeper)
+            failed = any(keeper.failed for keeper in first)
+            if failed:
+                self._stop()
+            elif not self._stopping:
+                started()
+            while self._keepers:
+                await self._keepers[0].over.wait()
+                self._keepers = [keeper for keeper in self._keepers if not keeper.over.is_set()]
+            self._tasks.cancel_scope.cancel()
+        return int(failed)
+
+    def _begin(self) -> _Keeper:
+        keeper = _Keeper(self._command, self._listener, self._life)
+        self._keepers.append(keeper)
+        self._tasks.start_soon(keeper.run)
+        return keeper
+
+    async def _until_ready(self, keeper: _Keeper) -> None:
+        """Wait until the worker is ready, or has ended."""
+        async with anyio.create_task_group() as either:
+
+            async def until(event: anyio.Event) -> None:
+                await event.wait()
+                either.cancel_scope.cancel()
+
+            either.start_soon(until, keeper.ready)
+            either.start_soon(until, keeper.over)
+
+    def _stop(self) -> None:
+        self._stopping = True
+        for keeper in self._keepers:
+            keeper.retire()
+
+    async def _signals(self) -> None:
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+            async for number in signals:
+                if number is not signal.SIGHUP:
+                    self._stop()
+                elif not self._stopping:
+                    self._tasks.start_soon(self._replace_all)
+
+    async def _replace_all(self) -> None:
+        """Replace the workers one after the other: the new one is ready before the old one drains."""
+        for old in list(self._keepers):
+            if self._stopping or old.over.is_set():
+                continue
+            new = self._begin()
+            await self._until_ready(new)
+            if not new.ready.is_set():
+                logger.error("the new worker does not start: the old ones stay")
+                return
+            old.retire()
+        logger.info("all workers were replaced")

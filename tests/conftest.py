@@ -44,7 +44,7 @@ REAL_TIME = {
     "test_aiortc_peer", "test_chromium", "test_engine", "test_leaks", "test_modes", "test_seam", "test_turns_reply",
     "test_turns_stop_words",
 }  # fmt: skip
-PROCESSES = {"test_asgi_lines", "test_call", "test_cli", "test_examples", "test_load"}
+PROCESSES = {"test_asgi_lines", "test_call", "test_cli", "test_examples", "test_load", "test_processes"}
 
 
 def _worker_of(nodeid: str) -> str:

@@ -1,0 +1,202 @@
+"""A NATS server, some nodes as processes of their own, and clients."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import anyio
+import httpx2
+from nats_process import NatsProcess
+
+from rtcflow.client.lines import call_by_telephone, call_by_websocket
+
+HERE = Path(__file__).parent / "cluster"
+SDP = {"Content-Type": "application/sdp"}
+FRAGMENT = {"Content-Type": "application/trickle-ice-sdpfrag"}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def wait_until(condition, what, seconds=30):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, what() if callable(what) else what
+        time.sleep(0.02)
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx2.get(f"{url}/readyz", timeout=5).status_code == 200
+    except httpx2.HTTPError:
+        return False
+
+
+class Process:
+    """`rtcflow serve` with the tests' application."""
+
+    def __init__(self, folder: Path, *arguments: str, **environment: str) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log = folder / f"{self.port}.log"
+        with self.log.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "rtcflow", "serve", "cluster_app:stream", "--port", str(self.port), *arguments],
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=HERE,
+                env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
+            )
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def calls(self) -> int:
+        return httpx2.get(f"{self.url}/healthz", timeout=5).json()["calls"]
+
+    def text(self) -> str:
+        return self.log.read_text()
+
+    def wait_ready(self) -> None:
+        wait_until(lambda: answers(self.url) or self.process.poll() is not None, self.text)
+        assert self.process.poll() is None, self.text()
+
+    def send(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def wait(self, seconds: float = 20) -> int:
+        return self.process.wait(seconds)
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.send(signal.SIGCONT)
+            self.send(signal.SIGTERM)
+            self.send(signal.SIGTERM)
+            try:
+                self.wait(10)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+
+
+class Fleet:
+    """Nodes of one cluster."""
+
+    def __init__(self, nats: NatsProcess, nodes: list[Process]) -> None:
+        self.nats = nats
+        self.nodes = nodes
+        self.front = nodes[0].url
+
+    def any(self) -> str:
+        return random.choice(self.nodes).url
+
+    def owner(self) -> Process:
+        (found,) = [node for node in self.nodes if node.calls]
+        return found
+
+
+@contextmanager
+def fleet(folder: Path, number: int, backend: str, **environment: str):
+    """Some nodes that know one another."""
+    with ExitStack() as stack:
+        nats = NatsProcess()
+        stack.callback(nats.kill)
+        nodes = []
+        for _ in range(number):
+            node = Process(folder, "--nats", nats.url, "--backend", backend, **environment)
+            stack.callback(node.close)
+            nodes.append(node)
+        for node in nodes:
+            node.wait_ready()
+        time.sleep(1)  # two reports of each
+        yield Fleet(nats, nodes)
+
+
+# -- clients: each makes a call through the front door, and its other requests anywhere
+
+
+async def tell(client, where, webrtc_id, value):
+    return await client.post(f"{where}/webrtc/input", json={"webrtc_id": webrtc_id, "args": [value]})
+
+
+async def hear(client, where, webrtc_id, value, ask):
+    """Read the outputs at one node until `value`, which is told at another one, comes; returns the process."""
+    import json
+
+    async with client.stream("GET", f"{where}/webrtc/outputs", params={"webrtc_id": webrtc_id}) as response:
+        assert response.status_code == 200, await response.aread()
+        lines = response.aiter_lines()
+        assert (await anext(lines)).startswith(":")
+        told = await tell(client, ask, webrtc_id, value)
+        assert told.status_code == 200, told.text
+        async for line in lines:
+            if line.startswith("data:"):
+                process, said = json.loads(line.removeprefix("data:"))
+                if said == value:
+                    return process
+    raise AssertionError("the outputs ended")
+
+
+async def json_call(fleet, client, engine, webrtc_id):
+    """WebRTC by JSON: offer, candidates, outputs and inputs, each anywhere."""
+    call = await engine.offer()
+    try:
+        offer = {"sdp": call.offer_sdp, "type": "offer", "webrtc_id": webrtc_id}
+        answer = await client.post(f"{fleet.front}/webrtc/offer", json=offer)
+        assert answer.status_code == 200, answer.text
+        for _ in range(2):
+            end = {"type": "ice-candidate", "webrtc_id": webrtc_id, "candidate": None}
+            told = await client.post(f"{fleet.any()}/webrtc/offer", json=end)
+            assert told.status_code == 200, told.text
+        await call.accept_answer(answer.json()["sdp"])
+        return await hear(client, fleet.any(), webrtc_id, f"to {webrtc_id}", fleet.any())
+    finally:
+        await call.aclose()
+
+
+async def whip_call(fleet, client, engine):
+    """WHIP: POST, PATCH, DELETE."""
+    call = await engine.offer(receive=False, messages=False)
+    try:
+        created = await client.post(f"{fleet.front}/whip", content=call.offer_sdp, headers=SDP)
+        assert created.status_code == 201, created.text
+        session = created.headers["location"]
+        end = "a=end-of-candidates\r\n"
+        headers = FRAGMENT | {"If-Match": created.headers["etag"]}
+        patched = await client.patch(f"{fleet.any()}{session}", content=end, headers=headers)
+        assert patched.status_code in {204, 422}, patched.text
+        deleted = await client.delete(f"{fleet.any()}{session}")
+        assert deleted.status_code == 200, deleted.text
+    finally:
+        await call.aclose()
+
+
+async def websocket_call(fleet, client, webrtc_id):
+    """A call over a WebSocket, with inputs and outputs anywhere."""
+    async with call_by_websocket(fleet.front.replace("http", "ws"), websocket_id=webrtc_id):
+        with anyio.fail_after(10):
+            while (await tell(client, fleet.any(), webrtc_id, 0)).status_code == 404:  # its start message is on its way
+                await anyio.sleep(0.01)
+        return await hear(client, fleet.any(), webrtc_id, f"to {webrtc_id}", fleet.any())
+
+
+async def telephone_call(fleet, client):
+    """A carrier: the webhook at one node, the media at another one."""
+    answer = await client.post(f"{fleet.any()}/telephone/incoming", data={"CallSid": "CA1", "From": "+1", "To": "+2"})
+    assert answer.status_code == 200, answer.text
+    assert "/telephone/handler/twilio" in answer.text
+    async with call_by_telephone(f"{fleet.front.replace('http', 'ws')}/telephone/handler/twilio", "twilio"):
+        await anyio.sleep(0.1)

@@ -20,6 +20,7 @@ import subprocess
 import sysconfig
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
@@ -228,13 +229,20 @@ async def supervise(
                 os.environ[TOKEN] = local.token
             try:
                 url = nats if local is None else local.url
-                return await _Supervisor(lambda *fds: command(*fds, url), listener, life).run(workers, local, started)
+                with_url = partial(_with_url, command, url)
+                return await _Supervisor(with_url, listener, life).run(workers, local, started)
             finally:
                 if local is not None:
                     await local.stop()
     finally:
         os.close(life)
         os.close(kept)
+
+
+def _with_url(
+    command: Callable[[int, int, int, str | None], Sequence[str]], url: str | None, listener: int, ready: int, life: int
+) -> Sequence[str]:
+    return command(listener, ready, life, url)
 
 
 class _Supervisor:

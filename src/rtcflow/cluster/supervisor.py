@@ -120,7 +120,7 @@ def find_nats() -> str:
     """The program nats-server: the one that came with the extra ``cluster``, or one of the system's.
 
     Raises:
-        ClusterError: There is none.
+        ClusterError: No such program was found.
     """
     beside = Path(sysconfig.get_path("scripts")) / "nats-server"
     found = str(beside) if beside.exists() else shutil.which("nats-server")

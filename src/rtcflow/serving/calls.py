@@ -45,11 +45,10 @@ from .admission import Admission, NoDescriptors, has_descriptors, is_for_the_pro
 from .engine import EngineRoom
 from .options import Options
 from .output_events import OutputEvents
-from .router import Application, CallRouter
+from .router import Application, CallRouter, RouterSource
 from .session import CallRequest, ConnectionSettings, Session, threads_needed
 
 if TYPE_CHECKING:
-    from ..cluster import Cluster
     from ..transports.webrtc import WebRTCEngine
 
 logger = logging.getLogger(__name__)
@@ -128,7 +127,7 @@ class Calls(Mapping[str, Session]):
 
     # -- running
 
-    def join(self, cluster: Cluster) -> None:
+    def join(self, cluster: RouterSource) -> None:
         """Have the stream be served by a cluster, unless it was made with one. Before it runs."""
         if self.options.cluster is None:
             self.options = replace(self.options, cluster=cluster)

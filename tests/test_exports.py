@@ -149,7 +149,14 @@ def test_documented_modules_still_work_under_their_old_names(name: str) -> None:
 
 
 NOT_FOR_USERS = {
-    *("Calls.events", "Cluster.joined", "HandlerLoop.move_to", "IceServer.parsed_urls", "VirtualTime.decide"),
+    *(
+        "Calls.events",
+        "Calls.join",
+        "Cluster.joined",
+        "HandlerLoop.move_to",
+        "IceServer.parsed_urls",
+        "VirtualTime.decide",
+    ),
     *("Player.more", "Player.next_frame", "Player.poll"),
     *("Chain.__init__", "HandlerLoop.__init__", "Options.__init__", "Session.__init__", "WebRTCTransport.__init__"),
 }

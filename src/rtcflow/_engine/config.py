@@ -162,6 +162,10 @@ class WebRTCConfig:
         port_range: The lowest and the highest UDP port to receive media on, for firewalls and containers. A call takes
             one port for each address that is offered. By default any port that the system gives. If no port is free,
             the call is refused with `TooManyConnections`. The TURN server chooses the ports of relays.
+        port: One UDP port for all calls of the engine, 1 to 65535, in place of `port_range`: one rule in the firewall,
+            one published port of the container. It is opened on each address that is offered, by IPv4 and IPv6. Each
+            engine needs one of its own: two streams, or two worker processes, cannot share it. For servers: two engines
+            that both use one port can have one call between them at a time.
         public_address: The IP address by which the world reaches this machine, if the machine itself does not have it.
             Use it behind a NAT that maps each port to the same port, as clouds and published ports of containers do.
             It is offered beside the local address of the default route (or the first address).
@@ -190,6 +194,7 @@ class WebRTCConfig:
     host_addresses: Sequence[str] | None = None
     interfaces: Sequence[str] | None = None
     port_range: tuple[int, int] | None = None
+    port: int | None = None
     public_address: str | None = None
     relay_only: bool = False
     private_candidates: bool = True
@@ -214,6 +219,12 @@ class WebRTCConfig:
             low, high = self.port_range
             _check_range("port_range[0]", low, 1, 65535)
             _check_range("port_range[1]", high, low, 65535)
+        if self.port is not None:
+            _check_range("port", self.port, 1, 65535)
+            if self.port_range is not None:
+                raise ValueError("port and port_range exclude each other; give one port for all calls, or a range")
+            if self.relay_only:
+                raise ValueError("port is of no use with relay_only: the TURN server chooses the ports of relays")
         if not callable(self.ice_servers):
             for server in self.ice_servers:
                 if not isinstance(server, IceServer):

@@ -41,6 +41,7 @@ from .ports import Ports
 from .room import Family, Room
 from .seam import gathering, restart, seam
 from .seam.gate import Contact
+from .seam.one_port import OnePort
 from .seam.pictures import encode_pictures
 
 _log = logging.getLogger("rtcflow.engine")
@@ -81,6 +82,7 @@ class Peer:
         room: Where it lives.
         config: The engine's options.
         ports: Where media, messages and events go.
+        port: The UDP port that all calls share, if they do.
 
     Attributes:
         offer: What was agreed on; valid once `answer` or `accept_answer` has returned.
@@ -90,12 +92,12 @@ class Peer:
         family: Every task that runs for this peer.
     """
 
-    def __init__(self, room: Room, config: WebRTCConfig, ports: Ports) -> None:
+    def __init__(self, room: Room, config: WebRTCConfig, ports: Ports, port: OnePort | None = None) -> None:
         self.offer = MediaOffer()
         self.audio_codec, self.audio_clock = "OPUS", RTP_RATE
         self.messages = MessageChannel(room, ports, self._end)
         self.family = Family(self._task_failed)
-        self._room, self._config, self._ports = room, config, ports
+        self._room, self._config, self._ports, self._port = room, config, ports, port
         self._connection: RTCPeerConnection | None = None
         self._audio_in: audio.AudioReceiver | None = None
         self._audio_out: audio.PlayoutTrack | None = None
@@ -305,7 +307,7 @@ class Peer:
 
     def _furnish(self, connection: RTCPeerConnection) -> None:
         """Put what is ours into the transports that `connection` has by now."""
-        self._watched = gathering.install(connection, self._config, self._ports.asked, self._contact)
+        self._watched = gathering.install(connection, self._config, self._ports.asked, self._contact, self._port)
         seam.contain_faults(connection, MAX_MESSAGE_SIZE, self._contact.warn_once)
 
     def _open(self, bundle: RTCBundlePolicy) -> RTCPeerConnection:

@@ -16,7 +16,7 @@ import contextvars
 import logging
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from typing import Any, Generic, Protocol, TypeVar, cast
 
 import anyio
@@ -94,6 +94,10 @@ class Room:
 
     Args:
         use_uvloop: Whether the loop is uvloop's. None means: if it is installed.
+
+    Attributes:
+        residents: What must be closed before the thread ends.
+        shared: Closes what the residents share, after the last of them. Valid while the loop runs.
     """
 
     def __init__(self, *, use_uvloop: bool | None = None) -> None:
@@ -107,6 +111,7 @@ class Room:
         self._stopping = False
         self._stop: asyncio.Event
         self._tasks: asyncio.TaskGroup
+        self.shared: AsyncExitStack
         self.residents: set[Resident] = set()
 
     @property
@@ -240,7 +245,7 @@ class Room:
         loop = asyncio.get_running_loop()
         loop.set_task_factory(cast("Any", _task_factory))
         self._stop = asyncio.Event()
-        async with asyncio.TaskGroup() as self._tasks:
+        async with AsyncExitStack() as self.shared, asyncio.TaskGroup() as self._tasks:
             self._loop = loop
             self._ready.set()
             if not self._stopping:

@@ -29,6 +29,7 @@ from .linked import LinkTransport
 if TYPE_CHECKING:
     from .._engine.peer import LocalMedia, Peer
     from .._engine.room import Room
+    from .._engine.seam.one_port import OnePort
     from ..protocol.signalling import IceCandidate
 
 __all__ = [
@@ -56,6 +57,7 @@ async def open_engine(config: WebRTCConfig | None = None) -> AsyncIterator[WebRT
 
     Raises:
         ValueError: No network interface of this machine has a name in `WebRTCConfig.interfaces`.
+        OSError: `WebRTCConfig.port` is in use.
     """
     engine = WebRTCEngine(config)
     try:
@@ -75,6 +77,7 @@ class WebRTCEngine:
     def __init__(self, config: WebRTCConfig | None = None) -> None:
         self.config = config or WebRTCConfig()
         self._room: Room | None = None
+        self._port: OnePort | None = None
         self._switch_interval: float | None = None
 
     async def _open(self) -> None:
@@ -92,9 +95,19 @@ class WebRTCEngine:
         host_addresses(self.config)  # raises now what would otherwise fail in each call
         self._room = Room(use_uvloop=self.config.use_uvloop)  # before it is open, so that `aclose` finds it
         await self._room.open()
+        if self.config.port is not None:
+            await self._room.call(self._open_port, self._room, self.config.port, host_addresses(self.config))
         if self.config.switch_interval is not None:
             self._switch_interval = sys.getswitchinterval()
             sys.setswitchinterval(self.config.switch_interval)
+
+    async def _open_port(self, room: Room, number: int, addresses: list[str]) -> None:
+        from .._engine.seam import seam
+        from .._engine.seam.one_port import open_port
+
+        if not seam.can_gather():
+            raise RuntimeError("port=... does not work with this release of aioice, which is not known; leave it out")
+        self._port = await open_port(number, addresses, room.shared)
 
     @property
     def is_open(self) -> bool:
@@ -198,7 +211,7 @@ class WebRTCEngine:
         from .._engine.peer import Peer
 
         ports = Ports(latency)
-        return WebRTCTransport(self._room, Peer(self._room, config, ports), ports, local)
+        return WebRTCTransport(self._room, Peer(self._room, config, ports, self._port), ports, local)
 
     async def aclose(self) -> None:
         """Close every transport that is still open, and end the thread. Idempotent, and not cut short by cancelling."""

@@ -29,6 +29,7 @@ import logging
 import socket
 import sys
 from collections import Counter, deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -184,17 +185,27 @@ class Gate(stock.StunProtocol):
             sealed = bool(password) and message.check_message_integrity(password.encode())
             first = sealed and self.contact.answers(message.transaction_id)
             if sealed and transaction is not None:
-                self.contact.answered(address)
+                self.authentic(address, answered=True)
             elif first:  # a peer that was stopped for a while: it lives, and aioice no longer waits for this answer
                 self.contact.heard += 1
             elif transaction is None:
                 self.contact.dropped += 1
         elif message.message_class == stun.Class.REQUEST and self._is_authentic(message):
-            self.contact.asked(address)
+            self.authentic(address, answered=False)
             if self._is_peer(address) or self._make_room():
                 ice.request_received(message, address, self)
         else:
             self.contact.dropped += 1
+
+    def authentic(self, address: tuple[str, int], *, answered: bool) -> None:
+        """A STUN message came that only the peer can have sent: an answer to a check of ours, or a check of its own."""
+        if answered:
+            self.contact.answered(address)
+        else:
+            self.contact.asked(address)
+
+    def renamed(self) -> None:
+        """The connection has new credentials of its own (an ICE restart)."""
 
     def _is_authentic(self, message: stun.Message) -> bool:
         ice, given = self.receiver, message.attributes
@@ -222,30 +233,25 @@ class Gate(stock.StunProtocol):
     # -- what the network says
 
     def listen_for_errors(self, opened: socket.socket) -> None:
-        """Have the system tell this socket when a peer's port is unreachable (ICMP; on Linux alone, see ip(7)).
+        """Have the system tell this socket when a peer's port is unreachable.
 
         Args:
             opened: The socket below the transport; it is read here, and closed by the transport.
         """
-        if sys.platform != "linux":
-            return
-        if opened.family == socket.AF_INET6:
-            opened.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVERR, 1)
-        else:
-            opened.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, 1)
-        self._socket = opened
+        if listen_for_errors(opened):
+            self._socket = opened
 
     def error_received(self, exc: Exception) -> None:  # noqa: ARG002 - the queue of errors says more
         """The system has an error for this socket: the queue of errors is emptied, or it would be told for ever."""
         self._errors += 1
-        opened = self._socket
-        while opened is not None:
-            try:
-                _, _, _, address = opened.recvmsg(0, 0, _MSG_ERRQUEUE)
-            except OSError:
-                return
-            if any(pair.remote_addr == tuple(address[:2]) for pair in self.receiver._nominated.values()):
-                self.contact.refused += 1
+        if self._socket is not None:
+            for address in unreachable(self._socket):
+                self.refuse(address)
+
+    def refuse(self, address: tuple[str, int]) -> None:
+        """The network says that nobody listens at `address`."""
+        if any(pair.remote_addr == address for pair in self.receiver._nominated.values()):
+            self.contact.refused += 1
 
     def send(self, data: bytes, address: tuple[str, int]) -> None:
         """Send a datagram.
@@ -273,6 +279,27 @@ class Gate(stock.StunProtocol):
         """The transport is closed."""
         self._socket = None
         super().connection_lost(exc)
+
+
+def listen_for_errors(opened: socket.socket) -> bool:
+    """Have the system tell a socket when a peer's port is unreachable (ICMP; on Linux alone, see ip(7))."""
+    if sys.platform != "linux":
+        return False
+    if opened.family == socket.AF_INET6:
+        opened.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVERR, 1)
+    else:
+        opened.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, 1)
+    return True
+
+
+def unreachable(opened: socket.socket) -> Iterator[tuple[str, int]]:
+    """Empty the socket's queue of errors: the addresses that could not be reached."""
+    while sys.platform == "linux":
+        try:
+            _, _, _, address = opened.recvmsg(0, 0, _MSG_ERRQUEUE)
+        except OSError:
+            return
+        yield address[0], address[1]
 
 
 def _busy(pair: Any, ice: Any) -> bool:

@@ -32,6 +32,7 @@ from ..config import IceServer, WebRTCConfig
 from ..ports import ServerReport, ServerTrouble
 from . import seam
 from .gate import Contact, Gate
+from .one_port import OnePort
 
 _log = logging.getLogger("rtcflow.engine")
 
@@ -47,7 +48,11 @@ _STUN_CODES: Final = {401: ServerTrouble.WRONG_CREDENTIALS, 403: ServerTrouble.W
 
 
 def install(
-    connection: RTCPeerConnection, config: WebRTCConfig, asked: dict[str, ServerReport], contact: Contact | None = None
+    connection: RTCPeerConnection,
+    config: WebRTCConfig,
+    asked: dict[str, ServerReport],
+    contact: Contact | None = None,
+    port: OnePort | None = None,
 ) -> bool:
     """Have the transports that `connection` has so far gather candidates as `config` says.
 
@@ -56,12 +61,16 @@ def install(
         config: The engine's options.
         asked: Is told what came of asking each server, by URL.
         contact: Is told what its sockets hear of the peer.
+        port: Where the host candidates are, if all calls share one port.
 
     Returns:
         False if this aioice is not as we know it; then it gathers by itself, and nobody tells `contact`.
     """
     if seam.can_gather():
-        seam.gather_by(connection, partial(_gather, config, asked, contact or Contact()))
+        if port is not None:
+            for transport in seam.transports(connection):
+                port.name(transport.transport._connection)
+        seam.gather_by(connection, partial(_gather, config, asked, contact or Contact(), port))
         return True
     _log.warning("this aioice is not known: it gathers candidates by itself, and only ice_servers count")
     return False
@@ -98,7 +107,12 @@ def _addresses_of(adapter: Any) -> Iterator[str]:
 
 
 async def _gather(
-    config: WebRTCConfig, asked: dict[str, ServerReport], contact: Contact, ice: Any, component: int
+    config: WebRTCConfig,
+    asked: dict[str, ServerReport],
+    contact: Contact,
+    port: OnePort | None,
+    ice: Any,
+    component: int,
 ) -> list[Any]:
     """The candidates of one component, in the order of their kinds; their sockets are `ice`'s from the first on.
 
@@ -108,8 +122,13 @@ async def _gather(
     addresses = host_addresses(config)
     candidates = []
     for address in addresses:
-        protocol = await _open(ice, address, component, config, contact)
+        if port is None:
+            protocol = await _open(ice, address, config, contact)
+        else:
+            protocol = await port.gate(address, ice, contact)
         if protocol is not None:
+            ice._protocols.append(protocol)
+            protocol.local_candidate = _host(component, *protocol.transport.get_extra_info("sockname")[:2])
             candidates.append(protocol.local_candidate)
     sockets = list(ice._protocols)
     if config.public_address is not None:
@@ -130,7 +149,19 @@ async def _gather(
     return candidates
 
 
-async def _open(ice: Any, address: str, component: int, config: WebRTCConfig, contact: Contact) -> Any:
+def _host(component: int, host: str, port: int) -> Any:
+    return aioice.Candidate(
+        foundation=candidate_foundation("host", "udp", host),
+        component=component,
+        transport="udp",
+        priority=candidate_priority(component, "host"),
+        host=host,
+        port=port,
+        type="host",
+    )
+
+
+async def _open(ice: Any, address: str, config: WebRTCConfig, contact: Contact) -> Gate | None:
     """A socket for host candidates on `address`; None if the system has no such address any more.
 
     Raises:
@@ -151,17 +182,6 @@ async def _open(ice: Any, address: str, component: int, config: WebRTCConfig, co
             return None
         _, protocol = await asyncio.get_running_loop().create_datagram_endpoint(lambda: Gate(ice, contact), sock=opened)
         protocol.listen_for_errors(opened)
-        ice._protocols.append(protocol)
-        host, bound = opened.getsockname()[:2]
-        protocol.local_candidate = aioice.Candidate(
-            foundation=candidate_foundation("host", "udp", host),
-            component=component,
-            transport="udp",
-            priority=candidate_priority(component, "host"),
-            host=host,
-            port=bound,
-            type="host",
-        )
         return protocol
     assert config.port_range is not None  # noqa: S101
     low, high = config.port_range

@@ -17,6 +17,8 @@ from typing import Any, Final
 from aioice.utils import random_string
 from aiortc import RTCDtlsTransport
 
+from .gate import Gate
+
 PACE: Final = 0.02
 """Seconds between two checks: Ta of RFC 8445 section 14.2 is 50 ms at most; aioice has this."""
 
@@ -47,7 +49,10 @@ def begin(transport: RTCDtlsTransport, user_name: str, password: str) -> None:
     for pair in ice._check_list:
         if pair.task is not None:
             pair.task.cancel()
-    ice._local_username, ice._local_password = random_string(4), random_string(22)
+    ice._local_username, ice._local_password = random_string(8), random_string(22)
+    for protocol in ice._protocols:
+        if isinstance(protocol, Gate):
+            protocol.renamed()
     ice.remote_username, ice.remote_password = user_name, password
     ice._remote_candidates[:] = [pair.remote_candidate for pair in ice._nominated.values()]
     ice._check_list.clear()

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
+from contextvars import ContextVar
 from types import CodeType, FrameType, FunctionType
 from typing import Any, Final, TypeVar
 
@@ -28,12 +29,15 @@ from ..handlers.base import StreamHandlerBase
 from ._stop_thread import stop_thread, take_back
 from .clocks import BackendName, VirtualTime, backend_with
 
-__all__ = ["HANG", "HandlerHung", "ManualLoop", "Watch", "refuse_in_a_loop", "run_in_room"]
+__all__ = ["HANG", "HandlerHung", "ManualLoop", "Watch", "longest_hang", "refuse_in_a_loop", "run_in_room"]
 
 T = TypeVar("T")
 
 HANG = 30.0
 """Real seconds for which a loop in virtual time may be held up before `HandlerHung` is raised."""
+
+longest_hang: ContextVar[float] = ContextVar("rtcflow_longest_hang", default=HANG)
+"""The same for the calls that are made in this context: `check_handler` makes many calls, and waits for less long."""
 
 LOOK: Final = 0.25
 """Real seconds between two looks at a loop."""
@@ -60,19 +64,28 @@ class Watch:
         self._hang = hang
         self._codes = _own_codes(handler)
         self._seen = -1
-        self._since = 0.0
+        self._since = self._began = 0.0
 
     def begin(self) -> None:
         """Count from now on."""
-        self._seen, self._since = self._clock.pulse, time.monotonic()
+        self._began = time.monotonic()
+        self._seen, self._since = self._clock.pulse, self._began
 
     def found(self, ident: int) -> str | None:
         """What to say of the loop in the thread `ident`; None while all is well."""
         now = time.monotonic()
         if self._clock.now > self._clock.over_by:
+            if not self._clock.has_threads:  # what waits for a thread may still end
+                self._clock.abandon()
             return self._kept_open() or "the call goes on long after the caller has hung up"
         if self._clock.pulse != self._seen:
-            self.begin()
+            if min(self._clock.busy_for, now - self._began) > self._hang:
+                self._clock.abandon()
+                return (
+                    self._kept_open(swallowed=True)
+                    or f"a task has gone round without ever waiting for {self._hang:g} s, and does not end"
+                )
+            self._seen, self._since = self._clock.pulse, now
             return None
         if now - self._since < self._hang:
             return None
@@ -99,12 +112,17 @@ class Watch:
                 frame = frame.f_back
         return found
 
-    def _kept_open(self) -> str | None:
-        """The handler's coroutines that have not ended."""
+    def _kept_open(self, *, swallowed: bool = False) -> str | None:
+        """The handler's coroutines that have not ended; `swallowed` if they go round without end."""
         objects: list[Any] = [thing for thing in gc.get_objects() if inspect.iscoroutine(thing)]
         left = sorted({_place(one.cr_frame) for one in objects if one.cr_code in self._codes and one.cr_frame})
         if not left:
             return None
+        if swallowed:
+            return (
+                f"{', '.join(left)} goes round without end: it swallows its cancellation; "
+                "write except Exception, not except BaseException, or raise it again"
+            )
         return (
             f"{', '.join(left)} does not end: it cannot be cancelled, or waits for a thread that does not come back; "
             "write await self.run_sync(function), whose thread stops when the call ends"
@@ -166,7 +184,7 @@ def run_in_room(
     thread.start()
     assert thread.ident is not None  # noqa: S101
     try:
-        return wait_for(future, Watch(clock, handler, HANG if hang is None else hang), thread.ident)
+        return wait_for(future, Watch(clock, handler, longest_hang.get() if hang is None else hang), thread.ident)
     finally:
         if future.done():
             thread.join()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import math
+import threading
 import time
 from collections.abc import Callable
 from typing import Protocol, TypeVar
@@ -81,6 +82,8 @@ class VirtualTime:
         self._flowing_since: float | None = None
         self._rested = time.monotonic()
         self._turns = 0
+        self._decided = self._rested
+        self._abandoned = False
 
     def __repr__(self) -> str:
         return f"<VirtualTime {self.now:.6f}{'' if self._limit == math.inf else ' manual'}>"
@@ -113,12 +116,26 @@ class VirtualTime:
         self._limit = math.inf
         self._poke()
 
+    @property
+    def busy_for(self) -> float:
+        """Real seconds since the loop last came to rest."""
+        return time.monotonic() - self._decided
+
+    @property
+    def has_threads(self) -> bool:
+        """Whether a thread worked for the loop when it was last looked at; from any thread."""
+        return bool(self.workers.calls()) or self.workers.foreign_seen > 0
+
+    def abandon(self) -> None:
+        """Stop the loop for good at its next turn: its tasks go round without end, and cannot be cancelled."""
+        self._abandoned = True
+
     # -- the driver's side
 
     def attach(self, wake_loop: Callable[[], None], count_foreign: Callable[[], int]) -> None:
         """The loop begins: how to wake it from any thread, and how many other threads work for it."""
         self._wake_loop, self._count_foreign = wake_loop, count_foreign
-        self._rested = time.monotonic()
+        self._rested = self._decided = time.monotonic()
 
     def decide(self, deadline: float) -> Decision:
         """Called in the loop's thread when no task can run and nothing has come from outside.
@@ -128,7 +145,7 @@ class VirtualTime:
         """
         real = time.monotonic()
         self.pulse += 1
-        self._rested, self._turns = real, 0
+        self._rested, self._turns, self._decided = real, 0, real
         verdict = self.workers.judge()
         if verdict is Verdict.STANDS:
             self._flowing_since = None
@@ -165,6 +182,8 @@ class VirtualTime:
 
     def turn(self) -> None:
         """The loop goes round once more without having come to rest."""
+        if self._abandoned:  # its thread is a daemon; if it went on, it would slow down everything else
+            threading.Event().wait()
         self.pulse += 1
         self._turns += 1
         if self._turns > STARVED_TURNS:

@@ -11,9 +11,11 @@ PYTEST_DONT_REWRITE: the sentences in here are the messages, and need no explana
 
 from __future__ import annotations
 
+import contextvars
 import itertools
 import threading
 import time
+import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -43,7 +45,7 @@ from ..transports.memory import memory_pair
 from . import signals
 from ._leaks import descriptors
 from ._probe import Journal, probe_copies
-from ._room import HandlerHung, refuse_in_a_loop, run_in_room
+from ._room import HandlerHung, longest_hang, refuse_in_a_loop, run_in_room
 from ._sharing import Traces, refuse_shared_state
 from ._workers import PATIENCE
 from .caller import CallRecord, open_caller, run_call
@@ -65,6 +67,10 @@ HANDLER_CHECKS: dict[str, Callable[..., None]] = {}
 """The single checks of `check_handler`, by their sentence."""
 ENOUGH: Final = 5.0
 """Real seconds after which a handler that has broken a sentence is not looked at any further."""
+LONGEST: Final = 90.0
+"""Real seconds after which no new sentence is looked at, even if none is broken."""
+SHORT_HANG: Final = 8.0
+"""Real seconds for which a method of an async handler may hold up the loop."""
 GRACE: Final = 1.0
 """Real seconds in which a thread that the handler started may end after `shutdown`."""
 
@@ -91,10 +97,21 @@ def check_handler(
     refuse_in_a_loop("check_handler", "call it in a plain def, or write: await anyio.to_thread.run_sync(...)")
     check_statically(handler)
     refuse_shared_state(handler, copy_handler(handler), f"{type(handler).__qualname__}.copy()", shared)
-    given = _Given(args, shared, patience)
+    contextvars.copy_context().run(_look_at_all, handler, _Given(args, shared, patience))
+
+
+def _look_at_all(handler: StreamHandlerBase, given: _Given) -> None:
     broken: list[str] = []
     began = time.monotonic()
-    for sentence, check in HANDLER_CHECKS.items():
+    longest_hang.set(SHORT_HANG)
+    for n, (sentence, check) in enumerate(HANDLER_CHECKS.items()):
+        if not broken and time.monotonic() - began > LONGEST:
+            warnings.warn(
+                f"check_handler ended early: it looked at {n} of {len(HANDLER_CHECKS)} sentences in {LONGEST:g} s; the "
+                "handler blocks its threads for long, in time.sleep() or a computation: give the tests a shorter one",
+                stacklevel=3,
+            )
+            break
         if broken and time.monotonic() - began > ENOUGH:
             broken.append("(this took long, so the other sentences were not looked at)")
             break
@@ -466,11 +483,25 @@ async def _stream_shut_down(handler: StreamHandlerBase, given: _Given) -> tuple[
     "one call leaves no trace in another: lists, dicts, sets and arrays that copies share do not change", probed=False
 )
 def _no_trace(handler: StreamHandlerBase, given: _Given) -> None:
+    async def drop() -> None:
+        await shut_down(copy_handler(handler), _PATIENT.shutdown)
+
+    async def cut(how: str, after: float) -> None:
+        await _end_at(how, after, handler, given)
+
     traces = Traces(handler, copy_handler(handler), given.shared)
-    _call(handler, given, "trio")
-    left = traces.left()
-    if left is not None:
-        raise AssertionError(left)
+    ways: dict[str, Callable[[], object]] = {"a call": partial(_call, handler, given, "trio")}
+    run = partial(run_in_room, backend="trio", handler=handler, patience=given.patience)
+    ways["a caller who is refused"] = partial(run, drop)
+    for how, after in (("cancelled", 0.0), ("cancelled", 0.05), ("peer leaves", 0.011), ("link breaks", 0.25)):
+        ways[f"a call that ends early ({how} after {after:g} s)"] = partial(run, partial(cut, how, after))
+    for way, serve in ways.items():
+        serve()
+        left = traces.left()
+        if left is not None:
+            raise AssertionError(
+                left if way == "a call" else f"{way} leaves a trace that a whole call does not: {left}"
+            )
 
 
 def _no_thread_left(record: CallRecord, before: set[threading.Thread]) -> None:

@@ -23,6 +23,7 @@ import logging
 import math
 import sys
 import time
+import warnings
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial, wraps
@@ -134,9 +135,11 @@ class Budget:
     Attributes:
         failed: A bug was found, and its story is being made shorter.
         error: What was found last.
+        examples: How many examples began.
     """
 
     def __init__(self) -> None:
+        self.examples = 0
         self.until = math.inf
         self.failed = False
         self.error: Exception | None = None
@@ -154,6 +157,7 @@ class Budget:
         """
         if time.monotonic() > self.until:
             raise TimeIsUp
+        self.examples += 1
 
 
 def _bounded(run: Callable[[Any], None], life: type[HandlerLifecycle], budget: Budget) -> Callable[[Any], None]:
@@ -167,6 +171,7 @@ def _bounded(run: Callable[[Any], None], life: type[HandlerLifecycle], budget: B
             both = memory if chosen.database is None else MultiplexedDatabase(memory, chosen.database)
             case.settings = settings(chosen, database=both)
         budget.until, budget.failed, budget.error = time.monotonic() + life.seconds, False, None
+        budget.examples = 0
         try:
             run(case)
         except TimeIsUp:
@@ -176,6 +181,11 @@ def _bounded(run: Callable[[Any], None], life: type[HandlerLifecycle], budget: B
                 with suppress(SkipTest, Flaky):  # nothing is in the database, or the story is another one each time
                     run(case)
                 raise budget.error from None
+            warnings.warn(
+                f"{life.__name__} ended early: {budget.examples} of {chosen.max_examples} examples in "
+                f"{life.seconds:g} s, all good; give it more time with seconds = math.inf, or ask for fewer examples",
+                stacklevel=2,
+            )
         finally:
             budget.until = math.inf
             case.settings = chosen

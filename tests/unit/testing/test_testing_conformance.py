@@ -7,8 +7,9 @@ import subprocess
 import sys
 import threading
 from collections import Counter, defaultdict
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
+from pathlib import Path
 
 import anyio
 import av
@@ -20,7 +21,7 @@ from rtcflow import HandlerError, memory_pair
 from rtcflow._core.flow import Flow, Policy
 from rtcflow.abc import MediaOffer
 from rtcflow.frames import AudioFormat
-from rtcflow.testing import HANDLER_CHECKS, TRANSPORT_CHECKS, check_handler, check_transport, virtual_backend
+from rtcflow.testing import HANDLER_CHECKS, TRANSPORT_CHECKS, check_handler, check_transport, contract, virtual_backend
 
 AUDIO = (24000, np.zeros((1, 480), np.int16))
 EVERYTHING = MediaOffer(receive_video=True, send_video=True)
@@ -442,6 +443,43 @@ class Stubborn(Sound):
         await anyio.sleep(30 if self.served else 0)
 
 
+class Unending(Sound):
+    """Swallows everything, its cancellation included."""
+
+    async def emit(self):
+        while True:
+            with suppress(BaseException):
+                await anyio.sleep(0.02)
+
+
+class KeepingSlot(Sound):
+    """Gives its slot back only if start_up has ended."""
+
+    slots = threading.Semaphore(100)
+    started = False
+
+    async def start_up(self):
+        self.slots.acquire(blocking=False)
+        await anyio.sleep(0.1)
+        self.started = True
+
+    async def shutdown(self):
+        if self.started:
+            self.slots.release()
+
+
+class GivingTwice(Sound):
+    """Gives a slot back that it has not taken."""
+
+    free = 10
+
+    async def start_up(self):
+        GivingTwice.free -= 1
+
+    async def shutdown(self):
+        GivingTwice.free += 1
+
+
 class Notes:
     """Kept by a handler."""
 
@@ -533,6 +571,8 @@ def nothing_forgotten(nothing_left_behind):
         (SharingCounter, "one call leaves no trace in another", "changed .counts"),
         (SharingDefault, "one call leaves no trace in another", "changed .lines"),
         (Counting, "one call leaves no trace in another", "set .total of the class Counting"),
+        (KeepingSlot, "one call leaves no trace in another", "ends early (cancelled after 0.05 s)"),
+        (GivingTwice, "one call leaves no trace in another", "a caller who is refused leaves a trace"),
         (Slow, "its call ends in time, and", "closing took"),
         (Sharing, "one call leaves no trace in another", "make it in __init__"),
     ],
@@ -554,6 +594,38 @@ def test_all_that_is_broken_is_listed():
     sentence = "it serves a call on trio and on asyncio, and what emit returns is an EmitType"
     assert sentence in text
     assert "expected" in text[text.index(sentence) :]
+
+
+def test_a_handler_that_swallows_its_cancellation_is_named():
+    """Its task goes round without end, and the check ends all the same; the thread it went round in stands still."""
+    code = """
+import time
+import test_testing_conformance as test
+from rtcflow.testing import contract
+
+contract.SHORT_HANG = 1.0
+try:
+    contract.check_handler(test.Unending())
+except AssertionError as error:
+    print(error)
+before = time.process_time()
+time.sleep(1.0)
+print("still" if time.process_time() - before < 0.5 else "goes on")
+import os, sys
+sys.stdout.flush()
+os._exit(0)
+"""
+    run = [sys.executable, "-c", code]
+    done = subprocess.run(run, cwd=Path(__file__).parent, capture_output=True, text=True, check=True, timeout=50)
+    assert "Unending.emit" in done.stdout
+    assert done.stdout.endswith("still\n"), done.stdout
+
+
+def test_a_check_that_ends_early_says_so(monkeypatch):
+    """A handler that was not looked at in every way does not pass in silence."""
+    monkeypatch.setattr(contract, "LONGEST", 0.0)
+    with pytest.warns(UserWarning, match="ended early: it looked at [01] of"):
+        check_handler(Sound())
 
 
 def test_a_forgotten_thread_is_noticed(nothing_forgotten):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 from typing import Any
 
@@ -17,7 +16,6 @@ from rtcflow.frames import AudioFormat
 from rtcflow.transports.webrtc import WebRTCConfig, WebRTCEngine, WebRTCTransport, open_engine
 
 VOICE = AudioFormat(48000)
-CALLS = int(os.environ.get("RTCFLOW_ONE_PORT_CALLS", "4"))
 
 
 def free_port() -> int:
@@ -44,14 +42,15 @@ async def call(client: WebRTCEngine, server: WebRTCEngine) -> tuple[WebRTCTransp
 
 
 @pytest.mark.anyio
+@pytest.mark.parametrize("calls", [4, pytest.param(200, marks=[pytest.mark.nightly, pytest.mark.timeout(180)])])
 @pytest.mark.parametrize("use_uvloop", [False, True])
-async def test_calls_share_a_port(use_uvloop: bool) -> None:
+async def test_calls_share_a_port(use_uvloop: bool, calls: int) -> None:
     """Each call hears its own caller, by IPv4 and IPv6; strangers' datagrams are dropped; ends leave nothing."""
     port = free_port()
     hosts = ("127.0.0.1", "::1") if socket.has_ipv6 else ("127.0.0.1",)
     async with open_engine(WebRTCConfig(host_addresses=hosts, port=port, use_uvloop=use_uvloop)) as server:
         pairs = []
-        for number in range(CALLS):
+        for number in range(calls):
             host = hosts[number % len(hosts)]
             client = WebRTCEngine(WebRTCConfig(host_addresses=(host,)))
             await client._open()

@@ -36,7 +36,8 @@ class OpusConfig:
         complexity: 0 to 10. More gives better quality and takes more time. Above 0, variable bitrate takes a third more
             bits, too.
         application: ``"audio"`` codes the waveform. ``"voip"`` models the voice, which is better below 30 kbit/s and
-            takes three times as long. ``"lowdelay"`` looks ahead 2.5 ms instead of 6.5 ms, at lower quality.
+            takes three times as long. ``"lowdelay"`` looks ahead 2.5 ms instead of 6.5 ms, at lower quality. Take it if
+            milliseconds count more than quality, for music played together, say, on a network with little jitter.
         fec: Send a coarse copy of each speech frame in the next packet (RFC 6716 section 2.1.7), for peers that
             lose packets. It belongs to the voice model, so choose ``"voip"``, and an `expected_loss` above 0.
         expected_loss: Percent of packets that the encoder expects to be lost.

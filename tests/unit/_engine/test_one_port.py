@@ -126,6 +126,27 @@ def test_an_address_stays_with_the_call_that_has_proven_it() -> None:
     asyncio.run(check())
 
 
+def test_media_from_a_new_port_of_a_nat_finds_its_call() -> None:
+    """RTP with a known SSRC goes on from an address that nobody knows; with another SSRC it belongs to nobody."""
+
+    async def check() -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as opened:
+            shared = SharedSocket(opened)
+            one = gate(shared)
+            one.local_candidate = stock.Candidate("1", 1, "udp", 1, "127.0.0.1", 7, "host")
+            ice = one.receiver
+            ice._nominated[1] = object()
+            shared.claim(("198.51.100.1", 7), one, proven=True)
+            known, other = (b"\x80\x60" + bytes(6) + name + b"media" for name in (b"ours", b"none"))
+            shared.datagram_received(known, ("198.51.100.1", 7))
+            shared.datagram_received(known, ("203.0.113.9", 9))
+            shared.datagram_received(other, ("203.0.113.9", 9))
+            assert [ice._queue.get_nowait()[0] for _ in range(ice._queue.qsize())] == [known, known]
+            assert shared.dropped == 1
+
+    asyncio.run(check())
+
+
 def gate(shared: SharedSocket) -> PortGate:
     from rtcflow._engine.seam.gate import Contact
 

@@ -9,4 +9,5 @@ from __future__ import annotations
 from .handlers import turns
 from .handlers.turns import *  # noqa: F403 - the list is in handlers.turns, once
 
-__all__ = turns.__all__
+__all__: list[str] = []
+__all__ += turns.__all__  # in this form, type checkers can follow it

@@ -13,6 +13,7 @@ from typing import IO, Any, Final, Protocol
 
 import av
 import numpy as np
+from av.video.frame import PictureType
 from numpy.typing import NDArray
 
 SUFFIXES: Final = (".wav", ".ogg", ".opus", ".mka", ".mkv")
@@ -127,7 +128,7 @@ class ContainerFile:
         self._last[side] = pts
         picture = frame.reformat(640, 480, "yuv420p")
         picture.pts, picture.time_base = pts, Fraction(1, 1000)
-        picture.pict_type = av.video.frame.PictureType.NONE
+        picture.pict_type = PictureType.NONE
         self._mux(stream, picture)
 
     def _mux(self, stream: Any, frame: Any) -> None:

@@ -8,7 +8,6 @@ through one queue. Relies on: nats-py answers a request without subscribers at o
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -202,7 +201,7 @@ class NatsLink:
             self._errors.append(str(error) or type(error).__name__)
             raise CannotConnect(self._why_not()) from error
         await self._on_up()
-        self._pump = self._room._tasks.create_task(self._send_all(), context=contextvars.Context())
+        self._pump = self._room.start_task(self._send_all())
 
     def _why_not(self) -> str:
         servers = ", ".join(self._options.servers)

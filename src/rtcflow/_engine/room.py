@@ -217,6 +217,10 @@ class Room:
         """Start a task that belongs to `family`. Its errors go to `Family.failed`."""
         return self._tasks.create_task(_report(coroutine, family), context=family.context)
 
+    def start_task(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Start a task that lives at most as long as the room; in its thread."""
+        return self._tasks.create_task(coroutine, context=contextvars.Context())
+
     def _stop_now(self) -> None:
         self._stop.set()
 

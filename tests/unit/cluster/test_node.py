@@ -212,6 +212,9 @@ async def test_the_limit_of_the_cluster_is_exact(nats):
             outcomes = []
             await _hold(site, 30, lambda k: f"call{k}", outcomes)
             assert sorted(outcomes) == ["TooManyConnections"] * 20 + ["admitted"] * 10
+            with anyio.fail_after(5):  # each node has heard of the freed places
+                while any(stream.calls.router._slots for stream in site.streams):
+                    await anyio.sleep(0.01)
 
 
 @pytest.mark.anyio

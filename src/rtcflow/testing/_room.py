@@ -36,7 +36,7 @@ T = TypeVar("T")
 HANG = 30.0
 """Real seconds for which a loop in virtual time may be held up before `HandlerHung` is raised."""
 
-longest_hang: ContextVar[float] = ContextVar("rtcflow_longest_hang", default=HANG)
+longest_hang: ContextVar[float] = ContextVar("rtcflow_longest_hang", default=math.inf)
 """The same for the calls that are made in this context: `check_handler` makes many calls, and waits for less long."""
 
 LOOK: Final = 0.25
@@ -75,8 +75,7 @@ class Watch:
         """What to say of the loop in the thread `ident`; None while all is well."""
         now = time.monotonic()
         if self._clock.now > self._clock.over_by:
-            if not self._clock.has_threads:  # what waits for a thread may still end
-                self._clock.abandon()
+            self._clock.abandon()
             return self._kept_open() or "the call goes on long after the caller has hung up"
         if self._clock.pulse != self._seen:
             if min(self._clock.busy_for, now - self._began) > self._hang:
@@ -183,8 +182,9 @@ def run_in_room(
     thread = threading.Thread(target=contextvars.copy_context().run, args=(run,), name="rtcflow room", daemon=True)
     thread.start()
     assert thread.ident is not None  # noqa: S101
+    limit = min(HANG, longest_hang.get()) if hang is None else hang
     try:
-        return wait_for(future, Watch(clock, handler, longest_hang.get() if hang is None else hang), thread.ident)
+        return wait_for(future, Watch(clock, handler, limit), thread.ident)
     finally:
         if future.done():
             thread.join()

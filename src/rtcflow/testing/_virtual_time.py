@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import enum
 import math
-import threading
 import time
 from collections.abc import Callable
 from typing import Protocol, TypeVar
@@ -121,13 +120,8 @@ class VirtualTime:
         """Real seconds since the loop last came to rest."""
         return time.monotonic() - self._decided
 
-    @property
-    def has_threads(self) -> bool:
-        """Whether a thread worked for the loop when it was last looked at; from any thread."""
-        return bool(self.workers.calls()) or self.workers.foreign_seen > 0
-
     def abandon(self) -> None:
-        """Stop the loop for good at its next turn: its tasks go round without end, and cannot be cancelled."""
+        """Nobody waits for the loop any more: it goes on slowly until its tasks end, if they ever do."""
         self._abandoned = True
 
     # -- the driver's side
@@ -182,8 +176,8 @@ class VirtualTime:
 
     def turn(self) -> None:
         """The loop goes round once more without having come to rest."""
-        if self._abandoned:  # its thread is a daemon; if it went on, it would slow down everything else
-            threading.Event().wait()
+        if self._abandoned:  # it must not slow down everything else; nor is it stopped, because its tasks may still end
+            time.sleep(0.01)
         self.pulse += 1
         self._turns += 1
         if self._turns > STARVED_TURNS:

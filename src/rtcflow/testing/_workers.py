@@ -165,7 +165,7 @@ class Workers:
         self._lock = threading.Lock()
         self._workers: set[Worker] = set()
         self._bell = threading.Event()
-        self.foreign_seen = 0
+        self._foreign_seen = 0
         self._foreign_since = 0.0
         self._others: dict[int, _Look] = {}
         self._waiting = False
@@ -274,8 +274,8 @@ class Workers:
         self._others = looks
         # Those that were handed to a pool and have not begun count, too.
         n = jobs - waiting + max(0, self.foreign() - jobs)
-        if n != self.foreign_seen:
-            self.foreign_seen, self._foreign_since = n, real
+        if n != self._foreign_seen:
+            self._foreign_seen, self._foreign_since = n, real
         at_work = n and real - self._foreign_since < self.patience
         return Verdict.STANDS if computes or at_work else Verdict.FREE
 

@@ -597,7 +597,7 @@ def test_all_that_is_broken_is_listed():
 
 
 def test_a_handler_that_swallows_its_cancellation_is_named():
-    """Its task goes round without end, and the check ends all the same; the thread it went round in stands still."""
+    """Its task goes round without end, and the check ends all the same; its thread then uses little time."""
     code = """
 import time
 import test_testing_conformance as test

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 
+from rtcflow.ends import Timeouts
+
 PACKAGE = Path(__file__).parents[1] / "src" / "rtcflow"
 
 INK, LINE, PAPER = "#1c2733", "#5b6b7b", "#fbfcfd"
@@ -105,18 +107,15 @@ def _target(package: list[str], node: ast.ImportFrom) -> Iterable[str]:
 
 
 def imports() -> dict[str, set[str]]:
-    """Which folder or flat module of the package imports which, when it runs."""
+    """Which folder or flat module of the package imports which, in functions and for type checking, too."""
     found: dict[str, set[str]] = defaultdict(set)
     for path in sorted(PACKAGE.rglob("*.py")):
         place = path.relative_to(PACKAGE).with_suffix("").parts
         if place[0] in {"__init__", "__main__", "_version"}:
             continue
         found[place[0]] |= set()
-        skipped: set[ast.AST] = set()
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-                skipped.update(inner for statement in node.body for inner in ast.walk(statement))
-            elif isinstance(node, ast.ImportFrom) and node.level and node not in skipped:
+            if isinstance(node, ast.ImportFrom) and node.level:
                 names = _target(["rtcflow", *path.relative_to(PACKAGE).parts[:-1]], node)
                 found[place[0]] |= {name for name in names if name != place[0]}
     return {name: {other for other in others if other in found} for name, others in found.items()}
@@ -161,6 +160,12 @@ PARTS = {
     "fastrtc": "FastRTC's names",
     "testing": "virtual time, machines, strategies",
     "agents": "conversation, tools, speech services",
+    "cluster": "many processes, one stream",
+    "speech": "recognition and synthesis",
+    "turns": "the public names of turn-taking",
+    "prometheus": "figures of streams and calls",
+    "otel": "traces of calls and turns",
+    "logs": "call ids in log lines, JSON",
 }
 """One line for each part; a part without one is drawn with its name alone."""
 
@@ -196,7 +201,7 @@ def life() -> Drawing:
         ("connected", "ICE and DTLS done,\nor the socket is open", "green"),
         ("live", "receive, emit, video,\nstart_up, messages", "green"),
         ("closing", "the first cause is kept,\nno further call begins", "amber"),
-        ("shutdown()", "once, at most 5 s", "blue"),
+        ("shutdown()", f"once, at most {Timeouts().shutdown:g} s", "blue"),
         ("closed", "last frames, goodbye,\nthe slot is free", "grey"),
     ]
     for number, (words, note, fill) in enumerate(steps):
@@ -215,9 +220,10 @@ def life() -> Drawing:
         "the peer hangs up · the handler returns CloseStream or raises · a limit · the network · your app cancels",
     )
     drawing.arrow((753, 190), (753, 146))
-    deadlines = "Deadlines after the cause: shutdown() 5 s, worker threads 1 s, goodbye 1 s."
-    drawing.text(20, 280, deadlines, anchor="start")
-    drawing.text(20, 300, "Together they take at most Timeouts.close (6 s).", anchor="start")
+    limits = Timeouts()
+    phases = f"shutdown() {limits.shutdown:g} s, worker threads {limits.grace:g} s, goodbye {limits.goodbye:g} s"
+    drawing.text(20, 280, f"Deadlines after the cause: {phases}.", anchor="start")
+    drawing.text(20, 300, f"Together they take at most Timeouts.close ({limits.whole:g} s).", anchor="start")
     return drawing
 
 
@@ -306,7 +312,35 @@ def turn() -> Drawing:
     return drawing
 
 
-DRAWINGS = {"house": house, "life": life, "frame": frame_path, "threads": threads, "turn": turn}
+def placement() -> Drawing:
+    """Where calls are placed in a cluster."""
+    drawing = Drawing(980, 330, "Where calls are placed in a cluster")
+    drawing.box(20, 120, 130, 70, "caller", "blue", "page, phone, client")
+    drawing.box(260, 120, 130, 70, "proxy", "grey", "sends requests\nto any node")
+    drawing.frame(510, 14, 220, 300, "nodes of the cluster")
+    drawing.box(530, 50, 180, 60, "node A", "amber", "full")
+    drawing.box(530, 130, 180, 60, "node B", "violet", "got the request")
+    drawing.box(530, 210, 180, 60, "node C", "green", "has the call")
+    drawing.box(830, 120, 130, 70, "NATS", "grey", "claims of ids,\nload of nodes")
+    drawing.arrow((150, 155), (259, 155), words="offer")
+    drawing.arrow((390, 155), (529, 155), words="HTTP")
+    for y in (80, 160, 240):
+        drawing.arrow((710, y), (829, 155), dashed=True)
+    drawing.arrow((620, 190), (620, 209))
+    drawing.arrow((85, 190), (85, 290), (620, 290), (620, 271), words="WebRTC media: straight to the node of the call")
+    drawing.text(660, 290, "The lighter of two", size=11.5, anchor="start")
+    drawing.text(660, 305, "random free nodes", size=11.5, anchor="start")
+    return drawing
+
+
+DRAWINGS = {
+    "house": house,
+    "life": life,
+    "frame": frame_path,
+    "threads": threads,
+    "turn": turn,
+    "placement": placement,
+}
 
 
 def draw_all(folder: Path) -> None:

@@ -8,7 +8,7 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import anyio
 import av
@@ -51,6 +51,18 @@ def test_names_are_here() -> None:
     for name in [*NAMES, *TURN]:
         assert getattr(fastrtc, name) is not None
         assert name in fastrtc.__all__
+
+
+def test_emit_types_admit_what_fastrtcs_do() -> None:
+    """Audio is a rate and samples, with the channel layout or not; video is a picture, with outputs or not."""
+    assert sorted(len(get_args(kind)) for kind in get_args(fastrtc.AudioEmitType)) == [2, 3]
+    assert all(get_args(kind)[0] is int for kind in get_args(fastrtc.AudioEmitType))
+    video = get_args(fastrtc.VideoEmitType)
+    (with_outputs,) = [get_args(kind) for kind in video if get_origin(kind) is tuple]
+    picture, outputs = with_outputs
+    assert outputs is fastrtc.AdditionalOutputs
+    assert {*get_args(picture), fastrtc.AdditionalOutputs} <= set(video)
+    assert np.ndarray in map(get_origin, get_args(picture))
 
 
 def test_both_video_handlers_are_given_uint8_bgr() -> None:

@@ -142,6 +142,14 @@ class ConnectionExists(NegotiationError):
     status = 409
     code = "connection_already_exists"
 
+    def __init__(
+        self,
+        message: str = "this id is in use; choose another, or wait until that call has ended",
+        *,
+        status: int | None = None,
+    ) -> None:
+        super().__init__(message, status=status)
+
 
 class CallLost(NegotiationError):
     """The process that carried this call has died, or was cut off, and the call with it; others of the cluster live."""

@@ -13,14 +13,15 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
 import anyio
 import httpx2
 import numpy as np
 import pytest
+from anyio.abc import Process
 
 from rtcflow.client import connect
 from rtcflow.exceptions import RTCFlowError
@@ -266,18 +267,25 @@ async def vanish(url: str, engine: WebRTCEngine, number: int) -> None:
             await call.aclose()
 
 
-async def be_killed(url: str) -> None:
-    """A caller's process is killed in mid-call."""
+@asynccontextmanager
+async def calling_process(url: str) -> AsyncIterator[Process]:
+    """A process that calls the echo; killed at the end."""
     command = [sys.executable, "-m", "rtcflow", "call", f"{url}/echo", "--seconds", "60"]
     process = await anyio.open_process(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        with anyio.move_on_after(20):
-            while not (await figures(url))["calls"]:
-                await anyio.sleep(0.1)
+        yield process
     finally:
         process.kill()
         with anyio.CancelScope(shield=True):
             await process.aclose()
+
+
+async def be_killed(url: str) -> None:
+    """A caller's process is killed in mid-call."""
+    async with calling_process(url):
+        with anyio.move_on_after(20):
+            while not (await figures(url))["calls"]:
+                await anyio.sleep(0.1)
 
 
 async def abort_calls(kind: str, folder: Path, count: int, kills: int) -> None:
@@ -330,9 +338,7 @@ async def test_five_hundred_aborted_calls_leave_nothing(kind: str, tmp_path: Pat
 async def test_a_stopped_caller_is_kept(seconds: int, tmp_path: Path) -> None:
     """SIGSTOP for 5 s and 8 s, with the default `peer_timeout`: the same call goes on."""
     with served(tmp_path, "trio") as (url, _):
-        command = [sys.executable, "-m", "rtcflow", "call", f"{url}/echo", "--seconds", "60"]
-        process = await anyio.open_process(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        try:
+        async with calling_process(url) as process:
             with anyio.fail_after(30):
                 while not (await figures(url))["calls"]:
                     await anyio.sleep(0.1)
@@ -343,7 +349,4 @@ async def test_a_stopped_caller_is_kept(seconds: int, tmp_path: Path) -> None:
             process.send_signal(signal.SIGCONT)
             await anyio.sleep(12)
             assert (await figures(url))["calls"] == 1
-        finally:
-            process.kill()
-            await process.aclose()
     assert (tmp_path / "server.log").read_text().count("begins") == 1

@@ -12,9 +12,9 @@ from collections import Counter
 import anyio
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import rule
+from machine_runs import run_machine
 
 import rtcflow
 from rtcflow.agents import ServiceError, ToolCall, VoiceAgent, tool
@@ -171,12 +171,4 @@ class SpeculatingLife(AgentLife):
 @pytest.mark.parametrize("life", [AgentLife, SpeculatingLife])
 def test_an_agent_lives_through_anything(life, backend):
     """No sequence of turns, text, interruptions, failing services and ends loses or doubles a result."""
-    machine = type(life.__name__, (life,), {"backend": backend})
-    machine.TestCase.settings = settings(
-        settings(),
-        max_examples=max(10, settings().max_examples // 4),
-        stateful_step_count=12,
-        deadline=None,
-        suppress_health_check=[HealthCheck.too_slow],
-    )
-    machine.TestCase().runTest()
+    run_machine(life, backend)

@@ -9,7 +9,7 @@ from collections import deque
 import anyio
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, settings
+from machine_runs import run_machine
 
 import rtcflow
 from rtcflow import AdditionalOutputs
@@ -197,12 +197,4 @@ def test_an_hour_of_call_adds_nothing_up(handler, backend):
 @pytest.mark.parametrize("handler", [Echo, AsyncEcho, Mirror, AsyncMirror, Bot])
 def test_connections_live_through_anything(handler, backend):
     """No sequence of frames, messages, faults and ends breaks a promise of the connection."""
-    case = life(handler, backend).TestCase
-    case.settings = settings(
-        settings(),
-        max_examples=max(10, settings().max_examples // 4),
-        stateful_step_count=15,
-        deadline=None,
-        suppress_health_check=[HealthCheck.too_slow],
-    )
-    case().runTest()
+    run_machine(life(handler, backend), backend, steps=15)

@@ -7,9 +7,9 @@ import time
 import anyio
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import rule
+from machine_runs import run_machine
 
 import rtcflow
 from rtcflow.handlers.base import get_current_handler
@@ -271,12 +271,4 @@ class BlockingLife(TalkLife):
 )
 def test_turns_live_through_anything(life, backend):
     """No sequence of speech, pauses, interruptions, failing and slow replies, and ends breaks a promise of a turn."""
-    machine = type(life.__name__, (life,), {"backend": backend})
-    machine.TestCase.settings = settings(
-        settings(),
-        max_examples=max(10, settings().max_examples // 4),
-        stateful_step_count=12,
-        deadline=None,
-        suppress_health_check=[HealthCheck.too_slow],
-    )
-    machine.TestCase().runTest()
+    run_machine(life, backend)

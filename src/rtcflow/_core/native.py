@@ -24,20 +24,17 @@ import anyio.abc
 import anyio.lowlevel
 
 
-def asyncio_runs() -> bool:
-    """Whether the caller runs in a task of asyncio."""
+def _current_task() -> asyncio.Task[object] | None:
+    """The running asyncio task; None under trio."""
     try:
-        return asyncio.current_task() is not None
-    except RuntimeError:
-        return False
+        return asyncio.current_task()
+    except RuntimeError:  # no loop of asyncio runs in this thread
+        return None
 
 
 def cancellations() -> int:
     """How often `cancel` of the running asyncio task was called (and not taken back); under trio 0."""
-    try:
-        task = asyncio.current_task()
-    except RuntimeError:  # no loop of asyncio runs in this thread
-        return 0
+    task = _current_task()
     return 0 if task is None else task.cancelling()
 
 
@@ -74,14 +71,14 @@ def keep_count(scope: anyio.CancelScope) -> None:
     Its tasks are cancelled as before. The code that leaves it has to look for a cancellation from outside again, by
     `checkpoint_if_cancelled`. Under trio nothing is done: trio does not count.
     """
-    if asyncio_runs():
+    if _current_task() is not None:
         scope.cancel()
         scope.shield = True
 
 
 async def _cancel_again(times: int) -> None:
     """Give the running asyncio task its cancellation back."""
-    task = asyncio.current_task()
+    task = _current_task()
     while task is not None and task.cancelling() < times:
         task.cancel()
     await anyio.lowlevel.checkpoint()

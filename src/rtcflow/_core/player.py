@@ -314,10 +314,16 @@ class Player:
             for tap in self._taps:
                 tap.left(due, at)
 
-    def withdraw(self) -> None:
-        """The transport has dropped what it took with the last `next_frame` (and `more`), because it is `stale`."""
+    def drop_stale(self) -> bool:
+        """Whether what the transport took with the last `next_frame` (and `more`) is `stale`: then it must not leave.
+
+        Ask before each sending. What is stale does not count as left.
+        """
+        if not self.stale:
+            return False
         with self._lock:
             self._leaving = []
+        return True
 
     def tap(self, tap: PlayerTap) -> None:
         """Tell `tap` what leaves from now on."""

@@ -79,9 +79,7 @@ class PlayoutTrack(MediaStreamTrack):
             if self._encoder is None:
                 self._encoder = OpusEncoder(sample_rate, self._config)
             packet = self._encoder.encode(samples, pts)
-            if self._player.stale:
-                self._player.withdraw()
-            elif packet is not None:
+            if not self._player.drop_stale() and packet is not None:
                 return packet
 
     async def play(self, writer: RtpWriter) -> None:
@@ -102,9 +100,7 @@ class PlayoutTrack(MediaStreamTrack):
         if encoder is None:
             encoder = self._encoder = OpusEncoder(sample_rate, self._config)
         payload = encoder.payload(samples)
-        if self._player.stale:
-            self._player.withdraw()
-        elif payload is not None:
+        if not self._player.drop_stale() and payload is not None:
             level = audio_level(samples) if self._config.audio_level else None
             writer.write(payload, pts * encoder.step, marker=due.talkspurt, level=level)
 

@@ -151,7 +151,7 @@ class Peer:
             connection, agreed = self._connection, self._theirs
             offer = offers.read(sdp, preferred=self._config.video.codecs)
             if connection is None or self._closing is not None or agreed is None:
-                raise ConnectionExists("this id is in use; choose another, or wait until that call has ended")
+                raise ConnectionExists
             restarts = offers.restarts_ice(agreed, offer)
             if self._torn:
                 raise InvalidOffer("an earlier change of this call failed halfway; call anew for another", status=422)

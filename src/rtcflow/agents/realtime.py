@@ -325,7 +325,7 @@ class RealtimeHandler(AsyncStreamHandler):
     def _note_words(self, role: str, text: str, item: str) -> None:
         if role == "user":
             self.conversation.add_user(text)
-            self._send_to_page(transcript_message("user", text, f"{item}-user"))
+            self._send_if_open(transcript_message("user", text, f"{item}-user"))
         elif item not in self._cut:
             reply = self._reply(item)
             reply.words += text
@@ -336,14 +336,7 @@ class RealtimeHandler(AsyncStreamHandler):
         """Show a message of the service on the page, and what was heard of it when that is known."""
         if reply.words:
             heard = None if seconds is None else reply.heard_words(seconds)
-            self._send_to_page(transcript_message("assistant", reply.words, f"{reply.item}-bot", heard=heard))
-
-    def _send_to_page(self, message: str) -> None:
-        if self.channel is not None:
-            try:
-                self.channel.send(message)
-            except (anyio.ClosedResourceError, anyio.WouldBlock):
-                return  # there is nobody to tell, or nobody who listens
+            self._send_if_open(transcript_message("assistant", reply.words, f"{reply.item}-bot", heard=heard))
 
     def _tell(self, event: RealtimeEvent) -> None:
         if self._on_event is not None:

@@ -318,7 +318,7 @@ class Node:
             if not self._is_own(webrtc_id):
                 name = _call_name(webrtc_id)
                 if not await self._win(name):
-                    raise ConnectionExists("this id is in use; choose another, or wait until that call has ended")
+                    raise ConnectionExists
                 names.append(name)
             if self._limit is not None:
                 names.append(await self._win_slot(self._limit))
@@ -331,7 +331,7 @@ class Node:
     async def rename(self, webrtc_id: str, new_id: str) -> None:
         name = _call_name(new_id)
         if self._is_own(new_id) or not await self._win(name):
-            raise ConnectionExists("this id is in use; choose another, or wait until that call has ended")
+            raise ConnectionExists
         self._held[new_id] = [name, *self._held.pop(webrtc_id, [])]
         self._announce([name])
 

@@ -20,7 +20,6 @@ import subprocess
 import sysconfig
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
@@ -229,20 +228,14 @@ async def supervise(
                 os.environ[TOKEN] = local.token
             try:
                 url = nats if local is None else local.url
-                with_url = partial(_with_url, command, url)
-                return await _Supervisor(with_url, listener, life).run(workers, local, started)
+                supervisor = _Supervisor(lambda heard, ready, ends: command(heard, ready, ends, url), listener, life)
+                return await supervisor.run(workers, local, started)
             finally:
                 if local is not None:
                     await local.stop()
     finally:
         os.close(life)
         os.close(kept)
-
-
-def _with_url(
-    command: Callable[[int, int, int, str | None], Sequence[str]], url: str | None, listener: int, ready: int, life: int
-) -> Sequence[str]:
-    return command(listener, ready, life, url)
 
 
 class _Supervisor:

@@ -56,6 +56,7 @@ class Recording:
         path: The file, or None as long as it is not known.
         error: Why nothing more is written, or None. It was logged once. The file can be read up to there.
         marks: Where audio was cleared before it left, as at a barge-in. It is not in the file.
+        made: Whether there is a file.
         dropped: Notes that the disk was too slow for; about 100 are 1 s.
     """
 
@@ -75,8 +76,9 @@ class Recording:
         self._rate = 0
         self._timeline: Timeline | None = None
         self._start = 0.0
+        self._now = 0.0  # when it was detached
         self._closed = Event()
-        self._made = False
+        self.made = False
         self._pictures: list[Callable[[av.VideoFrame], None]] = []
 
     def __repr__(self) -> str:
@@ -86,11 +88,6 @@ class Recording:
     def marks(self) -> tuple[Mark, ...]:
         """Where audio was cleared, in order."""
         return () if self._timeline is None else tuple(self._timeline.marks)
-
-    @property
-    def made(self) -> bool:
-        """Whether there is a file."""
-        return self._made
 
     # -- from any thread
 
@@ -136,8 +133,6 @@ class Recording:
         for flow, tap in zip((transport.video_in, transport.video_out), self._pictures, strict=False):
             flow.untap(tap)
         self._now = transport.audio_out.now
-
-    _now = 0.0  # when it was detached
 
     def _heard(self, frame: AudioFrame) -> None:
         transport = self._transport
@@ -202,12 +197,12 @@ class Recording:
         file: RecordFile | None = None
         try:
             file = open_record_file(path, self._rate, video=video)
-            self._made = True
+            self.made = True
             self._write_all(file)
         except FileExistsError as error:
             self._fail(error, "is not recorded: the file exists already. Each call needs a name of its own")
         except Exception as error:  # the disk's, or an encoder's: the call goes on  # noqa: BLE001
-            self._fail(error, "is not recorded any further" if self._made else "is not recorded")
+            self._fail(error, "is not recorded any further" if self.made else "is not recorded")
         finally:
             self.abandon()
             if file is not None:

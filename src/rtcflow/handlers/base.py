@@ -423,11 +423,15 @@ class StreamHandlerBase(ABC):  # noqa: B024  the abstract methods are async or n
         The peer gets `what`. It gets the exception's own text only with ``Stream(debug=True)``. A peer without an open
         channel gets nothing.
         """
-        channel = self._channel
-        if channel is not None and self._binding is not None:
+        if self._channel is not None and self._binding is not None:
             text = describe_error(error) if self._binding.debug else what
-            with suppress(anyio.ClosedResourceError, anyio.WouldBlock):  # the peer has gone, or does not read
-                channel.send(messages.encode(messages.Error(text)))
+            self._send_if_open(messages.encode(messages.Error(text)))
+
+    def _send_if_open(self, text: str) -> None:
+        """Send `text` at once; dropped without a channel, or if the peer has gone or does not read."""
+        if self._channel is not None:
+            with suppress(anyio.ClosedResourceError, anyio.WouldBlock):
+                self._channel.send(text)
 
     # -- arguments
 

@@ -52,14 +52,14 @@ def routes(calls: Calls, path: str = "") -> list[BaseRoute]:
             f"{path}/webrtc/input",
             answering(partial(set_input, calls)),
             ["POST"],
-            inside=[routed.routed(calls, f"{path}/webrtc/input", routed.arguments)],
+            find=routed.arguments,
         ),
         guarded(
             calls,
             f"{path}/webrtc/outputs",
             answering(partial(outputs, calls)),
             ["GET"],
-            inside=[routed.routed(calls, f"{path}/webrtc/outputs", routed.in_query)],
+            find=routed.in_query,
         ),
     ]
 

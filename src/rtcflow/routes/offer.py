@@ -32,7 +32,7 @@ def routes(calls: Calls, path: str, answer: Callable[[Request], Awaitable[Respon
             f"{path}/webrtc/offer",
             answering(answer, refused=calls.refused),
             ["POST"],
-            inside=[routed.routed(calls, f"{path}/webrtc/offer", routed.offer)],
+            find=routed.offer,
         ),
         guarded(calls, f"{path}/webrtc/configuration", answering(partial(configuration, calls)), ["GET"]),
     ]

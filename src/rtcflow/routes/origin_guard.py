@@ -19,6 +19,8 @@ from starlette.websockets import WebSocketClose
 
 from ..exceptions import NotAuthorized
 from ..protocol import origins, signalling
+from .requests import shown_path
+from .routed import Find, routed
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -54,7 +56,7 @@ def guarded(
     handle: Callable[[Request], Awaitable[Response]],
     methods: Sequence[str],
     told: Mapping[str, str] = _NONE,
-    inside: Sequence[Middleware] = (),
+    find: Find | None = None,
 ) -> Route:
     """An HTTP route of a stream, which answers OPTIONS by itself.
 
@@ -64,7 +66,7 @@ def guarded(
         handle: Answers its requests.
         methods: The methods it knows.
         told: Headers of the answer to OPTIONS.
-        inside: Middleware behind the guard.
+        find: Tells which call a request is about, for the node of a cluster that has it. None: any node can answer.
     """
     allow = ", ".join([*methods, "OPTIONS"])
 
@@ -82,13 +84,8 @@ def guarded(
             }
         return Response(headers=headers)
 
+    inside = () if find is None else (routed(calls, path, find),)
     return Route(path, answer, methods=[*methods, "OPTIONS"], middleware=[*guard(calls), *inside])
-
-
-def shown_path(scope: Scope) -> str:
-    """The path for logs, without the id of a call."""
-    path: str = scope["path"]
-    return f"{path.rpartition('/')[0]}/…" if scope.get("path_params") else path
 
 
 class OriginGuard:

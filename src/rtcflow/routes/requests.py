@@ -15,18 +15,24 @@ from typing import Final
 import anyio
 from starlette.requests import ClientDisconnect, HTTPConnection, Request
 from starlette.responses import JSONResponse, Response
+from starlette.types import Scope
 
 from ..exceptions import InvalidOffer, NegotiationError, NotServing, TooManyRequests, UnknownConnection
 from ..protocol import signalling
 from ..serving.admission import refusal_level
 from ..serving.calls import Calls
 from ..serving.session import CallRequest
-from .origin_guard import shown_path
 
 logger = logging.getLogger(__name__)
 
 BODY_TIMEOUT: Final = 10.0
 """Seconds in which a body must arrive. Without it, a body that trickles in for ever would keep its task."""
+
+
+def shown_path(scope: Scope) -> str:
+    """The path for logs, without the id of a call."""
+    path: str = scope["path"]
+    return f"{path.rpartition('/')[0]}/…" if scope.get("path_params") else path
 
 
 def public_path(connection: HTTPConnection) -> str:

@@ -88,7 +88,7 @@ class Endpoint:
                 endpoint,
                 ["POST", "GET", "HEAD"],
                 {"Accept-Post": whip.SDP_TYPE},
-                inside=[routed.routed(calls, path, routed.new_call)],
+                find=routed.new_call,
             ),
             guarded(
                 calls,
@@ -96,7 +96,7 @@ class Endpoint:
                 session,
                 ["PATCH", "DELETE", "GET", "HEAD"],
                 {"Accept-Patch": whip.FRAGMENT_TYPE},
-                inside=[routed.routed(calls, f"{path}/{{session}}", routed.in_path)],
+                find=routed.in_path,
             ),
         ]
 

@@ -314,7 +314,7 @@ class Calls(Mapping[str, Session]):
         limit = self.options.limits.concurrency_limit
         assert not isinstance(limit, str)  # Limits has made a number of "default"  # noqa: S101
         if webrtc_id in self._sessions:
-            raise ConnectionExists("this id is in use; choose another, or wait until that call has ended")
+            raise ConnectionExists
         if limit is not None and len(self._sessions) >= limit:
             raise TooManyConnections(limit)
 
@@ -458,7 +458,7 @@ class Calls(Mapping[str, Session]):
             self.rename(session, webrtc_id)
             return
         if webrtc_id in self._sessions:
-            raise ConnectionExists("this id is in use; choose another, or wait until that call has ended")
+            raise ConnectionExists
         await self.router.rename(session.webrtc_id, webrtc_id)
         try:
             self.rename(session, webrtc_id)
@@ -475,7 +475,7 @@ class Calls(Mapping[str, Session]):
         if session.connection is not None:
             raise LocalProtocolError("a session that is being served keeps its id")
         if self._sessions.get(webrtc_id, session) is not session:
-            raise ConnectionExists("this id is in use; choose another, or wait until that call has ended")
+            raise ConnectionExists
         del self._sessions[session.webrtc_id]
         session.webrtc_id = webrtc_id
         session.log_facts.call = session.name

@@ -259,7 +259,7 @@ class Session:
         """
         connection = self.connection
         if connection is None or not isinstance(connection.transport, WebRTCTransport):
-            raise ConnectionExists("this id is in use; choose another, or wait until that call has ended")
+            raise ConnectionExists
         answer = await connection.transport.renegotiate(offer_sdp)
         connection.begin_media()
         return answer

@@ -365,9 +365,7 @@ class LineTransport(LinkTransport):
                     if frame is None:
                         if self._heard.unmarked:
                             await self._send_mark(self._heard.mark())
-                    elif self.audio_out.stale:
-                        self.audio_out.withdraw()
-                    elif payload:
+                    elif not self.audio_out.drop_stale() and payload:
                         with self._heard_lock:
                             mark = self._heard.send(n)
                         await self._socket.send(self._codec.send(SendMedia(payload)))

@@ -169,16 +169,21 @@ async def test_a_call_is_connected_to_the_service():
     assert loud(caller) == pytest.approx(0.5, abs=0.03)
 
 
+async def say_much_until_interrupted(peer):
+    """Send ten seconds of speech at once, and tell that the caller speaks as soon as the test says so."""
+    await greet(peer)
+    for _ in range(20):
+        await peer.send(delta("a", 0.5))
+    await peer.interrupt.wait()
+    await peer.send({"type": "input_audio_buffer.speech_started", "audio_start_ms": 0, "item_id": "u"})
+
+
 async def test_barge_in_truncates_at_what_was_played():
     """Ten seconds come at once; the service is told what has left, to one frame of 20 ms; the rest is silent."""
     told = []
 
     async def session(peer):
-        await greet(peer)
-        for _ in range(20):
-            await peer.send(delta("a", 0.5))
-        await peer.interrupt.wait()
-        await peer.send({"type": "input_audio_buffer.speech_started", "audio_start_ms": 0, "item_id": "u"})
+        await say_much_until_interrupted(peer)
         await peer.send(delta("a", 0.5))  # on its way already
         told.append(await peer.receive())
         await peer.send(delta("b", 0.2))
@@ -253,11 +258,7 @@ async def test_on_a_telephone_it_truncates_at_what_the_carrier_confirmed(monkeyp
     told = []
 
     async def session(peer):
-        await greet(peer)
-        for _ in range(20):
-            await peer.send(delta("a", 0.5))
-        await peer.interrupt.wait()
-        await peer.send({"type": "input_audio_buffer.speech_started", "audio_start_ms": 0, "item_id": "u"})
+        await say_much_until_interrupted(peer)
         told.append(await peer.receive())
 
     Peer.interrupt = anyio.Event()

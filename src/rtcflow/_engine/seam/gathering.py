@@ -32,7 +32,7 @@ from ..config import IceServer, WebRTCConfig
 from ..ports import ServerReport, ServerTrouble
 from . import seam
 from .gate import Contact, Gate
-from .one_port import OnePort
+from .one_port import OnePort, give_name
 
 _log = logging.getLogger("rtcflow.engine")
 
@@ -69,7 +69,7 @@ def install(
     if seam.can_gather():
         if port is not None:
             for transport in seam.transports(connection):
-                port.name(transport.transport._connection)
+                give_name(transport.transport._connection)
         seam.gather_by(connection, partial(_gather, config, asked, contact or Contact(), port))
         return True
     _log.warning("this aioice is not known: it gathers candidates by itself, and only ice_servers count")

@@ -110,11 +110,6 @@ class OnePort:
         gate.connection_made(_Share(gate))
         return gate
 
-    @staticmethod
-    def name(receiver: Any) -> None:
-        """Give an `aioice.Connection` a name that no other call has. Relies on: ``_local_username``."""
-        receiver._local_username = random_string(_NAME)
-
     async def aclose(self) -> None:
         """Close the sockets."""
         for shared in self._sockets.values():
@@ -137,6 +132,11 @@ async def open_port(port: int, addresses: Sequence[str], room: AsyncExitStack) -
     for address in addresses:
         await opened.open(address)
     return opened
+
+
+def give_name(receiver: Any) -> None:
+    """Give an `aioice.Connection` a name that no other call has. Relies on: ``_local_username``."""
+    receiver._local_username = random_string(_NAME)
 
 
 class SharedSocket(asyncio.DatagramProtocol):

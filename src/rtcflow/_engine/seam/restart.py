@@ -18,6 +18,7 @@ from aioice.utils import random_string
 from aiortc import RTCDtlsTransport
 
 from .gate import Gate
+from .one_port import give_name
 
 PACE: Final = 0.02
 """Seconds between two checks: Ta of RFC 8445 section 14.2 is 50 ms at most; aioice has this."""
@@ -49,7 +50,8 @@ def begin(transport: RTCDtlsTransport, user_name: str, password: str) -> None:
     for pair in ice._check_list:
         if pair.task is not None:
             pair.task.cancel()
-    ice._local_username, ice._local_password = random_string(8), random_string(22)
+    give_name(ice)
+    ice._local_password = random_string(22)
     for protocol in ice._protocols:
         if isinstance(protocol, Gate):
             protocol.renamed()

@@ -384,7 +384,7 @@ class ReplyHandler(AsyncStreamHandler):
             case Tell(event):
                 self._tell(event)
             case Log(text):
-                self._send(messages.encode(messages.Log(text)))
+                self._send_if_open(messages.encode(messages.Log(text)))
 
     def _start_reply(self, action: StartReply, fn: Callable[..., Any] | None, given: Any) -> None:
         reply = Reply(action.turn)
@@ -556,7 +556,7 @@ class ReplyHandler(AsyncStreamHandler):
         self._turns.append(turn)
         times = turn.as_dict()
         turn_log.info("%s", turn, extra={"turn": times})
-        self._send(json.dumps({"type": "turn", "data": times}))
+        self._send_if_open(json.dumps({"type": "turn", "data": times}))
         for watcher in self._turn_watchers:
             watcher(turn)
 
@@ -650,7 +650,7 @@ class ReplyHandler(AsyncStreamHandler):
 
     def _tell(self, event: TurnEvent) -> None:
         if (message := event_message(event)) is not None:
-            self._send(message)
+            self._send_if_open(message)
         self._on_turn_event(event)
         if self._on_event is not None:
             try:
@@ -664,23 +664,15 @@ class ReplyHandler(AsyncStreamHandler):
     def _show_stage(self) -> None:
         if self._stage != self._state.stage and self.channel is not None:
             self._stage = self._state.stage
-            self._send(json.dumps({"type": "state", "data": self._stage}))
+            self._send_if_open(json.dumps({"type": "state", "data": self._stage}))
 
     def _show_question(self, reply: Reply) -> None:
         if reply.question:
-            self._send(transcript_message("user", reply.question, f"{reply.number}-user"))
+            self._send_if_open(transcript_message("user", reply.question, f"{reply.number}-user"))
 
     def _show_words(self, reply: Reply, heard: str | None = None) -> None:
         if reply.words:
-            self._send(transcript_message("assistant", reply.words, f"{reply.number}-bot", heard=heard))
-
-    def _send(self, text: str) -> None:
-        """Tell the page, if it listens."""
-        if self.channel is not None:
-            try:
-                self.channel.send(text)
-            except (anyio.ClosedResourceError, anyio.WouldBlock):
-                return  # there is nobody to tell, or nobody who listens
+            self._send_if_open(transcript_message("assistant", reply.words, f"{reply.number}-bot", heard=heard))
 
 
 __all__ = ["ReplyHandler"]

@@ -163,6 +163,6 @@ class ReplyOnStopWords(ReplyOnPause):
             self._report(error, "the stop word recogniser", self._spotter_name)
 
     def _stop_word_heard(self, event: StopWordHeard) -> None:
-        self._send(messages.encode(messages.StopWord(event.phrase)))
+        self._send_if_open(messages.encode(messages.StopWord(event.phrase)))
         if self.can_interrupt:
             self._do(self._state.interrupt(self.loop.time()))

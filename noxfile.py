@@ -112,7 +112,7 @@ def _pytest(session: nox.Session, *arguments: str, **environment: str) -> None:
     in_ci = bool(os.environ.get("CI"))
     limit = (f"--maxfail={MANY}",) if in_ci else ()
     arguments = (*arguments, *session.posargs)
-    first, error = _run_pytest(session, "-n", "3", *limit, *arguments, **environment)
+    first, error = _run_pytest(session, "-n", "3", "--max-worker-restart=0", *limit, *arguments, **environment)
     if first is None:
         session.error("pytest did not reach its end: no test of this run counts.")
     trouble, flaky = _trouble(first, error), set[str]()

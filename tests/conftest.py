@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import importlib.util
 import os
@@ -69,6 +70,44 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
             return _worker_of(nodeid)
 
     return Groups(config, log)
+
+
+_stderr = pytest.StashKey[int]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep a way to the real standard error, for `_have_it_end`."""
+    capture = config.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled():
+        config.stash[_stderr] = os.dup(2)
+
+
+def _have_it_end(item: pytest.Item) -> None:
+    """Print all stacks and end the process if this test goes on for long after its time limit.
+
+    pytest-timeout raises an exception into the test, once. A test of code that swallows exceptions may swallow that one
+    too, and then the whole run would hang. pytest-xdist names the test in which a worker ended.
+    """
+    marker = item.get_closest_marker("timeout")
+    limit = marker.args[0] if marker and marker.args else item.config.getoption("timeout")
+    limit = float(limit or item.config.getini("timeout") or 60)
+    faulthandler.dump_traceback_later(2 * limit + 30, exit=True, file=item.config.stash[_stderr])
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Begin the time of a test, and end it with the test."""
+    _have_it_end(item)
+    try:
+        return (yield)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    """Begin it again: pytest's own plugin has stopped it if the test failed."""
+    _have_it_end(item)
 
 
 @pytest.fixture(scope="module", params=BACKENDS)

@@ -561,6 +561,7 @@ class Connection:
             if self.end is not None:
                 return
             self.end = end
+        self._crew.stop()  # before the handler is told: none of its methods may begin when `running` is False
         self._over.set()
         if self._bound:
             self.handler._tell_end()
@@ -614,7 +615,6 @@ class Connection:
         transport.messages_in.close()
         transport.audio_out.end()
         self._media.close()
-        self._crew.stop()
         await self._crew.settle(SETTLE)
         try:
             if self._bound:  # otherwise it belongs to another connection, and stays

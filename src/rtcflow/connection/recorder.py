@@ -78,7 +78,7 @@ class Recording:
         self._start = 0.0
         self._now = 0.0  # when it was detached
         self._closed = Event()
-        self.made = False
+        self.made: bool = False
         self._pictures: list[Callable[[av.VideoFrame], None]] = []
 
     def __repr__(self) -> str:

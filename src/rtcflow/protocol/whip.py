@@ -53,14 +53,16 @@ class Fragment:
     """The body of a PATCH.
 
     Attributes:
-        ufrag: The ICE session it speaks of, or None if it does not say.
+        ufrag: The user name of the ICE session that the candidates belong to. None if the body has none.
         candidates: In their order; also those of unknown protocols and kinds (`IceCandidate.usable`).
         ended: There will be no more.
+        pwd: The password of that ICE session. None if the body has none.
     """
 
     ufrag: str | None
     candidates: tuple[IceCandidate, ...]
     ended: bool
+    pwd: str | None = None
 
 
 # -- what is posted
@@ -132,6 +134,7 @@ def read_fragment(body: bytes) -> Fragment:
         InvalidOffer: It cannot be read; `InvalidCandidate` if a candidate cannot.
     """
     ufrags: set[str] = set()
+    pwds: set[str] = set()
     candidates: list[IceCandidate] = []
     ended = False
     section, mid = -1, None
@@ -143,6 +146,8 @@ def read_fragment(body: bytes) -> Fragment:
             mid = value
         elif name == "a=ice-ufrag":
             ufrags.add(value)
+        elif name == "a=ice-pwd":
+            pwds.add(value)
         elif line == "a=end-of-candidates":
             ended = True
         elif name == "a=candidate":
@@ -152,9 +157,57 @@ def read_fragment(body: bytes) -> Fragment:
             else:
                 index = None if mid is not None else max(section, 0)
                 candidates.append(replace(candidate, sdp_mid=mid, sdp_mline_index=index))
-    if len(ufrags) > 1:
-        raise InvalidOffer(f"the fragment speaks of {len(ufrags)} ICE sessions (a=ice-ufrag); expected one")
-    return Fragment(next(iter(ufrags), None), tuple(candidates), ended)
+    if len(ufrags) > 1 or len(pwds) > 1:
+        count = max(len(ufrags), len(pwds))
+        raise InvalidOffer(f"the fragment speaks of {count} ICE sessions (a=ice-ufrag, a=ice-pwd); expected one")
+    return Fragment(next(iter(ufrags), None), tuple(candidates), ended, next(iter(pwds), None))
+
+
+def restart_offer(offer: str, fragment: Fragment) -> str:
+    """The offer that restarts ICE: the client's last one, with the credentials of `fragment` (RFC 9725 section 4.3.3).
+
+    The old candidates are left out, because they belong to the ICE session that ends.
+
+    Args:
+        offer: The last offer that was answered.
+        fragment: Its `ufrag` is not that of `offer`.
+
+    Raises:
+        InvalidOffer: A restart needs a new user name and a new password, and `fragment` does not have both.
+    """
+    ufrag, pwd = fragment.ufrag, fragment.pwd
+    if ufrag is None or pwd is None or f"a=ice-pwd:{pwd}" in offer.split():
+        raise InvalidOffer(
+            "an ICE restart needs a new a=ice-ufrag and a new a=ice-pwd (RFC 8445 section 9); the session goes on",
+            status=422,
+        )
+    kept: list[str] = []
+    for line in offer.splitlines():
+        if line.startswith("a=ice-ufrag:"):
+            kept.append(f"a=ice-ufrag:{ufrag}")
+        elif line.startswith("a=ice-pwd:"):
+            kept.append(f"a=ice-pwd:{pwd}")
+        elif not line.startswith(("a=candidate:", "a=end-of-candidates")):
+            kept.append(line)
+    return "\r\n".join([*kept, ""])
+
+
+def write_fragment(answer: str) -> str:
+    """The fragment of `answer` that tells a client of a new ICE session (RFC 9725 section 4.3.3).
+
+    It has the credentials, and the candidates of the first media section. All others are bundled with that section.
+
+    Args:
+        answer: An SDP of this server's.
+    """
+    session, *sections = re.split(r"^(?=m=)", answer, flags=re.MULTILINE)
+    first = sections[0]
+    lines = [line for line in session.splitlines() if line.startswith(("a=group:BUNDLE", "a=ice-options:"))]
+    lines += [line for line in first.splitlines() if line.startswith(("a=ice-ufrag:", "a=ice-pwd:"))]
+    lines.append(first.splitlines()[0])
+    kept = ("a=mid:", "a=candidate:", "a=end-of-candidates")
+    lines += [line for line in first.splitlines() if line.startswith(kept)]
+    return "\r\n".join([*lines, ""])
 
 
 def _lines(text: str) -> Iterator[str]:

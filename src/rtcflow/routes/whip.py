@@ -1,7 +1,7 @@
 """WHIP and WHEP: OBS, GStreamer, and ten lines in a browser send media to a stream's handler, or fetch what it makes.
 
     POST    {path}/whip, {path}/whep            an offer → 201, the answer, and the session's URL in Location
-    PATCH   {path}/whip/{session}, …            candidates
+    PATCH   {path}/whip/{session}, …            candidates → 204; new ICE credentials (a restart) → 200 and ours
     DELETE  {path}/whip/{session}, …            goodbye
 
 Also GET, HEAD and OPTIONS, as RFC 9725 and draft-ietf-wish-whep want them. The session's URL is its secret. The server
@@ -21,9 +21,9 @@ from weakref import WeakKeyDictionary
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute
 
-from ..exceptions import NegotiationError, NotAuthorized, UnknownConnection, UnsupportedMedia
+from ..exceptions import NegotiationError, NotAuthorized, UnknownConnection
 from ..protocol import whip
-from ..protocol.whip import Direction
+from ..protocol.whip import Direction, Fragment
 from ..serving.calls import Calls
 from ..serving.negotiation import answer_offer, get_rtc_configuration
 from ..serving.options import Modality, Mode
@@ -66,6 +66,11 @@ class IceSession:
 
     etag: str
     ufrag: str
+
+    @classmethod
+    def begin(cls, ufrag: str) -> IceSession:
+        """A new one, with an `etag` of its own."""
+        return cls(f'"{secrets.token_urlsafe(9)}"', ufrag)
 
 
 class Endpoint:
@@ -121,7 +126,7 @@ class Endpoint:
                 logger.warning("WHIP clients are not told of the ICE server %s: no header can carry it", url)
             transport = await answer_offer(calls, offer.sdp, send=sends, receive=not sends)
             calls.start(session, transport, {"signalling": self._direction.value})
-        self._sessions[session] = ice = IceSession(f'"{secrets.token_urlsafe(9)}"', offer.ufrag)
+        self._sessions[session] = ice = IceSession.begin(offer.ufrag)
         location = f"{public_path(request).rstrip('/')}/{session.webrtc_id}"
         headers = {"Location": location, "ETag": ice.etag, "Cache-Control": "no-store"}
         response = Response(transport.answer, 201, headers, whip.SDP_TYPE)
@@ -136,7 +141,7 @@ class Endpoint:
         session, ice = self._find(request.path_params["session"])
         await self._calls.authorize(self._caller(request))
         if request.method == "PATCH":
-            await self._patch(request, session, ice)
+            return await self._patch(request, session, ice)
         elif request.method == "DELETE":
             if self._sessions.pop(session, None) is None:
                 raise UnknownConnection("this session has ended")
@@ -144,22 +149,32 @@ class Endpoint:
             return Response()
         return Response(status_code=204)
 
-    async def _patch(self, request: Request, session: Session, ice: IceSession) -> None:
+    async def _patch(self, request: Request, session: Session, ice: IceSession) -> Response:
         body = await read_body(request, whip.FRAGMENT_TYPE, whip.MAX_BODY)
         if_match = request.headers.get("if-match")
         if if_match is None:
-            raise Failed("the If-Match header is missing; send the ETag of the 201 response", status=NOT_WITHOUT)
+            raise Failed("the If-Match header is missing; send the ETag of the last response", status=NOT_WITHOUT)
         if not whip.etag_matches(if_match, ice.etag):
             raise Failed("the ICE session of this ETag is over; send the ETag of the present one", status=NOT_NOW)
         fragment = whip.read_fragment(body)
-        if fragment.ufrag not in {None, ice.ufrag}:
-            raise UnsupportedMedia("ICE restarts are not supported; the session goes on. To begin anew, POST an offer")
         transport = (await session.wait_prepared()).transport
         assert isinstance(transport, WebRTCTransport)  # noqa: S101
+        response = Response(status_code=204)
+        if fragment.ufrag not in {None, ice.ufrag}:
+            response = await self._restart(session, whip.restart_offer(transport.remote_sdp, fragment), fragment)
         for candidate in fragment.candidates:
             await transport.add_candidate(candidate)
         if fragment.ended:
             await transport.add_candidate(None)
+        return response
+
+    async def _restart(self, session: Session, offer: str, fragment: Fragment) -> Response:
+        """Begin a new ICE session for the call. If that fails, the old one stays as it is (RFC 9725 section 4.3.3)."""
+        answer = await session.renegotiate(offer)
+        assert fragment.ufrag is not None  # noqa: S101
+        self._sessions[session] = ice = IceSession.begin(fragment.ufrag)
+        headers = {"ETag": ice.etag, "Cache-Control": "no-store"}
+        return Response(whip.write_fragment(answer), 200, headers, whip.FRAGMENT_TYPE)
 
     def _find(self, webrtc_id: str) -> tuple[Session, IceSession]:
         session = self._calls.find(webrtc_id)

@@ -9,10 +9,12 @@ import anyio
 import httpx2
 import numpy as np
 import pytest
+from aiortc import RTCSessionDescription
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rtcflow._core.bridge import Event
+from rtcflow._engine.seam import restart, seam
 from rtcflow.ends import Timeouts
 from rtcflow.exceptions import InvalidOffer, NegotiationError, NotAuthorized
 from rtcflow.frames import AudioFormat, AudioFrame
@@ -193,7 +195,7 @@ async def test_candidates_may_come_later():
 
 @pytest.mark.anyio
 async def test_conditions_of_patch():
-    """No If-Match is 428, a wrong one 412, an ICE restart 422, another type 415, garbage 4xx; the call lives on."""
+    """No If-Match is 428, a wrong one 412, an ICE restart too early 422, garbage 4xx; the call lives on."""
     stream = make()
     async with publishing(stream) as (client, call, response):
         url, etag = response.headers["location"], response.headers["etag"]
@@ -224,6 +226,103 @@ async def test_conditions_of_patch():
         (session,) = stream.calls.values()
         assert session.end is None
         await call.aclose()
+
+
+# -- ICE restarts
+
+
+async def connect(engine, client, route, stream):
+    """A connected call over `route`: the client's end, and the response to its POST."""
+    call = await engine.offer(receive=route == "/whep", send=route == "/whip", messages=False)
+    response = await client.post(route, content=call.offer_sdp, headers=SDP)
+    await call.accept_answer(response.text)
+    call.start(AudioFormat(48000), AudioFormat(48000))
+    await call.wait_connected()
+    (session,) = stream.calls.values()
+    await session.connection.transport.wait_connected()
+    return call, response
+
+
+async def begin_anew(call):
+    """New ICE credentials for the client's end, as `restartIce()` makes them; returns the whole new offer."""
+    connection = call._peer._connection
+    (transport,) = seam.transports(connection)
+    ice = transport.transport._connection
+    restart.begin(transport, ice.remote_username, ice.remote_password)
+    await connection.setLocalDescription(await connection.createOffer())
+    return connection.localDescription.sdp
+
+
+async def take(call, answer, fragment):
+    """What a client does with the fragment that it gets: it puts that into the answer which it has. Then it checks."""
+    connection = call._peer._connection
+    (transport,) = seam.transports(connection)
+    ice = transport.transport._connection
+    ice.remote_username, ice.remote_password = (line(fragment, name) for name in ("ice-ufrag", "ice-pwd"))
+    for name in ("ice-ufrag", "ice-pwd"):
+        answer = re.sub(rf"a={name}:\S+", f"a={name}:{line(fragment, name)}", answer)
+    await connection.setRemoteDescription(RTCSessionDescription(answer, "answer"))
+    return await restart.check(transport, 20)
+
+
+def line(sdp, name):
+    return re.search(rf"^a={name}:(\S+)", sdp, re.MULTILINE)[1]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("route", ["/whip", "/whep"])
+async def test_a_patch_restarts_ice(route):
+    """New credentials by PATCH get new ones of the server and a new ETag; media goes on, and the old ETag is over."""
+    stream = make()
+    async with site(stream) as client, open_engine(LOCAL) as engine:
+        call, response = await connect(engine, client, route, stream)
+        url, etag = response.headers["location"], response.headers["etag"]
+        seen = {line(response.text, "ice-ufrag")}
+        for if_match in ("*", None):  # RFC 9725 wants the first; the present ETag is as clear
+            offer = await call._room.call(begin_anew, call)
+            wanted = ("a=ice-ufrag:", "a=ice-pwd:", "a=candidate:", "a=end-of-candidates", "a=mid:", "m=")
+            body = "\r\n".join(line for line in offer.splitlines() if line.startswith(wanted))
+            headers = {**FRAGMENT, "If-Match": if_match or etag}
+            patched = await client.patch(url, content=body, headers=headers)
+            assert patched.status_code == 200, patched.text
+            assert patched.headers["content-type"] == "application/trickle-ice-sdpfrag"
+            again = await client.patch(url, content="", headers={**FRAGMENT, "If-Match": etag})
+            assert again.status_code == 412
+            etag = patched.headers["etag"]
+            seen.add(line(patched.text, "ice-ufrag"))
+            assert "a=candidate:" in patched.text
+            assert await call._room.call(take, call, response.text, patched.text)
+        assert len(seen) == 3
+        assert (await client.patch(url, content="", headers={**FRAGMENT, "If-Match": etag})).status_code == 204
+        stream.handler.heard = Event()
+        while not stream.handler.heard.is_set() and route == "/whip":
+            (session,) = stream.calls.values()
+            session.handler.heard = stream.handler.heard
+            call.audio_out.put(AudioFrame(tone(), 48000, 0))
+            await anyio.sleep(0.01)
+        while route == "/whep" and np.abs((await call.audio_in.take()).samples).max() < 1000:
+            pass
+        assert (await client.delete(url)).status_code == 200
+
+
+@pytest.mark.anyio
+async def test_a_restart_that_fails_changes_nothing():
+    """Half of the credentials is a 422 that says what is missing; the ICE session and its ETag stay."""
+    stream = make()
+    async with site(stream) as client, open_engine(LOCAL) as engine:
+        call, response = await connect(engine, client, "/whip", stream)
+        url, headers = response.headers["location"], {**FRAGMENT, "If-Match": response.headers["etag"]}
+        pwd = line(call.offer_sdp, "ice-pwd")
+        for body in (
+            "a=ice-ufrag:other",
+            f"a=ice-ufrag:other\r\na=ice-pwd:{pwd}",
+            "a=ice-ufrag:x\r\na=ice-pwd:" + "y" * 300,
+        ):
+            patched = await client.patch(url, content=body, headers=headers)
+            assert patched.status_code == 422, body
+            assert "credentials" in patched.text or "a=ice-pwd" in patched.text
+        assert (await client.patch(url, content="", headers=headers)).status_code == 204
+        assert (await client.delete(url)).status_code == 200
 
 
 # -- the life of a session

@@ -399,7 +399,7 @@ def coverage(session: nox.Session) -> None:
     """
     _install(session, "all")
     session.run("coverage", "erase")
-    session.run("coverage", "run", "-m", "pytest", *session.posargs)
+    session.run("coverage", "run", "-m", "pytest", "-n", "3", "--timeout=240", *session.posargs)  # it is slower here
     session.run("coverage", "combine", "-q")
     session.run("coverage", "json", "-q", "-o", "coverage.json", "--fail-under=0")
     found = json.loads(Path("coverage.json").read_text(encoding="utf-8"))

@@ -50,10 +50,34 @@ def beside_cancellation(error: BaseException) -> BaseException | None:
 
 
 def explain(error: BaseException) -> str | None:
-    """What to write instead, if a handler has used asyncio under trio; also added to `error` as a note. None otherwise.
+    """What to write instead, where the text of an error does not help; also added to `error` as a note. None otherwise.
 
-    asyncio's own errors do not help: ``'NoneType' object has no attribute 'create_future'``.
+    That is so for asyncio used under trio (``'NoneType' object has no attribute 'create_future'``), and for a task
+    group that was opened in one method and closed, or not closed, in another.
     """
+    text = _about_scopes(error) or _about_asyncio_under_trio(error)
+    if text is not None:
+        error.add_note(text)
+    return text
+
+
+def _about_scopes(error: BaseException) -> str | None:
+    if isinstance(error, RuntimeError) and str(error).startswith(_SCOPES):
+        return (
+            "a task group or cancel scope must be opened and closed within one method: open it in start_up with "
+            "'async with' and stay in it, or start the tasks with handler.loop.create_task"
+        )
+    return None
+
+
+_SCOPES = (
+    "Attempted to exit a cancel scope that isn't the current",  # anyio on asyncio
+    "Attempted to exit cancel scope in a different task",
+    "Cancel scope stack corrupted",  # trio
+)
+
+
+def _about_asyncio_under_trio(error: BaseException) -> str | None:
     if not hasattr(current_loop_token(), "run_sync_soon"):
         return None
     trace = error.__traceback__
@@ -62,10 +86,8 @@ def explain(error: BaseException) -> str | None:
     module = "" if trace is None else str(trace.tb_frame.f_globals.get("__name__", ""))
     if module.split(".")[0] != "asyncio":
         return None
-    text = (
+    return (
         f"the handler has used asyncio ({module}), but this server runs on trio; write it with anyio, "
         "which works on both (anyio.sleep, anyio.Event, anyio.create_memory_object_stream in place of asyncio.Queue), "
         "or run the server on asyncio"
     )
-    error.add_note(text)
-    return text

@@ -81,9 +81,26 @@ class Nursery:
                         await anyio.Event().wait()  # for ever. `sleep_forever` would leave a timer in asyncio's heap
                     finally:
                         keep_count(self._scope)
+        except BaseExceptionGroup as errors:
+            await self._report_disorder(errors)
         finally:
             self._tasks = None
             self._ended.set()
+
+    async def _report_disorder(self, errors: BaseExceptionGroup[BaseException]) -> None:
+        """Report errors that are found only when a task has ended, and raise all others again.
+
+        A task that has left a task group of its own open has passed `_guarded` by then. Its error must not end the
+        nursery's owner, which may be a server with other calls.
+        """
+        disorder, others = errors.split(RuntimeError)
+        if disorder is not None:
+            error: BaseException = disorder
+            while isinstance(error, BaseExceptionGroup):
+                error = error.exceptions[0]
+            await self._failed(error)
+        if others is not None:
+            raise others
 
     def start_soon(self, function: Callable[..., Awaitable[object]], *args: Any, name: object = None) -> None:
         """Start a task, as a task group does.

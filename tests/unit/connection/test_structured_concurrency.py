@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import re
 import threading
 from contextlib import asynccontextmanager
@@ -13,7 +14,7 @@ import pytest
 from rtcflow._core.bridge import Event
 from rtcflow.connection import Connection
 from rtcflow.context import get_current_context
-from rtcflow.ends import Timeouts
+from rtcflow.ends import EndCause, Timeouts
 from rtcflow.frames import AudioFormat
 from rtcflow.handlers.base import AsyncStreamHandler, StreamHandler
 from rtcflow.protocol import messages
@@ -133,6 +134,33 @@ async def test_a_sync_method_may_still_run_beside_shutdown():
     assert beside == [True]
 
 
+async def test_a_thread_that_waits_for_ever_is_interrupted_after_shutdown():
+    """Until then, shutdown may release it in its own way."""
+    events = []
+
+    class Handler(StreamHandler):
+        def receive(self, frame):
+            pass
+
+        def emit(self):
+            try:
+                began.set()
+                queue.Queue().get()
+            finally:
+                events.append("interrupted")
+
+        def shutdown(self):
+            events.append("shutdown")
+
+        def copy(self):
+            return Handler()
+
+    began = Event()
+    async with call(Handler()):
+        await began.wait()
+    assert events == ["shutdown", "interrupted"]
+
+
 async def test_those_who_wait_for_arguments_are_let_go_after_shutdown():
     """`args_set` and `channel_set` are closed when shutdown has returned."""
     released = []
@@ -199,6 +227,26 @@ async def test_a_task_group_opens_and_closes_within_one_method():
         while not ran:
             await anyio.sleep(0.01)
     assert ran == ["hello", "cancelled"]
+
+
+async def test_a_task_group_that_stays_open_is_an_error_that_says_what_to_write():
+    """A group that start_up enters and shutdown leaves ends the call; the server and its other tasks go on."""
+
+    class Handler(Quiet):
+        async def start_up(self):
+            self.tasks = anyio.create_task_group()
+            await self.tasks.__aenter__()
+
+        async def shutdown(self):
+            await self.tasks.__aexit__(None, None, None)
+
+    async with memory_pair() as (ours, theirs):
+        theirs.start(AudioFormat(48000), AudioFormat(48000))
+        connection = Connection(ours, Handler(), timeouts=QUICK)
+        await connection.serve()
+    assert connection.end.cause is EndCause.HANDLER_RAISED
+    assert "must be opened and closed within one method" in connection.end.reason
+    await anyio.sleep(0)
 
 
 async def test_a_sync_method_asks_whether_the_call_is_running():

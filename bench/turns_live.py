@@ -1,9 +1,9 @@
 """`bench/turns.py --live` and `--idle`: turn-taking over WebRTC calls in real time; the callers are another process.
 
-Callers of `--live` encode as browsers do, which matters: at the lowest complexity, our default, Opus lets the end of
-speech fade by 5 dB in 20 ms, and turns end that much later. When a caller begins and ends to speak is when that left
-him, frame by frame: a frame of 20 ms leaves when its last sample has been spoken, as from a microphone. Both processes
-are on one machine and share its monotonic clock; the network between them is the loopback interface.
+Callers of `--live` encode as browsers do. That matters: at the lowest complexity, ours when the core is full, Opus lets
+the end of speech fade by 5 dB in 20 ms, and turns end that much later. When a caller begins and ends to speak is when
+that left them, frame by frame: a frame of 20 ms leaves when its last sample has been spoken, as from a microphone. Both
+processes are on one machine and share its monotonic clock; the network between them is the loopback interface.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ import contextvars
 import logging
 import threading
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from fractions import Fraction
 from functools import partial
 from math import ceil
@@ -39,6 +39,7 @@ from ..media.level import audio_level
 from ..media.playout import PlayoutFrame
 from ..media.resample import Converter
 from .config import OPUS_RATES, OpusConfig
+from .load import EngineLoad
 from .opus import DECODE_ERRORS, RTP_RATE, Decoder, OpusEncoder, make_decoder
 from .ports import Ports
 from .seam.seam import Packet
@@ -57,14 +58,22 @@ def send_format(wanted: AudioFormat) -> AudioFormat:
 
 
 class PlayoutTrack(MediaStreamTrack):
-    """The track that plays a `Player` to the peer, at its own pace."""
+    """The track that plays a `Player` to the peer, at its own pace.
+
+    Args:
+        player: What is played.
+        config: How it is encoded.
+        load: Of the engine; it chooses the complexity if `config` says ``"auto"``. Without it, that is the best.
+    """
 
     kind = "audio"
 
-    def __init__(self, player: Player, config: OpusConfig) -> None:
+    def __init__(self, player: Player, config: OpusConfig, load: EngineLoad | None = None) -> None:
         super().__init__()
         self.opus = True
         self._player, self._config = player, config
+        self._load = load if config.complexity == "auto" else None
+        self._complexity: int | None = None
         self._encoder: OpusEncoder | None = None
 
     async def recv(self) -> av.Packet[Any] | av.AudioFrame:
@@ -90,15 +99,32 @@ class PlayoutTrack(MediaStreamTrack):
         """
         pump = _Pump(self._player, partial(self._write, writer))
         try:
-            await pump.ended
+            with nullcontext() if self._load is None else self._load.listening(self._set_complexity):
+                await pump.ended
         finally:
             pump.stop()
+
+    def _set_complexity(self, complexity: int) -> None:
+        self._complexity = complexity
+        if self._encoder is not None:
+            self._encoder.set_complexity(complexity)
+
+    @property
+    def complexity(self) -> int | None:
+        """The complexity that the engine's load has led to; None if it does not matter."""
+        return self._complexity
+
+    def _open_encoder(self, sample_rate: int) -> OpusEncoder:
+        self._encoder = encoder = OpusEncoder(sample_rate, self._config)
+        if self._complexity is not None:
+            encoder.set_complexity(self._complexity)
+        return encoder
 
     def _write(self, writer: RtpWriter, due: PlayoutFrame) -> None:
         samples, sample_rate, pts, _ = due.frame
         encoder = self._encoder
         if encoder is None:
-            encoder = self._encoder = OpusEncoder(sample_rate, self._config)
+            encoder = self._open_encoder(sample_rate)
         payload = encoder.payload(samples)
         if not self._player.drop_stale() and payload is not None:
             level = audio_level(samples) if self._config.audio_level else None

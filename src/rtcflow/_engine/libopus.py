@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..frames import AudioFormat
+from ..media.complexity import BEST
 from .config import OpusConfig
 
 _log = logging.getLogger("rtcflow.engine")
@@ -142,19 +143,26 @@ class NativeEncoder:
         _check(library, library.opus_encoder_init(self._at, format.sample_rate, format.channels, application))
         for option, value in (
             (_SET_BITRATE, config.bitrate * format.channels),
-            (_SET_COMPLEXITY, config.complexity),
+            (_SET_COMPLEXITY, BEST if config.complexity == "auto" else config.complexity),
             (_SET_VBR, 1),
             (_SET_VBR_CONSTRAINT, 0),
             (_SET_INBAND_FEC, config.fec),
             (_SET_PACKET_LOSS_PERC, config.expected_loss),
             (_SET_DTX, config.dtx),
         ):
-            _check(library, library.opus_encoder_ctl(self._at, option, c_int32(value)))
+            self._set(option, value)
         self._size = format.frame_size
         self._in = np.zeros((self._size, format.channels), np.int16)
         self._in_at = self._in.ctypes.data
         out = ctypes.create_string_buffer(_MAX_PACKET)
         self._out, self._out_at = memoryview(out), ctypes.addressof(out)
+
+    def _set(self, option: int, value: int) -> None:
+        _check(self._library, self._library.opus_encoder_ctl(self._at, option, c_int32(value)))
+
+    def set_complexity(self, complexity: int) -> None:
+        """Work as hard as that from the next frame on, 0 to 10. The sound goes on without a break."""
+        self._set(_SET_COMPLEXITY, complexity)
 
     def payload(self, samples: NDArray[np.int16]) -> bytes:
         """Encode int16 samples of shape (channels, 20 ms)."""

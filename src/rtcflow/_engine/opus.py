@@ -86,6 +86,7 @@ class OpusEncoder:
         self._rate, self._config = sample_rate, config
         self.step = RTP_RATE // sample_rate
         self._channels = 0
+        self._complexity: int | None = None
         self._encoder: libopus.NativeEncoder | _FFmpegOpusEncoder
 
     def encode(self, samples: NDArray[np.int16], pts: int) -> av.Packet[Any] | None:
@@ -112,6 +113,12 @@ class OpusEncoder:
             self._open(samples.shape[0])
         return self._encoder.payload(samples)
 
+    def set_complexity(self, complexity: int) -> None:
+        """Work as hard as that from the next frame on, 0 to 10. Through FFmpeg this does nothing."""
+        self._complexity = complexity
+        if self._channels and isinstance(self._encoder, libopus.NativeEncoder):
+            self._encoder.set_complexity(complexity)
+
     def _open(self, channels: int) -> None:
         source, library = AudioFormat(self._rate, LAYOUTS[channels]), libopus.load()
         if library is None:
@@ -119,6 +126,8 @@ class OpusEncoder:
         else:
             self._encoder = libopus.NativeEncoder(library, source, self._config)
         self._channels = channels
+        if self._complexity is not None:
+            self.set_complexity(self._complexity)
 
 
 class _FFmpegOpusEncoder:
@@ -133,7 +142,8 @@ class _FFmpegOpusEncoder:
         codec.options = {
             "application": config.application,
             "frame_duration": "20",
-            "compression_level": str(config.complexity),
+            # It cannot be changed once the encoder is open.
+            "compression_level": "0" if config.complexity == "auto" else str(config.complexity),
             "fec": "1" if config.fec else "0",
             "packet_loss": str(config.expected_loss),
             "dtx": "1" if config.dtx else "0",

@@ -262,7 +262,7 @@ class Peer:
     def _out_track(self, kind: str) -> MediaStreamTrack:
         if kind == "video":
             return video.VideoOutTrack(self._ports.video_out)
-        self._audio_out = audio.PlayoutTrack(self._ports.audio_out, self._config.opus)
+        self._audio_out = audio.PlayoutTrack(self._ports.audio_out, self._config.opus, self._room.load)
         return self._audio_out
 
     def _shortcut(self, transceiver: RTCRtpTransceiver, track: MediaStreamTrack | None) -> None:
@@ -490,8 +490,10 @@ class Peer:
         return 0 if connection is None else sum(map(seam.packets_received, seam.transports(connection)))
 
     def figures(self) -> dict[str, float]:
-        """Figures of the audio received, by name."""
+        """Figures of the audio received and sent, by name."""
         figures = {} if self._audio_in is None else self._audio_in.figures()
+        if self._audio_out is not None and self._audio_out.complexity is not None:
+            figures["opus_complexity"] = float(self._audio_out.complexity)
         if self._audio is not None and (jitter := seam.jitter(self._audio.receiver, self.audio_clock)) is not None:
             figures["jitter"] = jitter
         return figures

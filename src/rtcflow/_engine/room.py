@@ -23,6 +23,7 @@ import anyio
 
 from .._core.bridge import Event, wait_out, wake_later
 from ..context import log_facts
+from .load import EngineLoad
 
 T = TypeVar("T")
 _log = logging.getLogger("rtcflow.engine")
@@ -98,6 +99,7 @@ class Room:
     Attributes:
         residents: What must be closed before the thread ends.
         shared: Closes what the residents share, after the last of them. Valid while the loop runs.
+        load: How busy the thread is. Valid while the loop runs.
     """
 
     def __init__(self, *, use_uvloop: bool | None = None) -> None:
@@ -112,6 +114,7 @@ class Room:
         self._stop: asyncio.Event
         self._tasks: asyncio.TaskGroup
         self.shared: AsyncExitStack
+        self.load: EngineLoad
         self.residents: set[Resident] = set()
 
     @property
@@ -248,7 +251,7 @@ class Room:
     async def _main(self) -> None:
         loop = asyncio.get_running_loop()
         loop.set_task_factory(cast("Any", _task_factory))
-        self._stop = asyncio.Event()
+        self._stop, self.load = asyncio.Event(), EngineLoad()
         async with AsyncExitStack() as self.shared, asyncio.TaskGroup() as self._tasks:
             self._loop = loop
             self._ready.set()

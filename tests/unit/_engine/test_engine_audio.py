@@ -392,7 +392,7 @@ def test_what_was_cleared_does_not_leave() -> None:
 
 def test_options_are_checked() -> None:
     """Options out of range are refused with what would be right."""
-    for wrong in ({"bitrate": 1}, {"complexity": 11}, {"expected_loss": -1}):
+    for wrong in ({"bitrate": 1}, {"complexity": 11}, {"complexity": "best"}, {"expected_loss": -1}):
         with pytest.raises(ValueError, match="expected"):
             OpusConfig(**wrong)
     with pytest.raises(ValueError, match="voip"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -77,3 +79,53 @@ def test_without_libopus(monkeypatch: pytest.MonkeyPatch) -> None:
         assert decoded_rate("OPUS", 24000) == 48000
     finally:
         libopus.load.cache_clear()
+
+
+@pytest.mark.parametrize("application", ["audio", "voip", "lowdelay"])
+@pytest.mark.parametrize("rate", [16000, 48000])
+def test_no_step_is_heard_when_the_complexity_changes(application: Any, rate: int) -> None:
+    """A glide with a change of level twice a second: each frame is as near to the original as at one of the levels."""
+    seconds, size = 4, rate // 50
+    phase = np.linspace(200, 900, seconds * rate).cumsum() / rate
+    voice = sum(np.sin(2 * np.pi * phase * harmonic) / harmonic for harmonic in (1, 2, 3, 5))
+    original = (6000 * voice).astype(np.int16)
+
+    def errors(*levels: int) -> np.ndarray:
+        encoder = OpusEncoder(rate, OpusConfig(application=application))
+        decoder = make_decoder("OPUS", AudioFormat(rate))
+        assert decoder is not None
+        heard = []
+        for frame in range(seconds * 50):
+            if frame % 25 == 0:
+                encoder.set_complexity(levels[frame // 25 % len(levels)])
+            part = original[None, frame * size : (frame + 1) * size]
+            heard.append(decoder.decode(encoder.payload(part) or b"")[0])
+        out = np.concatenate(heard).astype(float)
+        # A step is a jump from sample to sample that the original does not have.
+        steps = np.abs(np.diff(out)).reshape(-1)[: seconds * 50 * size - size].reshape(-1, size).max(axis=1)
+        return steps[25:]
+
+    changing, steady = errors(0, 10), np.maximum(errors(0), errors(10))
+    assert (changing <= 1.25 * steady.max()).all()
+    levels = np.array([changing.max(), steady.max()])
+    assert levels.min() > 100  # there is sound
+
+
+def test_the_complexity_can_be_set_at_any_time() -> None:
+    """Before the first frame and between frames; more work shows in the packets."""
+    speech = (3000 * np.random.default_rng(1).standard_normal((1, 48000))).astype(np.int16)
+
+    def sizes(*, first: int, then: int) -> list[int]:
+        encoder = OpusEncoder(48000, OpusConfig())
+        encoder.set_complexity(first)
+        out = []
+        for frame in range(50):
+            if frame == 25:
+                encoder.set_complexity(then)
+            out.append(len(encoder.payload(speech[:, frame * 960 : (frame + 1) * 960]) or b""))
+        return out
+
+    low, high, changed = sizes(first=0, then=0), sizes(first=10, then=10), sizes(first=0, then=10)
+    assert low != high
+    assert changed[:25] == low[:25]
+    assert changed[25:] != low[25:]

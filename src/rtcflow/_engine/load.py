@@ -1,0 +1,78 @@
+"""Measures how busy the engine's thread is, and tells the encoders how hard they may work.
+
+`media.complexity` decides; this module has the clocks and the timer. The timer runs only while there are encoders.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from ..media.complexity import TICK, ComplexityControl
+
+
+def _cores() -> int:
+    """How many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+class EngineLoad:
+    """The load of the loop that runs now, in its thread.
+
+    Use is the larger of two shares: the time of this thread in one core, and the time of the process in all its cores.
+
+    Attributes:
+        complexity: What the encoders shall work with.
+    """
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._control = ComplexityControl()
+        self._listeners: list[Callable[[int], None]] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._cores = _cores()
+        self._last = self._clocks()
+
+    @property
+    def complexity(self) -> int:
+        """What the encoders shall work with: 0 to 10."""
+        return self._control.complexity
+
+    @contextmanager
+    def listening(self, listener: Callable[[int], None]) -> Iterator[None]:
+        """Call `listener` with the complexity now, and with each new one until the end."""
+        self._listeners.append(listener)
+        if self._timer is None:
+            self._wait()
+        try:
+            listener(self.complexity)
+            yield
+        finally:
+            self._listeners.remove(listener)
+            if not self._listeners and self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+
+    def _clocks(self) -> tuple[float, float, float]:
+        return self._loop.time(), time.thread_time(), time.process_time()
+
+    def _wait(self) -> None:
+        self._last = self._clocks()
+        self._timer = self._loop.call_at(self._last[0] + TICK, self._tick)
+
+    def _tick(self) -> None:
+        now, ours, all_threads = self._clocks()
+        then, ours_then, all_then = self._last
+        passed = now - then
+        use = max(ours - ours_then, (all_threads - all_then) / self._cores) / passed
+        before = self.complexity
+        complexity = self._control.note(now, use, passed - TICK)
+        if complexity != before:
+            for listener in list(self._listeners):
+                listener(complexity)
+        self._wait()

@@ -1,0 +1,83 @@
+"""The engine's load is measured while there are encoders, and reaches them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from rtcflow._engine import load as load_module
+from rtcflow._engine.load import EngineLoad
+from rtcflow.media.complexity import BEST, LEAST, TICK, WINDOW
+
+
+class Clock:
+    """An event loop as far as `EngineLoad` sees it, with clocks that the test moves."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, cores: int = 2) -> None:
+        self.now = self.thread = self.process = 0.0
+        self.timers: list[tuple[float, object]] = []
+        monkeypatch.setattr(asyncio, "get_running_loop", lambda: self)
+        monkeypatch.setattr(time, "thread_time", lambda: self.thread)
+        monkeypatch.setattr(time, "process_time", lambda: self.process)
+        monkeypatch.setattr(load_module, "_cores", lambda: cores)
+
+    def time(self) -> float:
+        return self.now
+
+    def call_at(self, when: float, callback: object) -> Clock:
+        self.timers.append((when, callback))
+        return self
+
+    def cancel(self) -> None:
+        self.timers.clear()
+
+    def run(self, ticks: int, *, ours: float, others: float = 0.0, late: float = 0.0) -> None:
+        """So many ticks, during which the thread and the process' other threads used these shares of a core."""
+        for _ in range(ticks):
+            ((when, callback),) = self.timers
+            self.timers.clear()
+            passed = when + late - self.now
+            self.now += passed
+            self.thread += ours * passed
+            self.process += (ours + others) * passed
+            callback()  # type: ignore[operator]
+
+
+def test_encoders_hear_of_the_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each hears of the level at once and of each change; without encoders there is no timer."""
+    clock, heard, also = Clock(monkeypatch), list[int](), list[int]()
+    load = EngineLoad()
+    assert not clock.timers
+    with load.listening(heard.append):
+        clock.run(2 * WINDOW, ours=0.5)
+        assert heard == [BEST]
+        clock.run(2 * WINDOW, ours=0.95)
+        with load.listening(also.append):
+            assert (heard, also) == ([BEST, LEAST], [LEAST])
+        assert clock.timers
+        clock.run(round(7 / TICK), ours=0.2)
+        assert (heard, also) == ([BEST, LEAST, BEST], [LEAST])
+    assert not clock.timers
+
+
+@pytest.mark.parametrize(
+    ("cores", "ours", "others", "late", "level"),
+    [
+        (2, 0.5, 0.2, 0.0, BEST),
+        (2, 0.5, 1.4, 0.0, LEAST),  # the cores are full
+        (8, 0.5, 1.4, 0.0, BEST),  # a model computes on other cores
+        (1, 0.5, 0.4, 0.0, LEAST),
+        (8, 0.2, 0.0, 0.01, LEAST),  # somebody else has the core, or the interpreter
+    ],
+)
+def test_what_counts_as_load(
+    monkeypatch: pytest.MonkeyPatch, cores: int, ours: float, others: float, late: float, level: int
+) -> None:
+    """The thread's share of a core, the process' share of all, and how late the loop is."""
+    clock = Clock(monkeypatch, cores)
+    load = EngineLoad()
+    with load.listening(lambda _: None):
+        clock.run(2 * WINDOW, ours=ours, others=others, late=late)
+    assert load.complexity == level

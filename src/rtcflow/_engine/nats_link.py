@@ -34,8 +34,8 @@ INBOX: Final = 10_000
 """Messages that may wait to be read; more are dropped."""
 
 
-DRAIN: Final = 2.0
-"""Seconds in which a subscription ends."""
+ROUND: Final = 10.0
+"""Seconds for one way to NATS and back, after which a subscription that has ended is forgotten all the same."""
 
 
 class Message(NamedTuple):
@@ -52,6 +52,10 @@ class NoListener(Exception):
 
 class LinkDown(Exception):
     """NATS cannot be reached now."""
+
+
+class LinkClosed(LinkDown):
+    """The connection is closed for good."""
 
 
 class CannotConnect(Exception):
@@ -93,6 +97,8 @@ class NatsLink:
         self._outbox: asyncio.Queue[Callable[[], Awaitable[object]]]
         self._pump: asyncio.Task[None] | None = None
         self._waiting: set[asyncio.Timeout] = set()
+        self._subscriptions: dict[str, Any] = {}
+        self._ending: set[asyncio.Task[None]] = set()
         self._errors: list[str] = []
         self._up = Event()
         self.up_since: float | None = None
@@ -143,18 +149,28 @@ class NatsLink:
         try:
             return await self._room.call(self._request, subject, data, timeout)
         except anyio.ClosedResourceError:
-            raise LinkDown("the connection to NATS is closed") from None
+            raise LinkClosed("the connection to NATS is closed") from None
 
-    async def subscribe(self, subject: str) -> Any:
-        """Have the messages of a subject come to `messages`. Returns what `unsubscribe` wants."""
+    async def subscribe(self, subject: str) -> None:
+        """Have the messages of a subject come to `messages`. If this is cancelled, call `unsubscribe`.
+
+        Raises:
+            LinkClosed: The connection is closed.
+        """
         try:
-            return await self._room.call(self._subscribe, subject)
+            await self._room.call(self._subscribe, subject)
         except anyio.ClosedResourceError:
-            raise LinkDown("the connection to NATS is closed") from None
+            raise LinkClosed("the connection to NATS is closed") from None
 
-    def unsubscribe(self, subscription: Any) -> None:
-        """End a subscription: before all that is published after this call."""
-        self._post(partial(self._unsubscribe, subscription))
+    def unsubscribe(self, subject: str) -> None:
+        """End a subscription before all that is published after this call. Without a subscription it does nothing.
+
+        What is on its way is still delivered.
+        """
+        try:
+            self._room.post(self._end, subject)
+        except anyio.ClosedResourceError:
+            logger.debug("the connection to NATS is closed, and its subscriptions with it")
 
     def publish(self, subject: str, data: bytes) -> None:
         """Send a message soon. It is dropped if NATS is away."""
@@ -213,6 +229,8 @@ class NatsLink:
         if self._pump is not None:
             await self._outbox.join() if self.is_up else None
             self._pump.cancel()
+        for ending in self._ending:
+            ending.cancel()
         if client is not None and not client.is_closed:
             await client.close()
         self.up_since = None
@@ -259,22 +277,41 @@ class NatsLink:
         found: bytes = message.data
         return found
 
-    async def _subscribe(self, subject: str) -> Any:
+    async def _subscribe(self, subject: str) -> None:
         if self._client is None:
-            raise LinkDown("the connection to NATS is closed")
+            raise LinkClosed("the connection to NATS is closed")
 
         async def arrived(message: Any) -> None:
             self.messages.put_nowait(Message(message.subject, message.data, message.reply))
 
-        return await self._client.subscribe(subject, cb=arrived)
+        self._subscriptions[subject] = await self._client.subscribe(subject, cb=arrived)
+
+    def _end(self, subject: str) -> None:
+        subscription = self._subscriptions.pop(subject, None)
+        if subscription is not None:
+            self._put(partial(self._unsubscribe, subscription))
 
     async def _unsubscribe(self, subscription: Any) -> None:
-        if not self.is_up:
+        """Tell NATS, and let what is on its way be answered: the nodes that ask wait for it.
+
+        nats-py's `Subscription.unsubscribe` throws it away. Its `drain` has two faults: after a loss of the connection
+        the subscription comes to life again, and a `drain` that is cancelled or late ends the reader of the
+        connection, which is deaf from then on.
+        """
+        client = self._client
+        if client is not None and self.is_up:
+            await client._send_unsubscribe(subscription._id)  # no public way keeps what is on its way
+            self._ending.add(task := self._room.start_task(self._forget(subscription)))
+            task.add_done_callback(self._ending.discard)
+        else:
             await subscription.unsubscribe()
-            return
-        with suppress(TimeoutError):
-            async with asyncio.timeout(DRAIN):
-                await subscription.drain()  # what is on its way is still answered: the node that asks waits for it
+
+    async def _forget(self, subscription: Any) -> None:
+        with suppress(NoListener, LinkDown, TimeoutError):
+            # The answer is "nobody listens", and it comes after all that NATS had sent before.
+            await self._request(f"{self._options.prefix}.nobody", b"", ROUND)
+        with suppress(self._nats.errors.Error):
+            await subscription.unsubscribe()
 
     async def _publish(self, subject: str, data: bytes) -> None:
         client = self._client

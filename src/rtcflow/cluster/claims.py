@@ -4,8 +4,10 @@ No table says which node holds a name, since a table can be out of date. The nod
 so NATS itself knows. A node that wants a name subscribes first and then asks everybody else who subscribes to it. NATS
 answers at once if nobody does: then the name is ours. If a node dies, its subscriptions end with it.
 
-Two nodes may want the same name at the same time. Each asks the other. The one whose own name is smaller goes first;
-the other one yields. So exactly one wins, in whatever order the messages come.
+Several nodes may want the same name at the same time. Each asks the others. The node whose own name is smaller goes
+first. The other one steps aside: it unsubscribes, and asks on until the matter is settled. The one that goes first
+answers when it knows: it has the name, or wants it no more. So a name is refused only while some node holds it, and a
+free name is never lost between nodes that were polite to one another.
 """
 
 from __future__ import annotations
@@ -13,25 +15,28 @@ from __future__ import annotations
 import enum
 from typing import Final
 
-LIVE: Final = b"live"
-"""The answer of a node that holds the name."""
-FIRST: Final = b"first"
-"""The answer of a node that wants the name as well, and goes first."""
+LIVE: Final = b"live "
+"""The answer of a node that holds the name; its own name follows."""
 YIELDED: Final = b"yielded"
-"""The answer of a node that does not want the name any more: ask again."""
+"""The answer of a node that does not want the name, or not any more: ask again."""
 
 
 class Outcome(enum.Enum):
     """What an answer means for the node that asked."""
 
     WON = enum.auto()
+    """The name is ours."""
     LOST = enum.auto()
+    """Another node holds it."""
     AGAIN = enum.auto()
+    """Ask again."""
+    ANEW = enum.auto()
+    """The node that went first has given up: subscribe again, then ask again."""
 
 
 class _State(enum.Enum):
     ASKING = enum.auto()
-    LOST = enum.auto()
+    ASIDE = enum.auto()
     HELD = enum.auto()
 
 
@@ -56,31 +61,34 @@ class Claims:
         self._names[name] = _State.ASKING
         return True
 
-    def asked(self, name: str, node: str) -> bytes:
-        """What to answer another node that wants the name. Unsubscribe before the answer `YIELDED`."""
+    def asked(self, name: str, node: str) -> bytes | None:
+        """What to answer another node that wants the name; None is "later, when our own claim is settled".
+
+        Unsubscribe before the answer `YIELDED`.
+        """
         state = self._names.get(name)
         if state is _State.HELD:
-            return LIVE
-        if state is _State.ASKING and self._node < node:
-            return FIRST
+            return LIVE + self._node.encode()
         if state is _State.ASKING:
-            self._names[name] = _State.LOST
+            if self._node < node:
+                return None
+            self._names[name] = _State.ASIDE
         return YIELDED
 
     def answered(self, name: str, answer: bytes | None) -> Outcome:
         """What an answer means; None is NATS's word that nobody else subscribes to the name."""
-        state = self._names.get(name)
-        if state is not _State.ASKING:
-            return Outcome.WON if state is _State.HELD else Outcome.LOST
-        if answer is None:
-            self._names[name] = _State.HELD
-            return Outcome.WON
-        return Outcome.AGAIN if answer == YIELDED else Outcome.LOST
+        if answer is not None:
+            return Outcome.AGAIN if answer == YIELDED else Outcome.LOST
+        if self._names[name] is _State.ASIDE:
+            self._names[name] = _State.ASKING
+            return Outcome.ANEW
+        self._names[name] = _State.HELD
+        return Outcome.WON
 
     def hold(self, name: str) -> None:
         """Hold a name without asking, since NATS does not answer. For ids only: they are hard to guess."""
         self._names[name] = _State.HELD
 
     def release(self, name: str) -> None:
-        """Give a name back, or want it no more. Then unsubscribe."""
+        """Give a name back, or want it no more. Then unsubscribe, and answer those that wait."""
         self._names.pop(name, None)

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from .policy import Load
 
-PROTOCOL: Final = 1
+PROTOCOL: Final = 2
 """The version of what nodes say to each other. Nodes of different versions do not work together."""
 
 SILENCE: Final = 3.0

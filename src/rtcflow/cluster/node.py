@@ -7,7 +7,7 @@ Subjects, all below the cluster's prefix:
 | ``nodes`` | every node | each node's report, twice a second |
 | ``hello`` | every node | a new node's report; the answer says whether they fit together |
 | ``claimed`` | every node | which node has taken which id or slot: hints only |
-| ``node.{name}`` | that node | requests to serve, messages of pipes, pings |
+| ``node.{name}`` | that node | requests to serve, messages of pipes, pings, the question which slots it holds |
 | ``call.{hash of the id}`` | the node of the call | requests to serve, pings, claims; for ids that callers chose |
 | ``slot.{number}`` | the node that holds the slot | claims; only with a limit of the whole cluster |
 
@@ -33,14 +33,15 @@ import anyio.abc
 
 from .._core.bridge import loop_clock
 from .._engine.nats_link import LinkDown, NatsLink, NoListener
-from ..exceptions import CallLost, ClusterError, ConnectionExists, NotServing, TooManyConnections
+from ..exceptions import CallLost, ClusterError, ConnectionExists, NotServing
 from ..serving.router import About, Receive, Scope, Send, Wish, replay
-from .claims import LIVE, YIELDED, Claims, Outcome
 from .ids import is_signed, make_id, new_key, new_name, read_id
 from .members import PROTOCOL, SILENCE, Members, Report, disagreement, read_report
 from .messages import pack, pack_headers, pack_scope, unpack, unpack_headers, unpack_scope
+from .names import AWAY, Names
 from .pipe import GONE, TAKEN, Pipe, PipeBroken
 from .policy import Load, Placement, read_release
+from .slots import Slots, is_slot_name, read_slot_name, read_slots, slot_name, write_slots
 
 if TYPE_CHECKING:
     from ..serving.calls import Calls
@@ -96,17 +97,16 @@ class Node:
         self._calls = calls
         self._link = link
         self._prefix = prefix
-        self._limit = limit
         self._release = read_release(release)
         self._clock = clock
         self._now = loop_clock()
         self._tasks: anyio.abc.TaskGroup
         self._members = Members()
         self._placement = Placement(self.name)
-        self._claims = Claims(self.name)
-        self._subscriptions: dict[str, Any] = {}
+        self._names = Names(self.name, link, prefix, self._now, self._settle)
         self._held: dict[str, list[str]] = {}
-        self._slots: dict[str, str] = {}
+        self._slots = None if limit is None else Slots(limit, self._names, partial(self._slots_of, limit))
+        self._mute: dict[str, Callable[[], object]] = {}
         self._hints: OrderedDict[str, str] = OrderedDict()
         self._pipes: dict[int, Pipe] = {}
         self._numbers = count(1)
@@ -184,6 +184,7 @@ class Node:
         if report.node == self.name:
             return
         self._members.heard(report, self._now())
+        self._unmute(report.node)
         if report.left:
             self._placement.remove(report.node)
         else:
@@ -222,12 +223,12 @@ class Node:
             case "claimed":
                 self._hint(head["name"], head["node"])
             case "freed":
-                self._slots.pop(head["name"], None)
+                if self._slots is not None:
+                    self._slots.unsaid(read_slot_name(head["name"]), head["node"])
+            case "slots":
+                self._link.publish(reply, write_slots(() if self._slots is None else self._slots.held))
             case "claim":
-                answer = self._claims.asked(head["name"], head["node"])
-                if answer == YIELDED:
-                    self._unsubscribe(head["name"])
-                self._link.publish(reply, answer)
+                self._names.asked(head["name"], head["node"], reply)
             case "ping":
                 self._link.publish(reply, TAKEN)
             case "pipe":
@@ -240,8 +241,9 @@ class Node:
                 self._tasks.start_soon(self._serve, head, rest, reply)
 
     def _hint(self, name: str, node: str) -> None:
-        if name.startswith("slot."):
-            self._slots[name] = node
+        if is_slot_name(name):
+            if self._slots is not None:
+                self._slots.said(read_slot_name(name), node)
             return
         self._hints[name] = node
         self._hints.move_to_end(name)
@@ -316,12 +318,11 @@ class Node:
         names: list[str] = []
         try:
             if not self._is_own(webrtc_id):
-                name = _call_name(webrtc_id)
-                if not await self._win(name):
-                    raise ConnectionExists
-                names.append(name)
-            if self._limit is not None:
-                names.append(await self._win_slot(self._limit))
+                names.append(await self._win(webrtc_id))
+            if self._slots is not None:
+                if not self._link.is_up:
+                    raise NotServing(AWAY)
+                names.append(slot_name(await self._slots.take()))
         except BaseException:
             self._give_back(names)
             raise
@@ -329,11 +330,17 @@ class Node:
         self._announce(names)
 
     async def rename(self, webrtc_id: str, new_id: str) -> None:
-        name = _call_name(new_id)
-        if self._is_own(new_id) or not await self._win(name):
+        if self._is_own(new_id):
             raise ConnectionExists
+        name = await self._win(new_id)
         self._held[new_id] = [name, *self._held.pop(webrtc_id, [])]
         self._announce([name])
+
+    async def _win(self, webrtc_id: str) -> str:
+        name = _call_name(webrtc_id)
+        if await self._names.win(name, unasked=True) is not None:
+            raise ConnectionExists
+        return name
 
     def release(self, webrtc_id: str) -> None:
         self._give_back(self._held.pop(webrtc_id, []))
@@ -348,72 +355,40 @@ class Node:
 
     def _give_back(self, names: list[str]) -> None:
         for name in names:
-            self._claims.release(name)
-            self._unsubscribe(name)
-            if name.startswith("slot."):
-                self._link.publish(f"{self._prefix}.claimed", pack({"kind": "freed", "name": name}))
+            self._names.release(name)
+            if self._slots is not None and is_slot_name(name):
+                self._slots.free(read_slot_name(name))
+                freed = pack({"kind": "freed", "name": name, "node": self.name})
+                self._link.publish(f"{self._prefix}.claimed", freed)
 
-    def _unsubscribe(self, name: str) -> None:
-        subscription = self._subscriptions.pop(name, None)
-        if subscription is not None:
-            self._link.unsubscribe(subscription)
+    async def _slots_of(self, limit: int, node: str) -> list[int] | None:
+        """The slots that a node says it holds; None if it does not answer."""
+        if node in self._mute:
+            return None
+        subject = self.node_subject(node)
+        while True:
+            try:
+                return read_slots(await self._link.request(subject, pack({"kind": "slots"}), ASK), limit)
+            except NoListener:
+                if not await self._settle():
+                    return []
+            except LinkDown:
+                raise NotServing(AWAY) from None
+            except TimeoutError:
+                gone = self._mute[node] = partial(self._slots_lost, node)
+                self.watch(subject, gone)
+                return None
 
-    async def _win(self, name: str) -> bool:
-        """Whether this node holds a name now. See `claims`.
+    def _slots_lost(self, node: str) -> None:
+        """A node that did not answer has died: its slots are free."""
+        self._mute.pop(node, None)
+        if self._slots is not None:
+            self._slots.forget(node)
 
-        Raises:
-            NotServing: The stream is ending.
-        """
-        if not self._claims.begin(name):
-            return False
-        try:
-            subject = f"{self._prefix}.{name}"
-            self._subscriptions[name] = await self._link.subscribe(subject)
-            message = pack({"kind": "claim", "name": name, "node": self.name})
-            while True:
-                try:
-                    answer = await self._link.request(subject, message, ASK)
-                except NoListener:
-                    if await self._settle():
-                        continue
-                    answer = None
-                except TimeoutError:
-                    answer = LIVE  # its node is stopped, or cut off: it still has it
-                except LinkDown:
-                    if name.startswith("slot."):
-                        raise NotServing(_AWAY) from None
-                    self._claims.hold(name)
-                    return True
-                match self._claims.answered(name, answer):
-                    case Outcome.WON:
-                        return True
-                    case Outcome.LOST:
-                        self._give_up(name)
-                        return False
-        except LinkDown:
-            self._give_up(name)
-            raise NotServing("the server is shutting down") from None
-        except BaseException:
-            self._give_up(name)
-            raise
-
-    def _give_up(self, name: str) -> None:
-        self._claims.release(name)
-        self._unsubscribe(name)
-
-    async def _win_slot(self, limit: int) -> str:
-        if not self._link.is_up:
-            raise NotServing(_AWAY)
-        names = [f"slot.{number}" for number in random.sample(range(limit), limit)]
-        gone = {name for name in names if (node := self._slots.get(name)) and node not in self._members}
-        likely = [name for name in names if name not in self._slots or name in gone]
-        for name in likely:
-            if name not in self._claims and await self._win(name):
-                return name
-        for name in [name for name in names if name not in likely][:2]:  # word of a freed slot may have been lost
-            if await self._win(name):
-                return name
-        raise TooManyConnections(limit)
+    def _unmute(self, node: str) -> None:
+        gone = self._mute.pop(node, None)
+        if gone is not None:
+            self.unwatch(self.node_subject(node), gone)
 
     # -- requests
 
@@ -457,7 +432,7 @@ class Node:
     async def _announced(self, name: str) -> bool:
         """Wait until some node has taken an id, for a moment."""
         with anyio.move_on_after(EARLY):
-            while name not in self._hints and name not in self._claims:
+            while name not in self._hints and name not in self._names:
                 await self._news.wait()
             return True
         return False
@@ -687,9 +662,6 @@ class Node:
     def publish(self, reply: str, head: dict[str, Any], body: bytes = b"") -> None:
         """Answer another node."""
         self._link.publish(reply, pack(head | {"node": self.name}, body))
-
-
-_AWAY: Final = "the servers cannot count the calls of all of them now; try again"
 
 
 class _Answer:

@@ -1,0 +1,126 @@
+"""The connection to NATS: the end of a subscription loses no message, leaves nothing behind and harms nothing."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import asynccontextmanager
+
+import anyio
+import pytest
+from nats_process import NatsProcess
+
+from rtcflow._core.bridge import loop_clock
+from rtcflow._engine import nats_link
+from rtcflow._engine.nats_link import NatsLink, NatsOptions, NoListener
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(scope="module")
+def nats():
+    server = NatsProcess()
+    yield server
+    server.kill()
+
+
+@asynccontextmanager
+async def linked(nats):
+    link = NatsLink(NatsOptions(servers=(nats.url,), prefix="test"), loop_clock())
+    with anyio.fail_after(20):
+        try:
+            await link.open()
+            yield link
+        finally:
+            await link.aclose()
+
+
+async def told(link):
+    """Wait until what was posted has been handed to the connection."""
+    await link._room.call(link._outbox.join)
+
+
+async def heard(link):
+    """Wait until NATS has heard what was posted."""
+    await told(link)
+    await nobody_listens(link, "test.other")
+
+
+async def nobody_listens(link, subject):
+    with pytest.raises(NoListener):
+        await link.request(subject, b"", 15)
+
+
+async def test_a_message_on_its_way_is_delivered(nats):
+    """The question has reached the connection, but nobody has read it, when the subscription ends."""
+    async with linked(nats) as one, linked(nats) as two:
+        await one.subscribe("test.name")
+        sent, ended = threading.Event(), threading.Event()
+
+        async def end_now():
+            one._end("test.name")
+            ended.set()
+            assert sent.wait(10)  # this loop reads nothing meanwhile
+
+        async def ask():
+            assert await anyio.to_thread.run_sync(ended.wait, 10)
+            two.publish("test.name", b"question")
+            await told(two)
+            await two._room.call(two._client.flush)
+            await anyio.sleep(0.05)  # NATS has sent it on
+            sent.set()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(ask)
+            await one._room.call(end_now)
+        message = await one.messages.take_in_a_row()
+        assert message.data == b"question"
+        await heard(one)
+        await nobody_listens(two, "test.name")
+
+
+async def test_a_late_answer_does_not_deafen_the_connection(nats, monkeypatch):
+    """NATS is busy, and the wait for the end of a subscription ends first; then all goes on."""
+    monkeypatch.setattr(nats_link, "ROUND", 0.05)
+    async with linked(nats) as link:
+        await link.subscribe("test.name")
+        nats.pause()
+        try:
+            link.unsubscribe("test.name")
+            await told(link)
+            while link._ending:
+                await anyio.sleep(0.01)
+        finally:
+            nats.go_on()
+        await heard(link)
+        assert link.is_up
+
+
+async def test_a_subscription_that_has_ended_stays_away_after_a_restart(nats):
+    async with linked(nats) as one, linked(nats) as two:
+        await one.subscribe("test.name")
+        await one.subscribe("test.kept")
+        await told(two)
+        first = {link: link.up_since for link in (one, two)}
+        nats.pause()
+        one.unsubscribe("test.name")
+        await told(one)
+        nats.kill()
+        nats.start()
+        for link in (one, two):
+            while link.up_since in {None, first[link]}:
+                await anyio.sleep(0.01)
+        await heard(one)
+        await nobody_listens(two, "test.name")
+        with pytest.raises(TimeoutError):
+            await two.request("test.kept", b"", 0.1)
+
+
+async def test_a_subscription_that_was_cut_short_is_ended(nats):
+    """Whenever `subscribe` is cancelled, `unsubscribe` leaves nothing."""
+    async with linked(nats) as one, linked(nats) as two:
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await one.subscribe("test.name")
+        one.unsubscribe("test.name")
+        await heard(one)
+        await nobody_listens(two, "test.name")

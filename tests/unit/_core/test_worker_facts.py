@@ -14,6 +14,7 @@ from typing import Any
 import anyio
 import anyio.from_thread
 import anyio.to_thread
+import numpy as np
 import pytest
 import sniffio
 
@@ -192,6 +193,34 @@ async def test_a_long_computation_ends_with_its_connection():
         assert lost == [0], way
         assert not handler.running
         assert handler.ended.is_set()
+
+
+async def test_no_method_begins_once_the_end_was_told():
+    """Also while the loop is held up, and has not begun to close the connection yet."""
+    seen, began = [], rtcflow.Event()
+
+    class Speaks(rtcflow.StreamHandler):
+        def copy(self):
+            return Speaks()
+
+        def receive(self, frame):
+            pass
+
+        def emit(self):
+            seen.append(self.running)
+            began.set()
+            return 48000, np.zeros((1, 48), np.int16)
+
+    async with rtcflow.memory_pair() as (ours, theirs), anyio.create_task_group() as tasks:
+        theirs.start(rtcflow.AudioFormat(48000), rtcflow.AudioFormat(48000))
+        connection = rtcflow.Connection(ours, Speaks())
+        tasks.start_soon(connection.run)
+        await began.wait()
+        connection.close()
+        time.sleep(0.05)
+        await connection.wait_ended()
+    assert seen
+    assert all(seen)
 
 
 async def test_handlers_may_have_attributes_of_these_names():

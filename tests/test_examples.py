@@ -59,6 +59,30 @@ async def test_the_echoes_echo(name: str, handler: str) -> None:
 
 
 @pytest.mark.anyio
+async def test_the_patient_echo_welcomes_its_caller_back(capsys: pytest.CaptureFixture[str]) -> None:
+    """Its link breaks, another takes its place: two tones, by the handler that has heard the caller before."""
+    handler = _load("patient_echo").PatientEcho()
+    voice = rtcflow.AudioFormat(RATE)
+    async with rtcflow.memory_pair() as (ours, theirs), rtcflow.memory_pair() as (again, back):
+        for end in (theirs, back):
+            end.start(voice, voice)
+        connection = rtcflow.Connection(ours, handler, resume=30)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(connection.run)
+            theirs.audio_out.put(tone(0.1))
+            await theirs.audio_in.take()
+            ours.break_link(ConnectionError("the cable was pulled"))
+            connection.resume(again)
+            with anyio.fail_after(10):
+                while np.abs((await back.audio_in.take()).samples).max() < 7000:
+                    pass
+            await back.aclose()
+    assert handler.heard > 0
+    assert "is away" in (said := capsys.readouterr().out)
+    assert "is back" in said
+
+
+@pytest.mark.anyio
 async def test_the_tone_is_as_long_as_it_says() -> None:
     """Half a second of tone is half a second of tone, and then the stream closes."""
     heard = await call(_load("tone_generator").Tone(1000.0, seconds=0.5), seconds=5)

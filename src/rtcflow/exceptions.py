@@ -10,7 +10,7 @@ RTCFlowError
 │   ├── NotAuthorized             the authorize hook refused (401 or 403)
 │   ├── UnknownConnection         no live connection has that id (404)
 │   ├── ConnectionExists          a live connection already has that id (409)
-│   ├── CallLost                  the process that carried the call has died (410)
+│   ├── CallLost                  the call is over: its process has died, or nobody resumed it in time (410)
 │   ├── NotServing                the stream does not run now (503)
 │   ├── ApplicationFailed         the application's own authorize hook or copy() failed (500)
 │   └── NegotiationTimeout        also a TimeoutError; `phase` says what did not finish
@@ -152,7 +152,10 @@ class ConnectionExists(NegotiationError):
 
 
 class CallLost(NegotiationError):
-    """The process that carried this call has died, or was cut off, and the call with it; others of the cluster live."""
+    """The call that a request is about is over.
+
+    The process that carried it has died or was cut off, or it was to be resumed and nobody came in time.
+    """
 
     status = 410
     code = "call_lost"

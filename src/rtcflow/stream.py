@@ -106,6 +106,9 @@ class Stream:
             calls, and needs no authorization. Needs the extra ``prometheus``.
         cluster: With which other processes the stream is served; see `rtcflow.cluster.Cluster`. Then every process
             answers requests about every call, and `calls` are those of this process. Needs the extra ``cluster``.
+        resume: If the link to a caller breaks, its call waits so many seconds for the caller to come back: its handler
+            lives on, and keeps its slot and its threads. Only for callers that ask for it (the page and
+            `rtcflow.client` do), by WebRTC and WebSocket. None: the call ends.
         **keywords: The fields of `Limits`, `Access` and `Page`, one by one, such as ``concurrency_limit=10``. And
             FastRTC's ``server_rtc_configuration``: ``{"iceServers": [...]}`` for the server's own side, or a function,
             sync or async, that is called for each call. It is `WebRTCConfig.ice_servers`.
@@ -143,6 +146,7 @@ class Stream:
         debug: bool = False,
         metrics: bool = False,
         cluster: Cluster | None = None,
+        resume: float | None = None,
         **keywords: Unpack[Keywords],
     ) -> None:
         left: dict[str, Any] = dict(keywords)
@@ -174,6 +178,7 @@ class Stream:
             telephone=telephone,
             websocket=websocket,
             cluster=cluster,
+            resume=resume,
         )
         self.calls = Calls(options)
         self._asgi: Starlette | None = None

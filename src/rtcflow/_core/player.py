@@ -99,6 +99,7 @@ class Player:
         self._playout: Playout | None = None
         self._ended = False
         self._closed = False
+        self._keeps = False  # what waits when the transport ends
         self._clears = self._clears_at_pop = 0
         self._taps: tuple[PlayerTap, ...] = ()
         self._leaving: list[tuple[PlayoutFrame, float]] = []  # taken, and not sent for certain; only for taps
@@ -129,6 +130,8 @@ class Player:
                 raise anyio.ClosedResourceError
             self._playout.push(samples, self._clock())
             self._player.wake_all()
+            if self._closed and self._latency is Latency.LIVE:
+                self._playout.clear()
 
     async def wait_for_room(self) -> None:
         """Wait until less than `most_waiting` seconds of audio are queued. Safe to cancel.
@@ -218,15 +221,20 @@ class Player:
         await anyio.lowlevel.checkpoint()
         while True:
             with self._lock:
-                while (playback := self._playback()).waiting and playback.played <= seconds and not self._closed:
+                while (playback := self._playback()).waiting and playback.played <= seconds and not self._is_over:
                     await self._putters.park()
-                if playback.played > seconds or self._closed or not self._is_unconfirmed():
+                if playback.played > seconds or self._is_over or not self._is_unconfirmed():
                     return
             with anyio.move_on_after(CONFIRMATION) as waiting, self._lock:
                 while self._is_unconfirmed() and not self._playback().waiting:
                     await self._putters.park()
             if waiting.cancelled_caught:
                 return
+
+    @property
+    def _is_over(self) -> bool:
+        """Whether nothing that waits will ever be played."""
+        return self._closed and not self._keeps
 
     def _is_unconfirmed(self) -> bool:
         return self._confirmed is not None and not self._closed and self._unconfirmed_from < self._playback().played
@@ -347,14 +355,40 @@ class Player:
         return self._clears_at_pop != self._clears
 
     def close(self) -> None:
-        """The transport has ended: all audio that waits is dropped, every wait fails. From any thread; idempotent."""
+        """The transport has ended: all audio that waits is dropped, every wait fails. From any thread; idempotent.
+
+        After `keep_rest`, only the transport's side fails.
+        """
         with self._lock:
-            self._ended = self._closed = True
+            self._closed = True
+            self._ended = self._ended or not self._keeps
             self._tell_left()
-            if self._playout is not None:
+            if self._playout is not None and not (self._keeps and self._latency is Latency.BUFFERED):
                 self._playout.clear()
             self._player.wake_all()
             self._putters.wake_all()
+
+    def keep_rest(self) -> None:
+        """Let what waits outlive the transport, for another one: until `take_rest`, `close` drops none of it.
+
+        The side that emits may go on meanwhile, also if the transport has ended already. Called right after `open`.
+        With `Latency.LIVE`, what waits is dropped all the same.
+        """
+        with self._lock:
+            self._keeps, self._ended = True, False
+
+    def take_rest(self) -> list[NDArray[np.int16]]:
+        """End this player, and return what waits in it: int16, each of shape (channels, n). From any thread."""
+        with self._lock:
+            rest = [] if self._playout is None else self._playout.waiting()
+            if self._playout is not None:
+                self._playout.clear()
+            self._ended = self._closed = True
+            self._keeps = False
+            self._tell_left()
+            self._player.wake_all()
+            self._putters.wake_all()
+            return rest
 
     def statistics(self) -> PlayoutStatistics:
         """The figures now, in samples per channel."""

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import secrets
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, Protocol
+from urllib.parse import quote
 
 import anyio
 import anyio.lowlevel
@@ -26,7 +28,7 @@ from .._core.link import LinkEnd
 from .._core.native import task_group
 from .._core.player import Player
 from ..abc import MediaOffer, TransportStatistics
-from ..exceptions import MediaError, NegotiationTimeout, RemoteProtocolError
+from ..exceptions import MediaError, NegotiationError, NegotiationTimeout, RemoteProtocolError
 from ..frames import AudioFormat
 from ..media.codecs import make_coder
 from ..protocol.lines import (
@@ -54,6 +56,8 @@ from ..protocol.lines import (
     TextMessage,
     check_keys,
 )
+from ..protocol.resume import Permit, prove
+from ..protocol.signalling import parse_reply
 from ..protocol.telephone import carrier_codec
 from ..protocol.websocket import WebSocketCodec, Wish
 from ..transports.linked import LinkTransport
@@ -76,6 +80,20 @@ DIGIT_SECONDS: Final = 0.25
 
 KEEP_ALIVE: Final = 3.0
 """A caller that has sent nothing for so many seconds sends a sign of life. After ten, servers count it as dead."""
+
+PING_EVERY: Final = 0.4
+"""Seconds between two pings of a caller that may come back."""
+
+SILENCE: Final = 1.2
+"""If nothing, not even an answer to a ping, comes for so many seconds, such a caller takes its link for broken. A
+network that went away gives no other sign. Three pings in a row are lost by then."""
+
+FIRST_PAUSE: Final = 0.1
+LONGEST_PAUSE: Final = 2.0
+"""Seconds between two attempts to come back; the pauses double."""
+
+ATTEMPT: Final = 5.0
+"""Seconds that one attempt may take."""
 
 COMMA_SECONDS: Final = 1.0
 """Seconds that a comma among the keys waits."""
@@ -107,9 +125,17 @@ class CallerTransport(LinkTransport):
         marks: How many marks were answered.
         agreed: What the server said about formats, or None.
         pressed: The keys that the server has pressed.
+        resumed: How often the call went on over another WebSocket.
     """
 
-    def __init__(self, socket: ClientSocket, codec: LineCodec, call: CallStarted, carried: MediaFormat) -> None:
+    def __init__(
+        self,
+        socket: ClientSocket,
+        codec: LineCodec,
+        call: CallStarted,
+        carried: MediaFormat,
+        redial: Callable[[], Awaitable[ClientSocket]] | None = None,
+    ) -> None:
         clock = loop_clock()
         super().__init__(LinkEnd(Player(clock=clock)))
         self.kind = "websocket" if isinstance(codec, WebSocketCodec) else "telephone"
@@ -117,6 +143,13 @@ class CallerTransport(LinkTransport):
         self.clears = self.marks = 0
         self.agreed: SendAccepted | None = None
         self.pressed = ""
+        self.resumed: int = 0
+        self._redial = redial
+        self._up = anyio.Event()  # there is a link
+        self._up.set()
+        self._heard_at = anyio.current_time()
+        self._receiving: anyio.CancelScope | None = None
+        self._attempts = 0
         self._socket, self._codec, self._call, self._carried = socket, codec, call, carried
         # Opus is decoded to 48 kHz whatever it was encoded from.
         self._heard = AudioFormat(48000 if carried.codec == "opus" else carried.sample_rate, carried.layout)
@@ -177,6 +210,7 @@ class CallerTransport(LinkTransport):
     def _stop(self) -> None:
         self._buffer.close()
         self._outbox.close()
+        self._up.set()  # tasks that wait for another link shall find that none comes
 
     def statistics(self) -> TransportStatistics:
         """See `Transport.statistics`; details: ``clears``, ``marks``, ``buffered_seconds``, ``received_seconds``."""
@@ -199,11 +233,99 @@ class CallerTransport(LinkTransport):
     async def _read(self) -> None:
         try:
             while True:
-                await self._obey(await self._socket.receive())
+                try:
+                    await self._obey(await self._receive())
+                except ConnectionError as error:
+                    if not await self._come_back(error):
+                        raise
         except (Goodbye, anyio.ClosedResourceError):  # the latter: we have hung up meanwhile
             self._end(None)
         except (ConnectionError, RemoteProtocolError) as error:
             self._end(error)
+
+    async def _receive(self) -> Message:
+        if self._redial is None:
+            return await self._socket.receive()
+        if not self._up.is_set():
+            raise ConnectionError("the server has gone")
+        message: Message | None = None
+        with anyio.CancelScope() as self._receiving:
+            message = await self._socket.receive()
+        self._receiving = None
+        if message is None:
+            raise ConnectionError(f"the server has said nothing for {SILENCE:g} s")
+        self._heard_at = anyio.current_time()
+        return message
+
+    # -- coming back
+
+    async def _watch(self) -> None:
+        """Take the link for broken if the server falls silent; only where the call could go on over another."""
+        await self._began.wait()
+        while not self._link.ended.is_set():
+            await anyio.sleep(PING_EVERY)
+            if self._receiving is not None and anyio.current_time() - self._heard_at > SILENCE:
+                if self._permit is not None:
+                    self._lose()
+            elif self._up.is_set():
+                await self._say(Ping())
+
+    def _lose(self) -> None:
+        """The link has broken: have `_read` come back."""
+        if self._up.is_set():
+            self._up = anyio.Event()
+        if self._receiving is not None:
+            self._receiving.cancel()
+
+    @property
+    def _permit(self) -> Permit | None:
+        return None if self.agreed is None else self.agreed.permit
+
+    async def _come_back(self, error: ConnectionError) -> bool:
+        """Go on over another WebSocket; False if that is not possible, or not in time.
+
+        Raises:
+            ConnectionError: The server refused.
+        """
+        permit = self._permit
+        if self._redial is None or permit is None or self._link.ended.is_set():
+            return False
+        self._lose()
+        self._marks.clear()  # of a link that nobody reads any more
+        pause = FIRST_PAUSE
+        with anyio.move_on_after(permit.seconds):
+            while True:
+                try:
+                    await self._begin_again(self._redial, permit)
+                except (OSError, Goodbye):  # nobody can be reached yet
+                    await anyio.sleep(pause)
+                    pause = min(2 * pause, LONGEST_PAUSE)
+                except NegotiationError as refusal:
+                    raise ConnectionError(f"the call could not be resumed: {refusal}") from error
+                else:
+                    self.resumed += 1
+                    self._up.set()
+                    return True
+        return False
+
+    async def _begin_again(self, redial: Callable[[], Awaitable[ClientSocket]], permit: Permit) -> None:
+        self._attempts += 1
+        assert isinstance(self._codec, WebSocketCodec)  # noqa: S101
+        proof = prove(permit.secret, self._call.call_id, self._attempts)
+        start = WebSocketCodec(replace(self._codec.wish, resume=proof)).send_event(self._call)
+        with anyio.move_on_after(ATTEMPT) as limit:
+            socket = await redial()
+            await socket.send(start)
+            answer = await socket.receive()
+        if limit.cancelled_caught:
+            raise ConnectionError("the server has not answered")
+        if not isinstance(self._codec.receive_command(answer), SendAccepted):
+            parse_reply(answer.encode() if isinstance(answer, str) else answer, 200)
+            raise RemoteProtocolError("the server did not say whether the call goes on")
+        self._socket, self._heard_at = socket, anyio.current_time()
+        self._coder = make_coder(self._carried.codec, self._carried.sample_rate, self._carried.layout)
+
+    # -- what the server says
 
     async def _obey(self, message: Message) -> None:
         match command := self._codec.receive_command(message):
@@ -246,8 +368,20 @@ class CallerTransport(LinkTransport):
             await self._say(MarkPlayed(self._marks.popleft()[1]))
 
     async def _say(self, event: LineEvent) -> None:
-        async with self._sending:
-            await self._socket.send(self._codec.send_event(event))
+        """Send `event`. While there is no link, what is of the moment is dropped, and the rest waits."""
+        while True:
+            if not self._up.is_set():
+                if isinstance(event, Media | Ping | MarkPlayed):
+                    return
+                await self._up.wait()
+            try:
+                async with self._sending:
+                    await self._socket.send(self._codec.send_event(event))
+                return
+            except ConnectionError:
+                if self._redial is None or self._permit is None or self._link.ended.is_set():
+                    raise
+                self._lose()
 
     async def _listen(self) -> None:
         """Play the buffer to the caller's ear."""
@@ -422,6 +556,7 @@ async def call_by_websocket(
     websocket_id: str | None = None,
     headers: Mapping[str, str] | None = None,
     timeout: float = 10.0,
+    resume: bool = False,
 ) -> AsyncIterator[CallerTransport]:
     """Call a stream's WebSocket, and hang up at the end of the block.
 
@@ -432,6 +567,9 @@ async def call_by_websocket(
         websocket_id: The connection's id; by default one that cannot be guessed.
         headers: Of the WebSocket's upgrade, such as ``Authorization``.
         timeout: Seconds for the server to accept.
+        resume: If the link breaks, come back over another WebSocket, if the server waits (`Stream(resume=...)`). The
+            server counts as gone once it has said nothing for `SILENCE` seconds. Audio that is put in meanwhile is
+            dropped; messages wait.
 
     Raises:
         ValueError: `url` is not a ws or wss URL, or `wish` does not name a sample rate.
@@ -444,15 +582,20 @@ async def call_by_websocket(
     own_id = websocket_id or secrets.token_urlsafe(18)
     call = CallStarted(own_id, own_id, format=None)
     carried = MediaFormat(wish.codec, wish.sample_rate, wish.layout)
-    async with _open(
-        line_url(url, "/websocket/offer"), WebSocketCodec(wish), call, carried, headers, timeout
-    ) as transport:
+    if resume:
+        wish = replace(wish, named=True, resume=True)
+    target = line_url(url, "/websocket/offer")
+    async with _open(target, WebSocketCodec(wish), call, carried, headers, timeout, resume=resume) as transport:
         yield transport
 
 
 @asynccontextmanager
 async def join_line(
-    socket: ClientSocket, codec: LineCodec, call: CallStarted, carried: MediaFormat
+    socket: ClientSocket,
+    codec: LineCodec,
+    call: CallStarted,
+    carried: MediaFormat,
+    redial: Callable[[], Awaitable[ClientSocket]] | None = None,
 ) -> AsyncIterator[CallerTransport]:
     """Begin `call` over an open socket, and run the caller's end of it for the block.
 
@@ -461,15 +604,18 @@ async def join_line(
         codec: In the caller's role, new.
         call: How the call begins.
         carried: How audio is coded.
+        redial: Opens another socket to the same server, for a WebSocket call that may come back.
     """
     failure: BaseException | None = None
     try:
         async with task_group() as tasks:
-            transport = CallerTransport(socket, codec, call, carried)
+            transport = CallerTransport(socket, codec, call, carried, redial)
             try:
                 await transport._begin()
                 for task in (transport._read, transport._listen, transport._speak, transport._send_others):
                     tasks.start_soon(task)
+                if redial is not None:
+                    tasks.start_soon(transport._watch)
                 yield transport
             finally:
                 with anyio.CancelScope(shield=True), anyio.move_on_after(1):
@@ -496,13 +642,25 @@ async def _open(
     carried: MediaFormat,
     headers: Mapping[str, str] | None,
     timeout: float,
+    *,
+    resume: bool = False,
 ) -> AsyncIterator[CallerTransport]:
     httpx2, sent = _import_httpx2(), read_headers(headers)
     failure: BaseException | None = None
     try:
         async with httpx2.AsyncClient(timeout=timeout, headers=sent) as client, task_group() as tasks:
-            session = await tasks.start(_keep_session, client, url, timeout)
-            async with join_line(_HttpxSocket(session), codec, call, carried) as transport:
+            again = f"{url}{'&' if '?' in url else '?'}resume={quote(call.call_id, safe='')}"
+            scope = anyio.CancelScope()
+
+            async def redial() -> ClientSocket:
+                nonlocal scope
+                scope.cancel()
+                scope = anyio.CancelScope()
+                return _HttpxSocket(await tasks.start(_keep_session, client, again, timeout, scope))
+
+            session = await tasks.start(_keep_session, client, url, timeout, scope)
+            joined = join_line(_HttpxSocket(session), codec, call, carried, redial if resume else None)
+            async with joined as transport:
                 yield transport
             tasks.cancel_scope.cancel()
     except BaseExceptionGroup as group:
@@ -512,14 +670,22 @@ async def _open(
 
 
 async def _keep_session(
-    client: httpx2.AsyncClient, url: str, timeout: float, *, task_status: anyio.abc.TaskStatus[Any]
+    client: httpx2.AsyncClient,
+    url: str,
+    timeout: float,
+    scope: anyio.CancelScope,
+    *,
+    task_status: anyio.abc.TaskStatus[Any],
 ) -> None:
-    """Hold the client's WebSocket open: httpx2 wraps what passes through its block, so nothing of ours does."""
+    """Hold the client's WebSocket open until `scope` is cancelled.
+
+    httpx2 wraps what passes through its block, so nothing of ours does.
+    """
     import httpx2.websockets
     from wsproto.utilities import LocalProtocolError
 
     try:
-        with anyio.fail_after(timeout) as opening:
+        with scope, anyio.fail_after(timeout) as opening:
             async with client.websocket(url, max_message_size_bytes=MAX_MESSAGE) as session:
                 opening.deadline = float("inf")
                 task_status.started(session)

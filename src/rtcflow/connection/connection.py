@@ -55,12 +55,13 @@ from ..handlers.checking import check_handler, has_own_method
 from ..outputs import AdditionalOutputs, CloseStream
 from ..protocol import messages
 from .handler_loop import HandlerLoop
-from .media_loops import STREAM_ENDS, MediaLoops
+from .media_loops import STREAM_ENDS, MediaLoops, Voice
 from .recorder import Recording, RecordPath
+from .resuming import Resuming
 
 __all__ = ["Connection", "ConnectionStatistics", "run_connection", "shut_down"]
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 PEER_GRACE = 10
 """How many times `SETTLE` a connection waits for word of the peer's end, if a method of the handler or a queue has seen
@@ -84,6 +85,7 @@ class ConnectionStatistics:
         tasks_abandoned: Async methods that did not end within `Timeouts.close`, because they shield themselves from
             cancellation or swallow it.
         setup: Seconds from `run` until media could flow, or None.
+        resumed: How often the connection went on over another transport. `transport` has the figures of the last.
     """
 
     transport: TransportStatistics
@@ -97,6 +99,7 @@ class ConnectionStatistics:
     threads_abandoned: int
     tasks_abandoned: int
     setup: float | None
+    resumed: int = 0
 
 
 class _Channel:
@@ -124,6 +127,8 @@ class Connection:
         name: The name in its tasks and threads, as in ``Echo.receive NAME``; by default its id.
         on_closed: Called once in the loop, when everything is closed. Only tasks of a handler that refuses to be
             cancelled may still run then.
+        resume: If the link breaks, the connection waits so many seconds for another transport (`resume`). None: it
+            ends.
 
     Attributes:
         end: How it ended, or None while it lives.
@@ -144,11 +149,14 @@ class Connection:
         workers: WorkerThreads | None = None,
         name: str | None = None,
         on_closed: Callable[[], object] | None = None,
+        resume: float | None = None,
     ) -> None:
-        self.transport = transport
-        self.handler = handler
-        self.context = context or Context(webrtc_id=f"{transport.kind}-{id(transport):x}", transport=transport.kind)
-        self.phone_mode = transport.phone
+        self.transport: Transport = transport
+        self.handler: StreamHandlerBase = handler
+        self.context: Context = context or Context(
+            webrtc_id=f"{transport.kind}-{id(transport):x}", transport=transport.kind
+        )
+        self.phone_mode: bool = transport.phone
         self.end: End | None = None
         self._time_limit = time_limit
         self._timeouts = timeouts or Timeouts()
@@ -176,6 +184,8 @@ class Connection:
         self._started = False  # the transport
         self._writers: dict[Recording, anyio.CancelScope] = {}
         self._scribes = Crew(WorkerThreads())
+        self._resuming = None if resume is None else Resuming(self, resume)
+        self._out = (transport.audio_out, 0.0)  # and the seconds that players of earlier transports have played
         self._media = MediaLoops(
             transport,
             handler,
@@ -210,11 +220,20 @@ class Connection:
 
     def playback(self) -> Playback:
         """How far playing has come."""
-        return self.transport.audio_out.playback()
+        audio_out, before = self._out
+        playback = audio_out.playback()
+        if not before:
+            return playback
+        confirmed = None if playback.confirmed is None else before + playback.confirmed
+        return Playback(before + playback.played, playback.waiting, confirmed)
 
     async def wait_played(self, seconds: float) -> None:
         """Wait until more than `seconds` of audio were played, or nothing waits to be played."""
-        await self.transport.audio_out.wait_played(seconds)
+        while True:
+            audio_out, before = self._out
+            await audio_out.wait_played(seconds - before)
+            if audio_out is self._out[0]:
+                return
 
     def _call_later(self, delay: float, callback: Callable[[], object]) -> Any:
         return self.loop.call_later(delay, callback)
@@ -254,6 +273,8 @@ class Connection:
 
     def _send(self, message: str) -> None:
         """Send `message`, or drop it if the channel is closed while the call goes on; from any thread."""
+        if self._resuming is not None and self._resuming.keep_message(message):
+            return
         try:
             self.transport.send_message_nowait(message)
         except anyio.ClosedResourceError:
@@ -374,6 +395,7 @@ class Connection:
             threads_abandoned=self._lost_threads,
             tasks_abandoned=self._lost_tasks,
             setup=None if self._connected is None or self._began is None else self._connected - self._began,
+            resumed=0 if self._resuming is None else self._resuming.count,
         )
 
     # -- its life
@@ -442,6 +464,8 @@ class Connection:
                 await self._close(tasks)
             finally:
                 self._ended.set()
+                if self._resuming is not None:
+                    self._resuming.tell_released()
                 if self._on_closed is not None:
                     self._on_closed()
             await self._end_recordings()
@@ -477,6 +501,8 @@ class Connection:
             name = f"{type(self.handler).__qualname__}.start_up {self._name}"
             self._call.start_soon(self._start_up, name=name)
             await self._start_up_begun.wait()  # the other methods rely on what its first lines set up
+        if self._resuming is not None:
+            self._call.start_soon(self._resuming.run, name=f"resuming of {self._name}")
         self.begin_media()
 
     def _start_transport(self) -> None:
@@ -486,6 +512,8 @@ class Connection:
             self._started = True
             for recording in self.recordings:
                 self._attach(recording)
+        if self._resuming is not None:
+            self.transport.audio_out.keep_rest()
 
     # -- what lives as long as one transport
 
@@ -500,12 +528,48 @@ class Connection:
         if not self._call.is_open or self.end is not None:
             return
         if transport is not None:
-            self.transport = self._media.transport = transport
-            self._start_transport()
+            self._adopt(transport)
+        if self._resuming is not None and self._resuming.is_suspended:
+            return
         if not self._link.is_open:
             self._link = Nursery(self._failed)
             self._call.open(self._link, self._begin_link, name=f"link of {self._name}")
         self._media.begin(self._call, self._heard, self._sent)
+
+    def _adopt(self, transport: Transport) -> None:
+        """Start `transport` in place of the one before, which may have left audio that waits (`Player.keep_rest`)."""
+        audio_out, before = self._out
+        rest, sent = audio_out.take_rest(), self._sent.sample_rate
+        self.transport = self._media.transport = transport
+        self._start_transport()
+        self._out = transport.audio_out, before + audio_out.playback().played
+        voice = Voice(self._sent.sample_rate)
+        for samples in rest:
+            transport.audio_out.put(voice.frame(samples, sent))
+
+    def resume(self, transport: Transport) -> None:
+        """Go on over `transport`, which is opened and not started; in the connection's own loop. Returns at once.
+
+        The connection closes it, and the one before. If `transport` does not connect, the connection waits further.
+
+        Raises:
+            RuntimeError: The connection was made without `resume`.
+            ConnectionExists: It has not begun yet, or has ended.
+        """
+        self._with_resume().offer(transport)
+
+    async def wait_released(self, transport: Transport) -> None:
+        """Wait until the connection has closed `transport`, because another took its place or the end came.
+
+        Raises:
+            RuntimeError: The connection was made without `resume`.
+        """
+        await self._with_resume().wait_released(transport)
+
+    def _with_resume(self) -> Resuming:
+        if self._resuming is None:
+            raise RuntimeError("this connection cannot be resumed; write Connection(..., resume=seconds)")
+        return self._resuming
 
     def _begin_link(self) -> None:
         self._link.start_soon(self._watch_peer, name=f"watching the peer of {self._name}")
@@ -513,20 +577,20 @@ class Connection:
         name = f"{type(self.handler).__qualname__}.on_message {self._name}"
         self._link.start_soon(self._read_messages, name=name)
 
-    async def end_media(self, *names: str) -> None:
+    async def end_media(self, *names: str, keep: bool = False) -> None:
         """End ``"receive"``, ``"emit"`` or ``"video"``; without names all three, and the link to the peer as well.
 
         When this returns their tasks have ended, and `begin_media` may begin them again. `start_up`, timers and what
         the handler started through `handler.loop` go on. An async method that is under way is cancelled; a sync one
-        goes on, and what it returns is dropped. The transport is the caller's to close.
+        goes on, and what it returns is dropped, unless `keep` is set. The transport is the caller's to close.
         """
         if not names:
             await self._link.wind_up(math.inf)
-        await self._media.end(*names)
+        await self._media.end(*names, keep=keep)
 
     async def _loop_ended(self, method: str) -> None:
         """A media loop has come to the end of its queue: end the connection, which would not hear or speak any more."""
-        if not await self._is_over():
+        if not await self._is_over() and not (self._resuming is not None and self._resuming.is_suspended):
             raise RuntimeError(f"the loop {method!r} of {self!r} ended before the connection did")
 
     def _formats(self) -> tuple[AudioFormat, AudioFormat]:
@@ -538,20 +602,26 @@ class Connection:
         )
 
     async def _connect(self) -> bool:
+        failed = await self._wait_connected()
+        if failed is None:
+            self._connected = anyio.current_time()
+            return True
+        self._finish(failed)
+        return False
+
+    async def _wait_connected(self) -> End | None:
+        """Wait until media can flow; or how the connection ends, because it cannot."""
         try:
             with anyio.fail_after(self._timeouts.connect):
                 await self.transport.wait_connected()
         except NegotiationTimeout as error:
-            self._finish(End(EndCause.NOT_CONNECTED, str(error), error))
+            return End(EndCause.NOT_CONNECTED, str(error), error)
         except TimeoutError as error:
-            self._finish(End(EndCause.NOT_CONNECTED, f"not connected within {self._timeouts.connect:g} s", error))
+            return End(EndCause.NOT_CONNECTED, f"not connected within {self._timeouts.connect:g} s", error)
         except STREAM_ENDS as error:
             reason = in_words("the link failed before media could flow", error)
-            self._finish(End(EndCause.NOT_CONNECTED, reason, error))
-        else:
-            self._connected = anyio.current_time()
-            return True
-        return False
+            return End(EndCause.NOT_CONNECTED, reason, error)
+        return None
 
     # -- ending
 
@@ -590,14 +660,21 @@ class Connection:
         return self.end is not None
 
     async def _watch_peer(self) -> None:
+        resuming = self._resuming
+        number = 0 if resuming is None else resuming.number
         try:
             await self.transport.wait_ended()
         except anyio.BrokenResourceError as error:
-            self._finish(End(EndCause.LINK_BROKE, in_words("the link broke", error), error.__cause__ or error))
+            end = End(EndCause.LINK_BROKE, in_words("the link broke", error), error.__cause__ or error)
         except anyio.ClosedResourceError:
-            self._finish(End(EndCause.CLOSED, "the transport was closed"))
+            end = End(EndCause.CLOSED, "the transport was closed")
         else:
             self._finish(End(EndCause.PEER_LEFT, "the peer left"))
+            return
+        if resuming is None:
+            self._finish(end)
+        else:
+            resuming.lost(number, end)
 
     async def _limit_time(self, seconds: float) -> None:
         await anyio.sleep(seconds)
@@ -636,6 +713,8 @@ class Connection:
             self._say_why()
             with anyio.move_on_after(min(timeouts.goodbye, deadline - anyio.current_time())):
                 await transport.aclose()
+                if self._resuming is not None:
+                    await self._resuming.close()
             self._tell_of_lost_tasks()
 
     def _tell_of_lost_tasks(self) -> None:
@@ -683,8 +762,10 @@ class Connection:
                 pass
 
     def _tell(self, message: messages.Message) -> None:
+        text = messages.encode(message)
         try:
-            self.transport.send_message_nowait(messages.encode(message))
+            if self._resuming is None or not self._resuming.keep_message(text):
+                self.transport.send_message_nowait(text)
         except (anyio.ClosedResourceError, anyio.WouldBlock):
             return  # the peer has gone, or does not read
 
@@ -693,7 +774,7 @@ class Connection:
     def _put_out(self, outputs: AdditionalOutputs) -> None:
         if self._on_outputs is not None:
             self._on_outputs(outputs)
-        if self._messages_open.is_set():
+        if self._messages_open.is_set() or (self._resuming is not None and self._resuming.is_suspended):
             self._tell(messages.FetchOutput())
 
     def _close_stream(self, close: CloseStream) -> None:
@@ -705,8 +786,11 @@ class Connection:
 
     async def _open_messages(self) -> None:
         await self.transport.wait_messages_open()
+        if self._resuming is not None:
+            self._resuming.send_messages()
         self._messages_open.set()
-        self.handler.set_channel(_Channel(self._send))
+        if self.handler.channel is None:
+            self.handler.set_channel(_Channel(self._send))
 
     async def _read_messages(self) -> None:
         hears = {name for name in ("on_message", "on_dtmf") if has_own_method(self.handler, name)}

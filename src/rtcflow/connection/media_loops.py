@@ -42,7 +42,7 @@ from ..media.pacing import Pacer
 from ..media.resample import Converter
 from ..outputs import AdditionalOutputs, CloseStream
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 STREAM_ENDS: Final = (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError)
 
@@ -101,7 +101,7 @@ def _pieces(samples: NDArray[np.int16], rate: int, audio_out: Player) -> Iterato
         yield samples[:, begin : begin + size]
 
 
-class _Voice:
+class Voice:
     """What a handler emits, at the transport's sample rate; mono stays mono and stereo stereo."""
 
     def __init__(self, sample_rate: int) -> None:
@@ -148,6 +148,7 @@ class _Turn:
 
     def __init__(self) -> None:
         self.over = False  # asked to leave, after the call that is under way
+        self.hands_over = False  # what that call returns, to the next turn
         self.left = Event()
 
 
@@ -200,6 +201,7 @@ class MediaLoops:
         self._homes: dict[str, Nursery] = {}  # the nursery in which each method is called, also while it ends
         self._loops: set[str] = set()  # that run, or are about to
         self._turns: dict[str, _Turn] = {}
+        self._handed_over: Emitted | None = None  # what a thread emitted when its turn was over
         self._ticks = Flow[None](VIDEO_BURST, Policy.BLOCK)
         self.received = self.emitted = self.video_received = self.video_emitted = 0
         self.stalls = 0
@@ -249,10 +251,14 @@ class MediaLoops:
             self._nurseries[name] = nursery
             owner.open(nursery, begin, name=f"{name} of {self._call}")
 
-    async def end(self, *names: str) -> None:
+    async def end(self, *names: str, keep: bool = False) -> None:
         """End these nurseries, by default all: when this returns, their tasks have ended, and may be begun again.
 
         A method of a sync handler that is under way goes on; what it returns is dropped.
+
+        Args:
+            *names: Of `NURSERIES`.
+            keep: What an `emit` that is under way returns is not dropped: the next `emit` loop speaks it first.
 
         Raises:
             RuntimeError: No nursery has that name.
@@ -260,6 +266,8 @@ class MediaLoops:
         for name in names or NURSERIES:
             if name not in NURSERIES:
                 raise RuntimeError(f"a connection has no nursery {name!r}; expected one of {', '.join(NURSERIES)}")
+            if keep and "emit" in self._turns:
+                self._turns["emit"].hands_over = True
             nursery = self._nurseries.pop(name, None)
             if nursery is not None:
                 await nursery.wind_up(math.inf)
@@ -320,7 +328,7 @@ class MediaLoops:
         Handlers also emit `AdditionalOutputs`, which are not for the peer. So `emit` is called even if the peer does
         not listen. Then the audio is dropped, as fast as it would have been played.
         """
-        voice = _Voice(sample_rate)
+        voice = Voice(sample_rate)
         if not self._is_async:
             await self._in_thread("emit", self._emit_in_thread, voice)
             return
@@ -353,13 +361,17 @@ class MediaLoops:
             if turns % FAIR == 0:
                 await anyio.lowlevel.checkpoint()
 
-    def _emit_in_thread(self, turn: _Turn, voice: _Voice) -> None:
+    def _emit_in_thread(self, turn: _Turn, voice: Voice) -> None:
         idle, pace = IdleWait(), EmitPace()
         audio_out, listens = self.transport.audio_out, self.transport.offer.send_audio
         while not turn.over:
             began = self.clock()
-            emitted = parse_emit(self._crew.call(self._handler.emit))
+            emitted, self._handed_over = self._handed_over, None
+            if emitted is None:
+                emitted = parse_emit(self._crew.call(self._handler.emit))
             if turn.over:
+                if turn.hands_over:
+                    self._handed_over = emitted
                 return
             if emitted.nothing:
                 self._crew.sleep(idle.next(self.clock() - began))
@@ -379,7 +391,7 @@ class MediaLoops:
             except anyio.ClosedResourceError:
                 return
 
-    def _speak(self, emitted: Emitted, voice: _Voice, audio_out: Player | None) -> bool:
+    def _speak(self, emitted: Emitted, voice: Voice, audio_out: Player | None) -> bool:
         """Pass on what `emit` returned; False if that ends the stream."""
         if emitted.outputs is not None:
             self._on_outputs(emitted.outputs)
@@ -397,7 +409,7 @@ class MediaLoops:
                     return False
         return self._go_on(emitted.close)
 
-    async def _speak_at_length(self, emitted: Emitted, voice: _Voice, audio_out: Player) -> bool:
+    async def _speak_at_length(self, emitted: Emitted, voice: Voice, audio_out: Player) -> bool:
         """`_speak` in a task, for audio that takes long to convert: other tasks run in between."""
         assert emitted.audio is not None  # noqa: S101
         rate, samples = emitted.audio

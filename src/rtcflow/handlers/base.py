@@ -520,6 +520,24 @@ class StreamHandlerBase(ABC):  # noqa: B024  the abstract methods are async or n
         """
         return _NOTHING
 
+    # -- the link to the peer
+
+    def on_suspended(self) -> Any:
+        """Override this to hear that the link to the peer has broken, and that the call waits for it to come back.
+
+        Only with `Stream(resume=...)`. It may be ``async def``; a plain one runs in a worker thread. `receive`, `emit`
+        and their like have ended when this is called. `start_up`, and what you started through `loop`, go on. Return
+        soon: the call is not resumed before. Then either `on_resumed` is called, or the call ends (`shutdown`).
+        """
+        return _NOTHING
+
+    def on_resumed(self) -> Any:
+        """Override this to hear that the peer is back. Called after each `on_suspended`, before any other method.
+
+        It may be ``async def``; a plain one runs in a worker thread. Return soon: media flows only then.
+        """
+        return _NOTHING
+
     # -- the rest
 
     def shutdown(self) -> Any:

@@ -28,13 +28,15 @@ _EMPTY = {
     StreamHandlerBase.shutdown,
     StreamHandlerBase.on_message,
     StreamHandlerBase.on_dtmf,
+    StreamHandlerBase.on_suspended,
+    StreamHandlerBase.on_resumed,
     StreamHandler.start_up,
     AsyncStreamHandler.start_up,
 }
 
 
 def has_own_method(handler: StreamHandlerBase, name: str) -> bool:
-    """Whether `handler` does anything in its method `name` (`start_up`, `shutdown`, `on_message`, `on_dtmf`)."""
+    """Whether `handler` does anything in its method `name` (`start_up`, `shutdown`, `on_message`, …)."""
     method = getattr(handler, name, None)
     return method is not None and getattr(method, "__func__", method) not in _EMPTY
 

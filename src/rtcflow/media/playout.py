@@ -242,6 +242,11 @@ class Playout:
         self._slack.reset()
         return dropped
 
+    def waiting(self) -> list[NDArray[np.int16]]:
+        """What waits, in order: int16, each of shape (channels, n). It goes on waiting."""
+        rest = [chunk for chunk, _ in self._chunks]
+        return [rest[0][:, self._offset :], *rest[1:]] if rest else []
+
     def statistics(self) -> PlayoutStatistics:
         """The figures now."""
         return PlayoutStatistics(self._queued, self._played, self._dropped, self._shed, self._waiting, self._gaps)

@@ -24,6 +24,7 @@ from typing import Any, ClassVar, Final, Literal, TypeAlias
 
 from ..exceptions import RemoteProtocolError
 from ..frames import FRAME_SECONDS, AudioFormat, ChannelLayout
+from .resume import Permit
 
 NORMAL: Final = 1000
 WRONG_ORDER: Final = 1002
@@ -215,11 +216,13 @@ class SendAccepted:
         call_id: The connection's id.
         receive: What we take.
         send: What we send.
+        permit: What the caller's end is told if it may come back after its link broke.
     """
 
     call_id: str
     receive: MediaFormat
     send: MediaFormat
+    permit: Permit | None = None
 
 
 @dataclass(frozen=True, slots=True)

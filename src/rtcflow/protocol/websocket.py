@@ -2,8 +2,9 @@
 
     -> {"event":"start","websocket_id":"abc"}                        FastRTC's: mu-law, text, rates of the handler
     -> {"event":"start","websocket_id":"abc","codec":"pcm_s16le","sample_rate":24000,"layout":"mono","binary":true,
-        "clear":true,"marks":true}                                   each key by itself, all optional
-    <- {"event":"started","websocket_id":"abc","receive":{codec, sample_rate, layout},"send":{…},"binary":true}
+        "clear":true,"marks":true,"resume":true}                     each key by itself, all optional
+    <- {"event":"started","websocket_id":"abc","receive":{codec, sample_rate, layout},"send":{…},"binary":true,
+        "resume":{"secret":"…","seconds":30}}                        if the call can be resumed; see `resume`
     -> {"event":"media","media":{"payload":"<base64>"}}              or, with binary, the bytes by themselves
     <- the same
     -> {"event":"ping"}              <- {"event":"pong"}
@@ -15,6 +16,9 @@
 
 ``started`` is sent only to clients that named more than FastRTC's two keys. ``clear`` and ``mark`` are sent only to
 clients that asked for them. So FastRTC's own clients get only messages that they know, and any text as it is.
+
+A client whose link broke opens another WebSocket with its id in the URL (``?resume=abc``), and sends ``start`` as
+before with ``"resume":{"number":…,"proof":"…"}``.
 """
 
 from __future__ import annotations
@@ -59,6 +63,7 @@ from .lines import (
     write_payload,
     wrong,
 )
+from .resume import Permit, Proof, read_permit, read_request
 
 SAMPLE_RATES: Final = range(8000, 48001, 50)
 """Hz; a multiple of 50, so that 20 ms are whole samples."""
@@ -80,6 +85,7 @@ class Wish:
         clear: The client wants ``clear`` messages, and then drops what it buffered.
         marks: The client answers marks, and so tells what it has played.
         named: Whether the client named any of these. If so, it gets ``started``.
+        resume: True: the client would like to come back if its link breaks. A proof: it comes back.
     """
 
     codec: CodecName = "mulaw"
@@ -89,6 +95,7 @@ class Wish:
     clear: bool = False
     marks: bool = False
     named: bool = False
+    resume: bool | Proof = False
 
 
 class WebSocketCodec(LineCodec):
@@ -170,9 +177,12 @@ class WebSocketCodec(LineCodec):
                 return write({"event": "clear"})
             case SendMark(name):
                 return write({"event": "mark", "mark": {"name": name}})
-            case SendAccepted(call_id, receive, send):
-                agreed = {"receive": _format_object(receive), "send": _format_object(send)}
-                return write({"event": "started", "websocket_id": call_id, **agreed, "binary": self.wish.binary})
+            case SendAccepted(call_id, receive, send, permit):
+                agreed: dict[str, Any] = {"receive": _format_object(receive), "send": _format_object(send)}
+                agreed["binary"] = self.wish.binary
+                if permit is not None:
+                    agreed["resume"] = permit.to_json()
+                return write({"event": "started", "websocket_id": call_id, **agreed})
             case _:
                 raise NotImplementedError(command)
 
@@ -210,7 +220,7 @@ class WebSocketCodec(LineCodec):
                 return SendMark(read_text(read_object(said, "mark"), "name"))
             case "started":
                 receive, send = (_read_format(read_object(said, key)) for key in ("receive", "send"))
-                return SendAccepted(read_id(said, "websocket_id"), receive, send)
+                return SendAccepted(read_id(said, "websocket_id"), receive, send, _read_permit(said))
             case "message":
                 return SendText(read_text(said, "data"))
             case None:
@@ -241,11 +251,16 @@ def read_wish(said: dict[str, Any]) -> Wish:
         if not isinstance(value, bool):
             raise wrong(f"{key!r} must be true or false")
         switches[key] = value
+    try:
+        resume = read_request(said.get("resume"))
+    except ValueError as error:
+        raise wrong(str(error)) from None
     return Wish(
         codec=codec,
         sample_rate=sample_rate,
         layout=layout,
-        named=not said.keys().isdisjoint(("codec", "sample_rate", "layout", "binary", "clear", "marks")),
+        named=not said.keys().isdisjoint(("codec", "sample_rate", "layout", "binary", "clear", "marks", "resume")),
+        resume=resume,
         **switches,
     )
 
@@ -258,8 +273,17 @@ def _wish_object(wish: Wish) -> dict[str, object]:
     if not wish.named:
         return {}
     rate = {} if wish.sample_rate is None else {"sample_rate": wish.sample_rate}
-    switches = {"binary": wish.binary, "clear": wish.clear, "marks": wish.marks}
+    switches: dict[str, object] = {"binary": wish.binary, "clear": wish.clear, "marks": wish.marks}
+    if wish.resume:
+        switches["resume"] = wish.resume.to_json() if isinstance(wish.resume, Proof) else True
     return {"codec": wish.codec, "layout": wish.layout, **rate, **switches}
+
+
+def _read_permit(said: dict[str, Any]) -> Permit | None:
+    try:
+        return read_permit(said.get("resume"))
+    except ValueError as error:
+        raise wrong(str(error)) from None
 
 
 def _text_message(text: str) -> str:

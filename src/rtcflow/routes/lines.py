@@ -36,6 +36,7 @@ from ..exceptions import (
 )
 from ..protocol import signalling
 from ..protocol.lines import INTERNAL_ERROR, NORMAL, OVER_LIMIT, WRONG_KIND
+from ..protocol.resume import Proof
 from ..serving.admission import refusal_level
 from ..serving.calls import Calls
 from ..serving.options import Modality, Mode, Options
@@ -47,14 +48,14 @@ from .carrier_auth import UpgradeCheck, check_host, named_carrier
 from .linger import Lingering
 from .origin_guard import guard
 from .requests import caller_of, failure
-from .routed import new_call, routed
+from .routed import new_call, resumed_call, routed
 
 if TYPE_CHECKING:
     from starlette.websockets import WebSocket
 
     from ..transports.line import LineTransport
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 TRY_AGAIN_LATER: Final = 1013
 """The WebSocket close code of a server that is full (IANA's registry for RFC 6455)."""
@@ -94,8 +95,12 @@ async def websocket_offer(calls: Calls, websocket: WebSocket) -> None:
     limits = options.websocket or LineLimits()
     if options.websocket is None and options.mode is Mode.RECEIVE:
         limits = replace(limits, idle=None)  # a client that only listens may be silent for ever
+    resumed = resumed_call(websocket)
     async with _refusals(calls, websocket, _tell_client):
         check_audio(calls)
+        if resumed is not None:
+            await _go_on(calls, websocket, resumed, limits)
+            return
         async with (
             calls.admit(_caller_of(websocket), "websocket") as session,
             open_websocket_transport(websocket, limits=limits, latency=options.latency, **_ways(options)) as transport,
@@ -104,7 +109,29 @@ async def websocket_offer(calls: Calls, websocket: WebSocket) -> None:
             if transport.call.call_id:
                 await calls.rename_everywhere(session, transport.call.call_id)
             transport.session_id = session.webrtc_id
+            if isinstance(transport.wish.resume, Proof):
+                raise InvalidOffer("to go on with a call, write its id into the URL: ?resume=ID")
+            if transport.wish.resume:
+                transport.permit = session.permit_resume()
             await _run(calls, session, transport)
+
+
+async def _go_on(calls: Calls, websocket: WebSocket, call_id: str, limits: LineLimits) -> None:
+    """Go on with a live call over another WebSocket: `WS {path}/websocket/offer?resume=ID`."""
+    options, session = calls.options, calls.find_resumable(call_id)
+    await calls.authorize(_caller_of(websocket, new_call=False))
+    async with (
+        open_websocket_transport(websocket, limits=limits, latency=options.latency, **_ways(options)) as transport,
+        _refusing(transport),
+    ):
+        proof = transport.wish.resume
+        if not isinstance(proof, Proof):
+            raise InvalidOffer('to go on with a call, send "resume": {"number": ..., "proof": ...} in start')
+        connection = session.check_resume("websocket", proof)
+        transport.session_id = session.webrtc_id
+        transport.farewell = partial(_farewell, session)
+        connection.resume(transport)
+        await connection.wait_released(transport)
 
 
 async def telephone_handler(calls: Calls, websocket: WebSocket) -> None:
@@ -140,6 +167,10 @@ async def _run(
     calls: Calls, session: Session, transport: LineTransport, custom: Mapping[str, str] = MappingProxyType({})
 ) -> None:
     transport.farewell = partial(_farewell, session)
+    if session.ticket is not None:  # the call may outlive this WebSocket
+        calls.start(session, transport, custom)
+        await (await session.wait_prepared()).wait_released(transport)
+        return
     end = await calls.run(session, transport, custom)
     if isinstance(end.error, RemoteProtocolError):
         calls.refused["protocol_error"] += 1
@@ -225,11 +256,11 @@ def check_audio(calls: Calls) -> None:
         raise UnsupportedMedia("this stream has video only; a WebSocket or a telephone carries audio: call by WebRTC")
 
 
-def _caller_of(connection: HTTPConnection) -> CallRequest:
+def _caller_of(connection: HTTPConnection, *, new_call: bool = True) -> CallRequest:
     """The facts of the handshake; see `requests.caller_of`.
 
     Raises:
         InvalidOffer: The Host header is invalid.
     """
     check_host(connection.headers.get("host", "localhost"))
-    return caller_of(connection)
+    return caller_of(connection, new_call=new_call)

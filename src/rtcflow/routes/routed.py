@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from starlette.middleware import Middleware
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import ClientDisconnect, HTTPConnection, Request
 from starlette.websockets import WebSocketClose
 
 from ..exceptions import InvalidOffer, NegotiationError
@@ -51,7 +51,9 @@ class Routed:
             return
         try:
             if scope["type"] == "websocket":
-                if not await router.route(NEW, self._endpoint, scope, receive, send, None):
+                resumed = resumed_call(HTTPConnection(scope))
+                about = NEW if resumed is None else Wish(About.LIVE, resumed)
+                if not await router.route(about, self._endpoint, scope, receive, send, None):
                     await self._app(scope, receive, send)
                 return
             request = Request(scope, receive)
@@ -74,6 +76,11 @@ class Routed:
 
 
 NEW = Wish(About.NEW)
+
+
+def resumed_call(connection: HTTPConnection) -> str | None:
+    """The id of the call that a WebSocket client wants to go on with; None if it begins a new one."""
+    return connection.query_params.get("resume")
 
 
 def new_call(request: Request, _: bytes) -> Wish | None:

@@ -32,6 +32,7 @@ from ..context import log_facts
 from ..ends import End, sole_error
 from ..exceptions import (
     ApplicationFailed,
+    CallLost,
     ClusterError,
     ConnectionExists,
     LocalProtocolError,
@@ -51,7 +52,7 @@ from .session import CallRequest, ConnectionSettings, Session, threads_needed
 if TYPE_CHECKING:
     from ..transports.webrtc import WebRTCEngine
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 CLOSING: Final = 2.0
 """Seconds that live calls get to say goodbye when a stream ends, before they are cancelled."""
@@ -91,7 +92,9 @@ class Calls(Mapping[str, Session]):
         self.refused: Counter[str] = Counter()
         self._admission = Admission(options)
         self.threads = WorkerThreads(limits.thread_limit)
-        self._settings = ConnectionSettings(limits.time_limit, options.timeouts, options.debug, self.threads)
+        self._settings = ConnectionSettings(
+            limits.time_limit, options.timeouts, options.debug, self.threads, options.resume
+        )
         self._sessions: dict[str, Session] = {}
         self._watchers: list[Callable[[Session], object]] = []
         self._wrappers: list[Callable[[Session], AbstractContextManager[object]]] = []
@@ -124,6 +127,17 @@ class Calls(Mapping[str, Session]):
             return self._sessions[webrtc_id]
         except KeyError:
             raise UnknownConnection("no call with this id is live") from None
+
+    def find_resumable(self, webrtc_id: str) -> Session:
+        """The live call with this id, for somebody who wants to go on with it.
+
+        Raises:
+            CallLost: No call with this id is live.
+        """
+        session = self._sessions.get(webrtc_id)
+        if session is None:
+            raise CallLost("this call is over: it was not resumed in time, or has ended; call again")
+        return session
 
     # -- running
 
@@ -286,7 +300,8 @@ class Calls(Mapping[str, Session]):
         try:
             yield session
         except BaseException:
-            session.close("the request that opened the call failed")
+            if session.ticket is None or session.connection is None:  # a call that can be resumed outlives its request
+                session.close("the request that opened the call failed")
             raise
         finally:
             if session.connection is None:

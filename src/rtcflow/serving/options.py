@@ -209,6 +209,7 @@ class Options:
         on_recorded: See `Stream`.
         metrics: See `Stream`.
         cluster: See `Stream`.
+        resume: See `Stream`.
     """
 
     handler: StreamHandlerBase
@@ -230,9 +231,11 @@ class Options:
     telephone: TelephoneConfig | None = None
     websocket: LineLimits | None = None
     cluster: RouterSource | None = None
+    resume: float | None = None
 
     def __post_init__(self) -> None:
         _check_modality(self.handler, self.modality)
+        _check_resume(self.resume)
         given = self.additional_outputs_handler
         if not (given is None or callable(given)):
             raise TypeError(f"additional_outputs_handler={given!r} must be a function")
@@ -312,6 +315,15 @@ def _check_limit(name: str, given: Any, kind: Any, least: int | None, what: str)
         raise TypeError(f"{name}={given!r}; expected a {expected}, or None for no limit")
     if not (given > 0 if least is None else given >= least):
         raise ValueError(f"{name}={given!r} {what}; None means no limit")
+
+
+def _check_resume(given: Any) -> None:
+    if given is None:
+        return
+    if not isinstance(given, int | float) or isinstance(given, bool):
+        raise TypeError(f"resume={given!r}; expected a number of seconds, or None: calls end when their link breaks")
+    if not 0 < given < math.inf:
+        raise ValueError(f"resume={given!r}; expected more than 0 seconds, such as 30, or None")
 
 
 def _check_modality(handler: StreamHandlerBase, modality: Modality) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -20,15 +21,19 @@ from ..connection.connection import Connection, ConnectionStatistics
 from ..connection.recorder import Recording, RecordPath
 from ..context import Context, LogFacts, shorten_id
 from ..ends import End, EndCause, Timeouts
-from ..exceptions import ConnectionExists, LocalProtocolError
+from ..exceptions import CallLost, ConnectionExists, InvalidOffer, LocalProtocolError, NotAuthorized
 from ..handlers.base import AsyncStreamHandler, StreamHandlerBase
 from ..handlers.checking import has_own_method, has_video
 from ..handlers.functions import check_args, is_video_function
 from ..outputs import AdditionalOutputs
+from ..protocol.resume import Permit, Proof, Ticket
 from ..transports.webrtc import WebRTCTransport
 from .output_events import OutputEvents
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
+
+SECRET_BYTES: Final = 32
+"""Random bytes in the secret of a call that can be resumed; RFC 2104 section 3 recommends the length of the hash."""
 
 _TOLD_IN_FULL: Final = (EndCause.CLOSED, EndCause.NOT_CONNECTED, EndCause.LINK_BROKE)
 """Causes whose reason says more than they do."""
@@ -72,6 +77,7 @@ class ConnectionSettings:
     timeouts: Timeouts
     debug: bool
     workers: WorkerThreads
+    resume: float | None = None
 
 
 class Session:
@@ -89,6 +95,7 @@ class Session:
         connection: The connection, or None until the transport is open.
         events: What readers of the outputs route are sent; None until the first reader comes.
         log_facts: What log records of the call say of it; `Calls.admit` makes them current.
+        ticket: The secret of a caller that may come back, or None.
         duration: Seconds from the beginning of the connection until all of it was closed; None until then.
     """
 
@@ -110,6 +117,7 @@ class Session:
         self.connection: Connection | None = None
         self.events: OutputEvents | None = None
         self.log_facts = LogFacts(self.name, kind, principal)
+        self.ticket: Ticket | None = None
         self.duration: float | None = None
         self._settings = settings
         self._prepared = Event()
@@ -191,6 +199,7 @@ class Session:
             workers=settings.workers,
             name=self.name,
             on_closed=self._closed,
+            resume=None if self.ticket is None else settings.resume,
         )
         if self._closing is not None:  # close() came while the transport was being opened
             connection.close(self._closing)
@@ -249,6 +258,44 @@ class Session:
         if self._on_closed is not None:
             self._on_closed()
 
+    # -- coming back
+
+    def permit_resume(self) -> Permit | None:
+        """Let the caller come back if its link breaks, as it asked; before `prepare`. What it is to be told.
+
+        Returns:
+            None if the stream was made without `resume`.
+        """
+        if self._settings.resume is None:
+            return None
+        self.ticket = Ticket(secrets.token_urlsafe(SECRET_BYTES))
+        return Permit(self.ticket.secret, self._settings.resume)
+
+    def check_resume(self, kind: str, proof: Proof, offer: str = "") -> Connection:
+        """Check that somebody who wants to go on with this call is its caller. A proof counts once.
+
+        Args:
+            kind: The kind of the new transport.
+            proof: What they sent.
+            offer: The SDP that came with it.
+
+        Returns:
+            The connection to be resumed.
+
+        Raises:
+            CallLost: The call cannot be resumed.
+            NotAuthorized: The proof is wrong, or was used before.
+            InvalidOffer: The call began on another kind of transport.
+        """
+        connection = self.connection
+        if self.ticket is None or connection is None or connection.end is not None:
+            raise CallLost("this call cannot be resumed; call again")
+        if not self.ticket.accept(proof, self.webrtc_id, offer):
+            raise NotAuthorized("the proof is wrong, or was used before: nobody but its caller may resume a call")
+        if kind != self.kind:
+            raise InvalidOffer(f"this call began by {self.kind}; resume it by the same", status=422)
+        return connection
+
     async def renegotiate(self, offer_sdp: str) -> str:
         """Answer a further offer in a live WebRTC call whose peer has added or removed tracks.
 
@@ -306,6 +353,7 @@ def describe_end(session: Session, end: End, figures: ConnectionStatistics, seco
         (spoken.gaps, "gaps"),
         (transport.packets_lost, "packets lost"),
         (figures.stalls, f"stalls, the longest {figures.longest_stall:.1f} s"),
+        (figures.resumed, "times resumed"),
         (figures.threads_abandoned, "threads abandoned"),
         (figures.tasks_abandoned, "tasks abandoned"),
     ):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .._engine.config import OpusConfig, VideoConfig
     from .._engine.ports import Route, ServerReport, ServerTrouble
+    from ..protocol.resume import Permit, Proof
     from ..protocol.signalling import IceCandidate
     from ..protocol.websocket import Wish
     from .line_socket import LineLimits
@@ -23,6 +24,8 @@ __all__ = [
     "Link",
     "MemoryTransport",
     "OpusConfig",
+    "Permit",
+    "Proof",
     "Route",
     "ServerReport",
     "ServerTrouble",
@@ -41,6 +44,7 @@ __all__ = [
 ]
 
 _PLACES = {
+    "..protocol.resume": ("Permit", "Proof"),
     "..protocol.signalling": ("IceCandidate",),
     "..protocol.websocket": ("Wish",),
     ".line_socket": ("LineLimits",),

@@ -286,9 +286,15 @@ class LineTransport(LinkTransport):
         except PeerLeft as left:
             for waiting in self._left_over():
                 self._take(waiting)
-            # Hypercorn tells 1006 whatever the peer's code was: a goodbye without a message cannot be told from a
-            # broken link there, and counts as one only where the carrier has no other goodbye.
-            self._link.end(None if left.is_goodbye or not self._codec.stops else left)
+            self._link.end(None if self._is_goodbye(left) else left)
+
+    def _is_goodbye(self, left: PeerLeft) -> bool:
+        """Whether the peer has closed its WebSocket on purpose.
+
+        Hypercorn tells 1006 whatever the peer's code was: a goodbye without a message cannot be told from a broken
+        link there, and counts as one only where the carrier has no other goodbye.
+        """
+        return left.is_goodbye or not self._codec.stops
 
     def _in_order(self, event: LineEvent | None) -> Iterable[LineEvent]:
         return () if event is None else (event,)

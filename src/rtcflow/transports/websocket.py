@@ -10,9 +10,10 @@ from ..frames import AudioFormat
 from ..media.codecs import OPUS_RATES
 from ..media.playout import Latency
 from ..protocol.lines import CallStarted, LineCodec, MediaFormat, SendAccepted
+from ..protocol.resume import Permit
 from ..protocol.websocket import WebSocketCodec, Wish
 from .line import LineTransport, open_line
-from .line_socket import LineLimits, LineSocket
+from .line_socket import LineLimits, LineSocket, PeerLeft
 
 if TYPE_CHECKING:
     from starlette.websockets import WebSocket
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 BUFFERED_AHEAD: Final = 0.06
 """Seconds by which audio leaves early for a client that can be told to drop it: three frames against the jitter of a
 TCP connection."""
+
+NO_CODE: Final = 1005
+"""The close code that stands for none (RFC 6455 section 7.4.1)."""
 
 LIVE_AHEAD: Final = 0.02
 """The same for a client that cannot: one frame, so that barge-in stays quick. Not less, since a live frame that comes a
@@ -33,10 +37,12 @@ class WebSocketTransport(LineTransport):
 
     Attributes:
         session_id: What the client is told its connection's id is; its own choice unless set before `start`.
+        permit: What a client is told that may come back, if set before `start`.
     """
 
     kind = "websocket"
     session_id: str = ""
+    permit: Permit | None = None
 
     @property
     def wish(self) -> Wish:
@@ -50,9 +56,14 @@ class WebSocketTransport(LineTransport):
             heard, spoken = 48000, spoken if spoken in OPUS_RATES else 48000
         return MediaFormat(wish.codec, heard, wish.layout), MediaFormat(wish.codec, spoken, wish.layout)
 
+    def _is_goodbye(self, left: PeerLeft) -> bool:
+        """The same, for a client that may come back: Uvicorn tells 1005 (no code) also if the connection was lost."""
+        return super()._is_goodbye(left) and not (self.wish.resume and left.code == NO_CODE)
+
     def _tell_agreed(self, receive: MediaFormat, send: MediaFormat) -> None:
         if self.wish.named:
-            self._outbox.put(self._codec.send(SendAccepted(self.session_id or self.call.call_id, receive, send)))
+            call_id = self.session_id or self.call.call_id
+            self._outbox.put(self._codec.send(SendAccepted(call_id, receive, send, self.permit)))
 
 
 @asynccontextmanager

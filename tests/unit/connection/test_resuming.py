@@ -1,0 +1,440 @@
+"""A connection whose link breaks waits, and goes on over another: what lives on, what is kept, and when it gives up."""
+
+from __future__ import annotations
+
+import math
+import queue
+from contextlib import asynccontextmanager
+
+import anyio
+import numpy as np
+import pytest
+
+from rtcflow.connection.connection import Connection
+from rtcflow.ends import EndCause, Timeouts
+from rtcflow.exceptions import ConnectionExists
+from rtcflow.frames import AudioFormat
+from rtcflow.handlers.base import AsyncStreamHandler, StreamHandler
+from rtcflow.handlers.turns import ReplyHandler
+from rtcflow.media.playout import Latency
+from rtcflow.testing import virtual_backend
+from rtcflow.transports.memory import memory_pair
+
+BACKENDS = pytest.mark.parametrize("backend", ["asyncio", "trio"])
+QUICK = Timeouts(connect=5, shutdown=0.5, grace=0.1, goodbye=0.5)
+BROKEN = ConnectionError("the network has gone")
+
+
+def run(backend, main, *args):
+    name, options = virtual_backend(backend)
+
+    async def limited():
+        with anyio.fail_after(300):
+            return await main(*args)
+
+    return anyio.run(limited, backend=name, backend_options=options)
+
+
+def tone(value, seconds):
+    return np.full((1, round(24000 * seconds)), value, np.int16)
+
+
+class Notes(AsyncStreamHandler):
+    """Notes what it is told, and emits what is put into its queue."""
+
+    def __init__(self):
+        super().__init__(output_sample_rate=24000, input_sample_rate=24000)
+        self.events = []
+        self.heard = 0
+        self.send, self.take = anyio.create_memory_object_stream(math.inf)
+
+    def copy(self):
+        return Notes()
+
+    async def start_up(self):
+        self.events.append("start_up")
+        self.ticks = 0
+        self.loop.create_task(self.tick())
+
+    async def tick(self):
+        while True:
+            await anyio.sleep(0.1)
+            self.ticks += 1
+
+    async def receive(self, frame):
+        self.heard += 1
+
+    async def emit(self):
+        return 24000, await self.take.receive()
+
+    async def on_suspended(self):
+        self.events.append("suspended")
+
+    def on_resumed(self):
+        self.events.append("resumed")
+
+    async def on_message(self, message):
+        self.events.append(message)
+
+    def shutdown(self):
+        self.events.append("shutdown")
+        self.send.close()
+        self.take.close()
+
+
+@asynccontextmanager
+async def link(latency=Latency.BUFFERED):
+    """A link, with the caller's end started and sending."""
+    async with memory_pair(latency=latency) as (ours, theirs):
+        theirs.start(AudioFormat(24000), AudioFormat(24000))
+        theirs.audio_out.put(tone(500, 100))
+        yield ours, theirs
+
+
+@asynccontextmanager
+async def call(handler, *, resume=30.0, latency=Latency.BUFFERED, **options):
+    async with link(latency) as (ours, theirs):
+        connection = Connection(ours, handler, timeouts=QUICK, resume=resume, **options)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(connection.serve)
+            await anyio.sleep(1)
+            yield connection, ours, theirs
+            tasks.cancel_scope.cancel()
+
+
+async def hear(transport, seconds):
+    """The values heard in so many seconds, each once in a row."""
+    heard, until = [], anyio.current_time() + seconds
+    with anyio.move_on_at(until):
+        while True:
+            frame = await transport.audio_in.take()
+            heard += [int(value) for value in frame.samples[0, ::48]]
+    return heard
+
+
+@BACKENDS
+def test_handler_start_up_tasks_and_state_live_on(backend):
+    """A link breaks and another takes its place: on_suspended, on_resumed, and media both ways as before."""
+
+    async def main():
+        handler = Notes()
+        async with call(handler, name="call-1") as (connection, ours, _):
+            heard = handler.heard
+            assert heard > 40
+            ours.break_link(BROKEN)
+            await anyio.sleep(5)
+            assert handler.events == ["start_up", "suspended"]
+            assert handler.heard == heard
+            assert connection.end is None
+            names = [task.name for task in anyio.get_running_tasks()]
+            assert not [name for name in names if "receive" in str(name) or "emit" in str(name)]
+            async with link() as (again, theirs):
+                connection.resume(again)
+                await anyio.sleep(1)
+                assert handler.events == ["start_up", "suspended", "resumed"]
+                assert handler.heard > heard + 40
+                handler.send.send_nowait(tone(700, 0.5))
+                assert 700 in await hear(theirs, 1)
+                theirs.send_message_nowait("hello")
+                await anyio.sleep(0.1)
+                assert handler.ticks > 75, "its own task went on all the time"
+                assert connection.statistics().resumed == 1
+                await theirs.aclose()
+                end = await connection.wait_ended()
+                assert end.cause is EndCause.PEER_LEFT
+        assert handler.events == ["start_up", "suspended", "resumed", "hello", "shutdown"]
+
+    run(backend, main)
+
+
+@BACKENDS
+def test_nobody_comes_back_in_time(backend):
+    """The call ends after `resume` seconds, with the cause that it would have had, and says how long it waited."""
+
+    async def main():
+        handler = Notes()
+        async with call(handler, resume=12.0) as (connection, ours, _):
+            began = anyio.current_time()
+            ours.break_link(BROKEN)
+            end = await connection.wait_ended()
+            assert anyio.current_time() - began == pytest.approx(12, abs=0.2)
+        assert end.cause is EndCause.LINK_BROKE
+        assert end.reason == "the link broke: the network has gone; the peer did not come back within 12 s"
+        assert end.error is BROKEN
+        assert handler.events == ["start_up", "suspended", "shutdown"]
+
+    run(backend, main)
+
+
+@BACKENDS
+def test_a_goodbye_and_a_close_end_a_call_at_once(backend):
+    """Only a link that breaks is waited for. A suspended call can be closed, and its time limit goes on."""
+
+    async def main():
+        async with call(Notes()) as (connection, _, theirs):
+            await theirs.aclose()
+            assert (await connection.wait_ended()).cause is EndCause.PEER_LEFT
+        async with call(Notes()) as (connection, ours, _):
+            ours.break_link(BROKEN)
+            await anyio.sleep(1)
+            connection.close("enough")
+            assert (await connection.wait_ended()).reason == "enough"
+        async with call(Notes(), time_limit=5) as (connection, ours, _):
+            ours.break_link(BROKEN)
+            assert (await connection.wait_ended()).cause is EndCause.TIME_LIMIT
+
+    run(backend, main)
+
+
+@BACKENDS
+@pytest.mark.parametrize("latency", Latency)
+def test_audio_that_waits_is_kept_or_dropped_by_latency(backend, latency):
+    """Buffered: each emitted sample is played, before or after. Live: what waited when the link broke is dropped."""
+
+    async def main():
+        handler = Notes()
+        async with call(handler, latency=latency) as (connection, ours, theirs):
+            for value in range(1, 31):  # 3 s, in pieces of 100 ms
+                handler.send.send_nowait(tone(value, 0.1))
+            heard = await hear(theirs, 1)
+            before = connection.playback()
+            ours.break_link(BROKEN)
+            await anyio.sleep(10)
+            during = connection.playback()
+            assert during.played == pytest.approx(before.played, abs=0.05)
+            async with link(latency) as (again, theirs_now):
+                connection.resume(again)
+                heard += await hear(theirs_now, 4)
+                after = connection.playback()
+        values = sorted(set(heard) - {0})
+        if latency is Latency.BUFFERED:
+            assert values == list(range(1, 31))
+            assert heard.count(15) == heard.count(3), "no part of a piece is lost or played twice"
+            assert after.played == pytest.approx(3, abs=0.03)
+            assert during.waiting > 0.1
+        else:
+            assert during.waiting == 0
+            assert len(values) < 30
+        assert after.waiting == 0
+
+    run(backend, main)
+
+
+class Sync(StreamHandler):
+    """Its `emit` waits in a queue, as most do, so it is under way when the link breaks."""
+
+    def __init__(self):
+        super().__init__(output_sample_rate=24000)
+        self.queue = queue.Queue()
+        self.events = []
+
+    def copy(self):
+        return Sync()
+
+    def receive(self, frame):
+        pass
+
+    def emit(self):
+        return self.queue.get()
+
+    def on_suspended(self):
+        self.events.append("suspended")
+
+    async def on_resumed(self):
+        self.events.append("resumed")
+
+    def shutdown(self):
+        self.queue.put(None)
+
+
+@pytest.mark.anyio
+async def test_what_a_thread_emits_while_suspended_is_spoken_afterwards():
+    """The `emit` that was under way returns while nobody listens: its audio is the first that is heard."""
+    handler = Sync()
+    async with call(handler) as (connection, ours, _):
+        ours.break_link(BROKEN)
+        while not handler.events:
+            await anyio.sleep(0.01)
+        handler.queue.put((24000, tone(900, 0.1)))
+        handler.queue.put((24000, tone(901, 0.1)))
+        async with link() as (again, theirs):
+            connection.resume(again)
+            heard = []
+            while 901 not in heard:
+                heard += [int(v) for v in (await theirs.audio_in.take()).samples[0, ::48]]
+            assert [value for value in dict.fromkeys(heard) if value] == [900, 901]
+        assert handler.events[:2] == ["suspended", "resumed"]
+
+
+@BACKENDS
+def test_the_peer_may_come_back_before_the_loss_is_noticed(backend):
+    """A live call goes over to the new link; what the old one reports later changes nothing, and it is closed."""
+
+    async def main():
+        handler = Notes()
+        async with call(handler) as (connection, ours, _), link() as (again, theirs):
+            connection.resume(again)
+            await connection.wait_released(ours)
+            assert ours._link.closed
+            ours.break_link(BROKEN)
+            await anyio.sleep(1)
+            assert handler.events == ["start_up", "suspended", "resumed"]
+            handler.send.send_nowait(tone(700, 0.5))
+            assert 700 in await hear(theirs, 1)
+            async with link() as (third, theirs):
+                connection.resume(third)
+                await anyio.sleep(1)
+                assert handler.events.count("resumed") == 2
+                await theirs.aclose()
+                await connection.wait_ended()
+
+    run(backend, main)
+
+
+@BACKENDS
+def test_an_attempt_that_fails_leaves_the_call_waiting(backend):
+    """A link that does not connect is closed, and the next may come; audio that waited is still there."""
+
+    async def main():
+        handler = Notes()
+        async with call(handler) as (connection, ours, _):
+            for value in range(1, 11):
+                handler.send.send_nowait(tone(value, 0.1))
+            ours.break_link(BROKEN)
+            await anyio.sleep(1)
+            async with link() as (dead, _), link() as (slow, nobody), link() as (again, theirs):
+                dead.break_link(BROKEN)
+                connection.resume(dead)
+                await anyio.sleep(1)
+                assert handler.events == ["start_up", "suspended"]
+                slow._link.connected.clear()
+                connection.resume(slow)
+                heard = await hear(nobody, 0.5)  # a link in memory carries audio before it is connected
+                connection.resume(again)  # the client has given up `slow`
+                heard += await hear(theirs, 3)
+                assert set(heard) - {0} == set(range(1, 11))
+                assert slow._link.closed
+                assert dead._link.closed
+                assert handler.events == ["start_up", "suspended", "resumed"]
+
+    run(backend, main)
+
+
+@BACKENDS
+def test_messages_wait_for_the_next_link(backend):
+    """`send_message` waits; `channel.send` is kept, up to a bound; both come in order."""
+
+    async def main():
+        handler = Notes()
+        async with call(handler) as (connection, ours, _):
+            ours.break_link(BROKEN)
+            await anyio.sleep(1)
+            handler.channel.send("one")
+            handler.channel.send("two")
+            handler.loop.create_task(handler.send_message("three"))
+            await anyio.sleep(1)
+            with pytest.raises(anyio.WouldBlock):
+                for _ in range(1000):
+                    handler.channel.send("x" * 1000)
+            async with link() as (again, theirs):
+                connection.resume(again)
+                got = [await theirs.messages_in.take() for _ in range(2)]
+                while (message := await theirs.messages_in.take()).startswith("x"):
+                    pass
+                assert [*got, message] == ["one", "two", "three"]
+
+    run(backend, main)
+
+
+@BACKENDS
+def test_a_reply_goes_on_where_it_was(backend):
+    """A reply that was being spoken is not taken for played: the rest is heard after, and it ends then."""
+
+    async def main():
+        events = []
+
+        def reply(_):
+            for value in range(1, 41):
+                yield 24000, tone(value, 0.1)
+
+        class Replies(ReplyHandler):
+            async def receive(self, frame):
+                pass
+
+            def copy(self):
+                return Replies(reply)
+
+        handler = Replies(reply, on_event=lambda event: events.append(type(event).__name__))
+        async with call(handler) as (connection, ours, theirs):
+            handler.reply_to("hello")
+            heard = await hear(theirs, 2)
+            ours.break_link(BROKEN)
+            await anyio.sleep(8)
+            assert handler.bot_speaking
+            assert "PlayoutFinished" not in events
+            assert 1.5 < handler.heard().seconds < 2.2
+            async with link() as (again, theirs):
+                connection.resume(again)
+                heard += await hear(theirs, 4)
+                assert sorted(set(heard) - {0}) == list(range(1, 41))
+                assert events[-1] == "PlayoutFinished"
+                assert handler.heard().complete
+                assert handler.heard().seconds == pytest.approx(4, abs=0.05)
+
+    run(backend, main)
+
+
+@BACKENDS
+def test_a_method_that_swallows_its_cancellation_does_not_hold_a_call_for_ever(backend):
+    """The call ends when its time is over, as if nobody had come back."""
+
+    async def main():
+        class Stubborn(Notes):
+            async def receive(self, frame):
+                with anyio.CancelScope(shield=True):
+                    await anyio.sleep(40)
+
+        async with call(Stubborn(), resume=10.0) as (connection, ours, _):
+            began = anyio.current_time()
+            ours.break_link(BROKEN)
+            await connection._over.wait()
+            assert anyio.current_time() - began == pytest.approx(10, abs=0.2)
+            assert connection.end.cause is EndCause.LINK_BROKE
+
+    run(backend, main)
+
+
+@BACKENDS
+def test_without_resume_nothing_waits(backend):
+    """The link broke, the call ends; and there is nothing to resume before it begins or after its end."""
+
+    async def main():
+        handler = Notes()
+        async with call(handler, resume=None) as (connection, ours, theirs):
+            ours.break_link(BROKEN)
+            assert (await connection.wait_ended()).cause is EndCause.LINK_BROKE
+            with pytest.raises(RuntimeError, match="resume=seconds"):
+                connection.resume(theirs)
+        assert handler.events == ["start_up", "shutdown"]
+        async with link() as (ours, theirs):
+            with pytest.raises(ConnectionExists):
+                Connection(ours, Sync(), resume=5).resume(theirs)
+
+    run(backend, main)
+
+
+@BACKENDS
+def test_an_offered_link_is_closed_with_the_call(backend):
+    """Whatever was offered in the last moment, nobody else would close it."""
+
+    async def main():
+        async with call(Notes()) as (connection, ours, _), link() as (again, _):
+            ours.break_link(BROKEN)
+            await anyio.sleep(1)
+            connection.resume(again)
+            connection.close()
+            await connection.wait_ended()
+            assert again._link.closed
+            await connection.wait_released(again)
+
+    run(backend, main)

@@ -1,0 +1,496 @@
+"""Coming back by WebSocket: what the server says and refuses, and a client whose network goes away."""
+
+from __future__ import annotations
+
+import json
+import math
+from contextlib import asynccontextmanager
+
+import anyio
+import anyio.abc
+import numpy as np
+import pytest
+from far_side import FarSide
+
+from rtcflow import Stream
+from rtcflow.client.lines import CallerTransport, call_by_websocket, join_line
+from rtcflow.ends import EndCause, Timeouts
+from rtcflow.exceptions import NotAuthorized
+from rtcflow.frames import AudioFormat
+from rtcflow.handlers.base import AsyncStreamHandler
+from rtcflow.protocol.lines import CallStarted, MediaFormat
+from rtcflow.protocol.resume import prove
+from rtcflow.protocol.websocket import WebSocketCodec, Wish
+from rtcflow.routes.lines import websocket_offer
+from rtcflow.testing import virtual_backend
+
+BACKENDS = pytest.mark.parametrize("backend", ["asyncio", "trio"])
+QUICK = Timeouts(connect=5, shutdown=0.5, grace=0.1, goodbye=0.5)
+START = {"event": "start", "websocket_id": "abc", "codec": "pcm_s16le", "sample_rate": 8000, "binary": True}
+
+
+class Talker(AsyncStreamHandler):
+    """Counts up as it speaks, and notes what it is told. `made` has each copy."""
+
+    made: list[Talker] = []
+
+    def __init__(self):
+        super().__init__(output_sample_rate=8000, input_sample_rate=8000)
+        self.events = []
+        self.heard = 0
+        self.count = 0
+
+    def copy(self):
+        other = Talker()
+        self.made.append(other)
+        return other
+
+    async def receive(self, frame):
+        self.heard += 1
+
+    async def emit(self):
+        self.count += 1
+        return 8000, np.full((1, 160), self.count, np.int16)
+
+    async def on_suspended(self):
+        self.events.append("suspended")
+
+    async def on_resumed(self):
+        self.events.append("resumed")
+
+    async def on_message(self, message):
+        self.events.append(message)
+
+    def shutdown(self):
+        self.events.append("shutdown")
+
+
+def run(backend, main, *args):
+    name, options = virtual_backend(backend)
+
+    async def limited():
+        with anyio.fail_after(200):
+            return await main(*args)
+
+    return anyio.run(limited, backend=name, backend_options=options)
+
+
+@asynccontextmanager
+async def running(**options):
+    """A stream, and a function that opens a WebSocket to it, with a query."""
+    Talker.made.clear()
+    stream = Stream(Talker(), timeouts=QUICK, **{"concurrency_limit": 2, "resume": 20, **options})
+    sides = []
+    async with stream.running(), anyio.create_task_group() as tasks:
+
+        def connect(query=""):
+            side = FarSide()
+            sides.append(side)
+            side.websocket.scope["query_string"] = query.encode()
+            side.websocket.scope["path"] = "/websocket/offer"
+            tasks.start_soon(websocket_offer, stream.calls, side.websocket)
+            return side
+
+        yield stream, connect
+        await anyio.sleep(2)  # refusals are on their way
+        tasks.cancel_scope.cancel()
+    for side in sides:
+        side.close()
+    assert len(stream.calls) == 0
+
+
+async def begin(connect):
+    """A call that may be resumed: its far side, and the secret."""
+    far = connect()
+    far.say(json.dumps({**START, "resume": True}))
+    await far.until(lambda: far.messages)
+    (started,) = far.messages
+    assert started["resume"]["seconds"] == 20
+    assert len(started["resume"]["secret"]) == 43, "256 bits"
+    return far, started["resume"]["secret"]
+
+
+def numbers(far):
+    """What was heard: the count in each frame."""
+    heard = b"".join(payload for _, payload in far.audio)
+    return np.frombuffer(heard, np.int16)[::160].tolist()
+
+
+@BACKENDS
+def test_a_client_comes_back_with_its_proof(backend):
+    """The same handler goes on, and speaks on without a gap in what is heard by the two sockets together."""
+
+    async def main():
+        async with running() as (stream, connect):
+            far, secret = await begin(connect)
+            await far.until(lambda: len(far.audio) > 20)
+            far.leave(1006)
+            (talker,) = Talker.made
+            while talker.events != ["suspended"]:
+                await anyio.sleep(0.1)
+            count = talker.count
+            await anyio.sleep(10)
+            assert talker.count == count
+            again = connect("resume=abc")
+            again.say(json.dumps({**START, "resume": prove(secret, "abc", 1).to_json()}))
+            await again.until(lambda: len(again.audio) > 20)
+            (started,) = again.messages
+            assert (started["event"], started["websocket_id"]) == ("started", "abc")
+            assert "resume" not in started, "the secret is told once"
+            again.say(b"\0" * 320)
+            again.say('{"type":"x"}')
+            await anyio.sleep(1)
+            assert talker.events == ["suspended", "resumed", '{"type":"x"}']
+            assert talker.heard == 1
+            heard = numbers(far) + numbers(again)
+            assert heard == list(range(1, len(heard) + 1))
+            assert stream.session("abc").statistics().resumed == 1
+            again.say('{"event":"stop"}')
+            await again.until(lambda: again.closed)
+        assert talker.events[-1] == "shutdown"
+
+    run(backend, main)
+
+
+@BACKENDS
+def test_whoever_knows_the_id_alone_gets_nothing(backend):
+    """A wrong, used or missing proof, and an `authorize` that refuses: 1008 or the like; the call waits on."""
+
+    async def main():
+        allowed = True
+
+        def authorize(caller):
+            if not allowed:
+                raise NotAuthorized("not you")
+            return "somebody"
+
+        async with running(authorize=authorize) as (_, connect):
+            far, secret = await begin(connect)
+            right = prove(secret, "abc", 5)
+            for resume, said in (
+                (prove("another call's secret", "abc", 1).to_json(), "not_authorized"),
+                (prove(secret, "abcd", 1).to_json(), "not_authorized"),
+                (prove(secret, "abc", 1, "v=0").to_json(), "not_authorized"),
+                (True, "invalid_offer"),
+                (None, "invalid_offer"),
+            ):
+                stranger = connect("resume=abc")
+                stranger.say(json.dumps({**START, **({} if resume is None else {"resume": resume})}))
+                await stranger.until(lambda: stranger.closed)  # noqa: B023
+                assert stranger.messages[0]["meta"]["error"] == said
+                assert stranger.closed[0] == 1008
+            stranger = connect("resume=abc")
+            stranger.say(json.dumps({**START, "resume": {"number": 1, "proof": "no"}}))
+            await stranger.until(lambda: stranger.closed)
+            assert stranger.closed[0] == 1007
+            allowed = False
+            stranger = connect("resume=abc")
+            await stranger.until(lambda: stranger.denied or stranger.closed)
+            allowed = True
+            (talker,) = Talker.made
+            assert talker.events == [], "the call did not notice"
+            again = connect("resume=abc")
+            again.say(json.dumps({**START, "resume": right.to_json()}))
+            await again.until(lambda: again.messages)
+            await far.until(lambda: far.closed)
+            thief = connect("resume=abc")
+            thief.say(json.dumps({**START, "resume": right.to_json()}))
+            await thief.until(lambda: thief.closed)
+            assert thief.messages[0]["meta"]["error"] == "not_authorized", "a proof counts once"
+            assert talker.events == ["suspended", "resumed"]
+
+    run(backend, main)
+
+
+@BACKENDS
+def test_a_call_that_is_over_is_gone(backend):
+    """After `resume` seconds, after a goodbye, or with an id that never was: call_lost."""
+
+    async def main():
+        async with running() as (stream, connect):
+            far, secret = await begin(connect)
+            far.leave(1006)
+            await anyio.sleep(19)
+            assert len(stream.calls) == 1
+            await anyio.sleep(3)
+            assert len(stream.calls) == 0
+            for call_id in ("abc", "never"):
+                again = connect(f"resume={call_id}")
+                again.say(json.dumps({**START, "resume": prove(secret, call_id, 1).to_json()}))
+                await again.until(lambda: again.closed)  # noqa: B023
+                assert again.messages[0]["meta"]["error"] == "call_lost"
+            far, secret = await begin(connect)
+            far.leave(1000)
+            await anyio.sleep(1)
+            assert len(stream.calls) == 0, "a goodbye is one"
+
+    run(backend, main)
+
+
+@BACKENDS
+@pytest.mark.parametrize("asks", [False, True])
+def test_only_who_asks_is_waited_for_and_only_with_the_option(backend, asks):
+    """FastRTC's clients, and streams without `resume`: nothing is told, and the call ends with its WebSocket."""
+
+    async def main():
+        async with running(resume=None if asks else 20) as (stream, connect):
+            far = connect()
+            far.say(json.dumps({**START, **({"resume": True} if asks else {})}))
+            await far.until(lambda: far.messages)
+            assert "resume" not in far.messages[0]
+            session = stream.session("abc")
+            far.leave(1006)
+            await anyio.sleep(1)
+            assert len(stream.calls) == 0
+            assert session.end.cause is EndCause.LINK_BROKE
+            (talker,) = Talker.made
+            assert talker.events == ["shutdown"]
+            far = connect()
+            far.say(json.dumps({**START, "resume": prove("x", "abc", 1).to_json()}))
+            await far.until(lambda: far.closed)
+            assert "?resume=ID" in far.messages[0]["meta"]["message"]
+
+    run(backend, main)
+
+
+@pytest.mark.parametrize("resume", ["30", True, 0, -1, math.inf, math.nan])
+def test_bad_values_are_refused_at_construction(resume):
+    """Each says what was given, and what to write."""
+    with pytest.raises((TypeError, ValueError), match=r"resume=.*; expected"):
+        Stream(Talker(), resume=resume)
+
+
+# -- the client
+
+
+class Cable:
+    """A socket of the client's to a FarSide that runs in the same loop; it can be cut, or fall silent."""
+
+    def __init__(self, far):
+        self.far, self.taken, self.state = far, 0, "up"
+        self.closed = False
+
+    async def send(self, message):
+        if self.state == "cut":
+            raise ConnectionError("cut")
+        if self.state == "up":
+            self.far.say(message)
+
+    async def receive(self):
+        while True:
+            self.check()
+            if self.state == "up" and len(self.far.heard) > self.taken:
+                self.taken += 1
+                return self.far.heard[self.taken - 1][1]
+            self.far._news = anyio.Event()
+            await self.far._news.wait()
+
+    def check(self):
+        if self.state == "cut" or (self.far.closed and len(self.far.heard) == self.taken):
+            raise ConnectionError(f"cut {self.far.closed}")
+
+    def change(self, state):
+        self.state = state
+        self.far._news.set()
+
+    async def close(self):
+        self.closed = True
+
+
+@asynccontextmanager
+async def caller(connect):
+    """A client's call that may come back, and the sockets that it has opened."""
+    cables = [Cable(connect())]
+    nobody = False
+
+    async def redial():
+        if nobody:
+            raise ConnectionError("nobody answers")
+        cables.append(Cable(connect("resume=abc")))
+        return cables[-1]
+
+    def unreachable(value):
+        nonlocal nobody
+        nobody = value
+
+    codec = WebSocketCodec(Wish("pcm_s16le", 8000, binary=True, clear=True, marks=True, named=True, resume=True))
+    call, carried = CallStarted("abc", "abc", format=None), MediaFormat("pcm_s16le", 8000)
+    async with join_line(cables[0], codec, call, carried, redial) as transport:
+        transport.start(AudioFormat(8000), AudioFormat(8000))
+        yield transport, cables, unreachable
+
+
+async def listen(transport: CallerTransport, seconds):
+    """The counts heard in so many seconds, and the longest silence between two frames."""
+    heard, longest, last = [], 0.0, anyio.current_time()
+    with anyio.move_on_after(seconds):
+        while True:
+            frame = await transport.audio_in.take()
+            now = anyio.current_time()
+            longest, last = max(longest, now - last), now
+            heard += frame.samples[0, ::160].tolist()
+    return heard, max(longest, anyio.current_time() - last)
+
+
+@BACKENDS
+@pytest.mark.parametrize("how", ["cut", "silent"])
+def test_a_client_comes_back_by_itself(backend, how):
+    """Its socket fails, or its network swallows everything: within 2 s it goes on over another, messages included."""
+
+    async def main():
+        async with running() as (_, connect), caller(connect) as (transport, cables, _):
+            transport.audio_out.put(np.full((1, 8000 * 20), 500, np.int16))
+            before, _ = await listen(transport, 3)
+            (talker,) = Talker.made
+            cables[0].change(how)
+            transport.send_message_nowait('{"type":"late"}')
+            after, silence = await listen(transport, 6)
+            assert silence < 2
+            assert transport.resumed == 1
+            assert talker.events == ["suspended", "resumed", *['{"type":"late"}'] * (how == "cut")]
+            assert before[0] == 1
+            assert sorted(set(before + after)) == before + after, "nothing is heard twice, and all in order"
+            assert len(after) > 200
+            heard = talker.heard
+            await anyio.sleep(1)
+            assert talker.heard >= heard + 45, "the caller is heard, too"
+
+    run(backend, main)
+
+
+@BACKENDS
+def test_a_client_tries_again_until_the_server_has_given_up(backend):
+    """Nobody can be reached for 8 s: it comes back then. The next time for 30 s: its transport ends with an error."""
+
+    async def main():
+        async with running() as (stream, connect), caller(connect) as (transport, cables, unreachable):
+            await listen(transport, 1)
+            unreachable(True)
+            cables[-1].change("cut")
+            cables[0].far.leave(1006)
+            await anyio.sleep(8)
+            unreachable(False)
+            await listen(transport, 4)
+            assert transport.resumed == 1
+            unreachable(True)
+            cables[-1].change("cut")
+            cables[-1].far.leave(1006)
+            with pytest.raises(anyio.BrokenResourceError):
+                await transport.wait_ended()
+            await anyio.sleep(3)
+            assert len(stream.calls) == 0
+
+    run(backend, main)
+
+
+@BACKENDS
+def test_a_call_that_has_ended_meanwhile_says_so(backend):
+    """The server has closed the call while the client was away: its transport ends, and says why."""
+
+    async def main():
+        async with running() as (stream, connect), caller(connect) as (transport, cables, unreachable):
+            await listen(transport, 1)
+            unreachable(True)
+            cables[0].change("cut")
+            cables[0].far.leave(1006)
+            await anyio.sleep(1)
+            stream.close("abc")
+            unreachable(False)
+            with pytest.raises(anyio.BrokenResourceError) as broken:
+                await transport.wait_ended()
+            assert "could not be resumed: this call is over" in str(broken.value.__cause__)
+
+    run(backend, main)
+
+
+# -- over real sockets
+
+
+class Relay:
+    """A TCP relay before the server, whose connections can be cut or stalled: a network that goes away."""
+
+    def __init__(self, port):
+        self.port, self.links, self.stuck = port, [], set()
+
+    async def serve(self, *, task_status):
+        listener = await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=0)
+        async with listener:
+            task_status.started(listener.extra(anyio.abc.SocketAttribute.local_port))
+            await listener.serve(self.carry)
+
+    async def carry(self, client):
+        scope = anyio.CancelScope()
+        self.links.append(scope)
+        with scope:
+            async with client, await anyio.connect_tcp("127.0.0.1", self.port) as server:
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(self.pump, client, server, scope)
+                    tasks.start_soon(self.pump, server, client, scope)
+
+    async def pump(self, source, target, scope):
+        try:
+            while True:
+                data = await source.receive()
+                if scope in self.stuck:
+                    await anyio.sleep_forever()
+                await target.send(data)
+        except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
+            scope.cancel()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("anyio_backend", "how"), [(("asyncio", {}), "stuck"), (("trio", {}), "cut")], ids=["uvicorn", "hypercorn"]
+)
+async def test_over_real_sockets(how, anyio_backend_name):
+    """`call_by_websocket(resume=True)` on a real server: the connection is cut, or nothing passes any more."""
+    if anyio_backend_name == "trio":
+        hypercorn = pytest.importorskip("hypercorn.trio")
+    else:
+        uvicorn = pytest.importorskip("uvicorn")
+    import contextlib
+    import socket
+
+    Talker.made.clear()
+    stream = Stream(Talker(), timeouts=QUICK, resume=20)
+    listener = socket.create_server(("127.0.0.1", 0))
+    relay = Relay(listener.getsockname()[1])
+    async with anyio.create_task_group() as tasks:
+        if anyio_backend_name == "trio":
+            from hypercorn.config import Config
+
+            config, stop = Config(), anyio.Event()
+            config.bind, config.loglevel, config.graceful_timeout = [f"fd://{listener.detach()}"], "ERROR", 0.2
+            tasks.start_soon(lambda: hypercorn.serve(stream.asgi, config, shutdown_trigger=stop.wait))
+            finish = stop.set
+        else:
+            server = uvicorn.Server(uvicorn.Config(stream.asgi, log_level="error", ws="wsproto", lifespan="on"))
+            server.install_signal_handlers = lambda: None
+            server.capture_signals = contextlib.nullcontext
+            tasks.start_soon(lambda: server.serve(sockets=[listener]))
+
+            def finish():
+                server.should_exit = True
+
+        with anyio.fail_after(30):
+            while not stream.is_running:
+                await anyio.sleep(0.01)
+            port = await tasks.start(relay.serve)
+            async with call_by_websocket(f"ws://127.0.0.1:{port}", Wish("pcm_s16le", 8000), resume=True) as transport:
+                transport.start(AudioFormat(8000), AudioFormat(8000))
+                before, _ = await listen(transport, 0.5)
+                relay.links[0].cancel() if how == "cut" else relay.stuck.add(relay.links[0])
+                while transport.resumed == 0:
+                    await transport.audio_in.take()
+                after, _ = await listen(transport, 0.5)
+                (talker,) = Talker.made
+                assert talker.events == ["suspended", "resumed"]
+                assert before
+                assert after
+            while len(stream.calls):
+                await anyio.sleep(0.01)
+            assert talker.events[-1] == "shutdown"
+        finish()
+        await anyio.sleep(0.3)
+        tasks.cancel_scope.cancel()
+    listener.close()

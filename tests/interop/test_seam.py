@@ -6,9 +6,10 @@ import asyncio
 import inspect
 import struct
 import threading
+import time
 from fractions import Fraction
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import aioice
 import av
@@ -26,7 +27,16 @@ from aiortc import (
 from aiortc.rtcrtpparameters import RTCRtpCodecParameters, RTCRtpReceiveParameters, RTCRtpSendParameters
 from aiortc.rtcrtpreceiver import RemoteStreamTrack
 from aiortc.rtcsctptransport import CookieEchoChunk, serialize_packet
-from aiortc.rtp import RtpPacket
+from aiortc.rtp import (
+    RTCP_PSFB_FIR,
+    RTCP_PSFB_PLI,
+    RTCP_RTPFB_NACK,
+    RtcpPsfbPacket,
+    RtcpReceiverInfo,
+    RtcpRrPacket,
+    RtcpRtpfbPacket,
+    RtpPacket,
+)
 from aiortc_pair import connected_pair, run
 from google_crc32c import value as crc32c
 from OpenSSL import SSL
@@ -193,7 +203,7 @@ def test_without_the_seam() -> None:
     assert not seam.take_packets(strange, print, print, print)
     seam.stop_without_blocking(strange)
     assert take_pictures(strange, print, asyncio.Event().wait) is None
-    assert not encode_pictures(strange, encoders(VideoConfig()), lambda: False, print)
+    assert not encode_pictures(strange, encoders(VideoConfig()), lambda: False, print, Events())
     assert vars(strange) == {}
     assert seam.round_trip(strange) is None
     assert seam.jitter(strange, 48000) is None
@@ -230,6 +240,28 @@ def test_pictures_go_through_our_buffer() -> None:
     run(check())
 
 
+class Events:
+    """Hears what a sender tells, and grants what is asked for."""
+
+    def __init__(self) -> None:
+        self.seen: asyncio.Queue[tuple[Any, ...]] = asyncio.Queue()
+        self.grants = True
+
+    def sent(self, size: int, packets: int) -> None:
+        self.seen.put_nowait(("sent", size, packets))
+
+    def reported(self, lost: float, round_trip: float | None) -> None:
+        self.seen.put_nowait(("reported", lost, round_trip))
+
+    def key_asked(self) -> bool:
+        self.seen.put_nowait(("key",))
+        return self.grants
+
+    def may_send_again(self, sequence_number: int, size: int) -> bool:
+        self.seen.put_nowait(("again", sequence_number, size))
+        return self.grants
+
+
 @pytest.mark.parametrize("codec", ["VP8", "H264"])
 def test_pictures_are_encoded_by_ours(codec: str) -> None:
     """A sender of VP8 encodes by what we make for it once it sends; of another codec, by aiortc's."""
@@ -240,7 +272,7 @@ def test_pictures_are_encoded_by_ours(codec: str) -> None:
             sender = RTCRtpSender("video", transport)
             made: list[str] = []
             encoders = {"VP8": lambda: made.append("VP8") or PictureEncoder()}
-            assert encode_pictures(sender, encoders, lambda: True, print)
+            assert encode_pictures(sender, encoders, lambda: True, print, Events())
             parameters = RTCRtpCodecParameters(mimeType=f"video/{codec}", clockRate=90000, payloadType=97)
             await sender.send(RTCRtpSendParameters(codecs=[parameters]))
             await vars(sender)["_RTCRtpSender__rtp_started"].wait()
@@ -271,10 +303,98 @@ def test_a_sender_that_dies_says_so() -> None:
             (transport,) = seam.transports(one)
             sender = RTCRtpSender(Still(), transport)
             errors: asyncio.Queue[BaseException] = asyncio.Queue()
-            assert encode_pictures(sender, {"VP8": Broken}, lambda: False, errors.put_nowait)
+            assert encode_pictures(sender, {"VP8": Broken}, lambda: False, errors.put_nowait, Events())
             parameters = RTCRtpCodecParameters(mimeType="video/VP8", clockRate=90000, payloadType=97)
             await sender.send(RTCRtpSendParameters(codecs=[parameters]))
             assert str(await asyncio.wait_for(errors.get(), 10)) == "no such picture"
+            await sender.stop()
+
+    run(check())
+
+
+def test_a_sender_tells_what_happens() -> None:
+    """What is sent, reports with loss and round trip, PLI, FIR and NACK; each request is asked about first."""
+
+    class Sized(PictureEncoder):
+        keys: ClassVar[list[bool]] = []
+
+        def encode(self, frame: Any, force_keyframe: bool = False) -> Any:
+            self.keys.append(force_keyframe)
+            return [b"x" * 700, b"y" * 300], frame.pts
+
+    class Fed(MediaStreamTrack):
+        kind = "video"
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.frames: asyncio.Queue[Any] = asyncio.Queue()
+
+        async def recv(self) -> Any:
+            return await self.frames.get()
+
+    async def check() -> None:
+        async with connected_pair() as (one, _two):
+            (transport,) = seam.transports(one)
+            track, events = Fed(), Events()
+            sender = RTCRtpSender(track, transport)
+            written: list[bytes] = []
+
+            async def note(data: bytes) -> None:
+                written.append(data)
+
+            assert encode_pictures(sender, {"VP8": Sized}, lambda: False, print, events)
+            transport._send_rtp = note
+            parameters = RTCRtpCodecParameters(mimeType="video/VP8", clockRate=90000, payloadType=97)
+            await sender.send(RTCRtpSendParameters(codecs=[parameters]))
+
+            async def next_picture() -> None:
+                frame = av.VideoFrame(64, 48)
+                frame.pts, frame.time_base = 0, Fraction(1, 90000)
+                track.frames.put_nowait(frame)
+                assert await asyncio.wait_for(events.seen.get(), 10) == ("sent", 1000, 2)
+                while not all(any(letter in data for data in written) for letter in (b"x", b"y")):
+                    await asyncio.sleep(0)
+
+            await next_picture()
+            first = RtpPacket.parse(next(data for data in written if b"x" in data))
+            members = vars(sender)
+            members["_RTCRtpSender__lsr"], members["_RTCRtpSender__lsr_time"] = 77, time.time() - 1.0
+            answer = RtcpReceiverInfo(
+                ssrc=sender._ssrc,
+                fraction_lost=64,
+                packets_lost=1,
+                highest_sequence=0,
+                jitter=0,
+                lsr=77,
+                dlsr=65536 // 2,
+            )
+            await sender._handle_rtcp_packet(RtcpRrPacket(ssrc=1, reports=[answer]))
+            what, lost, trip = events.seen.get_nowait()
+            assert (what, lost) == ("reported", 0.25)
+            assert 0.4 < trip < 20
+            answer.lsr = 78
+            await sender._handle_rtcp_packet(RtcpRrPacket(ssrc=1, reports=[answer]))
+            assert events.seen.get_nowait() == ("reported", 0.25, None)
+            for kind in (RTCP_PSFB_PLI, RTCP_PSFB_FIR):
+                await sender._handle_rtcp_packet(RtcpPsfbPacket(fmt=kind, ssrc=1, media_ssrc=sender._ssrc))
+                assert events.seen.get_nowait() == ("key",)
+                await next_picture()
+                assert Sized.keys[-1]
+            events.grants = False
+            nack = RtcpRtpfbPacket(
+                fmt=RTCP_RTPFB_NACK, ssrc=1, media_ssrc=sender._ssrc, lost=[first.sequence_number, 12345]
+            )
+            before = len([data for data in written if b"x" in data])
+            for granted in (False, True):
+                events.grants = granted
+                await sender._handle_rtcp_packet(nack)
+                assert events.seen.get_nowait() == ("again", first.sequence_number, 700)
+                assert len([data for data in written if b"x" in data]) == before + granted
+            events.grants = False
+            await sender._handle_rtcp_packet(RtcpPsfbPacket(fmt=RTCP_PSFB_PLI, ssrc=1, media_ssrc=sender._ssrc))
+            assert events.seen.get_nowait() == ("key",)
+            await next_picture()
+            assert not Sized.keys[-1]
             await sender.stop()
 
     run(check())

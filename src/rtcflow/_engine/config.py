@@ -74,8 +74,10 @@ VIDEO_CODECS: Final = ("VP8", "H264")
 class VideoConfig:
     """How video for the peer is encoded.
 
-    The bitrate follows the peer's estimate of what the path carries (REMB), within the bounds given here. A new bitrate
-    takes a new encoder, which begins with a key picture; so the bitrate rises in steps.
+    The bitrate follows the path, within the bounds given here: by the peer's estimate (REMB), the round trip, and the
+    losses that the peer reports. What an encoder makes above it is paid back before the next picture goes, so a narrow
+    path gets fewer pictures, not older ones. A new bitrate takes a new encoder, which begins with a key picture. So the
+    bitrate rises in steps.
 
     Args:
         codecs: Codecs in order of preference, of ``"VP8"`` and ``"H264"``. The first one that the peer offers is used.
@@ -92,7 +94,7 @@ class VideoConfig:
     """
 
     codecs: Sequence[str] = ()
-    start_bitrate: int = 500_000
+    start_bitrate: int = 300_000
     min_bitrate: int = 50_000
     max_bitrate: int = 2_500_000
     threads: int | None = None

@@ -261,7 +261,7 @@ class Peer:
 
     def _out_track(self, kind: str) -> MediaStreamTrack:
         if kind == "video":
-            return video.VideoOutTrack(self._ports.video_out)
+            return video.VideoOutTrack(self._ports.video_out, video.video_rate(self._config.video))
         self._audio_out = audio.PlayoutTrack(self._ports.audio_out, self._config.opus, self._room.load)
         return self._audio_out
 
@@ -270,8 +270,8 @@ class Peer:
             seam.send_packets(transceiver.sender, track.play)
         elif isinstance(track, video.VideoOutTrack):
             ended = partial(getattr, track, "ended")
-            encoders = video.encoders(self._config.video)
-            encode_pictures(transceiver.sender, encoders, ended, self._task_failed)
+            encoders = video.encoders(self._config.video, track.rate)
+            encode_pictures(transceiver.sender, encoders, ended, self._task_failed, track)
 
     def _learn_codec(self, answer: str) -> None:
         """The first codec of an answer is the one that is sent, by both sides."""

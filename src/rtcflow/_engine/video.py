@@ -26,6 +26,7 @@ from av.video.reformatter import VideoReformatter
 
 from .._core.flow import Flow
 from ..media.pictures import CLOCK_RATE, KEY_TESTS, PictureBuffer, VideoPacket
+from ..media.video_rate import VideoRate
 from .config import VideoConfig
 from .seam.pictures import PicturePort, take_pictures
 
@@ -34,6 +35,8 @@ FALL: Final = 0.1
 """By how much of its bitrate an encoder must be above the peer's estimate to be worth a new one; as in aiortc."""
 RISE: Final = 0.25
 """By how much of its bitrate it must be below."""
+REPEAT_AFTER: Final = 0.1
+"""Seconds in which a new frame must come after a request for a key picture; else the last frame is sent again."""
 RISE_AFTER: Final = 3.0
 """Seconds that an encoder is kept before one with a higher bitrate is opened."""
 
@@ -119,21 +122,30 @@ def _always(_: bytes) -> bool:
     return True
 
 
-class Bitrate:
-    """The bitrate that an encoder is opened with: within the bounds, and not changed for little. Pure.
+def video_rate(config: VideoConfig) -> VideoRate:
+    """The rate of a track within the bounds of `config`."""
+    return VideoRate(config.start_bitrate, config.min_bitrate, config.max_bitrate)
 
-    A new bitrate takes a new encoder, and its key picture costs as many bits as several others. A lower estimate counts
+
+class Bitrate:
+    """The bitrate that an encoder is opened with: that of the rate's target, and not changed for little. Pure.
+
+    A new bitrate takes a new encoder, and its key picture costs as many bits as several others. A lower target counts
     at once, because the path is full; a higher one counts after `RISE_AFTER` seconds.
     """
 
-    def __init__(self, config: VideoConfig) -> None:
-        self._config = config
-        self.target = config.start_bitrate
-        self._opened, self._since = config.start_bitrate, -1e9
+    def __init__(self, rate: VideoRate) -> None:
+        self._rate = rate
+        self._opened, self._since = rate.target, -1e9
+
+    @property
+    def target(self) -> int:
+        """Bits per second."""
+        return self._rate.target
 
     def aim(self, bitrate: int) -> None:
         """The peer's estimate, bits per second."""
-        self.target = max(self._config.min_bitrate, min(bitrate, self._config.max_bitrate))
+        self._rate.estimate(bitrate)
 
     def open(self, now: float) -> int:
         """An encoder is opened: with which bitrate."""
@@ -159,9 +171,9 @@ class PictureEncoder(Vp8Encoder):
     ``target_bitrate`` is asked for them.
     """
 
-    def __init__(self, config: VideoConfig = VideoConfig()) -> None:  # noqa: B008 - it cannot be changed
+    def __init__(self, config: VideoConfig = VideoConfig(), rate: VideoRate | None = None) -> None:  # noqa: B008
         super().__init__()
-        self._threads, self._bitrate = config.threads, Bitrate(config)
+        self._threads, self._bitrate = config.threads, Bitrate(rate or video_rate(config))
         self._reformatter = VideoReformatter()  # one for all: a frame's own is made anew for each
 
     @property
@@ -216,9 +228,9 @@ class H264PictureEncoder(H264Encoder):
     them out of an encoder's packet.
     """
 
-    def __init__(self, config: VideoConfig = VideoConfig()) -> None:  # noqa: B008 - it cannot be changed
+    def __init__(self, config: VideoConfig = VideoConfig(), rate: VideoRate | None = None) -> None:  # noqa: B008
         super().__init__()
-        self._threads, self._bitrate = config.threads, Bitrate(config)
+        self._threads, self._bitrate = config.threads, Bitrate(rate or video_rate(config))
 
     @property
     def target_bitrate(self) -> int:
@@ -274,9 +286,9 @@ def even(frame: av.VideoFrame) -> av.VideoFrame:
     return padded
 
 
-def encoders(config: VideoConfig) -> dict[str, Callable[[], Encoder]]:
+def encoders(config: VideoConfig, rate: VideoRate | None = None) -> dict[str, Callable[[], Encoder]]:
     """What makes the encoder of a codec, by its name in SDP."""
-    return {"VP8": partial(PictureEncoder, config), "H264": partial(H264PictureEncoder, config)}
+    return {"VP8": partial(PictureEncoder, config, rate), "H264": partial(H264PictureEncoder, config, rate)}
 
 
 def preferred(config: VideoConfig) -> list[RTCRtpCodecCapability]:
@@ -289,32 +301,80 @@ def preferred(config: VideoConfig) -> list[RTCRtpCodecCapability]:
 class VideoOutTrack(MediaStreamTrack):
     """The track that sends the latest frame of a flow, stamped with the time at which it is sent.
 
+    `media.video_rate` decides when the next frame may go. A peer that asks for a key picture gets one with the next
+    frame. A handler that shows a still picture emits none for long, so its last frame is then sent again.
+
     Attributes:
         ended: Whether the flow has ended, so that the sender may.
+        rate: How much is sent.
     """
 
     kind = "video"
 
-    def __init__(self, frames: Flow[av.VideoFrame]) -> None:
+    def __init__(self, frames: Flow[av.VideoFrame], rate: VideoRate) -> None:
         super().__init__()
         self.ended = False
-        self._frames = frames
+        self.rate = rate
+        self._frames, self._running = frames, asyncio.get_running_loop()
         self._origin: float | None = None
         self._last = -1
+        self._shown: av.VideoFrame | None = None
+        self._again: asyncio.TimerHandle | None = None
 
     async def recv(self) -> av.VideoFrame:
-        """Wait for the next frame to send."""
+        """Wait until the next frame may go, and for a frame."""
+        if (wait := self.rate.wait(self._running.time())) > 0:
+            await asyncio.sleep(wait)
         try:
             frame = await self._frames.take()
         except (anyio.EndOfStream, anyio.ClosedResourceError, anyio.BrokenResourceError):
             self.ended = True
             raise MediaStreamError from None
-        now = asyncio.get_running_loop().time()
+        self._cancel_repeat()
+        now = self._running.time()
         if self._origin is None:
             self._origin = now
         self._last = max(self._last + 1, round((now - self._origin) * CLOCK_RATE))
         frame.pts, frame.time_base = self._last, _TIME_BASE
+        self._shown = frame
         return frame
+
+    # -- what the sender tells; see `seam.pictures.SenderEvents`
+
+    def sent(self, size: int, packets: int) -> None:
+        """A picture has left."""
+        self.rate.sent(self._running.time(), size, packets)
+
+    def reported(self, lost: float, round_trip: float | None) -> None:
+        """The peer has reported."""
+        self.rate.report(self._running.time(), lost, round_trip)
+
+    def key_asked(self) -> bool:
+        """The peer has asked for a key picture (PLI or FIR): whether the next picture shall be one."""
+        if not self.rate.key_asked(self._running.time()):
+            return False
+        if self._shown is not None and self._again is None:
+            self._again = self._running.call_later(REPEAT_AFTER, self._repeat)
+        return True
+
+    def may_send_again(self, sequence_number: int, size: int) -> bool:
+        """Whether a lost packet is sent again."""
+        return self.rate.may_send_again(self._running.time(), sequence_number, size)
+
+    def _repeat(self) -> None:
+        self._again = None
+        if self._shown is not None and not len(self._frames):
+            self._frames.put_nowait(self._shown)
+
+    def _cancel_repeat(self) -> None:
+        if self._again is not None:
+            self._again.cancel()
+            self._again = None
+
+    def stop(self) -> None:
+        """Send nothing more."""
+        self._cancel_repeat()
+        super().stop()
 
 
 async def read_track(track: MediaStreamTrack, frames: Flow[av.VideoFrame]) -> None:

@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import queue
+import time
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from aiortc import RTCRtpReceiver, RTCRtpSender
 from aiortc.codecs.base import Encoder
 from aiortc.jitterbuffer import JitterFrame
 from aiortc.rtcrtpparameters import RTCRtpCodecParameters
+from aiortc.rtcrtpsender import RTCEncodedFrame
+from aiortc.rtp import RTP_HISTORY_SIZE, RtcpReceiverInfo, RtcpRrPacket, RtcpSrPacket
 
 _PREFIX = "_RTCRtpReceiver__"
 _PRIVATE = ("jitter_buffer", "nack_generator", "decoder_queue", "codecs")
+_SENDER = ("_run_rtp", "_send_keyframe", "_retransmit", "_next_encoded_frame", "_handle_rtcp_packet")
 _METHODS = ("_handle_rtp_packet", "_send_rtcp_nack", "_send_rtcp_pli")
 
 
@@ -128,32 +132,85 @@ class _Recorder:
             raise
 
 
+class SenderEvents(Protocol):
+    """What happens to a sender of video. Called in the engine's thread."""
+
+    def sent(self, size: int, packets: int) -> None:
+        """A picture of so many bytes leaves in so many packets."""
+
+    def reported(self, lost: float, round_trip: float | None) -> None:
+        """The peer has lost this share of the packets since its last report; None: the round trip is not known."""
+
+    def key_asked(self) -> bool:
+        """The peer asks for a key picture: whether the next one shall be one."""
+
+    def may_send_again(self, sequence_number: int, size: int) -> bool:
+        """Whether a packet of so many bytes that the peer misses is sent again."""
+
+
+def _round_trip(sender: dict[str, Any], report: RtcpReceiverInfo) -> float | None:
+    """Seconds (RFC 3550 section 6.4.1); None if the report does not answer the last sender report."""
+    left: float | None = sender["_RTCRtpSender__lsr_time"]
+    if left is None or not report.dlsr or report.lsr != sender["_RTCRtpSender__lsr"]:
+        return None
+    return max(0.0, time.time() - left - float(report.dlsr) / 65536)
+
+
 def encode_pictures(
     sender: RTCRtpSender,
     encoders: Mapping[str, Callable[[], Encoder]],
     track_ended: Callable[[], bool],
     on_error: Callable[[BaseException], None],
+    events: SenderEvents,
 ) -> bool:
     """Have `sender`, which has not started, encode by encoders of ours, and say so when it dies.
 
     Relies on: ``sender.send(parameters)`` starts ``_run_rtp(codec)`` as a task, which uses ``__encoder``, and makes one
     only if that is None; it returns when it was cancelled, when the track or the connection has ended, and after any
-    error, which it only logs.
+    error, which it only logs. ``_next_encoded_frame(codec)`` gives one picture as its ``payloads``, or None.
+    ``_send_keyframe()`` is called for each PLI and FIR; the next picture is then a key picture. ``_retransmit(number)``
+    is called for each packet in a NACK, and takes it out of ``__rtp_history``, where it is at its number modulo 128.
+    ``_handle_rtcp_packet(packet)`` is called for each RTCP packet; a report answers the sender report whose time in NTP
+    is ``__lsr``, and which left at ``__lsr_time`` (`time.time`).
 
     Args:
         sender: The sender.
         encoders: What makes an encoder, by the codec's name in SDP; aiortc makes the others.
         track_ended: Whether the track has nothing more to send.
         on_error: Called if the sender stops although it has something to send.
+        events: Hears of what is sent and of what the peer reports and asks for, and decides about its requests.
 
     Returns:
         False if this aiortc is not as we know it; then nothing was changed.
     """
     name = "_RTCRtpSender__encoder"
-    if not (hasattr(sender, name) and hasattr(sender, "_run_rtp")):
+    if not all(hasattr(sender, wanted) for wanted in (name, *_SENDER)):
         return False
     members: dict[str, Any] = vars(sender)
-    stock = sender._run_rtp
+    stock, stock_key, stock_retransmit = sender._run_rtp, sender._send_keyframe, sender._retransmit
+    stock_next, stock_rtcp = sender._next_encoded_frame, sender._handle_rtcp_packet
+
+    async def next_encoded_frame(codec: RTCRtpCodecParameters) -> RTCEncodedFrame | None:
+        frame = await stock_next(codec)
+        if frame is not None:
+            events.sent(sum(map(len, frame.payloads)), len(frame.payloads))
+        return frame
+
+    def send_key() -> None:
+        if events.key_asked():
+            stock_key()
+
+    async def retransmit(sequence_number: int) -> None:
+        packet = members["_RTCRtpSender__rtp_history"].get(sequence_number % RTP_HISTORY_SIZE)
+        if packet is not None and events.may_send_again(sequence_number, len(packet.payload)):
+            await stock_retransmit(sequence_number)
+
+    async def handle_rtcp(packet: Any) -> None:
+        if isinstance(packet, RtcpRrPacket | RtcpSrPacket):
+            for report in packet.reports:
+                if report.ssrc == sender._ssrc:
+                    events.reported(report.fraction_lost / 256, _round_trip(members, report))
+        await stock_rtcp(packet)
 
     async def run_rtp(codec: RTCRtpCodecParameters) -> None:
         make = encoders.get(codec.name.upper())
@@ -166,5 +223,11 @@ def encode_pictures(
         if error is not None or not (cancelled or track_ended() or sender.transport.state != "connected"):
             on_error(error or RuntimeError("the sender of video has stopped; the log of aiortc says why"))
 
-    members["_run_rtp"] = run_rtp
+    members |= {
+        "_run_rtp": run_rtp,
+        "_send_keyframe": send_key,
+        "_retransmit": retransmit,
+        "_next_encoded_frame": next_encoded_frame,
+        "_handle_rtcp_packet": handle_rtcp,
+    }
     return True

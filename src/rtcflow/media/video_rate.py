@@ -1,0 +1,219 @@
+"""How much video may be sent: the target of the encoder, and when the next picture may go. Pure: `now` comes in.
+
+The path's rate is unknown, and what exceeds it waits in queues on the way. Three signals tell of it:
+
+- The receiver's estimate (REMB) is an upper bound.
+- The round trip, from the receiver's reports. What it is above its least value is time in queues. From its growth
+  follows the rate of the path: if ``sent`` bits a second make the round trip grow by ``g`` seconds a second, the path
+  carries ``sent / (1 + g)``, less what is lost.
+- The share of lost packets. Above 10 % the target falls by half of the share (draft-ietf-rmcat-gcc-02 section 6).
+
+Without trouble the target rises by 8 % a second, as in the same draft, if it is used. Before the first trouble it rises
+faster.
+
+An encoder does not keep to a target from picture to picture: a key picture takes ten times as much as others, and a
+picture full of detail cannot be made small enough. So what was sent above the target is a *debt*, and the next picture
+waits until it is paid down to `ALLOWANCE`. Pictures that the handler emits meanwhile are passed over: the one that goes
+is the newest. So no queue builds up here or on the path, and the frame rate falls instead. A queue that the round trip
+shows is owed as well.
+
+Requests of the receiver are bounded by the same idea. A key picture that is asked for while one is on its way answers
+both requests. A packet is sent again at most once a round trip, and not while the debt is high.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final
+
+ALLOWANCE: Final = 0.2
+"""Seconds' worth of the target that may be owed when a picture goes."""
+
+MOST_DEBT: Final = 0.5
+"""Seconds' worth of the target above which lost packets are not sent again: a key picture will be cheaper."""
+
+QUEUE: Final = 0.1
+"""Seconds of round trip above the least that mean a queue. Wireless links alone add some tens of milliseconds."""
+
+UNDER: Final = 0.85
+"""The share of the path's rate that is taken after a queue, so that the queue empties (the factor of the draft)."""
+
+FIRST_PACE: Final = 2.0
+"""Until the first trouble, the debt is paid so many times as fast: no call begins with half a second of one picture."""
+
+LEAST_FALL: Final = 0.85
+"""The most of the target that is kept when a queue was seen, whatever its growth."""
+
+LOSSY: Final = 0.1
+"""Share of lost packets above which the target falls."""
+
+GOOD: Final = 0.02
+"""Share of lost packets below which it may rise."""
+
+RISE: Final = 1.08
+"""Growth of the target in a second without trouble."""
+
+FIRST_RISE: Final = 1.5
+"""The same until the first trouble: from 300 to 2,500 kbit/s in five seconds."""
+
+USED: Final = 0.6
+"""Share of the target that must have been sent for a rise: what is not tried is not known."""
+
+USUAL: Final = 0.2
+"""Seconds. In the first `DOUBT` seconds a longer round trip counts as a queue: the first picture may have made it."""
+
+DOUBT: Final = 3.0
+"""Seconds from the first report. After them the least round trip that was seen counts, as it is by satellite."""
+
+FORGET: Final = 30.0
+"""Seconds after which a least round trip counts no more: the path may be another one."""
+
+OVERHEAD: Final = 66
+"""Bytes of each packet beyond the payload: IPv4, UDP, RTP with extensions, and the SRTP tag."""
+
+KEY_MARGIN: Final = 0.1
+"""Seconds, beyond its own time on the path, in which a key picture must have come."""
+
+
+class VideoRate:
+    """The rate of one video track that is sent.
+
+    Args:
+        start: Bits per second at first.
+        least: The target is never lower.
+        most: The target is never higher.
+    """
+
+    def __init__(self, start: int, least: int, most: int) -> None:
+        self._least, self._most = least, most
+        self._ours = float(start)
+        self._estimate = float("inf")
+        self._sent: deque[tuple[float, float]] = deque()  # moment and bits, of the last two seconds
+        self._owed, self._owed_at = 0.0, float("-inf")  # bits
+        self._trips: deque[tuple[float, float]] = deque()  # moment and round trip, rising; the first is the least
+        self._trip: tuple[float, float] | None = None
+        self._first_trip: float | None = None
+        self._growth = 0.0  # of the round trip, in seconds a second
+        self._reported: float | None = None
+        self._troubled = False
+        self._resent: dict[int, float] = {}
+        self._key_wanted = False
+        self._key_until = float("-inf")
+
+    @property
+    def target(self) -> int:
+        """Bits per second that the encoder shall make."""
+        return round(max(self._least, min(self._ours, self._estimate, self._most)))
+
+    def estimate(self, bitrate: float) -> None:
+        """The receiver estimates that the path carries so many bits per second (REMB)."""
+        self._estimate = bitrate
+
+    def report(self, now: float, lost: float, round_trip: float | None) -> None:
+        """The receiver has reported.
+
+        Args:
+            now: Seconds, on any monotonic clock.
+            lost: Share of the packets that were lost since its last report, 0 to 1.
+            round_trip: Seconds, as this report shows it. None if it does not.
+        """
+        queued = self._note_trip(now, round_trip) if round_trip is not None else 0.0
+        sent = self._sent_rate(now)
+        self._troubled = self._troubled or queued > QUEUE or lost > LOSSY
+        if queued > QUEUE and sent is not None:
+            path = sent * (1 - lost) / (1 + self._growth)
+            self._ours = max(self._least, min(LEAST_FALL * self.target, UNDER * path))
+            self._owed, self._owed_at = max(self._owed_now(now), queued * path), now  # what is on the path is owed, too
+        elif lost > LOSSY:
+            self._ours = max(self._least, self.target * (1 - lost / 2))
+        elif lost < GOOD and queued < QUEUE / 2 and sent is not None and sent > USED * self.target:
+            passed = 0.0 if self._reported is None else min(now - self._reported, 2.0)
+            rise = RISE if self._troubled else FIRST_RISE
+            self._ours = min(self._most, self.target * rise**passed)
+        self._reported = now
+
+    def _note_trip(self, now: float, trip: float) -> float:
+        """Seconds that this round trip has of queues."""
+        before, self._trip = self._trip, (now, trip)
+        grown = 0.0 if before is None else (trip - before[1]) / max(now - before[0], 0.1)
+        self._growth = min(max(grown, 0.0), 4.0)
+        while self._trips and self._trips[-1][1] >= trip:
+            self._trips.pop()
+        self._trips.append((now, trip))
+        while self._trips[0][0] < now - FORGET:
+            self._trips.popleft()
+        if self._first_trip is None:
+            self._first_trip = now
+        least = self._trips[0][1]
+        if now < self._first_trip + DOUBT:
+            least = min(least, USUAL)
+        return max(trip - least, grown if grown > QUEUE else 0.0)
+
+    def _sent_rate(self, now: float) -> float | None:
+        """Bits per second of the last two seconds; None at the beginning."""
+        while self._sent and self._sent[0][0] < now - 2.0:
+            self._sent.popleft()
+        if not self._sent or now - self._sent[0][0] < 0.5:
+            return None
+        return sum(bits for _, bits in self._sent) / (now - self._sent[0][0])
+
+    # -- pictures
+
+    def sent(self, now: float, size: int, packets: int) -> None:
+        """A picture was sent.
+
+        Args:
+            now: Seconds.
+            size: Bytes of its payloads.
+            packets: How many packets it took.
+        """
+        bits = 8.0 * (size + OVERHEAD * packets)
+        self._owe(now, bits)
+        if self._key_wanted:
+            self._key_wanted = False
+            trip = 0.0 if self._trip is None else self._trip[1]
+            self._key_until = now + self._owed / self.target + trip + KEY_MARGIN
+
+    def _owe(self, now: float, bits: float) -> None:
+        self._owed = self._owed_now(now) + bits
+        self._owed_at = now
+        self._sent.append((now, bits))
+
+    def _owed_now(self, now: float) -> float:
+        return max(0.0, self._owed - (now - self._owed_at) * self._pays()) if self._owed else 0.0
+
+    def _pays(self) -> float:
+        """Bits of the debt that are paid in a second."""
+        return self.target if self._troubled else FIRST_PACE * self.target
+
+    def wait(self, now: float) -> float:
+        """Seconds until the next picture may go; 0 if it may go now."""
+        return max(0.0, self._owed_now(now) - ALLOWANCE * self.target) / self._pays()
+
+    # -- requests of the receiver
+
+    def key_asked(self, now: float) -> bool:
+        """The receiver asks for a key picture. Whether the next picture shall be one; no if one is on its way."""
+        if self._key_wanted or now < self._key_until:
+            return False
+        self._key_wanted = True
+        return True
+
+    def may_send_again(self, now: float, sequence_number: int, size: int) -> bool:
+        """Whether a packet that the receiver misses is sent again.
+
+        Args:
+            now: Seconds.
+            sequence_number: Of the packet.
+            size: Its bytes.
+        """
+        trip = 0.05 if self._trip is None else self._trip[1]
+        if now - self._resent.get(sequence_number, float("-inf")) < trip:
+            return False
+        if self._owed_now(now) > MOST_DEBT * self.target:
+            return False
+        if len(self._resent) > 1000:
+            self._resent = {number: at for number, at in self._resent.items() if now - at < 2.0}
+        self._resent[sequence_number] = now
+        self._owe(now, 8.0 * size)
+        return True

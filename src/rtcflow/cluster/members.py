@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import json
 from collections import OrderedDict
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from .policy import Load
@@ -18,6 +19,9 @@ SILENCE: Final = 3.0
 
 REMEMBERED: Final = 4096
 """Nodes that have gone whose keys are kept, so that their callers are told what happened."""
+
+TOLD: Final = 200
+"""Keys of other nodes that a new node is told, the latest ones."""
 
 SKEW: Final = 60.0
 """Seconds by which the clocks of two nodes may differ. Telephone carriers' signatures are only valid for minutes."""
@@ -36,6 +40,8 @@ class Report:
         clock: What its wall clock says (seconds since 1970).
         load: How busy it is.
         left: Whether it is about to leave.
+        keys: The keys of nodes that it has heard, for a node that has just started. With them the new node can tell
+            callers of nodes that have gone what happened, also those of its own former life.
     """
 
     node: str
@@ -46,10 +52,12 @@ class Report:
     clock: float
     load: Load
     left: bool = False
+    keys: Mapping[str, bytes] = field(default_factory=dict)
 
     def to_bytes(self) -> bytes:
         """Write it for NATS."""
         fields = asdict(self) | {"key": base64.b64encode(self.key).decode()}
+        fields["keys"] = {node: base64.b64encode(key).decode() for node, key in self.keys.items()}
         return json.dumps(fields, separators=(",", ":")).encode()
 
 
@@ -77,6 +85,7 @@ def read_report(data: bytes) -> Report:
                 lag=float(load["lag"]),
             ),
             left=bool(fields["left"]),
+            keys={str(node): base64.b64decode(key) for node, key in fields.get("keys", {}).items()},
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"not the report of a node: {data[:60]!r}") from error
@@ -130,6 +139,8 @@ class Members:
         """A node has reported."""
         self._keys[report.node] = report.key
         self._keys.move_to_end(report.node)
+        for node, key in report.keys.items():
+            self._keys.setdefault(node, key)
         while len(self._keys) > REMEMBERED:
             self._keys.popitem(last=False)
         if report.left:
@@ -151,6 +162,10 @@ class Members:
     def key(self, node: str) -> bytes | None:
         """The key of a node that is, or was, in the cluster; None if this node has never heard of it."""
         return self._keys.get(node)
+
+    def latest_keys(self) -> dict[str, bytes]:
+        """The keys of the latest nodes, for a node that has just started."""
+        return {node: self._keys[node] for node in list(self._keys)[-TOLD:]}
 
     def not_heard_since(self, moment: float) -> bool:
         """Whether some node that should be there has not reported since `moment`."""

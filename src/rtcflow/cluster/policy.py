@@ -43,6 +43,11 @@ class Load:
     release: tuple[int, ...] = ()
     lag: float = 0.0
 
+    @property
+    def has_room(self) -> bool:
+        """Whether the node takes one more call."""
+        return not self.draining and (self.limit is None or self.calls < self.limit)
+
 
 def read_release(text: str) -> tuple[int, ...]:
     """The numbers in a release's name, for comparing: ``"2026-11-29.2"`` gives (2026, 11, 29, 2)."""

@@ -89,8 +89,8 @@ async def nodes(nats, number, *, cluster=None, handler=Echo, **options):
                 site.streams.append(stream)
             for stream in site.streams:  # each has heard of the others
                 with anyio.fail_after(20):
-                    while len(stream.calls.router._members) < number - 1:
-                        await stream.calls.router._news.wait()
+                    while len(stream.calls.router._peers.members) < number - 1:
+                        await stream.calls.router._peers.wait_news()
             yield site
     assert not any(site.calls)
 
@@ -170,15 +170,15 @@ async def test_forged_ids_are_not_routed(nats):
     async with nodes(nats, 2) as site:
         one, two = (stream.calls.router for stream in site.streams)
         true_id = one.new_id()
-        routed, forward = [], two._forward
+        routed, forward = [], two._carrier.forward
 
-        async def noted(subject, ways):
-            routed.append(subject)
-            return await forward(subject, ways)
+        async def noted(subject, node, request):
+            routed.append(node)
+            return await forward(subject, node, request)
 
-        two._forward = noted
+        two._carrier.forward = noted
         assert (await site[1].delete(f"/whip/{true_id}")).status_code == 404  # signed, but no such call
-        assert routed == [two.node_subject(one.name)]
+        assert routed == [one.name]
         for forged in (make_id(one.name, new_key()), true_id[:-1] + ("A" if true_id[-1] != "A" else "B")):
             assert read_id(forged).node == one.name
             assert (await site[1].delete(f"/whip/{forged}")).status_code == 404
@@ -218,9 +218,6 @@ async def test_the_limit_of_the_cluster_is_exact(nats):
             outcomes = []
             await _hold(site, 30, lambda k: f"call{k}", outcomes)
             assert sorted(outcomes) == ["TooManyConnections"] * 20 + ["admitted"] * 10
-            with anyio.fail_after(20):  # each node has heard of the freed places
-                while any(stream.calls.router._slots.hints for stream in site.streams):
-                    await anyio.sleep(0.01)
 
 
 @pytest.mark.anyio
@@ -258,12 +255,47 @@ async def test_a_dead_owner_is_told_as_gone(nats):
         stream, router = site.streams[0], site.streams[0].calls.router
         async with stream.calls.admit(CallRequest(), "memory", "chosen"):
             own = router.new_id()
+            while not site.streams[1].calls.router._holdings._hints:  # word that the id was taken is on its way
+                await site.streams[1].calls.router._peers.wait_news()
             await router._link._room.complete(router._link._disconnect)  # as a killed process would
-            gone = await site[1].delete(f"/whip/{own}")
-            assert gone.status_code == 410, gone.text
-            site.streams[1].calls.router._members.remove(router.name)
             said = await site[1].post("/webrtc/input", json={"webrtc_id": "chosen", "args": [1]})
             assert (said.status_code, said.json()["meta"]["error"]) == (410, "call_lost")
+            gone = await site[1].delete(f"/whip/{own}")
+            assert gone.status_code == 410, gone.text
+            assert router.name not in site.streams[1].calls.router._peers.members, "it would get new calls"
+
+
+@pytest.mark.anyio
+async def test_a_call_that_has_ended_is_not_told_as_lost(nats):
+    """Its id was chosen by the caller, and its node left in peace: 404 as without a cluster."""
+    async with nodes(nats, 2, concurrency_limit=2) as site:
+        router = site.streams[0].calls.router
+        async with site.streams[0].calls.admit(CallRequest(), "memory", "chosen"):
+            pass
+        known = site.streams[1].calls.router._holdings
+        with anyio.fail_after(20):
+            while known._hints:
+                await anyio.sleep(0.01)
+        await router._link._room.complete(router._link._disconnect)
+        said = await site[1].post("/webrtc/input", json={"webrtc_id": "chosen", "args": [1]})
+        assert said.status_code == 404
+
+
+@pytest.mark.anyio
+async def test_a_new_node_knows_of_those_that_died_before(nats):
+    """A caller of a process that has died asks its successor: 410, not 404."""
+    prefix = f"test{next(PREFIXES)}"
+    cluster = Cluster(nats.url, prefix=prefix)
+    async with Stream(Echo(), webrtc=LOCAL, timeouts=QUICK, cluster=cluster).running():
+        dead = Stream(Echo(), webrtc=LOCAL, timeouts=QUICK, cluster=cluster)
+        async with dead.running():
+            lost = dead.calls.router.new_id()
+        successor = Stream(Echo(), webrtc=LOCAL, timeouts=QUICK, cluster=cluster)
+        async with (
+            successor.running(),
+            httpx2.AsyncClient(transport=httpx2.ASGITransport(successor.asgi), base_url="http://site") as client,
+        ):
+            assert (await client.delete(f"/whip/{lost}")).status_code == 410
 
 
 @pytest.mark.anyio

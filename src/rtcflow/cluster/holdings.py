@@ -1,0 +1,177 @@
+"""What the calls of one node hold in the whole cluster: their ids, and slots of its limit.
+
+An id that the node has made needs no claim, since nobody else can make it. An id that a caller chose is a name that one
+node holds (see `claims`). What other nodes say of their names are hints: they tell a caller that the node of the call
+has died, and where a free slot is likely. No answer depends on a hint alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from .._engine.nats_link import LinkDown, NoListener
+from ..exceptions import ConnectionExists, NotServing
+from .ids import is_signed, make_id, read_id
+from .messages import pack
+from .names import ASK, AWAY, Names
+from .slots import Slots, is_slot_name, read_slot_name, read_slots, slot_name, write_slots
+
+if TYPE_CHECKING:
+    from .peers import Peers
+
+HINTS: Final = 10_000
+"""Ids whose node is remembered, so that a caller is told that this node has gone."""
+
+
+class Holdings:
+    """The names that the calls of one node hold.
+
+    Args:
+        peers: The other nodes.
+        key: What this node signs ids with.
+        limit: How many calls the whole cluster takes, or None.
+    """
+
+    def __init__(self, peers: Peers, key: bytes, limit: int | None) -> None:
+        self._peers = peers
+        self._link = peers.link
+        self._key = key
+        self._names = Names(peers.name, peers.link, peers.prefix, peers.now, peers.settle)
+        self.slots: Slots | None = None if limit is None else Slots(limit, self._names, partial(self._slots_of, limit))
+        self._held: dict[str, list[str]] = {}
+        self._hints: OrderedDict[str, str] = OrderedDict()
+        self._mute: dict[str, Callable[[], object]] = {}
+
+    def new_id(self) -> str:
+        """See `rtcflow.serving.router.CallRouter`."""
+        return make_id(self._peers.name, self._key)
+
+    async def claim(self, webrtc_id: str) -> None:
+        """See `rtcflow.serving.router.CallRouter`."""
+        names: list[str] = []
+        try:
+            if not self._is_own(webrtc_id):
+                names.append(await self._win(webrtc_id))
+            if self.slots is not None:
+                if not self._link.is_up:
+                    raise NotServing(AWAY)
+                names.append(slot_name(await self.slots.take()))
+        except BaseException:
+            self._give_back(names)
+            raise
+        self._held[webrtc_id] = names
+        self._announce(names)
+
+    async def rename(self, webrtc_id: str, new_id: str) -> None:
+        """See `rtcflow.serving.router.CallRouter`."""
+        if self._is_own(new_id):
+            raise ConnectionExists
+        name = await self._win(new_id)
+        self._held[new_id] = [name, *self._held.pop(webrtc_id, [])]
+        self._announce([name])
+
+    async def _win(self, webrtc_id: str) -> str:
+        name = call_name(webrtc_id)
+        if await self._names.win(name, unasked=True) is not None:
+            raise ConnectionExists
+        return name
+
+    def release(self, webrtc_id: str) -> None:
+        """See `rtcflow.serving.router.CallRouter`."""
+        self._give_back(self._held.pop(webrtc_id, []))
+
+    def _is_own(self, webrtc_id: str) -> bool:
+        found = read_id(webrtc_id)
+        return found is not None and found.node == self._peers.name and is_signed(found, self._key)
+
+    def _announce(self, names: list[str]) -> None:
+        for name in names:
+            self._tell("claimed", name)
+
+    def _give_back(self, names: list[str]) -> None:
+        for name in names:
+            self._names.release(name)
+            if self.slots is not None and is_slot_name(name):
+                self.slots.free(read_slot_name(name))
+            self._tell("freed", name)
+
+    def _tell(self, kind: str, name: str) -> None:
+        message = pack({"kind": kind, "name": name, "node": self._peers.name})
+        self._link.publish(f"{self._peers.prefix}.claimed", message)
+
+    # -- what other nodes say and ask
+
+    def said(self, name: str, node: str) -> None:
+        """A node says that it has taken a name."""
+        if is_slot_name(name):
+            if self.slots is not None:
+                self.slots.said(read_slot_name(name), node)
+            return
+        self._hints[name] = node
+        self._hints.move_to_end(name)
+        while len(self._hints) > HINTS:
+            self._hints.popitem(last=False)
+        self._peers.wake()
+
+    def unsaid(self, name: str, node: str) -> None:
+        """A node says that it has given a name back."""
+        if is_slot_name(name):
+            if self.slots is not None:
+                self.slots.unsaid(read_slot_name(name), node)
+        elif self._hints.get(name) == node:
+            del self._hints[name]
+
+    def said_to_hold(self, name: str) -> str | None:
+        """The other node that is said to hold an id."""
+        return self._hints.get(name)
+
+    def has_heard_of(self, name: str) -> bool:
+        """Whether an id is held here, or is said to be held elsewhere."""
+        return name in self._hints or name in self._names
+
+    def asked(self, name: str, node: str, reply: str) -> None:
+        """Another node wants a name."""
+        self._names.asked(name, node, reply)
+
+    def slots_held(self) -> bytes:
+        """The answer to a node that asks which slots this one holds."""
+        return write_slots(() if self.slots is None else self.slots.held)
+
+    def heard_from(self, node: str) -> None:
+        """A node has reported: it is not stopped."""
+        gone = self._mute.pop(node, None)
+        if gone is not None:
+            self._peers.unwatch(self._peers.node_subject(node), gone)
+
+    async def _slots_of(self, limit: int, node: str) -> list[int] | None:
+        """The slots that a node says it holds; None if it does not answer."""
+        if node in self._mute:
+            return None
+        subject = self._peers.node_subject(node)
+        while True:
+            try:
+                return read_slots(await self._link.request(subject, pack({"kind": "slots"}), ASK), limit)
+            except NoListener:
+                if not await self._peers.settle():
+                    return []
+            except LinkDown:
+                raise NotServing(AWAY) from None
+            except TimeoutError:
+                gone = self._mute[node] = partial(self._slots_lost, node)
+                self._peers.watch(subject, gone)
+                return None
+
+    def _slots_lost(self, node: str) -> None:
+        """A node that did not answer has died: its slots are free."""
+        self._mute.pop(node, None)
+        if self.slots is not None:
+            self.slots.forget(node)
+
+
+def call_name(webrtc_id: str) -> str:
+    """The name of an id among the claims. It is a hash: whole ids give power over a call, and NATS shows subjects."""
+    return f"call.{hashlib.sha256(webrtc_id.encode()).hexdigest()[:32]}"

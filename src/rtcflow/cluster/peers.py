@@ -1,0 +1,185 @@
+"""The other nodes, as one node knows them: who is there, who has died, and messages that outlive a restart of NATS.
+
+A node is dead if NATS says that nobody listens to its subject. That needs no wait. A node that is silent, and to whose
+subject somebody still listens, is stopped or cut off: it gets no new calls, and what it has stays its own.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import anyio
+import anyio.abc
+
+from .._core.bridge import loop_clock
+from .._engine.nats_link import LinkDown, NatsLink, NoListener
+from .members import SILENCE, Members, Report
+from .messages import pack
+from .names import ASK
+from .pipe import GONE
+from .policy import Placement
+
+logger: logging.Logger = logging.getLogger(__name__)
+
+BEAT: Final = 0.5
+"""Seconds between two reports, and between two looks at the nodes that are waited for."""
+
+
+class Peers:
+    """The other nodes.
+
+    Args:
+        name: This node's own name.
+        link: The connection to NATS.
+        prefix: What all subjects begin with.
+
+    Attributes:
+        members: Which nodes there are.
+        placement: How busy they are.
+    """
+
+    def __init__(self, name: str, link: NatsLink, prefix: str) -> None:
+        self.name: str = name
+        self.link: NatsLink = link
+        self.prefix: str = prefix
+        self.now: Callable[[], float] = loop_clock()
+        self.members: Members = Members()
+        self.placement: Placement = Placement(name)
+        self._watched: dict[str, list[Callable[[], object]]] = {}
+        self._waiting: dict[str, list[Callable[[], object]]] = {}
+        self._pinging: set[str] = set()
+        self._settled = link.up_since
+        self._news = anyio.Event()
+
+    def node_subject(self, name: str) -> str:
+        """Where a node gets its messages."""
+        return f"{self.prefix}.node.{name}"
+
+    # -- who is there
+
+    def heard(self, report: Report) -> None:
+        """A node has reported."""
+        self.members.heard(report, self.now())
+        if report.left:
+            self.placement.remove(report.node)
+        else:
+            self.placement.update(report.node, report.load)
+        self.wake()
+
+    def remove(self, node: str) -> None:
+        """A node has died."""
+        self.members.remove(node)
+        self.placement.remove(node)
+        self.wake()
+
+    def look(self, tasks: anyio.abc.TaskGroup) -> None:
+        """Each `BEAT`: leave out the nodes that are silent, and ping those that somebody waits for."""
+        for name in self.members.expire(self.now()):
+            logger.warning("node %s is silent: it gets no new calls", name)
+            self.placement.remove(name)
+            for give_up in self._waiting.pop(name, []):
+                give_up()
+        for subject in list(self._watched):
+            if subject not in self._pinging:
+                self._pinging.add(subject)
+                tasks.start_soon(self._ping, subject)
+
+    def wake(self) -> None:
+        """There is news: all `wait_news` return."""
+        self._news.set()
+        self._news = anyio.Event()
+
+    async def wait_news(self) -> None:
+        """Wait until a node has reported, or has taken an id. Safe to cancel."""
+        await self._news.wait()
+
+    @contextmanager
+    def unless_silent(self, node: str | None) -> Iterator[anyio.CancelScope]:
+        """A scope that is cancelled when a node becomes silent; for a question that another node can answer, too."""
+        with anyio.CancelScope() as scope:
+            waiting = self._waiting.setdefault(node or "", [])
+            waiting.append(scope.cancel)
+            try:
+                yield scope
+            finally:
+                if scope.cancel in waiting:
+                    waiting.remove(scope.cancel)
+                if not waiting:
+                    self._waiting.pop(node or "", None)
+
+    async def is_dead(self, node: str) -> bool:
+        """Ask NATS whether a node is dead. False if that is not known."""
+        if node not in self.members:
+            return True
+        while True:
+            try:
+                await self.link.request(self.node_subject(node), pack({"kind": "ping"}), ASK)
+            except NoListener:
+                if not await self.settle():
+                    self.remove(node)
+                    return True
+            except (LinkDown, TimeoutError):
+                return False
+            else:
+                return False
+
+    # -- death, and the moments after NATS was away
+
+    def watch(self, subject: str, gone: Callable[[], object]) -> None:
+        """Have `gone` called when nobody listens to the subject any more."""
+        self._watched.setdefault(subject, []).append(gone)
+
+    def unwatch(self, subject: str, gone: Callable[[], object]) -> None:
+        """End `watch`. Idempotent."""
+        waiting = self._watched.get(subject, [])
+        if gone in waiting:
+            waiting.remove(gone)
+        if not waiting:
+            self._watched.pop(subject, None)
+
+    async def _ping(self, subject: str) -> None:
+        try:
+            await self.link.request(subject, pack({"kind": "ping"}), ASK)
+        except NoListener:
+            if not await self.settle():
+                for gone in self._watched.pop(subject, []):
+                    gone()
+        except (LinkDown, TimeoutError):
+            pass  # it is not known to be dead
+        finally:
+            self._pinging.discard(subject)
+
+    async def settle(self) -> bool:
+        """After NATS was away, wait until the other nodes are there again, too.
+
+        Until then "nobody listens" may only mean that a node has not come back yet.
+
+        Returns:
+            Whether there was something to wait for, so that it makes sense to ask again.
+        """
+        up = self.link.up_since
+        if up is None:
+            return True
+        if up == self._settled:
+            return False
+        with anyio.move_on_after(max(0.0, up + SILENCE - self.now())):
+            while self.members.not_heard_since(up):
+                await self.wait_news()
+        self._settled = up
+        return True
+
+    async def deliver(self, subject: str, message: bytes, timeout: float) -> bytes:
+        """Send a message until it has an answer, over restarts of NATS. `GONE` if nobody is there to answer."""
+        while True:
+            try:
+                return await self.link.request(subject, message, timeout)
+            except NoListener:
+                if not await self.settle():
+                    return GONE
+            except LinkDown:
+                await self.link.wait_up()
+            except TimeoutError:
+                pass  # a stopped node, or a busy one

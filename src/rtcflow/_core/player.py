@@ -114,12 +114,16 @@ class Player:
 
     # -- the side that emits, from any thread
 
-    def put(self, audio: AudioFrame | NDArray[np.int16]) -> None:
+    def put(self, audio: AudioFrame | NDArray[np.int16], *, since: int | None = None) -> bool:
         """Queue audio of any length; returns at once. From any thread.
 
         Args:
             audio: int16, shape (1 or 2, n), at the sample rate that `open` was given; not to be changed later. Or a
                 frame that holds such samples: its `pts` does not count, order does.
+            since: What `clears` was when it was made: if `clear` was called since, it is dropped.
+
+        Returns:
+            Whether it was queued.
 
         Raises:
             anyio.ClosedResourceError: `end` or `close` was called; the audio is dropped.
@@ -128,10 +132,13 @@ class Player:
         with self._lock:
             if self._ended or self._playout is None:
                 raise anyio.ClosedResourceError
+            if since is not None and since != self._clears:
+                return False
             self._playout.push(samples, self._clock())
             self._player.wake_all()
             if self._closed and self._latency is Latency.LIVE:
                 self._playout.clear()
+            return True
 
     async def wait_for_room(self) -> None:
         """Wait until less than `most_waiting` seconds of audio are queued. Safe to cancel.

@@ -22,7 +22,7 @@ import anyio
 
 from .._core.installed import import_extra
 from ..handlers.base import AsyncStreamHandler
-from ..handlers.turns.ledger import PlayoutLedger
+from ..handlers.ledger import PlayoutLedger
 from ..handlers.turns.timeline import transcript_message
 from ..outputs import CloseStream, EmitType
 from .calling import CANCELLED, call_tool, failure

@@ -52,12 +52,14 @@ from ..exceptions import NegotiationTimeout
 from ..frames import AudioFormat
 from ..handlers.base import StreamHandlerBase
 from ..handlers.checking import check_handler, has_own_method
+from ..handlers.ledger import Heard
 from ..outputs import AdditionalOutputs, CloseStream
 from ..protocol import messages
 from .handler_loop import HandlerLoop
 from .media_loops import STREAM_ENDS, MediaLoops, Voice
 from .recorder import Recording, RecordPath
 from .resuming import Resuming
+from .saying import Saying
 
 __all__ = ["Connection", "ConnectionStatistics", "run_connection", "shut_down"]
 
@@ -168,6 +170,7 @@ class Connection:
         self._over = Event()  # an end was recorded
         self._ended = Event()  # and everything is closed
         self._loop: HandlerLoop | None = None
+        self._saying: Saying | None = None
         self._loop_thread = 0
         self._bound = self._shutting_down = self._closer_began = False
         self._start_up_begun = Event()
@@ -210,8 +213,16 @@ class Connection:
         return self._loop
 
     def clear_queue(self) -> float:
-        """Drop what was emitted and has not left; returns the seconds dropped."""
-        return self.transport.clear_audio()
+        """Drop what was emitted or said and has not left; returns the seconds dropped."""
+        dropped = self.transport.clear_audio()
+        if self._saying is not None:
+            self._saying.stop()
+        return dropped
+
+    async def say(self, item: object) -> Heard:
+        """Play `item` between what the handler emits; returns what was heard of it."""
+        assert self._saying is not None  # noqa: S101
+        return await self._saying.say(item)
 
     @property
     def debug(self) -> bool:
@@ -475,6 +486,7 @@ class Connection:
     async def _serve(self, tasks: anyio.abc.TaskGroup) -> None:
         """Begin the call, and wait for its end."""
         self._loop = HandlerLoop(self._call)
+        self._saying = Saying(self._media, self._loop, self.run_sync)
         try:
             check_handler(self.handler)
             self.handler._bind(self)

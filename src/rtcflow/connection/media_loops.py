@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 
 from .._core.bridge import Event
 from .._core.flow import Flow, Policy
+from .._core.mutex import Mutex
 from .._core.nursery import Nursery
 from .._core.player import Player
 from .._core.threads import Crew
@@ -101,6 +102,11 @@ def _pieces(samples: NDArray[np.int16], rate: int, audio_out: Player) -> Iterato
         yield samples[:, begin : begin + size]
 
 
+def _unless_cleared(emitted: Emitted, audio_out: Player, clears: int) -> Emitted:
+    """Without its audio, if the queue was cleared while this waited for `say` to end."""
+    return emitted if audio_out.clears == clears else emitted._replace(audio=None)
+
+
 class Voice:
     """What a handler emits, at the transport's sample rate; mono stays mono and stereo stereo."""
 
@@ -167,6 +173,9 @@ class MediaLoops:
 
     Attributes:
         transport: Where frames come from and go to; changed only while nothing runs.
+        floor: Held by what puts audio: `emit` for one item, `say` for all that it plays.
+        begun: Set when media has begun; closed at the end.
+        speaks: Whether the peer listens to audio; once `begun`.
         clock: What stalls and idle times are measured with, readable in any thread; in virtual time the loop's.
         received: Calls of `receive` that were begun.
         emitted: Audio items that `emit` returned.
@@ -191,6 +200,8 @@ class MediaLoops:
         self.transport = transport
         self._handler: Any = handler
         self._crew = crew
+        self.floor, self.begun, self.speaks = Mutex(), Event(), False
+        self._aside: Voice | None = None  # what `say` says
         self.clock: Callable[[], float] = time.monotonic
         self._on_outputs = on_outputs
         self._on_close = on_close
@@ -220,8 +231,8 @@ class MediaLoops:
         offer, video = self.transport.offer, has_video(self._handler)
         shows = video and (offer.send_video or offer.receive_video)
         self._begin_in("receive", owner, {"receive": offer.receive_audio and partial(self._receive, heard)})
-        speaks = offer.send_audio or offer.receive_audio  # also if the peer does not listen, see `_emit`
-        self._begin_in("emit", owner, {"emit": speaks and partial(self._emit, sent.sample_rate)})
+        emits = offer.send_audio or offer.receive_audio  # also if the peer does not listen, see `_emit`
+        self._begin_in("emit", owner, {"emit": emits and partial(self._emit, sent.sample_rate)})
         self._begin_in(
             "video",
             owner,
@@ -231,6 +242,8 @@ class MediaLoops:
                 "tick": shows and self._tick,
             },
         )
+        self.speaks, self._aside = offer.send_audio, Voice(sent.sample_rate)
+        self.begun.set()
 
     def _begin_in(self, name: str, owner: Nursery, wanted: dict[str, Any]) -> None:
         """Begin the `wanted` loops that exist and do not run yet, in the nursery `name`."""
@@ -341,11 +354,17 @@ class MediaLoops:
                 await anyio.sleep(idle.next(self.clock() - began))
                 continue
             idle.reset()
-            if listens and emitted.audio is not None and emitted.seconds > PIECE:
-                if not await self._speak_at_length(emitted, voice, audio_out):
+            clears = audio_out.clears
+            await self.floor.acquire()
+            try:
+                emitted = _unless_cleared(emitted, audio_out, clears)
+                if listens and emitted.audio is not None and emitted.seconds > PIECE:
+                    if not await self._speak_at_length(emitted, voice, audio_out):
+                        return
+                elif not self._speak(emitted, voice, audio_out if listens else None):
                     return
-            elif not self._speak(emitted, voice, audio_out if listens else None):
-                return
+            finally:
+                self.floor.release()
             wait = pace.next(began, audio=emitted.audio is not None)
             if not listens:
                 wait = max(wait, emitted.seconds)
@@ -377,8 +396,14 @@ class MediaLoops:
                 self._crew.sleep(idle.next(self.clock() - began))
                 continue
             idle.reset()
-            if not self._speak(emitted, voice, audio_out if listens else None):
-                return
+            clears = audio_out.clears
+            self.floor.acquire_sync()
+            try:
+                emitted = _unless_cleared(emitted, audio_out, clears)
+                if turn.over or not self._speak(emitted, voice, audio_out if listens else None):
+                    return
+            finally:
+                self.floor.release()
             wait = pace.next(began, audio=emitted.audio is not None)
             if not listens:
                 wait = max(wait, emitted.seconds)
@@ -422,6 +447,28 @@ class MediaLoops:
                 await anyio.lowlevel.checkpoint()
         except anyio.ClosedResourceError:
             return False
+        return self._go_on(emitted.close)
+
+    async def speak_aside(self, emitted: Emitted, clears: int) -> bool:
+        """Pass on what `say` says, which holds the floor; False if it ends with that.
+
+        Args:
+            emitted: One item.
+            clears: `Player.clears` when it began to be said. If `clear_queue` was called since, it is dropped.
+
+        Raises:
+            anyio.ClosedResourceError: The call is over.
+        """
+        assert self._aside is not None  # noqa: S101
+        if emitted.outputs is not None:
+            self._on_outputs(emitted.outputs)
+        if emitted.audio is not None:
+            rate, samples = emitted.audio
+            audio_out = self.transport.audio_out
+            for piece in _pieces(samples, rate, audio_out):
+                if not audio_out.put(self._aside.frame(piece, rate), since=clears):
+                    return False
+                await anyio.lowlevel.checkpoint()
         return self._go_on(emitted.close)
 
     # -- video in
@@ -518,8 +565,9 @@ class MediaLoops:
         return self._go_on(emitted.close)
 
     def close(self) -> None:
-        """Send and ask for no more video. A thread that waits for the time of its next picture goes on."""
+        """Send and ask for no more. A thread that waits for the time of its next picture goes on."""
         self._ticks.close()
+        self.begun.close()
 
     # -- all of them
 

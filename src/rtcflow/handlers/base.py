@@ -7,6 +7,7 @@ A handler is a plain object: making one needs no event loop and works in any thr
 from __future__ import annotations
 
 import contextvars
+import inspect
 import operator
 import threading
 import warnings
@@ -32,6 +33,7 @@ from ..exceptions import HandlerError
 from ..frames import ChannelLayout
 from ..outputs import DataChannel, EmitType, VideoEmitType, WebRTCData
 from ..protocol import messages
+from .ledger import Heard
 
 __all__ = [
     "AsyncAudioVideoStreamHandler",
@@ -82,6 +84,9 @@ class Binding(Protocol):
 
     def clear_queue(self) -> float:
         """Drop what was emitted and has not left; returns the seconds dropped here."""
+
+    async def say(self, item: object) -> Heard:
+        """Play `item` between what the handler emits; returns what was heard of it."""
 
     def hang_up(self, reason: str, *, now: bool) -> None:
         """End the connection: when what was emitted has been played, or at once."""
@@ -206,6 +211,7 @@ class StreamHandlerBase(ABC):  # noqa: B024  the abstract methods are async or n
         self._channel_lock = threading.Lock()
         self._args_wanted = self._args_asked = False
         self._ended = False
+        self._answering: Any = None  # the task of `reply`
         self._resampler: AudioResampler | None = None
 
     # -- the connection
@@ -270,7 +276,7 @@ class StreamHandlerBase(ABC):  # noqa: B024  the abstract methods are async or n
     def clear_queue(self) -> float:
         """Drop everything emitted and not yet played: what waits here, and what the far side buffers.
 
-        From any thread. When this returns, nothing emitted before will leave any more.
+        From any thread. When this returns, nothing emitted before will leave any more. What `say` says ends with it.
 
         Returns:
             Seconds of audio dropped on this side.
@@ -280,6 +286,102 @@ class StreamHandlerBase(ABC):  # noqa: B024  the abstract methods are async or n
         """
         binding = self._bound("clear_queue()")
         return 0.0 if self._ended else binding.clear_queue()
+
+    # -- speaking beside `emit`
+
+    def interrupt(self) -> None:
+        """Fall silent, as when the user interrupts. From any thread.
+
+        Drops what was emitted, ends what `say` says, and cancels `reply` if that is under way.
+
+        Raises:
+            RuntimeError: The handler serves no connection yet.
+        """
+        self.clear_queue()
+        if self._answering is not None:
+            self._answering.cancel()
+
+    async def say(self, item: object) -> Heard:
+        """Play `item` to its end, after what `emit` has given so far. What `emit` gives meanwhile waits.
+
+        To speak at once, call `interrupt` first. Several calls are played one after the other. In a worker thread, use
+        `say_sync`.
+
+        Args:
+            item: Audio as `emit` may return it, or `Say` (audio with its words); or a generator of such items. A
+                generator that is not async runs in a worker thread. It is closed when this is interrupted.
+
+        Returns:
+            What was heard of it; not `complete` if `clear_queue` or `interrupt` was called, or the call has ended.
+            Nothing, if the peer does not listen to audio.
+
+        Raises:
+            MediaError: `item` cannot be played.
+            Exception: What a generator raises.
+            RuntimeError: The handler serves no connection yet.
+
+        Cancelling this interrupts what it says.
+        """
+        return await self._bound("say()").say(item)
+
+    def say_sync(self, item: object, **options: Any) -> Heard:
+        """`say` for worker threads, with the same arguments. It blocks until `item` was played or interrupted.
+
+        Raises:
+            RuntimeError: It was called in the event loop's thread, which it would block.
+            Exception: What `say` raises.
+        """
+        loop = self._bound("say_sync()").loop
+        if loop.runs_in_this_thread():
+            raise RuntimeError("say_sync would block the event loop; here, write: await self.say(item)")
+        heard: Heard = loop.create_task(self.say(item, **options)).result()
+        return heard
+
+    def reply(self, text: str, /) -> Any:
+        """Override this to answer a text: `reply_to` calls it. It may be of any kind, as a reply function may.
+
+        A generator, async or not, yields what `say` can play. A function returns it, or None if it has handed its
+        answer to `emit` by itself. What is not async runs in a worker thread.
+
+        Args:
+            text: What the user typed, or what your application wants to be answered.
+        """
+        raise NotImplementedError
+
+    def reply_to(self, text: str) -> None:
+        """Fall silent, and answer `text` with what `reply` makes of it. From any thread, at once.
+
+        Raises:
+            TypeError: `text` is not a string.
+            HandlerError: The handler has no method `reply`.
+            RuntimeError: The handler serves no connection yet.
+        """
+        if not isinstance(text, str):
+            raise TypeError(f"reply_to needs the text to answer, not {text!r:.80}")
+        loop = self._bound("reply_to()").loop
+        if type(self).reply is StreamHandlerBase.reply:
+            raise HandlerError(
+                f"{name_of(self)} does not say how it answers a text; write: "
+                "async def reply(self, text): ... yield 24000, samples"
+            )
+        self.interrupt()
+        loop.call_soon_threadsafe(self._begin_answer, text)
+
+    def _begin_answer(self, text: str) -> None:
+        if self._answering is not None:  # of another thread, in the same moment
+            self._answering.cancel()
+        self._answering = self.loop.create_task(self._answer(text))
+
+    async def _answer(self, text: str) -> None:
+        reply = self.reply
+        if _returns_at_once(reply):
+            answer = reply(text)
+            if inspect.isawaitable(answer):
+                answer = await answer
+        else:
+            answer = await self.run_sync(reply, text)
+        if answer is not None:
+            await self.say(answer)
 
     def playback(self) -> Playback:
         """How far playing has come, in seconds of audio: what has left, what waits. From any thread.
@@ -688,6 +790,12 @@ class AsyncAudioVideoStreamHandler(AsyncStreamHandler):
     @abstractmethod
     def copy(self) -> AsyncAudioVideoStreamHandler:
         """Return a fresh handler, for one connection: ``return MyHandler(...)``."""
+
+
+def _returns_at_once(function: Callable[..., Any]) -> bool:
+    """Whether a call returns at once: a coroutine or a generator, which runs later."""
+    kinds = (inspect.iscoroutinefunction, inspect.isasyncgenfunction, inspect.isgeneratorfunction)
+    return any(kind(function) for kind in kinds)
 
 
 def check_formats(handler: StreamHandlerBase) -> None:

@@ -7,16 +7,16 @@
 | `vad`, `silero` | how likely speech is in a piece of audio |
 | `pauses`, `detector`, `keywords` | when a turn begins and ends, and which stop words were said |
 | `state` | what the bot does about it: reply, hold, resume, cancel |
-| `ledger` | how much of a reply the caller has heard |
+| `..ledger` | how much of a reply the caller has heard |
 | `reply` | runs one reply function, and queues its chunks |
 | `reply_handler`, `reply_on_pause`, `reply_on_stop_words` | the handlers: they await, and do what `state` says |
 | `timeline` | the moments of each turn |
 """
 
+from ..ledger import Heard, Say
 from .detector import TurnDetector, VoiceTurns
 from .events import DetectorEvent, SpeechEnded, SpeechStarted, StopWordHeard, TurnEnd, TurnEnded
 from .keywords import KeywordHit, KeywordSpotter, PocketsphinxSpotter, SpeechToText, TranscribingSpotter
-from .ledger import Heard, Say
 from .options import AlgoOptions, SileroVadOptions
 from .pauses import PauseTracker
 from .reply_handler import ReplyHandler

@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 from ..._core.bridge import ParkingLot
 from ...outputs import AdditionalOutputs, CloseStream
 from ..items import parse_emit
+from ..ledger import PlayoutLedger, Say
 from .arguments import is_async, name_of_function
-from .ledger import PlayoutLedger, Say
 from .timeline import TurnTimeline
 
 logger = logging.getLogger(__name__)

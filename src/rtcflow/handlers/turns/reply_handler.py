@@ -27,8 +27,8 @@ from ...frames import ChannelLayout
 from ...outputs import AdditionalOutputs, EmitType, WebRTCData
 from ...protocol import messages
 from ..base import AsyncStreamHandler, get_current_handler
+from ..ledger import Heard
 from .arguments import check_callback, check_reply_function, check_startup_function, name_of_function
-from .ledger import Heard
 from .recording import Recording
 from .reply import CLOSING, Chunk, ChunkQueue, Reply, ThreadLimit, run_reply
 from .state import (
@@ -142,6 +142,10 @@ class ReplyHandler(AsyncStreamHandler):
     def _make_state(self) -> TurnState:
         return TurnState(Recording(self.input_sample_rate, before=0.0))
 
+    def _unbind(self) -> None:
+        super()._unbind()
+        self._changed.set()  # `say` may wait for its turn
+
     # -- what the application sees
 
     @property
@@ -243,15 +247,16 @@ class ReplyHandler(AsyncStreamHandler):
     async def say(self, item: object, *, interruptible: bool = True) -> Heard:
         """Speak by yourself: wait until neither side has the turn, then play `item` to its end.
 
-        To speak at once, call `interrupt` first. To call it from another thread, write
-        ``handler.loop.create_task(handler.say(…)).result()``. Several calls are played in their order.
+        To speak at once, call `interrupt` first. In another thread, use `say_sync`. Several calls are played in their
+        order.
 
         Args:
             item: `Say`, or audio as `emit` may return it; or a generator (async or not) of such items.
             interruptible: Speech may interrupt it. If not, the user is not listened to meanwhile.
 
         Returns:
-            What was heard of it; not `complete` if it was interrupted. Nothing, if another reply took its place first.
+            What was heard of it; not `complete` if it was interrupted. Nothing, if another reply took its place first,
+            or the call has ended.
 
         Raises:
             MediaError: `item` cannot be played.
@@ -267,8 +272,10 @@ class ReplyHandler(AsyncStreamHandler):
             return item
 
         async with self._saying:
-            while self._context is None or self._state.user is not None or self._state.bot is not None:
+            while not self._ended and (self._context is None or self._state.user or self._state.bot):
                 await self._changed.wait()
+            if self._ended:
+                return Heard(0.0, 0.0, "", complete=False)
             self._do(self._state.speak(self.loop.time(), interruptible=interruptible), fn=said)
             reply = self._reply
         assert reply is not None  # noqa: S101

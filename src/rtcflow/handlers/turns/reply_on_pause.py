@@ -83,9 +83,9 @@ class ReplyOnPause(ReplyHandler):
         on_turn_error: ``"continue"``: if `fn`, the detector or one of the functions here raises, the error is logged,
             the peer is told, and the next turn is heard. ``"end"``: the error ends the connection.
         on_event: Called in the event loop with each `TurnEvent`. What it raises harms no turn.
-        speculative: Call `fn` at each likely end of the turn (a short silence), before the pause is over. Its output is
-            held back until the turn has ended. If the user goes on, the call is cancelled and nothing of it is heard
-            or told. So replies are sooner by up to the pause, and `fn` is called more often.
+        speculative: Call `fn` at each likely end of the turn (0.1 s of silence), before the pause is over. Its output
+            is held back until the turn has ended. If the user goes on, the call is cancelled and nothing of it is heard
+            or told. So replies are sooner by up to the pause less 0.1 s, and `fn` is called at each breath.
 
     Raises:
         TypeError: An argument cannot be called, or is not what its name says.
@@ -186,7 +186,10 @@ class ReplyOnPause(ReplyHandler):
         if isinstance(model, StreamingVadModel):
             vad_options = check_vad_options(self.model_options)
             blocking = bool(getattr(model, "blocking", False))
-            return self._around(VoiceTurns(model.stream(), self.algo_options, vad_options, blocking=blocking))
+            eager = self.speculative
+            return self._around(
+                VoiceTurns(model.stream(), self.algo_options, vad_options, blocking=blocking, eager=eager)
+            )
         if callable(getattr(model, "vad", None)):
             return self._around(ChunkTurns(model, self.algo_options, self.model_options))
         raise TypeError(

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypeAlias
 
+from ..ledger import Heard
 from .events import DetectorEvent
-from .ledger import Heard
 
 
 @dataclass(frozen=True, slots=True)

@@ -584,3 +584,22 @@ async def test_a_question_needs_a_reply():
         await call.until(0.1)
         with pytest.raises(RuntimeError, match="in the reply function"):
             call.handler.show_question("what?")
+
+
+@pytest.mark.parametrize("when", ["waiting", "speaking", "after"])
+async def test_say_returns_when_the_call_ends(when):
+    """Also in a task that is not of the call: while it waits for its turn, while it speaks, and after the end."""
+    script = [(0.2, SpeechStarted(0.1))] if when == "waiting" else []
+    handler, heard = ReplyOnPause(Long(), detector=lambda: Script(script)), []
+    async with open_caller(handler) as caller, anyio.create_task_group() as tasks:
+        await caller.wait(0.5)
+
+        async def speak():
+            heard.append(await caller.handler.say(sound(60)))
+
+        if when == "after":
+            await caller.hang_up()
+        tasks.start_soon(speak)
+        await anyio.sleep(1)
+        await caller.hang_up()
+    assert not heard[0].complete

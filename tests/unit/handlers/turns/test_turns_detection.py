@@ -10,6 +10,7 @@ import turn_corpus
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rtcflow.handlers.ledger import PlayoutLedger
 from rtcflow.handlers.turns import (
     AlgoOptions,
     EnergyVad,
@@ -26,7 +27,6 @@ from rtcflow.handlers.turns import detector as detector_module
 from rtcflow.handlers.turns import silero as silero_module
 from rtcflow.handlers.turns.detector import ChunkTurns
 from rtcflow.handlers.turns.keywords import TranscribingSpotter, find_phrase
-from rtcflow.handlers.turns.ledger import PlayoutLedger
 from rtcflow.handlers.turns.recording import Recording
 from rtcflow.handlers.turns.silero import get_silero_model, speech_chunks
 
@@ -182,16 +182,43 @@ OPTIONS = st.builds(
 )
 
 
-@given(BELIEFS, OPTIONS, st.booleans())
-def test_nothing_happens_before_patience_is_over(beliefs, options, bot_speaking):
+@given(BELIEFS, OPTIONS, st.booleans(), st.booleans())
+def test_nothing_happens_before_patience_is_over(beliefs, options, bot_speaking, eager):
     """Whatever comes, there is no event in fewer windows than `patience` said."""
-    tracker = PauseTracker(options, window=WINDOW)
+    tracker = PauseTracker(options, window=WINDOW, eager=eager)
     patient_until = 0
     for index, (probability, level) in enumerate(beliefs, start=1):
         patient_until = max(patient_until, index - 1 + tracker.patience())
         if tracker.step(probability, level, bot_speaking=bot_speaking):
             assert index >= patient_until
             patient_until = 0
+
+
+@given(st.lists(st.floats(0, 1), max_size=120), st.sampled_from([AlgoOptions(), AlgoOptions(pause_duration=0.2)]))
+def test_an_eager_tracker_tells_silence_sooner_and_ends_turns_at_the_same_time(beliefs, options):
+    """A speculative reply begins 64 ms into the silence; what is a turn is not changed by that."""
+    eager = track(beliefs, options, eager=True)
+    usual = track(beliefs, options)
+    assert [(at, one) for at, one in eager if isinstance(one, TurnEnded)] == [
+        (at, one) for at, one in usual if isinstance(one, TurnEnded)
+    ]
+    assert [at - one.at for at, one in eager if isinstance(one, SpeechEnded)] == pytest.approx(
+        [2 * WINDOW] * sum(isinstance(one, SpeechEnded) for _, one in eager)
+    )
+
+
+@pytest.mark.parametrize("eager", [False, True])
+def test_an_eager_detector_tells_silence_within_a_tenth_of_a_second(eager):
+    """Frame by frame of 20 ms. The usual one judges several windows together, and tells it later."""
+    turns, told = VoiceTurns(EnergyVad().stream(), eager=eager), []
+    tone = (8000 * np.sin(2 * np.pi * 440 * np.arange(48000) / 48000)).astype(np.int16)
+    samples = np.concatenate([np.zeros(48000, np.int16), tone, np.zeros(24000, np.int16)])[None]
+    for at in range(0, samples.shape[1], 960):
+        told += [
+            (at + 960) / 48000 for one in turns.feed(samples[:, at : at + 960], 48000) if isinstance(one, SpeechEnded)
+        ]
+    (moment,) = told
+    assert (moment - 2.0 < 0.12) == eager
 
 
 def test_patience_saves_most_of_the_calls():

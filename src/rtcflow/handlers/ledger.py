@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ...outputs import AudioEmitType
+from ..outputs import AudioEmitType
 
 DROPPED = 0.03
 """Seconds. If less than that is missing of what was emitted, a resampler keeps it back; if more, it was dropped."""

@@ -1,0 +1,118 @@
+"""What the application says with `handler.say`, between what `emit` gives.
+
+Strategy: both go into one queue, `audio_out`. So only one of them may have the floor (`MediaLoops.floor`): `emit` takes
+it for one item, and `say` for all that it plays. `emit` goes on being called, and waits with what it gives. Handing the
+audio to the loop of `emit` would fail with handlers that block in `emit` until they have something.
+
+What is said runs as the reply of a `ReplyOnPause` does (`run_reply`). So it may be audio or a generator of any kind,
+and stops in the same way. The invariant: after `clear_queue` nothing more of it leaves.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any
+
+import anyio
+import numpy as np
+
+from .._core.player import Player
+from ..handlers.items import Emitted
+from ..handlers.ledger import Heard, PlayoutLedger
+from ..handlers.turns.reply import Chunk, ChunkQueue, Reply, run_reply
+from ..handlers.turns.timeline import TurnTimeline
+from .handler_loop import HandlerLoop
+from .media_loops import MediaLoops
+
+__all__ = ["Saying"]
+
+
+class Saying:
+    """Says one thing after the other, each to its end or until `stop`.
+
+    Args:
+        media: Has the floor, and `audio_out`.
+        loop: Runs the generators.
+        run_sync: Runs a function in a worker thread of the connection.
+    """
+
+    def __init__(self, media: MediaLoops, loop: HandlerLoop, run_sync: Callable[..., Awaitable[Any]]) -> None:
+        self._media, self._loop, self._run_sync = media, loop, run_sync
+        self._stop: Callable[[], None] | None = None
+
+    def stop(self) -> None:
+        """Say no more of what is being said; from any thread."""
+        if (stop := self._stop) is not None:
+            self._loop.call_soon_threadsafe(stop)
+
+    async def say(self, item: object) -> Heard:
+        """Play `item` after what `emit` gave so far; see `StreamHandlerBase.say`."""
+        media, ledger = self._media, PlayoutLedger()
+        try:
+            await media.begun.wait()
+            await media.floor.acquire()
+            try:
+                if media.speaks:
+                    await self._play(item, ledger, media.transport.audio_out)
+            except anyio.get_cancelled_exc_class():
+                media.transport.clear_audio()
+                raise
+            finally:
+                self._stop = None
+                media.floor.release()
+        except anyio.ClosedResourceError:
+            pass  # the call is over: what was heard until then counts
+        return ledger.heard()
+
+    async def _play(self, item: object, ledger: PlayoutLedger, audio_out: Player) -> None:
+        reply, queue, clears = Reply(TurnTimeline(0)), ChunkQueue(), audio_out.clears
+        with anyio.CancelScope() as playing:
+
+            def stop() -> None:
+                reply.interrupt(self._loop.time())
+                queue.let_go()
+                playing.cancel()
+
+            self._stop = stop
+            try:
+                self._loop.create_task(self._make(reply, item, queue))
+                while not (chunk := await queue.take()).last:
+                    _note(ledger, audio_out, chunk)
+                    if not await self._media.speak_aside(Emitted(chunk.audio, chunk.outputs, chunk.close), clears):
+                        return
+                    await audio_out.wait_for_room()
+                ledger.close()
+                await audio_out.wait_played(math.inf)
+            finally:
+                stop()
+                ledger.played(_heard_to(audio_out))
+
+    async def _make(self, reply: Reply, item: object, queue: ChunkQueue) -> None:
+        """The task that runs a generator; what it raises is raised by `say`."""
+
+        async def made() -> object:
+            return item
+
+        with reply.scope:
+            try:
+                await run_reply(reply, made, [], queue, partial(self._run_sync, "say"))
+                await queue.put(Chunk(reply, last=True))
+            except Exception as error:  # noqa: BLE001  handed to the caller of `say`
+                queue.fail(error)
+
+
+def _note(ledger: PlayoutLedger, audio_out: Player, chunk: Chunk) -> None:
+    if chunk.audio is not None:
+        playback = audio_out.playback()
+        ledger.played(_heard_to(audio_out))
+        ledger.begin(playback.played + playback.waiting)
+        ledger.add(*chunk.audio, chunk.text)
+    elif chunk.text:  # words that end with the sound before them
+        ledger.add(1, np.empty((1, 0), np.int16), chunk.text)
+
+
+def _heard_to(audio_out: Player) -> float:
+    playback = audio_out.playback()
+    return playback.played if playback.confirmed is None else playback.confirmed

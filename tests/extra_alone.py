@@ -47,8 +47,8 @@ def server() -> None:
 
 def client() -> None:
     from rtcflow.client import connect
-    from rtcflow.client.lines import _import_httpx2
     from rtcflow.client.webrtc import import_httpx2
+    from rtcflow.client.websocket import _import_httpx2
 
     assert connect is not None
     assert import_httpx2() is _import_httpx2()

@@ -8,7 +8,8 @@ from contextlib import asynccontextmanager
 import anyio
 from starlette.websockets import WebSocket
 
-from rtcflow.client.lines import DEFAULT_FORMATS, Goodbye, join_line
+from rtcflow.client.lines import DEFAULT_FORMATS, join_line
+from rtcflow.client.websocket import Goodbye
 from rtcflow.protocol.lines import CallStarted, MediaFormat
 from rtcflow.protocol.telephone import carrier_codec
 from rtcflow.protocol.websocket import WebSocketCodec, Wish

@@ -10,9 +10,9 @@ import time
 import anyio
 import pytest
 
-from rtcflow.agents import tool
+from rtcflow.agents import ToolCall, tool
 from rtcflow.agents.calling import call_tool
-from rtcflow.agents.tools import ToolCall, as_tool
+from rtcflow.agents.tools import as_tool
 from rtcflow.frames import AudioFormat
 from rtcflow.handlers.base import AsyncStreamHandler, StreamHandler
 from rtcflow.handlers.turns import ReplyHandler

@@ -11,11 +11,8 @@
 Nothing here makes a request but `RealtimeHandler`. Services are functions that you write.
 """
 
-from .calling import run_tools
-from .chat import ServiceError, read_chat
-from .conversation import Conversation
-from .realtime import RealtimeHandler
-from .realtime_protocols import (
+from ..protocol.chat import ServiceError, ToolCall
+from ..protocol.realtime import (
     AudioReceived,
     CallsCancelled,
     GeminiLive,
@@ -30,8 +27,12 @@ from .realtime_protocols import (
     Transcript,
     UserInterrupted,
 )
+from .calling import run_tools
+from .chat import read_chat
+from .conversation import Conversation
+from .realtime import RealtimeHandler
 from .sentences import SentenceSplitter, sentences
-from .tools import Policy, Tool, ToolCall, tool
+from .tools import Policy, Tool, tool
 from .voice_agent import VoiceAgent, in_process
 
 __all__ = [

@@ -18,8 +18,10 @@ from typing import Any
 import anyio
 
 from ..handlers.base import StreamHandlerBase, get_current_handler
+from ..protocol.chat import ToolCall
+from ..protocol.json_schema import BadArguments
 from .conversation import Conversation
-from .tools import BadArguments, Tool, ToolCall
+from .tools import Tool
 
 __all__ = ["run_tools"]
 

@@ -18,7 +18,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .tools import Tool, ToolCall, as_tool
+from ..protocol.chat import ToolCall
+from .tools import Tool, as_tool
 
 __all__ = ["Conversation"]
 

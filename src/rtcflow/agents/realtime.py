@@ -14,21 +14,20 @@ from __future__ import annotations
 import logging
 import math
 from collections import OrderedDict, deque
-from collections.abc import AsyncGenerator, Callable, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
 import anyio
 
-from .._core.installed import import_extra
+from ..client.websocket import ClientSocket, Goodbye, UpgradeRefused, open_websocket
+from ..exceptions import NegotiationTimeout
 from ..handlers.base import AsyncStreamHandler
 from ..handlers.ledger import PlayoutLedger
 from ..handlers.turns.timeline import transcript_message
 from ..outputs import CloseStream, EmitType
-from .calling import CANCELLED, call_tool, failure
-from .chat import ServiceError
-from .conversation import Conversation
-from .realtime_protocols import (
+from ..protocol.chat import ServiceError, ToolCall
+from ..protocol.realtime import (
     AudioReceived,
     CallsCancelled,
     RealtimeEvent,
@@ -40,7 +39,9 @@ from .realtime_protocols import (
     Transcript,
     UserInterrupted,
 )
-from .tools import Tool, ToolCall, as_tool
+from .calling import CANCELLED, call_tool, failure
+from .conversation import Conversation
+from .tools import Tool, as_tool
 
 __all__ = ["RealtimeHandler"]
 
@@ -72,10 +73,6 @@ LONGEST_MESSAGE = 4 * 1024 * 1024
 
 REFUSED = frozenset({400, 401, 403, 404})
 """Statuses with which a service says that it will not be otherwise the next time."""
-
-
-class _Refused(ServiceError):
-    """The service will not be otherwise the next time."""
 
 
 class _Reply:
@@ -145,7 +142,7 @@ class RealtimeHandler(AsyncStreamHandler):
         self._system, self._tools, self._attempts = system, {tool.name: tool for tool in made}, attempts
         self._on_event = on_event
         self._session = 0
-        self._socket: Any = None  # once the session is ready
+        self._socket: ClientSocket | None = None  # once the session is ready
         self._sending = anyio.Lock()
         self.conversation = Conversation(system)
         self._waiting: deque[AudioReceived] = deque()  # what the service said, not emitted yet; `_take` bounds it
@@ -188,7 +185,7 @@ class RealtimeHandler(AsyncStreamHandler):
         return self._protocol.output_rate, chunk.samples
 
     def interrupt(self) -> None:
-        """Silence the service's answer, as the caller's speech does; in the event loop's thread.
+        """Silence the service's answer, as the caller's speech does; from any thread.
 
         Raises:
             RuntimeError: The handler serves no connection yet.
@@ -245,17 +242,19 @@ class RealtimeHandler(AsyncStreamHandler):
 
     async def start_up(self) -> None:
         """Keep a session with the service for as long as the call lasts."""
-        failures = 0
+        protocol, failures = self._protocol, 0
         while True:
             self._session += 1
             ready = [False]
             try:
-                async with _open_socket(self._protocol) as socket:
+                async with open_websocket(
+                    protocol.url, headers=protocol.headers, timeout=OPENING, max_message=LONGEST_MESSAGE
+                ) as socket:
                     await self._serve(socket, ready)
-            except _Refused as error:
-                self._end(str(error))
-                return
-            except ServiceError as error:
+            except (ServiceError, ConnectionError, NegotiationTimeout) as error:
+                if isinstance(error, UpgradeRefused) and error.status in REFUSED:
+                    self._end(f"the speech service answered {error.status}")
+                    return
                 self._tell(ServiceFailed(str(error)))
                 logger.warning("the speech service failed: %s", error)
             finally:
@@ -272,26 +271,23 @@ class RealtimeHandler(AsyncStreamHandler):
         self._goodbye = reason
         self._there_is_more.set()
 
-    async def _serve(self, socket: Any, ready: list[bool]) -> None:
-        for message in self._protocol.hello(self._system, self._tools.values()):
+    async def _serve(self, socket: ClientSocket, ready: list[bool]) -> None:
+        """One session, until either side ends it."""
+        protocol = self._protocol
+        schemas = (tool.schema()["function"] for tool in self._tools.values())
+        for message in [*protocol.hello(self._system, schemas), *protocol.history(self.conversation.messages)]:
             await socket.send(message)
-        for message in self._protocol.history(self.conversation.messages):
-            await socket.send(message)
-        with anyio.move_on_after(OPENING) as opening:
+        with suppress(Goodbye), anyio.move_on_after(OPENING) as opening:
             while True:
-                message = await socket.receive()
-                if message is None:
-                    if not ready[0]:
-                        raise ServiceError("the speech service closed the session before it was ready")
-                    return
-                for event in self._protocol.read(message):
+                for event in protocol.read(await socket.receive()):
                     if isinstance(event, SessionReady):
                         opening.deadline, ready[0], self._socket = math.inf, True, socket
                     if isinstance(event, SessionEnding):
                         self._tell(event)
                         return
                     await self._act_on(event)
-        raise ServiceError(f"the speech service was not ready after {OPENING:g} s")
+        if not ready[0]:
+            raise ServiceError(f"the speech service closed the session, or was not ready after {OPENING:g} s")
 
     async def _act_on(self, event: RealtimeEvent) -> None:
         match event:
@@ -366,66 +362,7 @@ class RealtimeHandler(AsyncStreamHandler):
     async def _send(self, messages: list[str]) -> None:
         """Send in order; dropped while there is no session."""
         async with self._sending:
-            for message in messages:
-                if self._socket is not None:
-                    await self._socket.send(message)
-
-
-class _Socket:
-    """The WebSocket of httpx2. What goes wrong is a `ServiceError` for its reader, and nothing for its writers."""
-
-    def __init__(self, session: Any) -> None:
-        self._session = session
-
-    async def send(self, message: str) -> None:
-        import httpx2.websockets as ws
-        from wsproto.utilities import LocalProtocolError
-
-        try:
-            await self._session.send_text(message)
-        except (ws.HTTPXWSException, LocalProtocolError):
-            return  # the reader learns of it
-
-    async def receive(self) -> str | bytes | None:
-        """The next message; None when the service has closed the session as one does."""
-        import httpx2.websockets as ws
-
-        try:
-            while True:
-                event = await self._session.receive()
-                if isinstance(data := getattr(event, "data", None), str | bytes | bytearray):
-                    return data if isinstance(data, str) else bytes(data)
-        except ws.WebSocketDisconnect as closed:
-            if closed.code in {1000, 1001, 1005}:
-                return None
-            reason = f"{closed.code} {closed.reason or ''}".rstrip()
-            raise ServiceError(f"the speech service closed the session with {reason}") from closed
-        except ws.WebSocketNetworkError as error:
-            raise ServiceError("the connection to the speech service broke") from error
-
-
-@asynccontextmanager
-async def _open_socket(protocol: RealtimeProtocol) -> AsyncGenerator[_Socket]:
-    """A WebSocket to the service.
-
-    Raises:
-        ServiceError: It cannot be reached; or what the block raises, as it is.
-    """
-    httpx2 = import_extra("httpx2", extra="client", what="a speech service")
-    ws = import_extra("httpx2.websockets", extra="client", what="a speech service")
-    failure: BaseException | None = None
-    try:
-        async with httpx2.AsyncClient(headers=protocol.headers, timeout=OPENING) as client:
-            async with client.websocket(protocol.url, max_message_size_bytes=LONGEST_MESSAGE) as session:
-                try:
-                    yield _Socket(session)
-                except ServiceError as error:
-                    failure = error  # httpx2 wraps what passes through its block
-    except ws.WebSocketUpgradeError as error:
-        status = error.response.status_code
-        kind = _Refused if status in REFUSED else ServiceError
-        raise kind(f"the speech service answered {status}") from error
-    except httpx2.TransportError as error:
-        raise ServiceError(f"the speech service cannot be reached: {error or type(error).__name__}") from error
-    if failure is not None:
-        raise failure
+            with suppress(ConnectionError):  # the reader learns of it
+                for message in messages:
+                    if self._socket is not None:
+                        await self._socket.send(message)

@@ -6,15 +6,15 @@ argument, and that is checked when the tool is made, not in the middle of a call
 
 from __future__ import annotations
 
-import enum
 import inspect
 import json
-import types
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeAlias, get_args, get_type_hints
 
-__all__ = ["Policy", "Tool", "ToolCall", "as_tool", "tool"]
+from ..protocol.json_schema import BadArguments, read_value, schema_of
+
+__all__ = ["Policy", "Tool", "as_tool", "tool"]
 
 Policy: TypeAlias = Literal["cancel", "finish_and_remember", "finish_and_speak"]
 """What becomes of a tool that runs when its reply is interrupted.
@@ -25,26 +25,6 @@ neither side has the turn.
 """
 
 POLICIES = get_args(Policy)
-NAMED: dict[Any, str] = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}
-
-
-class BadArguments(Exception):
-    """A model called a tool with arguments that do not fit; the text is for the model."""
-
-
-@dataclass(frozen=True, slots=True)
-class ToolCall:
-    """A model wants a tool to be called.
-
-    Attributes:
-        id: Names the call; unique within a conversation.
-        name: Of the tool.
-        arguments: JSON text, as the model wrote it.
-    """
-
-    id: str
-    name: str
-    arguments: str = "{}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +72,7 @@ class Tool:
         if missing := [name for name in self.parameters["required"] if name not in given]:
             raise BadArguments(f"{self.name} needs the argument {missing[0]!r}")
         hints = _hints(self.function)
-        return {name: _read(value, hints[name], name) for name, value in given.items()}
+        return {name: read_value(value, hints[name], name) for name, value in given.items()}
 
 
 def tool(
@@ -158,7 +138,7 @@ def _parameters(function: Callable[..., Any], called: str) -> dict[str, Any]:
             raise TypeError(f"the tool {called} takes {parameter}: a model can only give named arguments")
         if name not in hints:
             raise TypeError(f"the tool {called} does not say what {name!r} is; write for example: {name}: str")
-        properties[name] = _schema(hints[name], f"{called}: {name!r}")
+        properties[name] = schema_of(hints[name], f"{called}: {name!r}")
         if parameter.default is parameter.empty:
             required.append(name)
         else:
@@ -168,60 +148,3 @@ def _parameters(function: Callable[..., Any], called: str) -> dict[str, Any]:
                 continue  # the model need not know it
             properties[name]["default"] = parameter.default
     return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
-
-
-def _schema(hint: Any, what: str) -> dict[str, Any]:
-    """JSON Schema of what a parameter takes."""
-    origin, arguments = get_origin(hint), get_args(hint)
-    if origin is Annotated:
-        said = [note for note in arguments[1:] if isinstance(note, str)]
-        return {**_schema(arguments[0], what), **({"description": said[0]} if said else {})}
-    if isinstance(hint, type) and hint in NAMED:
-        return {"type": NAMED[hint]}
-    if hint is None:
-        return {"type": "null"}
-    if origin is Literal:
-        return {"enum": list(arguments)}
-    if isinstance(hint, type) and issubclass(hint, enum.Enum):
-        return {"enum": [member.value for member in hint]}
-    if origin in {Union, types.UnionType}:
-        return {"anyOf": [_schema(argument, what) for argument in arguments]}
-    if hint is list or origin is list:
-        return {"type": "array", **({"items": _schema(arguments[0], what)} if arguments else {})}
-    if hint is dict or (origin is dict and arguments[0] is str):
-        return {"type": "object", **({"additionalProperties": _schema(arguments[1], what)} if arguments else {})}
-    raise TypeError(
-        f"the tool {what} is {hint!r}, which a model cannot give: use str, int, float, bool, list, dict[str, …], "
-        "Literal, an Enum, or a union of them"
-    )
-
-
-def _read(value: Any, hint: Any, name: str) -> Any:
-    """`value` as `hint` says, or raise `BadArguments`."""
-    origin, arguments = get_origin(hint), get_args(hint)
-    if origin is Annotated:
-        return _read(value, arguments[0], name)
-    if origin in {Union, types.UnionType}:
-        for argument in arguments:
-            try:
-                return _read(value, argument, name)
-            except BadArguments:
-                continue
-    elif origin is Literal:
-        if value in arguments:
-            return value
-    elif isinstance(hint, type) and issubclass(hint, enum.Enum):
-        if value in [member.value for member in hint]:
-            return hint(value)
-    elif hint is float or hint is int:
-        if isinstance(value, int | float) and not isinstance(value, bool) and (hint is float or value == int(value)):
-            return hint(value)
-    elif hint is list or origin is list:
-        if isinstance(value, list):
-            return [_read(item, arguments[0], name) for item in value] if arguments else value
-    elif hint is dict or origin is dict:
-        if isinstance(value, dict):
-            return {key: _read(item, arguments[1], name) for key, item in value.items()} if arguments else value
-    elif (hint is None and value is None) or (isinstance(hint, type) and isinstance(value, hint)):
-        return value
-    raise BadArguments(f"{name} must be {json.dumps(_schema(hint, name))}, not {json.dumps(value):.80}")

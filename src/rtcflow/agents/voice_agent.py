@@ -24,11 +24,10 @@ from ..handlers.base import get_current_handler
 from ..handlers.turns import Heard, ReplyFailed, ReplyOnPause, Say, TurnEvent
 from ..handlers.turns.reply import Reply
 from ..handlers.turns.state import Audio
+from ..protocol.chat import ServiceError, ToolCall
 from .calling import run_tools
-from .chat import ServiceError
 from .conversation import Conversation
 from .sentences import closable, sentences
-from .tools import ToolCall
 
 __all__ = ["VoiceAgent", "in_process"]
 

@@ -13,8 +13,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
 import anyio
@@ -23,12 +22,11 @@ import numpy as np
 
 from .._core.bridge import loop_clock
 from .._core.flow import Flow, Policy
-from .._core.installed import import_extra
 from .._core.link import LinkEnd
 from .._core.native import task_group
 from .._core.player import Player
 from ..abc import MediaOffer, TransportStatistics
-from ..exceptions import MediaError, NegotiationError, NegotiationTimeout, RemoteProtocolError
+from ..exceptions import MediaError, NegotiationError, RemoteProtocolError
 from ..frames import AudioFormat
 from ..media.codecs import make_coder
 from ..protocol.lines import (
@@ -61,19 +59,15 @@ from ..protocol.signalling import parse_reply
 from ..protocol.telephone import carrier_codec
 from ..protocol.websocket import WebSocketCodec, Wish
 from ..transports.linked import LinkTransport
-from .webrtc import read_headers
+from .websocket import ClientSocket, Goodbye, open_dialer, sole
 
 if TYPE_CHECKING:
-    import httpx2.websockets
     from numpy.typing import NDArray
 
 __all__ = ["CallerTransport", "call_by_telephone", "call_by_websocket", "join_line"]
 
 BUFFER: Final = 60.0
 """Seconds that a carrier buffers at most; Vonage's documentation names 3072 messages of 20 ms, which is 61 s."""
-
-MAX_MESSAGE: Final = 1 << 20
-"""Bytes of one message of the server."""
 
 DIGIT_SECONDS: Final = 0.25
 """Seconds from one digit to the next; a telephone's own dialler takes 0.1 to 0.3 s."""
@@ -109,9 +103,6 @@ FORMATS: Final[Mapping[str, tuple[MediaFormat, ...]]] = {
 """How each carrier can code audio; the first by default."""
 
 DEFAULT_FORMATS: Final[Mapping[str, MediaFormat]] = {carrier: formats[0] for carrier, formats in FORMATS.items()}
-
-
-_STATUSES: Final = frozenset(HTTPStatus)
 
 
 class CallerTransport(LinkTransport):
@@ -422,74 +413,6 @@ class CallerTransport(LinkTransport):
             return
 
 
-class Goodbye(Exception):
-    """The server closed the WebSocket in good order."""
-
-
-class ClientSocket(Protocol):
-    """A client's WebSocket."""
-
-    async def receive(self) -> Message:
-        """The next message.
-
-        Raises:
-            Goodbye: The server closed it in good order.
-            ConnectionError: It did so otherwise, or the network failed.
-        """
-
-    async def send(self, message: Message) -> None:
-        """Send a message.
-
-        Raises:
-            ConnectionError: The server has gone.
-        """
-
-    async def close(self) -> None:
-        """Close it; idempotent."""
-
-
-class _HttpxSocket(ClientSocket):
-    """The WebSocket of httpx2."""
-
-    def __init__(self, session: httpx2.websockets.AsyncWebSocketSession) -> None:
-        self._session = session
-
-    async def receive(self) -> Message:
-        import httpx2.websockets as ws
-        from wsproto.events import BytesMessage
-        from wsproto.events import TextMessage as Text
-
-        try:
-            while True:
-                event = await self._session.receive()
-                if isinstance(event, Text):
-                    return event.data
-                if isinstance(event, BytesMessage):
-                    return bytes(event.data)
-        except ws.WebSocketDisconnect as closed:
-            if closed.code in {1000, 1001, 1005}:
-                raise Goodbye from closed
-            reason = f": {closed.reason}" if closed.reason else ""
-            raise ConnectionError(f"the server closed the WebSocket with {closed.code}{reason}") from closed
-        except ws.WebSocketNetworkError as error:
-            raise ConnectionError("the network failed") from error
-
-    async def send(self, message: Message) -> None:
-        import httpx2.websockets as ws
-        from wsproto.utilities import LocalProtocolError
-
-        try:
-            if isinstance(message, str):
-                await self._session.send_text(message)
-            else:
-                await self._session.send_bytes(message)
-        except (ws.HTTPXWSException, LocalProtocolError) as error:  # the latter: it was closed in the meantime
-            raise ConnectionError("the server has gone") from error
-
-    async def close(self) -> None:
-        await self._session.close()
-
-
 def line_url(url: str, route: str) -> str:
     """Where a stream that is mounted at `url` takes calls: ``ws://host/talk`` → ``ws://host/talk/websocket/offer``.
 
@@ -622,16 +545,9 @@ async def join_line(
                     await transport.aclose()
             tasks.cancel_scope.cancel()
     except BaseExceptionGroup as group:
-        failure = _sole(group)
+        failure = sole(group)
     if failure is not None:
         raise failure  # what the block raised, as it was
-
-
-def _sole(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error
 
 
 @asynccontextmanager
@@ -645,71 +561,11 @@ async def _open(
     *,
     resume: bool = False,
 ) -> AsyncIterator[CallerTransport]:
-    httpx2, sent = _import_httpx2(), read_headers(headers)
-    failure: BaseException | None = None
-    try:
-        async with httpx2.AsyncClient(timeout=timeout, headers=sent) as client, task_group() as tasks:
-            again = f"{url}{'&' if '?' in url else '?'}resume={quote(call.call_id, safe='')}"
-            scope = anyio.CancelScope()
+    async with open_dialer(headers=headers, timeout=timeout) as dial:
+        again = f"{url}{'&' if '?' in url else '?'}resume={quote(call.call_id, safe='')}"
 
-            async def redial() -> ClientSocket:
-                nonlocal scope
-                scope.cancel()
-                scope = anyio.CancelScope()
-                return _HttpxSocket(await tasks.start(_keep_session, client, again, timeout, scope))
+        async def redial() -> ClientSocket:
+            return await dial(again)
 
-            session = await tasks.start(_keep_session, client, url, timeout, scope)
-            joined = join_line(_HttpxSocket(session), codec, call, carried, redial if resume else None)
-            async with joined as transport:
-                yield transport
-            tasks.cancel_scope.cancel()
-    except BaseExceptionGroup as group:
-        failure = _sole(group)
-    if failure is not None:
-        raise failure  # what the block raised, as it was
-
-
-async def _keep_session(
-    client: httpx2.AsyncClient,
-    url: str,
-    timeout: float,
-    scope: anyio.CancelScope,
-    *,
-    task_status: anyio.abc.TaskStatus[Any],
-) -> None:
-    """Hold the client's WebSocket open until `scope` is cancelled.
-
-    httpx2 wraps what passes through its block, so nothing of ours does.
-    """
-    import httpx2.websockets
-    from wsproto.utilities import LocalProtocolError
-
-    try:
-        with scope, anyio.fail_after(timeout) as opening:
-            async with client.websocket(url, max_message_size_bytes=MAX_MESSAGE) as session:
-                opening.deadline = float("inf")
-                task_status.started(session)
-                await anyio.sleep_forever()
-    except BaseExceptionGroup as group:
-        # httpx2 answers a ping also after it has begun to close, and wsproto refuses that. The call is over by then.
-        rest = group.split(LocalProtocolError)[1]
-        if rest is not None:
-            raise
-    except LocalProtocolError:
-        pass  # the same, as httpx2 unwraps it
-    except TimeoutError:
-        raise NegotiationTimeout("answer", timeout) from None
-    except httpx2.websockets.WebSocketUpgradeError as error:
-        status = error.response.status_code
-        words = HTTPStatus(status).phrase if status in _STATUSES else ""
-        raise ConnectionError(f"{url} answered {status} {words}".rstrip() + ", and opened no WebSocket") from error
-    except (httpx2.UnsupportedProtocol, httpx2.InvalidURL) as error:
-        raise ValueError(f"{url!r} is not the URL of a WebSocket: {error}") from None
-    except httpx2.TransportError as error:
-        raise ConnectionError(f"nobody answers at {url}: {str(error) or type(error).__name__}") from error
-
-
-def _import_httpx2() -> Any:
-    for module in ("wsproto", "httpx2.websockets"):
-        import_extra(module, extra="client", what="calling a server")
-    return import_extra("httpx2", extra="client", what="calling a server")
+        async with join_line(await dial(url), codec, call, carried, redial if resume else None) as transport:
+            yield transport

@@ -22,7 +22,9 @@ from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, Reje
 from rtcflow import EndCause
 from rtcflow.agents import GeminiLive, OpenAIRealtime, RealtimeHandler, ServiceError, ToolCall, tool
 from rtcflow.agents import realtime as module
-from rtcflow.agents.realtime_protocols import (
+from rtcflow.connection.connection import Connection
+from rtcflow.frames import AudioFormat
+from rtcflow.protocol.realtime import (
     AudioReceived,
     ServiceFailed,
     SessionEnding,
@@ -31,8 +33,6 @@ from rtcflow.agents.realtime_protocols import (
     Transcript,
     UserInterrupted,
 )
-from rtcflow.connection.connection import Connection
-from rtcflow.frames import AudioFormat
 from rtcflow.testing import open_caller
 
 pytestmark = pytest.mark.anyio

@@ -10,7 +10,8 @@ from typing import Annotated, Literal
 import pytest
 
 from rtcflow.agents import tool
-from rtcflow.agents.tools import BadArguments, as_tool
+from rtcflow.agents.tools import as_tool
+from rtcflow.protocol.json_schema import BadArguments
 
 
 class Size(enum.Enum):

@@ -18,8 +18,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from .chat import ServiceError
-from .tools import Tool, ToolCall
+from .chat import ServiceError, ToolCall
 
 __all__ = [
     "AudioReceived",
@@ -135,8 +134,13 @@ class RealtimeProtocol(Protocol):
     input_rate: int
     output_rate: int
 
-    def hello(self, system: str, tools: Iterable[Tool]) -> list[str]:
-        """What is sent first in a session."""
+    def hello(self, system: str, tools: Iterable[Mapping[str, Any]]) -> list[str]:
+        """What is sent first in a session.
+
+        Args:
+            system: Instructions for the model.
+            tools: Of each its name, description and parameters (JSON Schema), under these names.
+        """
 
     def audio(self, samples: NDArray[np.int16]) -> list[str]:
         """What the user says: int16, shape (1, n), at `input_rate`."""
@@ -192,7 +196,7 @@ class OpenAIRealtime:
         self.headers = {} if key is None else {"Authorization": f"Bearer {key}"}
         self._voice, self._transcription = voice, transcription
 
-    def hello(self, system: str, tools: Iterable[Tool]) -> list[str]:
+    def hello(self, system: str, tools: Iterable[Mapping[str, Any]]) -> list[str]:
         """``session.update``."""
         pcm = {"type": "audio/pcm", "rate": self.input_rate}
         heard: dict[str, Any] = {"format": pcm, "turn_detection": {"type": "server_vad"}}
@@ -206,7 +210,7 @@ class OpenAIRealtime:
                 "input": heard,
                 "output": {"format": pcm, "voice": self._voice},
             },
-            "tools": [{"type": "function", **tool.schema()["function"]} for tool in tools],
+            "tools": [{"type": "function", **tool} for tool in tools],
         }
         return [json.dumps({"type": "session.update", "session": session})]
 
@@ -305,7 +309,7 @@ class GeminiLive:
         self._messages = 0
         self._handle: str | None = None
 
-    def hello(self, system: str, tools: Iterable[Tool]) -> list[str]:
+    def hello(self, system: str, tools: Iterable[Mapping[str, Any]]) -> list[str]:
         """``setup``, which resumes the last session if the service has given a handle for it."""
         setup: dict[str, Any] = {
             "model": self._model,
@@ -317,7 +321,7 @@ class GeminiLive:
         if system:
             setup["systemInstruction"] = {"parts": [{"text": system}]}
         functions = [
-            {"name": tool.name, "description": tool.description, "parametersJsonSchema": tool.parameters}
+            {"name": tool["name"], "description": tool["description"], "parametersJsonSchema": tool["parameters"]}
             for tool in tools
         ]
         if functions:

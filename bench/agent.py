@@ -1,6 +1,7 @@
 """Voice agents, measured in calls over WebRTC in real time, with fake services of fixed delays.
 
     python bench/agent.py --turns           100 turns: end of speech → first sound; interruption → requests cancelled
+    python bench/agent.py --turns --speculative     the same, begun before the pause is over
     python bench/agent.py --idle            processor time of idle calls, beside `ReplyOnPause` alone
     python bench/agent.py --lock            gaps in other calls' sound while one holds the interpreter's lock
 
@@ -64,58 +65,81 @@ class Services:
         return VoiceAgent(self.chat, stt=self.stt, tts=self.tts, on_event=self.note, **options)
 
 
-def turns():
+def turns(speculative):
     config = rtcflow.WebRTCConfig(host_addresses=("127.0.0.1",), opus=BROWSER)
     spoken = [turn_corpus.conversation(100 + number, EACH) for number in range(CALLS)]
     audios = [said.pcm for said in spoken]
     marks = [[at for utterance in said.utterances for at in utterance] for said in spoken]
     pause = AlgoOptions().pause
     print(f"{CALLS} calls at once, {EACH} turns each, pause {1000 * pause:.0f} ms; ms, median / p95 / most\n")
-    print("| | end of speech → first sound at the caller | Interrupted → request cancelled |\n|---|---|---|")
-    for speculative in (False, True):
-        services = [Services() for _ in audios]
-        times, heard = anyio.run(
-            serve,
-            audios,
-            marks,
-            lambda number, services=services, speculative=speculative: services[number].agent(speculative=speculative),
-            lambda: None,
-            config,
-        )
-        sounded, cancelled = [], []
-        for when, service, loud in zip(times, services, heard, strict=True):
-            for end, following in zip(when[1::2], [*when[2::2], np.inf], strict=True):
-                if at := first(loud, end, following):
-                    sounded.append(at - end)
-            for at in service.interrupted:
-                cancelled.append(min(abs(gone - at) for gone in service.cancelled))
-        cells = [f"{milliseconds(v)} / {milliseconds(v, 100)} (n={len(v)})" for v in (sounded, cancelled)]
-        print(f"| speculative={speculative} | {' | '.join(cells)} |", flush=True)
+    print("| | end of speech → first sound at the caller | the same, after the pause | Interrupted → cancelled |")
+    print("|---|---|---|---|")
+    services = [Services() for _ in audios]
+    make = lambda number: services[number].agent(speculative=speculative)  # noqa: E731
+    times, heard = anyio.run(serve, audios, marks, make, lambda: None, config)
+    sounded, cancelled = [], []
+    for when, service, loud in zip(times, services, heard, strict=True):
+        for end, following in zip(when[1::2], [*when[2::2], np.inf], strict=True):
+            if at := first(loud, end, following):
+                sounded.append(at - end)
+        for at in service.interrupted:
+            cancelled.append(min(abs(gone - at) for gone in service.cancelled))
+    after = [at - pause for at in sounded]
+    cells = [f"{milliseconds(v)} / {milliseconds(v, 100)} (n={len(v)})" for v in (sounded, after, cancelled)]
+    print(f"| speculative={speculative} | {' | '.join(cells)} |", flush=True)
 
 
-def idle(calls, rounds=8, seconds=6.0):
+class Account:
+    """Processor time that one kind of handler takes, in calls that go on side by side with those of the other kind."""
+
+    def __init__(self, base):
+        self.took, account = 0.0, self
+
+        class Timed(base):
+            async def receive(self, frame):
+                began = time.thread_time()
+                try:
+                    await super().receive(frame)
+                finally:
+                    account.took += time.thread_time() - began
+
+        self.kind = Timed
+
+
+def idle(calls, rounds=5, seconds=30.0):
+    """Half of the calls are of each kind, at the same time in one process, in turn. So both meet the same conditions.
+
+    All that a call does outside of `receive` is the same for both: nobody speaks, so `emit` waits.
+    """
     noise = (turn_corpus.pink_noise(round(48000 * seconds)) * 30).astype(np.int16)[np.newaxis]
-    audios = [noise] * calls
     get_silero_model()
-
-    def cost(make):
-        began = []
-        anyio.run(serve, audios, [[]] * calls, lambda number: make(), lambda: began.append(time.process_time()))
-        return 1000 * (time.process_time() - began[0]) / seconds / calls
 
     async def reply(audio):
         yield TONE
 
-    kinds = {"ReplyOnPause": lambda: ReplyOnPause(reply), "VoiceAgent": lambda: Services().agent()}
-    costs = {name: [] for name in kinds}
-    for number in range(rounds):
-        for name in sorted(kinds, reverse=bool(number % 2)):
-            costs[name].append(cost(kinds[name]))
-    print(f"{calls} calls in room noise, {rounds} rounds in turn; ms of processor time per call and second")
-    for name, values in costs.items():
-        print(f"  {name}: {min(values):.2f} least, {statistics.median(values):.2f} median")
-    plain, agent = (statistics.median(costs[name]) for name in ("ReplyOnPause", "VoiceAgent"))
-    print(f"  VoiceAgent beside ReplyOnPause: {100 * (agent / plain - 1):+.1f} % by the median")
+    services, differences = Services(), []
+    print(f"{calls} calls in room noise, half of each kind; ms of processor time per call and second")
+    for _ in range(rounds):
+        plain, agent, began = Account(ReplyOnPause), Account(VoiceAgent), []
+
+        def make(number, plain=plain, agent=agent):
+            if number % 2:
+                return agent.kind(services.chat, stt=services.stt, tts=services.tts)
+            return plain.kind(reply)
+
+        def begin(began=began):
+            began.append(time.process_time())
+
+        anyio.run(serve, [noise] * calls, [[]] * calls, make, begin)
+        whole = 1000 * (time.process_time() - began[0]) / seconds / calls
+        each = [1000 * one.took / seconds / (calls / 2) for one in (plain, agent)]
+        differences.append(100 * (each[1] - each[0]) / whole)
+        print(
+            f"  a whole call {whole:.2f}; in receive: ReplyOnPause {each[0]:.3f}, VoiceAgent {each[1]:.3f}; "
+            f"a call of VoiceAgent takes {differences[-1]:+.2f} % more",
+            flush=True,
+        )
+    print(f"  median {statistics.median(differences):+.2f} %, most {max(differences):+.2f} %")
 
 
 def hold_the_lock(_=None):
@@ -161,12 +185,13 @@ def lock(seconds=8.0):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--turns", action="store_true")
+    parser.add_argument("--speculative", action="store_true")
     parser.add_argument("--idle", action="store_true")
     parser.add_argument("--lock", action="store_true")
     parser.add_argument("--calls", type=int, default=20, help="calls at once, for --idle")
     options = parser.parse_args()
     if options.turns:
-        turns()
+        turns(options.speculative)
     if options.idle:
         idle(options.calls)
     if options.lock:

@@ -1,6 +1,8 @@
 """A telephone menu: keys, a transfer after the last word, and hanging up. `rtcflow serve phone_agent:stream`.
 
-Set TWILIO_ACCOUNT and TWILIO_TOKEN. The page "Telephone" has the same transfer for other carriers.
+Set TWILIO_ACCOUNT and TWILIO_TOKEN. Without them you can try it with a simulated carrier:
+`rtcflow call --telephone twilio --dtmf ,,1,,9 ws://127.0.0.1:8000`. The page "Telephone" has the transfer for other
+carriers.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import rtcflow
 from rtcflow.speech import get_tts_model
 from rtcflow.turns import ReplyHandler, Say
 
-ACCOUNT, TOKEN = os.environ.get("TWILIO_ACCOUNT", ""), os.environ.get("TWILIO_TOKEN", "none")
+ACCOUNT, TOKEN = os.environ.get("TWILIO_ACCOUNT", ""), os.environ.get("TWILIO_TOKEN", "")
 CALLS = os.environ.get("TWILIO_API", "https://api.twilio.com") + f"/2010-04-01/Accounts/{ACCOUNT}/Calls/"
 COLLEAGUE = "+15550100"
 MENU = "Press one for our opening hours, two to talk to somebody, nine to hang up."
@@ -64,4 +66,5 @@ async def transfer(call_id, number):
         response.raise_for_status()
 
 
-stream = rtcflow.Stream(Menu(), telephone=rtcflow.TelephoneConfig(secrets={"twilio": TOKEN}))
+secrets = {"twilio": TOKEN} if TOKEN else {}  # without one, anybody can call: a warning says so
+stream = rtcflow.Stream(Menu(), telephone=rtcflow.TelephoneConfig(secrets=secrets, carriers=("twilio",)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import anyio
 import numpy as np
@@ -13,7 +14,7 @@ from rtcflow.agents import Conversation, ServiceError, ToolCall, VoiceAgent, too
 from rtcflow.handlers.turns import Interrupted, PlayoutFinished, ReplyFailed
 from rtcflow.testing import open_caller
 from rtcflow.testing.clocks import virtual_backend
-from rtcflow.turns import SpeechEnded, SpeechStarted
+from rtcflow.turns import ReplyOnPause, SpeechEnded, SpeechStarted
 
 pytestmark = pytest.mark.anyio
 
@@ -464,3 +465,32 @@ async def test_a_voice_or_ear_that_fails_costs_one_turn(service, how):
         setattr(caller.handler, f"_{service}", good)
         await caller.wait(6)
         assert services.of(PlayoutFinished)[-1].heard.text.strip() == "Fine."
+
+
+async def test_an_idle_agent_runs_what_an_idle_reply_on_pause_runs():
+    """While nobody speaks, the agent layer costs nothing: each frame takes the same calls of Python functions."""
+
+    async def reply(audio):
+        yield RATE, np.zeros((1, RATE), np.int16)
+
+    async def calls_in_a_second(handler):
+        count = 0
+
+        def profile(frame, event, arg):
+            nonlocal count
+            count += event == "call"
+
+        async with open_caller(handler) as caller:
+            caller.play_nowait(np.zeros(48000 * 4, np.int16))
+            await caller.wait(1)
+            sys.setprofile(profile)
+            try:
+                await caller.wait(1)
+            finally:
+                sys.setprofile(None)
+        return count
+
+    agent = await calls_in_a_second(Services("Yes.").agent())
+    alone = await calls_in_a_second(ReplyOnPause(reply, detector=lambda: Script([]), output_sample_rate=RATE))
+    assert agent == pytest.approx(alone, rel=0.01)
+    assert alone > 500

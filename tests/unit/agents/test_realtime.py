@@ -14,22 +14,17 @@ import anyio
 import numpy as np
 import pytest
 import wsproto
-from hypothesis import given
-from hypothesis import strategies as st
 from line_pairs import telephone_pair
 from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, RejectConnection, Request, TextMessage
 
 from rtcflow import EndCause
-from rtcflow.agents import GeminiLive, OpenAIRealtime, RealtimeHandler, ServiceError, ToolCall, tool
+from rtcflow.agents import GeminiLive, OpenAIRealtime, RealtimeHandler, tool
 from rtcflow.agents import realtime as module
 from rtcflow.connection.connection import Connection
 from rtcflow.frames import AudioFormat
 from rtcflow.protocol.realtime import (
-    AudioReceived,
     ServiceFailed,
     SessionEnding,
-    SessionReady,
-    ToolsCalled,
     Transcript,
     UserInterrupted,
 )
@@ -323,17 +318,6 @@ async def test_a_new_session_knows_what_was_said_and_heard():
     assert len(rows[-1]["text"]) == 380
 
 
-def test_gemini_is_told_the_history_only_without_a_handle():
-    """With one, the service resumes by itself."""
-    messages = [{"role": "system", "content": "x"}, {"role": "user", "content": "Hi."}]
-    protocol = GeminiLive("key")
-    (sent,) = protocol.history(messages)
-    content = json.loads(sent)["clientContent"]
-    assert content == {"turns": [{"role": "user", "parts": [{"text": "Hi."}]}], "turnComplete": False}
-    protocol.read('{"sessionResumptionUpdate": {"newHandle": "h", "resumable": true}}')
-    assert protocol.history(messages) == []
-
-
 async def test_a_flood_of_chunks_is_an_error_of_the_service(monkeypatch):
     """The queue has a bound in seconds and in chunks; beyond it the session is opened anew."""
     monkeypatch.setattr(module, "BACKOFF", 0.02)
@@ -406,59 +390,6 @@ async def test_gemini_live():
     }  # fmt: skip
     assert resumed["setup"]["sessionResumption"] == {"handle": "h1"}
     assert peers[0].headers["x-goog-api-key"] == "key"
-
-
-# -- the formats
-
-WORDS = st.sampled_from(
-    ["type", "delta", "item_id", "response", "output", "error", "message", "serverContent", "modelTurn", "parts",
-     "inlineData", "data", "toolCall", "functionCalls", "id", "name", "goAway", "sessionResumptionUpdate"]
-)  # fmt: skip
-TYPES = st.sampled_from(["response.done", "error", "response.audio.delta", "session.updated"])
-VALUES = st.recursive(
-    st.none() | st.integers() | st.text(max_size=5) | TYPES, lambda v: st.lists(v) | st.dictionaries(WORDS, v)
-)
-
-
-@pytest.mark.parametrize("kind", [OpenAIRealtime, GeminiLive])
-def test_no_message_raises_anything_but_a_service_error(kind):
-    """Whatever JSON, or no JSON, comes."""
-
-    @given(VALUES.map(json.dumps) | st.text() | st.binary())
-    def law(message):
-        try:
-            kind("key").read(message)
-        except ServiceError:
-            return
-
-    law()
-
-
-@given(st.lists(st.integers(-32768, 32767), max_size=50))
-def test_audio_goes_through_as_it_is(values):
-    """What is sent in one format can be read in the same."""
-    samples = np.array([values], np.int16)
-    (sent,) = OpenAIRealtime("key").audio(samples)
-    encoded = json.loads(sent)["audio"]
-    (event,) = OpenAIRealtime("key").read(
-        json.dumps({"type": "response.output_audio.delta", "item_id": "a", "delta": encoded})
-    )
-    assert isinstance(event, AudioReceived)
-    assert np.array_equal(event.samples, samples)
-
-
-def test_names_of_the_beta_are_understood():
-    """Services that are compatible often speak the older names."""
-    protocol = OpenAIRealtime(None)
-    assert protocol.headers == {}
-    assert protocol.read('{"type": "session.updated"}') == [SessionReady()]
-    assert protocol.read('{"type": "response.audio_transcript.delta", "delta": "Hi"}') == [
-        Transcript("assistant", "Hi")
-    ]
-    assert protocol.read('{"type": "rate_limits.updated"}') == []
-    call = {"type": "function_call", "call_id": "1", "name": "x", "arguments": "{}"}
-    read = protocol.read(json.dumps({"type": "response.done", "response": {"output": [call]}}))
-    assert read[0] == ToolsCalled((ToolCall("1", "x", "{}"),))
 
 
 # -- the example

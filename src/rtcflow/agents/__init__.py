@@ -26,6 +26,7 @@ from ..protocol.realtime import (
     ToolsCalled,
     Transcript,
     UserInterrupted,
+    UserStopped,
 )
 from .calling import run_tools
 from .chat import read_chat
@@ -56,6 +57,7 @@ __all__ = [
     "ToolsCalled",
     "Transcript",
     "UserInterrupted",
+    "UserStopped",
     "VoiceAgent",
     "in_process",
     "read_chat",

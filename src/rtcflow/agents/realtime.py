@@ -11,6 +11,7 @@ heard.
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 from collections import OrderedDict, deque
@@ -38,6 +39,7 @@ from ..protocol.realtime import (
     ToolsCalled,
     Transcript,
     UserInterrupted,
+    UserStopped,
 )
 from .calling import CANCELLED, call_tool, failure
 from .conversation import Conversation
@@ -153,6 +155,7 @@ class RealtimeHandler(AsyncStreamHandler):
         self._cut: deque[str] = deque(maxlen=MESSAGES_KEPT)  # messages of which nothing more shall be heard
         self._running: dict[str, tuple[Tool, anyio.CancelScope]] = {}
         self._goodbye: str | None = None
+        self._state = ""  # as the page was told
         self._numbers = 1  # of the service's next message
 
     def copy(self) -> RealtimeHandler:
@@ -259,6 +262,7 @@ class RealtimeHandler(AsyncStreamHandler):
                 logger.warning("the speech service failed: %s", error)
             finally:
                 self._socket = None
+                self._show_state("")
             failures = 0 if ready[0] else failures + 1
             if failures >= self._attempts:
                 self._end("the speech service cannot be reached")
@@ -298,7 +302,10 @@ class RealtimeHandler(AsyncStreamHandler):
             case Transcript(role, text, item):
                 self._note_words(role, text, item)
             case UserInterrupted():
+                self._show_state("")
                 await self._interrupted()
+            case UserStopped():
+                self._show_state("thinking")
             case ToolsCalled(calls):
                 for call in calls:
                     self.loop.create_task(self._run_tool(call, self._session), name=call.name)
@@ -315,6 +322,7 @@ class RealtimeHandler(AsyncStreamHandler):
         if self._waiting_seconds > MOST_AUDIO or len(self._waiting) >= MOST_CHUNKS:
             raise ServiceError(f"the speech service sent more than {MOST_AUDIO:g} s of speech ahead of time")
         self._reply(chunk.item).received += chunk.samples.shape[1] / self._protocol.output_rate
+        self._show_state("")
         self._waiting.append(chunk)
         self._there_is_more.set()
 
@@ -327,6 +335,12 @@ class RealtimeHandler(AsyncStreamHandler):
             reply.words += text
             self.conversation.add_text(text, reply.number)
             self._show(reply)
+
+    def _show_state(self, state: str) -> None:
+        """Show on the page that the service thinks; otherwise the page decides by what it hears."""
+        if state != self._state:
+            self._state = state
+            self._send_if_open(json.dumps({"type": "state", "data": state}))
 
     def _show(self, reply: _Reply, seconds: float | None = None) -> None:
         """Show a message of the service on the page, and what was heard of it when that is known."""

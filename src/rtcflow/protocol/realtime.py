@@ -34,6 +34,7 @@ __all__ = [
     "ToolsCalled",
     "Transcript",
     "UserInterrupted",
+    "UserStopped",
 ]
 
 
@@ -58,6 +59,11 @@ class AudioReceived:
 @dataclass(frozen=True, slots=True)
 class UserInterrupted:
     """The service has heard the user speak: what it said before must fall silent."""
+
+
+@dataclass(frozen=True, slots=True)
+class UserStopped:
+    """The service has heard the user fall silent, and thinks about its answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +116,7 @@ RealtimeEvent: TypeAlias = (
     SessionReady
     | AudioReceived
     | UserInterrupted
+    | UserStopped
     | Transcript
     | ToolsCalled
     | CallsCancelled
@@ -257,6 +264,8 @@ class OpenAIRealtime:
                 return [SessionReady()]
             case "input_audio_buffer.speech_started":
                 return [UserInterrupted()]
+            case "input_audio_buffer.speech_stopped":
+                return [UserStopped()]
             case "response.output_audio.delta" | "response.audio.delta":
                 return [AudioReceived(_text(event["item_id"]), _decode(event["delta"]))]
             case "response.output_audio_transcript.delta" | "response.audio_transcript.delta":

@@ -150,6 +150,8 @@ async def test_a_call_is_connected_to_the_service():
 
     async def session(peer):
         peer.hello = await greet(peer)
+        await peer.send({"type": "input_audio_buffer.speech_stopped"})
+        await anyio.sleep(0.1)
         await peer.send(delta("a", 0.5))
         await peer.send({"type": "response.output_audio_transcript.delta", "delta": "Hello."})
         await peer.send({"type": "response.done", "response": {"status": "completed", "output": []}})
@@ -158,6 +160,8 @@ async def test_a_call_is_connected_to_the_service():
         await until(caller, lambda: loud(caller) >= 0.48)
         await until(caller, lambda: getattr(peers[0], "heard", 0) > 5)
         assert Transcript("assistant", "Hello.") in events
+        states = [json.loads(text)["data"] for _, text in caller.messages if '"state"' in text]
+        assert states == ["thinking", ""], "then the page decides by what it hears"
     assert peers[0].path == "/v1?model=gpt-realtime"
     assert peers[0].headers["authorization"] == "Bearer key"
     assert peers[0].hello["session"]["instructions"] == "Be brief."

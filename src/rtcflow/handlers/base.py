@@ -211,7 +211,7 @@ class StreamHandlerBase(ABC):  # noqa: B024  the abstract methods are async or n
         self._channel_lock = threading.Lock()
         self._args_wanted = self._args_asked = False
         self._ended = False
-        self._answering: Any = None  # the task of `reply`
+        self._reply_task: Any = None  # the task of `reply`
         self._resampler: AudioResampler | None = None
 
     # -- the connection
@@ -298,8 +298,8 @@ class StreamHandlerBase(ABC):  # noqa: B024  the abstract methods are async or n
             RuntimeError: The handler serves no connection yet.
         """
         self.clear_queue()
-        if self._answering is not None:
-            self._answering.cancel()
+        if self._reply_task is not None:
+            self._reply_task.cancel()
 
     async def say(self, item: object) -> Heard:
         """Play `item` to its end, after what `emit` has given so far. What `emit` gives meanwhile waits.
@@ -365,14 +365,14 @@ class StreamHandlerBase(ABC):  # noqa: B024  the abstract methods are async or n
                 "async def reply(self, text): ... yield 24000, samples"
             )
         self.interrupt()
-        loop.call_soon_threadsafe(self._begin_answer, text)
+        loop.call_soon_threadsafe(self._begin_reply, text)
 
-    def _begin_answer(self, text: str) -> None:
-        if self._answering is not None:  # of another thread, in the same moment
-            self._answering.cancel()
-        self._answering = self.loop.create_task(self._answer(text))
+    def _begin_reply(self, text: str) -> None:
+        if self._reply_task is not None:  # of another thread, in the same moment
+            self._reply_task.cancel()
+        self._reply_task = self.loop.create_task(self._speak_reply(text))
 
-    async def _answer(self, text: str) -> None:
+    async def _speak_reply(self, text: str) -> None:
         reply = self.reply
         if _returns_at_once(reply):
             answer = reply(text)

@@ -200,8 +200,10 @@ class MediaLoops:
         self.transport = transport
         self._handler: Any = handler
         self._crew = crew
-        self.floor, self.begun, self.speaks = Mutex(), Event(), False
-        self._aside: Voice | None = None  # what `say` says
+        self.floor: Mutex = Mutex()
+        self.begun: Event = Event()
+        self.speaks: bool = False
+        self._aside: _Voice | None = None  # what `say` says
         self.clock: Callable[[], float] = time.monotonic
         self._on_outputs = on_outputs
         self._on_close = on_close
@@ -214,9 +216,12 @@ class MediaLoops:
         self._turns: dict[str, _Turn] = {}
         self._handed_over: Emitted | None = None  # what a thread emitted when its turn was over
         self._ticks = Flow[None](VIDEO_BURST, Policy.BLOCK)
-        self.received = self.emitted = self.video_received = self.video_emitted = 0
-        self.stalls = 0
-        self.longest_stall = 0.0
+        self.received: int = 0
+        self.emitted: int = 0
+        self.video_received: int = 0
+        self.video_emitted: int = 0
+        self.stalls: int = 0
+        self.longest_stall: float = 0.0
 
     # -- the nurseries
 

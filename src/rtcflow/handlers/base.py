@@ -171,8 +171,8 @@ class StreamHandlerBase(ABC):  # noqa: B024  the abstract methods are async or n
         running: Whether the connection is live: False before it begins, and from the moment in which `ended` is set.
     """
 
-    ended = _Ended()
-    running = _Running()
+    ended: _Ended = _Ended()
+    running: _Running = _Running()
 
     _default_video_format: ClassVar[VideoFormat] = "frame"
     # On the class: a subclass that forgot super().__init__() then gets a clear error, not an AttributeError.
@@ -194,7 +194,7 @@ class StreamHandlerBase(ABC):  # noqa: B024  the abstract methods are async or n
         self.video_format: VideoFormat = video_format or self._default_video_format
         self.fps = fps
         check_formats(self)
-        self.output_frame_size = output_sample_rate // 50
+        self.output_frame_size: int = output_sample_rate // 50
         if output_frame_size is not None and output_frame_size != self.output_frame_size:
             warnings.warn(
                 f"output_frame_size={output_frame_size} is ignored: a frame always is 20 ms, which is "
@@ -203,9 +203,9 @@ class StreamHandlerBase(ABC):  # noqa: B024  the abstract methods are async or n
                 stacklevel=2,
             )
         self.latest_args: str | list[Any] = "not_set"
-        self.phone_mode = False
-        self.args_set = Event()
-        self.channel_set = Event()
+        self.phone_mode: bool = False
+        self.args_set: Event = Event()
+        self.channel_set: Event = Event()
         self._end_begun = Event()
         self._channel: DataChannel | None = None
         self._channel_lock = threading.Lock()

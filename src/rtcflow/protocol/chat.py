@@ -43,7 +43,8 @@ class ChatReader:
 
     def __init__(self) -> None:
         self._calls: dict[int, dict[str, str]] = {}
-        self.done = self._finished = False
+        self.done: bool = False
+        self._finished = False
 
     def feed(self, line: str) -> str:
         """Take a line of the response's body; returns the text in it.

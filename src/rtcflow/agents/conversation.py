@@ -234,6 +234,8 @@ class Conversation:
         Raises:
             ValueError: It is something else.
         """
+        if not isinstance(kept, Mapping):
+            raise ValueError(f"this is not what Conversation.as_dict gave: {kept!r:.80}")  # noqa: TRY004
         conversation = cls(str(kept.get("system", "")), tools, limit=limit)
         try:
             for number, entry in enumerate(kept["entries"]):

@@ -120,7 +120,7 @@ class RealtimeHandler(AsyncStreamHandler):
     and then nothing, and what the caller says is dropped. The new session is told what was said and heard so far.
 
     Raises:
-        TypeError: A tool cannot be described to a model.
+        TypeError: A tool cannot be described to a model, or `protocol` cannot be called.
 
     Attributes:
         conversation: What was said, as the service writes it down, and cut to what was heard.
@@ -135,6 +135,8 @@ class RealtimeHandler(AsyncStreamHandler):
         on_event: Callable[[RealtimeEvent], None] | None = None,
         attempts: int = ATTEMPTS,
     ) -> None:
+        if not callable(protocol):
+            raise TypeError("protocol makes the wire format for each call; write: lambda: OpenAIRealtime(key)")
         self._protocol = protocol()
         super().__init__(output_sample_rate=self._protocol.output_rate, input_sample_rate=self._protocol.input_rate)
         made = [as_tool(given) for given in tools]

@@ -107,6 +107,8 @@ def tool(
         raise ValueError(f"policy must be one of {', '.join(map(repr, POLICIES))}, not {policy!r}")
 
     def make(function: Callable[..., Any]) -> Tool:
+        if not callable(function):
+            raise TypeError(f"a tool must be a function or a Tool, not {function!r:.80}")
         what = description or (inspect.getdoc(function) or "").strip()
         called = name or str(getattr(function, "__name__", type(function).__name__))
         return Tool(function, called, what, _parameters(function, called), policy, timeout)
@@ -118,8 +120,6 @@ def as_tool(given: object) -> Tool:
     """A `Tool`, or what `tool` makes of a function."""
     if isinstance(given, Tool):
         return given
-    if not callable(given):
-        raise TypeError(f"a tool must be a function or a Tool, not {given!r:.80}")
     made = tool(given)
     assert isinstance(made, Tool)  # noqa: S101
     return made

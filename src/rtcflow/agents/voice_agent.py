@@ -15,6 +15,7 @@ import inspect
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 import anyio
@@ -43,6 +44,13 @@ SPEECH_RATE = 15.0
 """Characters a second: what a voice says. It gives chunks of streamed speech their words, which the voice does not."""
 
 
+EXAMPLES = {
+    "chat": "async def chat(messages, tools): ... yield token",
+    "stt": "def stt(audio): ... return words",
+    "tts": "def tts(text): ... return 24000, samples",
+}
+
+
 class VoiceAgent(ReplyOnPause):
     """A handler that listens, thinks and speaks, and can be interrupted at any moment.
 
@@ -62,7 +70,8 @@ class VoiceAgent(ReplyOnPause):
         **options: The arguments of `ReplyOnPause`, ``speculative`` among them.
 
     Raises:
-        TypeError: A tool cannot be described to a model.
+        TypeError: A tool cannot be described to a model, or a service cannot be called.
+        ValueError: `patience` is not more than 0.
 
     Attributes:
         conversation: The context of this call.
@@ -83,25 +92,22 @@ class VoiceAgent(ReplyOnPause):
         **options: Any,
     ) -> None:
         tools = tuple(tools)
+        for name, function in (("chat", chat), ("stt", stt), ("tts", tts)):
+            if not callable(function):
+                raise TypeError(f"{name} must be a function, not {function!r:.80}; write: {EXAMPLES[name]}")
+        if not patience > 0:
+            raise ValueError(f"patience must be seconds, more than 0, not {patience!r}")
         self._agent_settings: dict[str, Any] = {
-            "chat": chat,
-            "stt": stt,
-            "tts": tts,
-            "system": system,
-            "tools": tools,
-            "conversation": conversation,
-            "greeting": greeting,
-            "apology": apology,
-            "patience": patience,
-            **options,
-        }
+            "chat": chat, "stt": stt, "tts": tts, "system": system, "tools": tools, "conversation": conversation,
+            "greeting": greeting, "apology": apology, "patience": patience, **options,
+        }  # fmt: skip
         self.conversation = Conversation(system, tools) if conversation is None else conversation()
         self._chat, self._stt, self._tts = chat, stt, tts
-        self._greeting, self._apology, self._patience = greeting, apology, patience
+        self._apology, self._patience = apology, patience
         self._apologizing = False
         self._untranscribed: dict[int, Audio] = {}  # by the number of the reply
         self._shown: set[str] = set()  # calls whose results the model has read
-        super().__init__(self._answer, None if greeting is None else self._greet, **options)
+        super().__init__(self._answer, None if greeting is None else partial(self._speak, greeting), **options)
 
     def copy(self) -> VoiceAgent:
         """A fresh agent with the same settings and a conversation of its own."""
@@ -113,12 +119,6 @@ class VoiceAgent(ReplyOnPause):
             self.reply_to(message)
 
     # -- one reply
-
-    async def _greet(self) -> AsyncGenerator[Say]:
-        assert self._greeting is not None  # noqa: S101
-        async with aclosing(self._speak(self._greeting)) as spoken:
-            async for say in spoken:
-                yield say
 
     async def _answer(self, said: Any) -> AsyncGenerator[Say]:
         """The reply function: answer speech, or a text."""

@@ -176,6 +176,8 @@ def test_two_tools_of_one_name_are_refused():
         Conversation("x" * 5000, limit=5000)
     with pytest.raises(ValueError, match=r"not what Conversation\.as_dict gave"):
         Conversation.from_dict({"entries": [{}]})
+    with pytest.raises(ValueError, match=r"not what Conversation\.as_dict gave"):
+        Conversation.from_dict([])
 
 
 # -- a chat service's stream

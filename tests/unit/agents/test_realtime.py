@@ -420,3 +420,9 @@ async def test_the_example_talks_to_a_service(monkeypatch):
     hello, result = got
     assert hello["session"]["tools"][0]["name"] == "opening_hours"
     assert result["item"]["output"] == "closed"
+
+
+def test_a_format_in_place_of_a_function_that_makes_one_is_refused():
+    """Each call needs its own."""
+    with pytest.raises(TypeError, match="write: lambda: OpenAIRealtime"):
+        RealtimeHandler(OpenAIRealtime("key"))

@@ -14,7 +14,7 @@ from rtcflow.agents import Conversation, ServiceError, ToolCall, VoiceAgent, too
 from rtcflow.handlers.turns import Interrupted, PlayoutFinished, ReplyFailed
 from rtcflow.testing import open_caller
 from rtcflow.testing.clocks import virtual_backend
-from rtcflow.turns import ReplyOnPause, SpeechEnded, SpeechStarted
+from rtcflow.turns import EnergyVad, ReplyOnPause, SpeechEnded, SpeechStarted
 
 pytestmark = pytest.mark.anyio
 
@@ -494,3 +494,21 @@ async def test_an_idle_agent_runs_what_an_idle_reply_on_pause_runs():
     alone = await calls_in_a_second(ReplyOnPause(reply, detector=lambda: Script([]), output_sample_rate=RATE))
     assert agent == pytest.approx(alone, rel=0.01)
     assert alone > 500
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ({"chat": None}, TypeError, "chat must be a function, not None; write: async def chat"),
+        ({"stt": "whisper"}, TypeError, "stt must be a function"),
+        ({"tts": 3}, TypeError, "tts must be a function"),
+        ({"patience": 0}, ValueError, "patience must be seconds"),
+        ({"tools": [3]}, TypeError, "a tool must be a function"),
+    ],
+)
+def test_what_cannot_serve_is_refused_when_the_agent_is_made(arguments, error, words):
+    """With the line to write, and not at the first turn of the first caller."""
+    services = Services("Yes.")
+    right = {"chat": services.chat, "stt": services.stt, "tts": services.tts}
+    with pytest.raises(error, match=words):
+        VoiceAgent(**(right | arguments), model=EnergyVad())

@@ -5,6 +5,7 @@ const $ = (id) => document.getElementById(id);
 const root = $("call");
 const call = new Call();
 const LOG_LINES = 200; // the most that are kept
+const FOR_PROGRAMS = /^(Server received: handshake|started_talking$|pause_detected$|response_starting$)/; // the state says it
 const PLOT_SECONDS = 60; // the most; the plot begins with the first 15
 
 const SILENT_TICKS = 2; // ticks of 0.5 s without a packet after which the figures are old
@@ -83,7 +84,7 @@ call.addEventListener("message", ({ detail: { type, data } }) => {
     return showState();
   }
   if (type === "send_input") ask();
-  else if (["turn", "reply"].includes(type) || text.startsWith("Server received: handshake")) return; // for programs
+  else if (["turn", "reply"].includes(type) || FOR_PROGRAMS.test(text)) return;
   else if (type === "error") trouble(text); // the alert says it; twice would be noise
   else log(type, ["log", "text", "warning"].includes(type) ? text : `${type} ${text}`.trim());
 });

@@ -486,7 +486,7 @@ class Connection:
     async def _serve(self, tasks: anyio.abc.TaskGroup) -> None:
         """Begin the call, and wait for its end."""
         self._loop = HandlerLoop(self._call)
-        self._saying = Saying(self._media, self._loop, self.run_sync)
+        self._saying = Saying(self._media, self)
         try:
             check_handler(self.handler)
             self.handler._bind(self)

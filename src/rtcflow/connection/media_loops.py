@@ -174,7 +174,7 @@ class MediaLoops:
     Attributes:
         transport: Where frames come from and go to; changed only while nothing runs.
         floor: Held by what puts audio: `emit` for one item, `say` for all that it plays.
-        begun: Set when media has begun; closed at the end.
+        begun: Set while media runs; closed at the end.
         speaks: Whether the peer listens to audio; once `begun`.
         clock: What stalls and idle times are measured with, readable in any thread; in virtual time the loop's.
         received: Calls of `receive` that were begun.
@@ -203,7 +203,8 @@ class MediaLoops:
         self.floor: Mutex = Mutex()
         self.begun: Event = Event()
         self.speaks: bool = False
-        self._aside: _Voice | None = None  # what `say` says
+        self._aside: Voice | None = None  # what `say` says
+        self._since: tuple[Player, int] | None = None  # when that began: `Player.clears`
         self.clock: Callable[[], float] = time.monotonic
         self._on_outputs = on_outputs
         self._on_close = on_close
@@ -214,7 +215,8 @@ class MediaLoops:
         self._homes: dict[str, Nursery] = {}  # the nursery in which each method is called, also while it ends
         self._loops: set[str] = set()  # that run, or are about to
         self._turns: dict[str, _Turn] = {}
-        self._handed_over: Emitted | None = None  # what a thread emitted when its turn was over
+        self._handed_over: Emitted | None = None  # what was emitted when its loop ended
+        self._keeps = False  # whether the next loop speaks that
         self._ticks = Flow[None](VIDEO_BURST, Policy.BLOCK)
         self.received: int = 0
         self.emitted: int = 0
@@ -284,6 +286,9 @@ class MediaLoops:
         for name in names or NURSERIES:
             if name not in NURSERIES:
                 raise RuntimeError(f"a connection has no nursery {name!r}; expected one of {', '.join(NURSERIES)}")
+            if name == "emit":
+                self._keeps = keep
+                self.begun.clear()
             if keep and "emit" in self._turns:
                 self._turns["emit"].hands_over = True
             nursery = self._nurseries.pop(name, None)
@@ -354,13 +359,19 @@ class MediaLoops:
         audio_out, listens = self.transport.audio_out, self.transport.offer.send_audio
         while self._goes_on_in("emit"):
             began = self.clock()
-            emitted = parse_emit(await self._handler.emit())
+            emitted, self._handed_over = self._handed_over, None
+            if emitted is None:
+                emitted = parse_emit(await self._handler.emit())
             if emitted.nothing:
                 await anyio.sleep(idle.next(self.clock() - began))
                 continue
             idle.reset()
             clears = audio_out.clears
-            await self.floor.acquire()
+            try:
+                await self.floor.acquire()
+            except BaseException:
+                self._handed_over = emitted if self._keeps else None
+                raise
             try:
                 emitted = _unless_cleared(emitted, audio_out, clears)
                 if listens and emitted.audio is not None and emitted.seconds > PIECE:
@@ -405,7 +416,10 @@ class MediaLoops:
             self.floor.acquire_sync()
             try:
                 emitted = _unless_cleared(emitted, audio_out, clears)
-                if turn.over or not self._speak(emitted, voice, audio_out if listens else None):
+                if turn.over:
+                    self._handed_over = emitted if turn.hands_over else None
+                    return
+                if not self._speak(emitted, voice, audio_out if listens else None):
                     return
             finally:
                 self.floor.release()
@@ -454,27 +468,46 @@ class MediaLoops:
             return False
         return self._go_on(emitted.close)
 
-    async def speak_aside(self, emitted: Emitted, clears: int) -> bool:
+    def begin_aside(self) -> None:
+        """Something else is said from now on, by what holds the floor."""
+        self._since = None
+
+    async def speak_aside(self, emitted: Emitted) -> bool:
         """Pass on what `say` says, which holds the floor; False if it ends with that.
 
-        Args:
-            emitted: One item.
-            clears: `Player.clears` when it began to be said. If `clear_queue` was called since, it is dropped.
+        While no transport carries the connection, this waits. If `clear_queue` was called since `begin_aside`, the
+        audio is dropped.
 
         Raises:
             anyio.ClosedResourceError: The call is over.
         """
-        assert self._aside is not None  # noqa: S101
         if emitted.outputs is not None:
             self._on_outputs(emitted.outputs)
-        if emitted.audio is not None:
-            rate, samples = emitted.audio
+        rate, samples = emitted.audio or (1, np.empty((1, 0), np.int16))
+        for piece in _pieces(samples, rate, self.transport.audio_out):
+            await self.begun.wait()
             audio_out = self.transport.audio_out
-            for piece in _pieces(samples, rate, audio_out):
-                if not audio_out.put(self._aside.frame(piece, rate), since=clears):
-                    return False
-                await anyio.lowlevel.checkpoint()
+            if self._since is None or self._since[0] is not audio_out:
+                self._since = audio_out, audio_out.clears
+            assert self._aside is not None  # noqa: S101
+            if not audio_out.put(self._aside.frame(piece, rate), since=self._since[1]):
+                return False
         return self._go_on(emitted.close)
+
+    async def wait_for_room(self) -> None:
+        """Wait until `audio_out` has room, also that of the next transport.
+
+        Raises:
+            anyio.ClosedResourceError: The call is over.
+        """
+        while True:
+            await self.begun.wait()
+            audio_out = self.transport.audio_out
+            try:
+                return await audio_out.wait_for_room()
+            except anyio.ClosedResourceError:
+                if audio_out is self.transport.audio_out and self.begun.is_set():
+                    raise
 
     # -- video in
 

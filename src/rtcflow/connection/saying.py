@@ -11,19 +11,17 @@ and stops in the same way. The invariant: after `clear_queue` nothing more of it
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import anyio
 import numpy as np
 
-from .._core.player import Player
+from ..handlers.base import Binding
 from ..handlers.items import Emitted
 from ..handlers.ledger import Heard, PlayoutLedger
 from ..handlers.turns.reply import Chunk, ChunkQueue, Reply, run_reply
 from ..handlers.turns.timeline import TurnTimeline
-from .handler_loop import HandlerLoop
 from .media_loops import MediaLoops
 
 __all__ = ["Saying"]
@@ -33,19 +31,18 @@ class Saying:
     """Says one thing after the other, each to its end or until `stop`.
 
     Args:
-        media: Has the floor, and `audio_out`.
-        loop: Runs the generators.
-        run_sync: Runs a function in a worker thread of the connection.
+        media: Has the floor, and the transport that carries the call.
+        connection: Runs the generators, and knows how far playing has come.
     """
 
-    def __init__(self, media: MediaLoops, loop: HandlerLoop, run_sync: Callable[..., Awaitable[Any]]) -> None:
-        self._media, self._loop, self._run_sync = media, loop, run_sync
+    def __init__(self, media: MediaLoops, connection: Binding) -> None:
+        self._media, self._connection = media, connection
         self._stop: Callable[[], None] | None = None
 
     def stop(self) -> None:
         """Say no more of what is being said; from any thread."""
         if (stop := self._stop) is not None:
-            self._loop.call_soon_threadsafe(stop)
+            self._connection.loop.call_soon_threadsafe(stop)
 
     async def say(self, item: object) -> Heard:
         """Play `item` after what `emit` gave so far; see `StreamHandlerBase.say`."""
@@ -55,9 +52,9 @@ class Saying:
             await media.floor.acquire()
             try:
                 if media.speaks:
-                    await self._play(item, ledger, media.transport.audio_out)
+                    await self._play(item, ledger)
             except anyio.get_cancelled_exc_class():
-                media.transport.clear_audio()
+                self._connection.clear_queue()
                 raise
             finally:
                 self._stop = None
@@ -66,28 +63,30 @@ class Saying:
             pass  # the call is over: what was heard until then counts
         return ledger.heard()
 
-    async def _play(self, item: object, ledger: PlayoutLedger, audio_out: Player) -> None:
-        reply, queue, clears = Reply(TurnTimeline(0)), ChunkQueue(), audio_out.clears
+    async def _play(self, item: object, ledger: PlayoutLedger) -> None:
+        media, loop = self._media, self._connection.loop
+        reply, queue = Reply(TurnTimeline(0)), ChunkQueue()
         with anyio.CancelScope() as playing:
 
             def stop() -> None:
-                reply.interrupt(self._loop.time())
+                reply.interrupt(loop.time())
                 queue.let_go()
                 playing.cancel()
 
             self._stop = stop
+            media.begin_aside()
             try:
-                self._loop.create_task(self._make(reply, item, queue))
+                loop.create_task(self._make(reply, item, queue))
                 while not (chunk := await queue.take()).last:
-                    _note(ledger, audio_out, chunk)
-                    if not await self._media.speak_aside(Emitted(chunk.audio, chunk.outputs, chunk.close), clears):
+                    self._note(ledger, chunk)
+                    if not await media.speak_aside(Emitted(chunk.audio, chunk.outputs, chunk.close)):
                         return
-                    await audio_out.wait_for_room()
+                    await media.wait_for_room()
                 ledger.close()
-                await audio_out.wait_played(math.inf)
+                await self._connection.wait_played(math.inf)
             finally:
                 stop()
-                ledger.played(_heard_to(audio_out))
+                ledger.played(self._heard_to())
 
     async def _make(self, reply: Reply, item: object, queue: ChunkQueue) -> None:
         """The task that runs a generator; what it raises is raised by `say`."""
@@ -97,22 +96,20 @@ class Saying:
 
         with reply.scope:
             try:
-                await run_reply(reply, made, [], queue, partial(self._run_sync, "say"))
+                await run_reply(reply, made, [], queue, partial(self._connection.run_sync, "say"))
                 await queue.put(Chunk(reply, last=True))
             except Exception as error:  # noqa: BLE001  handed to the caller of `say`
                 queue.fail(error)
 
+    def _note(self, ledger: PlayoutLedger, chunk: Chunk) -> None:
+        if chunk.audio is not None:
+            playback = self._connection.playback()
+            ledger.played(self._heard_to())
+            ledger.begin(playback.played + playback.waiting)
+            ledger.add(*chunk.audio, chunk.text)
+        elif chunk.text:  # words that end with the sound before them
+            ledger.add(1, np.empty((1, 0), np.int16), chunk.text)
 
-def _note(ledger: PlayoutLedger, audio_out: Player, chunk: Chunk) -> None:
-    if chunk.audio is not None:
-        playback = audio_out.playback()
-        ledger.played(_heard_to(audio_out))
-        ledger.begin(playback.played + playback.waiting)
-        ledger.add(*chunk.audio, chunk.text)
-    elif chunk.text:  # words that end with the sound before them
-        ledger.add(1, np.empty((1, 0), np.int16), chunk.text)
-
-
-def _heard_to(audio_out: Player) -> float:
-    playback = audio_out.playback()
-    return playback.played if playback.confirmed is None else playback.confirmed
+    def _heard_to(self) -> float:
+        playback = self._connection.playback()
+        return playback.played if playback.confirmed is None else playback.confirmed

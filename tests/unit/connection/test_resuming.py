@@ -438,3 +438,38 @@ def test_an_offered_link_is_closed_with_the_call(backend):
             await connection.wait_released(again)
 
     run(backend, main)
+
+
+@BACKENDS
+def test_what_is_being_said_goes_on_over_the_next_link(backend):
+    """`say` waits while there is no link, then says the rest; what `emit` gave meanwhile comes after it."""
+
+    async def main():
+        handler, heard = Notes(), []
+
+        async def words():
+            for _ in range(30):
+                yield 24000, tone(900, 0.1)
+
+        async def say():
+            heard.append(await handler.say(words()))
+
+        async with call(handler) as (connection, ours, theirs), anyio.create_task_group() as tasks:
+            tasks.start_soon(say)
+            await anyio.sleep(0.2)
+            handler.send.send_nowait(tone(700, 0.5))
+            before = (await hear(theirs, 0.8)).count(900)
+            ours.break_link(BROKEN)
+            await anyio.sleep(5)
+            assert not heard
+            async with link() as (again, other):
+                connection.resume(again)
+                after = [value for value in await hear(other, 4) if value]
+                assert after.count(900) + before == pytest.approx(30 * 50, rel=0.1)
+                assert after.index(700) > after.count(900) - 60, "in one piece"
+                assert 700 in after
+                assert heard[0].complete
+                assert heard[0].seconds == pytest.approx(3, abs=0.1)
+                tasks.cancel_scope.cancel()
+
+    run(backend, main)

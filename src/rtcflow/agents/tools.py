@@ -116,7 +116,7 @@ def tool(
     return make if function is None else make(function)
 
 
-def as_tool(given: object) -> Tool:
+def as_tool(given: Any) -> Tool:
     """A `Tool`, or what `tool` makes of a function."""
     if isinstance(given, Tool):
         return given

@@ -21,6 +21,7 @@ from .._core.bridge import Event
 from .._core.flow import Flow, Policy
 from .._core.installed import check_versions, import_extra
 from .room import Room
+from .seam.nats import stop_sending
 
 if TYPE_CHECKING:
     from nats.aio.client import Client
@@ -300,7 +301,7 @@ class NatsLink:
         """
         client = self._client
         if client is not None and self.is_up:
-            await client._send_unsubscribe(subscription._id)  # no public way keeps what is on its way
+            await stop_sending(client, subscription)
             self._ending.add(task := self._room.start_task(self._forget(subscription)))
             task.add_done_callback(self._ending.discard)
         else:

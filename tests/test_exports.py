@@ -157,7 +157,7 @@ NOT_FOR_USERS = {
         "IceServer.parsed_urls",
         "VirtualTime.decide",
     ),
-    *("Session.check_resume", "Session.permit_resume"),
+    *("ResumingCall.__init__", "ResumingCall.run", "Session.check_resume", "Session.permit_resume"),
     *("Player.more", "Player.next_frame", "Player.poll"),
     *("Chain.__init__", "HandlerLoop.__init__", "Options.__init__", "Session.__init__", "WebRTCTransport.__init__"),
 }

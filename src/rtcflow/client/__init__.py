@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .resuming import ResumingCall
 from .webrtc import connect, get_configuration, offer_url
 
-__all__ = ["connect", "get_configuration", "offer_url"]
+__all__ = ["ResumingCall", "connect", "get_configuration", "offer_url"]

@@ -7,19 +7,23 @@ import secrets
 import socket
 import ssl
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, Final
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, overload
 
 import anyio
 
 from .._core.installed import import_extra
+from .._core.native import task_group
+from ..ends import sole_error
 from ..exceptions import RemoteProtocolError
 from ..protocol import signalling
+from ..protocol.resume import Permit, Proof, prove
 
 if TYPE_CHECKING:
     import httpx2
 
     from ..transports.webrtc import WebRTCEngine, WebRTCTransport
+    from .resuming import ResumingCall
 
 __all__ = ["connect", "get_configuration", "offer_url"]
 
@@ -43,8 +47,16 @@ def offer_url(url: str) -> str:
     return url + query + parameters
 
 
-@asynccontextmanager
-async def connect(
+class _Media(TypedDict):
+    """What is offered."""
+
+    audio: bool
+    video: bool
+    messages: bool
+
+
+@overload
+def connect(
     url: str,
     *,
     audio: bool = True,
@@ -54,7 +66,33 @@ async def connect(
     headers: Mapping[str, str] | None = None,
     timeout: float = 10.0,
     engine: WebRTCEngine | None = None,
-) -> AsyncIterator[WebRTCTransport]:
+    resume: Literal[False] = False,
+) -> AbstractAsyncContextManager[WebRTCTransport]: ...
+@overload
+def connect(
+    url: str,
+    *,
+    audio: bool = True,
+    video: bool = False,
+    messages: bool = True,
+    webrtc_id: str | None = None,
+    headers: Mapping[str, str] | None = None,
+    timeout: float = 10.0,
+    engine: WebRTCEngine | None = None,
+    resume: Literal[True],
+) -> AbstractAsyncContextManager[ResumingCall]: ...
+def connect(
+    url: str,
+    *,
+    audio: bool = True,
+    video: bool = False,
+    messages: bool = True,
+    webrtc_id: str | None = None,
+    headers: Mapping[str, str] | None = None,
+    timeout: float = 10.0,
+    engine: WebRTCEngine | None = None,
+    resume: bool = False,
+) -> AbstractAsyncContextManager[Any]:
     """Call the server at `url` over WebRTC, and hang up at the end of the block.
 
     Usage, by hand or by a handler of your own (a bot that calls)::
@@ -76,9 +114,14 @@ async def connect(
         headers: Further headers of the request, such as ``Authorization``.
         timeout: Seconds for the server's answer.
         engine: An open engine. Pass one if you make many calls or want other options; by default the call opens one.
+        resume: If the link breaks, come back over another peer connection, if the server waits
+            (`Stream(resume=...)`). Without `engine`, the server counts as gone after 1.2 s of silence; otherwise
+            `WebRTCConfig.peer_timeout` says when. Sound and pictures that are put in meanwhile are dropped; messages
+            wait.
 
     Yields:
-        The transport, with the answer accepted; it is on its way to being connected (`Transport.wait_connected`).
+        The transport, with the answer accepted; it is on its way to being connected (`Transport.wait_connected`). With
+        `resume`, a transport of the same kind that outlives its peer connections (`ResumingCall`).
 
     Raises:
         ValueError: `url` is not an http or https URL, or a header cannot be sent.
@@ -86,20 +129,98 @@ async def connect(
         NegotiationError: The server refused; its class, `status` and `code` say why.
         RemoteProtocolError: What answers there is no such server.
     """
+    media = _Media(audio=audio, video=video, messages=messages)
+    own_id = webrtc_id or secrets.token_urlsafe(18)
+    if resume:
+        return _resuming(url, own_id, headers, timeout, engine, media)
+    return _once(url, own_id, headers, timeout, engine, media)
+
+
+@asynccontextmanager
+async def _once(
+    url: str,
+    webrtc_id: str,
+    headers: Mapping[str, str] | None,
+    timeout: float,
+    engine: WebRTCEngine | None,
+    media: _Media,
+) -> AsyncIterator[WebRTCTransport]:
     from ..transports.webrtc import open_engine
 
     target, sent = offer_url(url), read_headers(headers)
     import_httpx2()
     async with open_engine() if engine is None else nullcontext(engine) as opened:
-        call = await opened.offer(audio=audio, video=video, messages=messages)
+        call = await opened.offer(**media)
         try:
-            offer = signalling.Offer(call.offer_sdp, webrtc_id or secrets.token_urlsafe(18))
-            response = await _request("POST", target, sent, timeout, offer.to_json())
-            await call.accept_answer(signalling.parse_answer(response.content, response.status_code).sdp)
+            await _negotiate(call, target, signalling.Offer(call.offer_sdp, webrtc_id), sent, timeout)
             yield call
         finally:
             with anyio.CancelScope(shield=True):
                 await call.aclose()
+
+
+@asynccontextmanager
+async def _resuming(
+    url: str,
+    webrtc_id: str,
+    headers: Mapping[str, str] | None,
+    timeout: float,
+    engine: WebRTCEngine | None,
+    media: _Media,
+) -> AsyncIterator[ResumingCall]:
+    """Call, and come back over other peer connections of the same engine."""
+    from ..transports.webrtc import WebRTCConfig, open_engine
+    from .resuming import CONNECT_TIMEOUT, PEER_TIMEOUT, ResumingCall
+
+    target, sent = offer_url(url), read_headers(headers)
+    import_httpx2()
+    config = WebRTCConfig(peer_timeout=PEER_TIMEOUT, connect_timeout=CONNECT_TIMEOUT)
+    attempts = 0
+    permit: Permit | None = None
+    failure: BaseException | None = None
+
+    async with open_engine(config) if engine is None else nullcontext(engine) as opened:
+
+        async def dial() -> WebRTCTransport:
+            nonlocal attempts, permit
+            call = await opened.offer(**media)
+            try:
+                told: bool | Proof = True
+                if permit is not None:
+                    attempts += 1
+                    told = prove(permit.secret, webrtc_id, attempts, call.offer_sdp)
+                offer = signalling.Offer(call.offer_sdp, webrtc_id, resume=told)
+                answer = await _negotiate(call, target, offer, sent, timeout)
+                permit = permit or answer.permit
+            except BaseException:
+                with anyio.CancelScope(shield=True):
+                    await call.aclose()
+                raise
+            return call
+
+        call = ResumingCall(await dial(), permit)
+        try:
+            async with task_group() as tasks:
+                tasks.start_soon(call.run, dial)
+                try:
+                    yield call
+                finally:
+                    with anyio.CancelScope(shield=True):
+                        await call.aclose()
+                tasks.cancel_scope.cancel()
+        except BaseExceptionGroup as group:
+            failure = sole_error(group)
+    if failure is not None:
+        raise failure  # what the block raised, as it was
+
+
+async def _negotiate(
+    call: WebRTCTransport, target: str, offer: signalling.Offer, headers: Mapping[str, str], timeout: float
+) -> signalling.Answer:
+    response = await _request("POST", target, headers, timeout, offer.to_json())
+    answer = signalling.parse_answer(response.content, response.status_code)
+    await call.accept_answer(answer.sdp)
+    return answer
 
 
 async def get_configuration(

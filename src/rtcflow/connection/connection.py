@@ -570,6 +570,11 @@ class Connection:
         """
         self._with_resume().offer(transport)
 
+    @property
+    def latest_transport(self) -> Transport:
+        """The transport that was given to `resume` last, even if the connection has not changed over yet."""
+        return self.transport if self._resuming is None else self._resuming.latest
+
     async def wait_released(self, transport: Transport) -> None:
         """Wait until the connection has closed `transport`, because another took its place or the end came.
 
@@ -681,7 +686,8 @@ class Connection:
         except anyio.ClosedResourceError:
             end = End(EndCause.CLOSED, "the transport was closed")
         else:
-            self._finish(End(EndCause.PEER_LEFT, "the peer left"))
+            if resuming is None or number == resuming.number:  # not while the peer goes over to another link
+                self._finish(End(EndCause.PEER_LEFT, "the peer left"))
             return
         if resuming is None:
             self._finish(end)

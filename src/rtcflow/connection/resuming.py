@@ -103,6 +103,11 @@ class Resuming:
         """Of the latest transport."""
         return self._state.number
 
+    @property
+    def latest(self) -> Transport:
+        """The transport that was offered last."""
+        return self._next or self._connection.transport
+
     # -- what happens to the link
 
     def lost(self, number: int, end: End) -> None:

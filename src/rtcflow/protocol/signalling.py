@@ -24,6 +24,7 @@ from ..exceptions import (
     TooManyConnections,
     UnknownConnection,
 )
+from .resume import Permit, Proof, read_permit, read_request
 
 MAX_BODY: Final = 131_072
 """Bytes of one request: an SDP of the largest size, with every second character escaped in JSON."""
@@ -115,15 +116,20 @@ class Offer:
         sdp: Its offer: not empty, at most `MAX_SDP` bytes; otherwise unread (see `rtcflow.protocol.sdp`).
         webrtc_id: The name it chose for the connection: 1 to 128 letters, digits and ``_ . ~ -``.
         type: ``"offer"``.
+        resume: True: the page would like to come back if its link breaks. A proof: it comes back (`protocol.resume`).
     """
 
     sdp: str
     webrtc_id: str
     type: str = "offer"
+    resume: bool | Proof = False
 
     def to_json(self) -> dict[str, Any]:
         """The request's body, to be written as JSON."""
-        return {"sdp": self.sdp, "type": self.type, "webrtc_id": self.webrtc_id}
+        body: dict[str, Any] = {"sdp": self.sdp, "type": self.type, "webrtc_id": self.webrtc_id}
+        if self.resume:
+            body["resume"] = self.resume.to_json() if isinstance(self.resume, Proof) else True
+        return body
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,14 +179,19 @@ class Answer:
     Attributes:
         sdp: The answer.
         type: ``"answer"``.
+        permit: What a page is told that may come back.
     """
 
     sdp: str
     type: str = "answer"
+    permit: Permit | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The reply's body, to be written as JSON."""
-        return {"sdp": self.sdp, "type": self.type}
+        body: dict[str, Any] = {"sdp": self.sdp, "type": self.type}
+        if self.permit is not None:
+            body["resume"] = self.permit.to_json()
+        return body
 
 
 Request: TypeAlias = Offer | CandidateRequest
@@ -207,7 +218,7 @@ def parse_request(body: bytes) -> Request:
     fields = _parse_object(body)
     kind = fields.get("type")
     if kind == "offer":
-        return Offer(_sdp(fields), _webrtc_id(fields))
+        return Offer(_sdp(fields), _webrtc_id(fields), resume=_resume(fields))
     if kind == "ice-candidate":
         return CandidateRequest(_webrtc_id(fields), _candidate(fields))
     raise InvalidOffer(f'"type" is {_show(kind)}; expected "offer" or "ice-candidate"', status=422)
@@ -312,6 +323,13 @@ def _webrtc_id(fields: dict[str, Any]) -> str:
     return webrtc_id
 
 
+def _resume(fields: dict[str, Any]) -> bool | Proof:
+    try:
+        return read_request(fields.get("resume"))
+    except ValueError as error:
+        raise InvalidOffer(str(error), status=422) from None
+
+
 def _candidate(fields: dict[str, Any]) -> IceCandidate | None:
     if "candidate" not in fields:
         raise InvalidCandidate('"candidate" is missing', status=422)
@@ -393,7 +411,10 @@ def parse_answer(body: bytes, status: int = 200) -> Answer:
     fields = parse_reply(body, status)
     sdp = fields.get("sdp")
     if isinstance(sdp, str) and sdp.strip() and fields.get("type") == "answer":
-        return Answer(sdp)
+        try:
+            return Answer(sdp, permit=read_permit(fields.get("resume")))
+        except ValueError as error:
+            raise RemoteProtocolError(f"the server's reply: {error}") from None
     raise RemoteProtocolError(f"the server's reply (HTTP {status}) is not an answer: {_show_bytes(body)}")
 
 

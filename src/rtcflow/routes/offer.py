@@ -16,6 +16,7 @@ from starlette.routing import BaseRoute
 
 from ..exceptions import UnknownConnection
 from ..protocol import signalling
+from ..protocol.resume import Proof
 from ..serving.calls import Calls
 from ..serving.negotiation import answer_offer, get_rtc_configuration
 from ..transports.webrtc import WebRTCTransport
@@ -43,6 +44,8 @@ async def offer(calls: Calls, request: Request) -> Response:
     match signalling.parse_request(await read_body(request)):
         case signalling.Offer() as wanted:
             count_request(calls, request)
+            if isinstance(wanted.resume, Proof):
+                return await _go_on(calls, request, wanted, wanted.resume)
             session = calls.get(wanted.webrtc_id)
             if session is not None and session.connection is not None:
                 await calls.authorize(caller_of(request, new_call=False))
@@ -50,18 +53,35 @@ async def offer(calls: Calls, request: Request) -> Response:
                 return JSONResponse(signalling.Answer(answer).to_json())
             async with calls.admit(caller_of(request), "webrtc", wanted.webrtc_id) as session:
                 transport = await answer_offer(calls, wanted.sdp)
+                permit = session.permit_resume() if wanted.resume else None
                 calls.start(session, transport)
-            return JSONResponse(signalling.Answer(transport.answer).to_json())
+            return JSONResponse(signalling.Answer(transport.answer, permit=permit).to_json())
         case signalling.CandidateRequest(webrtc_id, candidate):
             session = calls.find(webrtc_id)
             try:
                 connection = await session.wait_prepared()  # browsers find candidates while their offer is on its way
             except anyio.ClosedResourceError:
                 raise UnknownConnection("this call was refused") from None
-            if not isinstance(connection.transport, WebRTCTransport):
+            latest = connection.latest_transport
+            if not isinstance(latest, WebRTCTransport):
                 raise UnknownConnection(f"this is a {session.kind} call, which has no candidates")
-            await connection.transport.add_candidate(candidate)
+            await latest.add_candidate(candidate)
             return JSONResponse(signalling.SUCCESS)
+
+
+async def _go_on(calls: Calls, request: Request, wanted: signalling.Offer, proof: Proof) -> Response:
+    """Go on with a live call over another peer connection (`Stream(resume=...)`)."""
+    session = calls.find_resumable(wanted.webrtc_id)
+    await calls.authorize(caller_of(request, new_call=False))
+    connection = session.check_resume("webrtc", proof, wanted.sdp)
+    transport = await answer_offer(calls, wanted.sdp)
+    try:
+        connection.resume(transport)
+    except BaseException:
+        with anyio.CancelScope(shield=True):
+            await transport.aclose()
+        raise
+    return JSONResponse(signalling.Answer(transport.answer).to_json())
 
 
 async def configuration(calls: Calls, request: Request) -> Response:

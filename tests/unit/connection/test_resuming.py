@@ -274,6 +274,7 @@ def test_the_peer_may_come_back_before_the_loss_is_noticed(backend):
         handler = Notes()
         async with call(handler) as (connection, ours, _), link() as (again, theirs):
             connection.resume(again)
+            ours._link.end()  # a goodbye over the old link, in the same moment
             await connection.wait_released(ours)
             assert ours._link.closed
             ours.break_link(BROKEN)

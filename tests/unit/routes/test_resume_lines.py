@@ -11,6 +11,7 @@ import anyio.abc
 import numpy as np
 import pytest
 from far_side import FarSide
+from served import served
 
 from rtcflow import Stream
 from rtcflow.client.lines import CallerTransport, call_by_websocket, join_line
@@ -444,38 +445,12 @@ class Relay:
 )
 async def test_over_real_sockets(how, anyio_backend_name):
     """`call_by_websocket(resume=True)` on a real server: the connection is cut, or nothing passes any more."""
-    if anyio_backend_name == "trio":
-        hypercorn = pytest.importorskip("hypercorn.trio")
-    else:
-        uvicorn = pytest.importorskip("uvicorn")
-    import contextlib
-    import socket
-
     Talker.made.clear()
     stream = Stream(Talker(), timeouts=QUICK, resume=20)
-    listener = socket.create_server(("127.0.0.1", 0))
-    relay = Relay(listener.getsockname()[1])
-    async with anyio.create_task_group() as tasks:
-        if anyio_backend_name == "trio":
-            from hypercorn.config import Config
-
-            config, stop = Config(), anyio.Event()
-            config.bind, config.loglevel, config.graceful_timeout = [f"fd://{listener.detach()}"], "ERROR", 0.2
-            tasks.start_soon(lambda: hypercorn.serve(stream.asgi, config, shutdown_trigger=stop.wait))
-            finish = stop.set
-        else:
-            server = uvicorn.Server(uvicorn.Config(stream.asgi, log_level="error", ws="wsproto", lifespan="on"))
-            server.install_signal_handlers = lambda: None
-            server.capture_signals = contextlib.nullcontext
-            tasks.start_soon(lambda: server.serve(sockets=[listener]))
-
-            def finish():
-                server.should_exit = True
-
+    async with served(stream, anyio_backend_name) as server, anyio.create_task_group() as tasks:
+        relay = Relay(server)
+        port = await tasks.start(relay.serve)
         with anyio.fail_after(30):
-            while not stream.is_running:
-                await anyio.sleep(0.01)
-            port = await tasks.start(relay.serve)
             async with call_by_websocket(f"ws://127.0.0.1:{port}", Wish("pcm_s16le", 8000), resume=True) as transport:
                 transport.start(AudioFormat(8000), AudioFormat(8000))
                 before, _ = await listen(transport, 0.5)
@@ -490,7 +465,4 @@ async def test_over_real_sockets(how, anyio_backend_name):
             while len(stream.calls):
                 await anyio.sleep(0.01)
             assert talker.events[-1] == "shutdown"
-        finish()
-        await anyio.sleep(0.3)
         tasks.cancel_scope.cancel()
-    listener.close()

@@ -279,6 +279,7 @@ async def measure_echo(args, packets: list[bytes]) -> dict:
     return {
         "n": args.n,
         "latency_ms": 1000 * (report.latency.median - skew) if report.latency else None,
+        "latency_p99_ms": 1000 * (report.latency.p99 - skew) if report.latency else None,
         "delivery": report.delivery,
         "gap_p99_ms": 1000 * report.gap.p99,
         "cpu": figures["server_cpu"] / args.n,

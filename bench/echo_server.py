@@ -39,7 +39,7 @@ from rtcflow.frames import AudioFormat
 from rtcflow.handlers.base import AsyncStreamHandler, StreamHandler
 from rtcflow.handlers.functions import VideoStreamHandler, handler_from
 from rtcflow.media.playout import Latency
-from rtcflow.transports.webrtc import open_engine
+from rtcflow.transports.webrtc import WebRTCConfig, open_engine
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--port", type=int, required=True)
@@ -48,7 +48,10 @@ parser.add_argument("--rate", type=int, default=48000)
 parser.add_argument("--input", type=int, help="Hz; by default as --rate")
 parser.add_argument("--latency", default="live", choices=["live", "buffered"])
 parser.add_argument("--backend", default="asyncio", choices=["asyncio", "uvloop", "trio"])
+parser.add_argument("--complexity", type=int, help="of Opus; by default as the library chooses")
+parser.add_argument("--application", default="audio", choices=["audio", "voip", "lowdelay"], help="of Opus")
 args = parser.parse_args()
+OPUS = OpusConfig(complexity="auto" if args.complexity is None else args.complexity, application=args.application)
 
 
 class AsyncEcho(AsyncStreamHandler):
@@ -148,7 +151,7 @@ async def answer_by_wire(sdp: str) -> str:
     connection = RTCPeerConnection(RTCConfiguration(iceServers=[]))
     await connection.setRemoteDescription(RTCSessionDescription(sdp, "offer"))
     (transceiver,) = connection.getTransceivers()
-    decoder, encoder = make_decoder("OPUS", AudioFormat(args.rate)), OpusEncoder(args.rate, OpusConfig())
+    decoder, encoder = make_decoder("OPUS", AudioFormat(args.rate)), OpusEncoder(args.rate, OPUS)
     writers: list[RtpWriter] = []
 
     def on_packet(packet) -> None:
@@ -163,7 +166,7 @@ async def answer_by_wire(sdp: str) -> str:
         raise error
 
     assert take_packets(transceiver.receiver, lambda _: None, on_packet, fail)
-    transceiver.sender.replaceTrack(PlayoutTrack(Player(), OpusConfig()))
+    transceiver.sender.replaceTrack(PlayoutTrack(Player(), OPUS))
     assert send_packets(transceiver.sender, play)
     transceiver.direction = "sendrecv"
     await connection.setLocalDescription(await connection.createAnswer())
@@ -178,7 +181,7 @@ async def answer_by_wire(sdp: str) -> str:
 
 @asynccontextmanager
 async def lifespan(app: Starlette):
-    async with open_engine() as engine, anyio.create_task_group() as calls:
+    async with open_engine(WebRTCConfig(opus=OPUS)) as engine, anyio.create_task_group() as calls:
         app.state.engine, app.state.calls = engine, calls
         yield
         calls.cancel_scope.cancel()

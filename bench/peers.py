@@ -3,6 +3,10 @@
 floor        aiortc alone: the incoming track is added to the same connection again
 floor_exact  the same, with each decoded frame copied to its exact size first (see docs/performance.md)
 floor_video  each picture flipped, in the loop
+wrtc_direct  libwebrtc from the wheel `wrtc`: the incoming track is sent back, and Python sees no frame
+wrtc_native  the same, with each 10 ms of sound passed through Python by wrtc's own streams
+wrtc_shim    the same, through wrtc's stand-in for aiortc: a track whose `recv` gives frames
+wrtc_video   each picture flipped, through the stand-in
 fastrtc_async, fastrtc_sync, fastrtc_talker   FastRTC, if the Python that runs this has it
 
 This file is also run by Pythons without rtcflow.
@@ -22,7 +26,10 @@ CLEARED: list[float] = []
 
 
 def make_floor(kind: str):
-    from aiortc import MediaStreamTrack, RTCConfiguration, RTCPeerConnection, RTCSessionDescription
+    if kind.startswith("wrtc"):
+        from webrtc.aiortc import MediaStreamTrack, RTCConfiguration, RTCPeerConnection, RTCSessionDescription
+    else:
+        from aiortc import MediaStreamTrack, RTCConfiguration, RTCPeerConnection, RTCSessionDescription
     from av import AudioFrame, VideoFrame
     from starlette.applications import Starlette
     from starlette.responses import JSONResponse
@@ -54,7 +61,8 @@ def make_floor(kind: str):
             out.pts, out.time_base = frame.pts, frame.time_base
             return out
 
-    wrap = {"floor": lambda track: track, "floor_exact": Exact, "floor_video": Flip}[kind]
+    wraps = {"floor": lambda track: track, "floor_exact": Exact, "wrtc_shim": Exact}
+    wrap = wraps.get(kind, Flip)
     connections = set()
 
     async def offer(request):
@@ -72,6 +80,57 @@ def make_floor(kind: str):
         await connection.setRemoteDescription(RTCSessionDescription(body["sdp"], "offer"))
         await connection.setLocalDescription(await connection.createAnswer())
         return JSONResponse({"sdp": connection.localDescription.sdp, "type": "answer"})
+
+    app = Starlette()
+    app.add_route("/webrtc/offer", offer, methods=["POST"])
+    return app
+
+
+def make_wrtc(kind: str):
+    import webrtc
+    from starlette.applications import Starlette
+    from starlette.responses import JSONResponse
+
+    connections, tasks = set(), set()
+
+    async def pump(track, out) -> None:
+        reader = webrtc.MediaStreamTrackProcessor(webrtc.MediaStreamTrackProcessorInit(track=track)).readable
+        reading, writing = reader.get_reader(), out.writable.get_writer()
+        while not (found := await reading.read()).done:
+            await writing.write(found.value)
+
+    async def offer(request):
+        body = await request.json()
+        connection = webrtc.RTCPeerConnection()
+        connections.add(connection)
+        gathered = asyncio.Event()
+
+        def on_gathering(_) -> None:
+            if connection.ice_gathering_state == "complete":
+                gathered.set()
+
+        def on_state(_) -> None:
+            if connection.connection_state in {"failed", "closed"}:
+                connections.discard(connection)
+                connection.close()
+
+        connection.on("icegatheringstatechange", on_gathering)
+        connection.on("connectionstatechange", on_state)
+        description = webrtc.RTCSessionDescriptionInit(type="offer", sdp=body["sdp"])
+        await connection.set_remote_description(webrtc.RTCSessionDescription(description))
+        for transceiver in connection.get_transceivers():
+            track = transceiver.receiver.track
+            transceiver.direction = "sendrecv"
+            if kind == "wrtc_direct":
+                await transceiver.sender.replace_track(track)
+            else:
+                out = webrtc.MediaStreamTrackGenerator("audio")
+                await transceiver.sender.replace_track(out)
+                tasks.add(asyncio.create_task(pump(track, out)))
+        await connection.set_local_description(await connection.create_answer())
+        if connection.ice_gathering_state != "complete":
+            await asyncio.wait_for(gathered.wait(), 5)
+        return JSONResponse({"sdp": connection.local_description.sdp, "type": "answer"})
 
     app = Starlette()
     app.add_route("/webrtc/offer", offer, methods=["POST"])
@@ -180,7 +239,10 @@ def main() -> None:
     parser.add_argument("--rate", type=int, default=24000)
     parser.add_argument("--backend", default="asyncio", choices=["asyncio", "uvloop"])
     args = parser.parse_args()
-    app = make_floor(args.kind) if args.kind.startswith("floor") else make_fastrtc(args.kind, args.rate)
+    if args.kind.startswith("fastrtc"):
+        app = make_fastrtc(args.kind, args.rate)
+    else:
+        app = (make_wrtc if args.kind in {"wrtc_direct", "wrtc_native"} else make_floor)(args.kind)
     add_debug(app)
     uvicorn.run(app, host="127.0.0.1", port=args.port, log_level="error", access_log=False, loop=args.backend)
 

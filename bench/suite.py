@@ -3,6 +3,7 @@
 nox -s bench                           quick: one round, about five minutes
 nox -s bench -- --full                 five rounds, three searches for the most: about 45 minutes
 nox -s bench -- --fastrtc PYTHON       with FastRTC, by a Python that has it
+nox -s bench -- --wrtc PYTHON          with libwebrtc, by a Python that has wrtc (and starlette, uvicorn, av, numpy)
 nox -s bench -- --only latency,cpu     some of it
 nox -s bench -- --backend uvloop       with all servers on uvloop
 nox -s bench -- --more                 beside what is in the results already: a long measurement in pieces
@@ -29,19 +30,26 @@ from pathlib import Path
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 OURS, PEERS = str(HERE / "echo_server.py"), str(HERE / "peers.py")
-STEPS = (1, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 24, 28, 32, 36, 40, 44, 48, 56, 64)
+STEPS = (1, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 24, 28, 32, 36, 40, 44, 48, 56, 64, 80, 96, 112, 128)
 """Numbers of connections that are tried for the most."""
 
 SERVERS = {
     "floor": [PEERS, "floor"],
     "floor_exact": [PEERS, "floor_exact"],
     "floor_video": [PEERS, "floor_video"],
+    "wrtc direct": [PEERS, "wrtc_direct"],
+    "wrtc native": [PEERS, "wrtc_native"],
+    "wrtc shim": [PEERS, "wrtc_shim"],
+    "wrtc video": [PEERS, "wrtc_video"],
     "fastrtc 24k": [PEERS, "fastrtc_async", "--rate", "24000"],
     "fastrtc 48k": [PEERS, "fastrtc_async", "--rate", "48000"],
     "fastrtc sync": [PEERS, "fastrtc_sync", "--rate", "24000"],
     "fastrtc talker": [PEERS, "fastrtc_talker", "--rate", "24000"],
     "rtcflow 24k": [OURS, "--rate", "24000"],
     "rtcflow 48k": [OURS, "--rate", "48000"],
+    "rtcflow 24k c0": [OURS, "--rate", "24000", "--complexity", "0"],
+    "rtcflow 48k c9": [OURS, "--rate", "48000", "--complexity", "9"],
+    "rtcflow lowdelay": [OURS, "--rate", "48000", "--application", "lowdelay"],
     "rtcflow 48k→24k": [OURS, "--rate", "24000", "--input", "48000"],
     "rtcflow sync": [OURS, "--rate", "24000", "--variant", "sync"],
     "rtcflow talker": [OURS, "--rate", "24000", "--variant", "talker"],
@@ -49,7 +57,10 @@ SERVERS = {
 }
 
 GROUPS: dict[str, tuple[list[str], list[str]]] = {
-    "latency": (["floor", "fastrtc 24k", "rtcflow 24k", "rtcflow 48k", "rtcflow 48k→24k"], ["echo", "-n", "1"]),
+    "latency": (
+        ["floor", "wrtc native", "fastrtc 24k", "rtcflow 24k", "rtcflow 48k", "rtcflow lowdelay", "rtcflow 48k→24k"],
+        ["echo", "-n", "1"],
+    ),
     "faults": (["floor", "fastrtc 24k", "rtcflow 24k"], ["faults"]),
     "loss": (["floor", "fastrtc 24k", "rtcflow 24k"], ["loss"]),
     "stall": (["floor", "fastrtc 24k", "rtcflow 24k"], ["stall"]),
@@ -57,11 +68,16 @@ GROUPS: dict[str, tuple[list[str], list[str]]] = {
         ["floor", "floor_exact", "fastrtc 24k", "fastrtc sync", "rtcflow 24k", "rtcflow 48k", "rtcflow sync"],
         ["echo", "-n", "8"],
     ),
+    "wrtc8": (
+        ["wrtc direct", "wrtc native", "wrtc shim", "rtcflow 24k", "rtcflow 48k", "rtcflow 48k c9", "rtcflow 24k c0"],
+        ["echo", "-n", "8"],
+    ),
+    "wrtc32": (["wrtc native", "rtcflow 24k", "rtcflow 48k", "rtcflow 24k c0"], ["echo", "-n", "32"]),
     "setup": (["floor", "fastrtc 24k", "rtcflow 24k"], ["setup"]),
     "clear": (["fastrtc talker", "rtcflow talker"], ["clear"]),
-    "video": (["floor_video", "rtcflow video"], ["video", "-n", "1"]),
+    "video": (["floor_video", "wrtc video", "rtcflow video"], ["video", "-n", "1"]),
     "footprint": (["fastrtc 24k", "rtcflow 24k"], []),
-    "most": (["floor", "floor_exact", "fastrtc 24k", "fastrtc 48k", "rtcflow 24k", "rtcflow 48k"], []),
+    "most": (["floor", "floor_exact", "wrtc native", "fastrtc 24k", "fastrtc 48k", "rtcflow 24k", "rtcflow 48k"], []),
 }
 """What is measured of whom, and how the client is told to."""
 
@@ -79,6 +95,11 @@ ROWS = (
     ("handler's loop stalled 300 ms: later by, ms", "stall", "loop", ".1f"),
     ("process stopped 300 ms: later by, ms", "stall", "process", ".1f"),
     ("CPU per connection, 8 of them, % of a core", "cpu", "cpu", ".2f"),
+    ("CPU per connection, 8 of them, beside libwebrtc, % of a core", "wrtc8", "cpu", ".2f"),
+    ("latency of 8, beside libwebrtc, ms", "wrtc8", "latency_ms", ".1f"),
+    ("CPU per connection, 32 of them, beside libwebrtc, % of a core", "wrtc32", "cpu", ".2f"),
+    ("latency of 32, median, ms", "wrtc32", "latency_ms", ".1f"),
+    ("latency of 32, p99, ms", "wrtc32", "latency_p99_ms", ".1f"),
     ("RSS per connection, 8 of them, MB", "cpu", "rss_mb", ".2f"),
     ("most connections, 99 % delivered, p99 gap ≤ 40 ms", "most", "most", ".0f"),
     ("CPU per connection, as many, % of a core", "most", "cpu", ".2f"),
@@ -94,7 +115,7 @@ FASTRTC = "fastrtc==0.0.34"
 BARE = {"pip", "setuptools", "_distutils_hack", "pkg_resources"}
 """What a new environment has by itself, beside their .dist-info."""
 
-BESIDE = {"floor_video", "rtcflow video", "fastrtc talker", "rtcflow talker"}
+BESIDE = {"floor_video", "wrtc video", "rtcflow video", "fastrtc talker", "rtcflow talker"}
 BEGIN, END = "<!-- measured -->", "<!-- end of measured -->"
 
 PINS = hasattr(os, "sched_setaffinity")
@@ -193,7 +214,7 @@ class Suite:
             return False
 
         low, high = -1, len(STEPS)  # the last that is good, the first that is not
-        guess = STEPS.index(40 if name.startswith("rtcflow") else 18 if name.startswith("fastrtc") else 10)
+        guess = STEPS.index(40 if name.startswith(("rtcflow", "wrtc")) else 18 if name.startswith("fastrtc") else 10)
         while high - low > 1:
             low, high = (guess, high) if good(STEPS[guess]) else (low, guess)
             guess = min((low + high) // 2, low + 3) if low >= 0 else high // 2
@@ -347,6 +368,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--seconds", type=float)
     parser.add_argument("--fastrtc", metavar="PYTHON", help="a Python that has FastRTC")
+    parser.add_argument("--wrtc", metavar="PYTHON", help="a Python that has wrtc")
     parser.add_argument("--backend", default="asyncio", choices=["asyncio", "uvloop"], help="the loop of all servers")
     parser.add_argument("--only", default=",".join(GROUPS), help="some of: %(default)s")
     parser.add_argument("--more", action="store_true", help="keep the runs that are in the results")
@@ -359,8 +381,9 @@ def main() -> None:
     if not Path("/proc/self/stat").exists():
         parser.error("the CPU and memory of the servers are read from /proc: this needs Linux")
     pythons = {"floor": sys.executable, "rtcflow": sys.executable}
-    if args.fastrtc:
-        pythons["fastrtc"] = args.fastrtc
+    for name in ("fastrtc", "wrtc"):
+        if python := getattr(args, name):
+            pythons[name] = python
     rounds = args.rounds if args.rounds is not None else 5 if args.full else 1
     suite = Suite(pythons, args.seconds or (10.0 if args.full else 4.0), 8 if args.full else 4, args.backend)
     began = time.monotonic()

@@ -45,6 +45,12 @@ def gate(transport: WebRTCTransport) -> Gate:
     return protocol
 
 
+def free_port() -> int:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as trial:
+        trial.bind(("127.0.0.1", 0))
+        return int(trial.getsockname()[1])
+
+
 def tone(seconds: float) -> AudioFrame:
     t = np.arange(round(48000 * seconds)) / 48000
     return AudioFrame((8000 * np.sin(2 * np.pi * 440 * t)).astype(np.int16)[None], 48000, 0)
@@ -67,12 +73,17 @@ class FromThePeer:
 
 
 @ASYNCIO
-@pytest.mark.parametrize("use_uvloop", [False, True], ids=["asyncio-loop", "uvloop-loop"])
-async def test_a_call_outlives_a_flood_of_junk(use_uvloop: bool) -> None:
+@pytest.mark.parametrize(
+    ("use_uvloop", "one_port"),
+    [(False, False), (True, False), (True, True)],
+    ids=["asyncio-loop", "uvloop-loop", "one-port"],
+)
+async def test_a_call_outlives_a_flood_of_junk(use_uvloop: bool, one_port: bool) -> None:
     """Junk of every kind, from a stranger and from the peer's own address: audio and messages arrive all the while."""
     dice = random.Random(SEED)
+    shared = free_port() if one_port else None
     async with (
-        open_engine(WebRTCConfig(host_addresses=("127.0.0.1",), use_uvloop=use_uvloop)) as server,
+        open_engine(WebRTCConfig(host_addresses=("127.0.0.1",), port=shared, use_uvloop=use_uvloop)) as server,
         open_engine(WebRTCConfig(host_addresses=("127.0.0.1",))) as client,
     ):
         caller = await client.offer()
@@ -82,6 +93,7 @@ async def test_a_call_outlives_a_flood_of_junk(use_uvloop: bool) -> None:
             transport.start(VOICE, VOICE)
         with anyio.fail_after(20):
             route = await until_connected(caller, callee)
+            assert shared in {None, route[1]}
             await caller.wait_messages_open()
             port = gate(callee)
             ice = port.receiver

@@ -103,3 +103,24 @@ async def test_an_offer_that_points_to_strangers_sends_them_little(private: bool
     finally:
         for bystander in bystanders:
             bystander.close()
+
+
+def test_a_peer_that_asks_from_elsewhere_alone_has_moved() -> None:
+    """Two checks in a row, with nothing from the address in use between them."""
+    old, new, other = ("198.51.100.1", 7), ("198.51.100.1", 8), ("203.0.113.1", 9)
+    contact = Contact()
+    assert not contact.moved(new, old)
+    assert contact.moved(new, old)
+    contact = Contact()
+    for _ in range(5):
+        assert not contact.moved(new, old)
+        assert not contact.moved(old, old)
+        assert not contact.moved(new, old)
+        contact.answered(old)
+        assert not contact.moved(new, old)
+        assert not contact.moved(other, old)
+    contact.answered(new)
+    contact = Contact()
+    contact.moved(new, old)
+    contact.answered(new)  # our own check of the new address
+    assert contact.moved(new, old)

@@ -13,6 +13,9 @@ through only what can be the peer's, and stops whatever those libraries raise:
 
 Nothing is answered that does not authenticate itself, so a call's port reflects nothing at strangers.
 
+A peer whose NAT gives it another port does not know of it, so it nominates nothing anew. Media then goes to the address
+that the peer's checks come from, once it has answered there and has asked from nowhere else `FOLLOW` times.
+
 The other way round, an offer's candidates may point to strangers, and ICE would send each of them seven checks from
 each of our addresses. So there is a budget (RFC 8445 section 19.5.1 asks for one): until an address has answered, it
 gets no more than its share of `CHECKS`. Each check that comes from an address earns it two of ours, or a peer that is
@@ -45,6 +48,10 @@ WAITING: Final = 500
 REMOTE_CANDIDATES: Final = 200
 """Remote candidates of one call, those included that its checks came from. A NAT that changes ports adds to them; the
 oldest are forgotten."""
+
+FOLLOW: Final = 2
+"""Checks in a row from another address than the one in use, after which the peer is there. A browser that keeps a
+second way in reserve checks the first one more often."""
 
 QUESTIONS: Final = 100
 """Our latest STUN requests whose answers are signs of life. A peer that was stopped answers late, when aioice has
@@ -79,10 +86,13 @@ class Contact:
     _earned: Counter[tuple[str, int]] = field(default_factory=Counter)
     _checked: Counter[str] = field(default_factory=Counter)
     _warned: set[str] = field(default_factory=set)
+    _elsewhere: tuple[tuple[str, int], int] | None = None
 
     def answered(self, address: tuple[str, int]) -> None:
         """A check of ours was answered from there, so it is the peer's."""
         self.heard += 1
+        if self._elsewhere is not None and self._elsewhere[0] != address:
+            self._elsewhere = None
         self._answered.add(address)
 
     def asked(self, address: tuple[str, int]) -> None:
@@ -119,6 +129,15 @@ class Contact:
         self._checked[address[0]] += 1
         return True
 
+    def moved(self, address: tuple[str, int], in_use: tuple[str, int]) -> bool:
+        """The peer has asked from `address`: whether it has left `in_use` for it."""
+        if address == in_use:
+            self._elsewhere = None
+            return False
+        last, times = self._elsewhere or (address, 0)
+        self._elsewhere = address, times + 1 if last == address else 1
+        return self._elsewhere[1] >= FOLLOW
+
     def warn_once(self, what: str) -> None:
         """Log a fault that bytes from outside have caused, the first time only."""
         if what not in self._warned and len(self._warned) < 10:
@@ -133,7 +152,8 @@ class Gate(stock.StunProtocol):
     ``receiver.request_received(message, addr, protocol)``, responses to ``transactions[id].response_received``, and all
     else to ``receiver.data_received(data, component)``; ``receiver._queue`` is where the latter waits;
     ``receiver._remote_candidates`` have `_network_host` and `port`; ``receiver._nominated`` is empty until ICE is done;
-    ``receiver._check_list`` holds pairs; ``receiver._valid_username``.
+    ``receiver._check_list`` holds pairs; a pair that has answered is ``SUCCEEDED``, and ``receiver._nominated`` has the
+    pair in use for each component; ``receiver.ice_controlling``; ``receiver._valid_username``.
 
     Args:
         receiver: The `aioice.Connection` that it belongs to.
@@ -194,6 +214,7 @@ class Gate(stock.StunProtocol):
             self.authentic(address, answered=False)
             if self._is_peer(address) or self._make_room():
                 ice.request_received(message, address, self)
+                self._follow(address)
         else:
             self.contact.dropped += 1
 
@@ -203,6 +224,22 @@ class Gate(stock.StunProtocol):
             self.contact.answered(address)
         else:
             self.contact.asked(address)
+
+    def _follow(self, address: tuple[str, int]) -> None:
+        """Send to `address` from now on, if the peer asks from there alone and has answered there."""
+        ice = self.receiver
+        if ice.ice_controlling or not ice._nominated:
+            return
+        component = self.local_candidate.component
+        in_use = ice._nominated.get(component)
+        if in_use is None or not self.contact.moved(address, in_use.remote_addr):
+            return
+        for pair in ice._check_list:
+            answered = pair.state is stock.CandidatePair.State.SUCCEEDED
+            if answered and pair.protocol is self and pair.remote_addr == address:
+                pair.nominated = True
+                ice._nominated[component] = pair
+                _log.info("the peer is at another address now: %s port %d", *address)
 
     def renamed(self) -> None:
         """The connection has new credentials of its own (an ICE restart)."""

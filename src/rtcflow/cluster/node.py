@@ -27,7 +27,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import anyio
 import anyio.abc
@@ -40,7 +40,6 @@ from .holdings import Holdings
 from .ids import new_key, new_name
 from .members import PROTOCOL, Report, disagreement, read_report
 from .messages import unpack
-from .names import ASK
 from .peers import BEAT, Peers
 from .pipe import TAKEN
 from .policy import Load, read_release
@@ -50,6 +49,9 @@ if TYPE_CHECKING:
     from ..serving.calls import Calls
 
 logger = logging.getLogger(__name__)
+
+HELLO: Final = 10.0
+"""Seconds for the answer of another node at the start. Only a node that is stopped, or very busy, needs them."""
 
 
 class Node:
@@ -103,7 +105,7 @@ class Node:
             await self._link.subscribe(f"{self._prefix}.{subject}")
         mine = self._report()
         try:
-            theirs = read_report(await self._link.request(f"{self._prefix}.hello", mine.to_bytes(), ASK))
+            theirs = read_report(await self._link.request(f"{self._prefix}.hello", mine.to_bytes(), HELLO))
         except NoListener:
             logger.info("first node of the cluster %s", self._prefix)
         except TimeoutError:

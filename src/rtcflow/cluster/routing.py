@@ -82,8 +82,13 @@ class Routing:
                 return True
             raise CallLost
         name = call_name(webrtc_id)
-        if await self._forward_by_name(name, request):
-            return True
+        try:
+            if await self._forward_by_name(name, request):
+                return True
+        except NotServing:
+            if wish.about is About.LIVE or self._holdings.said_to_hold(name) is not None:
+                raise
+            return False  # NATS is away, and nobody has told of a call with this id: it is a new one
         if wish.early and await self._announced(name):
             if webrtc_id in self._calls:
                 return False

@@ -304,6 +304,8 @@ async def test_a_restart_of_nats_disturbs_no_call(nats):
     async with nodes(nats, 2, concurrency_limit=3) as site:
         one, two = (stream.calls for stream in site.streams)
         async with one.admit(CallRequest(), "memory", "live"):
+            while not site.streams[1].calls.router._holdings._hints:
+                await site.streams[1].calls.router._peers.wait_news()
             nats.kill()
             while two.router._link.is_up or one.router._link.is_up:
                 await anyio.sleep(0.01)
@@ -313,6 +315,10 @@ async def test_a_restart_of_nats_disturbs_no_call(nats):
             assert (await site[0].post("/webrtc/input", json={"webrtc_id": "live", "args": [1]})).status_code == 200
             async with two.admit(CallRequest(), "memory", "meanwhile"):
                 pass
+            async with offering() as call:
+                assert (await offer_json(site[1], call, "new")).status_code == 200, "a new call with an id of its own"
+                assert (await offer_json(site[1], call, "live")).status_code == 503, "it lives elsewhere"
+            site.streams[1].close("new")
             nats.start()
             await two.router._link.wait_up()
             again = await site[1].post("/webrtc/input", json={"webrtc_id": "live", "args": [2]})

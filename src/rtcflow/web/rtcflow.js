@@ -11,6 +11,10 @@
 const DISCONNECTED_LIMIT = 15_000; // ms without a path after which a call is given up; ICE may heal it before that
 const CONNECT_LIMIT = 20_000; // ms from the answer to a working path
 const PING_EVERY = 1000; // ms; over a WebSocket, for the round trip
+const WATCH_EVERY = 400; // ms; the same where the page may come back, to see that the server is there
+const UNANSWERED = 3; // pings without an answer after which the line is lost, if the server waits for its callers
+const RECONNECT_LIMIT = 5000; // ms that one attempt to come back may take
+const LONGEST_PAUSE = 2000; // ms between two attempts
 const CLOCK_LIMIT = 2000; // ms in which the browser's audio clock must have moved
 const WEBSOCKET_BUFFER = 64_000; // bytes that may wait to be sent: 0.7 s of sound; more would only be late
 
@@ -35,6 +39,8 @@ export class Call extends EventTarget {
   #line = null;
   #abort = null;
   #previous = null;
+  #permit = null; // what the server said about coming back: { secret, seconds }
+  #proofs = 0; // sent so far
   #reading = ""; // the id of the call whose outputs are being read
   #seen = { id: "", number: "" }; // the last of its outputs that came
 
@@ -86,7 +92,8 @@ export class Call extends EventTarget {
   async start() {
     if (this.live) throw new CallError("This call is already under way.", "already_started");
     this.id = randomId();
-    this.#previous = null;
+    this.#previous = this.#permit = null;
+    this.#proofs = 0;
     this.#abort = new AbortController();
     const { signal } = this.#abort;
     try {
@@ -261,6 +268,10 @@ export class Call extends EventTarget {
       configuration: typeof given === "function" ? await given() : given,
       rtpParams: rtpParams ?? this.#facts.rtpParams ?? {},
       post: (body) => this.#post("webrtc/offer", body, signal),
+      connectLimit: this.#permit ? RECONNECT_LIMIT : CONNECT_LIMIT,
+      resume: (offer) => this.#resume(offer),
+      onpermit: (permit) => (this.#permit ??= permit ?? null),
+      onlost: (words) => current(line) && this.#lost(words),
       onstatus: (status, words) => current(line) && this.#say(status, words),
       onfinish: (status, words) => current(line) && this.#finish(status, words),
       onmessage: (text) => current(line) && this.#read(text),
@@ -270,6 +281,37 @@ export class Call extends EventTarget {
     this.#line = line;
     const aborted = new Promise((resolve) => signal.addEventListener("abort", resolve, { once: true }));
     await Promise.race([line.open(this.#local, signal), aborted]);
+  }
+
+  /** What a new line says about coming back: that it would like to, or the proof that this is the caller. */
+  #resume(offer) {
+    if (!crypto.subtle) return false; // on an insecure page
+    return this.#permit ? prove(this.#permit.secret, this.id, ++this.#proofs, offer) : true;
+  }
+
+  /** The line was lost: go on over another, if the server waits. */
+  async #lost(words) {
+    if (!this.#permit) return this.#finish("failed", words);
+    const lost = this.#line;
+    const { signal } = this.#abort;
+    const deadline = Date.now() + 1000 * this.#permit.seconds;
+    this.#line = null;
+    this.#say("interrupted", "Reconnecting …");
+    for (let pause = 100; !signal.aborted; pause = Math.min(2 * pause, LONGEST_PAUSE)) {
+      try {
+        for (const track of this.#remote.getTracks()) this.#remote.removeTrack(track);
+        await this.#connect(signal);
+        break;
+      } catch (error) {
+        if (signal.aborted) break;
+        this.#line?.close();
+        this.#line = null;
+        const over = ["call_lost", "not_authorized"].includes(error.code);
+        if (over || Date.now() > deadline) this.#finish("failed", over ? error.message : words);
+        else await new Promise((resolve) => setTimeout(resolve, pause));
+      }
+    }
+    lost.close({ quietly: true }); // not earlier: the server takes a goodbye over the last line for the call's
   }
 
   #hear(track) {
@@ -381,7 +423,19 @@ function refusal(result, status) {
 }
 
 function randomId() {
-  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+  return hex(crypto.getRandomValues(new Uint8Array(16)));
+}
+
+function hex(bytes) {
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+/** The proof that this is the caller: HMAC-SHA256, as the documentation's page "Calls that survive a lost link" has it. */
+async function prove(secret, id, number, offer = "") {
+  const bytes = (text) => new TextEncoder().encode(text);
+  const key = await crypto.subtle.importKey("raw", bytes(secret), { name: "HMAC", hash: "SHA-256" }, false, ["sign"]);
+  const digest = await crypto.subtle.sign("HMAC", key, bytes(`rtcflow-resume\n${id}\n${number}\n${offer}`));
+  return { number, proof: hex(new Uint8Array(digest)) };
 }
 
 // -- microphone and camera
@@ -449,7 +503,7 @@ class PeerLine {
   }
 
   async open(local, signal) {
-    const { id, configuration, mode, modality, post } = this.#host;
+    const { id, configuration, mode, modality, post, connectLimit } = this.#host;
     const pc = (this.#pc = new RTCPeerConnection(configuration));
     const direction = { send: "sendonly", receive: "recvonly" }[mode] ?? "sendrecv";
     for (const track of local.getTracks()) pc.addTransceiver(track, { direction, streams: [local] });
@@ -472,15 +526,18 @@ class PeerLine {
     up.catch(() => {}); // it may fail while the answer is still awaited; it is awaited below
 
     await pc.setLocalDescription();
-    const answer = await post({ sdp: pc.localDescription.sdp, type: "offer", webrtc_id: id });
+    const { sdp } = pc.localDescription;
+    const resume = await this.#host.resume(sdp);
+    const answer = await post({ sdp, type: "offer", webrtc_id: id, ...(resume && { resume }) });
     if (signal.aborted) return;
     if (answer.type !== "answer" || !answer.sdp) throw new CallError("The server's answer was not understood.");
+    this.#host.onpermit(answer.resume);
     await pc.setRemoteDescription({ type: "answer", sdp: answer.sdp });
     await this.#setParameters();
     const waiting = this.#waiting;
     this.#waiting = null;
     waiting.forEach((candidate) => this.#trickle(candidate));
-    this.#timer = setTimeout(giveUp, CONNECT_LIMIT);
+    this.#timer = setTimeout(giveUp, connectLimit);
     await up;
   }
 
@@ -547,7 +604,7 @@ class PeerLine {
 
   #follow(resolve, giveUp) {
     clearTimeout(this.#timer);
-    const { onstatus, onfinish } = this.#host;
+    const { onstatus, onfinish, onlost } = this.#host;
     switch (this.#pc.connectionState) {
       case "connected":
         this.#up = true;
@@ -555,11 +612,12 @@ class PeerLine {
         resolve();
         break;
       case "disconnected":
+        if (this.#up && this.#host.onpermit()) return onlost("The line was lost.");
         onstatus("interrupted", "The line is interrupted. Waiting for it to come back …");
-        this.#timer = setTimeout(() => onfinish("failed", "The line was lost."), DISCONNECTED_LIMIT);
+        this.#timer = setTimeout(() => onlost("The line was lost."), DISCONNECTED_LIMIT);
         break;
       case "failed":
-        if (this.#up) onfinish("failed", "The line was lost.");
+        if (this.#up) onlost("The line was lost.");
         else giveUp();
         break;
       case "closed":
@@ -599,6 +657,7 @@ class WebSocketLine {
   #timer = 0;
   #clock = 0;
   #pinged = 0;
+  #unanswered = 0;
   #roundTrip = null;
   #arrived = 0;
   #jitter = 0;
@@ -620,7 +679,7 @@ class WebSocketLine {
     await this.replace(null, local);
     await this.#call();
     if (this.#host.mode !== "send") this.#host.ontrack(heard.stream.getAudioTracks()[0]);
-    this.#timer = setInterval(() => this.#ping(), PING_EVERY);
+    this.#timer = setInterval(() => this.#ping(), this.#host.onpermit() ? WATCH_EVERY : PING_EVERY);
     this.#host.onstatus("connected", "Connected.");
     this.#clock = setTimeout(() => this.#checkClock(), CLOCK_LIMIT);
   }
@@ -634,22 +693,29 @@ class WebSocketLine {
     this.#host.onmessage(JSON.stringify({ type: "warning", data }));
   }
 
-  #call() {
+  async #call() {
     const url = new URL("websocket/offer", this.#host.base);
     url.protocol = url.protocol.replace("http", "ws");
+    const resume = await this.#host.resume("");
+    if (resume?.proof) url.searchParams.set("resume", this.#host.id);
     const socket = (this.#socket = new WebSocket(url));
     socket.binaryType = "arraybuffer";
     const wish = { codec: "pcm_s16le", sample_rate: this.#context.sampleRate, layout: "mono", binary: true, clear: true };
+    if (resume) wish.resume = resume;
     socket.onopen = () => socket.send(JSON.stringify({ event: "start", websocket_id: this.#host.id, ...wish }));
     return new Promise((resolve, reject) => {
+      const limit = setTimeout(() => reject(new CallError("The server does not answer.")), this.#host.connectLimit);
       socket.onmessage = ({ data }) => {
+        clearTimeout(limit);
+        this.#unanswered = 0;
         if (data instanceof ArrayBuffer) this.#hear(data);
         else this.#read(data, resolve, reject);
       };
       socket.onclose = ({ code, reason }) => {
         const words = reason ? `: ${reason}` : "";
+        clearTimeout(limit);
         if (code === 1000) this.#host.onfinish("ended", `The server has ended the call${words}.`);
-        else if (this.#up) this.#host.onfinish("failed", `The line was lost${words}.`);
+        else if (this.#up) this.#host.onlost(`The line was lost${words}.`);
         else reject(new CallError(words ? `The server refused the call${words}.` : "The server does not answer.", "refused"));
       };
     });
@@ -657,8 +723,11 @@ class WebSocketLine {
 
   #read(text, resolve, reject) {
     const said = JSON.parse(text);
-    if (said.event === "started") resolve((this.#up = true));
-    else if (said.event === "pong") this.#roundTrip = (performance.now() - this.#pinged) / 1000;
+    if (said.event === "started") {
+      this.#host.onpermit(said.resume);
+      resolve((this.#up = true));
+    }
+    if (said.event === "pong") this.#roundTrip = (performance.now() - this.#pinged) / 1000;
     else if (said.event === "clear") this.#node.port.postMessage("clear");
     else if (said.event === "message") this.#host.onmessage(said.data);
     else if (said.status === "failed") reject(refusal(said, "refused"));
@@ -681,6 +750,7 @@ class WebSocketLine {
   }
 
   #ping() {
+    if (++this.#unanswered > UNANSWERED && this.#host.onpermit()) return this.#host.onlost("The line was lost.");
     this.#pinged = performance.now();
     this.#socket.send('{"event":"ping"}');
   }
@@ -708,12 +778,12 @@ class WebSocketLine {
     };
   }
 
-  close() {
+  close({ quietly = false } = {}) {
     clearInterval(this.#timer);
     clearTimeout(this.#clock);
     if (this.#socket) {
       this.#socket.onmessage = this.#socket.onclose = null;
-      if (this.#socket.readyState === WebSocket.OPEN) this.#socket.send('{"event":"stop"}');
+      if (!quietly && this.#socket.readyState === WebSocket.OPEN) this.#socket.send('{"event":"stop"}');
       this.#socket.close();
     }
     this.#context?.close().catch(() => {});

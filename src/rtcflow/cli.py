@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -402,15 +403,18 @@ def serve_application(
         for number, one in enumerate(calls):
             one.join(replace(cluster, prefix=f"{cluster.prefix}.{number}") if number else cluster)
     with closing(_listen(host, port) if worker is None else socket.socket(fileno=worker.listener)) as listener:
+        deadline = _Deadline(calls)
         if worker is None:
             print(f"Serving {name} on {_shown_url(host, listener)} with {backend}. Ctrl-C ends it.", flush=True)
         try:
-            _run(backend, partial(_serve, application, calls, listener, backend, drain, worker))
+            _run(backend, partial(_serve, application, calls, listener, backend, deadline, drain, worker))
         except BaseException:
             for one in calls:
                 if one.join_error is not None:
                     _fail(str(one.join_error))
             raise
+        finally:
+            deadline.stop()
     if worker is None:
         print("Ended.", flush=True)
 
@@ -441,11 +445,44 @@ def _notice_dead_peers(listener: socket.socket) -> None:
             listener.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
+class _Deadline:
+    """Ends the process if methods of handlers refuse to be cancelled when the server ends.
+
+    A task cannot be killed, and an event loop ends after its last task. A thread waits here, since such a method may
+    block the loop, too.
+    """
+
+    def __init__(self, calls: list[Calls]) -> None:
+        from .serving.calls import CLOSING
+
+        self._calls = calls
+        self._ended = threading.Event()
+        timeouts = [one.options.timeouts for one in calls]
+        self.seconds = GRACE + CLOSING + max((each.whole + each.shutdown for each in timeouts), default=0.0)
+
+    def start(self) -> None:
+        """From now on the server must end within `seconds`."""
+        threading.Thread(target=self._wait, name="rtcflow end", daemon=True).start()
+
+    def stop(self) -> None:
+        """The server has ended."""
+        self._ended.set()
+
+    def _wait(self) -> None:
+        if self._ended.wait(self.seconds) or not any(one.is_held_up for one in self._calls):
+            return  # what an application does at its end may take as long as it likes
+        logging.getLogger("rtcflow.cli").error("the process ends although methods of handlers still run: they refuse to be cancelled")
+        print("Ended.", flush=True)
+        logging.shutdown()
+        os._exit(1)
+
+
 async def _serve(
     application: Any,
     calls: list[Calls],
     listener: socket.socket,
     backend: Backend,
+    deadline: _Deadline,
     drain: float | None = None,
     worker: Worker | None = None,
 ) -> None:
@@ -466,6 +503,7 @@ async def _serve(
                     for one in calls:
                         streams.start_soon(one.drain, one.options.limits.drain_time if drain is None else drain)
                 draining.cancel_scope.cancel()
+        deadline.start()
 
     most = longest_message(calls)
     await serve(application, listener, backend.value, stop=stop, grace=GRACE, max_message=most)

@@ -96,6 +96,8 @@ class Calls(Mapping[str, Session]):
             limits.time_limit, options.timeouts, options.debug, self.threads, options.resume
         )
         self._sessions: dict[str, Session] = {}
+        self._unfinished: set[Session] = set()
+        self._leaving = False
         self._watchers: list[Callable[[Session], object]] = []
         self._wrappers: list[Callable[[Session], AbstractContextManager[object]]] = []
         self._running: _Running | None = None
@@ -172,10 +174,12 @@ class Calls(Mapping[str, Session]):
                         await self.drain(self.options.limits.drain_time)
                     self._running = None
                     await self._close_all()
+                    self._leaving = True
                 tasks.cancel_scope.cancel()
         except BaseExceptionGroup as group:
             raise sole_error(group) from None  # tasks in here are supervised: this is what the block itself raised
         finally:
+            self._leaving = False
             await engine.aclose()  # after the calls: their goodbyes go through it
 
     @asynccontextmanager
@@ -195,6 +199,14 @@ class Calls(Mapping[str, Session]):
             finally:
                 self.router = None
         tasks.cancel_scope.cancel()
+
+    @property
+    def is_held_up(self) -> bool:
+        """Whether every call is closed, but tasks still run that were started for calls; from any thread.
+
+        Seconds after the stream was closed, these are methods of handlers that refuse to be cancelled.
+        """
+        return not self._sessions and (self._leaving or bool(self._unfinished))
 
     @property
     def is_ready(self) -> bool:
@@ -401,6 +413,13 @@ class Calls(Mapping[str, Session]):
         return await self._serve(session)
 
     async def _serve(self, session: Session) -> End:
+        self._unfinished.add(session)
+        try:
+            return await self._serve_and_tell(session)
+        finally:
+            self._unfinished.discard(session)
+
+    async def _serve_and_tell(self, session: Session) -> End:
         try:
             if self.options.record is not None and session.end is None and session.connection is not None:
                 session.connection.record(self.options.record)

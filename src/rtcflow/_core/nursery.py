@@ -23,15 +23,20 @@ from typing import Any, Final
 
 import anyio
 import anyio.abc
+import anyio.lowlevel
 
 from .guard import beside_cancellation
 from .native import keep_count
 
-PATIENCE: Final = 0.1
-"""Seconds for which a task that was cancelled is cancelled at each step, before that is done `EVERY` so often only."""
+TURNS: Final = 50
+"""Turns of the loop for which a task that was cancelled is cancelled at each of its steps. A task that lets itself be
+cancelled takes one or two for each block that it leaves."""
+
+SOON: Final = 0.01
+"""Seconds until a task that still runs then is cancelled again. This grows twofold each time, up to `EVERY`."""
 
 EVERY: Final = 0.5
-"""Seconds between two cancellations of a task that has swallowed the first ones."""
+"""The most seconds between two cancellations of a task that has swallowed the first ones."""
 
 
 class Nursery:
@@ -155,14 +160,18 @@ class Nursery:
         self.cancel()
         if not self._begun:
             return True
-        with anyio.move_on_after(min(PATIENCE, seconds)):
-            await self._ended.wait()
-        with anyio.move_on_after(seconds - PATIENCE):
+        with anyio.move_on_after(seconds):
+            for _ in range(TURNS):
+                if self._ended.is_set():
+                    break
+                await anyio.lowlevel.checkpoint()
+            pause = SOON
             while not self._ended.is_set():
                 self._show_cancellation(False)
-                with anyio.move_on_after(EVERY):
+                with anyio.move_on_after(pause):
                     await self._ended.wait()
                 self._show_cancellation(True)
+                pause = min(2 * pause, EVERY)
         return self._ended.is_set()
 
     def _show_cancellation(self, shown: bool) -> None:  # noqa: FBT001

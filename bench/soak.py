@@ -6,6 +6,10 @@ Twelve callers call an echo over WebRTC, WebSocket and a telephone line, hang up
 the handler raise or stall, some are processes that are killed, some send junk. Every five seconds the server is asked
 for its memory, descriptors, threads, tasks and calls. At the end everybody has gone, and the server must be as before.
 
+An allocator keeps memory for the most calls that ever were at once. Chance makes new records for long, and each looks
+like growth. So the run begins with a rush: every caller calls at once, on each transport, and each fault happens. What
+memory does after the rush is judged: the growth in time of memory at the same number of calls, by least squares.
+
 `nox -s soak -- --docs` writes the plots and figures that docs/performance.md shows.
 
 It fails (exit code 1) if memory grows by more than 1 MB in ten minutes after the warm-up, if anything else is left, or
@@ -15,6 +19,7 @@ if a healthy call got back less than 99 % of its frames. Figures go to a JSON fi
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import os
 import random
@@ -27,7 +32,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,9 +56,10 @@ SIZE = RATE // 50
 CALLERS = 12
 EVERY = 5.0
 PAGES = Path(__file__).resolve().parent.parent / "docs" / "_static"
-WARM_UP = 300.0
-"""Seconds before memory is judged, at most a third of the run: until then the allocator keeps ever more for the most
-calls that overlap. `blocks`, what Python has allocated, tells a leak from that."""
+RUSH = 4.0
+"""Seconds of the calls of the rush, which come before everything that is judged."""
+WARM_UP = 60.0
+"""Seconds after the rush before memory is judged, at most a third of the run."""
 SETTLE = 15.0
 """Seconds after the last call until the server must be as it was: longer than `WebRTCConfig.peer_timeout`."""
 ENDED = (anyio.EndOfStream, anyio.ClosedResourceError, anyio.BrokenResourceError)
@@ -126,12 +132,44 @@ def task_names() -> list[str]:
     return [f"{task.get_name()} {task.get_coro()}".split(" at 0x")[0] for task in asyncio.all_tasks()]
 
 
+class _MallInfo(ctypes.Structure):
+    """glibc's `struct mallinfo2`; `uordblks` are the bytes in use, in all arenas."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in [
+            "arena",
+            "ordblks",
+            "smblks",
+            "hblks",
+            "hblkhd",
+            "usmblks",
+            "fsmblks",
+            "uordblks",
+            "fordblks",
+            "keepcost",
+        ]
+    ]
+
+
+def in_use() -> float:
+    """Megabytes that native code and Python have allocated with malloc and not freed; 0 without glibc's `mallinfo2`."""
+    try:
+        mallinfo2 = ctypes.CDLL(None).mallinfo2
+    except (AttributeError, OSError, TypeError):
+        return 0.0
+    mallinfo2.restype = _MallInfo
+    found = mallinfo2()
+    return (found.uordblks + found.hblkhd) / 2**20
+
+
 async def figures(_: Request) -> JSONResponse:
     names = task_names()
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return JSONResponse(
         {
             "rss": pages * os.sysconf("SC_PAGE_SIZE") / 2**20,
+            "in use": in_use(),
             "blocks": sys.getallocatedblocks() / 1000,
             "descriptors": len(os.listdir("/proc/self/fd")),
             "threads": threading.active_count(),
@@ -300,11 +338,12 @@ async def watch(url: str, until: float, samples: list[dict[str, Any]]) -> None:
 
 
 def slope(samples: list[dict[str, Any]], name: str) -> float:
-    """Growth in ten minutes, by least squares."""
-    if len(samples) < 3:
+    """Growth in ten minutes at the same number of calls, by least squares."""
+    if len(samples) < 4:
         return 0.0
-    times = np.array([sample["at"] for sample in samples])
-    return float(np.polyfit(times, [sample[name] for sample in samples], 1)[0] * 600)
+    columns = np.array([[sample["at"], sample["calls"], 1.0] for sample in samples])
+    fit, *_ = np.linalg.lstsq(columns, np.array([sample[name] for sample in samples]), rcond=None)
+    return float(fit[0] * 600)
 
 
 def plot(samples: list[dict[str, Any]], path: Path, title: str, report: dict[str, Any]) -> None:
@@ -316,7 +355,9 @@ def plot(samples: list[dict[str, Any]], path: Path, title: str, report: dict[str
         f"warm-up: {report['MB in ten minutes']:+.1f} MB in ten minutes. At the end: {left_over}. Below 99 %: "
         f"{report['below 99 %']} of {report['healthy calls']} healthy calls."
     )
-    names = ["rss", *(["blocks"] if "blocks" in samples[0] else []), "descriptors", "threads", "tasks", "calls"]
+    names = [
+        name for name in ("rss", "in use", "blocks", "descriptors", "threads", "tasks", "calls") if name in samples[0]
+    ]
     last = max(sample["at"] for sample in samples) or 1.0
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {60 + high * len(names)}" '
@@ -339,9 +380,7 @@ def plot(samples: list[dict[str, Any]], path: Path, title: str, report: dict[str
 async def soak(url: str, seconds: float, seed: int) -> dict[str, Any]:
     tally, samples, before = Tally(), [], []
     async with rtcflow.open_engine() as engine:
-        # One call on each way first: what a server keeps from its first call is not a leak.
-        for kind in ("webrtc", "websocket", "telephone"):
-            await _one(url, kind, engine)
+        await rush(url, seed, engine)
         await anyio.sleep(SETTLE)
         until = anyio.current_time() + EVERY * 2
         await watch(url, until, before)
@@ -366,6 +405,7 @@ async def soak(url: str, seconds: float, seed: int) -> dict[str, Any]:
         "below 99 %": sum(share < 0.99 for share in tally.delivered),
         "worst": tally.worst[:10],
         "MB in ten minutes": slope(warm, "rss"),
+        "MB in use in ten minutes": slope(warm, "in use"),
         "thousand blocks in ten minutes": slope(warm, "blocks"),
         "left at the end": left,
         "tasks left": dict(Counter(_kinds(after[-1])) - Counter(_kinds(before[-1]))),
@@ -379,18 +419,29 @@ def _kinds(sample: dict[str, Any]) -> list[str]:
     return [re.sub(r"Task-\d+ ", "", name) for name in sample["names"]]
 
 
-async def _one(url: str, kind: str, engine: Any) -> None:
-    tally = Tally()
-    if kind == "webrtc":
-        async with connect(url, engine=engine) as call:
+async def rush(url: str, seed: int, engine: Any) -> None:
+    """Every caller at once on each transport, and each fault: what a server keeps for its most calls is not a leak."""
+    chance = random.Random(seed)
+    for kind in ("webrtc", "websocket", "telephone"):
+        async with anyio.create_task_group() as calls:
+            for number in range(CALLERS):
+                fault = {1: "raise", 2: "stall"}.get(number, "") if kind == "webrtc" else ""
+                calls.start_soon(_one, url, kind, fault, engine)
+        await be_killed(url, kind, 1.0)
+        await send_junk(url, chance)
+
+
+async def _one(url: str, kind: str, fault: str, engine: Any) -> None:
+    with suppress(*ENDED, OSError, TimeoutError, rtcflow.exceptions.RTCFlowError):
+        async with AsyncExitStack() as stack:
+            if kind == "webrtc":
+                call = await stack.enter_async_context(connect(url, engine=engine))
+            else:
+                opening = call_by_websocket if kind == "websocket" else call_by_telephone
+                arguments = () if kind == "websocket" else ("twilio",)
+                call = await stack.enter_async_context(opening(url.replace("http", "ws"), *arguments))
             call.start(AudioFormat(RATE), AudioFormat(RATE))
-            await converse(call, kind, "first", 2.0, tally)
-        return
-    opening = call_by_websocket if kind == "websocket" else call_by_telephone
-    arguments = () if kind == "websocket" else ("twilio",)
-    async with opening(url.replace("http", "ws"), *arguments) as call:
-        call.start(AudioFormat(RATE), AudioFormat(RATE))
-        await converse(call, kind, "first", 2.0, tally)
+            await converse(call, kind, fault, RUSH, Tally())
 
 
 def main() -> int:

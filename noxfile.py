@@ -102,7 +102,7 @@ def _run_pytest(
 
 
 def _pytest(session: nox.Session, *arguments: str, **environment: str) -> None:
-    """Run the tests with three workers: real-time tests in one, tests that start processes in one, the rest in one.
+    """Run the tests with four workers. tests/conftest.py says which tests wait for one another in one of them.
 
     The run counts only if every collected test has an outcome. In CI, the machine may be slow, so tests that failed run
     once more, without the others. A test that passes then is flaky: it does not stop the change, but the log names it,
@@ -112,7 +112,7 @@ def _pytest(session: nox.Session, *arguments: str, **environment: str) -> None:
     in_ci = bool(os.environ.get("CI"))
     limit = (f"--maxfail={MANY}",) if in_ci else ()
     arguments = (*arguments, *session.posargs)
-    first, error = _run_pytest(session, "-n", "3", "--max-worker-restart=0", *limit, *arguments, **environment)
+    first, error = _run_pytest(session, "-n", "4", "--max-worker-restart=0", *limit, *arguments, **environment)
     if first is None:
         session.error("pytest did not reach its end: no test of this run counts.")
     trouble, flaky = _trouble(first, error), set[str]()
@@ -345,7 +345,8 @@ def strangers(session: nox.Session) -> None:
     _install(session, "all")
     seconds = session.posargs[0] if session.posargs else "60"
     environment = {"RTCFLOW_FUZZ_SECONDS": seconds}
-    session.run("python", "-m", "pytest", "--timeout=3600", "tests/interop/test_strangers.py", env=environment)
+    everything = ("-m", "nightly or not nightly", "--timeout=3600")
+    session.run("python", "-m", "pytest", *everything, "tests/interop/test_strangers.py", env=environment)
 
 
 @nox.session
@@ -380,7 +381,7 @@ def flakes(session: nox.Session) -> None:
             Popen([sys.executable, "-c", "while True: pass"]) for _ in range((os.cpu_count() or 1) if loaded else 0)
         ]
         try:
-            session.run("python", "-m", "pytest", "-q", "-n", "3", *arguments)
+            session.run("python", "-m", "pytest", "-q", "-n", "4", *arguments)
         except CommandFailed:
             failed.append(n)
         finally:
@@ -399,7 +400,7 @@ def coverage(session: nox.Session) -> None:
     """
     _install(session, "all")
     session.run("coverage", "erase")
-    session.run("coverage", "run", "-m", "pytest", "-n", "3", "--timeout=240", *session.posargs)  # it is slower here
+    session.run("coverage", "run", "-m", "pytest", "-n", "4", "--timeout=240", *session.posargs)  # it is slower here
     session.run("coverage", "combine", "-q")
     session.run("coverage", "json", "-q", "-o", "coverage.json", "--fail-under=0")
     found = json.loads(Path("coverage.json").read_text(encoding="utf-8"))

@@ -38,13 +38,14 @@ ALL_BACKENDS = {
 BACKENDS = [ALL_BACKENDS[name] for name in os.environ.get("RTCFLOW_BACKENDS", "asyncio,uvloop,trio").split(",")]
 
 
-# Tests that play or listen in real time, over sockets, to servers and browsers, run one after the other in a worker of
-# their own, or they would be heard in one another's audio; so do those that mostly wait for processes of their own
-# (`-n 3`). The third worker has all that computes.
+# Tests that play or listen in real time, over sockets and to servers, run one after the other in a worker of their own,
+# or they would be heard in one another's audio; so do those with browsers, and those that mostly wait for processes of
+# their own (`-n 4`). These three workers mostly wait. The fourth one has all that computes.
 REAL_TIME = {
-    "test_aiortc_peer", "test_chromium", "test_engine", "test_leaks", "test_modes", "test_seam", "test_turns_reply",
+    "test_aiortc_peer", "test_engine", "test_leaks", "test_modes", "test_seam", "test_turns_reply",
     "test_turns_stop_words",
 }  # fmt: skip
+BROWSERS = {"test_chromium", "test_page", "test_whip_clients"}
 PROCESSES = {"test_asgi_lines", "test_call", "test_cli", "test_examples", "test_load", "test_processes"}
 
 
@@ -53,12 +54,28 @@ def _worker_of(nodeid: str) -> str:
     path = PurePosixPath(nodeid.partition("::")[0])
     if path.stem in PROCESSES:
         return "processes"
+    if path.stem in BROWSERS:
+        return "browsers"
     return "real-time" if path.stem in REAL_TIME or path.parent.name == "interop" else nodeid
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest applies `-m`
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave it to the nightly run to repeat on uvloop what takes real time on asyncio and on trio.
+
+    rtcflow's own code is the same on uvloop and asyncio. What does not wait runs on all three.
+    """
+    if "RTCFLOW_BACKENDS" in os.environ:  # one cell of the matrix runs all of its backend
+        return
+    for item in items:
+        waits = item.get_closest_marker("slow") is not None or _worker_of(item.nodeid) != item.nodeid
+        if waits and "[asyncio+uvloop" in item.name:
+            item.add_marker(pytest.mark.nightly)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
-    """Have the tests of `REAL_TIME` and of tests/interop run one after the other, and those of `PROCESSES`.
+    """Have the tests of `REAL_TIME` and of tests/interop run one after the other, and those of the other sets.
 
     pytest-xdist's marks for this (`xdist_group`, `--dist loadgroup`) do nothing with pytest 9.2: it renames the tests,
     and they no longer take the names.

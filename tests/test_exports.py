@@ -9,12 +9,14 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+from for_all import for_all
 
 import rtcflow
 from rtcflow import _moved
@@ -58,7 +60,7 @@ def _names() -> Iterator[tuple[str, str]]:
             yield module, name
 
 
-every_name = pytest.mark.parametrize(("module", "name"), list(_names()))
+every_name = for_all(_names(), name=".".join)
 
 
 def test_the_front_door_lists_what_it_offers() -> None:
@@ -68,8 +70,9 @@ def test_the_front_door_lists_what_it_offers() -> None:
 
 
 @every_name
-def test_public_names_are_documented(module: str, name: str) -> None:
+def test_public_names_are_documented(case: tuple[str, str]) -> None:
     """Every class and function that users import says what it does for them, and so do its public methods."""
+    module, name = case
     value = getattr(importlib.import_module(module), name)
     if not (inspect.isclass(value) or inspect.isfunction(value)):
         return
@@ -81,8 +84,9 @@ def test_public_names_are_documented(module: str, name: str) -> None:
 
 
 @every_name
-def test_public_functions_are_annotated(module: str, name: str) -> None:
+def test_public_functions_are_annotated(case: tuple[str, str]) -> None:
     """Type checkers see every argument and result of what users call."""
+    module, name = case
     value = getattr(importlib.import_module(module), name)
     functions = [value] if inspect.isfunction(value) else []
     if inspect.isclass(value) and value.__module__.startswith("rtcflow"):
@@ -96,16 +100,21 @@ def test_public_functions_are_annotated(module: str, name: str) -> None:
         assert signature.return_annotation is not signature.empty, f"{function.__qualname__} has no return type"
 
 
+@cache
+def _pages() -> str:
+    return "".join(page.read_text() for page in (Path(__file__).parents[1] / "docs").rglob("*.md"))
+
+
 @every_name
-def test_public_names_have_their_place_in_the_docs(module: str, name: str) -> None:
+def test_public_names_have_their_place_in_the_docs(case: tuple[str, str]) -> None:
     """docs/api.md, or another page, has the reference of every public name."""
+    module, name = case
     value = getattr(importlib.import_module(module), name)
     if name.startswith("__") or inspect.ismodule(value):
         return
-    pages = "".join(page.read_text() for page in (Path(__file__).parents[1] / "docs").rglob("*.md"))
     whole = rf"^\.\. automodule:: {re.escape(getattr(value, '__module__', 'no module'))}$"
     alone = rf"^\.\. auto\w+:: (rtcflow(\.\w+)*\.)?{name}\b"
-    assert re.search(f"{alone}|{whole}", pages, re.MULTILINE)
+    assert re.search(f"{alone}|{whole}", _pages(), re.MULTILINE), "no page has it"
 
 
 def test_the_front_door_is_small() -> None:

@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from for_all import for_all
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "rtcflow"
@@ -46,6 +47,11 @@ KNOW_THE_WEB = (
 IMPURE = {"anyio", "asyncio", "trio", "threading", "time", "random", "secrets", "os", "socket", "select", "queue"}
 
 
+@cache
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
 def _imports(path: Path, *, running: bool = False) -> Iterator[str]:
     """The full names of the modules (and names in them) that `path` imports, in functions and for type checking, too.
 
@@ -54,7 +60,7 @@ def _imports(path: Path, *, running: bool = False) -> Iterator[str]:
     folder = next(folder for folder in (PACKAGE.parent, *SCRIPTS) if path.is_relative_to(folder))
     package = path.relative_to(folder).parts[:-1]
     skipped: set[ast.AST] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(_tree(path)):
         if running and isinstance(node, ast.If) and ast.unparse(node.test) in {"TYPE_CHECKING", "typing.TYPE_CHECKING"}:
             skipped.update(inner for statement in node.body for inner in ast.walk(statement))
         elif node in skipped:
@@ -77,7 +83,7 @@ def _name(path: Path) -> str:
     return path.relative_to(PACKAGE).with_suffix("").as_posix().removesuffix("/__init__").removesuffix("__init__")
 
 
-every_module = pytest.mark.parametrize("path", MODULES, ids=[_name(path) or "rtcflow" for path in MODULES])
+every_module = for_all(MODULES, name=lambda path: _name(path) or "rtcflow")
 
 
 @cache
@@ -185,4 +191,4 @@ def test_the_pure_floor_is_pure(path: Path) -> None:
         return
     assert not {module.split(".")[0] for module in _imports(path)} & IMPURE
     waits = (ast.Await, ast.AsyncFunctionDef, ast.AsyncFor, ast.AsyncWith)
-    assert not any(isinstance(node, waits) for node in ast.walk(ast.parse(path.read_text())))
+    assert not any(isinstance(node, waits) for node in ast.walk(_tree(path)))

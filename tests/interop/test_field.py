@@ -41,7 +41,7 @@ SERVE = ["-m", "rtcflow", "serve", "field_app:app", "--backend"]
 UVICORN = ["-m", "uvicorn", "field_app:app", "--log-level", "warning"]
 SERVERS = {"trio": [*SERVE, "trio"], "asyncio": [*SERVE, "asyncio"], "uvicorn": UVICORN}
 on_every_server = pytest.mark.parametrize("kind", SERVERS)
-on_each_backend = pytest.mark.parametrize("kind", ["trio", "asyncio"])
+on_each_backend = pytest.mark.parametrize("kind", ["trio", pytest.param("asyncio", marks=pytest.mark.nightly)])
 
 
 @contextmanager

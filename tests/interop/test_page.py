@@ -477,7 +477,7 @@ RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [360, 390, 1280])
+@pytest.mark.parametrize("width", [360, pytest.param(390, marks=pytest.mark.nightly), 1280])
 def test_the_page_is_accessible(visit, width, scheme):
     """axe finds nothing against WCAG 2.2 AA, before and during a call, with everything opened."""
     for path in ("/clock/", "/mirror/"):

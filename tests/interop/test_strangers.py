@@ -75,8 +75,11 @@ class FromThePeer:
 @ASYNCIO
 @pytest.mark.parametrize(
     ("use_uvloop", "one_port"),
-    [(False, False), (True, False), (True, True)],
-    ids=["asyncio-loop", "uvloop-loop", "one-port"],
+    [
+        pytest.param(False, False, id="asyncio-loop", marks=pytest.mark.nightly),
+        pytest.param(True, False, id="uvloop-loop"),
+        pytest.param(True, True, id="one-port"),
+    ],
 )
 async def test_a_call_outlives_a_flood_of_junk(use_uvloop: bool, one_port: bool) -> None:
     """Junk of every kind, from a stranger and from the peer's own address: audio and messages arrive all the while."""

@@ -91,14 +91,14 @@ def serving(folder: Path, backend: str):
             env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(folder)},
         )
     try:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 40
         while "http://" not in (text := log.read_text()):
             assert process.poll() is None, text
             assert time.monotonic() < deadline, text
             time.sleep(0.05)
         yield next(word for word in text.split() if word.startswith("http://")), log
         process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 0
+        assert process.wait(30) == 0
     finally:
         process.kill()
         process.wait()

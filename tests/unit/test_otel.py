@@ -100,6 +100,7 @@ class Tasks(AsyncStreamHandler):
         return Tasks()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [Threads, Tasks])
 async def test_no_span_has_the_parent_of_another_call(kind, traced, monkeypatch):
     """Fifty calls at once: each has a trace of its own, and what its code opens in tasks and threads is in that."""

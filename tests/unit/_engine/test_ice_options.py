@@ -268,6 +268,7 @@ async def test_a_turn_server_may_refuse(code: int, trouble: ServerTrouble) -> No
     assert f"{code} No" in str(report)
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_all_servers_are_asked_at_once() -> None:
     """Two dead servers and a live one cost the time of one, and each has its report."""

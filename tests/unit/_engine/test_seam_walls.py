@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
+from for_all import for_all
 
 import rtcflow
 
@@ -29,7 +29,7 @@ def imported(tree: ast.AST) -> Iterator[str]:
             yield node.module or ""
 
 
-@pytest.mark.parametrize("path", OUTSIDE, ids=lambda path: str(path.relative_to(SOURCE)))
+@for_all(OUTSIDE)
 def test_only_documented_modules_are_imported(path: Path) -> None:
     """aioice and pylibsrtp are the seam's alone, and of aiortc's modules those are used that it documents."""
     for name in imported(ast.parse(path.read_text())):
@@ -38,7 +38,7 @@ def test_only_documented_modules_are_imported(path: Path) -> None:
         assert root != "aiortc" or name in DOCUMENTED, f"{name}: use it in _engine/seam"
 
 
-@pytest.mark.parametrize("path", sorted((SOURCE / "_engine").glob("*.py")), ids=lambda path: path.name)
+@for_all(sorted((SOURCE / "_engine").glob("*.py")))
 def test_private_names_of_others_are_not_touched(path: Path) -> None:
     """In the room, what begins with an underscore belongs to `self`; no name is spelt with a class before it."""
     for node in ast.walk(ast.parse(path.read_text())):

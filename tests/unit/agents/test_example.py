@@ -61,7 +61,7 @@ async def chat_service(answers, status=b"200 OK"):
 
 @pytest.mark.anyio
 @pytest.mark.slow
-@pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
+@pytest.mark.parametrize("anyio_backend", [pytest.param("asyncio", marks=pytest.mark.nightly), "trio"])
 async def test_the_voice_agent_books_a_table(monkeypatch):
     """Somebody says it, the service calls the tool, and the caller hears the answer."""
     if shutil.which("espeak-ng") is None:

@@ -77,6 +77,7 @@ async def test_streams_of_video_are_offered_video() -> None:
     assert (await visit(Stream(lambda frame: frame, modality="video", webrtc=LOCAL))).connected
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_a_dead_turn_server_is_a_problem_though_the_call_works() -> None:
     """Here the call does without it, elsewhere it could not: it is named, with the time it was waited for."""
@@ -110,6 +111,7 @@ async def test_with_relays_only_a_dead_turn_server_is_the_end() -> None:
     assert "no TURN server gave one" in consequence
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["relay", "all"])
 @pytest.mark.anyio
 async def test_the_servers_policy_counts_as_for_a_browser(policy: str) -> None:
@@ -156,6 +158,7 @@ async def test_headers_reach_authorize() -> None:
     assert (await visit(echo(authorize=authorize), headers={"Authorization": "Bearer sesame"})).connected
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_a_server_that_cannot_be_reached_by_udp_is_found() -> None:
     """Its offer is answered, and nothing it offers answers: the addresses and what to do are named."""

@@ -144,6 +144,7 @@ async def test_any_node_answers_about_an_id_that_the_caller_chose(nats):
         assert late.status_code == 404
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_an_early_candidate_waits_for_its_offer(nats):
     """A candidate that is faster than its offer finds the call; one without an offer gets 404 in the end."""
@@ -344,6 +345,7 @@ async def test_without_nats_the_stream_does_not_start():
     await _fails_to_start(r"no connection to NATS at nats://127\.0\.0\.1:9 .*Connect", cluster)
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_wrong_credentials_are_named():
     server = NatsProcess("--auth", "right")

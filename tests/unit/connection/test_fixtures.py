@@ -76,26 +76,30 @@ async def test_by_fixture(pair):{USE}
 }
 
 
-def _outcome(tmp_path, tests):
+def _outcome(tmp_path, plugin, tests):
     (tmp_path / "pytest.ini").write_text("[pytest]\nasyncio_default_fixture_loop_scope = function\n")
     (tmp_path / "test_it.py").write_text(tests)
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "test_it.py"]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", plugin, "test_it.py"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # the suite's other plugins would cost seconds
     done = subprocess.run(
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=50, check=False
     )
     return done.returncode, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("plugin", ["anyio", "trio", "asyncio"])
-def test_what_works_under_each_plugin(plugin, tmp_path):
+@pytest.mark.parametrize(
+    ("plugin", "module"),
+    [("anyio", "anyio.pytest_plugin"), ("trio", "pytest_trio.plugin"), ("asyncio", "pytest_asyncio.plugin")],
+)
+def test_what_works_under_each_plugin(plugin, module, tmp_path):
     """Fixtures under anyio's plugin and pytest-trio; under pytest-asyncio, the same inside of the test."""
-    code, said = _outcome(tmp_path, PLUGINS[plugin])
+    code, said = _outcome(tmp_path, module, PLUGINS[plugin])
     assert code == 0, said
 
 
 def test_what_does_not_work_under_pytest_asyncio(tmp_path):
     """It opens and closes a fixture in two tasks, and a task group belongs to one: the page says so."""
-    code, said = _outcome(tmp_path, PLUGINS["asyncio, as a fixture"])
+    code, said = _outcome(tmp_path, "pytest_asyncio.plugin", PLUGINS["asyncio, as a fixture"])
     assert code == 1, said
     assert "different task" in said

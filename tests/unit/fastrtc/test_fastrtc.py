@@ -99,6 +99,7 @@ async def hear(theirs: MemoryTransport, level: int) -> None:
             return
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 @pytest.mark.parametrize("handler", [brought.SyncEcho, brought.AsyncioEcho, brought.StreamEcho])
 async def test_echoes_echo(handler: Any, anyio_backend_name: str) -> None:
@@ -127,6 +128,7 @@ async def test_a_session_is_held_in_start_up_for_the_whole_call() -> None:
     assert connection.end.cause is EndCause.CLOSED
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 @pytest.mark.parametrize("mirror", [brought.SyncMirror, brought.AsyncMirror])
 async def test_mirrors_mirror(mirror: Any) -> None:

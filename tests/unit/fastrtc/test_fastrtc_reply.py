@@ -287,6 +287,7 @@ async def coroutine(audio):
     return sound()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fn", REPLIES, ids=lambda fn: fn.__name__)
 async def test_every_kind_of_function_replies_in_a_subclass(fn):
     """Twice: the state after a reply is that of the beginning."""
@@ -297,6 +298,7 @@ async def test_every_kind_of_function_replies_in_a_subclass(fn):
             assert (await logs(theirs, 3))[-1] == "response_starting"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
 async def test_speech_interrupts_a_reply_of_a_subclass(asynchronous):
     """The generator under way is closed, what it had queued is not heard, and the next turn is replied to."""
@@ -420,6 +422,7 @@ class Transcript:
         return "Hey, Computer!" if level > 8000 else "well"
 
 
+@pytest.mark.slow
 async def test_stop_words_are_found_in_the_transcript():
     """With `stt_model` given, plain: the page is told, and what comes after the words is replied to."""
     model = Transcript()

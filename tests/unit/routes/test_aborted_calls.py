@@ -24,6 +24,7 @@ pytestmark = pytest.mark.anyio
 
 SERVERS = ["asyncio uvicorn", "asyncio hypercorn", "trio hypercorn"]
 KINDS = ["FIN", "RST", "half-open", "junk", "flood"]
+WAYS = [*(("websocket", kind) for kind in KINDS), ("telephone", "RST"), ("telephone", "flood")]
 AT_ONCE = 10
 
 
@@ -135,17 +136,18 @@ def open_files():
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="file descriptors are counted in /proc")
 @pytest.mark.parametrize(
-    ("line", "kind"), [*(("websocket", kind) for kind in KINDS), ("telephone", "RST"), ("telephone", "flood")]
+    "ways", [WAYS * 2, *(pytest.param([way] * AT_ONCE, marks=pytest.mark.nightly) for way in WAYS)]
 )
-async def test_a_call_that_ends_rudely_leaves_nothing(anyio_backend_name, server_name, line, kind):
-    """After all of them there are as many open files and taken slots as before the first."""
+async def test_a_call_that_ends_rudely_leaves_nothing(anyio_backend_name, server_name, ways):
+    """After two calls of each way there are as many open files and taken slots as before the first; nightly, ten."""
     stream = make(concurrency_limit=50, telephone=TelephoneConfig(unsigned_is_fine=True))
     async with serving(stream, anyio_backend_name, server_name) as port:
-        await call_rudely(port, line, "FIN")  # what is made once
+        for line in STARTS:
+            await call_rudely(port, line, "FIN")  # what is made once
         await anyio.sleep(0.3)
         before = open_files()
         async with anyio.create_task_group() as calls:
-            for _ in range(AT_ONCE):
+            for line, kind in ways:
                 calls.start_soon(call_rudely, port, line, kind)
         with anyio.move_on_after(15):
             while open_files() > before or len(stream.calls):

@@ -930,7 +930,7 @@ async def test_keys_can_be_typed_in_a_terminal(anyio_backend_name):
     """Each Return presses what was typed; the call ends when its time is over, and waits for no further Return."""
     keyboard, terminal = os.openpty()
     stream = make()
-    command = [sys.executable, "-m", "rtcflow", "call", "--telephone", "twilio", "--seconds", "3", "--json"]
+    command = [sys.executable, "-m", "rtcflow", "call", "--telephone", "twilio", "--seconds", "1.5", "--json"]
     command += ["--backend", anyio_backend_name, "--header", "X-Bot: 7"]
 
     async def type_keys():

@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 import anyio
 import httpx2
 import pytest
+from hypercorn.config import Config
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
@@ -99,8 +100,10 @@ async def test_a_refused_upgrade_with_a_frame_behind_it_ends_that_connection_onl
         assert stream.is_running
 
 
-async def test_no_request_stops_the_server(anyio_backend_name):
+@pytest.mark.slow
+async def test_no_request_stops_the_server(anyio_backend_name, monkeypatch):
     """Requests that were cut, mixed and changed at random, in one segment or two: it still answers."""
+    monkeypatch.setattr(Config, "keep_alive_timeout", 0.5)  # 5 s, after which no connection is left
     stream = make()
     dice = random.Random(4)
     parts = [
@@ -134,8 +137,10 @@ async def test_no_request_stops_the_server(anyio_backend_name):
     async with site(anyio_backend_name, stream.asgi) as (address, _):
         await ask(address)
         before = len(os.listdir("/proc/self/fd"))
-        for number in range(60):
-            await odd_client(address, number)
+        for first in range(0, 60, 20):
+            async with anyio.create_task_group() as clients:
+                for number in range(first, first + 20):
+                    clients.start_soon(odd_client, address, number)
         assert (await ask(address)).status_code == 200
         while stream.calls:
             await anyio.sleep(0.01)

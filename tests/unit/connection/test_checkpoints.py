@@ -116,9 +116,8 @@ def arguments_there(call):
 async def prepared_session(call):
     async with call.stream.calls.admit(CallRequest(), "memory", "id") as session:
         async with memory_pair() as (ours, _):
-            session.prepare(ours)
-            session.connection.close()
-            await session.serve()
+            session.close()
+            await call.stream.calls.run(session, ours)
     return session.wait_prepared
 
 

@@ -471,7 +471,8 @@ class _Deadline:
     def _wait(self) -> None:
         if self._ended.wait(self.seconds) or not any(one.is_held_up for one in self._calls):
             return  # what an application does at its end may take as long as it likes
-        logging.getLogger("rtcflow.cli").error("the process ends although methods of handlers still run: they refuse to be cancelled")
+        words = "the process ends although methods of handlers still run: they refuse to be cancelled"
+        logging.getLogger(__name__).error(words)
         print("Ended.", flush=True)
         logging.shutdown()
         os._exit(1)

@@ -180,6 +180,7 @@ def docs(session: nox.Session) -> None:
     _install(session, "all")
     session.install(*_group("docs"))
     session.run("sphinx-build", "-q", "-n", "-W", "--keep-going", "-b", "html", "docs", "docs/_build/html")
+    session.run("python", "tools/site_search.py", "docs/_build/html")
     session.run("python", "-m", "pytest", "-q", "--doctest-modules", "--no-header", "src/rtcflow")
 
 

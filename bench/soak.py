@@ -32,7 +32,8 @@ import sys
 import threading
 import time
 from collections import Counter
-from contextlib import AsyncExitStack, suppress
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,12 +49,13 @@ from starlette.routing import Route
 import rtcflow
 from rtcflow.client import connect
 from rtcflow.client.lines import call_by_telephone, call_by_websocket
-from rtcflow.frames import AudioFormat, AudioFrame
+from rtcflow.frames import AudioFormat
 from rtcflow.transports import TelephoneConfig
 
 RATE = 48000
 SIZE = RATE // 50
 CALLERS = 12
+KINDS = ["webrtc", "websocket", "telephone"]
 EVERY = 5.0
 PAGES = Path(__file__).resolve().parent.parent / "docs" / "_static"
 RUSH = 4.0
@@ -189,7 +191,7 @@ stream.mount(app, "")
 
 @dataclass
 class Tally:
-    """What became of the calls."""
+    """How many calls were made, with which faults, and how well they went."""
 
     made: dict[str, int] = field(default_factory=dict)
     faults: dict[str, int] = field(default_factory=dict)
@@ -206,6 +208,20 @@ class Tally:
 TONE = (8000 * np.sin(2 * np.pi * 400 * np.arange(SIZE) / RATE)).astype(np.int16)[np.newaxis]
 
 
+@asynccontextmanager
+async def calling(url: str, kind: str, engine: Any = None) -> AsyncIterator[Any]:
+    """A call of this kind, opened and started."""
+    if kind == "webrtc":
+        opened: AbstractAsyncContextManager[Any] = connect(url, engine=engine)
+    elif kind == "websocket":
+        opened = call_by_websocket(url.replace("http", "ws"))
+    else:
+        opened = call_by_telephone(url.replace("http", "ws"), "twilio")
+    async with opened as call:
+        call.start(AudioFormat(RATE), AudioFormat(RATE))
+        yield call
+
+
 async def converse(call: Any, kind: str, fault: str, seconds: float, tally: Tally) -> None:
     """Say a tone for some seconds, and count what comes back."""
     await call.wait_connected()
@@ -216,7 +232,7 @@ async def converse(call: Any, kind: str, fault: str, seconds: float, tally: Tall
         begin = anyio.current_time()
         with suppress(*ENDED):
             while True:
-                call.audio_out.put(AudioFrame(TONE, RATE, sent * SIZE))
+                call.audio_out.put(TONE)
                 sent += 1
                 await anyio.sleep_until(begin + sent * 0.02)
 
@@ -233,8 +249,8 @@ async def converse(call: Any, kind: str, fault: str, seconds: float, tally: Tall
         with anyio.move_on_after(seconds):
             if fault in {"raise", "stall"}:
                 await anyio.sleep(seconds / 2)
-                with suppress(Exception):
-                    await call.send_message(fault)
+                with suppress(*ENDED):
+                    call.send_message_nowait(fault)
             with suppress(*ENDED):
                 await call.wait_ended()
         tasks.cancel_scope.cancel()
@@ -250,7 +266,7 @@ async def caller(number: int, url: str, seed: int, until: float, engine: Any, ta
     chance = random.Random(f"{seed} {number}")
     await anyio.sleep(chance.uniform(0, 5))
     while anyio.current_time() < until:
-        kind = chance.choice(["webrtc", "websocket", "telephone"])
+        kind = chance.choice(KINDS)
         fault = chance.choices(["", "raise", "stall", "killed", "junk"], [80, 5, 5, 4, 6])[0]
         seconds = min(chance.uniform(4, 25), max(1.0, until - anyio.current_time()))
         if kind != "webrtc" and fault in {"raise", "stall"}:
@@ -261,17 +277,8 @@ async def caller(number: int, url: str, seed: int, until: float, engine: Any, ta
                 await be_killed(url, kind, seconds / 3)
             elif fault == "junk":
                 await send_junk(url, chance)
-            elif kind == "webrtc":
-                async with connect(url, engine=engine) as call:
-                    call.start(AudioFormat(RATE), AudioFormat(RATE))
-                    await converse(call, kind, fault, seconds, tally)
-            elif kind == "websocket":
-                async with call_by_websocket(url.replace("http", "ws")) as call:
-                    call.start(AudioFormat(RATE), AudioFormat(RATE))
-                    await converse(call, kind, fault, seconds, tally)
             else:
-                async with call_by_telephone(url.replace("http", "ws"), "twilio") as call:
-                    call.start(AudioFormat(RATE), AudioFormat(RATE))
+                async with calling(url, kind, engine) as call:
                     await converse(call, kind, fault, seconds, tally)
         except (*ENDED, OSError, TimeoutError, rtcflow.exceptions.RTCFlowError) as error:
             tally.refused += 1
@@ -312,16 +319,8 @@ async def send_junk(url: str, chance: random.Random) -> None:
 
 async def victim(url: str, kind: str) -> None:
     """Call until somebody kills this process."""
-    tally = Tally()
-    if kind == "webrtc":
-        async with connect(url) as call:
-            call.start(AudioFormat(RATE), AudioFormat(RATE))
-            await converse(call, kind, "killed", 3600, tally)
-    opening = call_by_websocket if kind == "websocket" else call_by_telephone
-    arguments = () if kind == "websocket" else ("twilio",)
-    async with opening(url.replace("http", "ws"), *arguments) as call:
-        call.start(AudioFormat(RATE), AudioFormat(RATE))
-        await converse(call, kind, "killed", 3600, tally)
+    async with calling(url, kind) as call:
+        await converse(call, kind, "killed", 3600, Tally())
 
 
 # -- watching
@@ -422,7 +421,7 @@ def _kinds(sample: dict[str, Any]) -> list[str]:
 async def rush(url: str, seed: int, engine: Any) -> None:
     """Every caller at once on each transport, and each fault: what a server keeps for its most calls is not a leak."""
     chance = random.Random(seed)
-    for kind in ("webrtc", "websocket", "telephone"):
+    for kind in KINDS:
         async with anyio.create_task_group() as calls:
             for number in range(CALLERS):
                 fault = {1: "raise", 2: "stall"}.get(number, "") if kind == "webrtc" else ""
@@ -433,19 +432,12 @@ async def rush(url: str, seed: int, engine: Any) -> None:
 
 async def _one(url: str, kind: str, fault: str, engine: Any) -> None:
     with suppress(*ENDED, OSError, TimeoutError, rtcflow.exceptions.RTCFlowError):
-        async with AsyncExitStack() as stack:
-            if kind == "webrtc":
-                call = await stack.enter_async_context(connect(url, engine=engine))
-            else:
-                opening = call_by_websocket if kind == "websocket" else call_by_telephone
-                arguments = () if kind == "websocket" else ("twilio",)
-                call = await stack.enter_async_context(opening(url.replace("http", "ws"), *arguments))
-            call.start(AudioFormat(RATE), AudioFormat(RATE))
+        async with calling(url, kind, engine) as call:
             await converse(call, kind, fault, RUSH, Tally())
 
 
 def main() -> int:
-    """Run the server and its callers, print what came of it."""
+    """Run the server and its callers, and print the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=1800)
     parser.add_argument("--backend", choices=["trio", "asyncio"], default="trio")

@@ -22,6 +22,8 @@ source_suffix = {".md": "markdown"}
 html_theme = "furo"
 html_title = f"rtcflow {release}"
 html_show_sphinx = False
+html_static_path = ["_static"]
+html_css_files = ["custom.css"]
 
 myst_enable_extensions = ["attrs_block", "colon_fence", "deflist", "fieldlist"]
 myst_heading_anchors = 3
@@ -30,6 +32,7 @@ autodoc_default_options = {"members": True, "show-inheritance": True}
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
+maximum_signature_line_length = 90  # longer ones have a line for each argument
 autoclass_content = "class"
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True

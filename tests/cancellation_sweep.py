@@ -56,9 +56,10 @@ KINDS = [
     for how in ("scope", "native", "timeout", "sigint")
     if backend != "trio" or how in {"scope", "sigint"}
 ]
+"""Backends, and the ways in which a task is cancelled on each; for `pytest.mark.parametrize`."""
+
 SAMPLED = [("asyncio", "scope"), ("asyncio", "native"), ("trio", "scope")]
 """Of these, the kinds that every run of the suite takes; the others, and every step of all, are for the night."""
-"""Backends, and the ways in which a task is cancelled on each; for `pytest.mark.parametrize`."""
 
 LIMIT = 6.0
 """Seconds from the cancellation to the end of the story: `Timeouts.close`."""

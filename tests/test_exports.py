@@ -19,7 +19,7 @@ import pytest
 from for_all import for_all
 
 import rtcflow
-from rtcflow import _moved
+from rtcflow._core import moved as _moved
 
 PUBLIC_MODULES = [
     "rtcflow",
@@ -130,10 +130,30 @@ def test_names_that_have_moved_say_where(name: str) -> None:
         exec(f"from rtcflow import {name}")
     with pytest.raises(ImportError, match="has moved"):
         getattr(rtcflow, name)
-    if name != "Caller":
-        module = importlib.import_module(place)
-        assert name in module.__all__
-        assert getattr(module, name)
+    module = importlib.import_module(place)
+    assert name in module.__all__
+    assert getattr(module, name)
+
+
+@pytest.mark.parametrize(("module", "name"), [(m, n) for m, names in _moved.RENAMED.items() for n in names])
+def test_renamed_names_say_the_new_one(module: str, name: str) -> None:
+    """The error names what it is called now, and that can be imported."""
+    place = _moved.RENAMED[module][name]
+    with pytest.raises(ImportError, match=f"{module}.{name} was renamed; it is {place}"):
+        exec(f"from {module} import {name}")
+    owner, _, new = place.rpartition(".")
+    assert hasattr(importlib.import_module(owner), new)
+
+
+@pytest.mark.parametrize(("module", "name"), [(m, n) for m, names in _moved.PRIVATE.items() for n in names])
+def test_names_that_became_private_say_what_to_use(module: str, name: str) -> None:
+    """The error says what a program does in their place; each public name in it exists."""
+    with pytest.raises(ImportError, match=f"{module}.{name} is private now: ") as caught:
+        exec(f"from {module} import {name}")
+    for owner, new in re.findall(r"(rtcflow\.\w+)\.(\w+)", str(caught.value).partition(": ")[2]):
+        assert new in importlib.import_module(owner).__all__
+    with pytest.raises(AttributeError, match="has no attribute 'nonsense'"):
+        getattr(importlib.import_module(module), "nonsense")  # noqa: B009
 
 
 @pytest.mark.parametrize("name", sorted(_moved.MODULES))
@@ -155,6 +175,16 @@ def test_documented_modules_still_work_under_their_old_names(name: str) -> None:
     public = [key for key, value in vars(new).items() if getattr(value, "__module__", "") == new.__name__]
     assert public
     assert all(getattr(old, key) is getattr(new, key) for key in public)
+
+
+def test_the_changelog_lists_every_move() -> None:
+    """Each name and module that has another place now stands in the changelog, or in a fragment of it."""
+    root = Path(__file__).parents[1]
+    text = "".join(path.read_text() for path in [root / "CHANGELOG.md", *sorted((root / "changelog.d").glob("*.md"))])
+    renamed = {f"{module}.{name}" for module, names in _moved.RENAMED.items() for name in names}
+    private = {name for names in _moved.PRIVATE.values() for name in names}
+    modules = {f"rtcflow.{name}" for name in (*_moved.MODULES, *_moved.ALIASES)}
+    assert not {name for name in {*_moved.NAMES, *renamed, *private, *modules} if f"`{name}`" not in text}
 
 
 NOT_FOR_USERS = {

@@ -28,6 +28,25 @@ HARD = [
     "the threads are got back",
     "`queue.get()` and its like",
     "A method of the wrong colour is refused",
+    "MediaError: `item` is no `EmitType`; the text says what was wrong.",
+    "the service shall speak now",
+    "The schedule starts anew.",
+    "such that it counts its cancellations",
+    "What becomes of it when the caller interrupts.",
+    "the ICE servers are of no use",
+    "due within so many seconds",
+    '"""That no codec can be served, and which it has."""',
+    "In the latter case, wait for that as well.",
+    "closed the session as one does",
+    "Line breaks are passed over",
+    "The transport is the caller's to close.",
+    "Should a wheel hold another network, its own runtime is used.",
+    "louder than the background of late",
+    "'x' is no URL of a STUN server",
+    "One port for all calls. In the room's thread.",
+    "FastRTC's protocol for a model of one's own.",
+    "A leap that the clock confirms is\n        none: the peer was silent",
+    "# a handler that is\n    # no function does not tell",
 ]
 PLAIN = [
     "The Host header is invalid.",
@@ -38,6 +57,11 @@ PLAIN = [
     "Callers who hang up early are counted.",
     "There is no silence left, and it is no longer needed.",
     "Who may call? Ask `authorize`.",
+    "Wait so long as it takes, or as long as it takes.",
+    "so many that none is left",
+    "That is what the caller hears.",
+    "Should it record? Then give a path.",
+    "It passes over the network.",
 ]
 
 

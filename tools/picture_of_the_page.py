@@ -1,36 +1,83 @@
-"""Take the picture of the page that README.md shows: a call to `rtcflow demo` in Chromium, with a made-up microphone.
+"""Take the picture of the page that README.md and the docs show: a call to an agent, in Chromium with a made-up caller.
 
-PYTHONPATH=tests/interop python tools/picture_of_the_page.py
+python tools/picture_of_the_page.py
+
+The voices, the pauses and the interruption are real. Only what a model would do is written down here: the words that
+speech to text finds, and the answers.
 """
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "interop"))
-import chromium
-from serving import serving
+import rtcflow
+from rtcflow.agents import VoiceAgent
+from rtcflow.speech import get_tts_model
+from rtcflow.turns import EnergyVad
 
-PICTURE = Path(__file__).parent.parent / "docs" / "_static" / "page.png"
-SIZE = {"width": 900, "height": 640, "deviceScaleFactor": 1, "mobile": False}
+ROOT = Path(__file__).parent.parent
+PICTURE = ROOT / "docs" / "_static" / "page.png"
+SIZE = {"width": 1040, "height": 640, "deviceScaleFactor": 1, "mobile": False}
+SAID = ["Do you have a table for two at eight?", "Eight is late. What about seven?"]
+ANSWERS = [
+    "Yes, we do. It is by the window. Shall I book it for you? Tell me a name, and I will write it down for eight.",
+    "Seven is free, too. On which name?",
+]
+SILENCE = 4.0
+"""Seconds between the two things that the caller says: the first answer is not over by then, so it is interrupted."""
+
+
+async def chat(messages, tools):
+    """Answer what was said, from the list."""
+    asked = sum(message["role"] == "user" for message in messages)
+    yield ANSWERS[min(asked, len(ANSWERS)) - 1]
+
+
+class Words:
+    """The words of the caller, one after the other."""
+
+    def __init__(self) -> None:
+        self.left = list(SAID)
+
+    def __call__(self, audio):
+        return self.left.pop(0) if self.left else ""
+
+
+stream = rtcflow.Stream(
+    VoiceAgent(chat, stt=Words(), tts=get_tts_model("espeak").tts, model=EnergyVad()),
+    title="The restaurant",
+    description="Ask for a table.",
+)
 
 
 def main() -> None:
+    """Serve the agent, call it, and keep the picture."""
+    sys.path.insert(0, str(ROOT / "tests" / "interop"))
+    import chromium
+    from serving import serving
+
+    os.environ["PYTHONPATH"] = str(Path(__file__).parent)
     with TemporaryDirectory() as name:
         folder = Path(name)
         speech = folder / "speech.wav"
-        subprocess.run(["espeak-ng", "-w", str(speech), "Good morning, how are you today?"], check=True, timeout=20)
+        pause = f'<break time="{SILENCE}s"/>'
+        said = f'<speak><break time="1s"/>{pause.join(SAID)}<break time="60s"/></speak>'
+        subprocess.run(["espeak-ng", "-m", "-v", "en-us", "-w", str(speech), said], check=True, timeout=20)
         flags = ("--use-fake-device-for-media-stream", f"--use-file-for-fake-audio-capture={speech}")
-        with serving(folder, "demo") as url, chromium.chromium(folder, *flags) as browser:
+        module = "picture_of_the_page:stream"
+        with serving(folder, "serve", module) as url, chromium.chromium(folder, *flags) as browser:
             browser.call("Browser.grantPermissions", permissions=["audioCapture"])
             page = browser.open(url + "/", **SIZE)
+            page.click("#connection summary")
             page.click("#toggle")
             page.wait_for("document.getElementById('call').dataset.status === 'connected'")
-            time.sleep(4)  # so that there is something to see in the plot
+            page.wait_for("document.querySelectorAll('#transcript li').length >= 4", 40)
+            time.sleep(1.0)  # the second answer is being spoken
             page.screenshot(PICTURE)
             page.close()
 

@@ -26,7 +26,7 @@ KINDS = {
     ),
     "say 'is not a …', not 'is no …'": re.compile(
         r"(?<![Tt]here )\b(?:is|are|was|were) no (?!(?:longer|more|less|other|need|way|such|room|one|earlier|later|"
-        r"slower|faster|worse|better|larger|smaller|bigger|harder|limit|reason)\b)[a-z]+"
+        r"slower|faster|worse|better|larger|smaller|bigger|harder|limit|reason)\b)[A-Za-z]+"
     ),
     "say 'if', not 'None where'": re.compile(r"\bNone where\b"),
     "begin with the thing, not with 'That it …'": re.compile(START + r"That (?:it|they|one|nobody|nothing)\b"),
@@ -36,7 +36,27 @@ KINDS = {
         r"\bwrong colou?r\b|\bcolou?r of (?:a|the) (?:method|function)"
     ),
     "name the place, not 'room'": re.compile(r"\bengine room\b|\basyncio room\b"),
+    "say 'is not a …', not 'is no `…`'": re.compile(r"\b(?:is|are|was|were) no `"),
+    "say 'must' or 'will', not 'shall'": re.compile(r"\bshall\b", re.IGNORECASE),
+    "say 'again', not 'anew'": re.compile(r"\banew\b"),
+    "say 'so that', not 'such that'": re.compile(r"\bsuch that\b"),
+    "say 'the result of' or 'what happens to'": re.compile(r"\b[Ww]hat (?:came|comes|becomes|became) of\b"),
+    "say what does not work, not 'of no use'": re.compile(r"\bof no use\b"),
+    "say 'this many' or name the number, not 'so many'": re.compile(r"\bso (?:long|many)\b(?! (?:that|as)\b)"),
+    "begin with the thing, not with 'That no …'": re.compile(START + r"That (?:no|what|a|an|every)\b"),
+    "name the thing again, not 'the former'": re.compile(r"\bthe (?:former|latter)\b"),
+    "say how, not 'as one does'": re.compile(r"\bas one (?:does|expects|would)\b"),
+    "say 'ignore' or 'release'": re.compile(r"\b(?:is|are|was|were|be) passed over\b|\blets? go of\b"),
+    "say which person may do it, not 'is the caller's to close'": re.compile(
+        r"\w's to (?:keep|close|run|make|choose)\b"
+    ),
+    "say 'if', not 'Should a …'": re.compile(START + r"Should (?:a|an|the|it)\b(?![^.]*\?)"),
+    "name the engine's thread": re.compile(r"\bthe room's thread\b|\b(?:in|of|into) the room\b"),
+    "say 'your own' or 'ours'": re.compile(r"\bof one's own\b|\b(?:a|some|an) \w+ of ours\b"),
+    "say 'recent' or 'halfway'": re.compile(r"\bof late\b|\bby halves\b|\bbe otherwise\b"),
 }
+CONTINUED = re.compile(r"^\s*(?:# )?")
+"""What stands before the words of a line that goes on with a sentence."""
 FOLDERS = ("src", "docs", "README.md", "CONTRIBUTING.md", "SECURITY.md", "examples", "changelog.d")
 SUFFIXES = {".py", ".md", ".js", ".html"}
 TO_REWRITE = Path(__file__).with_name("to_rewrite.txt")
@@ -44,12 +64,24 @@ TO_REWRITE = Path(__file__).with_name("to_rewrite.txt")
 
 
 def findings(text: str) -> list[tuple[int, str, str]]:
-    """Line number, rule and line for each sentence of `text` that should be written again."""
+    """Line number, rule and line for each sentence of `text` that should be written again.
+
+    A sentence may go on in the next line, so each line is read together with the one after it, too.
+    """
     found = []
-    for number, line in enumerate(text.splitlines(), 1):
-        if line.rstrip().endswith("plain: ok"):
+    lines = [line.rstrip() for line in text.splitlines()]
+    for number, line in enumerate(lines, 1):
+        if line.endswith("plain: ok"):
             continue
         found += [(number, rule, line.strip()) for rule, pattern in KINDS.items() if pattern.search(line)]
+        after = CONTINUED.sub("", lines[number]) if number < len(lines) else ""
+        if line.strip() and after:
+            both = f"{line} {after}"
+            found += [
+                (number, rule, both.strip())
+                for rule, pattern in KINDS.items()
+                if any(match.start() < len(line) < match.end() - 1 for match in pattern.finditer(both))
+            ]
     return found
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from . import _moved
+from ._core import moved as _moved
 from ._core.bridge import Event
 from ._version import __version__
 from .abc import Transport
@@ -130,10 +130,7 @@ def __getattr__(name: str) -> object:
         return getattr(import_module(_LATER[name], __name__), name)
     if name in _MODULES:
         return import_module(f".{name}", __name__)
-    if name in _moved.NAMES:
-        # Not an AttributeError: `from rtcflow import ...` would lose its text.
-        raise ImportError(f"{__name__}.{name} has moved; take it from {_moved.NAMES[name]}", name=__name__)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    raise _moved.absent(__name__, name)
 
 
 def __dir__() -> list[str]:

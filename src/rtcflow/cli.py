@@ -63,7 +63,7 @@ class LogFormat(enum.StrEnum):
     json = "json"
 
 
-class Carrier(enum.StrEnum):
+class SimulatedCarrier(enum.StrEnum):
     """The telephone carriers that can be simulated."""
 
     twilio = "twilio"
@@ -146,7 +146,7 @@ def serve(
         options += [] if drain is None else ["--drain", str(drain)]
         raise SystemExit(_serve_with_workers(target, host, port, workers, nats, options, log_format))
     signal.signal(signal.SIGTERM, _end_early)  # importing may take long
-    worker = None if as_worker is None else Worker(*map(int, as_worker.split(",")))
+    worker = None if as_worker is None else InheritedFiles(*map(int, as_worker.split(",")))
     found = load_target(target)
     serve_application(found, target, host, port, backend, drain, log_format, _cluster(nats, prefix), worker)
 
@@ -161,7 +161,9 @@ def call(
     seconds: Annotated[
         float | None, typer.Option(help="How long to stay; by default the length of --play and 1 s, or 10 s.", min=0.1)
     ] = None,
-    telephone: Annotated[Carrier | None, typer.Option(help="Call a ws:// URL as this telephone carrier would.")] = None,
+    telephone: Annotated[
+        SimulatedCarrier | None, typer.Option(help="Call a ws:// URL as this telephone carrier would.")
+    ] = None,
     header: Annotated[
         list[str] | None, typer.Option(help="A header for the request: 'Authorization: ...'. May be repeated.")
     ] = None,
@@ -247,7 +249,7 @@ def _headers(lines: list[str] | None) -> dict[str, str]:
 
 
 def _fail(words: str) -> NoReturn:
-    """One clear line, and out."""
+    """Print one clear line, and exit."""
     print(f"rtcflow: {words}", file=sys.stderr)
     raise SystemExit(1)
 
@@ -286,7 +288,7 @@ def load_target(target: str) -> Any:
 
 
 @dataclass(frozen=True, slots=True)
-class Worker:
+class InheritedFiles:
     """What a worker process inherits: numbers of open files.
 
     Attributes:
@@ -361,7 +363,7 @@ def serve_application(
     drain: float | None = None,
     log_format: LogFormat = LogFormat.text,
     cluster: Cluster | None = None,
-    worker: Worker | None = None,
+    worker: InheritedFiles | None = None,
 ) -> None:
     """Serve a Stream, or an ASGI application, until Ctrl-C or SIGTERM.
 
@@ -394,7 +396,7 @@ def serve_application(
     application = stream.asgi if stream is not None else served
     if not callable(application):
         _fail(f"{name} is a {type(served).__name__}, neither a Stream nor an ASGI application")
-    # Media shares the interpreter with everybody's Python code (see WebRTCConfig.switch_interval).
+    # Media shares the interpreter with all other Python code (see WebRTCConfig.switch_interval).
     sys.setswitchinterval(0.0005)
     calls = _calls_of(application)
     if cluster is not None:
@@ -485,7 +487,7 @@ async def _serve(
     backend: Backend,
     deadline: _Deadline,
     drain: float | None = None,
-    worker: Worker | None = None,
+    worker: InheritedFiles | None = None,
 ) -> None:
     from .serving.http_server import longest_message, serve
 
@@ -510,7 +512,7 @@ async def _serve(
     await serve(application, listener, backend.value, stop=stop, grace=GRACE, max_message=most)
 
 
-async def _first(signals: AsyncIterator[signal.Signals], worker: Worker | None) -> None:
+async def _first(signals: AsyncIterator[signal.Signals], worker: InheritedFiles | None) -> None:
     """Wait for a signal, or for the end of the supervisor."""
     async with anyio.create_task_group() as either:
         if worker is not None:
@@ -625,7 +627,7 @@ def _check_recordable(record: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Line:
-    """Whom to call, and how."""
+    """Which server to call, and how."""
 
     url: str
     carrier: str | None = None

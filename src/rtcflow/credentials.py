@@ -106,10 +106,10 @@ class _Borrowed:
 
 
 def _secret(argument: str, given: str | None, variable: str) -> str:
-    """What was given, or is in the environment, or "": as a header and a URL can carry it.
+    """The value that was given or is in the environment, otherwise "", without what a header and a URL cannot carry.
 
     Raises:
-        ValueError: They cannot; it is not shown.
+        ValueError: The value cannot be sent; the text does not show it.
     """
     if given:
         return plain_text(given, argument)
@@ -203,7 +203,7 @@ def get_cloudflare_turn_credentials(
     ttl: int = TTL,
     client: httpx2.Client | None = None,
 ) -> dict[str, Any]:
-    """Ask Cloudflare; or, with a token of Hugging Face's, by way of that.
+    """Ask Cloudflare, or with a token of Hugging Face, ask through Hugging Face.
 
     Args:
         turn_key_id: By default ``CLOUDFLARE_TURN_KEY_ID`` of the environment.
@@ -257,7 +257,7 @@ async def get_twilio_turn_credentials_async(
 def get_coturn_credentials(
     urls: str | Sequence[str], secret: str, *, user: str = "rtcflow", ttl: int = TTL, now: float | None = None
 ) -> dict[str, Any]:
-    """Credentials for a coturn of one's own that has ``use-auth-secret``; nobody is asked.
+    """Credentials for your own coturn with ``use-auth-secret``. No service is asked.
 
     The scheme is that of draft-uberti-behave-turn-rest-00 section 2.2: the name says until when, the password signs it.
 

@@ -20,7 +20,7 @@ class Timeouts:
         connect: From `run` until media can flow.
         shutdown: For the handler's `shutdown()`.
         grace: For the handler's worker threads to return after that.
-        goodbye: For the transport to close. The last audio may play for so long after its own length, too.
+        goodbye: For the transport to close. The last audio may play this much longer than its own length, too.
         close: Limits the whole end, from its cause on; later phases share what is left of it. Only the last audio of a
             handler that closed the stream may play for longer. None means 1 s more than `shutdown`.
     """

@@ -1,4 +1,4 @@
-"""What moves: one period of audio, and the formats it may have. Imports nothing of ours.
+"""One period of audio, and the formats it may have. Imports nothing of rtcflow.
 
 A video frame is `av.VideoFrame`: it already carries pixels, format, `pts` and `time_base`, and converts itself.
 """

@@ -1,4 +1,4 @@
-"""What a handler may return, and what it may be told. Imports nothing of ours but `frames`."""
+"""What a handler may return, and what it may be told. Of rtcflow it imports `frames` only."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Figures of streams for Prometheus: ``pip install 'rtcflow[prometheus]'``.
 
-Nothing is measured for the sake of metrics. Each connection counts anyhow; a scrape reads the live calls and adds what
-ended calls have left. So a frame costs the same with and without metrics, and a scraper that is slow or gone disturbs
-no call. Labels have few values each (handler class, transport, cause). The id of a call is never a label: each new
-value of a label is a time series that Prometheus keeps.
+Nothing is measured only for metrics. Each connection has its counters in any case. A scrape reads those of the live
+calls and adds what ended calls have left. So a frame costs the same with and without metrics, and a scraper that is
+slow or gone disturbs no call. Labels have few values each (handler class, transport, cause). The id of a call is never
+a label: each new value of a label is a time series that Prometheus keeps.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _SUMS: Final[dict[str, tuple[str, Callable[[ConnectionStatistics], float]]]] = {
         lambda of: of.transport.packets_concealed,
     ),
     "rtcflow_playout_underruns": (
-        "Times when the handler's audio ran dry and began anew.",
+        "Times when the handler's audio ran dry and began again.",
         lambda of: of.transport.audio_out.gaps,
     ),
     "rtcflow_handler_stalls": ("Calls of receive or video_receive above 0.5 s.", lambda of: of.stalls),
@@ -76,7 +76,7 @@ class HasCalls(Protocol):
 
     @property
     def calls(self) -> Calls:
-        """The live calls, and what has become of earlier ones."""
+        """The live calls, and the figures that earlier ones left."""
 
 
 class StreamCollector:
@@ -135,7 +135,7 @@ class StreamCollector:
         yield from found
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing: so registering makes no scrape."""
+        """Returns nothing, so that registering does not start a scrape."""
         return []
 
     def _call_ended(self, session: Session) -> None:

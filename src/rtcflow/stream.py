@@ -106,8 +106,8 @@ class Stream:
             calls, and needs no authorization. Needs the extra ``prometheus``.
         cluster: With which other processes the stream is served; see `rtcflow.cluster.Cluster`. Then every process
             answers requests about every call, and `calls` are those of this process. Needs the extra ``cluster``.
-        resume: If the link to a caller breaks, its call waits so many seconds for the caller to come back: its handler
-            lives on, and keeps its slot and its threads. Only for callers that ask for it (the page and
+        resume: If the link to a caller breaks, its call waits this many seconds for the caller to come back: its
+            handler lives on, and keeps its slot and its threads. Only for callers that ask for it (the page and
             `rtcflow.client` do), by WebRTC and WebSocket. None: the call ends.
         **keywords: The fields of `Limits`, `Access` and `Page`, one by one, such as ``concurrency_limit=10``. And
             FastRTC's ``server_rtc_configuration``: ``{"iceServers": [...]}`` for the server's own side, or a function,

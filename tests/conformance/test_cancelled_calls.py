@@ -11,98 +11,20 @@ from functools import partial
 
 import anyio
 import httpx2
-import numpy as np
 import pytest
 from cancellation_sweep import KINDS, SAMPLED, Facts, sweep
+from cancelled_stories import LOCAL, QUICK, TALK, SyncTalker, Talker, a_handler, a_stream, speak
 from line_pairs import Pipe, telephone_pair, websocket_pair
 
-from rtcflow import AsyncStreamHandler, Stream, StreamHandler
 from rtcflow._core.native import task_group
 from rtcflow.client import connect
 from rtcflow.client.lines import join_line
 from rtcflow.connection import run_connection
-from rtcflow.ends import Timeouts
-from rtcflow.frames import AudioFormat, AudioFrame
+from rtcflow.frames import AudioFormat
 from rtcflow.protocol.lines import CallStarted, MediaFormat
 from rtcflow.protocol.websocket import WebSocketCodec, Wish
 from rtcflow.serving.session import CallRequest
-from rtcflow.transports.webrtc import WebRTCConfig, open_engine
-
-LOCAL = WebRTCConfig(host_addresses=("127.0.0.1",))
-QUICK = Timeouts(connect=5, shutdown=1, grace=0.2, goodbye=0.5)
-TALK = 0.05
-"""Seconds for which a caller speaks before it hangs up."""
-
-
-class Talker(AsyncStreamHandler):
-    """Says something now and then, hears everything, and counts how often it was shut down."""
-
-    def __init__(self, made):
-        super().__init__(output_sample_rate=48000)
-        self.made, self.shut_down = made, 0
-        made.append(self)
-
-    async def start_up(self):
-        await anyio.sleep_forever()
-
-    async def receive(self, frame):
-        pass
-
-    async def emit(self):
-        await anyio.sleep(0.02)
-        return 48000, np.ones((1, 960), np.int16)
-
-    async def shutdown(self):
-        self.shut_down += 1
-
-    def copy(self):
-        return Talker(self.made)
-
-
-class SyncTalker(StreamHandler):
-    """The same in worker threads."""
-
-    def __init__(self, made):
-        super().__init__(output_sample_rate=48000)
-        self.made, self.shut_down = made, 0
-        made.append(self)
-
-    def receive(self, frame):
-        pass
-
-    def emit(self):
-        return 48000, np.ones((1, 960), np.int16)
-
-    def shutdown(self):
-        self.shut_down += 1
-
-    def copy(self):
-        return SyncTalker(self.made)
-
-
-def a_stream(facts, kind=Talker, **options):
-    """A stream that shuts each of its handlers down once, and whose slots are all free in the end."""
-    made = []
-    stream = Stream(kind(made), modality="audio", mode="send-receive", webrtc=LOCAL, timeouts=QUICK, **options)
-    facts.expect("each copy was shut down once", lambda: all(handler.shut_down == 1 for handler in made[1:]))
-    facts.expect("every slot is free", lambda: not len(stream.calls))
-    return stream
-
-
-def a_handler(facts, kind=Talker):
-    """A handler that is not shut down twice."""
-    handler = kind([])
-    facts.expect("shutdown was called at most once", lambda: handler.shut_down <= 1)
-    return handler
-
-
-async def speak(theirs):
-    """Be the caller for a moment, and hang up."""
-    theirs.start(AudioFormat(48000), AudioFormat(48000))
-    theirs.audio_out.put(AudioFrame(np.ones((1, 960), np.int16), 48000, 0))
-    await anyio.sleep(TALK)
-    await theirs.aclose()
-
+from rtcflow.transports.webrtc import open_engine
 
 # -- lines
 

@@ -3,37 +3,22 @@
 from __future__ import annotations
 
 import anyio
-import numpy as np
 import pytest
 from cancellation_sweep import KINDS, SAMPLED, Facts, sweep
+from cancelled_stories import QUICK, SyncTalker, Talker, a_handler, a_stream, speak
 
-from rtcflow import Stream
 from rtcflow._core.flow import Flow, Policy
 from rtcflow.connection import run_connection
-from rtcflow.ends import Timeouts
-from rtcflow.frames import AudioFormat, AudioFrame
-from rtcflow.handlers.base import AsyncStreamHandler, StreamHandler
 from rtcflow.serving.session import CallRequest
 from rtcflow.transports.memory import memory_pair
 
-QUICK = Timeouts(connect=5, shutdown=1, grace=0.2, goodbye=0.5)
-FRAME = AudioFrame(np.ones((1, 960), np.int16), 48000, 0)
 
-
-class AsyncEcho(AsyncStreamHandler):
-    """Echoes, and counts how often it was shut down."""
-
-    made: list[AsyncEcho]
+class Echo(Talker):
+    """Echoes, by a queue between its two methods."""
 
     def __init__(self, made):
-        super().__init__(output_sample_rate=48000)
-        self.made, self.shut_down = made, 0
+        super().__init__(made)
         self.heard = Flow(100, Policy.DROP_OLDEST)
-        made.append(self)
-
-    async def start_up(self):
-        self.loop.create_task(anyio.sleep_forever())
-        await anyio.sleep_forever()
 
     async def receive(self, frame):
         await self.heard.put(frame)
@@ -41,107 +26,71 @@ class AsyncEcho(AsyncStreamHandler):
     async def emit(self):
         return await self.heard.take()
 
-    async def shutdown(self):
-        self.shut_down += 1
 
-    def copy(self):
-        return AsyncEcho(self.made)
-
-
-class SyncSilence(StreamHandler):
+class Silence(SyncTalker):
     """Hears and says nothing, in threads."""
-
-    def __init__(self, made):
-        super().__init__(output_sample_rate=48000)
-        self.made, self.shut_down = made, 0
-        made.append(self)
-
-    def receive(self, frame):
-        pass
 
     def emit(self):
         return None
 
-    def shutdown(self):
-        self.shut_down += 1
 
-    def copy(self):
-        return SyncSilence(self.made)
-
-
-async def _speak(theirs):
-    theirs.start(AudioFormat(48000), AudioFormat(48000))
-    theirs.audio_out.put(FRAME)
-    theirs.send_message_nowait("hello")
-    await anyio.sleep(0.03)
-    await theirs.aclose()
-
-
-async def _connection(facts, make):
-    made = []
-    facts.expect("shutdown was called at most once", lambda: all(handler.shut_down <= 1 for handler in made))
+async def _connection(facts, kind):
+    handler = a_handler(facts, kind)
     async with memory_pair() as (ours, theirs), anyio.create_task_group() as tasks:
-        tasks.start_soon(_speak, theirs)
-        await run_connection(ours, make(made), timeouts=QUICK)
+        tasks.start_soon(speak, theirs, "hello")
+        await run_connection(ours, handler, timeouts=QUICK)
 
 
-async def _call(facts, make):
-    made = []
-    stream = Stream(make(made), timeouts=QUICK)
-    facts.expect("every slot is free", lambda: len(stream.calls) == 0)
-    facts.expect("each copy was shut down once", lambda: all(handler.shut_down == 1 for handler in made[1:]))
+async def _call(facts, kind):
+    stream = a_stream(facts, kind)
     async with stream.running(), memory_pair() as (ours, theirs), anyio.create_task_group() as tasks:
-        tasks.start_soon(_speak, theirs)
+        tasks.start_soon(speak, theirs, "hello")
         async with stream.calls.admit(CallRequest(), "memory") as session:
             await stream.calls.run(session, ours)
 
 
 async def async_connection(facts: Facts) -> None:
     """One connection from nothing to nothing, with an async handler."""
-    await _connection(facts, AsyncEcho)
+    await _connection(facts, Echo)
 
 
 async def sync_connection(facts: Facts) -> None:
     """The same with a sync handler."""
-    await _connection(facts, SyncSilence)
+    await _connection(facts, Silence)
 
 
 async def async_call(facts: Facts) -> None:
     """One call of a stream, with an async handler, served in the caller's task."""
-    await _call(facts, AsyncEcho)
+    await _call(facts, Echo)
 
 
 async def sync_call(facts: Facts) -> None:
     """The same with a sync handler."""
-    await _call(facts, SyncSilence)
+    await _call(facts, Silence)
 
 
 async def started_call(facts: Facts) -> None:
     """One call of a stream, served in the stream's own task group."""
-    made = []
-    stream = Stream(AsyncEcho(made), timeouts=QUICK)
-    facts.expect("every slot is free", lambda: len(stream.calls) == 0)
-    facts.expect("each copy was shut down once", lambda: all(handler.shut_down == 1 for handler in made[1:]))
+    stream = a_stream(facts, Echo)
     async with memory_pair() as (ours, theirs), stream.running():
         async with stream.calls.admit(CallRequest(), "memory") as session:
             stream.calls.start(session, ours)
-        await _speak(theirs)
+        await speak(theirs, "hello")
         assert session.connection is not None
         await session.connection.wait_ended()
 
 
 async def applications_groups(facts: Facts) -> None:
     """A connection as a child of a task group of the application, in a group of its own."""
-    made = []
-    facts.expect("shutdown was called at most once", lambda: all(handler.shut_down <= 1 for handler in made))
+    handler = a_handler(facts, Echo)
     async with anyio.create_task_group() as tasks, memory_pair() as (ours, theirs):
 
         async def serve():
             async with anyio.create_task_group():
-                await run_connection(ours, AsyncEcho(made), timeouts=QUICK)
+                await run_connection(ours, handler, timeouts=QUICK)
 
         tasks.start_soon(serve)
-        await _speak(theirs)
+        await speak(theirs, "hello")
 
 
 STORIES = [async_connection, sync_connection, async_call, sync_call, started_call, applications_groups]

@@ -6,33 +6,9 @@ import anyio
 import httpx2
 import pytest
 from cancellation_sweep import KINDS, SAMPLED, Facts, sweep
+from cancelled_stories import LOCAL, a_stream
 
-import rtcflow
-from rtcflow.transports.webrtc import WebRTCConfig, open_engine
-
-LOCAL = WebRTCConfig(host_addresses=("127.0.0.1",))
-
-
-class Silent(rtcflow.AsyncStreamHandler):
-    """A handler that counts how often it was shut down."""
-
-    made: list[Silent]
-    shut_down = 0
-
-    def copy(self) -> Silent:
-        other = Silent()
-        other.made = self.made
-        self.made.append(other)
-        return other
-
-    async def receive(self, frame) -> None:
-        pass
-
-    async def emit(self):
-        await anyio.sleep(0.02)
-
-    async def shutdown(self) -> None:
-        self.shut_down += 1
+from rtcflow.transports.webrtc import open_engine
 
 
 async def an_engine(facts: Facts) -> None:
@@ -42,9 +18,9 @@ async def an_engine(facts: Facts) -> None:
         await call.aclose()
 
 
-async def a_stream(facts: Facts) -> None:
+async def an_idle_stream(facts: Facts) -> None:
     """An application runs a stream and opens its engine beforehand; another tries it, too, but not for long."""
-    stream = rtcflow.Stream(Silent(), modality="audio", mode="send-receive", webrtc=LOCAL)
+    stream = a_stream(facts)
     async with stream.running():
         with anyio.CancelScope() as scope:
             async with anyio.create_task_group() as tasks:
@@ -55,19 +31,9 @@ async def a_stream(facts: Facts) -> None:
         await stream.open_engine()
 
 
-def a_counting_stream(facts: Facts) -> rtcflow.Stream:
-    """A stream whose handlers are shut down once each, and whose slots are all free in the end."""
-    handler = Silent()
-    handler.made = []
-    stream = rtcflow.Stream(handler, modality="audio", mode="send-receive", webrtc=LOCAL, concurrency_limit=1)
-    facts.expect("each handler was shut down once", lambda: all(one.shut_down == 1 for one in handler.made))
-    facts.expect("the slot is free", lambda: not len(stream.calls))
-    return stream
-
-
 async def an_offer(facts: Facts) -> None:
     """The first offer comes in by HTTP, so it opens the engine; the answer is taken, and the caller hangs up."""
-    stream = a_counting_stream(facts)
+    stream = a_stream(facts, concurrency_limit=1)
     http = httpx2.AsyncClient(transport=httpx2.ASGITransport(stream.asgi), base_url="http://test")
     async with stream.running(), open_engine(LOCAL) as engine, http as client:
         call = await engine.offer()
@@ -80,7 +46,7 @@ async def an_offer(facts: Facts) -> None:
             await call.aclose()
 
 
-STORIES = [an_engine, a_stream, an_offer]
+STORIES = [an_engine, an_idle_stream, an_offer]
 
 
 @pytest.mark.parametrize("story", STORIES)

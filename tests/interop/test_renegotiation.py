@@ -188,7 +188,7 @@ async def test_a_call_survives_a_bad_change(good: str, bad: str) -> None:
 @ASYNCIO
 @pytest.mark.anyio
 async def test_a_change_that_fails_halfway_is_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
-    """aiortc has no way back: the call goes on, and who wants to change it is told to call anew."""
+    """aiortc has no way back: the call goes on, and a caller that wants to change it is told to make a new call."""
     async with site() as (stream, client):
         peer = caller()
         try:
@@ -200,7 +200,7 @@ async def test_a_change_that_fails_halfway_is_the_last(monkeypatch: pytest.Monke
                 patch.setattr(RTCPeerConnection, "createAnswer", None)
                 with pytest.raises(TypeError):
                     await stream.session("abc").renegotiate(sdp)
-            with pytest.raises(InvalidOffer, match="an earlier change of this call failed halfway; call anew"):
+            with pytest.raises(InvalidOffer, match="an earlier change of this call failed halfway; make a new call"):
                 await stream.session("abc").renegotiate(sdp)
             witness.hears.clear()
             await witness.hears.wait()

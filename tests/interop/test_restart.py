@@ -9,22 +9,21 @@ import anyio
 import numpy as np
 import pytest
 from aiortc import RTCSessionDescription
+from webrtc_pair import LOCAL, dial, meet
 
 from rtcflow._engine.seam import restart, seam
 from rtcflow.exceptions import ConnectionExists, InvalidOffer
-from rtcflow.frames import AudioFormat, AudioFrame
-from rtcflow.transports.webrtc import WebRTCConfig, WebRTCTransport, open_engine
+from rtcflow.frames import AudioFrame
+from rtcflow.transports.webrtc import WebRTCTransport, open_engine
 
 pytestmark = [
     pytest.mark.anyio,
     pytest.mark.parametrize("anyio_backend", [pytest.param(("asyncio", {}), id="asyncio")]),
 ]
-VOICE = AudioFormat(48000)
-LOCAL = WebRTCConfig(host_addresses=("127.0.0.1",))
 
 
 async def reoffer(caller: WebRTCTransport) -> str:
-    """Offer anew with new credentials, as a browser's `restartIce` does."""
+    """Offer again with new credentials, as a browser's `restartIce` does."""
     connection: Any = caller._peer._connection
     (transport,) = seam.transports(connection)
     ice: Any = transport.transport._connection
@@ -55,19 +54,13 @@ async def hears(transport: WebRTCTransport, other: WebRTCTransport) -> None:
 async def test_a_call_goes_on_after_a_restart() -> None:
     """Both sides have new credentials and a pair of the new session; audio and messages flow, twice over."""
     async with open_engine(LOCAL) as server, open_engine(LOCAL) as client:
-        caller = await client.offer()
-        callee = await server.answer(caller.offer_sdp)
-        await caller.accept_answer(callee.answer)
+        caller, callee = await dial(client, server)
         with anyio.fail_after(40):
-            for side in (caller, callee):
-                side.start(VOICE, VOICE)
-                await side.wait_connected()
-                await side.wait_messages_open()
             seen = {callee.answer.split("a=ice-ufrag:")[1].split("\r")[0]}
             for number in range(2):
-                answer = await callee.renegotiate(await caller._room.call(reoffer, caller))
+                answer = await callee.renegotiate(await caller._thread.call(reoffer, caller))
                 seen.add(answer.split("a=ice-ufrag:")[1].split("\r")[0])
-                assert await caller._room.call(accept, caller, answer)
+                assert await caller._thread.call(accept, caller, answer)
                 await hears(caller, callee)
                 await hears(callee, caller)
                 callee.send_message_nowait(str(number))
@@ -85,11 +78,8 @@ async def test_another_certificate_restarts_nothing() -> None:
         callee = await server.answer(caller.offer_sdp)
         with pytest.raises(InvalidOffer, match="before the call is connected"):
             await callee.renegotiate(re.sub(r"(a=ice-(?:ufrag|pwd):)", r"\1new", caller.offer_sdp))
-        await caller.accept_answer(callee.answer)
+        await meet(caller, callee)
         with anyio.fail_after(40):
-            for side in (caller, callee):
-                side.start(VOICE, VOICE)
-                await side.wait_connected()
             with pytest.raises(ConnectionExists):
                 await callee.renegotiate(stranger.offer_sdp)
             with pytest.raises(ConnectionExists):

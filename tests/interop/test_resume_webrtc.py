@@ -101,7 +101,7 @@ async def test_a_client_comes_back_by_itself(anyio_backend_name: str) -> None:
                 (talker,) = Talker.made
                 last = (await call.audio_in.take()).pts
                 inner = call._inner
-                await inner._room.call(cut_off, inner)
+                await inner._thread.call(cut_off, inner)
                 while call.resumed == 0:
                     last = (await call.audio_in.take()).pts
                 call.send_message_nowait("two")

@@ -20,6 +20,7 @@ import pylibsrtp
 import pytest
 from datagrams import of_every_kind, spoil
 from OpenSSL import SSL
+from webrtc_pair import dial
 
 from rtcflow._engine.seam.gate import Gate
 from rtcflow.exceptions import RemoteProtocolError
@@ -197,12 +198,12 @@ async def test_junk_of_an_authenticated_peer_ends_its_own_call_at_most() -> None
         open_engine(WebRTCConfig(host_addresses=("127.0.0.1",))) as server,
         open_engine(WebRTCConfig(host_addresses=("127.0.0.1",))) as client,
     ):
-        neighbour, good = await connected(server, client)
+        good, neighbour = await dial(client, server)
         ended: list[str] = []
         for kind in ("rtp", "rtcp", "sctp", "messages"):
-            callee, caller = await connected(server, client)
+            caller, callee = await dial(client, server)
             with suppress(SSL.Error, ConnectionError):  # the other side has had enough
-                await caller._room.call(send_authentic, caller, kind, dice)
+                await caller._thread.call(send_authentic, caller, kind, dice)
             neighbour.send_message_nowait(kind)
             with anyio.fail_after(10):
                 assert await good.messages_in.take() == kind
@@ -221,19 +222,6 @@ async def test_junk_of_an_authenticated_peer_ends_its_own_call_at_most() -> None
             assert await good.messages_in.take() == "still here"
         await neighbour.aclose()
         await good.aclose()
-
-
-async def connected(server: Any, client: Any) -> tuple[WebRTCTransport, WebRTCTransport]:
-    caller = await client.offer()
-    callee = await server.answer(caller.offer_sdp)
-    await caller.accept_answer(callee.answer)
-    for transport in (caller, callee):
-        transport.start(VOICE, VOICE)
-    with anyio.fail_after(20):
-        await until_connected(caller, callee)
-        await caller.wait_messages_open()
-        await callee.wait_messages_open()
-    return callee, caller
 
 
 async def send_authentic(caller: WebRTCTransport, kind: str, dice: random.Random) -> None:

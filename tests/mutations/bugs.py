@@ -332,18 +332,6 @@ MUTANTS = (
         _unit("playout", "test_silence_counts_in_media_time"),
     ),
     Mutant(
-        "framing-off-by-one",
-        "A chunk that completes a frame exactly is held back.",
-        (
-            Edit(
-                "media.framing:Framer.feed",
-                "if self._waiting + samples.shape[1] < size:",
-                "if self._waiting + samples.shape[1] <= size:",
-            ),
-        ),
-        _unit("framing", "test_what_comes_out_is_what_went_in"),
-    ),
-    Mutant(
         "stereo-not-interleaved",
         "Left comes before right, as a whole.",
         (Edit("media.convert:interleave", "samples.T", "samples"),),

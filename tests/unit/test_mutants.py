@@ -6,7 +6,7 @@ import pytest
 from mutations.bugs import MUTANTS
 from mutations.plant import Edit, Outgrown
 
-from rtcflow.media import framing, resample
+from rtcflow.media import codecs, resample
 from rtcflow.media.convert import to_channels
 
 
@@ -28,7 +28,7 @@ def test_a_bug_is_planted_wherever_the_function_was_imported_to_and_taken_back()
     edit = Edit("media.convert:to_channels", "if have == channels:", "if True:")
     sound = to_channels.__code__
     with edit.plant():
-        assert framing.to_channels.__code__ is resample.to_channels.__code__ is not sound
+        assert codecs.to_channels.__code__ is resample.to_channels.__code__ is not sound
     assert to_channels.__code__ is sound
 
 

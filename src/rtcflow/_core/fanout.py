@@ -62,7 +62,7 @@ class Reader(AsyncIterator[T]):
 class Fanout(Generic[T]):
     """Hands each item to every reader; from any thread.
 
-    What was put before the first reader came waits for that one; later readers get what is put after they came. A
+    Items that are put before there is a reader wait for the first one. Later readers get what is put after they came. A
     reader that falls behind by more than `bound` items loses the oldest of them, and hinders nobody.
 
     Args:
@@ -105,7 +105,7 @@ class Fanout(Generic[T]):
 
     @contextmanager
     def _holding(self, flow: Flow[T]) -> Iterator[None]:
-        """Hold `flow` while a task waits for its next item; however many try to."""
+        """Hold `flow` while a task waits for its next item."""
         with self._lock:
             self._waited_for[flow] += 1
         try:

@@ -1,8 +1,8 @@
-"""What is an exception that a handler raised: its cancellation, something that only looks like it, or an error?
+"""Tells what an exception of a handler is: its cancellation, something that only looks like it, or an error.
 
-A cancelled exception proves nothing. A handler that awaits a future which somebody else has cancelled raises the same
-class, and asyncio then takes the task for ended quietly. So this module asks the task itself: is a cancel scope around
-it cancelled, or was `task.cancel()` called?
+The class of the exception proves nothing. A handler that awaits a future which somebody else has cancelled raises the
+same class, and asyncio then takes the task for ended quietly. So this module asks the task itself: is a cancel scope
+around it cancelled, or was `task.cancel()` called?
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ class LinkEnd:
     """The queues of one end, and the flags that tell of its life.
 
     Args:
-        audio_out: The player for what the peer shall hear.
+        audio_out: The player of the audio for the peer.
         connected: Whether media can flow from the beginning.
 
     Attributes:

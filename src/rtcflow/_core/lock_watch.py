@@ -23,7 +23,9 @@ STALL = 0.25
 """Seconds by which the loop must be late: callers hear a gap of that length (0.2 s wait to be played)."""
 
 SHARE = 0.5
-"""Of the delay that must be the thread's own processor time; on a busy machine it does not get all of it."""
+"""Share of the delay that must be the thread's own processor time. On a busy machine the thread does not run all the
+time.
+"""
 
 AGAIN = 60.0
 """Seconds until the next warning of the same call."""

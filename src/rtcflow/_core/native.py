@@ -66,7 +66,7 @@ async def task_group() -> AsyncIterator[anyio.abc.TaskGroup]:
 
 
 def keep_count(scope: anyio.CancelScope) -> None:
-    """Cancel `scope`, which is about to be left, such that it counts its cancellations towards no other scope.
+    """Cancel `scope` at its end, in a way that no other scope counts its cancellations.
 
     Its tasks are cancelled as before. The code that leaves it has to look for a cancellation from outside again, by
     `checkpoint_if_cancelled`. Under trio nothing is done: trio does not count.

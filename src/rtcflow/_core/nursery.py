@@ -2,17 +2,16 @@
 
 A plain ``async with create_task_group()`` holds up the task that opened it until its last child has ended. A connection
 must not be held up: not by a handler that shields itself from cancellation, and not while its media ends and begins
-anew. So each nursery runs in a task of its own, a child of a group that its owner can see, and the owner only asks it
+again. So each nursery runs in a task of its own, a child of a group that its owner can see, and the owner only asks it
 to end and waits for as long as it likes.
 
 What tasks raise is reported to the connection, and never left to the group. A task group would wrap it. On asyncio it
-would not even notice a `CancelledError` that nobody's cancelling caused (a handler awaits a future which somebody has
-cancelled), since that looks like the end of a task which the group itself has cancelled; and `SystemExit` would leave
-asyncio's loop at once.
+would not even notice a `CancelledError` that came from a future which somebody had cancelled, because that looks like
+the end of a task that the group itself has cancelled. And `SystemExit` would leave asyncio's loop at once.
 
 A task cannot be killed. A task that shields itself, or swallows its cancellation, ends when it likes. `wind_up` waits
-for it for a limited time only, and cancels it again now and then. It does not leave that to the cancel scope: a scope
-cancels such a task at each of its steps, and a loop that does nothing else holds up everybody's calls.
+for it for a limited time only, and cancels it again now and then. The cancel scope alone would cancel such a task at
+each of its steps, and a loop that does nothing else holds up every call.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Audio on its way to the peer: put from any thread, played by the transport's own task.
 
 The handler puts audio in here and goes on. The transport's task takes each 20 ms frame at its deadline, so audio that
-was queued keeps playing while the handler's loop or thread is busy. When a frame is due, and what becomes of a
-backlog, is decided by `media.playout.Playout`, which is pure; a `Player` only adds the lock, the waiting and the clock.
+was queued keeps playing while the handler's loop or thread is busy. When a frame is due, and what happens to a backlog,
+is decided by `media.playout.Playout`, which is pure; a `Player` only adds the lock, the waiting and the clock.
 
 The invariant: `clear` takes effect when it returns. A frame that the transport has taken before and not sent yet is
 `stale`, and must not leave.
@@ -36,8 +36,9 @@ made in real time, and is shed. Speech that is made faster than real time comes 
 whole. So is audio that still has to wait in the handler."""
 
 CONFIRMATION = 1.0
-"""Seconds that `Player.wait_played` gives a far side to confirm the last it was sent: what a carrier buffers, and the
-way there and back, several times over."""
+"""Seconds that a far side has to confirm the last audio that it was sent. It is several times as long as a carrier's
+buffer and the round trip.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ class PlayerTap(Protocol):
         """A frame has left for the peer at `now`. It is told when the next frame is taken, or at the end."""
 
     def cleared(self, now: float, seconds: float) -> None:
-        """So many seconds of waiting audio were dropped."""
+        """This many seconds of waiting audio were dropped."""
 
 
 class Player:
@@ -222,8 +223,8 @@ class Player:
     async def wait_played(self, seconds: float) -> None:
         """Wait until more than `seconds` of audio were played since the beginning, or nothing waits to be played.
 
-        In the latter case, and where the far side confirms what it plays, wait for that as well, for at most
-        `CONFIRMATION` seconds. Always a checkpoint. Safe to cancel.
+        If nothing waits, and the far side confirms what it plays, wait for that as well, for at most `CONFIRMATION`
+        seconds. Always a checkpoint. Safe to cancel.
         """
         await anyio.lowlevel.checkpoint()
         while True:
@@ -268,7 +269,7 @@ class Player:
                 await anyio.sleep(due)
 
     def more(self, within: float) -> PlayoutFrame | None:
-        """The frame after the last one, if it is whole and due within so many seconds; never waits.
+        """The frame after the last one, if it is whole and due within `seconds`; never waits.
 
         For transports whose messages may hold more than one frame.
         """

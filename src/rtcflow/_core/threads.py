@@ -68,7 +68,7 @@ class WaitInterrupted(BaseException):
     """
 
 
-class _Stopped(Exception):
+class _CrewStopped(Exception):
     """The crew was stopped: ends a worker's loop, never seen outside this module."""
 
 
@@ -79,7 +79,7 @@ class WatchedWorker(WorkerMark, Protocol):
         """The thread enters the handler's `method`, or (None) has left it."""
 
     def sleep(self, seconds: float) -> None:
-        """Block this thread for so long in the observer's time."""
+        """Block this thread for `seconds` in the observer's time."""
 
     def finished(self) -> None:
         """The thread's work is done, or never began. Called at least once, from that thread or the loop's."""
@@ -98,10 +98,12 @@ observer: contextvars.ContextVar[Observer | None] = contextvars.ContextVar("rtcf
 
 @dataclass(frozen=True, slots=True)
 class ThreadStatistics:
-    """Attributes:
-    reserved: Threads that live connections have reserved.
-    limit: The most that may be reserved, or None.
-    abandoned: Threads given up since the beginning, because a handler's method never returned.
+    """How many worker threads are in use, and how many were given up.
+
+    Attributes:
+        reserved: Threads that live connections have reserved.
+        limit: The most that may be reserved, or None.
+        abandoned: Threads given up since the beginning, because a handler's method never returned.
     """
 
     reserved: int
@@ -125,7 +127,7 @@ class WorkerThreads:
         """Claim `n` threads for one connection; give them back with `release`.
 
         Raises:
-            TooManyConnections: There are not so many left. Nothing was claimed.
+            TooManyConnections: Fewer than `n` are left. Nothing was claimed.
         """
         with self._lock:
             if self.limit is not None and self._reserved + n > self.limit:
@@ -305,7 +307,7 @@ class Crew:
         return cast("T", job.result)
 
     async def convert(self, function: Callable[[], T]) -> T:
-        """Run a conversion of ours, which is short and never blocks, in a thread of the backend's pool.
+        """Run one of rtcflow's own conversions, which are short and never block, in a thread of the backend's pool.
 
         A thread of its own would cost more than the conversion.
         """
@@ -326,7 +328,7 @@ class Crew:
         name = getattr(function, "__qualname__", job.name)
         with self._lock:
             if self._stopping and not job.last:
-                raise _Stopped
+                raise _CrewStopped
             job.calling = name
         try:
             if job.watched is not None:
@@ -356,7 +358,7 @@ class Crew:
             thread.begin()
         try:
             job.result = function()
-        except (_Stopped, WaitInterrupted) as error:
+        except (_CrewStopped, WaitInterrupted) as error:
             if not self._stopping:
                 job.error = error  # a handler raised it by itself
         except BaseException as error:  # noqa: BLE001  it is raised again where this thread is awaited

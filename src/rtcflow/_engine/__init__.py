@@ -1,6 +1,6 @@
 """The engine: aiortc, aioice and asyncio live here, in one thread of their own, and nowhere else.
 
-    room      the thread, its loop, and calls into it from any backend
+    loop_thread   a thread, its loop, and calls into it from any backend
     peer      one RTCPeerConnection: negotiation, ends, close      liveness  whether the peer is still there
     audio     received packets to frames, frames to packets        video, messages   the other two media
     opus      the codec                                            offers    reading the peer's SDP

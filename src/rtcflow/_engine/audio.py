@@ -232,7 +232,7 @@ class AudioReceiver:
             self._set_timer(now)
 
     def _new_source(self, ssrc: int, clock_rate: int) -> None:
-        """Begin anew for another SSRC or another clock; what waits is played first."""
+        """Begin again for another SSRC or another clock; what waits is played first."""
         self._play(self._jitter.due(float("inf")))
         if self._ssrc is None or clock_rate != self._clock_rate:
             self._jitter, self._clock_rate, self._decoding = JitterBuffer(clock_rate), clock_rate, None

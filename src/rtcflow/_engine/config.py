@@ -180,8 +180,8 @@ class WebRTCConfig:
         private_candidates: Whether a peer may be at an address that is not of the public internet (a local network,
             this machine). Use False for servers that only the internet calls. Then no offer can make the server send
             anything into its own network.
-        gather_timeout: Seconds in which STUN and TURN servers must have answered. An answer or offer waits for them at
-            most so long.
+        gather_timeout: Seconds in which STUN and TURN servers must have answered. An answer or offer waits for them no
+            longer than that.
         connect_timeout: Seconds from the answer until media must flow; after that, `NegotiationTimeout`.
         peer_timeout: Seconds of silence after which a peer counts as gone, 1 to 30 (the limit of RFC 7675). Its call
             ends then, or within two seconds if the network says that its port is unreachable. A live peer is never
@@ -231,7 +231,7 @@ class WebRTCConfig:
             if self.port_range is not None:
                 raise ValueError("port and port_range exclude each other; give one port for all calls, or a range")
             if self.relay_only:
-                raise ValueError("port is of no use with relay_only: the TURN server chooses the ports of relays")
+                raise ValueError("port has no effect with relay_only: the TURN server chooses the ports of relays")
         if not callable(self.ice_servers):
             for server in self.ice_servers:
                 if not isinstance(server, IceServer):

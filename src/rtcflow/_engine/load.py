@@ -27,7 +27,7 @@ class EngineLoad:
     Use is the larger of two shares: the time of this thread in one core, and the time of the process in all its cores.
 
     Attributes:
-        complexity: What the encoders shall work with.
+        complexity: The complexity with which the encoders must work.
     """
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class EngineLoad:
 
     @property
     def complexity(self) -> int:
-        """What the encoders shall work with: 0 to 10."""
+        """The complexity with which the encoders must work: 0 to 10."""
         return self._control.complexity
 
     @contextmanager

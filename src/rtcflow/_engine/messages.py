@@ -13,8 +13,8 @@ from aiortc import InvalidStateError, RTCDataChannel
 
 from ..exceptions import LocalProtocolError, RemoteProtocolError
 from ..protocol.messages import MAX_MESSAGE_SIZE
+from .loop_thread import LoopThread
 from .ports import Ports
-from .room import Room
 from .seam import seam
 
 _log = logging.getLogger("rtcflow.engine")
@@ -26,20 +26,20 @@ SEND_BOUND: Final = 2**20
 
 
 class MessageChannel:
-    """Chooses the channel, and carries messages. Made in the room; `send_nowait` is for any thread.
+    """Chooses the channel, and carries messages. Made in the engine's thread; `send_nowait` is for any thread.
 
     The newest open channel is used, and one labelled ``"text"`` before all others. If it closes, the next newest takes
     its place, so a peer may close its channel and open another. Binary messages, and those of other channels, are
     counted and ignored; the first of each kind is logged.
 
     Args:
-        room: Where the channel lives.
+        thread: Where the channel lives.
         ports: Where messages go.
         fail: Called with the error that must end the link.
     """
 
-    def __init__(self, room: Room, ports: Ports, fail: Callable[[BaseException], None]) -> None:
-        self._room, self._ports, self._fail = room, ports, fail
+    def __init__(self, thread: LoopThread, ports: Ports, fail: Callable[[BaseException], None]) -> None:
+        self._thread, self._ports, self._fail = thread, ports, fail
         self._channels: list[RTCDataChannel] = []
         self._channel: RTCDataChannel | None = None
         self._lock = threading.Lock()
@@ -116,7 +116,7 @@ class MessageChannel:
             self._outbox.append(message)
             self._outbox_size += size
         if first:
-            self._room.post(self._flush)
+            self._thread.post(self._flush)
 
     def _flush(self) -> None:
         with self._lock:

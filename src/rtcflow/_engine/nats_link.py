@@ -1,8 +1,8 @@
 """The connection to NATS. It lives in a thread of its own, like the WebRTC engine, so it serves trio and asyncio alike.
 
-Each request and each subscription of the application's loop goes through `Room` into that thread. Messages come back
-through one queue. Relies on: nats-py answers a request without subscribers at once
-(`NoRespondersError`), and reconnects and subscribes again by itself.
+Each request and each subscription of the application's loop goes through `LoopThread` into that thread. Messages come
+back through one queue. Relies on: nats-py answers a request without subscribers at once (`NoRespondersError`), and
+reconnects and subscribes again by itself.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import anyio
 from .._core.bridge import Event
 from .._core.flow import Flow, Policy
 from .._core.installed import check_versions, import_extra
-from .room import Room
+from .loop_thread import LoopThread
 from .seam.nats import stop_sending
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class NatsLink:
     def __init__(self, options: NatsOptions, clock: Callable[[], float]) -> None:
         self._options = options
         self._clock = clock
-        self._room = Room(use_uvloop=False)
+        self._thread = LoopThread(use_uvloop=False)
         self.messages: Flow[Message] = Flow(INBOX, Policy.DROP_OLDEST)
         self._client: Client | None = None
         self._nats: Any = None
@@ -116,8 +116,8 @@ class NatsLink:
         self._nats = import_extra("nats", extra="cluster", what="a cluster")
         check_versions("nats-py")
         try:
-            await self._room.open()
-            await self._room.call(self._connect)
+            await self._thread.open()
+            await self._thread.call(self._connect)
         except BaseException:
             await self.aclose()
             raise
@@ -125,10 +125,10 @@ class NatsLink:
     async def aclose(self) -> None:
         """Send what waits, and close the connection. Idempotent; not cut short by cancelling."""
         try:
-            if self._room.is_open:
-                await self._room.complete(self._disconnect)
+            if self._thread.is_open:
+                await self._thread.complete(self._disconnect)
         finally:
-            await self._room.aclose()
+            await self._thread.aclose()
 
     @property
     def is_up(self) -> bool:
@@ -148,7 +148,7 @@ class NatsLink:
             LinkDown: NATS is not connected, or the connection broke meanwhile.
         """
         try:
-            return await self._room.call(self._request, subject, data, timeout)
+            return await self._thread.call(self._request, subject, data, timeout)
         except anyio.ClosedResourceError:
             raise LinkClosed("the connection to NATS is closed") from None
 
@@ -159,7 +159,7 @@ class NatsLink:
             LinkClosed: The connection is closed.
         """
         try:
-            await self._room.call(self._subscribe, subject)
+            await self._thread.call(self._subscribe, subject)
         except anyio.ClosedResourceError:
             raise LinkClosed("the connection to NATS is closed") from None
 
@@ -169,7 +169,7 @@ class NatsLink:
         What is on its way is still delivered.
         """
         try:
-            self._room.post(self._end, subject)
+            self._thread.post(self._end, subject)
         except anyio.ClosedResourceError:
             logger.debug("the connection to NATS is closed, and its subscriptions with it")
 
@@ -179,7 +179,7 @@ class NatsLink:
 
     def _post(self, send: Callable[[], Awaitable[object]]) -> None:
         try:
-            self._room.post(self._put, send)
+            self._thread.post(self._put, send)
         except anyio.ClosedResourceError:
             logger.debug("the connection to NATS is closed: a message was dropped")
 
@@ -218,7 +218,7 @@ class NatsLink:
             self._errors.append(str(error) or type(error).__name__)
             raise CannotConnect(self._why_not()) from error
         await self._on_up()
-        self._pump = self._room.start_task(self._send_all())
+        self._pump = self._thread.start_task(self._send_all())
 
     def _why_not(self) -> str:
         servers = ", ".join(self._options.servers)
@@ -302,7 +302,7 @@ class NatsLink:
         client = self._client
         if client is not None and self.is_up:
             await stop_sending(client, subscription)
-            self._ending.add(task := self._room.start_task(self._forget(subscription)))
+            self._ending.add(task := self._thread.start_task(self._forget(subscription)))
             task.add_done_callback(self._ending.discard)
         else:
             await subscription.unsubscribe()

@@ -222,7 +222,7 @@ def _check_same(old: MediaDescription, new: MediaDescription, where: str, first:
         raise _unfit(f"restarts ICE for {where} alone; restart it for the whole call")
     if old.dtls is not None and new.dtls is not None:
         if {_key(one) for one in new.dtls.fingerprints} != {_key(one) for one in old.dtls.fingerprints}:
-            raise _unfit(f"has another certificate (a=fingerprint) for {where}; call anew")
+            raise _unfit(f"has another certificate (a=fingerprint) for {where}; make a new call")
         if new.dtls.role not in {"auto", "server" if old.dtls.role == "auto" else old.dtls.role}:
             raise _unfit(f"has another DTLS role for {where}; write a=setup:actpass")
     if _codec(new) != _codec(old):
@@ -246,7 +246,7 @@ def _codec(media: MediaDescription) -> tuple[str, int | None] | None:
 
 
 def without_codec(where: str, media: MediaDescription) -> str:
-    """That no codec of `media` can be served, and which it has."""
+    """Words for an error: no codec of `media` can be served, and these are its codecs."""
     offered = []
     for codec in media.rtp.codecs:
         name = codec.name
@@ -270,7 +270,7 @@ def check_codecs(description: Description, what: str) -> None:
     """Check that every section has a codec that is known here.
 
     Raises:
-        UnsupportedMedia: One has not; the text says what it offers.
+        UnsupportedMedia: A section has no such codec; the text says which codecs it offers.
     """
     for index, media in enumerate(description.media):
         if _codec(media) is None:
@@ -282,7 +282,7 @@ def _unfit(what: str) -> InvalidOffer:
 
 
 def _invalid(message: str) -> InvalidOffer:
-    """It could be read, and is wrong: 422 in HTTP's words."""
+    """The error for an offer that could be read and is wrong (HTTP status 422)."""
     return InvalidOffer(message, status=422)
 
 

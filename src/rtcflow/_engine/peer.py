@@ -35,10 +35,10 @@ from ..protocol.signalling import IceCandidate
 from . import audio, offers, video
 from .config import IceServer, WebRTCConfig
 from .liveness import TICKS, Liveness, Verdict
+from .loop_thread import Family, LoopThread
 from .messages import LABEL, MessageChannel
 from .opus import RTP_RATE
 from .ports import Ports
-from .room import Family, Room
 from .seam import gathering, restart, seam
 from .seam.gate import Contact
 from .seam.one_port import OnePort
@@ -66,7 +66,7 @@ class LocalMedia:
     receive: bool = True
 
     def wants(self, kind: str) -> bool:
-        """Whether there shall be media of this kind."""
+        """Whether media of this kind is wanted."""
         return self.audio if kind == "audio" else self.video
 
     @property
@@ -79,7 +79,7 @@ class Peer:
     """One RTCPeerConnection, and everything that belongs to it.
 
     Args:
-        room: Where it lives.
+        thread: Where it lives.
         config: The engine's options.
         ports: Where media, messages and events go.
         port: The UDP port that all calls share, if they do.
@@ -92,12 +92,12 @@ class Peer:
         family: Every task that runs for this peer.
     """
 
-    def __init__(self, room: Room, config: WebRTCConfig, ports: Ports, port: OnePort | None = None) -> None:
+    def __init__(self, thread: LoopThread, config: WebRTCConfig, ports: Ports, port: OnePort | None = None) -> None:
         self.offer = MediaOffer()
         self.audio_codec, self.audio_clock = "OPUS", RTP_RATE
-        self.messages = MessageChannel(room, ports, self._end)
+        self.messages = MessageChannel(thread, ports, self._end)
         self.family = Family(self._task_failed)
-        self._room, self._config, self._ports, self._port = room, config, ports, port
+        self._thread, self._config, self._ports, self._port = thread, config, ports, port
         self._connection: RTCPeerConnection | None = None
         self._audio_in: audio.AudioReceiver | None = None
         self._audio_out: audio.PlayoutTrack | None = None
@@ -154,7 +154,7 @@ class Peer:
                 raise ConnectionExists
             restarts = offers.restarts_ice(agreed, offer)
             if self._torn:
-                raise InvalidOffer("an earlier change of this call failed halfway; call anew for another", status=422)
+                raise InvalidOffer("an earlier change of this call failed halfway; make a new call", status=422)
             offers.check_further(agreed, offer)
             media = _agreement(offer, local, ours_first=False)
             transport = self._transport_to_restart(connection) if restarts else None
@@ -262,7 +262,7 @@ class Peer:
     def _out_track(self, kind: str) -> MediaStreamTrack:
         if kind == "video":
             return video.VideoOutTrack(self._ports.video_out, video.video_rate(self._config.video))
-        self._audio_out = audio.PlayoutTrack(self._ports.audio_out, self._config.opus, self._room.load)
+        self._audio_out = audio.PlayoutTrack(self._ports.audio_out, self._config.opus, self._thread.load)
         return self._audio_out
 
     def _shortcut(self, transceiver: RTCRtpTransceiver, track: MediaStreamTrack | None) -> None:
@@ -306,7 +306,7 @@ class Peer:
     # -- life
 
     def _furnish(self, connection: RTCPeerConnection) -> None:
-        """Put what is ours into the transports that `connection` has by now."""
+        """Put rtcflow's parts into the transports that `connection` has by now."""
         self._watched = gathering.install(connection, self._config, self._ports.asked, self._contact, self._port)
         seam.contain_faults(connection, MAX_MESSAGE_SIZE, self._contact.warn_once)
 
@@ -319,7 +319,7 @@ class Peer:
                 bundlePolicy=bundle,
             )
         )
-        self._room.residents.add(self)
+        self._thread.residents.add(self)
         seam.use_certificate(connection, seam.Certificate.generateCertificate())
 
         def on_datachannel(channel: RTCDataChannel) -> None:
@@ -349,7 +349,7 @@ class Peer:
             self._start(audio.read_track(track, ports))
 
     def _start(self, coroutine: Coroutine[Any, Any, Any]) -> None:
-        task = self._room.start_soon(coroutine, self.family)
+        task = self._thread.start_soon(coroutine, self.family)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -422,7 +422,7 @@ class Peer:
         self._begin_close()
 
     def abort(self, error: BaseException) -> None:
-        """The room is gone."""
+        """The engine's thread has ended."""
         self._ports.end(error)
 
     # -- the end
@@ -443,7 +443,7 @@ class Peer:
 
     def _begin_close(self) -> asyncio.Task[Any]:
         if self._closing is None:
-            self._closing = self._room.start_soon(self._close(), self.family)
+            self._closing = self._thread.start_soon(self._close(), self.family)
         return self._closing
 
     async def _close(self) -> None:
@@ -466,10 +466,10 @@ class Peer:
                 task.cancel()
             await self.family.wait(timeout=0.5)
             self._ports.end()
-            self._room.residents.discard(self)
+            self._thread.residents.discard(self)
 
     async def _drain(self) -> None:
-        """Wait until the peer has all messages, but no longer than anyone is willing to."""
+        """Wait until the peer has all messages, for a limited time."""
         drain = asyncio.ensure_future(self.messages.drain())  # noqa: TID251 - awaited or cancelled right here
         hurry = asyncio.ensure_future(self._hurry.wait())  # noqa: TID251
         try:
@@ -503,7 +503,7 @@ def _agreement(theirs: offers.Description, local: LocalMedia, *, ours_first: boo
     """What both sides want, from our side.
 
     Raises:
-        UnsupportedMedia: That is nothing.
+        UnsupportedMedia: The two sides have no media in common.
     """
     ways: dict[str, tuple[bool, bool]] = {}
     for kind in ("audio", "video"):
@@ -523,7 +523,7 @@ def _agreement(theirs: offers.Description, local: LocalMedia, *, ours_first: boo
 
 
 def _ice_server(server: IceServer) -> list[RTCIceServer]:
-    """What aiortc takes of it, which reads no IPv6 addresses; what is asked is `gathering`'s affair."""
+    """The servers as aiortc takes them. It cannot read IPv6 addresses. `gathering` decides which servers are asked."""
     urls = [url for url, parsed in server.parsed_urls if ":" not in parsed.host]
     return [RTCIceServer(urls, server.username, server.credential)] if urls else []
 

@@ -1,4 +1,6 @@
-"""What a peer in the room and its transport outside share. Everything here may be touched from any thread."""
+"""What a peer in the engine's thread shares with its transport outside. Everything here may be touched from any
+thread.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,7 @@ class Route:
 
 
 class ServerTrouble(enum.Enum):
-    """Why a STUN or TURN server was of no use."""
+    """Why a STUN or TURN server did not help."""
 
     NO_ANSWER = "no answer"
     UNKNOWN_HOST = "no such host"
@@ -49,7 +51,7 @@ class ServerTrouble(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class ServerReport:
-    """What came of asking a STUN or TURN server.
+    """The result of asking a STUN or TURN server.
 
     Attributes:
         url: Its URL.
@@ -74,7 +76,7 @@ class ServerReport:
 
 @dataclass(slots=True)
 class AudioFigures:
-    """Counts of the receiving side; written in the room only."""
+    """Counts of the receiving side; written in the engine's thread only."""
 
     received: int = 0
     lost: int = 0
@@ -84,7 +86,7 @@ class AudioFigures:
 
 @dataclass(slots=True)
 class MessageFigures:
-    """Counts of the message channel; written in the room only."""
+    """Counts of the message channel; written in the engine's thread only."""
 
     binary_ignored: int = 0
     other_channels: int = 0

@@ -1,4 +1,4 @@
-"""Video between aiortc's tracks and the queues. Runs in the room's thread; aiortc codes in threads of its own."""
+"""Video between aiortc's tracks and the queues. Runs in the engine's thread; aiortc codes in threads of its own."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ class PictureEncoder(Vp8Encoder):
     def __init__(self, config: VideoConfig = VideoConfig(), rate: VideoRate | None = None) -> None:  # noqa: B008
         super().__init__()
         self._threads, self._bitrate = config.threads, Bitrate(rate or video_rate(config))
-        self._reformatter = VideoReformatter()  # one for all: a frame's own is made anew for each
+        self._reformatter = VideoReformatter()  # one for all: each frame would make one of its own
 
     @property
     def target_bitrate(self) -> int:
@@ -350,7 +350,7 @@ class VideoOutTrack(MediaStreamTrack):
         self.rate.report(self._running.time(), lost, round_trip)
 
     def key_asked(self) -> bool:
-        """The peer has asked for a key picture (PLI or FIR): whether the next picture shall be one."""
+        """The peer has asked for a key picture (PLI or FIR). Returns whether the next picture must be one."""
         if not self.rate.key_asked(self._running.time()):
             return False
         if self._shown is not None and self._again is None:

@@ -1,7 +1,7 @@
 """Calling tools: whatever goes wrong or is interrupted, each call has exactly one result, in text for a model.
 
 A tool runs in a task of the *call*, not of the reply that wants it. So an interruption ends the wait for it, and the
-tool's policy decides the rest. The alternative, a task of the reply, cannot finish what must not be done by halves.
+tool's policy decides the rest. The alternative, a task of the reply, cannot finish work that must not stop halfway.
 """
 
 from __future__ import annotations

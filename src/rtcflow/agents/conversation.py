@@ -33,7 +33,7 @@ LOST = '{"error": "the call ended before the tool had a result"}'
 
 
 @dataclass(slots=True)
-class _Entry:
+class _ChatEntry:
     """One message.
 
     Attributes:
@@ -98,7 +98,7 @@ class Conversation:
         if limit < len(system) + 1000:
             raise ValueError(f"limit={limit} leaves no space for a conversation beside the system's {len(system)}")
         self.dropped = 0
-        self._entries: list[_Entry] = []
+        self._entries: list[_ChatEntry] = []
         self._ids: set[str] = set()
 
     # -- what is read
@@ -156,13 +156,13 @@ class Conversation:
 
     def add_user(self, text: str, reply: int = 0) -> None:
         """The user said this, and `reply` answers it."""
-        self._entries.append(_Entry(reply, "user", text))
+        self._entries.append(_ChatEntry(reply, "user", text))
 
     def add_text(self, text: str, reply: int = 0) -> None:
         """The bot says this, more of the same message if the last one is a text of the same reply."""
         last = self._entries[-1] if self._entries else None
         if last is None or last.reply != reply or last.role != "assistant" or last.calls:
-            last = _Entry(reply, "assistant")
+            last = _ChatEntry(reply, "assistant")
             self._entries.append(last)
         last.text += text
 
@@ -184,7 +184,7 @@ class Conversation:
             return []
         last = self._entries[-1] if self._entries else None
         if last is None or last.reply != reply or last.role != "assistant" or last.calls:
-            last = _Entry(reply, "assistant")
+            last = _ChatEntry(reply, "assistant")
             self._entries.append(last)
         last.calls = unique
         return unique
@@ -212,7 +212,7 @@ class Conversation:
                 left -= entry.heard
 
     def take_back(self, reply: int) -> None:
-        """This reply has never been: nobody has heard of it."""
+        """Take this reply back: nobody has heard any of it."""
         self._entries = [entry for entry in self._entries if entry.reply != reply]
 
     # -- keeping it
@@ -241,7 +241,7 @@ class Conversation:
             for number, entry in enumerate(kept["entries"]):
                 calls = [ToolCall(call["id"], call["name"], call["arguments"]) for call in entry["calls"]]
                 # Replies of this call have numbers from 1.
-                kept_entry = _Entry(-1 - number, entry["role"], entry["text"], None, calls, dict(entry["results"]))
+                kept_entry = _ChatEntry(-1 - number, entry["role"], entry["text"], None, calls, dict(entry["results"]))
                 conversation._entries.append(kept_entry)
                 conversation._ids.update(call.id for call in calls)
         except (KeyError, TypeError) as error:

@@ -74,10 +74,10 @@ LONGEST_MESSAGE = 4 * 1024 * 1024
 """Bytes: audio of half a minute in base64."""
 
 REFUSED = frozenset({400, 401, 403, 404})
-"""Statuses with which a service says that it will not be otherwise the next time."""
+"""HTTP statuses after which the next attempt would fail, too."""
 
 
-class _Reply:
+class _ServiceMessage:
     """One message of the service.
 
     Attributes:
@@ -110,14 +110,15 @@ class RealtimeHandler(AsyncStreamHandler):
     Args:
         protocol: Makes the wire format for each call: ``lambda: OpenAIRealtime(key)`` or ``lambda: GeminiLive(key)``.
         system: Instructions for the model.
-        tools: `Tool` objects, or annotated functions. Each runs in a task of the call. Its policy says what becomes
-            of it when the caller interrupts.
+        tools: `Tool` objects, or annotated functions. Each runs in a task of the call. Its policy says what happens to
+            it when the caller interrupts.
         on_event: Called in the event loop with each `RealtimeEvent` but audio.
         attempts: Sessions that may fail one after the other; then the call ends with a reason. A refused key or model
             ends it at once.
 
-    A session that breaks is opened anew with growing pauses; meanwhile the caller hears what is left of the last answer
-    and then nothing, and what the caller says is dropped. The new session is told what was said and heard so far.
+    A session that breaks is opened again with growing pauses; meanwhile the caller hears what is left of the last
+    answer and then nothing, and what the caller says is dropped. The new session is told what was said and heard so
+    far.
 
     Raises:
         TypeError: A tool cannot be described to a model, or `protocol` cannot be called.
@@ -152,9 +153,9 @@ class RealtimeHandler(AsyncStreamHandler):
         self._waiting: deque[AudioReceived] = deque()  # what the service said, not emitted yet; `_take` bounds it
         self._waiting_seconds = 0.0
         self._there_is_more = anyio.Event()
-        self._replies: OrderedDict[str, _Reply] = OrderedDict()  # the last `MESSAGES_KEPT`
-        self._playing: deque[_Reply] = deque(maxlen=MESSAGES_KEPT)  # emitted, and not known to be played
-        self._cut: deque[str] = deque(maxlen=MESSAGES_KEPT)  # messages of which nothing more shall be heard
+        self._replies: OrderedDict[str, _ServiceMessage] = OrderedDict()  # the last `MESSAGES_KEPT`
+        self._playing: deque[_ServiceMessage] = deque(maxlen=MESSAGES_KEPT)  # emitted, and not known to be played
+        self._cut: deque[str] = deque(maxlen=MESSAGES_KEPT)  # messages that must not be heard any further
         self._running: dict[str, tuple[Tool, anyio.CancelScope]] = {}
         self._goodbye: str | None = None
         self._state = ""  # as the page was told
@@ -202,10 +203,10 @@ class RealtimeHandler(AsyncStreamHandler):
         """Have the service answer `text`; from any thread. Dropped while there is no session."""
         self.loop.create_task(self._send(self._protocol.text(text)))
 
-    def _reply(self, item: str) -> _Reply:
+    def _reply(self, item: str) -> _ServiceMessage:
         """The message of the service that is called `item`."""
         if item not in self._replies:
-            self._replies[item] = _Reply(item, self._numbers)
+            self._replies[item] = _ServiceMessage(item, self._numbers)
             self._numbers += 1
         if len(self._replies) > MESSAGES_KEPT:
             self._replies.popitem(last=False)
@@ -281,7 +282,8 @@ class RealtimeHandler(AsyncStreamHandler):
         """One session, until either side ends it."""
         protocol = self._protocol
         schemas = (tool.schema()["function"] for tool in self._tools.values())
-        for message in [*protocol.hello(self._system, schemas), *protocol.history(self.conversation.messages)]:
+        said = [it for it in self.conversation.messages if it["role"] in {"user", "assistant"} and it["content"]]
+        for message in [*protocol.hello(self._system, schemas), *protocol.history(said)]:
             await socket.send(message)
         with suppress(Goodbye), anyio.move_on_after(OPENING) as opening:
             while True:
@@ -344,7 +346,7 @@ class RealtimeHandler(AsyncStreamHandler):
             self._state = state
             self._send_if_open(json.dumps({"type": "state", "data": state}))
 
-    def _show(self, reply: _Reply, seconds: float | None = None) -> None:
+    def _show(self, reply: _ServiceMessage, seconds: float | None = None) -> None:
         """Show a message of the service on the page, and what was heard of it when that is known."""
         if reply.words:
             heard = None if seconds is None else reply.heard_words(seconds)

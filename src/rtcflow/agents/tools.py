@@ -17,7 +17,7 @@ from ..protocol.json_schema import BadArguments, read_value, schema_of
 __all__ = ["Policy", "Tool", "as_tool", "tool"]
 
 Policy: TypeAlias = Literal["cancel", "finish_and_remember", "finish_and_speak"]
-"""What becomes of a tool that runs when its reply is interrupted.
+"""What happens to a tool that runs when its reply is interrupted.
 
 ``"cancel"``: it is cancelled, and its result says so. ``"finish_and_remember"``: it runs on, and its result is in the
 context when the model is asked next. ``"finish_and_speak"``: the same, and the bot speaks about the result as soon as
@@ -36,7 +36,7 @@ class Tool:
         name: What the model calls it.
         description: What the model is told of it.
         parameters: JSON Schema of its arguments.
-        policy: What becomes of it when its reply is interrupted.
+        policy: What happens to it when its reply is interrupted.
         timeout: Seconds after which it is given up, with a result that says so.
     """
 

@@ -4,7 +4,7 @@
                           ↑            │ calls
                           └── results ←┴── one task for each tool, in the call's task group
 
-The models are functions of the user's. What this class adds is the order in which things happen, and what becomes of
+The models are functions of the user's. What this class adds is the order in which things happen, and what happens to
 the context when the user interrupts: of a reply only what was heard stays in it, and each call of a tool has exactly
 one result. A tool outlives the reply that called it if its policy says so; nothing outlives the call.
 """
@@ -244,7 +244,7 @@ class VoiceAgent(ReplyOnPause):
             async for say in spoken:
                 yield say
 
-    # -- what becomes of a reply
+    # -- what happens to a reply
 
     def _on_reply_over(self, reply: Reply, heard: Heard | None) -> None:
         """Keep of a reply what was heard; of a speculative one that was dropped, nothing."""

@@ -1,7 +1,7 @@
 """Why a call to a server works, or does not: what `rtcflow doctor` finds out, and says in plain words.
 
 `examine` places a call as a browser would, with the ICE servers (and ``iceTransportPolicy``) that the server tells its
-callers, and notes what came of each step. `explain` is pure: what was found in, sentences out.
+callers, and notes the result of each step. `explain` is pure: it makes sentences of what was found.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class DoctorReport:
         url: The server.
         relay_only: Whether host candidates were forbidden: by us, or by the server (`policy`).
         refused: Why there was no answer to the offer, in words; "" if there was one.
-        ice_servers: What came of asking the ICE servers that the server tells its callers.
+        ice_servers: The results of asking the ICE servers that the server tells its callers.
         ours: Our candidates.
         theirs: The server's.
         route: The candidate pair in use, if there was a connection.
@@ -141,7 +141,7 @@ def _config(told: Mapping[str, Any], *, relay_only: bool, policy: bool, timeout:
     try:
         servers = read_ice_servers(told["rtcConfiguration"])
     except (TypeError, ValueError) as error:
-        raise RemoteProtocolError(f"the ICE servers that it tells its callers are of no use: {error}") from None
+        raise RemoteProtocolError(f"the ICE servers that it tells its callers cannot be used: {error}") from None
     if relay_only and not any(url.relays for server in servers for _, url in server.parsed_urls):
         told_so = (
             "its callers are told to use relays only (iceTransportPolicy), and" if policy else "its callers are told"
@@ -215,7 +215,7 @@ def _about_success(report: DoctorReport) -> list[str]:
 
 
 def _about_server(server: ServerReport) -> str:
-    """Why an ICE server was of no use, and what to do."""
+    """Why an ICE server did not help, and what to do."""
     url, what = parse_ice_url(server.url), "TURN" if _relays(server) else "STUN"
     words = f" ({server.words})" if server.words else ""
     match server.trouble:

@@ -35,7 +35,7 @@ from ..protocol.lines import (
     CallStarted,
     Cleared,
     Connected,
-    Dtmf,
+    KeyPressed,
     LineCodec,
     LineEvent,
     MarkPlayed,
@@ -73,14 +73,15 @@ DIGIT_SECONDS: Final = 0.25
 """Seconds from one digit to the next; a telephone's own dialler takes 0.1 to 0.3 s."""
 
 KEEP_ALIVE: Final = 3.0
-"""A caller that has sent nothing for so many seconds sends a sign of life. After ten, servers count it as dead."""
+"""A caller that has sent nothing for this many seconds sends a sign of life. After ten, servers count it as dead."""
 
 PING_EVERY: Final = 0.4
 """Seconds between two pings of a caller that may come back."""
 
 SILENCE: Final = 1.2
-"""If nothing, not even an answer to a ping, comes for so many seconds, such a caller takes its link for broken. A
-network that went away gives no other sign. Three pings in a row are lost by then."""
+"""If nothing, not even an answer to a ping, comes for this many seconds, such a caller takes its link for broken. A
+network that went away gives no other sign. Three pings in a row are lost by then.
+"""
 
 FIRST_PAUSE: Final = 0.1
 LONGEST_PAUSE: Final = 2.0
@@ -176,7 +177,7 @@ class CallerTransport(LinkTransport):
         """
         check_keys(digits, more=",")
         for digit in digits:
-            self._outbox.put_nowait(None if digit == "," else Dtmf(digit))
+            self._outbox.put_nowait(None if digit == "," else KeyPressed(digit))
 
     async def aclose(self) -> None:
         """See `Transport.aclose`: hang up."""
@@ -201,7 +202,7 @@ class CallerTransport(LinkTransport):
     def _stop(self) -> None:
         self._buffer.close()
         self._outbox.close()
-        self._up.set()  # tasks that wait for another link shall find that none comes
+        self._up.set()  # tasks that wait for another link find that none comes
 
     def statistics(self) -> TransportStatistics:
         """See `Transport.statistics`; details: ``clears``, ``marks``, ``buffered_seconds``, ``received_seconds``."""
@@ -229,7 +230,7 @@ class CallerTransport(LinkTransport):
                 except ConnectionError as error:
                     if not await self._come_back(error):
                         raise
-        except (Goodbye, anyio.ClosedResourceError):  # the latter: we have hung up meanwhile
+        except (Goodbye, anyio.ClosedResourceError):  # closed: we have hung up meanwhile
             self._end(None)
         except (ConnectionError, RemoteProtocolError) as error:
             self._end(error)
@@ -407,7 +408,7 @@ class CallerTransport(LinkTransport):
                     await anyio.sleep(COMMA_SECONDS)
                     continue
                 await self._say(event)
-                if isinstance(event, Dtmf):
+                if isinstance(event, KeyPressed):
                     await anyio.sleep(DIGIT_SECONDS)
         except (anyio.EndOfStream, anyio.ClosedResourceError, ConnectionError):
             return

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass, field
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import anyio
 import anyio.abc
@@ -20,6 +20,7 @@ import anyio.lowlevel
 import numpy as np
 from numpy.typing import NDArray
 
+from .._core.moved import absent
 from ..abc import Transport
 from ..exceptions import NegotiationError, RemoteProtocolError
 from ..frames import FRAME_SECONDS, AudioFormat
@@ -252,7 +253,7 @@ def _find_marks(heard: Sequence[tuple[float, NDArray[np.int16]]]) -> list[tuple[
         return []
     sound = np.concatenate([samples for _, samples in heard]).astype(np.float64) / 32768
     energy = np.concatenate([[0.0], np.cumsum(sound**2)])
-    # Never below 1 % of full scale: silence is like nothing.
+    # Never below 1 % of full scale: otherwise silence would look like the pattern.
     loudness = np.sqrt(np.maximum(energy[length:] - energy[:-length], 1e-4 * length))
     scores = []
     for _, low, high in MARKS:
@@ -282,7 +283,7 @@ class LoadProgress:
         connected: Calls that are up.
         failed: Calls that could not be set up, or ended early.
         elapsed: Seconds of measuring so far; 0 while calls are being set up.
-        seconds: Seconds that shall be measured.
+        seconds: Seconds that will be measured.
         delivery: In the last second, over all calls that are up.
     """
 
@@ -385,7 +386,9 @@ class _LoadCall:
     async def run(
         self, opening: anyio.CapacityLimiter, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED
     ) -> None:
-        """Until it is cancelled, or the server ends it. Is started when it is up, or has failed."""
+        """Hold the call until it is cancelled, or the server ends it. The task counts as started when the call is up or
+        has failed.
+        """
         trace = self._trace
         async with AsyncExitStack() as stack:
             try:
@@ -468,3 +471,9 @@ def _count_since(arrivals: Sequence[float], since: float) -> int:
     while count < len(arrivals) and arrivals[-1 - count] > since:
         count += 1
     return count
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> NoReturn:
+        raise absent(__name__, name)

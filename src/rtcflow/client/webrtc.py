@@ -47,7 +47,7 @@ def offer_url(url: str) -> str:
     return url + query + parameters
 
 
-class _Media(TypedDict):
+class _OfferedMedia(TypedDict):
     """What is offered."""
 
     audio: bool
@@ -129,7 +129,7 @@ def connect(
         NegotiationError: The server refused; its class, `status` and `code` say why.
         RemoteProtocolError: What answers there is no such server.
     """
-    media = _Media(audio=audio, video=video, messages=messages)
+    media = _OfferedMedia(audio=audio, video=video, messages=messages)
     own_id = webrtc_id or secrets.token_urlsafe(18)
     if resume:
         return _resuming(url, own_id, headers, timeout, engine, media)
@@ -143,7 +143,7 @@ async def _once(
     headers: Mapping[str, str] | None,
     timeout: float,
     engine: WebRTCEngine | None,
-    media: _Media,
+    media: _OfferedMedia,
 ) -> AsyncIterator[WebRTCTransport]:
     from ..transports.webrtc import open_engine
 
@@ -166,7 +166,7 @@ async def _resuming(
     headers: Mapping[str, str] | None,
     timeout: float,
     engine: WebRTCEngine | None,
-    media: _Media,
+    media: _OfferedMedia,
 ) -> AsyncIterator[ResumingCall]:
     """Call, and come back over other peer connections of the same engine."""
     from ..transports.webrtc import WebRTCConfig, open_engine
@@ -264,7 +264,7 @@ def plain_text(value: str, what: str) -> str:
     if not (value.isascii() and value.isprintable()):
         raise ValueError(
             f"{what} holds a line break, a control character or a letter outside ASCII (not shown, since it may be "
-            "secret); such a value cannot be sent in a header: copy it anew"
+            "secret); such a value cannot be sent in a header: copy it again"
         )
     return value
 

@@ -100,7 +100,7 @@ class _HttpxSocket(ClientSocket):
                 await self._session.send_text(message)
             else:
                 await self._session.send_bytes(message)
-        except (ws.HTTPXWSException, LocalProtocolError) as error:  # the latter: it was closed in the meantime
+        except (ws.HTTPXWSException, LocalProtocolError) as error:  # a protocol error: it was closed in the meantime
             raise ConnectionError("the server has gone") from error
 
     async def close(self) -> None:

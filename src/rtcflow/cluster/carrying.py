@@ -69,7 +69,7 @@ class Carrier:
             await self._carry(answer, pipe, request)
             return True
 
-    async def offer(self, node: str, request: Request) -> Answer | None:
+    async def offer(self, node: str, request: Request) -> AnswerStart | None:
         """Have a node take a new call, unless it is full: then its refusal is returned, and nothing was sent.
 
         Raises:
@@ -85,7 +85,7 @@ class Carrier:
             await self._carry(answer, pipe, request)
             return None
 
-    async def _ask_to_serve(self, subject: str, node: str | None, request: Request, pipe: Pipe) -> Answer | None:
+    async def _ask_to_serve(self, subject: str, node: str | None, request: Request, pipe: Pipe) -> AnswerStart | None:
         """The beginning of another node's answer; None if nobody listens to `subject`.
 
         Raises:
@@ -99,7 +99,7 @@ class Carrier:
             with self._peers.unless_silent(node) as silence, self._watching(subject) as watch:
                 try:
                     found, body = unpack(await self._peers.link.request(subject, message, ASK if is_silent else SERVE))
-                    answer = Answer(found["status"], unpack_headers(found["headers"]), body)
+                    answer = AnswerStart(found["status"], unpack_headers(found["headers"]), body)
                     answer.pipe = found.get("pipe")
                     if answer.pipe is not None:
                         pipe.join(found["node"], answer.pipe)
@@ -136,7 +136,7 @@ class Carrier:
             del self._pipes[pipe.number]
             pipe.leave()
 
-    async def _carry(self, answer: Answer, pipe: Pipe, request: Request) -> None:
+    async def _carry(self, answer: AnswerStart, pipe: Pipe, request: Request) -> None:
         if request.body is None:
             await self._carry_websocket(pipe, request)
         elif answer.pipe is None:
@@ -144,7 +144,7 @@ class Carrier:
         else:
             await self._carry_stream(answer, pipe, request)
 
-    async def _carry_stream(self, answer: Answer, pipe: Pipe, request: Request) -> None:
+    async def _carry_stream(self, answer: AnswerStart, pipe: Pipe, request: Request) -> None:
         async def until_left() -> None:
             while (await request.receive())["type"] != "http.disconnect":
                 pass
@@ -239,7 +239,7 @@ class Carrier:
             self._serving -= 1
 
 
-class Answer:
+class AnswerStart:
     """The beginning of an answer, or all of it.
 
     Attributes:
@@ -263,7 +263,7 @@ class Request:
         self.send = send
         self.body = body
 
-    async def send_whole(self, answer: Answer) -> None:
+    async def send_whole(self, answer: AnswerStart) -> None:
         await self.send({"type": "http.response.start", "status": answer.status, "headers": list(answer.headers)})
         await self.send({"type": "http.response.body", "body": answer.body})
 

@@ -34,7 +34,7 @@ import anyio.abc
 
 from .._engine.nats_link import LinkDown, NatsLink, NoListener
 from ..exceptions import ClusterError
-from ..serving.router import Receive, Scope, Send, Wish
+from ..serving.router import Receive, RequestTarget, Scope, Send
 from .carrying import Carrier, Request
 from .holdings import Holdings
 from .ids import new_key, new_name
@@ -203,6 +203,6 @@ class Node:
         self._holdings.release(webrtc_id)
 
     async def route(
-        self, wish: Wish, endpoint: str, scope: Scope, receive: Receive, send: Send, body: bytes | None
+        self, target: RequestTarget, endpoint: str, scope: Scope, receive: Receive, send: Send, body: bytes | None
     ) -> bool:
-        return await self._routing.route(wish, Request(endpoint, scope, receive, send, body))
+        return await self._routing.route(target, Request(endpoint, scope, receive, send, body))

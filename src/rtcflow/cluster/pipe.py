@@ -41,7 +41,7 @@ class PipeNode(Protocol):
         """Where a node gets its messages."""
 
     def watch(self, subject: str, gone: Callable[[], object]) -> None:
-        """Have `gone` called when nobody listens to the subject any more."""
+        """Call `gone` when nobody listens to the subject any more."""
 
     def unwatch(self, subject: str, gone: Callable[[], object]) -> None:
         """End `watch`. Idempotent."""

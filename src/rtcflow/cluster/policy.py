@@ -22,7 +22,7 @@ UNLIMITED: Final = 100
 """Calls at which a node without a limit counts as full, for comparing it with others. It is never refused a call."""
 
 LATE: Final = 0.2
-"""Seconds by which a node's event loop runs late when it counts as twice as busy."""
+"""If a node's event loop runs late by this many seconds, the node counts as twice as busy."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 import anyio
 
 from ..exceptions import CallLost, NotServing
-from ..serving.router import About, Wish, replay
-from .carrying import Answer
+from ..serving.router import About, RequestTarget, replay
+from .carrying import AnswerStart
 from .holdings import call_name
 from .ids import is_signed, read_id
 
@@ -60,19 +60,19 @@ class Routing:
         self._holdings = holdings
         self._carrier = carrier
 
-    async def route(self, wish: Wish, request: Request) -> bool:
+    async def route(self, target: RequestTarget, request: Request) -> bool:
         """See `rtcflow.serving.router.CallRouter.route`."""
-        webrtc_id = wish.webrtc_id
+        webrtc_id = target.webrtc_id
         if webrtc_id is not None and webrtc_id in self._calls:
             return False
-        if webrtc_id is not None and wish.about is not About.NEW:
-            if await self._route_live(webrtc_id, wish, request):
+        if webrtc_id is not None and target.about is not About.NEW:
+            if await self._route_live(webrtc_id, target, request):
                 return True
-            if wish.about is About.LIVE:
+            if target.about is About.LIVE:
                 return False
         return await self._place(request)
 
-    async def _route_live(self, webrtc_id: str, wish: Wish, request: Request) -> bool:
+    async def _route_live(self, webrtc_id: str, target: RequestTarget, request: Request) -> bool:
         found = read_id(webrtc_id)
         if found is not None:
             key = self._peers.members.key(found.node)
@@ -86,16 +86,16 @@ class Routing:
             if await self._forward_by_name(name, request):
                 return True
         except NotServing:
-            if wish.about is About.LIVE or self._holdings.said_to_hold(name) is not None:
+            if target.about is About.LIVE or self._holdings.said_to_hold(name) is not None:
                 raise
             return False  # NATS is away, and nobody has told of a call with this id: it is a new one
-        if wish.early and await self._announced(name):
+        if target.early and await self._announced(name):
             if webrtc_id in self._calls:
                 return False
             if await self._forward_by_name(name, request):
                 return True
         node = self._holdings.said_to_hold(name)
-        if wish.about is About.LIVE and node is not None and await self._peers.is_dead(node):
+        if target.about is About.LIVE and node is not None and await self._peers.is_dead(node):
             raise CallLost
         return False
 
@@ -115,7 +115,7 @@ class Routing:
         if request.body is None and self._load().has_room:
             return False  # its media comes here anyway
         tried: set[str] = set()
-        refusal: Answer | None = None
+        refusal: AnswerStart | None = None
         while len(tried) < ATTEMPTS and (node := self._choose(tried)) is not None:
             tried.add(node)
             taken = False
@@ -148,16 +148,16 @@ class Routing:
             node = random.choice(full) if full else None  # noqa: S311
         return node
 
-    async def _serve_here(self, request: Request) -> Answer | None:
+    async def _serve_here(self, request: Request) -> AnswerStart | None:
         """Serve a new call at this node; returns the refusal if it has no slot after all."""
         if request.body is None:
-            return Answer(503)
-        refusal: Answer | None = None
+            return AnswerStart(503)
+        refusal: AnswerStart | None = None
 
         async def send(event: Any) -> None:
             nonlocal refusal
             if event["type"] == "http.response.start" and event["status"] == 503:
-                refusal = Answer(503, event["headers"])
+                refusal = AnswerStart(503, event["headers"])
             elif refusal is None:
                 await request.send(event)
             else:

@@ -102,7 +102,7 @@ class Slots:
             del self._holders[slot]
 
     def forget(self, node: str) -> None:
-        """A node has gone, or has said anew what it holds."""
+        """A node has gone, or says again what it holds."""
         for slot in [slot for slot, holder in self._holders.items() if holder == node]:
             del self._holders[slot]
 

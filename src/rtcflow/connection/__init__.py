@@ -4,6 +4,9 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, NoReturn
+
+from .._core.moved import absent
 from .._core.threads import ThreadStatistics, WorkerThreads
 from ..media.recording import Mark
 from .connection import Connection, ConnectionStatistics, run_connection
@@ -23,3 +26,9 @@ __all__ = [
     "WorkerThreads",
     "run_connection",
 ]
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> NoReturn:
+        raise absent(__name__, name)

@@ -8,7 +8,7 @@ Pure: events and `now` go in, a new `Carriage` comes out. `resuming` asks it, an
 
 Two rules. First, transports are numbered, and what an earlier one reports changes nothing: a client comes back before
 the server has noticed that its old network died. Second, the time of waiting runs from the moment in which the call
-lost its transport. Attempts that fail do not begin it anew, so nobody can hold a call for longer than `seconds`.
+lost its transport. Attempts that fail do not begin it again, so nobody can hold a call for longer than `seconds`.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Carriage:
         return replace(self, since=now if self.since is None else self.since, pending=False)
 
     def offered(self, now: float) -> Carriage:
-        """The peer has come back: the next transport shall carry the call, in place of any other."""
+        """The peer has come back: the next transport will carry the call, in place of any other."""
         since = now if self.since is None else self.since
         return replace(self, number=self.number + 1, since=since, pending=True)
 

@@ -9,7 +9,7 @@
            └─ link           messages of the peer, and watching for its end
       └─ the end of the call  handler.shutdown
 
-The lower four live as long as one transport. `end_media` ends them, `begin_media` begins them anew, and the rest goes
+The lower four live as long as one transport. `end_media` ends them, `begin_media` begins them again, and the rest goes
 on. Each of them is a `Nursery`, a task group in a task of its own.
 
 The invariant: every end takes one path. The first cause is recorded, the call is cancelled, and `_close` runs shielded
@@ -66,8 +66,10 @@ __all__ = ["Connection", "ConnectionStatistics", "run_connection", "shut_down"]
 logger: logging.Logger = logging.getLogger(__name__)
 
 PEER_GRACE = 10
-"""How many times `SETTLE` a connection waits for word of the peer's end, if a method of the handler or a queue has seen
-it first. Turns of the loop are counted, not only time, because no word can come while somebody blocks the loop."""
+"""How many times `SETTLE` a connection waits to learn of the peer's end, if a method of the handler or a queue has seen
+it first. Turns of the loop are counted, not only time, because nothing can be learned while somebody blocks the
+loop.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +123,8 @@ class Connection:
         transport: Opened, not started; the connection closes it.
         handler: A fresh one (`copy()` of the one the application holds); it serves this connection only.
         context: The caller and the call; by default an anonymous context of this transport's kind.
-        time_limit: The connection ends so many seconds after it was connected. None for no limit.
+        time_limit: Seconds after which the connection ends, counted from the moment it was connected. None for no
+            limit.
         timeouts: How long its phases may take.
         debug: Whether the peer is told the text of the handler's exceptions.
         on_outputs: Called with each `AdditionalOutputs` the handler emits, from the thread the handler runs in.
@@ -129,7 +132,7 @@ class Connection:
         name: The name in its tasks and threads, as in ``Echo.receive NAME``; by default its id.
         on_closed: Called once in the loop, when everything is closed. Only tasks of a handler that refuses to be
             cancelled may still run then.
-        resume: If the link breaks, the connection waits so many seconds for another transport (`resume`). None: it
+        resume: If the link breaks, the connection waits this many seconds for another transport (`resume`). None: it
             ends.
 
     Attributes:
@@ -599,7 +602,8 @@ class Connection:
 
         When this returns their tasks have ended, and `begin_media` may begin them again. `start_up`, timers and what
         the handler started through `handler.loop` go on. An async method that is under way is cancelled; a sync one
-        goes on, and what it returns is dropped, unless `keep` is set. The transport is the caller's to close.
+        goes on, and what it returns is dropped, unless `keep` is set. The caller of this closes the
+        transport.
         """
         if not names:
             await self._link.wind_up(math.inf)
@@ -823,7 +827,7 @@ class Connection:
                 case messages.Dtmf(digit):
                     if "on_dtmf" in hears:
                         await self._call_method(self.handler.on_dtmf, digit)
-                case _ if "on_message" in hears:  # also text that looks like a message of ours
+                case _ if "on_message" in hears:  # also text that looks like one of rtcflow's messages
                     await self._call_method(self.handler.on_message, text)
 
     async def _call_method(self, method: Callable[..., Any], *args: Any) -> None:

@@ -97,8 +97,8 @@ class Future(concurrent.futures.Future[T]):
     """A result that will be there later: set from any thread, awaited on any backend, or waited for in a thread.
 
     Made by `HandlerLoop.create_future`. Awaiting it raises what was set as its exception. If it was cancelled, awaiting
-    it raises `asyncio.CancelledError` on asyncio, as one expects there, and `concurrent.futures.CancelledError` on
-    trio. Cancelling a task that awaits it cancels it, too, as in asyncio.
+    it raises `asyncio.CancelledError` on asyncio, as asyncio's own futures do, and `concurrent.futures.CancelledError`
+    on trio. Cancelling a task that awaits it cancels it, too, as in asyncio.
     """
 
     def __init__(self, loop: HandlerLoop) -> None:
@@ -255,7 +255,7 @@ class Task(Future[T]):
             self._give_up()
 
     def _give_up(self) -> None:
-        """Never having been started."""
+        """Close the coroutine, which never started."""
         self._coroutine.close()
         super().cancel()
 
@@ -505,10 +505,10 @@ class HandlerLoop:
 
     def run_forever(self) -> NoReturn:
         """Refused: the loop runs already."""
-        raise RuntimeError("this event loop runs already, and is not the handler's to run")
+        raise RuntimeError("this event loop runs already; a handler cannot run it")
 
     def stop(self) -> NoReturn:
-        """Refused: the loop is everybody's."""
+        """Refused: other connections use the loop, too."""
         raise RuntimeError("this event loop serves others, too; to end the connection, return CloseStream() from emit")
 
     # -- inside

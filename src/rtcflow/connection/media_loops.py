@@ -68,7 +68,7 @@ VIDEO_BURST: Final = 2
 
 
 class IdleWait:
-    """How long to wait after an `emit` that had nothing: 1, 2, 4 … 20 ms.
+    """How long to wait after an `emit` that returned None: 1, 2, 4 … 20 ms.
 
     If a handler waits by itself before it returns None (0.5 ms or more), it need not wait again. 20 ms is one frame;
     asking less often could be heard.

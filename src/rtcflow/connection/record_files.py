@@ -1,7 +1,7 @@
 """The files that recordings are written to: WAV, Ogg Opus and Matroska. For a worker thread: everything here may block.
 
-Each file is made anew (``"x"``). So an earlier recording is never overwritten, and two recordings to one file, of two
-processes even, are an error of the second one.
+Each file must be new (mode ``"x"``). So an earlier recording is never overwritten. If two recordings, even of two
+processes, want the same file, the second one fails.
 """
 
 from __future__ import annotations

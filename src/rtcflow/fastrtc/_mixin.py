@@ -1,8 +1,8 @@
 """FastRTC's `WebRTCConnectionMixin`: what answers offers for a class that is not a `Stream`.
 
-A class of one's own sets `event_handler`, `modality`, `mode` and `concurrency_limit`, and calls `handle_offer` in a
-route. Here a `Stream` of these attributes does the work. If nothing runs it (``async with self.rtc.running():``), it
-runs in a thread of its own.
+A user's class sets `event_handler`, `modality`, `mode` and `concurrency_limit`, and calls `handle_offer` in a route.
+Here a `Stream` of these attributes does the work. If nothing runs it (``async with self.rtc.running():``), it runs in a
+thread of its own.
 """
 
 from __future__ import annotations

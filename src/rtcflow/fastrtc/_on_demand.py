@@ -34,7 +34,7 @@ class OnDemand:
         self._stop: anyio.Event | None = None
 
     async def run(self, answer: Callable[..., Awaitable[Any]], *args: Any) -> Any:
-        """``await answer(*args)`` where the calls run: here, or in the thread, which is started if need be."""
+        """``await answer(*args)`` where the calls run: here, or in the thread, which is started if necessary."""
         if self._calls.is_running and self._thread is None:
             return await answer(*args)
         return await anyio.to_thread.run_sync(self._call, answer, *args)

@@ -20,7 +20,7 @@ def require_plain(cls: type, names: tuple[str, ...]) -> None:
     """Refuse a class in which one of these methods is ``async def``: they are called in worker threads.
 
     Raises:
-        TypeError: One is.
+        TypeError: One of them is.
     """
     for name in names:
         if inspect.iscoroutinefunction(vars(cls).get(name)):

@@ -44,7 +44,7 @@ LAST = 2.0
 
 @dataclass
 class AppState:
-    """What has been heard of one turn, in a subclass of `ReplyOnPause`.
+    """The audio heard in one turn so far, and its state, in a subclass of `ReplyOnPause`.
 
     Attributes:
         stream: The turn so far: int16, shape (n,).
@@ -167,7 +167,7 @@ class ReplyOnPause(StreamHandler):
         self._step: Any = None  # the task in the loop that an async reply's next item comes from
 
     def _is_plain(self) -> bool:
-        """Whether nothing of the old way is asked for."""
+        """Whether the class runs as `rtcflow.ReplyOnPause` does, and not in FastRTC's way."""
         return type(self) in {ReplyOnPause, ReplyOnStopWords} and not set(self._names) & vars(self).keys()
 
     def _check(self) -> None:
@@ -274,7 +274,7 @@ class ReplyOnPause(StreamHandler):
         return self._judge(audio, sampling_rate, speech, state)
 
     def _judge(self, audio: NDArray[Any], rate: int, speech: float, state: Any) -> bool:
-        """Whether a full chunk with so many seconds of speech ends the turn."""
+        """Whether a full chunk with this many seconds of speech ends the turn."""
         options = self.algo_options
         if not state.started_talking and speech > options.started_talking_threshold:
             state.started_talking = True

@@ -289,7 +289,9 @@ class Stream(stream.Stream):
         return output
 
     async def update_connection(self, webrtc_data: str | WebRTCData, desired_state: Literal["closed"]) -> None:
-        """End a call. FastRTC only asked the page to do so, and passed over ids that it did not know; so does this."""
+        """End a call. FastRTC only asked the page to do so, and ignored ids that it did not know. This ignores them,
+        too.
+        """
         if desired_state != "closed":
             raise ValueError(f"desired_state={desired_state!r}; expected 'closed'")
         with suppress(UnknownConnection):

@@ -692,7 +692,7 @@ class StreamHandler(StreamHandlerBase):
 
         Args:
             frame: ``(sample_rate, samples)``: `input_sample_rate` Hz; int16, shape (channels, n), (1, n) mono and
-                (2, n) stereo as `expected_layout` says. The array is the handler's to keep.
+                (2, n) stereo as `expected_layout` says. The handler may keep the array.
         """
 
     @abstractmethod
@@ -779,8 +779,8 @@ class AsyncAudioVideoStreamHandler(AsyncStreamHandler):
         """Take the peer's latest video frame, as `AudioVideoStreamHandler.video_receive`.
 
         Args:
-            frame: float32, shape (height, width, 3), BGR, 0-255, unless `video_format` says otherwise (which is why
-                it is typed Any). The array is the handler's to keep.
+            frame: float32, shape (height, width, 3), BGR, 0-255, unless `video_format` says otherwise (which is why it
+                is typed Any). The handler may keep the array.
         """
 
     @abstractmethod

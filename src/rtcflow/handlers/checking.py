@@ -22,7 +22,7 @@ from .base import (
 __all__ = ["check_handler", "copy_handler", "has_own_method", "has_video"]
 
 _METHODS = {"receive": "frame", "emit": "", "start_up": "", "video_receive": "frame", "video_emit": ""}
-"""The methods whose colour follows the class, with their arguments."""
+"""The methods that must be async in async handlers and plain in sync ones, with their arguments."""
 
 _EMPTY = {
     StreamHandlerBase.shutdown,
@@ -95,7 +95,7 @@ def copy_handler(handler: StreamHandlerBase) -> StreamHandler | AsyncStreamHandl
     """Make the handler for one connection: `handler.copy()`, checked.
 
     Raises:
-        HandlerError: `copy` returned what cannot serve: another kind of thing, or a handler that is not fresh.
+        HandlerError: `copy` returned something else than a fresh handler.
         BaseException: What `copy` raises, as it is.
     """
     copied: Any = cast("Any", handler).copy()

@@ -92,7 +92,7 @@ class _Function:
         self._most = None if any_number else len(positional) - own
 
     def check(self, count: int) -> None:
-        """Check that it can be called with so many arguments beside its own.
+        """Check that it can be called with this many arguments after its own.
 
         Raises:
             ValueError: It cannot.
@@ -306,10 +306,10 @@ class _AsyncVideo(AsyncAudioVideoStreamHandler):
 
 
 def check_args(handler: StreamHandlerBase, args: Sequence[Any]) -> None:
-    """Check that the function in `handler`, if there is one, takes so many arguments.
+    """Check that the function in `handler`, if there is one, takes this many arguments.
 
     Raises:
-        ValueError: It does not.
+        ValueError: It takes more or fewer.
     """
     count = len(args) - (bool(args) and isinstance(args[0], WebRTCData))
     if isinstance(handler, _Audio | _AsyncAudio | _Video | _AsyncVideo):

@@ -1,4 +1,4 @@
-"""What handlers return and are given, sorted out: pure functions between a connection and `emit`, `video_emit`.
+"""Checks and sorts what handlers return and are given: pure functions between a connection and `emit`, `video_emit`.
 
 The grammar, for audio and video alike: ``media``, ``outputs``, ``close``, ``(media, outputs)``, ``(media, close)`` or
 None, where media is ``(sample_rate, samples[, layout])`` or a picture.
@@ -83,7 +83,7 @@ def parse_emit(item: object, *, what: str = "emit()") -> Emitted:
         what: What returned it, for the error.
 
     Raises:
-        MediaError: `item` is no `EmitType`; the text says what was wrong and what to write instead.
+        MediaError: `item` is not an `EmitType`; the text says what was wrong and what to write instead.
     """
     media, outputs, close = _split(item, what, AUDIO_GRAMMAR)
     audio = None if media is None else _parse_audio(media, what)
@@ -137,7 +137,7 @@ def parse_video_emit(item: object, video_format: VideoFormat = "bgr24", *, what:
         Its frame has format ``bgr24``, ``rgb24`` or ``gray``, or is the very `av.VideoFrame` that was returned.
 
     Raises:
-        MediaError: `item` is no `VideoEmitType`; the text says what was wrong and what to write instead.
+        MediaError: `item` is not a `VideoEmitType`; the text says what was wrong and what to write instead.
     """
     media, outputs, close = _split(item, what, VIDEO_GRAMMAR)
     frame = None if media is None else _parse_picture(media, video_format, what)
@@ -175,7 +175,7 @@ def _parse_picture(media: object, video_format: VideoFormat, what: str) -> av.Vi
 
 
 def _check_size(width: int, height: int, what: str) -> None:
-    """No size reaches a codec that no codec takes."""
+    """Refuse sizes that no codec takes."""
     if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE and width * height <= MAX_PIXELS):
         raise MediaError(
             f"{what} returned a picture of {width} × {height} pixels",
@@ -224,7 +224,7 @@ def video_to_handler(frame: av.VideoFrame, video_format: VideoFormat) -> av.Vide
 
 
 def _describe(item: object) -> str:
-    """Name junk in a few words."""
+    """Describe a value of the wrong kind in a few words."""
     if isinstance(item, tuple):
         return f"a tuple of {len(item)}: ({', '.join(type(element).__name__ for element in item)})"
     return (

@@ -51,7 +51,7 @@ class Heard:
 
 
 @dataclass(slots=True)
-class _Entry:
+class _PlayedChunk:
     start: float
     end: float
     text: str
@@ -62,13 +62,13 @@ class _Entry:
 class PlayoutLedger:
     """The chunks of one reply, in the order they were emitted, and how far they have been played.
 
-    Chunks are kept only until they have been played, for `rest`: at most what waits to leave. Of the others the words
-    are.
+    Chunks are kept only until they have been played, for `rest`: at most what waits to leave. Of played chunks only the
+    words are kept.
     """
 
     def __init__(self) -> None:
         self._said = ""
-        self._kept: deque[_Entry] = deque()
+        self._kept: deque[_PlayedChunk] = deque()
         self._origin = 0.0
         self._played = 0.0
         self._total = 0.0
@@ -87,7 +87,7 @@ class PlayoutLedger:
     def add(self, sample_rate: int, samples: NDArray[np.int16], text: str = "") -> None:
         """A chunk was emitted: int16, shape (channels, n)."""
         start, self._total = self._total, self._total + samples.shape[1] / sample_rate
-        self._kept.append(_Entry(start, self._total, text, sample_rate, samples))
+        self._kept.append(_PlayedChunk(start, self._total, text, sample_rate, samples))
 
     def close(self) -> None:
         """Nothing more will be added."""
@@ -120,7 +120,7 @@ class PlayoutLedger:
         return chunks
 
 
-def _part(entry: _Entry, played: float) -> str:
+def _part(entry: _PlayedChunk, played: float) -> str:
     """The words of `entry` that were spoken when `played` seconds were."""
     if played >= entry.end - 0.005:
         return entry.text

@@ -100,7 +100,7 @@ class OpusCoder:
         try:
             frames = self._decoder.decode(av.Packet(payload))
         except av.FFmpegError as error:
-            raise MediaError(f"{len(payload)} bytes that are no Opus packet", "one packet (RFC 6716)") from error
+            raise MediaError(f"{len(payload)} bytes that are not an Opus packet", "one packet (RFC 6716)") from error
         parts = [_from_interleaved(frame.to_ndarray().astype(np.int16).reshape(-1), self._channels) for frame in frames]
         return np.concatenate(parts, axis=1) if parts else np.zeros((self._channels, 0), np.int16)
 

@@ -63,7 +63,7 @@ class Concealer:
         return self._go_on(n).astype(np.int16)
 
     def _last_period(self, history: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The end of the history that it is most like a repetition of, found by correlation."""
+        """The part of the history that the end of the history repeats most closely, found by correlation."""
         mono = history.mean(axis=0)
         shortest, longest = round(SHORTEST_PERIOD * self._rate), round(LONGEST_PERIOD * self._rate)
         longest = min(longest, len(mono) // 2)

@@ -1,4 +1,4 @@
-"""Finding one sound in another: what echo finding, the marks of a load and `rtcflow.testing.latency` stand on."""
+"""Finding one sound in another, for echoes, the marks of a load and `rtcflow.testing.latency`."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ MAX_FILL: Final = 0.06
 packet that showed the hole, so more of it would become lasting delay."""
 
 OUTAGE: Final = 0.5
-"""If so many seconds of audio are missing at once, the link was gone: nothing is waited for or made up."""
+"""If this many seconds of audio are missing at once, the link was gone: nothing is waited for or made up."""
 
 MAX_HELD: Final = 64
 """The most packets that wait behind a hole."""
@@ -59,7 +59,7 @@ class Played(NamedTuple, Generic[T]):
     Attributes:
         payload: As it was fed.
         pts: Media time in units of the clock rate: 0 for the first packet, counting on through losses and silence.
-        restarted: The source began anew: forget the decoder's state.
+        restarted: The source began again: forget the decoder's state.
     """
 
     payload: T
@@ -221,8 +221,8 @@ class JitterBuffer(Generic[T]):
         delta = (timestamp - self._last_timestamp) & 0xFFFFFFFF
         elapsed = max(arrival - self._last_arrival, 0.0)
         if delta > (elapsed + _CLOCK_SLACK) * self._clock_rate:
-            # Backwards, or far ahead of the clock: another source's timestamps. A leap that the clock confirms is
-            # none: the peer was silent (DTX) and sent nothing.
+            # Backwards, or far ahead of the clock: another source's timestamps. If the clock confirms a leap, the
+            # source is the same: the peer was silent (DTX) and sent nothing.
             self._restarts += 1
             delta = max(self._step, int(elapsed * self._clock_rate))
         elif sequence == self._next and self._shortest <= delta <= self._longest:

@@ -1,4 +1,4 @@
-"""How loud audio is, as RTP tells it."""
+"""How loud audio is, in RTP's units."""
 
 from __future__ import annotations
 

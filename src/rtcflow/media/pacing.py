@@ -15,7 +15,7 @@ class Pacer:
 
     Args:
         rate: Frames a second; need not be whole (29.97).
-        max_lag: Seconds behind schedule after which the schedule starts anew, instead of sending a burst of what was
+        max_lag: Seconds behind schedule after which the schedule starts again, instead of sending a burst of what was
             missed. Two frames by default: one late frame is made up for, a stall is not.
 
     Raises:

@@ -166,7 +166,7 @@ class PictureBuffer:
         return min(MOST_WAIT, max(LEAST_WAIT, 3.5 * self._round_trip))
 
     def restart(self, now: float) -> None:
-        """Begin anew, with the next key picture: another source, or a sequence that jumped."""
+        """Begin again, with the next key picture: another source, or a sequence that jumped."""
         self.dropped += len(self._packets)
         self._packets.clear()
         self._holes.clear()

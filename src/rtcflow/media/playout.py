@@ -9,7 +9,7 @@ count, never by adding up floats, so 24 hours of frames drift by nothing. Three 
 - In time, or late by less than `max_lag`: the frame leaves now, and its media time follows on. Overdue frames leave one
   after the other at once. So a jitter of the handler up to `max_lag` never becomes lasting latency.
 - Late by `max_lag` or more, because the handler was silent or stalled: media time skips as many whole frames as were
-  missed, since an RTP timestamp counts through silence (RFC 3550 section 5.1). The schedule starts anew.
+  missed, since an RTP timestamp counts through silence (RFC 3550 section 5.1). The schedule starts again.
 - Nothing queued: nothing is due.
 
 Audio can still wait for good in two cases: the frame that set the anchor came late itself, or a stall ended with a
@@ -43,8 +43,9 @@ SHED_AFTER: Final = 0.5
 """Seconds for which audio must have waited without need before anything is done about it."""
 
 SHED_EVERY: Final = 2
-"""While shedding, one of so many frames that are played is made of two: speech runs half as fast again, and can still
-be followed."""
+"""While shedding, one of this many frames that are played is made of two: speech runs half as fast again, and can still
+be followed.
+"""
 
 SHED_AT_ONCE: Final = 0.8
 """A standing queue longer than this (seconds) is cut to it at once. The rest is shed in twice that time, so the delay
@@ -84,7 +85,7 @@ class PlayoutFrame(NamedTuple):
         frame: Exactly one frame's worth of audio (`frame_size` samples); `pts` counts through silence.
         talkspurt: True for the first frame after silence (the RTP marker bit, RFC 3551 section 4.1).
         deadline: When it was due, on the clock of `now`.
-        slot: When it is to be heard: its place in the schedule, without `lead`.
+        slot: When it is to be heard: its place in the schedule, without `ahead`.
     """
 
     frame: AudioFrame
@@ -103,7 +104,7 @@ class PlayoutStatistics:
         dropped: Cleared or shed.
         shed: The part of `dropped` that `Latency.LIVE` shed.
         waiting: Waiting now.
-        gaps: How often the schedule started anew after having run dry.
+        gaps: How often the audio ran dry and the schedule started again.
     """
 
     queued: int
@@ -161,7 +162,8 @@ class Playout:
 
     @property
     def position(self) -> int:
-        """How far into the pushed audio playing has come, in samples: what was played or shed, but not cleared.
+        """How far playing has come in the pushed audio, in samples: played or shed audio counts, cleared audio does
+        not.
 
         A sample was heard if it was pushed when ``position + waiting`` was less than the position is now.
         """
@@ -202,7 +204,7 @@ class Playout:
         self.next_slot = self._scheduled - self.ahead
 
     def pop(self, now: float, within: float = 0.0) -> PlayoutFrame | None:
-        """Take the frame that is due, or is `within` so many seconds; None if no frame is due."""
+        """Take the frame that is due now or `within` seconds; None if there is no such frame."""
         deadline = self.next_deadline(now)
         if deadline is None or deadline > now + max(within, 1e-9):
             return None
@@ -324,7 +326,7 @@ class Playout:
         self._slack.reset()
 
     def _shed_silence(self, frames: int) -> int:
-        """Drop up to so many silent frames, wherever they wait; returns how many that were."""
+        """Drop at most this many silent frames, wherever they wait; returns how many were dropped."""
         size, kept, shed = self.frame_size, deque[tuple[NDArray[np.int16], float]](), 0
         begin, self._offset = self._offset, 0
         for chunk, pushed in self._chunks:
@@ -365,7 +367,7 @@ class _Slack:
         self._queued = self._least = self._most = self._standing = self._peak = 0.0
 
     def reset(self) -> None:
-        """Forget what was seen, and begin anew."""
+        """Forget what was seen, and begin again."""
         self._since = None
 
     def note(self, now: float, slack: float, queued: float, waiting: float) -> _Seen | None:

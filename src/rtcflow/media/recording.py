@@ -9,7 +9,7 @@ known about the origin. Each frame waits `HOLD` seconds before it is placed, and
 
 - They come with the same least delay: nothing moves. Between two such frames the distance is exact to the sample.
 - They catch up after a stall: the stall was the network's, and moves nothing either.
-- They stay late after a pause of arrivals: the sender has paused without counting, and the side begins anew there.
+- They stay late after a pause of arrivals: the sender has paused without counting, and the side begins again there.
 - The least delay of `WINDOW` seconds leaves the deadband: the device's clock runs faster or slower than ours. Single
   samples are then put in or taken out, at most one in `SLEW` samples, until the side is back in place.
 
@@ -50,7 +50,7 @@ PAUSE: Final = 0.1
 """Seconds without an arrival after which lasting lateness is taken for a pause of the sender."""
 
 STEP: Final = 1.0
-"""Seconds of lasting lateness after which a side begins anew, however it came about."""
+"""Seconds of lasting lateness after which a side begins again, whatever the reason."""
 
 LEAP: Final = 2.0
 """Seconds by which media time may run ahead of our clock before it counts as leapt (as in `media.jitter`)."""
@@ -68,7 +68,7 @@ class Mark(NamedTuple):
     seconds: float
 
 
-class _Waiting(NamedTuple):
+class _WaitingFrame(NamedTuple):
     samples: NDArray[np.int16]  # shape (n,)
     rate: int
     pts: int
@@ -111,7 +111,7 @@ class _Side:
         self.lost = 0  # samples that were placed too far back
         self.end = self._base = 0
         self._parts: list[NDArray[np.int16]] = []
-        self._waiting: deque[_Waiting] = deque()
+        self._waiting: deque[_WaitingFrame] = deque()
         self._least, self._recent = _Least(), _Least()
         self._last = float("-inf")  # the delay of the frame placed last
         self._anchor: tuple[int, int, int] | None = None  # rate, pts, and the position of that pts
@@ -122,7 +122,7 @@ class _Side:
         self._run_at = 0
         self._resampler: Resampler | None = None
 
-    def add(self, frame: _Waiting) -> None:
+    def add(self, frame: _WaitingFrame) -> None:
         self.place(frame.at - HOLD)  # before: so it does not matter when blocks are taken
         self._waiting.append(frame)
         self._least.add(frame.at, frame.delay)
@@ -144,7 +144,7 @@ class _Side:
         rate, begin, position = self._anchor
         return position + (pts - begin) * self.rate // rate
 
-    def _place(self, frame: _Waiting, least: float) -> None:
+    def _place(self, frame: _WaitingFrame, least: float) -> None:
         samples, rate, pts, at, fresh = frame
         delay, media = frame.delay, pts / rate
         anchor = self._anchor
@@ -168,7 +168,7 @@ class _Side:
         self._run.append(samples)
 
     def _begin(self, rate: int, pts: int, at: float) -> None:
-        """Let this side's media time begin anew: `pts` is at `at` seconds."""
+        """Let this side's media time begin again: `pts` is at `at` seconds."""
         self._anchor = (rate, pts, round(at * self.rate))
         self._recent = _Least()
         self._slewing = False
@@ -285,7 +285,7 @@ class Timeline:
         """The caller's `frame` has come."""
         self._now = max(self._now, now)
         samples = to_channels(frame.samples, 1)[0]
-        self._sides[0].add(_Waiting(samples, frame.sample_rate, frame.pts, now - self._start, fresh=False))
+        self._sides[0].add(_WaitingFrame(samples, frame.sample_rate, frame.pts, now - self._start, fresh=False))
 
     def left(self, due: PlayoutFrame, now: float) -> None:
         """A frame has left for the caller at `now`."""
@@ -295,7 +295,7 @@ class Timeline:
         frame = due.frame
         samples = to_channels(frame.samples, 1)[0]
         slot = due.slot - self._start
-        self._sides[1].add(_Waiting(samples, frame.sample_rate, frame.pts, slot, due.talkspurt))
+        self._sides[1].add(_WaitingFrame(samples, frame.sample_rate, frame.pts, slot, due.talkspurt))
 
     def cleared(self, now: float, seconds: float) -> None:
         """What waited for the caller was cleared, and so was what had left before its time (telephone)."""

@@ -85,7 +85,7 @@ class Resampler:
         return out
 
     def flush(self) -> NDArray[np.int16]:
-        """Return what is held back, and begin anew.
+        """Return what is held back, and begin again.
 
         Returns:
             int16, shape (target channels, n).
@@ -159,7 +159,7 @@ class Converter:
         return out
 
     def flush(self) -> NDArray[np.int16]:
-        """Return what is held back, at the end of a piece of audio. The next piece begins anew."""
+        """Return what is held back, at the end of a piece of audio. The next piece begins again."""
         if self._resampler is None:
             return np.empty((self.target.channels, 0), np.int16)
         return self._resampler.flush()

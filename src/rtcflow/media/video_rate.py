@@ -13,8 +13,8 @@ faster.
 
 An encoder does not keep to a target from picture to picture: a key picture takes ten times as much as others, and a
 picture full of detail cannot be made small enough. So what was sent above the target is a *debt*, and the next picture
-waits until it is paid down to `ALLOWANCE`. Pictures that the handler emits meanwhile are passed over: the one that goes
-is the newest. So no queue builds up here or on the path, and the frame rate falls instead. A queue that the round trip
+waits until it is paid down to `ALLOWANCE`. Pictures that the handler emits meanwhile are left out: the one that goes is
+the newest. So no queue builds up here or on the path, and the frame rate falls instead. A queue that the round trip
 shows is owed as well.
 
 Requests of the receiver are bounded by the same idea. A key picture that is asked for while one is on its way answers
@@ -39,7 +39,9 @@ UNDER: Final = 0.85
 """The share of the path's rate that is taken after a queue, so that the queue empties (the factor of the draft)."""
 
 FIRST_PACE: Final = 2.0
-"""Until the first trouble, the debt is paid so many times as fast: no call begins with half a second of one picture."""
+"""Until the first trouble, the debt is paid this many times as fast: no call begins with half a second of one
+picture.
+"""
 
 LEAST_FALL: Final = 0.85
 """The most of the target that is kept when a queue was seen, whatever its growth."""
@@ -102,11 +104,11 @@ class VideoRate:
 
     @property
     def target(self) -> int:
-        """Bits per second that the encoder shall make."""
+        """Bits per second for the encoder."""
         return round(max(self._least, min(self._ours, self._estimate, self._most)))
 
     def estimate(self, bitrate: float) -> None:
-        """The receiver estimates that the path carries so many bits per second (REMB)."""
+        """The receiver estimates that the path carries this many bits per second (REMB)."""
         self._estimate = bitrate
 
     def report(self, now: float, lost: float, round_trip: float | None) -> None:
@@ -193,7 +195,9 @@ class VideoRate:
     # -- requests of the receiver
 
     def key_asked(self, now: float) -> bool:
-        """The receiver asks for a key picture. Whether the next picture shall be one; no if one is on its way."""
+        """The receiver asks for a key picture. Returns whether the next picture must be one; it need not if one is on
+        its way.
+        """
         if self._key_wanted or now < self._key_until:
             return False
         self._key_wanted = True

@@ -51,7 +51,7 @@ def parse_ice_url(url: str) -> IceUrl:
     match = _URL.fullmatch(url) if isinstance(url, str) else None
     if match is None:
         raise ValueError(
-            f"{url!r} is no URL of a STUN or TURN server; write for example 'stun:stun.example.org:3478' or "
+            f"{url!r} is not the URL of a STUN or TURN server; write for example 'stun:stun.example.org:3478' or "
             "'turn:turn.example.org?transport=tcp'"
         )
     scheme, host, port, transport = match.groups()
@@ -61,7 +61,7 @@ def parse_ice_url(url: str) -> IceUrl:
             ipaddress.IPv6Address(host)
         except ValueError:
             raise ValueError(
-                f"{url!r} has [{host}], which is no IPv6 address; write for example [2001:db8::1]"
+                f"{url!r} has [{host}], which is not an IPv6 address; write for example [2001:db8::1]"
             ) from None
     number = int(port or PORTS[scheme])
     if not 1 <= number <= 65535:

@@ -127,7 +127,7 @@ class Ping:
 
 
 @dataclass(frozen=True, slots=True)
-class Dtmf:
+class KeyPressed:
     """The caller pressed a key: one of ``0123456789*#ABCD``."""
 
     digit: str
@@ -153,7 +153,7 @@ class Stopped:
 
 
 @dataclass(frozen=True, slots=True)
-class Failed:
+class CarrierFailed:
     """The carrier reports an error of its own."""
 
     reason: str
@@ -170,7 +170,17 @@ class Unknown:
 
 
 LineEvent: TypeAlias = (
-    Connected | CallStarted | Media | TextMessage | Ping | Dtmf | MarkPlayed | Cleared | Stopped | Failed | Unknown
+    Connected
+    | CallStarted
+    | Media
+    | TextMessage
+    | Ping
+    | KeyPressed
+    | MarkPlayed
+    | Cleared
+    | Stopped
+    | CarrierFailed
+    | Unknown
 )
 
 
@@ -296,7 +306,7 @@ class LineCodec(ABC):
                         "the call was started twice; open a second WebSocket for a second call", close_code=WRONG_ORDER
                     )
                 self.call = event
-            case Media() | Dtmf() | MarkPlayed() | Cleared() | TextMessage():
+            case Media() | KeyPressed() | MarkPlayed() | Cleared() | TextMessage():
                 if self.call is None:
                     raise RemoteProtocolError(
                         f"{_in_words(event)} came before the call was started; send the start message first",
@@ -307,7 +317,7 @@ class LineCodec(ABC):
                     raise RemoteProtocolError("'connected' came after the call was started", close_code=WRONG_ORDER)
             case Stopped():
                 self._stopped = True
-            case Ping() | Failed() | Unknown() | None:
+            case Ping() | CarrierFailed() | Unknown() | None:
                 pass
 
     def send_event(self, event: LineEvent) -> Message:
@@ -336,9 +346,16 @@ class LineCodec(ABC):
 
 
 def _in_words(event: object) -> str:
-    return {"Media": "media", "Dtmf": "a DTMF digit", "MarkPlayed": "a mark", "Cleared": "an answer to a clear"}.get(
-        type(event).__name__, "a data message"
-    )
+    match event:
+        case Media():
+            return "media"
+        case KeyPressed():
+            return "a DTMF digit"
+        case MarkPlayed():
+            return "a mark"
+        case Cleared():
+            return "an answer to a clear"
+    return "a data message"
 
 
 # -- reading JSON that somebody else wrote
@@ -355,7 +372,7 @@ def parse_object(message: Message) -> dict[str, Any]:
     """The JSON object in a text message.
 
     Raises:
-        RemoteProtocolError: It is binary, no JSON, or no object.
+        RemoteProtocolError: The message is binary, not JSON, or not an object.
     """
     if not isinstance(message, str):
         raise binary_json(message) or RemoteProtocolError(
@@ -366,7 +383,7 @@ def parse_object(message: Message) -> dict[str, Any]:
     except (ValueError, RecursionError):  # RecursionError: "[[[[…"
         raise wrong(f"not JSON: {message[:_SHOWN]!r}") from None
     if not isinstance(value, dict):
-        raise wrong(f"JSON, but no object: {message[:_SHOWN]!r}")
+        raise wrong(f"JSON, but not an object: {message[:_SHOWN]!r}")
     return value
 
 
@@ -430,8 +447,8 @@ def read_count(message: Mapping[str, Any], key: str) -> int | None:
 def read_payload(message: Mapping[str, Any]) -> bytes:
     """The base64 bytes at ``payload``.
 
-    Line breaks are passed over, and padding may be missing, as browsers read base64 (WHATWG Infra,
-    "forgiving-base64 decode"): encoders for mail (Android's ``DEFAULT``, Python's ``encodebytes``) put lines in.
+    Line breaks are ignored, and padding may be missing, as browsers read base64 (WHATWG Infra, "forgiving-base64
+    decode"): encoders for mail (Android's ``DEFAULT``, Python's ``encodebytes``) put lines in.
     """
     text = read_text(message, "payload")
     try:
@@ -468,11 +485,11 @@ def check_keys(keys: str, more: str = "") -> None:
         raise ValueError(f"a telephone has no key {strange[0]!r}; it has {KEYS}")
 
 
-def read_digit(value: object) -> Dtmf:
+def read_digit(value: object) -> KeyPressed:
     """A key of a telephone (ITU-T Q.23)."""
     if not isinstance(value, str) or not re.fullmatch(r"[0-9*#A-Da-d]", value):
         raise wrong("'digit' must be one of 0123456789*#ABCD")
-    return Dtmf(value.upper())
+    return KeyPressed(value.upper())
 
 
 def unknown_event(name: object, known: str) -> RemoteProtocolError:
@@ -526,7 +543,7 @@ class MessageRate:
 
 
 class Reorder:
-    """Puts numbered media in order, and waits for what is missing only so long.
+    """Puts numbered media in order, and waits for what is missing for a limited time.
 
     Telnyx: "Media frame order is not guaranteed. Use media.chunk … to order frames".
 
@@ -535,7 +552,7 @@ class Reorder:
     """
 
     RESTART = 50
-    """By how much a number must fall to mean that the far side counts anew: 1 s."""
+    """By how much a number must fall to mean that the far side counts from the start again: 1 s."""
 
     def __init__(self, bound: int = 5) -> None:
         self.bound = bound

@@ -4,8 +4,8 @@ A server tells its page about the conversation in JSON, ``{"type": T, "data": D}
 ``handshake``; any other text is the application's own. FastRTC's documentation gives errors and warnings under
 ``data`` while its code sends them under ``message``: both keys are written, either is read.
 
-Text is ours only if it is *exactly* ours. A message with a type of ours but other keys, or data of another kind, is
-the application's, and reaches it unchanged.
+Text is ours only if it is *exactly* ours. A message with one of our types but other keys, or other data, is the
+application's, and reaches it unchanged.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ class AppMessage:
     """Text of the application's own, as it came.
 
     Attributes:
-        text: Any text. What happens to spell one of the messages above is read as that.
+        text: Any text. Text that is exactly one of the messages above is read as that message.
     """
 
     text: str

@@ -9,7 +9,7 @@ from typing import Final
 from .lines import MessageRate
 
 ADDRESSES: Final = 4096
-"""The most addresses that are remembered, about 1 MB; who has asked least recently is forgotten."""
+"""The most addresses that are remembered, about 1 MB; the address that asked least recently is forgotten."""
 
 BURST: Final = 10.0
 """Seconds' worth of requests that may come at once."""

@@ -156,10 +156,10 @@ class RealtimeProtocol(Protocol):
         """What the user types; it is to be answered."""
 
     def result(self, call: ToolCall, content: str, *, answer: bool) -> list[str]:
-        """A tool's result. `answer`: the service shall speak now."""
+        """A tool's result. `answer`: the service must speak now."""
 
     def truncated(self, item: str, milliseconds: int) -> list[str]:
-        """Of this message only so much was heard."""
+        """Only this much of the message was heard."""
 
     def history(self, messages: Iterable[Mapping[str, Any]]) -> list[str]:
         """What a new session is told of the conversation so far; sent after `hello`.
@@ -245,10 +245,13 @@ class OpenAIRealtime:
         kinds = {"user": "input_text", "assistant": "output_text"}
         return [
             self._item(
-                {"type": "message", "role": role, "content": [{"type": kinds[role], "text": message["content"]}]}
+                {
+                    "type": "message",
+                    "role": message["role"],
+                    "content": [{"type": kinds[message["role"]], "text": message["content"]}],
+                }
             )
             for message in messages
-            if (role := message["role"]) in kinds and message["content"]
         ]
 
     def _item(self, item: dict[str, Any]) -> str:
@@ -360,11 +363,7 @@ class GeminiLive:
     def history(self, messages: Iterable[Mapping[str, Any]]) -> list[str]:
         """``clientContent`` that asks for no answer; nothing if the service resumes the session by itself."""
         roles = {"user": "user", "assistant": "model"}
-        turns = [
-            {"role": roles[message["role"]], "parts": [{"text": message["content"]}]}
-            for message in messages
-            if message["role"] in roles and message["content"]
-        ]
+        turns = [{"role": roles[message["role"]], "parts": [{"text": message["content"]}]} for message in messages]
         if self._handle is not None or not turns:
             return []
         return [json.dumps({"clientContent": {"turns": turns, "turnComplete": False}})]

@@ -1,7 +1,7 @@
 """Coming back to a call whose link broke: what a client and a server say to each other, and the proof in it.
 
     client → server   "resume": true                              when it begins a call: it would like to come back
-    server → client   "resume": {"secret": S, "seconds": 30}      for so long the call waits; or no such key
+    server → client   "resume": {"secret": S, "seconds": 30}      how long the call waits; or no such key
     client → server   "resume": {"number": N, "proof": P}         over a new link, with the call's id
 
 The id of a call stands in URLs, and so in logs of servers and proxies. Therefore it is not enough to take a call over.
@@ -51,7 +51,7 @@ class Permit:
 
     Attributes:
         secret: Known to this client and the server only.
-        seconds: For so long the call waits after its link broke.
+        seconds: How long the call waits after its link broke.
     """
 
     secret: str

@@ -1,4 +1,4 @@
-"""Reads what an offer offers: enough of SDP (RFC 8866) and JSEP (RFC 8829) to admit or refuse it early.
+"""Reads the facts of an offer: enough of SDP (RFC 8866) and JSEP (RFC 8829) to admit or refuse it early.
 
 `summarise_offer` reads facts and negotiates nothing: the engine reads the offer again, with aiortc's parser, to answer
 it. That parser gives up at the first line that it cannot read, needed or not. `tidy` therefore takes such lines out

@@ -82,7 +82,7 @@ class IceCandidate:
     def usable(self) -> bool:
         """Whether anything can be done with it: UDP, of a known type, to an address or an mDNS name.
 
-        Others are sound, and are to be passed over in silence (RFC 8839 section 5.1).
+        Others are valid, and are ignored without an error (RFC 8839 section 5.1).
         """
         return (
             self.protocol == "udp"
@@ -210,8 +210,8 @@ def parse_request(body: bytes) -> Request:
         body: Any bytes.
 
     Raises:
-        InvalidOffer: The text says what was wrong; `status` is 413 for too much of it, 400 for what is no JSON
-            object, 422 for a field that is missing or wrong. `InvalidCandidate` where it is the candidate.
+        InvalidOffer: The text says what was wrong; `status` is 413 for too much of it, 400 for a body that is not a
+            JSON object, 422 for a field that is missing or wrong. `InvalidCandidate` where it is the candidate.
     """
     if len(body) > MAX_BODY:
         raise InvalidOffer(f"the request has {len(body)} bytes; at most {MAX_BODY} are read", status=413)
@@ -418,15 +418,8 @@ def parse_answer(body: bytes, status: int = 200) -> Answer:
     raise RemoteProtocolError(f"the server's reply (HTTP {status}) is not an answer: {_show_bytes(body)}")
 
 
-def check_reply(body: bytes, status: int = 200) -> None:
-    """Read the reply to a candidate; returns if it was taken. Raises as `parse_answer` does."""
-    fields = parse_reply(body, status)
-    if fields.get("status") != "success":
-        raise RemoteProtocolError(f"the server's reply (HTTP {status}) to a candidate: {_show_bytes(body)}")
-
-
 def parse_reply(body: bytes, status: int) -> dict[str, Any]:
-    """The JSON object that a server of ours or of FastRTC's replies. Raises as `parse_answer` does."""
+    """The JSON object in the reply of a server, rtcflow's or FastRTC's. Raises as `parse_answer` does."""
     try:
         fields = json.loads(body[: 4 * MAX_BODY])
     except (ValueError, RecursionError):
@@ -436,7 +429,7 @@ def parse_reply(body: bytes, status: int) -> dict[str, Any]:
     if status >= 400:
         raise NegotiationError(f"the server refused (HTTP {status}): {_show_bytes(body)}", status=status)
     if not isinstance(fields, dict):
-        raise RemoteProtocolError(f"the server's reply (HTTP {status}) is no JSON object: {_show_bytes(body)}")
+        raise RemoteProtocolError(f"the server's reply (HTTP {status}) is not a JSON object: {_show_bytes(body)}")
     return fields
 
 

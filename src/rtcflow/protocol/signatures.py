@@ -132,7 +132,7 @@ def verify_plivo(
         return False
     try:
         expected = plivo_signature(token, nonce, url, parameters, post=post)
-    except ValueError:  # this is no URL
+    except ValueError:  # not a URL
         return False
     return any([same_secret(one.strip(), expected) for one in signature.split(",")])  # noqa: C419 - all of them
 

@@ -13,7 +13,7 @@ import numpy as np
 MEDIA_TYPE: Final = "text/event-stream"
 
 COMMENT: Final = b":\n\n"
-"""Means nothing: keeps a connection from looking idle to proxies."""
+"""A comment without meaning. It keeps a connection from looking idle to proxies."""
 
 
 def encode_event(name: str, data: Any, number: int = 0) -> bytes:
@@ -30,10 +30,8 @@ def encode_event(name: str, data: Any, number: int = 0) -> bytes:
 
 
 def plain(value: Any) -> Any:
-    """`value` in what JSON has.
-
-    Tuples, sets and arrays become lists, dataclasses objects, numbers that are not finite null (JSON has none), and
-    what JSON does not know its ``str()``.
+    """`value` as JSON can hold it. Tuples, sets and arrays become lists. Dataclasses become objects. Numbers that are
+    not finite become null, since JSON has no such numbers. Other values become their ``str()``.
 
     Raises:
         ValueError: It contains itself.

@@ -223,7 +223,7 @@ def _lines(text: str) -> Iterator[str]:
 def etag_matches(if_match: str, etag: str) -> bool:
     """Whether the `If-Match` header (RFC 9110 section 13.1.1) names `etag`, or any.
 
-    RFC 9725 writes the latter in quotes, RFC 9110 without; both are known here.
+    RFC 9725 writes it in quotes, RFC 9110 without; both are known here.
     """
     named = {part.strip() for part in if_match.split(",")}
     return bool(named & {etag, "*", '"*"'})

@@ -71,7 +71,7 @@ def make_page(options: Options) -> bytes:
             mode=options.mode.value,
             arguments="\n".join(_labelled(field.name, _input(field)) for field in options.form) or _ANY,
             hidden="" if options.form else "hidden",  # until the handler asks
-            # There is a field to write to `on_message` if somebody reads it.
+            # There is a text field for `on_message` if the handler has that method.
             quiet="hidden" if type(options.handler).on_message is StreamHandlerBase.on_message else "",
             # The last result of a function stands for all outputs so far.
             outputs="all" if options.additional_outputs_handler is None else "last",

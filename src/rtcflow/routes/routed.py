@@ -14,7 +14,7 @@ from starlette.websockets import WebSocketClose
 
 from ..exceptions import InvalidOffer, NegotiationError
 from ..protocol import signalling
-from ..serving.router import About, Wish, replay
+from ..serving.router import About, RequestTarget, replay
 from .requests import BODY_TIMEOUT, failure, read_whole
 
 if TYPE_CHECKING:
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 MOST: int = signalling.MAX_BODY
 """The most bytes of a body that is read to see which call it is about. The routes have limits of their own."""
 
-Find = Callable[[Request, bytes], Wish | None]
-"""What a request asks for; None if every node can answer it."""
+Find = Callable[[Request, bytes], RequestTarget | None]
+"""Which call a request is about; None if every node can answer it."""
 
 
 def routed(calls: Calls, endpoint: str, find: Find) -> Middleware:
@@ -52,7 +52,7 @@ class Routed:
         try:
             if scope["type"] == "websocket":
                 resumed = resumed_call(HTTPConnection(scope))
-                about = NEW if resumed is None else Wish(About.LIVE, resumed)
+                about = NEW if resumed is None else RequestTarget(About.LIVE, resumed)
                 if not await router.route(about, self._endpoint, scope, receive, send, None):
                     await self._app(scope, receive, send)
                 return
@@ -60,8 +60,8 @@ class Routed:
             has_body = request.method in {"POST", "PATCH"}
             body = await read_whole(request, MOST, BODY_TIMEOUT) if has_body else b""
             receive = replay(body, receive) if has_body else receive
-            wish = self._find(request, body)
-            if wish is None or not await router.route(wish, self._endpoint, scope, receive, send, body):
+            target = self._find(request, body)
+            if target is None or not await router.route(target, self._endpoint, scope, receive, send, body):
                 await self._app(scope, receive, send)
         except NegotiationError as error:
             await self._refuse(error, scope, receive, send)
@@ -75,7 +75,7 @@ class Routed:
             await failure(error)(scope, receive, send)
 
 
-NEW = Wish(About.NEW)
+NEW = RequestTarget(About.NEW)
 
 
 def resumed_call(connection: HTTPConnection) -> str | None:
@@ -83,37 +83,37 @@ def resumed_call(connection: HTTPConnection) -> str | None:
     return connection.query_params.get("resume")
 
 
-def new_call(request: Request, _: bytes) -> Wish | None:
+def new_call(request: Request, _: bytes) -> RequestTarget | None:
     """A request that opens a call, with an id that the server makes."""
     return NEW if request.method == "POST" else None
 
 
-def offer(_: Request, body: bytes) -> Wish | None:
+def offer(_: Request, body: bytes) -> RequestTarget | None:
     """JSON signalling: an offer or a candidate."""
     try:
         match signalling.parse_request(body):
             case signalling.Offer() as wanted:
-                return Wish(About.EITHER, wanted.webrtc_id)
+                return RequestTarget(About.EITHER, wanted.webrtc_id)
             case signalling.CandidateRequest() as wanted:
-                return Wish(About.LIVE, wanted.webrtc_id, early=True)
+                return RequestTarget(About.LIVE, wanted.webrtc_id, early=True)
     except InvalidOffer:
         return None  # the route says what is wrong with it
 
 
-def arguments(_: Request, body: bytes) -> Wish | None:
+def arguments(_: Request, body: bytes) -> RequestTarget | None:
     """Arguments for a call's handler."""
     try:
-        return Wish(About.LIVE, signalling.parse_input(body).webrtc_id)
+        return RequestTarget(About.LIVE, signalling.parse_input(body).webrtc_id)
     except InvalidOffer:
         return None
 
 
-def in_query(request: Request, _: bytes) -> Wish | None:
+def in_query(request: Request, _: bytes) -> RequestTarget | None:
     """A request with the id in its query."""
     webrtc_id = request.query_params.get("webrtc_id")
-    return None if webrtc_id is None else Wish(About.LIVE, webrtc_id)
+    return None if webrtc_id is None else RequestTarget(About.LIVE, webrtc_id)
 
 
-def in_path(request: Request, _: bytes) -> Wish | None:
+def in_path(request: Request, _: bytes) -> RequestTarget | None:
     """A request with the id at the end of its path."""
-    return Wish(About.LIVE, request.path_params["session"]) if request.method in {"PATCH", "DELETE"} else None
+    return RequestTarget(About.LIVE, request.path_params["session"]) if request.method in {"PATCH", "DELETE"} else None

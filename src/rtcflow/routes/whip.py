@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 NOT_WITHOUT: Final = 428
 """Precondition Required (RFC 6585 section 3)."""
 NOT_NOW: Final = 412
-"""Precondition Failed (RFC 9110 section 15.5.13)."""
+"""Precondition WrongCondition (RFC 9110 section 15.5.13)."""
 
 
 def routes(calls: Calls, path: str = "") -> list[BaseRoute]:
@@ -54,7 +54,7 @@ def routes(calls: Calls, path: str = "") -> list[BaseRoute]:
     return found
 
 
-class Failed(NegotiationError):
+class WrongCondition(NegotiationError):
     """A request about a session whose conditions do not hold."""
 
     code = "precondition_failed"
@@ -153,9 +153,13 @@ class Endpoint:
         body = await read_body(request, whip.FRAGMENT_TYPE, whip.MAX_BODY)
         if_match = request.headers.get("if-match")
         if if_match is None:
-            raise Failed("the If-Match header is missing; send the ETag of the last response", status=NOT_WITHOUT)
+            raise WrongCondition(
+                "the If-Match header is missing; send the ETag of the last response", status=NOT_WITHOUT
+            )
         if not whip.etag_matches(if_match, ice.etag):
-            raise Failed("the ICE session of this ETag is over; send the ETag of the present one", status=NOT_NOW)
+            raise WrongCondition(
+                "the ICE session of this ETag is over; send the ETag of the present one", status=NOT_NOW
+            )
         fragment = whip.read_fragment(body)
         transport = (await session.wait_prepared()).transport
         assert isinstance(transport, WebRTCTransport)  # noqa: S101

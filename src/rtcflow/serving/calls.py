@@ -43,7 +43,7 @@ from ..exceptions import (
 from ..handlers.base import StreamHandlerBase
 from ..handlers.checking import copy_handler
 from .admission import Admission, NoDescriptors, has_descriptors, is_for_the_process
-from .engine import EngineRoom
+from .engine import SharedEngine
 from .options import Options
 from .output_events import OutputEvents
 from .router import Application, CallRouter, RouterSource
@@ -61,12 +61,12 @@ _NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
-class _Running:
+class _RunningCalls:
     """What exists while the stream runs: its event loop, the task group of its calls, its WebRTC engine."""
 
     token: Any
     tasks: anyio.abc.TaskGroup
-    engine: EngineRoom
+    engine: SharedEngine
 
 
 class Calls(Mapping[str, Session]):
@@ -100,7 +100,7 @@ class Calls(Mapping[str, Session]):
         self._leaving = False
         self._watchers: list[Callable[[Session], object]] = []
         self._wrappers: list[Callable[[Session], AbstractContextManager[object]]] = []
-        self._running: _Running | None = None
+        self._running: _RunningCalls | None = None
         self._draining = False
         self._emptied: anyio.Event | None = None
         self.router: CallRouter | None = None
@@ -162,11 +162,11 @@ class Calls(Mapping[str, Session]):
                 raise RuntimeError("this stream is running in another event loop; make one Stream for each server")
             yield
             return
-        engine = EngineRoom(self.options.webrtc)
+        engine = SharedEngine(self.options.webrtc)
         self._draining = False
         try:
             async with task_group() as tasks, self._joined(tasks):
-                self._running = _Running(token, tasks, engine)
+                self._running = _RunningCalls(token, tasks, engine)
                 try:
                     yield
                 finally:
@@ -236,7 +236,7 @@ class Calls(Mapping[str, Session]):
             with anyio.move_on_after(seconds):
                 await emptied.wait()
 
-    def _require_running(self) -> _Running:
+    def _require_running(self) -> _RunningCalls:
         if self._running is None:
             raise NotServing(
                 "this stream is not running: the server must run the application's lifespan, "

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class EngineRoom:
+class SharedEngine:
     """Opens the WebRTC engine at the first call and keeps it until `aclose`; if it fails, the next call gets another.
 
     No task keeps the engine: it is a thread, and the task that asks first opens it. A task that is cancelled while it
-    opens the engine closes it again, and the next one begins anew. (A task of its own, begun with ``start``, hung: a
+    opens the engine closes it again, and the next one begins again. (A task of its own, begun with ``start``, hung: a
     cancelled ``start`` waits, shielded, for a task that has called ``started`` and now waits for the stream's end.)
     """
 
@@ -77,5 +77,5 @@ class EngineRoom:
         except BaseException as error:
             if isinstance(error, (anyio.get_cancelled_exc_class(), KeyboardInterrupt)):
                 raise
-            # Supervises, whatever ended the engine's thread: its connections have seen it break.
+            # Supervises: whatever ended the engine's thread, its connections have seen their links break.
             logger.exception("the WebRTC engine failed; the next call opens another")

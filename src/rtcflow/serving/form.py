@@ -1,4 +1,4 @@
-"""What a stream tells its page: settings for microphone and camera, and the fields of a form for its arguments."""
+"""What a stream tells its page: settings for microphone and camera, and the fields of the form for its arguments."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def read_arguments(given: Mapping[str, Any]) -> tuple[Field, ...]:
 def arguments_of(handler: object, own: int) -> tuple[Field, ...]:
     """The fields for what a function takes after its `own` first parameters, by their defaults and annotations.
 
-    They end before the first parameter whose default is nothing that a form can hold: it keeps that. A handler that is
-    no function does not tell.
+    They end before the first parameter whose default a form cannot hold; that parameter keeps its default. A handler
+    that is not a function does not tell.
     """
     function = handler.callable if isinstance(handler, VideoStreamHandler) else handler
     if isinstance(function, StreamHandlerBase) or not callable(function):

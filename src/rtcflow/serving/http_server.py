@@ -33,8 +33,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PING: Final = 20.0
-"""Seconds between two pings to each WebSocket client, as Uvicorn has it. Hypercorn looks at no answer; but what is sent
-into a dead network makes the system notice it."""
+"""Seconds between two pings to each WebSocket client, as Uvicorn has it. Hypercorn does not look at the answers, but
+the system notices a dead network when something is sent into it.
+"""
 
 Backend = Literal["asyncio", "trio"]
 
@@ -129,7 +130,7 @@ def _guard(server: Any) -> Any:
         def __init__(self, *arguments: Any, **named: Any) -> None:
             super().__init__(*arguments, **named)
             self._gone = anyio.Event()
-            self.context = _Context(self.context, self._gone)
+            self.context = _ConnectionContext(self.context, self._gone)
 
         async def _read_data(self) -> None:
             await super()._read_data()
@@ -143,7 +144,7 @@ def _guard(server: Any) -> Any:
     return Guarded
 
 
-class _Context:
+class _ConnectionContext:
     """Hypercorn's context for one connection, whose `sleep` between two pings ends when the client has gone."""
 
     def __init__(self, context: Any, gone: anyio.Event) -> None:

@@ -33,8 +33,8 @@ class About(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
-    """What a request asks for, as far as it decides where it is served.
+class RequestTarget:
+    """Which call a request is about: what decides where it is served.
 
     Attributes:
         about: A new call or a live one.
@@ -73,12 +73,12 @@ class CallRouter(Protocol):
         """Give back what `claim` took. The second time does nothing."""
 
     async def route(
-        self, wish: Wish, endpoint: str, scope: Scope, receive: Receive, send: Send, body: bytes | None
+        self, target: RequestTarget, endpoint: str, scope: Scope, receive: Receive, send: Send, body: bytes | None
     ) -> bool:
         """Have another node answer a request, if it is not for this one.
 
         Args:
-            wish: What the request asks for.
+            target: Which call the request is about.
             endpoint: Which of `Calls.endpoints` answers it.
             scope: The request.
             receive: The request's messages, after its body.

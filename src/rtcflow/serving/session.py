@@ -228,7 +228,7 @@ class Session:
         try:
             await connection.serve()
         except Exception:
-            # Supervises: what a handler raises does not come here. This is a fault of ours, and one call's fault only.
+            # Supervises: what a handler raises does not come here. This is a bug of rtcflow, and it ends one call only.
             logger.exception("%s call %s: rtcflow failed", self.kind, self.name)
         finally:
             self._closed()
@@ -328,7 +328,7 @@ class Session:
 
 
 def _is_interrupt(error: BaseException) -> bool:
-    """Whether this is for the whole process: Ctrl-C, which trio raises in whatever task runs."""
+    """Whether this is for the whole process: Ctrl-C, which trio raises in the task that happens to run."""
     return isinstance(error, KeyboardInterrupt) or (
         isinstance(error, BaseExceptionGroup) and error.subgroup(KeyboardInterrupt) is not None
     )

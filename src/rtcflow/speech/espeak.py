@@ -89,7 +89,7 @@ def find_speaker() -> Speaker:
     """espeak-ng, however this machine has it.
 
     Raises:
-        ImportError: It does not have it.
+        ImportError: This machine does not have it.
     """
     program = shutil.which("espeak-ng")
     if program is not None:

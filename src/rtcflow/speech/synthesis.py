@@ -1,4 +1,4 @@
-"""Text to speech: Kokoro and Cartesia if they can be had, espeak-ng otherwise.
+"""Text to speech: Kokoro and Cartesia if they are there, espeak-ng otherwise.
 
 A model is one method, `_speak(sentence, options)`. Streams are made of it sentence by sentence, so that the first
 sentence is heard while the second is computed, and an interrupted reply computes one sentence too many at most.
@@ -49,7 +49,7 @@ TIMEOUT: Final = 30.0
 
 
 class _Synthesizer(ABC):
-    """The three methods of `TTSModel`, made of one."""
+    """The three methods of `TTSModel`, made from one method."""
 
     @abstractmethod
     def _speak(self, text: str, options: Any) -> Spoken: ...

@@ -21,6 +21,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from .._core import moved as _moved
 from . import links, signals
 from ._schedules import explore
 from .caller import Blocked, Caller, CallRecord, HandlerHung, HeardFrame, open_caller, run_call
@@ -78,7 +79,7 @@ def __getattr__(name: str) -> Any:
     # What needs Hypothesis is imported when it is asked for.
     module = {"HandlerLifecycle": "lifecycle", "InjectedError": "lifecycle", "strategies": "strategies"}.get(name)
     if module is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        raise _moved.absent(__name__, name)
     try:
         found = importlib.import_module(f".{module}", __name__)
     except ModuleNotFoundError as error:

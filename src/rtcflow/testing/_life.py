@@ -24,7 +24,7 @@ from ..transports.memory import MemoryTransport, memory_pair
 from . import signals
 from . import strategies as rtc
 from ._probe import Cause, Fault, InjectedError, Journal
-from ._sharing import Traces
+from ._sharing import SharedChanges
 from .clocks import VirtualTime
 
 __all__ = ["EMITS", "START_UPS", "Call", "Serving", "count_tasks", "make_item", "refused"]
@@ -77,7 +77,7 @@ class Call:
     ours: MemoryTransport
     theirs: MemoryTransport
     session: Session
-    traces: Traces
+    traces: SharedChanges
     journal: Journal
     scope: anyio.CancelScope
 
@@ -110,7 +110,7 @@ class Call:
                 tasks.start_soon(self._read)
                 async with stream.calls.admit(CallRequest(), "memory") as self.session:
                     self._count_outputs(self.session)
-                    self.traces = Traces(self._prototype, self.session.handler, self._shared)
+                    self.traces = SharedChanges(self._prototype, self.session.handler, self._shared)
                     self.journal = journal()
                     self.journal.context_id = self.session.webrtc_id
                     if self._start_up in START_UPS:
@@ -159,7 +159,7 @@ class Call:
             self.ours.audio_in.put_nowait(AudioFrame(samples, self._rate, self._n * size))
 
     async def talk(self, seconds: float, *, speech: bool) -> None:
-        """A frame every 20 ms, for so long or until the call ends."""
+        """A frame every 20 ms, for `seconds` or until the call ends."""
         connection = self.session.connection
         for _ in range(round(seconds / FRAME_SECONDS)):
             if connection is None or connection.end is not None:

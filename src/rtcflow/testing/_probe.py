@@ -32,7 +32,7 @@ class InjectedError(Exception):
 
 @dataclass
 class Fault:
-    """What is to become of the next call of one method.
+    """What will happen to the next call of one method.
 
     Attributes:
         delay: Seconds by which it takes longer.
@@ -109,7 +109,7 @@ class Journal:
     emits: list[tuple[float, float]] = field(default_factory=list)
     watched: dict[int, NDArray[Any]] = field(default_factory=dict)
     stale: float = 0.0
-    given: dict[str, deque[_Given]] = field(default_factory=lambda: defaultdict(lambda: deque(maxlen=64)))
+    given: dict[str, deque[_HandedOver]] = field(default_factory=lambda: defaultdict(lambda: deque(maxlen=64)))
 
     def ends(self, cause: EndCause, why: str, *, injected: bool = True) -> None:
         """Something has happened that ends the connection."""
@@ -207,11 +207,11 @@ class Journal:
             held = buffer if samples is None else samples
             if samples is not None and id(samples) in self.watched:
                 self.stale += seconds
-            self.given[method].append(_Given(held, _checksum(held), seconds))
+            self.given[method].append(_HandedOver(held, _checksum(held), seconds))
 
 
 @dataclass(frozen=True)
-class _Given:
+class _HandedOver:
     """One array or picture that was handed over."""
 
     buffer: Any

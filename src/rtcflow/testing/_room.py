@@ -1,7 +1,7 @@
 """The thread in which a call in virtual time runs, so that one that hangs is named and left behind, not waited for.
 
 A loop in virtual time never rests for long: it jumps. One that goes round no more is held up by code that blocks (a
-method of an async handler), or waits for a thread that does not come back. The code that waits for the room notices:
+method of an async handler), or waits for a thread that does not come back. The code that waits for the thread notices:
 a method that holds up the loop is interrupted, if that is possible. If not (C code cannot be), its thread, a daemon, is
 left behind. In both cases `HandlerHung` names the method.
 """
@@ -218,7 +218,7 @@ class ManualLoop:
         def run() -> None:
             try:
                 anyio.run(live, backend=name, backend_options=options)
-            except BaseException as error:  # handed to the code that waits for the room
+            except BaseException as error:  # handed to the code that waits for the loop
                 if opened.done():
                     raise
                 opened.set_exception(error)

@@ -69,7 +69,7 @@ def explore(
     The error has a note with the seed and the backend, and the line that runs the same order again.
 
     Args:
-        scenario: An async function without arguments. It makes anew whatever it uses, and asserts what must hold.
+        scenario: An async function without arguments. It makes new objects for each run, and asserts what must hold.
         seeds: One order of tasks each. The first ones of a range differ the most.
         backends: ``"trio"``, ``"asyncio"``.
         limit: Seconds of virtual time within which the scenario ends.

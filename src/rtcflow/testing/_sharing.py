@@ -20,7 +20,7 @@ from .._core.bridge import Event
 from ..exceptions import HandlerError
 from ..handlers.base import StreamHandlerBase
 
-__all__ = ["Traces", "refuse_shared_state"]
+__all__ = ["SharedChanges", "refuse_shared_state"]
 
 _OF_ONE_CALL: Final = (
     queue.Queue,
@@ -53,7 +53,7 @@ def refuse_shared_state(
         shared: Attributes that they share on purpose.
 
     Raises:
-        HandlerError: They do share some, or are the same; the text says what to write.
+        HandlerError: They share such things, or are the same object; the text says what to write.
     """
     if first is second:
         raise HandlerError(
@@ -73,7 +73,7 @@ def refuse_shared_state(
             )
 
 
-class Traces:
+class SharedChanges:
     """Looks whether a call changes what all copies share: lists, dicts, sets, arrays, and objects that hold them.
 
     It sees changed items, keys, samples and attributes (with or without ``__slots__``), taken semaphores, attributes of

@@ -14,7 +14,7 @@ from typing import Protocol, TypeVar
 
 import anyio
 
-from ._workers import PATIENCE, Stuck, Verdict, Workers
+from ._workers import PATIENCE, Stuck, ThreadsAllow, Workers
 
 __all__ = ["Decision", "VirtualTime"]
 
@@ -141,7 +141,7 @@ class VirtualTime:
         self.pulse += 1
         self._rested, self._turns, self._decided = real, 0, real
         verdict = self.workers.judge()
-        if verdict is Verdict.STANDS:
+        if verdict is ThreadsAllow.STANDS:
             self._flowing_since = None
             self.workers.nap(self._nap)
             self._nap = min(2 * self._nap, LONGEST_NAP)
@@ -152,7 +152,7 @@ class VirtualTime:
             self._seen = self.workers.seen
             return Decision.GO_ON
         target = min(deadline, self.workers.next_alarm(), self._limit)
-        if verdict is Verdict.REAL_PACE:
+        if verdict is ThreadsAllow.REAL_PACE:
             if self._flowing_since is not None:
                 self.now = max(self.now, min(target, self.now + real - self._flowing_since))
             self._flowing_since = real
@@ -164,7 +164,7 @@ class VirtualTime:
                 self.now = max(self.now, target)
         if self.workers.wake(self.now) or deadline <= self.now:
             return Decision.GO_ON
-        if verdict is Verdict.REAL_PACE and self._limit != self.now:
+        if verdict is ThreadsAllow.REAL_PACE and self._limit != self.now:
             return Decision.GO_ON
         if target < math.inf and self.now < self._limit:  # a timeout inside a handler: look at it again
             return Decision.GO_ON

@@ -26,7 +26,7 @@ class VirtualClock(trio.abc.Clock, trio.abc.Instrument):
     # -- trio.abc.Clock
 
     def start_clock(self) -> None:
-        _load_dice()
+        _schedule_tasks()
         token = trio.lowlevel.current_trio_token()
         trio.lowlevel.add_instrument(self)
         self.virtual_time.attach(lambda: _soon(token, self._wake), _threads_at_work)
@@ -75,7 +75,7 @@ class VirtualClock(trio.abc.Clock, trio.abc.Instrument):
         return trio.lowlevel.Abort.SUCCEEDED
 
 
-class _LoadedDice(random.Random):
+class _ScheduledRandom(random.Random):
     """Decides the order of trio's tasks in virtual time, which trio leaves to chance: each run is like the last.
 
     (pytest-trio and Hypothesis do the same for tests under Hypothesis, for the same reason.) Trio gives each batch of
@@ -102,11 +102,11 @@ def _time_is_virtual() -> bool:
     return trio.lowlevel.in_trio_run() and isinstance(trio.lowlevel.current_clock(), VirtualClock)
 
 
-def _load_dice() -> None:
+def _schedule_tasks() -> None:
     scheduler: Any = sys.modules["trio._core._run"]
-    scheduler._ALLOW_DETERMINISTIC_SCHEDULING = True  # tasks in the order of their making; only then the dice
+    scheduler._ALLOW_DETERMINISTIC_SCHEDULING = True  # tasks in the order of their making, before `shuffle`
     if type(getattr(scheduler, "_r", None)) is random.Random:
-        scheduler._r = _LoadedDice()
+        scheduler._r = _ScheduledRandom()
 
 
 def _soon(token: trio.lowlevel.TrioToken, function: object) -> None:

@@ -46,7 +46,7 @@ PATIENCE = 5.0
 default."""
 
 
-class Verdict(enum.Enum):
+class ThreadsAllow(enum.Enum):
     """What worker threads allow virtual time to do."""
 
     STANDS = "a worker thread runs"
@@ -210,7 +210,7 @@ class Workers:
             worker.wake()
         return bool(due)
 
-    def judge(self) -> Verdict:
+    def judge(self) -> ThreadsAllow:
         """What the threads allow now; `seen` then differs from before if any of them has run since.
 
         Called in the loop's thread, when the loop has nothing to do.
@@ -226,10 +226,10 @@ class Workers:
         verdict = self._judge_others(frames, ours, real)
         for worker in running:
             match self._judge_one(worker, frames, real):
-                case Verdict.STANDS:
-                    verdict = Verdict.STANDS
-                case Verdict.REAL_PACE if verdict is Verdict.FREE:
-                    verdict = Verdict.REAL_PACE
+                case ThreadsAllow.STANDS:
+                    verdict = ThreadsAllow.STANDS
+                case ThreadsAllow.REAL_PACE if verdict is ThreadsAllow.FREE:
+                    verdict = ThreadsAllow.REAL_PACE
                 case _:
                     pass
         heeded = [worker.look.cpu for worker in running if worker.given_up != (worker.method, worker.called)]
@@ -241,13 +241,15 @@ class Workers:
         self._bell.wait(seconds)
 
     def rest(self) -> None:
-        """The loop will now wait for something from outside: a change shall wake it."""
+        """The loop will now wait for something from outside: a change must wake it."""
         self._waiting = True
         if self._bell.is_set():
             self.poke()
 
-    def _judge_others(self, frames: dict[int, FrameType], ours: set[int], real: float) -> Verdict:
-        """What threads allow that are neither workers of ours nor the loop's, nor the main one, which waits for us."""
+    def _judge_others(self, frames: dict[int, FrameType], ours: set[int], real: float) -> ThreadsAllow:
+        """What all other threads allow: not our workers, not the loop's thread, and not the main one, which waits for
+        us.
+        """
         own, main = threading.get_ident(), threading.main_thread().ident
         computes, jobs, waiting = False, 0, 0
         looks: dict[int, _Look] = {}
@@ -277,7 +279,7 @@ class Workers:
         if n != self._foreign_seen:
             self._foreign_seen, self._foreign_since = n, real
         at_work = n and real - self._foreign_since < self.patience
-        return Verdict.STANDS if computes or at_work else Verdict.FREE
+        return ThreadsAllow.STANDS if computes or at_work else ThreadsAllow.FREE
 
     def _computes(self, look: _Look, native_id: int) -> bool:
         """Whether a thread that nobody told of has to be waited for: it runs, and has not for too long."""
@@ -291,10 +293,10 @@ class Workers:
         look.given_up = cpu - look.since > self.patience
         return not look.given_up
 
-    def _judge_one(self, worker: Worker, frames: dict[int, FrameType], real: float) -> Verdict:
+    def _judge_one(self, worker: Worker, frames: dict[int, FrameType], real: float) -> ThreadsAllow:
         frame = frames.get(worker.ident)
         if worker.method is None or frame is None:  # between two calls, or about to begin: it will not be long
-            return Verdict.STANDS
+            return ThreadsAllow.STANDS
         look = worker.look
         waiter, timeout = _condition_wait(frame)
         where = ("wait", id(waiter)) if waiter is not None else (id(frame), frame.f_lasti)
@@ -306,12 +308,12 @@ class Workers:
             look.deadline = math.inf if timeout is None else self.now() + timeout
         if waiter is not None:
             if same_place and moved:  # it was woken, and is about to go on
-                return Verdict.STANDS
+                return ThreadsAllow.STANDS
             worker.cpu_before = cpu
             if self.now() < look.deadline - 1e-9:
-                return Verdict.FREE
+                return ThreadsAllow.FREE
             # Its timeout is over in virtual time; let it notice in real time.
-            return Verdict.STANDS if real - look.since < (timeout or 0.0) + self.patience else Verdict.FREE
+            return ThreadsAllow.STANDS if real - look.since < (timeout or 0.0) + self.patience else ThreadsAllow.FREE
         before = worker.cpu_before  # which the thread itself unsets at any moment
         if before is None:
             before = worker.cpu_before = cpu
@@ -319,23 +321,23 @@ class Workers:
             look.since = real
         if real - look.since < STILL or wants_a_processor(worker.native_id):
             computed = cpu - before
-            return Verdict.STANDS if computed < self.patience else self._give_up(worker, "computing", real)
-        return Verdict.REAL_PACE if real - look.since < self.patience else self._give_up(worker, "waiting", real)
+            return ThreadsAllow.STANDS if computed < self.patience else self._give_up(worker, "computing", real)
+        return ThreadsAllow.REAL_PACE if real - look.since < self.patience else self._give_up(worker, "waiting", real)
 
-    def _give_up(self, worker: Worker, doing: str, real: float) -> Verdict:
+    def _give_up(self, worker: Worker, doing: str, real: float) -> ThreadsAllow:
         call = (worker.method, worker.called)
         if worker.given_up != call:
             worker.given_up = call
             stuck = Stuck(worker.method or worker.name, doing, real - worker.called)
             self.stuck.append(stuck)
             logger.warning("%s; virtual time goes on without it", stuck)
-        return Verdict.FREE
+        return ThreadsAllow.FREE
 
 
 def _condition_wait(frame: FrameType) -> tuple[object, float | None]:
     """The lock and the timeout with which `frame` waits in `threading.Condition.wait`, or ``(None, None)``.
 
-    Nor does it wait once it was notified.
+    A thread that was notified does not wait any more.
     """
     if frame.f_code is not threading.Condition.wait.__code__:
         return None, None
@@ -386,7 +388,7 @@ def _cpu_time_of(native_id: int) -> float:
 
 
 def wants_a_processor(native_id: int) -> bool:
-    """Whether a thread could run, had it a processor; False where the system does not tell. See proc(5)."""
+    """Whether a thread waits only for a processor; False where the system does not tell. See proc(5)."""
     try:
         status = Path(f"/proc/self/task/{native_id}/stat").read_bytes()
     except OSError:

@@ -19,7 +19,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from os import PathLike
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 import anyio
 import av
@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._core.bridge import loop_clock
+from .._core.moved import absent
 from ..abc import MediaOffer
 from ..client.lines import COMMA_SECONDS, DIGIT_SECONDS
 from ..connection.connection import Connection, ConnectionStatistics
@@ -224,7 +225,7 @@ class Caller:
             self._line.clear()
 
     async def wait(self, seconds: float) -> None:
-        """Let so much call time pass, or until the call has ended."""
+        """Let `seconds` of call time pass, or less if the call ends."""
         with anyio.move_on_after(seconds):
             await self._ended.wait()
 
@@ -299,7 +300,7 @@ class Caller:
         """All that happened, once the call has ended.
 
         Raises:
-            RuntimeError: It has not.
+            RuntimeError: The call goes on.
         """
         if self.connection.end is None or not self._ended.is_set():
             raise RuntimeError("the call goes on; write await caller.hang_up() first, or ask after the block")
@@ -341,7 +342,7 @@ class Caller:
             samples = self._line.popleft() if self._line else quiet if self.microphone else None
             try:
                 if samples is not None:
-                    self.transport.audio_out.put(AudioFrame(samples, self.sample_rate, 0))
+                    self.transport.audio_out.put(samples)
             except anyio.ClosedResourceError:
                 return
             if not self._line:
@@ -415,7 +416,7 @@ async def open_caller(
         camera: Gives the picture for a moment of call time: uint8, shape (height, width, 3), BGR, even sides. By
             default an audio-video handler sees a grey square that grows lighter.
         fps: Pictures a second.
-        link: What becomes of the caller's media on its way (`rtcflow.testing.links`).
+        link: What happens to the caller's media on its way (`rtcflow.testing.links`).
         back: The same for the handler's.
         phone: Whether the caller is on a telephone line.
         messages: Whether the caller opens a data channel.
@@ -626,3 +627,9 @@ def _watched(handler: StreamHandlerBase) -> Iterator[None]:
         over.set()
         watchdog.join()
         clock.watched, clock.over_by = False, math.inf
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> NoReturn:
+        raise absent(__name__, name)

@@ -103,7 +103,7 @@ async def _up(ours: Transport, theirs: Transport) -> tuple[AudioFormat, AudioFor
 
 def _spoken(ours: Transport, format: AudioFormat, seconds: float, frequency: float = 1000.0) -> None:
     samples = signals.tone(seconds, frequency, format.sample_rate, channels=format.channels)
-    ours.audio_out.put(AudioFrame(samples, format.sample_rate, 0))
+    ours.audio_out.put(samples)
 
 
 async def _heard(theirs: Transport, seconds: float) -> list[tuple[float, AudioFrame]]:
@@ -138,7 +138,7 @@ async def _formats(ours: Transport, theirs: Transport) -> None:
 async def _audio_arrives(ours: Transport, theirs: Transport) -> None:
     _, spoken = await _up(ours, theirs)
     sent = signals.sweep(1.0, 300, 3000, spoken.sample_rate, channels=spoken.channels)
-    ours.audio_out.put(AudioFrame(sent, spoken.sample_rate, 0))
+    ours.audio_out.put(sent)
     frames = [frame for _, frame in await _heard(theirs, 1.0 + SETTLED)]
     if not frames:
         raise AssertionError("nothing arrived")

@@ -46,7 +46,7 @@ from . import signals
 from ._leaks import descriptors
 from ._probe import Journal, probe_copies
 from ._room import HandlerHung, longest_hang, refuse_in_a_loop, run_in_room
-from ._sharing import Traces, refuse_shared_state
+from ._sharing import SharedChanges, refuse_shared_state
 from ._workers import PATIENCE
 from .caller import CallRecord, open_caller, run_call
 from .clocks import BackendName
@@ -55,7 +55,7 @@ __all__ = ["HANDLER_CHECKS", "check_handler"]
 
 
 @dataclass(frozen=True)
-class _Given:
+class _CheckInput:
     """What the checks are told of a handler."""
 
     args: Sequence[Any] = ("a", 1)
@@ -78,9 +78,9 @@ GRACE: Final = 1.0
 def check_handler(
     handler: StreamHandlerBase,
     *,
-    args: Sequence[Any] = _Given.args,
-    shared: Collection[str] = _Given.shared,
-    patience: float = _Given.patience,
+    args: Sequence[Any] = _CheckInput.args,
+    shared: Collection[str] = _CheckInput.shared,
+    patience: float = _CheckInput.patience,
 ) -> None:
     """Hold a handler to its contract: calls in virtual time, on both backends, ended in every way.
 
@@ -97,10 +97,10 @@ def check_handler(
     refuse_in_a_loop("check_handler", "call it in a plain def, or write: await anyio.to_thread.run_sync(...)")
     check_statically(handler)
     refuse_shared_state(handler, copy_handler(handler), f"{type(handler).__qualname__}.copy()", shared)
-    contextvars.copy_context().run(_look_at_all, handler, _Given(args, shared, patience))
+    contextvars.copy_context().run(_look_at_all, handler, _CheckInput(args, shared, patience))
 
 
-def _look_at_all(handler: StreamHandlerBase, given: _Given) -> None:
+def _look_at_all(handler: StreamHandlerBase, given: _CheckInput) -> None:
     broken: list[str] = []
     began = time.monotonic()
     longest_hang.set(SHORT_HANG)
@@ -130,8 +130,8 @@ def _look_at_all(handler: StreamHandlerBase, given: _Given) -> None:
 
 
 def _handler_sentence(text: str, *, probed: bool = True) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    def register(check: Callable[[StreamHandlerBase, _Given], None]) -> Callable[..., None]:
-        def run(handler: StreamHandlerBase, given: _Given = _Given()) -> None:
+    def register(check: Callable[[StreamHandlerBase, _CheckInput], None]) -> Callable[..., None]:
+        def run(handler: StreamHandlerBase, given: _CheckInput = _CheckInput()) -> None:
             if not probed:  # a probed copy has a class of its own, on which it sets what it sets on its class
                 check(handler, given)
                 return
@@ -171,7 +171,7 @@ _JOURNALS: ContextVar[list[Journal]] = ContextVar("rtcflow_journals")
 
 
 @_handler_sentence("copy needs no event loop and works in any thread")
-def _copies_anywhere(handler: StreamHandlerBase, _: _Given) -> None:
+def _copies_anywhere(handler: StreamHandlerBase, _: _CheckInput) -> None:
     made: list[Any] = []
 
     def make() -> None:
@@ -188,7 +188,7 @@ def _copies_anywhere(handler: StreamHandlerBase, _: _Given) -> None:
 
 
 @_handler_sentence("shutdown may be called on a copy that never served anybody, and returns in time")
-def _shut_down_unused(handler: StreamHandlerBase, given: _Given) -> None:
+def _shut_down_unused(handler: StreamHandlerBase, given: _CheckInput) -> None:
     async def drop() -> float:
         began = anyio.current_time()
         await shut_down(copy_handler(handler), _PATIENT.shutdown)
@@ -207,7 +207,7 @@ _LONGEST_END: Final = Timeouts().shutdown + Timeouts().grace + Timeouts().goodby
 
 
 @_handler_sentence("it serves a call on trio and on asyncio, and what emit returns is an EmitType")
-def _serves(handler: StreamHandlerBase, given: _Given) -> None:
+def _serves(handler: StreamHandlerBase, given: _CheckInput) -> None:
     opened: list[Counter[str]] = []
     for backend in _BACKENDS:
         before, files = set(threading.enumerate()), descriptors()
@@ -225,17 +225,17 @@ def _serves(handler: StreamHandlerBase, given: _Given) -> None:
         raise AssertionError(f"shutdown() left open: {', '.join(sorted(lost))}")
 
 
-def _call(handler: StreamHandlerBase, given: _Given, backend: BackendName) -> CallRecord:
+def _call(handler: StreamHandlerBase, given: _CheckInput, backend: BackendName) -> CallRecord:
     speech = signals.speech_like(2.0)
     return run_call(handler, play=speech, seconds=3.0, backend=backend, **_usual(given))
 
 
-def _usual(given: _Given) -> dict[str, Any]:
+def _usual(given: _CheckInput) -> dict[str, Any]:
     return {"args": list(given.args), "catch": True, "patience": given.patience}
 
 
 @_handler_sentence("it serves a caller who says nothing, whose network is bad, or who has no data channel")
-def _serves_badly(handler: StreamHandlerBase, given: _Given) -> None:
+def _serves_badly(handler: StreamHandlerBase, given: _CheckInput) -> None:
     from .links import Bursts, LossyLink
 
     bad = LossyLink(1, Bursts(0.05, 4), 0.1, 0.03, 0.02, duplicate=0.02)
@@ -252,7 +252,7 @@ def _serves_badly(handler: StreamHandlerBase, given: _Given) -> None:
 
 
 @_handler_sentence("it serves a caller who sends any text: on_message gets what strangers write, on_dtmf every digit")
-def _any_text(handler: StreamHandlerBase, given: _Given) -> None:
+def _any_text(handler: StreamHandlerBase, given: _CheckInput) -> None:
     digits = [messages.encode(messages.Dtmf(digit)) for digit in messages.DIGITS]
     every = [*_TEXTS, *(digits if has_own_method(handler, "on_dtmf") else ())]
     if run_call(handler, seconds=1.0, send=every, backend="asyncio", **_usual(given)).error is None:
@@ -267,7 +267,7 @@ _TEXTS: Final = ("", "hello", "{", "{}", "[]", "null", "1", '{"type": "unknown",
 
 
 @_handler_sentence("its queue may be cleared at any moment, and the call goes on")
-def _cleared(handler: StreamHandlerBase, given: _Given) -> None:
+def _cleared(handler: StreamHandlerBase, given: _CheckInput) -> None:
     async def interrupt() -> CallRecord:
         async with open_caller(handler, args=list(given.args), catch=True) as caller:
             caller.play_nowait(signals.speech_like(1.0))
@@ -284,7 +284,7 @@ def _cleared(handler: StreamHandlerBase, given: _Given) -> None:
 
 
 @_handler_sentence("after clear_queue the caller hears nothing that was made before: the handler drops its own backlog")
-def _nothing_stale(handler: StreamHandlerBase, given: _Given) -> None:
+def _nothing_stale(handler: StreamHandlerBase, given: _CheckInput) -> None:
     async def interrupt() -> list[tuple[float, float]]:
         stale: list[tuple[float, float]] = []
         call = open_caller(handler, args=list(given.args), catch=True)
@@ -334,7 +334,7 @@ def _arrays_in(handler: StreamHandlerBase) -> dict[int, NDArray[Any]]:
 
 
 @_handler_sentence("it serves a caller whose frames are of any length, and who sends them in bursts")
-def _any_length(handler: StreamHandlerBase, given: _Given) -> None:
+def _any_length(handler: StreamHandlerBase, given: _CheckInput) -> None:
     rate = handler.input_sample_rate
 
     async def call() -> CallRecord:
@@ -359,7 +359,7 @@ def _any_length(handler: StreamHandlerBase, given: _Given) -> None:
 
 
 @_handler_sentence("its audio comes in real time, and loud samples do not wrap around")
-def _steady(handler: StreamHandlerBase, given: _Given) -> None:
+def _steady(handler: StreamHandlerBase, given: _CheckInput) -> None:
     loud = np.concatenate([signals.tone(1.0, 300, peak=0.9), signals.speech_like(7.0)], axis=1)
     record = run_call(handler, play=loud, seconds=10.0, backend="asyncio", **_usual(given))
     late = _late(_JOURNALS.get()[-1].emits)
@@ -393,7 +393,7 @@ def _late(emits: list[tuple[float, float]]) -> list[float]:
 
 
 @_handler_sentence("its call ends in time, and its threads come back, whatever ends it, and whenever")
-def _ends(handler: StreamHandlerBase, given: _Given) -> None:
+def _ends(handler: StreamHandlerBase, given: _CheckInput) -> None:
     for backend, how, after in itertools.product(_BACKENDS, _ENDS, (0.0, 0.011, 0.5)):
         before = set(threading.enumerate())
         end = partial(_end_at, how, after, handler, given)
@@ -407,7 +407,7 @@ def _ends(handler: StreamHandlerBase, given: _Given) -> None:
         _no_thread_left(record, before)
 
 
-async def _end_at(how: str, after: float, handler: StreamHandlerBase, given: _Given) -> CallRecord:
+async def _end_at(how: str, after: float, handler: StreamHandlerBase, given: _CheckInput) -> CallRecord:
     limit = after + 0.001 if how == "time limit" else None
     call = open_caller(handler, args=list(given.args), time_limit=limit, timeouts=_PATIENT, catch=True)
     async with call as caller:
@@ -438,7 +438,7 @@ _ENDS: Final = {
 
 
 @_handler_sentence("its call ends in time when the whole stream is shut down")
-def _stream_ends(handler: StreamHandlerBase, given: _Given) -> None:
+def _stream_ends(handler: StreamHandlerBase, given: _CheckInput) -> None:
     for backend in _BACKENDS:
         shut = partial(_stream_shut_down, handler, given)
         end, took = run_in_room(shut, backend, handler, patience=given.patience)
@@ -451,7 +451,7 @@ def _stream_ends(handler: StreamHandlerBase, given: _Given) -> None:
             raise AssertionError(f"under {backend} closing took {took:.1f} s")
 
 
-async def _stream_shut_down(handler: StreamHandlerBase, given: _Given) -> tuple[End | None, float]:
+async def _stream_shut_down(handler: StreamHandlerBase, given: _CheckInput) -> tuple[End | None, float]:
     video, rate = has_video(handler), handler.input_sample_rate
     modality: Literal["audio", "video", "audio-video"] = "audio-video" if video else "audio"
     if is_video_function(handler):
@@ -482,14 +482,14 @@ async def _stream_shut_down(handler: StreamHandlerBase, given: _Given) -> tuple[
 @_handler_sentence(
     "one call leaves no trace in another: lists, dicts, sets and arrays that copies share do not change", probed=False
 )
-def _no_trace(handler: StreamHandlerBase, given: _Given) -> None:
+def _no_trace(handler: StreamHandlerBase, given: _CheckInput) -> None:
     async def drop() -> None:
         await shut_down(copy_handler(handler), _PATIENT.shutdown)
 
     async def cut(how: str, after: float) -> None:
         await _end_at(how, after, handler, given)
 
-    traces = Traces(handler, copy_handler(handler), given.shared)
+    traces = SharedChanges(handler, copy_handler(handler), given.shared)
     ways: dict[str, Callable[[], object]] = {"a call": partial(_call, handler, given, "trio")}
     run = partial(run_in_room, backend="trio", handler=handler, patience=given.patience)
     ways["a caller who is refused"] = partial(run, drop)

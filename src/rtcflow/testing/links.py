@@ -4,7 +4,7 @@
     async with memory_pair(link=bad, back=LossyLink(seed=8, loss=0.02)) as (ours, theirs): ...
 
 A link is for one direction of one `rtcflow.transports.memory.memory_pair` (the protocol is
-`rtcflow.transports.memory.Link`), and begins anew with it: the same seed and the same frames give the same fate. Media
+`rtcflow.transports.memory.Link`), and begins again with it: the same seed and the same frames give the same fate. Media
 is lost, late, doubled and out of order; messages ride on a reliable channel, so they are only late, and never overtake
 one another.
 """
@@ -24,7 +24,7 @@ RETRANSMISSION = 0.2
 section 16 lets it go down to RTO.Min; browsers use some 0.2 s)."""
 
 
-class _Link(Protocol):
+class _OneWayLink(Protocol):
     def begin(self) -> None: ...
 
     def send(self, now: float, size: int) -> list[float]: ...
@@ -160,7 +160,7 @@ class LossyLink:
         self.begin()
 
     def begin(self) -> None:
-        """A call begins: the seed decides anew, and nothing is on its way. The statistics go on."""
+        """A call begins: the seed decides from the start again, and nothing is on its way. The statistics go on."""
         self._random = random.Random(self.seed)  # noqa: S311  a simulation, and meant to be repeated
         self._in_burst = False
         self._bottleneck_free = self._last_arrival = self._last_message = 0.0
@@ -265,13 +265,13 @@ class Chain:
     [1.75]
     """
 
-    def __init__(self, *links: _Link) -> None:
+    def __init__(self, *links: _OneWayLink) -> None:
         if not links:
             raise ValueError("a chain needs a link: Chain(LossyLink(...), ...)")
         self.links = links
 
     def begin(self) -> None:
-        """Each of them begins anew."""
+        """Each of them begins again."""
         for link in self.links:
             link.begin()
 

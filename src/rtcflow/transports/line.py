@@ -37,8 +37,8 @@ from ..protocol.lines import (
     TOO_BIG,
     WRONG_CONTENT,
     CallStarted,
-    Dtmf,
-    Failed,
+    CarrierFailed,
+    KeyPressed,
     LineCodec,
     LineEvent,
     MarkPlayed,
@@ -72,7 +72,7 @@ OUTBOX_BOUND: Final = 1 << 20
 """Characters of messages that may wait to be sent, as `Transport.send_message_nowait` promises."""
 
 MARK_EVERY: Final = 0.2
-"""Seconds of audio between two marks. So exactly is it known what was heard, if the far side answers marks."""
+"""Seconds of audio between two marks: how exactly we know what was heard, if the far side answers marks."""
 
 
 class _MessageQueue:
@@ -311,7 +311,7 @@ class LineTransport(LinkTransport):
                     self._hear(payload, timestamp)
             case TextMessage(text):
                 self._pass_on(text)
-            case Dtmf(digit):
+            case KeyPressed(digit):
                 self._pass_on(write({"type": "dtmf", "data": digit}))
             case MarkPlayed(name):
                 with self._heard_lock:
@@ -323,7 +323,7 @@ class LineTransport(LinkTransport):
                     self._all_heard.set()
             case Ping():
                 self._reply(self._codec.send(SendPong()))
-            case Failed(reason):
+            case CarrierFailed(reason):
                 self._figures["carrier_errors"] += 1
                 logger.warning("%s reports an error: %s", self._codec.name, reason)
             case Stopped():

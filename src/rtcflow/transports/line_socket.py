@@ -29,7 +29,7 @@ EARLY: Final = 0.001
 
 STEADY: Final = 1.0
 PAUSE: Final = 2.0
-"""A peer that sends for so many seconds without such a pause sends all the time. Pages ping once a second."""
+"""A peer that sends for this many seconds without such a pause sends all the time. Pages ping once a second."""
 
 REASON_BOUND: Final = 123
 """The most bytes of a close reason (RFC 6455 section 5.5: 125, less two for the code)."""
@@ -48,9 +48,9 @@ class LineLimits:
         rate: Messages a second, for long. Audio takes 50, or 100 with 10 ms frames. It takes 375 if a browser sends
             each quantum of an AudioWorklet by itself (128 samples at 48 kHz).
         burst: Messages beyond that at once, after a stall of the network: 20 s of audio.
-        stall: If the peer takes no data for so many seconds, the link counts as broken.
-        idle: If the peer sends nothing, not even a ping, for so many seconds, it counts as gone. None means never, and
-            also turns `peer_timeout` off. A server itself needs minutes to notice a network that died.
+        stall: If the peer takes no data for this many seconds, the link counts as broken.
+        idle: If the peer sends nothing, not even a ping, for this many seconds, it counts as gone. None means never,
+            and also turns `peer_timeout` off. A server itself needs minutes to notice a network that died.
         peer_timeout: The same for a peer that sends all the time, as a microphone and a carrier do (for `STEADY`
             seconds, without a pause of `PAUSE`). None means that only `idle` counts.
     """

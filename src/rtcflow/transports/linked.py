@@ -1,4 +1,4 @@
-"""What every transport of ours has in common: it is a `Transport` whose queues and end are those of one `LinkEnd`."""
+"""What all transports of rtcflow have in common: a `Transport` whose queues and end are those of one `LinkEnd`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class LinkTransport(Transport):
 
     @property
     def _state(self) -> str:
-        """In a word, for `repr`."""
+        """The state in one word, for `repr`."""
         return "closed" if self._link.closed else "ended" if self._link.ended.is_set() else "open"
 
     @override

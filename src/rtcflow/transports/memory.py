@@ -30,8 +30,7 @@ from ..exceptions import RemoteProtocolError
 from ..frames import AudioFormat, AudioFrame
 from ..media.playout import Latency
 from ..protocol.lines import check_keys
-from ..protocol.messages import Dtmf as DtmfMessage
-from ..protocol.messages import encode
+from ..protocol.messages import Dtmf, encode
 from .linked import LinkTransport
 
 IN_FLIGHT_BOUND: Final = 10_000
@@ -44,7 +43,7 @@ class Link(Protocol):
     """One direction of a link: decides when each frame arrives. Pure; it may keep state."""
 
     def begin(self) -> None:
-        """Begin anew for a new pair: forget what was sent over another one."""
+        """Begin again for a new pair: forget what was sent over another one."""
 
     def send(self, now: float, size: int) -> list[float]:
         """When a frame of `size` bytes that leaves at `now` arrives: several moments if doubled, empty if lost."""
@@ -115,7 +114,7 @@ class MemoryTransport(LinkTransport):
         if self._link.ended.is_set():
             raise anyio.ClosedResourceError
         for digit in digits:
-            message = encode(DtmfMessage(digit))
+            message = encode(Dtmf(digit))
             with self._lock:
                 self._on_their_way += _size(message)
             self._outbox.put_nowait(message)

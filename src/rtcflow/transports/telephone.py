@@ -39,10 +39,13 @@ if TYPE_CHECKING:
 
 AHEAD: Final = 0.1
 """Seconds by which audio leaves before its time: the carrier buffers it against the network's jitter, and can be told
-to drop it. More would not be heard sooner; what is on its way at a barge-in is not more than this."""
+to drop it. A larger value does not reduce delay. At a barge-in, no more than this is on its way.
+"""
 
 CARRIER_LIMITS: Final = LineLimits(idle=60.0)
-"""What a carrier may do. It sends the caller's audio all the time, silence too: a minute without is a dead network."""
+"""What a carrier may do. It sends the caller's audio all the time, also silence, so a minute without audio means a dead
+network.
+"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,8 +27,8 @@ from ..media.playout import Latency
 from .linked import LinkTransport
 
 if TYPE_CHECKING:
+    from .._engine.loop_thread import LoopThread
     from .._engine.peer import LocalMedia, Peer
-    from .._engine.room import Room
     from .._engine.seam.one_port import OnePort
     from ..protocol.signalling import IceCandidate
 
@@ -76,7 +76,7 @@ class WebRTCEngine:
 
     def __init__(self, config: WebRTCConfig | None = None) -> None:
         self.config = config or WebRTCConfig()
-        self._room: Room | None = None
+        self._thread: LoopThread | None = None
         self._port: OnePort | None = None
         self._switch_interval: float | None = None
 
@@ -89,35 +89,35 @@ class WebRTCEngine:
         check_versions("aiortc", "av", "anyio", "cryptography", "pyopenssl")
         import rtcflow._engine.peer  # noqa: F401  half a second of imports, so that no call waits for them
 
-        from .._engine.room import Room
+        from .._engine.loop_thread import LoopThread
         from .._engine.seam.gathering import host_addresses
 
         host_addresses(self.config)  # raises now what would otherwise fail in each call
-        self._room = Room(use_uvloop=self.config.use_uvloop)  # before it is open, so that `aclose` finds it
-        await self._room.open()
+        self._thread = LoopThread(use_uvloop=self.config.use_uvloop)  # before it is open, so that `aclose` finds it
+        await self._thread.open()
         if self.config.port is not None:
-            await self._room.call(self._open_port, self._room, self.config.port, host_addresses(self.config))
+            await self._thread.call(self._open_port, self._thread, self.config.port, host_addresses(self.config))
         if self.config.switch_interval is not None:
             self._switch_interval = sys.getswitchinterval()
             sys.setswitchinterval(self.config.switch_interval)
 
-    async def _open_port(self, room: Room, number: int, addresses: list[str]) -> None:
+    async def _open_port(self, thread: LoopThread, number: int, addresses: list[str]) -> None:
         from .._engine.seam import seam
         from .._engine.seam.one_port import open_port
 
         if not seam.can_gather():
             raise RuntimeError("port=... does not work with this release of aioice, which is not known; leave it out")
-        self._port = await open_port(number, addresses, room.shared)
+        self._port = await open_port(number, addresses, thread.shared)
 
     @property
     def is_open(self) -> bool:
         """Whether transports can be made: until `aclose`, or until the thread fails."""
-        return self._room is not None and self._room.is_open
+        return self._thread is not None and self._thread.is_open
 
     async def wait_ended(self) -> None:
         """Wait until the thread has ended, by itself or because of `aclose`. Safe to cancel."""
-        if self._room is not None:
-            await self._room._gone.wait()
+        if self._thread is not None:
+            await self._thread._gone.wait()
 
     async def next_config(self) -> WebRTCConfig:
         """The options of one connection: `config`, with what the function in `WebRTCConfig.ice_servers` returns now.
@@ -206,22 +206,22 @@ class WebRTCEngine:
         return transport
 
     def _transport(self, latency: Latency, local: LocalMedia, config: WebRTCConfig) -> WebRTCTransport:
-        if self._room is None:
+        if self._thread is None:
             raise anyio.ClosedResourceError
         from .._engine.peer import Peer
 
         ports = Ports(latency)
-        return WebRTCTransport(self._room, Peer(self._room, config, ports, self._port), ports, local)
+        return WebRTCTransport(self._thread, Peer(self._thread, config, ports, self._port), ports, local)
 
     async def aclose(self) -> None:
         """Close every transport that is still open, and end the thread. Idempotent, and not cut short by cancelling."""
-        room, self._room = self._room, None
-        if room is None:
+        thread, self._thread = self._thread, None
+        if thread is None:
             await anyio.lowlevel.checkpoint()
             return
         if self._switch_interval is not None:
             sys.setswitchinterval(self._switch_interval)
-        await room.aclose()
+        await thread.aclose()
 
 
 class WebRTCTransport(LinkTransport):
@@ -235,13 +235,13 @@ class WebRTCTransport(LinkTransport):
 
     kind = "webrtc"
 
-    def __init__(self, room: Room, peer: Peer, ports: Ports, local: LocalMedia) -> None:
+    def __init__(self, thread: LoopThread, peer: Peer, ports: Ports, local: LocalMedia) -> None:
         super().__init__(ports)
         self.answer: str = ""
         self.offer_sdp = ""
         self.remote_sdp = ""
         self.offer = peer.offer
-        self._room, self._peer, self._ports, self._local = room, peer, ports, local
+        self._thread, self._peer, self._ports, self._local = thread, peer, ports, local
 
     def __repr__(self) -> str:
         state = str(self.route or "connecting") if self._state == "open" else self._state
@@ -260,7 +260,7 @@ class WebRTCTransport(LinkTransport):
     async def _begin(self, negotiate: Any, *args: Any) -> None:
         peer = self._peer
         try:
-            sdp = await self._room.call(negotiate, *args, context=peer.family.context)
+            sdp = await self._thread.call(negotiate, *args, context=peer.family.context)
         except BaseException:
             await self._free()
             raise
@@ -282,7 +282,7 @@ class WebRTCTransport(LinkTransport):
                 with the same certificate (a restart).
         """
         peer = self._peer
-        self.answer = await self._room.call(peer.renegotiate, offer_sdp, self._local, context=peer.family.context)
+        self.answer = await self._thread.call(peer.renegotiate, offer_sdp, self._local, context=peer.family.context)
         self.offer, self.remote_sdp = peer.offer, offer_sdp
         return self.answer
 
@@ -294,7 +294,7 @@ class WebRTCTransport(LinkTransport):
             UnsupportedMedia: The peer has refused everything.
             LocalProtocolError: An answer was accepted before, or this side did not offer.
         """
-        await self._room.call(self._peer.accept_answer, sdp, self._local, context=self._peer.family.context)
+        await self._thread.call(self._peer.accept_answer, sdp, self._local, context=self._peer.family.context)
         self.offer = self._peer.offer
         self.remote_sdp = sdp
 
@@ -307,7 +307,7 @@ class WebRTCTransport(LinkTransport):
             InvalidOffer: The peer has sent too many.
         """
         if candidate is None or candidate.usable:
-            await self._room.call(self._peer.add_candidate, candidate, context=self._peer.family.context)
+            await self._thread.call(self._peer.add_candidate, candidate, context=self._peer.family.context)
 
     @override
     def start(self, receive: AudioFormat, send: AudioFormat) -> tuple[AudioFormat, AudioFormat]:
@@ -343,9 +343,9 @@ class WebRTCTransport(LinkTransport):
     async def aclose(self) -> None:
         self._ports.close()
         try:
-            await self._room.call(self._peer.close)
+            await self._thread.call(self._peer.close)
         except anyio.ClosedResourceError:
-            pass  # the room is gone, and everything in it
+            pass  # the engine's thread has ended, and everything in it
         except BaseException:
             await self._free()
             raise
@@ -353,8 +353,8 @@ class WebRTCTransport(LinkTransport):
     async def _free(self) -> None:
         """Free everything at once. Cancelling does not cut this short."""
         self._ports.close()
-        with suppress(anyio.ClosedResourceError):  # the room is gone, and everything in it
-            await self._room.complete(_close_at_once, self._peer)
+        with suppress(anyio.ClosedResourceError):  # the engine's thread has ended, and everything in it
+            await self._thread.complete(_close_at_once, self._peer)
 
     @override
     def statistics(self) -> TransportStatistics:

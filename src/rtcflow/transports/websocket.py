@@ -33,7 +33,8 @@ moment before its time would have to be held back by a timer of its own."""
 class WebSocketTransport(LineTransport):
     """One WebSocket client; opened by `open_websocket_transport`.
 
-    The formats are the client's wish, else the handler's own (mu-law at its rates, as FastRTC has it).
+    The formats are those that the client asked for, otherwise the handler's own (mu-law at its rates, as FastRTC has
+    it).
 
     Attributes:
         session_id: What the client is told its connection's id is; its own choice unless set before `start`.

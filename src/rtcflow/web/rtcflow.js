@@ -365,7 +365,7 @@ export class Call extends EventTarget {
         if (id === this.id) for (const event of events) this.#output(event);
       }
     } catch {
-      // the line broke: the next output opens it anew
+      // the line broke: the next output opens it again
     } finally {
       if (this.#reading === id) this.#reading = "";
     }

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 
 import anyio
 import numpy as np
 import pytest
+from webrtc_pair import webrtc_call
 
 from rtcflow.exceptions import InvalidOffer, LocalProtocolError, NegotiationTimeout, UnsupportedMedia
 from rtcflow.frames import AudioFormat, AudioFrame
@@ -17,25 +17,6 @@ from rtcflow.transports.webrtc import WebRTCConfig, WebRTCEngine, WebRTCTranspor
 
 LOCAL = WebRTCConfig(host_addresses=("127.0.0.1",))
 VOICE = AudioFormat(48000)
-
-
-@asynccontextmanager
-async def calling(
-    config: WebRTCConfig = LOCAL, **media: bool
-) -> AsyncIterator[tuple[WebRTCTransport, WebRTCTransport]]:
-    """A caller and a callee of one engine, connected and started."""
-    async with open_engine(config) as engine:
-        caller = await engine.offer(**media)
-        callee = await engine.answer(caller.offer_sdp)
-        await caller.accept_answer(callee.answer)
-        caller.start(VOICE, VOICE)
-        callee.start(VOICE, VOICE)
-        with anyio.fail_after(20):
-            await caller.wait_connected()
-            await callee.wait_connected()
-        yield caller, callee
-        await caller.aclose()
-        await callee.aclose()
 
 
 async def in_the_room(engine: WebRTCEngine) -> list[str]:
@@ -46,7 +27,11 @@ async def in_the_room(engine: WebRTCEngine) -> list[str]:
         await asyncio.sleep(0)
         return [str(task) for task in asyncio.all_tasks() if not task.done()]
 
-    return [task for task in await engine._room.call(tasks) if "Room._main" not in task and "_Call" not in task]
+    return [
+        task
+        for task in await engine._thread.call(tasks)
+        if "LoopThread._main" not in task and "_PostedCall" not in task
+    ]
 
 
 def tone(frequency: float, seconds: float, rate: int = 48000) -> AudioFrame:
@@ -77,7 +62,7 @@ def pitch(samples: np.ndarray, rate: int = 48000) -> float:
 @pytest.mark.anyio
 async def test_audio_both_ways() -> None:
     """A tone put in on either side comes out on the other at the same frequency."""
-    async with calling() as (caller, callee):
+    async with webrtc_call() as (caller, callee):
         caller.audio_out.put(tone(440, 1))
         callee.audio_out.put(tone(1000, 1))
         assert abs(pitch(await hear(callee, 0.8)) - 440) < 5
@@ -87,7 +72,7 @@ async def test_audio_both_ways() -> None:
 @pytest.mark.anyio
 async def test_messages_both_ways() -> None:
     """Messages arrive, whole and in order, in both directions; a long one and an empty one too."""
-    async with calling() as (caller, callee):
+    async with webrtc_call() as (caller, callee):
         with anyio.fail_after(20):
             await caller.wait_messages_open()
             await callee.wait_messages_open()
@@ -102,7 +87,7 @@ async def test_messages_both_ways() -> None:
 @pytest.mark.anyio
 async def test_last_words_arrive() -> None:
     """Messages sent just before aclose arrive before the end does."""
-    async with calling() as (caller, callee):
+    async with webrtc_call() as (caller, callee):
         with anyio.fail_after(20):
             await callee.wait_messages_open()
             for number in range(300):
@@ -119,7 +104,7 @@ async def test_last_words_arrive() -> None:
 @pytest.mark.anyio
 async def test_messages_are_bounded() -> None:
     """A peer that does not read makes sending raise WouldBlock at 1 MiB, and a message beyond its limit is refused."""
-    async with calling() as (caller, callee):
+    async with webrtc_call() as (caller, callee):
         with anyio.fail_after(20):
             await caller.wait_messages_open()
         with pytest.raises(LocalProtocolError, match="takes at most"):
@@ -132,7 +117,7 @@ async def test_messages_are_bounded() -> None:
 @pytest.mark.anyio
 async def test_peer_leaves() -> None:
     """When the peer closes, wait_ended returns and every flow ends; our own end raises ClosedResourceError."""
-    async with calling() as (caller, callee):
+    async with webrtc_call() as (caller, callee):
         await caller.aclose()
         with anyio.fail_after(5):
             await callee.wait_ended()
@@ -152,7 +137,7 @@ async def test_peer_leaves() -> None:
 @pytest.mark.anyio
 async def test_messages_nobody_reads() -> None:
     """A peer that sends more messages than may wait breaks the link."""
-    async with calling() as (caller, callee):
+    async with webrtc_call() as (caller, callee):
         with anyio.fail_after(20):
             await caller.wait_messages_open()
             for _ in range(1001):
@@ -165,7 +150,7 @@ async def test_messages_nobody_reads() -> None:
 @pytest.mark.anyio
 async def test_statistics() -> None:
     """The figures tell of packets, and the route of addresses."""
-    async with calling() as (caller, callee):
+    async with webrtc_call() as (caller, callee):
         caller.audio_out.put(tone(440, 0.2))
         await hear(callee, 0.2)
         figures = callee.statistics()
@@ -272,7 +257,7 @@ async def test_cancelling_each_phase_leaves_nothing() -> None:
                 for transport in opened:
                     await transport.aclose()
                 assert await in_the_room(engine) == [], (phase, delay)
-                assert not engine._room.residents
+                assert not engine._thread.residents
 
 
 @pytest.mark.anyio
@@ -330,7 +315,7 @@ async def test_garbage_is_refused() -> None:
                 await engine.answer(spoil(caller.offer_sdp))
             assert len(str(caught.value)) > 20, name
             assert 400 <= caught.value.status < 500, name
-        assert len(engine._room.residents) == 1
+        assert len(engine._thread.residents) == 1
         with pytest.raises(InvalidOffer):
             await caller.accept_answer("v=0\r\nm=audio 9 UDP/TLS/RTP/SAVPF 0\r\n")
         await caller.aclose()
@@ -462,7 +447,7 @@ async def test_a_blocked_application_does_not_stop_audio() -> None:
     """Audio that was queued goes on in real time while the application's loop is blocked."""
     import time
 
-    async with calling() as (caller, callee):
+    async with webrtc_call() as (caller, callee):
         callee.audio_out.put(tone(500, 1.0))
         await hear(caller, 0.1)
         time.sleep(0.5)

@@ -1,42 +1,22 @@
-"""Data channels as peers use them: closed and opened anew, negotiated outside, binary, too long."""
+"""Data channels as peers use them: closed and opened again, negotiated outside, binary, too long."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
 import pytest
 from aiortc import RTCDataChannel
+from webrtc_pair import webrtc_call
 
 from rtcflow.exceptions import RemoteProtocolError
-from rtcflow.frames import AudioFormat
-from rtcflow.transports.webrtc import WebRTCConfig, WebRTCTransport, open_engine
+from rtcflow.transports.webrtc import WebRTCTransport
 
 pytestmark = pytest.mark.anyio
-VOICE = AudioFormat(48000)
-
-
-@asynccontextmanager
-async def a_call(*, messages: bool = True) -> AsyncIterator[tuple[WebRTCTransport, WebRTCTransport]]:
-    async with open_engine(WebRTCConfig(host_addresses=("127.0.0.1",))) as engine:
-        caller = await engine.offer(messages=messages)
-        callee = await engine.answer(caller.offer_sdp)
-        await caller.accept_answer(callee.answer)
-        with anyio.fail_after(20):
-            for transport in (caller, callee):
-                transport.start(VOICE, VOICE)
-                await transport.wait_connected()
-                if messages:
-                    await transport.wait_messages_open()
-        yield caller, callee
-        await caller.aclose()
-        await callee.aclose()
 
 
 class Channels:
-    """The peer's side of things, by aiortc's own methods, in the room."""
+    """The peer's side of things, by aiortc's own methods, in the engine's thread."""
 
     def __init__(self, transport: WebRTCTransport) -> None:
         self._transport = transport
@@ -54,7 +34,7 @@ class Channels:
                 await ready.wait()
             return channel
 
-        return await self._transport._room.call(opened)
+        return await self._transport._thread.call(opened)
 
     async def close(self, channel: RTCDataChannel) -> None:
         async def closed() -> None:
@@ -65,18 +45,18 @@ class Channels:
             channel.close()
             await done.wait()
 
-        await self._transport._room.call(closed)
+        await self._transport._thread.call(closed)
 
     async def send(self, channel: RTCDataChannel, message: str | bytes) -> None:
         async def sent() -> None:
             channel.send(message)
 
-        await self._transport._room.call(sent)
+        await self._transport._thread.call(sent)
 
 
 async def test_a_channel_that_is_closed_and_opened_again_is_used() -> None:
     """Both ways, twice over; and the newest of several is used."""
-    async with a_call() as (caller, callee):
+    async with webrtc_call() as (caller, callee):
         channels = Channels(caller)
         used = caller._peer.messages.channel
         assert used is not None
@@ -102,7 +82,7 @@ async def test_a_channel_that_is_closed_and_opened_again_is_used() -> None:
 
 async def test_what_is_ignored_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     """Binary messages, and channels that were negotiated outside: one warning each, and the call goes on."""
-    async with a_call() as (caller, callee):
+    async with webrtc_call() as (caller, callee):
         channels = Channels(caller)
         used = caller._peer.messages.channel
         assert used is not None
@@ -120,7 +100,7 @@ async def test_what_is_ignored_is_logged_once(caplog: pytest.LogCaptureFixture) 
 @pytest.mark.parametrize("message", ["x" * 65_537, "ä" * 32_769], ids=["characters", "bytes"])
 async def test_a_message_beyond_the_limit_is_the_peers_fault(message: str) -> None:
     """The limit is announced; a message of that size arrives, a longer one breaks the link, and the error says why."""
-    async with a_call() as (caller, callee):
+    async with webrtc_call() as (caller, callee):
         assert "a=max-message-size:65536\r\n" in caller.offer_sdp
         assert "a=max-message-size:65536\r\n" in callee.answer
         used = caller._peer.messages.channel
@@ -129,7 +109,7 @@ async def test_a_message_beyond_the_limit_is_the_peers_fault(message: str) -> No
         def take_anything() -> None:
             used.transport._remote_max_message_size = 0
 
-        caller._room.post(take_anything)
+        caller._thread.post(take_anything)
         with anyio.fail_after(20):
             await Channels(caller).send(used, "x" * 65_536)
             assert len(await callee.messages_in.take()) == 65_536
@@ -142,7 +122,7 @@ async def test_a_message_beyond_the_limit_is_the_peers_fault(message: str) -> No
 
 async def test_only_sha_256_is_announced() -> None:
     """One fingerprint for each section, of SHA-256 (libdatachannel fails in a quarter of calls with others)."""
-    async with a_call() as (caller, callee):
+    async with webrtc_call() as (caller, callee):
         for sdp in (caller.offer_sdp, callee.answer):
             kinds = {line.split()[0] for line in sdp.splitlines() if line.startswith("a=fingerprint:")}
             assert kinds == {"a=fingerprint:sha-256"}

@@ -15,11 +15,11 @@ from aioice import stun
 from hypothesis import given
 from hypothesis import strategies as st
 from stun_server import mapped, refusing, server, silent
+from webrtc_pair import meet
 
 from rtcflow import IceServer, Stream, WebRTCConfig
 from rtcflow.demo import EchoHandler
 from rtcflow.exceptions import TooManyConnections
-from rtcflow.frames import AudioFormat
 from rtcflow.protocol.ice import parse_ice_url
 from rtcflow.transports.webrtc import ServerTrouble, WebRTCTransport, open_engine, read_ice_servers
 
@@ -46,15 +46,6 @@ def free_ports(count: int) -> tuple[int, int]:
             continue
         return low, low + count - 1
     raise AssertionError("no free ports")
-
-
-async def meet(caller: WebRTCTransport, callee: WebRTCTransport) -> None:
-    await caller.accept_answer(callee.answer)
-    for side in (caller, callee):
-        side.start(AudioFormat(48000), AudioFormat(48000))
-    with anyio.fail_after(20):
-        await caller.wait_connected()
-        await callee.wait_connected()
 
 
 # -- addresses and ports
@@ -326,7 +317,7 @@ async def test_servers_may_be_asked_for_at_each_connection(kind: str) -> None:
         (lambda: 1 / 0, ZeroDivisionError, "division"),
         (lambda: 5, TypeError, r"what ice_servers\(\) returned is a int; expected a dict"),
         (lambda: ["turn:t.example"], TypeError, "ice_servers holds a str"),
-        (lambda: {"iceServers": [{"urls": "http://x"}]}, ValueError, "'http://x' is no URL"),
+        (lambda: {"iceServers": [{"urls": "http://x"}]}, ValueError, "'http://x' is not the URL"),
         (dict, ValueError, "relay_only needs a TURN server"),
     ],
 )

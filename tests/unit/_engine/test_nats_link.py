@@ -36,7 +36,7 @@ async def linked(nats):
 
 async def told(link):
     """Wait until what was posted has been handed to the connection."""
-    await link._room.call(link._outbox.join)
+    await link._thread.call(link._outbox.join)
 
 
 async def heard(link):
@@ -65,13 +65,13 @@ async def test_a_message_on_its_way_is_delivered(nats):
             assert await anyio.to_thread.run_sync(ended.wait, 10)
             two.publish("test.name", b"question")
             await told(two)
-            await two._room.call(two._client.flush)
+            await two._thread.call(two._client.flush)
             await anyio.sleep(0.05)  # NATS has sent it on
             sent.set()
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(ask)
-            await one._room.call(end_now)
+            await one._thread.call(end_now)
         message = await one.messages.take_in_a_row()
         assert message.data == b"question"
         await heard(one)

@@ -10,12 +10,10 @@ import anyio
 import pytest
 from aioice import ice as stock
 from aioice import stun
+from webrtc_pair import dial
 
 from rtcflow._engine.seam.one_port import PROOF, PortGate, SharedSocket, stun_name
-from rtcflow.frames import AudioFormat
-from rtcflow.transports.webrtc import WebRTCConfig, WebRTCEngine, WebRTCTransport, open_engine
-
-VOICE = AudioFormat(48000)
+from rtcflow.transports.webrtc import WebRTCConfig, WebRTCEngine, open_engine
 
 
 def free_port() -> int:
@@ -27,18 +25,6 @@ def free_port() -> int:
 def shared_socket(engine: WebRTCEngine) -> SharedSocket:
     assert engine._port is not None
     return engine._port._sockets["127.0.0.1"]
-
-
-async def call(client: WebRTCEngine, server: WebRTCEngine) -> tuple[WebRTCTransport, WebRTCTransport]:
-    caller = await client.offer()
-    callee = await server.answer(caller.offer_sdp)
-    await caller.accept_answer(callee.answer)
-    with anyio.fail_after(30):
-        for side in (caller, callee):
-            side.start(VOICE, VOICE)
-            await side.wait_connected()
-        await caller.wait_messages_open()
-    return caller, callee
 
 
 @pytest.mark.anyio
@@ -54,7 +40,7 @@ async def test_calls_share_a_port(use_uvloop: bool, calls: int) -> None:
             host = hosts[number % len(hosts)]
             client = WebRTCEngine(WebRTCConfig(host_addresses=(host,)))
             await client._open()
-            pairs.append((client, *await call(client, server)))
+            pairs.append((client, *await dial(client, server)))
             assert pairs[-1][2].route is not None
             assert pairs[-1][2].route.local_address == (host, port)
         dropped = shared_socket(server).dropped

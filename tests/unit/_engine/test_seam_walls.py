@@ -17,7 +17,7 @@ DOCUMENTED = {
     *("aiortc.codecs.base", "aiortc.codecs.h264", "aiortc.codecs.vpx"),
 }
 """Modules of aiortc whose public names may be used: its API, and the encoders that `video.py` derives from."""
-OURS = {("video.py", "packet._data"), ("room.py", "self._room._calls")}
+OURS = {("video.py", "packet._data"), ("loop_thread.py", "self._loop_thread._calls")}
 """`_data` is where aiortc has a depacketised payload, and where its decoders look for it."""
 
 

@@ -130,7 +130,11 @@ async def test_the_servers_policy_counts_as_for_a_browser(policy: str) -> None:
     [
         ({}, {"relay_only": True}, "no relay to try"),
         ({"rtc_configuration": {"iceTransportPolicy": "relay"}}, {}, "told to use relays only (iceTransportPolicy)"),
-        ({"rtc_configuration": {"iceServers": [{"urls": "http://x"}]}}, {}, "'http://x' is no URL of a STUN or TURN"),
+        (
+            {"rtc_configuration": {"iceServers": [{"urls": "http://x"}]}},
+            {},
+            "'http://x' is not the URL of a STUN or TURN",
+        ),
         ({"authorize": lambda _: None}, {}, "give them with --header"),
     ],
 )

@@ -258,7 +258,7 @@ async def test_a_dead_owner_is_told_as_gone(nats):
             own = router.new_id()
             while not site.streams[1].calls.router._holdings._hints:  # word that the id was taken is on its way
                 await site.streams[1].calls.router._peers.wait_news()
-            await router._link._room.complete(router._link._disconnect)  # as a killed process would
+            await router._link._thread.complete(router._link._disconnect)  # as a killed process would
             said = await site[1].post("/webrtc/input", json={"webrtc_id": "chosen", "args": [1]})
             assert (said.status_code, said.json()["meta"]["error"]) == (410, "call_lost")
             gone = await site[1].delete(f"/whip/{own}")
@@ -277,7 +277,7 @@ async def test_a_call_that_has_ended_is_not_told_as_lost(nats):
         with anyio.fail_after(20):
             while known._hints:
                 await anyio.sleep(0.01)
-        await router._link._room.complete(router._link._disconnect)
+        await router._link._thread.complete(router._link._disconnect)
         said = await site[1].post("/webrtc/input", json={"webrtc_id": "chosen", "args": [1]})
         assert said.status_code == 404
 

@@ -72,7 +72,7 @@ def test_names_of_the_beta_are_understood():
 
 def test_gemini_is_told_the_history_only_without_a_handle():
     """With one, the service resumes by itself."""
-    messages = [{"role": "system", "content": "x"}, {"role": "user", "content": "Hi."}]
+    messages = [{"role": "user", "content": "Hi."}]
     protocol = GeminiLive("key")
     (sent,) = protocol.history(messages)
     content = json.loads(sent)["clientContent"]

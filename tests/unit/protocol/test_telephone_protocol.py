@@ -17,10 +17,10 @@ from rtcflow.exceptions import RemoteProtocolError
 from rtcflow.protocol.lines import (
     TELEPHONE,
     CallStarted,
+    CarrierFailed,
     Cleared,
     Connected,
-    Dtmf,
-    Failed,
+    KeyPressed,
     LineCodec,
     LineEvent,
     MarkPlayed,
@@ -62,7 +62,7 @@ TWILIO_EVENTS: list[LineEvent] = [
     Connected(),
     CallStarted("CA1", "MZ1", "+14155550100", "", {"FirstName": "Jane"}, MediaFormat("mulaw", 8000)),
     Media(b"\xff\x7f\x00\x7d", 1, 5),
-    Dtmf("1"),
+    KeyPressed("1"),
     MarkPlayed("my label"),
     Stopped(),
 ]
@@ -85,9 +85,9 @@ TELNYX_EVENTS: list[LineEvent] = [
         "v2:T02", "32DE", "+13122010094", "+13122123456", {"customer_id": "customer_123"}, MediaFormat("mulaw", 8000)
     ),
     Media(b"\xff\x7f\x00\x7d", 2, 5),
-    Dtmf("#"),
+    KeyPressed("#"),
     MarkPlayed("m"),
-    Failed("malformed_frame"),
+    CarrierFailed("malformed_frame"),
     Stopped(),
 ]
 PLIVO = [
@@ -102,7 +102,7 @@ PLIVO = [
 PLIVO_EVENTS: list[LineEvent] = [
     CallStarted("c1", "s1", "+1415", "", {"a": "b"}, MediaFormat("pcm_s16le", 16000)),
     Media(b"\xff\x7f\x00\x7d", 1, 1700000000123),
-    Dtmf("*"),
+    KeyPressed("*"),
     MarkPlayed("chunk-1"),
     Cleared(),
 ]
@@ -116,7 +116,7 @@ VONAGE: list[str | bytes] = [
 VONAGE_EVENTS: list[LineEvent] = [
     CallStarted("u1", "u1", "44", "", {"prop1": "value1"}, MediaFormat("pcm_s16le", 16000)),
     Media(b"\x01\x02" * 320),
-    Dtmf("5"),
+    KeyPressed("5"),
     Cleared(),
     MarkPlayed("m"),
 ]
@@ -134,7 +134,7 @@ EXOTEL_EVENTS: list[LineEvent] = [
     Connected(),
     CallStarted("ca1", "st1", "098", "080", {"k": "v"}, MediaFormat("pcm_s16le", 8000)),
     Media(b"\xff\x7f\x00\x7d", 2, 10),
-    Dtmf("1"),
+    KeyPressed("1"),
     MarkPlayed("m"),
     Stopped(),
 ]
@@ -154,8 +154,8 @@ GENESYS_EVENTS: list[LineEvent] = [
     CallStarted("co1", "se1", "+1415", "+1416", {"k": "v"}),
     Media(b"\xff\x7f"),
     Ping(),
-    Dtmf("7"),
-    Failed("too many"),
+    KeyPressed("7"),
+    CarrierFailed("too many"),
     Stopped(),
 ]
 CALLS = {
@@ -225,7 +225,7 @@ words = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=2
 names = words.filter(lambda name: name not in {"caller", "callee", "call_id", "event", "content-type"})
 numbers = st.text("+0123456789", max_size=15)
 ids = st.text("abcdefAB0123-:", min_size=1, max_size=40)
-digits = st.sampled_from("0123456789*#ABCD").map(Dtmf)
+digits = st.sampled_from("0123456789*#ABCD").map(KeyPressed)
 samples = st.binary(max_size=64).map(lambda payload: payload[: len(payload) // 2 * 2])
 formats = {
     "twilio": st.just(MediaFormat("mulaw", 8000)),
@@ -237,7 +237,7 @@ formats = {
 }
 own_events: dict[str, st.SearchStrategy[LineEvent]] = {
     "twilio": st.just(Stopped()),
-    "telnyx": st.one_of(st.just(Stopped()), st.builds(Failed, words)),
+    "telnyx": st.one_of(st.just(Stopped()), st.builds(CarrierFailed, words)),
     "plivo": st.one_of(st.just(Stopped()), st.just(Cleared())),
     "vonage": st.one_of(st.just(Stopped()), st.just(Cleared())),
 }
@@ -386,7 +386,7 @@ def test_plivos_stream_id_is_read_wherever_it_stands(inside: bool) -> None:
     ("message", "code", "hint"),
     [
         ("nonsense", 1007, "not JSON"),
-        ("[1]", 1007, "no object"),
+        ("[1]", 1007, "not an object"),
         ('{"event": "media", "media": {"payload": "%%%"}}', 1007, "base64"),
         ('{"event": "media", "media": {}}', 1007, "payload"),
         ('{"event": "media"}', 1007, "'media' must be an object"),

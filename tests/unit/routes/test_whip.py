@@ -279,7 +279,7 @@ async def test_a_patch_restarts_ice(route):
         url, etag = response.headers["location"], response.headers["etag"]
         seen = {line(response.text, "ice-ufrag")}
         for if_match in ("*", None):  # RFC 9725 wants the first; the present ETag is as clear
-            offer = await call._room.call(begin_anew, call)
+            offer = await call._thread.call(begin_anew, call)
             wanted = ("a=ice-ufrag:", "a=ice-pwd:", "a=candidate:", "a=end-of-candidates", "a=mid:", "m=")
             body = "\r\n".join(line for line in offer.splitlines() if line.startswith(wanted))
             headers = {**FRAGMENT, "If-Match": if_match or etag}
@@ -291,7 +291,7 @@ async def test_a_patch_restarts_ice(route):
             etag = patched.headers["etag"]
             seen.add(line(patched.text, "ice-ufrag"))
             assert "a=candidate:" in patched.text
-            assert await call._room.call(take, call, response.text, patched.text)
+            assert await call._thread.call(take, call, response.text, patched.text)
         assert len(seen) == 3
         assert (await client.patch(url, content="", headers={**FRAGMENT, "If-Match": etag})).status_code == 204
         stream.handler.heard = Event()

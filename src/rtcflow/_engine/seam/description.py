@@ -1,4 +1,4 @@
-"""What of aiortc's SDP parser and codec tables we use. None of it is in aiortc's documentation.
+"""The parts of aiortc's SDP parser and codec tables that we use. None of them is in aiortc's documentation.
 
 Relies on: ``aiortc.sdp.SessionDescription.parse(text)`` has `media` and `group`; ``aiortc.codecs.CODECS`` lists what
 aiortc can code, by kind; ``aiortc.rtcpeerconnection.find_common_codecs(ours, theirs)`` is what it answers with, in the

@@ -1,8 +1,8 @@
-"""The gate: which datagrams reach a call. In the room's thread.
+"""The gate: which datagrams reach a call. Runs in the engine's thread.
 
 Anybody may send to a call's UDP port. aiortc and aioice read what comes as if the peer had sent it: one empty datagram,
-one broken STUN attribute or one packet that is too long ends the call. So each socket has a gate of ours, which lets
-through only what can be the peer's, and stops whatever those libraries raise:
+one broken STUN attribute or one packet that is too long ends the call. So each socket has a gate, which lets through
+only what can be the peer's, and stops every error that those libraries raise:
 
     first byte (RFC 7983)   let through
     0 to 3      STUN        if it is sound and carries the call's user name and password (RFC 8445 section 7.3)
@@ -11,9 +11,9 @@ through only what can be the peer's, and stops whatever those libraries raise:
                             NAT may give the peer a new port at any time
     others                  never
 
-Nothing is answered that does not authenticate itself, so a call's port reflects nothing at strangers.
+Only authentic datagrams are answered, so a call's port cannot be made to send anything to strangers.
 
-A peer whose NAT gives it another port does not know of it, so it nominates nothing anew. Media then goes to the address
+A peer whose NAT gives it another port does not know of it, so it nominates no pair. Media then goes to the address
 that the peer's checks come from, once it has answered there and has asked from nowhere else `FOLLOW` times.
 
 The other way round, an offer's candidates may point to strangers, and ICE would send each of them seven checks from
@@ -89,20 +89,20 @@ class Contact:
     _elsewhere: tuple[tuple[str, int], int] | None = None
 
     def answered(self, address: tuple[str, int]) -> None:
-        """A check of ours was answered from there, so it is the peer's."""
+        """Our check was answered from this address, so the address is the peer's."""
         self.heard += 1
         if self._elsewhere is not None and self._elsewhere[0] != address:
             self._elsewhere = None
         self._answered.add(address)
 
     def asked(self, address: tuple[str, int]) -> None:
-        """The peer's own check came from there."""
+        """The peer's own check came from this address."""
         self.heard += 1
         if address not in self._answered and len(self._earned) < REMOTE_CANDIDATES:
             self._earned[address] = min(self._earned[address] + 2, 10)
 
     def questioned(self, identity: bytes) -> None:
-        """A request of ours goes out; `answers` knows it until it is answered."""
+        """We send a request; `answers` knows it until it is answered."""
         if identity not in self._open:  # aioice sends the same one again
             self._open.append(identity)
 
@@ -150,7 +150,7 @@ class Gate(stock.StunProtocol):
 
     Relies on: aioice's sockets are `StunProtocol`, whose `datagram_received` hands STUN requests to
     ``receiver.request_received(message, addr, protocol)``, responses to ``transactions[id].response_received``, and all
-    else to ``receiver.data_received(data, component)``; ``receiver._queue`` is where the latter waits;
+    else to ``receiver.data_received(data, component)``; ``receiver._queue`` is where such data waits;
     ``receiver._remote_candidates`` have `_network_host` and `port`; ``receiver._nominated`` is empty until ICE is done;
     ``receiver._check_list`` holds pairs; a pair that has answered is ``SUCCEEDED``, and ``receiver._nominated`` has the
     pair in use for each component; ``receiver.ice_controlling``; ``receiver._valid_username``.
@@ -219,7 +219,7 @@ class Gate(stock.StunProtocol):
             self.contact.dropped += 1
 
     def authentic(self, address: tuple[str, int], *, answered: bool) -> None:
-        """A STUN message came that only the peer can have sent: an answer to a check of ours, or a check of its own."""
+        """A STUN message came that only the peer can have sent: an answer to our check, or a check of its own."""
         if answered:
             self.contact.answered(address)
         else:

@@ -1,7 +1,8 @@
-"""Gathering candidates: which sockets a peer opens, which servers it asks, and what it offers. In the room's thread.
+"""Gathering candidates: which sockets a peer opens, which servers it asks, and what it offers. Runs in the engine's
+thread.
 
-In place of aioice's own, which knows no port range, no public address and no interfaces, takes the first server of each
-kind, waits 5 s for the slowest, and keeps to itself what was wrong.
+This replaces aioice's own gathering, which has no port range, no public address and no choice of interfaces. It also
+takes the first server of each kind only, waits 5 s for the slowest, and does not tell what went wrong.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ def install(
     Args:
         connection: Of aiortc's, with the transports that will be needed.
         config: The engine's options.
-        asked: Is told what came of asking each server, by URL.
+        asked: Gets the result of asking each server, by URL.
         contact: Is told what its sockets hear of the peer.
         port: Where the host candidates are, if all calls share one port.
 
@@ -243,7 +244,7 @@ def _known(candidate: Any, candidates: list[Any]) -> bool:
 async def _ask(
     gate: Gate, config: WebRTCConfig, component: int, sockets: list[Any], server: IceServer, url: str, parsed: IceUrl
 ) -> tuple[ServerReport, list[Any]]:
-    """What came of asking one server, and the candidates that it gave."""
+    """The result of asking one server, and the candidates that it gave."""
     loop = asyncio.get_running_loop()
     began = loop.time()
     report, found = ServerReport(url, 0.0), []

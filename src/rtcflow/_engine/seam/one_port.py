@@ -1,4 +1,4 @@
-"""One UDP port for all calls of an engine (`WebRTCConfig.port`). In the room's thread.
+"""One UDP port for all calls of an engine (`WebRTCConfig.port`). Runs in the engine's thread.
 
 There is one socket for each local address, and each call has a `PortGate` at each socket. A datagram finds its call by
 the first of these that fits; a stranger's costs a look into a dictionary:
@@ -116,19 +116,19 @@ class OnePort:
             await shared.aclose()
 
 
-async def open_port(port: int, addresses: Sequence[str], room: AsyncExitStack) -> OnePort:
+async def open_port(port: int, addresses: Sequence[str], shared: AsyncExitStack) -> OnePort:
     """Open `port` on each address.
 
     Args:
         port: The number.
         addresses: Local IP addresses.
-        room: Closes it.
+        shared: Closes it.
 
     Raises:
         OSError: The port is in use on one of them.
     """
     opened = OnePort(port)
-    room.push_async_callback(opened.aclose)
+    shared.push_async_callback(opened.aclose)
     for address in addresses:
         await opened.open(address)
     return opened

@@ -29,7 +29,7 @@ class PicturePort:
     """What a receiver lends to the buffer that stands in for its own.
 
     Relies on: ``__decoder_queue`` takes ``(codec, JitterFrame)``; ``_send_rtcp_nack(ssrc, lost)`` and
-    ``_send_rtcp_pli(ssrc)`` send feedback, and pass over a connection that has ended.
+    ``_send_rtcp_pli(ssrc)`` send feedback, and do nothing if the connection has ended.
     """
 
     def __init__(self, receiver: RTCRtpReceiver) -> None:
@@ -106,7 +106,7 @@ def take_pictures(
 # -- the sender
 
 
-class _Recorder:
+class _EncoderWatch:
     """An encoder that remembers the error with which it failed; aiortc only logs it."""
 
     def __init__(self, encoder: Encoder) -> None:
@@ -136,16 +136,16 @@ class SenderEvents(Protocol):
     """What happens to a sender of video. Called in the engine's thread."""
 
     def sent(self, size: int, packets: int) -> None:
-        """A picture of so many bytes leaves in so many packets."""
+        """A picture of this many bytes leaves in this many packets."""
 
     def reported(self, lost: float, round_trip: float | None) -> None:
         """The peer has lost this share of the packets since its last report; None: the round trip is not known."""
 
     def key_asked(self) -> bool:
-        """The peer asks for a key picture: whether the next one shall be one."""
+        """The peer asks for a key picture. Returns whether the next picture must be one."""
 
     def may_send_again(self, sequence_number: int, size: int) -> bool:
-        """Whether a packet of so many bytes that the peer misses is sent again."""
+        """Whether a packet of this many bytes that the peer misses is sent again."""
 
 
 def _round_trip(sender: dict[str, Any], report: RtcpReceiverInfo) -> float | None:
@@ -163,7 +163,7 @@ def encode_pictures(
     on_error: Callable[[BaseException], None],
     events: SenderEvents,
 ) -> bool:
-    """Have `sender`, which has not started, encode by encoders of ours, and say so when it dies.
+    """Have `sender`, which has not started, use our encoders, and report when it stops with an error.
 
     Relies on: ``sender.send(parameters)`` starts ``_run_rtp(codec)`` as a task, which uses ``__encoder``, and makes one
     only if that is None; it returns when it was cancelled, when the track or the connection has ended, and after any
@@ -214,7 +214,7 @@ def encode_pictures(
 
     async def run_rtp(codec: RTCRtpCodecParameters) -> None:
         make = encoders.get(codec.name.upper())
-        recorder = None if make is None else _Recorder(make())
+        recorder = None if make is None else _EncoderWatch(make())
         members[name] = recorder
         await stock(codec)
         task = asyncio.current_task()

@@ -161,7 +161,7 @@ def packets_received(transport: RTCDtlsTransport) -> int:
 
 
 def contain_faults(connection: RTCPeerConnection, max_message: int, on_fault: Callable[[str], None]) -> None:
-    """Have what `connection` raises on the bytes of its own, authenticated peer be the peer's fault, and seen as such.
+    """Treat errors that bytes of the authenticated peer cause in `connection` as the peer's fault.
 
     A packet of RTP or RTCP that aiortc cannot handle is dropped. What is wrong on the data channels ends the call with
     a `RemoteProtocolError`, for they are reliable: nothing on them can be dropped. Messages on channels that nobody
@@ -272,9 +272,9 @@ def take_packets(
 ) -> bool:
     """Have `receiver`, which has not started, hand its packets to us instead of buffering and decoding them.
 
-    Its jitter buffer is replaced by nothing, and its decoder thread is ended as soon as it was started. The first
-    packet of each source, and where `wire.receive` does not know this aiortc every one, comes through aiortc's own
-    handler.
+    Its jitter buffer is replaced by one that keeps nothing. Its decoder thread is ended as soon as it was started. The
+    first packet of each source, and where `wire.receive` does not know this aiortc every one, comes through aiortc's
+    own handler.
 
     Relies on: `RTCDtlsTransport` calls ``receiver._handle_rtp_packet(packet, arrival_time_ms=)`` for each packet;
     ``receiver.receive(parameters)`` starts the decoder thread; ``receiver._handle_disconnect()`` ends it, may be
@@ -314,7 +314,7 @@ def send_packets(sender: RTCRtpSender, play: Callable[[wire.RtpWriter], Awaitabl
     """Have `sender`, which has not started, send what `play` writes instead of asking its track, if Opus is agreed on.
 
     Relies on: ``sender.send(parameters)`` starts ``_run_rtp(codec)`` as a task, which sets ``__rtp_started`` and, at
-    its end, ``__rtp_exited``, and lets go of ``__track``; ``sender.stop()`` cancels it.
+    its end, ``__rtp_exited``, and drops ``__track``; ``sender.stop()`` cancels it.
 
     Args:
         sender: The sender.

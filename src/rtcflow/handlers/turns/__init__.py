@@ -13,6 +13,11 @@
 | `timeline` | the moments of each turn |
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NoReturn
+
+from ..._core.moved import absent
 from ..ledger import Heard, Say
 from .detector import TurnDetector, VoiceTurns
 from .events import DetectorEvent, SpeechEnded, SpeechStarted, StopWordHeard, TurnEnd, TurnEnded
@@ -80,3 +85,9 @@ __all__ = [
     "VoiceTurns",
     "get_silero_model",
 ]
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> NoReturn:
+        raise absent(__name__, name)

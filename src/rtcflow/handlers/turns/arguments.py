@@ -18,7 +18,7 @@ ANY_NUMBER = 100
 
 
 def name_of_function(fn: object) -> str:
-    """The name of a function in logs: the one its author gave it."""
+    """The name of a function in logs."""
     while isinstance(fn, functools.partial):
         fn = fn.func
     return str(getattr(fn, "__qualname__", type(fn).__qualname__))

@@ -54,7 +54,7 @@ class TurnDetector(Protocol):
         """
 
     def silence(self, seconds: float) -> list[DetectorEvent]:
-        """Count so many seconds without audio from the peer as silence."""
+        """Count `seconds` without audio from the peer as silence."""
 
     def reset(self) -> None:
         """Forget the turn that is under way."""
@@ -62,7 +62,8 @@ class TurnDetector(Protocol):
 
 DOZE = 3.0
 """Below this many dB above the background nobody has begun to speak, so the model is not asked. At a signal to noise
-ratio of 0 dB an average syllable adds so much, and the loudest syllables add twice as much."""
+ratio of 0 dB an average syllable adds this much, and the loudest syllables add twice as much.
+"""
 
 AWAKE = 8
 """Windows for which the model is still asked after the last one that stood out: a quarter of a second."""

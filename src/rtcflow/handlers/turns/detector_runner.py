@@ -68,7 +68,7 @@ class DetectorRunner:
         return _checked(events)
 
     async def silence(self, seconds: float) -> list[DetectorEvent]:
-        """Nothing came for so long; see `TurnDetector`. Raises as `feed`."""
+        """Nothing came for `seconds`; see `TurnDetector`. Raises as `feed`."""
         if self._detector.blocking:
             return await self._in_thread(partial(self._detector.silence, seconds))
         self._forget_if_told()

@@ -1,4 +1,4 @@
-"""What a turn detector tells. Times are media time: seconds of audio since the beginning."""
+"""The events of a turn detector. Times are media time: seconds of audio since the beginning."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class SpeechEnded:
 
     Attributes:
         at: Media time of the end of the speech, in seconds.
-        probability: That the turn is over with it, as far as the detector can tell by now. One that only knows
+        probability: How likely the turn is over, as far as the detector can tell by now. A detector that only knows
             pauses says how much of the pause has passed.
     """
 

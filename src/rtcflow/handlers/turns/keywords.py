@@ -123,7 +123,7 @@ class PocketsphinxSpotter:
                 self._decoder = decoder
 
     def reset(self) -> None:
-        """Begin anew; see `KeywordSpotter`."""
+        """Begin again; see `KeywordSpotter`."""
         if self._decoder is not None and self._fed:
             self._decoder.end_utt()
             self._decoder.start_utt()
@@ -169,7 +169,7 @@ class TranscribingSpotter:
         self.reset()
 
     def reset(self) -> None:
-        """Begin anew; see `KeywordSpotter`."""
+        """Begin again; see `KeywordSpotter`."""
         self._heard = np.empty(0, np.int16)
         self._fed = self._judged = 0
 

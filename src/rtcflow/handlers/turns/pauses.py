@@ -74,8 +74,9 @@ class Loudness:
 
 
 ONSET = 3
-"""Windows before the model notices speech that count as speech, too, if they stand out. Silero VAD takes at most so
-many (96 ms) to notice a clear voice."""
+"""Windows before the model notices speech that count as speech, too, if they stand out. Silero VAD takes at most this
+many (96 ms) to notice a clear voice.
+"""
 
 
 EAGER = 2
@@ -173,11 +174,11 @@ class PauseTracker:
     def patience(self, *, loud: bool = False) -> int:
         """Windows from now to the first at which an event is possible, whatever they hold: at least 1.
 
-        Nothing is lost by waiting for so many windows and judging them together, which is cheaper.
+        Nothing is lost by waiting for that number of windows and judging them together, which is cheaper.
 
         Args:
             loud: The windows will be louder than the background, so speech probably goes on. If it does not,
-                `SpeechEnded` may be late by so many windows. `TurnEnded` is never late.
+                `SpeechEnded` may be late by that number of windows. `TurnEnded` is never late.
         """
         recent = list(self._recent)
         if self._began is None:
@@ -257,7 +258,7 @@ class PauseTracker:
             events.append(SpeechStarted((self._now - self._blip) * self.window))
         if too_long := self._too_long():
             return events + too_long
-        # A blip within the pause (fewer than `blip` windows of speech) must not begin the pause anew.
+        # A blip within the pause (fewer than `blip` windows of speech) must not begin the pause again.
         if silent and sum(list(self._recent)[-(self._pause + self._blip - 1) :]) < self._blip:
             if self._talking_now:
                 events.append(SpeechEnded(self._last_speech * self.window, 1.0))

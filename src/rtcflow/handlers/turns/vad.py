@@ -1,4 +1,4 @@
-"""Is that speech? What a speech detection model is, and the one that needs nothing.
+"""Is that speech? The protocols of speech detection models, and one model that needs no package.
 
 Two kinds of model are understood. A *streaming* model carries its state from window to window, so each window is
 heard once and in its context: `StreamingVadModel`. A *chunk* model hears a whole chunk from nothing each time, which is
@@ -75,12 +75,12 @@ class StreamingVadModel(Protocol):
     """A model that many conversations share; each gets its own `stream`."""
 
     def stream(self) -> VadStream:
-        """A new state, having heard nothing."""
+        """A new state that has heard nothing yet."""
 
 
 @runtime_checkable
 class PauseDetectionModel(Protocol):
-    """FastRTC's protocol for a model of one's own."""
+    """FastRTC's protocol for your own model."""
 
     def vad(
         self, audio: tuple[int, NDArray[np.int16] | NDArray[np.float32]], options: ModelOptions
@@ -100,7 +100,7 @@ class PauseDetectionModel(Protocol):
 
 
 class EnergyVad:
-    """Takes for speech whatever is clearly louder than the background of late. Needs no model and no package.
+    """Takes for speech whatever is clearly louder than the recent background. Needs no model and no package.
 
     It knows levels, nothing else: music, a door, a dog, a second voice and a ringing telephone are all speech to it,
     and in steady noise it misses quiet talkers. Good for tests, push-to-talk and quiet headsets; for people in rooms

@@ -22,9 +22,9 @@ from ..lines import (
     TOO_BIG,
     WRONG_KIND,
     CallStarted,
+    CarrierFailed,
     Cleared,
-    Dtmf,
-    Failed,
+    KeyPressed,
     LineCodec,
     LineCommand,
     LineEvent,
@@ -99,7 +99,7 @@ class GenesysCodec(LineCodec):
             case "close":
                 return Stopped()
             case "error":
-                return Failed(read_text(parts, "message", "error"))
+                return CarrierFailed(read_text(parts, "message", "error"))
             case str(other) if other in _NOTHING_TO_DO:
                 return None
             case other:
@@ -163,7 +163,7 @@ class GenesysCodec(LineCodec):
                     "inputVariables": dict(event.custom),
                 }
                 return self._write("open", parts, by_server=False)
-            case Dtmf(digit):
+            case KeyPressed(digit):
                 return self._write("dtmf", {"digit": digit}, by_server=False)
             case Ping():
                 return self._write("ping", {}, by_server=False)
@@ -171,7 +171,7 @@ class GenesysCodec(LineCodec):
                 return self._write("playback_completed", {}, by_server=False)
             case Stopped():
                 return self._write("close", {"reason": "end"}, by_server=False)
-            case Failed(reason):
+            case CarrierFailed(reason):
                 return self._write("error", {"code": 500, "message": reason}, by_server=False)
         raise NotImplementedError(f"Genesys has no message for {type(event).__name__}")
 

@@ -17,10 +17,10 @@ from ..lines import (
     TELEPHONE,
     WRONG_KIND,
     CallStarted,
+    CarrierFailed,
     Cleared,
     Connected,
-    Dtmf,
-    Failed,
+    KeyPressed,
     LineCodec,
     LineCommand,
     LineEvent,
@@ -55,7 +55,7 @@ _OUR_PARAMETERS = ("caller", "callee")
 
 
 class JsonMediaCodec(LineCodec):
-    """What the three have in common."""
+    """What the three carriers have in common."""
 
     _sequence = 0
     _chunk = 0
@@ -101,7 +101,7 @@ class JsonMediaCodec(LineCodec):
                         "payload": write_payload(payload),
                     },
                 )
-            case Dtmf(digit):
+            case KeyPressed(digit):
                 return self._write("dtmf", dtmf={"track": "inbound_track", "digit": digit})
             case MarkPlayed(name):
                 return self._write("mark", mark={"name": name})
@@ -292,7 +292,7 @@ class TelnyxCodec(JsonMediaCodec):
             case "error":
                 details = said.get("payload")
                 details = details if isinstance(details, dict) else {}
-                return Failed(read_text(details, "title", "") or read_text(details, "detail", "error"))
+                return CarrierFailed(read_text(details, "title", "") or read_text(details, "detail", "error"))
         return unknown_to_us(event, "connected, start, media, dtmf, mark, error, stop")
 
     def _write(self, event: str, **parts: object) -> str:
@@ -315,7 +315,7 @@ class TelnyxCodec(JsonMediaCodec):
                 self._sequence = 0
                 secret = {"x-telnyx-streaming-auth-token": token} if token else {}
                 return write({"event": "connected", "version": "1.0.0", **secret})
-            case Failed(reason):
+            case CarrierFailed(reason):
                 return self._write("error", payload={"code": 100002, "title": reason})
         return super()._encode_other(event)
 

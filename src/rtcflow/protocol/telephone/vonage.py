@@ -16,7 +16,7 @@ from ..lines import (
     WRONG_KIND,
     CallStarted,
     Cleared,
-    Dtmf,
+    KeyPressed,
     LineCodec,
     LineCommand,
     LineEvent,
@@ -105,7 +105,7 @@ class VonageCodec(LineCodec):
                         **{name: value for name, value in event.custom.items() if name not in RESERVED},
                     }
                 )
-            case Dtmf(digit):
+            case KeyPressed(digit):
                 return write({"event": "websocket:dtmf", "digit": digit, "duration": 260})
             case MarkPlayed(name):
                 return write({"event": "websocket:notify", "payload": {"name": name}})

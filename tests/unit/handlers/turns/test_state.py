@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rtcflow.handlers.turns import ReplyFailed, ReplyStarted, SpeechEnded, SpeechStarted, TurnEnded, state
-from rtcflow.handlers.turns.recording import Recording
 from rtcflow.handlers.turns.state import (
     AskInterrupt,
     CommitReply,
@@ -27,6 +26,7 @@ from rtcflow.handlers.turns.state import (
     Tell,
     TurnState,
 )
+from rtcflow.handlers.turns.turn_audio import TurnAudio
 
 RATE = 1000
 
@@ -174,7 +174,7 @@ options = st.fixed_dictionaries(
 
 
 def world(**settings):
-    return World(TurnState(Recording(RATE, before=0.5), **settings))
+    return World(TurnState(TurnAudio(RATE, before=0.5), **settings))
 
 
 @given(options, st.lists(st.sampled_from(EVENTS), max_size=40))

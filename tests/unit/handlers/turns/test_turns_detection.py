@@ -27,8 +27,8 @@ from rtcflow.handlers.turns import detector as detector_module
 from rtcflow.handlers.turns import silero as silero_module
 from rtcflow.handlers.turns.detector import ChunkTurns
 from rtcflow.handlers.turns.keywords import TranscribingSpotter, find_phrase
-from rtcflow.handlers.turns.recording import Recording
 from rtcflow.handlers.turns.silero import get_silero_model, speech_chunks
+from rtcflow.handlers.turns.turn_audio import TurnAudio
 
 WINDOW = 0.032
 needs_espeak = pytest.mark.skipif(not turn_corpus.HAS_ESPEAK, reason="espeak-ng is not installed")
@@ -550,7 +550,7 @@ def test_what_was_heard_and_the_rest_are_the_whole(lengths, share):
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=50), st.integers(0, 40))
 def test_a_recording_has_the_turn_and_no_more(sizes, began):
     """From where the turn began, if that is kept still, to now; before a turn only a little is kept."""
-    recording = Recording(1000, before=0.5)
+    recording = TurnAudio(1000, before=0.5)
     all_samples = np.arange(sum(sizes), dtype=np.int16)
     at = 0
     for index, size in enumerate(sizes):

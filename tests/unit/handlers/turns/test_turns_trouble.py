@@ -247,7 +247,7 @@ async def test_a_detector_that_raises_costs_one_turn_and_is_told_once(caplog):
 
 @pytest.mark.parametrize("method", ["feed", "reset"])
 async def test_a_reply_that_was_held_goes_on_when_the_detector_fails(method):
-    """Nobody would ever say that the interruption was none: the reply is resumed, and played to its end."""
+    """Nobody would ever say that it was a false alarm: the reply is resumed, and played to its end."""
     detector = Broken(turn(0.2, 0.6) + turn(2.0, 9.0), "feed", since=3.0, until=3.1)
     detector.until, reset = 3.1, detector.reset
 

@@ -1,8 +1,11 @@
 """Where names and modules of earlier releases are now.
 
-`rtcflow.__getattr__` uses `NAMES`. `OldModules` is the last of Python's import finders, so it is asked only for modules
-that do not exist. For an old module it raises an ImportError that says the new place. The modules that earlier
-documentation told users to import still work: `_Alias` loads an empty module that takes its names from the new one.
+The `__getattr__` of a module ends with `raise absent(...)`. It knows names that have moved (`NAMES`), that are called
+something else now (`RENAMED`), and that users have no use for any more (`PRIVATE`).
+
+`OldModules` is the last of Python's import finders, so it is asked only for modules that do not exist. For an old
+module it raises an ImportError that says the new place. The modules that earlier documentation told users to import
+still work: `_Alias` loads an empty module that takes its names from the new one.
 """
 
 from __future__ import annotations
@@ -15,8 +18,9 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Final
 
+PACKAGE: Final = "rtcflow"
+
 NAMES: Final[Mapping[str, str]] = {
-    "Caller": "CallRequest, in rtcflow",
     **dict.fromkeys(
         (
             *("EnergyVad", "Heard", "Interrupted", "KeywordSpotter", "PauseDetectionModel", "PlayoutFinished"),
@@ -46,6 +50,26 @@ NAMES: Final[Mapping[str, str]] = {
 }
 """Names that `rtcflow` had at the top, and the public module that has them now."""
 
+RENAMED: Final[Mapping[str, Mapping[str, str]]] = {
+    "rtcflow": {"Caller": "rtcflow.CallRequest"},
+    "rtcflow.client.load": {"Limits": "rtcflow.client.load.LoadLimits", "Trace": "rtcflow.client.load.CallTrace"},
+    "rtcflow.testing": {"Heard": "rtcflow.testing.HeardFrame"},
+    "rtcflow.testing.caller": {"Heard": "rtcflow.testing.HeardFrame"},
+}
+"""By module: names of an earlier release, and what they are called now."""
+
+PRIVATE: Final[Mapping[str, Mapping[str, str]]] = {
+    "rtcflow.connection": {"shut_down": "a connection calls shutdown() of its handler itself"},
+    "rtcflow.handlers.turns": {
+        **dict.fromkeys(("ChunkTurns", "StopWordTurns"), "write a detector as a rtcflow.turns.TurnDetector"),
+        **dict.fromkeys(
+            ("Chunk", "Outbox", "PlayoutLedger", "Reply", "run_reply"),
+            "make a handler with rtcflow.turns.ReplyOnPause or rtcflow.turns.ReplyHandler",
+        ),
+    },
+}
+"""By module: names of an earlier release that are private now, and what to do in their place."""
+
 MODULES: Final[Mapping[str, str]] = {
     "asgi": "rtcflow.routes.app",
     "asgi_data": "rtcflow.routes.data",
@@ -57,6 +81,8 @@ MODULES: Final[Mapping[str, str]] = {
     "fanout": "rtcflow.stream (Reader)",
     "flow": "rtcflow.abc (Flow, FlowStatistics, Policy)",
     "form": "rtcflow.serving.form",
+    "handlers.turns.ear": "rtcflow.handlers.turns.detector_runner",
+    "handlers.turns.recording": "rtcflow.handlers.turns.turn_audio",
     "hooks": "rtcflow._core.hooks",
     "load": "rtcflow.client.load",
     "nurseries": "rtcflow.connection.media_loops",
@@ -72,6 +98,20 @@ MODULES: Final[Mapping[str, str]] = {
 
 ALIASES: Final[Mapping[str, str]] = {"carrier": "rtcflow.client.lines", "doctor": "rtcflow.client.doctor"}
 """Old modules that earlier documentation told users to import. They still work."""
+
+
+def absent(module: str, name: str) -> ImportError | AttributeError:
+    """The error for a name that `module` does not have. If an earlier release had it, it says what to write.
+
+    It is an ImportError then, because ``from ... import`` loses the text of an AttributeError.
+    """
+    if module == PACKAGE and name in NAMES:
+        return ImportError(f"{module}.{name} has moved; take it from {NAMES[name]}", name=module)
+    if name in RENAMED.get(module, {}):
+        return ImportError(f"{module}.{name} was renamed; it is {RENAMED[module][name]}", name=module)
+    if name in PRIVATE.get(module, {}):
+        return ImportError(f"{module}.{name} is private now: {PRIVATE[module][name]}", name=module)
+    return AttributeError(f"module {module!r} has no attribute {name!r}")
 
 
 class OldModules(MetaPathFinder):
@@ -95,7 +135,7 @@ class OldModules(MetaPathFinder):
             ModuleNotFoundError: The module has moved; the text says where.
         """
         package, _, name = fullname.partition(".")
-        if package != __package__:
+        if package != PACKAGE:
             return None
         if name in ALIASES:
             return ModuleSpec(fullname, _Alias(ALIASES[name]))

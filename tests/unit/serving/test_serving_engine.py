@@ -7,7 +7,7 @@ import logging
 import anyio
 import pytest
 
-from rtcflow.serving.engine import EngineRoom
+from rtcflow.serving.engine import SharedEngine
 from rtcflow.transports.webrtc import WebRTCConfig, WebRTCEngine
 
 pytestmark = pytest.mark.anyio
@@ -25,7 +25,7 @@ async def kill(engine: WebRTCEngine) -> None:
     async def fail() -> None:
         raise Panic("native code")
 
-    room = engine._room
+    room = engine._thread
     assert room is not None
     with pytest.raises(anyio.ClosedResourceError):
         await room.call(fail)
@@ -33,7 +33,7 @@ async def kill(engine: WebRTCEngine) -> None:
 
 async def test_an_engine_that_failed_is_replaced(caplog: pytest.LogCaptureFixture) -> None:
     """The failure is told once, what asks next gets an engine that works, and the stream goes on."""
-    engines = EngineRoom(LOCAL)
+    engines = SharedEngine(LOCAL)
     with anyio.fail_after(10), caplog.at_level(logging.ERROR):
         first = await engines.get()
         assert await engines.get() is first
@@ -50,7 +50,7 @@ async def test_an_engine_that_failed_is_replaced(caplog: pytest.LogCaptureFixtur
 
 async def test_an_engine_that_failed_unnoticed_is_told_at_the_end(caplog: pytest.LogCaptureFixture) -> None:
     """Nobody asks for an engine any more, and the failure of the last one is not lost."""
-    engines = EngineRoom(LOCAL)
+    engines = SharedEngine(LOCAL)
     with anyio.fail_after(10), caplog.at_level(logging.ERROR):
         await kill(await engines.get())
         await engines.aclose()

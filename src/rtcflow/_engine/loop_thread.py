@@ -3,7 +3,7 @@
 It has a thread of its own under asyncio, too. A busy loop of the application must not stop ICE consent checks, RTCP or
 the sending of queued audio. Both backends also use one code path, and only that one must be right.
 
-Ownership. `Room._main` supervises: its task group holds every call from outside and every task of rtcflow. aiortc
+Ownership. `LoopThread._main` supervises: its task group holds every call from outside and every task of rtcflow. aiortc
 starts tasks of its own that nobody holds. So the loop's task factory puts each task into the *family* of the context in
 which it was started. A peer then knows every task that was started on its behalf, and does not close before all have
 ended.
@@ -90,7 +90,7 @@ class Resident(Protocol):
         """Free everything. Idempotent."""
 
 
-class Room:
+class LoopThread:
     """A thread that runs an asyncio loop, and the supervisor of everything in it.
 
     Args:
@@ -109,7 +109,7 @@ class Room:
         self._error: BaseException | None = None
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._calls: set[_Call[Any]] = set()
+        self._calls: set[_PostedCall[Any]] = set()
         self._stopping = False
         self._stop: asyncio.Event
         self._tasks: asyncio.TaskGroup
@@ -190,8 +190,8 @@ class Room:
 
     def _begin(
         self, function: Callable[..., Awaitable[T]], args: tuple[Any, ...], context: contextvars.Context | None
-    ) -> _Call[T]:
-        call = _Call(self, function, args, context or contextvars.Context())
+    ) -> _PostedCall[T]:
+        call = _PostedCall(self, function, args, context or contextvars.Context())
         self._calls.add(call)  # before the call is posted: a thread that ends finishes every call in the set
         try:
             self.post(lambda: call.begin(self._tasks))
@@ -214,14 +214,14 @@ class Room:
         except RuntimeError:  # the loop was closed just now
             raise anyio.ClosedResourceError from None
 
-    # -- in the room
+    # -- in the thread
 
     def start_soon(self, coroutine: Coroutine[Any, Any, Any], family: Family) -> asyncio.Task[Any]:
         """Start a task that belongs to `family`. Its errors go to `Family.failed`."""
         return self._tasks.create_task(_report(coroutine, family), context=family.context)
 
     def start_task(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Start a task that lives at most as long as the room; in its thread."""
+        """Start a task that lives at most as long as the thread; called in the thread."""
         return self._tasks.create_task(coroutine, context=contextvars.Context())
 
     def _stop_now(self) -> None:
@@ -264,14 +264,18 @@ class Room:
                 call.cancel()
 
 
-class _Call(Generic[T]):
+class _PostedCall(Generic[T]):
     """One call into the engine's thread, and its outcome on the way back."""
 
     def __init__(
-        self, room: Room, function: Callable[..., Awaitable[T]], args: tuple[Any, ...], context: contextvars.Context
+        self,
+        loop_thread: LoopThread,
+        function: Callable[..., Awaitable[T]],
+        args: tuple[Any, ...],
+        context: contextvars.Context,
     ) -> None:
         self.done = Event()
-        self._room, self._function, self._args, self._context = room, function, args, context
+        self._loop_thread, self._function, self._args, self._context = loop_thread, function, args, context
         self._value: T | None = None
         self._error: BaseException | None = None
         self._task: asyncio.Task[None] | None = None
@@ -304,7 +308,7 @@ class _Call(Generic[T]):
     def finish(self, value: T | None, error: BaseException | None) -> None:
         if not self.done.is_set():
             self._value, self._error = value, error
-            self._room._calls.discard(self)
+            self._loop_thread._calls.discard(self)
             self.done.set()
 
     def result(self) -> T:

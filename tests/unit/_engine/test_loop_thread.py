@@ -1,4 +1,4 @@
-"""The room: calls into it, and its end."""
+"""The thread of a loop: calls into it, and its end."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import threading
 import anyio
 import pytest
 
-from rtcflow._engine.room import Family, Room
+from rtcflow._engine.loop_thread import Family, LoopThread
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("use_uvloop", [False, None])
 async def test_calls_run_in_the_room(use_uvloop: bool | None) -> None:
-    """A call runs in the room's thread, and what it returns or raises comes back."""
-    room = Room(use_uvloop=use_uvloop)
-    await room.open()
+    """A call runs in the loop's thread, and what it returns or raises comes back."""
+    thread = LoopThread(use_uvloop=use_uvloop)
+    await thread.open()
 
     async def where(number: int) -> tuple[str, int]:
         await asyncio.sleep(0)
@@ -26,22 +26,22 @@ async def test_calls_run_in_the_room(use_uvloop: bool | None) -> None:
     async def fail() -> None:
         raise KeyError("x")
 
-    assert await room.call(where, 3) == ("rtcflow engine", 3)
+    assert await thread.call(where, 3) == ("rtcflow engine", 3)
     with pytest.raises(KeyError):
-        await room.call(fail)
-    await room.aclose()
+        await thread.call(fail)
+    await thread.aclose()
     with pytest.raises(anyio.ClosedResourceError):
-        await room.call(where, 3)
+        await thread.call(where, 3)
     with pytest.raises(anyio.ClosedResourceError):
-        room.post(print)
-    await room.aclose()
+        thread.post(print)
+    await thread.aclose()
 
 
 @pytest.mark.anyio
 async def test_cancelling_a_call() -> None:
     """Cancelling a call cancels what it does, and returns only when that has ended."""
-    room = Room()
-    await room.open()
+    thread = LoopThread()
+    await thread.open()
     trace: list[str] = []
 
     async def slow() -> None:
@@ -53,18 +53,18 @@ async def test_cancelling_a_call() -> None:
             raise
 
     with anyio.move_on_after(0.05) as scope:
-        await room.call(slow)
+        await thread.call(slow)
     assert scope.cancelled_caught
     assert trace == ["ended"]
-    await room.aclose()
+    await thread.aclose()
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_closing_is_not_cut_short_by_native_cancellation() -> None:
     """Three times cancelled, `complete` and `aclose` do what they have to, and then the cancellation is heard."""
-    room = Room()
-    await room.open()
+    thread = LoopThread()
+    await thread.open()
     done: list[str] = []
 
     async def slow() -> None:
@@ -73,9 +73,9 @@ async def test_closing_is_not_cut_short_by_native_cancellation() -> None:
 
     async def close() -> None:
         try:
-            await room.complete(slow)
+            await thread.complete(slow)
         finally:
-            await room.aclose()
+            await thread.aclose()
             done.append("closed")
 
     task = asyncio.get_running_loop().create_task(close())
@@ -84,43 +84,43 @@ async def test_closing_is_not_cut_short_by_native_cancellation() -> None:
         task.cancel()
     assert task.cancelled()
     assert done[:1] == ["slow"]
-    assert not room.is_open
-    assert room._thread is None
+    assert not thread.is_open
+    assert thread._thread is None
 
 
 @pytest.mark.anyio
 async def test_closing_a_room_that_is_being_opened() -> None:
     """Whoever gives up opening closes, and the thread ends although its loop did not run when it was told to."""
-    room = Room()
+    thread = LoopThread()
     with anyio.move_on_after(0):
-        await room.open()
-    await room.aclose()
-    assert room._thread is None
-    assert not room.is_open
+        await thread.open()
+    await thread.aclose()
+    assert thread._thread is None
+    assert not thread.is_open
 
 
 @pytest.mark.anyio
 async def test_closing_during_a_call() -> None:
-    """A call that runs when the room is closed is cancelled, and raises ClosedResourceError."""
-    room = Room()
-    await room.open()
+    """A call that runs when the thread is closed is cancelled, and raises ClosedResourceError."""
+    thread = LoopThread()
+    await thread.open()
     async with anyio.create_task_group() as tasks:
 
         async def call() -> None:
             with pytest.raises(anyio.ClosedResourceError):
-                await room.call(asyncio.sleep, 60)
+                await thread.call(asyncio.sleep, 60)
 
         tasks.start_soon(call)
         tasks.start_soon(call)
         await anyio.wait_all_tasks_blocked()
-        await room.aclose()
+        await thread.aclose()
 
 
 @pytest.mark.anyio
 async def test_the_room_breaks() -> None:
-    """An error that is nobody's ends the room: who waits is told, and aclose raises it."""
-    room = Room()
-    await room.open()
+    """An error that is nobody's ends the thread: those who wait are told, and aclose raises it."""
+    thread = LoopThread()
+    await thread.open()
 
     class Broken(BaseException):
         pass
@@ -129,17 +129,17 @@ async def test_the_room_breaks() -> None:
         raise Broken
 
     with pytest.raises(anyio.ClosedResourceError):
-        await room.call(break_it)
+        await thread.call(break_it)
     with pytest.raises(BaseExceptionGroup) as caught:
-        await room.aclose()
+        await thread.aclose()
     assert caught.group_contains(Broken)
 
 
 @pytest.mark.anyio
 async def test_families() -> None:
     """Whatever is started on behalf of a family, by whomever, belongs to it; it hears of errors, and waits for all."""
-    room = Room()
-    await room.open()
+    thread = LoopThread()
+    await thread.open()
     errors: list[BaseException] = []
     trace: list[str] = []
 
@@ -161,37 +161,37 @@ async def test_families() -> None:
 
     async def check() -> None:
         family = Family(errors.append)
-        await room.start_soon(parent(), family)
-        room.start_soon(asyncio.to_thread(lambda: 1 / 0), family)
+        await thread.start_soon(parent(), family)
+        thread.start_soon(asyncio.to_thread(lambda: 1 / 0), family)
         await family.wait(0.3)
         assert trace == ["stray ended", "stuck was cancelled"]
 
-    await room.call(check)
+    await thread.call(check)
     assert sorted(type(error).__name__ for error in errors) == ["ValueError", "ZeroDivisionError"]
-    await room.aclose()
+    await thread.aclose()
 
 
 @pytest.mark.anyio
 async def test_contexts_stay_outside() -> None:
-    """Context variables of the caller are not seen in the room."""
+    """Context variables of the caller are not seen in the thread."""
     variable = contextvars.ContextVar("variable", default="default")
     variable.set("outside")
-    room = Room()
-    await room.open()
+    thread = LoopThread()
+    await thread.open()
 
     async def read() -> str:
         return variable.get()
 
-    assert await room.call(read) == "default"
-    await room.aclose()
+    assert await thread.call(read) == "default"
+    await thread.aclose()
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("use_uvloop", [False, None])
 async def test_a_socket_whose_opening_is_cancelled_is_closed(use_uvloop: bool | None) -> None:
     """Cancelled at any moment, `create_datagram_endpoint` leaves nothing open (uvloop's own leaves the socket)."""
-    room = Room(use_uvloop=use_uvloop)
-    await room.open()
+    thread = LoopThread(use_uvloop=use_uvloop)
+    await thread.open()
 
     class Endpoint(asyncio.DatagramProtocol):
         made = lost = False
@@ -223,6 +223,6 @@ async def test_a_socket_whose_opening_is_cancelled_is_closed(use_uvloop: bool | 
                 await asyncio.sleep(0)
         return isinstance(outcome, asyncio.CancelledError)
 
-    cancelled = [await room.call(cancel_after, turns) for turns in range(6)]
+    cancelled = [await thread.call(cancel_after, turns) for turns in range(6)]
     assert any(cancelled)
-    await room.aclose()
+    await thread.aclose()

@@ -13,7 +13,7 @@ MOST = 600.0
 kHz."""
 
 
-class Recording:
+class TurnAudio:
     """Audio by media time. Until `begin`, only the last `before` seconds are kept.
 
     Args:
@@ -43,7 +43,7 @@ class Recording:
         self._trim()
 
     def silence(self, seconds: float) -> None:
-        """Add so many seconds of silence, because no audio came."""
+        """Add `seconds` of silence, because no audio came."""
         self.add(np.zeros((self._channels, round(seconds * self._rate)), np.int16))
 
     def begin(self, at: float) -> None:

@@ -507,5 +507,5 @@ def test_the_page_is_accessible(visit, width, scheme):
 
 
 def test_the_page_is_small():
-    """All of it, as it is served: at most 64 KB."""
-    assert sum(path.stat().st_size for path in (files("rtcflow") / "web").iterdir()) <= 64_000
+    """All of it, as it is served: at most 60 KB."""
+    assert sum(path.stat().st_size for path in (files("rtcflow") / "web").iterdir()) <= 60_000

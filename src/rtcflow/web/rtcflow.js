@@ -1,26 +1,16 @@
 // The browser client of rtcflow: one ES module without dependencies. The documentation's page "In the browser" tells
-// all of it; in short:
-//
-//   import { Call } from "/rtcflow.js";
-//   const call = new Call();
-//   call.addEventListener("track", ({ detail }) => { video.srcObject = detail.stream; });
-//   call.addEventListener("message", ({ detail }) => console.log(detail.type, detail.data));
-//   await call.start(); // asks for microphone and camera; resolves when media can flow
-//   call.stop();
+// how to use it.
 
 const DISCONNECTED_LIMIT = 15_000; // ms without a path after which a call is given up; ICE may heal it before that
 const CONNECT_LIMIT = 20_000; // ms from the answer to a working path
 const PING_EVERY = 1000; // ms; over a WebSocket, for the round trip
-const WATCH_EVERY = 400; // ms; the same where the page may come back, to see that the server is there
-const UNANSWERED = 3; // pings without an answer after which the line is lost, if the server waits for its callers
-const RECONNECT_LIMIT = 5000; // ms that one attempt to come back may take
-const LONGEST_PAUSE = 2000; // ms between two attempts
+const WATCH_EVERY = 400; // ms; the same if the server waits for its callers: three without an answer, and the line is lost
+const RECONNECT_LIMIT = 5000; // ms for one attempt to come back
 const CLOCK_LIMIT = 2000; // ms in which the browser's audio clock must have moved
 const WEBSOCKET_BUFFER = 64_000; // bytes that may wait to be sent: 0.7 s of sound; more would only be late
 
 const LIVE = new Set(["asking", "connecting", "connected", "interrupted"]);
 
-/** An error whose message can be shown to a person as it is; `code` is for programs. */
 export class CallError extends Error {
   constructor(words, code = "failed") {
     super(words);
@@ -39,23 +29,10 @@ export class Call extends EventTarget {
   #line = null;
   #abort = null;
   #previous = null;
-  #permit = null; // what the server said about coming back: { secret, seconds }
-  #proofs = 0; // sent so far
+  #permit = {}; // what the server said about coming back: { secret, seconds }, or nothing
   #reading = ""; // the id of the call whose outputs are being read
   #seen = { id: "", number: "" }; // the last of its outputs that came
 
-  /**
-   * @param {object} options
-   * @param {string} options.url Where the stream is mounted; by default where this module was loaded from.
-   * @param {"webrtc"|"websocket"} options.transport A WebSocket carries sound only, and passes where UDP does not.
-   * @param {boolean|object} options.audio Whether to send sound, or constraints for the microphone; by default what the
-   *   stream's mode, modality and track_constraints say.
-   * @param {boolean|object} options.video The same for the camera.
-   * @param {RTCConfiguration|function} options.rtcConfiguration Or a function (async or not) that is asked at each
-   *   start; by default what the stream says.
-   * @param {object} options.rtpParams For RTCRtpSender.setParameters; by default what the stream says.
-   * @param {object} options.headers Further headers of each request, for example Authorization.
-   */
   constructor(options = {}) {
     super();
     const base = new URL(options.url ?? new URL(".", import.meta.url), document.baseURI).href;
@@ -64,22 +41,18 @@ export class Call extends EventTarget {
     this.status = "idle";
   }
 
-  /** What is sent: a MediaStream, or null. */
   get localStream() {
     return this.#local;
   }
 
-  /** What the server sends: a MediaStream, or null. */
   get remoteStream() {
     return this.#remote;
   }
 
-  /** Whether a call is being made or is up. */
   get live() {
     return LIVE.has(this.status);
   }
 
-  /** "webrtc" or "websocket"; a change counts from the next start on. */
   get transport() {
     return this.#options.transport;
   }
@@ -88,12 +61,11 @@ export class Call extends EventTarget {
     this.#options.transport = name;
   }
 
-  /** Call. Resolves when media can flow, or when it was stopped before; else rejects with a CallError that says why. */
   async start() {
     if (this.live) throw new CallError("This call is already under way.", "already_started");
     this.id = randomId();
-    this.#previous = this.#permit = null;
-    this.#proofs = 0;
+    this.#previous = null;
+    this.#permit = {};
     this.#abort = new AbortController();
     const { signal } = this.#abort;
     try {
@@ -116,22 +88,16 @@ export class Call extends EventTarget {
     }
   }
 
-  /** Hang up. */
   stop() {
     this.#finish("ended", "The call has ended.");
   }
 
-  /** Send nothing of the microphone ("audio") or the camera ("video") while `muted`. Also before the call. */
   mute(muted, kind = "audio") {
     if (muted) this.#muted.add(kind);
     else this.#muted.delete(kind);
     for (const track of this.#local?.getTracks() ?? []) if (track.kind === kind) track.enabled = !muted;
   }
 
-  /**
-   * Use another microphone ("audio") or camera ("video"), at once if the call is up; "" is the browser's choice. If it
-   * cannot be opened this rejects, and what was in use goes on.
-   */
   async useDevice(kind, deviceId) {
     const before = this.#devices[kind];
     const old = this.#local?.getTracks().find((track) => track.kind === kind);
@@ -187,21 +153,15 @@ export class Call extends EventTarget {
     return changed;
   }
 
-  /** Send a message to the handler's on_message: a string, or an object that becomes JSON. */
   send(message) {
     const text = typeof message === "string" ? message : JSON.stringify(message);
     if (!this.#line?.send(text)) throw new CallError("Messages can be sent while the call is up.", "not_open");
   }
 
-  /** Hand arguments to the handler: its latest_args. */
   async setInput(...args) {
     await this.#post("webrtc/input", { webrtc_id: this.id, args });
   }
 
-  /**
-   * The line's figures since the last call of this method, or null without a line. Times in seconds, `loss` 0 to 1;
-   * `video` is { framesPerSecond, width, height } of what comes, or null.
-   */
   async statistics() {
     const now = await this.#line?.figures();
     if (!now) return null;
@@ -268,9 +228,7 @@ export class Call extends EventTarget {
       configuration: typeof given === "function" ? await given() : given,
       rtpParams: rtpParams ?? this.#facts.rtpParams ?? {},
       post: (body) => this.#post("webrtc/offer", body, signal),
-      connectLimit: this.#permit ? RECONNECT_LIMIT : CONNECT_LIMIT,
-      resume: (offer) => this.#resume(offer),
-      onpermit: (permit) => (this.#permit ??= permit ?? null),
+      permit: this.#permit,
       onlost: (words) => current(line) && this.#lost(words),
       onstatus: (status, words) => current(line) && this.#say(status, words),
       onfinish: (status, words) => current(line) && this.#finish(status, words),
@@ -283,35 +241,26 @@ export class Call extends EventTarget {
     await Promise.race([line.open(this.#local, signal), aborted]);
   }
 
-  /** What a new line says about coming back: that it would like to, or the proof that this is the caller. */
-  #resume(offer) {
-    if (!crypto.subtle) return false; // on an insecure page
-    return this.#permit ? prove(this.#permit.secret, this.id, ++this.#proofs, offer) : true;
-  }
-
   /** The line was lost: go on over another, if the server waits. */
   async #lost(words) {
-    if (!this.#permit) return this.#finish("failed", words);
     const lost = this.#line;
     const { signal } = this.#abort;
-    const deadline = Date.now() + 1000 * this.#permit.seconds;
+    const deadline = Date.now() + 1000 * (this.#permit.seconds ?? 0);
     this.#line = null;
-    this.#say("interrupted", "Reconnecting …");
-    for (let pause = 100; !signal.aborted; pause = Math.min(2 * pause, LONGEST_PAUSE)) {
+    for (let pause = 100; Date.now() < deadline && !signal.aborted; pause = Math.min(2 * pause, 2000)) {
+      this.#say("interrupted", "Reconnecting …");
+      for (const track of this.#remote.getTracks()) this.#remote.removeTrack(track);
       try {
-        for (const track of this.#remote.getTracks()) this.#remote.removeTrack(track);
         await this.#connect(signal);
-        break;
-      } catch (error) {
-        if (signal.aborted) break;
+        return lost.close(true); // not earlier: a goodbye over the last line would end the call
+      } catch ({ code }) {
         this.#line?.close();
-        this.#line = null;
-        const over = ["call_lost", "not_authorized"].includes(error.code);
-        if (over || Date.now() > deadline) this.#finish("failed", over ? error.message : words);
-        else await new Promise((resolve) => setTimeout(resolve, pause));
+        if (code === "call_lost") break;
       }
+      await new Promise((resolve) => setTimeout(resolve, pause));
     }
-    lost.close({ quietly: true }); // not earlier: the server takes a goodbye over the last line for the call's
+    lost.close(true);
+    this.#finish("failed", words);
   }
 
   #hear(track) {
@@ -346,7 +295,7 @@ export class Call extends EventTarget {
     if (type === "update_connection" && data === "closed") this.#finish("ended", "The server has ended the call.");
   }
 
-  /** Read the handler's AdditionalOutputs (server-sent events): from the first on, until the server has sent the last. */
+  /** Read the handler's AdditionalOutputs (server-sent events), from the first to the last. */
   async #readOutputs() {
     const { id } = this;
     if (this.#reading === id) return;
@@ -430,11 +379,13 @@ function hex(bytes) {
   return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
-/** The proof that this is the caller: HMAC-SHA256, as the documentation's page "Calls that survive a lost link" has it. */
-async function prove(secret, id, number, offer = "") {
-  const bytes = (text) => new TextEncoder().encode(text);
-  const key = await crypto.subtle.importKey("raw", bytes(secret), { name: "HMAC", hash: "SHA-256" }, false, ["sign"]);
-  const digest = await crypto.subtle.sign("HMAC", key, bytes(`rtcflow-resume\n${id}\n${number}\n${offer}`));
+/** What a new line says about coming back: that it would like to, or the proof that this is the caller. */
+async function comingBack({ id, permit: { secret } }, offer = "") {
+  if (!secret) return Boolean(crypto.subtle); // insecure pages have none
+  const number = Date.now();
+  const [key, words] = [secret, `rtcflow-resume\n${id}\n${number}\n${offer}`].map((it) => new TextEncoder().encode(it));
+  const hmac = { name: "HMAC", hash: "SHA-256" };
+  const digest = await crypto.subtle.sign(hmac, await crypto.subtle.importKey("raw", key, hmac, false, ["sign"]), words);
   return { number, proof: hex(new Uint8Array(digest)) };
 }
 
@@ -470,7 +421,6 @@ async function openDevices(wanted, names) {
   }
 }
 
-/** The devices by kind ("audioinput", "videoinput", "audiooutput"), each { id, label }; labels once one was allowed. */
 export async function listDevices() {
   const found = { audioinput: [], videoinput: [], audiooutput: [] };
   for (const { kind, deviceId, label } of (await navigator.mediaDevices?.enumerateDevices()) ?? []) {
@@ -503,7 +453,7 @@ class PeerLine {
   }
 
   async open(local, signal) {
-    const { id, configuration, mode, modality, post, connectLimit } = this.#host;
+    const { id, configuration, mode, modality, post, permit } = this.#host;
     const pc = (this.#pc = new RTCPeerConnection(configuration));
     const direction = { send: "sendonly", receive: "recvonly" }[mode] ?? "sendrecv";
     for (const track of local.getTracks()) pc.addTransceiver(track, { direction, streams: [local] });
@@ -527,17 +477,18 @@ class PeerLine {
 
     await pc.setLocalDescription();
     const { sdp } = pc.localDescription;
-    const resume = await this.#host.resume(sdp);
+    const resume = await comingBack(this.#host, sdp);
     const answer = await post({ sdp, type: "offer", webrtc_id: id, ...(resume && { resume }) });
     if (signal.aborted) return;
     if (answer.type !== "answer" || !answer.sdp) throw new CallError("The server's answer was not understood.");
-    this.#host.onpermit(answer.resume);
+    const limit = permit.secret ? RECONNECT_LIMIT : CONNECT_LIMIT;
+    Object.assign(permit, answer.resume);
     await pc.setRemoteDescription({ type: "answer", sdp: answer.sdp });
     await this.#setParameters();
     const waiting = this.#waiting;
     this.#waiting = null;
     waiting.forEach((candidate) => this.#trickle(candidate));
-    this.#timer = setTimeout(giveUp, connectLimit);
+    this.#timer = setTimeout(giveUp, limit);
     await up;
   }
 
@@ -579,7 +530,6 @@ class PeerLine {
     this.#pc.close();
   }
 
-  /** The stream's rtp_params, merged into what the browser has chosen. */
   async #setParameters() {
     const { encodings: wanted = [], ...others } = this.#host.rtpParams;
     if (!wanted.length && !Object.keys(others).length) return;
@@ -598,7 +548,7 @@ class PeerLine {
     }
     const { id, post } = this.#host;
     const body = { type: "ice-candidate", webrtc_id: id, candidate: candidate.toJSON() };
-    // One after the other: the order of candidates is that of their priority. A lost one costs a path, not the call.
+    // One after the other, in the order of their priority. A lost one costs a path, not the call.
     this.#posting = this.#posting.then(() => post(body)).catch(() => {});
   }
 
@@ -612,7 +562,7 @@ class PeerLine {
         resolve();
         break;
       case "disconnected":
-        if (this.#up && this.#host.onpermit()) return onlost("The line was lost.");
+        if (this.#up && this.#host.permit.secret) return onlost("The line was lost.");
         onstatus("interrupted", "The line is interrupted. Waiting for it to come back …");
         this.#timer = setTimeout(() => onlost("The line was lost."), DISCONNECTED_LIMIT);
         break;
@@ -679,7 +629,7 @@ class WebSocketLine {
     await this.replace(null, local);
     await this.#call();
     if (this.#host.mode !== "send") this.#host.ontrack(heard.stream.getAudioTracks()[0]);
-    this.#timer = setInterval(() => this.#ping(), this.#host.onpermit() ? WATCH_EVERY : PING_EVERY);
+    this.#timer = setInterval(() => this.#ping(), this.#host.permit.secret ? WATCH_EVERY : PING_EVERY);
     this.#host.onstatus("connected", "Connected.");
     this.#clock = setTimeout(() => this.#checkClock(), CLOCK_LIMIT);
   }
@@ -696,7 +646,7 @@ class WebSocketLine {
   async #call() {
     const url = new URL("websocket/offer", this.#host.base);
     url.protocol = url.protocol.replace("http", "ws");
-    const resume = await this.#host.resume("");
+    const resume = await comingBack(this.#host);
     if (resume?.proof) url.searchParams.set("resume", this.#host.id);
     const socket = (this.#socket = new WebSocket(url));
     socket.binaryType = "arraybuffer";
@@ -704,16 +654,15 @@ class WebSocketLine {
     if (resume) wish.resume = resume;
     socket.onopen = () => socket.send(JSON.stringify({ event: "start", websocket_id: this.#host.id, ...wish }));
     return new Promise((resolve, reject) => {
-      const limit = setTimeout(() => reject(new CallError("The server does not answer.")), this.#host.connectLimit);
+      const limit = this.#host.permit.secret ? RECONNECT_LIMIT : CONNECT_LIMIT;
+      setTimeout(() => reject(new CallError("The server does not answer.")), limit);
       socket.onmessage = ({ data }) => {
-        clearTimeout(limit);
         this.#unanswered = 0;
         if (data instanceof ArrayBuffer) this.#hear(data);
         else this.#read(data, resolve, reject);
       };
       socket.onclose = ({ code, reason }) => {
         const words = reason ? `: ${reason}` : "";
-        clearTimeout(limit);
         if (code === 1000) this.#host.onfinish("ended", `The server has ended the call${words}.`);
         else if (this.#up) this.#host.onlost(`The line was lost${words}.`);
         else reject(new CallError(words ? `The server refused the call${words}.` : "The server does not answer.", "refused"));
@@ -723,10 +672,7 @@ class WebSocketLine {
 
   #read(text, resolve, reject) {
     const said = JSON.parse(text);
-    if (said.event === "started") {
-      this.#host.onpermit(said.resume);
-      resolve((this.#up = true));
-    }
+    if (said.event === "started") resolve((this.#up = Boolean(Object.assign(this.#host.permit, said.resume))));
     if (said.event === "pong") this.#roundTrip = (performance.now() - this.#pinged) / 1000;
     else if (said.event === "clear") this.#node.port.postMessage("clear");
     else if (said.event === "message") this.#host.onmessage(said.data);
@@ -750,7 +696,7 @@ class WebSocketLine {
   }
 
   #ping() {
-    if (++this.#unanswered > UNANSWERED && this.#host.onpermit()) return this.#host.onlost("The line was lost.");
+    if (++this.#unanswered > 3 && this.#host.permit.secret) return this.#host.onlost("The line was lost.");
     this.#pinged = performance.now();
     this.#socket.send('{"event":"ping"}');
   }
@@ -778,7 +724,7 @@ class WebSocketLine {
     };
   }
 
-  close({ quietly = false } = {}) {
+  close(quietly) {
     clearInterval(this.#timer);
     clearTimeout(this.#clock);
     if (this.#socket) {
@@ -874,7 +820,6 @@ if (globalThis.registerProcessor) {
   );
 }
 
-/** Reads how loud a stream is: `read()` gives the RMS of the last 40 ms, 0 to 1. `close()` it when done. */
 export class LevelMeter {
   #context = new AudioContext();
   #analyser = this.#context.createAnalyser();

@@ -93,10 +93,15 @@ both = pytest.mark.parametrize("make", [Own, Sync])
 @both
 async def test_what_is_said_is_heard_in_one_piece(make):
     """What `emit` gives meanwhile waits, and nothing of it is between; `say` tells what was heard."""
+
+    async def words():
+        for word in ["good ", *[""] * 18, "morning"]:
+            yield Say(sound(HIGH, 0.05), word)
+
     async with open_caller(make()) as caller:
         caller.play_nowait(np.zeros(48000 * 4, np.int16))
         await caller.wait(1)
-        heard = await caller.handler.say(Say(sound(HIGH, 1.0), "good morning"))
+        heard = await caller.handler.say(words())
         assert heard.complete
         assert heard.text == "good morning"
         assert heard.seconds == pytest.approx(1.0, abs=0.03)

@@ -15,6 +15,7 @@ import rtcflow
 from rtcflow.connection.connection import Connection, EndCause
 from rtcflow.frames import AudioFormat
 from rtcflow.handlers.turns import (
+    EnergyVad,
     Heard,
     Interrupted,
     PlayoutFinished,
@@ -603,3 +604,21 @@ async def test_say_returns_when_the_call_ends(when):
         await anyio.sleep(1)
         await caller.hang_up()
     assert not heard[0].complete
+
+
+async def test_a_speculative_reply_begins_a_tenth_of_a_second_into_the_silence():
+    """With the usual detector: the pause of 0.5 s is left to the services."""
+    called = []
+
+    async def fn(audio):
+        called.append(anyio.current_time())
+        yield sound(1)
+
+    handler = ReplyOnPause(fn, model=EnergyVad(), speculative=True)
+    async with open_caller(handler) as caller:
+        tone = (8000 * np.sin(2 * np.pi * 440 * np.arange(48000) / 48000)).astype(np.int16)
+        await caller.play(np.concatenate([np.zeros(24000, np.int16), tone]))
+        silent = anyio.current_time()
+        caller.play_nowait(np.zeros(48000, np.int16))
+        await caller.wait(0.4)
+        assert called == [pytest.approx(silent + 0.09, abs=0.04)]

@@ -120,6 +120,15 @@ def otel() -> None:
     trace_calls(rtcflow.Stream(EchoHandler()))
 
 
+def denoise() -> None:
+    from rtcflow.frames import AudioFormat
+    from rtcflow.speech.denoise import Denoiser, EchoCanceller
+
+    silence = np.zeros((1, 320), np.int16)
+    assert Denoiser(AudioFormat(16000)).feed(silence, None).shape == silence.shape
+    assert EchoCanceller(AudioFormat(16000)).feed(silence, silence).shape == silence.shape
+
+
 def cluster() -> None:
     import anyio
 
@@ -150,6 +159,7 @@ EXTRAS: dict[str, tuple[str, Callable[[], None]]] = {
     "tts": ("espeakng_loader", tts),
     "prometheus": ("prometheus_client", prometheus),
     "otel": ("opentelemetry", otel),
+    "denoise": ("pywebrtc_audio", denoise),
     "cluster": ("nats", cluster),
 }
 """Each extra with the package that shows whether it is there, and what it promises."""

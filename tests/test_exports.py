@@ -35,6 +35,7 @@ PUBLIC_MODULES = [
     "rtcflow.testing",
     "rtcflow.transports",
     "rtcflow.turns",
+    *(["rtcflow.speech.denoise"] if importlib.util.find_spec("pywebrtc_audio") else []),
     *(["rtcflow.otel"] if importlib.util.find_spec("opentelemetry") else []),
     *(["rtcflow.prometheus"] if importlib.util.find_spec("prometheus_client") else []),
 ]
@@ -50,6 +51,7 @@ NOT_AT_IMPORT = {
     "pytest",
     "prometheus_client",
     "opentelemetry",
+    "pywebrtc_audio",
     "nats",
 }
 

@@ -1,7 +1,8 @@
-"""The command line: `rtcflow demo`, `rtcflow serve`, `rtcflow call`, `rtcflow bench`, `rtcflow doctor`."""
+"""The command line: `rtcflow demo`, `serve`, `call`, `bench`, `doctor` and `top`."""
 
 from __future__ import annotations
 
+import base64
 import enum
 import faulthandler
 import importlib
@@ -239,6 +240,23 @@ def doctor(
     else:
         _print_doctor(report)
     raise SystemExit(1 if report.problems else 0)
+
+
+@app.command()
+def top(
+    url: Annotated[str, typer.Argument(help="Where the stream is mounted: http://127.0.0.1:8000")],
+    end: Annotated[int | None, typer.Option(help="End the call with this number, and exit.", min=1)] = None,
+    once: Annotated[bool, typer.Option(help="Print the calls once, and exit; so it is without a terminal.")] = False,
+    user: Annotated[str | None, typer.Option(help="NAME:PASSWORD, if the server asks for them.")] = None,
+    header: Annotated[list[str] | None, typer.Option(help="A header for the requests: 'Authorization: ...'.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the calls once as JSON.")] = False,
+    backend: BackendOption = Backend.asyncio,
+) -> None:
+    """Watch the live calls of a server, and end one."""
+    headers = _headers(header)
+    if user is not None:
+        headers["Authorization"] = "Basic " + base64.b64encode(user.encode()).decode()
+    _run(backend, partial(_top, url, headers, end=end, once=once, as_json=as_json))
 
 
 def _headers(lines: list[str] | None) -> dict[str, str]:
@@ -794,6 +812,42 @@ def _print_load(report: LoadReport) -> None:
     table.add_row("latency", *spread(report.latency))
     table.add_row("late ourselves", *spread(report.client_lag))
     console.print(table)
+
+
+# -- the live calls
+
+
+async def _top(url: str, headers: dict[str, str], *, end: int | None, once: bool, as_json: bool) -> None:
+    from rich.live import Live
+
+    from .client.top import View, Watching, draw, end_call, get_calls, terminal_keys
+    from .exceptions import NegotiationError, RemoteProtocolError
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=200)  # nothing is cut off for a program that reads it
+    try:
+        if end is not None:
+            await end_call(url, headers, end)
+            print(f"Call {end} is ending.")
+        elif as_json:
+            print(json.dumps(await get_calls(url, headers)))
+        elif once or not console.is_terminal:
+            console.print(draw(View(url).take(await get_calls(url, headers)), keys=False), soft_wrap=True)
+        else:
+            with Live(console=console, screen=True, auto_refresh=False) as live:
+                async with terminal_keys() as keys:
+
+                    def show(view: View) -> None:
+                        live.update(draw(view, keys=keys is not None, height=console.height), refresh=True)
+
+                    await Watching(url, headers, show).run(keys)
+        return
+    except (ValueError, ConnectionError, ModuleNotFoundError) as error:
+        failure = str(error)
+    except (NegotiationError, RemoteProtocolError) as error:
+        failure = f"{url}: {error}"
+    _fail(failure)
 
 
 # -- the doctor

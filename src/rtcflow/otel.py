@@ -1,15 +1,18 @@
-"""Traces by OpenTelemetry: ``pip install 'rtcflow[otel]'``, and `trace_calls(stream)`.
+"""Traces and metrics by OpenTelemetry: ``pip install 'rtcflow[otel]'``, `trace_calls(stream)`, `measure_calls(stream)`.
 
 Each call has a span of its own, which is the root of a trace. The handler's methods, tasks and worker threads inherit
 it by OpenTelemetry's context variable. So spans that your code or an instrumented library opens become its children.
-Spans of turns are made when the turn is over, from the times that turn-taking keeps anyhow. rtcflow uses the API only.
-Your application chooses the SDK and the exporter; without an SDK nothing is recorded.
+
+The span of a turn begins when its reply does, and is dated back to the caller's first sound. The reply function runs
+inside it. It gets its events and its end when the turn is over, from the times that turn-taking keeps anyhow.
+
+rtcflow uses the API only. Your application chooses the SDK and the exporter; without an SDK nothing is recorded.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -19,20 +22,24 @@ import anyio
 from ._version import __version__
 from .agents.calling import around_tool
 from .ends import EndCause
-from .handlers.turns.reply_handler import ReplyHandler
+from .handlers.turns.reply_handler import ReplyHandler, around_reply
 from .handlers.turns.timeline import TurnTimeline
+from .serving.figures import GAUGES, SUMS, Figures, Labels, Snapshot, handler_of
 from .serving.session import Session
 
 try:
     from opentelemetry import context as otel_context
-    from opentelemetry import trace
+    from opentelemetry import metrics, trace
 except ModuleNotFoundError as error:
-    raise ModuleNotFoundError("traces need opentelemetry-api; install rtcflow[otel]", name=error.name) from error
+    raise ModuleNotFoundError(
+        "traces and metrics need opentelemetry-api; install rtcflow[otel]", name=error.name
+    ) from error
 
 if TYPE_CHECKING:
+    from .serving.calls import Calls
     from .stream import Stream
 
-__all__ = ["trace_calls"]
+__all__ = ["measure_calls", "trace_calls"]
 
 _EVENTS: Final = (
     *("speech_end", "turn_end", "reply_called", "first_chunk", "first_frame", "playout_end"),
@@ -49,8 +56,9 @@ def trace_calls(*streams: Stream, tracer_provider: Any = None) -> None:
 
     - A call is the root, ``call``, of kind SERVER. Its attributes are ``rtcflow.call``, ``rtcflow.transport``,
       ``rtcflow.handler`` and ``rtcflow.end``.
-    - A turn is ``turn``. Its attributes are ``rtcflow.turn``, ``rtcflow.turn.outcome`` and
-      ``rtcflow.turn.response_time`` (seconds).
+    - A turn is ``turn``, a child of its call. Its attributes are ``rtcflow.turn``, ``rtcflow.turn.outcome`` and
+      ``rtcflow.turn.response_time`` (seconds). What the reply function opens, and the tools that it uses, are its
+      children. A reply that was begun early and dropped, because the caller went on, has the outcome ``dropped``.
     - A tool of `rtcflow.agents` is ``execute_tool NAME``. Its attributes are ``gen_ai.operation.name`` and
       ``gen_ai.tool.name``.
 
@@ -64,6 +72,95 @@ def trace_calls(*streams: Stream, tracer_provider: Any = None) -> None:
     tracer = trace.get_tracer("rtcflow", __version__, tracer_provider)
     for stream in streams:
         stream.calls.wrap(partial(_call, tracer))
+
+
+def measure_calls(*streams: Stream, meter_provider: Any = None) -> None:
+    """Make metrics of the calls of `streams` from now on. Call it once for each set of streams, before they run.
+
+    They are those of `rtcflow.prometheus`, with dots: ``rtcflow.calls``, ``rtcflow.calls_ended``,
+    ``rtcflow.call_setup`` (seconds) and so on. Counts are read when the SDK collects; so a frame costs nothing more.
+    Attributes are ``handler``, ``transport``, and for some ``end``, ``outcome``, ``queue``, ``reason`` or
+    ``over_calls``. Ids and callers never are.
+
+    Args:
+        *streams: The streams.
+        meter_provider: An OpenTelemetry `MeterProvider`; by default the global one.
+    """
+    meter = metrics.get_meter("rtcflow", __version__, meter_provider)
+    calls = [stream.calls for stream in streams]
+
+    def histogram(name: str, words: str) -> Callable[[Labels, float], None]:
+        made = meter.create_histogram(f"rtcflow.{name}", unit="s", description=words)
+        return lambda of, seconds: made.record(seconds, _attributes(of))
+
+    lag = meter.create_histogram("rtcflow.loop_lag", unit="s", description="How late the handlers' event loop is.")
+    figures = Figures(
+        calls,
+        setup=histogram("call_setup", "From the beginning of a connection until media could flow."),
+        duration=histogram("call_duration", "Length of ended calls."),
+        response=histogram("turn_response", "From the end of the caller's speech to the first sound of the reply."),
+    )
+    for one in calls:
+        one.watch_loop(partial(_record, lag, {"handler": handler_of(one)}))
+
+    def counter(name: str, words: str, get: Callable[[Snapshot], Mapping[Labels, float]], label: str = "") -> None:
+        callback = partial(_observe, figures, get, label)
+        meter.create_observable_counter(f"rtcflow.{name}", [callback], description=words)
+
+    def gauge(
+        name: str, words: str, get: Callable[[Snapshot], Mapping[Labels, float]], label: str = "", unit: str = ""
+    ) -> None:
+        callback = partial(_observe, figures, get, label)
+        meter.create_observable_gauge(f"rtcflow.{name}", [callback], unit=unit, description=words)
+
+    gauge("calls", "Live calls.", lambda found: found.calls)
+    counter("calls_ended", "Ended calls.", lambda found: found.ends, "end")
+    counter("turns", "Ended turns.", lambda found: found.turns, "outcome")
+    counter("queue_dropped", "Items that a full queue has dropped.", lambda found: found.queue_dropped, "queue")
+    for name, (words, _) in SUMS.items():
+        counter(name, words, partial(_sum, name))
+    for name, (words, _) in GAUGES.items():
+        gauge(name, words, partial(_over_calls, name), "over_calls", "s")
+    meter.create_observable_counter("rtcflow.refusals", [partial(_refusals, calls)], description="Refused calls.")
+    meter.create_observable_gauge(
+        "rtcflow.worker_threads", [partial(_threads, calls)], description="Worker threads that live calls hold."
+    )
+
+
+def _record(histogram: Any, attributes: Mapping[str, str], seconds: float) -> None:
+    histogram.record(seconds, attributes)
+
+
+def _attributes(of: Labels, label: str = "") -> dict[str, str]:
+    return dict(zip(("handler", "transport", label), of, strict=False))
+
+
+def _observe(
+    figures: Figures, get: Callable[[Snapshot], Mapping[Labels, float]], label: str, _: Any
+) -> Iterator[metrics.Observation]:
+    for of, value in get(figures.look()).items():
+        yield metrics.Observation(value, _attributes(of, label))
+
+
+def _sum(name: str, found: Snapshot) -> Mapping[Labels, float]:
+    return found.sums[name]
+
+
+def _over_calls(name: str, found: Snapshot) -> Mapping[Labels, float]:
+    values = found.gauges[name].items()
+    means = {(*of, "mean"): sum(one) / len(one) for of, one in values}
+    return means | {(*of, "max"): max(one) for of, one in values}
+
+
+def _refusals(calls: Sequence[Calls], _: Any) -> Iterator[metrics.Observation]:
+    for one in calls:
+        for reason, count in list(one.refused.items()):
+            yield metrics.Observation(count, {"handler": handler_of(one), "reason": reason})
+
+
+def _threads(calls: Sequence[Calls], _: Any) -> Iterator[metrics.Observation]:
+    for one in calls:
+        yield metrics.Observation(one.threads.statistics().reserved, {"handler": handler_of(one)})
 
 
 @contextmanager
@@ -84,12 +181,15 @@ def _call(tracer: Any, session: Session) -> Iterator[None]:
     inner = trace.set_span_in_context(span, otel_context.Context())
     token, tools_before = otel_context.attach(inner), around_tool.get()
     around_tool.set(partial(_tool, tracer))
-    epoch = time.time_ns() - round(anyio.current_time() * 1e9)
+    turns, replies_before = _Turns(tracer, inner), around_reply.get()
     if isinstance(session.handler, ReplyHandler):
-        session.handler.watch_turns(partial(_turn, tracer, inner, epoch))
+        around_reply.set(turns.around)
+        session.handler.watch_turns(turns.over)
     try:
         yield
     finally:
+        turns.close()
+        around_reply.set(replies_before)
         around_tool.set(tools_before)
         otel_context.detach(token)
         end = session.end
@@ -102,27 +202,60 @@ def _call(tracer: Any, session: Session) -> Iterator[None]:
         span.end()
 
 
-def _turn(tracer: Any, parent: Any, epoch: int, turn: TurnTimeline) -> None:
-    """The span of a turn that is over."""
-    times: dict[str, float] = {name: at for name in _EVENTS if (at := getattr(turn, name)) is not None}
-    times |= turn.marks
-    moments = [*times.values(), *([] if turn.speech_start is None else [turn.speech_start])]
-    if not moments:
-        return
-    attributes: dict[str, Any] = {"rtcflow.turn": turn.number, "rtcflow.turn.outcome": turn.outcome}
-    if turn.response_time is not None:
-        attributes["rtcflow.turn.response_time"] = turn.response_time
-    span = tracer.start_span("turn", context=parent, start_time=_at(epoch, min(moments)), attributes=attributes)
-    for name, at in sorted(times.items(), key=lambda item: item[1]):
-        span.add_event(name, timestamp=_at(epoch, at))
-    if turn.failed is not None:
-        span.set_status(trace.Status(trace.StatusCode.ERROR))
-    span.end(_at(epoch, max(moments)))
+class _Turns:
+    """The spans of one call's turns."""
 
+    def __init__(self, tracer: Any, parent: Any) -> None:
+        self._tracer, self._parent = tracer, parent
+        self._epoch = time.time_ns() - round(anyio.current_time() * 1e9)
+        self._open: dict[int, Any] = {}
 
-def _at(epoch: int, seconds: float) -> int:
-    """A moment on the event loop's clock, as nanoseconds since 1970."""
-    return epoch + round(seconds * 1e9)
+    @contextmanager
+    def around(self, turn: TurnTimeline) -> Iterator[None]:
+        """Around a reply, in its task. A turn may have several: early ones are dropped when the caller goes on."""
+        span = self._open.get(turn.number)
+        if span is None:
+            span = self._open[turn.number] = self._begin(turn, anyio.current_time())
+        token = otel_context.attach(trace.set_span_in_context(span))
+        try:
+            yield
+        finally:
+            otel_context.detach(token)
+
+    def over(self, turn: TurnTimeline) -> None:
+        """A turn is over: its span gets its events."""
+        times: dict[str, float] = {name: at for name in _EVENTS if (at := getattr(turn, name)) is not None}
+        times |= turn.marks
+        moments = [*times.values(), *([] if turn.speech_start is None else [turn.speech_start])]
+        span = self._open.pop(turn.number, None)
+        if span is None:
+            if not moments:
+                return
+            span = self._begin(turn, min(moments))
+        span.set_attribute("rtcflow.turn.outcome", turn.outcome)
+        if turn.response_time is not None:
+            span.set_attribute("rtcflow.turn.response_time", turn.response_time)
+        for name, at in sorted(times.items(), key=lambda item: item[1]):
+            span.add_event(name, timestamp=self._at(at))
+        if turn.failed is not None:
+            span.set_status(trace.Status(trace.StatusCode.ERROR))
+        span.end(self._at(max(moments)) if moments else None)
+
+    def close(self) -> None:
+        """The call is over: end what is left, early replies that were dropped."""
+        while self._open:
+            _, span = self._open.popitem()
+            span.set_attribute("rtcflow.turn.outcome", "dropped")
+            span.end()
+
+    def _begin(self, turn: TurnTimeline, at: float) -> Any:
+        began = at if turn.speech_start is None else min(at, turn.speech_start)
+        attributes = {"rtcflow.turn": turn.number}
+        return self._tracer.start_span("turn", context=self._parent, start_time=self._at(began), attributes=attributes)
+
+    def _at(self, seconds: float) -> int:
+        """A moment on the event loop's clock, as nanoseconds since 1970."""
+        return self._epoch + round(seconds * 1e9)
 
 
 def _tool(tracer: Any, name: str) -> Any:

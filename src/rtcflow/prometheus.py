@@ -1,28 +1,24 @@
 """Figures of streams for Prometheus: ``pip install 'rtcflow[prometheus]'``.
 
-Nothing is measured only for metrics. Each connection has its counters in any case. A scrape reads those of the live
-calls and adds what ended calls have left. So a frame costs the same with and without metrics, and a scraper that is
-slow or gone disturbs no call. Labels have few values each (handler class, transport, cause). The id of a call is never
-a label: each new value of a label is a time series that Prometheus keeps.
+A scrape reads what `serving.figures` has counted. So a frame costs the same with and without metrics, and a scraper
+that is slow or gone disturbs no call. Labels have few values each (handler class, transport, cause). The id of a call
+is never a label: each new value of a label is a time series that Prometheus keeps.
 """
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate
 from typing import Any, Final, Protocol
-from weakref import WeakKeyDictionary
 
-from .connection.connection import ConnectionStatistics
-from .handlers.turns.reply_handler import ReplyHandler
-from .handlers.turns.timeline import TurnTimeline
 from .serving.calls import Calls
-from .serving.session import Session
+from .serving.figures import GAUGES, SUMS, Figures, Labels, handler_of
+from .serving.loop_lag import BOUNDS
 
 try:
     from prometheus_client import CollectorRegistry, Histogram, ProcessCollector, make_asgi_app
-    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError("metrics need prometheus-client; install rtcflow[prometheus]", name=error.name) from error
 
@@ -32,43 +28,7 @@ SETUP_SECONDS: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 RESPONSE_SECONDS: Final = (0.2, 0.4, 0.6, 0.8, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)
 DURATION_SECONDS: Final = (1.0, 10.0, 30.0, 60.0, 180.0, 600.0, 1800.0, 3600.0)
 
-_SUMS: Final[dict[str, tuple[str, Callable[[ConnectionStatistics], float]]]] = {
-    "rtcflow_audio_frames_received": ("Audio frames received.", lambda of: of.transport.audio_in.put),
-    "rtcflow_packets_lost": ("Media packets of callers that never came.", lambda of: of.transport.packets_lost),
-    "rtcflow_packets_concealed": (
-        "Audio frames made up in place of lost packets.",
-        lambda of: of.transport.packets_concealed,
-    ),
-    "rtcflow_playout_underruns": (
-        "Times when the handler's audio ran dry and began again.",
-        lambda of: of.transport.audio_out.gaps,
-    ),
-    "rtcflow_handler_stalls": ("Calls of receive or video_receive above 0.5 s.", lambda of: of.stalls),
-    "rtcflow_messages_dropped": ("Messages for callers without an open channel.", lambda of: of.messages_dropped),
-    "rtcflow_threads_abandoned": (
-        "Worker threads of ended calls that did not return.",
-        lambda of: of.threads_abandoned,
-    ),
-    "rtcflow_tasks_abandoned": (
-        "Tasks of ended calls that could not be cancelled.",
-        lambda of: of.tasks_abandoned,
-    ),
-}
-"""Counters that are the sum of a figure over all calls, ended and live, by handler and transport."""
-
-_QUEUES: Final = ("audio_in", "video_in", "video_out", "messages_in")
-
-_GAUGES: Final[dict[str, tuple[str, Callable[[ConnectionStatistics], float | None]]]] = {
-    "rtcflow_jitter_buffer_delay_seconds": (
-        "How long the jitter buffer waits for a late packet.",
-        lambda of: of.transport.details.get("jitter_patience"),
-    ),
-    "rtcflow_jitter_seconds": ("Interarrival jitter (RFC 3550).", lambda of: of.transport.details.get("jitter")),
-    "rtcflow_round_trip_seconds": ("Round trip to callers.", lambda of: of.transport.round_trip),
-}
-"""Figures of the live calls: the mean and the highest."""
-
-_Key = tuple[str, ...]
+_TURNS_WORDS: Final = "From the end of the caller's speech to the first sound of the reply."
 
 
 class HasCalls(Protocol):
@@ -91,102 +51,57 @@ class StreamCollector:
 
     def __init__(self, *streams: HasCalls | Calls) -> None:
         self._calls = [stream if isinstance(stream, Calls) else stream.calls for stream in streams]
-        self._lock = threading.Lock()
-        self._ended: WeakKeyDictionary[Session, None] = WeakKeyDictionary()
-        self._last_turn: WeakKeyDictionary[Session, TurnTimeline] = WeakKeyDictionary()
-        self._totals: Counter[_Key] = Counter()
-        self._ends: Counter[_Key] = Counter()
-        self._turns: Counter[_Key] = Counter()
-        labels = ("handler", "transport")
-        self._setup = Histogram(
-            "rtcflow_call_setup_seconds",
-            "From the beginning of a connection until media could flow. Counted when the call ends.",
-            labels,
-            buckets=SETUP_SECONDS,
-            registry=None,
+        labels, setup_words = ("handler", "transport"), "From the beginning of a connection until media could flow. "
+        self._setup = _histogram("call_setup", setup_words + "Counted when the call ends.", labels, SETUP_SECONDS)
+        self._duration = _histogram("call_duration", "Length of ended calls.", labels, DURATION_SECONDS)
+        self._response = _histogram("turn_response", _TURNS_WORDS, labels, RESPONSE_SECONDS)
+        self._figures = Figures(
+            self._calls,
+            setup=lambda of, seconds: self._setup.labels(*of).observe(seconds),
+            duration=lambda of, seconds: self._duration.labels(*of).observe(seconds),
+            response=lambda of, seconds: self._response.labels(*of).observe(seconds),
         )
-        self._duration = Histogram(
-            "rtcflow_call_duration_seconds", "Length of ended calls.", labels, buckets=DURATION_SECONDS, registry=None
-        )
-        self._response = Histogram(
-            "rtcflow_turn_response_seconds",
-            "From the end of the caller's speech to the first sound of the reply.",
-            labels,
-            buckets=RESPONSE_SECONDS,
-            registry=None,
-        )
-        for calls in self._calls:
-            calls.watch(self._call_ended)
 
     def collect(self) -> Iterator[Metric]:
         """The figures now."""
-        with self._lock:
-            live = [(_labels(session), session) for calls in self._calls for session in calls.values()]
-            live = [(labels, session) for labels, session in live if session not in self._ended]
-            figures = [(labels, of) for labels, session in live if (of := session.statistics()) is not None]
-            for labels, session in live:
-                self._count_turns(labels, session)
-            totals = self._totals.copy()
-            for labels, of in figures:
-                _add(totals, labels, of)
-            found = [*self._of_calls(live), *_sums(totals), *_gauges(figures), *self._of_streams()]
-            for histogram in (self._setup, self._duration, self._response):
-                found += histogram.collect()
-        yield from found
+        found = self._figures.look()
+        yield _family(GaugeMetricFamily, "calls", "Live calls.", found.calls)
+        yield _family(CounterMetricFamily, "calls_ended", "Ended calls.", found.ends, "end")
+        yield _family(CounterMetricFamily, "turns", "Ended turns.", found.turns, "outcome")
+        for name, (words, _) in SUMS.items():
+            yield _family(CounterMetricFamily, name, words, found.sums[name])
+        words = "Items that a full queue has dropped, or the end of a call."
+        yield _family(CounterMetricFamily, "queue_dropped", words, found.queue_dropped, "queue")
+        for name, (words, _) in GAUGES.items():
+            over = dict[Labels, float]()
+            for labels, values in found.gauges[name].items():
+                over[*labels, "mean"] = sum(values) / len(values)
+                over[*labels, "max"] = max(values)
+            yield _family(GaugeMetricFamily, f"{name}_seconds", words, over, "over_calls")
+        yield from self._of_streams()
+        yield self._loop_lag()
+        for histogram in (self._setup, self._duration, self._response):
+            yield from histogram.collect()
 
     def describe(self) -> Iterable[Metric]:
         """Returns nothing, so that registering does not start a scrape."""
         return []
 
-    def _call_ended(self, session: Session) -> None:
-        """Keep the figures of a call before its slot is given back."""
-        connection = session.connection
-        if connection is None or connection.end is None:
-            return
-        labels, of = _labels(session), connection.statistics()
-        with self._lock:
-            self._ended[session] = None
-            self._ends[*labels, connection.end.cause.name.lower()] += 1
-            _add(self._totals, labels, of)
-            self._count_turns(labels, session)
-            if of.setup is not None:
-                self._setup.labels(*labels).observe(of.setup)
-            if session.duration is not None:
-                self._duration.labels(*labels).observe(session.duration)
-
-    def _count_turns(self, labels: _Key, session: Session) -> None:
-        """Count the turns that ended since the last time."""
-        handler = session.handler
-        if not isinstance(handler, ReplyHandler):
-            return
-        last, new = self._last_turn.get(session), list[TurnTimeline]()
-        for turn in reversed(handler.turns):
-            if turn is last:
-                break
-            new.append(turn)
-        for turn in reversed(new):
-            self._last_turn[session] = turn
-            self._turns[*labels, turn.outcome] += 1
-            if turn.response_time is not None:
-                self._response.labels(*labels).observe(turn.response_time)
-
-    def _of_calls(self, live: list[tuple[_Key, Session]]) -> Iterator[Metric]:
-        now = GaugeMetricFamily("rtcflow_calls", "Live calls.", labels=("handler", "transport"))
-        for labels, count in Counter(labels for labels, _ in live).items():
-            now.add_metric(labels, count)
-        ends = CounterMetricFamily("rtcflow_calls_ended", "Ended calls.", labels=("handler", "transport", "end"))
-        for labels, count in self._ends.items():
-            ends.add_metric(labels, count)
-        turns = CounterMetricFamily("rtcflow_turns", "Ended turns.", labels=("handler", "transport", "outcome"))
-        for labels, count in self._turns.items():
-            turns.add_metric(labels, count)
-        yield from (now, ends, turns)
+    def _loop_lag(self) -> Metric:
+        words = "How late the event loop of the handlers does what is due; looked at ten times a second."
+        family = HistogramMetricFamily("rtcflow_loop_lag_seconds", words, labels=("handler",))
+        for calls in self._calls:
+            if (lag := calls.loop_lag) is not None:
+                counts, bounds = list(lag.counts), [*map(str, BOUNDS), "+Inf"]
+                buckets = list(zip(bounds, accumulate(counts), strict=True))
+                family.add_metric((handler_of(calls),), buckets, lag.total)
+        return family
 
     def _of_streams(self) -> Iterator[Metric]:
-        refused, ready = Counter[_Key](), dict[str, bool]()
+        refused, ready = Counter[Labels](), dict[str, bool]()
         threads, most, slots = Counter[str](), Counter[str](), Counter[str]()
         for calls in self._calls:
-            handler, limits = type(calls.options.handler).__qualname__, calls.options.limits
+            handler, limits = handler_of(calls), calls.options.limits
             refused.update({(handler, reason): count for reason, count in list(calls.refused.items())})
             threads[handler] += calls.threads.statistics().reserved
             ready[handler] = ready.get(handler, True) and calls.is_ready
@@ -237,40 +152,13 @@ async def _no_body() -> dict[str, Any]:
     return {"type": "http.request", "body": b"", "more_body": False}
 
 
-def _labels(session: Session) -> _Key:
-    return type(session.handler).__qualname__, session.kind
+def _histogram(name: str, words: str, labels: Sequence[str], buckets: Sequence[float]) -> Histogram:
+    return Histogram(f"rtcflow_{name}_seconds", words, labels, buckets=buckets, registry=None)
 
 
-def _add(totals: Counter[_Key], labels: _Key, of: ConnectionStatistics) -> None:
-    for name, (_, get) in _SUMS.items():
-        totals[name, *labels] += int(get(of))
-    for queue in _QUEUES:
-        totals["rtcflow_queue_dropped", *labels, queue] += getattr(of.transport, queue).dropped
-
-
-def _sums(totals: Counter[_Key]) -> Iterator[Metric]:
-    for name, (words, _) in _SUMS.items():
-        yield _counter(totals, name, words, ("handler", "transport"))
-    words = "Items that a full queue has dropped, or the end of a call."
-    yield _counter(totals, "rtcflow_queue_dropped", words, ("handler", "transport", "queue"))
-
-
-def _counter(totals: Counter[_Key], name: str, words: str, labels: _Key) -> Metric:
-    family = CounterMetricFamily(name, words, labels=labels)
-    for (of, *values), count in totals.items():
-        if of == name:
-            family.add_metric(values, count)
+def _family(kind: Any, name: str, words: str, values: Mapping[Labels, float], label: str | None = None) -> Metric:
+    labels = ("handler", "transport") if label is None else ("handler", "transport", label)
+    family: Metric = kind(f"rtcflow_{name}", words, labels=labels)
+    for of, value in values.items():
+        family.add_metric(of, value)  # type: ignore[attr-defined]
     return family
-
-
-def _gauges(figures: list[tuple[_Key, ConnectionStatistics]]) -> Iterator[Metric]:
-    for name, (words, get) in _GAUGES.items():
-        values: dict[_Key, list[float]] = {}
-        for labels, of in figures:
-            if (value := get(of)) is not None:
-                values.setdefault(labels, []).append(value)
-        family = GaugeMetricFamily(name, words, labels=("handler", "transport", "over_calls"))
-        for labels, one in values.items():
-            family.add_metric((*labels, "mean"), sum(one) / len(one))
-            family.add_metric((*labels, "max"), max(one))
-        yield family

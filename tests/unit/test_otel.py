@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import threading
 import time
 
 import anyio
+import numpy as np
 import pytest
 
-from rtcflow.agents import ToolCall, tool
-from rtcflow.agents.calling import call_tool
+from rtcflow.agents import Conversation, ToolCall, tool
+from rtcflow.agents.calling import call_tool, run_tools
 from rtcflow.agents.tools import as_tool
 from rtcflow.frames import AudioFormat
 from rtcflow.handlers.base import AsyncStreamHandler, StreamHandler
 from rtcflow.handlers.turns import ReplyHandler
+from rtcflow.handlers.turns.reply_handler import around_reply
 from rtcflow.handlers.turns.timeline import TurnTimeline
 from rtcflow.serving.session import CallRequest
 from rtcflow.stream import Stream
@@ -24,7 +27,10 @@ from rtcflow.transports.memory import memory_pair
 trace = pytest.importorskip("opentelemetry.sdk.trace", reason="the SDK of OpenTelemetry is not here")
 export = pytest.importorskip("opentelemetry.sdk.trace.export")
 memory = pytest.importorskip("opentelemetry.sdk.trace.export.in_memory_span_exporter")
-trace_calls = pytest.importorskip("rtcflow.otel").trace_calls
+sdk_metrics = pytest.importorskip("opentelemetry.sdk.metrics")
+measured = pytest.importorskip("opentelemetry.sdk.metrics.export")
+otel = pytest.importorskip("rtcflow.otel")
+trace_calls, measure_calls = otel.trace_calls, otel.measure_calls
 
 pytestmark = pytest.mark.anyio
 
@@ -153,6 +159,40 @@ async def test_a_call_links_to_the_request_that_opened_it(traced, monkeypatch):
     assert spans["afterwards"].parent.span_id == request.get_span_context().span_id
 
 
+@pytest.mark.parametrize("fault", ["down", "slow"])
+async def test_no_call_notices_a_collector(fault):
+    """Spans are exported in a thread of the SDK's: the calls begin and end meanwhile as they do without it."""
+    released, asked = threading.Event(), threading.Event()
+
+    class Exporter(export.SpanExporter):
+        def export(self, spans):
+            asked.set()
+            if fault == "down":
+                return export.SpanExportResult.FAILURE
+            released.wait(20)
+            return export.SpanExportResult.SUCCESS
+
+    provider = trace.TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(export.BatchSpanProcessor(Exporter(), schedule_delay_millis=1))
+    stream = Stream(Bot(), concurrency_limit=None)
+    trace_calls(stream, tracer_provider=provider)
+
+    async def wait(session):
+        assert session.end is None
+
+    try:
+        with anyio.fail_after(20):
+            async with stream.running():
+                await call(stream, "first", wait)
+                await anyio.to_thread.run_sync(asked.wait, 10)
+                async with anyio.create_task_group() as tasks:
+                    for number in range(5):
+                        tasks.start_soon(call, stream, f"call {number}", wait)
+    finally:
+        released.set()
+        await anyio.to_thread.run_sync(provider.shutdown)
+
+
 class Bot(ReplyHandler):
     def __init__(self):
         super().__init__(print)
@@ -195,6 +235,106 @@ async def test_a_turn_is_a_child_of_its_call_with_its_times_as_events(traced):
     assert second.status.status_code.name == "ERROR"
 
 
+class Talker(ReplyHandler):
+    """Its reply function opens a span, in the colour that the test wants, and uses a tool."""
+
+    tracer = None
+    sync = False
+
+    def __init__(self):
+        super().__init__(self.answer_sync if self.sync else self.answer)
+
+    async def answer(self, text):
+        self.mark("stt")
+        with self.tracer.start_as_current_span("inner", attributes={"whose": text}):
+            await run_tools(self.conversation, [ToolCall("1", "look", "{}")])
+        return 24000, np.zeros((1, 480), np.int16)
+
+    def answer_sync(self, text):
+        with self.tracer.start_as_current_span("inner", attributes={"whose": text}):
+            return 24000, np.zeros((1, 480), np.int16)
+
+    async def receive(self, frame):
+        pass
+
+    def copy(self):
+        new = type(self)()
+        new.conversation = Conversation(tools=[look])
+        return new
+
+
+class SyncTalker(Talker):
+    sync = True
+
+
+@tool
+def look() -> str:
+    """Look."""
+    return "nothing"
+
+
+@pytest.mark.parametrize("kind", [Talker, SyncTalker])
+async def test_what_a_reply_opens_is_a_child_of_its_turn(kind, traced, monkeypatch):
+    """Twenty calls at once, each with two turns: spans of the reply function and of its tools are in the right turn."""
+    provider, finished = traced
+    monkeypatch.setattr(Talker, "tracer", provider.get_tracer("application"))
+    stream = Stream(kind(), concurrency_limit=None)
+    trace_calls(stream, tracer_provider=provider)
+
+    async def wait(session):
+        for number in (1, 2):
+            session.handler.reply_to(f"{session.webrtc_id} {number}")
+            while len(session.handler.turns) < number:
+                await anyio.sleep(0.01)
+
+    with anyio.fail_after(50):
+        async with stream.running(), anyio.create_task_group() as tasks:
+            for number in range(20):
+                tasks.start_soon(call, stream, f"{number:02}-and-so-on", wait)
+    spans = finished()
+    by_id = {span.context.span_id: span for span in spans}
+    inner = [span for span in spans if span.name == "inner"]
+    assert len(inner) == 40
+    for span in inner:
+        turn = by_id[span.parent.span_id]
+        of = by_id[turn.parent.span_id]
+        whose, number = span.attributes["whose"].split()
+        assert (turn.name, of.name) == ("turn", "call")
+        assert whose.startswith(of.attributes["rtcflow.call"].rstrip("…"))
+        assert turn.attributes["rtcflow.turn"] == int(number)
+        assert turn.attributes["rtcflow.turn.outcome"] == "played"
+        assert turn.start_time <= span.start_time + 2e6  # uvloop's clock has whole milliseconds
+        assert span.end_time <= turn.end_time + 2e6
+    if kind is Talker:
+        tools = [span for span in spans if span.name == "execute_tool look"]
+        assert len(tools) == 40
+        assert all(by_id[span.parent.span_id].name == "inner" for span in tools)
+        assert all("stt" in [event.name for event in span.events] for span in spans if span.name == "turn")
+
+
+async def test_an_early_reply_that_is_dropped_says_so(traced):
+    """Its span ends with the call, since its turn never had an end."""
+    provider, finished = traced
+    stream = Stream(Bot())
+    trace_calls(stream, tracer_provider=provider)
+
+    async def wait(session):
+        async def speculate():
+            with around_reply.get()(TurnTimeline(1, speech_start=anyio.current_time() - 1)):
+                await anyio.sleep(0)
+
+        while session.handler._context is None:
+            await anyio.sleep(0.005)
+        await session.handler._context.run(session.handler.loop.create_task, speculate())
+
+    with anyio.fail_after(20):
+        async with stream.running():
+            await call(stream, "abc", wait)
+    turn, whole = finished()
+    assert attributes(turn) == {"rtcflow.turn": 1, "rtcflow.turn.outcome": "dropped"}
+    assert turn.parent.span_id == whole.context.span_id
+
+
 async def test_tools_have_spans(traced):
     """Named by the conventions for generative AI; one that fails has the error, also from a worker thread."""
     provider, finished = traced
@@ -231,8 +371,48 @@ async def test_tools_have_spans(traced):
     assert used.events[0].attributes["exception.type"] == "LookupError"
 
 
+async def test_metrics(traced):
+    """The figures of Prometheus, with dots: counters and gauges when they are collected, histograms as things end."""
+    reader = measured.InMemoryMetricReader()
+    provider = sdk_metrics.MeterProvider([reader], shutdown_on_exit=False)
+    stream = Stream(Bot(), authorize=lambda _: "ann-the-caller")
+    measure_calls(stream, meter_provider=provider)
+
+    def collected():
+        data = json.loads(reader.get_metrics_data().to_json())
+        scopes = [scope for resource in data["resource_metrics"] for scope in resource["scope_metrics"]]
+        return {metric["name"]: metric["data"]["data_points"] for scope in scopes for metric in scope["metrics"]}
+
+    async def wait(session):
+        now = anyio.current_time()
+        session.handler._record(TurnTimeline(1, speech_end=now - 2, first_frame=now - 1.5))
+        found = collected()
+        (calls,) = found["rtcflow.calls"]
+        assert (calls["value"], calls["attributes"]) == (1, {"handler": "Bot", "transport": "memory"})
+        (turns,) = found["rtcflow.turns"]
+        assert turns["attributes"]["outcome"] == "played"
+        while "rtcflow.loop_lag" not in collected():
+            await anyio.sleep(0.01)
+
+    try:
+        with anyio.fail_after(20):
+            async with stream.running():
+                await call(stream, "the-id-of-the-call", wait)
+        found = collected()
+        assert "rtcflow.calls" not in found or not found["rtcflow.calls"]
+        (ended,) = found["rtcflow.calls_ended"]
+        assert (ended["value"], ended["attributes"]["transport"]) == (1, "memory")
+        for name in ("rtcflow.call_setup", "rtcflow.call_duration", "rtcflow.turn_response"):
+            assert found[name][0]["count"] == 1
+        assert found["rtcflow.turn_response"][0]["sum"] == pytest.approx(0.5)
+        assert "the-id" not in json.dumps(found)
+        assert "ann-the-caller" not in json.dumps(found)
+    finally:
+        provider.shutdown()
+
+
 def test_without_the_extra_there_is_advice():
     """The error says what to install."""
     code = "import sys; sys.modules['opentelemetry'] = None; import rtcflow.otel"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=50)
-    assert done.stderr.endswith("traces need opentelemetry-api; install rtcflow[otel]\n")
+    assert done.stderr.endswith("traces and metrics need opentelemetry-api; install rtcflow[otel]\n")

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from contextlib import asynccontextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -19,6 +20,7 @@ from rtcflow.frames import AudioFormat
 from rtcflow.handlers.base import AsyncStreamHandler
 from rtcflow.handlers.turns import ReplyHandler
 from rtcflow.handlers.turns.timeline import TurnTimeline
+from rtcflow.serving.loop_lag import LoopLag
 from rtcflow.serving.session import CallRequest
 from rtcflow.stream import Stream
 from rtcflow.testing import silence
@@ -29,6 +31,7 @@ StreamCollector = pytest.importorskip("rtcflow.prometheus").StreamCollector
 
 pytestmark = pytest.mark.anyio
 DASHBOARD = Path(__file__).parents[2] / "deploy" / "grafana.json"
+ALERTS = DASHBOARD.with_name("alerts.yml")
 
 
 class Quiet(AsyncStreamHandler):
@@ -176,6 +179,68 @@ async def test_turns_are_counted_once():
     assert value("rtcflow_turn_response_seconds_bucket", handler="Bot", transport="memory", le="0.4") == 1
 
 
+async def test_a_loop_that_is_blocked_is_seen():
+    """A block of 0.3 s is one look that was late by at least 0.2 s, and in no smaller bucket."""
+    stream = Stream(Quiet())
+    value = Scrape(stream)
+    with anyio.fail_after(20):
+        async with stream.running():
+            while not sum(stream.calls.loop_lag.counts):
+                await anyio.sleep(0.01)
+            before = value("rtcflow_loop_lag_seconds_count", handler="Quiet")
+            time.sleep(0.3)
+            while value("rtcflow_loop_lag_seconds_count", handler="Quiet") == before:
+                await anyio.sleep(0.01)
+    most = value("rtcflow_loop_lag_seconds_count", handler="Quiet")
+    assert value("rtcflow_loop_lag_seconds_bucket", handler="Quiet", le="0.1") < most
+    assert value("rtcflow_loop_lag_seconds_bucket", handler="Quiet", le="+Inf") == most
+    assert value("rtcflow_loop_lag_seconds_sum", handler="Quiet") >= 0.2
+
+
+@pytest.mark.parametrize(
+    ("late", "bucket"), [(-0.01, 0), (0.0, 0), (0.005, 0), (0.0051, 1), (0.09, 4), (2.5, 8), (2.6, 9), (60.0, 9)]
+)
+async def test_the_buckets_of_lateness(late, bucket):
+    """A bound belongs to its bucket, as Prometheus has it."""
+    lag = LoopLag()
+    lag.note(late)
+    assert lag.counts.index(1) == bucket
+    assert lag.total == max(0.0, late)
+
+
+async def test_without_metrics_no_loop_is_watched():
+    """Nobody asked, so nothing wakes ten times a second."""
+    stream = Stream(Quiet())
+    async with stream.running():
+        assert stream.calls.loop_lag is None
+
+
+NAMED: dict[str, str] = {
+    "calls by transport": "rtcflow_calls",
+    "calls by end cause": "rtcflow_calls_ended",
+    "set-up time": "rtcflow_call_setup_seconds",
+    "jitter-buffer delay": "rtcflow_jitter_buffer_delay_seconds",
+    "lost": "rtcflow_packets_lost",
+    "concealed": "rtcflow_packets_concealed",
+    "playout underruns": "rtcflow_playout_underruns",
+    "queue drops": "rtcflow_queue_dropped",
+    "stalls": "rtcflow_handler_stalls",
+    "loop lag": "rtcflow_loop_lag_seconds",
+    "worker threads": "rtcflow_worker_threads",
+    "turns and interruptions": "rtcflow_turns",
+    "time to reply": "rtcflow_turn_response_seconds",
+    "refusals by reason": "rtcflow_refusals",
+}
+
+
+async def test_each_metric_is_there_before_the_first_call():
+    """So an alert on it is no alert on nothing, and the page's table is whole."""
+    metrics = {metric.name for metric in StreamCollector(Stream(Quiet())).collect()}
+    assert set(NAMED.values()) <= metrics
+    page = (DASHBOARD.parents[1] / "docs" / "operate.md").read_text()
+    assert [name for name in metrics if f"`{name}" not in page] == []
+
+
 async def test_no_metric_knows_who_called():
     """Ids, principals and addresses are never labels: each of their values would be a series of its own."""
     stream = Stream(Quiet(), metrics=True, authorize=lambda _: "ann-the-caller")
@@ -208,11 +273,19 @@ def test_the_names_follow_the_conventions():
         assert re.fullmatch(r"rtcflow_[a-z_]+", name)
         assert metric.documentation
         assert not re.search("_(ms|milliseconds|count|total|counter)$", name)
-    dashboard = json.loads(DASHBOARD.read_text())
-    used = set(re.findall(r"rtcflow_\w+", json.dumps(dashboard["panels"])))
     known = {f"{name}{suffix}" for name in metrics for suffix in ("", "_total", "_bucket")}
-    assert used <= known, used - known
-    assert len(used) >= 15
+    for text, least in ((json.dumps(json.loads(DASHBOARD.read_text())["panels"]), 16), (ALERTS.read_text(), 8)):
+        used = set(re.findall(r"rtcflow_\w+", text))
+        assert used <= known, used - known
+        assert len(used) >= least
+
+
+async def test_the_page_tells_of_each_alert():
+    """What to do about it is written there, not in the alert."""
+    page = (DASHBOARD.parents[1] / "docs" / "operate.md").read_text()
+    alerts = re.findall(r"alert: (\w+)", ALERTS.read_text())
+    assert len(alerts) >= 6
+    assert [name for name in alerts if f"`{name}`" not in page] == []
 
 
 def test_without_the_extra_there_is_advice():

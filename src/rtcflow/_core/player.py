@@ -353,6 +353,11 @@ class Player:
             self._taps = tuple(one for one in self._taps if one is not tap)
 
     @property
+    def clock(self) -> Callable[[], float]:
+        """The clock that deadlines and slots are on, in seconds; from any thread."""
+        return self._clock
+
+    @property
     def now(self) -> float:
         """The time on the player's clock."""
         return self._clock()

@@ -217,7 +217,7 @@ async def _resuming(
 async def _negotiate(
     call: WebRTCTransport, target: str, offer: signalling.Offer, headers: Mapping[str, str], timeout: float
 ) -> signalling.Answer:
-    response = await _request("POST", target, headers, timeout, offer.to_json())
+    response = await request("POST", target, headers, timeout, offer.to_json())
     answer = signalling.parse_answer(response.content, response.status_code)
     await call.accept_answer(answer.sdp)
     return answer
@@ -238,7 +238,7 @@ async def get_configuration(
     """
     before, _, query = offer_url(url).partition("?")
     target = before.removesuffix(OFFER_ROUTE) + CONFIGURATION_ROUTE + (f"?{query}" if query else "")
-    response = await _request("GET", target, read_headers(headers), timeout)
+    response = await request("GET", target, read_headers(headers), timeout)
     found = signalling.parse_reply(response.content, response.status_code)
     if not isinstance(found.get("rtcConfiguration"), dict):
         raise RemoteProtocolError(f"{target.partition('?')[0]} answered, but with no rtcConfiguration")
@@ -269,9 +269,15 @@ def plain_text(value: str, what: str) -> str:
     return value
 
 
-async def _request(
+async def request(
     method: str, url: str, headers: Mapping[str, str], timeout: float, body: Mapping[str, Any] | None = None
 ) -> httpx2.Response:
+    """Send one request, and return the whole response.
+
+    Raises:
+        ValueError: `url` is not an http or https URL.
+        ConnectionError: Nobody answers there, or not in time.
+    """
     library = import_httpx2()
     shown = url.partition("?")[0]  # a query may hold a token
     # Reading the certificates of the system takes 60 ms, which plain http need not wait for.

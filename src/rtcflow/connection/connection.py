@@ -43,7 +43,7 @@ from .._core.bridge import Event, loop_clock, wait_out
 from .._core.guard import explain, is_cancellation
 from .._core.native import task_group
 from .._core.nursery import Nursery
-from .._core.player import Playback
+from .._core.player import Playback, PlayerTap
 from .._core.threads import INTERRUPT_GRACE, SETTLE, Crew, WorkerThreads, observer
 from ..abc import Transport, TransportStatistics
 from ..context import Context, LogFacts, log_facts, reset_current_context, set_current_context, shorten_id
@@ -186,10 +186,11 @@ class Connection:
         self._connected: float | None = None
         self._messages_dropped = self._lost_threads = self._lost_tasks = 0
         self.recordings: list[Recording] = []
+        self._played_taps: list[PlayerTap] = []
         self._tasks: anyio.abc.TaskGroup | None = None
         self._started = False  # the transport
         self._writers: dict[Recording, anyio.CancelScope] = {}
-        self._scribes = Crew(WorkerThreads())
+        self._scribes: Crew | None = None  # the threads of recordings, if there are any
         self._resuming = None if resume is None else Resuming(self, resume)
         self._out = (transport.audio_out, 0.0)  # and the seconds that players of earlier transports have played
         self._media = MediaLoops(
@@ -206,6 +207,11 @@ class Connection:
     def __repr__(self) -> str:
         state = "ended" if self.end else "live" if self._connected is not None else "new"
         return f"<Connection {self.context.webrtc_id} {self.transport.kind} {state}>"
+
+    @property
+    def is_suspended(self) -> bool:
+        """Whether its link broke, and it waits for its caller to come back (`Stream(resume=...)`)."""
+        return self._resuming is not None and self._resuming.is_suspended
 
     # -- what a handler is offered (handlers.base.Binding)
 
@@ -248,6 +254,18 @@ class Connection:
             await audio_out.wait_played(seconds - before)
             if audio_out is self._out[0]:
                 return
+
+    def tap_played(self, tap: PlayerTap) -> None:
+        """Tell `tap` what leaves for the peer from now on, also over a transport that takes the place of this one."""
+        with self._lock:
+            self._played_taps.append(tap)
+            if self._started:
+                self.transport.audio_out.tap(tap)
+
+    @property
+    def playout_time(self) -> float:
+        """The time on the playout's clock."""
+        return self.transport.audio_out.now
 
     def _call_later(self, delay: float, callback: Callable[[], object]) -> Any:
         return self.loop.call_later(delay, callback)
@@ -362,6 +380,8 @@ class Connection:
 
     async def _write(self, recording: Recording, scope: anyio.CancelScope) -> None:
         """Write a recording until it is stopped. Not cut short by the end of the call: the last block comes then."""
+        if self._scribes is None:
+            self._scribes = Crew(WorkerThreads())
         try:
             with scope:
                 if await recording.choose_path():
@@ -383,7 +403,8 @@ class Connection:
             recording.give_up(seconds)
         for scope in self._writers.values():
             scope.cancel()
-        await self._scribes.settle(SETTLE)
+        if self._scribes is not None:
+            await self._scribes.settle(SETTLE)
 
     def set_args(self, args: list[Any]) -> None:
         """Hand arguments to the handler (`latest_args`, `args_set`)."""
@@ -527,6 +548,8 @@ class Connection:
             self._started = True
             for recording in self.recordings:
                 self._attach(recording)
+            for tap in self._played_taps:
+                self.transport.audio_out.tap(tap)
         if self._resuming is not None:
             self.transport.audio_out.keep_rest()
 

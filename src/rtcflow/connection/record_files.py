@@ -62,7 +62,7 @@ class WavFile:
         head = struct.pack("<4sI4s4sIHHIIHH", b"RIFF", size + 36, b"WAVE", b"fmt ", 16, 1, 2, rate, rate * 4, 4, 16)
         return head + struct.pack("<4sI", b"data", size)
 
-    def _write(self, position: int, data: bytes) -> None:
+    def _write(self, position: int, data: bytes | memoryview) -> None:
         self._file.seek(position)
         left = memoryview(data)
         while left:
@@ -70,7 +70,7 @@ class WavFile:
 
     def write(self, samples: NDArray[np.int16]) -> None:
         """Add a block, and then tell the header of it."""
-        data = np.ascontiguousarray(samples.T, dtype="<i2").tobytes()
+        data = np.ascontiguousarray(samples.T, dtype="<i2").data.cast("B")
         if self._size + len(data) > _MOST:
             raise OSError("a WAV file holds 4 GiB, which is reached; use .ogg or .mka for calls this long")
         self._write(_HEADER + self._size, data)

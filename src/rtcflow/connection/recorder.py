@@ -1,9 +1,9 @@
-"""Recording a connection: taps on the transport's queues, a bounded queue, and a worker thread that writes.
+"""Recording a connection: taps on the transport's queues, an intake that they fill, and a worker thread that writes.
 
-A tap only notes the frame and the time, in the thread that brings the frame. Each `BATCH` of notes goes to the writer's
-thread, which places them on the timeline (`media.recording`) and writes the blocks. So a frame wakes nobody, and a slow
-disk holds up nothing. If more than `BOUND` batches wait, further ones are dropped. They are silence in the file, and
-all that follows stays in place.
+A tap copies a frame's samples into an `Intake` (`media.recording`), in the thread that brings the frame. After each
+`WAKE` frames it wakes the writer's thread, which takes what was gathered, places it on the timeline and writes a block.
+So a slow disk holds up nothing. If `BOUND` frames wait for the writer, further ones are dropped. They are silence in
+the file, and all that follows stays in place.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import anyio
 import av
@@ -25,28 +26,22 @@ from .._core.hooks import ask
 from ..abc import Transport
 from ..context import Context, shorten_id
 from ..frames import AudioFrame
-from ..media.recording import Mark, Timeline
+from ..media.playout import PlayoutFrame
+from ..media.recording import Intake, Mark, Timeline
 from .record_files import OPUS_RATES, RecordFile, check_suffix, open_record_file
 
 logger = logging.getLogger(__name__)
 
-BATCH: Final = 100
-"""Notes that are handed over together: 1 s of a call."""
+WAKE: Final = 200
+"""Frames of both sides after which the writer is woken: 2 s of a call."""
 
-BOUND: Final = 30
-"""Batches that may wait for a slow disk: 30 s."""
+BOUND: Final = 3000
+"""Frames of both sides that may wait for a slow disk: 30 s of a call."""
 
-PICTURES: Final = 10
-"""Batches that may wait before pictures are left out."""
+PICTURES: Final = 60
+"""Pictures that may wait for the writer: 1 s of both sides at 30 per second, 27 MB at 640 x 480."""
 
 RecordPath = str | os.PathLike[str]
-
-
-class _Note(NamedTuple):
-    kind: str  # "heard", "left", "cleared" or "shown"
-    what: Any
-    at: float
-    side: int = 0
 
 
 class Recording:
@@ -57,7 +52,7 @@ class Recording:
         error: Why nothing more is written, or None. It was logged once. The file can be read up to there.
         marks: Where audio was cleared before it left, as at a barge-in. It is not in the file.
         made: Whether there is a file.
-        dropped: Notes that the disk was too slow for; about 100 are 1 s.
+        dropped: Frames that the disk was too slow for; 100 are 1 s of both sides.
     """
 
     def __init__(self, path: RecordPath | Callable[[Context], Any], context: Context) -> None:
@@ -70,12 +65,15 @@ class Recording:
         self._wanted, self._context = path, context
         self._name = f"{context.transport} call {shorten_id(context.webrtc_id)}"
         self._lock = threading.Lock()
-        self._batch: list[_Note] = []
-        self._batches = Flow[list[_Note]](BOUND, Policy.BLOCK)
+        self._wakes = Flow[None](1, Policy.DROP_OLDEST)
+        self._frames = 0  # that wait for the writer
+        self._pictures_waiting: list[tuple[int, av.VideoFrame, float]] = []
         self._transport: Transport | None = None
         self._rate = 0
-        self._timeline: Timeline | None = None
+        self._intake: Intake | None = None
+        self._attached = Event()  # or it never will be
         self._start = 0.0
+        self._clock: Callable[[], float] = time.monotonic  # of the transport
         self._now = 0.0  # when it was detached
         self._closed = Event()
         self.made: bool = False
@@ -87,16 +85,20 @@ class Recording:
     @property
     def marks(self) -> tuple[Mark, ...]:
         """Where audio was cleared, in order."""
-        return () if self._timeline is None else tuple(self._timeline.marks)
+        return () if self._intake is None else tuple(self._intake.marks)
 
     # -- from any thread
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it records now."""
+        return self.made and not self._wakes.closed
 
     def stop(self) -> None:
         """Record no more; the file is closed soon. Idempotent. The end of the call does the same."""
         self._detach()
-        with self._lock:
-            self._hand_over()
-            self._batches.end()
+        self._wakes.end()
+        self._attached.set()
 
     async def wait_closed(self) -> None:
         """Wait until the file is closed, after `stop` or the end of the call. Safe to cancel."""
@@ -107,15 +109,18 @@ class Recording:
     def attach(self, transport: Transport, rate: int) -> None:
         """Listen to `transport`, in place of the one before."""
         self._detach()
-        if self._batches.closed:
+        if self._wakes.closed:
             return
         if not self._rate:
             self._rate = min((known for known in OPUS_RATES if known >= rate), default=OPUS_RATES[-1])
             self._start = transport.audio_out.now
+            self._intake = Intake(self._start)
+        self._clock = transport.audio_out.clock
         self._transport = transport
         transport.audio_in.tap(self._heard)
         transport.audio_out.tap(self)
         self._attach_pictures()
+        self._attached.set()
 
     def _attach_pictures(self) -> None:
         transport = self._transport
@@ -135,38 +140,48 @@ class Recording:
         self._now = transport.audio_out.now
 
     def _heard(self, frame: AudioFrame) -> None:
-        transport = self._transport
-        if transport is not None:
-            self._note(_Note("heard", frame, transport.audio_out.now))
+        intake = self._intake
+        if intake is not None:
+            now = self._clock()
+            with self._lock:
+                if self._frames < BOUND:
+                    intake.heard(frame, now)
+                self._count()
 
-    def left(self, due: Any, now: float) -> None:
+    def left(self, due: PlayoutFrame, now: float) -> None:
         """Note a frame that has left."""
-        self._note(_Note("left", due, now))
+        intake = self._intake
+        if intake is not None:
+            with self._lock:
+                if self._frames < BOUND:
+                    intake.left(due, now)
+                self._count()
+
+    def _count(self) -> None:
+        """Count a frame, and wake the writer when there is enough to write."""
+        self._frames += 1
+        if not self._frames % WAKE:
+            self._wakes.put_nowait(None)
+        if self._frames > BOUND:
+            if not self.dropped:
+                logger.error("%s: the disk is too slow for its recording; parts of it will be silent", self._name)
+            self.dropped += 1
 
     def cleared(self, now: float, seconds: float) -> None:
         """Note that waiting audio was cleared."""
-        self._note(_Note("cleared", seconds, now))
+        if self._intake is not None:
+            with self._lock:
+                self._intake.cleared(now, seconds)
 
     def _shown(self, side: int, frame: av.VideoFrame) -> None:
         transport = self._transport
-        if transport is not None and len(self._batches) < PICTURES:
-            self._note(_Note("shown", frame, transport.audio_out.now, side))
-
-    def _note(self, note: _Note) -> None:
-        with self._lock:
-            self._batch.append(note)
-            if len(self._batch) >= BATCH:
-                self._hand_over()
-
-    def _hand_over(self) -> None:
-        batch, self._batch = self._batch, []
-        try:
-            if batch:
-                self._batches.put_nowait(batch)
-        except anyio.WouldBlock:
-            if not self.dropped:
-                logger.error("%s: the disk is too slow for its recording; parts of it will be silent", self._name)
-            self.dropped += len(batch)
+        if transport is not None:
+            with self._lock:
+                waiting = self._pictures_waiting
+                if len(waiting) < PICTURES:
+                    waiting.append((side, frame, transport.audio_out.now - self._start))
+            if len(waiting) >= PICTURES // 4:
+                self._wakes.put_nowait(None)
 
     # -- the writer
 
@@ -186,7 +201,8 @@ class Recording:
             return False
         self.path = wanted
         self._attach_pictures()
-        return True
+        await self._attached.wait()
+        return self._intake is not None
 
     def write(self) -> None:
         """Write until `stop`; in a worker thread."""
@@ -210,29 +226,24 @@ class Recording:
             self._closed.set()
 
     def _write_all(self, file: RecordFile) -> None:
-        timeline = self._timeline = Timeline(self._rate, self._start)
-        while True:
+        intake, done = self._intake, False
+        assert intake is not None  # it was attached before  # noqa: S101
+        timeline = Timeline(self._rate, self._start)
+        while not done:
             try:
-                batch = self._batches.take_sync()
+                self._wakes.take_sync()
             except anyio.EndOfStream:
-                break
+                done = True
             except anyio.ClosedResourceError:  # given up: the disk was too slow at the end
                 return
-            for kind, what, at, side in batch:
-                if kind == "heard":
-                    timeline.heard(what, at)
-                elif kind == "left":
-                    timeline.left(what, at)
-                elif kind == "cleared":
-                    timeline.cleared(at, what)
-                else:
-                    file.show(side, what, at - self._start)
-            block = timeline.take()
-            if block.shape[1]:
-                file.write(block)
-        rest = timeline.finish(self._now)
-        for begin in range(0, rest.shape[1], self._rate):
-            file.write(rest[:, begin : begin + self._rate])
+            with self._lock:
+                taken = intake.take(self._now if done else None)
+                pictures, self._pictures_waiting, self._frames = self._pictures_waiting, [], 0
+            for picture in pictures:
+                file.show(*picture)
+            block = timeline.finish(taken) if done else timeline.place(taken)
+            for begin in range(0, block.shape[1], self._rate):
+                file.write(block[:, begin : begin + self._rate])
 
     def _close_file(self, file: RecordFile) -> None:
         try:
@@ -252,7 +263,7 @@ class Recording:
     def abandon(self) -> None:
         """Take no more notes, and forget those that wait. From any thread; idempotent."""
         self._detach()
-        self._batches.close()
+        self._wakes.close()
 
     def close(self) -> None:
         """Nothing is written any more, or ever was: tell those who wait."""

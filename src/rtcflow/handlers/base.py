@@ -26,7 +26,7 @@ from av.audio.resampler import AudioResampler
 from numpy.typing import NDArray
 
 from .._core.bridge import Event
-from .._core.player import Playback
+from .._core.player import Playback, PlayerTap
 from ..context import Context
 from ..ends import describe_error
 from ..exceptions import HandlerError
@@ -96,6 +96,13 @@ class Binding(Protocol):
 
     async def wait_played(self, seconds: float) -> None:
         """Wait until more than `seconds` of audio were played, or nothing waits to be played."""
+
+    def tap_played(self, tap: PlayerTap) -> None:
+        """Tell `tap` what leaves for the peer from now on, until the end of the connection."""
+
+    @property
+    def playout_time(self) -> float:
+        """The time on the clock that `tap_played` and the playout use."""
 
     async def run_sync(self, name: str, function: Callable[[], Any]) -> Any:
         """Run `function` in a worker thread of the connection; to be awaited in its loop."""

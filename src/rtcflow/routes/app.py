@@ -8,6 +8,7 @@
 | `lines` | ``WS {path}/websocket/offer``, ``WS {path}/telephone/handler`` |
 | `webhooks` | ``{path}/telephone/incoming`` |
 | `health` | ``GET {path}/healthz``, ``GET {path}/readyz`` |
+| `live_calls` | ``GET {path}/calls``, if the stream has operators |
 | `prometheus` | ``GET {path}/metrics``, if the stream was asked for it |
 | `page` | ``GET {path}/rtcflow.js``, and the page |
 
@@ -30,7 +31,7 @@ from starlette.websockets import WebSocket
 
 from .._core.installed import check_versions
 from ..serving.calls import Calls
-from . import data, health, lines, offer, webhooks, whip
+from . import data, health, lines, live_calls, offer, webhooks, whip
 from .page import routes as page_routes
 
 HttpEndpoint = Callable[[Request], Awaitable[Response]]
@@ -111,6 +112,7 @@ def routes(calls: Calls, path: str = "", *, page: bool = False, endpoints: Endpo
         *lines.routes(calls, path, answers.websocket_offer, answers.telephone_handler),
         *webhooks.routes(calls, path, answers.incoming_call),
         *health.routes(calls, path),
+        *live_calls.routes(calls, path),
         *_metrics(calls, path),
         *page_routes(calls, path, page=page),
     ]

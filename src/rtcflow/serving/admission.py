@@ -14,7 +14,7 @@ from .._core.guard import is_cancellation
 from .._core.hooks import ask
 from ..exceptions import ApplicationFailed, NegotiationError, NotAuthorized, TooManyConnections, TooManyRequests
 from ..protocol.rates import AddressRate
-from .options import Options
+from .options import Authorize, Options
 from .session import CallRequest
 
 logger = logging.getLogger(__name__)
@@ -61,6 +61,7 @@ class Admission:
     def __init__(self, options: Options) -> None:
         rate = options.limits.offer_rate
         self._authorize = options.access.authorize
+        self._authorize_operator = options.access.authorize_operator
         self._rate = None if rate is None else AddressRate(rate)
 
     def count(self, host: str | None) -> None:
@@ -82,19 +83,36 @@ class Admission:
         if self._authorize is None:
             await anyio.lowlevel.checkpoint()
             return None
-        try:
-            principal = await ask(self._authorize, caller)
-        except NegotiationError:
+        return await _decide("authorize", self._authorize, caller, "this call is not allowed")
+
+    async def authorize_operator(self, caller: CallRequest) -> Any:
+        """What the `authorize_operator` hook returns for this request. Without a hook nobody is an operator.
+
+        Raises:
+            NotAuthorized: The hook refused, or the stream has no hook.
+            ApplicationFailed: The hook raised something else.
+        """
+        if self._authorize_operator is None:
+            await anyio.lowlevel.checkpoint()
+            raise NotAuthorized("this server has no operators: Stream(authorize_operator=...) names them")
+        return await _decide("authorize_operator", self._authorize_operator, caller, "only operators may see the calls")
+
+
+async def _decide(name: str, hook: Authorize, caller: CallRequest, refused: str) -> Any:
+    """What a hook of the application returns for a request."""
+    try:
+        principal = await ask(hook, caller)
+    except NegotiationError:
+        raise
+    except BaseException as error:
+        if is_for_the_process(error):
             raise
-        except BaseException as error:
-            if is_for_the_process(error):
-                raise
-            # The hook decides about strangers. If it fails, nobody comes in, and the server goes on.
-            logger.exception("authorize raised for %s %s", caller, caller.path)
-            raise ApplicationFailed("the server could not check whether this call is allowed") from error
-        if principal is None or principal is False or (isinstance(principal, str) and not principal):
-            raise NotAuthorized("this call is not allowed")
-        return principal
+        # The hook decides about strangers. If it fails, nobody comes in, and the server goes on.
+        logger.exception("%s raised for %s %s", name, caller, caller.path)
+        raise ApplicationFailed("the server could not check whether this call is allowed") from error
+    if principal is None or principal is False or (isinstance(principal, str) and not principal):
+        raise NotAuthorized(refused)
+    return principal
 
 
 def is_for_the_process(error: BaseException) -> bool:

@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import count
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -44,6 +45,7 @@ from ..handlers.base import StreamHandlerBase
 from ..handlers.checking import copy_handler
 from .admission import Admission, NoDescriptors, has_descriptors, is_for_the_process
 from .engine import SharedEngine
+from .loop_lag import LoopLag
 from .options import Options
 from .output_events import OutputEvents
 from .router import Application, CallRouter, RouterSource
@@ -81,6 +83,7 @@ class Calls(Mapping[str, Session]):
         refused: How many calls were refused, webhooks and further offers among them, by reason: an error's `code`,
             ``"protocol_error"`` (also in a call that had begun), ``"left"``, ``"wrong_signature"``,
             ``"carrier_not_served"`` or ``"origin_not_allowed"``.
+        loop_lag: How late the event loop is, if somebody wants to know (`watch_loop`).
         router: The node of a cluster that this stream is, while it runs; None without a cluster.
         join_error: Why the stream could not join its cluster, for `rtcflow serve`: ASGI servers only tell a text.
         endpoints: What answers each route, by the route's path: for requests that other nodes forward.
@@ -98,11 +101,13 @@ class Calls(Mapping[str, Session]):
         self._sessions: dict[str, Session] = {}
         self._unfinished: set[Session] = set()
         self._leaving = False
+        self._numbers = count(1)
         self._watchers: list[Callable[[Session], object]] = []
         self._wrappers: list[Callable[[Session], AbstractContextManager[object]]] = []
         self._running: _RunningCalls | None = None
         self._draining = False
         self._emptied: anyio.Event | None = None
+        self.loop_lag: LoopLag | None = None
         self.router: CallRouter | None = None
         self.join_error: ClusterError | None = None
         self.endpoints: dict[str, Application] = {}
@@ -167,6 +172,8 @@ class Calls(Mapping[str, Session]):
         try:
             async with task_group() as tasks, self._joined(tasks):
                 self._running = _RunningCalls(token, tasks, engine)
+                if self.loop_lag is not None:
+                    tasks.start_soon(self.loop_lag.watch, name="loop lag")
                 try:
                     yield
                 finally:
@@ -281,6 +288,15 @@ class Calls(Mapping[str, Session]):
         """
         return await self._admission.authorize(caller)
 
+    async def authorize_operator(self, caller: CallRequest) -> Any:
+        """Ask the `authorize_operator` hook, for a request that sees or ends the calls of others.
+
+        Raises:
+            NotAuthorized: The hook refused.
+            ApplicationFailed: The hook raised something else.
+        """
+        return await self._admission.authorize_operator(caller)
+
     @asynccontextmanager
     async def admit(self, caller: CallRequest, kind: str, webrtc_id: str | None = None) -> AsyncIterator[Session]:
         """Let a call in: authorize → slot → copy of the handler. Open its transport inside the block.
@@ -332,7 +348,7 @@ class Calls(Mapping[str, Session]):
         except BaseException:
             self.threads.release(threads)
             raise
-        session = Session(webrtc_id, kind, caller, principal, handler, self._settings)
+        session = Session(webrtc_id, kind, caller, principal, handler, self._settings, next(self._numbers))
         self._sessions[webrtc_id] = session
         return session
 
@@ -438,6 +454,17 @@ class Calls(Mapping[str, Session]):
         Context variables that it sets are seen by everything in the call.
         """
         self._wrappers.append(wrapper)
+
+    def watch_loop(self, observer: Callable[[float], object] | None = None) -> None:
+        """Measure how late the event loop is, from when the stream runs next: for metrics.
+
+        Args:
+            observer: Called in the loop with each lateness, in seconds.
+        """
+        if self.loop_lag is None:
+            self.loop_lag = LoopLag()
+        if observer is not None:
+            self.loop_lag.observe(observer)
 
     def watch(self, watcher: Callable[[Session], object]) -> None:
         """Have `watcher` called with each session whose call has ended, while it still holds its slot.

@@ -117,20 +117,24 @@ class Access:
         allowed_origins: Origins whose web pages may call, such as ``"https://app.example.org"``. Pages of the server's
             own host always may; ``"*"`` allows all. Requests without an ``Origin`` header are not checked: they do not
             come from a browser.
+        authorize_operator: If it is given, ``GET {path}/calls`` shows the live calls, and ends one on request. Called
+            with the `CallRequest` of each such request, and decides as `authorize` does. `authorize` is not asked:
+            that somebody may call does not mean that they may see or end the calls of others.
 
     Raises:
-        TypeError: `authorize` is not a function, or `allowed_origins` is one string.
+        TypeError: `authorize` or `authorize_operator` is not a function, or `allowed_origins` is one string.
         ValueError: An origin is invalid.
     """
 
     authorize: Authorize | None = None
     allowed_origins: Iterable[str] = ()
+    authorize_operator: Authorize | None = None
 
     def __post_init__(self) -> None:
-        if not (self.authorize is None or callable(self.authorize)):
-            raise TypeError(
-                f"authorize is a {type(self.authorize).__name__}; expected a function: def authorize(caller): ..."
-            )
+        for name in ("authorize", "authorize_operator"):
+            hook = getattr(self, name)
+            if not (hook is None or callable(hook)):
+                raise TypeError(f"{name} is a {type(hook).__name__}; expected a function: def {name}(caller): ...")
         object.__setattr__(self, "allowed_origins", read_allow_list(self.allowed_origins))
 
 
@@ -187,6 +191,7 @@ class Keywords(TypedDict, total=False):
     drain_time: float
     authorize: Authorize | None
     allowed_origins: Iterable[str]
+    authorize_operator: Authorize | None
     arguments: Mapping[str, Any] | None
     rtc_configuration: Mapping[str, Any] | Callable[[], Any] | None
     server_rtc_configuration: Mapping[str, Any] | Callable[[], Any] | None

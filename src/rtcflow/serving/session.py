@@ -96,6 +96,8 @@ class Session:
         events: What readers of the outputs route are sent; None until the first reader comes.
         log_facts: What log records of the call say of it; `Calls.admit` makes them current.
         ticket: The secret of a caller that may come back, or None.
+        number: Names the call to operators. No other call of this `Calls` has it, and it gives no power over the call.
+        began: When the connection began, on the loop's clock, or None.
         duration: Seconds from the beginning of the connection until all of it was closed; None until then.
     """
 
@@ -107,6 +109,7 @@ class Session:
         principal: Any,
         handler: StreamHandlerBase,
         settings: ConnectionSettings,
+        number: int = 0,
     ) -> None:
         self.webrtc_id = webrtc_id
         self.kind = kind
@@ -118,6 +121,8 @@ class Session:
         self.events: OutputEvents | None = None
         self.log_facts = LogFacts(self.name, kind, principal)
         self.ticket: Ticket | None = None
+        self.number = number
+        self.began: float | None = None
         self.duration: float | None = None
         self._settings = settings
         self._prepared = Event()
@@ -222,7 +227,8 @@ class Session:
         """
         connection = self.connection
         assert connection is not None  # noqa: S101
-        self._began, cancelled_before = anyio.current_time(), cancellations()
+        self.began = self._began = anyio.current_time()
+        cancelled_before = cancellations()
         self._on_closed = on_closed
         logger.info("%s call %s from %s begins", self.kind, self.name, self.caller)
         try:

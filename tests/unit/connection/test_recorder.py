@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import logging
+import threading
+import time
 import wave
 from contextlib import asynccontextmanager
 
@@ -11,12 +13,14 @@ import anyio
 import av
 import numpy as np
 import pytest
+from line_pairs import telephone_pair, websocket_pair
 
-from rtcflow.connection import Connection, record_files
-from rtcflow.connection.recorder import BATCH, BOUND, Recording
+from rtcflow.abc import MediaOffer
+from rtcflow.connection import Connection, record_files, recorder
+from rtcflow.connection.recorder import BOUND, Recording
 from rtcflow.context import Context
-from rtcflow.ends import EndCause
-from rtcflow.frames import AudioFormat
+from rtcflow.ends import EndCause, Timeouts
+from rtcflow.frames import AudioFormat, AudioFrame
 from rtcflow.handlers.base import AsyncStreamHandler, StreamHandler
 from rtcflow.serving.session import CallRequest
 from rtcflow.stream import Stream
@@ -155,6 +159,97 @@ def test_cleared_audio_is_not_in_the_file(tmp_path):
     assert len(samples) / RATE == pytest.approx(5, abs=0.021)
 
 
+class TelephoneEcho(Echo):
+    def __init__(self):
+        super().__init__()
+        self.input_sample_rate = self.output_sample_rate = 8000
+
+
+@pytest.mark.parametrize(
+    "pair", [telephone_pair("twilio"), websocket_pair("pcm_s16le", 8000)], ids=["telephone", "websocket"]
+)
+def test_a_line_is_recorded(pair, tmp_path):
+    """Both sides of a telephone call and of a WebSocket, without what a carrier had not played when it was cleared."""
+    path = tmp_path / "call.wav"
+
+    async def main():
+        async with pair() as (ours, theirs), anyio.create_task_group() as tasks:
+            connection = Connection(ours, TelephoneEcho())
+            tasks.start_soon(connection.serve)
+            theirs.start(AudioFormat(8000), AudioFormat(8000))
+            recording = connection.record(path)
+            begin = anyio.current_time()
+            for n in range(500):
+                samples = np.zeros((1, 160), np.int16)
+                if n % 50 == 10:
+                    samples[0, :80] = 20000
+                theirs.audio_out.put(samples)
+                if n == 300:
+                    ours.audio_out.put(np.full((1, 8000), 3000, np.int16))
+                if n == 312:
+                    connection.clear_queue()
+                await anyio.sleep_until(begin + (n + 1) * 0.02)
+            connection.close()
+            await connection.wait_ended()
+            tasks.cancel_scope.cancel()
+        assert recording.error is None
+        assert recording.dropped == 0
+        assert recording.marks[0].position == pytest.approx(6.24, abs=0.03)
+
+    in_virtual_time(main)
+    samples, rate = read(path)
+    assert rate == 8000
+    assert len(samples) == pytest.approx(10 * rate, abs=rate // 10)
+    begins = []
+    for side in (0, 1):
+        loud = np.flatnonzero(samples[:, side] > 15000)
+        begins.append(loud[np.flatnonzero(np.diff(loud, prepend=-1000) > 500)])
+    assert len(begins[0]) == 10
+    assert set(np.diff(begins[0])) == {rate}
+    assert np.abs(begins[1][:5] - begins[0][:5]).max() <= 0.1 * rate
+    said = np.flatnonzero(np.abs(samples[:, 1] - 3000) < 200)
+    assert 0.15 * rate < len(said) <= 0.3 * rate
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".mka"])
+def test_pictures_of_both_sides(suffix, tmp_path):
+    """A Matroska file with suffix .mkv shows what the caller showed and what was shown to them, when it was."""
+    path = tmp_path / f"call{suffix}"
+    grey = lambda level: av.VideoFrame.from_ndarray(np.full((120, 160, 3), level, np.uint8), format="bgr24")  # noqa: E731
+
+    async def main():
+        offer = MediaOffer(True, True, receive_video=True, send_video=True, messages=True)
+        async with memory_pair(offer) as (ours, theirs), anyio.create_task_group() as tasks:
+            connection = Connection(ours, Echo())
+            tasks.start_soon(connection.serve)
+            theirs.start(FORMAT, FORMAT)
+            recording = connection.record(path)
+            begin = anyio.current_time()
+            for n in range(60):
+                theirs.audio_out.put(np.zeros((1, 320), np.int16))
+                if n % 5 == 0:
+                    theirs.video_out.put_nowait(grey(60 if n < 30 else 200))
+                    ours.video_out.put_nowait(grey(130))
+                await anyio.sleep_until(begin + (n + 1) * 0.02)
+            connection.close()
+            await connection.wait_ended()
+            tasks.cancel_scope.cancel()
+        assert recording.error is None
+
+    in_virtual_time(main)
+    with av.open(str(path)) as file:
+        assert len(file.streams.video) == (2 if suffix == ".mkv" else 0)
+        for stream in range(len(file.streams.video)):
+            file.seek(0)
+            frames = list(file.decode(video=stream))
+            levels = [(frame.time, round(frame.to_ndarray(format="gray").mean())) for frame in frames]
+            assert (frames[0].width, frames[0].height) == (640, 480)
+            assert levels[0][0] <= 0.11  # the first one came before the file was chosen
+            assert levels[-1][0] == pytest.approx(1.1, abs=0.05)
+            wanted = {0: (60, 200), 1: (130, 130)}[stream]
+            assert (levels[0][1], levels[-1][1]) == tuple(pytest.approx(level, abs=12) for level in wanted)
+
+
 @pytest.mark.parametrize("suffix", [".ogg", ".opus", ".mka", ".mkv"])
 def test_the_suffix_chooses_the_format(suffix, tmp_path):
     """Opus in Ogg or Matroska, stereo and as long as the call."""
@@ -221,13 +316,69 @@ def test_the_call_goes_on_without_a_file(kind, tmp_path, caplog, monkeypatch):
         assert path.stat().st_size == 44 + 4 * len(samples)
 
 
-def test_a_slow_disk_costs_only_what_it_is_too_slow_for(tmp_path, caplog):
-    """Nothing is written for a while: the queue is bounded, and one error is logged."""
+@pytest.mark.anyio
+async def test_a_slow_disk_costs_only_what_it_is_too_slow_for(tmp_path, caplog):
+    """Nothing is written for a while: what waits is bounded, and one error is logged."""
     recording = Recording(tmp_path / "call.wav", Context(webrtc_id="somebody", transport="memory"))
-    for n in range((BOUND + 5) * BATCH):
-        recording.cleared(n, 0.0)
-    assert recording.dropped == 5 * BATCH
-    assert len(errors(caplog)) == 1
+    async with memory_pair() as (ours, _):
+        recording.attach(ours, RATE)
+        for n in range(BOUND + 50):
+            ours.audio_in.put_nowait(AudioFrame(np.zeros((1, 320), np.int16), RATE, 320 * n))
+        assert recording.dropped == 50
+        assert len(errors(caplog)) == 1
+        recording.close()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("when", ["while it is opened", "while it is written", "while it is closed"])
+async def test_a_disk_that_hangs_holds_up_nothing(when, tmp_path, caplog, monkeypatch):
+    """The caller is heard on, and the end of the call waits for the disk no longer than `Timeouts.shutdown`."""
+    released, hung = threading.Event(), threading.Event()
+
+    def hang(self, *_):
+        hung.set()
+        released.wait(20)
+
+    class Hangs:
+        write = hang if when == "while it is written" else lambda self, samples: None
+        close = hang if when == "while it is closed" else lambda self: None
+
+    def open_file(path, rate, video):
+        if when == "while it is opened":
+            hang(None)
+        return Hangs()
+
+    monkeypatch.setattr(recorder, "open_record_file", open_file)
+    try:
+        async with call(Echo(), timeouts=Timeouts(shutdown=0.1)) as (connection, theirs):
+            recording = connection.record(tmp_path / "call.wav")
+            for _ in range(10):
+                theirs.audio_out.put(np.zeros((1, 320), np.int16))
+                before = connection.statistics().received
+                while connection.statistics().received == before:
+                    await anyio.lowlevel.checkpoint()
+            recording.stop()
+            assert await anyio.to_thread.run_sync(hung.wait, 20)
+            assert connection.end is None
+            theirs.audio_out.put(np.zeros((1, 320), np.int16))
+        (error,) = errors(caplog)
+        assert "was not closed within 0.1 s: the disk hangs" in error
+    finally:
+        released.set()
+        while any(thread.name.startswith("recording of") for thread in threading.enumerate()):
+            time.sleep(0.001)
+
+
+@pytest.mark.anyio
+async def test_a_call_that_is_not_recorded_has_nothing_of_it():
+    """No thread, no crew, and no tap on its queues."""
+    async with call(Echo()) as (connection, theirs):
+        theirs.audio_out.put(np.zeros((1, 320), np.int16))
+        while not connection.statistics().received:
+            await anyio.lowlevel.checkpoint()
+        assert connection._scribes is None
+        assert connection.transport.audio_in._taps == connection.transport.audio_out._taps == ()
+        assert not any(thread.name.startswith("recording of") for thread in threading.enumerate())
 
 
 def test_the_header_is_right_after_each_block(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import queue
+import wave
 from contextlib import asynccontextmanager
 
 import anyio
@@ -474,3 +475,40 @@ def test_what_is_being_said_goes_on_over_the_next_link(backend):
                 tasks.cancel_scope.cancel()
 
     run(backend, main)
+
+
+@BACKENDS
+def test_a_recording_goes_on(backend, tmp_path):
+    """One file for the whole call: both sides before and after, with silence while nobody was there."""
+    path = tmp_path / "call.wav"
+
+    async def main():
+        handler = Notes()
+        async with call(handler) as (connection, ours, _):
+            recording = connection.record(path)
+            handler.send.send_nowait(tone(700, 1))
+            await anyio.sleep(2)
+            ours.break_link(BROKEN)
+            await anyio.sleep(5)
+            assert connection.is_suspended
+            async with link() as (again, _):
+                connection.resume(again)
+                handler.send.send_nowait(tone(900, 1))
+                await anyio.sleep(3)
+                assert not connection.is_suspended
+                connection.close()
+                await connection.wait_ended()
+            assert recording.error is None
+            assert recording.dropped == 0
+
+    run(backend, main)
+    with wave.open(str(path)) as file:
+        samples = np.frombuffer(file.readframes(2**30), np.int16).reshape(-1, 2)
+    assert len(samples) / 24000 == pytest.approx(10, abs=0.2)
+    caller, left = np.flatnonzero(samples[:, 0]) / 24000, samples[:, 1]
+    assert caller[0] < 0.1
+    assert np.diff(caller).max() == pytest.approx(5, abs=0.3)
+    assert (np.count_nonzero(left == 700) / 24000, np.count_nonzero(left == 900) / 24000) == pytest.approx(
+        (1, 1), abs=0.03
+    )
+    assert np.flatnonzero(left == 900)[0] / 24000 == pytest.approx(7, abs=0.3)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from rtcflow.frames import AudioFrame
 from rtcflow.media.playout import PlayoutFrame
-from rtcflow.media.recording import DEADBAND, HOLD, REACH, Timeline
+from rtcflow.media.recording import DEADBAND, HOLD, REACH, Intake, Timeline
 
 RATE = 8000
 SIZE = RATE // 50
@@ -30,16 +30,15 @@ LOUD, QUIET = pulse(), pulse(loud=False)
 
 def recorded(events, end, rate=RATE, every=50):
     """What a timeline makes of `events`, (now, side, frame...) in any order; blocks are taken at each `every`."""
-    timeline = Timeline(rate, START)
+    intake, timeline = Intake(START), Timeline(rate, START)
     blocks = []
     for count, event in enumerate(sorted(events, key=lambda one: one[0])):
         now, method, *args = event
-        getattr(timeline, method)(
-            *(args if method != "cleared" else []), *([now] if method != "cleared" else [now, *args])
-        )
+        getattr(intake, method)(*([now, *args] if method == "cleared" else [*args, now]))
         if count % every == 0:
-            blocks.append(timeline.take())
-    blocks.append(timeline.finish(end))
+            blocks.append(timeline.place(intake.take()))
+    blocks.append(timeline.finish(intake.take(end)))
+    timeline.marks = intake.marks
     return timeline, np.concatenate(blocks, axis=1)
 
 
@@ -174,15 +173,15 @@ def test_cleared_audio_is_not_in_it():
 
 def test_memory_is_bounded():
     """What is held covers `REACH`, also if media time leaps."""
-    timeline = Timeline(RATE, START)
+    intake, timeline = Intake(START), Timeline(RATE, START)
     size = 0
     for n in range(3000):
-        timeline.heard(AudioFrame(QUIET, RATE, n * SIZE + (n // 500) * 10**9), START + n * FRAME)
+        intake.heard(AudioFrame(QUIET, RATE, n * SIZE + (n // 500) * 10**9), START + n * FRAME)
         if n % 50 == 0:
-            size += timeline.take().shape[1]
-            assert len(timeline._sides[0]._waiting) <= (HOLD + 2) / FRAME
+            size += timeline.place(intake.take()).shape[1]
+            assert sum(len(one.times) for one in timeline._sides[0]._waiting) <= (HOLD + 2) / FRAME
             assert timeline._sides[0].end - size <= (REACH + 3) * RATE
-    assert size + timeline.finish(START + 60).shape[1] == 60 * RATE
+    assert size + timeline.finish(intake.take(START + 60)).shape[1] == 60 * RATE
 
 
 def test_rates_and_channels_may_change():

@@ -18,6 +18,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NoReturn
 
 from ..._core.moved import absent
+from ...media.filters import AudioFilter, MakesFilter
 from ..ledger import Heard, Say
 from .detector import TurnDetector, VoiceTurns
 from .events import DetectorEvent, SpeechEnded, SpeechStarted, StopWordHeard, TurnEnd, TurnEnded
@@ -45,6 +46,7 @@ from .vad import AudioChunk, EnergyVad, ModelOptions, PauseDetectionModel, Strea
 __all__ = [
     "AlgoOptions",
     "AudioChunk",
+    "AudioFilter",
     "DetectorEvent",
     "EndOfTurn",
     "EnergyVad",
@@ -53,6 +55,7 @@ __all__ = [
     "Interrupted",
     "KeywordHit",
     "KeywordSpotter",
+    "MakesFilter",
     "ModelOptions",
     "PauseDetectionModel",
     "PauseTracker",

@@ -16,6 +16,7 @@ import logging
 import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
@@ -72,6 +73,13 @@ ARGUMENTS_LATE = 10.0
 
 _replying: contextvars.ContextVar[Reply | None] = contextvars.ContextVar("rtcflow_reply", default=None)
 """The reply whose function runs here: in its task, and in its worker thread."""
+
+
+around_reply: contextvars.ContextVar[Callable[[TurnTimeline], AbstractContextManager[object]]] = contextvars.ContextVar(
+    "rtcflow_around_reply", default=nullcontext
+)
+"""Called with the turn that a reply answers; the reply runs inside what it returns, for traces. Set for one call by
+`rtcflow.otel`."""
 
 
 class ReplyHandler(AsyncStreamHandler):
@@ -476,7 +484,7 @@ class ReplyHandler(AsyncStreamHandler):
         """The task of one reply: until it was played to its end, or interrupted."""
         _replying.set(reply)
         try:
-            with reply.scope:
+            with around_reply.get()(reply.turn), reply.scope:
                 try:
                     args = await arguments()
                     self._do(self._state.called(reply.number, self.loop.time()))

@@ -1,6 +1,6 @@
 """`ReplyOnPause`: listen until the user pauses, reply, and stop when the user speaks again.
 
-    receive ──→ recording, TurnDetector ──→ events ──→ TurnState ──→ actions        (all in the loop's thread)
+    receive ──→ filters ──→ recording, TurnDetector ──→ events ──→ TurnState ──→ actions     (in the loop's thread)
 
 It is a `ReplyHandler` that listens. The application's code is called in three more places: the detector,
 `interrupt_when` and `resume_false_interruption`. An error there is logged, and costs one turn at most.
@@ -8,14 +8,15 @@ It is a `ReplyHandler` that listens. The application's code is called in three m
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Literal
 
 import anyio
 import numpy as np
 from numpy.typing import NDArray
 
-from ...frames import ChannelLayout
+from ...frames import AudioFormat, ChannelLayout
+from ...media.filters import FilterChain, MakesFilter, PlayedAudio
 from .arguments import (
     check_algo_options,
     check_callback,
@@ -87,6 +88,9 @@ class ReplyOnPause(ReplyHandler):
         speculative: Call `fn` at each likely end of the turn (0.1 s of silence), before the pause is over. Its output
             is held back until the turn has ended. If the user goes on, the call is cancelled and nothing of it is heard
             or told. So replies are sooner by up to the pause less 0.1 s, and `fn` is called at each breath.
+        filters: What the caller's audio goes through before turn detection, in this order, such as
+            ``[rtcflow.speech.denoise.Denoiser]``. Each makes an `AudioFilter` for one call from an `AudioFormat`. `fn`
+            gets filtered audio; recordings of the call do not. If a filter raises, the frame is heard unfiltered.
 
     Raises:
         TypeError: An argument cannot be called, or is not what its name says.
@@ -114,6 +118,7 @@ class ReplyOnPause(ReplyHandler):
         on_turn_error: Literal["continue", "end"] = "continue",
         on_event: Callable[[TurnEvent], None] | None = None,
         speculative: bool = False,
+        filters: Sequence[MakesFilter] = (),
     ) -> None:
         if model is not None and detector is not None:
             raise TypeError("model would not be asked: detector stands in its place; leave out one of the two")
@@ -138,6 +143,7 @@ class ReplyOnPause(ReplyHandler):
             "on_turn_error": on_turn_error,
             "on_event": on_event,
             "speculative": speculative,
+            "filters": filters,
         }
         self.algo_options = check_algo_options(algo_options)
         self.model_options = model_options
@@ -158,6 +164,9 @@ class ReplyOnPause(ReplyHandler):
             on_event=on_event,
         )
         self._detector = self._make_detector() if detector is None else self._around(make_detector(detector))
+        heard = AudioFormat(self.input_sample_rate, self.expected_layout)
+        self._filters = FilterChain(filters, heard) if filters else None
+        self._played: PlayedAudio | None = None
         self._runner = DetectorRunner(self._detector, self.run_sync)
         self._hearing = anyio.Lock(fast_acquire=True)
         self._waiting_since = 0.0  # from when on no frame has come
@@ -218,6 +227,8 @@ class ReplyOnPause(ReplyHandler):
     async def receive(self, frame: Audio) -> None:
         """Listen."""
         rate, samples = frame
+        if self._filters is not None:  # also while nobody listens: an echo is learnt while the bot speaks
+            samples = self._filter(self._filters, samples)
         if self._state.deaf:
             self._state.forget_user()
             self._runner.reset()
@@ -227,8 +238,23 @@ class ReplyOnPause(ReplyHandler):
             async with self._hearing:
                 await self._hear(samples, rate)
 
+    def _filter(self, filters: FilterChain, samples: NDArray[np.int16]) -> NDArray[np.int16]:
+        played = None
+        if filters.needs_played:
+            connection = self._bound("an echo canceller")
+            if self._played is None:
+                self._played = PlayedAudio(self.input_sample_rate)
+                connection.tap_played(self._played)
+            played = self._played.take(samples.shape[1], connection.playout_time)
+        try:
+            return filters.feed(samples, played)
+        except Exception as error:  # noqa: BLE001  supervises: a filter may be the user's own
+            self._listening_failed(error, "an audio filter", type(error).__qualname__)
+            return samples
+
     async def _hear(self, samples: NDArray[np.int16], sample_rate: int) -> None:
-        self._state.heard(samples, self.loop.time())
+        late = 0.0 if self._filters is None else self._filters.latency
+        self._state.heard(samples, self.loop.time() - late)
         await self._heed(self._runner.feed(samples, sample_rate, bot_speaking=self.bot_speaking))
 
     async def _heed(self, answer: Awaitable[list[DetectorEvent]]) -> None:

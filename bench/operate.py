@@ -1,0 +1,233 @@
+"""What it costs to watch calls. The same WebRTC echo calls run once with it and once without.
+
+    python bench/operate.py recording --suffix .wav     the same live calls, recorded and not recorded in turn
+    python bench/operate.py all                         a server with everything and one without, in turn
+    python bench/operate.py memory --seconds 600        resident memory of a server with everything, for so long
+
+Everything is recording, Prometheus (a scrape each second) and OpenTelemetry (to a collector that discards). The figures
+are the CPU seconds of the server's process per second and call, and the 99th percentile of the gaps between packets as
+the client gets them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import httpx2
+import numpy as np
+from client import Process, open_all, opus, speaking
+
+from rtcflow.client.load import spoken_signal
+
+parser = argparse.ArgumentParser()
+parser.add_argument("what", choices=["recording", "all", "memory", "serve"])
+parser.add_argument("-n", type=int, default=30, help="calls")
+parser.add_argument("--seconds", type=float, default=10.0, help="how long each measurement takes")
+parser.add_argument("--rounds", type=int, default=4)
+parser.add_argument("--suffix", default=".wav")
+parser.add_argument("--port", type=int, default=9471)
+parser.add_argument("--on", action="store_true", help="serve: with everything")
+parser.add_argument("--directory", help="serve: where recordings go")
+parser.add_argument("--collector", help="serve: the URL of OpenTelemetry's collector")
+args = parser.parse_args()
+args.url = f"http://127.0.0.1:{args.port}"
+
+
+# -- the server
+
+
+def serve() -> None:
+    import uvicorn
+    from starlette.responses import JSONResponse
+
+    from rtcflow import AsyncStreamHandler, Stream
+
+    class Echo(AsyncStreamHandler):
+        async def start_up(self) -> None:
+            self.queue = asyncio.Queue(50)
+
+        async def receive(self, frame) -> None:
+            await self.queue.put(frame)
+
+        async def emit(self):
+            return await self.queue.get()
+
+        def copy(self):
+            return Echo()
+
+    def path(context):
+        return Path(args.directory) / f"{time.monotonic_ns()}{args.suffix}"
+
+    options = {"record": path, "metrics": True} if args.on else {}
+    stream = Stream(Echo(), concurrency_limit=1000, **options)
+    if args.on:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+        from rtcflow.otel import trace_calls
+
+        provider = TracerProvider()
+        provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(args.collector)))
+        trace_calls(stream, tracer_provider=provider)
+    app = stream.asgi
+    running = []
+
+    async def record(request):
+        for recording in running:
+            recording.stop()
+            await recording.wait_closed()
+            assert recording.error is None, recording.error
+            assert not recording.dropped
+        running.clear()
+        if request.query_params.get("on"):
+            running.extend(session.record(path(None)) for session in stream.calls.values())
+        return JSONResponse(len(running))
+
+    async def cpu(_):
+        return JSONResponse(time.process_time())
+
+    app.add_route("/debug/record", record)
+    app.add_route("/debug/cpu", cpu)
+    sys.setswitchinterval(0.0005)  # as the command line does
+    uvicorn.run(app, host="127.0.0.1", port=args.port, log_level="warning")
+
+
+# -- the client
+
+
+class Discards(BaseHTTPRequestHandler):
+    """A collector that discards."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        self.send_response(200)
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+    def log_message(self, *_) -> None:
+        pass
+
+
+async def get(http, path: str):
+    response = (await http.get(args.url + path)).raise_for_status()
+    return response.json() if "json" in response.headers["content-type"] else response.text
+
+
+async def server(http, *options: str):
+    process = subprocess.Popen([sys.executable, __file__, "serve", "--port", str(args.port), *options])
+    for _ in range(300):
+        try:
+            await get(http, "/debug/cpu")
+            return process
+        except httpx2.HTTPError:
+            await asyncio.sleep(0.1)
+    raise SystemExit("the server did not start")
+
+
+async def measure(http, peers, scrape: bool = False) -> tuple[float, float]:
+    """CPU ms per second and call; p99 gap in ms."""
+    for peer in peers:
+        peer.received.clear()
+    begin, cpu = time.monotonic(), await get(http, "/debug/cpu")
+    while (left := begin + args.seconds - time.monotonic()) > 0:
+        await asyncio.sleep(min(left, 1.0))
+        if scrape:
+            await get(http, "/metrics")
+    seconds, cpu = time.monotonic() - begin, await get(http, "/debug/cpu") - cpu
+    gaps = np.concatenate([np.diff([at for at, _ in peer.received]) for peer in peers])
+    return 1000 * cpu / seconds / len(peers), 1000 * float(np.percentile(gaps, 99))
+
+
+def report(name: str, found: list[tuple[float, float]]) -> float:
+    cpu = [one[0] for one in found]
+    print(f"{name:5} CPU {statistics.median(cpu):6.2f} ms/s per call", [round(value, 2) for value in cpu], end="  ")
+    print("p99 gap", [round(gap, 1) for _, gap in found], "ms", flush=True)
+    return statistics.median(cpu)
+
+
+async def recording(http, packets, directory) -> None:
+    process = await server(http, "--directory", directory, "--suffix", args.suffix)
+    found = {False: [], True: []}
+    try:
+        peers = await open_all(args, [speaking(packets, 0.02 * number / args.n) for number in range(args.n)])
+        await asyncio.sleep(2)
+        for count in range(2 * args.rounds):
+            on = count % 2 == 0
+            await get(http, f"/debug/record{'?on=1' if on else ''}")
+            await asyncio.sleep(6.0 if on else 1.0)  # blocks are written after 5 s
+            found[on].append(await measure(http, peers))
+        await get(http, "/debug/record")
+        for peer in peers:
+            await peer.close()
+    finally:
+        process.terminate()
+        process.wait()
+    off, on = report("off", found[False]), report(args.suffix, found[True])
+    pairs = [100 * (one[0] / other[0] - 1) for one, other in zip(found[True], found[False], strict=True)]
+    print(f"recording costs {100 * (on / off - 1):+.1f} % (pairs: {', '.join(f'{pair:+.1f}' for pair in pairs)})")
+
+
+async def memory(http, packets, directory) -> None:
+    collector = ThreadingHTTPServer(("127.0.0.1", 0), Discards)
+    threading.Thread(target=collector.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{collector.server_port}/v1/traces"
+    process = await server(http, "--on", "--directory", directory, "--suffix", args.suffix, "--collector", url)
+    try:
+        peers = await open_all(args, [speaking(packets, 0.02 * number / args.n) for number in range(args.n)])
+        for _ in range(round(args.seconds / 15)):
+            await asyncio.sleep(15)
+            await get(http, "/metrics")
+            for peer in peers:
+                peer.received.clear()
+                peer.track.sent.clear()
+            print(f"{Process(process.pid).rss():.1f} MB", flush=True)
+        for peer in peers:
+            await peer.close()
+    finally:
+        process.terminate()
+        process.wait()
+
+
+async def everything(http, packets, directory) -> None:
+    collector = ThreadingHTTPServer(("127.0.0.1", 0), Discards)
+    threading.Thread(target=collector.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{collector.server_port}/v1/traces"
+    found = {False: [], True: []}
+    for count in range(2 * args.rounds):
+        on = count % 2 == 1
+        options = ["--on", "--directory", directory, "--suffix", args.suffix, "--collector", url] if on else []
+        process = await server(http, *options)
+        try:
+            peers = await open_all(args, [speaking(packets, 0.02 * number / args.n) for number in range(args.n)])
+            await asyncio.sleep(6)
+            found[on].append(await measure(http, peers, scrape=on))
+            for peer in peers:
+                await peer.close()
+        finally:
+            process.terminate()
+            process.wait()
+    off, on = report("off", found[False]), report("all", found[True])
+    print(f"all of it costs {100 * (on / off - 1):+.1f} %")
+
+
+async def main() -> None:
+    packets = opus(spoken_signal())
+    with tempfile.TemporaryDirectory() as directory:
+        async with httpx2.AsyncClient(timeout=20) as http:
+            await {"recording": recording, "all": everything, "memory": memory}[args.what](http, packets, directory)
+
+
+if args.what == "serve":
+    serve()
+else:
+    asyncio.run(main())

@@ -1,0 +1,181 @@
+"""`rtcflow top`: what keys do, what is drawn, and what the server is asked."""
+
+from __future__ import annotations
+
+import pytest
+
+from rtcflow.exceptions import RemoteProtocolError, UnknownConnection
+from rtcflow.serving.live_calls import LiveCall, as_json
+
+rich_console = pytest.importorskip("rich.console", reason="the extra cli is not here")
+top = pytest.importorskip("rtcflow.client.top")
+Action, View, Watching, calls_url, draw = top.Action, top.View, top.Watching, top.calls_url, top.draw
+footer, press, read_keys, summary = top.footer, top.press, top.read_keys, top.summary
+
+
+def body(*numbers, limit=20, ready=True):
+    calls = [
+        LiveCall(
+            number=number, call=f"call{number}…", transport="webrtc", caller="ann", state="live", age=65.0, loss=0.2
+        )
+        for number in numbers
+    ]
+    return as_json(calls, limit=limit, ready=ready)
+
+
+def view(*numbers, **options):
+    return View("http://host").take(body(*numbers, **options))
+
+
+def type_in(seen, typed):
+    actions = []
+    for key in read_keys(typed):
+        seen, action = press(seen, key)
+        actions.append(action)
+    return seen, actions
+
+
+@pytest.mark.parametrize(
+    ("typed", "keys"),
+    [
+        ("\x1b[A\x1b[B", ["up", "down"]),
+        ("jk", ["down", "up"]),
+        ("ey", ["end", "yes"]),
+        ("q", ["quit"]),
+        ("\x1bx", ["no"] * 2),
+    ],
+)
+def test_what_keys_mean(typed, keys):
+    """Several may come at once; unknown ones are "no"."""
+    assert read_keys(typed) == keys
+
+
+def test_choosing_a_call():
+    """The first at the beginning; up and down stop at the ends."""
+    seen = view(3, 5, 9)
+    assert seen.selected == 3
+    assert type_in(seen, "j")[0].selected == 5
+    assert type_in(seen, "jjjj")[0].selected == 9
+    assert type_in(seen, "jkkk")[0].selected == 3
+    assert type_in(view(), "jjke")[0] == view()
+
+
+def test_a_call_ends_only_after_yes():
+    """The question names the call, and every other key means no."""
+    seen, actions = type_in(view(3, 5), "je")
+    assert seen.asking
+    assert footer(seen, keys=True) == "End call 5? y ends it, any other key does not."
+    assert actions[-1] == Action()
+    assert type_in(seen, "y")[1] == [Action(end=5)]
+    for other in "neq\x1b":
+        calm, actions = type_in(seen, other)
+        assert not calm.asking
+        assert actions == [Action()]
+    assert type_in(view(3), "y")[1] == [Action()]
+    assert type_in(view(3), "q")[1] == [Action(leave=True)]
+
+
+def test_new_figures():
+    """The chosen call stays chosen. If it has ended, its neighbour is, and the question is taken back."""
+    seen, _ = type_in(view(3, 5, 9), "je")
+    again = seen.take(body(3, 5, 9, 12))
+    assert (again.selected, again.asking) == (5, True)
+    gone = seen.take(body(3, 9))
+    assert (gone.selected, gone.asking) == (9, False)
+    assert seen.take(body(3)).selected == 3
+    assert seen.take(body()).selected is None
+
+
+@pytest.mark.parametrize("wrong", [{}, {"calls": 7}, {"calls": [{}]}, body(1) | {"columns": {"nothing": "?"}}])
+def test_what_does_not_tell_of_calls(wrong):
+    """Another server's JSON is an error of one line."""
+    with pytest.raises(RemoteProtocolError, match="does not tell of live calls"):
+        View("http://host").take(wrong)
+
+
+def drawn(seen, width=100, **options):
+    console = rich_console.Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    with console.file:
+        console.print(draw(seen, **options))
+        return console.export_text()
+
+
+def test_what_is_drawn():
+    """The server, the count, each call; without keys nothing is chosen."""
+    text = drawn(view(3, 5))
+    assert "http://host  2 of 20 live" in text
+    assert "3  call3…" in text
+    assert "20.0 %" in text
+    assert "↑ ↓ choose a call" in text
+    assert "↑" not in drawn(view(3, 5), keys=False)
+    assert summary(view(limit=None, ready=False)) == "0 live, no new calls are taken"
+
+
+def test_a_small_terminal_shows_the_calls_around_the_chosen_one():
+    """So the list never runs out of the screen."""
+    seen = view(*range(1, 101))
+    for _ in range(49):
+        seen, _ = press(seen, "down")
+    text = drawn(seen, height=15)
+    assert len(text.splitlines()) <= 15
+    assert "50  call50…" in text
+    assert "1  call1…" not in text.replace("51  call51…", "")
+    narrow = drawn(seen, width=60, height=15)
+    assert all(len(line) <= 60 for line in narrow.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("given", "url"),
+    [
+        ("http://host", "http://host/calls"),
+        ("https://host/talk/", "https://host/talk/calls"),
+        ("http://host/calls", "http://host/calls"),
+    ],
+)
+def test_urls(given, url):
+    """With the path where the stream is mounted, or that of the page."""
+    assert calls_url(given) == url
+
+
+def test_what_is_no_url():
+    """The text shows one."""
+    with pytest.raises(ValueError, match="write for example http://"):
+        calls_url("host:8000")
+
+
+@pytest.mark.anyio
+async def test_watching(monkeypatch):
+    """A server that is gone for a while leaves the old figures, and says so; what it refuses is told."""
+    answers, ended, shown = [body(1, 2), ConnectionError("nobody answers"), body(2)], [], []
+
+    async def get_calls(url, headers):
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    async def end_call(url, headers, number):
+        ended.append(number)
+        if number == 2:
+            raise UnknownConnection("no call with the number 2 is live")
+
+    monkeypatch.setattr(top, "get_calls", get_calls)
+    monkeypatch.setattr(top, "end_call", end_call)
+    watching = Watching("http://host", {}, shown.append)
+    await watching.look()
+    await watching.look()
+    assert "These figures are old: nobody answers" in drawn(shown[-1])
+    assert len(shown[-1].calls) == 2
+    for key in ("end", "yes"):
+        assert await watching.press(key)
+    assert shown[-1].told == "Call 1 is ending."
+    await watching.look()
+    assert not shown[-1].trouble
+    for key in ("end", "yes"):
+        assert await watching.press(key)
+    assert shown[-1].told == "Call 2 was not ended: no call with the number 2 is live"
+    assert ended == [1, 2]
+    assert not await watching.press("quit")
+    answers.append(ConnectionError("nobody answers"))
+    with pytest.raises(ConnectionError):
+        await Watching("http://host", {}, shown.append).look()

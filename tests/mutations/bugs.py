@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mutations.by_tools import BY_TOOLS
 from mutations.plant import Edit, Mutant
 
 
@@ -31,6 +32,7 @@ MUTANTS = (
             ),
         ),
         _lives("Bot-trio"),
+        kind=4,
     ),
     Mutant(
         "shutdown-skipped-on-cancel",
@@ -43,6 +45,7 @@ MUTANTS = (
             ),
         ),
         _unit("connection", "test_cancelling_ends_it_in_order"),
+        kind=4,
     ),
     Mutant(
         "emit-while-running",
@@ -55,6 +58,7 @@ MUTANTS = (
             ),
         ),
         _lives("Bot-trio", "Echo-trio"),
+        kind=6,
     ),
     Mutant(
         "receive-overlapping",
@@ -67,12 +71,14 @@ MUTANTS = (
             ),
         ),
         _unit("connection", "test_a_slow_receive_hears_one_frame_at_a_time"),
+        kind=6,
     ),
     Mutant(
         "call-after-shutdown",
         "A worker thread begins another call of the handler after its shutdown.",
         (Edit("_core.threads:Crew.call", "if self._stopping and not job.last:", "if False:"),),
         _unit("threads", "test_no_call_begins_after_stop"),
+        kind=6,
     ),
     Mutant(
         "cancellation-swallowed",
@@ -86,18 +92,21 @@ MUTANTS = (
             ),
         ),
         _lives("Bot-trio"),
+        kind=11,
     ),
     Mutant(
         "last-cause-wins",
         "What happens while a connection closes overwrites the reason for its end.",
         (Edit("connection.connection:Connection._finish", "if self.end is not None:", "if False:"),),
         _unit("connection", "test_the_time_limit_ends_the_call"),
+        kind=11,
     ),
     Mutant(
         "time-limit-ignored",
         "A connection with a time limit goes on for ever.",
         (Edit("connection.connection:Connection._begin_call", "if self._time_limit is not None:", "if False:"),),
         _unit("connection", "test_the_time_limit_ends_the_call"),
+        kind=13,
     ),
     Mutant(
         "close-stream-drops-audio",
@@ -108,18 +117,21 @@ MUTANTS = (
             ),
         ),
         _unit("connection", "test_close_stream_plays_what_is_queued_then_says_goodbye"),
+        kind=4,
     ),
     Mutant(
         "frames-after-close",
         "A handler that is still in emit when its connection ends gets its audio onto the line.",
         (Edit("_core.player:Player.end", "self._ended = True", "pass"),),
         _unit("player", "test_nothing_is_put_after_the_end"),
+        kind=6,
     ),
     Mutant(
         "message-before-open",
         "A message that is sent before the peer's channel is open does not wait for it.",
         (Edit("connection.connection:Connection.send_message", "await self._messages_open.wait()", "pass"),),
         _unit("connection", "test_a_message_waits_for_the_channel"),
+        kind=6,
     ),
     # -- what handlers raise and put out
     Mutant(
@@ -127,12 +139,14 @@ MUTANTS = (
         "What a handler raises does not reach whoever runs its connection.",
         (Edit("connection.connection:Connection.run", "raise _together(self.errors)", "pass"),),
         _unit("connection", "test_what_a_handler_raises_ends_the_connection_and_arrives_bare"),
+        kind=11,
     ),
     Mutant(
         "error-not-told",
         "The peer is not told that the handler failed.",
         (Edit("connection.connection:Connection._say_why", "self._tell(messages.Error(text))", "pass"),),
         _unit("connection", "test_what_a_handler_raises_ends_the_connection_and_arrives_bare"),
+        kind=11,
     ),
     Mutant(
         "exception-leaked",
@@ -157,18 +171,21 @@ MUTANTS = (
             ),
         ),
         _lives("Bot-trio"),
+        kind=10,
     ),
     Mutant(
         "none-floods",
         "An emit that always returns None is called as fast as the processor can.",
         (Edit("connection.media_loops:IdleWait.next", "return self._wait", "return 0.0"),),
         _unit("connection", "test_an_emit_that_always_returns_none_costs_little"),
+        kind=8,
     ),
     Mutant(
         "emit-not-held-back",
         "A handler that emits faster than real time fills the memory.",
         (Edit("_core.player:Player._has_room", "if self._playout.queued_seconds < self._most_waiting:", "if True:"),),
         _unit("connection", "test_an_emit_faster_than_real_time_is_held_back"),
+        kind=8,
     ),
     Mutant(
         "clear-queue-clears-nothing",
@@ -181,6 +198,7 @@ MUTANTS = (
             ),
         ),
         _unit("connection", "test_clear_queue_takes_effect_at_once"),
+        kind=2,
     ),
     # -- admission
     Mutant(
@@ -194,18 +212,21 @@ MUTANTS = (
             ),
         ),
         _unit("stream", "test_a_transport_that_cannot_be_opened_gives_everything_back"),
+        kind=4,
     ),
     Mutant(
         "slot-kept-on-refusal",
         "A call whose transport cannot be opened keeps its slot.",
         (Edit("serving.calls:Calls._drop", "self._release(session)", "pass"),),
         _unit("stream", "test_a_transport_that_cannot_be_opened_gives_everything_back"),
+        kind=10,
     ),
     Mutant(
         "threads-kept",
         "The worker threads reserved for a call stay reserved after its end.",
         (Edit("serving.calls:Calls._release", "self.threads.release(threads_needed(self.options.handler))", "pass"),),
         _unit("stream", "test_worker_threads_come_back_with_the_slot"),
+        kind=10,
     ),
     Mutant(
         "limit-off-by-one",
@@ -218,12 +239,14 @@ MUTANTS = (
             ),
         ),
         _unit("stream", "test_the_limit_is_exact_and_names_itself"),
+        kind=10,
     ),
     Mutant(
         "id-taken-over",
         "A second caller under the id of a live call takes its place.",
         (Edit("serving.calls:Calls._check_free", "if webrtc_id in self._sessions:", "if False:"),),
         _unit("stream", "test_a_live_id_cannot_be_taken_over"),
+        kind=10,
     ),
     # -- threads and tasks
     Mutant(
@@ -231,18 +254,21 @@ MUTANTS = (
         "Virtual time stands when a worker thread ends in the very moment it is left.",
         (Edit("_core.threads:Crew.run", "over = self._leave(job)", "self._leave(job); over = job.done.is_set()"),),
         _unit("threads", "test_a_thread_that_ends_in_the_moment_it_is_left_is_watched_no_more"),
+        kind=9,
     ),
     Mutant(
         "thread-left-behind",
         "A thread that waits in queue.get() for ever is not got back.",
         (Edit("_core.threads:Crew.join", "self._interrupt()", "return []"),),
         _unit("threads", "test_a_thread_that_waits_in_queue_get_comes_back"),
+        kind=5,
     ),
     Mutant(
         "context-not-in-threads",
         "Worker threads do not know whose call they serve.",
         (Edit("_core.threads:Crew._work", "= function()", "= contextvars.Context().run(function)"),),
         _unit("connection", "test_the_handler_sees_its_context_in_every_method"),
+        kind=1,
     ),
     Mutant(
         "event-lost",
@@ -256,6 +282,7 @@ MUTANTS = (
             ),
         ),
         _unit("bridge", "test_a_clear_right_after_set_loses_nobody"),
+        kind=9,
     ),
     Mutant(
         "lost-wake-up",
@@ -268,12 +295,14 @@ MUTANTS = (
             ),
         ),
         _unit("bridge", "test_no_wake_up_is_lost_between_threads"),
+        kind=9,
     ),
     Mutant(
         "one-waiter-woken",
         "Of all who wait for an event one is woken.",
         (Edit("_core.bridge:ParkingLot.wake_all", "for waiter in waiters:", "for waiter in list(waiters)[:1]:"),),
         _unit("bridge", "test_one_task_and_one_thread_both_wake"),
+        kind=9,
     ),
     # -- queues
     Mutant(
@@ -281,12 +310,14 @@ MUTANTS = (
         "A full queue takes more.",
         (Edit("_core.flow:Flow._try_put", "if len(self._items) >= self.bound:", "if False:"),),
         _unit("flow", "test_drop_oldest_keeps_the_newest"),
+        kind=10,
     ),
     Mutant(
         "newest-first",
         "Frames reach the handler in the wrong order.",
         (Edit("_core.flow:Flow._pop", "self._items.popleft()", "self._items.pop()"),),
         _unit("flow", "test_order_is_kept_from_thread_to_task"),
+        kind=12,
     ),
     Mutant(
         "cancelled-take-loses",
@@ -299,12 +330,14 @@ MUTANTS = (
             ),
         ),
         _unit("flow", "test_a_take_in_a_cancelled_scope_loses_nothing"),
+        kind=9,
     ),
     Mutant(
         "statistics-do-not-add-up",
         "Frames that wait when their queue is closed are counted nowhere.",
         (Edit("_core.flow:Flow._finish", "self._dropped += len(self._items)", "pass"),),
         ("tests/unit/_core/test_flow.py",),
+        kind=10,
     ),
     # -- media
     Mutant(
@@ -312,12 +345,14 @@ MUTANTS = (
         "Deadlines are the last one and a period, so that errors add up over the day.",
         (Edit("media.pacing:Pacer.frame_sent", "self._sent += 1", "self._start += 1 / self.rate"),),
         _unit("pacing", "test_a_day_of_frames_does_not_drift"),
+        kind=8,
     ),
     Mutant(
         "playout-anchored-on-now",
         "Each frame is due a period after the last one really left, so that lateness adds up.",
         (Edit("media.playout:Playout.pop", "self._set_slot(self._slot + 1)", "self._anchor = now; self._set_slot(1)"),),
         _unit("playout", "test_deadlines_do_not_drift"),
+        kind=8,
     ),
     Mutant(
         "media-time-stands-in-silence",
@@ -330,24 +365,28 @@ MUTANTS = (
             ),
         ),
         _unit("playout", "test_silence_counts_in_media_time"),
+        kind=12,
     ),
     Mutant(
         "stereo-not-interleaved",
         "Left comes before right, as a whole.",
         (Edit("media.convert:interleave", "samples.T", "samples"),),
         _unit("convert", "test_interleaved_samples_alternate"),
+        kind=12,
     ),
     Mutant(
         "int16-wraps",
         "Full scale wraps around instead of saturating.",
         (Edit("media.convert:_scaled", "np.minimum(scaled, np.float32(32767), out=scaled)", "pass"),),
         _unit("convert", "test_floats_are_rounded_to_the_nearest_and_saturate"),
+        kind=12,
     ),
     Mutant(
         "stereo-mean-overflows",
         "Loud stereo wraps around when it is made mono.",
         (Edit("media.convert:to_channels", "(left >> 1) + (right >> 1) + (left & right & 1)", "(left + right) >> 1"),),
         _unit("convert", "test_two_sides_become_their_mean"),
+        kind=12,
     ),
     Mutant(
         "resampler-forgets",
@@ -360,6 +399,7 @@ MUTANTS = (
             ),
         ),
         _unit("resample", "test_chunking_cannot_be_heard"),
+        kind=12,
     ),
     Mutant(
         "jitter-holds-back",
@@ -389,12 +429,14 @@ MUTANTS = (
         "A link that broke is told as a peer that left.",
         (Edit("connection.connection:Connection._watch_peer", "End(EndCause.LINK_BROKE,", "End(EndCause.PEER_LEFT,"),),
         _lives("Bot-trio"),
+        kind=11,
     ),
     Mutant(
         "slot-kept-at-the-end",
         "A call keeps its slot after its end.",
         (Edit("serving.calls:Calls._release", "del self._sessions[session.webrtc_id]", "pass"),),
         _lives("Bot-trio"),
+        kind=10,
     ),
     Mutant(
         "start-up-error-swallowed",
@@ -407,12 +449,14 @@ MUTANTS = (
             ),
         ),
         _unit("connection", "test_what_a_handler_raises_ends_the_connection_and_arrives_bare"),
+        kind=11,
     ),
     Mutant(
         "early-close-forgotten",
         "A call that is closed while its transport is being opened goes on.",
         (Edit("serving.session:Session.prepare", "if self._closing is not None:", "if False:"),),
         _lives("Bot-trio"),
+        kind=9,
     ),
     Mutant(
         "context-of-another-call",
@@ -425,6 +469,7 @@ MUTANTS = (
             ),
         ),
         _lives("Bot-trio"),
+        kind=1,
     ),
     Mutant(
         "close-without-bound",
@@ -438,6 +483,7 @@ MUTANTS = (
         ),
         _unit("connection", "test_a_whole_end_has_a_deadline"),
         hangs=True,
+        kind=13,
     ),
     Mutant(
         "latest-is-oldest",
@@ -450,12 +496,14 @@ MUTANTS = (
             ),
         ),
         _unit("connection", "test_a_slow_video_handler_sees_the_latest_frame"),
+        kind=2,
     ),
     Mutant(
         "goodbye-not-sent",
         "A transport that is closed does not say goodbye.",
         (Edit("transports.memory:MemoryTransport._say_goodbye", "self._outbox.put_nowait(_GOODBYE)", "pass"),),
         _unit("testing_conformance", "test_a_sound_transport_passes"),
+        kind=5,
     ),
     Mutant(
         "messages-without-bound",
@@ -468,6 +516,7 @@ MUTANTS = (
         "A carrier plays on what it buffers when its caller interrupts.",
         (Edit("transports.line:LineTransport.clear_audio", "if self._codec.clears:", "if False:"),),
         _unit("line_transports", "test_clear_tells_the_carrier_and_comes_before_what_is_said_next"),
+        kind=2,
     ),
     Mutant(
         "pts-without-gaps",
@@ -480,12 +529,14 @@ MUTANTS = (
             ),
         ),
         _unit("line_transports", "test_a_gap_in_a_carriers_timestamps_is_a_gap_in_media_time"),
+        kind=12,
     ),
     Mutant(
         "resampler-gives-two-more",
         "A flushed stream is two samples longer than it is.",
         (Edit("media.resample:Resampler.flush", "- self._given\n", "- self._given + 2\n"),),
         _unit("resample", "test_chunking_cannot_be_heard"),
+        kind=12,
     ),
     Mutant(
         "mulaw-upside-down",
@@ -504,6 +555,7 @@ MUTANTS = (
         "The layout beside emitted audio does not count.",
         (Edit("handlers.items:_parse_audio", "as_pcm(samples, layout,", "as_pcm(samples, None,"),),
         _unit("items", "test_shapes_and_layouts_of_audio", "test_junk_is_named_with_what_to_write"),
+        kind=3,
     ),
     Mutant(
         "pictures-darken",
@@ -523,6 +575,7 @@ MUTANTS = (
         "JSON of the application's own ends the connection with a KeyError.",
         (Edit("protocol.messages:_read", 'fields.get("type")', 'fields["type"]'),),
         _unit("messages", "test_what_is_only_nearly_ours_is_the_applications"),
+        kind=3,
     ),
     # -- pictures over bad networks
     Mutant(
@@ -553,4 +606,5 @@ MUTANTS = (
         (Edit("media.pictures:PictureBuffer._release", "timestamp == self._spoiled or", ""),),
         _unit("pictures", "test_a_picture_with_a_dropped_packet_never_leaves"),
     ),
+    *BY_TOOLS,
 )

@@ -88,6 +88,7 @@ class Mutant:
         edits: The places.
         tests: Node ids of the tests of which at least one turns red.
         hangs: Something waits for ever: a test that is ended for its time is one that has seen it.
+        kind: Its number among the kinds of docs/find-a-bug.md; 0 for another one.
     """
 
     name: str
@@ -95,6 +96,7 @@ class Mutant:
     edits: tuple[Edit, ...]
     tests: tuple[str, ...]
     hangs: bool = False
+    kind: int = 0
 
     @contextmanager
     def plant(self) -> Iterator[None]:

@@ -1,8 +1,8 @@
 """Show that the suite turns red on each planted bug, and is green without: `python tests/mutations/run.py [NAME ...]`.
 
-Each mutant has a process of its own and runs only the tests it names. Prints caught or missed for each; exits with 1
-if one is missed or no longer fits the code. Caught is a bug by which a test fails, with as much time as without: one
-that only makes a test slow is not, unless it is that something hangs, and its mutant says so.
+Each mutant has a process of its own and runs only the tests it names. Prints caught or missed for each, and a table by
+kind and tool. Exits with 1 if one is missed or no longer fits the code. A bug is caught if a test fails, with as much
+time as without it. One that only makes a test slow is not caught, unless something hangs, and its mutant says so.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ TESTS = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(TESTS))
 
 from mutations.bugs import MUTANTS  # noqa: E402
+from mutations.by_tools import KINDS  # noqa: E402
+from mutations.plant import Mutant  # noqa: E402
 from mutations.plugin import VARIABLE  # noqa: E402
 
 HANGS = 240
@@ -33,7 +35,7 @@ def run(tests: Iterable[str], mutant: str = "") -> tuple[int, str]:
     environment = {**os.environ, "PYTHONPATH": path, VARIABLE: mutant}
     environment.setdefault("RTCFLOW_BACKENDS", "asyncio,trio")
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "mutations.plugin", "-p", "no:cacheprovider"]
-    command += ["--no-header", "--tb=short", f"--timeout={TIMEOUT}", *tests]
+    command += ["-m", "", "--no-header", "--tb=short", f"--timeout={TIMEOUT}", *tests]
     try:
         done = subprocess.run(
             command, cwd=TESTS.parent, env=environment, capture_output=True, text=True, timeout=HANGS, check=False
@@ -55,6 +57,41 @@ def first_failure(output: str) -> str:
     return "?"
 
 
+TOOLS = {
+    "test_handlers_keep_their_contract": "check_handler",
+    "test_transports_keep_their_promises": "check_transport",
+    "test_a_sound_transport_passes": "check_transport",
+    "test_connections_live_through_anything": "HandlerLifecycle",
+    "test_testing_explored.py": "explore",
+}
+"""The tools, by what is in the name of the test that turned red; all other tests are tests of one part."""
+
+OTHERS = "other tests"
+
+
+def tool_of(test: str) -> str:
+    """The tool that has seen the bug."""
+    return next((tool for part, tool in TOOLS.items() if part in test), OTHERS)
+
+
+def table(found: list[tuple[Mutant, str, float]]) -> str:
+    """Caught of planted, by kind and by the tool that has seen them, and the seconds they took.
+
+    Args:
+        found: Each planted bug, the tool (empty if it was missed), and how long its tests ran.
+    """
+    tools = [*dict.fromkeys(TOOLS.values()), OTHERS]
+    lines = [["kind", *tools, "caught", "seconds"]]
+    for number, kind in enumerate(KINDS):
+        rows = [row for row in found if row[0].kind == number]
+        by_tool = [str(sum(tool == one for _, tool, _ in rows) or "") for one in tools]
+        caught = f"{sum(bool(tool) for _, tool, _ in rows)} of {len(rows)}"
+        seconds = f"{sum(took for _, _, took in rows) / max(1, len(rows)):.1f}"
+        lines.append([f"{number or '-'} {kind}", *by_tool, caught, seconds])
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    return "\n".join(" | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+
+
 def main(names: list[str]) -> int:
     """Run the mutants of these names, or all."""
     unknown = set(names) - {mutant.name for mutant in MUTANTS}
@@ -69,18 +106,22 @@ def main(names: list[str]) -> int:
         print(output)
         return 1
     missed = []
+    found: list[tuple[Mutant, str, float]] = []
     for mutant in chosen:
         began = time.monotonic()
         code, output = run(mutant.tests, mutant.name)
         slow = TIMED_OUT in output
         caught = code == 1 and (not slow or mutant.hangs)
         verdict = "caught" if caught else "MISSED" if code == 0 else "SLOW" if slow else "BROKEN"
-        by = f"by {first_failure(output)}" if caught else mutant.description
-        print(f"{verdict:8} {mutant.name:34} {time.monotonic() - began:4.0f} s  {by}", flush=True)
+        took, test = time.monotonic() - began, first_failure(output)
+        by = f"by {tool_of(test)}: {test}" if caught else mutant.description
+        found.append((mutant, tool_of(test) if caught else "", took))
+        print(f"{verdict:8} {mutant.name:34} {took:4.0f} s  {by}", flush=True)
         if not caught:
             missed.append(mutant.name)
             if code != 0:
                 print(output)
+    print(table(found))
     print(f"{len(chosen) - len(missed)} of {len(chosen)} caught" + (f"; missed: {', '.join(missed)}" if missed else ""))
     return 1 if missed else 0
 

@@ -104,6 +104,7 @@ class Agent(VoiceAgent):
 
 class AgentLife(HandlerLifecycle):
     options = {}
+    transports = ("memory",)  # lines have a test of their own
     expected_errors = (ServiceError,)
 
     def make_handler(self):

@@ -104,6 +104,7 @@ class TalkLife(HandlerLifecycle):
     model = rtcflow.turns.EnergyVad()
     resume = False
     options = {}
+    transports = ("memory",)  # lines have a test of their own
 
     def make_handler(self):
         self.seen = None

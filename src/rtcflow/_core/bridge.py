@@ -54,6 +54,9 @@ class WorkerMark(Protocol):
     def resumed(self) -> None:
         """The thread can run again; called by the thread that wakes it, before it does so."""
 
+    def wait(self, woken: threading.Lock, seconds: float) -> bool:
+        """Wait until `woken` can be acquired, for at most `seconds` of virtual time; whether it was."""
+
 
 current_worker: contextvars.ContextVar[WorkerMark | None] = contextvars.ContextVar("rtcflow_worker", default=None)
 """This worker thread's mark, if it is watched (see `rtcflow._core.threads.observer`); None in production."""
@@ -225,7 +228,10 @@ class _ThreadWaiter:
         self._lock.release()  # once: the side that wakes has taken this waiter out of the lot
 
     def wait(self, timeout: float | None) -> bool:
-        woken = self._lock.acquire(timeout=-1 if timeout is None else max(timeout, 0.0))
+        if timeout is not None and self._mark is not None:
+            woken = self._mark.wait(self._lock, timeout)
+        else:
+            woken = self._lock.acquire(timeout=-1 if timeout is None else max(timeout, 0.0))
         if not woken and self._mark is not None:
             self._mark.resumed()
         return woken

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from contextlib import AbstractAsyncContextManager
 from functools import lru_cache
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._core.bridge import Event
-from ..abc import MediaOffer
+from ..abc import MediaOffer, Transport
 from ..ends import End, EndCause
 from ..exceptions import NegotiationError
 from ..frames import FRAME_SECONDS, AudioFormat, AudioFrame
@@ -20,7 +21,8 @@ from ..handlers.base import StreamHandlerBase
 from ..outputs import AdditionalOutputs, CloseStream
 from ..serving.session import CallRequest, Session
 from ..stream import Stream
-from ..transports.memory import MemoryTransport, memory_pair
+from ..transports.linked import LinkTransport
+from ..transports.memory import memory_pair
 from . import signals
 from . import strategies as rtc
 from ._probe import Cause, Fault, InjectedError, Journal
@@ -74,18 +76,18 @@ class Serving:
 class Call:
     """One call, seen from the caller's side."""
 
-    ours: MemoryTransport
-    theirs: MemoryTransport
+    ours: Transport
+    theirs: Any  # a `MemoryTransport`, or the caller's end of a line
     session: Session
     traces: SharedChanges
     journal: Journal
     scope: anyio.CancelScope
 
     def __init__(
-        self, prototype: StreamHandlerBase, clock: VirtualTime, shared: Collection[str], *, phone: bool, start_up: str
+        self, prototype: StreamHandlerBase, clock: VirtualTime, shared: Collection[str], *, over: str, start_up: str
     ) -> None:
         self._prototype, self._shared = prototype, shared
-        self._phone = phone
+        self._over = over
         self._start_up = start_up
         self._rate = prototype.input_sample_rate
         self._speaks = AudioFormat(prototype.output_sample_rate)
@@ -102,7 +104,7 @@ class Call:
     async def run(self, stream: Stream, offer: MediaOffer, already: str | None, journal: Callable[[], Journal]) -> None:
         try:
             async with (
-                memory_pair(offer, phone=self._phone) as (self.ours, self.theirs),
+                open_pair(self._over, offer) as (self.ours, self.theirs),
                 anyio.create_task_group() as tasks,
             ):
                 self.theirs.start(self._speaks, AudioFormat(self._rate))
@@ -144,6 +146,15 @@ class Call:
     def _limit(self, seconds: float) -> None:
         cause = Cause(self._clock.now + seconds, -1, EndCause.TIME_LIMIT, "the time limit was reached")
         self.journal.causes.append(cause)
+
+    def lose(self, n: int) -> None:
+        """`n` frames of the caller's are lost on their way."""
+        self._n += n
+
+    def break_link(self, error: BaseException) -> None:
+        """The link fails under the connection."""
+        if isinstance(self.ours, LinkTransport):
+            self.ours._link.end(error)
 
     def hear(self, n: int, *, speech: bool = False) -> None:
         """`n` frames arrive now, numbered by their first sample; of speech, or of nearly nothing."""
@@ -192,6 +203,15 @@ class Call:
                 await self.theirs.messages_in.take()
         except (anyio.EndOfStream, anyio.ClosedResourceError, anyio.BrokenResourceError):
             return
+
+
+def open_pair(over: str, offer: MediaOffer) -> AbstractAsyncContextManager[tuple[Any, Any]]:
+    """The two ends of a call over one kind of transport."""
+    if over in {"memory", "phone"}:
+        return memory_pair(offer, phone=over == "phone")
+    from ._lines import telephone_pair, websocket_pair
+
+    return telephone_pair("twilio")() if over == "telephone" else websocket_pair("pcm_s16le", 16000)()
 
 
 async def count_tasks() -> int:

@@ -7,9 +7,11 @@ import math
 import threading
 import zlib
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Generator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, Final
 
 import anyio
 import av
@@ -22,8 +24,13 @@ from ..ends import EndCause
 from ..handlers.base import StreamHandlerBase
 from ..handlers.checking import has_own_method
 from ..handlers.items import parse_emit, parse_video_emit
+from ._tracing import Tracer
 
 WATCHED = ("start_up", "receive", "emit", "video_receive", "video_emit", "on_message", "on_dtmf", "shutdown")
+
+
+AUDIBLE: Final = 300
+"""The level, in int16, above which audio can be heard."""
 
 
 class InjectedError(Exception):
@@ -85,9 +92,12 @@ class Journal:
         context_id: The id that `get_current_context()` must show.
         numbered: The first sample of each frame received is its number.
         emits: Audio that emit returned: when, and its seconds.
+        loud: The same, of audio that can be heard.
         watched: Arrays that the handler had kept when its queue was cleared, by identity.
         stale: Seconds of them that emit returned all the same.
         given: What was handed over and may still be waiting to be played, or sent: each with its checksum.
+        tracer: Follows the lines of the handler's methods.
+        endless: A method that swallows its cancellation for ever, and was given up.
     """
 
     clock: Callable[[], float]
@@ -107,9 +117,12 @@ class Journal:
     lock: threading.Lock = field(default_factory=threading.Lock)
     numbered: bool = False
     emits: list[tuple[float, float]] = field(default_factory=list)
+    loud: list[tuple[float, float]] = field(default_factory=list)
     watched: dict[int, NDArray[Any]] = field(default_factory=dict)
     stale: float = 0.0
     given: dict[str, deque[_HandedOver]] = field(default_factory=lambda: defaultdict(lambda: deque(maxlen=64)))
+    tracer: Tracer | None = None
+    endless: str | None = None
 
     def ends(self, cause: EndCause, why: str, *, injected: bool = True) -> None:
         """Something has happened that ends the connection."""
@@ -146,10 +159,22 @@ class Journal:
                 self.broken.append(f"the context is set before any call: {method} saw {seen}")
             if method == "receive" and self.numbered:
                 marker = int(args[0][1][0, 0])
-                if self.markers and marker <= self.markers[-1]:
+                if marker and self.markers and marker <= self.markers[-1]:
                     self.broken.append(f"receive gets frames in order: number {marker} came after {self.markers[-1]}")
-                self.markers.append(marker)
+                if marker:  # else the silence that a line sends by itself
+                    self.markers.append(marker)
             return self.faults[method].popleft() if self.faults[method] else None
+
+    def followed(self, method: str) -> AbstractContextManager[None]:
+        """Inside the block a method runs, or makes a step."""
+        return nullcontext() if self.tracer is None else self.tracer.over(method)
+
+    def swallowed(self, method: str) -> None:
+        """A method was cancelled, and returned or went on."""
+        self.broken.append(
+            f"{method} does not swallow its cancellation: write except Exception, not except BaseException "
+            "(nor a bare except), or raise the cancellation again"
+        )
 
     def finish(self, method: str) -> None:
         """A method is left."""
@@ -181,6 +206,8 @@ class Journal:
         if audio is not None:
             self.longest_item = max(self.longest_item, audio[1].shape[1] / audio[0])
             self.emits.append((self.clock(), audio[1].shape[1] / audio[0]))
+            if audio[1].size and int(np.abs(audio[1][:, ::16], dtype=np.int32).max()) > AUDIBLE:
+                self.loud.append(self.emits[-1])
 
     def handed_over(self, handler: StreamHandlerBase, method: str, item: Any) -> None:
         """See that what was handed over before is as it was, as far as it still waits; and remember `item`."""
@@ -280,7 +307,8 @@ def _wrap_sync(name: str, original: Callable[..., Any], book: Journal) -> Callab
                 _sleep_in_thread(fault.delay, self)
             if fault is not None and fault.error is not None:
                 raise fault.error
-            item = fault.items[0] if fault is not None and fault.items else original(self, *args)
+            with book.followed(name):
+                item = fault.items[0] if fault is not None and fault.items else original(self, *args)
             book.returned(name, item, injected=fault is not None)
             book.handed_over(self, name, item)
             return item
@@ -302,6 +330,54 @@ def _sleep_in_thread(seconds: float, handler: StreamHandlerBase) -> None:
             worker.sleep(min(seconds, 0.05))
 
 
+class _Steps:
+    """Awaits a coroutine step by step, and sees what it does when its call is cancelled.
+
+    One that swallows its cancellation again and again would keep the loop busy for ever. It is given up: not closed,
+    which it would swallow as well, but kept.
+    """
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any], name: str, book: Journal) -> None:
+        self._coroutine, self._name, self._book = coroutine, name, book
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        cancellations = 0
+        step = partial(self._coroutine.send, None)
+        while True:
+            try:
+                with self._book.followed(self._name):
+                    wanted = step()
+            except StopIteration as done:
+                if cancellations and _is_cancelled():
+                    self._book.swallowed(self._name)
+                return done.value
+            thrown: Any
+            try:
+                sent = yield wanted
+            except BaseException as error:  # thrown in by asyncio, and handed on
+                thrown, step = error, partial(self._coroutine.throw, error)
+            else:  # trio sends an outcome, which its own code inside opens
+                thrown, step = getattr(sent, "error", None), partial(self._coroutine.send, sent)
+            if isinstance(thrown, anyio.get_cancelled_exc_class()) and _is_cancelled():
+                cancellations += 1
+                if cancellations > ENDLESS:
+                    _GIVEN_UP.append(self._coroutine)
+                    self._book.swallowed(self._name)
+                    self._book.endless = self._name
+                    raise thrown
+
+
+ENDLESS: Final = 200
+"""How often a method may be cancelled before it is taken to swallow that for ever: cleaning up takes some awaits."""
+
+_GIVEN_UP: Final[list[Coroutine[Any, Any, Any]]] = []
+
+
+def _is_cancelled() -> bool:
+    """Whether a scope around the running code is cancelled, so that no wait in it goes on."""
+    return anyio.current_effective_deadline() == -math.inf
+
+
 def _wrap_async(name: str, original: Callable[..., Any], book: Journal) -> Callable[..., Any]:
     async def method(self: Any, *args: Any) -> Any:
         fault = book.begin(name, args)
@@ -310,7 +386,9 @@ def _wrap_async(name: str, original: Callable[..., Any], book: Journal) -> Calla
                 await anyio.sleep(fault.delay)
             if fault is not None and fault.error is not None:
                 raise fault.error
-            item = fault.items[0] if fault is not None and fault.items else await original(self, *args)
+            item = (
+                fault.items[0] if fault is not None and fault.items else await _Steps(original(self, *args), name, book)
+            )
             book.returned(name, item, injected=fault is not None)
             book.handed_over(self, name, item)
             return item

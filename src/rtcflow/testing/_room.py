@@ -26,7 +26,9 @@ import anyio.lowlevel
 from .._core.bridge import call_in_loop, current_loop_token
 from .._core.interrupt import current_frames
 from ..handlers.base import StreamHandlerBase
+from ._handler_time import HandlerTime, handler_time
 from ._stop_thread import stop_thread, take_back
+from ._virtual_time import Chooses
 from .clocks import BackendName, VirtualTime, backend_with
 
 __all__ = ["HANG", "HandlerHung", "ManualLoop", "Watch", "longest_hang", "refuse_in_a_loop", "run_in_room"]
@@ -161,6 +163,7 @@ def run_in_room(
     *,
     patience: float,
     hang: float | None = None,
+    schedule: Chooses | None = None,
 ) -> T:
     """Run `function` in a loop in virtual time, and wait for it.
 
@@ -169,15 +172,21 @@ def run_in_room(
         BaseException: What it raises.
     """
     clock = VirtualTime(patience=patience)
-    clock.watched = True
+    clock.watched, clock.schedule = True, schedule
+    if shown := handler_time.get():
+        shown.follow(clock)
     name, options = backend_with(clock, backend)
     future: Future[T] = Future()
 
     def run() -> None:
         try:
-            future.set_result(anyio.run(function, backend=name, backend_options=options))
+            result = anyio.run(function, backend=name, backend_options=options)
         except BaseException as error:  # handed to the thread that waits
+            clock.workers.end()
             future.set_exception(error)
+        else:
+            clock.workers.end()
+            future.set_result(result)
 
     thread = threading.Thread(target=contextvars.copy_context().run, args=(run,), name="rtcflow room", daemon=True)
     thread.start()
@@ -198,9 +207,12 @@ class ManualLoop:
     _begin: Callable[[Any], None]
     _scope: anyio.CancelScope
 
-    def __init__(self, backend: BackendName, handler: StreamHandlerBase, *, patience: float, hang: float) -> None:
+    def __init__(
+        self, backend: BackendName, handler: StreamHandlerBase, *, patience: float, hang: float, shown: HandlerTime
+    ) -> None:
         self.clock = VirtualTime(manual=True, patience=patience)
         self.clock.watched = True
+        shown.follow(self.clock)
         self._watch = Watch(self.clock, handler, hang)
         name, options = backend_with(self.clock, backend)
         opened: Future[None] = Future()
@@ -222,6 +234,8 @@ class ManualLoop:
                 if opened.done():
                     raise
                 opened.set_exception(error)
+            finally:
+                self.clock.workers.end()
 
         self._thread = threading.Thread(target=run, name="rtcflow life", daemon=True)
         self._thread.start()

@@ -12,18 +12,24 @@ steps while another one makes none. What a schedule decides depends only on its 
 order, which asyncio promises. Time does not pass while a task is held back. A scenario in which nothing can happen any
 more has lost a wake-up: virtual time jumps to the limit, and it fails at once.
 
-Worker threads are not steered: a thread of Python can be switched between any two bytecodes.
+Worker threads can be steered as well, as far as Python allows: before lines of the modules that are given as `threads`,
+a seed holds up the worker threads of rtcflow for some milliseconds of virtual time. Tasks and other threads go on. A
+thread is not held up while a lock of its objects is taken, because nothing else could go on then either. Python can
+also switch threads between two bytecodes of one line, and in C code: these places are not steered.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import nullcontext
+from types import ModuleType
 from typing import Final, TypeVar
 
 import anyio
 
 from ._room import refuse_in_a_loop
+from ._tracing import Held
 from .clocks import BackendName, VirtualTime, backend_with
 
 __all__ = ["explore"]
@@ -63,6 +69,7 @@ def explore(
     seeds: Iterable[int] = range(100),
     backends: Iterable[BackendName] = ("trio", "asyncio"),
     limit: float = 60.0,
+    threads: Iterable[ModuleType] = (),
 ) -> None:
     """Run an async function under many orders of its tasks, in virtual time; the first failure is raised.
 
@@ -73,6 +80,7 @@ def explore(
         seeds: One order of tasks each. The first ones of a range differ the most.
         backends: ``"trio"``, ``"asyncio"``.
         limit: Seconds of virtual time within which the scenario ends.
+        threads: Modules, before whose lines worker threads are held up.
 
     Raises:
         RuntimeError: An event loop runs in this thread already.
@@ -83,10 +91,12 @@ def explore(
     numbers = list(seeds)
     if not numbers:
         raise ValueError("explore needs at least one seed, for example: seeds=range(100)")
+    modules = list(threads)
     for backend in backends:
         for seed in numbers:
             try:
-                _run(scenario, Schedule(seed), backend, limit)
+                with Held(modules, seed) if modules else nullcontext():
+                    _run(scenario, Schedule(seed), backend, limit)
             except BaseException as error:
                 error.add_note(
                     f"This happened with seed {seed} on {backend}. To run the same order of tasks again:\n"
@@ -108,4 +118,7 @@ def _run(scenario: Callable[[], Awaitable[object]], schedule: Schedule, backend:
             )
 
     name, options = backend_with(clock, backend)
-    anyio.run(main, backend=name, backend_options=options)
+    try:
+        anyio.run(main, backend=name, backend_options=options)
+    finally:
+        clock.workers.end()

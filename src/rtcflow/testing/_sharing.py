@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import inspect
 import queue
-import sys
 import threading
 from collections import deque
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from types import CodeType, FunctionType, ModuleType
 from typing import Any, Final
@@ -93,6 +92,10 @@ class SharedChanges:
         self._shared = {f".{name}": value for name, value in _both_have(first, second, shared).items()}
         self._shared |= {name: value for name, value in _outside(type(first)) if name not in shared}
         self._before = {name: self._look(value, _DEEP) for name, value in self._shared.items()}
+        # Objects of the application that are variables of its modules: places, counters, clients.
+        outside = _outside(type(first), self._is_of_home) if self._home != "builtins" else ()
+        self._around = {name: value for name, value in outside if name not in shared}
+        self._before_around = {name: self._look(value, _DEEP) for name, value in self._around.items()}
         self._of_class = self._class_attributes()
 
     def left(self) -> str | None:
@@ -111,6 +114,24 @@ class SharedChanges:
                     f"(or, if calls are to share it, say so: shared={{{name!r}}})"
                 )
         return None
+
+    def accept(self) -> None:
+        """A whole call is over: what it has changed around the handler is counted on purpose, and not looked at."""
+        for name, value in list(self._around.items()):
+            if self._look(value, _DEEP) != self._before_around[name]:
+                del self._around[name]
+
+    def left_around(self) -> str | None:
+        """As `left`, of the application's own objects that methods of the handler use; after `accept`."""
+        for name, value in self._around.items():
+            if self._look(value, _DEEP) != self._before_around[name]:
+                return f"{name} is not as it was before: what a call takes must be given back, once, at every end"
+        return None
+
+    def _is_of_home(self, value: object) -> bool:
+        one = value if isinstance(value, type) else type(value)
+        mine = one.__module__.partition(".")[0] == self._home and not issubclass(one, StreamHandlerBase)
+        return mine and not isinstance(value, FunctionType | ModuleType)
 
     def _class_attributes(self) -> dict[str, Any]:
         return {
@@ -142,6 +163,9 @@ class SharedChanges:
             return id(value), vars(value)["_value"]
         if isinstance(value, anyio.Semaphore | anyio.CapacityLimiter):
             return id(value), getattr(value, "value", None), getattr(value, "borrowed_tokens", None)
+        if isinstance(value, type) and depth == _DEEP:
+            plain = [(name, item) for name, item in vars(value).items() if isinstance(item, int | float | list | dict)]
+            return [(name, self._look(item, depth - 1)) for name, item in plain]
         home = type(value).__module__.partition(".")[0]
         if home == self._home and not isinstance(value, type | FunctionType | ModuleType):
             return id(value), [(name, self._look(item, depth - 1)) for name, item in _state(value)]
@@ -158,28 +182,33 @@ def _names(slots: Any) -> list[str]:
     return [name for name in ([slots] if isinstance(slots, str) else list(slots)) if not name.startswith("__")]
 
 
-def _outside(cls: type) -> Iterator[tuple[str, Any]]:
+def _outside(cls: type, wanted: Callable[[Any], bool] | None = None) -> Iterator[tuple[str, Any]]:
     """What the methods of a class use from outside of it: variables of their module, and of the functions around."""
+    wanted = wanted or _is_changeable
     for one in _own_classes(cls):
-        variables = vars(sys.modules.get(one.__module__, object))
         for member in vars(one).values():
             function = inspect.unwrap(getattr(member, "__func__", member))
             if not isinstance(function, FunctionType):
                 continue
+            variables = function.__globals__
             for name in _used(function.__code__):
-                if isinstance(variables.get(name), _CHANGEABLE):
+                if wanted(variables.get(name)):
                     yield name, variables[name]
             for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
                 try:
                     value = cell.cell_contents
                 except ValueError:  # not set yet
                     continue
-                if isinstance(value, _CHANGEABLE):
+                if wanted(value):
                     yield name, value
 
 
 _CHANGEABLE: Final = (list, dict, set, deque, bytearray, np.ndarray)
 """What is looked for outside of the class. Objects of classes are not: a module's client is shared on purpose."""
+
+
+def _is_changeable(value: object) -> bool:
+    return isinstance(value, _CHANGEABLE)
 
 
 def _used(code: CodeType) -> Iterator[str]:

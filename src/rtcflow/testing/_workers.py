@@ -99,6 +99,7 @@ class Worker:
     wake_at: float | None = None
     given_up: object = None
     look: _Look = field(default_factory=_Look)
+    rings: tuple[float, threading.Condition] | None = None
     alarm: threading.Lock = field(default_factory=threading.Lock)
 
     def parked(self) -> None:
@@ -118,18 +119,39 @@ class Worker:
         self.method = method
         self.workers.turns += 1
 
-    def sleep(self, seconds: float) -> None:
+    def sleep(self, seconds: float, least: float = 0.001) -> None:
         # Not less than 1 ms: an `emit` that takes a while by itself and returns None again and again must not hold
         # virtual time for ever.
         self.ident = threading.get_ident()
         self.alarm.acquire()
-        self.wake_at = self.workers.now() + max(seconds, 0.001)
+        self.wake_at = self.workers.now() + max(seconds, least)
         self._set_runnable(runnable=False)
-        self.alarm.acquire()  # released by Workers.wake
+        self.workers.let_sleep(self)
+        self.alarm.acquire()  # released by `wake`
         self.alarm.release()
 
+    def wait(self, woken: threading.Lock, seconds: float) -> bool:
+        """Wait until `woken` is released, or `seconds` of virtual time have passed; whether it was released."""
+        until, step = self.workers.now() + seconds, 0.001
+        while not woken.acquire(blocking=False):
+            left = until - self.workers.now()
+            if left <= 1e-9:
+                return False
+            if self.workers.over:
+                return woken.acquire(timeout=left)
+            self.sleep(min(step, left), least=1e-6)
+            step = min(1.2 * step, 0.01)
+        return True
+
+    def wait_in(self, condition: threading.Condition, seconds: float) -> None:
+        """Wait in `condition`, whose lock is held, to be notified, for at most `seconds` of virtual time."""
+        self.rings = (self.workers.now() + seconds, condition)
+        try:
+            condition.wait()
+        finally:
+            self.rings = None
+
     def wake(self) -> None:
-        self.wake_at = None
         self._set_runnable(runnable=True)
         self.alarm.release()
 
@@ -159,6 +181,7 @@ class Workers:
         self.poke = poke
         self.foreign = foreign
         self.patience = patience
+        self.over = False
         self.stuck: list[Stuck] = []
         self.turns = 0  # how often a thread did something that is seen from here; inexact, but never still
         self.seen: object = None
@@ -181,7 +204,17 @@ class Workers:
         """That worker's thread has ended, or was never begun."""
         with self._lock:
             self._workers.discard(worker)
+        self.let_sleep(worker)
         self.changed()
+
+    def let_sleep(self, worker: Worker) -> None:
+        """Wake a worker that falls asleep after its time has ended: nobody else would."""
+        with self._lock:
+            lost = worker.wake_at is not None and (self.over or worker not in self._workers)
+            if lost:
+                worker.wake_at = None
+        if lost:
+            worker.wake()
 
     def changed(self) -> None:
         """Something is different: look again. From any thread."""
@@ -200,15 +233,28 @@ class Workers:
         with self._lock:
             moments = [worker.wake_at for worker in self._workers if worker.wake_at is not None]
             moments += [worker.look.deadline for worker in self._workers if worker.runnable]
+            moments += [rings[0] for worker in self._workers if (rings := worker.rings) is not None]
         return min(moments, default=math.inf)
 
     def wake(self, now: float) -> bool:
         """Wake the workers whose sleep is over; whether there were any."""
         with self._lock:
             due = [worker for worker in self._workers if worker.wake_at is not None and worker.wake_at <= now + 1e-9]
+            for worker in due:
+                worker.wake_at = None
+            ringing = [rings[1] for worker in self._workers if (rings := worker.rings) and rings[0] <= now + 1e-9]
         for worker in due:
             worker.wake()
-        return bool(due)
+        for condition in ringing:  # the threads that wait there look whether their time is over
+            if condition.acquire(blocking=False):  # else its thread is about to notice by itself
+                condition.notify_all()
+                condition.release()
+        return bool(due or ringing)
+
+    def end(self) -> None:
+        """The loop has ended, and its time with it: wake all that sleep, and let nobody sleep in it any more."""
+        self.over = True
+        self.wake(math.inf)
 
     def judge(self) -> ThreadsAllow:
         """What the threads allow now; `seen` then differs from before if any of them has run since.

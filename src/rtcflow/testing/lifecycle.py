@@ -24,9 +24,10 @@ import math
 import sys
 import time
 import warnings
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial, wraps
+from importlib.util import find_spec
 from typing import Any, ClassVar
 from unittest import SkipTest
 
@@ -41,16 +42,19 @@ from ..abc import MediaOffer
 from ..connection.connection import Connection
 from ..ends import EndCause
 from ..exceptions import ApplicationFailed, NegotiationError, NotAuthorized, TooManyConnections
+from ..frames import FRAME_SECONDS
 from ..handlers.base import AsyncStreamHandler, StreamHandlerBase
 from ..handlers.checking import check_handler, copy_handler, has_own_method, has_video
 from ..serving.session import CallRequest
 from ..stream import Stream
 from . import _promises as promises
 from . import strategies as rtc
+from ._handler_time import HandlerTime, replaced
 from ._life import EMITS, START_UPS, Call, Serving, count_tasks, make_item, refused
 from ._probe import Fault, InjectedError, Journal, probe_copies
 from ._room import HANG, HandlerHung, ManualLoop
 from ._sharing import refuse_shared_state
+from ._story import told
 from ._workers import PATIENCE
 from .clocks import BackendName
 
@@ -70,6 +74,8 @@ MESSAGES = st.sampled_from((*6 * (True,), False))
 RARELY = st.sampled_from((*6 * (False,), True))
 STARTS = st.sampled_from((*6 * ("works",), *START_UPS))
 ALREADY = st.sampled_from((*10 * (None,), "peer left", "closed"))
+LINES = ("websocket", "telephone") if find_spec("starlette") else ()
+"""Transports that need the extra ``server``."""
 SHORT_HANG = 3.0
 """Real seconds for which a loop may be held up once that was seen: many runs follow, until the story is short."""
 
@@ -105,6 +111,16 @@ def _in_a_call(step: Callable[..., None]) -> Callable[..., None]:
     return rule_body
 
 
+def _over() -> st.SearchStrategy[str]:
+    """The transports of the machine, the first one most often."""
+
+    def choose(life: HandlerLifecycle) -> st.SearchStrategy[str]:
+        first, *others = ("memory",) if has_video(life._prototype) else life.transports
+        return st.sampled_from((*max(1, 6 * len(others)) * (first,), *others))
+
+    return st.runner().flatmap(choose)
+
+
 def _own(methods: tuple[str, ...]) -> st.SearchStrategy[str]:
     """Those of `methods` that the handler has."""
 
@@ -135,6 +151,7 @@ class Budget:
     Attributes:
         failed: A bug was found, and its story is being made shorter.
         error: What was found last.
+        handler: The name of its class.
         examples: How many examples began.
     """
 
@@ -142,7 +159,16 @@ class Budget:
         self.examples = 0
         self.until = math.inf
         self.failed = False
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
+        self.handler = "your handler"
+
+    def begin(self, seconds: float) -> None:
+        """A run begins."""
+        self.until, self.failed, self.error, self.examples = time.monotonic() + seconds, False, None, 0
+
+    def stop(self, error: BaseException) -> None:
+        """Something ended a step from outside, as pytest-timeout does: run no further example."""
+        self.error, self.until, self.failed = error, 0.0, True
 
     def found(self, seconds: float) -> None:
         """A step or an invariant has failed; the first failure begins the time in which its story is made shorter."""
@@ -163,29 +189,39 @@ class Budget:
 def _bounded(run: Callable[[Any], None], life: type[HandlerLifecycle], budget: Budget) -> Callable[[Any], None]:
     """`runTest` that ends after `HandlerLifecycle.seconds`, or tells the shortest story that was found by then."""
 
+    def play(case: Any, chosen: settings) -> None:
+        try:
+            run(case)
+        except TimeIsUp:
+            budget.until = math.inf
+            if isinstance(budget.error, Exception):
+                case.settings = settings(case.settings, phases=[Phase.reuse])
+                with suppress(SkipTest, Flaky):  # nothing is in the database, or the story is another one each time
+                    run(case)
+            if budget.error is not None:
+                raise budget.error from None
+            warnings.warn(
+                f"{life.__name__} ended early: {budget.examples} of {chosen.max_examples} examples in "
+                f"{life.seconds:g} s, all good; give it more time with seconds = math.inf, or ask for fewer examples",
+                stacklevel=3,
+            )
+
     @wraps(run)
     def run_test(case: Any) -> None:
+        __tracebackhide__ = True
         chosen = case.settings
         if not chosen.derandomize:  # which allows no database
             memory = InMemoryExampleDatabase()
             both = memory if chosen.database is None else MultiplexedDatabase(memory, chosen.database)
             case.settings = settings(chosen, database=both)
-        budget.until, budget.failed, budget.error = time.monotonic() + life.seconds, False, None
-        budget.examples = 0
+        budget.begin(life.seconds)
         try:
-            run(case)
-        except TimeIsUp:
-            budget.until = math.inf
-            if budget.error is not None:
-                case.settings = settings(case.settings, phases=[Phase.reuse])
-                with suppress(SkipTest, Flaky):  # nothing is in the database, or the story is another one each time
-                    run(case)
-                raise budget.error from None
-            warnings.warn(
-                f"{life.__name__} ended early: {budget.examples} of {chosen.max_examples} examples in "
-                f"{life.seconds:g} s, all good; give it more time with seconds = math.inf, or ask for fewer examples",
-                stacklevel=2,
-            )
+            play(case, chosen)
+        except Exception as error:
+            story = told(error, life, budget.handler)
+            if story is error:
+                raise
+            raise story from None
         finally:
             budget.until = math.inf
             case.settings = chosen
@@ -207,7 +243,7 @@ class HandlerLifecycle(RuleBasedStateMachine):
     connection.
 
     A run ends when all examples are done, or after `seconds`. Once a bug is found, its story is made shorter for
-    at most `seconds` more. The settings are Hypothesis' with fewer steps (20) and without its explanation of
+    at most half as long again. The settings are Hypothesis' with fewer steps (20) and without its explanation of
     failures, because the story explains them. Change them with
     ``MyBotLife.TestCase.settings = settings(MyBotLife.TestCase.settings, max_examples=1000)``.
 
@@ -218,6 +254,8 @@ class HandlerLifecycle(RuleBasedStateMachine):
         shared: Attributes that the copies of your handler share on purpose, and may change: a cache, a room.
         texts: A strategy for messages of the application's own.
         arguments: A strategy for what `set_args` is given.
+        transports: What calls come over; the first one most often. By default ``"memory"``, and with the extra
+            ``server`` also ``"websocket"`` and ``"telephone"``. A handler with video is called over memory only.
         patience: Real seconds for which a thread of the handler may compute or block before time goes on without it.
         seconds: Real seconds after which no new example begins; ``math.inf`` for as long as the examples last.
     """
@@ -227,8 +265,9 @@ class HandlerLifecycle(RuleBasedStateMachine):
     shared: ClassVar[Collection[str]] = ()
     texts: ClassVar[st.SearchStrategy[str]] = rtc.messages()
     arguments: ClassVar[st.SearchStrategy[list[Any]]] = rtc.args()
+    transports: ClassVar[Sequence[str]] = ("memory", *LINES)
     patience: ClassVar[float] = PATIENCE
-    seconds: ClassVar[float] = 18.0
+    seconds: ClassVar[float] = 12.0
     _hang: ClassVar[float] = HANG
     _budget: ClassVar[Budget]
 
@@ -254,6 +293,7 @@ class HandlerLifecycle(RuleBasedStateMachine):
             self._budget.check()
         prototype = self.make_handler()
         check_handler(prototype)
+        self._budget.handler = type(prototype).__name__
         refuse_shared_state(prototype, self.make_handler(), "make_handler()", self.shared)
         refuse_shared_state(prototype, copy_handler(prototype), f"{type(prototype).__qualname__}.copy()", self.shared)
         self.step = 0
@@ -262,7 +302,10 @@ class HandlerLifecycle(RuleBasedStateMachine):
         self._journals: list[Journal] = []
         self._copy_fails = False
         self._authorized = True
-        self._loop = ManualLoop(self.backend, prototype, patience=self.patience, hang=self._hang)
+        shown = HandlerTime()
+        self._loop = ManualLoop(self.backend, prototype, patience=self.patience, hang=self._hang, shown=shown)
+        self._time = ExitStack()
+        self._time.enter_context(replaced(prototype, shown))
         self.clock = self._loop.clock
         probe_copies(prototype, self._new_journal)
         self._prototype = prototype
@@ -287,7 +330,7 @@ class HandlerLifecycle(RuleBasedStateMachine):
         assert self.call.session.connection is not None  # noqa: S101
         return self.call.session.connection
 
-    @initialize(time_limit=TIME_LIMITS, messages=MESSAGES, phone=RARELY, start_up=STARTS, already=ALREADY)
+    @initialize(time_limit=TIME_LIMITS, messages=MESSAGES, phone=RARELY, start_up=STARTS, already=ALREADY, over=_over())
     def the_first_call_begins(
         self,
         *,
@@ -296,9 +339,12 @@ class HandlerLifecycle(RuleBasedStateMachine):
         phone: bool = False,
         start_up: str = "works",
         already: str | None = None,
+        over: str = "memory",
     ) -> None:
         """As `a_call_begins`."""
-        self.a_call_begins(time_limit=time_limit, messages=messages, phone=phone, start_up=start_up, already=already)
+        self.a_call_begins(
+            time_limit=time_limit, messages=messages, phone=phone, start_up=start_up, already=already, over=over
+        )
 
     @rule(
         time_limit=TIME_LIMITS,
@@ -307,6 +353,7 @@ class HandlerLifecycle(RuleBasedStateMachine):
         start_up=STARTS,
         already=ALREADY,
         copy_fails_first=RARELY,
+        over=_over(),
     )
     def a_call_begins(
         self,
@@ -317,6 +364,7 @@ class HandlerLifecycle(RuleBasedStateMachine):
         start_up: str = "works",
         already: str | None = None,
         copy_fails_first: bool = False,
+        over: str = "memory",
     ) -> None:
         """Somebody calls, if no call goes on; one that is ending is given the time it needs.
 
@@ -327,6 +375,8 @@ class HandlerLifecycle(RuleBasedStateMachine):
             start_up: It ``"works"``, ``"is slow"`` or ``"raises"``.
             already: The ``"peer left"``, or it was ``"closed"``, before the connection was up; or None.
             copy_fails_first: Another caller came before, and was refused because `copy()` raised.
+            over: The transport: ``"memory"``, a page's ``"websocket"``, or the line of a ``"telephone"`` carrier.
+                A line is up when its call begins, so no peer has left before.
         """
         with self._to_the_end_of_the_step():
             if self._live:
@@ -345,9 +395,12 @@ class HandlerLifecycle(RuleBasedStateMachine):
                     self._copy_fails = False
             video = has_video(self._prototype)
             offer = MediaOffer(receive_video=video, send_video=video, messages=messages and not phone)
+            if over != "memory" and already == "peer left":
+                already = None
+            over = "phone" if phone and over == "memory" else over
             if not has_own_method(self._prototype, "start_up"):
                 start_up = "works"
-            self.call = call = Call(self._prototype, self.clock, self.shared, phone=phone, start_up=start_up)
+            self.call = call = Call(self._prototype, self.clock, self.shared, over=over, start_up=start_up)
             task = self._loop.start(call.run, self._serving.stream, offer, already, self._newest_journal)
             self._settle()
             if task.done():
@@ -373,6 +426,22 @@ class HandlerLifecycle(RuleBasedStateMachine):
         """`n` frames of the caller's audio arrive at this moment: what the network had held up."""
         assert self.call is not None  # noqa: S101
         self._call(self.call.hear, n)
+
+    @rule(n=st.sampled_from((1, 5, 50)))
+    @_in_a_call
+    def audio_is_lost(self, n: int = 1) -> None:
+        """`n` frames of the caller's audio are lost on their way: so much time passes, and their number is left out."""
+        assert self.call is not None  # noqa: S101
+        self.call.lose(n)
+        self._settle(n * FRAME_SECONDS)
+
+    @precondition(lambda self: has_own_method(self._prototype, "on_dtmf"))
+    @rule(digits=st.text("0123456789*#", min_size=1, max_size=3))
+    @_in_a_call
+    def caller_presses(self, digits: str = "1") -> None:
+        """The caller presses keys, on a telephone or on a page."""
+        assert self.call is not None  # noqa: S101
+        self._call(self.call.theirs.press, digits)
 
     @precondition(lambda self: has_video(self._prototype))
     @rule(n=st.integers(1, 5))
@@ -465,7 +534,7 @@ class HandlerLifecycle(RuleBasedStateMachine):
             case "peer leaves":
                 self._call(self.call.theirs.aclose)
             case "link breaks":
-                self._call(self.call.ours.break_link, OSError("the network is gone"))
+                self._call(self.call.break_link, OSError("the network is gone"))
             case "closed":
                 self.call.session.close("enough")
             case "server shutdown":
@@ -547,14 +616,17 @@ class HandlerLifecycle(RuleBasedStateMachine):
         try:
             with _quiet():
                 yield
-        except BaseException:
+        except BaseException as error:
+            # Hypothesis would take the end of the time for a bug, and look for the shortest story of it.
+            if type(error).__name__ == "Failed" and "Timeout" in str(error):
+                self._budget.stop(error)
             self._close()
             raise
 
     def _found(self, error: Exception) -> None:
         self._budget.error = error
         derandomized = type(self).TestCase.settings.derandomize  # its story cannot be told from a database
-        self._budget.found(math.inf if derandomized else type(self).seconds)
+        self._budget.found((3 if derandomized else 0.5) * type(self).seconds)
 
     def _finish_call(self) -> None:
         """Give a call that is ending the time it needs."""
@@ -641,6 +713,7 @@ class HandlerLifecycle(RuleBasedStateMachine):
             return self._loop.call(function, *args)
         except HandlerHung:
             self._closed = True
+            self._time.close()
             type(self)._hang = SHORT_HANG
             raise
 
@@ -650,5 +723,8 @@ class HandlerLifecycle(RuleBasedStateMachine):
         self._closed = True
         # After a failed check things may be left that would never end by themselves: they are cancelled.
         self.clock.workers.wake(math.inf)
-        self._call(self.clock.run_free)
-        self._loop.close()
+        try:
+            self._call(self.clock.run_free)
+            self._loop.close()
+        finally:
+            self._time.close()

@@ -295,7 +295,7 @@ def test_a_handler_that_hangs_the_call_is_named(backend, hold, told, hang_soon):
 
 def test_a_contract_that_hangs_is_broken(hang_soon):
     """check_handler names the method that hangs, and does not try what would hang as well."""
-    with pytest.raises(AssertionError, match=r"1 of \d+ sentences .*\n.*\n.*it hung: Hog\.emit"):
+    with pytest.raises(AssertionError, match=r"breaks 1 of \d+ .*\n.*\n.*\n.*it hung: Hog\.emit"):
         check_handler(Hog(wait_in_c))
 
 

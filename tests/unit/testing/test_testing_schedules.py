@@ -10,7 +10,6 @@ import pytest
 
 import rtcflow
 from rtcflow._core.bridge import ParkingLot
-from rtcflow._core.flow import Flow, Policy
 from rtcflow.testing import explore
 from rtcflow.testing._schedules import Schedule
 
@@ -133,106 +132,6 @@ def test_bad_input_is_refused():
 
     with pytest.raises(RuntimeError, match="plain def"):
         anyio.run(inside)
-
-
-# -- rtcflow's own parts
-
-
-def test_a_flow_hands_over_everything_in_order():
-    """Two producers and a consumer that is cancelled in the middle: nothing is lost, doubled or out of order."""
-
-    async def scenario():
-        flow = Flow(100, Policy.DROP_OLDEST)
-        got = []
-
-        async def put(name):
-            for n in range(4):
-                flow.put_nowait((name, n))
-                await anyio.lowlevel.checkpoint()
-
-        async def take():
-            while len(got) < 8:
-                got.append(await flow.take())
-
-        async def take_and_give_up(n):
-            with anyio.CancelScope() as scope:
-                async with anyio.create_task_group() as inner:
-                    inner.start_soon(take)
-                    for _ in range(n):
-                        await anyio.lowlevel.checkpoint()
-                    scope.cancel()
-
-        async with anyio.create_task_group() as group:
-            group.start_soon(put, "a")
-            group.start_soon(put, "b")
-            await take_and_give_up(3)
-            group.start_soon(take)
-        for name in "ab":
-            assert [n for one, n in got if one == name] == [0, 1, 2, 3]
-
-    explore(scenario, seeds=range(60))
-
-
-def test_an_event_that_is_set_wakes_everybody():
-    """Whoever waits, whenever the event is set, and whoever is cancelled meanwhile."""
-
-    async def scenario():
-        event, woken = rtcflow.Event(), []
-
-        async def wait(n):
-            await event.wait()
-            woken.append(n)
-
-        async def give_up():
-            with anyio.move_on_after(0):
-                await event.wait()
-
-        async with anyio.create_task_group() as group:
-            for n in range(3):
-                group.start_soon(wait, n)
-                group.start_soon(give_up)
-            group.start_soon(_set, event)
-        assert sorted(woken) == [0, 1, 2]
-
-    explore(scenario, seeds=range(60))
-
-
-async def _set(event):
-    await anyio.lowlevel.checkpoint()
-    event.set()
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_a_call_ends_in_every_order(backend):
-    """A whole connection: the peer hangs up while the handler is interrupted and the server closes."""
-
-    class Tone(rtcflow.AsyncStreamHandler):
-        async def receive(self, frame):
-            pass
-
-        async def emit(self):
-            return 24000, rtcflow.testing.signals.tone(0.1)
-
-        def copy(self):
-            return Tone()
-
-    async def scenario():
-        async with rtcflow.testing.open_caller(Tone()) as caller:
-            await caller.wait(0.05)
-            async with anyio.create_task_group() as group:
-                group.start_soon(caller.hang_up)
-                group.start_soon(_close, caller.connection)
-                caller.handler.clear_queue()
-            record = caller.record()
-        assert record.error is None
-        assert record.end.cause in {rtcflow.EndCause.PEER_LEFT, rtcflow.EndCause.CLOSED}
-
-    explore(scenario, seeds=range(12), backends=[backend])
-
-
-async def _close(connection):
-    await anyio.lowlevel.checkpoint()
-    connection.close("enough")
 
 
 def test_a_parking_lot_without_its_lock_is_found_out():

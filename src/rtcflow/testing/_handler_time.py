@@ -1,0 +1,226 @@
+"""The `time` module that a handler sees while its calls are played in virtual time.
+
+A handler that counts a limit with `time.monotonic()`, or paces itself with `time.sleep()`, would see real time, in
+which ten minutes of call are some seconds. So while a check runs, the names `time`, `sleep`, `monotonic` and so on in
+the modules of the handler's own package stand for those of this module. So do `queue.Queue` and `threading.Event`,
+whose timeouts are virtual here. Other modules, and objects that were made before, keep the system's time.
+
+Its clock goes on from one call to the next, and does not go back. `skip` lets time pass between two calls.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import queue
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import partial
+from types import FunctionType, ModuleType
+from typing import Any, Final
+
+from .._core.bridge import current_worker
+from ..handlers.base import StreamHandlerBase
+from ._virtual_time import VirtualTime
+
+__all__ = ["HandlerTime", "handler_time", "replaced", "seen_by"]
+
+FUNCTIONS: Final = ("time", "monotonic", "perf_counter", "time_ns", "monotonic_ns", "perf_counter_ns", "sleep")
+
+
+class HandlerTime(ModuleType):
+    """Stands for the module `time`. Everything but the clocks and `sleep` is the module's own."""
+
+    def __init__(self) -> None:
+        super().__init__("time")
+        self._wall, self._began = time.time(), time.monotonic()
+        self._passed = 0.0
+        self._clock: VirtualTime | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(time, name)
+
+    def follow(self, clock: VirtualTime) -> None:
+        """A loop begins: time passes as it does there."""
+        self._passed, self._clock = self._elapsed(), clock
+        self._passed -= clock.now
+
+    def skip(self, seconds: float) -> None:
+        """So much time passes at once, for handlers only."""
+        self._passed += seconds
+
+    def _elapsed(self) -> float:
+        return self._passed + (0.0 if self._clock is None else self._clock.now)
+
+    def time(self) -> float:
+        return self._wall + self._elapsed()
+
+    def monotonic(self) -> float:
+        return self._began + self._elapsed()
+
+    def time_ns(self) -> int:
+        return round(self.time() * 1e9)
+
+    def monotonic_ns(self) -> int:
+        return round(self.monotonic() * 1e9)
+
+    perf_counter, perf_counter_ns = monotonic, monotonic_ns
+
+    def sleep(self, seconds: float) -> None:
+        """In a worker thread of a call, in the call's time; in other threads, really."""
+        worker: Any = current_worker.get()
+        if seconds > 0 and worker is not None and not worker.workers.over:
+            worker.sleep(seconds)
+        else:
+            time.sleep(seconds)
+
+
+def _virtual_worker(timeout: float | None) -> Any:
+    """The mark of this thread, if it is a call's worker and is about to wait for a limited time."""
+    worker: Any = current_worker.get()
+    return None if timeout is None or timeout <= 0 or worker is None or worker.workers.over else worker
+
+
+class _TimedQueue(queue.Queue[Any]):
+    """`queue.Queue` with timeouts in the time of the call."""
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:  # noqa: FBT001, FBT002
+        worker = _virtual_worker(timeout) if block else None
+        if worker is None:
+            return super().get(block, timeout)
+        return self._in_time(worker, timeout, partial(super().get, False), self.not_empty, self._qsize)
+
+    def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:  # noqa: FBT001, FBT002
+        worker = _virtual_worker(timeout) if block else None
+        if worker is None:
+            super().put(item, block, timeout)
+            return
+        put = partial(super().put, item, False)
+        self._in_time(worker, timeout, put, self.not_full, lambda: self.maxsize <= 0 or self._qsize() < self.maxsize)
+
+    def _in_time(
+        self,
+        worker: Any,
+        timeout: float | None,
+        attempt: Callable[[], Any],
+        condition: threading.Condition,
+        may_succeed: Callable[[], object],
+    ) -> Any:
+        until = worker.workers.now() + timeout
+        while True:
+            try:
+                return attempt()
+            except (queue.Empty, queue.Full):
+                with condition:
+                    if not may_succeed():
+                        left = until - worker.workers.now()
+                        if left <= 1e-9 or worker.workers.over:
+                            raise
+                        worker.wait_in(condition, left)
+
+
+class _LifoQueue(_TimedQueue, queue.LifoQueue[Any]):
+    pass
+
+
+class _PriorityQueue(_TimedQueue, queue.PriorityQueue[Any]):
+    pass
+
+
+class _TimedEvent(threading.Event):
+    """`threading.Event` with timeouts in the time of the call."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        worker = _virtual_worker(timeout)
+        if worker is None and timeout is not None:
+            return super().wait(timeout)
+        condition: threading.Condition = vars(self)["_cond"]
+        until = math.inf if worker is None or timeout is None else worker.workers.now() + timeout
+        with condition:
+            while not self.is_set():
+                if worker is None:
+                    condition.wait()
+                elif (left := until - worker.workers.now()) <= 1e-9 or worker.workers.over:
+                    return False
+                else:
+                    worker.wait_in(condition, left)
+            return True
+
+
+class _Stands(ModuleType):
+    """Stands for a module, some names of which are others."""
+
+    def __init__(self, module: ModuleType, others: dict[str, type]) -> None:
+        super().__init__(module.__name__)
+        self._module = module
+        vars(self).update(others)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._module, name)
+
+
+_CLASSES: Final[dict[ModuleType, dict[str, type]]] = {
+    queue: {"Queue": _TimedQueue, "LifoQueue": _LifoQueue, "PriorityQueue": _PriorityQueue},
+    threading: {"Event": _TimedEvent},
+}
+for _module, _others in _CLASSES.items():
+    for _name, _other in _others.items():
+        _other.__module__, _other.__qualname__, _other.__name__ = _module.__name__, _name, _name
+
+
+handler_time: ContextVar[HandlerTime | None] = ContextVar("rtcflow_handler_time", default=None)
+"""What the handlers that are being checked see; each loop that begins sets its clock."""
+
+
+@contextmanager
+def replaced(handler: StreamHandlerBase, shown: HandlerTime) -> Iterator[None]:
+    """Have the modules of the handler's own package see `shown` as `time` inside the block."""
+    originals: dict[int, Any] = {id(time): shown}
+    originals |= {id(getattr(time, name)): getattr(shown, name) for name in FUNCTIONS}
+    for module, others in _CLASSES.items():
+        originals[id(module)] = _Stands(module, others)
+        originals |= {id(getattr(module, name)): other for name, other in others.items()}
+    changed: list[tuple[dict[str, Any], str, Any]] = []
+    for names in _namespaces(handler):
+        for name, value in list(names.items()):
+            if id(value) in originals and not name.startswith("__"):
+                changed.append((names, name, value))
+                names[name] = originals[id(value)]
+    try:
+        yield
+    finally:
+        for names, name, value in changed:
+            names[name] = value
+
+
+@contextmanager
+def seen_by(handler: StreamHandlerBase) -> Iterator[HandlerTime]:
+    """Inside the block, in this context, each loop that begins is the clock that `handler` sees."""
+    shown = HandlerTime()
+    token = handler_time.set(shown)
+    try:
+        with replaced(handler, shown):
+            yield shown
+    finally:
+        handler_time.reset(token)
+
+
+def _namespaces(handler: StreamHandlerBase) -> list[dict[str, Any]]:
+    """The variables of the modules in which the handler's classes are defined, and of those in the same packages."""
+    found: dict[int, dict[str, Any]] = {}
+    for cls in type(handler).__mro__:
+        if cls.__module__.partition(".")[0] in {"builtins", "abc", "rtcflow", "typing"}:
+            continue
+        for member in vars(cls).values():
+            function = inspect.unwrap(getattr(member, "__func__", member))
+            if isinstance(function, FunctionType):
+                found[id(function.__globals__)] = function.__globals__
+        home = cls.__module__.rpartition(".")[0]
+        for name, module in list(sys.modules.items()):
+            if home and (name == home or name.startswith(home + ".")) and isinstance(module, ModuleType):
+                found[id(vars(module))] = vars(module)
+    return list(found.values())

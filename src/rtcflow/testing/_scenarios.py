@@ -1,0 +1,124 @@
+"""What `check_handler` plays and measures: calls with audio in groups, and the arithmetic of what came back."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, Final
+
+import anyio.lowlevel
+import numpy as np
+from numpy.typing import NDArray
+
+from ..frames import AudioFrame
+from ..handlers.base import AsyncStreamHandler, StreamHandlerBase
+from . import signals
+from ._tracing import Switches
+from .caller import open_caller
+
+__all__ = ["arrays_in", "in_groups", "lateness", "turned_around"]
+
+PAUSE: Final = 0.3
+"""Seconds after a group of frames in which a handler has answered the last one."""
+
+
+async def in_groups(
+    handler: StreamHandlerBase, args: Sequence[Any], tracer: Switches | None = None
+) -> tuple[list[int], BaseException | None]:
+    """Send audio in groups; return how many arrays the handler still holds after each, and what it raised.
+
+    Three frames for an async handler come at one moment, so that only the order of its tasks decides. Frames for a sync
+    handler come every 10 ms; until the last one of a group has come, `tracer` holds up its threads.
+    """
+    held: list[int] = []
+    is_async = isinstance(handler, AsyncStreamHandler)
+    rate, groups, frames = handler.input_sample_rate, *((5, 3) if is_async else (6, 3))
+    samples = signals.speech_like(0.02, rate, seed=3)
+    async with open_caller(handler, args=list(args), catch=True) as caller:
+        caller.microphone = False
+        await caller.wait(0.02)
+        transport: Any = caller.connection.transport
+        for _ in range(groups):
+            if tracer is not None:
+                tracer.active = True
+            for _ in range(frames):
+                if caller.connection.end is None:
+                    transport.audio_in.put_nowait(AudioFrame(samples.copy(), rate, 0))
+                if is_async:
+                    await anyio.lowlevel.checkpoint()
+                else:
+                    await caller.wait(0.01)
+            if tracer is not None:
+                tracer.active = False
+            await caller.wait(PAUSE)
+            held.append(len(arrays_in(caller.handler)))
+    return held, caller.record().error
+
+
+def arrays_in(handler: StreamHandlerBase) -> dict[int, NDArray[Any]]:
+    """The arrays in a handler's own attributes, lists and queues, by identity; kept, so that none is used twice."""
+    found: dict[int, NDArray[Any]] = {}
+
+    def look(value: Any, depth: int) -> None:
+        if isinstance(value, np.ndarray):
+            found[id(value)] = value
+        elif depth and isinstance(value, list | tuple | deque):
+            for item in list(value):
+                look(item, depth - 1)
+        elif depth and isinstance(value, dict):
+            look(list(value.values()), depth)
+        elif depth and type(value).__module__ in {
+            "_queue",
+            "queue",
+            "asyncio.queues",
+            "anyio.streams.memory",
+            type(handler).__module__,
+        }:
+            names = [*getattr(value, "__dict__", {}), *_slots(value)]
+            look([getattr(value, name, None) for name in names], depth - 1)
+
+    look([value for name, value in vars(handler).items() if not name.startswith("_StreamHandler")], 5)
+    return found
+
+
+def _slots(value: object) -> list[str]:
+    found: list[str] = []
+    for cls in type(value).__mro__:
+        slots = vars(cls).get("__slots__", ())
+        found += [slots] if isinstance(slots, str) else list(slots)
+    return found
+
+
+def lateness(emits: Sequence[tuple[float, float]]) -> list[float]:
+    """By how many seconds each piece came too late to follow the one before it; longer pauses are made on purpose.
+
+    A handler that waits for a deadline catches up, so the sum of its lateness has a bound. A handler that sleeps for
+    the length of its audio, and then works, is later with every piece.
+
+    Args:
+        emits: When each piece was emitted, and its length in seconds.
+    """
+    late: list[float] = []
+    played_until, spoken, last = -1.0, 0.0, 0.0
+    for at, seconds in emits:
+        gap = at - played_until
+        if gap >= max(0.1, 0.8 * last):
+            spoken = 0.0
+        elif 1e-5 < gap < spoken:
+            late.append(gap)
+        played_until, spoken, last = max(played_until, at) + seconds, spoken + seconds, seconds
+    return late
+
+
+def turned_around(heard: NDArray[np.int16], rate: int, left: float, right: float) -> bool:
+    """Whether a tone that was on the left is now on the right, and the other way round."""
+    if heard.shape[0] != 2 or heard.shape[1] < rate // 10:
+        return False
+
+    def level(channel: int, frequency: float) -> float:
+        turn = np.exp(-2j * np.pi * frequency / rate * np.arange(heard.shape[1]))
+        return float(np.abs(heard[channel] @ turn) / heard.shape[1])
+
+    here = min(level(0, left), level(1, right))
+    there = min(level(0, right), level(1, left))
+    return there > 10 * max(here, 1.0)

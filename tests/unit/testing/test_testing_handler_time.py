@@ -1,0 +1,118 @@
+"""What handlers see of time while they are checked: clocks, sleeps and timeouts are those of the call."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from queue import Queue
+
+import pytest
+
+import rtcflow
+from rtcflow.testing import HandlerLifecycle, run_call, signals
+from rtcflow.testing._handler_time import seen_by
+
+BACKENDS = pytest.mark.parametrize("backend", ["trio", "asyncio"])
+
+
+class Measuring(rtcflow.StreamHandler):
+    """Notes what each step of `wait` took, on its own clock and on the call's."""
+
+    def __init__(self, wait):
+        super().__init__()
+        self.wait = wait
+        self.frames, self.never = Queue(), threading.Event()
+        self.took = []
+
+    def receive(self, frame):
+        self.frames.put(frame)
+
+    def emit(self):
+        began, call_began = time.monotonic(), self.loop.time()
+        self.wait(self)
+        self.took.append((round(time.monotonic() - began, 3), round(self.loop.time() - call_began, 3)))
+        return 24000, signals.tone(0.02)
+
+    def copy(self):
+        return Measuring(self.wait)
+
+
+def get_from_nobody(handler):
+    with pytest.raises(queue.Empty):
+        queue.Queue().get(timeout=0.5)
+
+
+def put_into_what_is_full(handler):
+    full = queue.Queue(1)
+    full.put(1, timeout=3)
+    with pytest.raises(queue.Full):
+        full.put(2, timeout=0.5)
+
+
+def wait_for_what_never_comes(handler):
+    assert not handler.never.wait(0.5)
+
+
+def wait_for_the_end(handler):
+    assert not handler.ended.wait_sync(0.5)
+
+
+@BACKENDS
+@pytest.mark.parametrize(
+    "wait",
+    [lambda _: time.sleep(0.5), get_from_nobody, put_into_what_is_full, wait_for_what_never_comes, wait_for_the_end],
+    ids=["sleep", "get", "put", "threading.Event", "rtcflow.Event"],
+)
+def test_waits_take_a_moment(wait, backend):
+    """A handler that waits for half a second does so in the time of the call, whatever it waits with."""
+    handler, began = Measuring(wait), time.monotonic()
+    with seen_by(handler):
+        record = run_call(handler, seconds=10.2, backend=backend)
+    assert time.monotonic() - began < 8, "in real time it takes more than ten"
+    took = record.handler.took
+    assert len(took) in {20, 21}
+    assert {round(call, 2) for _, call in took} == {0.5}
+    assert {round(own, 2) for own, _ in took} == {0.5}
+
+
+@BACKENDS
+def test_what_comes_in_time_is_got_at_once(backend):
+    """A timeout that is not needed makes nothing late."""
+    handler = Measuring(lambda handler: handler.frames.get(timeout=10))
+    with seen_by(handler):
+        record = run_call(handler, seconds=1.0, backend=backend)
+    took = record.handler.took
+    assert 48 <= len(took) <= 51
+    assert all(call <= 0.0201 for _, call in took)
+
+
+def test_time_is_given_back():
+    """After the block the names are the system's again, and its clock never goes back."""
+    real = time, queue.Queue, threading.Event, Queue
+    handler = Measuring(lambda _: time.sleep(1))
+    with seen_by(handler) as shown:
+        moments = [time.time(), time.monotonic()]
+        shown.skip(3600)
+        assert time.monotonic() - moments[1] >= 3600
+        assert time.time() - moments[0] >= 3600
+        run_call(handler, seconds=2)
+        assert time.monotonic() - moments[1] >= 3602
+        assert time.strftime
+        assert threading.current_thread()
+    assert (time, queue.Queue, threading.Event, Queue) == real
+
+
+def test_a_machine_shows_it_too():
+    """`HandlerLifecycle` lets a handler see the time of its stories."""
+
+    class Life(HandlerLifecycle):
+        def make_handler(self):
+            return Measuring(lambda _: time.sleep(0.5))
+
+    state = Life()
+    state.the_first_call_begins()
+    state.time_passes(seconds=6.0)
+    assert len(state.handler.took) in {11, 12}
+    state.teardown()
+    assert not hasattr(time, "skip")

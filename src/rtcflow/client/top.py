@@ -221,9 +221,10 @@ async def get_calls(url: str, headers: Mapping[str, str]) -> dict[str, Any]:
     return signalling.parse_reply(response.content, response.status_code)
 
 
-async def end_call(url: str, headers: Mapping[str, str], number: int) -> None:
-    """End the call with this number. Raises as `get_calls` does."""
-    response = await request("POST", f"{calls_url(url)}/end", read_headers(headers), TIMEOUT, {"number": number})
+async def end_call(url: str, headers: Mapping[str, str], number: int, call: str | None = None) -> None:
+    """End the call with this number and, if it is given, this beginning of its id. Raises as `get_calls` does."""
+    body = {"number": number} if call is None else {"number": number, "call": call}
+    response = await request("POST", f"{calls_url(url)}/end", read_headers(headers), TIMEOUT, body)
     signalling.parse_reply(response.content, response.status_code)
 
 
@@ -255,7 +256,8 @@ class Watching:
         self.view, action = press(self.view, key)
         if action.end is not None:
             try:
-                await end_call(self.view.url, self._headers, action.end)
+                name = next((call["call"] for call in self.view.calls if call["number"] == action.end), None)
+                await end_call(self.view.url, self._headers, action.end, name)
                 told = f"Call {action.end} is ending."
             except (ConnectionError, NegotiationError, RemoteProtocolError) as error:
                 told = f"Call {action.end} was not ended: {error}"

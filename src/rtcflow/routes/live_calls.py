@@ -2,10 +2,13 @@
 
     GET  {path}/calls          the page; with calls/page.js and calls/page.css beside it
     GET  {path}/calls/live     the calls as JSON; `rtcflow top` reads it, too
-    POST {path}/calls/end      {"number": 7} ends that call
+    POST {path}/calls/end      {"number": 7, "call": "q3V9xw0A…"} ends that call
 
 A browser asks its user for a name and a password, as HTTP's Basic scheme has it (RFC 7617). The hook sees them in the
-header ``authorization``; it may as well look at a cookie or a token. Each process tells of its own calls.
+header ``authorization``; it may as well look at a cookie or a token.
+
+Each process tells of its own calls, and each counts them from 1. So ``call``, the beginning of the id, should be sent
+along: if a load balancer takes the request to another process, that one ends nothing.
 """
 
 from __future__ import annotations
@@ -89,23 +92,29 @@ async def live(calls: Calls, request: Request) -> Response:  # noqa: ARG001
 
 async def end(calls: Calls, request: Request) -> Response:
     """`POST {path}/calls/end`: end the call with a number."""
-    number = _number(await read_body(request, limit=_MOST))
+    number, name = _named(await read_body(request, limit=_MOST))
     for session in calls.values():
-        if session.number == number:
+        if session.number == number and name in {None, session.name}:
             session.close(_REASON)
             return JSONResponse(signalling.SUCCESS)
-    raise UnknownConnection(f"no call with the number {number} is live")
+    raise UnknownConnection(f"no call with the number {number} is live here")
 
 
-def _number(body: bytes) -> int:
+def _named(body: bytes) -> tuple[int, str | None]:
+    """The number in the body, and the beginning of the id if it is there.
+
+    Raises:
+        InvalidOffer: The body names no call.
+    """
     try:
         given = json.loads(body)
     except ValueError:
         given = None
-    number = given.get("number") if isinstance(given, dict) else None
-    if not isinstance(number, int) or isinstance(number, bool):
-        raise InvalidOffer('the body names no call; send {"number": 7}', status=422)
-    return number
+    fields = given if isinstance(given, dict) else {}
+    number, name = fields.get("number"), fields.get("call")
+    if not isinstance(number, int) or isinstance(number, bool) or not isinstance(name, str | None):
+        raise InvalidOffer('the body names no call; send {"number": 7, "call": "q3V9xw0A…"}', status=422)
+    return number, name
 
 
 def _file(name: str, media_type: str) -> Response:

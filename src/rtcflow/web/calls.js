@@ -23,7 +23,7 @@ async function ask(path, options = {}) {
 async function end(call, button) {
   button.disabled = true;
   try {
-    const body = JSON.stringify({ number: call.number });
+    const body = JSON.stringify({ number: call.number, call: call.call });
     await ask("calls/end", { method: "POST", headers: { "Content-Type": "application/json" }, body });
     element("told").textContent = `Call ${call.number} is ending.`;
   } catch (error) {

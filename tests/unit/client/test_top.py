@@ -154,7 +154,8 @@ async def test_watching(monkeypatch):
             raise answer
         return answer
 
-    async def end_call(url, headers, number):
+    async def end_call(url, headers, number, call):
+        assert call == f"call{number}…"
         ended.append(number)
         if number == 2:
             raise UnknownConnection("no call with the number 2 is live")

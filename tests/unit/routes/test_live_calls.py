@@ -112,23 +112,31 @@ async def test_an_operator_ends_a_call():
     stream = make_stream(authorize_operator=operators)
     async with stream.running(), client(stream, headers=LOGIN) as http:
         async with calling(stream, "one") as one, calling(stream, "two") as two:
-            assert (await http.post("/calls/end", json={"number": two.number})).status_code == 200
+            another = {"number": two.number, "call": "of anot…"}  # of another process, which counts from 1, too
+            assert (await http.post("/calls/end", json=another)).status_code == 404
+            assert two.end is None
+            body = {"number": two.number, "call": two.name}
+            assert (await http.post("/calls/end", json=body)).status_code == 200
+            assert (await http.post("/calls/end", json={"number": two.number})).status_code in {200, 404}
             end = await two.connection.wait_ended()
             assert (end.cause, end.reason) == (EndCause.CLOSED, "ended by an operator")
             assert one.end is None
             answer = await http.post("/calls/end", json={"number": 999})
             assert answer.status_code == 404
-            assert answer.json()["meta"]["message"] == "no call with the number 999 is live"
+            assert answer.json()["meta"]["message"] == "no call with the number 999 is live here"
 
 
-@pytest.mark.parametrize("body", [b"", b"7", b"{}", b'{"number": "7"}', b'{"number": true}', b"\xff", b"[" * 900])
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"7", b"{}", b'{"number": "7"}', b'{"number": true}', b'{"number": 7, "call": 7}', b"\xff", b"[" * 900],
+)
 async def test_a_body_that_names_no_call(body):
     """The answer shows what to send."""
     stream = make_stream(authorize_operator=operators)
     async with stream.running(), client(stream, headers=LOGIN) as http:
         answer = await http.post("/calls/end", content=body, headers={"content-type": "application/json"})
         assert answer.status_code == 422
-        assert 'send {"number": 7}' in answer.json()["meta"]["message"]
+        assert 'send {"number": 7, "call": "q3V9xw0A…"}' in answer.json()["meta"]["message"]
 
 
 async def test_pages_of_other_hosts_cannot_use_it():

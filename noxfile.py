@@ -361,7 +361,17 @@ def interop(session: nox.Session) -> None:
 def nightly(session: nox.Session) -> None:
     """What takes minutes: soak tests."""
     _install(session, "all")
-    _pytest(session, "-m", "nightly", "--timeout=1800")
+    _pytest(session, "-m", "nightly", "--timeout=1800", "--ignore=tests/cluster")
+
+
+@nox.session
+def cluster(session: nox.Session) -> None:
+    """Clusters of real processes with a real NATS, and nginx in front: minutes. Wants nginx and coturn.
+
+    `-- -k killed` for one of them.
+    """
+    _install(session, "all")
+    _pytest(session, "tests/cluster", "-m", "nightly or not nightly", "--timeout=600")
 
 
 @nox.session

@@ -8,15 +8,20 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
 import anyio
 import httpx2
 from nats_process import NatsProcess
 
+from rtcflow.client import connect
 from rtcflow.client.lines import call_by_telephone, call_by_websocket
+from rtcflow.frames import AudioFormat
+from rtcflow.transports.webrtc import WebRTCConfig, open_engine
 
 HERE = Path(__file__).parent / "cluster"
 SDP = {"Content-Type": "application/sdp"}
@@ -29,7 +34,7 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def wait_until(condition, what, seconds=30):
+def wait_until(condition, what, seconds=120):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, what() if callable(what) else what
@@ -43,16 +48,24 @@ def answers(url: str) -> bool:
         return False
 
 
-class Process:
-    """`rtcflow serve` with the tests' application."""
+RTCFLOW = ("rtcflow", "serve", "cluster_app:stream", "--port", "{port}")
+UVICORN = ("uvicorn", "cluster_app:app", "--port", "{port}")
+HYPERCORN = ("hypercorn", "cluster_app:app", "--bind", "127.0.0.1:{port}")
 
-    def __init__(self, folder: Path, *arguments: str, **environment: str) -> None:
-        self.port = free_port()
+
+class Process:
+    """A server with the tests' application; by default `rtcflow serve`."""
+
+    def __init__(
+        self, folder: Path, *arguments: str, server: tuple[str, ...] = RTCFLOW, port: int = 0, **environment: str
+    ) -> None:
+        self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = folder / f"{self.port}.log"
-        with self.log.open("wb") as output:
+        words = [word.format(port=self.port) for word in server]
+        with self.log.open("ab") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "rtcflow", "serve", "cluster_app:stream", "--port", str(self.port), *arguments],
+                [sys.executable, "-m", *words, *arguments],
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 cwd=HERE,
@@ -67,6 +80,9 @@ class Process:
     def calls(self) -> int:
         return httpx2.get(f"{self.url}/healthz", timeout=5).json()["calls"]
 
+    async def count(self, client: httpx2.AsyncClient) -> int:
+        return (await client.get(f"{self.url}/healthz")).json()["calls"]
+
     def text(self) -> str:
         return self.log.read_text()
 
@@ -77,7 +93,7 @@ class Process:
     def send(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
-    def wait(self, seconds: float = 20) -> int:
+    def wait(self, seconds: float = 60) -> int:
         return self.process.wait(seconds)
 
     def close(self) -> None:
@@ -109,14 +125,15 @@ class Fleet:
 
 
 @contextmanager
-def fleet(folder: Path, number: int, backend: str, **environment: str):
-    """Some nodes that know one another."""
+def fleet(folder: Path, number: int, backend: str, *, each: Sequence[Mapping[str, str]] = (), **environment: str):
+    """Some nodes that know one another; `each` is the environment of the first of them."""
     with ExitStack() as stack:
         nats = NatsProcess()
         stack.callback(nats.kill)
         nodes = []
-        for _ in range(number):
-            node = Process(folder, "--nats", nats.url, "--backend", backend, **environment)
+        for k in range(number):
+            own = {"NATS": nats.url, **environment, **(each[k] if k < len(each) else {})}
+            node = Process(folder, "--backend", backend, **own)
             stack.callback(node.close)
             nodes.append(node)
         for node in nodes:
@@ -125,7 +142,88 @@ def fleet(folder: Path, number: int, backend: str, **environment: str):
         yield Fleet(nats, nodes)
 
 
+class Link:
+    """A TCP way to `port` that can be cut: then nothing passes, and nobody is told."""
+
+    def __init__(self, port: int) -> None:
+        self._target = port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self._open = threading.Event()
+        self._open.set()
+        self._sockets: list[socket.socket] = []
+        self._threads: list[threading.Thread] = []
+        self._start(self._accept)
+
+    def _start(self, function, *arguments) -> None:
+        self._threads.append(threading.Thread(target=function, args=arguments, daemon=True))
+        self._threads[-1].start()
+
+    def cut(self) -> None:
+        self._open.clear()
+
+    def mend(self) -> None:
+        self._open.set()
+
+    def close(self) -> None:
+        self._open.set()
+        for one in (self._listener, *self._sockets):  # wakes the threads that read it
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join()
+        for one in (self._listener, *self._sockets):
+            one.close()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                near = self._listener.accept()[0]
+                far = socket.create_connection(("127.0.0.1", self._target))
+                self._sockets += [near, far]
+                for source, sink in ((near, far), (far, near)):
+                    self._start(self._pass, source, sink)
+
+    def _pass(self, source: socket.socket, sink: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(1 << 16):
+                self._open.wait()
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
+
+
+LOCAL = WebRTCConfig(host_addresses=("127.0.0.1",))
+LIMIT = 120
+"""Seconds for one test: a busy machine fails nothing."""
+
+
+@asynccontextmanager
+async def caller():
+    with anyio.fail_after(LIMIT):
+        async with httpx2.AsyncClient(timeout=60) as client, open_engine(LOCAL) as engine:
+            yield client, engine
+
+
+async def until(condition, *arguments):
+    while not await condition(*arguments):
+        await anyio.sleep(0.05)
+
+
+async def free(site, client):
+    """Whether no node has a call."""
+    return not any([await node.count(client) for node in site.nodes if node.process.poll() is None])
+
+
 # -- clients: each makes a call through the front door, and its other requests anywhere
+
+
+@asynccontextmanager
+async def live_call(url, engine, webrtc_id):
+    """A WebRTC call with media flowing."""
+    async with connect(url, webrtc_id=webrtc_id, engine=engine, timeout=30) as call:
+        call.start(AudioFormat(48000), AudioFormat(48000))
+        await call.wait_connected()
+        yield call
 
 
 async def tell(client, where, webrtc_id, value):
@@ -200,3 +298,26 @@ async def telephone_call(fleet, client):
     assert "/telephone/handler/twilio" in answer.text
     async with call_by_telephone(f"{fleet.front.replace('http', 'ws')}/telephone/handler/twilio", "twilio"):
         await anyio.sleep(0.1)
+
+
+async def some_of_each_kind(site, calls, at_once=8):
+    """Calls of all kinds through the front door, with their other requests anywhere."""
+    async with caller() as (client, engine):
+        limit = anyio.CapacityLimiter(at_once)
+
+        async def one(number):
+            async with limit:
+                match number % 10:
+                    case 0 | 1 | 2 | 3:
+                        await json_call(site, client, engine, f"json{number}")
+                    case 4 | 5 | 6:
+                        await whip_call(site, client, engine)
+                    case 7 | 8:
+                        await websocket_call(site, client, f"ws{number}")
+                    case _:
+                        await telephone_call(site, client)
+
+        async with anyio.create_task_group() as tasks:
+            for number in range(calls):
+                tasks.start_soon(one, number)
+        await until(free, site, client)

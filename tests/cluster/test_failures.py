@@ -1,0 +1,543 @@
+"""A cluster of real processes, a real NATS, and what goes wrong: deaths, stops, cuts, restarts, drains, crowds.
+
+Minutes of real time, so these tests run in a session of their own: ``nox -s cluster``.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+
+import anyio
+import httpx2
+import pytest
+from cluster_fleet import (
+    HYPERCORN,
+    RTCFLOW,
+    SDP,
+    UVICORN,
+    Link,
+    Process,
+    answers,
+    caller,
+    fleet,
+    free,
+    live_call,
+    some_of_each_kind,
+    tell,
+    until,
+    wait_until,
+    websocket_call,
+)
+from nats_process import NatsProcess
+
+from rtcflow.client.lines import call_by_telephone, call_by_websocket
+
+pytestmark = [
+    pytest.mark.nightly,
+    pytest.mark.skipif(sys.platform != "linux", reason="stops and kills processes"),
+    pytest.mark.parametrize("backend", ["asyncio", "trio"]),
+]
+
+
+def run(function, *arguments):
+    return anyio.run(function, *arguments)
+
+
+async def owner_of(site, client, calls=1):
+    """The node with so many calls, and the others."""
+    counts = [(await node.count(client), node) for node in site.nodes if node.process.poll() is None]
+    (owner,) = [node for count, node in counts if count == calls]
+    return owner, [node for count, node in counts if node is not owner]
+
+
+async def post_whip(client, url, call):
+    return await client.post(f"{url}/whip", content=call.offer_sdp, headers=SDP)
+
+
+def test_a_killed_owner(backend, tmp_path, record_property):
+    """The next request about its call gets 410, for both kinds of ids, at its successor as well; other calls go on."""
+
+    async def calls(site):
+        async with caller() as (client, engine), AsyncExitStack() as stack:
+            await stack.enter_async_context(live_call(site.nodes[0].url, engine, "stays"))
+            staying, _ = await owner_of(site, client)
+            for number in range(8):  # until another node than the first has one
+                webrtc_id = f"lost{number}"
+                lost = await stack.enter_async_context(live_call(site.nodes[1].url, engine, webrtc_id))
+                offer = await engine.offer(receive=False, messages=False)
+                stack.push_async_callback(offer.aclose)
+                created = await post_whip(client, site.nodes[1].url, offer)
+                if await staying.count(client) == 1:
+                    break
+                await lost.aclose()
+                await client.delete(f"{site.nodes[1].url}{created.headers['location']}")
+                while await staying.count(client) > 1:
+                    await anyio.sleep(0.05)
+            owners = [node for node in site.nodes if node is not staying and await node.count(client)]
+            for owner in owners:
+                owner.process.kill()
+                owner.wait()
+            killed = anyio.current_time()
+            for node in site.nodes:
+                if node not in owners:
+                    asked = await tell(client, node.url, webrtc_id, 1)
+                    record_property("seconds until 410", anyio.current_time() - killed)
+                    assert (asked.status_code, asked.json()["meta"]["error"]) == (410, "call_lost")
+                    gone = await client.delete(f"{node.url}{created.headers['location']}")
+                    assert gone.status_code == 410
+                    assert (await tell(client, node.url, "stays", 1)).status_code == 200
+            again = Process(tmp_path, "--backend", backend, port=owners[0].port, NATS=site.nats.url)
+            try:
+                await anyio.to_thread.run_sync(again.wait_ready)
+                assert (await client.delete(f"{again.url}{created.headers['location']}")).status_code == 410
+            finally:
+                again.close()
+
+    with fleet(tmp_path, 3, backend) as site:
+        run(calls, site)
+
+
+def test_a_stopped_owner(backend, tmp_path):
+    """Its callers get 503 with Retry-After; new calls go elsewhere, also those that it was asked to take."""
+
+    async def calls(site):
+        async with caller() as (client, engine), live_call(site.nodes[0].url, engine, "held"):
+            owner, (other,) = await owner_of(site, client)
+            owner.send(signal.SIGSTOP)
+            asked = await tell(client, other.url, "held", 1)
+            assert asked.status_code == 503, asked.text
+            assert "retry-after" in asked.headers
+            for number in range(4):
+                async with live_call(other.url, engine, f"new{number}"):
+                    assert await other.count(client) == 1
+                while await other.count(client):
+                    await anyio.sleep(0.05)
+            owner.send(signal.SIGCONT)
+            while (asked := await tell(client, other.url, "held", 2)).status_code == 503:
+                await anyio.sleep(0.1)
+            assert asked.status_code == 200, asked.text
+
+    with fleet(tmp_path, 2, backend) as site:
+        run(calls, site)
+
+
+def test_a_node_that_is_cut_off(backend, tmp_path):
+    """Its call goes on, and it answers its own callers. At other nodes they get 503, and never 404."""
+
+    async def calls(nodes, link):
+        async with caller() as (client, engine), AsyncExitStack() as stack:
+            for number in range(16):
+                await stack.enter_async_context(live_call(nodes[0].url, engine, f"call{number}"))
+                if await nodes[0].count(client) == 1:
+                    break
+            webrtc_id = f"call{number}"
+            link.cut()
+            asked = await tell(client, nodes[1].url, webrtc_id, 1)
+            assert asked.status_code == 503, asked.text
+            assert (await tell(client, nodes[0].url, webrtc_id, 2)).status_code == 200
+            async with live_call(nodes[0].url, engine, "meanwhile"):
+                assert (await tell(client, nodes[0].url, "meanwhile", 1)).status_code == 200
+            link.mend()
+            while (asked := await tell(client, nodes[1].url, webrtc_id, 3)).status_code == 503:
+                await anyio.sleep(0.1)
+            assert asked.status_code == 200, asked.text
+
+    nats = NatsProcess()
+    link = Link(nats.port)
+    nodes = []
+    try:
+        for url in (f"nats://127.0.0.1:{link.port}", nats.url):
+            nodes.append(Process(tmp_path, "--backend", backend, NATS=url))
+            nodes[-1].wait_ready()
+        run(calls, nodes, link)
+    finally:
+        link.mend()
+        for node in nodes:
+            node.close()
+        link.close()
+        nats.kill()
+
+
+def test_nats_is_started_anew(backend, tmp_path):
+    """No call is disturbed. Requests at other nodes get 503 meanwhile, and 200 afterwards; never 404."""
+
+    async def calls(site):
+        async with caller() as (client, engine), live_call(site.nodes[0].url, engine, "live") as call:
+            owner, (other,) = await owner_of(site, client)
+            site.nats.kill()
+            while (asked := await tell(client, other.url, "live", 1)).status_code == 200:
+                pass
+            assert asked.status_code == 503, asked.text
+            assert (await tell(client, owner.url, "live", 1)).status_code == 200
+            async with live_call(other.url, engine, "meanwhile"):
+                assert await other.count(client) == 1
+            await anyio.to_thread.run_sync(site.nats.start)
+            while (asked := await tell(client, other.url, "live", 2)).status_code == 503:
+                await anyio.sleep(0.05)
+            assert asked.status_code == 200, asked.text
+            assert call.route is not None
+            assert await owner.count(client) == 1
+
+    with fleet(tmp_path, 2, backend) as site:
+        run(calls, site)
+
+
+def test_a_node_dies_with_an_offer_in_its_hands(backend, tmp_path):
+    """Another node takes the call, and the caller does not notice."""
+    taken = tmp_path / "taken"
+
+    async def calls(site):
+        hanging, _, front = site.nodes
+        async with caller() as (client, engine), AsyncExitStack() as stack:
+            await stack.enter_async_context(live_call(front.url, engine, "first"))  # now one other node has none
+            statuses = []
+
+            async def offer(number):
+                call = await engine.offer(receive=False, messages=False)
+                stack.push_async_callback(call.aclose)
+                statuses.append((await post_whip(client, front.url, call)).status_code)
+
+            async with anyio.create_task_group() as tasks:
+                for number in range(12):
+                    tasks.start_soon(offer, number)
+                while not taken.exists():
+                    await anyio.sleep(0.02)
+                hanging.process.kill()
+            assert statuses == [201] * 12
+
+    with fleet(tmp_path, 3, backend, each=[{"HANG": str(taken)}], CONNECT="60") as site:
+        # the first call must not go to the one that hangs
+        site.nodes[0].send(signal.SIGSTOP)
+        wait_until(lambda: "is silent" in site.nodes[1].text() and "is silent" in site.nodes[2].text(), "not silent")
+
+        async def both():
+            await calls(site)
+
+        async def go_on():
+            site.nodes[0].send(signal.SIGCONT)
+
+        run(go_on)
+        run(both)
+
+
+def test_a_hundred_offers_for_fifty_places(backend, tmp_path):
+    """At one instant, at four nodes: 50 answers, and 50 times 503 with Retry-After. Then the places are free again."""
+
+    async def calls(site):
+        async with caller() as (client, engine):
+            call = await engine.offer(receive=False, messages=False)
+            for _ in range(2):
+                answered = []
+
+                async def offer(number, answered=answered):
+                    answered.append(await post_whip(client, site.nodes[number % 4].url, call))
+
+                async with anyio.create_task_group() as tasks:
+                    for number in range(100):
+                        tasks.start_soon(offer, number)
+                assert sorted(answer.status_code for answer in answered) == [201] * 50 + [503] * 50
+                refused = [answer for answer in answered if answer.status_code == 503]
+                assert all("retry-after" in answer.headers for answer in refused)
+                assert sum([await node.count(client) for node in site.nodes]) == 50
+                for answer in answered:
+                    if answer.status_code == 201:
+                        ended = await client.delete(f"{site.any()}{answer.headers['location']}")
+                        assert ended.status_code == 200, ended.text
+                await until(free, site, client)
+            await call.aclose()
+
+    with fleet(tmp_path, 4, backend, CLUSTER_LIMIT="50", CONNECT="60") as site:
+        run(calls, site)
+
+
+def test_the_places_of_a_dead_node_and_of_calls_that_never_connect_are_free_again(backend, tmp_path):
+    async def calls(site):
+        async with caller() as (client, engine):
+            call = await engine.offer(receive=False, messages=False)
+
+            async def fill(nodes):
+                answers = [await post_whip(client, node.url, call) for node in nodes for _ in range(4)]
+                return [answer.status_code for answer in answers]
+
+            assert sorted(await fill(site.nodes)) == [201] * 4 + [503] * 8
+            await until(free, site, client)  # none of them has connected
+            assert sorted(await fill(site.nodes)) == [201] * 4 + [503] * 8
+            site.nodes[0].process.kill()
+            site.nodes[0].wait()
+            left = site.nodes[1:]
+            await until(free, site, client)
+            assert sorted(await fill(left)) == [201] * 4 + [503] * 4
+            await call.aclose()
+
+    with fleet(tmp_path, 3, backend, CLUSTER_LIMIT="4", CONNECT="2") as site:
+        run(calls, site)
+
+
+def test_one_id_at_all_nodes_at_once(backend, tmp_path):
+    """One of four offers makes the call; candidates that are faster than the offer find it."""
+
+    async def calls(site):
+        async with caller() as (client, engine):
+            offers = [await engine.offer(receive=False, messages=False) for _ in range(4)]
+            for number in range(5):
+                webrtc_id, statuses, early = f"same{number}", [], []
+
+                async def trickle(node, webrtc_id=webrtc_id, early=early):
+                    end = {"type": "ice-candidate", "webrtc_id": webrtc_id, "candidate": None}
+                    while (await client.post(f"{node.url}/webrtc/offer", json=end)).status_code == 404:
+                        pass  # a busy machine may not begin with the offer within the second that a candidate waits
+                    early.append(node)
+
+                async def offer(node, call, webrtc_id=webrtc_id, statuses=statuses):
+                    body = {"sdp": call.offer_sdp, "type": "offer", "webrtc_id": webrtc_id}
+                    statuses.append((await client.post(f"{node.url}/webrtc/offer", json=body)).status_code)
+
+                async with anyio.create_task_group() as tasks:
+                    for node, call in zip(site.nodes, offers, strict=True):
+                        tasks.start_soon(trickle, node)
+                        tasks.start_soon(offer, node, call)
+                assert statuses.count(200) >= 1
+                assert set(statuses) <= {200, 409}
+                assert sum([await node.count(client) for node in site.nodes]) == number + 1
+                assert len(early) == 4
+            for call in offers:
+                await call.aclose()
+
+    with fleet(tmp_path, 4, backend, CONNECT="60") as site:
+        run(calls, site)
+
+
+def test_a_drain(backend, tmp_path):
+    """New calls go to the other node, live ones are answered for, and their peers are told at the deadline."""
+
+    async def calls(site):
+        async with caller() as (client, engine), live_call(site.nodes[0].url, engine, "late") as call:
+            owner, (other,) = await owner_of(site, client)
+            async with client.stream("GET", f"{other.url}/webrtc/outputs", params={"webrtc_id": "late"}) as outputs:
+                owner.send(signal.SIGTERM)
+                while (await client.get(f"{owner.url}/readyz")).status_code != 503:
+                    await anyio.sleep(0.02)
+                for number in range(4):
+                    async with live_call(site.nodes[number % 2].url, engine, f"new{number}"):
+                        assert await owner.count(client) == 1
+                assert (await tell(client, other.url, "late", 1)).status_code == 200
+                while "the server is shutting down" not in await call.messages_in.take():
+                    pass
+                async for _ in outputs.aiter_lines():
+                    pass  # it ends
+            assert await anyio.to_thread.run_sync(owner.wait) == 0
+            assert (await tell(client, other.url, "late", 1)).status_code in {404, 410}
+
+    with fleet(tmp_path, 2, backend, DRAIN="6") as site:
+        run(calls, site)
+
+
+def test_a_rolling_restart_under_load(backend, tmp_path):
+    """All four workers are replaced while calls begin and end: none is lost that ends within the deadline."""
+    server = Process(tmp_path, "--workers", "4", "--backend", backend, "--drain", "30")
+
+    async def calls():
+        over = anyio.Event()
+        done = 0
+
+        async def talk(client, engine, number):
+            nonlocal done
+            turn = 0
+            while not over.is_set():
+                webrtc_id = f"call{number}.{turn}"
+                turn += 1
+                async with live_call(server.url, engine, webrtc_id) as call:
+                    for word in range(5):
+                        said = await tell(client, server.url, webrtc_id, word)
+                        assert said.status_code == 200, said.text
+                        with anyio.move_on_after(0.3):
+                            message = await call.messages_in.take()
+                            assert "shutting down" not in message
+                done += 1
+
+        async with caller() as (client, engine), anyio.create_task_group() as tasks:
+            for number in range(6):
+                tasks.start_soon(talk, client, engine, number)
+            server.send(signal.SIGHUP)
+            while "all workers were replaced" not in server.text():
+                await anyio.sleep(0.1)
+            over.set()
+        return done
+
+    try:
+        wait_until(lambda: "with 4 workers" in server.text() or server.process.poll() is not None, server.text)
+        assert run(calls) > 6
+        assert "Traceback" not in server.text()
+    finally:
+        server.close()
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        ({"OTHER": "1"}, "serves another stream"),
+        ({"SKEW": "3600"}, "the clock"),
+        ({"NATS": "nats://127.0.0.1:9"}, "NATS"),
+    ],
+)
+def test_a_node_that_does_not_fit_does_not_start(backend, tmp_path, environment, words):
+    """Another stream with the same prefix, a clock that is an hour off, no NATS: one line says what is wrong."""
+    with fleet(tmp_path, 1, backend) as site:
+        node = Process(tmp_path, "--backend", backend, **{"NATS": site.nats.url} | environment)
+        assert node.wait(120) == 1
+        assert words in node.text()
+        assert "Traceback" not in node.text()
+        assert answers(site.nodes[0].url)
+
+
+def test_a_slow_node_gets_fewer_calls(backend, tmp_path):
+    """Its event loop stands still for half of the time; it still answers for its calls."""
+
+    async def calls(site):
+        async with caller() as (client, engine):
+            await anyio.sleep(3)  # its reports tell of it
+            call = await engine.offer(receive=False, messages=False)
+            for number in range(30):
+                body = {"sdp": call.offer_sdp, "type": "offer", "webrtc_id": f"call{number}"}
+                answer = await client.post(f"{site.nodes[2].url}/webrtc/offer", json=body)
+                assert answer.status_code == 200, answer.text
+                assert (await tell(client, site.any(), f"call{number}", 1)).status_code == 200
+            counts = [await node.count(client) for node in site.nodes]
+            assert counts[0] < min(counts[1:]), counts
+            await call.aclose()
+
+    with fleet(tmp_path, 3, backend, each=[{"SLOW": "1"}], CONNECT="60") as site:
+        run(calls, site)
+
+
+def test_a_websocket_and_a_telephone_call_are_carried_to_a_node_with_room(backend, tmp_path):
+    """The node where they arrive is full. Follow-up requests find them, and their end is noticed at both nodes."""
+
+    async def calls(site):
+        front, other = site.nodes
+        door = front.url.replace("http", "ws")
+        async with caller() as (client, engine):
+            async with call_by_websocket(door, websocket_id="here"):
+                while await front.count(client) < 1:
+                    await anyio.sleep(0.02)
+                assert await websocket_call(site, client, "there") == other.pid
+                await until(lambda: zero(other))
+                async with call_by_telephone(f"{door}/telephone/handler/twilio", "twilio"):
+                    while await other.count(client) < 1:
+                        await anyio.sleep(0.02)
+                    async with call_by_websocket(door, websocket_id="nowhere") as refused:
+                        with suppress(anyio.BrokenResourceError):
+                            await refused.wait_ended()
+                    assert [await node.count(client) for node in site.nodes] == [1, 1]
+                await until(lambda: zero(other))
+            await until(free, site, client)
+
+            async with call_by_websocket(door, websocket_id="here"):
+                while await front.count(client) < 1:
+                    await anyio.sleep(0.02)
+                async with call_by_websocket(door, websocket_id="lost") as call:
+                    while await other.count(client) < 1:
+                        await anyio.sleep(0.02)
+                    other.process.kill()
+                    with pytest.raises(anyio.BrokenResourceError):
+                        await call.wait_ended()
+                assert (await tell(client, front.url, "here", 1)).status_code == 200
+
+    async def zero(node):
+        async with httpx2.AsyncClient() as client:
+            return not await node.count(client)
+
+    with fleet(tmp_path, 2, backend, LIMIT="1") as site:
+        run(calls, site)
+
+
+@pytest.mark.parametrize("server", [UVICORN, HYPERCORN, RTCFLOW], ids=["uvicorn", "hypercorn", "rtcflow"])
+def test_many_workers_behind_one_port(backend, tmp_path, server):
+    """Each request of each call comes to a worker that the system chooses: no answer is 404."""
+    if server is UVICORN and backend == "trio":
+        pytest.skip("Uvicorn runs on asyncio")
+    nats = NatsProcess()
+    options = {"uvicorn": [], "hypercorn": ["--worker-class", backend], "rtcflow": ["--backend", backend]}[server[0]]
+    node = Process(tmp_path, "--workers", "4", *options, server=server, NATS=nats.url)
+
+    class Site:
+        nodes = ()
+        front = node.url
+
+        @staticmethod
+        def any():
+            return node.url
+
+    try:
+        wait_until(lambda: answers(node.url), node.text)
+        run(anyio.sleep, 4)  # the others
+        run(some_of_each_kind, Site, 40)
+    finally:
+        node.close()
+        nats.kill()
+
+
+def test_workers_end_with_their_supervisor(backend, tmp_path):
+    """It is killed, and can tell nobody."""
+    server = Process(tmp_path, "--workers", "2", "--backend", backend)
+
+    def command(pid):
+        try:
+            return Path(f"/proc/{pid}/cmdline").read_bytes()
+        except OSError:
+            return b""
+
+    left = []
+    try:
+        wait_until(lambda: "with 2 workers" in server.text() or server.process.poll() is not None, server.text)
+        children = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
+        workers = [pid for pid in children if b"--as-worker" in command(pid)]
+        left = [int(pid) for pid in children if pid not in workers]
+        assert len(workers) == 2
+        server.process.kill()
+        server.wait()
+        wait_until(lambda: not any(b"--as-worker" in command(pid) for pid in workers), server.text)
+    finally:
+        server.close()
+        for pid in left:  # NATS has no way to notice
+            if b"nats" in command(pid):
+                os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("server", [UVICORN, HYPERCORN], ids=["uvicorn", "hypercorn"])
+def test_the_lifespan_of_another_server_drains(backend, tmp_path, server):
+    """SIGTERM: the live call goes on until the deadline, and its peer is told why it ends."""
+    if server is UVICORN and backend == "trio":
+        pytest.skip("Uvicorn runs on asyncio")
+    nats = NatsProcess()
+    options = [] if server is UVICORN else ["--worker-class", backend, "--graceful-timeout", "1"]
+    nodes = [Process(tmp_path, *options, server=server, NATS=nats.url, DRAIN="4") for _ in range(2)]
+
+    async def calls():
+        async with caller() as (client, engine), live_call(nodes[0].url, engine, "late") as call:
+            counts = [await node.count(client) for node in nodes]
+            owner, other = (nodes[0], nodes[1]) if counts[0] else (nodes[1], nodes[0])
+            owner.send(signal.SIGTERM)
+            began = anyio.current_time()
+            answered = 0
+            while anyio.current_time() - began < 3:
+                answered += (await tell(client, other.url, "late", 1)).status_code == 200
+                await anyio.sleep(0.1)
+            assert answered > 5
+            while "the server is shutting down" not in await call.messages_in.take():
+                pass
+            assert anyio.current_time() - began >= 3.5
+
+    try:
+        for node in nodes:
+            wait_until(lambda node=node: answers(node.url), node.text)
+        run(anyio.sleep, 1)
+        run(calls)
+    finally:
+        for node in nodes:
+            node.close()
+        nats.kill()

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import count
 
 import anyio
 import httpx2
 import pytest
+from far_side import FarSide
 from nats_process import NatsProcess
 
 from rtcflow.cluster import Cluster, members
 from rtcflow.cluster.ids import make_id, new_key, read_id
 from rtcflow.ends import Timeouts
 from rtcflow.exceptions import ClusterError
+from rtcflow.frames import AudioFormat
 from rtcflow.handlers.base import AsyncStreamHandler
+from rtcflow.protocol.resume import prove
 from rtcflow.serving.session import CallRequest
 from rtcflow.stream import Stream
 from rtcflow.transports.webrtc import WebRTCConfig, open_engine
@@ -380,3 +384,88 @@ async def test_clocks_that_differ_by_an_hour_are_refused(nats, monkeypatch):
 
         monkeypatch.setitem(node.Node.__init__.__kwdefaults__, "clock", lambda: 1e9)
         await _fails_to_start("clock", cluster)
+
+
+ONCE = pytest.mark.parametrize("anyio_backend", [pytest.param(("asyncio", {}), id="asyncio")])
+
+
+@pytest.mark.anyio
+@ONCE
+async def test_a_call_is_resumed_through_any_node_by_webrtc(nats):
+    """The id leads to the node that has the call; a wrong proof is refused there, and an unknown call is gone."""
+    async with nodes(nats, 2, concurrency_limit=2, resume=20) as site, open_engine(LOCAL) as engine:
+        call, again = [await engine.offer(messages=False) for _ in range(2)]
+        body = {"type": "offer", "webrtc_id": "abc"}
+        begun = (await site[0].post("/webrtc/offer", json={**body, "sdp": call.offer_sdp, "resume": True})).json()
+        await call.accept_answer(begun["sdp"])
+        call.start(AudioFormat(48000), AudioFormat(48000))
+        await call.wait_connected()
+        (home,) = site.busy()
+        session = site.streams[home].session("abc")
+        await session.connection.transport.wait_connected()
+        while session.connection.statistics().setup is None:
+            await anyio.sleep(0.01)
+        secret, sdp = begun["resume"]["secret"], again.offer_sdp
+        for number, key, status in ((1, "guessed", 403), (2, secret, 200)):
+            proof = prove(key, "abc", number, sdp).to_json()
+            answer = await site[home + 1].post("/webrtc/offer", json={**body, "sdp": sdp, "resume": proof})
+            assert answer.status_code == status, answer.text
+        await again.accept_answer(answer.json()["sdp"])
+        again.start(AudioFormat(48000), AudioFormat(48000))
+        await again.wait_connected()
+        while session.statistics().resumed == 0:
+            await anyio.sleep(0.01)
+        assert site.busy() == [home]
+        unknown = {"type": "offer", "webrtc_id": "never", "sdp": sdp}
+        proof = prove(secret, "never", 3, sdp).to_json()
+        assert (await site[0].post("/webrtc/offer", json={**unknown, "resume": proof})).status_code == 410
+        for one in (call, again):
+            await one.aclose()
+        session.close()
+        while any(site.calls):
+            await anyio.sleep(0.01)
+
+
+@pytest.mark.anyio
+@ONCE
+async def test_a_call_is_resumed_through_any_node_by_websocket(nats):
+    """The id in the URL leads to the node that has the call, from whichever node the new WebSocket arrives at."""
+    async with nodes(nats, 2, concurrency_limit=2, resume=20) as site, anyio.create_task_group() as tasks:
+
+        def connect(number, query=b""):
+            far = FarSide()
+            scope = {**far.websocket.scope, "path": "/websocket/offer", "raw_path": b"/websocket/offer"}
+            scope |= {
+                "query_string": query,
+                "scheme": "ws",
+                "server": ("site", 80),
+                "root_path": "",
+                "subprotocols": [],
+            }
+            scope["headers"] = [(b"host", b"site")]
+            tasks.start_soon(site.streams[number % 2].asgi, scope, far._said.receive, far._take)
+            return far
+
+        start = {"event": "start", "websocket_id": "abc", "codec": "pcm_s16le", "sample_rate": 8000}
+        far = connect(0)
+        far.say(json.dumps({**start, "resume": True}))
+        await far.until(lambda: far.messages)
+        secret = far.messages[0]["resume"]["secret"]
+        (home,) = site.busy()
+        session = site.streams[home].session("abc")
+        far.leave(1006)
+        await anyio.sleep(0.2)
+        again = connect(home + 1, b"resume=abc")
+        again.say(json.dumps({**start, "resume": prove(secret, "abc", 1).to_json()}))
+        await again.until(lambda: again.messages)
+        assert again.messages[0]["event"] == "started"
+        while session.statistics().resumed == 0:
+            await anyio.sleep(0.01)
+        assert site.busy() == [home]
+        again.say('{"event":"stop"}')
+        while any(site.calls):
+            await anyio.sleep(0.01)
+        await again.until(lambda: again.closed)
+        tasks.cancel_scope.cancel()
+    far.close()
+    again.close()

@@ -195,6 +195,127 @@ def test_pictures_of_any_size_are_sent() -> None:
     assert {(width + width % 2, height + height % 2) for width, height in sizes} <= seen["H264"].sizes
 
 
+@pytest.mark.nightly
+@pytest.mark.timeout(120)
+def test_screen_pictures_are_sent() -> None:
+    """1920 × 1080, fifteen a second: most of them come, whole, and the first ones soon."""
+    y, x = np.mgrid[0:1080, 0:1920]
+    screens = []
+    for number in range(FPS):
+        grey = np.where((x + 8 * number) // 64 % 2 == y // 64 % 2, 210, 30).astype(np.uint8)
+        screens.append(av.VideoFrame.from_ndarray(np.repeat(grey[..., None], 3, axis=2), format="bgr24"))
+    for codec in CODECS:
+        (seen,) = hold_all([(VideoRelay(), codec, screens)], 6.0)
+        assert seen.sizes == {(1920, 1080)}
+        assert len(seen.times) >= 20, codec
+
+
+def test_a_sender_that_dies_ends_its_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the encoder's own error as the reason; the peer hears a goodbye."""
+
+    def fail(*_: Any) -> Any:
+        raise RuntimeError("the encoder has no memory")
+
+    monkeypatch.setattr("rtcflow._engine.video.PictureEncoder._open", fail)
+
+    async def main() -> None:
+        async with open_engine(LOCAL) as engine:
+            caller = await engine.offer(audio=False, video=True, messages=False)
+            server = await engine.answer(only(caller.offer_sdp, "VP8"))
+            await caller.accept_answer(server.answer)
+            with anyio.fail_after(30):
+                await caller.wait_connected()
+                server.video_out.put_nowait(picture(0))
+                with pytest.raises(anyio.BrokenResourceError) as raised:
+                    await server.video_in.take()
+                assert "the encoder has no memory" in str(raised.value.__cause__)
+                with pytest.raises(anyio.EndOfStream):
+                    await caller.video_in.take()
+            await caller.aclose()
+            await server.aclose()
+
+    anyio.run(main)
+
+
+class NarrowRelay(VideoRelay):
+    """A path that carries so many bits a second, behind a queue of at most two seconds."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__(delay=0.025)
+        self._rate, self._free = rate, 0.0
+
+    def _meet_fate(self, data: bytes) -> float | None:
+        now = time.monotonic()
+        begin = max(now, self._free)
+        if begin - now > 2.0:
+            self.lost += 1
+            return None
+        self.sent += 1
+        self._free = begin + 8 * (len(data) + 28) / self._rate
+        return self._free - now + self._delay
+
+
+def numbered(number: int) -> av.VideoFrame:
+    """A picture with its number in squares at its upper edge."""
+    pixels = picture(number % FPS).to_ndarray(format="bgr24")
+    for bit in range(16):
+        pixels[:20, 20 * bit : 20 * bit + 20] = 235 if number >> bit & 1 else 20
+    return av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="bgr24")
+
+
+def number_of(frame: av.VideoFrame) -> int:
+    grey = frame.to_ndarray(format="gray")
+    return sum((grey[5:15, 20 * bit + 5 : 20 * bit + 15].mean() > 128) << bit for bit in range(16))
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize(("rate", "limit"), [(64_000, 1.6), (300_000, 0.5), (1_000_000, 0.5)])
+def test_a_narrow_path_builds_no_queue(rate: float, limit: float, codec: str) -> None:
+    """Half a minute: after the first five seconds, 95 % of the pictures are no older than the limit."""
+    ages: list[tuple[float, float]] = []
+
+    async def main(between: Relay) -> None:
+        async with open_engine(LOCAL) as engine:
+            caller = await engine.offer(audio=False, video=True, messages=False)
+            server = await engine.answer(between.offer(only(caller.offer_sdp, codec)))
+            await caller.accept_answer(between.answer(server.answer))
+            await caller.wait_connected()
+            emitted: dict[int, float] = {}
+            begin = anyio.current_time()
+
+            async def send() -> None:
+                for number in range(30 * FPS):
+                    emitted[number] = anyio.current_time()
+                    caller.video_out.put_nowait(numbered(number))
+                    await anyio.sleep_until(begin + (number + 1) / FPS)
+                tasks.cancel_scope.cancel()
+
+            async def watch() -> None:
+                while True:
+                    number = number_of(await server.video_in.take())
+                    now = anyio.current_time()
+                    if number in emitted:
+                        ages.append((now - begin, now - emitted[number]))
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(send)
+                tasks.start_soon(watch)
+            await caller.aclose()
+            await server.aclose()
+
+    between = NarrowRelay(rate)
+    try:
+        anyio.run(main, between)
+    finally:
+        between.close()
+    late = sorted(age for at, age in ages if at > 5)
+    print(f"{codec} at {rate:.0f} bit/s: {len(ages)} pictures, p50 {late[len(late) // 2]:.3f} s, ", end="")
+    print(f"p95 {late[int(0.95 * len(late))]:.3f} s, {between.lost} of {between.sent} datagrams dropped")
+    assert len(late) > (10 if rate < 100_000 else 100)
+    assert late[int(0.95 * len(late))] <= limit
+
+
 def test_the_order_of_an_offer_and_our_own_preference_choose_the_codec() -> None:
     """The caller's order by default (RFC 3264 section 6.1); ours if we have one."""
 

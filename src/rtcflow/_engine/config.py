@@ -25,8 +25,8 @@ class OpusConfig:
     The default complexity, ``"auto"``, is the best one while the engine has time, and 0 when the core is full. At 0 a
     core serves the most calls. The quality was measured (``nox -s bench_quality``) against aiortc's settings (voice
     mode, complexity 10, stereo, 96 kbit/s) at the same real bitrate. With time, speech at our bitrate is farther from
-    the original by 0.06 to 0.14 dB of log-spectral distance (1.4 instead of 1.3 dB), and nearer by 6 to 9 dB of
-    segmental signal-to-noise ratio. At 0 it is farther by 0.3 to 0.4 dB of log-spectral distance.
+    the original by 0.07 to 0.15 dB of log-spectral distance (1.5 instead of 1.4 dB), and nearer by 6 to 8 dB of
+    segmental signal-to-noise ratio. At 0 it is farther by 0.4 to 0.6 dB of log-spectral distance.
 
     Args:
         bitrate: Bits per second and channel, 6000 to 256000, that variable bitrate aims at; speech takes about a

@@ -31,15 +31,20 @@ from .config import VideoConfig
 from .seam.pictures import PicturePort, take_pictures
 
 _TIME_BASE: Final = Fraction(1, CLOCK_RATE)
-FALL: Final = 0.1
-"""By how much of its bitrate an encoder must be above the peer's estimate to be worth a new one; as in aiortc."""
-RISE: Final = 0.25
+FALL: Final = 0.25
+"""By how much of its bitrate an encoder must be above the target to be worth a new one, and its key picture. What it
+makes too much meanwhile is paid back (`media.video_rate`)."""
+RISE: Final = 0.35
 """By how much of its bitrate it must be below."""
 REPEAT_AFTER: Final = 0.1
 """Seconds in which a new frame must come after a request for a key picture; else the last frame is sent again."""
 RISE_AFTER: Final = 3.0
 """Seconds that an encoder is kept before one with a higher bitrate is opened."""
 
+
+NARROW: Final = 400_000
+"""Bits per second below which the buffer of VP8's encoder is half a second instead of one. Key pictures are smaller
+then, and on a narrow path fewer pictures behind them are late."""
 
 MAX_WAITING: Final = 60
 """Pictures that may wait for the decoder. More never get shown in time: a machine that slow skips to a key picture."""
@@ -206,9 +211,9 @@ class PictureEncoder(Vp8Encoder):
             "deadline": "realtime",
             "cpu-used": "-8",
             "lag-in-frames": "0",
-            "minrate": str(bitrate),  # constant, over a buffer of one second
+            "minrate": str(bitrate),  # constant; a key picture takes three eighths of the buffer
             "maxrate": str(bitrate),
-            "bufsize": str(bitrate),
+            "bufsize": str(bitrate if bitrate >= NARROW else bitrate // 2),
             "overshoot-pct": "15",
             "undershoot-pct": "100",
             "noise-sensitivity": "0",

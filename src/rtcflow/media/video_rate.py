@@ -49,6 +49,12 @@ LEAST_FALL: Final = 0.85
 LOSSY: Final = 0.1
 """Share of lost packets above which the target falls."""
 
+OVERFLOW: Final = 0.3
+"""Share of lost packets that means a queue that is full. The path carries what is not lost."""
+
+FULL_QUEUE: Final = 1.0
+"""Seconds that such a queue is taken to hold."""
+
 GOOD: Final = 0.02
 """Share of lost packets below which it may rise."""
 
@@ -62,10 +68,10 @@ USED: Final = 0.6
 """Share of the target that must have been sent for a rise: what is not tried is not known."""
 
 USUAL: Final = 0.2
-"""Seconds. In the first `DOUBT` seconds a longer round trip counts as a queue: the first picture may have made it."""
+"""Seconds. In the first `DOUBT` reports a longer round trip counts as a queue: the first pictures may have made it."""
 
-DOUBT: Final = 3.0
-"""Seconds from the first report. After them the least round trip that was seen counts, as it is by satellite."""
+DOUBT: Final = 8
+"""Reports with a round trip. After these the least one that was seen counts: it may be a path by satellite."""
 
 FORGET: Final = 30.0
 """Seconds after which a least round trip counts no more: the path may be another one."""
@@ -94,7 +100,7 @@ class VideoRate:
         self._owed, self._owed_at = 0.0, float("-inf")  # bits
         self._trips: deque[tuple[float, float]] = deque()  # moment and round trip, rising; the first is the least
         self._trip: tuple[float, float] | None = None
-        self._first_trip: float | None = None
+        self._trips_seen = 0
         self._growth = 0.0  # of the round trip, in seconds a second
         self._reported: float | None = None
         self._troubled = False
@@ -126,8 +132,14 @@ class VideoRate:
             path = sent * (1 - lost) / (1 + self._growth)
             self._ours = max(self._least, min(LEAST_FALL * self.target, UNDER * path))
             self._owed, self._owed_at = max(self._owed_now(now), queued * path), now  # what is on the path is owed, too
+        elif lost > OVERFLOW and sent is not None:
+            path = sent * (1 - lost)
+            self._ours = max(self._least, min(self.target * (1 - lost / 2), UNDER * path))
+            self._owed, self._owed_at = max(self._owed_now(now), FULL_QUEUE * path), now
         elif lost > LOSSY:
             self._ours = max(self._least, self.target * (1 - lost / 2))
+        elif self._trip is None:
+            pass  # no report has come back through the queue, so nothing is known of it
         elif lost < GOOD and queued < QUEUE / 2 and sent is not None and sent > USED * self.target:
             passed = 0.0 if self._reported is None else min(now - self._reported, 2.0)
             rise = RISE if self._troubled else FIRST_RISE
@@ -144,10 +156,9 @@ class VideoRate:
         self._trips.append((now, trip))
         while self._trips[0][0] < now - FORGET:
             self._trips.popleft()
-        if self._first_trip is None:
-            self._first_trip = now
         least = self._trips[0][1]
-        if now < self._first_trip + DOUBT:
+        self._trips_seen += 1
+        if self._trips_seen <= DOUBT:
             least = min(least, USUAL)
         return max(trip - least, grown if grown > QUEUE else 0.0)
 

@@ -12,8 +12,11 @@ import os
 import subprocess
 import sys
 import time
+import wave
 from pathlib import Path
 from tempfile import TemporaryDirectory
+
+import numpy as np
 
 import rtcflow
 from rtcflow.agents import VoiceAgent
@@ -23,11 +26,13 @@ from rtcflow.turns import EnergyVad
 ROOT = Path(__file__).parent.parent
 PICTURE = ROOT / "docs" / "_static" / "page.png"
 SIZE = {"width": 1040, "height": 640, "deviceScaleFactor": 1, "mobile": False}
-SAID = ["Do you have a table for two at eight?", "Eight is late. What about seven?"]
+SAID = ["Do you have a table for two at eight?", "And would seven be free as well?"]
 ANSWERS = [
-    "Yes, we do. It is by the window. Shall I book it for you? Tell me a name, and I will write it down for eight.",
-    "Seven is free, too. On which name?",
+    "Yes, we do. It is by the window. Shall I book it for you? Tell me a name, and I will write it down.",
+    "Yes, seven is free, too. Which name shall I write down for it?",
 ]
+RATE = 22050
+"""What espeak-ng speaks with."""
 SILENCE = 4.0
 """Seconds between the two things that the caller says: the first answer is not over by then, so it is interrupted."""
 
@@ -55,6 +60,21 @@ stream = rtcflow.Stream(
 )
 
 
+def write_caller(folder: Path, path: Path) -> None:
+    """Write what the caller says as a sound file: a second of silence, and then what is in `SAID`."""
+    silence = np.zeros(int(SILENCE * RATE), np.int16)
+    parts = [np.zeros(RATE, np.int16)]
+    for number, text in enumerate(SAID):
+        one = folder / f"{number}.wav"
+        subprocess.run(["espeak-ng", "-v", "en-us", "-w", str(one), text], check=True, timeout=20)
+        with wave.open(str(one)) as said:
+            assert said.getframerate() == RATE
+            parts += [np.frombuffer(said.readframes(said.getnframes()), np.int16), silence]
+    with wave.open(str(path), "wb") as sound:
+        sound.setparams((1, 2, RATE, 0, "NONE", ""))
+        sound.writeframes(np.concatenate([*parts, np.zeros(60 * RATE, np.int16)]).tobytes())
+
+
 def main() -> None:
     """Serve the agent, call it, and keep the picture."""
     sys.path.insert(0, str(ROOT / "tests" / "interop"))
@@ -65,9 +85,7 @@ def main() -> None:
     with TemporaryDirectory() as name:
         folder = Path(name)
         speech = folder / "speech.wav"
-        pause = f'<break time="{SILENCE}s"/>'
-        said = f'<speak><break time="1s"/>{pause.join(SAID)}<break time="60s"/></speak>'
-        subprocess.run(["espeak-ng", "-m", "-v", "en-us", "-w", str(speech), said], check=True, timeout=20)
+        write_caller(folder, speech)
         flags = ("--use-fake-device-for-media-stream", f"--use-file-for-fake-audio-capture={speech}")
         module = "picture_of_the_page:stream"
         with serving(folder, "serve", module) as url, chromium.chromium(folder, *flags) as browser:

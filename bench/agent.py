@@ -31,7 +31,7 @@ from rtcflow.agents import VoiceAgent
 from rtcflow.handlers.turns import AlgoOptions, Interrupted, ReplyOnPause, get_silero_model
 
 STT, FIRST_TOKEN, FIRST_AUDIO = 0.15, 0.2, 0.1
-CALLS, EACH = 4, 25
+CALLS, EACH = 5, 20
 
 
 class Services:

@@ -30,6 +30,7 @@ HARD = [
     "A method of the wrong colour is refused",
     "MediaError: `item` is no `EmitType`; the text says what was wrong.",
     "the service shall speak now",
+    "it returned something else than audio",
     "The schedule starts anew.",
     "such that it counts its cancellations",
     "What becomes of it when the caller interrupts.",

@@ -37,6 +37,7 @@ KINDS = {
     ),
     "name the place, not 'room'": re.compile(r"\bengine room\b|\basyncio room\b"),
     "say 'is not a …', not 'is no `…`'": re.compile(r"\b(?:is|are|was|were) no `"),
+    "say 'something other than'": re.compile(r"\b(?:something|anything|nothing|nobody) else than\b"),
     "say 'must' or 'will', not 'shall'": re.compile(r"\bshall\b", re.IGNORECASE),
     "say 'again', not 'anew'": re.compile(r"\banew\b"),
     "say 'so that', not 'such that'": re.compile(r"\bsuch that\b"),

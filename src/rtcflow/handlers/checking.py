@@ -95,7 +95,7 @@ def copy_handler(handler: StreamHandlerBase) -> StreamHandler | AsyncStreamHandl
     """Make the handler for one connection: `handler.copy()`, checked.
 
     Raises:
-        HandlerError: `copy` returned something else than a fresh handler.
+        HandlerError: `copy` returned something other than a fresh handler.
         BaseException: What `copy` raises, as it is.
     """
     copied: Any = cast("Any", handler).copy()

@@ -84,7 +84,7 @@ class FilterChain:
         """Filter a frame; see `AudioFilter.feed`.
 
         Raises:
-            MediaError: A filter returned something else than as much int16 audio.
+            MediaError: A filter returned something other than int16 audio of the same length.
         """
         for one in self._filters:
             given: Any = one.feed(samples, played if one.needs_played else None)

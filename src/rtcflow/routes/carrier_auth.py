@@ -164,7 +164,7 @@ def check_host(host: str) -> None:
         if _HOST.fullmatch(host):
             urlsplit(f"//{host}")
             return
-    except ValueError:  # the brackets hold something else than an address
+    except ValueError:  # the brackets hold something other than an address
         pass
     raise InvalidOffer(f"the Host header {host[:40]!r} is invalid")
 

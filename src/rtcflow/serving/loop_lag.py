@@ -36,7 +36,7 @@ class LoopLag:
         self._observers.append(observer)
 
     def note(self, seconds: float) -> None:
-        """A look was so late."""
+        """Count one look and its lateness."""
         late = max(0.0, seconds)
         self.counts[next((place for place, bound in enumerate(BOUNDS) if late <= bound), len(BOUNDS))] += 1
         self.total += late

@@ -50,7 +50,7 @@ class HandlerTime(ModuleType):
         self._passed -= clock.now
 
     def skip(self, seconds: float) -> None:
-        """So much time passes at once, for handlers only."""
+        """Let time pass at once, for handlers only."""
         self._passed += seconds
 
     def _elapsed(self) -> float:
@@ -152,7 +152,7 @@ class _TimedEvent(threading.Event):
 
 
 class _Stands(ModuleType):
-    """Stands for a module, some names of which are others."""
+    """A module with some of its names replaced."""
 
     def __init__(self, module: ModuleType, others: dict[str, type]) -> None:
         super().__init__(module.__name__)

@@ -222,7 +222,7 @@ def _suppresses(manager: ast.expr) -> bool:
 
 
 def _says_nothing(statement: ast.stmt, read: Iterable[str]) -> bool:
-    """Whether a statement does nothing with the error: it passes, goes on, returns None, or sets what nobody reads."""
+    """Whether a statement does nothing with the error: it passes, goes on, returns None, or sets an unread variable."""
     match statement:
         case ast.Pass() | ast.Continue() | ast.Break() | ast.Return(None) | ast.Return(ast.Constant(None)):
             return True

@@ -161,7 +161,7 @@ def echo_load(number: int, calls: int, seconds: float) -> dict[str, float]:
             for url in urls
         ]  # fmt: skip
         deadline = time.monotonic() + 60
-        while any(httpx2.get(f"{url}/healthz").json()["calls"] < calls for url in urls):
+        while sum(httpx2.get(f"{url}/healthz").json()["calls"] for url in urls) < calls * number:
             if time.monotonic() > deadline:
                 raise RuntimeError("the calls do not begin")
             time.sleep(0.2)

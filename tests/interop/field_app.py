@@ -102,6 +102,27 @@ class Odd(rtcflow.AsyncAudioVideoStreamHandler):
 odd = rtcflow.Stream(Odd(), modality="audio-video", concurrency_limit=None, webrtc=LOCAL)
 
 
+class Refusing(rtcflow.AsyncStreamHandler):
+    """`emit` swallows its cancellation for ten seconds."""
+
+    async def receive(self, frame: Any) -> None:
+        pass
+
+    async def emit(self) -> Any:
+        until = None
+        while until is None or anyio.current_time() < until:
+            try:
+                await anyio.sleep(0.01)
+            except BaseException:
+                until = until or anyio.current_time() + 10
+
+    def copy(self) -> Refusing:
+        return Refusing()
+
+
+refusing = rtcflow.Stream(Refusing(), concurrency_limit=None, webrtc=LOCAL)
+
+
 def tasks_alive(backend: str) -> int:
     if backend == "trio":
         import trio
@@ -118,7 +139,7 @@ async def figures(_: Request) -> JSONResponse:
             "descriptors": len(os.listdir("/proc/self/fd")),
             "threads": sum(not t.name.startswith(("Trio thread", "AnyIO worker")) for t in threading.enumerate()),
             "tasks": tasks_alive(backend),
-            "calls": len(echo.calls) + len(odd.calls),
+            "calls": len(echo.calls) + len(odd.calls) + len(refusing.calls),
             "pictures": made[0],
         }
     )
@@ -127,3 +148,4 @@ async def figures(_: Request) -> JSONResponse:
 app = Starlette(routes=[Route("/figures", figures)])
 echo.mount(app, "/echo")
 odd.mount(app, "/odd")
+refusing.mount(app, "/refusing")

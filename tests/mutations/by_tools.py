@@ -271,7 +271,7 @@ BY_TOOLS = (
         "put-wakes-nobody",
         "Whoever waits for a frame does not see it come.",
         (Edit("_core.flow:Flow._try_put", "self._takers.wake_all()", "pass"),),
-        _explored("test_a_flow_hands_over_everything_in_order"),
+        _explored("test_a_full_flow_takes_one_after_the_other"),
         kind=9,
     ),
     Mutant(

@@ -133,13 +133,18 @@ def test_a_full_flow_takes_one_after_the_other():
                     put[name].append(n)
 
         got = []
-        async with anyio.create_task_group() as group:
-            group.start_soon(produce, "a", 10)
-            group.start_soon(produce, "b", 0.01)
-            await anyio.sleep(0.02)
+
+        async def consume():
             with anyio.move_on_after(1):
                 while True:
                     got.append(await flow.take())
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(consume)
+            await anyio.sleep(0.01)  # it waits
+            group.start_soon(produce, "a", 0.5)
+            group.start_soon(produce, "b", 0.0)
+        assert put["a"] == [0, 1, 2, 3]
         for name, sent in put.items():
             assert [n for one, n in got if one == name][: len(sent)] == sent
 

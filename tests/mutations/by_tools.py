@@ -128,7 +128,7 @@ BY_TOOLS = (
                 "AudioFrame(samples[0], self._hears",
             ),
         ),
-        _promised("websocket-trio"),
+        ("tests/unit/transports/test_line_transports.py",),
         kind=3,
     ),
     Mutant(
@@ -243,7 +243,7 @@ BY_TOOLS = (
         "slots-a-little-long",
         "Each slot of playout is one sample longer than its audio.",
         (Edit("media.playout:Playout._set_slot", "slot * self.frame_size /", "slot * (self.frame_size + 1) /"),),
-        ("tests/unit/media/test_playout.py",),
+        ("tests/unit/media/test_playout.py::test_deadlines_do_not_drift",),
         kind=8,
     ),
     Mutant(
@@ -349,9 +349,9 @@ BY_TOOLS = (
         kind=10,
     ),
     Mutant(
-        "played-counted-twice",
-        "Audio that has left counts as dropped as well.",
-        (Edit("media.playout:Playout.clear", "self._dropped += dropped", "self._dropped += dropped + 1"),),
+        "queued-counts-one-more",
+        "Each piece of audio counts as one sample more than it has.",
+        (Edit("media.playout:Playout.push", "self._queued += n", "self._queued += n + 1"),),
         _promised("memory-trio"),
         kind=10,
     ),
@@ -398,7 +398,7 @@ BY_TOOLS = (
                 "AudioFrame(samples[:, :-1] * 0, self._hears",
             ),
         ),
-        _promised("websocket-trio"),
+        ("tests/unit/transports/test_line_transports.py",),
         kind=12,
     ),
     Mutant(

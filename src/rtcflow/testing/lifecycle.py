@@ -74,6 +74,9 @@ MESSAGES = st.sampled_from((*6 * (True,), False))
 RARELY = st.sampled_from((*6 * (False,), True))
 STARTS = st.sampled_from((*6 * ("works",), *START_UPS))
 ALREADY = st.sampled_from((*10 * (None,), "peer left", "closed"))
+JSON_TEXTS = ("{}", "[]", "null", "1", '"hello"', "true")
+"""Texts that are JSON, most of them other than an object."""
+
 LINES = ("websocket", "telephone") if find_spec("starlette") else ()
 """Transports that need the extra ``server``."""
 SHORT_HANG = 3.0
@@ -263,7 +266,7 @@ class HandlerLifecycle(RuleBasedStateMachine):
     backend: ClassVar[BackendName] = "trio"
     expected_errors: ClassVar[tuple[type[BaseException], ...]] = ()
     shared: ClassVar[Collection[str]] = ()
-    texts: ClassVar[st.SearchStrategy[str]] = rtc.messages()
+    texts: ClassVar[st.SearchStrategy[str]] = rtc.messages() | st.sampled_from(JSON_TEXTS)
     arguments: ClassVar[st.SearchStrategy[list[Any]]] = rtc.args()
     transports: ClassVar[Sequence[str]] = ("memory", *LINES)
     patience: ClassVar[float] = PATIENCE

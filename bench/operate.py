@@ -99,7 +99,7 @@ def serve() -> None:
     app.add_route("/debug/record", record)
     app.add_route("/debug/cpu", cpu)
     sys.setswitchinterval(0.0005)  # as the command line does
-    uvicorn.run(app, host="127.0.0.1", port=args.port, log_level="warning")
+    uvicorn.run(app, host="127.0.0.1", port=args.port, log_level="warning", timeout_keep_alive=60)
 
 
 # -- the client

@@ -1,8 +1,8 @@
 """Recording a connection: taps on the transport's queues, an intake that they fill, and a worker thread that writes.
 
 A tap copies a frame's samples into an `Intake` (`media.recording`), in the thread that brings the frame. After each
-`WAKE` frames it wakes the writer's thread, which takes what was gathered, places it on the timeline and writes a block.
-So a slow disk holds up nothing. If `BOUND` frames wait for the writer, further ones are dropped. They are silence in
+`WAKE` frames it hands what was gathered to the writer's thread, which places it on the timeline and writes a block.
+So a slow disk holds up nothing. If `BOUND` batches wait for the writer, further ones are dropped. They are silence in
 the file, and all that follows stays in place.
 """
 
@@ -12,6 +12,7 @@ import logging
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -27,7 +28,7 @@ from ..abc import Transport
 from ..context import Context, shorten_id
 from ..frames import AudioFrame
 from ..media.playout import PlayoutFrame
-from ..media.recording import Intake, Mark, Timeline
+from ..media.recording import Intake, Mark, Taken, Timeline
 from .record_files import OPUS_RATES, RecordFile, check_suffix, open_record_file
 
 logger = logging.getLogger(__name__)
@@ -35,8 +36,8 @@ logger = logging.getLogger(__name__)
 WAKE: Final = 200
 """Frames of both sides after which the writer is woken: 2 s of a call."""
 
-BOUND: Final = 3000
-"""Frames of both sides that may wait for a slow disk: 30 s of a call."""
+BOUND: Final = 15
+"""Batches of `WAKE` frames that may wait for a slow disk: 30 s of a call."""
 
 PICTURES: Final = 60
 """Pictures that may wait for the writer: 1 s of both sides at 30 per second, 27 MB at 640 x 480."""
@@ -65,9 +66,10 @@ class Recording:
         self._wanted, self._context = path, context
         self._name = f"{context.transport} call {shorten_id(context.webrtc_id)}"
         self._lock = threading.Lock()
-        self._wakes = Flow[None](1, Policy.DROP_OLDEST)
-        self._frames = 0  # that wait for the writer
-        self._pictures_waiting: list[tuple[int, av.VideoFrame, float]] = []
+        self._batches = Flow[Taken](BOUND, Policy.BLOCK)
+        self._last: Taken | None = None  # what `stop` took
+        self._frames = 0  # since the last batch
+        self._pictures_waiting: deque[tuple[int, av.VideoFrame, float]] = deque()
         self._transport: Transport | None = None
         self._rate = 0
         self._intake: Intake | None = None
@@ -92,12 +94,15 @@ class Recording:
     @property
     def is_open(self) -> bool:
         """Whether it records now."""
-        return self.made and not self._wakes.closed
+        return self.made and not self._batches.closed
 
     def stop(self) -> None:
         """Record no more; the file is closed soon. Idempotent. The end of the call does the same."""
         self._detach()
-        self._wakes.end()
+        with self._lock:
+            if self._intake is not None and not self._batches.closed:
+                self._last = self._intake.take(self._now)
+            self._batches.end()
         self._attached.set()
 
     async def wait_closed(self) -> None:
@@ -109,7 +114,7 @@ class Recording:
     def attach(self, transport: Transport, rate: int) -> None:
         """Listen to `transport`, in place of the one before."""
         self._detach()
-        if self._wakes.closed:
+        if self._batches.closed:
             return
         if not self._rate:
             self._rate = min((known for known in OPUS_RATES if known >= rate), default=OPUS_RATES[-1])
@@ -144,28 +149,34 @@ class Recording:
         if intake is not None:
             now = self._clock()
             with self._lock:
-                if self._frames < BOUND:
-                    intake.heard(frame, now)
-                self._count()
+                intake.heard(frame, now)
+                self._count(intake)
 
     def left(self, due: PlayoutFrame, now: float) -> None:
         """Note a frame that has left."""
         intake = self._intake
         if intake is not None:
             with self._lock:
-                if self._frames < BOUND:
-                    intake.left(due, now)
-                self._count()
+                intake.left(due, now)
+                self._count(intake)
 
-    def _count(self) -> None:
-        """Count a frame, and wake the writer when there is enough to write."""
+    def _count(self, intake: Intake) -> None:
+        """Count a frame, and hand a batch to the writer when there is enough. The writer never holds this lock.
+
+        If it did, the thread of the media would wait for a thread that the system may have put aside.
+        """
         self._frames += 1
-        if not self._frames % WAKE:
-            self._wakes.put_nowait(None)
-        if self._frames > BOUND:
+        if self._frames >= WAKE:
+            self._hand_over(intake)
+
+    def _hand_over(self, intake: Intake) -> None:
+        frames, self._frames = self._frames, 0
+        try:
+            self._batches.put_nowait(intake.take())
+        except anyio.WouldBlock:
             if not self.dropped:
                 logger.error("%s: the disk is too slow for its recording; parts of it will be silent", self._name)
-            self.dropped += 1
+            self.dropped += frames
 
     def cleared(self, now: float, seconds: float) -> None:
         """Note that waiting audio was cleared."""
@@ -174,14 +185,12 @@ class Recording:
                 self._intake.cleared(now, seconds)
 
     def _shown(self, side: int, frame: av.VideoFrame) -> None:
-        transport = self._transport
-        if transport is not None:
-            with self._lock:
-                waiting = self._pictures_waiting
-                if len(waiting) < PICTURES:
-                    waiting.append((side, frame, transport.audio_out.now - self._start))
-            if len(waiting) >= PICTURES // 4:
-                self._wakes.put_nowait(None)
+        intake, waiting = self._intake, self._pictures_waiting
+        if intake is not None and len(waiting) < PICTURES:
+            waiting.append((side, frame, self._clock() - self._start))
+            if len(waiting) == PICTURES // 4:
+                with self._lock:
+                    self._hand_over(intake)
 
     # -- the writer
 
@@ -226,22 +235,18 @@ class Recording:
             self._closed.set()
 
     def _write_all(self, file: RecordFile) -> None:
-        intake, done = self._intake, False
-        assert intake is not None  # it was attached before  # noqa: S101
-        timeline = Timeline(self._rate, self._start)
+        timeline, pictures, done = Timeline(self._rate, self._start), self._pictures_waiting, False
         while not done:
             try:
-                self._wakes.take_sync()
+                block = timeline.place(self._batches.take_sync())
             except anyio.EndOfStream:
                 done = True
+                assert self._last is not None  # `stop` came before  # noqa: S101
+                block = timeline.finish(self._last)
             except anyio.ClosedResourceError:  # given up: the disk was too slow at the end
                 return
-            with self._lock:
-                taken = intake.take(self._now if done else None)
-                pictures, self._pictures_waiting, self._frames = self._pictures_waiting, [], 0
-            for picture in pictures:
-                file.show(*picture)
-            block = timeline.finish(taken) if done else timeline.place(taken)
+            while pictures:
+                file.show(*pictures.popleft())
             for begin in range(0, block.shape[1], self._rate):
                 file.write(block[:, begin : begin + self._rate])
 
@@ -263,7 +268,7 @@ class Recording:
     def abandon(self) -> None:
         """Take no more notes, and forget those that wait. From any thread; idempotent."""
         self._detach()
-        self._wakes.close()
+        self._batches.close()
 
     def close(self) -> None:
         """Nothing is written any more, or ever was: tell those who wait."""

@@ -46,6 +46,10 @@ NARROW: Final = 400_000
 """Bits per second below which the buffer of VP8's encoder is half a second instead of one. Key pictures are smaller
 then, and on a narrow path fewer pictures behind them are late."""
 
+LONGEST_STEP: Final = CLOCK_RATE // 10
+"""The longest time between two pictures that VP8's encoder is told. It gives a picture the bits of the time before it.
+On a narrow path, where most pictures are left out, it would make each one larger than the last, until none fits."""
+
 MAX_WAITING: Final = 60
 """Pictures that may wait for the decoder. More never get shown in time: a machine that slow skips to a key picture."""
 
@@ -179,6 +183,7 @@ class PictureEncoder(Vp8Encoder):
     def __init__(self, config: VideoConfig = VideoConfig(), rate: VideoRate | None = None) -> None:  # noqa: B008
         super().__init__()
         self._threads, self._bitrate = config.threads, Bitrate(rate or video_rate(config))
+        self._seen = self._told = 0
         self._reformatter = VideoReformatter()  # one for all: each frame would make one of its own
 
     @property
@@ -198,7 +203,15 @@ class PictureEncoder(Vp8Encoder):
         same_size = codec is not None and (frame.width, frame.height) == (codec.width, codec.height)
         if not (same_size and self._bitrate.fits(now)):
             self.codec = self._open(frame.width, frame.height, self._bitrate.open(now))
-        return super().encode(frame, force_keyframe)
+        pts, frame.pts, frame.time_base = frame.pts or 0, self._encoder_time(frame.pts or 0), _TIME_BASE
+        payloads, _ = super().encode(frame, force_keyframe)
+        return payloads, pts
+
+    def _encoder_time(self, pts: int) -> int:
+        """The time that the encoder is told; `pts` and the result in 1/90,000 s."""
+        self._told += max(1, min(pts - self._seen, LONGEST_STEP))
+        self._seen = pts
+        return self._told
 
     def _open(self, width: int, height: int, bitrate: int) -> VideoCodecContext:
         codec = av.CodecContext.create("libvpx", "w")

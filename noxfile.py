@@ -354,7 +354,7 @@ def strangers(session: nox.Session) -> None:
 def interop(session: nox.Session) -> None:
     """Foreign peers: a browser, other WebRTC stacks. Wants chromium, espeak-ng, coturn; skips what is missing."""
     _install(session, "all")
-    _pytest(session, "tests/interop")
+    _pytest(session, *(() if session.posargs else ("tests/interop",)))
 
 
 @nox.session

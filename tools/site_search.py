@@ -27,10 +27,11 @@ ANSWERS = {
     "fastrtc": "moving-from-fastrtc",
     "scale": "scale-out",
 }
-"""What people type, and the page that answers. It must be one of the first five pages: those with an equal count come by name."""
+"""What people type, and the page that answers."""
 
 
 SHOWN = 5
+"""It must be one of so many pages. Pages with an equal count come by name."""
 
 
 def read_index(site: Path) -> dict[str, Any]:

@@ -85,6 +85,7 @@ def tool(
 ) -> Any:
     """Make a `Tool` of an annotated function; also a decorator, with or without options.
 
+    >>> from typing import Annotated
     >>> @tool(policy="finish_and_speak")
     ... def book(table: int, name: Annotated[str, "who comes"], terrace: bool = False) -> str:
     ...     "Book a table."

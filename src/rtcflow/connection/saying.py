@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import anyio
 import numpy as np
@@ -94,9 +95,12 @@ class Saying:
         async def made() -> object:
             return item
 
+        async def in_thread(function: Callable[..., Any], *args: Any) -> Any:
+            return await self._connection.run_sync("say", partial(function, *args))
+
         with reply.scope:
             try:
-                await run_reply(reply, made, [], queue, partial(self._connection.run_sync, "say"))
+                await run_reply(reply, made, [], queue, in_thread)
                 await queue.put(Chunk(reply, last=True))
             except Exception as error:  # noqa: BLE001  handed to the caller of `say`
                 queue.fail(error)

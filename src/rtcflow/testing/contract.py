@@ -619,9 +619,9 @@ _AN_HOUR: Final = 3600.0
 )
 def _ends(handler: StreamHandlerBase, given: _CheckInput) -> None:
     early = [("cancelled", 0.0), ("peer leaves", 0.011)]
-    ways: list[tuple[BackendName, str, float]]
-    ways = [("trio", how, after) for how, after in itertools.product(_ENDS, (0.0, 0.011, 0.5))]
-    ways += [("asyncio", how, after) for how, after in [*early, *((how, 0.5) for how in _ENDS)]]
+    ways: list[tuple[BackendName, str, float]] = []
+    ways.extend(("trio", how, after) for how, after in itertools.product(_ENDS, (0.0, 0.011, 0.5)))
+    ways.extend(("asyncio", how, after) for how, after in [*early, *((how, 0.5) for how in _ENDS)])
     for backend, how, after in ways:
         before = set(threading.enumerate())
         # Some callers do not answer when they are asked for arguments.

@@ -155,7 +155,7 @@ class Resuming:
                     self._give_up()
                     return
                 else:
-                    with anyio.move_on_at(self._deadline):
+                    with anyio.CancelScope(deadline=self._deadline):
                         await self._changed.wait()
             await self._resume()
 
@@ -173,7 +173,7 @@ class Resuming:
         connection.transport.audio_out.close()
         reason = "" if self._end is None else f" ({self._end.reason})"
         logger.info("call %s is suspended%s", connection._name, reason)
-        with anyio.move_on_at(self._deadline) as limit:
+        with anyio.CancelScope(deadline=self._deadline) as limit:
             await connection.end_media(keep=True)
         if limit.cancelled_caught:
             self._give_up()

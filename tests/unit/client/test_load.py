@@ -124,7 +124,7 @@ async def test_a_load_for_real(monkeypatch: pytest.MonkeyPatch) -> None:
             answer = json.dumps({"sdp": transport.answer, "type": "answer"}).encode()
             return SimpleNamespace(content=answer, status_code=200)
 
-        monkeypatch.setattr("rtcflow.client.webrtc._request", request)
+        monkeypatch.setattr("rtcflow.client.webrtc.request", request)
         seen: list[load.LoadProgress] = []
         with anyio.fail_after(30):
             report = await run_load(

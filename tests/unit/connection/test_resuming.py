@@ -106,7 +106,7 @@ async def call(handler, *, resume=30.0, latency=Latency.BUFFERED, **options):
 async def hear(transport, seconds):
     """The values heard in so many seconds, each once in a row."""
     heard, until = [], anyio.current_time() + seconds
-    with anyio.move_on_at(until):
+    with anyio.CancelScope(deadline=until):
         while True:
             frame = await transport.audio_in.take()
             heard += [int(value) for value in frame.samples[0, ::48]]

@@ -17,7 +17,7 @@ import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from contextvars import ContextVar
-from types import CodeType, FrameType, FunctionType
+from types import CodeType, CoroutineType, FrameType, FunctionType
 from typing import Any, Final, TypeVar
 
 import anyio
@@ -115,7 +115,8 @@ class Watch:
 
     def _kept_open(self, *, swallowed: bool = False) -> str | None:
         """The handler's coroutines that have not ended; `swallowed` if they go round without end."""
-        objects: list[Any] = [thing for thing in gc.get_objects() if inspect.iscoroutine(thing)]
+        # Not `isinstance`: that asks a weak proxy for the class of what it stands for, which may be gone.
+        objects: list[Any] = [thing for thing in gc.get_objects() if type(thing) is CoroutineType]
         left = sorted({_place(one.cr_frame) for one in objects if one.cr_code in self._codes and one.cr_frame})
         if not left:
             return None

@@ -614,9 +614,11 @@ def _watched(handler: StreamHandlerBase) -> Iterator[None]:
         while not over.wait(0.5):
             if text := watch.found(ident):
                 watch.interrupt(ident, text)
-                if not over.wait(UNWIND):
-                    logger.critical("%s, and cannot be interrupted; run_call would go on without it", text)
-                return
+                if over.wait(UNWIND):
+                    return
+                logger.critical("%s, and cannot be interrupted; run_call would go on without it", text)
+                while not over.wait(UNWIND):  # the exception is lost if it strikes in a callback of the collector
+                    watch.interrupt(ident, text)
 
     watchdog = threading.Thread(target=look, name="rtcflow call watchdog", daemon=True)
     clock.watched = True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ import pytest
 
 from rtcflow import fastrtc
 from rtcflow.connection.connection import Connection, Timeouts
+from rtcflow.connection.handler_loop import HandlerLoop
 from rtcflow.fastrtc.reply_on_pause import AppState
 from rtcflow.frames import AudioFormat, AudioFrame
 from rtcflow.handlers import turns
@@ -328,6 +330,31 @@ async def test_speech_interrupts_a_reply_of_a_subclass(asynchronous):
         await hear(theirs, 4000)
     if not asynchronous:
         assert closed.is_set()
+
+
+async def test_an_async_reply_of_a_subclass_may_end_before_it_is_asked_for(monkeypatch):
+    """The loop may be faster than the thread that asks for the next item; the end of a reply is no error then."""
+    create_task = HandlerLoop.create_task
+
+    def slowly(self, coroutine, **settings):
+        task = create_task(self, coroutine, **settings)
+        if not self.runs_in_this_thread():
+            for _ in range(1000):
+                if task.done():
+                    break
+                time.sleep(0.001)
+        return task
+
+    monkeypatch.setattr(HandlerLoop, "create_task", slowly)
+
+    async def once(audio):
+        yield sound()
+
+    async with call(Mine(once)) as (connection, theirs):
+        for _ in range(2):
+            say(theirs, 5000, 5000, 0)
+            await hear(theirs, 1000, least=1)
+        assert connection.end is None
 
 
 async def test_what_a_reply_of_a_subclass_raises_ends_the_call():

@@ -101,17 +101,23 @@ def test_a_call_ends_in_every_order(backend):
             return Tone()
 
     async def scenario():
-        async with rtcflow.testing.open_caller(Tone()) as caller:
-            await caller.wait(0.05)
-            async with anyio.create_task_group() as group:
-                group.start_soon(caller.hang_up)
-                group.start_soon(_close, caller.connection)
-                caller.handler.clear_queue()
-            record = caller.record()
-        assert record.error is None
-        assert record.end.cause in {rtcflow.EndCause.PEER_LEFT, rtcflow.EndCause.CLOSED}
+        await _end_from_both_sides(Tone())
 
     explore(scenario, seeds=range(12), backends=[backend])
+
+
+async def _end_from_both_sides(handler):
+    """A call that its caller and its server end while its queue is cleared; the record of it."""
+    async with rtcflow.testing.open_caller(handler) as caller:
+        await caller.wait(0.05)
+        async with anyio.create_task_group() as group:
+            group.start_soon(caller.hang_up)
+            group.start_soon(_close, caller.connection)
+            caller.handler.clear_queue()
+        record = caller.record()
+    assert record.error is None
+    assert record.end.cause in {rtcflow.EndCause.PEER_LEFT, rtcflow.EndCause.CLOSED}
+    return record
 
 
 async def _close(connection):
@@ -336,16 +342,8 @@ def test_a_call_with_threads_ends_in_every_order(backend):
             return Echo()
 
     async def scenario():
-        async with rtcflow.testing.open_caller(Echo()) as caller:
-            await caller.wait(0.05)
-            async with anyio.create_task_group() as group:
-                group.start_soon(caller.hang_up)
-                group.start_soon(_close, caller.connection)
-                caller.handler.clear_queue()
-            record = caller.record()
-        assert record.error is None
+        record = await _end_from_both_sides(Echo())
         assert record.statistics.threads_abandoned == 0
-        assert record.end.cause in {rtcflow.EndCause.PEER_LEFT, rtcflow.EndCause.CLOSED}
 
     modules = [flow, player, threads, media_loops, connection]
     explore(scenario, seeds=range(6), backends=[backend], threads=modules)

@@ -7,8 +7,11 @@ and no error is lost. Results travel in `Future`, a `concurrent.futures.Future` 
 Where an exception goes. When a task made here raises, its done callbacks are called first. Then there are two cases:
 
 - Somebody takes the exception: a task that awaits it, a thread that waits in `result()`, or a callback that asked for
-  `exception()` or `result()`. `run_coroutine_threadsafe` hands it to the future it returned in this last way.
+  `exception()` or `result()`. `asyncio.run_coroutine_threadsafe` hands it to the future it returned in this last way.
 - Nobody takes it. Then it ends the connection at once, as the exception of any child of a task group does.
+
+A thread may be too late: the task has raised before the thread asks for its result. Nobody can know then that a thread
+is about to ask. So the loop's own `run_coroutine_threadsafe` says so before the task starts.
 
 Nobody can take the exception of a callback of `call_soon`, `call_later` or `call_at`. It always ends the connection.
 """
@@ -21,7 +24,7 @@ import inspect
 import logging
 import threading
 from collections.abc import Callable, Coroutine, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, NoReturn, Protocol, TypeVar, cast
 
@@ -107,8 +110,8 @@ class Future(concurrent.futures.Future[T]):
         self._lock = threading.Lock()
         self._callbacks: list[tuple[Callable[[Any], object], contextvars.Context]] = []
         self._told = False
-        self._waiting = 0  # who awaits it, or waits in result()
-        self._retrieved = False
+        self._waiting = 0  # tasks that await it, and threads that wait in result() or exception()
+        self._taken = False  # somebody has its exception, or is sure to ask for it
         super().add_done_callback(cast("Callable[[Any], object]", Future._tell))
 
     def get_loop(self) -> HandlerLoop:
@@ -127,13 +130,13 @@ class Future(concurrent.futures.Future[T]):
             concurrent.futures.CancelledError: It was cancelled.
             TimeoutError: It was not done within `timeout` seconds.
         """
-        with _Waiting(self):
-            return super().result(timeout)
+        self._wait_in_thread(timeout)
+        return super().result(0)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Its exception or None; raises and waits as `result` does."""
-        with _Waiting(self):
-            return super().exception(timeout)
+        self._wait_in_thread(timeout)
+        return super().exception(0)
 
     def add_done_callback(self, fn: Callable[[Any], object], *, context: contextvars.Context | None = None) -> None:
         """Have ``fn(self)`` called in the loop's thread when it is done; soon, if it is done already."""
@@ -166,43 +169,53 @@ class Future(concurrent.futures.Future[T]):
                 call()
 
     def __await__(self) -> Generator[Any, Any, T]:
-        yield from (anyio.lowlevel.checkpoint() if self.done() else self._wait()).__await__()
-        self._retrieved = True
+        yield from self._wait().__await__()
         if self.cancelled():
             raise self._loop._cancelled_error()
         return super().result(0)
 
     async def _wait(self) -> None:
         done = Event()
-        super().add_done_callback(lambda _: done.set())
-        with self._lock:
-            self._waiting += 1
+        if self._ask():
+            await anyio.lowlevel.checkpoint()
+            return
         try:
+            super().add_done_callback(lambda _: done.set())
             await done.wait()
         except anyio.get_cancelled_exc_class():
             self.cancel()
             raise
         finally:
-            with self._lock:
-                self._waiting -= 1
+            self._stop_asking()
 
-
-class _Waiting:
-    """Somebody asks for a future's result."""
-
-    def __init__(self, future: Future[Any]) -> None:
-        self._future = future
-
-    def __enter__(self) -> None:
-        if not self._future.done() and self._future._loop.runs_in_this_thread():
+    def _wait_in_thread(self, timeout: float | None) -> None:
+        if not self.done() and self._loop.runs_in_this_thread():
             raise concurrent.futures.InvalidStateError("not done yet; to wait for it here, write: await future")
-        with self._future._lock:
-            self._future._waiting += 1
-        self._future._retrieved = self._future.done()
+        if self._ask():
+            return
+        try:
+            with suppress(TimeoutError, concurrent.futures.CancelledError):
+                super().exception(timeout)
+        finally:
+            done = self._stop_asking()
+        if not done:
+            raise TimeoutError
 
-    def __exit__(self, *_: object) -> None:
-        with self._future._lock:
-            self._future._waiting -= 1
+    def _ask(self) -> bool:
+        """Whether it is done, which takes its exception; otherwise the caller counts as waiting."""
+        with self._lock:
+            done = self.done()
+            self._taken |= done
+            self._waiting += not done
+        return done
+
+    def _stop_asking(self) -> bool:
+        """The caller no longer waits. Whether it is done, which takes its exception."""
+        with self._lock:
+            done = self.done()
+            self._taken |= done
+            self._waiting -= 1
+        return done
 
 
 class Task(Future[T]):
@@ -214,8 +227,11 @@ class Task(Future[T]):
         coroutine: Coroutine[Any, Any, T],
         name: str | None,
         context: contextvars.Context | None,
+        *,
+        taken: bool,
     ) -> None:
         super().__init__(loop)
+        self._taken = taken
         self._coroutine, self._context = coroutine, context
         self._name: str = name or str(getattr(coroutine, "__qualname__", "a coroutine"))
         self._scope: anyio.CancelScope | None = None
@@ -287,9 +303,10 @@ class Task(Future[T]):
 
     def _settle(self, error: BaseException) -> None:
         """Deliver `error`, or raise it into the task group: see the module's text."""
-        had_waiters = self._waiting > 0
         self.set_exception(error)
-        if not (had_waiters or self._retrieved) or not isinstance(error, Exception):
+        with self._lock:
+            taken = self._taken or self._waiting > 0
+        if not taken or not isinstance(error, Exception):
             raise error
 
 
@@ -394,6 +411,9 @@ class HandlerLoop:
     ) -> Task[T]:
         """Run a coroutine in the connection's task group.
 
+        An exception ends the connection, unless something waits for the task by then. In another thread than the
+        loop's, use `run_coroutine_threadsafe` if you want the result.
+
         Args:
             coro: The coroutine.
             name: The name of the task; by default that of its function.
@@ -405,7 +425,31 @@ class HandlerLoop:
         """
         if not inspect.iscoroutine(coro):
             raise TypeError(f"create_task needs a coroutine, as in create_task(work()), not {coro!r}")
-        task = Task(self, coro, name, context)
+        return self._begin(Task(self, coro, name, context, taken=False))
+
+    def run_coroutine_threadsafe(self, coro: Coroutine[Any, Any, T], *, name: str | None = None) -> Task[T]:
+        """Run a coroutine for a thread: ``run_coroutine_threadsafe(work()).result()`` waits and returns its result.
+
+        Like `asyncio.run_coroutine_threadsafe`, without asyncio. The task runs in the connection's task group. It is
+        cancelled when the connection ends. `result` then raises `concurrent.futures.CancelledError`.
+
+        What the coroutine raises is the caller's, and does not end the connection, however early it comes. So ask for
+        the result: nothing else reports an exception.
+
+        Args:
+            coro: The coroutine.
+            name: The name of the task; by default that of its function.
+
+        Raises:
+            TypeError: `coro` is not a coroutine.
+        """
+        if not inspect.iscoroutine(coro):
+            raise TypeError(
+                f"run_coroutine_threadsafe needs a coroutine, as in run_coroutine_threadsafe(work()), not {coro!r}"
+            )
+        return self._begin(Task(self, coro, name, None, taken=True))
+
+    def _begin(self, task: Task[T]) -> Task[T]:
         caller = self._caller_context()
         with self._lock:
             if not (closed := self._closed):
@@ -500,7 +544,7 @@ class HandlerLoop:
             future.close()
         raise RuntimeError(
             "this event loop runs already; write: await coroutine, or in a worker thread "
-            "asyncio.run_coroutine_threadsafe(coroutine, handler.loop).result()"
+            "handler.loop.run_coroutine_threadsafe(coroutine).result()"
         )
 
     def run_forever(self) -> NoReturn:

@@ -348,18 +348,8 @@ class ReplyOnPause(StreamHandler):
     def _next(self, generator: Any) -> Any:
         if not hasattr(generator, "__anext__"):
             return next(generator)
-        self._step = self.loop.create_task(self._iterate(generator))
-        error, item = self._step.result()
-        if error is not None:
-            raise error
-        return item
-
-    async def _iterate(self, generator: Any) -> tuple[Exception | None, Any]:
-        """What `async_iterate` raised or returned: a task that raises before its result is asked for ends the call."""
-        try:
-            return None, await self.async_iterate(generator)
-        except Exception as error:  # noqa: BLE001  raised in the thread that asks for the result
-            return error, None
+        self._step = self.loop.run_coroutine_threadsafe(self.async_iterate(generator))
+        return self._step.result()
 
     async def async_iterate(self, generator: Any) -> Any:
         """The next item of an async generator."""

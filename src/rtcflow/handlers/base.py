@@ -341,7 +341,7 @@ class StreamHandlerBase(ABC):  # noqa: B024  the abstract methods are async or n
         loop = self._bound("say_sync()").loop
         if loop.runs_in_this_thread():
             raise RuntimeError("say_sync would block the event loop; here, write: await self.say(item)")
-        heard: Heard = loop.create_task(self.say(item, **options)).result()
+        heard: Heard = loop.run_coroutine_threadsafe(self.say(item, **options)).result()
         return heard
 
     def reply(self, text: str, /) -> Any:

@@ -17,7 +17,7 @@ import anyio.to_thread
 import pytest
 
 from rtcflow._core.bridge import Event
-from rtcflow.connection.handler_loop import HandlerLoop
+from rtcflow.connection.handler_loop import HandlerLoop, Task
 from rtcflow.context import Context, get_current_context, reset_current_context, set_current_context
 
 pytestmark = pytest.mark.anyio
@@ -75,6 +75,10 @@ async def fail() -> None:
     raise ZeroDivisionError("as it is")
 
 
+async def fail_at_once() -> None:
+    raise ZeroDivisionError("as it is")
+
+
 # -- run_coroutine_threadsafe, the way sync handlers go
 
 
@@ -87,12 +91,89 @@ async def test_run_coroutine_threadsafe_gives_the_result(run: Any) -> None:
 
 
 @other_threads
-async def test_run_coroutine_threadsafe_delivers_the_exception_and_nothing_ends(run: Any) -> None:
-    """Who asks for the result gets the exception, and only he: the task group lives on."""
+@pytest.mark.parametrize("coroutine", [fail, fail_at_once])
+async def test_run_coroutine_threadsafe_delivers_the_exception_and_nothing_ends(run: Any, coroutine: Any) -> None:
+    """The caller that asks for the result gets the exception, and nobody else: the task group lives on."""
     async with open_loop() as loop:
         with pytest.raises(ZeroDivisionError, match="as it is"):
-            await run(lambda: asyncio.run_coroutine_threadsafe(fail(), loop).result(5))
+            await run(lambda: asyncio.run_coroutine_threadsafe(coroutine(), loop).result(5))
         assert await loop.create_task(double(1)) == 2
+
+
+def settled(task: Any) -> bool:
+    """Wait in a thread until the loop has finished with a task: its error is in the task group, or is not."""
+    done = threading.Event()
+    task.add_done_callback(lambda _: task.get_loop().call_soon(done.set))
+    return done.wait(5)
+
+
+@other_threads
+@pytest.mark.parametrize("coroutine", [fail, fail_at_once])
+async def test_the_loops_own_run_coroutine_threadsafe_delivers_an_exception_that_comes_first(
+    run: Any, coroutine: Any
+) -> None:
+    """The loop may be faster than the thread that asks: the exception is still the thread's alone."""
+    async with open_loop() as loop:
+
+        def ask() -> None:
+            task = loop.run_coroutine_threadsafe(coroutine(), name="asked")
+            assert settled(task)
+            assert task.get_name() == "asked"
+            task.result()
+
+        with pytest.raises(ZeroDivisionError, match="as it is"):
+            await run(ask)
+        assert await run(lambda: loop.run_coroutine_threadsafe(double(21)).result(5)) == 42
+
+
+async def test_an_exception_that_comes_as_a_thread_begins_to_ask_is_the_threads_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The loop decides whose the exception is when it is there, and not a moment before."""
+    asked: list[threading.Thread] = []
+    raised: list[BaseException] = []
+    set_exception = Task.set_exception
+
+    def ask(task: Any) -> None:
+        try:
+            task.result()
+        except ZeroDivisionError as error:
+            raised.append(error)
+
+    def slowly(self: Any, error: BaseException) -> None:
+        thread = threading.Thread(target=ask, args=(self,))
+        thread.start()
+        asked.append(thread)
+        while not self._waiting:
+            time.sleep(0)
+        set_exception(self, error)
+
+    monkeypatch.setattr(Task, "set_exception", slowly)
+    async with open_loop() as loop:
+        task = loop.create_task(fail())
+        while not task.done():
+            await anyio.sleep(0)
+        await double(1)
+    for thread in asked:
+        await anyio.to_thread.run_sync(thread.join)
+    assert [type(error) for error in raised] == [ZeroDivisionError]
+
+
+async def test_an_exception_that_a_thread_no_longer_waits_for_ends_the_connection() -> None:
+    """`result(timeout)` that has timed out has not taken it."""
+    go_on = anyio.Event()
+
+    async def later() -> None:
+        await go_on.wait()
+        raise ZeroDivisionError
+
+    with pytest.RaisesGroup(ZeroDivisionError):
+        async with open_loop() as loop:
+            task = loop.create_task(later())
+            with pytest.raises(TimeoutError):
+                await in_worker(lambda: task.result(0))
+            go_on.set()
+            await anyio.sleep_forever()
 
 
 async def test_cancelling_the_future_of_another_thread_cancels_the_coroutine() -> None:
@@ -276,6 +357,8 @@ async def test_what_is_no_coroutine_is_refused() -> None:
     async with open_loop() as loop:
         with pytest.raises(TypeError, match=r"create_task\(work\(\)\)"):
             loop.create_task(double)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match=r"run_coroutine_threadsafe\(work\(\)\)"):
+            loop.run_coroutine_threadsafe(double)  # type: ignore[arg-type]
 
 
 async def test_tasks_after_the_end_come_cancelled() -> None:

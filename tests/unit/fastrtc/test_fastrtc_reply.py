@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -16,7 +15,7 @@ import pytest
 
 from rtcflow import fastrtc
 from rtcflow.connection.connection import Connection, Timeouts
-from rtcflow.connection.handler_loop import HandlerLoop
+from rtcflow.connection.handler_loop import Task
 from rtcflow.fastrtc.reply_on_pause import AppState
 from rtcflow.frames import AudioFormat, AudioFrame
 from rtcflow.handlers import turns
@@ -334,18 +333,15 @@ async def test_speech_interrupts_a_reply_of_a_subclass(asynchronous):
 
 async def test_an_async_reply_of_a_subclass_may_end_before_it_is_asked_for(monkeypatch):
     """The loop may be faster than the thread that asks for the next item; the end of a reply is no error then."""
-    create_task = HandlerLoop.create_task
+    result = Task.result
 
-    def slowly(self, coroutine, **settings):
-        task = create_task(self, coroutine, **settings)
-        if not self.runs_in_this_thread():
-            for _ in range(1000):
-                if task.done():
-                    break
-                time.sleep(0.001)
-        return task
+    def late(task, timeout=None):
+        settled = threading.Event()
+        task.add_done_callback(lambda _: task.get_loop().call_soon(settled.set))
+        assert settled.wait(5)
+        return result(task, timeout)
 
-    monkeypatch.setattr(HandlerLoop, "create_task", slowly)
+    monkeypatch.setattr(Task, "result", late)
 
     async def once(audio):
         yield sound()

@@ -21,9 +21,9 @@ import numpy as np
 import pytest
 
 from rtcflow.connection import run_connection
-from rtcflow.connection.handler_loop import HandlerLoop
+from rtcflow.connection.handler_loop import HandlerLoop, Task
 from rtcflow.context import Context
-from rtcflow.exceptions import HandlerError
+from rtcflow.exceptions import HandlerError, MediaError
 from rtcflow.handlers.base import (
     AsyncAudioVideoStreamHandler,
     AsyncStreamHandler,
@@ -669,6 +669,30 @@ async def test_handlers_run_coroutines_from_worker_threads() -> None:
             lambda: asyncio.run_coroutine_threadsafe(double(21), handler.loop).result(5)
         )
     assert result == 42
+
+
+@pytest.mark.anyio
+async def test_say_sync_raises_in_its_thread_what_say_raises_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loop may be faster than the thread that asks for the result: the call goes on all the same."""
+    result = Task.result
+
+    def late(task: Task[Any], timeout: float | None = None) -> Any:
+        """`result`, once the loop has finished with the task."""
+        finished = threading.Event()
+        task.add_done_callback(lambda _: task.get_loop().call_soon(finished.set))
+        assert finished.wait(5)
+        return result(task, timeout)
+
+    class Broken(Sync):
+        async def say(self, item: object) -> Any:
+            raise MediaError(f"cannot say {item}")
+
+    monkeypatch.setattr(Task, "result", late)
+    handler = Broken()
+    async with bound(handler) as connection:
+        with pytest.raises(MediaError, match="cannot say 7"):
+            await anyio.to_thread.run_sync(handler.say_sync, 7)
+        assert connection.loop.is_running()
 
 
 def test_every_name_of_the_reference_is_there() -> None:

@@ -29,7 +29,7 @@ from rich.table import Table
 
 from ._core.installed import check_versions
 from ._version import __version__
-from .ends import sole_error
+from .ends import errors_in
 from .exceptions import ClusterError
 from .logs import CallFilter, JsonFormatter, TextFormatter
 
@@ -365,10 +365,10 @@ def _serve_with_workers(
 
 
 def _fail_cluster(group: BaseExceptionGroup[BaseException]) -> NoReturn:
-    """One clear line if all of the errors is that a cluster cannot be joined; otherwise the errors as they are."""
-    error = sole_error(group)
-    if isinstance(error, ClusterError):
-        _fail(str(error))
+    """One clear line if all of the errors say that a cluster cannot be joined; otherwise the errors as they are."""
+    errors = errors_in(group)
+    if all(isinstance(error, ClusterError) for error in errors):
+        _fail("; ".join(dict.fromkeys(map(str, errors))))
     raise group
 
 

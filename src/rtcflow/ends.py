@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-__all__ = ["End", "EndCause", "Timeouts", "describe_error", "in_words", "shorten", "sole_error"]
+__all__ = ["End", "EndCause", "Timeouts", "describe_error", "errors_in", "in_words", "shorten", "sole_error"]
 
 LONGEST_TEXT = 2000
 """The most characters of an exception or a reason that are passed on. Messages of libraries are shorter, and a message
@@ -91,8 +91,15 @@ def in_words(what: str, error: BaseException) -> str:
 
 
 def sole_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The one error in a (nested) group, or the group if there are several."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error
+    """The one error in the group of a task group, as it was raised; or the group itself if there are several.
+
+    Only this one group is taken off. A group inside it was raised by an application, and stays as it is.
+    """
+    return group.exceptions[0] if len(group.exceptions) == 1 else group
+
+
+def errors_in(error: BaseException) -> list[BaseException]:
+    """Every single error in a group, however deep; or the error itself if it is no group."""
+    if not isinstance(error, BaseExceptionGroup):
+        return [error]
+    return [found for inner in error.exceptions for found in errors_in(inner)]

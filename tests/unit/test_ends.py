@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rtcflow.ends import LONGEST_TEXT, describe_error
+from rtcflow.ends import LONGEST_TEXT, describe_error, errors_in, sole_error
 
 
 class Mute(Exception):
@@ -30,3 +30,13 @@ def test_a_long_text_is_cut():
 def test_an_error_without_a_text_is_its_type():
     """As in a traceback."""
     assert describe_error(ValueError()) == "ValueError"
+
+
+def test_only_the_outer_group_is_taken_off():
+    """That is the group of our own task group. A group inside it is the application's."""
+    mine = ExceptionGroup("mine", [ValueError("one")])
+    assert sole_error(ExceptionGroup("", [mine])) is mine
+    several = ExceptionGroup("", [mine, KeyError("two")])
+    assert sole_error(several) is several
+    assert list(map(repr, errors_in(several))) == ["ValueError('one')", "KeyError('two')"]
+    assert errors_in(mine.exceptions[0]) == [mine.exceptions[0]]

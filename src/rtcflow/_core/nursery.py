@@ -24,6 +24,7 @@ import anyio
 import anyio.abc
 import anyio.lowlevel
 
+from ..ends import errors_in
 from .guard import beside_cancellation
 from .native import keep_count
 
@@ -99,10 +100,8 @@ class Nursery:
         """
         disorder, others = errors.split(RuntimeError)
         if disorder is not None:
-            error: BaseException = disorder
-            while isinstance(error, BaseExceptionGroup):
-                error = error.exceptions[0]
-            await self._failed(error)
+            for error in errors_in(disorder):
+                await self._failed(error)
         if others is not None:
             raise others
 

@@ -26,6 +26,7 @@ from .._core.link import LinkEnd
 from .._core.native import task_group
 from .._core.player import Player
 from ..abc import MediaOffer, TransportStatistics
+from ..ends import sole_error
 from ..exceptions import MediaError, NegotiationError, RemoteProtocolError
 from ..frames import AudioFormat
 from ..media.codecs import make_coder
@@ -59,7 +60,7 @@ from ..protocol.signalling import parse_reply
 from ..protocol.telephone import carrier_codec
 from ..protocol.websocket import WebSocketCodec, Wish
 from ..transports.linked import LinkTransport
-from .websocket import ClientSocket, Goodbye, open_dialer, sole
+from .websocket import ClientSocket, Goodbye, open_dialer
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -546,7 +547,7 @@ async def join_line(
                     await transport.aclose()
             tasks.cancel_scope.cancel()
     except BaseExceptionGroup as group:
-        failure = sole(group)
+        failure = sole_error(group)
     if failure is not None:
         raise failure  # what the block raised, as it was
 

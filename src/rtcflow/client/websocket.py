@@ -11,6 +11,7 @@ import anyio
 
 from .._core.installed import import_extra
 from .._core.native import task_group
+from ..ends import sole_error
 from ..exceptions import NegotiationTimeout
 from ..protocol.lines import Message
 from .webrtc import read_headers
@@ -18,7 +19,7 @@ from .webrtc import read_headers
 if TYPE_CHECKING:
     import httpx2.websockets
 
-__all__ = ["ClientSocket", "Goodbye", "UpgradeRefused", "open_dialer", "open_websocket", "sole"]
+__all__ = ["ClientSocket", "Goodbye", "UpgradeRefused", "open_dialer", "open_websocket"]
 
 MAX_MESSAGE: Final = 1 << 20
 """Bytes of one message of the server."""
@@ -153,7 +154,7 @@ async def open_dialer(
             yield dial
             tasks.cancel_scope.cancel()
     except BaseExceptionGroup as group:
-        failure = sole(group)
+        failure = sole_error(group)
     if failure is not None:
         raise failure  # what the block raised, as it was
 
@@ -195,14 +196,6 @@ async def _keep_session(
         raise ValueError(f"{url!r} is not the URL of a WebSocket: {error}") from None
     except httpx2.TransportError as error:
         raise ConnectionError(f"nobody answers at {url}: {str(error) or type(error).__name__}") from error
-
-
-def sole(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The one exception in `group`, or the innermost group of several."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error
 
 
 def _import_httpx2() -> Any:

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import anyio
 
+from ..ends import errors_in
 from ..transports.line_socket import LineLimits
 
 if TYPE_CHECKING:
@@ -118,7 +119,8 @@ def _guard(server: Any) -> Any:
                 whole = error if isinstance(error, BaseExceptionGroup) else BaseExceptionGroup("", [error])
                 passing, failed = whole.split((anyio.get_cancelled_exc_class(), KeyboardInterrupt))
                 if failed is not None:
-                    logger.warning("a connection ended: the HTTP server failed on what it sent: %r", _first(failed))
+                    why = ", ".join(map(repr, errors_in(failed)))
+                    logger.warning("a connection ended: the HTTP server failed on what it sent: %s", why)
                     logger.debug("the whole error", exc_info=failed)
                 # Under asyncio this is all that the task does. Its cancellation at the server's end ends here, since
                 # asyncio.streams reports a cancelled task as an error (Python 3.11).
@@ -167,10 +169,3 @@ def _decline(extension: Any) -> Any:
             """Decline what the client offers."""
 
     return Declined
-
-
-def _first(group: BaseException) -> BaseException:
-    """The first error in a group of errors."""
-    while isinstance(group, BaseExceptionGroup):
-        group = group.exceptions[0]
-    return group

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Final
 
 from .._core.flow import FlowStatistics
 from .._core.player import MOST_WAITING
 from .._core.threads import INTERRUPT_GRACE, SETTLE
 from ..connection.connection import Connection
-from ..ends import EndCause, Timeouts
+from ..ends import EndCause, Timeouts, errors_in
 from ..handlers.base import AsyncStreamHandler
 from ..stream import Stream
 from ._life import Call
@@ -84,7 +84,7 @@ def one_reason_for_the_end(call: Call, expected: Errors) -> None:
     first = call.journal.first_causes()
     seen = any(cause.cause is EndCause.HANDLER_RAISED for cause in first)
     if end.cause is EndCause.HANDLER_RAISED and not (seen and any(cause.injected for cause in first)):
-        own = [error for error in _leaves(end.error) if not isinstance(error, InjectedError)]
+        own = [error for error in (errors_in(end.error) if end.error else []) if not isinstance(error, InjectedError)]
         for error in own:
             if not isinstance(error, expected):
                 raise AssertionError(f"the handler raised by itself: {error!r}") from error
@@ -166,14 +166,6 @@ def _connection(call: Call) -> Connection:
 
 def threads() -> set[threading.Thread]:
     return {thread for thread in threading.enumerate() if not thread.name.startswith(POOLS)}
-
-
-def _leaves(error: BaseException | None) -> Iterator[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            yield from _leaves(inner)
-    elif error is not None:
-        yield error
 
 
 def _check_flow(name: str, figures: FlowStatistics) -> None:

@@ -24,7 +24,7 @@ import numpy as np
 
 from .._core.flow import FlowStatistics
 from ..abc import Transport
-from ..ends import sole_error
+from ..ends import errors_in
 from ..frames import AudioFormat, AudioFrame
 from . import signals
 
@@ -83,7 +83,8 @@ def _sentence(text: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
                     async with make_pair() as (ours, theirs):
                         await check(ours, theirs)
             except BaseExceptionGroup as group:  # of a check's own tasks
-                raise sole_error(group) from None
+                errors = errors_in(group)
+                raise (errors[0] if len(errors) == 1 else group) from None
 
         TRANSPORT_CHECKS[text] = opened
         return check

@@ -26,6 +26,7 @@ from .._core.link import LinkEnd
 from .._core.native import task_group
 from .._core.player import Player
 from ..abc import MediaOffer, TransportStatistics
+from ..ends import sole_error
 from ..exceptions import MediaError, NegotiationTimeout, RemoteProtocolError
 from ..frames import FRAME_SECONDS, AudioFormat, AudioFrame
 from ..media.codecs import Coder, make_coder
@@ -477,7 +478,7 @@ async def open_line(
                     await transport.aclose()
             tasks.cancel_scope.cancel()
     except BaseExceptionGroup as group:
-        failure = group.exceptions[0] if len(group.exceptions) == 1 else group
+        failure = sole_error(group)
     if failure is not None:
         raise failure  # what the block raised, as it was
 

@@ -18,6 +18,8 @@ from rtcflow.ends import EndCause, Timeouts
 from rtcflow.frames import AudioFormat
 from rtcflow.handlers.base import AsyncStreamHandler, StreamHandler
 from rtcflow.protocol import messages
+from rtcflow.stream import Stream
+from rtcflow.testing import open_caller
 from rtcflow.transports.memory import memory_pair
 
 pytestmark = pytest.mark.anyio
@@ -247,6 +249,21 @@ async def test_a_task_group_that_stays_open_is_an_error_that_says_what_to_write(
     assert connection.end.cause is EndCause.HANDLER_RAISED
     assert "must be opened and closed within one method" in connection.end.reason
     await anyio.sleep(0)
+
+
+@pytest.mark.parametrize(
+    "open_block",
+    [memory_pair, lambda: Stream(Quiet()).running(), lambda: open_caller(Quiet())],
+    ids=["memory_pair", "running", "open_caller"],
+)
+@pytest.mark.parametrize("number", [1, 2])
+async def test_a_group_that_a_block_raises_arrives_as_it_is(open_block, number):
+    """The task groups behind these blocks add no group of their own, and take none away."""
+    mine = ExceptionGroup("mine", [ValueError(each) for each in range(number)])
+    with pytest.raises(ExceptionGroup) as raised:
+        async with open_block():
+            raise mine
+    assert raised.value is mine
 
 
 async def test_a_sync_method_asks_whether_the_call_is_running():

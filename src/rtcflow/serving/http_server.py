@@ -125,7 +125,7 @@ def _guard(server: Any) -> Any:
                 # Under asyncio this is all that the task does. Its cancellation at the server's end ends here, since
                 # asyncio.streams reports a cancelled task as an error (Python 3.11).
                 if passing is not None and (self._is_trio or passing.subgroup(KeyboardInterrupt)):
-                    raise _first(passing) from None
+                    raise errors_in(passing)[0] from None
 
         context: Any
 

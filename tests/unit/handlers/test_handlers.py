@@ -23,7 +23,7 @@ import pytest
 from rtcflow.connection import run_connection
 from rtcflow.connection.handler_loop import HandlerLoop, Task
 from rtcflow.context import Context
-from rtcflow.exceptions import HandlerError, MediaError
+from rtcflow.exceptions import HandlerError
 from rtcflow.handlers.base import (
     AsyncAudioVideoStreamHandler,
     AsyncStreamHandler,
@@ -685,12 +685,12 @@ async def test_say_sync_raises_in_its_thread_what_say_raises_at_once(monkeypatch
 
     class Broken(Sync):
         async def say(self, item: object) -> Any:
-            raise MediaError(f"cannot say {item}")
+            raise ValueError(f"cannot say {item}")
 
     monkeypatch.setattr(Task, "result", late)
     handler = Broken()
     async with bound(handler) as connection:
-        with pytest.raises(MediaError, match="cannot say 7"):
+        with pytest.raises(ValueError, match="cannot say 7"):
             await anyio.to_thread.run_sync(handler.say_sync, 7)
         assert connection.loop.is_running()
 

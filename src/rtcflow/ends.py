@@ -99,7 +99,7 @@ def sole_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
 
 
 def errors_in(error: BaseException) -> list[BaseException]:
-    """Every single error in a group, however deep; or the error itself if it is no group."""
+    """Every single error in a group, however deep. An error that is not a group comes alone."""
     if not isinstance(error, BaseExceptionGroup):
         return [error]
     return [found for inner in error.exceptions for found in errors_in(inner)]

@@ -16,6 +16,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import av
 import numpy as np
 from numpy.typing import NDArray
@@ -220,6 +221,7 @@ async def wait_for_item(queue: Any, timeout: float = 0.1) -> Any:
         raise TypeError(
             f"wait_for_item needs an asyncio.Queue or an anyio or trio stream to receive from, not {queue!r}"
         )
+    await anyio.lowlevel.checkpoint()  # `asyncio.Queue.get` does not let others run if an item is there
     with anyio.move_on_after(timeout):
         return await take()
     return None

@@ -154,7 +154,10 @@ BY_TOOLS = (
                 "if self._connected is not None:  # otherwise",
             ),
         ),
-        _lived("AsyncEcho-trio"),
+        (
+            "tests/unit/connection/test_connection.py::"
+            "test_a_handler_whose_caller_is_gone_before_the_call_is_up_is_shut_down",
+        ),
         kind=4,
     ),
     Mutant(

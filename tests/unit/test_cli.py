@@ -230,6 +230,7 @@ class Refusing(rtcflow.AsyncStreamHandler):
         pass
 
     async def emit(self):
+        await self.send_message("begun")
         await anyio.sleep_forever()
 
 stream = rtcflow.Stream(Refusing(), concurrency_limit=2, timeouts=rtcflow.Timeouts(shutdown=0.2, close=0.5))
@@ -241,7 +242,8 @@ async def call_twice(url: str) -> None:
     async with connect(url) as call, call_by_websocket(url.replace("http", "ws")) as line:
         for each in (call, line):
             each.start(rtcflow.AudioFormat(48000), rtcflow.AudioFormat(48000))
-            await each.wait_connected()
+            while "begun" not in await each.messages_in.take():  # `start_up` runs, and refuses to be cancelled
+                pass
 
 
 @pytest.mark.slow

@@ -142,11 +142,16 @@ class Player:
             return True
 
     async def wait_for_room(self) -> None:
-        """Wait until less than `most_waiting` seconds of audio are queued. Safe to cancel.
+        """Wait until less than `most_waiting` seconds of audio are queued. Always a checkpoint. Safe to cancel.
 
         Raises:
             anyio.ClosedResourceError: `end` or `close` was called.
         """
+        await anyio.lowlevel.checkpoint()
+        await self.wait_for_room_in_a_row()
+
+    async def wait_for_room_in_a_row(self) -> None:
+        """`wait_for_room` for loops that let others run by themselves: a checkpoint only if it waits."""
         with self._lock:
             while not self._has_room():
                 await self._putters.park()
@@ -197,7 +202,11 @@ class Player:
             return 0.0 if self._playout is None else self._playout.queued_seconds
 
     async def drained(self) -> None:
-        """Wait until everything queued has been played (or cleared, or the transport has ended). Safe to cancel."""
+        """Wait until everything queued has been played (or cleared, or the transport has ended).
+
+        Always a checkpoint. Safe to cancel.
+        """
+        await anyio.lowlevel.checkpoint()
         with self._lock:
             while not self._closed and self._playout is not None and self._playout.queued_seconds > 0:
                 await self._putters.park()
@@ -251,6 +260,8 @@ class Player:
 
     async def next_frame(self) -> PlayoutFrame:
         """Wait for the next frame, until it is due. Cancelling this is safe: no frame is lost.
+
+        It is a checkpoint only if it waits: frames that are late come at once, and there are few of them.
 
         Raises:
             anyio.EndOfStream: `close` was called.

@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 
 from ..handlers.base import StreamHandlerBase, get_current_handler
 from ..protocol.chat import ToolCall
@@ -60,6 +61,7 @@ async def run_tools(
     handler = get_current_handler()
     if handler is None:
         raise RuntimeError("run_tools needs a call: use it in a reply function or another method of a handler")
+    await anyio.lowlevel.checkpoint()
     running = []
     for call in conversation.add_calls(calls, reply):
         made = conversation.tools.get(call.name)

@@ -19,6 +19,7 @@ from functools import partial
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import numpy as np
 
 from ..handlers.base import get_current_handler
@@ -117,6 +118,7 @@ class VoiceAgent(ReplyOnPause):
         """Answer what the user types. Override it if your page sends something else; JSON objects are ignored."""
         if message.strip() and not message.lstrip().startswith("{"):
             self.reply_to(message)
+        await anyio.lowlevel.checkpoint()
 
     # -- one reply
 

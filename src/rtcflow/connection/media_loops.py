@@ -283,6 +283,7 @@ class MediaLoops:
         Raises:
             RuntimeError: No nursery has that name.
         """
+        await anyio.lowlevel.checkpoint()
         for name in names or NURSERIES:
             if name not in NURSERIES:
                 raise RuntimeError(f"a connection has no nursery {name!r}; expected one of {', '.join(NURSERIES)}")
@@ -389,7 +390,7 @@ class MediaLoops:
             if not listens:
                 continue
             try:
-                await audio_out.wait_for_room()
+                await audio_out.wait_for_room_in_a_row()
             except anyio.ClosedResourceError:
                 return
             turns += 1
@@ -504,7 +505,7 @@ class MediaLoops:
             await self.begun.wait()
             audio_out = self.transport.audio_out
             try:
-                return await audio_out.wait_for_room()
+                return await audio_out.wait_for_room_in_a_row()
             except anyio.ClosedResourceError:
                 if audio_out is self.transport.audio_out and self.begun.is_set():
                     raise

@@ -564,6 +564,7 @@ class StreamHandlerBase(ABC):  # noqa: B024  the abstract methods are async or n
     async def fetch_args(self) -> None:
         """Ask the peer for its arguments (message ``send_input``), as soon as its channel is open."""
         self._ask_for_args()
+        await anyio.lowlevel.checkpoint()
 
     async def wait_for_args(self) -> None:
         """Ask the peer for its arguments and wait until they have come. On the telephone, return at once.

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 import anyio.abc
+import anyio.lowlevel
 
 from .._core.bridge import current_loop_token
 from .._core.hooks import ask
@@ -177,11 +178,13 @@ class Calls(Mapping[str, Session]):
                 try:
                     yield
                 finally:
-                    if not self._draining:
-                        await self.drain(self.options.limits.drain_time)
-                    self._running = None
-                    await self._close_all()
-                    self._leaving = True
+                    try:
+                        if not self._draining:
+                            await self.drain(self.options.limits.drain_time)
+                    finally:
+                        self._running = None
+                        await self._close_all()
+                        self._leaving = True
                 tasks.cancel_scope.cancel()
         except BaseExceptionGroup as group:
             raise sole_error(group) from None  # tasks in here are supervised: this is what the block itself raised
@@ -226,6 +229,7 @@ class Calls(Mapping[str, Session]):
         if self._sessions and seconds > 0:
             logger.info("draining: %d calls may go on for %g s", len(self._sessions), seconds)
         try:
+            await anyio.lowlevel.checkpoint()
             await self._wait_empty(seconds)
         finally:
             await self._close_all()
@@ -517,6 +521,7 @@ class Calls(Mapping[str, Session]):
         """
         if self.router is None:
             self.rename(session, webrtc_id)
+            await anyio.lowlevel.checkpoint()
             return
         if webrtc_id in self._sessions:
             raise ConnectionExists

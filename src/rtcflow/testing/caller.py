@@ -22,6 +22,7 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 import anyio
+import anyio.lowlevel
 import av
 import numpy as np
 from numpy.typing import NDArray
@@ -251,6 +252,7 @@ class Caller:
             anyio.ClosedResourceError: The call has ended.
         """
         check_keys(digits, more=",")
+        await anyio.lowlevel.checkpoint()
         for digit in digits:
             if digit != ",":
                 self.transport.press(digit)

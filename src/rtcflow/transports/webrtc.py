@@ -116,7 +116,9 @@ class WebRTCEngine:
 
     async def wait_ended(self) -> None:
         """Wait until the thread has ended, by itself or because of `aclose`. Safe to cancel."""
-        if self._thread is not None:
+        if self._thread is None:
+            await anyio.lowlevel.checkpoint()
+        else:
             await self._thread._gone.wait()
 
     async def next_config(self) -> WebRTCConfig:
@@ -130,7 +132,10 @@ class WebRTCEngine:
             ValueError: A server's URL is invalid, or `relay_only` has no relay.
         """
         servers = self.config.ice_servers
-        return self.config.with_servers(await ask(servers)) if callable(servers) else self.config
+        if callable(servers):
+            return self.config.with_servers(await ask(servers))
+        await anyio.lowlevel.checkpoint()
+        return self.config
 
     async def answer(
         self,
@@ -308,6 +313,8 @@ class WebRTCTransport(LinkTransport):
         """
         if candidate is None or candidate.usable:
             await self._thread.call(self._peer.add_candidate, candidate, context=self._peer.family.context)
+        else:
+            await anyio.lowlevel.checkpoint()
 
     @override
     def start(self, receive: AudioFormat, send: AudioFormat) -> tuple[AudioFormat, AudioFormat]:

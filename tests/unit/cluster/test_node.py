@@ -275,10 +275,11 @@ async def test_a_call_that_has_ended_is_not_told_as_lost(nats):
     """Its id was chosen by the caller, and its node left in peace: 404 as without a cluster."""
     async with nodes(nats, 2, concurrency_limit=2) as site:
         router = site.streams[0].calls.router
-        async with site.streams[0].calls.admit(CallRequest(), "memory", "chosen"):
-            pass
         known = site.streams[1].calls.router._holdings
         with anyio.fail_after(20):
+            async with site.streams[0].calls.admit(CallRequest(), "memory", "chosen"):
+                while not known._hints:  # otherwise both messages may come later, and the second is lost below
+                    await anyio.sleep(0.01)
             while known._hints:
                 await anyio.sleep(0.01)
         await router._link._thread.complete(router._link._disconnect)

@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+import asyncio
+import importlib
+import inspect
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 
 import anyio
 import pytest
+from test_public_api import modules
 
 from rtcflow import Stream
 from rtcflow._core.bridge import Event, call_in_loop, current_loop_token
 from rtcflow._core.fanout import Fanout
 from rtcflow._core.flow import Flow, Policy
+from rtcflow._core.player import Player
 from rtcflow.abc import MediaOffer
+from rtcflow.agents import Conversation, VoiceAgent, run_tools
+from rtcflow.audio import wait_for_item
 from rtcflow.connection import Connection
 from rtcflow.ends import Timeouts
 from rtcflow.frames import AudioFormat
-from rtcflow.handlers.base import AsyncStreamHandler
+from rtcflow.handlers.base import AsyncStreamHandler, _current
+from rtcflow.handlers.turns import EnergyVad, ReplyOnPause
+from rtcflow.protocol.signalling import parse_candidate
 from rtcflow.serving.session import CallRequest
+from rtcflow.testing import open_caller
 from rtcflow.transports.memory import memory_pair
-from rtcflow.transports.webrtc import WebRTCEngine, open_engine
+from rtcflow.transports.webrtc import WebRTCConfig, WebRTCEngine
 
 pytestmark = pytest.mark.anyio
 
@@ -45,14 +55,17 @@ async def open_call():
         memory_pair(MediaOffer(messages=False)) as (ours, theirs),
         Stream(Quiet()).running() as stream,
         anyio.create_task_group() as tasks,
+        AsyncExitStack() as stack,
     ):
         theirs.start(AudioFormat(48000), AudioFormat(48000))
         call = Call()
+        call.stack = stack
         call.ours, call.theirs, call.stream, call.handler = ours, theirs, stream, Quiet()
         call.connection = Connection(ours, call.handler, timeouts=Timeouts(shutdown=0.5, grace=0.1))
         tasks.start_soon(call.connection.run)
         await anyio.sleep(0.02)
         yield call
+        await stack.aclose()
         tasks.cancel_scope.cancel()
 
 
@@ -121,34 +134,152 @@ async def prepared_session(call):
     return session.wait_prepared
 
 
-def _async_hook(call):
-    async def authorize(caller):
+async def admitted_session(call):
+    session = await call.stack.enter_async_context(call.stream.calls.admit(CallRequest(), "memory"))
+    return partial(call.stream.calls.rename_everywhere, session, "other")
+
+
+def _hook(name, method):
+    async def hook(caller):
         return "somebody"
 
-    return partial(Stream(Quiet(), authorize=authorize).calls.authorize, CallRequest())
+    return lambda call: partial(getattr(Stream(Quiet(), **{name: hook}).calls, method), CallRequest())
+
+
+def player(name):
+    """A player that has room, and nothing to play."""
+
+    def make(call):
+        player = Player(clock=anyio.current_time)
+        player.open(AudioFormat(48000))
+        return partial(getattr(player, name), *([0.0] if name == "wait_played" else []))
+
+    return make
+
+
+def queue_with_an_item(call):
+    if current_backend() == "asyncio":
+        queue = asyncio.Queue()
+        queue.put_nowait("item")
+        queue.put_nowait("item")
+        return partial(wait_for_item, queue)
+    put, take = anyio.create_memory_object_stream(2)
+    for _ in range(2):
+        put.send_nowait("item")
+    return partial(wait_for_item, take)
+
+
+def current_backend():
+    return "trio" if hasattr(current_loop_token(), "run_sync_soon") else "asyncio"
+
+
+def no_tools(call):
+    async def run():
+        token = _current.set(call.handler)
+        try:
+            await run_tools(Conversation("", ()), [])
+        finally:
+            _current.reset(token)
+
+    return run
+
+
+def agent(call):
+    made = VoiceAgent(lambda messages, tools: None, stt=len, tts=len, model=EnergyVad())
+    return partial(made.on_message, "{}")
+
+
+def caller(name, *args):
+    async def make(call):
+        caller = await call.stack.enter_async_context(open_caller(Quiet()))
+        return partial(getattr(caller, name), *args)
+
+    return make
+
+
+async def open_messages(call):
+    pair = await call.stack.enter_async_context(memory_pair())
+    return pair[0].wait_messages_open
 
 
 COROUTINES = {
-    "Flow.take with an item": flow_with_an_item,
-    "Flow.put with room": lambda call: partial(Flow(10, Policy.BLOCK).put, "item"),
-    "a reader of outputs with one there": outputs,
-    "Event.wait when it is set": event,
-    "awaiting a finished task": finished_task,
-    "awaiting a resolved future": resolved_future,
-    "send_message without a channel": lambda call: partial(call.handler.send_message, "x"),
-    "wait_played(0)": lambda call: partial(call.handler.wait_played, 0),
-    "run_sync": lambda call: partial(call.handler.run_sync, int),
-    "wait_for_args when they are there": arguments_there,
-    "wait_ended after the end": ended_connection,
-    "authorize with no hook": lambda call: partial(call.stream.calls.authorize, CallRequest()),
-    "authorize with a hook that awaits nothing": _async_hook,
-    "resolve_rtc_configuration": lambda call: call.stream.resolve_rtc_configuration,
-    "a transport's wait_connected": lambda call: call.theirs.wait_connected,
-    "a transport's wait_ended after the end": ended_transport,
-    "a transport's second aclose": closed_transport,
-    "wait_prepared when it is": prepared_session,
-    "an empty start_up": lambda call: call.handler.start_up,
-    "an empty shutdown": lambda call: lambda: _await(call.handler.shutdown()),
+    "Flow.take: an item is there": flow_with_an_item,
+    "Flow.put: there is room": lambda call: partial(Flow(10, Policy.BLOCK).put, "item"),
+    "Reader.__anext__: an output is there": outputs,
+    "Event.wait: it is set": event,
+    "Task.__await__: it has finished": finished_task,
+    "Future.__await__: it has a result": resolved_future,
+    "Player.wait_for_room: there is room": player("wait_for_room"),
+    "Player.drained: nothing waits": player("drained"),
+    "Player.wait_played: nothing waits": player("wait_played"),
+    "StreamHandlerBase.send_message: there is no channel": lambda call: partial(call.handler.send_message, "x"),
+    "StreamHandlerBase.wait_played: 0 seconds": lambda call: partial(call.handler.wait_played, 0),
+    "StreamHandlerBase.run_sync": lambda call: partial(call.handler.run_sync, int),
+    "StreamHandlerBase.wait_for_args: they are there": arguments_there,
+    "StreamHandlerBase.fetch_args": lambda call: call.handler.fetch_args,
+    "StreamHandlerBase.shutdown: it is empty": lambda call: lambda: _await(call.handler.shutdown()),
+    "AsyncStreamHandler.start_up: it is empty": lambda call: call.handler.start_up,
+    "ReplyHandler.start_up: there is no greeting": lambda call: ReplyOnPause(len, model=EnergyVad()).start_up,
+    "VoiceAgent.on_message: it is no text for the agent": agent,
+    "run_tools: there are none": no_tools,
+    "wait_for_item: it is there": queue_with_an_item,
+    "Connection.send_message: there is no channel": lambda call: partial(call.connection.send_message, "x"),
+    "Connection.wait_played: 0 seconds": lambda call: partial(call.connection.wait_played, 0),
+    "Connection.run_sync": lambda call: partial(call.connection.run_sync, "int", int),
+    "Connection.end_media: nothing runs": lambda call: partial(call.connection.end_media, "video"),
+    "Connection.wait_ended: it has": ended_connection,
+    "Calls.authorize: no hook": lambda call: partial(call.stream.calls.authorize, CallRequest()),
+    "Calls.authorize: its hook awaits nothing": _hook("authorize", "authorize"),
+    "Calls.authorize_operator: its hook awaits nothing": _hook("authorize_operator", "authorize_operator"),
+    "Calls.rename_everywhere: no cluster": admitted_session,
+    "Calls.drain: no calls": lambda call: partial(call.stream.calls.drain, 1),
+    "Stream.drain: no calls": lambda call: partial(call.stream.drain, 1),
+    "Stream.resolve_rtc_configuration": lambda call: call.stream.resolve_rtc_configuration,
+    "Session.wait_prepared: it is": prepared_session,
+    "MemoryTransport.wait_connected: it is": lambda call: call.theirs.wait_connected,
+    "MemoryTransport.wait_messages_open: they are": open_messages,
+    "MemoryTransport.wait_ended: it has": ended_transport,
+    "MemoryTransport.aclose: it is closed": closed_transport,
+    "WebRTCEngine.next_config: nothing to ask": lambda call: WebRTCEngine(WebRTCConfig()).next_config,
+    "WebRTCEngine.wait_ended: it has": lambda call: WebRTCEngine(WebRTCConfig()).wait_ended,
+    "Caller.press: no key": caller("press", ""),
+    "Caller.wait: 0 seconds": caller("wait", 0),
+}
+
+OF_AN_ENGINE = {
+    *("Stream.open_engine", "Calls.engine", "WebRTCEngine.aclose"),
+    *("WebRTCTransport.add_candidate", "WebRTCTransport.aclose"),
+}
+
+EXCUSED = {
+    "they say so themselves: for loops that let others run in another way": """
+        Flow.take_in_a_row Player.wait_for_room_in_a_row Player.next_frame
+    """,
+    "the loops that call them let others run": """
+        RealtimeHandler.receive RealtimeHandler.emit ReplyHandler.emit ReplyOnPause.receive ChunkQueue.take
+    """,
+    "somebody else writes them": """
+        Transport.aclose Transport.wait_connected Transport.wait_ended Transport.wait_messages_open
+        AsyncStreamHandler.receive AsyncStreamHandler.emit
+        AsyncAudioVideoStreamHandler.video_receive AsyncAudioVideoStreamHandler.video_emit
+        Binding.run_sync Binding.say Binding.send_message Binding.wait_played
+        ClientSocket.close ClientSocket.receive ClientSocket.send
+    """,
+    "they last as long as a call, or wait for its other side": """
+        Connection.run Connection.serve run_connection Session.serve Calls.run ResumingCall.run Connection.wait_released
+        Connection.say Saying.say StreamHandlerBase.say ReplyHandler.say hold_call run_load
+        Caller.play Caller.hang_up Caller.break_link Caller.cancel Caller.wait_ended check_transport
+        Recording.choose_path Recording.wait_closed run_reply RealtimeHandler.start_up VirtualTime.advance advance
+    """,
+    "they talk to another machine, thread or process": """
+        examine get_configuration CallerTransport.aclose ResumingCall.aclose ResumingCall.wait_messages_open
+        get_cloudflare_turn_credentials_async get_hf_turn_credentials_async get_turn_credentials_async
+        get_twilio_turn_credentials_async Session.renegotiate WebRTCEngine.answer WebRTCEngine.offer
+        WebRTCTransport.accept_answer WebRTCTransport.renegotiate WebRTCTransport.wait_connected
+        WebRTCTransport.wait_messages_open StreamHandlerBase.run_process ReplyOnStopWords.start_up
+        ThreadLimit.run transcribe synthesize shut_down
+    """,
+    "it waits after each item": "ChunkQueue.put",
 }
 
 
@@ -181,12 +312,38 @@ async def test_a_public_coroutine_is_a_checkpoint(name):
             await check(made)
 
 
-async def test_the_second_close_of_an_engine_is_a_checkpoint():
-    """As of a transport."""
-    async with open_engine() as engine:
-        await engine.aclose()
-        await check(engine.aclose)
-    assert isinstance(engine, WebRTCEngine)
+async def test_coroutines_of_an_open_engine_are_checkpoints():
+    """Also those that find their work done."""
+    async with Stream(Quiet()).running() as stream:
+        await stream.open_engine()
+        await check(stream.open_engine)
+        await check(stream.calls.engine)
+        engine = await stream.calls.engine()
+        transport = await engine.offer()
+        await check(partial(transport.add_candidate, parse_candidate("candidate:1 1 tcp 1 127.0.0.1 9 typ host")))
+        await transport.aclose()
+        await check(transport.aclose)
+    await check(engine.aclose)
+
+
+def public_coroutines():
+    """``Class.method`` and functions: every coroutine of a public module, but for FastRTC's names of the same ones."""
+    for module in map(importlib.import_module, modules()):
+        for name in () if module.__name__.startswith("rtcflow.fastrtc") else module.__all__:
+            found = getattr(module, name)
+            if inspect.iscoroutinefunction(found):
+                yield found.__qualname__
+            elif inspect.isclass(found) and found.__module__.startswith("rtcflow"):
+                for attribute, value in vars(found).items():
+                    if inspect.iscoroutinefunction(value) and not attribute.startswith("_"):
+                        yield f"{found.__qualname__}.{attribute}"
+
+
+def test_no_public_coroutine_is_left_out():
+    """Each is asked above, or there is a reason not to."""
+    asked = {name.split(":")[0] for name in COROUTINES} | OF_AN_ENGINE
+    excused = {name for names in EXCUSED.values() for name in names.split()}
+    assert set(public_coroutines()) - asked - excused == set()
 
 
 async def test_a_cancelled_take_loses_nothing():

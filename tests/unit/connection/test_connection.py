@@ -333,6 +333,22 @@ async def test_what_several_methods_raise_comes_as_a_group():
     assert connection.end.error is errors[0].exceptions[0]
 
 
+@pytest.mark.parametrize("make", [AsyncEcho, SyncEcho])
+@pytest.mark.parametrize("how", ["left", "broken"])
+async def test_a_handler_whose_caller_is_gone_before_the_call_is_up_is_shut_down(make, how):
+    """Its other methods are not called, but it may hold something since it was copied."""
+    async with memory_pair() as (ours, theirs):
+        if how == "broken":
+            ours.break_link(OSError("gone"))
+        else:
+            await theirs.aclose()
+            await ours.wait_ended()
+        handler = make()
+        end = await run_connection(ours, handler, timeouts=QUICK)
+    assert end.cause is EndCause.NOT_CONNECTED
+    assert handler.log.events == ["shutdown"]
+
+
 async def test_a_shutdown_in_which_something_was_cancelled_cancels_nobody():
     """A CancelledError out of shutdown() is an error, too."""
 

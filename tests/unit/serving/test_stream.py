@@ -430,7 +430,7 @@ async def test_the_end_of_the_stream_ends_its_connections_with_a_reason():
 
 
 async def test_a_cancelled_stream_ends_its_connections_too():
-    """Cancelling whoever runs the stream shuts every handler down once and gives all slots back."""
+    """A cancelled stream shuts every handler down once and gives all slots back. It may run again."""
     diary = []
     stream = Stream(Quiet(diary), concurrency_limit=None, timeouts=QUICK)
     async with memory_pair() as (ours, theirs):
@@ -445,6 +445,9 @@ async def test_a_cancelled_stream_ends_its_connections_too():
     assert scope.cancelled_caught
     assert diary == ["copy", "shutdown"]
     assert len(stream.calls) == 0
+    assert not stream.is_running
+    async with stream.running():
+        assert stream.calls.is_ready
 
 
 async def test_a_stream_runs_again_after_it_ended():

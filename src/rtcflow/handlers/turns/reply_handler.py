@@ -22,6 +22,7 @@ from functools import partial
 from typing import Any, Literal
 
 import anyio
+import anyio.lowlevel
 import numpy as np
 
 from ...frames import ChannelLayout
@@ -479,6 +480,7 @@ class ReplyHandler(AsyncStreamHandler):
         """Play the greeting, if there is one."""
         if self.startup_fn is not None:
             self._do(self._state.greet(self.loop.time()))
+        await anyio.lowlevel.checkpoint()
 
     async def _run(self, reply: Reply, fn: Callable[..., Any], arguments: Callable[[], Awaitable[list[Any]]]) -> None:
         """The task of one reply: until it was played to its end, or interrupted."""

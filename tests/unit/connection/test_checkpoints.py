@@ -163,7 +163,7 @@ def queue_with_an_item(call):
         queue.put_nowait("item")
         queue.put_nowait("item")
         return partial(wait_for_item, queue)
-    put, take = anyio.create_memory_object_stream(2)
+    put, take = map(call.stack.enter_context, anyio.create_memory_object_stream(2))
     for _ in range(2):
         put.send_nowait("item")
     return partial(wait_for_item, take)

@@ -284,7 +284,11 @@ async def test_tasks_have_the_names_of_what_they_do(offer, anyio_backend_name):
         if anyio_backend_name == "trio":
             tree = _names()
             assert tree["Mirror.emit call-1"][-2:] == ["call call-1", "emit of call-1"]
+            assert tree["Mirror.receive call-1"][-2:] == ["call call-1", "receive of call-1"]
+            assert tree["Mirror.on_message call-1"][-2:] == ["call call-1", "link of call-1"]
             assert tree["Mirror.start_up call-1"][-1] == "call call-1"
+            if offer.receive_video:
+                assert tree["Mirror.video_emit call-1"][-2:] == ["call call-1", "video of call-1"]
 
 
 async def test_a_late_track_starts_in_its_nursery(anyio_backend_name):

@@ -461,6 +461,20 @@ async def test_a_stream_runs_again_after_it_ended():
         assert not stream.is_running
 
 
+async def test_a_stream_runs_in_one_event_loop():
+    """A second one gets an error that says what to write. The first goes on."""
+    stream = Stream(Quiet())
+
+    async def enter():
+        async with stream.running():
+            pass
+
+    async with stream.running():
+        with pytest.raises(RuntimeError, match="make one Stream for each server"):
+            await anyio.to_thread.run_sync(anyio.run, enter)
+        assert stream.calls.is_ready
+
+
 async def test_a_handler_that_raises_ends_its_own_call_only(caplog):
     """Its error is logged once with its traceback and recorded; other calls and the server go on."""
 

@@ -65,6 +65,7 @@ class Session:
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder for a small test suite; in CI, with a file for the results."""
     monkeypatch.setenv("CI", "true")
+    monkeypatch.delenv("RTCFLOW_COMPLETE", raising=False)
     monkeypatch.setenv("RTCFLOW_RESULTS", str(tmp_path / "results"))
     for name in [name for name in os.environ if name.startswith("PYTEST_")]:
         monkeypatch.delenv(name)
@@ -102,6 +103,35 @@ def test_all_passed(noxfile: ModuleType, project: Path) -> None:
     assert session.runs == 1
     skipped = {"test_a.py::test_b": "no peer"}
     assert results(project) == [{"session": "tests", "passed": 1, "failed": 0, "skipped": skipped, "flaky": []}]
+
+
+def test_an_unexpected_skip_fails_where_every_part_is_installed(
+    noxfile: ModuleType, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (project / "test_a.py").write_text(
+        f"import pytest\n{PASSES}@pytest.mark.skip(reason='no peer')\ndef test_b(): pass"
+    )
+    monkeypatch.setenv(noxfile.COMPLETE, "1")
+    with pytest.raises(SessionFailed, match=r"test_a\.py::test_b: no peer"):
+        noxfile._pytest(Session(project))
+
+
+@pytest.mark.parametrize(
+    ("reason", "expected"),
+    [
+        ("chromium is not installed", False),
+        ("turnserver is not installed (coturn)", False),
+        ("GStreamer's webrtcbin and its Python are not installed", False),
+        ("could not import 'httpx2': No module named 'httpx2'", False),
+        ("the extra denoise is not here", False),
+        ("no network namespaces here", False),
+        ("got empty parameter set for (case)", False),
+        ("asyncio only", True),
+        ("audioop left the standard library in 3.13", True),
+    ],
+)
+def test_reasons_of_skipped_tests(noxfile: ModuleType, reason: str, expected: bool) -> None:
+    assert (noxfile._unexpected_skips({"tests/interop/test_a.py": reason}) is None) is expected
 
 
 @pytest.mark.parametrize("workers", ["-n0", "-n2"])

@@ -36,6 +36,17 @@ def test_workflows_name_sessions_that_exist() -> None:
     assert named <= sessions()
 
 
+def test_every_command_of_the_workflows_is_run_by_the_script() -> None:
+    """A command or a nightly session that tools/workflows.py does not know is an error there."""
+    pytest.importorskip("yaml")
+    done = subprocess.run(
+        [sys.executable, ROOT / "tools" / "workflows.py", "--list", "--fastrtc", "."],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert all(f"[{session}" in done.stdout for session in ("cluster", "soak", "fastrtc_compat", "beside"))
+
+
 def test_workflows_name_files_that_exist() -> None:
     text = "".join(path.read_text(encoding="utf-8") for path in WORKFLOWS)
     files = set(re.findall(r"(?:\.ci|tools)/[\w.]+", text))
@@ -103,6 +114,13 @@ def test_a_fragment_with_a_wrong_name_is_refused(changelog: Any, tree: Path) -> 
 
 def test_fragments_of_this_tree_can_be_assembled(changelog: Any) -> None:
     assert changelog.fragments(ROOT / "changelog.d")
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/install.md"])
+def test_each_extra_is_named(page: str) -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert not [extra for extra in extras if f"`{extra}`" not in text]
 
 
 def test_links_of_the_readme_work_on_the_packages_page() -> None:

@@ -101,7 +101,10 @@ def hovers() -> dict[str, str]:
 
 def main() -> None:
     wrong = 0
-    for name, text in hovers().items():
+    shows = hovers()
+    if len(shows) != PROGRAM.count("emit\n"):
+        raise SystemExit(f"the language server showed {len(shows)} names")
+    for name, text in shows.items():
         wanted = "VideoEmitType" if "video" in name else "EmitType"
         shown = text.replace("```", "").strip().splitlines()
         print(f"{name}: {' '.join(shown[:3])[:200]}")

@@ -51,6 +51,8 @@ anyio.run(main)
 
 from rtcflow.__main__ import main as command_line  # noqa: E402
 
+sys.argv = ["rtcflow", "--version"]
+command_line()
 sys.argv = ["rtcflow", "demo"]
 try:
     command_line()

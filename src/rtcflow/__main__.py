@@ -5,10 +5,14 @@ from __future__ import annotations
 import sys
 
 from ._core.installed import check_versions
+from ._version import __version__
 
 
 def main() -> None:
-    """Run the command line, or say which extra it needs."""
+    """Run the command line, or say which extra it needs. `rtcflow --version` needs none."""
+    if sys.argv[1:] == ["--version"]:
+        print(f"rtcflow {__version__}")
+        return
     try:
         check_versions("rich", "typer")
         from .cli import app

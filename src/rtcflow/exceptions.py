@@ -64,7 +64,7 @@ class NegotiationError(RTCFlowError):
         code: A short machine-readable word, stable over releases.
     """
 
-    status = 400
+    status: int = 400
     code = "negotiation_failed"
 
     def __init__(self, message: str, *, status: int | None = None) -> None:

@@ -290,8 +290,8 @@ MUTANTS = (
         (
             Edit(
                 "_core.bridge:ParkingLot.park_sync",
-                "    self._waiters.add(waiter)\n    self._lock.release()",
-                "    self._lock.release()\n    time.sleep(0.0001)\n    self._waiters.add(waiter)",
+                "    self.waiters.add(waiter)\n    self._lock.release()",
+                "    self._lock.release()\n    time.sleep(0.0001)\n    self.waiters.add(waiter)",
             ),
         ),
         _unit("bridge", "test_no_wake_up_is_lost_between_threads"),

@@ -81,14 +81,14 @@ BY_TOOLS = (
     Mutant(
         "clear-not-counted",
         "What was taken before a clear leaves after it.",
-        (Edit("_core.player:Player.clear", "self._clears += 1", "pass"),),
+        (Edit("_core.player:Player.clear", "self.clears += 1", "pass"),),
         _explored("test_a_player_sends_nothing_stale"),
         kind=2,
     ),
     Mutant(
         "stale-frame-leaves",
         "What was taken before a clear is not looked at again before it is sent.",
-        (Edit("_core.player:Player.drop_stale", "if not self.stale:", "if True:"),),
+        (Edit("_core.player:Player.drop_stale", "if self._clears_at_pop == self.clears:", "if True:"),),
         _explored("test_a_player_sends_nothing_stale"),
         kind=2,
     ),

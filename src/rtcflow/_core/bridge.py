@@ -179,7 +179,8 @@ class _FutureWaiter:
             self._future.set_result(None)
 
     def wait(self) -> Awaitable[None]:
-        return cast("Awaitable[None]", self._future)
+        future: Awaitable[None] = self._future
+        return future
 
 
 class _TrioWaiter:
@@ -243,22 +244,25 @@ class ParkingLot:
     The side that waits takes the lock and looks at the condition. If it does not hold, it calls `await lot.park()` (or
     `lot.park_sync()`), which releases the lock while waiting and takes it again after. Then it looks again. The side
     that changes the condition takes the lock, makes the change, and calls `lot.wake_all()`.
+
+    Attributes:
+        waiters: Those that wait. Paths that run for each frame look here before they call `wake_all`.
     """
 
-    __slots__ = ("_lock", "_waiters")
+    __slots__ = ("_lock", "waiters")
 
     def __init__(self, lock: threading.Lock) -> None:
         self._lock = lock
-        self._waiters: set[Waiter] = set()
+        self.waiters: set[Waiter] = set()
 
     def add(self, waiter: Waiter) -> None:
         """Have `wake_all` wake `waiter`, once. It waits in its own way. The caller holds the lock."""
-        self._waiters.add(waiter)
+        self.waiters.add(waiter)
 
     def wake_all(self) -> None:
         """Wake all waiters. The caller holds the lock."""
-        if self._waiters:
-            waiters, self._waiters = self._waiters, set()
+        if self.waiters:
+            waiters, self.waiters = self.waiters, set()
             for waiter in waiters:
                 waiter.wake()
 
@@ -270,13 +274,13 @@ class ParkingLot:
         """
         loop = _here.running()
         waiter = _TrioWaiter(loop) if loop.is_trio else _FutureWaiter(loop)
-        self._waiters.add(waiter)
+        self.waiters.add(waiter)
         self._lock.release()
         try:
             await waiter.wait()
         finally:
             self._lock.acquire()  # held for moments only, never across an await
-            self._waiters.discard(waiter)
+            self.waiters.discard(waiter)
 
     def park_sync(self, timeout: float | None = None) -> bool:
         """Block this thread until woken; False if `timeout` seconds passed first. Locking as in `park`.
@@ -285,13 +289,13 @@ class ParkingLot:
             BaseException: What `interrupt_frame` was given.
         """
         waiter = _ThreadWaiter()
-        self._waiters.add(waiter)
+        self.waiters.add(waiter)
         self._lock.release()
         try:
             woken = waiter.wait(timeout)
         finally:
             self._lock.acquire()
-            self._waiters.discard(waiter)
+            self.waiters.discard(waiter)
         if waiter.error is not None:
             raise waiter.error
         return woken
@@ -308,9 +312,9 @@ class ParkingLot:
             return False
         lot, waiter = parked.f_locals["self"], parked.f_locals["waiter"]
         with lot._lock:
-            if waiter not in lot._waiters:  # it is being woken in this very moment
+            if waiter not in lot.waiters:  # it is being woken in this very moment
                 return False
-            lot._waiters.discard(waiter)
+            lot.waiters.discard(waiter)
             waiter.error = error
             waiter.wake()
         return True

@@ -140,7 +140,8 @@ class Flow(Generic[T]):
         self._items.append(item)
         self._put += 1
         self._most_waiting = max(self._most_waiting, len(self._items))
-        self._takers.wake_all()
+        if self._takers.waiters:
+            self._takers.wake_all()
         for tap in self._taps:
             tap(item)
         return True
@@ -242,7 +243,8 @@ class Flow(Generic[T]):
     def _pop(self) -> T:
         item = self._items.popleft()
         self._taken += 1
-        self._putters.wake_all()
+        if self._putters.waiters:
+            self._putters.wake_all()
         return item
 
     # -- ending

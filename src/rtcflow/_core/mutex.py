@@ -37,4 +37,5 @@ class Mutex:
         """Let others hold it; from any thread."""
         with self._lock:
             self._held = False
-            self._waiting.wake_all()
+            if self._waiting.waiters:
+                self._waiting.wake_all()

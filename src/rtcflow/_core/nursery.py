@@ -46,6 +46,9 @@ class Nursery:
         failed: Awaited with what a task raised, and with a cancellation that asyncio itself brought about (somebody
             called `cancel` of the task). Not with the nursery's own cancellation.
         shield: Whether it goes on when the task that owns it is cancelled.
+
+    Attributes:
+        is_open: Whether tasks can be started in it now. A plain attribute, because loops ask at each frame.
     """
 
     def __init__(self, failed: Callable[[BaseException], Awaitable[None]], *, shield: bool = False) -> None:
@@ -55,6 +58,7 @@ class Nursery:
         self._running: dict[anyio.CancelScope, str | Nursery] = {}
         self._begun = False
         self._ended = anyio.Event()
+        self.is_open: bool = False
 
     @property
     def running(self) -> list[str]:
@@ -63,11 +67,6 @@ class Nursery:
         for task in self._running.values():
             names.extend(task.running if isinstance(task, Nursery) else [task])
         return names
-
-    @property
-    def is_open(self) -> bool:
-        """Whether tasks can be started in it now."""
-        return self._tasks is not None and not self._scope.cancel_called
 
     async def run(self, begin: Callable[[], None]) -> None:
         """Be open until `cancel`, and then until the last task has ended; started once, as a task of its owner.
@@ -81,6 +80,7 @@ class Nursery:
         try:
             with self._scope:
                 async with anyio.create_task_group() as self._tasks:
+                    self.is_open = True
                     begin()
                     try:
                         await anyio.Event().wait()  # for ever. `sleep_forever` would leave a timer in asyncio's heap
@@ -89,7 +89,7 @@ class Nursery:
         except BaseExceptionGroup as errors:
             await self._report_disorder(errors)
         finally:
-            self._tasks = None
+            self._tasks, self.is_open = None, False
             self._ended.set()
 
     async def _report_disorder(self, errors: BaseExceptionGroup[BaseException]) -> None:
@@ -148,6 +148,7 @@ class Nursery:
 
     def cancel(self) -> None:
         """Have every task cancelled, also in nurseries that it holds. Idempotent; in the loop's thread."""
+        self.is_open = False
         self._scope.cancel()
         for task in list(self._running.values()):
             if isinstance(task, Nursery):

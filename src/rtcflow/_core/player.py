@@ -80,6 +80,9 @@ class Player:
         ahead: Seconds by which frames leave before their time, for far sides that buffer by themselves.
         clock: The clock that deadlines are on, in seconds; that of the loop in which `next_frame` is awaited. By
             default `time.monotonic`; virtual time brings its own.
+
+    Attributes:
+        clears: How often `clear` was called.
     """
 
     def __init__(
@@ -101,7 +104,8 @@ class Player:
         self._ended = False
         self._closed = False
         self._keeps = False  # what waits when the transport ends
-        self._clears = self._clears_at_pop = 0
+        self.clears: int = 0
+        self._clears_at_pop = 0
         self._taps: tuple[PlayerTap, ...] = ()
         self._leaving: list[tuple[PlayoutFrame, float]] = []  # taken, and not sent for certain; only for taps
         self._confirmed: float | None = None
@@ -133,10 +137,11 @@ class Player:
         with self._lock:
             if self._ended or self._playout is None:
                 raise anyio.ClosedResourceError
-            if since is not None and since != self._clears:
+            if since is not None and since != self.clears:
                 return False
             self._playout.push(samples, self._clock())
-            self._player.wake_all()
+            if self._player.waiters:
+                self._player.wake_all()
             if self._closed and self._latency is Latency.LIVE:
                 self._playout.clear()
             return True
@@ -175,7 +180,7 @@ class Player:
         with self._lock:
             if self._playout is None:
                 return 0.0
-            self._clears += 1
+            self.clears += 1
             dropped = self._playout.clear()
             self._unconfirmed_from = self._playback().played
             self._putters.wake_all()
@@ -189,11 +194,6 @@ class Player:
         with self._lock:
             self._ended = True
             self._putters.wake_all()
-
-    @property
-    def clears(self) -> int:
-        """How often `clear` was called."""
-        return self._clears
 
     @property
     def queued_seconds(self) -> float:
@@ -329,8 +329,9 @@ class Player:
         if frame is None:
             deadline = self._playout.next_deadline(now)
             return None if deadline is None else deadline - now
-        self._clears_at_pop = self._clears
-        self._putters.wake_all()
+        self._clears_at_pop = self.clears
+        if self._putters.waiters:
+            self._putters.wake_all()
         if self._taps:
             self._leaving.append((frame, now))
         return frame
@@ -346,7 +347,7 @@ class Player:
 
         Ask before each sending. What is stale does not count as left.
         """
-        if not self.stale:
+        if self._clears_at_pop == self.clears:
             return False
         with self._lock:
             self._leaving = []
@@ -376,7 +377,7 @@ class Player:
     @property
     def stale(self) -> bool:
         """Whether `clear` was called since the last frame of `next_frame`. Then that frame must not leave."""
-        return self._clears_at_pop != self._clears
+        return self._clears_at_pop != self.clears
 
     def close(self) -> None:
         """The transport has ended: all audio that waits is dropped, every wait fails. From any thread; idempotent.

@@ -109,7 +109,7 @@ class NativeDecoder:
             OpusError: The packet is not valid.
         """
         length = self._decode(self._at, payload, len(payload), self._out_at, self._room, 0)
-        self._length = _check(self._library, length)
+        self._length = length if length >= 0 else _check(self._library, length)
         return self._out[:length].T.copy()
 
     def conceal(self, following: bytes | None = None) -> NDArray[np.int16] | None:
@@ -168,7 +168,7 @@ class NativeEncoder:
         """Encode int16 samples of shape (channels, 20 ms)."""
         self._in[:] = samples.T
         size = self._encode(self._at, self._in_at, self._size, self._out_at, _MAX_PACKET)
-        return self._out[: _check(self._library, size)].tobytes()
+        return self._out[: size if size >= 0 else _check(self._library, size)].tobytes()
 
 
 def _check(library: Any, result: int) -> int:

@@ -102,11 +102,6 @@ def _pieces(samples: NDArray[np.int16], rate: int, audio_out: Player) -> Iterato
         yield samples[:, begin : begin + size]
 
 
-def _unless_cleared(emitted: Emitted, audio_out: Player, clears: int) -> Emitted:
-    """Without its audio, if the queue was cleared while this waited for `say` to end."""
-    return emitted if audio_out.clears == clears else emitted._replace(audio=None)
-
-
 class Voice:
     """What a handler emits, at the transport's sample rate; mono stays mono and stereo stereo."""
 
@@ -144,9 +139,9 @@ class EmitPace:
 
     def next(self, now: float, *, audio: bool) -> float:
         """Seconds to wait after an item that was asked for at `now`."""
-        self._debt = max(0.0, self._debt - (now - self._last)) + (self.AUDIO_COST if audio else self.OUTPUT_COST)
-        self._last = now
-        return max(0.0, self._debt - self.BURST)
+        left, self._last = self._debt - (now - self._last), now
+        self._debt = debt = max(0.0, left) + (self.AUDIO_COST if audio else self.OUTPUT_COST)
+        return debt - self.BURST if debt > self.BURST else 0.0
 
 
 class _Turn:
@@ -212,7 +207,9 @@ class MediaLoops:
         self._failed = failed
         self._call = call
         self._nurseries: dict[str, Nursery] = {}
-        self._homes: dict[str, Nursery] = {}  # the nursery in which each method is called, also while it ends
+        # The nursery in which each method is called, also while it ends. A method that swallowed its cancellation is
+        # not called again.
+        self._homes: dict[str, Nursery] = {}
         self._loops: set[str] = set()  # that run, or are about to
         self._turns: dict[str, _Turn] = {}
         self._handed_over: Emitted | None = None  # what was emitted when its loop ended
@@ -297,10 +294,6 @@ class MediaLoops:
                 await nursery.wind_up(math.inf)
             self._loops.difference_update(NURSERIES[name])
 
-    def _goes_on_in(self, method: str) -> bool:
-        """Whether this method may be called again. A method that swallowed its cancellation may not."""
-        return self._homes[method].is_open
-
     async def _run(self, method: str, loop: Callable[[], Awaitable[None]]) -> None:
         await loop()
         await self._on_end(method)
@@ -316,7 +309,8 @@ class MediaLoops:
             await self._in_thread("receive", self._receive_in_thread, Converter(heard, live=True))
             return
         converter, audio_in = Converter(heard, live=True), self.transport.audio_in
-        while self._goes_on_in("receive"):
+        home = self._homes["receive"]
+        while home.is_open:
             try:
                 frame = await audio_in.take_in_a_row()
             except STREAM_ENDS:
@@ -326,7 +320,8 @@ class MediaLoops:
                 self.received += 1
                 began = self.clock()
                 await self._handler.receive((heard.sample_rate, samples))
-                self._note_stall("receive", self.clock() - began)
+                if (took := self.clock() - began) > STALL:
+                    self._note_stall("receive", took)
 
     def _receive_in_thread(self, turn: _Turn, heard: Converter) -> None:
         audio_in = self.transport.audio_in
@@ -342,7 +337,8 @@ class MediaLoops:
                 self.received += 1
                 began = self.clock()
                 self._crew.call(self._handler.receive, (heard.target.sample_rate, samples))
-                self._note_stall("receive", self.clock() - began)
+                if (took := self.clock() - began) > STALL:
+                    self._note_stall("receive", took)
 
     # -- audio out
 
@@ -356,14 +352,14 @@ class MediaLoops:
         if not self._is_async:
             await self._in_thread("emit", self._emit_in_thread, voice)
             return
-        idle, pace, turns = IdleWait(), EmitPace(), 0
+        idle, pace, turns, home = IdleWait(), EmitPace(), 0, self._homes["emit"]
         audio_out, listens = self.transport.audio_out, self.transport.offer.send_audio
-        while self._goes_on_in("emit"):
+        while home.is_open:
             began = self.clock()
             emitted, self._handed_over = self._handed_over, None
             if emitted is None:
                 emitted = parse_emit(await self._handler.emit())
-            if emitted.nothing:
+            if emitted.audio is None and emitted.nothing:
                 await anyio.sleep(idle.next(self.clock() - began))
                 continue
             idle.reset()
@@ -374,8 +370,10 @@ class MediaLoops:
                 self._handed_over = emitted if self._keeps else None
                 raise
             try:
-                emitted = _unless_cleared(emitted, audio_out, clears)
-                if listens and emitted.audio is not None and emitted.seconds > PIECE:
+                if audio_out.clears != clears:  # while this waited for `say` to end
+                    emitted = emitted._replace(audio=None)
+                audio = emitted.audio
+                if listens and audio is not None and audio[1].shape[1] > PIECE * audio[0]:
                     if not await self._speak_at_length(emitted, voice, audio_out):
                         return
                 elif not self._speak(emitted, voice, audio_out if listens else None):
@@ -409,14 +407,15 @@ class MediaLoops:
                 if turn.hands_over:
                     self._handed_over = emitted
                 return
-            if emitted.nothing:
+            if emitted.audio is None and emitted.nothing:
                 self._crew.sleep(idle.next(self.clock() - began))
                 continue
             idle.reset()
             clears = audio_out.clears
             self.floor.acquire_sync()
             try:
-                emitted = _unless_cleared(emitted, audio_out, clears)
+                if audio_out.clears != clears:  # while this waited for `say` to end
+                    emitted = emitted._replace(audio=None)
                 if turn.over:
                     self._handed_over = emitted if turn.hands_over else None
                     return
@@ -518,7 +517,8 @@ class MediaLoops:
             await self._in_thread("video_receive", self._see_in_thread)
             return
         video_format, video_in = self._handler.video_format, self.transport.video_in
-        while self._goes_on_in("video_receive"):
+        home = self._homes["video_receive"]
+        while home.is_open:
             try:
                 frame = await video_in.take()
             except STREAM_ENDS:
@@ -529,7 +529,8 @@ class MediaLoops:
             self.video_received += 1
             began = self.clock()
             await self._handler.video_receive(seen)
-            self._note_stall("video_receive", self.clock() - began)
+            if (took := self.clock() - began) > STALL:
+                self._note_stall("video_receive", took)
 
     def _see_in_thread(self, turn: _Turn) -> None:
         video_in = self.transport.video_in
@@ -544,7 +545,8 @@ class MediaLoops:
             self.video_received += 1
             began = self.clock()
             self._crew.call(self._handler.video_receive, seen)
-            self._note_stall("video_receive", self.clock() - began)
+            if (took := self.clock() - began) > STALL:
+                self._note_stall("video_receive", took)
 
     # -- video out
 
@@ -561,8 +563,8 @@ class MediaLoops:
         if not self._is_async:
             await self._in_thread("video_emit", self._show_in_thread)
             return
-        idle = IdleWait()
-        while self._goes_on_in("video_emit"):
+        idle, home = IdleWait(), self._homes["video_emit"]
+        while home.is_open:
             await self._ticks.take()
             while True:
                 began = self.clock()
@@ -638,8 +640,7 @@ class MediaLoops:
         return close is None
 
     def _note_stall(self, method: str, seconds: float) -> None:
-        if seconds > STALL:
-            self.stalls += 1
-            self.longest_stall = max(self.longest_stall, seconds)
-            name = type(self._handler).__qualname__
-            logger.warning("%s.%s took %.2f s; media waits at most 1 s", name, method, seconds)
+        self.stalls += 1
+        self.longest_stall = max(self.longest_stall, seconds)
+        name = type(self._handler).__qualname__
+        logger.warning("%s.%s took %.2f s; media waits at most 1 s", name, method, seconds)

@@ -206,7 +206,7 @@ class Playout:
     def pop(self, now: float, within: float = 0.0) -> PlayoutFrame | None:
         """Take the frame that is due now or `within` seconds; None if there is no such frame."""
         deadline = self.next_deadline(now)
-        if deadline is None or deadline > now + max(within, 1e-9):
+        if deadline is None or deadline > now + (within or 1e-9):
             return None
         if within:
             now = max(now, deadline)
@@ -277,14 +277,15 @@ class Playout:
         """Remove up to n samples from the front; channels follow the first chunk taken."""
         n = min(n, self._waiting)
         self._waiting -= n
-        self._precious = max(0, self._precious - n)
+        if self._precious:
+            self._precious = max(0, self._precious - n)
         first, pushed = self._chunks[0]
         channels = first.shape[0]
         parts: list[NDArray[np.int16]] = []
         while n:
             chunk, pushed = self._chunks[0]
             part = chunk[:, self._offset : self._offset + n]
-            parts.append(to_channels(part, channels))
+            parts.append(part if part.shape[0] == channels else to_channels(part, channels))
             n -= part.shape[1]
             self._offset += part.shape[1]
             if self._offset == chunk.shape[1]:
@@ -387,8 +388,15 @@ class _Slack:
             self._since, self._queued, self._least, self._most = now, queued, slack, slack
             self._standing = self._peak = waiting
             return None
-        self._least, self._most = min(self._least, slack), max(self._most, slack)
-        self._standing, self._peak = min(self._standing, waiting), max(self._peak, waiting)
+        # Comparisons, and no `min` and `max`: this runs for each frame.
+        if slack < self._least:
+            self._least = slack
+        elif slack > self._most:
+            self._most = slack
+        if waiting < self._standing:
+            self._standing = waiting
+        elif waiting > self._peak:
+            self._peak = waiting
         elapsed = now - self._since
         if elapsed < SHED_AFTER:
             return None

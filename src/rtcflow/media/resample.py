@@ -57,6 +57,7 @@ class Resampler:
 
     def __init__(self, source: AudioFormat, target: AudioFormat) -> None:
         self.source, self.target = source, target
+        self._channels = target.channels
         self._source_rate = check_sample_rate(source.sample_rate)
         self._target_rate = check_sample_rate(target.sample_rate)
         self._fed = self._given = 0
@@ -76,7 +77,8 @@ class Resampler:
         Returns:
             int16, shape (target channels, n'), n' maybe 0; `samples` itself if nothing had to be done.
         """
-        samples = to_channels(samples, self.target.channels)
+        if samples.shape[0] != self._channels:
+            samples = to_channels(samples, self._channels)
         if self._filter is None:
             return samples
         self._fed += samples.shape[1]

@@ -103,9 +103,9 @@ async def test_a_cancelled_waiter_leaves_the_lot():
     async with anyio.create_task_group() as tg:
         tg.start_soon(park)
         await anyio.wait_all_tasks_blocked()
-        assert len(lot._waiters) == 1
+        assert len(lot.waiters) == 1
         tg.cancel_scope.cancel()
-    assert not lot._waiters
+    assert not lot.waiters
     assert not lock.locked()
 
 

@@ -134,7 +134,7 @@ def test_a_wait_of_our_own_is_ended():
     """`Event.wait_sync` raises by itself."""
     event = Event()
     with thread_in(event.wait_sync) as (thread, raised):
-        while not event._lot._waiters:
+        while not event._lot.waiters:
             time.sleep(0.001)
         while not interrupt(thread.ident, BOUNDARY, Stop):
             time.sleep(0.001)

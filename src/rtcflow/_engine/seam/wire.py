@@ -104,7 +104,8 @@ def _cipher(session: Any, name: Literal["protect", "unprotect"]) -> Callable[[by
         buffer[:size] = packet
         if code := run(srtp[0], data, length):
             raise pylibsrtp.Error(f"libsrtp's error {code}")
-        return cast("bytes", buffer[: length[0]])
+        result: bytes = buffer[: length[0]]
+        return result
 
     return process
 

@@ -20,6 +20,9 @@ from for_all import for_all
 
 import rtcflow
 from rtcflow._core import moved as _moved
+from rtcflow.abc import Player
+from rtcflow.connection import WorkerThreads
+from rtcflow.serving.session import ConnectionSettings
 
 PUBLIC_MODULES = [
     "rtcflow",
@@ -158,6 +161,23 @@ def test_names_that_became_private_say_what_to_use(module: str, name: str) -> No
         getattr(importlib.import_module(module), "nonsense")  # noqa: B009
 
 
+def test_attributes_that_have_moved_say_where() -> None:
+    """An attribute that a class had, and a keyword that has another name now. Others get Python's own words."""
+    caller = rtcflow.CallRequest()
+    settings = ConnectionSettings(None, rtcflow.Timeouts(), debug=False, workers=WorkerThreads())
+    session = rtcflow.Session("id", "webrtc", caller, None, rtcflow.AsyncStreamHandler, settings)  # type: ignore[arg-type]
+    for name, problem in (
+        ("board", "Session has no board any more: it is called events"),
+        ("fetch_output", r"Session has no fetch_output any more: read with .*outputs.read\(\)"),
+        ("nonsense", "'Session' object has no attribute 'nonsense'"),
+    ):
+        with pytest.raises(AttributeError, match=problem):
+            getattr(session, name)
+    with pytest.raises(TypeError, match="the argument 'room' of Player is called 'most_waiting' now"):
+        Player(room=0.1)  # type: ignore[call-arg]
+    assert "most_waiting" in inspect.signature(Player).parameters
+
+
 @pytest.mark.parametrize("name", sorted(_moved.MODULES))
 def test_modules_that_have_moved_say_where(name: str) -> None:
     """The error names the new module, which can be imported; a module that there never was is not found as usual."""
@@ -244,9 +264,13 @@ def _is_ours(word: str, module: str) -> bool:
 
 def _loaded_by(statement: str) -> set[str]:
     """The installed packages that a new interpreter has loaded after `statement`."""
-    code = f"{statement}; import sys; print(*(name.partition('.')[0] for name in sys.modules))"
-    loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
-    return (packages_distributions().keys() | {"rtcflow"}) & set(loaded)
+    return (packages_distributions().keys() | {"rtcflow"}) & {name.partition(".")[0] for name in _modules(statement)}
+
+
+def _modules(statement: str) -> set[str]:
+    """The modules that a new interpreter has loaded after `statement`."""
+    code = f"{statement}; import sys; print(*sys.modules)"
+    return set(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split())
 
 
 def test_importing_is_light() -> None:
@@ -257,6 +281,14 @@ def test_importing_is_light() -> None:
     loaded = _loaded_by("import rtcflow; rtcflow.StreamHandler, rtcflow.AsyncStreamHandler, rtcflow.Stream")
     assert "rtcflow" in loaded
     assert loaded - _loaded_by("pass") <= {"rtcflow", "anyio", "av", "numpy", "sniffio", "typing_extensions"}
+
+
+def test_what_many_programs_do_without_is_imported_later() -> None:
+    """Each of these takes longer than most modules, and has brothers that it imports."""
+    later = {"asyncio", "email", "importlib.metadata", "importlib.resources", "anyio.from_thread", "anyio.to_process"}
+    ours = {"handlers.turns.detector", "handlers.turns.reply", "protocol.lines", "protocol.signalling", "routes.app"}
+    loaded = _modules("import rtcflow; rtcflow.StreamHandler, rtcflow.Stream")
+    assert not (later | {f"rtcflow.{name}" for name in ours}) & loaded - _modules("import anyio.lowlevel, av, numpy")
 
 
 def test_importing_pulls_in_no_extra() -> None:

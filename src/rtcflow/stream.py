@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, Unpack
 
 from ._core.fanout import Reader
+from ._core.moved import absent_attribute
 from .context import Context
 from .ends import Timeouts
 from .handlers.base import StreamHandlerBase
@@ -190,9 +191,7 @@ class Stream:
     if not TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> NoReturn:
-            if name in _MOVED:
-                raise AttributeError(f"Stream has no {name} any more: {_MOVED[name]}")
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            raise absent_attribute(self, name, _MOVED)
 
     @property
     def options(self) -> Options:

@@ -6,8 +6,8 @@ detectors and voice activity models of your own.
 
 from __future__ import annotations
 
-from .handlers import turns
-from .handlers.turns import *  # noqa: F403 - the list is in handlers.turns, once
+from .handlers.turns import names
+from .handlers.turns.names import *  # noqa: F403 - the list is there, once
 
 __all__: list[str] = []
-__all__ += turns.__all__  # in this form, type checkers can follow it
+__all__ += names.__all__  # in this form, type checkers can follow it

@@ -11,7 +11,6 @@ The ranges are those of rtcflow's own metadata, so they are written once, in ``p
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import logging
 import re
 from functools import lru_cache
@@ -60,6 +59,8 @@ def check_versions(*packages: str) -> None:
 
 @lru_cache(maxsize=64)
 def _check(package: str) -> None:
+    import importlib.metadata  # takes a while, with the mail parser that it needs
+
     try:
         wanted = wanted_range(package, importlib.metadata.requires("rtcflow") or [])
         version = importlib.metadata.version(package)

@@ -1,7 +1,8 @@
 """Where names and modules of earlier releases are now.
 
 The `__getattr__` of a module ends with `raise absent(...)`. It knows names that have moved (`NAMES`), that are called
-something else now (`RENAMED`), and that users have no use for any more (`PRIVATE`).
+something else now (`RENAMED`), and that users have no use for any more (`PRIVATE`). `absent_attribute` does the same
+for a class, and `renamed` for the keywords of a function.
 
 `OldModules` is the last of Python's import finders, so it is asked only for modules that do not exist. For an old
 module it raises an ImportError that says the new place. The modules that earlier documentation told users to import
@@ -11,12 +12,20 @@ still work: `_Alias` loads an empty module that takes its names from the new one
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from importlib import import_module
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Final
+from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
+
+if TYPE_CHECKING:
+    from importlib.abc import Loader, MetaPathFinder
+else:  # the import system asks for the methods only, and `importlib.abc` takes as long to import as ten of our modules
+    Loader = MetaPathFinder = object
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 PACKAGE: Final = "rtcflow"
 
@@ -112,6 +121,30 @@ def absent(module: str, name: str) -> ImportError | AttributeError:
     if name in PRIVATE.get(module, {}):
         return ImportError(f"{module}.{name} is private now: {PRIVATE[module][name]}", name=module)
     return AttributeError(f"module {module!r} has no attribute {name!r}")
+
+
+def absent_attribute(owner: object, name: str, now: Mapping[str, str]) -> AttributeError:
+    """The error for an attribute that `owner` does not have. `now` says of earlier ones what to use in their place."""
+    kind = type(owner).__name__
+    if name in now:
+        return AttributeError(f"{kind} has no {name} any more: {now[name]}")
+    return AttributeError(f"{kind!r} object has no attribute {name!r}")
+
+
+def renamed(**names: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Make a function refuse the old names of its keywords, with an error that says the new ones: ``old="new"``."""
+
+    def refuse(function: Callable[P, T]) -> Callable[P, T]:
+        @wraps(function)
+        def checked(*args: P.args, **keywords: P.kwargs) -> T:
+            for old in names.keys() & keywords.keys():
+                what = function.__qualname__.removesuffix(".__init__")
+                raise TypeError(f"the argument {old!r} of {what} is called {names[old]!r} now")
+            return function(*args, **keywords)
+
+        return checked
+
+    return refuse
 
 
 class OldModules(MetaPathFinder):

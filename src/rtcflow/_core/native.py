@@ -14,18 +14,26 @@ cancels the task again if that was lost.
 
 from __future__ import annotations
 
-import asyncio
 import math
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 import anyio
 import anyio.abc
 import anyio.lowlevel
 
+if TYPE_CHECKING:
+    import asyncio
+
 
 def _current_task() -> asyncio.Task[object] | None:
     """The running asyncio task; None under trio."""
+    if "asyncio" not in sys.modules:  # then trio runs, and does not need it
+        return None
+    import asyncio
+
     try:
         return asyncio.current_task()
     except RuntimeError:  # no loop of asyncio runs in this thread

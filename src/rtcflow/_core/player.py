@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from ..frames import AudioFormat, AudioFrame
 from ..media.playout import Latency, Playout, PlayoutFrame, PlayoutStatistics
 from .bridge import ParkingLot, Waiter
+from .moved import renamed
 
 MOST_WAITING = 0.2
 """Seconds of audio that may wait before the handler is held back. It bridges a stall of the handler's loop of that
@@ -85,6 +86,7 @@ class Player:
         clears: How often `clear` was called.
     """
 
+    @renamed(room="most_waiting")
     def __init__(
         self,
         *,

@@ -30,7 +30,6 @@ from functools import partial
 from typing import Any, Protocol, TypeVar, cast
 
 import anyio
-import anyio.from_thread
 import anyio.lowlevel
 import anyio.to_thread
 
@@ -194,6 +193,8 @@ async def run_sync(function: Callable[[], T], *, name: str, limiter: anyio.Capac
 
 def _in_thread(token: Any, scope: anyio.CancelScope, future: Any, function: Callable[[], object]) -> None:
     """What anyio's own worker thread under asyncio does for one function."""
+    import anyio.from_thread
+
     local: Any = anyio.from_thread.threadlocals  # type: ignore[attr-defined]
     local.current_token, local.current_cancel_scope = token, scope
     result: object = None

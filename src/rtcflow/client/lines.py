@@ -53,8 +53,8 @@ from ..protocol.lines import (
     SendText,
     Stopped,
     TextMessage,
-    check_keys,
 )
+from ..protocol.messages import check_keys
 from ..protocol.resume import Permit, prove
 from ..protocol.signalling import parse_reply
 from ..protocol.telephone import carrier_codec

@@ -33,7 +33,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.abc
@@ -59,7 +59,9 @@ from .handler_loop import HandlerLoop
 from .media_loops import STREAM_ENDS, MediaLoops, Voice
 from .recorder import Recording, RecordPath
 from .resuming import Resuming
-from .saying import Saying
+
+if TYPE_CHECKING:
+    from .saying import Saying
 
 __all__ = ["Connection", "ConnectionStatistics", "run_connection", "shut_down"]
 
@@ -230,7 +232,10 @@ class Connection:
 
     async def say(self, item: object) -> Heard:
         """Play `item` between what the handler emits; returns what was heard of it."""
-        assert self._saying is not None  # noqa: S101
+        if self._saying is None:
+            from .saying import Saying  # takes a while, and most handlers say nothing
+
+            self._saying = Saying(self._media, self)
         return await self._saying.say(item)
 
     @property
@@ -510,7 +515,6 @@ class Connection:
     async def _serve(self, tasks: anyio.abc.TaskGroup) -> None:
         """Begin the call, and wait for its end."""
         self._loop = HandlerLoop(self._call)
-        self._saying = Saying(self._media, self)
         try:
             check_handler(self.handler)
             self.handler._bind(self)

@@ -19,7 +19,6 @@ from typing import Any, ClassVar, Final, Literal, Protocol, TypeAlias, TypeVar, 
 
 import anyio
 import anyio.lowlevel
-import anyio.to_process
 import av
 import numpy as np
 from av.audio.resampler import AudioResampler
@@ -462,6 +461,8 @@ class StreamHandlerBase(ABC):  # noqa: B024  the abstract methods are async or n
         Cancelling this kills the process, and so does the end of the connection.
         """
         self._bound("run_process()")
+        import anyio.to_process  # takes a while
+
         return await anyio.to_process.run_sync(function, *args, cancellable=True)
 
     # -- messages

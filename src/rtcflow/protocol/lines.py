@@ -34,9 +34,6 @@ OVER_LIMIT: Final = 1008
 TOO_BIG: Final = 1009
 INTERNAL_ERROR: Final = 1011
 
-KEYS: Final = "0123456789*#ABCD"
-"""The keys of a telephone (ITU-T Q.23)."""
-
 CodecName: TypeAlias = Literal["pcm_s16le", "opus", "mulaw", "alaw"]
 CODECS: Final[tuple[CodecName, ...]] = ("pcm_s16le", "opus", "mulaw", "alaw")
 
@@ -475,16 +472,6 @@ def read_parameters(value: object) -> dict[str, str]:
         raise wrong("custom parameters are nested too deeply") from None
 
 
-def check_keys(keys: str, more: str = "") -> None:
-    """Whether a telephone has these keys (ITU-T Q.23), or they are among `more`.
-
-    Raises:
-        ValueError: It has not.
-    """
-    if strange := [key for key in keys if key not in KEYS + more]:
-        raise ValueError(f"a telephone has no key {strange[0]!r}; it has {KEYS}")
-
-
 def read_digit(value: object) -> KeyPressed:
     """A key of a telephone (ITU-T Q.23)."""
     if not isinstance(value, str) or not re.fullmatch(r"[0-9*#A-Da-d]", value):
@@ -515,31 +502,6 @@ def write(message: Mapping[str, Any]) -> str:
 
 
 # -- limits and order, as arithmetic
-
-
-class MessageRate:
-    """How many messages a peer may send: a token bucket, `now` in seconds.
-
-    Args:
-        rate: Messages a second that may go on for ever.
-        burst: Messages beyond that at once.
-    """
-
-    def __init__(self, rate: float, burst: int) -> None:
-        self.rate = rate
-        self.burst = burst
-        self._tokens = float(burst)
-        self._last: float | None = None
-
-    def take(self, now: float) -> bool:
-        """Whether one more message at `now` is within the limit."""
-        if self._last is not None:
-            self._tokens = min(self.burst, self._tokens + (now - self._last) * self.rate)
-        self._last = now
-        if self._tokens < 1:
-            return False
-        self._tokens -= 1
-        return True
 
 
 class Reorder:

@@ -26,6 +26,16 @@ DIGITS: Final = "0123456789*#ABCD"
 """The keys of a telephone (ITU-T Q.23)."""
 
 
+def check_keys(keys: str, more: str = "") -> None:
+    """Check that a telephone has these keys, or that they are among `more`.
+
+    Raises:
+        ValueError: It has not.
+    """
+    if strange := [key for key in keys if key not in DIGITS + more]:
+        raise ValueError(f"a telephone has no key {strange[0]!r}; it has {DIGITS}")
+
+
 @dataclass(frozen=True, slots=True)
 class Handshake:
     """The page's channel is open: its first words."""

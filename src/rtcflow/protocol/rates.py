@@ -1,4 +1,4 @@
-"""How often one address may ask: a token bucket for each, of a bounded number of addresses."""
+"""How often a peer may send, and how often one address may ask: token buckets, `now` in seconds."""
 
 from __future__ import annotations
 
@@ -6,13 +6,36 @@ import ipaddress
 from collections import OrderedDict
 from typing import Final
 
-from .lines import MessageRate
-
 ADDRESSES: Final = 4096
 """The most addresses that are remembered, about 1 MB; the address that asked least recently is forgotten."""
 
 BURST: Final = 10.0
 """Seconds' worth of requests that may come at once."""
+
+
+class MessageRate:
+    """How many messages a peer may send: a token bucket, `now` in seconds.
+
+    Args:
+        rate: Messages a second that may go on for ever.
+        burst: Messages beyond that at once.
+    """
+
+    def __init__(self, rate: float, burst: int) -> None:
+        self.rate = rate
+        self.burst = burst
+        self._tokens = float(burst)
+        self._last: float | None = None
+
+    def take(self, now: float) -> bool:
+        """Whether one more message at `now` is within the limit."""
+        if self._last is not None:
+            self._tokens = min(self.burst, self._tokens + (now - self._last) * self.rate)
+        self._last = now
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True
 
 
 class AddressRate:

@@ -7,13 +7,14 @@ import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import anyio
 import anyio.lowlevel
 
 from .._core.bridge import Event
 from .._core.fanout import Fanout
+from .._core.moved import absent_attribute
 from .._core.native import cancellations
 from .._core.threads import WorkerThreads
 from ..abc import Transport
@@ -80,6 +81,13 @@ class ConnectionSettings:
     resume: float | None = None
 
 
+_MOVED: Final[Mapping[str, str]] = {
+    "board": "it is called events",
+    "fetch_output": "read with `async for output in session.outputs.read()`",
+}
+"""What `Session` had in an earlier release, and what to use now."""
+
+
 class Session:
     """One call: a slot, an id and a handler of its own, until its connection has ended.
 
@@ -133,6 +141,11 @@ class Session:
     def __repr__(self) -> str:
         state = "admitted" if self.connection is None else "live" if self.connection.end is None else "ended"
         return f"<Session {self.name} {self.kind} {state}>"
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> NoReturn:
+            raise absent_attribute(self, name, _MOVED)
 
     @property
     def name(self) -> str:

@@ -40,7 +40,6 @@ from ..handlers.checking import check_handler, copy_handler, has_video
 from ..media.convert import as_pcm, to_channels
 from ..outputs import AdditionalOutputs
 from ..protocol import messages
-from ..protocol.lines import check_keys
 from ..transports.memory import Link, MemoryTransport, memory_pair
 from ._room import HANG, UNWIND, HandlerHung, Watch, refuse_in_a_loop, run_in_room
 from ._workers import PATIENCE
@@ -251,7 +250,7 @@ class Caller:
             ValueError: A telephone has no such key; nothing was pressed.
             anyio.ClosedResourceError: The call has ended.
         """
-        check_keys(digits, more=",")
+        messages.check_keys(digits, more=",")
         await anyio.lowlevel.checkpoint()
         for digit in digits:
             if digit != ",":

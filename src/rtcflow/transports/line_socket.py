@@ -12,7 +12,8 @@ import anyio.lowlevel
 
 from .._core.bridge import loop_clock
 from ..exceptions import RemoteProtocolError
-from ..protocol.lines import OVER_LIMIT, TOO_BIG, Message, MessageRate
+from ..protocol.lines import OVER_LIMIT, TOO_BIG, Message
+from ..protocol.rates import MessageRate
 
 if TYPE_CHECKING:
     from starlette.responses import Response

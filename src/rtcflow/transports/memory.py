@@ -29,8 +29,7 @@ from ..abc import MediaOffer
 from ..exceptions import RemoteProtocolError
 from ..frames import AudioFormat, AudioFrame
 from ..media.playout import Latency
-from ..protocol.lines import check_keys
-from ..protocol.messages import Dtmf, encode
+from ..protocol.messages import Dtmf, check_keys, encode
 from .linked import LinkTransport
 
 IN_FLIGHT_BOUND: Final = 10_000

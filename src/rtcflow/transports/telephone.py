@@ -25,8 +25,8 @@ from ..protocol.lines import (
     Reorder,
     SendAccepted,
     SendDtmf,
-    check_keys,
 )
+from ..protocol.messages import check_keys
 from ..protocol.signatures import read_telnyx_key
 from ..protocol.telephone import CARRIERS, carrier_codec, detect
 from ..protocol.telephone.answers import check_parameters

@@ -1,4 +1,4 @@
-"""How often one address may ask."""
+"""How often a peer may send, and how often one address may ask."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rtcflow.handlers.base import AsyncStreamHandler
-from rtcflow.protocol.rates import AddressRate
+from rtcflow.protocol.rates import AddressRate, MessageRate
 from rtcflow.stream import Stream
 from rtcflow.transports.webrtc import WebRTCConfig, open_engine
 
@@ -114,3 +114,11 @@ def test_a_rate_is_above_nothing(rate, error):
     with pytest.raises(error, match="offer_rate"):
         Stream(Quiet(), offer_rate=rate)
     assert Stream(Quiet(), offer_rate=None).calls.count_request(None) is None
+
+
+def test_the_rate_bound_lets_bursts_through_and_floods_not() -> None:
+    """50 messages a second pass for ever, a burst passes once, 10,000 a second do not."""
+    rate = MessageRate(100, 200)
+    assert all(rate.take(second / 50) for second in range(5000))
+    flood = MessageRate(100, 200)
+    assert sum(flood.take(number / 10_000) for number in range(10_000)) == pytest.approx(300, abs=2)

@@ -28,7 +28,6 @@ from rtcflow.protocol.lines import (
     Media,
     MediaClock,
     MediaFormat,
-    MessageRate,
     Ping,
     Reorder,
     SendAccepted,
@@ -646,14 +645,6 @@ def test_a_gap_in_the_timestamps_is_a_gap_in_media_time() -> None:
         960,
         1120,
     ]
-
-
-def test_the_rate_bound_lets_bursts_through_and_floods_not() -> None:
-    """50 messages a second pass for ever, a burst passes once, 10,000 a second do not."""
-    rate = MessageRate(100, 200)
-    assert all(rate.take(second / 50) for second in range(5000))
-    flood = MessageRate(100, 200)
-    assert sum(flood.take(number / 10_000) for number in range(10_000)) == pytest.approx(300, abs=2)
 
 
 def test_what_was_heard_is_what_marks_confirmed() -> None:

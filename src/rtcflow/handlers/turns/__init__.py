@@ -1,6 +1,7 @@
 """Turn-taking: who is speaking, when it is the bot's turn, and what the caller heard of a reply.
 
-`__all__` is the one list of the public names. `rtcflow.turns` offers all of it.
+`names` is the one list of the public names. It is imported when the first of them is asked for, because detectors
+take a while to import and many handlers have none. `rtcflow.turns` offers all of them.
 
 | module | what it decides |
 |---|---|
@@ -15,82 +16,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NoReturn
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 from ..._core.moved import absent
-from ...media.filters import AudioFilter, MakesFilter
-from ..ledger import Heard, Say
-from .detector import TurnDetector, VoiceTurns
-from .events import DetectorEvent, SpeechEnded, SpeechStarted, StopWordHeard, TurnEnd, TurnEnded
-from .keywords import KeywordHit, KeywordSpotter, PocketsphinxSpotter, SpeechToText, TranscribingSpotter
-from .options import AlgoOptions, SileroVadOptions
-from .pauses import PauseTracker
-from .reply_handler import ReplyHandler
-from .reply_on_pause import ReplyOnPause
-from .reply_on_stop_words import ReplyOnStopWords
-from .silero import SileroVADModel, get_silero_model
-from .smart_turn import EndOfTurn, SmartTurn, SmartTurnModel
-from .timeline import (
-    FirstAudio,
-    Interrupted,
-    PlayoutFinished,
-    ReplyEvent,
-    ReplyFailed,
-    ReplyStarted,
-    Resumed,
-    TurnEvent,
-    TurnTimeline,
-)
-from .vad import AudioChunk, EnergyVad, ModelOptions, PauseDetectionModel, StreamingVadModel, VadStream
 
-__all__ = [
-    "AlgoOptions",
-    "AudioChunk",
-    "AudioFilter",
-    "DetectorEvent",
-    "EndOfTurn",
-    "EnergyVad",
-    "FirstAudio",
-    "Heard",
-    "Interrupted",
-    "KeywordHit",
-    "KeywordSpotter",
-    "MakesFilter",
-    "ModelOptions",
-    "PauseDetectionModel",
-    "PauseTracker",
-    "PlayoutFinished",
-    "PocketsphinxSpotter",
-    "ReplyEvent",
-    "ReplyFailed",
-    "ReplyHandler",
-    "ReplyOnPause",
-    "ReplyOnStopWords",
-    "ReplyStarted",
-    "Resumed",
-    "Say",
-    "SileroVADModel",
-    "SileroVadOptions",
-    "SmartTurn",
-    "SmartTurnModel",
-    "SpeechEnded",
-    "SpeechStarted",
-    "SpeechToText",
-    "StopWordHeard",
-    "StreamingVadModel",
-    "TranscribingSpotter",
-    "TurnDetector",
-    "TurnEnd",
-    "TurnEnded",
-    "TurnEvent",
-    "TurnTimeline",
-    "VadStream",
-    "VoiceTurns",
-    "get_silero_model",
-]
+if TYPE_CHECKING:
+    from .names import *  # noqa: F403
+else:
 
-
-if not TYPE_CHECKING:
-
-    def __getattr__(name: str) -> NoReturn:
+    def __getattr__(name: str) -> object:
+        names = import_module(".names", __name__)
+        if name in names.__all__:
+            return getattr(names, name)
         raise absent(__name__, name)

@@ -2,39 +2,19 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from .detector import TurnDetector
 from .options import AlgoOptions, SileroVadOptions
+from .reply import is_async
 
 T = TypeVar("T")
 
 REPLY = "def reply(audio): ... yield (24000, samples)"
 ANY_NUMBER = 100
 """How many arguments a function with ``*args`` takes."""
-
-
-def name_of_function(fn: object) -> str:
-    """The name of a function in logs."""
-    while isinstance(fn, functools.partial):
-        fn = fn.func
-    return str(getattr(fn, "__qualname__", type(fn).__qualname__))
-
-
-def is_async(fn: Callable[..., Any]) -> bool:
-    """Whether `fn` is an async function or an async generator function. Then it is called in the event loop.
-
-    A plain function around an async one counts as plain, even with `functools.wraps`, because its own lines may block.
-    """
-    plain: Any = fn
-    while isinstance(plain, functools.partial):
-        plain = plain.func
-    if not inspect.isroutine(plain) and not inspect.isclass(plain):
-        plain = getattr(plain, "__call__", plain)  # noqa: B004  the method of a callable object
-    return inspect.iscoroutinefunction(plain) or inspect.isasyncgenfunction(plain)
 
 
 def check_reply_function(fn: object) -> int:

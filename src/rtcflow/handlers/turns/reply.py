@@ -10,6 +10,7 @@ interruption it runs on to its next `yield` and is closed there. Its output is d
 
 from __future__ import annotations
 
+import functools
 import inspect
 import logging
 import threading
@@ -27,13 +28,32 @@ from ..._core.bridge import ParkingLot
 from ...outputs import AdditionalOutputs, CloseStream
 from ..items import parse_emit
 from ..ledger import PlayoutLedger, Say
-from .arguments import is_async, name_of_function
 from .timeline import TurnTimeline
 
 logger = logging.getLogger(__name__)
 
 CLOSING = 2.0
 """Seconds that the `finally` of an interrupted async generator may take."""
+
+
+def name_of_function(fn: object) -> str:
+    """The name of a function in logs."""
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    return str(getattr(fn, "__qualname__", type(fn).__qualname__))
+
+
+def is_async(fn: Callable[..., Any]) -> bool:
+    """Whether `fn` is an async function or an async generator function. Then it is called in the event loop.
+
+    A plain function around an async one counts as plain, even with `functools.wraps`, because its own lines may block.
+    """
+    plain: Any = fn
+    while isinstance(plain, functools.partial):
+        plain = plain.func
+    if not inspect.isroutine(plain) and not inspect.isclass(plain):
+        plain = getattr(plain, "__call__", plain)  # noqa: B004  the method of a callable object
+    return inspect.iscoroutinefunction(plain) or inspect.isasyncgenfunction(plain)
 
 
 @dataclass(eq=False, slots=True)

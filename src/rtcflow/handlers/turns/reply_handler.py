@@ -30,8 +30,8 @@ from ...outputs import AdditionalOutputs, EmitType, WebRTCData
 from ...protocol import messages
 from ..base import AsyncStreamHandler, get_current_handler
 from ..ledger import Heard
-from .arguments import check_callback, check_reply_function, check_startup_function, name_of_function
-from .reply import CLOSING, Chunk, ChunkQueue, Reply, ThreadLimit, run_reply
+from .arguments import check_callback, check_reply_function, check_startup_function
+from .reply import CLOSING, Chunk, ChunkQueue, Reply, ThreadLimit, name_of_function, run_reply
 from .state import (
     Action,
     Audio,

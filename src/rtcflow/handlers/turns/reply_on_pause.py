@@ -17,17 +17,12 @@ from numpy.typing import NDArray
 
 from ...frames import AudioFormat, ChannelLayout
 from ...media.filters import FilterChain, MakesFilter, PlayedAudio
-from .arguments import (
-    check_algo_options,
-    check_callback,
-    check_vad_options,
-    make_detector,
-    name_of_function,
-)
+from .arguments import check_algo_options, check_callback, check_vad_options, make_detector
 from .detector import ChunkTurns, TurnDetector, VoiceTurns
 from .detector_runner import DetectorRunner
 from .events import DetectorEvent, StopWordHeard
 from .options import AlgoOptions, SileroVadOptions
+from .reply import name_of_function
 from .reply_handler import ReplyHandler
 from .silero import get_silero_model
 from .state import (

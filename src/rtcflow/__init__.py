@@ -21,14 +21,7 @@ from .connection.connection import Connection, run_connection
 from .connection.handler_loop import HandlerLoop
 from .context import Context, get_current_context
 from .ends import End, EndCause, Timeouts
-from .exceptions import (
-    HandlerError,
-    MediaError,
-    NegotiationError,
-    NotAuthorized,
-    RTCFlowError,
-    UnknownConnection,
-)
+from .exceptions import HandlerError, MediaError, NegotiationError, NotAuthorized, RTCFlowError, UnknownConnection
 from .frames import AudioFormat, AudioFrame, ChannelLayout
 from .handlers.base import (
     AsyncAudioVideoStreamHandler,

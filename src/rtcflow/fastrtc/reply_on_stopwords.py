@@ -1,29 +1,11 @@
 """FastRTC's module of this name. Its imports are absolute, so that it also works under the name `fastrtc`."""
 
-from rtcflow.audio import (
-    audio_to_float32,
-)
-from rtcflow.fastrtc._options import (
-    AlgoOptions,
-)
-from rtcflow.fastrtc._reply import (
-    AppState,
-    ReplyOnPause,
-    ReplyOnStopWords,
-    ReplyOnStopWordsState,
-)
-from rtcflow.fastrtc._types import (
-    ReplyFnGenerator,
-    create_message,
-)
-from rtcflow.handlers.turns import (
-    ModelOptions,
-    PauseDetectionModel,
-)
-from rtcflow.speech import (
-    get_stt_model,
-    stt_for_chunks,
-)
+from rtcflow.audio import audio_to_float32
+from rtcflow.fastrtc._options import AlgoOptions
+from rtcflow.fastrtc._reply import AppState, ReplyOnPause, ReplyOnStopWords, ReplyOnStopWordsState
+from rtcflow.fastrtc._types import ReplyFnGenerator, create_message
+from rtcflow.handlers.turns import ModelOptions, PauseDetectionModel
+from rtcflow.speech import get_stt_model, stt_for_chunks
 
 __all__ = [
     "AlgoOptions",

@@ -2,24 +2,11 @@
 
 from typing import NoReturn
 
-from rtcflow.fastrtc._absent import (
-    absent,
-)
-from rtcflow.fastrtc._body import (
-    Body,
-)
-from rtcflow.fastrtc._mixin import (
-    WebRTCConnectionMixin,
-)
-from rtcflow.fastrtc._stream import (
-    Stream,
-    UIArgs,
-)
-from rtcflow.fastrtc._types import (
-    HandlerType,
-    RTCConfigurationCallable,
-    StreamHandlerImpl,
-)
+from rtcflow.fastrtc._absent import absent
+from rtcflow.fastrtc._body import Body
+from rtcflow.fastrtc._mixin import WebRTCConnectionMixin
+from rtcflow.fastrtc._stream import Stream, UIArgs
+from rtcflow.fastrtc._types import HandlerType, RTCConfigurationCallable, StreamHandlerImpl
 
 __all__ = [
     "Body",

@@ -2,12 +2,8 @@
 
 from typing import NoReturn
 
-from rtcflow.context import (
-    Context,
-)
-from rtcflow.fastrtc._absent import (
-    absent,
-)
+from rtcflow.context import Context
+from rtcflow.fastrtc._absent import absent
 from rtcflow.fastrtc._handlers import (
     AsyncAudioVideoStreamHandler,
     AsyncStreamHandler,
@@ -15,9 +11,7 @@ from rtcflow.fastrtc._handlers import (
     StreamHandler,
     StreamHandlerBase,
 )
-from rtcflow.fastrtc._tell import (
-    WebRTCError,
-)
+from rtcflow.fastrtc._tell import WebRTCError
 from rtcflow.fastrtc._types import (
     AsyncHandler,
     AudioVideoStreamHandlerImpl,
@@ -29,9 +23,7 @@ from rtcflow.fastrtc._types import (
     current_context,
     split_output,
 )
-from rtcflow.handlers.functions import (
-    VideoStreamHandler,
-)
+from rtcflow.handlers.functions import VideoStreamHandler
 from rtcflow.outputs import (
     AdditionalOutputs,
     AudioEmitType,

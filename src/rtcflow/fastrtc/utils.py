@@ -10,35 +10,16 @@ from rtcflow.audio import (
     audio_to_float32,
     wait_for_item,
 )
-from rtcflow.context import (
-    Context,
-    get_current_context,
-)
-from rtcflow.fastrtc._absent import (
-    absent,
-)
-from rtcflow.fastrtc._audio import (
-    audio_to_int16,
-)
+from rtcflow.context import Context, get_current_context
+from rtcflow.fastrtc._absent import absent
+from rtcflow.fastrtc._audio import audio_to_int16
 from rtcflow.fastrtc._tell import (
     Warning,  # noqa: A004
     WebRTCError,
 )
-from rtcflow.fastrtc._types import (
-    RTCConfigurationCallable,
-    create_message,
-    current_context,
-    split_output,
-)
-from rtcflow.handlers.turns.vad import (
-    AudioChunk,
-)
-from rtcflow.outputs import (
-    AdditionalOutputs,
-    CloseStream,
-    DataChannel,
-    WebRTCData,
-)
+from rtcflow.fastrtc._types import RTCConfigurationCallable, create_message, current_context, split_output
+from rtcflow.handlers.turns.vad import AudioChunk
+from rtcflow.outputs import AdditionalOutputs, CloseStream, DataChannel, WebRTCData
 
 __all__ = [
     "AdditionalOutputs",

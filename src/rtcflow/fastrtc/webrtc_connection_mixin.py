@@ -2,18 +2,10 @@
 
 from typing import NoReturn
 
-from rtcflow.context import (
-    Context,
-)
-from rtcflow.fastrtc._absent import (
-    absent,
-)
-from rtcflow.fastrtc._body import (
-    Body,
-)
-from rtcflow.fastrtc._mixin import (
-    WebRTCConnectionMixin,
-)
+from rtcflow.context import Context
+from rtcflow.fastrtc._absent import absent
+from rtcflow.fastrtc._body import Body
+from rtcflow.fastrtc._mixin import WebRTCConnectionMixin
 from rtcflow.fastrtc._types import (
     HandlerType,
     RTCConfigurationCallable,
@@ -21,13 +13,8 @@ from rtcflow.fastrtc._types import (
     VideoEventHandler,
     create_message,
 )
-from rtcflow.handlers.functions import (
-    VideoStreamHandler,
-)
-from rtcflow.outputs import (
-    AdditionalOutputs,
-    WebRTCData,
-)
+from rtcflow.handlers.functions import VideoStreamHandler
+from rtcflow.outputs import AdditionalOutputs, WebRTCData
 
 __all__ = [
     "AdditionalOutputs",

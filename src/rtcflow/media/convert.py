@@ -80,17 +80,6 @@ def to_channels(samples: NDArray[np.int16], channels: int) -> NDArray[np.int16]:
     raise MediaError(f"audio of {have} channels for {channels}", "1 or 2 on both sides")
 
 
-def deinterleave(samples: NDArray[np.int16], channels: int = 2) -> NDArray[np.int16]:
-    """Turn L R L R … (shape (n * channels,) or (1, n * channels)) into shape (channels, n).
-
-    Raises:
-        MediaError: The length is not a multiple of `channels`.
-    """
-    if samples.size % channels:
-        raise MediaError(f"{samples.size} interleaved samples", f"a multiple of {channels}")
-    return np.ascontiguousarray(samples.reshape(-1, channels).T)
-
-
 def interleave(samples: NDArray[np.int16]) -> NDArray[np.int16]:
     """Turn shape (channels, n) into L R L R …, shape (n * channels,): what files and wires hold."""
     return np.ascontiguousarray(samples.T).reshape(-1)
@@ -101,8 +90,7 @@ def as_pcm(samples: Any, layout: ChannelLayout | None = None, *, what: str = "au
 
     Args:
         samples: int16, or float32 in [-1, 1]; shape (n,), (1, n) or (2, n).
-        layout: If given, the shape must have as many channels. Interleaved stereo is not guessed at: see
-            `deinterleave`.
+        layout: If given, the shape must have as many channels. Interleaved stereo is not guessed at.
         what: Whose audio it is, for the error (``"audio from emit()"``).
 
     Returns:

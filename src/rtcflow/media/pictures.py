@@ -138,11 +138,10 @@ class PictureBuffer:
 
     Attributes:
         dropped: Packets that were dropped because they made no whole picture.
-        freezes: Holes that were given up.
     """
 
     def __init__(self) -> None:
-        self.dropped = self.freezes = 0
+        self.dropped = 0
         self._packets: dict[int, VideoPacket] = {}  # by unwrapped sequence number
         self._holes: dict[int, _Hole] = {}
         self._next: int | None = None  # the first number that has not left
@@ -293,7 +292,6 @@ class PictureBuffer:
     def _give_up(self, now: float) -> None:
         """Drop the picture with the first hole in it; what follows waits for a key picture."""
         assert self._next is not None  # noqa: S101
-        self.freezes += 1
         self.need_key(now)
         hole = min(self._holes, default=self._next)
         end = self._highest

@@ -14,7 +14,6 @@ from hypothesis.extra import numpy as hnp
 from rtcflow.exceptions import MediaError
 from rtcflow.media.convert import (
     as_pcm,
-    deinterleave,
     float32_to_int16,
     int16_to_float32,
     interleave,
@@ -88,19 +87,9 @@ def test_other_numbers_of_channels_are_errors(have: int, want: int) -> None:
         to_channels(np.zeros((have, 4), np.int16), want)
 
 
-@given(pcm)
-def test_interleaving_undoes_deinterleaving(samples: Any) -> None:
-    """deinterleave(interleave(x)) == x, flat or with the axis that PyAV's packed formats have."""
-    flat = interleave(samples)
-    np.testing.assert_array_equal(deinterleave(flat, samples.shape[0]), samples)
-    np.testing.assert_array_equal(deinterleave(flat[np.newaxis], samples.shape[0]), samples)
-
-
 def test_interleaved_samples_alternate() -> None:
     """L R L R, as in a wav file."""
     assert interleave(np.array([[1, 2], [3, 4]], np.int16)).tolist() == [1, 3, 2, 4]
-    with pytest.raises(MediaError, match="multiple of 2"):
-        deinterleave(np.zeros(3, np.int16))
 
 
 @given(pcm, st.booleans(), st.booleans(), st.booleans())

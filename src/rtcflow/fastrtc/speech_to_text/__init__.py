@@ -1,11 +1,6 @@
 """FastRTC's module of this name. Its imports are absolute, so that it also works under the name `fastrtc`."""
 
-from rtcflow.speech import (
-    MoonshineSTT,
-    STTModel,
-    get_stt_model,
-    stt_for_chunks,
-)
+from rtcflow.speech import MoonshineSTT, STTModel, get_stt_model, stt_for_chunks
 
 __all__ = [
     "MoonshineSTT",

@@ -2,19 +2,9 @@
 
 from typing import NoReturn
 
-from rtcflow.audio import (
-    async_aggregate_bytes_to_16bit,
-)
-from rtcflow.fastrtc._absent import (
-    absent,
-)
-from rtcflow.speech import (
-    CartesiaTTSOptions,
-    KokoroTTSOptions,
-    TTSModel,
-    TTSOptions,
-    get_tts_model,
-)
+from rtcflow.audio import async_aggregate_bytes_to_16bit
+from rtcflow.fastrtc._absent import absent
+from rtcflow.speech import CartesiaTTSOptions, KokoroTTSOptions, TTSModel, TTSOptions, get_tts_model
 
 __all__ = [
     "CartesiaTTSOptions",

@@ -47,15 +47,7 @@ from .state import (
     Tell,
     TurnState,
 )
-from .timeline import (
-    Interrupted,
-    PlayoutFinished,
-    Resumed,
-    TurnEvent,
-    TurnTimeline,
-    event_message,
-    transcript_message,
-)
+from .timeline import Interrupted, PlayoutFinished, Resumed, TurnEvent, TurnTimeline, event_message, transcript_message
 from .turn_audio import TurnAudio
 
 logger = logging.getLogger(__name__)

@@ -25,17 +25,7 @@ from .options import AlgoOptions, SileroVadOptions
 from .reply import name_of_function
 from .reply_handler import ReplyHandler
 from .silero import get_silero_model
-from .state import (
-    Action,
-    AskInterrupt,
-    Audio,
-    JudgeSpeech,
-    ResetDetector,
-    Resume,
-    StopJudging,
-    TurnState,
-    WatchForMute,
-)
+from .state import Action, AskInterrupt, Audio, JudgeSpeech, ResetDetector, Resume, StopJudging, TurnState, WatchForMute
 from .timeline import ReplyFailed, TurnEvent
 from .turn_audio import TurnAudio
 from .vad import ModelOptions, PauseDetectionModel, StreamingVadModel

@@ -14,15 +14,9 @@ from ..lines import (
     WRONG_KIND,
     CallStarted,
     Connected,
-    LineCommand,
     LineEvent,
     MarkPlayed,
     MediaFormat,
-    Message,
-    SendClear,
-    SendMark,
-    SendMedia,
-    parse_object,
     read_count,
     read_id,
     read_object,
@@ -30,9 +24,8 @@ from ..lines import (
     read_text,
     unknown_to_us,
     write,
-    write_payload,
 )
-from .json_media import JsonMediaCodec, decode_command
+from .json_media import JsonMediaCodec
 
 _LINEAR = ("base64", "raw/slin", "audio/x-l16", "audio/l16")  # codespell:ignore slin
 """How Exotel names signed 16-bit little-endian samples; ``base64`` names only what they travel in."""
@@ -88,22 +81,8 @@ class ExotelCodec(JsonMediaCodec):
     def _stop_parts(self) -> dict[str, str]:
         return {"call_sid": "" if self.call is None else self.call.call_id, "reason": "callended"}
 
-    def send(self, command: LineCommand) -> Message:
-        """See `LineCodec.send`."""
-        match command:
-            case SendMedia(payload):
-                parts: dict[str, object] = {"event": "media", "media": {"payload": write_payload(payload)}}
-            case SendMark(name):
-                parts = {"event": "mark", "mark": {"name": name}}
-            case SendClear():
-                parts = {"event": "clear"}
-            case _:
-                raise NotImplementedError(f"Exotel has no message for {type(command).__name__}")
-        return write({**parts, "stream_sid": self._stream_id})
-
-    def receive_command(self, message: Message) -> LineCommand:
-        """See `LineCodec.receive_command`."""
-        return decode_command(parse_object(message))
+    def _stream_parts(self) -> dict[str, str]:
+        return {"stream_sid": self._stream_id}
 
 
 def _read_format(said: dict[str, Any]) -> MediaFormat:

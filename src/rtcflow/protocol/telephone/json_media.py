@@ -125,6 +125,38 @@ class JsonMediaCodec(LineCodec):
     def _stop_parts(self) -> dict[str, str]:
         return {}
 
+    # -- what the server says. Plivo has names of its own
+
+    def send(self, command: LineCommand) -> Message:
+        """See `LineCodec.send`."""
+        match command:
+            case SendMedia(payload):
+                parts: dict[str, object] = {"event": "media", "media": {"payload": write_payload(payload)}}
+            case SendMark(name):
+                parts = {"event": "mark", "mark": {"name": name}}
+            case SendClear():
+                parts = {"event": "clear"}
+            case _:
+                raise NotImplementedError(f"{self.name} has no message for {type(command).__name__}")
+        return write({**parts, **self._stream_parts()})
+
+    def receive_command(self, message: Message) -> LineCommand:
+        """See `LineCodec.receive_command`."""
+        said = parse_object(message)
+        match said.get("event"):
+            case "media":
+                return SendMedia(read_payload(read_object(said, "media")))
+            case "mark":
+                return SendMark(read_text(read_object(said, "mark"), "name"))
+            case "clear":
+                return SendClear()
+            case other:
+                raise unknown_event(other, "media, mark, clear")
+
+    def _stream_parts(self) -> dict[str, str]:
+        """The carrier's name of the stream, in what the server says."""
+        return {}
+
     @property
     def _stream_id(self) -> str:
         return self.call.stream_id if self.call is not None else ""
@@ -216,37 +248,14 @@ class TwilioCodec(JsonMediaCodec):
             return write({"event": "connected", "protocol": "Call", "version": "1.0.0"})
         return super()._encode_other(event)
 
-    def send(self, command: LineCommand) -> Message:
-        """See `LineCodec.send`."""
-        match command:
-            case SendMedia(payload):
-                parts: dict[str, object] = {"media": {"payload": write_payload(payload)}}
-                return write({"event": "media", "streamSid": self._stream_id, **parts})
-            case SendMark(name):
-                return write({"event": "mark", "streamSid": self._stream_id, "mark": {"name": name}})
-            case SendClear():
-                return write({"event": "clear", "streamSid": self._stream_id})
-        raise NotImplementedError(f"Twilio has no message for {type(command).__name__}")
+    def _stream_parts(self) -> dict[str, str]:
+        return {"streamSid": self._stream_id}
 
     def receive_command(self, message: Message) -> LineCommand:
         """See `LineCodec.receive_command`."""
-        said = parse_object(message)
-        if said.get("streamSid") != self._stream_id:
+        if parse_object(message).get("streamSid") != self._stream_id:
             raise wrong(f"'streamSid' must be {self._stream_id!r}")
-        return decode_command(said)
-
-
-def decode_command(said: dict[str, Any]) -> LineCommand:
-    """What a server says to Twilio, Telnyx and Exotel alike."""
-    match said.get("event"):
-        case "media":
-            return SendMedia(read_payload(read_object(said, "media")))
-        case "mark":
-            return SendMark(read_text(read_object(said, "mark"), "name"))
-        case "clear":
-            return SendClear()
-        case other:
-            raise unknown_event(other, "media, mark, clear")
+        return super().receive_command(message)
 
 
 class TelnyxCodec(JsonMediaCodec):
@@ -318,21 +327,6 @@ class TelnyxCodec(JsonMediaCodec):
             case CarrierFailed(reason):
                 return self._write("error", payload={"code": 100002, "title": reason})
         return super()._encode_other(event)
-
-    def send(self, command: LineCommand) -> Message:
-        """See `LineCodec.send`."""
-        match command:
-            case SendMedia(payload):
-                return write({"event": "media", "media": {"payload": write_payload(payload)}})
-            case SendMark(name):
-                return write({"event": "mark", "mark": {"name": name}})
-            case SendClear():
-                return write({"event": "clear"})
-        raise NotImplementedError(f"Telnyx has no message for {type(command).__name__}")
-
-    def receive_command(self, message: Message) -> LineCommand:
-        """See `LineCodec.receive_command`."""
-        return decode_command(parse_object(message))
 
 
 class PlivoCodec(JsonMediaCodec):

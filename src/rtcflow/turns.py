@@ -6,8 +6,8 @@ detectors and voice activity models of your own.
 
 from __future__ import annotations
 
-from .handlers.turns import names
-from .handlers.turns.names import *  # noqa: F403 - the list is there, once
+from .handlers.turns import _names
+from .handlers.turns._names import *  # noqa: F403 - the list is there, once
 
 __all__: list[str] = []
-__all__ += names.__all__  # in this form, type checkers can follow it
+__all__ += _names.__all__  # in this form, type checkers can follow it

@@ -1,6 +1,6 @@
 """Turn-taking: who is speaking, when it is the bot's turn, and what the caller heard of a reply.
 
-`names` is the one list of the public names. It is imported when the first of them is asked for, because detectors
+`_names` is the one list of the public names. It is imported when the first of them is asked for, because detectors
 take a while to import and many handlers have none. `rtcflow.turns` offers all of them.
 
 | module | what it decides |
@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING
 from ..._core.moved import absent
 
 if TYPE_CHECKING:
-    from .names import *  # noqa: F403
+    from ._names import *  # noqa: F403
 else:
 
     def __getattr__(name: str) -> object:
-        names = import_module(".names", __name__)
+        names = import_module("._names", __name__)
         if name in names.__all__:
             return getattr(names, name)
         raise absent(__name__, name)

@@ -27,6 +27,6 @@ else:
 
     def __getattr__(name: str) -> object:
         names = import_module("._names", __name__)
-        if name in names.__all__:
+        if name in {"__all__", *names.__all__}:
             return getattr(names, name)
         raise absent(__name__, name)

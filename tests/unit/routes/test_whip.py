@@ -129,6 +129,31 @@ async def test_whip_brings_media_to_the_handler():
 
 
 @pytest.mark.anyio
+@pytest.mark.parametrize("kept", [True, False], ids=["prefix-kept", "prefix-taken-away"])
+@pytest.mark.parametrize("protocol", ["whip", "whep"])
+async def test_the_location_has_the_prefix_of_a_proxy(protocol, kept):
+    """Under `root_path` the Location of a session is the public one, and a client can end the session with it."""
+    stream = make()
+    transport = httpx2.ASGITransport(stream.asgi, root_path="/talk")
+    prefix = "/talk" if kept else ""
+    with anyio.fail_after(30):
+        async with (
+            stream.running(),
+            httpx2.AsyncClient(transport=transport, base_url="http://site") as client,
+            open_engine(LOCAL) as engine,
+        ):
+            call = await engine.offer(**{"receive" if protocol == "whip" else "send": False}, messages=False)
+            response = await client.post(f"{prefix}/{protocol}", content=call.offer_sdp, headers=SDP)
+            assert response.status_code == 201, response.text
+            location = response.headers["location"]
+            assert re.fullmatch(rf"/talk/{protocol}/[A-Za-z0-9_-]{{24}}", location)
+            arrives = location if kept else location.removeprefix("/talk")
+            assert (await client.delete(arrives)).status_code == 200
+            await call.aclose()
+    assert len(stream.calls) == 0
+
+
+@pytest.mark.anyio
 async def test_whep_fetches_what_the_handler_makes():
     """POST of a recvonly offer gives a sendonly answer, and what the handler emits is heard."""
     stream = make()

@@ -10,6 +10,7 @@ from pathlib import Path
 import anyio
 import numpy as np
 import pytest
+from free_ports import free_udp_port
 
 from rtcflow.frames import AudioFormat, AudioFrame
 from rtcflow.transports.webrtc import WebRTCConfig, WebRTCTransport, open_engine
@@ -42,12 +43,6 @@ class Nat(Relay):
             end.close()
 
 
-def free_port() -> int:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as trial:
-        trial.bind(("127.0.0.1", 0))
-        return int(trial.getsockname()[1])
-
-
 async def keep_saying(transport: WebRTCTransport) -> None:
     tone = (8000 * np.sin(2 * np.pi * 440 * np.arange(9600) / 48000)).astype(np.int16)[None]
     with suppress(*ENDED):
@@ -68,7 +63,7 @@ async def hear(transport: WebRTCTransport, frames: int) -> None:
 async def test_a_call_outlives_a_new_port_of_the_nat(*, one_port: bool) -> None:
     """Sound and messages come through both ways again, without anything from the application."""
     nat = Nat()
-    config = WebRTCConfig(host_addresses=("127.0.0.1",), port=free_port() if one_port else None)
+    config = WebRTCConfig(host_addresses=("127.0.0.1",), port=free_udp_port() if one_port else None)
     try:
         async with open_engine(config) as server, open_engine(WebRTCConfig(host_addresses=("127.0.0.1",))) as client:
             caller = await client.offer()

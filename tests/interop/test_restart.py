@@ -9,12 +9,13 @@ import anyio
 import numpy as np
 import pytest
 from aiortc import RTCSessionDescription
+from free_ports import free_udp_port
 from webrtc_pair import LOCAL, dial, meet
 
 from rtcflow._engine.seam import restart, seam
 from rtcflow.exceptions import ConnectionExists, InvalidOffer
 from rtcflow.frames import AudioFrame
-from rtcflow.transports.webrtc import WebRTCTransport, open_engine
+from rtcflow.transports.webrtc import WebRTCConfig, WebRTCTransport, open_engine
 
 pytestmark = [
     pytest.mark.anyio,
@@ -51,9 +52,14 @@ async def hears(transport: WebRTCTransport, other: WebRTCTransport) -> None:
         pass
 
 
-async def test_a_call_goes_on_after_a_restart() -> None:
-    """Both sides have new credentials and a pair of the new session; audio and messages flow, twice over."""
-    async with open_engine(LOCAL) as server, open_engine(LOCAL) as client:
+@pytest.mark.parametrize("one_port", [False, True], ids=["own-port", "one-port"])
+async def test_a_call_goes_on_after_a_restart(*, one_port: bool) -> None:
+    """Both sides have new credentials and a pair of the new session; audio and messages flow, twice over.
+
+    Also if the server has one port for all calls, and tells them apart by these very credentials.
+    """
+    ours = WebRTCConfig(host_addresses=("127.0.0.1",), port=free_udp_port() if one_port else None)
+    async with open_engine(ours) as server, open_engine(LOCAL) as client:
         caller, callee = await dial(client, server)
         with anyio.fail_after(40):
             seen = {callee.answer.split("a=ice-ufrag:")[1].split("\r")[0]}

@@ -19,6 +19,7 @@ import numpy as np
 import pylibsrtp
 import pytest
 from datagrams import of_every_kind, spoil
+from free_ports import free_udp_port
 from OpenSSL import SSL
 from webrtc_pair import dial
 
@@ -44,12 +45,6 @@ def gate(transport: WebRTCTransport) -> Gate:
     protocol = dtls.transport._connection._nominated[1].protocol
     assert isinstance(protocol, Gate)
     return protocol
-
-
-def free_port() -> int:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as trial:
-        trial.bind(("127.0.0.1", 0))
-        return int(trial.getsockname()[1])
 
 
 def tone(seconds: float) -> AudioFrame:
@@ -85,7 +80,7 @@ class FromThePeer:
 async def test_a_call_outlives_a_flood_of_junk(use_uvloop: bool, one_port: bool) -> None:
     """Junk of every kind, from a stranger and from the peer's own address: audio and messages arrive all the while."""
     dice = random.Random(SEED)
-    shared = free_port() if one_port else None
+    shared = free_udp_port() if one_port else None
     async with (
         open_engine(WebRTCConfig(host_addresses=("127.0.0.1",), port=shared, use_uvloop=use_uvloop)) as server,
         open_engine(WebRTCConfig(host_addresses=("127.0.0.1",))) as client,

@@ -10,16 +10,11 @@ import anyio
 import pytest
 from aioice import ice as stock
 from aioice import stun
+from free_ports import free_udp_port
 from webrtc_pair import dial
 
 from rtcflow._engine.seam.one_port import PROOF, PortGate, SharedSocket, stun_name
 from rtcflow.transports.webrtc import WebRTCConfig, WebRTCEngine, open_engine
-
-
-def free_port() -> int:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as trial:
-        trial.bind(("127.0.0.1", 0))
-        return int(trial.getsockname()[1])
 
 
 def shared_socket(engine: WebRTCEngine) -> SharedSocket:
@@ -32,7 +27,7 @@ def shared_socket(engine: WebRTCEngine) -> SharedSocket:
 @pytest.mark.parametrize("use_uvloop", [False, True])
 async def test_calls_share_a_port(use_uvloop: bool, calls: int) -> None:
     """Each call hears its own caller, by IPv4 and IPv6; strangers' datagrams are dropped; ends leave nothing."""
-    port = free_port()
+    port = free_udp_port()
     hosts = ("127.0.0.1", "::1") if socket.has_ipv6 else ("127.0.0.1",)
     async with open_engine(WebRTCConfig(host_addresses=hosts, port=port, use_uvloop=use_uvloop)) as server:
         pairs = []

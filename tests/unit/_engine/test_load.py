@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 
+import anyio
+import numpy as np
 import pytest
+from webrtc_pair import webrtc_call
 
 from rtcflow._engine import load as load_module
 from rtcflow._engine.load import EngineLoad
+from rtcflow.frames import AudioFrame
 from rtcflow.media.complexity import BEST, LEAST, TICK, WINDOW
 
 
@@ -81,3 +85,22 @@ def test_what_counts_as_load(
     with load.listening(lambda _: None):
         clock.run(2 * WINDOW, ours=ours, others=others, late=late)
     assert load.complexity == level
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", [pytest.param(("asyncio", {}), id="asyncio")])
+async def test_a_live_engine_works_less_when_the_core_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The encoders of calls that go on get the lower level, the statistics tell it, and the sound does not stop."""
+    tone = (8000 * np.sin(2 * np.pi * 440 * np.arange(960) / 48000)).astype(np.int16)[np.newaxis]
+    async with webrtc_call() as (caller, callee):
+
+        async def until(level: int) -> None:
+            while callee.statistics().details.get("opus_complexity") != level:
+                callee.audio_out.put(AudioFrame(tone, 48000, 0))
+                await caller.audio_in.take()
+
+        with anyio.fail_after(60):
+            await until(BEST)
+            # From here on the thread's clock says that it works all the time.
+            monkeypatch.setattr(time, "thread_time", time.monotonic)
+            await until(LEAST)

@@ -124,8 +124,9 @@ def _guard(server: Any) -> Any:
                     logger.debug("the whole error", exc_info=failed)
                 # Under asyncio this is all that the task does. Its cancellation at the server's end ends here, since
                 # asyncio.streams reports a cancelled task as an error (Python 3.11).
-                if passing is not None and (self._is_trio or passing.subgroup(KeyboardInterrupt)):
-                    raise errors_in(passing)[0] from None
+                interrupts = None if passing is None else passing.subgroup(KeyboardInterrupt)
+                if passing is not None and (self._is_trio or interrupts is not None):
+                    raise errors_in(interrupts or passing)[0] from None
 
         context: Any
 

@@ -22,7 +22,7 @@ from rtcflow import cli
 from rtcflow.demo import EchoHandler
 from rtcflow.exceptions import NotServing
 from rtcflow.routes.requests import public_path
-from rtcflow.serving.http_server import PING, serve
+from rtcflow.serving.http_server import PING, _guard, serve
 from rtcflow.serving.session import CallRequest
 from rtcflow.stream import Stream
 from rtcflow.transports.memory import memory_pair
@@ -393,3 +393,22 @@ async def test_carriers_are_sent_to_the_prefix_that_a_proxy_has_taken_away(strip
             path = "/telephone/incoming" if stripped else "/bot/telephone/incoming"
             answer = await client.post(path, data={"CallSid": "1"})
     assert 'url="wss://voice.example/bot/telephone/handler/twilio"' in answer.text
+
+
+@pytest.mark.parametrize("module", ["hypercorn.trio.tcp_server", "hypercorn.asyncio.tcp_server"])
+async def test_several_errors_of_a_connection_are_all_told_and_ctrl_c_passes(module, anyio_backend_name, caplog):
+    """Also if the connection is cancelled at the same time."""
+    errors = [KeyboardInterrupt(), ExceptionGroup("", [ValueError("one"), KeyError("two")])]
+    if anyio_backend_name == "asyncio":  # trio makes its own
+        errors.insert(0, asyncio.CancelledError())
+
+    class Server:
+        context = None
+
+        async def run(self):
+            raise BaseExceptionGroup("", errors)
+
+    Server.__module__ = module
+    with pytest.raises(KeyboardInterrupt):
+        await _guard(Server)().run()
+    assert "ValueError('one'), KeyError('two')" in caplog.text

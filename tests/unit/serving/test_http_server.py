@@ -59,7 +59,8 @@ async def site(anyio_backend_name, application):
 
 
 async def ask(address, path="/healthz"):
-    async with httpx2.AsyncClient(base_url=f"http://{address[0]}:{address[1]}") as client:
+    # A busy machine may take longer to connect than the 5 s that httpx2 waits by itself.
+    async with httpx2.AsyncClient(base_url=f"http://{address[0]}:{address[1]}", timeout=30) as client:
         return await client.get(path)
 
 

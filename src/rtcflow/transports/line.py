@@ -11,6 +11,7 @@ and the task that holds it sends what waits in the outbox first. The codec decid
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -171,6 +172,7 @@ class LineTransport(LinkTransport):
         self._heard = MarkTracker(round(MARK_EVERY * spoken.sample_rate))
         self._heard_lock = threading.Lock()
         self._marks: dict[str, float] = {}  # unanswered: how far playing had come
+        self._plays_to = -math.inf  # when what was sent is over, if the far side plays it in time
         self.audio_out.open(spoken.audio)
         self._tell_agreed(heard, spoken)
         self._began.set()
@@ -198,6 +200,7 @@ class LineTransport(LinkTransport):
             with self._heard_lock:
                 self._heard.clear()
                 self._marks.clear()
+                self._plays_to = -math.inf
             if self._codec.clears:
                 try:
                     self._outbox.put(self._codec.send(SendClear()))
@@ -240,8 +243,12 @@ class LineTransport(LinkTransport):
             await self._socket.close(*told)
 
     async def _wait_heard(self) -> None:
-        """Closing a carrier's line stops what it plays: wait until it has played all, as far as it tells."""
-        if not self._codec.marks or not self._began.is_set():
+        """Closing a line stops what the far side plays: wait until it has played all, as it tells or as time tells."""
+        if not self._began.is_set():
+            return
+        if not self._codec.marks:
+            left = self._plays_to - anyio.current_time()
+            await anyio.sleep(min(max(left, 0), self.ahead + self._codec.message_seconds))
             return
         with anyio.move_on_after(self.ahead + 2 * MARK_EVERY):
             if self._heard.unmarked:
@@ -375,6 +382,7 @@ class LineTransport(LinkTransport):
                     elif not self.audio_out.drop_stale() and payload:
                         with self._heard_lock:
                             mark = self._heard.send(n)
+                            self._plays_to = frame.slot + n / self._speaks.sample_rate
                         await self._socket.send(self._codec.send(SendMedia(payload)))
                         if mark is not None and self._codec.marks:
                             await self._send_mark(mark)

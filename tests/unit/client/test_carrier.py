@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import anyio
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from rtcflow.connection.connection import run_connection
 from rtcflow.exceptions import LocalProtocolError, RemoteProtocolError
 from rtcflow.frames import AudioFormat, AudioFrame
 from rtcflow.handlers.base import AsyncStreamHandler
+from rtcflow.outputs import CloseStream
 from rtcflow.protocol.lines import CallStarted, MediaFormat
 from rtcflow.protocol.telephone import carrier_codec
 from rtcflow.protocol.websocket import WebSocketCodec, Wish
@@ -129,6 +132,42 @@ async def test_a_call_of_exotel_or_genesys_has_sound_keys_and_an_end(carrier):
         await theirs.aclose()
         with anyio.fail_after(5):
             await ours.wait_ended()
+
+
+class Goodbye(AsyncStreamHandler):
+    """Says goodbye for a second, and hangs up."""
+
+    said = False
+
+    async def receive(self, frame): ...
+
+    async def emit(self):
+        if self.said:
+            return CloseStream()
+        self.said = True
+        return 8000, np.full((1, 8000), 9000, np.int16)
+
+    def copy(self):
+        return Goodbye()
+
+
+@pytest.mark.parametrize("carrier", list(FORMATS))
+async def test_the_last_word_is_heard_before_the_line_is_closed(carrier):
+    """Also by a carrier without marks, which does not tell what it has played: audio leaves ahead of its time."""
+    agreed = DEFAULT_FORMATS[carrier]
+    loud = []
+    async with pair(carrier) as (ours, theirs), anyio.create_task_group() as tasks:
+        theirs.start(agreed.audio, agreed.audio)
+        tasks.start_soon(run_connection, ours, Goodbye())
+        loud.append(await theirs.audio_in.take())
+        began = anyio.current_time()
+        with suppress(anyio.EndOfStream):
+            while True:
+                loud.append(await theirs.audio_in.take())
+        assert anyio.current_time() - began > 0.96
+    assert sum(np.count_nonzero(frame.samples > 4000) for frame in loud) / agreed.sample_rate == pytest.approx(
+        1, abs=0.01
+    )
 
 
 async def test_a_comma_among_the_keys_is_a_pause_of_a_second():

@@ -29,7 +29,7 @@ from rich.table import Table
 
 from ._core.installed import check_versions
 from ._version import __version__
-from .ends import errors_in
+from .ends import errors_in, sole_error
 from .exceptions import ClusterError
 from .logs import CallFilter, JsonFormatter, TextFormatter
 
@@ -673,15 +673,16 @@ class _Line:
             async with call_by_websocket(self.url, headers=self.headers) as line:
                 yield line, began
             return
-        async with (
-            call_by_telephone(self.url, self.carrier, headers=self.headers) as line,
-            anyio.create_task_group() as keys,
-        ):
+        async with call_by_telephone(self.url, self.carrier, headers=self.headers) as line:
             line.press(self.digits)
-            if sys.stdin.isatty() and sys.platform != "win32":  # there only sockets can be waited for
-                keys.start_soon(_press_typed, line)
-            yield line, began
-            keys.cancel_scope.cancel()
+            try:
+                async with anyio.create_task_group() as keys:
+                    if sys.stdin.isatty() and sys.platform != "win32":  # there only sockets can be waited for
+                        keys.start_soon(_press_typed, line)
+                    yield line, began
+                    keys.cancel_scope.cancel()
+            except BaseExceptionGroup as group:
+                raise sole_error(group) from None  # what the call has raised, for the one clear line
 
 
 async def _press_typed(line: CallerTransport) -> None:

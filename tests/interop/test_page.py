@@ -109,6 +109,7 @@ def test_pictures_come_back_as_the_function_makes_them(visit):
     )
     start(page)
     page.wait_for(NEGATIVE)
+    page.wait_for("document.getElementById('status').textContent === 'Connected.'")  # it listens to nothing
     page.evaluate(CHOOSE % ("select[name=how]", '"plain"'))
     page.wait_for(ALIKE)
     # The stream's track_constraints and rtp_params were obeyed.
@@ -450,6 +451,8 @@ def test_figures_grey_out_as_soon_as_packets_stop(visit):
     page.click("#toggle")
     page.wait_for("document.getElementById('quality').textContent !== ''")
     page.wait_for(f"Number({CALL}.packetsReceived) > 50")
+    page.click("#mute")
+    page.wait_for("document.getElementById('status').textContent === 'You are muted.'")
     page.evaluate("window.frozen = true")
     page.wait_for(f"'stale' in {CALL}")
     assert text(page, "status").startswith("Interrupted")

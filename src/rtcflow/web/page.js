@@ -60,9 +60,11 @@ function say(words) {
 function showState() {
   if (call.status !== "connected" || "stale" in root.dataset) return;
   const speaking = performance.now() - spokeAt < 600;
-  const state = handlerState || (root.dataset.mode === "send" || !speaking ? "listening" : "speaking");
+  const heard = root.dataset.mode === "send" || !speaking ? "listening" : "speaking";
+  const state = handlerState || (root.dataset.modality === "video" ? "" : heard);
   root.dataset.state = state;
-  say({ listening: "Connected. Listening …", thinking: "Thinking …", speaking: "Speaking …" }[state] ?? "Connected.");
+  const muted = $("mute").ariaPressed === "true";
+  say({ listening: muted ? "You are muted." : "Connected. Listening …", thinking: "Thinking …", speaking: "Speaking …" }[state] ?? "Connected.");
 }
 
 call.addEventListener("local", ({ detail: { stream } }) => {

@@ -85,3 +85,29 @@ def test_no_third_story():
     (pasted,) = re.findall(r"^```py\n(def test_a_caller_is.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
     exec(pasted, names)
     names["test_a_caller_is_gone_at_once"]()
+
+
+def test_the_rule_of_ones_own():
+    """The rule that the page shows, in three lines, is one that Hypothesis plays: what it does is in the story."""
+    (rule,) = re.findall(r"^```py\n(    @rule\(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    assert len(rule.splitlines()) == 3
+    names = example("testing.md", "class Counter(")
+    exec(KNOCKS + rule, names)
+    (story,) = told(names["Life"])
+    assert "knock" in story
+    assert "caller knocks" in story
+
+
+KNOCKS = """
+from hypothesis import strategies as st
+from hypothesis.stateful import rule
+
+class Afraid(Counter):
+    async def on_message(self, text):
+        assert text != "knock", "a knock"
+
+class Life(HandlerLifecycle):
+    def make_handler(self):
+        return Afraid()
+
+"""

@@ -54,7 +54,7 @@ from ..protocol.lines import (
     Stopped,
     TextMessage,
 )
-from ..protocol.messages import check_keys
+from ..protocol.messages import Dtmf, check_keys, encode
 from ..protocol.resume import Permit, prove
 from ..protocol.signalling import parse_reply
 from ..protocol.telephone import carrier_codec
@@ -408,9 +408,13 @@ class CallerTransport(LinkTransport):
                 if event is None:
                     await anyio.sleep(COMMA_SECONDS)
                     continue
-                await self._say(event)
                 if isinstance(event, KeyPressed):
+                    # On a page's line, which is no telephone line, keys are messages.
+                    as_message = TextMessage(encode(Dtmf(event.digit))) if self.offer.messages else event
+                    await self._say(as_message)
                     await anyio.sleep(DIGIT_SECONDS)
+                else:
+                    await self._say(event)
         except (anyio.EndOfStream, anyio.ClosedResourceError, ConnectionError):
             return
 

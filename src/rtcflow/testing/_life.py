@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 import anyio
+import anyio.abc
 import av
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from .._core.bridge import Event
 from ..abc import MediaOffer, Transport
 from ..ends import End, EndCause
-from ..exceptions import NegotiationError
+from ..exceptions import ConnectionExists, NegotiationError
 from ..frames import FRAME_SECONDS, AudioFormat, AudioFrame
 from ..handlers.base import StreamHandlerBase
 from ..outputs import AdditionalOutputs, CloseStream
@@ -82,12 +83,22 @@ class Call:
     traces: SharedChanges
     journal: Journal
     scope: anyio.CancelScope
+    _offer: MediaOffer
+    _tasks: anyio.abc.TaskGroup
 
     def __init__(
-        self, prototype: StreamHandlerBase, clock: VirtualTime, shared: Collection[str], *, over: str, start_up: str
+        self,
+        prototype: StreamHandlerBase,
+        clock: VirtualTime,
+        shared: Collection[str],
+        *,
+        over: str,
+        start_up: str,
+        resumes: bool,
     ) -> None:
         self._prototype, self._shared = prototype, shared
         self._over = over
+        self.resumes = resumes
         self._start_up = start_up
         self._rate = prototype.input_sample_rate
         self._speaks = AudioFormat(prototype.output_sample_rate)
@@ -107,11 +118,12 @@ class Call:
                 open_pair(self._over, offer) as (self.ours, self.theirs),
                 anyio.create_task_group() as tasks,
             ):
-                self.theirs.start(self._speaks, AudioFormat(self._rate))
-                tasks.start_soon(self._listen)
-                tasks.start_soon(self._read)
+                self._offer, self._tasks = offer, tasks
+                self._begin_to_listen()
                 async with stream.calls.admit(CallRequest(), "memory") as self.session:
                     self._count_outputs(self.session)
+                    if self.resumes:
+                        self.session.permit_resume()
                     self.traces = SharedChanges(self._prototype, self.session.handler, self._shared)
                     self.journal = journal()
                     self.journal.context_id = self.session.webrtc_id
@@ -156,6 +168,27 @@ class Call:
         if isinstance(self.ours, LinkTransport):
             self.ours._link.end(error)
 
+    def come_back(self) -> None:
+        """The caller goes on over another link."""
+        self._tasks.start_soon(self._carry_on)
+
+    async def _carry_on(self) -> None:
+        connection = self.session.connection
+        assert connection is not None  # noqa: S101
+        async with open_pair(self._over, self._offer) as (ours, theirs):
+            try:
+                connection.resume(ours)
+            except ConnectionExists:  # the call has ended in this very moment
+                return
+            self.ours, self.theirs = ours, theirs
+            self._begin_to_listen()
+            await connection.wait_released(ours)
+
+    def _begin_to_listen(self) -> None:
+        self.theirs.start(self._speaks, AudioFormat(self._rate))
+        self._tasks.start_soon(self._listen, self.theirs)
+        self._tasks.start_soon(self._read, self.theirs)
+
     def hear(self, n: int, *, speech: bool = False) -> None:
         """`n` frames arrive now, numbered by their first sample; of speech, or of nearly nothing."""
         size = self._rate // 50
@@ -189,18 +222,18 @@ class Call:
         for text in texts:
             self.theirs.send_message_nowait(text)
 
-    async def _listen(self) -> None:
+    async def _listen(self, theirs: Any) -> None:
         try:
             while True:
-                await self.theirs.audio_in.take()
+                await theirs.audio_in.take()
                 self.heard.append(self._clock.now)
         except (anyio.EndOfStream, anyio.ClosedResourceError, anyio.BrokenResourceError):
             return
 
-    async def _read(self) -> None:
+    async def _read(self, theirs: Any) -> None:
         try:
             while True:
-                await self.theirs.messages_in.take()
+                await theirs.messages_in.take()
         except (anyio.EndOfStream, anyio.ClosedResourceError, anyio.BrokenResourceError):
             return
 

@@ -26,7 +26,18 @@ from ..handlers.checking import has_own_method
 from ..handlers.items import parse_emit, parse_video_emit
 from ._tracing import Tracer
 
-WATCHED = ("start_up", "receive", "emit", "video_receive", "video_emit", "on_message", "on_dtmf", "shutdown")
+WATCHED = (
+    "start_up",
+    "receive",
+    "emit",
+    "video_receive",
+    "video_emit",
+    "on_message",
+    "on_dtmf",
+    "on_suspended",
+    "on_resumed",
+    "shutdown",
+)
 
 
 AUDIBLE: Final = 300

@@ -47,6 +47,7 @@ WORDS: Final = {
     "handler_raises": "a method raises",
     "emit_returns": "emit returns",
     "audio_is_lost": "audio is lost",
+    "link_is_replaced": "the caller comes back over another link",
     "call_ends": "the call ends",
     "somebody_is_refused": "another caller is refused",
 }

@@ -1,4 +1,9 @@
-"""Virtual time under trio: a clock, and a system task that moves it when nothing else can run."""
+"""Virtual time under trio: a clock that moves when trio asks how long it may sleep.
+
+trio asks its clock (`deadline_to_sleep_time`) when no task can run. The first answer is always "not at all": trio then
+looks for what has come from outside. If nothing has, it asks again, and now `VirtualTime.decide` may move the time.
+This takes no task of its own, which would cost more than all else in a call.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +14,6 @@ from collections.abc import MutableSequence
 from typing import Any
 
 import trio
-import trio.testing
 
 from ._virtual_time import Decision, VirtualTime
 from ._workers import watching
@@ -20,59 +24,43 @@ class VirtualClock(trio.abc.Clock, trio.abc.Instrument):
 
     def __init__(self, virtual_time: VirtualTime | None = None) -> None:
         self.virtual_time = virtual_time or VirtualTime()
-        self._driver: trio.lowlevel.Task | None = None
-        self._resting = False
+        self._has_looked = False
+        self._runner: Any = None
 
     # -- trio.abc.Clock
 
     def start_clock(self) -> None:
-        _schedule_tasks()
+        self._runner = _schedule_tasks()
         token = trio.lowlevel.current_trio_token()
         trio.lowlevel.add_instrument(self)
-        self.virtual_time.attach(lambda: _soon(token, self._wake), _threads_at_work)
-        token.run_sync_soon(self._spawn)
+        self.virtual_time.attach(lambda: _soon(token, _nothing), _threads_at_work)
 
     def current_time(self) -> float:
         return self.virtual_time.now
 
     def deadline_to_sleep_time(self, deadline: float) -> float:
-        return 0.0 if deadline <= self.virtual_time.now else math.inf
+        if self._is_awaited():
+            return math.inf
+        if not self._has_looked:
+            self._has_looked = True
+            return 0.0
+        return 0.0 if self.virtual_time.decide(deadline) is Decision.GO_ON else math.inf
+
+    def _is_awaited(self) -> bool:
+        """Whether a task waits for all others to be blocked: trio wakes it at once, at the old time."""
+        waiting = getattr(self._runner, "waiting_for_idle", None)
+        return bool(waiting) and waiting.keys()[0][0] <= 0  # the shortest time for which they are to be blocked
 
     # -- trio.abc.Instrument
 
     def task_spawned(self, task: trio.lowlevel.Task) -> None:
         watching(self.virtual_time.workers, task.context)
 
-    def task_scheduled(self, task: trio.lowlevel.Task) -> None:
-        if task is not self._driver:
-            self._wake()
+    def task_scheduled(self, task: trio.lowlevel.Task) -> None:  # noqa: ARG002
+        self._has_looked = False
 
     def before_io_wait(self, timeout: float) -> None:  # noqa: ARG002
         self.virtual_time.turn()
-
-    # -- the driver
-
-    def _spawn(self) -> None:
-        self._driver = trio.lowlevel.spawn_system_task(self._drive, name="virtual time")
-
-    def _wake(self) -> None:
-        if self._resting and self._driver is not None:
-            self._resting = False
-            trio.lowlevel.reschedule(self._driver)
-
-    async def _drive(self) -> None:
-        while True:
-            # Twice: a task of the tests' own that waits for all tasks to be blocked goes first, at the old time.
-            await trio.testing.wait_all_tasks_blocked()
-            await trio.testing.wait_all_tasks_blocked()
-            left = trio.lowlevel.current_statistics().seconds_to_next_deadline
-            if self.virtual_time.decide(self.virtual_time.now + left) is Decision.REST:
-                self._resting = True
-                await trio.lowlevel.wait_task_rescheduled(self._abort)
-
-    def _abort(self, _: object) -> trio.lowlevel.Abort:
-        self._resting = False
-        return trio.lowlevel.Abort.SUCCEEDED
 
 
 class _ScheduledRandom(random.Random):
@@ -102,11 +90,13 @@ def _time_is_virtual() -> bool:
     return trio.lowlevel.in_trio_run() and isinstance(trio.lowlevel.current_clock(), VirtualClock)
 
 
-def _schedule_tasks() -> None:
+def _schedule_tasks() -> Any:
+    """Take over the order of tasks; returns trio's runner."""
     scheduler: Any = sys.modules["trio._core._run"]
     scheduler._ALLOW_DETERMINISTIC_SCHEDULING = True  # tasks in the order of their making, before `shuffle`
     if type(getattr(scheduler, "_r", None)) is random.Random:
         scheduler._r = _ScheduledRandom()
+    return scheduler.GLOBAL_RUN_CONTEXT.runner
 
 
 def _soon(token: trio.lowlevel.TrioToken, function: object) -> None:
@@ -114,6 +104,10 @@ def _soon(token: trio.lowlevel.TrioToken, function: object) -> None:
         token.run_sync_soon(function, idempotent=True)  # type: ignore[arg-type]
     except trio.RunFinishedError:
         return
+
+
+def _nothing() -> None:
+    """Having been called is enough: the loop goes round."""
 
 
 def _threads_at_work() -> int:

@@ -267,9 +267,20 @@ class Workers:
         turns = self.turns
         with self._lock:
             running = [worker for worker in self._workers if worker.runnable]
-            ours = {worker.ident for worker in self._workers}
+            ours: set[int | None] = {worker.ident for worker in self._workers}
+        if any(worker.method is None for worker in running):  # between two calls: no need to look any closer
+            return ThreadsAllow.STANDS
         frames = current_frames()
-        verdict = self._judge_others(frames, ours, real)
+        known = ours | {threading.get_ident(), threading.main_thread().ident}
+        if (
+            frames.keys() <= known
+            and threading.active_count() == len(frames)
+            and not self._others
+            and not self.foreign()
+        ):
+            verdict, self._foreign_seen = ThreadsAllow.FREE, 0  # nobody else is here, or is just being started
+        else:
+            verdict = self._judge_others(frames, known, real)
         for worker in running:
             match self._judge_one(worker, frames, real):
                 case ThreadsAllow.STANDS:
@@ -292,11 +303,10 @@ class Workers:
         if self._bell.is_set():
             self.poke()
 
-    def _judge_others(self, frames: dict[int, FrameType], ours: set[int], real: float) -> ThreadsAllow:
-        """What all other threads allow: not our workers, not the loop's thread, and not the main one, which waits for
-        us.
+    def _judge_others(self, frames: dict[int, FrameType], known: set[int | None], real: float) -> ThreadsAllow:
+        """What all other threads allow: those not `known`, which are our workers, the loop's, and the main one, which
+        waits for us.
         """
-        own, main = threading.get_ident(), threading.main_thread().ident
         computes, jobs, waiting = False, 0, 0
         looks: dict[int, _Look] = {}
         for thread in threading.enumerate():
@@ -305,7 +315,7 @@ class Workers:
                 computes = True
                 continue
             frame = frames.get(ident)
-            if frame is None or ident in {own, main} or ident in ours:
+            if frame is None or ident in known:
                 continue
             match _pool_job(frame):
                 case True:

@@ -56,6 +56,9 @@ Playable: TypeAlias = "NDArray[Any] | tuple[int, NDArray[Any]] | str | PathLike[
 LONG_BLOCK = 1.0
 """Seconds of call time that a call into a handler lasts before it is listed in `CallRecord.blocked`."""
 
+MOMENT = 1e-8
+"""Seconds. Less than anybody measures, and more than asyncio rounds."""
+
 LONGEST_CLOSE = 600.0
 """Seconds of call time after which a call whose caller has hung up is not waited for any more."""
 
@@ -336,30 +339,25 @@ class Caller:
     async def _speak(self) -> None:
         size = self.sample_rate // 50
         quiet = np.zeros((1, size), np.int16)
-        n = 0
+        n = 0  # past `audio_out`, whose clock would only be a second one
         while True:
-            await anyio.sleep_until(self._began + n * FRAME_SECONDS)
+            # A moment later: what the caller does at this time (hangs up, speaks) comes first, always.
+            await anyio.sleep_until(self._began + n * FRAME_SECONDS + (MOMENT if n else 0.0))
             n += 1
             samples = self._line.popleft() if self._line else quiet if self.microphone else None
             try:
                 if samples is not None:
-                    self.transport.audio_out.put(samples)
+                    self.transport.send_audio_nowait(AudioFrame(samples, self.sample_rate, (n - 1) * size))
             except anyio.ClosedResourceError:
                 return
             if not self._line:
                 self._silent.set()
 
-    async def _listen(self) -> None:
-        with _until_the_end():
-            while True:
-                frame = await self.transport.audio_in.take()
-                self._tape.heard.append(HeardFrame(self.seconds, frame))
+    def _hear(self, frame: AudioFrame) -> None:
+        self._tape.heard.append(HeardFrame(self.seconds, frame))
 
-    async def _watch(self) -> None:
-        with _until_the_end():
-            while True:
-                frame = await self.transport.video_in.take()
-                self._tape.seen.append((self.seconds, frame))
+    def _see(self, frame: av.VideoFrame) -> None:
+        self._tape.seen.append((self.seconds, frame))
 
     async def _read(self) -> None:
         with _until_the_end():
@@ -451,8 +449,10 @@ async def open_caller(
             )
             caller = Caller(connection, theirs, args, sample_rate)
             theirs.start(AudioFormat(copied.output_sample_rate), AudioFormat(sample_rate))
+            theirs.audio_in.tap(caller._hear)  # tasks that take the frames would cost a step of the loop each time
+            theirs.video_in.tap(caller._see)
             async with anyio.create_task_group() as tasks:
-                for task in (caller._serve, caller._listen, caller._watch, caller._read, caller._speak):
+                for task in (caller._serve, caller._read, caller._speak):
                     tasks.start_soon(task)
                 if video:
                     tasks.start_soon(caller._film, camera or _grey, fps)

@@ -51,7 +51,7 @@ from . import _promises as promises
 from . import strategies as rtc
 from ._handler_time import HandlerTime, replaced
 from ._life import EMITS, START_UPS, Call, Serving, count_tasks, make_item, refused
-from ._probe import Fault, InjectedError, Journal, probe_copies
+from ._probe import Cause, Fault, InjectedError, Journal, probe_copies
 from ._room import HANG, HandlerHung, ManualLoop
 from ._sharing import refuse_shared_state
 from ._story import told
@@ -79,6 +79,9 @@ JSON_TEXTS = ("{}", "[]", "null", "1", '"hello"', "true")
 
 LINES = ("websocket", "telephone") if find_spec("starlette") else ()
 """Transports that need the extra ``server``."""
+RESUME = 5.0
+"""Seconds for which a call that can be resumed waits for its caller (`Stream(resume=...)`)."""
+
 SHORT_HANG = 3.0
 """Real seconds for which a loop may be held up once that was seen: many runs follow, until the story is short."""
 
@@ -102,13 +105,13 @@ def _in_a_call(step: Callable[..., None]) -> Callable[..., None]:
     """
 
     @wraps(step)
-    def rule_body(self: HandlerLifecycle, **arguments: Any) -> None:
+    def rule_body(self: HandlerLifecycle, *given: Any, **arguments: Any) -> None:
         with self._to_the_end_of_the_step():
             if not self._live:
                 self.a_call_begins()
             if self._live:
                 self._begin_step()
-                step(self, **arguments)
+                step(self, *given, **arguments)
                 self._settle()
 
     return rule_body
@@ -120,6 +123,16 @@ def _over() -> st.SearchStrategy[str]:
     def choose(life: HandlerLifecycle) -> st.SearchStrategy[str]:
         first, *others = ("memory",) if has_video(life._prototype) else life.transports
         return st.sampled_from((*max(1, 6 * len(others)) * (first,), *others))
+
+    return st.runner().flatmap(choose)
+
+
+def _resumes() -> st.SearchStrategy[bool]:
+    """Whether a call can be resumed; more often if the handler is told of it."""
+
+    def choose(life: HandlerLifecycle) -> st.SearchStrategy[bool]:
+        told = [name for name in ("on_suspended", "on_resumed") if has_own_method(life._prototype, name)]
+        return st.booleans() if told else RARELY
 
     return st.runner().flatmap(choose)
 
@@ -333,7 +346,15 @@ class HandlerLifecycle(RuleBasedStateMachine):
         assert self.call.session.connection is not None  # noqa: S101
         return self.call.session.connection
 
-    @initialize(time_limit=TIME_LIMITS, messages=MESSAGES, phone=RARELY, start_up=STARTS, already=ALREADY, over=_over())
+    @initialize(
+        time_limit=TIME_LIMITS,
+        messages=MESSAGES,
+        phone=RARELY,
+        start_up=STARTS,
+        already=ALREADY,
+        over=_over(),
+        resumes=_resumes(),
+    )
     def the_first_call_begins(
         self,
         *,
@@ -343,10 +364,17 @@ class HandlerLifecycle(RuleBasedStateMachine):
         start_up: str = "works",
         already: str | None = None,
         over: str = "memory",
+        resumes: bool = False,
     ) -> None:
         """As `a_call_begins`."""
         self.a_call_begins(
-            time_limit=time_limit, messages=messages, phone=phone, start_up=start_up, already=already, over=over
+            time_limit=time_limit,
+            messages=messages,
+            phone=phone,
+            start_up=start_up,
+            already=already,
+            over=over,
+            resumes=resumes,
         )
 
     @rule(
@@ -357,6 +385,7 @@ class HandlerLifecycle(RuleBasedStateMachine):
         already=ALREADY,
         copy_fails_first=RARELY,
         over=_over(),
+        resumes=_resumes(),
     )
     def a_call_begins(
         self,
@@ -368,6 +397,7 @@ class HandlerLifecycle(RuleBasedStateMachine):
         already: str | None = None,
         copy_fails_first: bool = False,
         over: str = "memory",
+        resumes: bool = False,
     ) -> None:
         """Somebody calls, if no call goes on; one that is ending is given the time it needs.
 
@@ -380,6 +410,8 @@ class HandlerLifecycle(RuleBasedStateMachine):
             copy_fails_first: Another caller came before, and was refused because `copy()` raised.
             over: The transport: ``"memory"``, a page's ``"websocket"``, or the line of a ``"telephone"`` carrier.
                 A line is up when its call begins, so no peer has left before.
+            resumes: If the link breaks, the call waits for its caller, as with `Stream(resume=...)`. Over memory only,
+                and not if the call is over before it is up.
         """
         with self._to_the_end_of_the_step():
             if self._live:
@@ -403,7 +435,10 @@ class HandlerLifecycle(RuleBasedStateMachine):
             over = "phone" if phone and over == "memory" else over
             if not has_own_method(self._prototype, "start_up"):
                 start_up = "works"
-            self.call = call = Call(self._prototype, self.clock, self.shared, over=over, start_up=start_up)
+            resumes = resumes and over == "memory" and already is None
+            self.call = call = Call(
+                self._prototype, self.clock, self.shared, over=over, start_up=start_up, resumes=resumes
+            )
             task = self._loop.start(call.run, self._serving.stream, offer, already, self._newest_journal)
             self._settle()
             if task.done():
@@ -437,6 +472,27 @@ class HandlerLifecycle(RuleBasedStateMachine):
         assert self.call is not None  # noqa: S101
         self.call.lose(n)
         self._settle(n * FRAME_SECONDS)
+
+    @rule(seconds=st.sampled_from((0.1, 0.0, 1.0)))
+    def link_is_replaced(self, seconds: float = 0.1) -> None:
+        """The link breaks, and `seconds` later the caller goes on over another, if the call can be resumed."""
+        with self._to_the_end_of_the_step():
+            if not self._live:
+                self.a_call_begins(resumes=True)
+            if not self._live or self.call is None or not self.call.resumes:
+                return
+            self._begin_step()
+            call, connection = self.call, self.connection
+            resumed = connection.statistics().resumed
+            self._call(call.break_link, OSError("the network is gone"))
+            self._settle(seconds)
+            if connection.end is None:
+                self._call(call.come_back)
+                self._settle()
+            if connection.end is None and connection.statistics().resumed == resumed:
+                self._settle(RESUME)  # a method that is told of it takes its time
+            if connection.end is None and connection.statistics().resumed == resumed:
+                raise AssertionError(f"a call goes on when its caller is back: this one does not, {RESUME:g} s later")
 
     @precondition(lambda self: has_own_method(self._prototype, "on_dtmf"))
     @rule(digits=st.text("0123456789*#", min_size=1, max_size=3))
@@ -521,8 +577,9 @@ class HandlerLifecycle(RuleBasedStateMachine):
         """The call ends, if one goes on.
 
         Args:
-            how: ``"peer leaves"``; ``"link breaks"``; ``"closed"``: by the application, from another thread;
-                ``"server shutdown"``: the whole stream; ``"cancelled"``: by the code that runs the connection.
+            how: ``"peer leaves"``; ``"link breaks"``, and nobody comes back; ``"closed"``: by the application, from
+                another thread; ``"server shutdown"``: the whole stream; ``"cancelled"``: by the code that runs the
+                connection.
         """
         with self._to_the_end_of_the_step():
             if self._live:
@@ -532,7 +589,11 @@ class HandlerLifecycle(RuleBasedStateMachine):
     def _end_call(self, how: str) -> None:
         assert self.call is not None  # noqa: S101
         assert self._serving is not None  # noqa: S101
-        self.call.journal.ends(*HOWS[how])
+        if how == "link breaks" and self.call.resumes:
+            due = self.clock.now + RESUME
+            self.call.journal.causes.append(Cause(due, -1, EndCause.LINK_BROKE, "nobody came back"))
+        else:
+            self.call.journal.ends(*HOWS[how])
         match how:
             case "peer leaves":
                 self._call(self.call.theirs.aclose)
@@ -544,7 +605,7 @@ class HandlerLifecycle(RuleBasedStateMachine):
                 self._call(self._serving.stop.set)
             case _:
                 self._call(self.call.scope.cancel)
-        self._settle()
+        self._settle(RESUME + 0.1 if how == "link breaks" and self.call.resumes else 0.0)
 
     @rule(why=st.sampled_from(("the line is busy", "not authorized")))
     @_in_a_call
@@ -682,6 +743,7 @@ class HandlerLifecycle(RuleBasedStateMachine):
             time_limit=time_limit,
             authorize=self._authorize,
             timeouts=promises.TIMEOUTS,
+            resume=RESUME,
         )
         self._serving = Serving(stream, time_limit)
         self._loop.start(self._serving.run)

@@ -447,7 +447,7 @@ def test_a_story_is_short_and_can_be_pasted():
     assert story.splitlines() == [
         "state = Life()",
         "state.the_first_call_begins(time_limit=None, messages=True, phone=False, start_up='works', already=None, "
-        "over='memory')",
+        "over='memory', resumes=False)",
         "state.audio_arrives(n=1)",
         "state.teardown()",
     ]
@@ -479,6 +479,73 @@ def test_steps_begin_the_call_they_need():
     state.a_call_begins(over="websocket")
     assert not state.handler.phone_mode
     state.teardown()
+
+
+class DeafToKeys(Sound):
+    """Cannot take keys."""
+
+    async def on_dtmf(self, digit):
+        raise ValueError("no such key")
+
+
+@pytest.mark.parametrize("over", ["memory", "websocket", "telephone"])
+def test_keys_arrive_over_every_transport(over):
+    """What the handler raises at a key is what is told, whatever carries the key: a page's WebSocket, too."""
+    state = life(DeafToKeys)()
+    state.the_first_call_begins(over=over)
+    with pytest.raises(AssertionError, match="the handler raised by itself: ValueError"):
+        state.caller_presses(digits="12")
+
+
+class Told(Sound):
+    """Notes that its call has no link, and has one again."""
+
+    events = ()
+
+    async def on_suspended(self):
+        self.events = (*self.events, "suspended")
+
+    def on_resumed(self):
+        self.events = (*self.events, "resumed")
+
+
+@pytest.mark.parametrize("backend", ["trio", "asyncio"])
+def test_a_caller_comes_back_over_another_link(backend):
+    """The call goes on with the same copy; without its caller it ends in time; a call of another kind ends at once."""
+    state = life(Told, backend=backend)()
+    state.the_first_call_begins(resumes=True)
+    first = state.handler
+    state.link_is_replaced(seconds=1.0)
+    state.audio_arrives(n=3)
+    state.link_is_replaced(seconds=0.0)
+    assert state.handler is first
+    assert first.events == 2 * ("suspended", "resumed")
+    assert state.connection.statistics().resumed == 2
+    state.call_ends(how="link breaks")
+    assert first.events[-1] == "suspended"
+    state.link_is_replaced()  # begins a call
+    assert state.handler.events == ("suspended", "resumed")
+    state.call_ends(how="peer leaves")
+    state.a_call_begins(over="telephone", resumes=True)
+    state.link_is_replaced()
+    assert state.handler.events == ()
+    state.call_ends(how="link breaks")
+    state.teardown()
+
+
+class Forgetful(Told):
+    """Resumes once only."""
+
+    def on_resumed(self):
+        super().on_resumed()
+        assert len(self.events) < 4, "a second time"
+
+
+def test_what_goes_wrong_when_the_caller_is_back_is_found():
+    """By default settings, in a call that is resumed twice."""
+    error, story = find(Forgetful)
+    assert "a second time" in str(error)
+    assert story.count("link_is_replaced") == 2
 
 
 def test_rules_and_invariants_of_ones_own():

@@ -21,6 +21,7 @@ import anyio
 import anyio.to_thread
 import av
 import numpy as np
+from numpy.typing import NDArray
 
 from .._core.flow import FlowStatistics
 from ..abc import Transport
@@ -94,12 +95,40 @@ def _sentence(text: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 
 async def _up(ours: Transport, theirs: Transport) -> tuple[AudioFormat, AudioFormat]:
     """Start both ends and wait until they are connected; returns the formats that `ours` hears and speaks."""
+    return (await _up_both(ours, theirs))[0]
+
+
+async def _up_both(
+    ours: Transport, theirs: Transport
+) -> tuple[tuple[AudioFormat, AudioFormat], tuple[AudioFormat, AudioFormat]]:
+    """The same; returns the formats of both ends."""
     wanted = AudioFormat(RATE)
-    formats = ours.start(wanted, wanted)
-    theirs.start(wanted, wanted)
+    formats = ours.start(wanted, wanted), theirs.start(wanted, wanted)
     await ours.wait_connected()
     await theirs.wait_connected()
     return formats
+
+
+async def _exchange(
+    ours: Transport, theirs: Transport, make: Callable[[AudioFormat], NDArray[np.int16]], seconds: float
+) -> dict[str, list[AudioFrame]]:
+    """Both ends send what `make` gives, at once; what each hears within `seconds`, by the direction."""
+    (_, spoken), (_, answered) = await _up_both(ours, theirs)
+    heard: dict[str, list[AudioFrame]] = {}
+
+    async def listen(direction: str, end: Transport) -> None:
+        heard[direction] = [frame for _, frame in await _heard(end, seconds)]
+
+    async with anyio.create_task_group() as tasks:
+        ours.audio_out.put(make(spoken))
+        tasks.start_soon(listen, "to the peer", theirs)
+        if ours.offer.receive_audio:
+            theirs.audio_out.put(make(answered))
+            tasks.start_soon(listen, "from the peer", ours)
+    for direction, frames in heard.items():
+        if not frames:
+            raise AssertionError(f"{direction} nothing arrived")
+    return heard
 
 
 def _spoken(ours: Transport, format: AudioFormat, seconds: float, frequency: float = 1000.0) -> None:
@@ -137,37 +166,32 @@ async def _formats(ours: Transport, theirs: Transport) -> None:
 
 @_sentence("audio put into audio_out arrives at the other end, in order, and sounds the same")
 async def _audio_arrives(ours: Transport, theirs: Transport) -> None:
-    _, spoken = await _up(ours, theirs)
-    sent = signals.sweep(1.0, 300, 3000, spoken.sample_rate, channels=spoken.channels)
-    ours.audio_out.put(sent)
-    frames = [frame for _, frame in await _heard(theirs, 1.0 + SETTLED)]
-    if not frames:
-        raise AssertionError("nothing arrived")
-    rate = frames[0].sample_rate
-    heard = np.concatenate([frame.samples[:1] for frame in frames], axis=1)
-    again = signals.sweep(1.0, 300, 3000, rate)
-    late = signals.latency(heard, again, rate)
-    if not -0.05 < late < SETTLED + 0.2:
-        raise AssertionError(f"it is {late:.3f} s off")
+    def sent(format: AudioFormat) -> NDArray[np.int16]:
+        return signals.sweep(1.0, 300, 3000, format.sample_rate, channels=format.channels)
+
+    for direction, frames in (await _exchange(ours, theirs, sent, 1.0 + SETTLED)).items():
+        rate = frames[0].sample_rate
+        heard = np.concatenate([frame.samples[:1] for frame in frames], axis=1)
+        late = signals.latency(heard, signals.sweep(1.0, 300, 3000, rate), rate)
+        if not -0.05 < late < SETTLED + 0.2:
+            raise AssertionError(f"{direction} it is {late:.3f} s off")
 
 
 @_sentence("frames hold int16 of shape (1 or 2, n), and pts grows with what was sent")
 async def _frames(ours: Transport, theirs: Transport) -> None:
-    _, spoken = await _up(ours, theirs)
-    _spoken(ours, spoken, 0.5)
-    last = None
-    for _, frame in await _heard(theirs, 0.5 + SETTLED):
-        if frame.samples.dtype != np.int16:
-            raise AssertionError(frame.samples.dtype)
-        if frame.samples.ndim != 2:
-            raise AssertionError(frame.samples.shape)
-        if frame.samples.shape[0] not in {1, 2}:
-            raise AssertionError(frame.samples.shape)
-        if last is not None and not frame.pts >= last.pts + last.samples.shape[1]:
-            raise AssertionError(f"pts {frame.pts} after {last.pts}")
-        last = frame
-    if last is None:
-        raise AssertionError("nothing arrived")
+    def sent(format: AudioFormat) -> NDArray[np.int16]:
+        return signals.tone(0.5, 1000, format.sample_rate, channels=format.channels)
+
+    for direction, frames in (await _exchange(ours, theirs, sent, 0.5 + SETTLED)).items():
+        last = None
+        for frame in frames:
+            if frame.samples.dtype != np.int16:
+                raise AssertionError(f"{direction} {frame.samples.dtype}")
+            if frame.samples.ndim != 2 or frame.samples.shape[0] not in {1, 2}:
+                raise AssertionError(f"{direction} {frame.samples.shape}")
+            if last is not None and not frame.pts >= last.pts + last.samples.shape[1]:
+                raise AssertionError(f"{direction} pts {frame.pts} after {last.pts}")
+            last = frame
 
 
 @_sentence("audio leaves in real time, however much is put at once")
@@ -251,14 +275,15 @@ async def _messages(ours: Transport, theirs: Transport) -> None:
     await ours.wait_messages_open()
     await theirs.wait_messages_open()
     texts = [f"{i} ä\n\x00 {'x' * (i * 37 % 3000)}" for i in range(100)]
-    for i, text in enumerate(texts):
-        if i % 2:
-            ours.send_message_nowait(text)
-        else:
-            await anyio.to_thread.run_sync(ours.send_message_nowait, text)
-    for text in texts:
-        if await theirs.messages_in.take() != text:
-            raise AssertionError("another one came")
+    for direction, sender, reader in (("to the peer", ours, theirs), ("from the peer", theirs, ours)):
+        for i, text in enumerate(texts):
+            if i % 2:
+                sender.send_message_nowait(text)
+            else:
+                await anyio.to_thread.run_sync(sender.send_message_nowait, text)
+        for text in texts:
+            if await reader.messages_in.take() != text:
+                raise AssertionError(f"{direction} another one came")
 
 
 @_sentence("statistics may be asked for from any thread, and add up")

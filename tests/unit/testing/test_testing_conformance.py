@@ -216,12 +216,20 @@ def far_side_goes_on(ours, theirs):
     theirs.audio_in.put_nowait = lambda frame: [Flow.put_nowait(theirs.audio_in, frame) for _ in range(4)]
 
 
+def at_the_other_end(how):
+    """The same fault in what comes from the peer."""
+    return lambda ours, theirs: how(theirs, ours)
+
+
 AUDIO_ONLY = MediaOffer()
 ALSO_BROKEN = [
     ("statistics may be asked for", frozen),
     ("statistics may be asked for", back_in_time),
     ("wait_ended returns normally", talks_to_nobody),
     ("when clear_audio returns", far_side_goes_on),
+    ("audio put into audio_out arrives", at_the_other_end(out_of_order)),
+    ("frames hold int16", at_the_other_end(pts_stands_still)),
+    ("messages arrive in the order", at_the_other_end(newest_first)),
 ]
 BROKEN = {
     "start returns formats": (odd_rate, EVERYTHING),

@@ -8,7 +8,8 @@ import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
 from collections.abc import Set as AbstractSet
-from types import CodeType, FunctionType, ModuleType
+from functools import partial
+from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any, Final
 
 import anyio
@@ -76,9 +77,10 @@ class SharedChanges:
     """Looks whether a call changes what all copies share: lists, dicts, sets, arrays, and objects that hold them.
 
     It sees changed items, keys, samples and attributes (with or without ``__slots__``), taken semaphores, attributes of
-    the handler's class (``type(self).total += 1``), and variables of modules and closures that its methods use. It does
-    not see what C code keeps (a model's weights), what is more than `_DEEP` levels down, two changes that undo each
-    other, or changes in objects from other packages, such as clients and models: those are often shared on purpose.
+    the handler's class (``type(self).total += 1``), variables of modules and closures that its methods use, and what
+    functions that it holds were made with. It does not see what C code keeps (a model's weights), what is more than
+    `_DEEP` levels down, two changes that undo each other, or changes in objects from other packages, such as clients
+    and models: those are often shared on purpose.
 
     Args:
         first: The handler.
@@ -89,7 +91,8 @@ class SharedChanges:
     def __init__(self, first: StreamHandlerBase, second: StreamHandlerBase, shared: Collection[str] = ()) -> None:
         self._home = type(first).__module__.partition(".")[0]
         self._class, self._names = type(first), shared
-        self._shared = {f".{name}": value for name, value in _both_have(first, second, shared).items()}
+        both = _both_have(first, second, shared).items()
+        self._shared = {f".{name}": _held(value) if name in vars(first) else value for name, value in both}
         self._shared |= {name: value for name, value in _outside(type(first)) if name not in shared}
         self._before = {name: self._look(value, _DEEP) for name, value in self._shared.items()}
         # Objects of the application that are variables of its modules: places, counters, clients.
@@ -172,6 +175,17 @@ class SharedChanges:
         return id(value)
 
 
+def _held(value: Any) -> Any:
+    """What a function that a handler holds was made with, where changes are looked for; another value as it is."""
+    if isinstance(value, partial):
+        return (_held(value.func), *value.args, *value.keywords.values())
+    if isinstance(value, MethodType):
+        return (value.__self__,)
+    if isinstance(value, FunctionType):
+        return (*(item for _, item in _around(value)), *(value.__defaults__ or ()))
+    return value
+
+
 def _state(value: object) -> list[tuple[str, Any]]:
     """The attributes of an object, in its ``__dict__`` and in the ``__slots__`` of its classes."""
     slots = [slot for cls in type(value).__mro__ for slot in _names(getattr(cls, "__slots__", ()))]
@@ -194,13 +208,18 @@ def _outside(cls: type, wanted: Callable[[Any], bool] | None = None) -> Iterator
             for name in _used(function.__code__):
                 if wanted(variables.get(name)):
                     yield name, variables[name]
-            for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-                try:
-                    value = cell.cell_contents
-                except ValueError:  # not set yet
-                    continue
+            for name, value in _around(function):
                 if wanted(value):
                     yield name, value
+
+
+def _around(function: FunctionType) -> Iterator[tuple[str, Any]]:
+    """The variables of the functions around `function` that it uses."""
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        try:
+            yield name, cell.cell_contents
+        except ValueError:  # not set yet
+            continue
 
 
 _CHANGEABLE: Final = (list, dict, set, deque, bytearray, np.ndarray)

@@ -47,6 +47,9 @@ LOOK: Final = 0.25
 UNWIND: Final = 2.0
 """Real seconds in which an interrupted call has to end."""
 
+INTERRUPTS: Final = 4
+"""How often it is interrupted in this time."""
+
 
 class HandlerHung(Exception):
     """A method of the handler held up the event loop, or kept the call from ending; the text names it."""
@@ -147,12 +150,13 @@ def wait_for(future: Future[T], watch: Watch, ident: int) -> T:
             if future.done():
                 return future.result()
         text = watch.found(ident)
-    watch.interrupt(ident, text)
-    try:
-        return future.result(UNWIND)
-    except TimeoutError:
-        if future.done():
-            return future.result()
+    for _ in range(INTERRUPTS):  # the exception is lost if it strikes in a callback of the collector
+        watch.interrupt(ident, text)
+        try:
+            return future.result(UNWIND / INTERRUPTS)
+        except TimeoutError:
+            if future.done():
+                return future.result()
     take_back(ident)
     raise HandlerHung(text)
 

@@ -431,6 +431,8 @@ class Blocking(Sound):
                 waiter.get(timeout=1)
 
 
+# The exception may strike in a callback of the collector, where it is told and lost; the next one is not.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("backend", ["trio", "asyncio"])
 def test_a_handler_that_holds_up_the_loop_is_named(backend):
     """The machine does not hang with it: the method is named."""
@@ -533,19 +535,17 @@ def test_a_caller_comes_back_over_another_link(backend):
     state.teardown()
 
 
-class Forgetful(Told):
-    """Resumes once only."""
+class Lost(Told):
+    """Cannot go on."""
 
     def on_resumed(self):
-        super().on_resumed()
-        assert len(self.events) < 4, "a second time"
+        raise LookupError("the session is gone")
 
 
 def test_what_goes_wrong_when_the_caller_is_back_is_found():
-    """By default settings, in a call that is resumed twice."""
-    error, story = find(Forgetful)
-    assert "a second time" in str(error)
-    assert story.count("link_is_replaced") == 2
+    """A call is resumed by the machine itself, with its default settings."""
+    error, _ = find(Lost, shrink=False)
+    assert "the session is gone" in str(error)
 
 
 def test_rules_and_invariants_of_ones_own():

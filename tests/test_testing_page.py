@@ -91,7 +91,7 @@ def test_the_rule_of_ones_own():
     """The rule that the page shows, in three lines, is one that Hypothesis plays: what it does is in the story."""
     (rule,) = re.findall(r"^```py\n(    @rule\(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
     assert len(rule.splitlines()) == 3
-    names = example("testing.md", "class Counter")
+    names = example("testing.md", "CounterLife")
     exec(KNOCKS + rule, names)
     (story,) = told(names["Life"])
     assert "knock" in story
@@ -105,6 +105,9 @@ from hypothesis.stateful import rule
 class Afraid(Counter):
     async def on_message(self, text):
         assert text != "knock", "a knock"
+
+    def copy(self):
+        return Afraid()
 
 class Life(HandlerLifecycle):
     def make_handler(self):

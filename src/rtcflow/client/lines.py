@@ -409,7 +409,7 @@ class CallerTransport(LinkTransport):
                     await anyio.sleep(COMMA_SECONDS)
                     continue
                 if isinstance(event, KeyPressed):
-                    # On a page's line, which is no telephone line, keys are messages.
+                    # On a page's line keys are messages. Only a telephone line has keys of its own.
                     as_message = TextMessage(encode(Dtmf(event.digit))) if self.offer.messages else event
                     await self._say(as_message)
                     await anyio.sleep(DIGIT_SECONDS)

@@ -16,7 +16,7 @@ from . import signals
 from ._tracing import Switches
 from .caller import open_caller
 
-__all__ = ["arrays_in", "in_groups", "lateness", "turned_around"]
+__all__ = ["arrays_in", "clicks_at_edges", "in_groups", "lateness", "turned_around"]
 
 PAUSE: Final = 0.3
 """Seconds after a group of frames in which a handler has answered the last one."""
@@ -122,3 +122,23 @@ def turned_around(heard: NDArray[np.int16], rate: int, left: float, right: float
     here = min(level(0, left), level(1, right))
     there = min(level(0, right), level(1, left))
     return there > 10 * max(here, 1.0)
+
+
+def clicks_at_edges(heard: NDArray[np.int16], rate: int, frequency: float) -> bool:
+    """Whether a steady tone comes back with a click at one place of each frame: something begins again there.
+
+    What is left of the audio without the tone is summed up over 30 frames. Noise and clipping are found at all places
+    of a frame, a click at one. Audio that is another sound than the tone is not judged, nor are clicks below -40 dB.
+    """
+    size = rate // 50
+    piece = heard[0, rate // 5 : rate // 5 + 30 * size].astype(np.float64)
+    if piece.size < 30 * size:
+        return False
+    at = np.arange(piece.size) * (2 * np.pi * frequency / rate)
+    waves = np.stack([np.sin(at), np.cos(at)], axis=1)
+    rest = (piece - waves @ np.linalg.lstsq(waves, piece, rcond=None)[0]) ** 2
+    if not 1e-4 < rest.sum() / max(1.0, (piece**2).sum()) < 0.2:
+        return False
+    places = rest.reshape(30, size).sum(axis=0)
+    near = np.convolve(np.concatenate([places, places[:16]]), np.ones(17), "valid")
+    return bool(near.max() > 0.8 * places.sum())

@@ -92,7 +92,7 @@ class SharedChanges:
         self._home = type(first).__module__.partition(".")[0]
         self._class, self._names = type(first), shared
         both = _both_have(first, second, shared).items()
-        self._shared = {f".{name}": _held(value) if name in vars(first) else value for name, value in both}
+        self._shared = {f".{name}": _held(value) if _top(name) in vars(first) else value for name, value in both}
         self._shared |= {name: value for name, value in _outside(type(first)) if name not in shared}
         self._before = {name: self._look(value, _DEEP) for name, value in self._shared.items()}
         # Objects of the application that are variables of its modules: places, counters, clients.
@@ -107,7 +107,7 @@ class SharedChanges:
             if self._look(value, _DEEP) != self._before[name]:
                 return (
                     f"a call changed {name}, which all copies share; make it in __init__ "
-                    f"(or, if calls are to share it, say so: shared={{{name.removeprefix('.')!r}}})"
+                    f"(or, if calls are to share it, say so: shared={{{_top(name.removeprefix('.'))!r}}})"
                 )
         now = self._class_attributes()
         for name in {**self._of_class, **now}:
@@ -175,6 +175,11 @@ class SharedChanges:
         return id(value)
 
 
+def _top(name: str) -> str:
+    """The attribute in which ``name`` is found: ``config`` for ``config['state']``."""
+    return name.partition("[")[0]
+
+
 def _held(value: Any) -> Any:
     """What a function that a handler holds was made with, where changes are looked for; another value as it is."""
     if isinstance(value, partial):
@@ -238,11 +243,29 @@ def _used(code: CodeType) -> Iterator[str]:
 
 
 def _both_have(first: StreamHandlerBase, second: StreamHandlerBase, shared: Collection[str]) -> dict[str, Any]:
-    """The attributes that are one object in both: of their classes, and their own."""
+    """The attributes that are one object in both: of their classes, and their own; and such items in their dicts and
+    lists, as a shallow copy leaves them.
+    """
     theirs = _attributes(second)
-    return {
-        name: value for name, value in _attributes(first).items() if theirs.get(name) is value and name not in shared
-    }
+    found: dict[str, Any] = {}
+    for name, value in _attributes(first).items():
+        if name not in shared:
+            found |= _common(name, value, theirs.get(name), _DEEP)
+    return found
+
+
+def _common(name: str, first: Any, second: Any, depth: int) -> dict[str, Any]:
+    if first is second:
+        return {name: first}
+    pairs: dict[Any, tuple[Any, Any]] = {}
+    if depth and type(first) is type(second) is dict:
+        pairs = {key: (first[key], second[key]) for key in first if key in second}
+    elif depth and type(first) is type(second) is list:
+        pairs = dict(enumerate(zip(first, second, strict=False)))
+    found: dict[str, Any] = {}
+    for key, (ours, theirs) in pairs.items():
+        found |= _common(f"{name}[{key!r}]", ours, theirs, depth - 1)
+    return found
 
 
 def _attributes(handler: StreamHandlerBase) -> dict[str, Any]:

@@ -49,7 +49,7 @@ class VirtualClock(trio.abc.Clock, trio.abc.Instrument):
     def _is_awaited(self) -> bool:
         """Whether a task waits for all others to be blocked: trio wakes it at once, at the old time."""
         waiting = getattr(self._runner, "waiting_for_idle", None)
-        return bool(waiting) and waiting.keys()[0][0] <= 0  # the shortest time for which they are to be blocked
+        return bool(waiting and waiting.keys()[0][0] <= 0)  # the shortest time for which they are to be blocked
 
     # -- trio.abc.Instrument
 

@@ -49,13 +49,13 @@ from ._handler_time import handler_time, seen_by
 from ._leaks import descriptors
 from ._probe import Journal, probe_copies
 from ._room import HandlerHung, longest_hang, refuse_in_a_loop, run_in_room
-from ._scenarios import arrays_in, in_groups, lateness, turned_around
+from ._scenarios import arrays_in, clicks_at_edges, in_groups, lateness, turned_around
 from ._schedules import Schedule
 from ._sharing import SharedChanges, refuse_shared_state
 from ._story import contract_broken
 from ._tracing import Swallowed, Switches, Tracer
 from ._workers import PATIENCE
-from .caller import CallRecord, open_caller, run_call
+from .caller import Caller, CallRecord, open_caller, run_call
 from .clocks import BackendName
 
 __all__ = ["HANDLER_CHECKS", "check_handler"]
@@ -384,7 +384,7 @@ def _cleared(handler: StreamHandlerBase, given: _CheckInput) -> None:
 
 @_handler_sentence(
     "after clear_queue the caller hears nothing that was made before: the handler drops its own backlog",
-    "the caller speaks and writes; clear_queue() after 0.7, 2.4 and 3.9 s",
+    "the caller speaks and writes; clear_queue() after 0.7, 2.4 and 3.9 s, and in the middle of an answer",
 )
 def _nothing_stale(handler: StreamHandlerBase, given: _CheckInput) -> None:
     async def interrupt() -> tuple[float, float]:
@@ -392,8 +392,11 @@ def _nothing_stale(handler: StreamHandlerBase, given: _CheckInput) -> None:
         async with open_caller(handler, args=list(given.args), catch=True) as caller:
             caller.play_nowait(signals.speech_like(1.5))
             caller.send_message(_LONG_TEXT)
-            for wait in (0.7, 1.2, 1.0):
-                await caller.wait(wait)
+            for wait in (0.7, 1.2, 1.0, None):
+                if wait is None:
+                    await _spoken_to(caller)
+                else:
+                    await caller.wait(wait)
                 if caller.connection.end is not None:
                     break
                 caller.handler.clear_queue()
@@ -420,6 +423,16 @@ def _nothing_stale(handler: StreamHandlerBase, given: _CheckInput) -> None:
                 "caller had said nothing new; override clear_queue, drop the reply that is being made there, and "
                 "return super().clear_queue()"
             )
+
+
+async def _spoken_to(caller: Caller) -> None:
+    """The caller speaks, and waits until it is answered: a moment into the answer."""
+    await caller.play(signals.speech_like(0.5, seed=1))
+    asked, journal = anyio.current_time(), _JOURNALS.get()[-1]
+    for _ in range(20):
+        await caller.wait(0.1)
+        if any(at > asked for at, _ in journal.loud):
+            return
 
 
 _LONG_TEXT: Final = " ".join(["hello"] * 50)
@@ -467,12 +480,12 @@ def _as_lines_do(samples: NDArray[np.int16], seed: int) -> NDArray[np.int16]:
 
 
 @_handler_sentence(
-    "its audio comes in real time, and loud samples do not wrap around",
+    "its audio comes in real time, loud samples do not wrap around, and nothing clicks from frame to frame",
     "a loud tone, and 7 s of speech",
 )
 def _steady(handler: StreamHandlerBase, given: _CheckInput) -> None:
     loud = np.concatenate(
-        [signals.tone(1.0, 300, peak=0.9), signals.speech_like(4.0), signals.speech_like(3.0)], axis=1
+        [signals.tone(1.0, _TONE, peak=0.9), signals.speech_like(4.0), signals.speech_like(3.0)], axis=1
     )
     record = run_call(handler, play=loud, seconds=8.0, backend="asyncio", **_usual(given))
     emits = _JOURNALS.get()[-1].emits
@@ -500,6 +513,15 @@ def _steady(handler: StreamHandlerBase, given: _CheckInput) -> None:
             f"{jumps} times a sample is at the other end of the scale than the one before it, as when int16 overflows; "
             "compute in float32 or int32, and np.clip(…, -32768, 32767) before astype(np.int16)"
         )
+    if clicks_at_edges(record.audio, record.sample_rate, _TONE):
+        raise AssertionError(
+            "a steady tone comes back with a click in each frame: a filter or a resampler begins again there; "
+            "keep what it remembers from one frame to the next"
+        )
+
+
+_TONE: Final = 310.0
+"""Hz; no whole number of its waves makes a frame, so each frame begins at another place of the wave."""
 
 
 @_handler_sentence(

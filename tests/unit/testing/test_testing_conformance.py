@@ -537,6 +537,67 @@ class SharingFunction(Sound):
         return type(self)(self.louder)
 
 
+class SharingShallow(Sound):
+    """Copies its settings, and not what is in them."""
+
+    def __init__(self, config=None):
+        super().__init__()
+        self.config = config or {"state": {"turns": 0}}
+
+    async def receive(self, frame):
+        self.config["state"]["turns"] += 1
+
+    def copy(self):
+        return type(self)(dict(self.config))
+
+
+class GoesOnTalking(Sound):
+    """A task makes its reply, and goes on with it after an interruption."""
+
+    loud = 0
+
+    async def start_up(self):
+        self.made = []
+
+    async def receive(self, frame):
+        if np.abs(frame[1]).max() > 500:
+            self.loud += 1
+        elif self.loud > 5:
+            self.loud = 0
+            self.loop.create_task(self.speak())
+
+    async def speak(self):
+        for _ in range(100):
+            self.made.append((24000, np.full((1, 480), 8000, np.int16)))
+            await anyio.sleep(0.01)
+
+    def clear_queue(self):
+        self.made.clear()
+        return super().clear_queue()
+
+    async def emit(self):
+        await anyio.sleep(0.01)
+        return self.made.pop(0) if self.made else None
+
+
+class Clicking(Sound):
+    """Its filter forgets the last sample of each frame."""
+
+    async def start_up(self):
+        self.send, self.take = anyio.create_memory_object_stream(100)
+
+    async def receive(self, frame):
+        filtered = np.diff(frame[1].astype(np.int32) * 2, axis=1, prepend=0)
+        self.send.send_nowait((frame[0], (frame[1] - filtered // 2).astype(np.int16)))
+
+    async def emit(self):
+        return await self.take.receive()
+
+    async def shutdown(self):
+        self.send.close()
+        self.take.close()
+
+
 class SharingDefault(Sound):
     """Writes to a defaultdict of its class."""
 
@@ -593,6 +654,9 @@ def nothing_forgotten(nothing_left_behind):
         (SharingNested, "one call leaves no trace in another", "changed .notes"),
         (SharingCounter, "one call leaves no trace in another", "changed .counts"),
         (SharingFunction, "one call leaves no trace in another", "changed .louder"),
+        (SharingShallow, "one call leaves no trace in another", "changed .config['state']"),
+        (GoesOnTalking, "after clear_queue the caller hears nothing", "of a reply were emitted"),
+        (Clicking, "its audio comes in real time", "a click in each frame"),
         (SharingDefault, "one call leaves no trace in another", "changed .lines"),
         (Counting, "one call leaves no trace in another", "set .total of the class Counting"),
         (KeepingSlot, "one call leaves no trace in another", "ends early (cancelled after 0.05 s)"),

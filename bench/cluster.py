@@ -1,11 +1,25 @@
-"""What a cluster costs: `python bench/cluster.py [--json FILE]`, on a machine with nothing else to do; two minutes.
+"""What a cluster costs: `python bench/cluster.py [--json FILE]`, on a machine with nothing else to do; four minutes.
 
 routing    a follow-up request to another node, against the same request to the node of its call
-load       CPU of NATS, and of two nodes against two processes without a cluster, at ten new calls a second
-capacity   CPU for one call of one process, and of two workers with twice the calls. One process can use one core, so
-           the ratio of what two workers carry to what one carries is 2 × the first ÷ the second. The client is a
-           process of its own and is not counted. Its CPU is shown, since it shares the machine.
+load       CPU of NATS and of the router, at ten new calls a second. See below.
+capacity   how many calls two workers carry for one that a single process carries. See below.
 echo       from the offer to the first sound that comes back, of one process and through a cluster
+
+**What counts as the router's CPU.** Two nodes of a cluster and two processes without one get the same calls, in turns
+of some seconds: ten a second, at the two in turn, each ended after a second. In the cluster the end is asked for at
+the other node, and the nodes spread the calls, so that one half of the offers and one half of the ends are carried.
+The router's CPU is what the cluster's nodes used, less what the processes without a cluster used. So everything that
+a cluster adds counts: the choice of a node, carrying, ids, reports, the thread of the connection to NATS. What a call
+costs in any case does not count: parsing HTTP, answering the offer, media, the end. The error is the standard error
+over the rounds.
+
+**What counts as capacity.** Python's lock lets one process use about one core. Client and servers share this machine,
+so it cannot be filled by two workers without filling it with clients. So each worker gets a load that fits, and its
+CPU for one call is measured: of one process with N calls, and of two workers (with NATS) with 2 N. A core carries 1 /
+(CPU for one call). Two cores with two workers carry (2 / CPU for one call there), so the ratio is 2 × the first ÷ the
+second. The clients are processes of their own. Their CPU is not counted, and is shown. The limits: N is far below
+what a worker carries, and what cores share (memory, the kernel) may tell only beyond it. Delivery and latency show
+that the load fitted.
 
 Servers are ``rtcflow serve rtcflow.demo:stream``.
 """
@@ -126,28 +140,38 @@ async def begin_and_end(client: httpx2.AsyncClient, front: str, back: str, sdp: 
     (await client.delete(f"{back}{created.headers['location']}")).raise_for_status()
 
 
-async def at_ten_a_second(*, cluster: bool, seconds: float) -> tuple[float, float]:
-    """CPU in % of a core, of the nodes together and of NATS; each call ends after a second, through the other node."""
-    with servers(2, cluster=cluster) as (urls, pids, nats):
+async def at_ten_a_second(urls: list[str], pids: list[int], sdp: str, *, cluster: bool, seconds: float) -> float:
+    """Seconds of CPU of the nodes, for ten calls a second; each ends after a second, in a cluster at the other node."""
+    before = sum(map(cpu, pids))
+    async with httpx2.AsyncClient(timeout=20) as client, asyncio.TaskGroup() as tasks:
+        for number in range(round(10 * seconds)):
+            front = urls[number % 2]
+            back = urls[(number + 1) % 2] if cluster else front
+            tasks.create_task(begin_and_end(client, front, back, sdp))
+            await asyncio.sleep(0.1)
+    await asyncio.sleep(0.5)
+    return sum(map(cpu, pids)) - before
+
+
+async def load(seconds: float, rounds: int) -> dict[str, float]:
+    """CPU in % of a core. One round before the first is not counted."""
+    within, without, bus = [], [], []
+    with servers(2, cluster=True) as (urls, pids, nats), servers(2, cluster=False) as (others, their_pids, _):
+        assert nats is not None
         sdp = await offer_sdp()
-        async with httpx2.AsyncClient(timeout=20) as client, asyncio.TaskGroup() as tasks:
-            for number in range(round(10 * (seconds + 1))):
-                if number == 10:
-                    began, before = time.monotonic(), [sum(map(cpu, pids)), cpu(nats) if nats else 0.0]
-                front = urls[number % 2]
-                back = urls[(number + 1) % 2] if cluster else front
-                tasks.create_task(begin_and_end(client, front, back, sdp))
-                await asyncio.sleep(0.1)
-            after = [sum(map(cpu, pids)), cpu(nats) if nats else 0.0]
-            spent = time.monotonic() - began
-        nodes, bus = (100 * (b - a) / spent for a, b in zip(before, after, strict=True))
-        return nodes, bus
-
-
-async def load(seconds: float) -> dict[str, float]:
-    without, _ = await at_ten_a_second(cluster=False, seconds=seconds)
-    within, bus = await at_ten_a_second(cluster=True, seconds=seconds)
-    return {"nats_cpu": bus, "nodes_cpu": within, "nodes_cpu_without": without, "router_cpu": within - without}
+        for _ in range(rounds + 1):
+            before = cpu(nats)
+            within.append(await at_ten_a_second(urls, pids, sdp, cluster=True, seconds=seconds))
+            bus.append(cpu(nats) - before)
+            without.append(await at_ten_a_second(others, their_pids, sdp, cluster=False, seconds=seconds))
+    router = [100 * (a - b) / seconds for a, b in zip(within[1:], without[1:], strict=True)]
+    return {
+        "router_cpu": statistics.mean(router),
+        "router_cpu_error": statistics.stdev(router) / len(router) ** 0.5,
+        "nats_cpu": 100 * statistics.mean(bus[1:]) / seconds,
+        "nodes_cpu": 100 * statistics.mean(within[1:]) / seconds,
+        "nodes_cpu_without": 100 * statistics.mean(without[1:]) / seconds,
+    }
 
 
 def echo_load(number: int, calls: int, seconds: float) -> dict[str, float]:
@@ -181,10 +205,15 @@ def echo_load(number: int, calls: int, seconds: float) -> dict[str, float]:
     }
 
 
-def capacity(calls: int, seconds: float) -> dict[str, float]:
-    one, two = echo_load(1, calls, seconds), echo_load(2, calls, seconds)
-    figures = {f"one_{name}": value for name, value in one.items()} | {f"two_{n}": value for n, value in two.items()}
-    return figures | {"ratio": 2 * one["cpu_per_call"] / two["cpu_per_call"]}
+def capacity(calls: int, seconds: float, rounds: int) -> dict[str, float]:
+    runs = [(echo_load(1, calls, seconds), echo_load(2, calls, seconds)) for _ in range(rounds)]
+    figures = {
+        f"{name}_{figure}": statistics.mean(run[number][figure] for run in runs)
+        for number, name in enumerate(("one", "two"))
+        for figure in runs[0][0]
+    }
+    ratios = [2 * one["cpu_per_call"] / two["cpu_per_call"] for one, two in runs]
+    return figures | {"ratio": statistics.mean(ratios), "ratio_least": min(ratios)}
 
 
 def first_echo(number: int, count: int) -> float:
@@ -207,8 +236,8 @@ def main() -> None:
     options = parser.parse_args()
     measured = {
         "routing": lambda: asyncio.run(routing(500)),
-        "load": lambda: asyncio.run(load(8)),
-        "capacity": lambda: capacity(6, 9),
+        "load": lambda: asyncio.run(load(6, 5)),
+        "capacity": lambda: capacity(5, 9, 2),
         "echo": lambda: echo(8),
     }
     results = {}

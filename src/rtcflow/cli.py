@@ -14,14 +14,15 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager, closing, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
 
 import anyio
+import anyio.abc
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
@@ -427,7 +428,8 @@ def serve_application(
         if worker is None:
             print(f"Serving {name} on {_shown_url(host, listener)} with {backend}. Ctrl-C ends it.", flush=True)
         try:
-            _run(backend, partial(_serve, application, calls, listener, backend, deadline, drain, worker))
+            with _sigterm_later():
+                _run(backend, partial(_serve, application, calls, listener, backend, deadline, drain, worker))
         except BaseException:
             for one in calls:
                 if one.join_error is not None:
@@ -507,35 +509,57 @@ async def _serve(
     drain: float | None = None,
     worker: InheritedFiles | None = None,
 ) -> None:
+    """Serve until a signal. The first one drains, a second one ends the drain. During the start, one ends all."""
     from .serving.http_server import longest_message, serve
 
-    async def stop() -> None:
-        """Return when the server is to stop: at the first signal, or after draining, which a second signal ends."""
+    ready, first, second = anyio.Event(), anyio.Event(), anyio.Event()
+    watching = anyio.CancelScope()
+
+    async def watch(*, task_status: anyio.abc.TaskStatus[None]) -> None:
         if sys.platform == "win32":
-            await anyio.sleep_forever()  # Ctrl-C arrives as KeyboardInterrupt
-        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-            if worker is not None:
-                os.write(worker.ready, b"1")  # the server calls this when the application has started
-                os.close(worker.ready)
-            await _first(signals, worker)
-            async with anyio.create_task_group() as draining:
-                draining.start_soon(_cancel_at, signals, draining.cancel_scope)
-                async with anyio.create_task_group() as streams:
-                    for one in calls:
-                        streams.start_soon(one.drain, one.options.limits.drain_time if drain is None else drain)
-                draining.cancel_scope.cancel()
+            task_status.started()
+            return  # Ctrl-C arrives as KeyboardInterrupt
+        with watching, anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+            task_status.started()
+            await anext(signals)
+            if not ready.is_set():
+                serving.cancel_scope.cancel()
+            first.set()
+            await anext(signals)
+            second.set()
+
+    async def stop() -> None:
+        """Return when the server is to stop. The server calls this when the application has started."""
+        ready.set()
+        if worker is not None:
+            os.write(worker.ready, b"1")
+            os.close(worker.ready)
+        await _first(first, worker)
+        async with anyio.create_task_group() as draining:
+            draining.start_soon(_cancel_after, second, draining.cancel_scope)
+            async with anyio.create_task_group() as streams:
+                for one in calls:
+                    streams.start_soon(one.drain, one.options.limits.drain_time if drain is None else drain)
+            draining.cancel_scope.cancel()
         deadline.start()
 
     most = longest_message(calls)
-    await serve(application, listener, backend.value, stop=stop, grace=GRACE, max_message=most)
+    try:
+        async with anyio.create_task_group() as serving:
+            await serving.start(watch)
+            await serve(application, listener, backend.value, stop=stop, grace=GRACE, max_message=most)
+            watching.cancel()
+    except BaseExceptionGroup as group:
+        raise sole_error(group) or group from None
 
 
-async def _first(signals: AsyncIterator[signal.Signals], worker: InheritedFiles | None) -> None:
+async def _first(told: anyio.Event, worker: InheritedFiles | None) -> None:
     """Wait for a signal, or for the end of the supervisor."""
     async with anyio.create_task_group() as either:
         if worker is not None:
             either.start_soon(_cancel_at_end, worker.life, either.cancel_scope)
-        await anext(signals)
+        await told.wait()
         either.cancel_scope.cancel()
 
 
@@ -544,8 +568,8 @@ async def _cancel_at_end(pipe: int, scope: anyio.CancelScope) -> None:
     scope.cancel()
 
 
-async def _cancel_at(signals: AsyncIterator[signal.Signals], scope: anyio.CancelScope) -> None:
-    await anext(signals)
+async def _cancel_after(event: anyio.Event, scope: anyio.CancelScope) -> None:
+    await event.wait()
     scope.cancel()
 
 
@@ -570,8 +594,21 @@ def _calls_of(application: Any) -> list[Calls]:
     return list(found.values())
 
 
+@contextmanager
+def _sigterm_later() -> Iterator[None]:
+    """Hold SIGTERM back until the event loop takes signals: an exception from a signal handler breaks trio's loop."""
+    if sys.platform == "win32":
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _end_early(*_: object) -> NoReturn:
-    """SIGTERM before the server is ready: end as after Ctrl-C, without a traceback."""
+    """SIGTERM before the event loop runs: end as after Ctrl-C, without a traceback."""
     print("Ended.", flush=True)
     raise SystemExit(0)
 

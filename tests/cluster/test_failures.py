@@ -5,9 +5,9 @@ Minutes of real time, so these tests run in a session of their own: ``nox -s clu
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
+import time
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
@@ -481,8 +481,8 @@ def test_many_workers_behind_one_port(backend, tmp_path, server):
         nats.kill()
 
 
-def test_workers_end_with_their_supervisor(backend, tmp_path):
-    """It is killed, and can tell nobody."""
+def test_all_processes_end_with_their_supervisor(backend, tmp_path):
+    """It is killed, and can tell nobody: its workers and its NATS server end."""
     server = Process(tmp_path, "--workers", "2", "--backend", backend)
 
     def command(pid):
@@ -491,21 +491,33 @@ def test_workers_end_with_their_supervisor(backend, tmp_path):
         except OSError:
             return b""
 
-    left = []
     try:
         wait_until(lambda: "with 2 workers" in server.text() or server.process.poll() is not None, server.text)
         children = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
-        workers = [pid for pid in children if b"--as-worker" in command(pid)]
-        left = [int(pid) for pid in children if pid not in workers]
-        assert len(workers) == 2
+        assert len(children) == 3
+        assert [b"nats-server" in command(pid) for pid in children].count(True) == 1
         server.process.kill()
         server.wait()
-        wait_until(lambda: not any(b"--as-worker" in command(pid) for pid in workers), server.text)
+        wait_until(lambda: not any(command(pid) for pid in children), server.text)
     finally:
         server.close()
-        for pid in left:  # NATS has no way to notice
-            if b"nats" in command(pid):
-                os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("after", [0.0, 0.3, 0.6, 0.9, 1.2, 1.5])
+def test_a_signal_while_workers_start(backend, tmp_path, after):
+    """Whatever has begun ends, and nothing prints a traceback."""
+    server = Process(tmp_path, "--workers", "2", "--backend", backend)
+    try:
+        wait_until(lambda: Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text(), server.text)
+        children = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
+        time.sleep(after)
+        children += Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
+        server.send(signal.SIGTERM)
+        server.wait()
+        assert "Traceback" not in server.text()
+        wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children), server.text)
+    finally:
+        server.close()
 
 
 @pytest.mark.parametrize("server", [UVICORN, HYPERCORN], ids=["uvicorn", "hypercorn"])

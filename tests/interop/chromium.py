@@ -133,13 +133,16 @@ class Browser:
 
 
 @contextmanager
-def chromium(folder: Path, *flags: str):
-    """A Chromium with an empty profile in `folder`; ended, with all its processes, at the end of the block."""
+def chromium(folder: Path, *flags: str, within: tuple[str, ...] = ()):
+    """A Chromium with an empty profile in `folder`; ended, with all its processes, at the end of the block.
+
+    `within` are the words of a command that runs another one, such as ``ip netns exec NAME``.
+    """
     path = find()
     assert path is not None
     commands_out, commands_in = os.pipe()
     answers_out, answers_in = os.pipe()
-    launcher = [sys.executable, "-S", "-c", AS_3_AND_4, str(commands_out), str(answers_in)]
+    launcher = [*within, sys.executable, "-S", "-c", AS_3_AND_4, str(commands_out), str(answers_in)]
     with (folder / "chromium.log").open("wb") as log:
         process = subprocess.Popen(
             [*launcher, path, *FLAGS.split(), *flags, f"--user-data-dir={folder / 'profile'}", "about:blank"],

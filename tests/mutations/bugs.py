@@ -577,6 +577,79 @@ MUTANTS = (
         _unit("messages", "test_what_is_only_nearly_ours_is_the_applications"),
         kind=3,
     ),
+    # -- coming back
+    Mutant(
+        "id-is-enough",
+        "A call is resumed by whoever knows its id.",
+        (
+            Edit(
+                "protocol.resume:Ticket.accept", "not hmac.compare_digest(expected.proof, proof.proof)", "not expected"
+            ),
+        ),
+        _unit("resume", "test_a_proof_for_anything_else_is_refused_and_uses_nothing_up"),
+    ),
+    Mutant(
+        "proof-counts-twice",
+        "A proof that was seen on its way can be used again.",
+        (Edit("protocol.resume:Ticket.accept", "proof.number <= self._last or ", ""),),
+        _unit("resume", "test_the_right_proof_is_accepted_once"),
+    ),
+    Mutant(
+        "proof-for-any-offer",
+        "A proof counts for another offer than the one that it was made for.",
+        (Edit("protocol.resume:prove", "\\n{offer}", ""),),
+        _unit("resume", "test_a_proof_for_anything_else_is_refused_and_uses_nothing_up"),
+    ),
+    Mutant(
+        "resumed-by-another-kind",
+        "A WebSocket call goes on over WebRTC.",
+        (Edit("serving.session:Session.check_resume", "if kind != self.kind:", "if False:"),),
+        _unit("resume_lines", "test_a_call_is_resumed_by_the_kind_of_transport_that_it_began_by"),
+    ),
+    Mutant(
+        "waits-anew",
+        "An attempt that fails begins the time of waiting again.",
+        (Edit("connection.carriage:Carriage.lost", "since=now if self.since is None else self.since", "since=now"),),
+        _unit("carriage", "test_a_call_waits_so_many_seconds_from_its_loss_and_not_longer"),
+    ),
+    Mutant(
+        "old-link-counts",
+        "What an earlier link reports suspends a call that is live again.",
+        (Edit("connection.carriage:Carriage.lost", "if number != self.number:", "if False:"),),
+        _unit("resuming", "test_the_peer_may_come_back_before_the_loss_is_noticed"),
+    ),
+    Mutant(
+        "waits-for-ever",
+        "A call whose caller does not come back keeps its slot.",
+        (Edit("connection.carriage:Carriage.is_over", "now >= self.deadline", "False"),),
+        _unit("resume_lines", "test_a_call_that_is_over_is_gone"),
+        hangs=True,
+    ),
+    Mutant(
+        "kept-messages-forgotten",
+        "Messages that a link did not take before it broke are lost.",
+        (Edit("connection.resuming:Resuming._suspend", "if self._messages is None:", "if True:"),),
+        _unit("resuming", "test_messages_that_the_next_link_did_not_take_wait_for_the_one_after"),
+    ),
+    # -- a cluster
+    Mutant(
+        "forged-ids-are-routed",
+        "An id of a call that its node did not sign is routed.",
+        (
+            Edit(
+                "cluster.ids:is_signed",
+                "hmac.compare_digest(_tag(found.signed, key).encode(), found.tag.encode())",
+                "True",
+            ),
+        ),
+        _unit("node_messages", "test_an_id_that_was_changed_is_not_routed"),
+    ),
+    Mutant(
+        "two-nodes-hold-one-name",
+        "The node that holds a name lets another one take it, too.",
+        (Edit("cluster.claims:Claims.asked", "state is _State.HELD", "False"),),
+        _unit("claims", "test_exactly_one_wins"),
+    ),
     # -- pictures over bad networks
     Mutant(
         "hole-never-given-up",

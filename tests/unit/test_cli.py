@@ -430,6 +430,30 @@ def test_sigterm_before_the_server_is_ready_is_a_clean_end(tmp_path):
     assert (process.returncode, out, err) == (0, "Ended.\n", "")
 
 
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@pytest.mark.parametrize("number", ["SIGTERM", "SIGINT"])
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGTERM to catch")
+def test_a_signal_while_the_application_starts_is_a_clean_end(tmp_path, backend, number):
+    """The event loop runs, and the lifespan of the application has begun: its own cleaning up happens."""
+    (tmp_path / "slow.py").write_text(
+        "import anyio\n"
+        "async def app(scope, receive, send):\n"
+        "    print('starting', flush=True)\n"
+        "    try:\n"
+        "        await anyio.sleep(60)\n"
+        "    finally:\n"
+        "        print('cleaned up', flush=True)\n"
+    )
+    command = [sys.executable, "-m", "rtcflow", "serve", "slow:app", "--port", "0", "--backend", backend]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        while process.stdout.readline() != "starting\n":
+            pass
+        process.send_signal(signal.Signals[number])
+        out, err = process.communicate(timeout=10 * LIMIT)
+    assert (process.returncode, out.splitlines(), err) == (0, ["cleaned up", "Ended."], "")
+
+
 def test_serving_keeps_the_logging_of_the_application(monkeypatch):
     """Handlers and levels that the application has set up stay; without any, the terminal gets the log."""
     from rtcflow import cli

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import anyio
@@ -111,10 +112,12 @@ class NatsLink:
 
         Raises:
             ModuleNotFoundError: nats-py is not installed.
-            CannotConnect: No server answers, or it refuses the credentials.
+            CannotConnect: No server answers, or it refuses the credentials, or a package for these is missing.
         """
         self._nats = import_extra("nats", extra="cluster", what="a cluster")
         check_versions("nats-py")
+        if {"nkeys_seed", "user_credentials"} & self._options.login.keys() and find_spec("nkeys") is None:
+            raise CannotConnect("nkeys_seed and credentials need the package nkeys: pip install nkeys")
         try:
             await self._thread.open()
             await self._thread.call(self._connect)

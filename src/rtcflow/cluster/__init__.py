@@ -49,8 +49,8 @@ class Cluster:
         token: NATS's token, if it wants one.
         user: NATS's user, with `password`.
         password: The user's password.
-        nkeys_seed: A file with the seed of an NKey.
-        credentials: A ``.creds`` file.
+        nkeys_seed: A file with the seed of an NKey. It needs the package ``nkeys``.
+        credentials: A ``.creds`` file. It needs the package ``nkeys``.
         tls: For ``tls://`` URLs: what certificates are trusted, and our own. By default the system's.
         connect_timeout: Seconds for the first connection.
 

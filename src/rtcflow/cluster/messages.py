@@ -42,7 +42,8 @@ def pack_scope(scope: Mapping[str, Any]) -> dict[str, Any]:
 def unpack_scope(fields: Mapping[str, Any]) -> dict[str, Any]:
     """The ASGI scope of a forwarded request."""
     scope = {name: fields[name] for name in _FIELDS if name in fields}
-    scope["asgi"] = {"version": "3.0", "spec_version": "2.4"}
+    # From version 2.4 on, Starlette notices a client that has left only at the next `send`, and then raises an error.
+    scope["asgi"] = {"version": "3.0", "spec_version": "2.3"}
     scope["headers"] = unpack_headers(fields["headers"])
     scope["query_string"] = fields["query_string"].encode("latin-1")
     scope["raw_path"] = None

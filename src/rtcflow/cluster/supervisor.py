@@ -5,7 +5,8 @@ that is free. The supervisor itself serves nothing and imports no application. I
 one has died, passes signals on, and replaces the workers one after the other at SIGHUP.
 
 Each worker has two pipes. Over one of them it says that it is ready. The other one ends when the supervisor dies, for
-whatever reason, and then the worker stops, too.
+whatever reason, and then the worker stops, too. NATS reads no pipe. On Linux the system ends it with the supervisor.
+On other systems it stays if the supervisor is killed by SIGKILL.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import sysconfig
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -42,6 +44,18 @@ NATS_START: Final = 10.0
 
 TOKEN: Final = "RTCFLOW_NATS_TOKEN"  # noqa: S105
 """The environment variable with NATS's token: other users of the machine can read a command line."""
+
+
+END_WITH_PARENT: Final = """
+import ctypes, os, signal, sys
+parent, *command = sys.argv[1:]
+ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+if os.getppid() != int(parent):
+    sys.exit(1)
+os.execv(command[0], command)
+"""
+"""A program that becomes another one, to which Linux sends SIGTERM when its parent dies: ``PR_SET_PDEATHSIG``, see
+prctl(2). Relies on: the thread that starts it is the supervisor's main one, since the system looks at the thread."""
 
 
 class LocalNats:
@@ -76,8 +90,11 @@ class LocalNats:
             encoding="utf-8",
         )
         settings.chmod(0o600)
+        command = [binary, "-c", str(settings)]
+        if sys.platform == "linux":
+            command = [sys.executable, "-I", "-S", "-c", END_WITH_PARENT, str(os.getpid()), *command]
         process = self._process = await anyio.open_process(
-            [binary, "-c", str(settings)], stdin=None, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            command, stdin=None, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             start_new_session=True,
         )  # fmt: skip
         with anyio.move_on_after(NATS_START):
@@ -180,6 +197,8 @@ class _Keeper:
             )  # fmt: skip
             os.close(write)
             write = -1
+            if self._retired.is_set():  # while the process was made
+                process.terminate()
             try:
                 await anyio.wait_readable(read)
                 if os.read(read, 1):
@@ -220,8 +239,9 @@ async def supervise(
     """
     life, kept = os.pipe()
     os.set_inheritable(life, True)
+    stopping = anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     try:
-        with TemporaryDirectory(prefix="rtcflow-") as folder:
+        with TemporaryDirectory(prefix="rtcflow-") as folder, stopping as signals:
             local = LocalNats(Path(folder)) if nats is None else None
             if local is not None:
                 await local.start()
@@ -229,7 +249,7 @@ async def supervise(
             try:
                 url = nats if local is None else local.url
                 supervisor = _Supervisor(lambda heard, ready, ends: command(heard, ready, ends, url), listener, life)
-                return await supervisor.run(workers, local, started)
+                return await supervisor.run(workers, local, signals, started)
             finally:
                 if local is not None:
                     await local.stop()
@@ -247,11 +267,17 @@ class _Supervisor:
         self._stopping = False
         self._tasks: anyio.abc.TaskGroup
 
-    async def run(self, workers: int, local: LocalNats | None, started: Callable[[], object]) -> int:
+    async def run(
+        self,
+        workers: int,
+        local: LocalNats | None,
+        signals: AsyncIterator[signal.Signals],
+        started: Callable[[], object],
+    ) -> int:
         async with anyio.create_task_group() as self._tasks:
             if local is not None:
                 self._tasks.start_soon(local.keep)
-            self._tasks.start_soon(self._signals)
+            self._tasks.start_soon(self._obey, signals)
             first = [self._begin() for _ in range(workers)]
             for keeper in first:
                 await self._until_ready(keeper)
@@ -288,13 +314,12 @@ class _Supervisor:
         for keeper in self._keepers:
             keeper.retire()
 
-    async def _signals(self) -> None:
-        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
-            async for number in signals:
-                if number is not signal.SIGHUP:
-                    self._stop()
-                elif not self._stopping:
-                    self._tasks.start_soon(self._replace_all)
+    async def _obey(self, signals: AsyncIterator[signal.Signals]) -> None:
+        async for number in signals:
+            if number is not signal.SIGHUP:
+                self._stop()
+            elif not self._stopping:
+                self._tasks.start_soon(self._replace_all)
 
     async def _replace_all(self) -> None:
         """Replace the workers one after the other: the new one is ready before the old one drains."""

@@ -2,6 +2,8 @@
 import { Call, LevelMeter, listDevices } from "./rtcflow.js";
 
 const $ = (id) => document.getElementById(id);
+const first = (selector) => document.querySelector(selector);
+const make = (tag) => document.createElement(tag);
 const root = $("call");
 const call = new Call();
 const LOG_LINES = 200; // the most that are kept
@@ -92,7 +94,7 @@ call.addEventListener("message", ({ detail: { type, data } }) => {
 });
 
 call.addEventListener("output", ({ detail: { values } }) => {
-  document.querySelector(".outputs").hidden = false;
+  first(".outputs").hidden = false;
   if (root.dataset.outputs === "last") $("outputs").replaceChildren();
   const words = values.map((value) => (typeof value === "string" ? value : JSON.stringify(value)));
   line("outputs", "output", words.join("  "));
@@ -163,7 +165,7 @@ async function showDevices() {
     $(id).replaceChildren(new Option("Default", ""), ...options.map((device) => new Option(device.label, device.id)));
     $(id).value = options.some((device) => device.id === chosen) ? chosen : "";
   }
-  document.querySelector(".speaker").hidden = !("setSinkId" in $("back")) || !found.audiooutput.length;
+  first(".speaker").hidden = !("setSinkId" in $("back")) || !found.audiooutput.length;
 }
 
 // -- arguments and messages
@@ -174,9 +176,8 @@ $("arguments").addEventListener("submit", (event) => {
 });
 $("arguments").addEventListener("change", apply);
 
-/** The handler would like arguments. */
 function ask() {
-  document.querySelector(".arguments").hidden = false;
+  first(".arguments").hidden = false;
   if ($("json")) {
     log("log", "The handler asks for its arguments.");
     $("json").focus();
@@ -214,23 +215,23 @@ $("say").addEventListener("submit", (event) => {
   const { value } = $("words");
   if (!value) return;
   attempt(() => call.send(value));
-  if (document.querySelector(".transcript").hidden) log("said", value); // the transcript will have it
+  if (first(".transcript").hidden) log("said", value); // the transcript will have it
   $("words").value = "";
 });
 
 /** What was said: { role: "user" or "assistant", text, heard, id }. What was not heard is struck through. */
 function transcript(data) {
   const { role = "assistant", text = "", heard, id } = typeof data === "object" && data ? data : { text: String(data) };
-  document.querySelector(".transcript").hidden = false;
+  first(".transcript").hidden = false;
   const list = $("transcript");
   const last = list.lastElementChild;
   const known = id !== undefined && Array.from(list.children).find((item) => item.dataset.id === String(id));
-  const item = known || document.createElement("li");
+  const item = known || make("li");
   if (id !== undefined) item.dataset.id = String(id);
   item.className = role === "user" ? "user" : "assistant";
   const said = typeof heard === "string" && text.startsWith(heard) ? heard : text;
   const rest = text.slice(said.length);
-  const lost = document.createElement("s");
+  const lost = make("s");
   lost.textContent = rest;
   item.replaceChildren(said, ...(rest ? [lost] : []));
   if (!known && last !== item) list.append(item);
@@ -240,14 +241,14 @@ function transcript(data) {
 }
 
 function log(type, text) {
-  document.querySelector(".messages").hidden = false;
+  first(".messages").hidden = false;
   line("log", type, text);
 }
 
 function line(id, type, text) {
-  const item = document.createElement("li");
-  const time = document.createElement("time");
-  const words = document.createElement("span");
+  const item = make("li");
+  const time = make("time");
+  const words = make("span");
   time.textContent = new Date().toLocaleTimeString([], { hour12: false });
   words.textContent = text;
   words.className = type;

@@ -1,14 +1,14 @@
-// The browser client of rtcflow: one ES module without dependencies. The documentation's page "In the browser" tells
-// how to use it.
+// The browser client of rtcflow: one ES module without dependencies. docs/page.md tells how to use it.
 
-const DISCONNECTED_LIMIT = 15_000; // ms without a path after which a call is given up; ICE may heal it before that
+const DISCONNECTED_LIMIT = 15_000; // ms without a path until a call is given up
 const CONNECT_LIMIT = 20_000; // ms from the answer to a working path
-const PING_EVERY = 1000; // ms; over a WebSocket, for the round trip
-const WATCH_EVERY = 400; // ms; the same if the server waits for its callers: three without an answer, and the line is lost
+const PING_EVERY = 400; // ms; over a WebSocket: three without an answer, and the line is lost if the server waits
+const LISTEN_EVERY = 200; // ms; over WebRTC, if the server waits
 const RECONNECT_LIMIT = 5000; // ms for one attempt to come back
 const CLOCK_LIMIT = 2000; // ms in which the browser's audio clock must have moved
-const WEBSOCKET_BUFFER = 64_000; // bytes that may wait to be sent: 0.7 s of sound; more would only be late
+const WEBSOCKET_BUFFER = 64_000; // bytes that may wait to be sent: 0.7 s of sound
 
+const LOST = "The line was lost.";
 const LIVE = new Set(["asking", "connecting", "connected", "interrupted"]);
 
 export class CallError extends Error {
@@ -229,6 +229,7 @@ export class Call extends EventTarget {
       rtpParams: rtpParams ?? this.#facts.rtpParams ?? {},
       post: (body) => this.#post("webrtc/offer", body, signal),
       permit: this.#permit,
+      limit: this.#permit.secret ? RECONNECT_LIMIT : CONNECT_LIMIT,
       onlost: (words) => current(line) && this.#lost(words),
       onstatus: (status, words) => current(line) && this.#say(status, words),
       onfinish: (status, words) => current(line) && this.#finish(status, words),
@@ -302,7 +303,7 @@ export class Call extends EventTarget {
     this.#reading = id;
     if (this.#seen.id !== id) this.#seen = { id, number: "" };
     const headers = { ...this.#options.headers };
-    if (this.#seen.number) headers["Last-Event-ID"] = this.#seen.number; // as an EventSource does
+    if (this.#seen.number) headers["Last-Event-ID"] = this.#seen.number;
     try {
       const response = await fetch(this.#at(`webrtc/outputs?webrtc_id=${id}`), { headers });
       if (!response.ok) return;
@@ -447,6 +448,7 @@ class PeerLine {
   #waiting = []; // candidates found before the server knows this call, then null
   #posting = Promise.resolve();
   #problems = new Set(); // what STUN and TURN servers answered
+  #listening = 0;
 
   constructor(host) {
     this.#host = host;
@@ -473,7 +475,7 @@ class PeerLine {
       giveUp = () => reject(this.#iceFailed());
       pc.onconnectionstatechange = () => this.#follow(resolve, giveUp);
     });
-    up.catch(() => {}); // it may fail while the answer is still awaited; it is awaited below
+    up.catch(() => {}); // it is awaited below
 
     await pc.setLocalDescription();
     const { sdp } = pc.localDescription;
@@ -481,14 +483,13 @@ class PeerLine {
     const answer = await post({ sdp, type: "offer", webrtc_id: id, ...(resume && { resume }) });
     if (signal.aborted) return;
     if (answer.type !== "answer" || !answer.sdp) throw new CallError("The server's answer was not understood.");
-    const limit = permit.secret ? RECONNECT_LIMIT : CONNECT_LIMIT;
     Object.assign(permit, answer.resume);
     await pc.setRemoteDescription({ type: "answer", sdp: answer.sdp });
     await this.#setParameters();
     const waiting = this.#waiting;
     this.#waiting = null;
     waiting.forEach((candidate) => this.#trickle(candidate));
-    this.#timer = setTimeout(giveUp, limit);
+    this.#timer = setTimeout(giveUp, this.#host.limit);
     await up;
   }
 
@@ -504,7 +505,7 @@ class PeerLine {
   }
 
   async figures() {
-    const found = { received: 0, lost: 0, sent: 0, roundTrip: null, jitter: null, video: null };
+    const found = { received: 0, lost: 0, sent: 0, heard: 0, roundTrip: null, jitter: null, video: null };
     for (const report of (await this.#pc?.getStats())?.values() ?? []) {
       if (report.type === "inbound-rtp") {
         found.received += report.packetsReceived ?? 0;
@@ -516,15 +517,33 @@ class PeerLine {
         }
       } else if (report.type === "outbound-rtp") {
         found.sent += report.packetsSent ?? 0;
-      } else if (report.type === "candidate-pair" && report.nominated && report.currentRoundTripTime !== undefined) {
-        found.roundTrip = report.currentRoundTripTime;
+      } else if (report.type === "candidate-pair") {
+        found.heard += report.bytesReceived ?? 0;
+        if (report.nominated) found.roundTrip = report.currentRoundTripTime ?? found.roundTrip;
       }
     }
     return found;
   }
 
+  /** Have the server acknowledge messages while it is silent. If it answers by HTTP alone, not it but the line is lost. */
+  #listen() {
+    const { id, onlost, post } = this.#host;
+    let before, silent, answered;
+    return setInterval(async () => {
+      const { heard } = await this.figures();
+      if (heard !== before) silent = answered = 0;
+      else if (++silent > 1 && answered) return onlost(LOST);
+      else this.send("handshake");
+      before = heard;
+      if (silent !== 2) return;
+      await post({ type: "ice-candidate", webrtc_id: id, candidate: null }).catch(() => {});
+      [silent, answered] = [0, true];
+    }, LISTEN_EVERY);
+  }
+
   close() {
     clearTimeout(this.#timer);
+    clearInterval(this.#listening);
     if (!this.#pc) return;
     this.#pc.onconnectionstatechange = this.#pc.onicecandidate = this.#pc.ontrack = null;
     this.#pc.close();
@@ -558,34 +577,37 @@ class PeerLine {
     switch (this.#pc.connectionState) {
       case "connected":
         this.#up = true;
+        if (this.#host.permit.secret) this.#listening ||= this.#listen();
         onstatus("connected", "Connected.");
         resolve();
         break;
       case "disconnected":
-        if (this.#up && this.#host.permit.secret) return onlost("The line was lost.");
+        if (this.#up && this.#host.permit.secret) return onlost(LOST);
         onstatus("interrupted", "The line is interrupted. Waiting for it to come back …");
-        this.#timer = setTimeout(() => onlost("The line was lost."), DISCONNECTED_LIMIT);
+        this.#timer = setTimeout(() => onlost(LOST), DISCONNECTED_LIMIT);
         break;
       case "failed":
-        if (this.#up) onlost("The line was lost.");
+        if (this.#up) onlost(LOST);
         else giveUp();
         break;
       case "closed":
         onfinish("ended", "The server has ended the call.");
         break;
-      default: // "new" and "connecting" say nothing that is not said already
     }
   }
 
+  get #servers() {
+    return [this.#host.configuration.iceServers ?? []].flat();
+  }
+
   #problem(code, text, url) {
-    const servers = [this.#host.configuration.iceServers ?? []].flat();
-    if (!servers.length) return;
+    if (!this.#servers.length) return;
     const what = { 401: "refused the credentials", 701: "cannot be reached" }[code] ?? `answered ${code} ${text}`;
     this.#problems.add(`${url} ${what}`);
   }
 
   #iceFailed() {
-    const servers = [this.#host.configuration.iceServers ?? []].flat().flatMap(({ urls }) => urls);
+    const servers = this.#servers.flatMap(({ urls }) => urls);
     const advice = this.#problems.size
       ? `Of the servers that should help, ${[...this.#problems].join(", ")}.`
       : servers.some((url) => url?.startsWith("turn"))
@@ -629,7 +651,7 @@ class WebSocketLine {
     await this.replace(null, local);
     await this.#call();
     if (this.#host.mode !== "send") this.#host.ontrack(heard.stream.getAudioTracks()[0]);
-    this.#timer = setInterval(() => this.#ping(), this.#host.permit.secret ? WATCH_EVERY : PING_EVERY);
+    this.#timer = setInterval(() => this.#ping(), PING_EVERY);
     this.#host.onstatus("connected", "Connected.");
     this.#clock = setTimeout(() => this.#checkClock(), CLOCK_LIMIT);
   }
@@ -654,8 +676,7 @@ class WebSocketLine {
     if (resume) wish.resume = resume;
     socket.onopen = () => socket.send(JSON.stringify({ event: "start", websocket_id: this.#host.id, ...wish }));
     return new Promise((resolve, reject) => {
-      const limit = this.#host.permit.secret ? RECONNECT_LIMIT : CONNECT_LIMIT;
-      setTimeout(() => reject(new CallError("The server does not answer.")), limit);
+      setTimeout(() => reject(new CallError("The server does not answer.")), this.#host.limit);
       socket.onmessage = ({ data }) => {
         this.#unanswered = 0;
         if (data instanceof ArrayBuffer) this.#hear(data);
@@ -696,7 +717,7 @@ class WebSocketLine {
   }
 
   #ping() {
-    if (++this.#unanswered > 3 && this.#host.permit.secret) return this.#host.onlost("The line was lost.");
+    if (++this.#unanswered > 3 && this.#host.permit.secret) return this.#host.onlost(LOST);
     this.#pinged = performance.now();
     this.#socket.send('{"event":"ping"}');
   }
@@ -759,8 +780,8 @@ function isTyped(text) {
 // This module is also what the browser's audio thread loads for a call over a WebSocket.
 if (globalThis.registerProcessor) {
   const FRAME = sampleRate / 50;
-  const AHEAD = 3 * FRAME; // samples that are there before playing begins: what the network may be late
-  const MOST = sampleRate; // beyond this the oldest are dropped: it would only be late
+  const AHEAD = 3 * FRAME; // samples before playing begins: what the network may be late
+  const MOST = sampleRate; // beyond this the oldest are dropped
 
   registerProcessor(
     "rtcflow-line",

@@ -148,6 +148,42 @@ async def test_any_node_answers_about_an_id_that_the_caller_chose(nats):
         assert late.status_code == 404
 
 
+@pytest.mark.anyio
+async def test_a_reader_of_outputs_at_another_node_that_leaves_is_forgotten(nats, caplog):
+    """The owner of the call notices at once, and nothing has failed."""
+    async with nodes(nats, 2) as site, offering() as call:
+        assert (await offer_json(site[0], call, "mine")).status_code == 200
+        (owner,) = site.busy()
+        calls = site.streams[owner].calls
+        events = calls.events(calls["mine"])
+        begun, left = anyio.Event(), anyio.Event()
+        requests = [{"type": "http.request", "body": b"", "more_body": False}]
+
+        async def receive():
+            if requests:
+                return requests.pop()
+            await left.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(event):
+            if event.get("body"):
+                begun.set()
+
+        scope = {
+            "type": "http", "method": "GET", "path": "/webrtc/outputs", "query_string": b"webrtc_id=mine",
+            "headers": [], "asgi": {"spec_version": "2.3"}, "root_path": "", "scheme": "http", "server": ("site", 80),
+        }  # fmt: skip
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(site.streams[1 - owner].asgi, scope, receive, send)
+            await begun.wait()
+            assert events.readers == 1
+            left.set()
+        with anyio.fail_after(10):  # the next keep-alive comes after 15 s
+            while events.readers:
+                await anyio.sleep(0.01)
+    assert not [record for record in caplog.records if record.exc_info]
+
+
 @pytest.mark.slow
 @pytest.mark.anyio
 async def test_an_early_candidate_waits_for_its_offer(nats):
@@ -430,7 +466,7 @@ async def test_a_call_is_resumed_through_any_node_by_webrtc(nats):
 @pytest.mark.anyio
 @ONCE
 async def test_a_call_is_resumed_through_any_node_by_websocket(nats):
-    """The id in the URL leads to the node that has the call, from whichever node the new WebSocket arrives at."""
+    """The id in the URL leads to the node that has the call, also while that node drains. New calls go elsewhere."""
     async with nodes(nats, 2, concurrency_limit=2, resume=20) as site, anyio.create_task_group() as tasks:
 
         def connect(number, query=b""):
@@ -455,6 +491,7 @@ async def test_a_call_is_resumed_through_any_node_by_websocket(nats):
         (home,) = site.busy()
         session = site.streams[home].session("abc")
         far.leave(1006)
+        tasks.start_soon(site.streams[home].drain, 30)
         await anyio.sleep(0.2)
         again = connect(home + 1, b"resume=abc")
         again.say(json.dumps({**start, "resume": prove(secret, "abc", 1).to_json()}))

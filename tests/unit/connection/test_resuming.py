@@ -349,6 +349,30 @@ def test_messages_wait_for_the_next_link(backend):
 
 
 @BACKENDS
+def test_messages_that_the_next_link_did_not_take_wait_for_the_one_after(backend, monkeypatch):
+    """A data channel may still be closed when its connection breaks again."""
+
+    async def main():
+        handler = Notes()
+        async with call(handler) as (connection, ours, _), link() as (closed, _), link() as (again, theirs):
+            ours.break_link(BROKEN)
+            await anyio.sleep(1)
+            handler.channel.send("one")
+            monkeypatch.setattr(closed, "wait_messages_open", anyio.sleep_forever)
+            connection.resume(closed)
+            await anyio.sleep(1)
+            assert handler.events[-1] == "resumed"
+            handler.channel.send("two")
+            closed.break_link(BROKEN)
+            await anyio.sleep(1)
+            handler.channel.send("three")
+            connection.resume(again)
+            assert [await theirs.messages_in.take() for _ in range(3)] == ["one", "two", "three"]
+
+    run(backend, main)
+
+
+@BACKENDS
 def test_a_reply_goes_on_where_it_was(backend):
     """A reply that was being spoken is not taken for played: the rest is heard after, and it ends then."""
 

@@ -16,7 +16,7 @@ from served import served
 from rtcflow import Stream
 from rtcflow.client.lines import CallerTransport, call_by_websocket, join_line
 from rtcflow.ends import EndCause, Timeouts
-from rtcflow.exceptions import NotAuthorized
+from rtcflow.exceptions import InvalidOffer, NotAuthorized
 from rtcflow.frames import AudioFormat
 from rtcflow.handlers.base import AsyncStreamHandler
 from rtcflow.protocol.lines import CallStarted, MediaFormat
@@ -224,6 +224,105 @@ def test_a_call_that_is_over_is_gone(backend):
             far.leave(1000)
             await anyio.sleep(1)
             assert len(stream.calls) == 0, "a goodbye is one"
+
+    run(backend, main)
+
+
+@BACKENDS
+def test_of_two_that_come_back_at_once_the_last_goes_on(backend):
+    """Both know the secret: a client that tries again. The call has one link afterwards, and one handler."""
+
+    async def main():
+        async with running() as (stream, connect):
+            far, secret = await begin(connect)
+            far.leave(1006)
+            await anyio.sleep(1)
+            sides = [connect("resume=abc") for _ in range(3)]
+            for number, side in enumerate(sides, 1):
+                side.say(json.dumps({**START, "resume": prove(secret, "abc", number).to_json()}))
+            await anyio.sleep(3)
+            open_ones = [side for side in sides if not side.closed]
+            (again,) = open_ones
+            heard = len(again.audio)
+            await again.until(lambda: len(again.audio) > heard + 20)
+            assert len(Talker.made) == len(stream.calls) == 1
+            assert Talker.made[0].events[:2] == ["suspended", "resumed"]
+            assert Talker.made[0].events[-1] == "resumed"
+            again.say('{"event":"stop"}')
+            await again.until(lambda: again.closed)
+
+    run(backend, main)
+
+
+@BACKENDS
+def test_a_suspended_call_keeps_its_slot(backend):
+    """A newcomer is refused meanwhile, and its caller is not, although all slots are taken."""
+
+    async def main():
+        async with running(concurrency_limit=1) as (stream, connect):
+            far, secret = await begin(connect)
+            far.leave(1006)
+            await anyio.sleep(1)
+            newcomer = connect()
+            newcomer.say(json.dumps({**START, "websocket_id": "new"}))
+            await newcomer.until(lambda: newcomer.closed or newcomer.denied)
+            again = connect("resume=abc")
+            again.say(json.dumps({**START, "resume": prove(secret, "abc", 1).to_json()}))
+            await again.until(lambda: len(again.audio) > 20)
+            again.say('{"event":"stop"}')
+            await again.until(lambda: again.closed)
+            while len(stream.calls):
+                await anyio.sleep(0.1)
+            newcomer = connect()
+            newcomer.say(json.dumps({**START, "websocket_id": "new"}))
+            await newcomer.until(lambda: len(newcomer.audio) > 20)
+
+    run(backend, main)
+
+
+@BACKENDS
+def test_a_call_may_be_resumed_while_the_server_drains(backend):
+    """It is live, so it goes on until the deadline. Then it ends, with or without its caller."""
+
+    async def main():
+        async with running() as (stream, connect), anyio.create_task_group() as tasks:
+            far, secret = await begin(connect)
+            tasks.start_soon(stream.drain, 10)
+            await anyio.sleep(1)
+            far.leave(1006)
+            await anyio.sleep(1)
+            newcomer = connect()
+            newcomer.say(json.dumps({**START, "websocket_id": "new"}))
+            await newcomer.until(lambda: newcomer.closed or newcomer.denied)
+            again = connect("resume=abc")
+            again.say(json.dumps({**START, "resume": prove(secret, "abc", 1).to_json()}))
+            await again.until(lambda: len(again.audio) > 20)
+            await anyio.sleep(5)
+            assert not again.closed
+            await again.until(lambda: again.closed)
+            late = connect("resume=abc")
+            late.say(json.dumps({**START, "resume": prove(secret, "abc", 2).to_json()}))
+            await late.until(lambda: late.closed)
+            assert late.messages[0]["meta"]["error"] == "call_lost"
+            assert Talker.made[0].events == ["suspended", "resumed", "shutdown"]
+
+    run(backend, main)
+
+
+@BACKENDS
+def test_a_call_is_resumed_by_the_kind_of_transport_that_it_began_by(backend):
+    """Another kind is refused, and the call waits on."""
+
+    async def main():
+        async with running() as (stream, connect):
+            far, secret = await begin(connect)
+            far.leave(1006)
+            await anyio.sleep(1)
+            with pytest.raises(InvalidOffer, match="began by websocket"):
+                stream.session("abc").check_resume("webrtc", prove(secret, "abc", 1, "v=0"), "v=0")
+            again = connect("resume=abc")
+            again.say(json.dumps({**START, "resume": prove(secret, "abc", 2).to_json()}))
+            await again.until(lambda: len(again.audio) > 20)
 
     run(backend, main)
 

@@ -616,7 +616,7 @@ MUTANTS = (
         "old-link-counts",
         "What an earlier link reports suspends a call that is live again.",
         (Edit("connection.carriage:Carriage.lost", "if number != self.number:", "if False:"),),
-        _unit("resuming", "test_the_peer_may_come_back_before_the_loss_is_noticed"),
+        _unit("carriage", "test_what_an_earlier_transport_reports_changes_nothing"),
     ),
     Mutant(
         "waits-for-ever",

@@ -22,7 +22,7 @@ from .._core.bridge import Event
 from .._core.flow import Flow, Policy
 from .._core.installed import check_versions, import_extra
 from .loop_thread import LoopThread
-from .seam.nats import stop_sending
+from .seam.nats import is_joined, stop_sending
 
 if TYPE_CHECKING:
     from nats.aio.client import Client
@@ -137,6 +137,12 @@ class NatsLink:
     def is_up(self) -> bool:
         """Whether NATS is connected now."""
         return self.up_since is not None
+
+    @property
+    def is_joined(self) -> bool:
+        """Whether there are several NATS servers. Then other nodes may be at another one, and may lose that one."""
+        client = self._client
+        return len(self._options.servers) > 1 or (client is not None and is_joined(client))
 
     async def wait_up(self) -> None:
         """Wait until NATS is connected. Safe to cancel."""

@@ -95,6 +95,7 @@ class Carrier:
         head = {"kind": "serve", "endpoint": request.endpoint, "scope": pack_scope(request.scope)}
         message = pack(head | {"node": self._peers.name, "pipe": pipe.number}, request.body or b"")
         is_silent = node is not None and node not in self._peers.members
+        asked = self._peers.now()
         while True:
             with self._peers.unless_silent(node) as silence, self._watching(subject) as watch:
                 try:
@@ -114,7 +115,7 @@ class Carrier:
                 raise CallLost
             if silence.cancel_called:
                 raise NotServing(NO_ANSWER)
-            if not await self._peers.settle():
+            if not await self._peers.settle(asked):
                 return None
 
     @contextmanager

@@ -40,7 +40,7 @@ class Holdings:
         self._peers = peers
         self._link = peers.link
         self._key = key
-        self._names = Names(peers.name, peers.link, peers.prefix, peers.now, peers.settle)
+        self._names = Names(peers.name, peers.link, peers.prefix, peers.now, peers.settle_claim)
         self.slots: Slots | None = None if limit is None else Slots(limit, self._names, partial(self._slots_of, limit))
         self._held: dict[str, list[str]] = {}
         self._hints: OrderedDict[str, str] = OrderedDict()
@@ -151,12 +151,12 @@ class Holdings:
         """The slots that a node says it holds; None if it does not answer."""
         if node in self._mute:
             return None
-        subject = self._peers.node_subject(node)
+        subject, asked = self._peers.node_subject(node), self._peers.now()
         while True:
             try:
                 return read_slots(await self._link.request(subject, pack({"kind": "slots"}), ASK), limit)
             except NoListener:
-                if not await self._peers.settle():
+                if not await self._peers.settle(asked):
                     return []
             except LinkDown:
                 raise NotServing(AWAY) from None

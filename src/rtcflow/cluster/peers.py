@@ -1,6 +1,8 @@
 """The other nodes, as one node knows them: who is there, who has died, and messages that outlive a restart of NATS.
 
-A node is dead if NATS says that nobody listens to its subject. That needs no wait. A node that is silent, and to whose
+A node is dead if NATS says that nobody listens to its subject. That needs no wait, except for the moments after NATS
+was away. With several NATS servers that are joined, a node may also be on its way from one that died to another one.
+So then nobody is dead before every other node has reported again, or is silent. A node that is silent, and to whose
 subject somebody still listens, is stopped or cut off: it gets no new calls, and what it has stays its own.
 """
 
@@ -114,11 +116,12 @@ class Peers:
         """Ask NATS whether a node is dead. False if that is not known."""
         if node not in self.members:
             return True
+        asked = self.now()
         while True:
             try:
                 await self.link.request(self.node_subject(node), pack({"kind": "ping"}), ASK)
             except NoListener:
-                if not await self.settle():
+                if not await self.settle(asked):
                     self.remove(node)
                     return True
             except (LinkDown, TimeoutError):
@@ -141,21 +144,32 @@ class Peers:
             self._watched.pop(subject, None)
 
     async def _ping(self, subject: str) -> None:
+        asked = self.now()
         try:
-            await self.link.request(subject, pack({"kind": "ping"}), ASK)
-        except NoListener:
-            if not await self.settle():
-                for gone in self._watched.pop(subject, []):
-                    gone()
-        except (LinkDown, TimeoutError):
-            pass  # it is not known to be dead
+            while await self._nobody_listens(subject):
+                if not await self.settle(asked):
+                    for gone in self._watched.pop(subject, []):
+                        gone()
+                    return
         finally:
             self._pinging.discard(subject)
 
-    async def settle(self) -> bool:
-        """After NATS was away, wait until the other nodes are there again, too.
+    async def _nobody_listens(self, subject: str) -> bool:
+        try:
+            await self.link.request(subject, pack({"kind": "ping"}), ASK)
+        except NoListener:
+            return True
+        except (LinkDown, TimeoutError):
+            pass  # it is not known to be dead
+        return False
+
+    async def settle(self, asked: float) -> bool:
+        """After NATS, or another NATS server, was away, wait until the other nodes are there again, too.
 
         Until then "nobody listens" may only mean that a node has not come back yet.
+
+        Args:
+            asked: When the question was put for the first time.
 
         Returns:
             Whether there was something to wait for, so that it makes sense to ask again.
@@ -163,21 +177,33 @@ class Peers:
         up = self.link.up_since
         if up is None:
             return True
-        if up == self._settled:
-            return False
-        with anyio.move_on_after(max(0.0, up + SILENCE - self.now())):
-            while self.members.not_heard_since(up):
+        if up != self._settled:
+            await self._all_heard(up)
+            self._settled = up
+            return True
+        if self.link.is_joined and self.now() < asked + SILENCE and self.members.not_heard_since(asked):
+            await self._all_heard(asked)
+            return True
+        return False
+
+    async def settle_claim(self) -> bool:
+        """`settle` for a name that nobody need hold. That is the usual case, so only a late node is waited for."""
+        return await self.settle(self.now() - 2 * BEAT)
+
+    async def _all_heard(self, since: float) -> None:
+        """Wait until every node has reported after `since`, or is silent."""
+        with anyio.move_on_after(max(0.0, since + SILENCE - self.now())):
+            while self.members.not_heard_since(since):
                 await self.wait_news()
-        self._settled = up
-        return True
 
     async def deliver(self, subject: str, message: bytes, timeout: float) -> bytes:
         """Send a message until it has an answer, over restarts of NATS. `GONE` if nobody is there to answer."""
+        asked = self.now()
         while True:
             try:
                 return await self.link.request(subject, message, timeout)
             except NoListener:
-                if not await self.settle():
+                if not await self.settle(asked):
                     return GONE
             except LinkDown:
                 await self.link.wait_up()

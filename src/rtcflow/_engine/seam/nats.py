@@ -13,3 +13,11 @@ async def stop_sending(client: Any, subscription: Any) -> None:
     Relies on: ``Client._send_unsubscribe(sid)`` writes UNSUB and forgets nothing; ``Subscription._id`` is its sid.
     """
     await client._send_unsubscribe(subscription._id)
+
+
+def is_joined(client: Any) -> bool:
+    """Whether the server is one of several that are joined.
+
+    Relies on: ``Client._server_info`` is what the server said in INFO, where ``cluster`` is the name of its cluster.
+    """
+    return bool(client._server_info.get("cluster"))

@@ -57,7 +57,8 @@ async def authorize(caller):
 cluster = None
 if "NATS" in ENV:
     limit = ENV.get("CLUSTER_LIMIT")
-    cluster = Cluster(ENV["NATS"], concurrency_limit=None if limit is None else int(limit))
+    limit = None if limit is None else int(limit)
+    cluster = Cluster(ENV["NATS"], concurrency_limit=limit, release=ENV.get("RELEASE", ""))
 
 stream = Stream(
     Other() if "OTHER" in ENV else Teller(),

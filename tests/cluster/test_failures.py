@@ -186,6 +186,48 @@ def test_nats_is_started_anew(backend, tmp_path):
         run(calls, site)
 
 
+def test_without_nats_nobody_can_count(backend, tmp_path):
+    """A cluster with a limit takes no new calls then: 503 with Retry-After. Those that there are go on."""
+
+    async def calls(site):
+        async with caller() as (client, engine), live_call(site.nodes[0].url, engine, "live"):
+            owner, _ = await owner_of(site, client)
+            call = await engine.offer(receive=False, messages=False)
+            site.nats.kill()
+            for node in site.nodes:
+                refused = await post_whip(client, node.url, call)
+                assert refused.status_code == 503, refused.text
+                assert "retry-after" in refused.headers
+            assert (await tell(client, owner.url, "live", 1)).status_code == 200
+            await anyio.to_thread.run_sync(site.nats.start)
+            for node in site.nodes:
+                while (answer := await post_whip(client, node.url, call)).status_code == 503:
+                    await anyio.sleep(0.1)
+                assert answer.status_code == 201, answer.text
+            await call.aclose()
+
+    with fleet(tmp_path, 2, backend, CLUSTER_LIMIT="4") as site:
+        run(calls, site)
+
+
+def test_a_new_release_takes_the_new_calls(backend, tmp_path):
+    """Wherever they arrive. What the old one has stays there."""
+
+    async def calls(site):
+        async with caller() as (client, engine):
+            call = await engine.offer(receive=False, messages=False)
+            for number in range(12):
+                assert (await post_whip(client, site.nodes[number % 3].url, call)).status_code == 201
+            counts = [await node.count(client) for node in site.nodes]
+            assert counts[0] == 0
+            assert sum(counts) == 12
+            await call.aclose()
+
+    old = {"RELEASE": "2026-11-29.9"}
+    with fleet(tmp_path, 3, backend, each=[old], RELEASE="2026-11-29.10", CONNECT="60") as site:
+        run(calls, site)
+
+
 def test_a_node_dies_with_an_offer_in_its_hands(backend, tmp_path):
     """Another node takes the call, and the caller does not notice."""
     taken = tmp_path / "taken"

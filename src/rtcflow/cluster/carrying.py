@@ -63,7 +63,7 @@ class Carrier:
             NotServing: NATS cannot be reached, or the node does not answer.
         """
         async with self._open_pipe() as pipe:
-            answer = await self._ask_to_serve(subject, node, request, pipe)
+            answer = await self._ask_to_serve(subject, node, request, pipe, new=False)
             if answer is None:
                 return False
             await self._carry(answer, pipe, request)
@@ -77,7 +77,7 @@ class Carrier:
             NotServing: NATS cannot be reached, or the node does not answer.
         """
         async with self._open_pipe() as pipe:
-            answer = await self._ask_to_serve(self._peers.node_subject(node), node, request, pipe)
+            answer = await self._ask_to_serve(self._peers.node_subject(node), node, request, pipe, new=True)
             if answer is None:
                 raise CallLost
             if answer.status == 503:
@@ -85,14 +85,16 @@ class Carrier:
             await self._carry(answer, pipe, request)
             return None
 
-    async def _ask_to_serve(self, subject: str, node: str | None, request: Request, pipe: Pipe) -> AnswerStart | None:
+    async def _ask_to_serve(
+        self, subject: str, node: str | None, request: Request, pipe: Pipe, *, new: bool
+    ) -> AnswerStart | None:
         """The beginning of another node's answer; None if nobody listens to `subject`.
 
         Raises:
             CallLost: The node died before it answered.
             NotServing: NATS cannot be reached, or the node does not answer.
         """
-        head = {"kind": "serve", "endpoint": request.endpoint, "scope": pack_scope(request.scope)}
+        head = {"kind": "serve", "new": new, "endpoint": request.endpoint, "scope": pack_scope(request.scope)}
         message = pack(head | {"node": self._peers.name, "pipe": pipe.number}, request.body or b"")
         is_silent = node is not None and node not in self._peers.members
         asked = self._peers.now()
@@ -220,7 +222,7 @@ class Carrier:
             return
         scope = unpack_scope(head["scope"])
         websocket = scope["type"] == "websocket"
-        if websocket and not load.has_room:
+        if websocket and head["new"] and not load.has_room:  # a call that is resumed has its slot
             self._peers.link.publish(reply, pack({"status": 503, "headers": []}))
             return
         self._serving += 1

@@ -3,9 +3,9 @@
 const DISCONNECTED_LIMIT = 15_000; // ms without a path until a call is given up
 const CONNECT_LIMIT = 20_000; // ms from the answer to a working path
 const PING_EVERY = 400; // ms; over a WebSocket: three without an answer, and the line is lost if the server waits
-const LISTEN_EVERY = 200; // ms; over WebRTC, if the server waits
-const RECONNECT_LIMIT = 5000; // ms for one attempt to come back
-const CLOCK_LIMIT = 2000; // ms in which the browser's audio clock must have moved
+const LISTEN_EVERY = 200; // ms; over WebRTC
+const RECONNECT_LIMIT = 5000; // ms to come back
+const CLOCK_LIMIT = 2000; // ms in which the audio clock must have moved
 const WEBSOCKET_BUFFER = 64_000; // bytes that may wait to be sent: 0.7 s of sound
 
 const LOST = "The line was lost.";
@@ -147,7 +147,7 @@ export class Call extends EventTarget {
       this.#devices[kind] = before;
       opened = await this.#open(kind).catch(() => null);
     }
-    if (!opened) this.#tell("message", { type: "warning", data: `${DEVICES[kind]} has gone.` });
+    if (!opened) this.#gone(kind);
     else if (this.#inUse(old)) await this.#exchange(old, opened.getTracks()[0]);
     else stopTracks(opened);
     return changed;
@@ -210,9 +210,13 @@ export class Call extends EventTarget {
     this.#local = local;
     for (const track of local.getTracks()) {
       track.enabled = !this.#muted.has(track.kind);
-      track.onended = () => this.#tell("message", { type: "warning", data: `${DEVICES[track.kind]} has gone.` });
+      track.onended = () => this.#gone(track.kind);
     }
     this.#tell("local", { stream: local });
+  }
+
+  #gone(kind) {
+    this.#tell("message", { type: "warning", data: `${DEVICES[kind]} has gone.` });
   }
 
   async #connect(signal) {
@@ -285,9 +289,7 @@ export class Call extends EventTarget {
     let message;
     try {
       message = JSON.parse(text);
-    } catch {
-      // the application's own words
-    }
+    } catch {} // the application's own words
     if (typeof message?.type !== "string") message = { type: "text", data: text };
     const { type, data = message.message } = message;
     if (type === "fetch_output") this.#readOutputs();
@@ -314,8 +316,7 @@ export class Call extends EventTarget {
         rest = events.pop();
         if (id === this.id) for (const event of events) this.#output(event);
       }
-    } catch {
-      // the line broke: the next output opens it again
+    } catch { // the next output tries again
     } finally {
       if (this.#reading === id) this.#reading = "";
     }
@@ -447,7 +448,7 @@ class PeerLine {
   #timer = 0;
   #waiting = []; // candidates found before the server knows this call, then null
   #posting = Promise.resolve();
-  #problems = new Set(); // what STUN and TURN servers answered
+  #problems = new Set(); // of STUN and TURN servers
   #listening = 0;
 
   constructor(host) {
@@ -525,7 +526,7 @@ class PeerLine {
     return found;
   }
 
-  /** Have the server acknowledge messages while it is silent. If it answers by HTTP alone, not it but the line is lost. */
+  /** A silent server is to acknowledge messages. If it answers by HTTP alone, the line is lost. */
   #listen() {
     const { id, onlost, post } = this.#host;
     let before, silent, answered;

@@ -466,8 +466,8 @@ async def test_a_call_is_resumed_through_any_node_by_webrtc(nats):
 @pytest.mark.anyio
 @ONCE
 async def test_a_call_is_resumed_through_any_node_by_websocket(nats):
-    """The id in the URL leads to the node that has the call, also while that node drains. New calls go elsewhere."""
-    async with nodes(nats, 2, concurrency_limit=2, resume=20) as site, anyio.create_task_group() as tasks:
+    """The id in the URL leads to the node that has the call, also if that node drains and is full."""
+    async with nodes(nats, 2, concurrency_limit=1, resume=20) as site, anyio.create_task_group() as tasks:
 
         def connect(number, query=b""):
             far = FarSide()

@@ -551,7 +551,7 @@ async def _serve(
             await serve(application, listener, backend.value, stop=stop, grace=GRACE, max_message=most)
             watching.cancel()
     except BaseExceptionGroup as group:
-        raise sole_error(group) or group from None
+        raise sole_error(group) from None
 
 
 async def _first(told: anyio.Event, worker: InheritedFiles | None) -> None:

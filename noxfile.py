@@ -390,6 +390,7 @@ def cluster(session: nox.Session) -> None:
     `-- -k killed` for one of them.
     """
     _install(session, "all")
+    session.install("nkeys")  # what NATS's NKeys and credentials need; it comes with no extra
     _pytest(session, "tests/cluster", "-m", "nightly or not nightly", "--timeout=600")
 
 

@@ -8,13 +8,13 @@ const root = $("call");
 const call = new Call();
 const LOG_LINES = 200; // the most that are kept
 const FOR_PROGRAMS = /^(Server received: handshake|started_talking$|pause_detected$|response_starting$)/; // the state says it
-const PLOT_SECONDS = 60; // the most; the plot begins with the first 15
+const PLOT_SECONDS = 60; // at most
 
-const SILENT_TICKS = 2; // ticks of 0.5 s without a packet after which the figures are old
+const SILENT_TICKS = 2; // ticks of 0.5 s after which the figures are old
 
 let meters = {};
 let flow = { received: 0, silent: 0, flowed: false }; // whether packets come
-let handlerState = ""; // what the handler says of itself: listening, thinking, speaking
+let handlerState = ""; // listening, thinking, speaking
 let spokeAt = 0;
 let peak = 0;
 let points = [];
@@ -89,7 +89,7 @@ call.addEventListener("message", ({ detail: { type, data } }) => {
   }
   if (type === "send_input") ask();
   else if (["turn", "reply"].includes(type) || FOR_PROGRAMS.test(text)) return;
-  else if (type === "error") trouble(text); // the alert says it; twice would be noise
+  else if (type === "error") trouble(text); // the alert says it
   else log(type, ["log", "text", "warning"].includes(type) ? text : `${type} ${text}`.trim());
 });
 
@@ -384,7 +384,7 @@ function draw() {
 
   pen.fillStyle = colour("--red");
   for (const point of points) {
-    const share = Math.min(1, point.loss * 5); // the whole height is 20 % loss: beyond that speech is gone anyway
+    const share = Math.min(1, point.loss * 5); // the whole height is 20 % loss
     if (share > 0) pen.fillRect(x(point.at) - 1.5, bottom - (bottom - top) * share, 3, (bottom - top) * share);
   }
   for (const [name, key] of [["--amber", "jitter"], ["--blue", "roundTrip"]]) {

@@ -762,7 +762,7 @@ class WebSocketLine {
 function newContext() {
   const context = new AudioContext();
   const { sampleRate } = context;
-  context.resume().catch(() => {}); // starts by itself at the next key or click where the browser insists
+  context.resume().catch(() => {}); // starts at the next key or click
   if (sampleRate <= 48_000 && sampleRate % 50 === 0) return context;
   context.close();
   return new AudioContext({ sampleRate: 48_000 });

@@ -57,7 +57,7 @@ from ..outputs import AdditionalOutputs, CloseStream
 from ..protocol import messages
 from .handler_loop import HandlerLoop
 from .media_loops import STREAM_ENDS, MediaLoops, Voice
-from .recorder import Recording, RecordPath
+from .recorder import Recorder, Recording, RecordPath
 from .resuming import Resuming
 
 if TYPE_CHECKING:
@@ -191,7 +191,8 @@ class Connection:
         self._played_taps: list[PlayerTap] = []
         self._tasks: anyio.abc.TaskGroup | None = None
         self._started = False  # the transport
-        self._writers: dict[Recording, anyio.CancelScope] = {}
+        self._recorders: list[Recorder] = []
+        self._writers: dict[Recorder, anyio.CancelScope] = {}
         self._scribes: Crew | None = None  # the threads of recordings, if there are any
         self._resuming = None if resume is None else Resuming(self, resume)
         self._out = (transport.audio_out, 0.0)  # and the seconds that players of earlier transports have played
@@ -359,53 +360,54 @@ class Connection:
             ValueError: The path has another suffix.
             RuntimeError: The connection has ended.
         """
-        recording = Recording(path, self.context)
+        recorder = Recorder(path, self.context)
         with self._lock:
             if self.end is not None:
                 raise RuntimeError("the connection has ended: there is nothing to record any more")
-            self.recordings.append(recording)
+            self._recorders.append(recorder)
+            self.recordings.append(recorder.recording)
             started, tasks = self._started, self._tasks
             if started:
-                self._attach(recording)
+                self._attach(recorder)
         if tasks is not None:
             if threading.get_ident() == self._loop_thread:
-                self._start_writer(recording)
+                self._start_writer(recorder)
             else:
-                self.loop.call_soon_threadsafe(self._start_writer, recording)
-        return recording
+                self.loop.call_soon_threadsafe(self._start_writer, recorder)
+        return recorder.recording
 
-    def _attach(self, recording: Recording) -> None:
-        recording.attach(self.transport, max(self._heard.sample_rate, self._sent.sample_rate))
+    def _attach(self, recorder: Recorder) -> None:
+        recorder.attach(self.transport, max(self._heard.sample_rate, self._sent.sample_rate))
 
-    def _start_writer(self, recording: Recording) -> None:
+    def _start_writer(self, recorder: Recorder) -> None:
         tasks = self._tasks
-        if tasks is not None and recording not in self._writers and not self._ended.is_set():
-            scope = self._writers[recording] = anyio.CancelScope(shield=True)
-            tasks.start_soon(self._write, recording, scope, name=f"recording of {self._name}")
+        if tasks is not None and recorder not in self._writers and not self._ended.is_set():
+            scope = self._writers[recorder] = anyio.CancelScope(shield=True)
+            tasks.start_soon(self._write, recorder, scope, name=f"recording of {self._name}")
 
-    async def _write(self, recording: Recording, scope: anyio.CancelScope) -> None:
+    async def _write(self, recorder: Recorder, scope: anyio.CancelScope) -> None:
         """Write a recording until it is stopped. Not cut short by the end of the call: the last block comes then."""
         if self._scribes is None:
             self._scribes = Crew(WorkerThreads())
         try:
             with scope:
-                if await recording.choose_path():
-                    await self._scribes.run(f"recording of {self._name}", recording.write)
+                if await recorder.choose_path():
+                    await self._scribes.run(f"recording of {self._name}", recorder.write)
         finally:
-            recording.close()
+            recorder.close()
 
     async def _end_recordings(self) -> None:
         """Close the files, within `Timeouts.shutdown`."""
-        for recording in self.recordings:
-            recording.stop()
-            if recording not in self._writers:
-                recording.close()
+        for recorder in self._recorders:
+            recorder.stop()
+            if recorder not in self._writers:
+                recorder.close()
         seconds = self._timeouts.shutdown
         with anyio.move_on_after(seconds):
-            for recording in self.recordings:
-                await recording.wait_closed()
-        for recording in self.recordings:
-            recording.give_up(seconds)
+            for recorder in self._recorders:
+                await recorder.wait_closed()
+        for recorder in self._recorders:
+            recorder.give_up(seconds)
         for scope in self._writers.values():
             scope.cancel()
         if self._scribes is not None:
@@ -471,8 +473,8 @@ class Connection:
             async with task_group() as tasks:
                 tasks.start_soon(self._close_at_the_end, tasks, name=f"closing of {self._name}")
                 self._tasks = tasks
-                for recording in self.recordings:
-                    self._start_writer(recording)
+                for recorder in self._recorders:
+                    self._start_writer(recorder)
                 try:
                     await self._serve(tasks)
                 finally:
@@ -550,8 +552,8 @@ class Connection:
         _, self._sent = self.transport.start(self._heard, spoken)
         with self._lock:
             self._started = True
-            for recording in self.recordings:
-                self._attach(recording)
+            for recorder in self._recorders:
+                self._attach(recorder)
             for tap in self._played_taps:
                 self.transport.audio_out.tap(tap)
         if self._resuming is not None:

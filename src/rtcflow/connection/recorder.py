@@ -46,20 +46,66 @@ RecordPath = str | os.PathLike[str]
 
 
 class Recording:
-    """One recording of a connection, from `Connection.record` to its file.
+    """One recording of a connection: what `Connection.record` returns."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+
+    def __repr__(self) -> str:
+        return f"<Recording {self.path or '…'} {'closed' if self._recorder.is_closed else 'open'}>"
+
+    @property
+    def path(self) -> Path | None:
+        """The file, or None as long as it is not known."""
+        return self._recorder.path
+
+    @property
+    def made(self) -> bool:
+        """Whether there is a file."""
+        return self._recorder.made
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it records now."""
+        return self._recorder.is_open
+
+    @property
+    def error(self) -> BaseException | None:
+        """Why nothing more is written, or None. It was logged once. The file can be read up to there."""
+        return self._recorder.error
+
+    @property
+    def dropped(self) -> int:
+        """Frames that the disk was too slow for; 100 are 1 s of both sides. They are silence in the file."""
+        return self._recorder.dropped
+
+    @property
+    def marks(self) -> tuple[Mark, ...]:
+        """Where audio was cleared before it left, as at a barge-in, in order. It is not in the file."""
+        return self._recorder.marks
+
+    def stop(self) -> None:
+        """Record no more; the file is closed soon. From any thread; idempotent. The end of the call does the same."""
+        self._recorder.stop()
+
+    async def wait_closed(self) -> None:
+        """Wait until the file is closed, after `stop` or the end of the call. Safe to cancel."""
+        await self._recorder.wait_closed()
+
+
+class Recorder:
+    """What makes one `Recording`: its taps, and the writer of its file.
 
     Attributes:
-        path: The file, or None as long as it is not known.
-        error: Why nothing more is written, or None. It was logged once. The file can be read up to there.
-        marks: Where audio was cleared before it left, as at a barge-in. It is not in the file.
-        made: Whether there is a file.
-        dropped: Frames that the disk was too slow for; 100 are 1 s of both sides.
+        recording: Its face for users; it says what the attributes mean.
+        path: See there, as `error`, `dropped` and `made`.
     """
 
     def __init__(self, path: RecordPath | Callable[[Context], Any], context: Context) -> None:
         if not callable(path):
             path = Path(path)
             check_suffix(path)
+        self.recording = Recording(self)
         self.path: Path | None = None
         self.error: BaseException | None = None
         self.dropped = 0
@@ -81,23 +127,25 @@ class Recording:
         self.made: bool = False
         self._pictures: list[Callable[[av.VideoFrame], None]] = []
 
-    def __repr__(self) -> str:
-        return f"<Recording {self.path or '…'} {'closed' if self._closed.is_set() else 'open'}>"
-
     @property
     def marks(self) -> tuple[Mark, ...]:
-        """Where audio was cleared, in order."""
+        """See `Recording.marks`."""
         return () if self._intake is None else tuple(self._intake.marks)
 
     # -- from any thread
 
     @property
     def is_open(self) -> bool:
-        """Whether it records now."""
+        """See `Recording.is_open`."""
         return self.made and not self._batches.closed
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether nothing is written any more."""
+        return self._closed.is_set()
+
     def stop(self) -> None:
-        """Record no more; the file is closed soon. Idempotent. The end of the call does the same."""
+        """See `Recording.stop`."""
         self._detach()
         with self._lock:
             if self._intake is not None and not self._batches.closed:
@@ -106,7 +154,7 @@ class Recording:
         self._attached.set()
 
     async def wait_closed(self) -> None:
-        """Wait until the file is closed, after `stop` or the end of the call. Safe to cancel."""
+        """See `Recording.wait_closed`."""
         await self._closed.wait()
 
     # -- the taps

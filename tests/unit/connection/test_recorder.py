@@ -17,7 +17,7 @@ from line_pairs import telephone_pair, websocket_pair
 
 from rtcflow.abc import MediaOffer
 from rtcflow.connection import Connection, record_files, recorder
-from rtcflow.connection.recorder import BOUND, WAKE, Recording
+from rtcflow.connection.recorder import BOUND, WAKE, Recorder
 from rtcflow.context import Context
 from rtcflow.ends import EndCause, Timeouts
 from rtcflow.frames import AudioFormat, AudioFrame
@@ -319,14 +319,14 @@ def test_the_call_goes_on_without_a_file(kind, tmp_path, caplog, monkeypatch):
 @pytest.mark.anyio
 async def test_a_slow_disk_costs_only_what_it_is_too_slow_for(tmp_path, caplog):
     """Nothing is written for a while: what waits is bounded, and one error is logged."""
-    recording = Recording(tmp_path / "call.wav", Context(webrtc_id="somebody", transport="memory"))
+    recorder = Recorder(tmp_path / "call.wav", Context(webrtc_id="somebody", transport="memory"))
     async with memory_pair() as (ours, _):
-        recording.attach(ours, RATE)
+        recorder.attach(ours, RATE)
         for n in range((BOUND + 1) * WAKE):
             ours.audio_in.put_nowait(AudioFrame(np.zeros((1, 320), np.int16), RATE, 320 * n))
-        assert recording.dropped == WAKE
+        assert recorder.recording.dropped == WAKE
         assert len(errors(caplog)) == 1
-        recording.close()
+        recorder.close()
 
 
 @pytest.mark.anyio

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import av
 
 from ._core.flow import Flow, FlowStatistics, Policy
+from ._core.packets import PacketTaps
 from ._core.player import Playback, Player, PlayerTap
 from .exceptions import LocalProtocolError
 from .frames import AudioFormat, AudioFrame
@@ -96,6 +97,7 @@ class Transport(ABC):
         video_out: The latest frame only.
         messages_in: Text messages of the peer, in order; at most 1000 wait.
         phone: True for telephone lines (`StreamHandlerBase.phone_mode`).
+        packets: The Opus packets of both directions, for recordings. None if the transport has none to show.
     """
 
     kind: str
@@ -106,6 +108,7 @@ class Transport(ABC):
     video_out: Flow[av.VideoFrame]
     messages_in: Flow[str]
     phone: bool = False
+    packets: PacketTaps | None = None
 
     @abstractmethod
     def start(self, receive: AudioFormat, send: AudioFormat) -> tuple[AudioFormat, AudioFormat]:

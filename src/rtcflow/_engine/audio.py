@@ -32,6 +32,7 @@ from aiortc.mediastreams import MediaStreamError
 from aiortc.rtcrtpparameters import RTCRtpReceiveParameters
 from numpy.typing import NDArray
 
+from .._core.packets import RECEIVED, SENT, PacketTaps
 from .._core.player import Player
 from ..frames import LAYOUTS, AudioFormat, AudioFrame
 from ..media.jitter import Item, JitterBuffer, Lost, Played
@@ -64,14 +65,22 @@ class PlayoutTrack(MediaStreamTrack):
         player: What is played.
         config: How it is encoded.
         load: Of the engine; it chooses the complexity if `config` says ``"auto"``. Without it, that is the best.
+        packets: Shown each packet that was sent.
     """
 
     kind = "audio"
 
-    def __init__(self, player: Player, config: OpusConfig, load: EngineLoad | None = None) -> None:
+    def __init__(
+        self,
+        player: Player,
+        config: OpusConfig,
+        load: EngineLoad | None = None,
+        packets: PacketTaps | None = None,
+    ) -> None:
         super().__init__()
         self.opus = True
         self._player, self._config = player, config
+        self._packets = PacketTaps() if packets is None else packets
         self._load = load if config.complexity == "auto" else None
         self._complexity: int | None = None
         self._encoder: OpusEncoder | None = None
@@ -129,6 +138,7 @@ class PlayoutTrack(MediaStreamTrack):
         if not self._player.drop_stale() and payload is not None:
             level = audio_level(samples) if self._config.audio_level else None
             writer.write(payload, pts * encoder.step, marker=due.talkspurt, level=level)
+            self._packets.show(SENT, pts, payload)
 
 
 class _Pump:
@@ -262,13 +272,14 @@ class AudioReceiver:
                     continue
                 try:
                     samples, made_up = decoder.decode(payload), False
+                    packet = payload if self._codecs[payload_type][0] == "OPUS" else None
                 except DECODE_ERRORS:
                     self._ports.audio_figures.undecodable += 1
                     substitute = decoder.conceal()
                     if substitute is None:
                         continue
-                    samples, made_up = substitute, True
-                self._put(decoder, samples, item.pts, concealed=made_up)
+                    samples, made_up, packet = substitute, True, None
+                self._put(decoder, samples, item.pts, concealed=made_up, packet=packet)
             else:
                 self._make_up(item)
 
@@ -294,12 +305,16 @@ class AudioReceiver:
             self._converter = None if fits else Converter(receive)
         return self._decoder
 
-    def _put(self, decoder: Decoder, samples: NDArray[np.int16], pts: int, *, concealed: bool) -> None:
+    def _put(
+        self, decoder: Decoder, samples: NDArray[np.int16], pts: int, *, concealed: bool, packet: bytes | None = None
+    ) -> None:
         rate = decoder.sample_rate
         if self._converter is not None:
             samples, rate = self._converter.feed(samples, rate), self._converter.target.sample_rate
         if rate != self._clock_rate:
             pts = pts * rate // self._clock_rate
+        if packet is not None:
+            self._ports.packets.show(RECEIVED, pts, packet)
         self._ports.audio_in.put_nowait(AudioFrame(samples, rate, pts, concealed))
 
     def close(self) -> None:

@@ -262,7 +262,9 @@ class Peer:
     def _out_track(self, kind: str) -> MediaStreamTrack:
         if kind == "video":
             return video.VideoOutTrack(self._ports.video_out, video.video_rate(self._config.video))
-        self._audio_out = audio.PlayoutTrack(self._ports.audio_out, self._config.opus, self._thread.load)
+        self._audio_out = audio.PlayoutTrack(
+            self._ports.audio_out, self._config.opus, self._thread.load, self._ports.packets
+        )
         return self._audio_out
 
     def _shortcut(self, transceiver: RTCRtpTransceiver, track: MediaStreamTrack | None) -> None:

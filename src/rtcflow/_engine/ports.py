@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from .._core.bridge import Event
 from .._core.link import LinkEnd
+from .._core.packets import PacketTaps
 from .._core.player import Player
 from ..frames import AudioFormat
 from ..media.playout import Latency
@@ -99,6 +100,7 @@ class Ports(LinkEnd):
         receive: The audio format that `audio_in` gets, once the transport was started.
         messages_open: Set once messages can be sent; never closed.
         route: The candidate pair, once connected.
+        packets: Shows the Opus packets of both directions.
         asked: The STUN and TURN servers that were asked for candidates, by URL.
     """
 
@@ -106,6 +108,7 @@ class Ports(LinkEnd):
         super().__init__(Player(latency=latency), connected=False)
         self.receive: AudioFormat | None = None
         self.messages_open = Event()
+        self.packets = PacketTaps()
         self.route: Route | None = None
         self.asked: dict[str, ServerReport] = {}
         self.audio_figures = AudioFigures()

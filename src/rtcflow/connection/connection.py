@@ -57,7 +57,7 @@ from ..outputs import AdditionalOutputs, CloseStream
 from ..protocol import messages
 from .handler_loop import HandlerLoop
 from .media_loops import STREAM_ENDS, MediaLoops, Voice
-from .recorder import Recorder, Recording, RecordPath
+from .recorder import FileRecorder, Recording, RecordPath
 from .resuming import Resuming
 
 if TYPE_CHECKING:
@@ -191,8 +191,8 @@ class Connection:
         self._played_taps: list[PlayerTap] = []
         self._tasks: anyio.abc.TaskGroup | None = None
         self._started = False  # the transport
-        self._recorders: list[Recorder] = []
-        self._writers: dict[Recorder, anyio.CancelScope] = {}
+        self._recorders: list[FileRecorder] = []
+        self._writers: dict[FileRecorder, anyio.CancelScope] = {}
         self._scribes: Crew | None = None  # the threads of recordings, if there are any
         self._resuming = None if resume is None else Resuming(self, resume)
         self._out = (transport.audio_out, 0.0)  # and the seconds that players of earlier transports have played
@@ -360,7 +360,7 @@ class Connection:
             ValueError: The path has another suffix.
             RuntimeError: The connection has ended.
         """
-        recorder = Recorder(path, self.context)
+        recorder = FileRecorder(path, self.context)
         with self._lock:
             if self.end is not None:
                 raise RuntimeError("the connection has ended: there is nothing to record any more")
@@ -376,16 +376,16 @@ class Connection:
                 self.loop.call_soon_threadsafe(self._start_writer, recorder)
         return recorder.recording
 
-    def _attach(self, recorder: Recorder) -> None:
+    def _attach(self, recorder: FileRecorder) -> None:
         recorder.attach(self.transport, max(self._heard.sample_rate, self._sent.sample_rate))
 
-    def _start_writer(self, recorder: Recorder) -> None:
+    def _start_writer(self, recorder: FileRecorder) -> None:
         tasks = self._tasks
         if tasks is not None and recorder not in self._writers and not self._ended.is_set():
             scope = self._writers[recorder] = anyio.CancelScope(shield=True)
             tasks.start_soon(self._write, recorder, scope, name=f"recording of {self._name}")
 
-    async def _write(self, recorder: Recorder, scope: anyio.CancelScope) -> None:
+    async def _write(self, recorder: FileRecorder, scope: anyio.CancelScope) -> None:
         """Write a recording until it is stopped. Not cut short by the end of the call: the last block comes then."""
         if self._scribes is None:
             self._scribes = Crew(WorkerThreads())

@@ -28,8 +28,8 @@ from ..abc import Transport
 from ..context import Context, shorten_id
 from ..frames import AudioFrame
 from ..media.playout import PlayoutFrame
-from ..media.recording import Intake, Mark, Taken, Timeline
-from .record_files import OPUS_RATES, RecordFile, check_suffix, open_record_file
+from ..media.recording import Intake, Mark, Taken
+from .record_files import OPUS_RATES, RecordFile, check_suffix, open_record_file, takes_packets
 
 logger = logging.getLogger(__name__)
 
@@ -42,14 +42,18 @@ BOUND: Final = 15
 PICTURES: Final = 60
 """Pictures that may wait for the writer: 1 s of both sides at 30 per second, 27 MB at 640 x 480."""
 
+_encoding = threading.Lock()
+"""Held by the one writer of the process that encodes. More at a time would only wait for the interpreter's lock, and
+make the media's thread wait for it. Nothing that may block, such as writing to a disk, is done meanwhile."""
+
 RecordPath = str | os.PathLike[str]
 
 
 class Recording:
     """One recording of a connection: what `Connection.record` returns."""
 
-    def __init__(self, recorder: Recorder) -> None:
-        self._recorder = recorder
+    def __init__(self, recorder: Any) -> None:
+        self._recorder: FileRecorder = recorder
 
     def __repr__(self) -> str:
         return f"<Recording {self.path or '…'} {'closed' if self._recorder.is_closed else 'open'}>"
@@ -93,7 +97,7 @@ class Recording:
         await self._recorder.wait_closed()
 
 
-class Recorder:
+class FileRecorder:
     """What makes one `Recording`: its taps, and the writer of its file.
 
     Attributes:
@@ -173,6 +177,7 @@ class Recorder:
         transport.audio_in.tap(self._heard)
         transport.audio_out.tap(self)
         self._attach_pictures()
+        self._attach_packets()
         self._attached.set()
 
     def _attach_pictures(self) -> None:
@@ -182,6 +187,11 @@ class Recorder:
             for flow, tap in zip((transport.video_in, transport.video_out), self._pictures, strict=True):
                 flow.tap(tap)
 
+    def _attach_packets(self) -> None:
+        packets = None if self._transport is None else self._transport.packets
+        if packets is not None and self.path is not None and takes_packets(self.path):
+            packets.tap(self._packet)
+
     def _detach(self) -> None:
         transport, self._transport = self._transport, None
         if transport is None:
@@ -190,6 +200,8 @@ class Recorder:
         transport.audio_out.untap(self)
         for flow, tap in zip((transport.video_in, transport.video_out), self._pictures, strict=False):
             flow.untap(tap)
+        if transport.packets is not None:
+            transport.packets.untap(self._packet)
         self._now = transport.audio_out.now
 
     def _heard(self, frame: AudioFrame) -> None:
@@ -199,6 +211,12 @@ class Recorder:
             with self._lock:
                 intake.heard(frame, now)
                 self._count(intake)
+
+    def _packet(self, side: int, pts: int, packet: bytes) -> None:
+        intake = self._intake
+        if intake is not None:
+            with self._lock:
+                intake.packet(side, pts, packet)
 
     def left(self, due: PlayoutFrame, now: float) -> None:
         """Note a frame that has left."""
@@ -258,6 +276,7 @@ class Recorder:
             return False
         self.path = wanted
         self._attach_pictures()
+        self._attach_packets()
         await self._attached.wait()
         return self._intake is not None
 
@@ -269,7 +288,8 @@ class Recorder:
         video = (False, False) if transport is None else (transport.offer.receive_video, transport.offer.send_video)
         file: RecordFile | None = None
         try:
-            file = open_record_file(path, self._rate, video=video)
+            packets = transport is not None and transport.packets is not None
+            file = open_record_file(path, self._rate, video=video, packets=packets)
             self.made = True
             self._write_all(file)
         except FileExistsError as error:
@@ -283,20 +303,20 @@ class Recorder:
             self._closed.set()
 
     def _write_all(self, file: RecordFile) -> None:
-        timeline, pictures, done = Timeline(self._rate, self._start), self._pictures_waiting, False
+        timeline, pictures, done = file.timeline(self._start), self._pictures_waiting, False
         while not done:
             try:
-                block = timeline.place(self._batches.take_sync())
+                taken, place = self._batches.take_sync(), timeline.place
             except anyio.EndOfStream:
-                done = True
                 assert self._last is not None  # `stop` came before  # noqa: S101
-                block = timeline.finish(self._last)
+                done, taken, place = True, self._last, timeline.finish
             except anyio.ClosedResourceError:  # given up: the disk was too slow at the end
                 return
+            with _encoding:
+                data = file.encode(place(taken))
             while pictures:
                 file.show(*pictures.popleft())
-            for begin in range(0, block.shape[1], self._rate):
-                file.write(block[:, begin : begin + self._rate])
+            file.write(data)
 
     def _close_file(self, file: RecordFile) -> None:
         try:

@@ -18,6 +18,10 @@ placed, and the frames behind it are looked at:
 The work is split in two. An `Intake` copies each frame's samples as it comes: that is all that the thread of the media
 does. A `Timeline` gets the finished stretches from time to time, in the thread that writes the file.
 
+What comes and leaves as Opus can be recorded as it is, without coding it again. Then the intake copies packets in place
+of samples, and a `PacketTimeline` places them in slots of 20 ms, by the same rules. For these a packet is a single
+sample at 50 Hz, whose value is the packet's number.
+
 What left has a slot on our own clock (`PlayoutFrame.slot`). Each talkspurt begins exactly at its slot.
 """
 
@@ -34,7 +38,7 @@ from numpy.typing import NDArray
 from ..frames import AudioFormat, AudioFrame
 from .convert import to_channels
 from .playout import PlayoutFrame
-from .resample import Resampler, check_sample_rate
+from .resample import Resampler
 
 HOLD: Final = 2.0
 """Seconds for which a frame waits before it is placed. Longer stalls of a network end most calls."""
@@ -53,7 +57,8 @@ WINDOW: Final = 10.0
 """Seconds of the past in which the least delay is looked for: 500 frames."""
 
 DEADBAND: Final = 0.01
-"""Seconds by which a side may be off before it is moved back: half a frame. Less would follow a network's jitter."""
+"""Seconds by which a side may be off before it is moved back: half a frame. Less would follow a network's jitter.
+Pieces of 20 ms get 2 ms more: they are up to 10 ms off in any case."""
 
 SLEW: Final = 500
 """Samples of which one is doubled or left out while a side is moved: 0.2 %, ten times the worst crystals (200 ppm), and
@@ -64,6 +69,12 @@ PAUSE: Final = 0.1
 
 STEP: Final = 1.0
 """Seconds of lasting lateness after which a side begins again, whatever the reason."""
+
+LONGEST: Final = 1276
+"""Bytes of a packet with one frame (RFC 6716 section 3.4)."""
+
+UNITS: Final = 50
+"""Pieces in a second of a `PacketTimeline`: the packets of 20 ms that almost every sender of Opus uses."""
 
 LEAP: Final = 2.0
 """Seconds by which media time may run ahead of our clock before it counts as leapt (as in `media.jitter`)."""
@@ -90,53 +101,80 @@ class _Stretch:
     Attributes:
         rate: Hz, of all frames.
         pts: Media time of the first sample; `end` is that after the last one.
-        data: The samples in mono, int16.
-        ends: For each frame, the media time after its last sample.
+        data: The samples in mono, int16; or Opus packets, one after the other.
+        sizes: The bytes of each packet; None if `data` has samples.
         times: For each frame, when it came, or its slot, in seconds on the timeline.
         fresh: Whether the stretch begins exactly at its first time.
+        least: The least delay of a frame: how much later it came than its media time. `last` is that of the last one.
     """
 
-    __slots__ = ("_least", "data", "end", "ends", "fresh", "last", "most", "pts", "rate", "times", "until")
+    __slots__ = ("data", "end", "fresh", "last", "least", "most", "pts", "rate", "sizes", "times", "until")
 
-    def __init__(self, samples: NDArray[np.int16], rate: int, pts: int, at: float, *, fresh: bool) -> None:
-        self.rate, self.pts, self.fresh, self.end = rate, pts, fresh, pts + samples.shape[1]
-        self.most, self.until = pts + rate * STRETCH, at + STRETCH
-        self.last = at - pts / rate
-        self._least: float | None = None
-        self.data = bytearray(_mono(samples))
-        self.times, self.ends = array("d", (at,)), array("q", (self.end,))
+    def __init__(self, frame: AudioFrame, at: float, packet: bytes | None, *, fresh: bool) -> None:
+        samples, self.rate, self.pts, _ = frame
+        self.fresh, self.end = fresh, self.pts + samples.shape[1]
+        self.most, self.until = self.pts + self.rate * STRETCH, at + STRETCH
+        self.last = self.least = at - self.pts / self.rate
+        self.sizes = None if packet is None else array("H", (len(packet),))
+        self.data = bytearray(_mono(samples) if packet is None else packet)
+        self.times = array("d", (at,))
 
-    def follow(self, samples: NDArray[np.int16], rate: int, pts: int, at: float) -> bool:
+    def follow(self, frame: AudioFrame, at: float, packet: bytes | None) -> bool:
         """Add a frame, if it belongs to this stretch."""
-        delay = at - pts / rate
+        samples, rate, pts, _ = frame
+        delay, sizes = at - pts / rate, self.sizes
         if pts != self.end or rate != self.rate or pts >= self.most or at >= self.until or delay - self.last >= PAUSE:
             return False
-        self.data.extend(_mono(samples))
-        self.end = end = pts + samples.shape[1]
+        if packet is None:
+            if sizes is not None:
+                return False
+            self.data.extend(_mono(samples))
+        else:
+            if sizes is None:
+                return False
+            sizes.append(len(packet))
+            self.data.extend(packet)
+        self.end = pts + samples.shape[1]
         self.last = delay
+        self.least = min(self.least, delay)
         self.times.append(at)
-        self.ends.append(end)
         return True
 
-    @property
-    def least(self) -> float:
-        """The least delay of a frame: how much later it came than its media time. Asked when no more frames follow."""
-        if self._least is None:
-            rate, begins = self.rate, (self.pts, *self.ends)
-            self._least = min(at - begin / rate for at, begin in zip(self.times, begins, strict=False))
-        return self._least
-
     def cut(self, moment: float) -> None:
-        """Forget the frames that begin after `moment`."""
-        kept = bisect_right(self.times, moment)
-        if kept < len(self.times):
-            length = self.ends[kept - 1] - self.pts if kept else 0
-            del self.times[kept:], self.ends[kept:], self.data[2 * length :]
-            self._least, self.end = None, -1  # nothing follows on it
+        """Forget the frames that begin after `moment`. What left has frames of one length."""
+        count, kept = len(self.times), bisect_right(self.times, moment)
+        if kept < count:
+            del self.data[len(self.data) * kept // count if self.sizes is None else sum(self.sizes[:kept]) :]
+            del self.times[kept:]
+            if self.sizes is not None:
+                del self.sizes[kept:]
+            self.end = -1  # nothing follows on it
 
     def samples(self) -> NDArray[np.int16]:
         """All samples, shape (n,)."""
         return np.frombuffer(self.data, np.int16)
+
+
+class _Numbers:
+    """A stretch whose frames have become `UNIT` pieces, each of which has a number: what a `_Side` is to place."""
+
+    def __init__(self, stretch: _Stretch, numbers: NDArray[np.int16]) -> None:
+        self.rate, self.fresh = UNITS, stretch.fresh
+        self.pts = round(stretch.pts * UNITS / stretch.rate)
+        phase = stretch.pts / stretch.rate - self.pts / UNITS
+        self.last, self.least = stretch.last + phase, stretch.least + phase
+        times, count = stretch.times, numbers.shape[0]
+        self.times = array("d", (times[index * len(times) // count] for index in range(count)))
+        self._numbers = numbers
+
+    def cut(self, moment: float) -> None:
+        """Forget the pieces that begin after `moment`."""
+        del self.times[bisect_right(self.times, moment) :]
+        self._numbers = self._numbers[: len(self.times)]
+
+    def samples(self) -> NDArray[np.int16]:
+        """The numbers, shape (n,)."""
+        return self._numbers
 
 
 def _mono(samples: NDArray[np.int16]) -> NDArray[np.int16]:
@@ -175,7 +213,8 @@ class _Side:
         self.lost = 0  # samples that were placed too far back
         self.end = self._base = 0
         self._parts: list[NDArray[np.int16]] = []
-        self._waiting: deque[_Stretch] = deque()
+        self._waiting: deque[_Stretch | _Numbers] = deque()
+        self._deadband = max(DEADBAND, 0.6 / rate)
         self._recent = _Least()
         self._last = float("-inf")  # the delay of the frame placed last
         self._anchor: tuple[int, int, int] | None = None  # rate, pts, and the position of that pts
@@ -186,7 +225,7 @@ class _Side:
         self._run_at = 0
         self._resampler: Resampler | None = None
 
-    def add(self, stretch: _Stretch) -> None:
+    def add(self, stretch: _Stretch | _Numbers) -> None:
         self.place(stretch.times[0] - HOLD)  # before: so it does not matter when blocks are taken
         self._waiting.append(stretch)
 
@@ -207,7 +246,7 @@ class _Side:
         rate, begin, position = self._anchor
         return position + (pts - begin) * self.rate // rate
 
-    def _place(self, stretch: _Stretch, least: float) -> None:
+    def _place(self, stretch: _Stretch | _Numbers, least: float) -> None:
         rate, pts, at, fresh = stretch.rate, stretch.pts, stretch.times[0], stretch.fresh
         samples, media = stretch.samples(), pts / rate
         anchor = self._anchor
@@ -226,7 +265,7 @@ class _Side:
         assert self._anchor is not None  # noqa: S101
         self._next = pts + samples.shape[0]
         off = min(least, self._recent.get(least)) + media - self._position(pts) / self.rate
-        if self._slewing or abs(off) > DEADBAND:
+        if self._slewing or abs(off) > self._deadband:
             samples = self._slew(samples, off)
         self._run.append(samples)
 
@@ -244,7 +283,7 @@ class _Side:
         n = samples.shape[0]
         if not self._slewing:
             self._slewing, self._since_slew = True, SLEW
-        if abs(off) <= 1 / rate:
+        if abs(off) <= 0.5 / rate:
             self._slewing = False
         self._since_slew += n
         steps = min(self._since_slew // SLEW, round(abs(off) * rate))
@@ -254,6 +293,8 @@ class _Side:
         more = steps if off > 0 else -steps
         self._anchor = (rate, begin - more, position)
         at = np.linspace(0, n - 1, n + more)
+        if rate == UNITS:
+            return samples[np.rint(at).astype(np.intp)]
         stretched: NDArray[np.int16] = np.rint(np.interp(at, np.arange(n), samples)).astype(np.int16)
         return stretched
 
@@ -351,24 +392,44 @@ class Intake:
         self._open: list[_Stretch | None] = [None, None]
         self._events: list[tuple[int, Any]] = []
         self._cleared = float("-inf")
+        self._packets: dict[tuple[int, int], bytes] = {}  # by side and pts, of frames that are still to come
+        self._lost = b""  # stands for a lost packet of the caller's
+
+    def packet(self, side: int, pts: int, payload: bytes) -> None:
+        """Note the Opus packet of the next frame of that side, which has that pts."""
+        if len(self._packets) >= 2 * UNITS:  # frames that were cleared
+            self._packets.clear()
+        self._packets[side, pts] = payload
+
+    def _packet_of(self, side: int, frame: AudioFrame) -> bytes | None:
+        """The packet of `frame`, if it can be used: it holds 20 ms in one piece (RFC 6716 section 3.2.2)."""
+        packet = self._packets.pop((side, frame.pts), None)
+        fits = frame.samples.shape[1] * UNITS == frame.sample_rate
+        if packet:
+            return packet if fits and not packet[0] & 3 and len(packet) <= LONGEST else None
+        return self._lost if fits and frame.concealed and self._lost else None
 
     def heard(self, frame: AudioFrame, now: float) -> None:
         """The caller's `frame` has come."""
-        samples, rate, pts, _ = frame
+        packet = None
+        if self._packets or self._lost:
+            packet = self._packet_of(0, frame)
+            self._lost = packet[:1] if packet else b""
         stretch, at = self._open[0], now - self._start
         self._now = max(self._now, now)
-        if stretch is None or not stretch.follow(samples, rate, pts, at):
-            self._begin(0, _Stretch(samples, rate, pts, at, fresh=False))
+        if stretch is None or not stretch.follow(frame, at, packet):
+            self._begin(0, _Stretch(frame, at, packet, fresh=False))
 
     def left(self, due: PlayoutFrame, now: float) -> None:
         """A frame has left for the caller at `now`."""
-        (samples, rate, pts, _), fresh, _, slot = due
+        frame, fresh, _, slot = due
+        packet = self._packet_of(1, frame) if self._packets else None
         stretch, at = self._open[1], slot - self._start
         self._now = max(self._now, now)
         if now <= self._cleared < slot:
             return
-        if fresh or stretch is None or not stretch.follow(samples, rate, pts, at):
-            self._begin(1, _Stretch(samples, rate, pts, at, fresh=fresh))
+        if fresh or stretch is None or not stretch.follow(frame, at, packet):
+            self._begin(1, _Stretch(frame, at, packet, fresh=fresh))
 
     def _begin(self, side: int, stretch: _Stretch) -> None:
         self._finish(side)
@@ -401,11 +462,11 @@ class Timeline:
 
     Args:
         sample_rate: Hz, of the recording. Other rates are converted.
-        start: As the intake has it.
+        start: As the intake has it. It was given no packets.
     """
 
     def __init__(self, sample_rate: int, start: float) -> None:
-        self.sample_rate = check_sample_rate(sample_rate)
+        self.sample_rate = sample_rate
         self._start = start
         self._sides = _Side(self.sample_rate), _Side(self.sample_rate)
         self._taken = 0
@@ -446,3 +507,63 @@ class Timeline:
                 side.take(until, row)
             self._taken = until
         return out
+
+
+Piece = bytes | AudioFrame | None
+"""20 ms of one side: a packet of Opus, audio of which there is no packet, or silence."""
+
+
+class PacketTimeline:
+    """As a `Timeline`, but gives packets, as far as there are any. Each is at most 15 ms off its place.
+
+    Args:
+        start: As the intake has it.
+    """
+
+    def __init__(self, start: float) -> None:
+        self._timeline = Timeline(UNITS, start)
+        self._pieces: tuple[dict[int, Piece], dict[int, Piece]] = ({}, {})
+        self._next = [1, 1]  # 0 is silence
+
+    def place(self, taken: Taken) -> list[tuple[Piece, Piece]]:
+        """Return what is settled since the last call: for each 20 ms, the caller's piece and what left."""
+        return self._look_up(self._timeline.place(self._number_all(taken)))
+
+    def finish(self, taken: Taken) -> list[tuple[Piece, Piece]]:
+        """As `Timeline.finish`."""
+        return self._look_up(self._timeline.finish(self._number_all(taken)))
+
+    def _number_all(self, taken: Taken) -> Taken:
+        events = [(side, what if side == _CUT else self._number(side, what)) for side, what in taken.events]
+        return Taken(events, taken.now)
+
+    def _number(self, side: int, stretch: _Stretch) -> _Numbers:
+        """Keep the pieces of a stretch under numbers of their own. Few numbers are in use at a time."""
+        pieces = _cut_up(stretch)
+        first = self._next[side]
+        if first + len(pieces) > np.iinfo(np.int16).max:
+            first = 1
+        self._next[side] = first + len(pieces)
+        self._pieces[side].update(enumerate(pieces, first))
+        return _Numbers(stretch, np.arange(first, first + len(pieces), dtype=np.int16))
+
+    def _look_up(self, numbers: NDArray[np.int16]) -> list[tuple[Piece, Piece]]:
+        ours, theirs = self._pieces
+        return [(ours.pop(a, None), theirs.pop(b, None)) for a, b in numbers.T.tolist()]
+
+
+def _cut_up(stretch: _Stretch) -> list[Piece]:
+    pieces: list[Piece] = []
+    if stretch.sizes is not None:
+        begin = 0
+        for size in stretch.sizes:
+            pieces.append(bytes(stretch.data[begin : begin + size]))
+            begin += size
+        return pieces
+    samples, size = stretch.samples()[np.newaxis], stretch.rate // UNITS
+    for begin in range(0, samples.shape[1], size):
+        piece = samples[:, begin : begin + size]
+        if piece.shape[1] < size:
+            piece = np.pad(piece, ((0, 0), (0, size - piece.shape[1])))
+        pieces.append(AudioFrame(piece, stretch.rate, 0))
+    return pieces

@@ -246,6 +246,7 @@ class WebRTCTransport(LinkTransport):
         self.offer_sdp = ""
         self.remote_sdp = ""
         self.offer = peer.offer
+        self.packets = ports.packets
         self._thread, self._peer, self._ports, self._local = thread, peer, ports, local
 
     def __repr__(self) -> str:

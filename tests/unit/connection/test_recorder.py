@@ -4,28 +4,33 @@ from __future__ import annotations
 
 import errno
 import logging
+import subprocess
+import sys
 import threading
 import time
 import wave
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 
 import anyio
 import av
 import numpy as np
 import pytest
 from line_pairs import telephone_pair, websocket_pair
+from webrtc_pair import LOCAL, VOICE
 
 from rtcflow.abc import MediaOffer
 from rtcflow.connection import Connection, record_files, recorder
-from rtcflow.connection.recorder import BOUND, WAKE, Recorder
+from rtcflow.connection.recorder import BOUND, WAKE, FileRecorder
 from rtcflow.context import Context
 from rtcflow.ends import EndCause, Timeouts
 from rtcflow.frames import AudioFormat, AudioFrame
 from rtcflow.handlers.base import AsyncStreamHandler, StreamHandler
+from rtcflow.media.recording import Timeline
 from rtcflow.serving.session import CallRequest
 from rtcflow.stream import Stream
 from rtcflow.testing import virtual_backend
 from rtcflow.transports.memory import memory_pair
+from rtcflow.transports.webrtc import open_engine
 
 RATE = 16000
 FORMAT = AudioFormat(RATE)
@@ -267,6 +272,44 @@ def test_the_suffix_chooses_the_format(suffix, tmp_path):
     assert sum(frame.samples for frame in frames) / frames[0].sample_rate == pytest.approx(12, abs=0.07)
 
 
+@pytest.mark.anyio
+async def test_packets_of_a_webrtc_call_are_recorded_as_they_are(tmp_path, monkeypatch):
+    """Nothing is encoded for Ogg, and both sides are where a WAV file of the same call has them."""
+    encoded = []
+    monkeypatch.setattr(record_files.PacketFile, "_encode", lambda *piece: encoded.append(piece) or b"")
+    tone = np.zeros((1, 48000), np.int16)
+    tone[0, 24000:36000] = 8000 * np.sin(np.arange(12000) / 15)
+    async with open_engine(LOCAL) as engine:
+        caller = await engine.offer()
+        callee = await engine.answer(caller.offer_sdp)
+        await caller.accept_answer(callee.answer)
+        connection = Connection(callee, Echo())
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(connection.serve)
+            recordings = [connection.record(tmp_path / f"call.{suffix}") for suffix in ("wav", "ogg")]
+            caller.start(VOICE, VOICE)
+            caller.audio_out.put(tone)
+            caller.audio_out.put(tone)
+            with anyio.fail_after(30):
+                await caller.wait_connected()
+                for _ in range(2 * 50):
+                    await caller.audio_in.take()
+            connection.close()
+        await caller.aclose()
+        await callee.aclose()
+    assert [recording.error for recording in recordings] == [None, None]
+    assert not encoded
+    begins = {}
+    for recording in recordings:
+        with av.open(str(recording.path)) as file:
+            frames = [frame.to_ndarray().astype(float) for frame in file.decode(audio=0)]
+            rate = file.streams.audio[0].rate
+        samples = np.concatenate([frame.reshape(-1, 2).T if frame.shape[0] == 1 else frame for frame in frames], axis=1)
+        sounds = np.abs(samples) > np.abs(samples).max() / 4
+        begins[recording.path.suffix] = [float(sounds[side].argmax() / rate) for side in (0, 1)]
+    assert begins[".ogg"] == pytest.approx(begins[".wav"], abs=0.02)
+
+
 def test_a_wrong_suffix_is_said_at_once(tmp_path):
     """The text names what can be written."""
 
@@ -316,10 +359,95 @@ def test_the_call_goes_on_without_a_file(kind, tmp_path, caplog, monkeypatch):
         assert path.stat().st_size == 44 + 4 * len(samples)
 
 
+def seconds_in(path):
+    """How much sound FFmpeg finds in a file."""
+    with av.open(str(path)) as file:
+        return sum(frame.samples for frame in file.decode(audio=0)) / file.streams.audio[0].rate
+
+
+@contextmanager
+def full_disk(size):
+    """The system refuses what would make any file of this process larger, as it does if the disk is full."""
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.parametrize("suffix", ["wav", "ogg", "mka"])
+def test_a_file_that_the_system_cuts_off_can_be_read(suffix, tmp_path, caplog):
+    """The system takes a part of a block and then refuses. All blocks before that one can be read."""
+    path = tmp_path / f"call.{suffix}"
+
+    async def main():
+        async with call(Echo()) as (connection, theirs):
+            recording = connection.record(path)
+            with full_disk(1_100_000 if suffix == "wav" else 150_000):
+                await speak(theirs, 40, pulses=range(100))
+                with anyio.fail_after(60):
+                    await recording.wait_closed()
+            assert isinstance(recording.error, OSError)
+            assert connection.statistics().received == 2000
+
+    in_virtual_time(main)
+    (error,) = errors(caplog)
+    assert f"is not recorded any further ({path})" in error
+    assert 5 < seconds_in(path) < 35
+
+
+def test_packets_up_to_a_full_disk_can_be_read(tmp_path):
+    """What is cut off in the middle of a page is taken away again."""
+    file = record_files.PacketFile(tmp_path / "call.ogg", RATE)
+    block = [(record_files.SILENCE, record_files.SILENCE)] * 50
+    with full_disk(1000), pytest.raises(OSError, match="large"):
+        for _ in range(10):
+            file.write(file.encode(block))
+    file.close()
+    assert seconds_in(tmp_path / "call.ogg") == pytest.approx(2, abs=0.01)
+
+
+KILLED = """
+import os, signal, sys, time
+import anyio, numpy as np
+from rtcflow.connection import Connection
+from rtcflow.demo import EchoHandler
+from rtcflow.frames import AudioFormat
+from rtcflow.testing import virtual_backend
+from rtcflow.transports.memory import memory_pair
+
+async def main():
+    async with memory_pair() as (ours, theirs), anyio.create_task_group() as tasks:
+        connection = Connection(ours, EchoHandler())
+        tasks.start_soon(connection.serve)
+        recordings = [connection.record(path) for path in sys.argv[1:]]
+        theirs.start(AudioFormat(16000), AudioFormat(16000))
+        for second in range(30):
+            theirs.audio_out.put(np.full((1, 16000), second, np.int16))
+            await anyio.sleep(1)
+        while any(recording._recorder._batches._items for recording in recordings):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+name, options = virtual_backend("asyncio")
+anyio.run(main, backend=name, backend_options=options)
+"""
+
+
+def test_a_killed_process_leaves_files_that_can_be_read(tmp_path):
+    """Nothing is closed. At most the last ten seconds are missing, and what the writer was at."""
+    paths = [tmp_path / f"call.{suffix}" for suffix in ("wav", "ogg", "mka", "mkv")]
+    subprocess.run([sys.executable, "-c", KILLED, *map(str, paths)], timeout=60)
+    for path in paths:
+        assert 16 <= seconds_in(path) < 30, path
+
+
 @pytest.mark.anyio
 async def test_a_slow_disk_costs_only_what_it_is_too_slow_for(tmp_path, caplog):
     """Nothing is written for a while: what waits is bounded, and one error is logged."""
-    recorder = Recorder(tmp_path / "call.wav", Context(webrtc_id="somebody", transport="memory"))
+    recorder = FileRecorder(tmp_path / "call.wav", Context(webrtc_id="somebody", transport="memory"))
     async with memory_pair() as (ours, _):
         recorder.attach(ours, RATE)
         for n in range((BOUND + 1) * WAKE):
@@ -339,11 +467,15 @@ async def test_a_disk_that_hangs_holds_up_nothing(when, tmp_path, caplog, monkey
         hung.set()
         released.wait(20)
 
-    class Hangs:
+    class Hangs(record_files.WavFile):
+        __init__ = encode = lambda self, *_: None
         write = hang if when == "while it is written" else lambda self, samples: None
         close = hang if when == "while it is closed" else lambda self: None
 
-    def open_file(path, rate, video):
+        def timeline(self, start):
+            return Timeline(RATE, start)
+
+    def open_file(*_, **__):
         if when == "while it is opened":
             hang(None)
         return Hangs()
@@ -387,7 +519,7 @@ def test_the_header_is_right_after_each_block(tmp_path):
     for blocks in range(3):
         samples, rate = read(tmp_path / "call.wav")
         assert (len(samples), rate) == (100 * blocks, RATE)
-        file.write(np.full((2, 100), blocks, np.int16))
+        file.write(file.encode(np.full((2, 100), blocks, np.int16)))
     file.close()
 
 

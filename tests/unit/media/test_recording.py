@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from rtcflow.frames import AudioFrame
 from rtcflow.media.playout import PlayoutFrame
-from rtcflow.media.recording import DEADBAND, HOLD, REACH, Intake, Timeline
+from rtcflow.media.recording import DEADBAND, HOLD, REACH, Intake, PacketTimeline, Timeline
 
 RATE = 8000
 SIZE = RATE // 50
@@ -192,3 +192,106 @@ def test_rates_and_channels_may_change():
     assert pulses(both[0])[0] == 1.0
     assert np.abs(both[0]).argmax() / RATE == 1.0
     assert np.abs(both[0, int(1.5 * RATE) :]).argmax() / RATE == 0.5
+
+
+# -- packets
+
+
+def recorded_packets(events, end, every=200):
+    """The pieces that a timeline makes of `events`; a frame's packet is its number, if `bare` does not hold it."""
+    intake, timeline, pieces = Intake(START), PacketTimeline(START), []
+    for count, (now, method, *args) in enumerate(sorted(events, key=lambda one: one[0])):
+        if method == "cleared":
+            intake.cleared(now, *args)
+        else:
+            frame = args[0] if method == "heard" else args[0].frame
+            if not frame.concealed and frame.samples is not BARE:
+                intake.packet(int(method == "left"), frame.pts, b"\xf8" + (frame.pts // SIZE).to_bytes(4, "big"))
+            getattr(intake, method)(args[0], now)
+        if count % every == 0:
+            pieces += timeline.place(intake.take())
+    return [*pieces, *timeline.finish(intake.take(end))]
+
+
+BARE = pulse()
+
+
+def places(pieces, side):
+    """Seconds at which each numbered packet is."""
+    return {
+        int.from_bytes(pair[side][1:], "big"): index * FRAME
+        for index, pair in enumerate(pieces)
+        if isinstance(pair[side], bytes) and len(pair[side]) == 5
+    }
+
+
+def test_packets_keep_their_distance():
+    """Jitter moves no packet. A lost one leaves its place, and one that was made up an empty frame."""
+    dice, last, events = random.Random(1), 0.0, []
+    for n in range(500):
+        last = max(last, n * FRAME + 0.1 + (dice.random() * 0.08 if n % 5 else 0.0))
+        if n % 50 == 20:
+            continue
+        event = heard(n, last)
+        if n % 50 == 30:
+            event = (*event[:2], event[2]._replace(concealed=True))
+        events.append(event)
+        events.append(left(n, 0.5 + n * FRAME, first=n == 0))
+    pieces = recorded_packets(events, START + 11)
+    assert len(pieces) == 11 * 50
+    ours, theirs = places(pieces, 0), places(pieces, 1)
+    assert [n for n in range(500) if n not in ours] == [n for n in range(500) if n % 50 in {20, 30}]
+    assert {round(at - n * FRAME, 6) for n, at in ours.items()} == {0.1}
+    assert {round(at - n * FRAME, 6) for n, at in theirs.items()} == {0.5}
+    assert [pieces[5 + n][0] for n in (20, 30)] == [None, b"\xf8"]
+
+
+@pytest.mark.parametrize("ppm", [200, -200])
+def test_packets_of_a_drifting_device(ppm):
+    """In ten minutes the device is off by 120 ms. No packet is more than 15 ms from where it was heard."""
+    dice, events, last = random.Random(ppm), [], 0.0
+    made = {n: n * FRAME * (1 + ppm * 1e-6) + 0.107 for n in range(30_000)}
+    for n, at in made.items():
+        last = max(last, at + dice.random() * (0.06 if n % 4 else 0.001))
+        events.append(heard(n, last))
+    ours = places(recorded_packets(events, START + 601), 0)
+    assert len(made) - len(ours) <= 7  # one is left out for each 20 ms
+    assert max(abs(at - made[n]) for n, at in ours.items()) <= 0.015
+
+
+def test_cleared_packets_are_not_in_it():
+    """What a carrier got before its time is cut off behind the moment, as with samples."""
+    events = [left(n, 1 + n * FRAME, first=n == 0, popped=1 + max(0, n * FRAME - 0.2)) for n in range(40)]
+    kept = [event for event in events if event[0] <= START + 1.5]
+    pieces = recorded_packets([*kept, (START + 1.5, "cleared", 0.7)], START + 4)
+    assert max(places(pieces, 1).values()) == pytest.approx(1.5)
+
+
+def test_audio_without_a_packet_is_among_them():
+    """Other codecs, and what came before the file was chosen: its samples are in the same places, in 20 ms."""
+    events = [heard(n, 1 + n * FRAME) for n in range(100)]
+    bare = [(*event[:2], event[2]._replace(samples=BARE)) if n < 30 else event for n, event in enumerate(events)]
+    pieces = [pair[0] for pair in recorded_packets(bare, START + 4)]
+    assert [None if piece is None else type(piece) for piece in pieces] == [
+        *[None] * 50, *[AudioFrame] * 30, *[bytes] * 70, *[None] * 50
+    ]  # fmt: skip
+    assert pieces[50].samples[0, 0] == 20000
+    long = [(START + 1 + n * 0.03, "heard", AudioFrame(np.ones((1, 240), np.int16), RATE, 240 * n)) for n in range(7)]
+    pieces = [pair[0] for pair in recorded_packets([*long], START + 4)]
+    assert [n for n, piece in enumerate(pieces) if piece is not None] == list(range(50, 61))
+    assert sum(int(piece.samples.sum()) for piece in pieces if piece is not None) == 7 * 240
+
+
+def test_numbers_of_packets_begin_again():
+    """A call of a quarter of an hour uses each number more than once, and keeps no packet."""
+    intake, timeline = Intake(START), PacketTimeline(START)
+    found = []
+    for n in range(45_000):
+        frame = AudioFrame(QUIET, RATE, n * SIZE)
+        intake.packet(0, frame.pts, b"\xf8" + n.to_bytes(4, "big"))
+        intake.heard(frame, START + n * FRAME)
+        if n % 100 == 0:
+            found += timeline.place(intake.take())
+            assert len(timeline._pieces[0]) <= 400
+    found += timeline.finish(intake.take(START + 45_000 * FRAME))
+    assert places(found, 0) == {n: n * FRAME for n in range(45_000)}

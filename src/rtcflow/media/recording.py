@@ -206,10 +206,15 @@ class _Least:
 
 
 class _Side:
-    """One side of the call: the samples placed so far, from `base` on, and the stretches that wait."""
+    """One side of the call: the samples placed so far, from `base` on, and the stretches that wait.
 
-    def __init__(self, rate: int) -> None:
-        self.rate = rate
+    Args:
+        rate: Hz, of what is placed.
+        slots: Whether the frames' times are slots on our own clock. Then nothing is to be found out about their origin.
+    """
+
+    def __init__(self, rate: int, *, slots: bool) -> None:
+        self.rate, self._slots = rate, slots
         self.lost = 0  # samples that were placed too far back
         self.end = self._base = 0
         self._parts: list[NDArray[np.int16]] = []
@@ -238,8 +243,9 @@ class _Side:
     def place(self, until: float) -> None:
         """Place the stretches whose frames came until then."""
         while self._waiting and self._waiting[0].times[-1] <= until:
-            least = min(stretch.least for stretch in self._waiting)
-            self._place(self._waiting.popleft(), least)
+            waiting = self._waiting
+            least = waiting[0].least if self._slots else min(stretch.least for stretch in waiting)
+            self._place(waiting.popleft(), least)
 
     def _position(self, pts: int) -> int:
         assert self._anchor is not None  # noqa: S101
@@ -260,8 +266,9 @@ class _Side:
             elif pts != self._next:
                 self._begin_run(rate, self._position(pts))
         self._last = stretch.last
-        self._recent.forget(at - WINDOW)
-        self._recent.add(at, stretch.least)
+        if not self._slots:
+            self._recent.forget(at - WINDOW)
+            self._recent.add(at, stretch.least)
         assert self._anchor is not None  # noqa: S101
         self._next = pts + samples.shape[0]
         off = min(least, self._recent.get(least)) + media - self._position(pts) / self.rate
@@ -468,7 +475,7 @@ class Timeline:
     def __init__(self, sample_rate: int, start: float) -> None:
         self.sample_rate = sample_rate
         self._start = start
-        self._sides = _Side(self.sample_rate), _Side(self.sample_rate)
+        self._sides = _Side(self.sample_rate, slots=False), _Side(self.sample_rate, slots=True)
         self._taken = 0
 
     @property

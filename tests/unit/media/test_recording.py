@@ -65,6 +65,18 @@ def test_both_sides_are_in_place():
     assert timeline.lost == 0
 
 
+def test_each_talkspurt_begins_at_its_slot():
+    """Slots of a later talkspurt may lie 15 ms nearer to its media time: playout counts whole frames of silence."""
+    events = [left(n, 1 + n * FRAME, first=n == 0) for n in range(50)]
+    events += [left(n, 0.985 + n * FRAME, first=n == 60) for n in range(60, 200)]
+    _, both = recorded(events, START + 8)
+    assert pulses(both[1]) == pytest.approx([event[2].slot - START for event in events])
+    pieces = places(recorded_packets(events, START + 8), 1)
+    assert [pieces[event[2].frame.pts // SIZE] for event in events] == pytest.approx(
+        [round((event[2].slot - START) * 50) / 50 for event in events]
+    )
+
+
 @given(
     delays=st.lists(st.floats(0, 0.3), min_size=1, max_size=300),
     lost=st.sets(st.integers(0, 299), max_size=18),

@@ -34,6 +34,7 @@ parser.add_argument("-n", type=int, default=30, help="calls")
 parser.add_argument("--seconds", type=float, default=10.0, help="how long each measurement takes")
 parser.add_argument("--rounds", type=int, default=4)
 parser.add_argument("--suffix", default=".wav")
+parser.add_argument("--complexity", type=int, default=0, help="of Opus: that of a full core; a call costs least")
 parser.add_argument("--port", type=int, default=9471)
 parser.add_argument("--on", action="store_true", help="serve: with everything")
 parser.add_argument("--directory", help="serve: where recordings go")
@@ -50,6 +51,7 @@ def serve() -> None:
     from starlette.responses import JSONResponse
 
     from rtcflow import AsyncStreamHandler, Stream
+    from rtcflow.transports.webrtc import OpusConfig, WebRTCConfig
 
     class Echo(AsyncStreamHandler):
         async def start_up(self) -> None:
@@ -67,7 +69,9 @@ def serve() -> None:
     def path(context):
         return Path(args.directory) / f"{time.monotonic_ns()}{args.suffix}"
 
-    options = {"record": path, "metrics": True} if args.on else {}
+    # Left to the engine, the complexity changes with the load, and a call's cost by a third.
+    options = {"webrtc": WebRTCConfig(opus=OpusConfig(complexity=args.complexity))}
+    options |= {"record": path, "metrics": True} if args.on else {}
     stream = Stream(Echo(), concurrency_limit=1000, **options)
     if args.on:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -124,7 +128,8 @@ async def get(http, path: str):
 
 
 async def server(http, *options: str):
-    process = subprocess.Popen([sys.executable, __file__, "serve", "--port", str(args.port), *options])
+    options = ["--port", str(args.port), "--complexity", str(args.complexity), *options]
+    process = subprocess.Popen([sys.executable, __file__, "serve", *options])
     for _ in range(300):
         try:
             await get(http, "/debug/cpu")
@@ -162,7 +167,7 @@ async def recording(http, packets, directory) -> None:
         peers = await open_all(args, [speaking(packets, 0.02 * number / args.n) for number in range(args.n)])
         await asyncio.sleep(2)
         for count in range(2 * args.rounds):
-            on = count % 2 == 0
+            on = count % 4 in {1, 2}  # off, on, on, off: what gets faster or slower by the time favours neither
             await get(http, f"/debug/record{'?on=1' if on else ''}")
             await asyncio.sleep(6.0 if on else 1.0)  # blocks are written after 5 s
             found[on].append(await measure(http, peers))
@@ -204,7 +209,7 @@ async def everything(http, packets, directory) -> None:
     url = f"http://127.0.0.1:{collector.server_port}/v1/traces"
     found = {False: [], True: []}
     for count in range(2 * args.rounds):
-        on = count % 2 == 1
+        on = count % 4 in {1, 2}
         options = ["--on", "--directory", directory, "--suffix", args.suffix, "--collector", url] if on else []
         process = await server(http, *options)
         try:

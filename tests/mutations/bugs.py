@@ -679,5 +679,30 @@ MUTANTS = (
         (Edit("media.pictures:PictureBuffer._release", "timestamp == self._spoiled or", ""),),
         _unit("pictures", "test_a_picture_with_a_dropped_packet_never_leaves"),
     ),
+    # -- recordings
+    Mutant(
+        "drifting-device-followed-nowhere",
+        "A recording keeps a caller's side where it began, however far their device's clock is off.",
+        (Edit("media.recording:_Side._place", "self._slewing or abs(off) > self._deadband", "False"),),
+        _unit("recording", "test_an_hour_with_a_drifting_device", "test_packets_of_a_drifting_device"),
+    ),
+    Mutant(
+        "cleared-audio-recorded",
+        "What a barge-in has cleared stays in the recording.",
+        (Edit("media.recording:Intake.cleared", "self._events.append((_CUT, now - self._start))", "pass"),),
+        _unit("recording", "test_cleared_audio_is_not_in_it", "test_cleared_packets_are_not_in_it"),
+    ),
+    Mutant(
+        "long-packets-mislaid",
+        "The length of a long packet loses its lowest bits.",
+        (Edit("media.ogg:delimit", "252 + size % 4,", "252,"),),
+        _unit("ogg", "test_lengths", "test_ffmpeg_reads_both_sides"),
+    ),
+    Mutant(
+        "sent-packets-encoded-again",
+        "The packets that leave are not shown to recordings.",
+        (Edit("_engine.audio:PlayoutTrack._write", "self._packets.show(SENT, pts, payload)", "pass"),),
+        _unit("recorder", "test_packets_of_a_webrtc_call_are_recorded_as_they_are"),
+    ),
     *BY_TOOLS,
 )

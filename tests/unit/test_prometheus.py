@@ -226,6 +226,7 @@ NAMED: dict[str, str] = {
     "queue drops": "rtcflow_queue_dropped",
     "stalls": "rtcflow_handler_stalls",
     "loop lag": "rtcflow_loop_lag_seconds",
+    "loop lag of the engine": "rtcflow_engine_lag_seconds",
     "worker threads": "rtcflow_worker_threads",
     "turns and interruptions": "rtcflow_turns",
     "time to reply": "rtcflow_turn_response_seconds",

@@ -81,7 +81,7 @@ class PlayoutTrack(MediaStreamTrack):
         self.opus = True
         self._player, self._config = player, config
         self._packets = PacketTaps() if packets is None else packets
-        self._load = load if config.complexity == "auto" else None
+        self._load, self._adapts = load, config.complexity == "auto"
         self._complexity: int | None = None
         self._encoder: OpusEncoder | None = None
 
@@ -114,6 +114,8 @@ class PlayoutTrack(MediaStreamTrack):
             pump.stop()
 
     def _set_complexity(self, complexity: int) -> None:
+        if not self._adapts:
+            return
         self._complexity = complexity
         if self._encoder is not None:
             self._encoder.set_complexity(complexity)

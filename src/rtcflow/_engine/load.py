@@ -1,4 +1,4 @@
-"""Measures how busy the engine's thread is, and tells the encoders how hard they may work.
+"""Measures how busy and how late the engine's thread is, and tells the encoders how hard they may work.
 
 `media.complexity` decides; this module has the clocks and the timer. The timer runs only while there are encoders.
 """
@@ -8,10 +8,15 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Final
 
 from ..media.complexity import TICK, ComplexityControl
+
+LAGS: Final = 150
+"""Ticks of which the greatest lag is remembered: 15 s, as long as Prometheus usually waits between two scrapes."""
 
 
 def _cores() -> int:
@@ -36,12 +41,18 @@ class EngineLoad:
         self._listeners: list[Callable[[int], None]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._cores = _cores()
+        self._lags = deque[float](maxlen=LAGS)
         self._last = self._clocks()
 
     @property
     def complexity(self) -> int:
         """The complexity with which the encoders must work: 0 to 10."""
         return self._control.complexity
+
+    @property
+    def lag(self) -> float:
+        """How late the loop was at its worst in the last `LAGS` ticks with an encoder, in seconds. From any thread."""
+        return max(list(self._lags), default=0.0)
 
     @contextmanager
     def listening(self, listener: Callable[[int], None]) -> Iterator[None]:
@@ -69,6 +80,7 @@ class EngineLoad:
         now, ours, all_threads = self._clocks()
         then, ours_then, all_then = self._last
         passed = now - then
+        self._lags.append(max(0.0, passed - TICK))
         use = max(ours - ours_then, (all_threads - all_then) / self._cores) / passed
         before = self.complexity
         complexity = self._control.note(now, use, passed - TICK)

@@ -496,6 +496,8 @@ class Peer:
         figures = {} if self._audio_in is None else self._audio_in.figures()
         if self._audio_out is not None and self._audio_out.complexity is not None:
             figures["opus_complexity"] = float(self._audio_out.complexity)
+        if self._audio_out is not None:
+            figures["engine_lag"] = self._thread.load.lag
         if self._audio is not None and (jitter := seam.jitter(self._audio.receiver, self.audio_clock)) is not None:
             figures["jitter"] = jitter
         return figures

@@ -109,10 +109,10 @@ class FileRecorder:
         if not callable(path):
             path = Path(path)
             check_suffix(path)
-        self.recording = Recording(self)
+        self.recording: Recording = Recording(self)
         self.path: Path | None = None
         self.error: BaseException | None = None
-        self.dropped = 0
+        self.dropped: int = 0
         self._wanted, self._context = path, context
         self._name = f"{context.transport} call {shorten_id(context.webrtc_id)}"
         self._lock = threading.Lock()

@@ -46,6 +46,10 @@ GAUGES: Final[dict[str, tuple[str, Callable[[ConnectionStatistics], float | None
     ),
     "jitter": ("Interarrival jitter (RFC 3550).", lambda of: of.transport.details.get("jitter")),
     "round_trip": ("Round trip to callers.", lambda of: of.transport.round_trip),
+    "engine_lag": (
+        "How late WebRTC's media thread was at its worst in the last 15 s.",
+        lambda of: of.transport.details.get("engine_lag"),
+    ),
 }
 """Figures of the live calls, in seconds: the mean and the highest."""
 

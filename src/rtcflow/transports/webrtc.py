@@ -17,6 +17,7 @@ from typing_extensions import override
 
 from .._core.hooks import ask
 from .._core.installed import check_versions
+from .._core.packets import PacketTaps
 from .._core.threads import observer
 from .._engine.config import IceServer, OpusConfig, VideoConfig, WebRTCConfig, read_ice_servers
 from .._engine.ports import Ports, Route, ServerReport, ServerTrouble
@@ -246,7 +247,7 @@ class WebRTCTransport(LinkTransport):
         self.offer_sdp = ""
         self.remote_sdp = ""
         self.offer = peer.offer
-        self.packets = ports.packets
+        self.packets: PacketTaps | None = ports.packets
         self._thread, self._peer, self._ports, self._local = thread, peer, ports, local
 
     def __repr__(self) -> str:

@@ -104,3 +104,17 @@ async def test_a_live_engine_works_less_when_the_core_is_full(monkeypatch: pytes
             # From here on the thread's clock says that it works all the time.
             monkeypatch.setattr(time, "thread_time", time.monotonic)
             await until(LEAST)
+
+
+def test_the_worst_lag_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One late tick counts until `LAGS` more have passed. Without encoders nothing is looked at."""
+    clock = Clock(monkeypatch)
+    load = EngineLoad()
+    assert load.lag == 0.0
+    with load.listening(lambda _: None):
+        clock.run(3, ours=0.1)
+        clock.run(1, ours=0.1, late=0.2)
+        clock.run(load_module.LAGS - 1, ours=0.1, late=0.01)
+        assert load.lag == pytest.approx(0.2)
+        clock.run(1, ours=0.1)
+        assert load.lag == pytest.approx(0.01)

@@ -287,11 +287,12 @@ async def test_packets_of_a_webrtc_call_are_recorded_as_they_are(tmp_path, monke
             tasks.start_soon(connection.serve)
             recordings = [connection.record(tmp_path / f"call.{suffix}") for suffix in ("wav", "ogg")]
             caller.start(VOICE, VOICE)
-            caller.audio_out.put(spoken_signal())
-            with anyio.fail_after(30):
+            for _ in range(10):
+                caller.audio_out.put(spoken_signal())
+            with anyio.fail_after(60):
                 await caller.wait_connected()
-                for _ in range(2 * 50):
-                    await caller.audio_in.take()
+                while caller.statistics().audio_in.put < 90:
+                    await anyio.sleep(0.02)
             connection.close()
         await caller.aclose()
         await callee.aclose()

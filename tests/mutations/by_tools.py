@@ -231,8 +231,9 @@ BY_TOOLS = (
     ),
     Mutant(
         "played-and-written-to",
-        "The handler's own array is changed when it is played.",
+        "The handler's own array is not copied, and is changed when it is played.",
         (
+            Edit("media.convert:as_pcm", "return shaped.copy()", "return shaped"),
             Edit(
                 "connection.media_loops:MediaLoops._speak",
                 "audio_out.put(voice.frame(samples, rate))",

@@ -28,6 +28,9 @@ EXPLORED = "tests/unit/testing/test_testing_explored.py"
 LIVED = "tests/property/test_connection_machine.py::test_connections_live_through_anything"
 
 
+TOLD = ("tests/property/test_connection_machine.py::test_stories_that_the_machine_tells_rarely",)
+
+
 def _checked(*handlers: str) -> tuple[str, ...]:
     return tuple(f"{CHECKED}[{handler}]" for handler in handlers)
 
@@ -389,7 +392,7 @@ BY_TOOLS = (
                 "isinstance(error, Exception)",
             ),
         ),
-        _lived("AsyncEcho-trio"),
+        TOLD,
         kind=11,
     ),
     Mutant(
@@ -429,7 +432,7 @@ BY_TOOLS = (
         "limit-in-half-seconds",
         "A time limit is over after twice its time.",
         (Edit("connection.connection:Connection._limit_time", "sleep(seconds)", "sleep(2 * seconds)"),),
-        _lived("AsyncEcho-trio"),
+        TOLD,
         kind=13,
     ),
     Mutant(
@@ -442,7 +445,7 @@ BY_TOOLS = (
                 "anyio.sleep_until(seconds)",
             ),
         ),
-        _lived("AsyncEcho-trio", "Echo-trio"),
+        TOLD,
         kind=13,
     ),
 )

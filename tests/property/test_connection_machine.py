@@ -198,3 +198,18 @@ def test_an_hour_of_call_adds_nothing_up(handler, backend):
 def test_connections_live_through_anything(handler, backend):
     """No sequence of frames, messages, faults and ends breaks a promise of the connection."""
     run_machine(life(handler, backend), backend, steps=15)
+
+
+def test_stories_that_the_machine_tells_rarely():
+    """A limit ends a call in time, also a later one; so does an error. A few random examples hold none of these."""
+    state = life(AsyncEcho, "trio")()
+    state.the_first_call_begins(time_limit=0.5)
+    state.time_passes(seconds=1.0)
+    state.a_call_begins(time_limit=2.0)
+    state.caller_speaks(seconds=1.0)
+    assert state.connection.end is None
+    state.caller_is_silent(seconds=2.0)
+    state.a_call_begins()
+    state.handler_raises(method="receive")
+    state.audio_arrives(n=1)
+    state.teardown()

@@ -26,7 +26,7 @@ from ..transports.linked import LinkTransport
 from ..transports.memory import memory_pair
 from . import signals
 from . import strategies as rtc
-from ._probe import Cause, Fault, InjectedError, Journal
+from ._probe import LIMIT_SLACK, Cause, Fault, InjectedError, Journal
 from ._sharing import SharedChanges
 from .clocks import VirtualTime
 
@@ -208,6 +208,8 @@ class Call:
         for _ in range(round(seconds / FRAME_SECONDS)):
             if connection is None or connection.end is not None:
                 return
+            if any(self._clock.now > at + LIMIT_SLACK for at in self.journal.limits()):
+                return  # it should have ended: what follows looks why not
             self.hear(1, speech=speech)
             await self._clock.advance(FRAME_SECONDS)
 

@@ -44,6 +44,10 @@ AUDIBLE: Final = 300
 """The level, in int16, above which audio can be heard."""
 
 
+LIMIT_SLACK: Final = 0.1
+"""Seconds by which a time limit may end a call late, in virtual time."""
+
+
 class InjectedError(Exception):
     """What a test had the handler raise."""
 
@@ -138,6 +142,10 @@ class Journal:
     def ends(self, cause: EndCause, why: str, *, injected: bool = True) -> None:
         """Something has happened that ends the connection."""
         self.causes.append(Cause(self.clock(), self.step, cause, why, injected))
+
+    def limits(self) -> list[float]:
+        """When what ends the connection by itself is due."""
+        return [cause.at for cause in self.causes if cause.step < 0]
 
     def first_causes(self) -> list[Cause]:
         """What came first; several, if they came in the same step and moment."""

@@ -18,7 +18,7 @@ from ..ends import EndCause, Timeouts, errors_in
 from ..handlers.base import AsyncStreamHandler
 from ..stream import Stream
 from ._life import Call
-from ._probe import InjectedError, Journal
+from ._probe import LIMIT_SLACK, InjectedError, Journal
 from ._workers import wants_a_processor
 
 TIMEOUTS: Final = Timeouts()
@@ -99,7 +99,8 @@ def one_reason_for_the_end(call: Call, expected: Errors) -> None:
 def an_end_in_time(call: Call, now: float) -> None:
     """What ends a call ends it at once, and closing takes as long as `Timeouts` say at most."""
     if _connection(call).end is None:
-        due = [cause for cause in call.journal.causes if cause.at < now - 0.5]
+        slack = {-1: LIMIT_SLACK}  # what is due by itself is due at its moment
+        due = [cause for cause in call.journal.causes if cause.at < now - slack.get(cause.step, 0.5)]
         if due:
             raise AssertionError(f"{due[0].why} {now - due[0].at:g} s ago, and the call goes on")
         return

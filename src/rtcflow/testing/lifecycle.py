@@ -51,7 +51,7 @@ from . import _promises as promises
 from . import strategies as rtc
 from ._handler_time import HandlerTime, replaced
 from ._life import EMITS, START_UPS, Call, Serving, count_tasks, make_item, refused
-from ._probe import Cause, Fault, InjectedError, Journal, probe_copies
+from ._probe import LIMIT_SLACK, Cause, Fault, InjectedError, Journal, probe_copies
 from ._room import HANG, HandlerHung, ManualLoop
 from ._sharing import refuse_shared_state
 from ._story import told
@@ -716,11 +716,15 @@ class HandlerLifecycle(RuleBasedStateMachine):
             self.call.journal.faults[method].append(fault)
 
     def _settle(self, seconds: float = 0.0) -> None:
-        """Let time pass, and everything happen that can; then look whether all is well."""
-        self._call(self.clock.advance, seconds)
-        if self._serving is not None and self._serving.over:
-            self._serving = None
-        self.check()
+        """Let time pass, and everything happen that can; then look whether all is well, also when a limit is due."""
+        until = self.clock.now + seconds
+        journal: Journal | None = getattr(self.call, "journal", None)  # there is none before the call is admitted
+        moments = [at + LIMIT_SLACK + 0.01 for at in (journal.limits() if journal is not None else ())]
+        for moment in (*sorted(at for at in moments if self.clock.now < at < until), until):
+            self._call(self.clock.advance, max(0.0, moment - self.clock.now))
+            if self._serving is not None and self._serving.over:
+                self._serving = None
+            self.check()
 
     def _new_journal(self) -> Journal:
         if self._copy_fails:

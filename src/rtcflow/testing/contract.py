@@ -298,6 +298,45 @@ def _usual(given: _CheckInput) -> dict[str, Any]:
 
 
 @_handler_sentence(
+    "its limits count from the call's own moments, not from when the handler was made or copied",
+    "a call; one an hour after the handler was made, and one an hour after it was copied",
+)
+def _limits(handler: StreamHandlerBase, given: _CheckInput) -> None:
+    # Early among the checks: what counts from the making of the handler is over at some time in all later calls.
+    shown = handler_time.get()
+    assert shown is not None  # noqa: S101
+    spoken = signals.speech_like(1.5)
+
+    def call(copied: Callable[[], object] = lambda: None) -> CallRecord:
+        with _probed(handler, copied=copied) as prototype:
+            return run_call(prototype, play=spoken, seconds=2.5, backend="asyncio", **_usual(given))
+
+    usual = call()
+    if usual.error is not None:
+        return
+    shown.skip(_AN_HOUR)
+    later = {"made": call(), "copied": call(partial(shown.skip, _AN_HOUR))}
+    for when, record in later.items():
+        if record.error is not None:
+            raise AssertionError(f"an hour after it was {when} it raised {record.error!r}") from record.error
+        closed = record.end.cause is EndCause.HANDLER_CLOSED
+        if closed and (usual.end.cause is not record.end.cause or record.seconds < usual.seconds - 0.5):
+            raise AssertionError(
+                f"a call that begins an hour after it was {when} is closed by the handler after "
+                f"{record.seconds:.1f} s, and another one is not after {usual.seconds:.1f} s: "
+                "start counting in start_up, not in __init__"
+            )
+        if usual.audio_seconds > 0.5 and record.audio_seconds < usual.audio_seconds / 2:
+            raise AssertionError(
+                f"in a call that begins an hour after it was {when} it says {record.audio_seconds:.1f} s, in "
+                f"another one {usual.audio_seconds:.1f} s: start counting in start_up, not in __init__"
+            )
+
+
+_AN_HOUR: Final = 3600.0
+
+
+@_handler_sentence(
     "one call leaves no trace in another: lists, dicts, sets and arrays that copies share do not change",
     "a whole call, a caller who is refused, calls that end early; then a look at what copies share",
     probed=False,
@@ -595,44 +634,6 @@ def _tells_errors(handler: StreamHandlerBase, given: _CheckInput) -> None:
             f"{place} takes {error!r} ({times} times in 1.5 s), and does nothing with it: name the exceptions that you "
             "expect, and log the others or let them end the call"
         )
-
-
-@_handler_sentence(
-    "its limits count from the call's own moments, not from when the handler was made or copied",
-    "a call; one an hour after the handler was made, and one an hour after it was copied",
-)
-def _limits(handler: StreamHandlerBase, given: _CheckInput) -> None:
-    shown = handler_time.get()
-    assert shown is not None  # noqa: S101
-    spoken = signals.speech_like(1.5)
-
-    def call(copied: Callable[[], object] = lambda: None) -> CallRecord:
-        with _probed(handler, copied=copied) as prototype:
-            return run_call(prototype, play=spoken, seconds=2.5, backend="asyncio", **_usual(given))
-
-    usual = call()
-    if usual.error is not None:
-        return
-    shown.skip(_AN_HOUR)
-    later = {"made": call(), "copied": call(partial(shown.skip, _AN_HOUR))}
-    for when, record in later.items():
-        if record.error is not None:
-            raise AssertionError(f"an hour after it was {when} it raised {record.error!r}") from record.error
-        closed = record.end.cause is EndCause.HANDLER_CLOSED
-        if closed and (usual.end.cause is not record.end.cause or record.seconds < usual.seconds - 0.5):
-            raise AssertionError(
-                f"a call that begins an hour after it was {when} is closed by the handler after "
-                f"{record.seconds:.1f} s, and another one is not after {usual.seconds:.1f} s: "
-                "start counting in start_up, not in __init__"
-            )
-        if usual.audio_seconds > 0.5 and record.audio_seconds < usual.audio_seconds / 2:
-            raise AssertionError(
-                f"in a call that begins an hour after it was {when} it says {record.audio_seconds:.1f} s, in "
-                f"another one {usual.audio_seconds:.1f} s: start counting in start_up, not in __init__"
-            )
-
-
-_AN_HOUR: Final = 3600.0
 
 
 @_handler_sentence(

@@ -718,7 +718,7 @@ class HandlerLifecycle(RuleBasedStateMachine):
     def _settle(self, seconds: float = 0.0) -> None:
         """Let time pass, and everything happen that can; then look whether all is well, also when a limit is due."""
         until = self.clock.now + seconds
-        journal: Journal | None = getattr(self.call, "journal", None)  # there is none before the call is admitted
+        journal: Journal | None = getattr(self.call, "journal", None)  # from when the call is admitted
         moments = [at + LIMIT_SLACK + 0.01 for at in (journal.limits() if journal is not None else ())]
         for moment in (*sorted(at for at in moments if self.clock.now < at < until), until):
             self._call(self.clock.advance, max(0.0, moment - self.clock.now))

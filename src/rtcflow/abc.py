@@ -125,7 +125,7 @@ class Transport(ABC):
 
     @abstractmethod
     async def wait_connected(self) -> None:
-        """Wait until media can flow. Safe to cancel.
+        """Wait until media can flow. Safe to cancel. A checkpoint.
 
         Raises:
             NegotiationTimeout: It took too long; `phase` says which step.
@@ -135,7 +135,7 @@ class Transport(ABC):
 
     @abstractmethod
     async def wait_ended(self) -> None:
-        """Wait until the peer is gone. Safe to cancel.
+        """Wait until the peer is gone. Safe to cancel. A checkpoint.
 
         Returns normally when the peer said goodbye.
 
@@ -146,7 +146,7 @@ class Transport(ABC):
 
     @abstractmethod
     async def wait_messages_open(self) -> None:
-        """Wait until messages can be sent. For ever, if the peer opens no channel. Safe to cancel."""
+        """Wait until messages can be sent. For ever, if the peer opens no channel. Safe to cancel. A checkpoint."""
 
     @abstractmethod
     def send_message_nowait(self, message: str) -> None:
@@ -180,7 +180,7 @@ class Transport(ABC):
 
     @abstractmethod
     async def aclose(self) -> None:
-        """Say goodbye and free everything. When it returns, all is freed. Idempotent.
+        """Say goodbye and free everything. When it returns, all is freed. Idempotent. A checkpoint.
 
         When cancelled it still frees everything, without the goodbye.
         """

@@ -202,7 +202,7 @@ async def async_aggregate_bytes_to_16bit(chunks_iterator: AsyncIterable[bytes]) 
 
 
 async def wait_for_item(queue: Any, timeout: float = 0.1) -> Any:
-    """Take the next item of a queue, or return None if none comes within `timeout` seconds.
+    """Take the next item of a queue, or return None if none comes within `timeout` seconds. A checkpoint.
 
     With it an async `emit` returns now and then. Cancelling this is safe: no item is lost.
 

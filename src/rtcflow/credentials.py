@@ -192,7 +192,7 @@ def get_turn_credentials(
 async def get_turn_credentials_async(
     method: Method = "cloudflare", *, client: httpx2.AsyncClient | None = None, **kwargs: Any
 ) -> dict[str, Any]:
-    """The async twin of `get_turn_credentials`."""
+    """The async twin of `get_turn_credentials`. A checkpoint."""
     return await _ask(method, kwargs).send_async(client)
 
 
@@ -222,7 +222,7 @@ async def get_cloudflare_turn_credentials_async(
     ttl: int = TTL,
     client: httpx2.AsyncClient | None = None,
 ) -> dict[str, Any]:
-    """The async twin of `get_cloudflare_turn_credentials`."""
+    """The async twin of `get_cloudflare_turn_credentials`. A checkpoint."""
     return await _ask_cloudflare(turn_key_id, turn_key_api_token, hf_token, ttl).send_async(client)
 
 
@@ -236,7 +236,7 @@ def get_hf_turn_credentials(
 async def get_hf_turn_credentials_async(
     token: str | None = None, ttl: int = TTL, client: httpx2.AsyncClient | None = None
 ) -> dict[str, Any]:
-    """The async twin of `get_hf_turn_credentials`."""
+    """The async twin of `get_hf_turn_credentials`. A checkpoint."""
     return await _ask_hf(token, ttl).send_async(client)
 
 
@@ -250,7 +250,7 @@ def get_twilio_turn_credentials(
 async def get_twilio_turn_credentials_async(
     twilio_sid: str | None = None, twilio_token: str | None = None, client: httpx2.AsyncClient | None = None
 ) -> dict[str, Any]:
-    """The async twin of `get_twilio_turn_credentials`."""
+    """The async twin of `get_twilio_turn_credentials`. A checkpoint."""
     return await _ask_twilio(twilio_sid, twilio_token).send_async(client)
 
 

@@ -236,7 +236,7 @@ class Stream:
             yield self
 
     async def drain(self, seconds: float) -> None:
-        """Get ready to stop: take no new calls, and let the live ones go on for up to `seconds`.
+        """Get ready to stop: take no new calls, and let the live ones go on for up to `seconds`. A checkpoint.
 
         ``GET {path}/readyz`` and new callers are answered with 503. Requests about live calls are answered as before.
         Calls that are still live after `seconds` are closed; their peers are told that the server is shutting down.
@@ -245,7 +245,7 @@ class Stream:
         await self.calls.drain(seconds)
 
     async def open_engine(self) -> None:
-        """Open the WebRTC engine now, so that the first caller does not wait half a second for it.
+        """Open the WebRTC engine now, so that the first caller does not wait half a second for it. A checkpoint.
 
         Raises:
             NotServing: The stream is not running.
@@ -279,7 +279,7 @@ class Stream:
         return None
 
     async def resolve_rtc_configuration(self) -> dict[str, Any]:
-        """What clients give to their ``RTCPeerConnection`` now (`Page.rtc_configuration`).
+        """What clients give to their ``RTCPeerConnection`` now (`Page.rtc_configuration`). A checkpoint.
 
         Raises:
             ApplicationFailed: The function that returns it raised, or returned something else.

@@ -364,7 +364,7 @@ class Event:
             self._lot.wake_all()
 
     async def wait(self) -> bool:
-        """Wait until the flag is raised, and return True. Safe to cancel.
+        """Wait until the flag is raised, and return True. Safe to cancel. A checkpoint.
 
         Raises:
             anyio.ClosedResourceError: The connection ended first.

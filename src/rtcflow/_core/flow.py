@@ -111,7 +111,10 @@ class Flow(Generic[T]):
                 raise anyio.WouldBlock
 
     async def put(self, item: T) -> None:
-        """Put `item`, waiting for room if the policy says so. Cancelling this is safe: `item` was not put."""
+        """Put `item`, waiting for room if the policy says so. Cancelling this is safe: `item` was not put.
+
+        A checkpoint.
+        """
         with self._lock:
             while not self._try_put(item):
                 await self._putters.park()

@@ -168,12 +168,12 @@ class RealtimeHandler(AsyncStreamHandler):
     # -- the call's side
 
     async def receive(self, frame: Any) -> None:
-        """Hand the caller's audio to the service; dropped while there is no session."""
+        """Hand the caller's audio to the service; dropped while there is no session. A checkpoint only if it waits."""
         if self._socket is not None:
             await self._send(self._protocol.audio(frame[1]))
 
     async def emit(self) -> EmitType:
-        """The next chunk of what the service says."""
+        """The next chunk of what the service says. A checkpoint only if it waits."""
         while not self._waiting:
             if self._goodbye is not None:
                 return CloseStream(self._goodbye)
@@ -247,7 +247,7 @@ class RealtimeHandler(AsyncStreamHandler):
     # -- the service's side
 
     async def start_up(self) -> None:
-        """Keep a session with the service for as long as the call lasts."""
+        """Keep a session with the service for as long as the call lasts. A checkpoint."""
         protocol, failures = self._protocol, 0
         while True:
             self._session += 1

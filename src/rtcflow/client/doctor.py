@@ -106,7 +106,7 @@ class DoctorReport:
 async def examine(
     url: str, *, headers: Mapping[str, str] | None = None, relay_only: bool = False, timeout: float = TIMEOUT
 ) -> DoctorReport:
-    """Call the server at `url`, hang up as soon as media could flow, and say what was found.
+    """Call the server at `url`, hang up as soon as media could flow, and say what was found. A checkpoint.
 
     What the server tells its callers counts as for a browser: its ICE servers, and whether relays only may be used.
 

@@ -181,7 +181,7 @@ class CallerTransport(LinkTransport):
             self._outbox.put_nowait(None if digit == "," else KeyPressed(digit))
 
     async def aclose(self) -> None:
-        """See `Transport.aclose`: hang up."""
+        """See `Transport.aclose`: hang up. A checkpoint."""
         if self._link.closed:
             await anyio.lowlevel.checkpoint()
             return

@@ -306,7 +306,7 @@ async def run_load(
     on_progress: Callable[[LoadProgress], None] | None = None,
     until: Callable[[], Awaitable[object]] = anyio.sleep_forever,
 ) -> LoadReport:
-    """Call the server at `url` many times at once, and measure.
+    """Call the server at `url` many times at once, and measure. A checkpoint.
 
     Args:
         url: As for `client.connect`.

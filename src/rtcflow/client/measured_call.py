@@ -108,7 +108,7 @@ async def hold_call(
     seconds: float,
     until: Callable[[], Awaitable[object]] = anyio.sleep_forever,
 ) -> CallReport:
-    """Start `transport`, play into it, and listen for `seconds`, or until the other side hangs up.
+    """Start `transport`, play into it, and listen for `seconds`, or until the other side hangs up. A checkpoint.
 
     Args:
         transport: Opened, not started; the caller closes it.

@@ -128,7 +128,7 @@ class ResumingCall(LinkTransport):
     # -- carrying it
 
     async def run(self, redial: Callable[[], Awaitable[WebRTCTransport]]) -> None:
-        """Carry the call until it is over, in a task of the one who opened it.
+        """Carry the call until it is over, in a task of the one who opened it. A checkpoint.
 
         Args:
             redial: Opens another peer connection to the same call. Raises `OSError` if the server cannot be reached.

@@ -227,6 +227,7 @@ async def get_configuration(
     url: str, *, headers: Mapping[str, str] | None = None, timeout: float = 10.0
 ) -> dict[str, Any]:
     """What the server at `url` tells its callers: ``rtcConfiguration`` (its ICE servers), ``modality``, ``mode``.
+    A checkpoint.
 
     The ICE servers are for `WebRTCConfig.ice_servers`: ``read_ice_servers(found["rtcConfiguration"])``.
 

@@ -48,7 +48,7 @@ class ClientSocket(Protocol):
     """A client's WebSocket."""
 
     async def receive(self) -> Message:
-        """The next message.
+        """The next message. A checkpoint.
 
         Raises:
             Goodbye: The server closed it in good order.
@@ -56,14 +56,14 @@ class ClientSocket(Protocol):
         """
 
     async def send(self, message: Message) -> None:
-        """Send a message.
+        """Send a message. A checkpoint.
 
         Raises:
             ConnectionError: The server has gone.
         """
 
     async def close(self) -> None:
-        """Close it; idempotent."""
+        """Close it; idempotent. A checkpoint."""
 
 
 class _HttpxSocket(ClientSocket):

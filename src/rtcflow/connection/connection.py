@@ -232,7 +232,7 @@ class Connection:
         return dropped
 
     async def say(self, item: object) -> Heard:
-        """Play `item` between what the handler emits; returns what was heard of it."""
+        """Play `item` between what the handler emits; returns what was heard of it. A checkpoint."""
         if self._saying is None:
             from .saying import Saying  # takes a while, and most handlers say nothing
 
@@ -254,7 +254,7 @@ class Connection:
         return Playback(before + playback.played, playback.waiting, confirmed)
 
     async def wait_played(self, seconds: float) -> None:
-        """Wait until more than `seconds` of audio were played, or nothing waits to be played."""
+        """Wait until more than `seconds` of audio were played, or nothing waits to be played. A checkpoint."""
         while True:
             audio_out, before = self._out
             await audio_out.wait_played(seconds - before)
@@ -277,11 +277,12 @@ class Connection:
         return self.loop.call_later(delay, callback)
 
     async def run_sync(self, name: str, function: Callable[[], Any]) -> Any:
-        """Run a blocking function of the handler in a worker thread of this connection."""
+        """Run a blocking function of the handler in a worker thread of this connection. A checkpoint."""
         return await self._crew.run(f"{name} {self._name}", partial(self._crew.call, function))
 
     async def send_message(self, message: str) -> None:
         """Send `message` when the peer's channel is open; drop it, with one warning, if the peer opens none.
+        A checkpoint.
 
         The same if the peer has closed its channel in mid-call: media goes on.
 
@@ -418,7 +419,7 @@ class Connection:
         self.handler.set_args(args)
 
     async def wait_ended(self) -> End:
-        """Wait until everything has been closed; returns how it ended. Safe to cancel."""
+        """Wait until everything has been closed; returns how it ended. Safe to cancel. A checkpoint."""
         await self._ended.wait()
         assert self.end is not None  # noqa: S101
         return self.end
@@ -443,7 +444,7 @@ class Connection:
     # -- its life
 
     async def run(self) -> End:
-        """Serve until the connection ends, then leave nothing behind; called once.
+        """Serve until the connection ends, then leave nothing behind; called once. A checkpoint.
 
         Returns:
             How it ended.
@@ -460,7 +461,10 @@ class Connection:
         return end
 
     async def serve(self) -> End:
-        """The same as `run`, for owners of many connections: what the handler raised stays in `errors`."""
+        """The same as `run`, for owners of many connections: what the handler raised stays in `errors`.
+
+        A checkpoint.
+        """
         if self._began is not None:
             raise RuntimeError("a connection runs once; make a new one, with a new copy of the handler")
         if observer.get() is not None:
@@ -609,6 +613,7 @@ class Connection:
 
     async def wait_released(self, transport: Transport) -> None:
         """Wait until the connection has closed `transport`, because another took its place or the end came.
+        A checkpoint.
 
         Raises:
             RuntimeError: The connection was made without `resume`.
@@ -628,6 +633,7 @@ class Connection:
 
     async def end_media(self, *names: str, keep: bool = False) -> None:
         """End ``"receive"``, ``"emit"`` or ``"video"``; without names all three, and the link to the peer as well.
+        A checkpoint.
 
         When this returns their tasks have ended, and `begin_media` may begin them again. `start_up`, timers and what
         the handler started through `handler.loop` go on. An async method that is under way is cancelled; a sync one
@@ -897,7 +903,7 @@ async def run_connection(
     on_outputs: Callable[[AdditionalOutputs], None] | None = None,
     workers: WorkerThreads | None = None,
 ) -> End:
-    """Join `transport` to `handler` until either ends; the arguments are those of `Connection`."""
+    """Join `transport` to `handler` until either ends; the arguments are those of `Connection`. A checkpoint."""
     connection = Connection(
         transport,
         handler,
@@ -918,7 +924,7 @@ async def shut_down(
     workers: WorkerThreads | None = None,
     owner: anyio.abc.TaskGroup | None = None,
 ) -> None:
-    """Call `shutdown()` of a handler that was copied, but is never served. Not cut short by cancellation.
+    """Call `shutdown()` of a handler that was copied, but is never served. Not cut short by cancellation. A checkpoint.
 
     A sync one runs in a worker thread. If it takes longer than `timeout` seconds, the thread is interrupted and then
     abandoned. A coroutine is cancelled then, and left to `owner` if it refuses to be cancelled.
@@ -933,6 +939,7 @@ async def shut_down(
         BaseException: What `shutdown` raises, as it is.
     """
     if not has_own_method(handler, "shutdown"):
+        await anyio.lowlevel.cancel_shielded_checkpoint()
         return
     errors: list[BaseException] = []
     if owner is None:

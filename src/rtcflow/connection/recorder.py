@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import anyio
+import anyio.lowlevel
 import av
 
 from .._core.bridge import Event
@@ -93,7 +94,7 @@ class Recording:
         self._recorder.stop()
 
     async def wait_closed(self) -> None:
-        """Wait until the file is closed, after `stop` or the end of the call. Safe to cancel."""
+        """Wait until the file is closed, after `stop` or the end of the call. Safe to cancel. A checkpoint."""
         await self._recorder.wait_closed()
 
 
@@ -262,6 +263,7 @@ class FileRecorder:
 
     async def choose_path(self) -> bool:
         """Find out where to record; False if nothing is to be recorded. Errors are logged here."""
+        await anyio.lowlevel.checkpoint()
         wanted = self._wanted
         try:
             if callable(wanted):

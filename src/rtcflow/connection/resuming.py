@@ -255,6 +255,7 @@ class Resuming:
 
     async def wait_released(self, transport: Transport) -> None:
         """Wait until the connection wants nothing more of `transport`. Safe to cancel."""
+        await anyio.lowlevel.checkpoint()
         while transport in self._held and not self._connection._ended.is_set():
             await self._released.wait()
 

@@ -46,7 +46,7 @@ class Saying:
             self._connection.loop.call_soon_threadsafe(stop)
 
     async def say(self, item: object) -> Heard:
-        """Play `item` after what `emit` gave so far; see `StreamHandlerBase.say`."""
+        """Play `item` after what `emit` gave so far; see `StreamHandlerBase.say`. A checkpoint."""
         media, ledger = self._media, PlayoutLedger()
         try:
             await media.begun.wait()

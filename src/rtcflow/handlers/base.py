@@ -85,7 +85,7 @@ class Binding(Protocol):
         """Drop what was emitted and has not left; returns the seconds dropped here."""
 
     async def say(self, item: object) -> Heard:
-        """Play `item` between what the handler emits; returns what was heard of it."""
+        """Play `item` between what the handler emits; returns what was heard of it. A checkpoint."""
 
     def hang_up(self, reason: str, *, now: bool) -> None:
         """End the connection: when what was emitted has been played, or at once."""
@@ -94,7 +94,7 @@ class Binding(Protocol):
         """How far playing has come."""
 
     async def wait_played(self, seconds: float) -> None:
-        """Wait until more than `seconds` of audio were played, or nothing waits to be played."""
+        """Wait until more than `seconds` of audio were played, or nothing waits to be played. A checkpoint."""
 
     def tap_played(self, tap: PlayerTap) -> None:
         """Tell `tap` what leaves for the peer from now on, until the end of the connection."""
@@ -104,13 +104,14 @@ class Binding(Protocol):
         """The time on the clock that `tap_played` and the playout use."""
 
     async def run_sync(self, name: str, function: Callable[[], Any]) -> Any:
-        """Run `function` in a worker thread of the connection; to be awaited in its loop."""
+        """Run `function` in a worker thread of the connection; to be awaited in its loop. A checkpoint."""
 
     def send_dtmf(self, digits: str) -> None:
         """Press keys towards the peer."""
 
     async def send_message(self, message: str) -> None:
         """Send `message` once the peer's channel is open. Dropped if there is no channel or the peer has closed it.
+        A checkpoint.
 
         Raises:
             anyio.ClosedResourceError: The connection has ended. The handler need not catch it.
@@ -308,7 +309,7 @@ class StreamHandlerBase(ABC):  # noqa: B024  the abstract methods are async or n
             self._reply_task.cancel()
 
     async def say(self, item: object) -> Heard:
-        """Play `item` to its end, after what `emit` has given so far. What `emit` gives meanwhile waits.
+        """Play `item` to its end, after what `emit` has given so far. What `emit` gives meanwhile waits. A checkpoint.
 
         To speak at once, call `interrupt` first. Several calls are played one after the other. In a worker thread, use
         `say_sync`.
@@ -417,6 +418,7 @@ class StreamHandlerBase(ABC):  # noqa: B024  the abstract methods are async or n
 
     async def wait_played(self, seconds: float) -> None:
         """Wait until more than `seconds` of audio have left since the beginning, or nothing waits to leave.
+        A checkpoint.
 
         So ``await self.wait_played(math.inf)`` waits until everything emitted was played or dropped. Safe to cancel.
 
@@ -426,7 +428,7 @@ class StreamHandlerBase(ABC):  # noqa: B024  the abstract methods are async or n
         await self._bound("wait_played()").wait_played(seconds)
 
     async def run_sync(self, function: Callable[..., T], *args: Any) -> T | None:
-        """Run a blocking function in a worker thread, and return what it returns.
+        """Run a blocking function in a worker thread, and return what it returns. A checkpoint.
 
         The thread belongs to the connection. Cancelling this returns at once and leaves the thread running. When the
         connection ends, the thread is waited for, then interrupted, like `receive` of a sync handler.
@@ -442,7 +444,7 @@ class StreamHandlerBase(ABC):  # noqa: B024  the abstract methods are async or n
         return cast("T | None", await self._bound("run_sync()").run_sync(name, partial(function, *args)))
 
     async def run_process(self, function: Callable[..., T], *args: Any) -> T:
-        """Run a function in a process of its own, and return what it returns.
+        """Run a function in a process of its own, and return what it returns. A checkpoint.
 
         Use this for code that computes for long without letting other Python code run. Many models written in C hold
         the interpreter's lock all the time. In a thread they stop every call of this process. The processes are kept
@@ -499,7 +501,7 @@ class StreamHandlerBase(ABC):  # noqa: B024  the abstract methods are async or n
         binding.send_dtmf(digits)
 
     async def send_message(self, msg: str) -> None:
-        """Send `msg` to the peer as it is, waiting for its channel to open. Messages keep their order.
+        """Send `msg` to the peer as it is, waiting for its channel to open. Messages keep their order. A checkpoint.
 
         To a peer that has no channel, or has closed it, messages are dropped, with one warning. Cancelling this is
         safe: `msg` was sent or it was not.
@@ -563,12 +565,12 @@ class StreamHandlerBase(ABC):  # noqa: B024  the abstract methods are async or n
         self.args_set.set()
 
     async def fetch_args(self) -> None:
-        """Ask the peer for its arguments (message ``send_input``), as soon as its channel is open."""
+        """Ask the peer for its arguments (message ``send_input``), as soon as its channel is open. A checkpoint."""
         self._ask_for_args()
         await anyio.lowlevel.checkpoint()
 
     async def wait_for_args(self) -> None:
-        """Ask the peer for its arguments and wait until they have come. On the telephone, return at once.
+        """Ask the peer for its arguments and wait until they have come. On the telephone, return at once. A checkpoint.
 
         Safe to cancel.
 
@@ -744,7 +746,7 @@ class AsyncStreamHandler(StreamHandlerBase):
         """Return a fresh handler, for one connection: ``return MyHandler(...)``."""
 
     async def start_up(self) -> None:
-        """Override this for work beside `receive` and `emit`, from the beginning.
+        """Override this for work beside `receive` and `emit`, from the beginning. A checkpoint.
 
         It may run for the whole call: many handlers keep a session open in it (``async with model.session(): …``). It
         is cancelled when the connection ends. Returning does not end the connection; raising does. It has begun before

@@ -224,7 +224,7 @@ class Calls(Mapping[str, Session]):
         return self._running is not None and not self._draining
 
     async def drain(self, seconds: float) -> None:
-        """Admit nobody from now on, and let the live calls go on for `seconds`; see `Stream.drain`."""
+        """Admit nobody from now on, and let the live calls go on for `seconds`; see `Stream.drain`. A checkpoint."""
         self._draining = True
         if self._sessions and seconds > 0:
             logger.info("draining: %d calls may go on for %g s", len(self._sessions), seconds)
@@ -266,7 +266,7 @@ class Calls(Mapping[str, Session]):
             raise NotServing("this server takes no new calls, since it is about to stop; try again elsewhere or later")
 
     async def engine(self) -> WebRTCEngine:
-        """The WebRTC engine; the first call opens it.
+        """The WebRTC engine; the first call opens it. A checkpoint.
 
         Raises:
             NotServing: The stream is not running.
@@ -285,6 +285,7 @@ class Calls(Mapping[str, Session]):
 
     async def authorize(self, caller: CallRequest) -> Any:
         """Ask the `authorize` hook. `admit` does so for a new call; routes do so for requests about a live one.
+        A checkpoint.
 
         Raises:
             NotAuthorized: The hook refused.
@@ -293,7 +294,7 @@ class Calls(Mapping[str, Session]):
         return await self._admission.authorize(caller)
 
     async def authorize_operator(self, caller: CallRequest) -> Any:
-        """Ask the `authorize_operator` hook, for a request that sees or ends the calls of others.
+        """Ask the `authorize_operator` hook, for a request that sees or ends the calls of others. A checkpoint.
 
         Raises:
             NotAuthorized: The hook refused.
@@ -425,7 +426,7 @@ class Calls(Mapping[str, Session]):
         running.tasks.start_soon(self._serve, session)
 
     async def run(self, session: Session, transport: Transport, custom: Mapping[str, str] = _NOTHING) -> End:
-        """Serve `session` over `transport` here, until its end; returns how it ended.
+        """Serve `session` over `transport` here, until its end; returns how it ended. A checkpoint.
 
         What the handler raises is logged, and is in `End.error`. Cancelling this ends the call.
         """
@@ -514,7 +515,7 @@ class Calls(Mapping[str, Session]):
             logger.error("%s did not return within %g s; the server does not wait for it", name, seconds)
 
     async def rename_everywhere(self, session: Session, webrtc_id: str) -> None:
-        """`rename`, for an id that no other node of the cluster may have either.
+        """`rename`, for an id that no other node of the cluster may have either. A checkpoint.
 
         Raises:
             ConnectionExists: A live call has this id.

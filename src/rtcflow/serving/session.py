@@ -225,7 +225,7 @@ class Session:
         return connection
 
     async def serve(self, on_closed: Callable[[], object] | None = None) -> End:
-        """Run the prepared connection until it ends, and log its beginning and its end.
+        """Run the prepared connection until it ends, and log its beginning and its end. A checkpoint.
 
         What the handler raises is logged and is not raised here.
 
@@ -316,7 +316,7 @@ class Session:
         return connection
 
     async def renegotiate(self, offer_sdp: str) -> str:
-        """Answer a further offer in a live WebRTC call whose peer has added or removed tracks.
+        """Answer a further offer in a live WebRTC call whose peer has added or removed tracks. A checkpoint.
 
         Raises:
             ConnectionExists: This is not a live WebRTC call, or the offer belongs to another ICE session.
@@ -331,7 +331,7 @@ class Session:
         return answer
 
     async def wait_prepared(self) -> Connection:
-        """Wait until the transport is open. Safe to cancel.
+        """Wait until the transport is open. Safe to cancel. A checkpoint.
 
         Raises:
             anyio.ClosedResourceError: Admission failed, so it never opens.

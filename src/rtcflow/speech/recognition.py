@@ -117,7 +117,7 @@ def get_stt_model(
 
 
 async def transcribe(model: STTModel, audio: tuple[int, NDArray[np.int16 | np.float32]]) -> str:
-    """The words in `audio`, for async code: ``model.stt(audio)`` in a worker thread.
+    """The words in `audio`, for async code: ``model.stt(audio)`` in a worker thread. A checkpoint.
 
     Cancelling returns at once; the model computes on to its end, and the words are dropped.
 

@@ -83,7 +83,7 @@ class _Synthesizer(ABC):
 async def synthesize(
     model: TTSModel[T], text: str, options: T | None = None
 ) -> tuple[int, NDArray[np.float32] | NDArray[np.int16]]:
-    """Speak `text`, for async code: ``model.tts(text, options)`` in a worker thread.
+    """Speak `text`, for async code: ``model.tts(text, options)`` in a worker thread. A checkpoint.
 
     Cancelling returns at once; the model computes on to its end, and the audio is dropped. `TTSModel.stream_tts` gives
     the first sentence sooner.

@@ -94,6 +94,7 @@ class VirtualTime:
 
     async def advance(self, seconds: float) -> None:
         """Let `seconds` pass, and everything due meanwhile happen; 0 lets everything settle that can happen now.
+        A checkpoint.
 
         Only for manual time, by one task at a time; in automatic time use `anyio.sleep`.
         """

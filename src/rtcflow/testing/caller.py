@@ -220,7 +220,7 @@ class Caller:
         return float(samples.shape[1] / self.sample_rate)
 
     async def play(self, audio: Playable) -> None:
-        """Say `audio`, and wait until it was said or the call has ended. Cancelling this falls silent."""
+        """Say `audio`, and wait until it was said or the call has ended. Cancelling this falls silent. A checkpoint."""
         self.play_nowait(audio)
         try:
             await self._silent.wait()
@@ -228,12 +228,12 @@ class Caller:
             self._line.clear()
 
     async def wait(self, seconds: float) -> None:
-        """Let `seconds` of call time pass, or less if the call ends."""
+        """Let `seconds` of call time pass, or less if the call ends. A checkpoint."""
         with anyio.move_on_after(seconds):
             await self._ended.wait()
 
     async def wait_ended(self) -> End:
-        """Wait until the call has ended by itself, and is closed."""
+        """Wait until the call has ended by itself, and is closed. A checkpoint."""
         await self._ended.wait()
         assert self.connection.end is not None  # noqa: S101
         return self.connection.end
@@ -247,7 +247,7 @@ class Caller:
         self.transport.send_message_nowait(text)
 
     async def press(self, digits: str) -> None:
-        """Press keys, one after the other in the time a dialler takes (0.25 s each); a comma waits 1 s.
+        """Press keys, one after the other in the time a dialler takes (0.25 s each); a comma waits 1 s. A checkpoint.
 
         Raises:
             ValueError: A telephone has no such key; nothing was pressed.
@@ -269,13 +269,13 @@ class Caller:
         self.transport.video_out.put_nowait(av.VideoFrame.from_ndarray(picture, format="bgr24"))
 
     async def hang_up(self) -> None:
-        """Say goodbye, and wait until the call is closed."""
+        """Say goodbye, and wait until the call is closed. A checkpoint."""
         self._leave()
         await self.transport.aclose()
         await self._ended.wait()
 
     async def break_link(self, error: BaseException | None = None) -> None:
-        """Have the link fail under the connection, and wait until the call is closed."""
+        """Have the link fail under the connection, and wait until the call is closed. A checkpoint."""
         self._leave()
         ours = self.connection.transport
         assert isinstance(ours, MemoryTransport)  # noqa: S101
@@ -283,7 +283,10 @@ class Caller:
         await self._ended.wait()
 
     async def cancel(self) -> None:
-        """Cancel the task that serves the call, as a server that is stopped does, and wait until it is closed."""
+        """Cancel the task that serves the call, as a server that is stopped does, and wait until it is closed.
+
+        A checkpoint.
+        """
         self._leave()
         self._scope.cancel()
         await self._ended.wait()

@@ -82,5 +82,5 @@ def virtual_time() -> VirtualTime:
 
 
 async def advance(seconds: float) -> None:
-    """Let `seconds` pass in a loop with manual virtual time (see `VirtualTime.advance`)."""
+    """Let `seconds` pass in a loop with manual virtual time (see `VirtualTime.advance`). A checkpoint."""
     await virtual_time().advance(seconds)

@@ -46,7 +46,7 @@ SETTLED: Final = 0.5
 
 
 async def check_transport(make_pair: MakePair) -> None:
-    """Hold a transport to every sentence of `rtcflow.abc.Transport` that can be seen from outside.
+    """Hold a transport to every sentence of `rtcflow.abc.Transport` that can be seen from outside. A checkpoint.
 
     Args:
         make_pair: Opens two linked transports, both not started; each check opens a pair of its own.

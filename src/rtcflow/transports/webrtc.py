@@ -116,7 +116,7 @@ class WebRTCEngine:
         return self._thread is not None and self._thread.is_open
 
     async def wait_ended(self) -> None:
-        """Wait until the thread has ended, by itself or because of `aclose`. Safe to cancel."""
+        """Wait until the thread has ended, by itself or because of `aclose`. Safe to cancel. A checkpoint."""
         if self._thread is None:
             await anyio.lowlevel.checkpoint()
         else:
@@ -124,6 +124,7 @@ class WebRTCEngine:
 
     async def next_config(self) -> WebRTCConfig:
         """The options of one connection: `config`, with what the function in `WebRTCConfig.ice_servers` returns now.
+        A checkpoint.
 
         `answer` and `offer` ask for it by themselves.
 
@@ -149,7 +150,7 @@ class WebRTCEngine:
         latency: Latency = Latency.BUFFERED,
         config: WebRTCConfig | None = None,
     ) -> WebRTCTransport:
-        """Answer a peer's offer.
+        """Answer a peer's offer. A checkpoint.
 
         The answer holds all our candidates, and the connection is being made from now on. The caller closes the
         transport. Cancelling this leaves nothing behind.
@@ -188,7 +189,7 @@ class WebRTCEngine:
         receive: bool = True,
         latency: Latency = Latency.BUFFERED,
     ) -> WebRTCTransport:
-        """Make an offer: be the calling side.
+        """Make an offer: be the calling side. A checkpoint.
 
         Send `WebRTCTransport.offer_sdp` to the peer and hand its answer to `WebRTCTransport.accept_answer`. The caller
         closes the transport. Cancelling this leaves nothing behind.
@@ -220,7 +221,10 @@ class WebRTCEngine:
         return WebRTCTransport(self._thread, Peer(self._thread, config, ports, self._port), ports, local)
 
     async def aclose(self) -> None:
-        """Close every transport that is still open, and end the thread. Idempotent, and not cut short by cancelling."""
+        """Close every transport that is still open, and end the thread. Idempotent, and not cut short by cancelling.
+
+        A checkpoint.
+        """
         thread, self._thread = self._thread, None
         if thread is None:
             await anyio.lowlevel.checkpoint()
@@ -278,6 +282,7 @@ class WebRTCTransport(LinkTransport):
 
     async def renegotiate(self, offer_sdp: str) -> str:
         """Answer a further offer of the same peer, which adds tracks or takes them away. Media goes on meanwhile.
+        A checkpoint.
 
         This sets `offer`, `remote_sdp` and `answer`, and returns `answer`. Call `Connection.begin_media` after it for
         new media.
@@ -294,7 +299,7 @@ class WebRTCTransport(LinkTransport):
         return self.answer
 
     async def accept_answer(self, sdp: str) -> None:
-        """Take the peer's answer to our offer; the connection is being made from now on.
+        """Take the peer's answer to our offer; the connection is being made from now on. A checkpoint.
 
         Raises:
             InvalidOffer: The answer is invalid, or does not fit the offer.
@@ -307,6 +312,7 @@ class WebRTCTransport(LinkTransport):
 
     async def add_candidate(self, candidate: IceCandidate | None) -> None:
         """Add one trickled candidate of the peer; None says that no more will come. Does not wait for its effect.
+        A checkpoint.
 
         A candidate that cannot be used (TCP, an unknown type) is ignored, and so is one that comes after the end.
 
@@ -353,8 +359,8 @@ class WebRTCTransport(LinkTransport):
         self._ports.close()
         try:
             await self._thread.call(self._peer.close)
-        except anyio.ClosedResourceError:
-            pass  # the engine's thread has ended, and everything in it
+        except anyio.ClosedResourceError:  # the engine's thread has ended, and everything in it
+            await anyio.lowlevel.cancel_shielded_checkpoint()
         except BaseException:
             await self._free()
             raise

@@ -256,12 +256,14 @@ EXCUSED = {
         Flow.take_in_a_row Player.wait_for_room_in_a_row Player.next_frame
     """,
     "the loops that call them let others run": """
-        RealtimeHandler.receive RealtimeHandler.emit ReplyHandler.emit ReplyOnPause.receive ChunkQueue.take
+        RealtimeHandler.receive RealtimeHandler.emit ReplyHandler.emit ReplyOnPause.receive ChunkQueue.take run_reply
     """,
-    "somebody else writes them": """
-        Transport.aclose Transport.wait_connected Transport.wait_ended Transport.wait_messages_open
+    "users write them": """
         AsyncStreamHandler.receive AsyncStreamHandler.emit
         AsyncAudioVideoStreamHandler.video_receive AsyncAudioVideoStreamHandler.video_emit
+    """,
+    "they are declarations": """
+        Transport.aclose Transport.wait_connected Transport.wait_ended Transport.wait_messages_open
         Binding.run_sync Binding.say Binding.send_message Binding.wait_played
         ClientSocket.close ClientSocket.receive ClientSocket.send
     """,
@@ -269,7 +271,7 @@ EXCUSED = {
         Connection.run Connection.serve run_connection Session.serve Calls.run ResumingCall.run Connection.wait_released
         Connection.say Saying.say StreamHandlerBase.say ReplyHandler.say hold_call run_load
         Caller.play Caller.hang_up Caller.break_link Caller.cancel Caller.wait_ended check_transport
-        Recording.choose_path Recording.wait_closed run_reply RealtimeHandler.start_up VirtualTime.advance advance
+        Recording.choose_path Recording.wait_closed RealtimeHandler.start_up VirtualTime.advance advance
     """,
     "they talk to another machine, thread or process": """
         examine get_configuration CallerTransport.aclose ResumingCall.aclose ResumingCall.wait_messages_open
@@ -327,23 +329,34 @@ async def test_coroutines_of_an_open_engine_are_checkpoints():
 
 
 def public_coroutines():
-    """``Class.method`` and functions: every coroutine of a public module, but for FastRTC's names of the same ones."""
+    """Every coroutine of a public module, by ``Class.method`` or its name; but for FastRTC's names of the same ones."""
     for module in map(importlib.import_module, modules()):
         for name in () if module.__name__.startswith("rtcflow.fastrtc") else module.__all__:
             found = getattr(module, name)
             if inspect.iscoroutinefunction(found):
-                yield found.__qualname__
+                yield found.__qualname__, found
             elif inspect.isclass(found) and found.__module__.startswith("rtcflow"):
                 for attribute, value in vars(found).items():
                     if inspect.iscoroutinefunction(value) and not attribute.startswith("_"):
-                        yield f"{found.__qualname__}.{attribute}"
+                        yield f"{found.__qualname__}.{attribute}", getattr(found, attribute)
 
 
 def test_no_public_coroutine_is_left_out():
     """Each is asked above, or there is a reason not to."""
     asked = {name.split(":")[0] for name in COROUTINES} | OF_AN_ENGINE
     excused = {name for names in EXCUSED.values() for name in names.split()}
-    assert set(public_coroutines()) - asked - excused == set()
+    assert dict(public_coroutines()).keys() - asked - excused == set()
+
+
+def test_each_public_coroutine_says_that_it_is_a_checkpoint():
+    """Or when it is one."""
+    users = EXCUSED["users write them"].split()
+    silent = [
+        name
+        for name, coroutine in public_coroutines()
+        if name not in users and "checkpoint" not in (inspect.getdoc(coroutine) or "")
+    ]
+    assert silent == []
 
 
 async def test_a_cancelled_take_loses_nothing():

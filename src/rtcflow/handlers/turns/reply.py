@@ -167,7 +167,7 @@ class ChunkQueue:
         self._error: Exception | None = None
 
     async def put(self, chunk: Chunk) -> None:
-        """Put `chunk`, waiting for room. Safe to cancel."""
+        """Put `chunk`, waiting for room. Safe to cancel. A checkpoint."""
         with self._lock:
             while not self._try_put(chunk):
                 await self._putters.park()
@@ -189,7 +189,7 @@ class ChunkQueue:
         return True
 
     async def take(self) -> Chunk:
-        """Take the next chunk; waits while paused. Safe to cancel: no chunk is lost.
+        """Take the next chunk; waits while paused. Safe to cancel: no chunk is lost. A checkpoint only if it waits.
 
         Raises:
             Exception: What `fail` was given.
@@ -244,7 +244,7 @@ class RunsThreads(Protocol):
 async def run_reply(
     reply: Reply, fn: Callable[..., Any], args: list[Any], outbox: ChunkQueue, run_sync: RunsThreads
 ) -> None:
-    """Call ``fn(*args)`` and put all it yields, or returns, into `outbox`.
+    """Call ``fn(*args)`` and put all it yields, or returns, into `outbox`. A checkpoint only if it waits.
 
     When this returns, `fn` has ended. There is one exception: the thread of a plain generator may still run on to its
     next `yield`. Await this within ``with reply.scope``, so that `Reply.interrupt` can end it.
@@ -363,7 +363,7 @@ class ThreadLimit:
         self._busy: list[str] = []
 
     async def run(self, run_sync: RunsThreads, function: Callable[..., Any], *args: Any) -> Any:
-        """``await run_sync(function, *args)``, when there is room.
+        """``await run_sync(function, *args)``, when there is room. A checkpoint.
 
         Cancelling this leaves the thread to itself, if it has begun.
         """

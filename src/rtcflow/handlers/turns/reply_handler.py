@@ -246,7 +246,7 @@ class ReplyHandler(AsyncStreamHandler):
         self._do([*self._state.forget_user(), *self._state.speak(self.loop.time())], given=text)
 
     async def say(self, item: object, *, interruptible: bool = True) -> Heard:
-        """Speak by yourself: wait until neither side has the turn, then play `item` to its end.
+        """Speak by yourself: wait until neither side has the turn, then play `item` to its end. A checkpoint.
 
         To speak at once, call `interrupt` first. In another thread, use `say_sync`. Several calls are played in their
         order.
@@ -469,7 +469,7 @@ class ReplyHandler(AsyncStreamHandler):
     # -- replying
 
     async def start_up(self) -> None:
-        """Play the greeting, if there is one."""
+        """Play the greeting, if there is one. A checkpoint."""
         if self.startup_fn is not None:
             self._do(self._state.greet(self.loop.time()))
         await anyio.lowlevel.checkpoint()
@@ -593,7 +593,7 @@ class ReplyHandler(AsyncStreamHandler):
     # -- speaking
 
     async def emit(self) -> EmitType:
-        """Speak: the next chunk of the reply under way."""
+        """Speak: the next chunk of the reply under way. A checkpoint only if it waits."""
         if self._context is None:
             self._context = contextvars.copy_context()
             wishes, self._early = self._early, []

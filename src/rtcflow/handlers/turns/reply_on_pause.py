@@ -210,7 +210,7 @@ class ReplyOnPause(ReplyHandler):
     # -- hearing
 
     async def receive(self, frame: Audio) -> None:
-        """Listen."""
+        """Listen. A checkpoint only if it waits."""
         rate, samples = frame
         if self._filters is not None:  # also while nobody listens: an echo is learnt while the bot speaks
             samples = self._filter(self._filters, samples)

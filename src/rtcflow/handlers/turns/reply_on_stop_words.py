@@ -155,7 +155,7 @@ class ReplyOnStopWords(ReplyOnPause):
         return self._stop_words_heard
 
     async def start_up(self) -> None:
-        """Play the greeting, and load the recogniser, so that the first words are not late."""
+        """Play the greeting, and load the recogniser, so that the first words are not late. A checkpoint."""
         await super().start_up()
         try:
             await self.run_sync(self._stop_words_heard.warmup)

@@ -329,7 +329,7 @@ MUTANTS = (
                 "item = self._pop()\n        await anyio.lowlevel.checkpoint()\n        return item",
             ),
         ),
-        _unit("flow", "test_a_take_in_a_cancelled_scope_loses_nothing"),
+        ("tests/unit/testing/test_testing_explored.py::test_a_flow_hands_over_everything_in_order",),
         kind=9,
     ),
     Mutant(

@@ -29,6 +29,7 @@ LIVED = "tests/property/test_connection_machine.py::test_connections_live_throug
 
 
 TOLD = ("tests/property/test_connection_machine.py::test_stories_that_the_machine_tells_rarely",)
+TOLD_OF_A_BOT = ("tests/property/test_connection_machine.py::test_stories_of_a_bot_that_the_machine_tells_rarely",)
 
 
 def _checked(*handlers: str) -> tuple[str, ...]:
@@ -216,7 +217,7 @@ BY_TOOLS = (
         "tasks-outlive-the-call",
         "Tasks of the call are not waited for at its end.",
         (Edit("connection.connection:Connection._close", "await self._call.wind_up(timeouts.whole / 2)", "pass"),),
-        _lived("Bot-trio"),
+        ("tests/unit/connection/test_end_order.py",),
         kind=6,
     ),
     Mutant(
@@ -379,7 +380,7 @@ BY_TOOLS = (
                 "with suppress(Exception):\n            await method(*args)",
             ),
         ),
-        _lived("Bot-trio"),
+        TOLD_OF_A_BOT,
         kind=11,
     ),
     Mutant(

@@ -62,7 +62,7 @@ TOOLS = {
     "test_transports_keep_their_promises": "check_transport",
     "test_a_sound_transport_passes": "check_transport",
     "test_connections_live_through_anything": "HandlerLifecycle",
-    "test_stories_that_the_machine_tells_rarely": "HandlerLifecycle",
+    "that_the_machine_tells_rarely": "HandlerLifecycle",
     "test_testing_explored.py": "explore",
 }
 """The tools, by what is in the name of the test that turned red; all other tests are tests of one part."""

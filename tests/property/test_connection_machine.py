@@ -213,3 +213,21 @@ def test_stories_that_the_machine_tells_rarely():
     state.handler_raises(method="receive")
     state.audio_arrives(n=1)
     state.teardown()
+
+
+def test_stories_of_a_bot_that_the_machine_tells_rarely():
+    """An error in on_message ends its call; a cancelled call is one, and leaves no task, in whatever the bot does."""
+    state = life(Bot, "trio")()
+    state.the_first_call_begins()
+    state.handler_raises(method="on_message")
+    state.caller_writes(texts=["hello"])
+    assert state.call is None  # it is over
+    state.a_call_begins()
+    state.page_posts(args=["a"])
+    state.audio_arrives(n=3)
+    state.call_ends(how="cancelled")
+    state.a_call_begins()
+    state.page_posts(args=["a"])
+    state.audio_arrives(n=3)
+    state.call_ends(how="peer leaves")
+    state.teardown()

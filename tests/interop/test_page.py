@@ -232,7 +232,8 @@ KEEP = """window.lines = []; window.said = [];
         window[name] = class extends stock { constructor(...all) { super(...all); window.lines.push(this); } };
     }
     addEventListener('load', () => new MutationObserver(() => {
-        window.said.push(document.getElementById('status').textContent);
+        const [words, quality] = ['status', 'quality'].map((id) => document.getElementById(id).textContent);
+        window.said.push(words + quality);
     }).observe(document.getElementById('status'), { childList: true, characterData: true, subtree: true }));
 """
 LOSE = {
@@ -251,10 +252,11 @@ def test_the_page_comes_back_to_a_call_whose_line_was_lost(visit, transport):
     page.wait_for(f"Number({CALL}.heardPeak) > 0.05")
     page.evaluate(LOSE[transport])
     page.wait_for(f"lines.length === 2 && {CONNECTED}")
-    assert page.evaluate("said.some((words) => words.startsWith('Reconnecting'))")
+    assert page.evaluate("said.some((words) => words.startsWith('Reconnecting') && words.endsWith('–'))")
     page.evaluate(f"delete {CALL}.packetsReceived && delete {CALL}.heardPeak")
     page.wait_for(f"Number({CALL}.packetsReceived) > 20")
     page.wait_for(f"Number({CALL}.heardPeak) > 0.05")
+    page.wait_for(f"!('stale' in {CALL})")
     page.click("#toggle")
     page.wait_for(f"{CALL}.status === 'ended'")
     assert text(page, "trouble") == ""

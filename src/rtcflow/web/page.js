@@ -48,6 +48,10 @@ call.addEventListener("status", ({ detail: { status, words } }) => {
   $("transport").disabled = call.live;
   $("words").disabled = $("send").disabled = status !== "connected";
   if (status === "connecting") begin();
+  if (status === "interrupted") {
+    root.dataset.stale = "";
+    $("quality").textContent = "–";
+  }
   if (status === "connected" && !startedAt) {
     startedAt = performance.now();
     if (!$("json")) apply();

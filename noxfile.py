@@ -43,7 +43,7 @@ EXPECTED_SKIPS = re.compile(
     r"asyncio only|asyncio\.Queue needs asyncio|Uvicorn runs on asyncio|audioop left the standard library"
     r"|a sync handler's threads meet the loop in the same places|no model is installed|Moonshine is installed"
 )
-"""Why tests may be skipped on such a machine. Every other reason fails the session there: nobody would see it."""
+"""Why tests may be skipped on such a machine. Any other reason fails the session, or nobody would see it."""
 
 
 def _group(name: str) -> list[str]:

@@ -433,7 +433,7 @@ def coverage(session: nox.Session) -> None:
     session.run("coverage", "erase")
     failed, slower = None, "--timeout=240"
     try:
-        session.run("coverage", "run", "-m", "pytest", "-n", "4", slower, *session.posargs)
+        session.run("coverage", "run", "-m", "pytest", "-n", "4", "--max-worker-restart=0", slower, *session.posargs)
     except CommandFailed as error:
         failed = error  # the figures are true without the few tests that failed
     session.run("coverage", "combine", "-q")

@@ -6,6 +6,7 @@ import faulthandler
 import gc
 import importlib.util
 import os
+import signal
 import threading
 import time
 from collections import Counter
@@ -93,7 +94,12 @@ _stderr = pytest.StashKey[int]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Keep a way to the real standard error, for `_have_it_end`."""
+    """Keep a way to the real standard error, for `_have_it_end`. Have Ctrl-C end programs that tests start.
+
+    A shell starts its background jobs with SIGINT ignored, and whatever they start inherits that.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     capture = config.pluginmanager.getplugin("capturemanager")
     with capture.global_and_fixture_disabled():
         config.stash[_stderr] = os.dup(2)

@@ -62,7 +62,7 @@ class Tool:
         """
         try:
             given = json.loads(text or "{}")
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise BadArguments(f"the arguments are not JSON: {error}") from None
         if not isinstance(given, dict):
             raise BadArguments(f"the arguments must be an object, not {text:.80}")

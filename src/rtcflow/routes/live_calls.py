@@ -108,7 +108,7 @@ def _named(body: bytes) -> tuple[int, str | None]:
     """
     try:
         given = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         given = None
     fields = given if isinstance(given, dict) else {}
     number, name = fields.get("number"), fields.get("call")

@@ -213,6 +213,7 @@ async def test_a_stream_is_read():
     [
         (["data: garbage"], "not in the format"),
         (["data: []"], "not in the format"),
+        (["data: " + "[" * 5000], "not in the format"),
         (['data: {"choices": 5}'], "not in the format"),
         (['data: {"choices": [{"delta": {"content": 5}}]}'], "not in the format"),
         (['data: {"error": {"message": "overloaded"}}'], "overloaded"),

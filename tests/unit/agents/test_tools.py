@@ -74,6 +74,7 @@ def test_arguments_are_read_as_annotated():
     ("given", "words"),
     [
         ("{", "not JSON"),
+        ("[" * 100_000, "not JSON"),
         ("[1]", "must be an object"),
         ("{}", "needs the argument 'dish'"),
         ('{"dish": 5}', "dish must be"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mutations.by_tools import BY_TOOLS
+from mutations.by_tools import BY_TOOLS, TOLD_OF_A_BOT
 from mutations.plant import Edit, Mutant
 
 
@@ -90,8 +90,9 @@ MUTANTS = (
                 "    except anyio.get_cancelled_exc_class():\n        pass\n"
                 "    finally:\n        reset_current_context(token)",
             ),
+            Edit("serving.session:Session.serve", "await anyio.lowlevel.checkpoint_if_cancelled()", "pass"),
         ),
-        _lives("Bot-trio"),
+        TOLD_OF_A_BOT,
         kind=11,
     ),
     Mutant(

@@ -168,7 +168,7 @@ BY_TOOLS = (
         "timers-go-on",
         "What a handler started through its loop goes on after the end.",
         (Edit("connection.connection:Connection._close", "self._loop.close()", "pass"),),
-        ("tests/unit/connection/test_loop.py",),
+        ("tests/unit/connection/test_loop.py::test_futures_are_cancelled_when_the_call_is_over",),
         kind=4,
     ),
     Mutant(
@@ -265,7 +265,7 @@ BY_TOOLS = (
         "idle-for-long",
         "A handler that has nothing to say is asked twice a second.",
         (Edit("connection.media_loops:IdleWait.next", "0.02)", "0.5)"),),
-        ("tests/unit/connection/test_connection.py",),
+        ("tests/unit/connection/test_connection.py::test_an_emit_that_has_nothing_is_asked_again_within_a_frame",),
         kind=8,
     ),
     Mutant(

@@ -18,6 +18,7 @@ from rtcflow._core.flow import Flow, Policy
 from rtcflow._core.threads import INTERRUPT_GRACE, WorkerThreads
 from rtcflow.abc import MediaOffer
 from rtcflow.connection.connection import Connection, run_connection
+from rtcflow.connection.media_loops import IdleWait
 from rtcflow.context import Context, get_current_context
 from rtcflow.ends import EndCause, Timeouts
 from rtcflow.exceptions import HandlerError, MediaError
@@ -1124,3 +1125,10 @@ def test_an_echo_at_another_rate_is_not_a_frame_later(rates):
     assert heard.frame.samples.shape == (1, rates[1] // 50)
     loud = np.abs(heard.frame.samples[0, -rates[1] // 100 :])
     assert loud.max() > 1000
+
+
+def test_an_emit_that_has_nothing_is_asked_again_within_a_frame():
+    """1, 2, 4 … 20 ms, and no longer; an emit that waits by itself is asked at once."""
+    idle = IdleWait()
+    assert [idle.next(0.0) for _ in range(8)] == pytest.approx([0.001, 0.002, 0.004, 0.008, 0.016, 0.02, 0.02, 0.02])
+    assert idle.next(0.02) == 0

@@ -19,6 +19,8 @@ import pytest
 from rtcflow._core.bridge import Event
 from rtcflow.connection.handler_loop import HandlerLoop, Task
 from rtcflow.context import Context, get_current_context, reset_current_context, set_current_context
+from rtcflow.handlers.base import AsyncStreamHandler
+from rtcflow.testing import run_call
 
 pytestmark = pytest.mark.anyio
 
@@ -750,3 +752,25 @@ async def test_cancelling_a_task_with_a_context_of_its_own():
             await task
         assert isinstance(info.value, loop._cancelled_class)
     assert context[variable] == "cleaned up"
+
+
+class WaitsForNobody(AsyncStreamHandler):
+    """Has a future that nobody resolves."""
+
+    async def start_up(self):
+        self.future = self.loop.create_future()
+
+    async def receive(self, frame):
+        pass
+
+    async def emit(self):
+        await anyio.sleep(0.02)
+
+    def copy(self):
+        return WaitsForNobody()
+
+
+@pytest.mark.parametrize("backend", ["trio", "asyncio"])
+def test_futures_are_cancelled_when_the_call_is_over(backend):
+    """Threads that wait for one are let go."""
+    assert run_call(WaitsForNobody(), seconds=0.1, backend=backend).handler.future.cancelled()

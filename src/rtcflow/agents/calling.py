@@ -43,8 +43,7 @@ async def run_tools(
     reply: int = 0,
     speak: Callable[[ToolCall], Awaitable[object]] | None = None,
 ) -> None:
-    """Run the tools that a model has called, side by side, and wait until each has its result in the conversation.
-    A checkpoint.
+    """Run the tools that a model has called, side by side, until each has its result in the conversation. A checkpoint.
 
     For reply functions of your own; `VoiceAgent` calls it for you. Each tool runs in a task of the call. If this is
     cancelled, as it is when the user interrupts, each tool that still runs is treated as its `Policy` says.

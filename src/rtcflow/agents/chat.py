@@ -21,8 +21,7 @@ async def read_chat(lines: AsyncIterable[str]) -> AsyncGenerator[str | ToolCall]
         Text as it comes; then each `ToolCall`, when its arguments are complete.
 
     Raises:
-        ServiceError: A line is not what the format says, the service reports an error, or it hangs up in the middle of
-            the answer.
+        ServiceError: A line is not what the format says, the service reports an error, or it hangs up before the end.
     """
     reader = ChatReader()
     async with aclosing(closable(lines)) as closing:

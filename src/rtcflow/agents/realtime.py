@@ -5,8 +5,7 @@
 
 The service decides whose turn it is. When it has heard the caller speak, what waits is dropped, here and at the far
 side, and the service is told how much of its message was *played*: by the playout's ledger, which on a telephone counts
-what the carrier confirmed. A service sends a minute of speech in seconds, so without that it remembers what nobody
-heard.
+what the carrier confirmed. A service sends speech faster than it is played, and would remember what nobody heard.
 """
 
 from __future__ import annotations
@@ -113,12 +112,10 @@ class RealtimeHandler(AsyncStreamHandler):
         tools: `Tool` objects, or annotated functions. Each runs in a task of the call. Its policy says what happens to
             it when the caller interrupts.
         on_event: Called in the event loop with each `RealtimeEvent` but audio.
-        attempts: Sessions that may fail one after the other; then the call ends with a reason. A refused key or model
-            ends it at once.
+        attempts: Sessions that may fail in a row, before the call ends. A refused key or model ends it at once.
 
     A session that breaks is opened again with growing pauses; meanwhile the caller hears what is left of the last
-    answer and then nothing, and what the caller says is dropped. The new session is told what was said and heard so
-    far.
+    answer and then nothing, and what the caller says is dropped. The new session is told what was said and heard.
 
     Raises:
         TypeError: A tool cannot be described to a model, or `protocol` cannot be called.

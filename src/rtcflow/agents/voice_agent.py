@@ -115,10 +115,7 @@ class VoiceAgent(ReplyOnPause):
         return type(self)(**self._agent_settings)
 
     async def on_message(self, message: str) -> None:
-        """Answer what the user types. Override it if your page sends something else; JSON objects are ignored.
-
-        A checkpoint.
-        """
+        """Answer what the user types, except JSON objects. Override it if your page sends other text. A checkpoint."""
         if message.strip() and not message.lstrip().startswith("{"):
             self.reply_to(message)
         await anyio.lowlevel.checkpoint()

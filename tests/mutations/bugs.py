@@ -330,7 +330,7 @@ MUTANTS = (
                 "item = self._pop()\n        await anyio.lowlevel.checkpoint()\n        return item",
             ),
         ),
-        ("tests/unit/testing/test_testing_explored.py::test_a_flow_hands_over_everything_in_order",),
+        _unit("flow", "test_a_take_in_a_row_that_is_cancelled_as_an_item_comes_loses_nothing"),
         kind=9,
     ),
     Mutant(

@@ -70,6 +70,22 @@ async def test_a_cancelled_take_loses_nothing():
 
 
 @pytest.mark.anyio
+async def test_a_take_in_a_row_that_is_cancelled_as_an_item_comes_loses_nothing():
+    """The item is in the hand of the one that took it, or still in the flow."""
+    flow, taken = Flow[int](4, Policy.BLOCK), []
+
+    async def take():
+        taken.append(await flow.take_in_a_row())
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(take)
+        await anyio.wait_all_tasks_blocked()
+        flow.put_nowait(1)
+        tasks.cancel_scope.cancel()
+    assert taken + flow.clear() == [1]
+
+
+@pytest.mark.anyio
 async def test_a_take_in_a_cancelled_scope_loses_nothing():
     """Taken under cancellation, an item that waits is either given or still there."""
     flow, got = Flow[int](3, Policy.BLOCK), []

@@ -198,9 +198,9 @@ LIMIT = 120
 
 
 @asynccontextmanager
-async def caller():
+async def caller(**options):
     with anyio.fail_after(LIMIT):
-        async with httpx2.AsyncClient(timeout=60) as client, open_engine(LOCAL) as engine:
+        async with httpx2.AsyncClient(timeout=60, **options) as client, open_engine(LOCAL) as engine:
             yield client, engine
 
 

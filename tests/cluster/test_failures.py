@@ -235,7 +235,6 @@ def test_a_node_dies_with_an_offer_in_its_hands(backend, tmp_path):
     async def calls(site):
         hanging, _, front = site.nodes
         async with caller() as (client, engine), AsyncExitStack() as stack:
-            await stack.enter_async_context(live_call(front.url, engine, "first"))  # now one other node has none
             statuses = []
 
             async def offer(number):
@@ -252,18 +251,7 @@ def test_a_node_dies_with_an_offer_in_its_hands(backend, tmp_path):
             assert statuses == [201] * 12
 
     with fleet(tmp_path, 3, backend, each=[{"HANG": str(taken)}], CONNECT="60") as site:
-        # the first call must not go to the one that hangs
-        site.nodes[0].send(signal.SIGSTOP)
-        wait_until(lambda: "is silent" in site.nodes[1].text() and "is silent" in site.nodes[2].text(), "not silent")
-
-        async def both():
-            await calls(site)
-
-        async def go_on():
-            site.nodes[0].send(signal.SIGCONT)
-
-        run(go_on)
-        run(both)
+        run(lambda: calls(site))
 
 
 def test_a_hundred_offers_for_fifty_places(backend, tmp_path):
@@ -401,7 +389,9 @@ def test_a_rolling_restart_under_load(backend, tmp_path):
                             assert "shutting down" not in message
                 done += 1
 
-        async with caller() as (client, engine), anyio.create_task_group() as tasks:
+        # A worker that goes may close a connection on which the next request is under way: so each has one of its own.
+        limits = httpx2.Limits(max_keepalive_connections=0)
+        async with caller(limits=limits) as (client, engine), anyio.create_task_group() as tasks:
             for number in range(6):
                 tasks.start_soon(talk, client, engine, number)
             server.send(signal.SIGHUP)

@@ -128,6 +128,7 @@ class Members:
     def __init__(self) -> None:
         self._keys: OrderedDict[str, bytes] = OrderedDict()
         self._heard: dict[str, float] = {}
+        self._silent: set[str] = set()
 
     def __contains__(self, node: str) -> bool:
         return node in self._heard
@@ -143,21 +144,26 @@ class Members:
             self._keys.setdefault(node, key)
         while len(self._keys) > REMEMBERED:
             self._keys.popitem(last=False)
-        if report.left:
-            self._heard.pop(report.node, None)
-        else:
+        self.remove(report.node)
+        if not report.left:
             self._heard[report.node] = now
 
     def expire(self, now: float) -> list[str]:
-        """Forget the nodes that have been silent for `SILENCE` seconds; returns their names. Their keys are kept."""
+        """Leave out the nodes that have been silent for `SILENCE` seconds; returns their names. Their keys are kept."""
         silent = [node for node, heard in self._heard.items() if now - heard > SILENCE]
         for node in silent:
             del self._heard[node]
+            self._silent.add(node)
         return silent
+
+    def silent(self) -> frozenset[str]:
+        """The nodes that were left out because they were silent, and are not known to be dead: stopped, or cut off."""
+        return frozenset(self._silent)
 
     def remove(self, node: str) -> None:
         """A node has gone."""
         self._heard.pop(node, None)
+        self._silent.discard(node)
 
     def key(self, node: str) -> bytes | None:
         """The key of a node that is, or was, in the cluster; None if this node has never heard of it."""

@@ -3,7 +3,9 @@
 A node is dead if NATS says that nobody listens to its subject. That needs no wait, except for the moments after NATS
 was away. With several NATS servers that are joined, a node may also be on its way from one that died to another one.
 So then nobody is dead before every other node has reported again, or is silent. A node that is silent, and to whose
-subject somebody still listens, is stopped or cut off: it gets no new calls, and what it has stays its own.
+subject somebody still listens, is stopped or cut off: it gets no new calls, and what it has stays its own. When it
+comes back, NATS may have closed its old connection before it has a new one. So while nodes are silent, "nobody listens"
+counts only after the time that one of them would need to report again.
 """
 
 from __future__ import annotations
@@ -79,15 +81,35 @@ class Peers:
 
     def look(self, tasks: anyio.abc.TaskGroup) -> None:
         """Each `BEAT`: leave out the nodes that are silent, and ping those that somebody waits for."""
+        before = self.members.silent()
         for name in self.members.expire(self.now()):
             logger.warning("node %s is silent: it gets no new calls", name)
             self.placement.remove(name)
             for give_up in self._waiting.pop(name, []):
                 give_up()
+        for name in self.members.silent():
+            if self.node_subject(name) not in self._pinging:
+                self._pinging.add(self.node_subject(name))
+                tasks.start_soon(self._look_for_death, name, name in before)
         for subject in list(self._watched):
             if subject not in self._pinging:
                 self._pinging.add(subject)
                 tasks.start_soon(self._ping, subject)
+
+    async def _look_for_death(self, node: str, returns: bool) -> None:  # noqa: FBT001
+        """Note that a silent node is dead, so that nobody waits for it.
+
+        One that has just become silent is dead if nobody listens. One that `returns`, perhaps, has some time for it.
+        """
+        asked, subject = self.now(), self.node_subject(node)
+        try:
+            while await self._nobody_listens(subject):
+                if not returns or not await self._one_comes_back(asked):
+                    if node not in self.members:
+                        self.remove(node)
+                    return
+        finally:
+            self._pinging.discard(subject)
 
     def wake(self) -> None:
         """There is news: all `wait_news` return."""
@@ -114,14 +136,14 @@ class Peers:
 
     async def is_dead(self, node: str) -> bool:
         """Ask NATS whether a node is dead. False if that is not known."""
-        if node not in self.members:
+        if node not in self.members and node not in self.members.silent():
             return True
         asked = self.now()
         while True:
             try:
                 await self.link.request(self.node_subject(node), pack({"kind": "ping"}), ASK)
             except NoListener:
-                if not await self.settle(asked):
+                if not await self.settle(asked) and not await self._one_comes_back(asked):
                     self.remove(node)
                     return True
             except (LinkDown, TimeoutError):
@@ -147,7 +169,7 @@ class Peers:
         asked = self.now()
         try:
             while await self._nobody_listens(subject):
-                if not await self.settle(asked):
+                if not await self.settle(asked) and not await self._one_comes_back(asked):
                     for gone in self._watched.pop(subject, []):
                         gone()
                     return
@@ -189,6 +211,14 @@ class Peers:
     async def settle_claim(self) -> bool:
         """`settle` for a name that nobody need hold. That is the usual case, so only a late node is waited for."""
         return await self.settle(self.now() - 2 * BEAT)
+
+    async def _one_comes_back(self, asked: float) -> bool:
+        """Wait until a node that is silent reports again, until `SILENCE` after `asked`. Whether one did."""
+        silent = self.members.silent()
+        with anyio.move_on_after(max(0.0, asked + SILENCE - self.now())):
+            while silent and silent <= self.members.silent():
+                await self.wait_news()
+        return not silent <= self.members.silent()
 
     async def _all_heard(self, since: float) -> None:
         """Wait until every node has reported after `since`, or is silent."""

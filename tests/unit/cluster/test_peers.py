@@ -1,0 +1,123 @@
+"""Who is dead and who is only away, decided in virtual time over a NATS that the test plays."""
+
+from __future__ import annotations
+
+import anyio
+import pytest
+
+from rtcflow._engine.nats_link import NoListener
+from rtcflow.cluster.ids import new_key
+from rtcflow.cluster.members import PROTOCOL, SILENCE, Report
+from rtcflow.cluster.peers import BEAT, Peers
+from rtcflow.cluster.policy import Load
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend(virtual_backend):
+    return virtual_backend
+
+
+class Nats:
+    """Knows who listens; a question to somebody else who is not gone has no answer in time."""
+
+    is_joined = False
+
+    def __init__(self):
+        self.up_since = 0.0
+        self.listening = set()
+        self.hanging = set()
+
+    async def request(self, subject, message, timeout):
+        await anyio.lowlevel.checkpoint()
+        name = subject.rpartition(".")[2]
+        if name in self.hanging:
+            await anyio.sleep(timeout)
+            raise TimeoutError
+        if name not in self.listening:
+            raise NoListener
+        return b""
+
+
+def report(node):
+    return Report(node, new_key(), PROTOCOL, "stream", "/a", 1e9, Load(0, 5))
+
+
+@pytest.fixture
+async def cluster():
+    """A node that hears of three others for a while."""
+    nats = Nats()
+    peers = Peers("me", nats, "p")
+    nats.listening |= {"a", "b", "c"}
+    async with anyio.create_task_group() as tasks:
+
+        async def beat():
+            while True:
+                for node in nats.listening - nats.hanging:
+                    peers.heard(report(node))
+                peers.look(tasks)
+                await anyio.sleep(BEAT)
+
+        tasks.start_soon(beat)
+        await anyio.sleep(4 * BEAT)
+        yield nats, peers
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_killed_node_is_dead_at_once(cluster):
+    """Also when it has been silent for so long that it is no member any more."""
+    nats, peers = cluster
+    nats.listening.discard("a")
+    begin = anyio.current_time()
+    assert await peers.is_dead("a")
+    nats.listening.discard("b")
+    await anyio.sleep(2 * SILENCE)
+    assert "b" not in peers.members
+    begin = anyio.current_time()
+    assert await peers.is_dead("b")
+    assert anyio.current_time() - begin < BEAT
+    assert not await peers.is_dead("c")
+
+
+async def test_a_node_that_was_cut_off_is_not_dead_while_it_comes_back(cluster):
+    """NATS has closed its old connection, and its new one is not there yet."""
+    nats, peers = cluster
+    nats.hanging.add("a")
+    await anyio.sleep(2 * SILENCE)
+    assert "a" not in peers.members
+    assert not await peers.is_dead("a")
+    nats.hanging.discard("a")
+    nats.listening.discard("a")
+    gone = []
+    peers.watch("p.node.a", lambda: gone.append("a"))
+    async with anyio.create_task_group() as tasks:
+
+        async def come_back():
+            await anyio.sleep(SILENCE / 2)
+            nats.listening.add("a")
+
+        tasks.start_soon(come_back)
+        assert not await peers.is_dead("a")
+    await anyio.sleep(SILENCE)
+    assert "a" in peers.members
+    assert not gone
+    assert not await peers.is_dead("a")
+
+
+async def test_a_node_that_never_comes_back_is_dead_in_the_end(cluster):
+    """Its machine has lost its power: NATS notices that later than the silence, and then no other death waits for it."""
+    nats, peers = cluster
+    nats.hanging.add("a")
+    await anyio.sleep(2 * SILENCE)
+    nats.hanging.discard("a")
+    nats.listening -= {"a"}
+    begin = anyio.current_time()
+    assert await peers.is_dead("a")
+    assert BEAT < anyio.current_time() - begin <= SILENCE + BEAT
+    await anyio.sleep(SILENCE)
+    assert not peers.members.silent()
+    nats.listening -= {"b"}
+    begin = anyio.current_time()
+    assert await peers.is_dead("b")
+    assert anyio.current_time() - begin < BEAT

@@ -92,7 +92,7 @@ class NatsLink:
     def __init__(self, options: NatsOptions, clock: Callable[[], float]) -> None:
         self._options = options
         self._clock = clock
-        self._thread = LoopThread(use_uvloop=False)
+        self._thread = LoopThread()
         self.messages: Flow[Message] = Flow(INBOX, Policy.DROP_OLDEST)
         self._client: Client | None = None
         self._nats: Any = None

@@ -303,9 +303,12 @@ async def test_a_dead_owner_is_told_as_gone(nats):
             await router._link._thread.complete(router._link._disconnect)  # as a killed process would
             said = await site[1].post("/webrtc/input", json={"webrtc_id": "chosen", "args": [1]})
             assert (said.status_code, said.json()["meta"]["error"]) == (410, "call_lost")
-            gone = await site[1].delete(f"/whip/{own}")
-            assert gone.status_code == 410, gone.text
-            assert router.name not in site.streams[1].calls.router._peers.members, "it would get new calls"
+            with anyio.fail_after(30):
+                while True:
+                    gone = await site[1].delete(f"/whip/{own}")
+                    assert gone.status_code == 410, gone.text
+                    if router.name not in site.streams[1].calls.router._peers.members:
+                        break  # it gets no new calls. Its last report may have come only now, and made it one again
 
 
 @pytest.mark.anyio

@@ -18,23 +18,26 @@ class PacketTaps:
 
     A packet is shown just before its frame goes into `Transport.audio_in`, or just after it was sent. In the second
     case `PlayerTap.left` follows later. Frames that are made up have no packet.
+
+    Attributes:
+        taps: Look here before you call `show`: most calls have no tap, and this is asked for each packet.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._taps: tuple[PacketTap, ...] = ()
+        self.taps: tuple[PacketTap, ...] = ()
 
     def show(self, side: int, pts: int, packet: bytes) -> None:
         """Show a packet to all taps. In the thread of the media."""
-        for tap in self._taps:
+        for tap in self.taps:
             tap(side, pts, packet)
 
     def tap(self, tap: PacketTap) -> None:
         """Have `tap` called with each packet from now on. It must return at once."""
         with self._lock:
-            self._taps = (*self._taps, tap)
+            self.taps = (*self.taps, tap)
 
     def untap(self, tap: PacketTap) -> None:
         """Take back `tap`. Does nothing if `tap` is not there."""
         with self._lock:
-            self._taps = tuple(one for one in self._taps if one != tap)
+            self.taps = tuple(one for one in self.taps if one != tap)

@@ -36,7 +36,7 @@ import anyio.to_thread
 from ..exceptions import TooManyConnections
 from .bridge import Event, WorkerMark, current_worker
 from .interrupt import interrupt
-from .lock_watch import CallsLater, LockWatch, WatchedThread
+from .lock_watch import LockWatch, Repeats, WatchedThread
 
 try:
     import sniffio
@@ -250,12 +250,12 @@ class Crew:
 
     Args:
         threads: Where abandoned threads are counted.
-        call_later: Of the connection's loop, to watch for threads that hold the interpreter's lock; None: nobody does.
+        repeat: Of the connection, to watch for threads that hold the interpreter's lock; None: nobody does.
     """
 
-    def __init__(self, threads: WorkerThreads, call_later: CallsLater | None = None) -> None:
+    def __init__(self, threads: WorkerThreads, repeat: Repeats | None = None) -> None:
         self._threads = threads
-        self._watch = None if call_later is None else LockWatch(call_later)
+        self._watch = None if repeat is None else LockWatch(repeat)
         self._limiter = anyio.CapacityLimiter(math.inf)  # the budget is WorkerThreads'; this never waits
         self._lock = threading.Lock()
         self._jobs: set[_Job] = set()

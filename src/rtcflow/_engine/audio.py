@@ -140,7 +140,8 @@ class PlayoutTrack(MediaStreamTrack):
         if not self._player.drop_stale() and payload is not None:
             level = audio_level(samples) if self._config.audio_level else None
             writer.write(payload, pts * encoder.step, marker=due.talkspurt, level=level)
-            self._packets.show(SENT, pts, payload)
+            if self._packets.taps:
+                self._packets.show(SENT, pts, payload)
 
 
 class _Pump:
@@ -315,7 +316,7 @@ class AudioReceiver:
             samples, rate = self._converter.feed(samples, rate), self._converter.target.sample_rate
         if rate != self._clock_rate:
             pts = pts * rate // self._clock_rate
-        if packet is not None:
+        if packet is not None and self._ports.packets.taps:
             self._ports.packets.show(RECEIVED, pts, packet)
         self._ports.audio_in.put_nowait(AudioFrame(samples, rate, pts, concealed))
 

@@ -55,7 +55,7 @@ from ..handlers.checking import check_handler, has_own_method
 from ..handlers.ledger import Heard
 from ..outputs import AdditionalOutputs, CloseStream
 from ..protocol import messages
-from .handler_loop import HandlerLoop
+from .handler_loop import HandlerLoop, Task
 from .media_loops import STREAM_ENDS, MediaLoops, Voice
 from .recorder import FileRecorder, Recording, RecordPath
 from .resuming import Resuming
@@ -169,7 +169,7 @@ class Connection:
         self._timeouts = timeouts or Timeouts()
         self._debug = debug
         self._on_outputs = on_outputs
-        self._crew = Crew(workers or WorkerThreads(), self._call_later)
+        self._crew = Crew(workers or WorkerThreads(), self._repeat)
         self._lock = threading.Lock()
         self._messages_open = Event()
         self._over = Event()  # an end was recorded
@@ -273,8 +273,13 @@ class Connection:
         """The time on the playout's clock."""
         return self.transport.audio_out.now
 
-    def _call_later(self, delay: float, callback: Callable[[], object]) -> Any:
-        return self.loop.call_later(delay, callback)
+    def _repeat(self, seconds: float, callback: Callable[[], object]) -> Task[None]:
+        async def repeat() -> None:
+            while True:
+                await anyio.sleep(seconds)
+                callback()
+
+        return self.loop.create_task(repeat(), name=f"lock watch {self._name}")
 
     async def run_sync(self, name: str, function: Callable[[], Any]) -> Any:
         """Run a blocking function of the handler in a worker thread of this connection. A checkpoint."""

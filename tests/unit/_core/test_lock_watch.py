@@ -50,7 +50,7 @@ class FakeTime:
     def clock_gettime(self, who):
         return self.cpu[who]
 
-    def call_later(self, delay, callback):
+    def repeat(self, seconds, callback):
         self.timer = callback
         return SimpleNamespace(cancel=self.cancel)
 
@@ -92,7 +92,7 @@ def warnings(caplog):
 
 def test_of_two_threads_the_one_that_computed_is_named_once_a_minute(fake, caplog):
     """The timer fires a second late; the thread that waited meanwhile is innocent."""
-    watch = LockWatch(fake.call_later)
+    watch = LockWatch(fake.repeat)
     fake.start(watch, "idle")
     fake.start(watch, "hog")
     for wait in (0.2, 0.2, 60.0):
@@ -107,7 +107,7 @@ def test_of_two_threads_the_one_that_computed_is_named_once_a_minute(fake, caplo
 
 def test_a_function_that_ends_before_the_timer_is_named_too(fake, caplog):
     """It has ended when the loop runs again: its own last reading counts."""
-    watch = LockWatch(fake.call_later)
+    watch = LockWatch(fake.repeat)
     thread = fake.start(watch, "hog")
     stall(fake, 1.0, hog=1.0)
     fake.end(watch, thread)
@@ -116,7 +116,7 @@ def test_a_function_that_ends_before_the_timer_is_named_too(fake, caplog):
 
 def test_without_threads_there_is_no_timer(fake, caplog):
     """It runs while the first thread does, until the last has ended."""
-    watch = LockWatch(fake.call_later)
+    watch = LockWatch(fake.repeat)
     assert fake.timer is None
     first, second = fake.start(watch, "a"), fake.start(watch, "b")
     fake.end(watch, first)

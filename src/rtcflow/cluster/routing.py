@@ -78,9 +78,13 @@ class Routing:
             key = self._peers.members.key(found.node)
             if key is None or not is_signed(found, key):
                 return False  # made up, or ours and over
-            if await self._carrier.forward(self._peers.node_subject(found.node), found.node, request):
+            subject = self._peers.node_subject(found.node)
+            if await self._carrier.forward(subject, found.node, request):
                 return True
-            raise CallLost
+            # Nobody listens. A node that was away in that moment only is asked again.
+            if await self._peers.is_dead(found.node) or not await self._carrier.forward(subject, found.node, request):
+                raise CallLost
+            return True
         name = call_name(webrtc_id)
         try:
             if await self._forward_by_name(name, request):
@@ -95,9 +99,12 @@ class Routing:
             if await self._forward_by_name(name, request):
                 return True
         node = self._holdings.said_to_hold(name)
-        if target.about is About.LIVE and node is not None and await self._peers.is_dead(node):
+        if target.about is not About.LIVE or node is None:
+            return False
+        if await self._peers.is_dead(node):
             raise CallLost
-        return False
+        # The node lives. If it was away in the moment of the question, the answer is not that there is no such call.
+        return await self._forward_by_name(name, request)
 
     async def _forward_by_name(self, name: str, request: Request) -> bool:
         return await self._carrier.forward(f"{self._peers.prefix}.{name}", self._holdings.said_to_hold(name), request)

@@ -101,13 +101,11 @@ class Peers:
 
         One that has just become silent is dead if nobody listens. One that `returns`, perhaps, has some time for it.
         """
-        asked, subject = self.now(), self.node_subject(node)
+        subject = self.node_subject(node)
         try:
-            while await self._nobody_listens(subject):
-                if not returns or not await self._one_comes_back(asked):
-                    if node not in self.members:
-                        self.remove(node)
-                    return
+            is_dead = await (self._is_gone(subject) if returns else self._nobody_listens(subject))
+            if is_dead and node not in self.members:
+                self.remove(node)
         finally:
             self._pinging.discard(subject)
 
@@ -138,18 +136,10 @@ class Peers:
         """Ask NATS whether a node is dead. False if that is not known."""
         if node not in self.members and node not in self.members.silent():
             return True
-        asked = self.now()
-        while True:
-            try:
-                await self.link.request(self.node_subject(node), pack({"kind": "ping"}), ASK)
-            except NoListener:
-                if not await self.settle(asked) and not await self._one_comes_back(asked):
-                    self.remove(node)
-                    return True
-            except (LinkDown, TimeoutError):
-                return False
-            else:
-                return False
+        if not await self._is_gone(self.node_subject(node)):
+            return False
+        self.remove(node)
+        return True
 
     # -- death, and the moments after NATS was away
 
@@ -166,15 +156,20 @@ class Peers:
             self._watched.pop(subject, None)
 
     async def _ping(self, subject: str) -> None:
-        asked = self.now()
         try:
-            while await self._nobody_listens(subject):
-                if not await self.settle(asked) and not await self._one_comes_back(asked):
-                    for gone in self._watched.pop(subject, []):
-                        gone()
-                    return
+            if await self._is_gone(subject):
+                for gone in self._watched.pop(subject, []):
+                    gone()
         finally:
             self._pinging.discard(subject)
+
+    async def _is_gone(self, subject: str) -> bool:
+        """Whether nobody listens to a subject, also after the time that those who are away have to come back."""
+        asked = self.now()
+        while await self._nobody_listens(subject):
+            if not await self.settle(asked) and not await self._one_comes_back(asked):
+                return True
+        return False
 
     async def _nobody_listens(self, subject: str) -> bool:
         try:

@@ -318,6 +318,11 @@ class Starter(Protocol):
         """Start a task."""
 
 
+def _check_coroutine(coro: object, method: str) -> None:
+    if not inspect.iscoroutine(coro):
+        raise TypeError(f"{method} needs a coroutine, as in {method}(work()), not {coro!r}")
+
+
 class HandlerLoop:
     """The running event loop, asyncio's or trio's, as far as one connection's handler may use it.
 
@@ -423,8 +428,7 @@ class HandlerLoop:
         Raises:
             TypeError: `coro` is not a coroutine.
         """
-        if not inspect.iscoroutine(coro):
-            raise TypeError(f"create_task needs a coroutine, as in create_task(work()), not {coro!r}")
+        _check_coroutine(coro, "create_task")
         return self._begin(Task(self, coro, name, context, taken=False))
 
     def run_coroutine_threadsafe(self, coro: Coroutine[Any, Any, T], *, name: str | None = None) -> Task[T]:
@@ -443,10 +447,7 @@ class HandlerLoop:
         Raises:
             TypeError: `coro` is not a coroutine.
         """
-        if not inspect.iscoroutine(coro):
-            raise TypeError(
-                f"run_coroutine_threadsafe needs a coroutine, as in run_coroutine_threadsafe(work()), not {coro!r}"
-            )
+        _check_coroutine(coro, "run_coroutine_threadsafe")
         return self._begin(Task(self, coro, name, None, taken=True))
 
     def _begin(self, task: Task[T]) -> Task[T]:

@@ -111,6 +111,13 @@ async def begin(connect):
     return far, started["resume"]["secret"]
 
 
+def come_back(connect, secret, number, call_id="abc"):
+    """The far side of a new line, which asks for the call with its `number`th proof."""
+    far = connect(f"resume={call_id}")
+    far.say(json.dumps({**START, "resume": prove(secret, call_id, number).to_json()}))
+    return far
+
+
 def numbers(far):
     """What was heard: the count in each frame."""
     heard = b"".join(payload for _, payload in far.audio)
@@ -132,8 +139,7 @@ def test_a_client_comes_back_with_its_proof(backend):
             count = talker.count
             await anyio.sleep(10)
             assert talker.count == count
-            again = connect("resume=abc")
-            again.say(json.dumps({**START, "resume": prove(secret, "abc", 1).to_json()}))
+            again = come_back(connect, secret, 1)
             await again.until(lambda: len(again.audio) > 20)
             (started,) = again.messages
             assert (started["event"], started["websocket_id"]) == ("started", "abc")
@@ -216,8 +222,7 @@ def test_a_call_that_is_over_is_gone(backend):
             await anyio.sleep(3)
             assert len(stream.calls) == 0
             for call_id in ("abc", "never"):
-                again = connect(f"resume={call_id}")
-                again.say(json.dumps({**START, "resume": prove(secret, call_id, 1).to_json()}))
+                again = come_back(connect, secret, 1, call_id)
                 await again.until(lambda: again.closed)  # noqa: B023
                 assert again.messages[0]["meta"]["error"] == "call_lost"
             far, secret = await begin(connect)
@@ -266,8 +271,7 @@ def test_a_suspended_call_keeps_its_slot(backend):
             newcomer = connect()
             newcomer.say(json.dumps({**START, "websocket_id": "new"}))
             await newcomer.until(lambda: newcomer.closed or newcomer.denied)
-            again = connect("resume=abc")
-            again.say(json.dumps({**START, "resume": prove(secret, "abc", 1).to_json()}))
+            again = come_back(connect, secret, 1)
             await again.until(lambda: len(again.audio) > 20)
             again.say('{"event":"stop"}')
             await again.until(lambda: again.closed)
@@ -294,14 +298,12 @@ def test_a_call_may_be_resumed_while_the_server_drains(backend):
             newcomer = connect()
             newcomer.say(json.dumps({**START, "websocket_id": "new"}))
             await newcomer.until(lambda: newcomer.closed or newcomer.denied)
-            again = connect("resume=abc")
-            again.say(json.dumps({**START, "resume": prove(secret, "abc", 1).to_json()}))
+            again = come_back(connect, secret, 1)
             await again.until(lambda: len(again.audio) > 20)
             await anyio.sleep(5)
             assert not again.closed
             await again.until(lambda: again.closed)
-            late = connect("resume=abc")
-            late.say(json.dumps({**START, "resume": prove(secret, "abc", 2).to_json()}))
+            late = come_back(connect, secret, 2)
             await late.until(lambda: late.closed)
             assert late.messages[0]["meta"]["error"] == "call_lost"
             assert Talker.made[0].events == ["suspended", "resumed", "shutdown"]
@@ -320,8 +322,7 @@ def test_a_call_is_resumed_by_the_kind_of_transport_that_it_began_by(backend):
             await anyio.sleep(1)
             with pytest.raises(InvalidOffer, match="began by websocket"):
                 stream.session("abc").check_resume("webrtc", prove(secret, "abc", 1, "v=0"), "v=0")
-            again = connect("resume=abc")
-            again.say(json.dumps({**START, "resume": prove(secret, "abc", 2).to_json()}))
+            again = come_back(connect, secret, 2)
             await again.until(lambda: len(again.audio) > 20)
 
     run(backend, main)

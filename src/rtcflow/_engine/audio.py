@@ -19,7 +19,6 @@ import logging
 import threading
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
-from fractions import Fraction
 from functools import partial
 from math import ceil
 from typing import Any, Final, cast
@@ -34,7 +33,8 @@ from numpy.typing import NDArray
 
 from .._core.packets import RECEIVED, SENT, PacketTaps
 from .._core.player import Player
-from ..frames import LAYOUTS, AudioFormat, AudioFrame
+from ..frames import AudioFormat, AudioFrame
+from ..media.codecs import av_frame
 from ..media.jitter import Item, JitterBuffer, Lost, Played
 from ..media.level import audio_level
 from ..media.playout import PlayoutFrame
@@ -93,7 +93,7 @@ class PlayoutTrack(MediaStreamTrack):
             except anyio.EndOfStream:
                 raise MediaStreamError from None
             if not self.opus:
-                return _as_av(samples, sample_rate, pts)
+                return av_frame(samples, sample_rate, pts)
             if self._encoder is None:
                 self._encoder = OpusEncoder(sample_rate, self._config)
             packet = self._encoder.encode(samples, pts)
@@ -194,13 +194,6 @@ class _Pump:
 def _whole(seconds: float) -> float:
     """Rounded up to the grain of the loop's timers."""
     return ceil(seconds / GRAIN) * GRAIN or GRAIN
-
-
-def _as_av(samples: NDArray[np.int16], sample_rate: int, pts: int) -> av.AudioFrame:
-    packed = np.ascontiguousarray(samples.T).reshape(1, -1)
-    frame = av.AudioFrame.from_ndarray(packed, format="s16", layout=LAYOUTS[samples.shape[0]])
-    frame.sample_rate, frame.pts, frame.time_base = sample_rate, pts, Fraction(1, sample_rate)
-    return frame
 
 
 class AudioReceiver:

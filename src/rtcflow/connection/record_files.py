@@ -17,7 +17,8 @@ import numpy as np
 from av.video.frame import PictureType
 from numpy.typing import NDArray
 
-from ..frames import LAYOUTS, AudioFormat, AudioFrame
+from ..frames import AudioFormat, AudioFrame
+from ..media.codecs import av_frame
 from ..media.ogg import SILENCE, OggOpus
 from ..media.recording import PacketTimeline, Piece, Timeline
 from ..media.resample import Resampler
@@ -153,7 +154,7 @@ class ContainerFile:
         packets = []
         for begin in range(0, block.shape[1], self._rate):
             samples = block[:, begin : begin + self._rate]
-            packets += self._audio.encode(_as_av(samples, self._rate, self._pts))
+            packets += self._audio.encode(av_frame(samples, self._rate, self._pts))
             self._pts += samples.shape[1]
         return packets
 
@@ -188,13 +189,6 @@ class ContainerFile:
             self._container.close()
         finally:
             self._file.close()
-
-
-def _as_av(samples: NDArray[np.int16], rate: int, pts: int | None) -> av.AudioFrame:
-    packed = np.ascontiguousarray(samples.T).reshape(1, -1)
-    frame = av.AudioFrame.from_ndarray(packed, format="s16", layout=LAYOUTS[samples.shape[0]])
-    frame.sample_rate, frame.pts, frame.time_base = rate, pts, Fraction(1, rate)
-    return frame
 
 
 class PacketFile:
@@ -241,7 +235,7 @@ class PacketFile:
             encoder.sample_rate, encoder.layout, encoder.format = rate, "mono", "s16"
             encoder.time_base = Fraction(1, rate)
             encoder.options = {**_OPUS, "b": "32000", "frame_duration": "20"}
-        packets = [bytes(packet) for packet in encoder.encode(_as_av(samples, rate, None))]
+        packets = [bytes(packet) for packet in encoder.encode(av_frame(samples, rate))]
         return packets[0] if packets else SILENCE
 
     def show(self, side: int, frame: av.VideoFrame, at: float) -> None:

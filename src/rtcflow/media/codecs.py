@@ -5,6 +5,7 @@ Coders for linear samples and G.711 have no state. An Opus coder has: it belongs
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Final, Protocol
 
 import av
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..exceptions import MediaError
-from ..frames import CHANNELS, ChannelLayout
+from ..frames import CHANNELS, LAYOUTS, ChannelLayout
 from . import g711
 from .convert import to_channels
 
@@ -20,6 +21,14 @@ OPUS_RATES: Final = (8000, 12000, 16000, 24000, 48000)
 """The sample rates Opus knows, Hz (RFC 6716 section 2)."""
 OPUS_BITRATE: Final = {"mono": 32_000, "stereo": 64_000}
 """Bits per second: between the 28-40 kbit/s for fullband speech and twice that for stereo (RFC 7587 section 3.1.1)."""
+
+
+def av_frame(samples: NDArray[np.int16], sample_rate: int, pts: int | None = None) -> av.AudioFrame:
+    """int16 samples of shape (channels, n) as a frame of FFmpeg's packed format ``s16``, a copy of them."""
+    packed = np.ascontiguousarray(samples.T).reshape(1, -1)
+    frame = av.AudioFrame.from_ndarray(packed, format="s16", layout=LAYOUTS[samples.shape[0]])
+    frame.sample_rate, frame.pts, frame.time_base = sample_rate, pts, Fraction(1, sample_rate)
+    return frame
 
 
 class Coder(Protocol):
@@ -88,9 +97,7 @@ class OpusCoder:
 
     def encode(self, samples: NDArray[np.int16]) -> bytes:
         """See `Coder`; n must be 20 ms."""
-        interleaved = np.ascontiguousarray(to_channels(samples, self._channels).T).reshape(1, -1)
-        frame = av.AudioFrame.from_ndarray(interleaved, format="s16", layout=self._layout)
-        frame.sample_rate = self._sample_rate
+        frame = av_frame(to_channels(samples, self._channels), self._sample_rate)
         return b"".join(bytes(packet) for packet in self._encoder.encode(frame))
 
     def decode(self, payload: bytes) -> NDArray[np.int16]:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from ..media.complexity import TICK, ComplexityControl
+from ..media.complexity import TICK, ComplexityControl, Tick
 
 LAGS: Final = 150
 """Ticks of which the greatest lag is remembered: 15 s, as long as Prometheus usually waits between two scrapes."""
@@ -29,18 +29,15 @@ def _cores() -> int:
 class EngineLoad:
     """The load of the loop that runs now, in its thread.
 
-    Use is the larger of two shares: the time of this thread in one core, and the time of the process in all its cores.
-
     Attributes:
         complexity: The complexity with which the encoders must work.
     """
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._control = ComplexityControl()
+        self._control = ComplexityControl(_cores())
         self._listeners: list[Callable[[int], None]] = []
         self._timer: asyncio.TimerHandle | None = None
-        self._cores = _cores()
         self._lags = deque[float](maxlen=LAGS)
         self._last = self._clocks()
 
@@ -70,20 +67,22 @@ class EngineLoad:
                 self._timer = None
 
     def _clocks(self) -> tuple[float, float, float]:
-        return self._loop.time(), time.thread_time(), time.process_time()
+        # `loop.time()` of uvloop is in whole milliseconds: too coarse for a lag.
+        return time.monotonic(), time.thread_time(), time.process_time()
 
     def _wait(self) -> None:
         self._last = self._clocks()
-        self._timer = self._loop.call_at(self._last[0] + TICK, self._tick)
+        self._timer = self._loop.call_later(TICK, self._tick)
 
     def _tick(self) -> None:
         now, ours, all_threads = self._clocks()
         then, ours_then, all_then = self._last
         passed = now - then
-        self._lags.append(max(0.0, passed - TICK))
-        use = max(ours - ours_then, (all_threads - all_then) / self._cores) / passed
+        lag = max(0.0, passed - TICK)
+        self._lags.append(lag)
         before = self.complexity
-        complexity = self._control.note(now, use, passed - TICK)
+        tick = Tick((ours - ours_then) / passed, (all_threads - all_then) / passed, lag)
+        complexity = self._control.note(now, tick)
         if complexity != before:
             for listener in list(self._listeners):
                 listener(complexity)

@@ -4,9 +4,14 @@ There are two levels, because only two are worth having. From `BEST` down to 7 t
 it has; without that, speech is 0.3 dB farther from the original at the same bitrate. Levels 1 to 6 do not look. They
 take a third more bits than level 0, and at the same bitrate their sound is no better (``nox -s bench_quality``).
 
-`EngineLoad` (in ``_engine``) calls `ComplexityControl.note` at every tick with two figures. *Use* is the share of time
-for which the core was used. *Lag* is how late the tick itself came, which also shows other threads and other processes
-that take the time away.
+`EngineLoad` (in ``_engine``) calls `ComplexityControl.note` at every tick with what the engine's thread used, what the
+whole process used, and how late the tick came. Lateness also shows other threads and other processes that take the time
+away.
+
+*Use* is the busier of two shares: the thread's of its core, and the process' of its cores. One core is all that a
+process has while its threads wait for the interpreter's lock. So when a quarter of the ticks are late by `HELD_UP`, the
+process' share is of one core: thirty calls that use 0.9 of a core fill it, however many cores there are. A model that
+computes on other cores without the lock makes no tick late, and does not count so.
 
 Hysteresis keeps the level steady:
 
@@ -20,8 +25,8 @@ Hysteresis keeps the level steady:
 from __future__ import annotations
 
 from collections import deque
-from statistics import fmean, median
-from typing import Final
+from statistics import fmean
+from typing import Final, NamedTuple
 
 BEST: Final = 10
 """The highest complexity of libopus (opus_defines.h, OPUS_SET_COMPLEXITY). Levels 8 to 10 take the same time."""
@@ -45,6 +50,10 @@ LATE: Final = 0.005
 """Seconds of lag that mean that somebody else has the core or the interpreter. Five milliseconds are the interpreter's
 own switch interval; a free loop lags by less than one."""
 
+HELD_UP: Final = 0.002
+"""Seconds of lag in a quarter of the ticks that mean that the threads of the process wait for each other. The timer of
+an idle loop is exact to one millisecond."""
+
 CALM: Final = 5.0
 """Seconds of calm before a rise."""
 
@@ -55,41 +64,62 @@ LONGEST_CALM: Final = 320.0
 """The longest that a rise waits after rises that did not fit, in seconds."""
 
 
+class Tick(NamedTuple):
+    """What was measured since the last tick.
+
+    Attributes:
+        thread: The share of the time for which the engine's thread ran: 0 to 1.
+        process: The same of all threads of the process together: 0 to the number of its cores.
+        lag: Seconds by which the tick came late.
+    """
+
+    thread: float
+    process: float
+    lag: float
+
+
 class ComplexityControl:
     """Chooses the complexity of all encoders of one engine.
+
+    Args:
+        cores: How many cores the process may use: 1 or more.
 
     Attributes:
         complexity: The choice: `BEST` or `LEAST`. `BEST` at first, because an engine without calls has time.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, cores: int) -> None:
         self.complexity: int = BEST
-        self._uses: deque[float] = deque(maxlen=WINDOW)
-        self._lags: deque[float] = deque(maxlen=WINDOW)
+        self._cores = cores
+        self._ticks: deque[Tick] = deque(maxlen=WINDOW)
         self._calm = CALM
         self._calm_since: float | None = None
         self._risen: float | None = None
 
-    def note(self, now: float, use: float, lag: float) -> int:
+    def note(self, now: float, tick: Tick) -> int:
         """Take note of one tick, and return the complexity from now on.
 
         Args:
             now: Seconds, on any monotonic clock.
-            use: The share of the time since the last tick for which the core was used. 0 to 1, or a little more.
-            lag: Seconds by which this tick came late.
+            tick: What was measured.
         """
-        self._uses.append(use)
-        self._lags.append(lag)
-        if len(self._uses) == WINDOW:
-            use, lag = fmean(self._uses), median(self._lags)
+        self._ticks.append(tick)
+        if len(self._ticks) == WINDOW:
+            lags = sorted(tick.lag for tick in self._ticks)
+            use = self._use(one_core=lags[-(WINDOW // 4) - 1] > HELD_UP)
+            late = lags[WINDOW // 2 - 1] > LATE
             if self.complexity != LEAST:
-                if use > FULL or lag > LATE:
+                if use > FULL or late:
                     self._fall(now)
-            elif use < FREE and lag <= LATE:
+            elif use < FREE and not late:
                 self._note_calm(now)
             else:
                 self._calm_since = None
         return self.complexity
+
+    def _use(self, *, one_core: bool) -> float:
+        process = fmean(tick.process for tick in self._ticks) / (1 if one_core else self._cores)
+        return max(fmean(tick.thread for tick in self._ticks), process)
 
     def _fall(self, now: float) -> None:
         did_not_fit = self._risen is not None and now - self._risen < TRIED
@@ -101,5 +131,4 @@ class ComplexityControl:
             self._calm_since = now
         elif now - self._calm_since >= self._calm:
             self.complexity, self._risen = BEST, now
-            self._uses.clear()  # they are of the other level
-            self._lags.clear()
+            self._ticks.clear()  # they are of the other level

@@ -23,15 +23,13 @@ class Clock:
         self.now = self.thread = self.process = 0.0
         self.timers: list[tuple[float, object]] = []
         monkeypatch.setattr(asyncio, "get_running_loop", lambda: self)
+        monkeypatch.setattr(time, "monotonic", lambda: self.now)
         monkeypatch.setattr(time, "thread_time", lambda: self.thread)
         monkeypatch.setattr(time, "process_time", lambda: self.process)
         monkeypatch.setattr(load_module, "_cores", lambda: cores)
 
-    def time(self) -> float:
-        return self.now
-
-    def call_at(self, when: float, callback: object) -> Clock:
-        self.timers.append((when, callback))
+    def call_later(self, delay: float, callback: object) -> Clock:
+        self.timers.append((self.now + delay, callback))
         return self
 
     def cancel(self) -> None:
@@ -73,13 +71,15 @@ def test_encoders_hear_of_the_load(monkeypatch: pytest.MonkeyPatch) -> None:
         (2, 0.5, 1.4, 0.0, LEAST),  # the cores are full
         (8, 0.5, 1.4, 0.0, BEST),  # a model computes on other cores
         (1, 0.5, 0.4, 0.0, LEAST),
+        (8, 0.5, 0.4, 0.001, BEST),
+        (8, 0.5, 0.4, 0.003, LEAST),  # they wait for each other: for the interpreter's lock
         (8, 0.2, 0.0, 0.01, LEAST),  # somebody else has the core, or the interpreter
     ],
 )
 def test_what_counts_as_load(
     monkeypatch: pytest.MonkeyPatch, cores: int, ours: float, others: float, late: float, level: int
 ) -> None:
-    """The thread's share of a core, the process' share of all, and how late the loop is."""
+    """The thread's share of a core, the process' of all (of one if its threads wait for each other), and lateness."""
     clock = Clock(monkeypatch, cores)
     load = EngineLoad()
     with load.listening(lambda _: None):

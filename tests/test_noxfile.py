@@ -8,8 +8,10 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -44,7 +46,7 @@ class Session:
         self.warnings: list[str] = []
         self._folder = folder
 
-    def run(self, *command: str, env: dict[str, str]) -> None:
+    def run(self, *command: str, env: dict[str, str]) -> bool:
         self.runs += 1
         done = subprocess.run(
             [sys.executable, *command[1:]], cwd=self._folder, env={**os.environ, **env},
@@ -53,6 +55,7 @@ class Session:
         print(done.stdout, done.stderr)
         if done.returncode:
             raise CommandFailed(return_code=done.returncode, reason="it failed")
+        return True
 
     def warn(self, message: str) -> None:
         self.warnings.append(message)
@@ -222,3 +225,50 @@ def test_a_cell_without_its_interpreter_is_an_error_in_ci() -> None:
             command, cwd=NOXFILE.parent, env={**os.environ, "CI": ci}, capture_output=True, text=True, check=True
         )
         assert done.stdout.strip() == expected
+
+
+class InstallOnly:
+    """A session of `nox --install-only`: `run` does nothing and returns None, the installs do what `installs` says."""
+
+    def __init__(self, folder: Path) -> None:
+        self.name, self._folder = "any", folder
+        self.posargs: list[str] = []
+        self.installs: list[tuple[str, ...]] = []
+
+    def __getattr__(self, _name: str) -> Any:
+        return lambda *_arguments, **_named: None
+
+    def create_tmp(self) -> str:
+        return str(self._folder)
+
+    def error(self, message: str) -> None:
+        raise SessionFailed(message)
+
+    def install(self, *wanted: str) -> None:
+        self.installs.append(wanted)
+
+    def run_install(self, *command: str, **_: Any) -> None:
+        self.installs.append(command)
+        if "build" in command:
+            out = Path(command[[word.startswith("--out") for word in command].index(True) + 1])
+            out.mkdir(exist_ok=True)
+            (out / "rtcflow-0-py3-none-any.whl").touch()
+            (self._folder / "rtcflow-0").mkdir(exist_ok=True)
+            with tarfile.open(out / "rtcflow-0.tar.gz", "w:gz") as archive:
+                archive.add(self._folder / "rtcflow-0", "rtcflow-0")
+
+
+SESSIONS = re.findall(r"@nox\.(?:session|parametrize).*\ndef (\w+)\(session", NOXFILE.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", SESSIONS)
+def test_with_install_only_each_session_installs_and_succeeds(
+    noxfile: ModuleType, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(NOXFILE.parent)
+    session = InstallOnly(tmp_path)
+    session.posargs = ["1"] if name == "flakes" else []
+    arguments = {"beside": ["fastapi-newest"], "matrix": ["trio", "lowest"]}.get(name, [])
+    function = getattr(noxfile, name)
+    getattr(function, "func", function)(session, *arguments)
+    assert session.installs or name == "changelog"

@@ -54,6 +54,18 @@ def test_workflows_name_files_that_exist() -> None:
     assert all((ROOT / file).exists() for file in files)
 
 
+def test_nothing_is_released_that_did_not_pass_ci() -> None:
+    yaml = pytest.importorskip("yaml")
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "release.yml").read_text(encoding="utf-8"))["jobs"]
+    assert jobs["ci"] == {"uses": "./.github/workflows/ci.yml"}
+    assert jobs["build"]["needs"] == "ci"
+    assert jobs["publish"]["needs"] == "build"
+    called = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8"))
+    assert "workflow_call" in called[True]  # YAML 1.1 reads `on` as true
+    needed = set(called["jobs"]["all-good"]["needs"]) | {"all-good", "cells"}
+    assert needed == set(called["jobs"])
+
+
 def test_the_matrix_of_the_workflow() -> None:
     listed = json.dumps([{"session": "matrix-3.11(a='b')", "python": "3.11", "name": "matrix"}])
     made = subprocess.run(

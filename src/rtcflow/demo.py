@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import deque
 from typing import Any
 
+from starlette.applications import Starlette
+
 from ._core.bridge import Event
 from .ends import Timeouts
 from .handlers.base import AsyncStreamHandler
@@ -53,8 +55,8 @@ def make_stream(concurrency_limit: int | None = 32) -> Stream:
     )
 
 
-stream = make_stream()
+stream: Stream = make_stream()
 """For ``rtcflow serve rtcflow.demo:stream``, and for ``uvicorn rtcflow.demo:app``."""
 
-app = stream.asgi
+app: Starlette = stream.asgi
 """The demo as an ASGI application."""

@@ -41,7 +41,7 @@ class CallFilter(logging.Filter):
 
     def __init__(self, *, quiet: Iterable[str] = ("aioice",)) -> None:
         super().__init__()
-        self.quiet = (quiet,) if isinstance(quiet, str) else tuple(quiet)
+        self.quiet: tuple[str, ...] = (quiet,) if isinstance(quiet, str) else tuple(quiet)
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Complete the record; False if it is to be dropped."""

@@ -30,10 +30,10 @@ from .serving.session import Session
 try:
     from opentelemetry import context as otel_context
     from opentelemetry import metrics, trace
-except ModuleNotFoundError as error:
+except ModuleNotFoundError as _error:
     raise ModuleNotFoundError(
-        "traces and metrics need opentelemetry-api; install rtcflow[otel]", name=error.name
-    ) from error
+        "traces and metrics need opentelemetry-api; install rtcflow[otel]", name=_error.name
+    ) from _error
 
 if TYPE_CHECKING:
     from .serving.calls import Calls

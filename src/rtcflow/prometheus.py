@@ -19,8 +19,10 @@ from .serving.loop_lag import BOUNDS
 try:
     from prometheus_client import CollectorRegistry, Histogram, ProcessCollector, make_asgi_app
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
-except ModuleNotFoundError as error:
-    raise ModuleNotFoundError("metrics need prometheus-client; install rtcflow[prometheus]", name=error.name) from error
+except ModuleNotFoundError as _error:
+    raise ModuleNotFoundError(
+        "metrics need prometheus-client; install rtcflow[prometheus]", name=_error.name
+    ) from _error
 
 __all__ = ["HasCalls", "StreamCollector", "metrics_app"]
 

@@ -181,7 +181,7 @@ class Stream:
             cluster=cluster,
             resume=resume,
         )
-        self.calls = Calls(options)
+        self.calls: Calls = Calls(options)
         self._asgi: Starlette | None = None
 
     def __repr__(self) -> str:

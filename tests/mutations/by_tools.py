@@ -64,11 +64,11 @@ BY_TOOLS = (
     ),
     Mutant(
         "ends-share-a-queue",
-        "Both ends of a pair, and all pairs, hear the same audio.",
+        "Both ends of a pair, and all pairs, take the same messages.",
         (
             Edit(
                 "_core.link:LinkEnd.__init__",
-                "self.messages_in = Flow[str](MESSAGE_BOUND, Policy.BLOCK)",
+                "self.messages_in: Flow[str] = Flow(MESSAGE_BOUND, Policy.BLOCK)",
                 "self.messages_in = globals().setdefault('_one', Flow(MESSAGE_BOUND, Policy.BLOCK))",
             ),
         ),

@@ -16,7 +16,7 @@ import re
 from functools import lru_cache
 from typing import Any, Literal
 
-logger = logging.getLogger("rtcflow")
+logger: logging.Logger = logging.getLogger("rtcflow")
 
 _REQUIREMENT = re.compile(r"(?P<name>[\w.-]+)\s*(?:\[[^]]*\])?\s*\(?(?P<range>[^;)]*)")
 _BOUND = re.compile(r"(>=|<)\s*([0-9.]+)")

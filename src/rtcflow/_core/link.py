@@ -55,17 +55,17 @@ class LinkEnd:
     """
 
     def __init__(self, audio_out: Player, *, connected: bool = True) -> None:
-        self.audio_in = Flow[AudioFrame](AUDIO_BOUND, Policy.DROP_OLDEST)
+        self.audio_in: Flow[AudioFrame] = Flow(AUDIO_BOUND, Policy.DROP_OLDEST)
         self.audio_out = audio_out
-        self.video_in = Flow[av.VideoFrame](1, Policy.DROP_OLDEST)
-        self.video_out = Flow[av.VideoFrame](1, Policy.DROP_OLDEST)
-        self.messages_in = Flow[str](MESSAGE_BOUND, Policy.BLOCK)
-        self.connected = Event()
+        self.video_in: Flow[av.VideoFrame] = Flow(1, Policy.DROP_OLDEST)
+        self.video_out: Flow[av.VideoFrame] = Flow(1, Policy.DROP_OLDEST)
+        self.messages_in: Flow[str] = Flow(MESSAGE_BOUND, Policy.BLOCK)
+        self.connected: Event = Event()
         if connected:
             self.connected.set()
-        self.ended = Event()
+        self.ended: Event = Event()
         self.error: BaseException | None = None
-        self.closed = False
+        self.closed: bool = False
         self._lock = threading.Lock()
 
     def put_message(self, message: str) -> None:

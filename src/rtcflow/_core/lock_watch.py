@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-logger = logging.getLogger("rtcflow")
+logger: logging.Logger = logging.getLogger("rtcflow")
 
 TICK = 0.2
 """Seconds between two looks, while there is a thread."""

@@ -44,7 +44,7 @@ except ImportError:  # then nobody asks it which backend runs
     sniffio = cast("Any", None)
 
 T = TypeVar("T")
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 SETTLE = 0.1
 """Seconds that calls under way get to return by themselves before `shutdown()` is called beside them."""

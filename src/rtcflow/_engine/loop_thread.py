@@ -42,7 +42,7 @@ class Family:
     def __init__(self, on_error: Callable[[BaseException], None]) -> None:
         self._members: set[asyncio.Task[Any]] = set()
         self.failed = on_error
-        self.context = contextvars.Context()
+        self.context: contextvars.Context = contextvars.Context()
         self.context.run(_family.set, self)
         self.context.run(log_facts.set, log_facts.get())
 

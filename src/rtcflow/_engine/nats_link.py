@@ -27,7 +27,7 @@ from .seam.nats import is_joined, stop_sending
 if TYPE_CHECKING:
     from nats.aio.client import Client
 
-logger = logging.getLogger("rtcflow.cluster")
+logger: logging.Logger = logging.getLogger("rtcflow.cluster")
 
 OUTBOX: Final = 10_000
 """Messages that may wait to be sent; more are dropped, as they are while NATS is away."""

@@ -93,10 +93,11 @@ class Peer:
     """
 
     def __init__(self, thread: LoopThread, config: WebRTCConfig, ports: Ports, port: OnePort | None = None) -> None:
-        self.offer = MediaOffer()
-        self.audio_codec, self.audio_clock = "OPUS", RTP_RATE
-        self.messages = MessageChannel(thread, ports, self._end)
-        self.family = Family(self._task_failed)
+        self.offer: MediaOffer = MediaOffer()
+        self.audio_codec: str = "OPUS"
+        self.audio_clock: int = RTP_RATE
+        self.messages: MessageChannel = MessageChannel(thread, ports, self._end)
+        self.family: Family = Family(self._task_failed)
         self._thread, self._config, self._ports, self._port = thread, config, ports, port
         self._connection: RTCPeerConnection | None = None
         self._audio_in: audio.AudioReceiver | None = None

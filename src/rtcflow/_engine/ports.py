@@ -107,9 +107,9 @@ class Ports(LinkEnd):
     def __init__(self, latency: Latency) -> None:
         super().__init__(Player(latency=latency), connected=False)
         self.receive: AudioFormat | None = None
-        self.messages_open = Event()
-        self.packets = PacketTaps()
+        self.messages_open: Event = Event()
+        self.packets: PacketTaps = PacketTaps()
         self.route: Route | None = None
         self.asked: dict[str, ServerReport] = {}
-        self.audio_figures = AudioFigures()
-        self.message_figures = MessageFigures()
+        self.audio_figures: AudioFigures = AudioFigures()
+        self.message_figures: MessageFigures = MessageFigures()

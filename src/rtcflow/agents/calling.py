@@ -26,7 +26,7 @@ from .tools import Tool
 
 __all__ = ["run_tools"]
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 CANCELLED = '{"error": "cancelled: the user interrupted"}'
 

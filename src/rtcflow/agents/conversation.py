@@ -23,7 +23,7 @@ from .tools import Tool, as_tool
 
 __all__ = ["Conversation"]
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 LIMIT = 100_000
 """Characters of context, some 25,000 tokens of English: a conversation of about two hours."""
@@ -88,7 +88,8 @@ class Conversation:
     """
 
     def __init__(self, system: str = "", tools: Iterable[object] = (), *, limit: int = LIMIT) -> None:
-        self.system, self.limit = system, limit
+        self.system: str = system
+        self.limit: int = limit
         self.tools: dict[str, Tool] = {}
         for given in tools:
             made = as_tool(given)
@@ -97,7 +98,7 @@ class Conversation:
             self.tools[made.name] = made
         if limit < len(system) + 1000:
             raise ValueError(f"limit={limit} leaves no space for a conversation beside the system's {len(system)}")
-        self.dropped = 0
+        self.dropped: int = 0
         self._entries: list[_ChatEntry] = []
         self._ids: set[str] = set()
 

@@ -46,7 +46,7 @@ from .tools import Tool, as_tool
 
 __all__ = ["RealtimeHandler"]
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 ATTEMPTS = 5
 """Sessions that may fail one after the other before the call ends."""
@@ -146,7 +146,7 @@ class RealtimeHandler(AsyncStreamHandler):
         self._session = 0
         self._socket: ClientSocket | None = None  # once the session is ready
         self._sending = anyio.Lock()
-        self.conversation = Conversation(system)
+        self.conversation: Conversation = Conversation(system)
         self._waiting: deque[AudioReceived] = deque()  # what the service said, not emitted yet; `_take` bounds it
         self._waiting_seconds = 0.0
         self._there_is_more = anyio.Event()

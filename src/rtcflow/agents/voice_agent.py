@@ -33,7 +33,7 @@ from .sentences import closable, sentences
 
 __all__ = ["VoiceAgent", "in_process"]
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 ROUNDS = 8
 """Times that one reply may ask the model. The last time it gets no tools, so that it comes to an end."""
@@ -102,7 +102,7 @@ class VoiceAgent(ReplyOnPause):
             "chat": chat, "stt": stt, "tts": tts, "system": system, "tools": tools, "conversation": conversation,
             "greeting": greeting, "apology": apology, "patience": patience, **options,
         }  # fmt: skip
-        self.conversation = Conversation(system, tools) if conversation is None else conversation()
+        self.conversation: Conversation = Conversation(system, tools) if conversation is None else conversation()
         self._chat, self._stt, self._tts = chat, stt, tts
         self._apology, self._patience = apology, patience
         self._apologizing = False

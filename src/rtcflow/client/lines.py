@@ -132,10 +132,11 @@ class CallerTransport(LinkTransport):
         clock = loop_clock()
         super().__init__(LinkEnd(Player(clock=clock)))
         self.kind = "websocket" if isinstance(codec, WebSocketCodec) else "telephone"
-        self.offer = MediaOffer(messages=self.kind == "websocket")
-        self.clears = self.marks = 0
+        self.offer: MediaOffer = MediaOffer(messages=self.kind == "websocket")
+        self.clears: int = 0
+        self.marks: int = 0
         self.agreed: SendAccepted | None = None
-        self.pressed = ""
+        self.pressed: str = ""
         self.resumed: int = 0
         self._redial = redial
         self._up = anyio.Event()  # there is a link

@@ -238,7 +238,7 @@ class Watching:
     """
 
     def __init__(self, url: str, headers: Mapping[str, str], show: Callable[[View], object]) -> None:
-        self.view = View(url)
+        self.view: View = View(url)
         self._headers, self._show = headers, show
 
     async def look(self) -> None:

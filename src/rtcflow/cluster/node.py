@@ -48,7 +48,7 @@ from .routing import Routing
 if TYPE_CHECKING:
     from ..serving.calls import Calls
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 HELLO: Final = 10.0
 """Seconds for the answer of another node at the start. Only a node that is stopped, or very busy, needs them."""
@@ -76,7 +76,7 @@ class Node:
         release: str = "",
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.name = new_name()
+        self.name: str = new_name()
         self._key = new_key()
         self._calls = calls
         self._link = link

@@ -31,7 +31,7 @@ import anyio.abc
 
 from ..exceptions import ClusterError
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 LONGEST_PAUSE: Final = 30.0
 """Seconds before a worker that fails again and again is started once more, at most."""
@@ -69,7 +69,7 @@ class LocalNats:
         self._folder = folder
         self._port = -1
         self._process: anyio.abc.Process | None = None
-        self.token = secrets.token_urlsafe(24)
+        self.token: str = secrets.token_urlsafe(24)
 
     @property
     def url(self) -> str:

@@ -43,7 +43,7 @@ except ImportError:  # then anyio asks asyncio itself which backend runs
 __all__ = ["Future", "Handle", "HandlerLoop", "Task"]
 
 T = TypeVar("T")
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 _EXECUTOR_THREADS = 32
 """Threads that one connection's `run_in_executor(None, …)` may hold at once: the most that asyncio's own has."""

@@ -56,7 +56,7 @@ FAIR: Final = 8
 PIECE: Final = 0.5
 """Seconds of emitted audio that are converted at once: 2 ms of work, and more than any handler emits in real time."""
 
-NURSERIES: Final = {
+NURSERIES: Final[dict[str, tuple[str, ...]]] = {
     "receive": ("receive",),
     "emit": ("emit",),
     "video": ("video_receive", "video_emit", "tick"),

@@ -32,7 +32,7 @@ from ..media.playout import PlayoutFrame
 from ..media.recording import Intake, Mark, Taken
 from .record_files import OPUS_RATES, RecordFile, check_suffix, open_record_file, takes_packets
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 WAKE: Final = 200
 """Frames of both sides after which the writer is woken: 2 s of a call."""

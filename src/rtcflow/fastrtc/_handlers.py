@@ -43,6 +43,8 @@ class StreamHandlerBase(base.StreamHandlerBase):
         super().__init_subclass__(**options)
         refuse_overrides(cls, NOT_CALLED)
 
+    latest_args: str | list[Any]
+
     def __init__(
         self,
         expected_layout: ChannelLayout = "mono",

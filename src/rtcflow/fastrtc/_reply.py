@@ -119,6 +119,8 @@ class ReplyOnPause(StreamHandler):
         generator: The reply under way, or None.
     """
 
+    latest_args: str | list[Any]
+
     _state_class: ClassVar[type[AppState]] = AppState
     _names: ClassVar[tuple[str, ...]] = (
         *("receive", "emit", "start_up", "determine_pause", "process_audio", "reset", "trigger_response", "copy"),
@@ -145,13 +147,14 @@ class ReplyOnPause(StreamHandler):
         **options: Any,
     ) -> None:
         super().__init__(expected_layout, output_sample_rate, output_frame_size, input_sample_rate)
-        self.fn, self.startup_fn = fn, startup_fn
+        self.fn: Callable[..., Any] = fn
+        self.startup_fn: Callable[..., Any] | None = startup_fn
         self.algo_options: Any = _options.AlgoOptions() if algo_options is None else algo_options
         self.model_options = model_options
         self.can_interrupt = can_interrupt
         self.needs_args = needs_args
-        self.model = model
-        self.is_async = inspect.isasyncgenfunction(fn)
+        self.model: Any = model
+        self.is_async: bool = inspect.isasyncgenfunction(fn)
         self._options = options
         self._takes = 1
         self._begin()
@@ -161,7 +164,7 @@ class ReplyOnPause(StreamHandler):
             self._check()
 
     def _begin(self) -> None:
-        self.event = threading.Event()
+        self.event: threading.Event = threading.Event()
         self.state: Any = self._state_class()
         self.generator: Any = None
         self._step: Any = None  # the task in the loop that an async reply's next item comes from
@@ -439,7 +442,7 @@ class ReplyOnStopWords(ReplyOnPause):
         stt_model: STTModel | None = None,
         **options: Any,
     ) -> None:
-        self.stop_words = check_phrases(stop_words)
+        self.stop_words: list[str] = check_phrases(stop_words)
         if stt_model is None and importlib.util.find_spec("moonshine_onnx") is not None:
             found = get_stt_model()
             stt_model = None if isinstance(found, PocketsphinxSTT) else found

@@ -73,4 +73,4 @@ class _CurrentContext:
         )
 
 
-current_context = _CurrentContext()
+current_context: _CurrentContext = _CurrentContext()

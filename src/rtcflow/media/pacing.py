@@ -26,7 +26,7 @@ class Pacer:
         if not (rate > 0 and math.isfinite(rate)):
             raise MediaError(f"a frame rate of {rate}", "a positive number of frames a second")
         self.rate = rate
-        self.max_lag = 2 / rate if max_lag is None else max_lag
+        self.max_lag: float = 2 / rate if max_lag is None else max_lag
         self._start: float | None = None
         self._sent = 0
 

@@ -141,7 +141,7 @@ class PictureBuffer:
     """
 
     def __init__(self) -> None:
-        self.dropped = 0
+        self.dropped: int = 0
         self._packets: dict[int, VideoPacket] = {}  # by unwrapped sequence number
         self._holes: dict[int, _Hole] = {}
         self._next: int | None = None  # the first number that has not left

@@ -136,7 +136,7 @@ class Playout:
         if sample_rate <= 0 or sample_rate % 50:
             raise MediaError(f"a playout sample rate of {sample_rate}", "a positive multiple of 50")
         self.sample_rate = sample_rate
-        self.frame_size = sample_rate // 50
+        self.frame_size: int = sample_rate // 50
         self.latency = latency
         self.ahead = ahead
         self.max_lag = max_lag
@@ -146,7 +146,8 @@ class Playout:
         self._queued = self._played = self._dropped = self._shed = self._gaps = 0
         self._anchor: float | None = None
         self._slot = 0  # frames since the anchor
-        self._scheduled = self.next_slot = float("-inf")  # the next slot without and with `ahead`
+        self.next_slot: float = float("-inf")
+        self._scheduled = self.next_slot  # without `ahead`
         self._origin = 0.0  # when media time was 0
         self._frame = 0  # media time, in frames
         self._talkspurt = True

@@ -473,7 +473,7 @@ class Timeline:
     """
 
     def __init__(self, sample_rate: int, start: float) -> None:
-        self.sample_rate = sample_rate
+        self.sample_rate: int = sample_rate
         self._start = start
         self._sides = _Side(self.sample_rate, slots=False), _Side(self.sample_rate, slots=True)
         self._taken = 0

@@ -56,7 +56,8 @@ class Resampler:
     """
 
     def __init__(self, source: AudioFormat, target: AudioFormat) -> None:
-        self.source, self.target = source, target
+        self.source: AudioFormat = source
+        self.target: AudioFormat = target
         self._channels = target.channels
         self._source_rate = check_sample_rate(source.sample_rate)
         self._target_rate = check_sample_rate(target.sample_rate)

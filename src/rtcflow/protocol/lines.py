@@ -518,7 +518,7 @@ class Reorder:
 
     def __init__(self, bound: int = 5) -> None:
         self.bound = bound
-        self.late = 0
+        self.late: int = 0
         self._next: int | None = None
         self._waiting: dict[int, Media] = {}
 
@@ -596,7 +596,9 @@ class MarkTracker:
     PENDING_BOUND = 1000
 
     def __init__(self, every: int) -> None:
-        self.sent = self.heard = self.cut = 0
+        self.sent: int = 0
+        self.heard: int = 0
+        self.cut: int = 0
         self._every = every
         self._settled = 0  # everything sent before is either heard or cut
         self._marked = 0

@@ -199,8 +199,8 @@ class OpenAIRealtime:
         transcription: str | None = "gpt-4o-mini-transcribe",
         url: str = "wss://api.openai.com/v1/realtime",
     ) -> None:
-        self.url = f"{url}?model={model}"
-        self.headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+        self.url: str = f"{url}?model={model}"
+        self.headers: dict[str, str] = {} if key is None else {"Authorization": f"Bearer {key}"}
         self._voice, self._transcription = voice, transcription
 
     def hello(self, system: str, tools: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -306,7 +306,8 @@ class GeminiLive:
         url: Of a compatible service.
     """
 
-    input_rate, output_rate = 16000, 24000
+    input_rate: int = 16000
+    output_rate: int = 24000
 
     def __init__(
         self,
@@ -316,7 +317,8 @@ class GeminiLive:
         url: str = "wss://generativelanguage.googleapis.com/ws/"
         "google.ai.generativelanguage.v1beta.GenerativeService.BidiGenerateContent",
     ) -> None:
-        self.url, self.headers = url, {"x-goog-api-key": key}
+        self.url: str = url
+        self.headers: dict[str, str] = {"x-goog-api-key": key}
         self._model = model if "/" in model else f"models/{model}"
         self._messages = 0
         self._handle: str | None = None

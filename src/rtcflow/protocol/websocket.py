@@ -116,7 +116,9 @@ class WebSocketCodec(LineCodec):
 
     def _take_wish(self, wish: Wish) -> None:
         self.wish = wish
-        self.marks, self.clears, self.joins = wish.marks, wish.clear, wish.codec != "opus"
+        self.marks: bool = wish.marks
+        self.clears: bool = wish.clear
+        self.joins: bool = wish.codec != "opus"
 
     # -- the server's role
 

@@ -24,7 +24,7 @@ from .requests import public_path
 if TYPE_CHECKING:
     from starlette.websockets import WebSocket
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 
 def not_served(carrier: str) -> NegotiationError:

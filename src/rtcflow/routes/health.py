@@ -24,7 +24,7 @@ class HealthRoute(Route):
     """
 
     def __init__(self, calls: Calls, path: str, *, ready: bool) -> None:
-        self.calls = calls
+        self.calls: Calls = calls
 
         async def answer(_: Request) -> Response:
             fine = calls.is_ready if ready else calls.is_running

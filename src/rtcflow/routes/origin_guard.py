@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from ..serving.calls import Calls
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 ORIGIN_REFUSED: Final = "origin_not_allowed"
 """The code of a refusal, in its body and in `Stream.refused`."""

@@ -23,7 +23,7 @@ from ..serving.admission import refusal_level
 from ..serving.calls import Calls
 from ..serving.session import CallRequest
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 BODY_TIMEOUT: Final = 10.0
 """Seconds in which a body must arrive. Without it, a body that trickles in for ever would keep its task."""

@@ -35,7 +35,7 @@ from .carrier_auth import (
 from .lines import check_audio
 from .requests import failure_headers, public_path, read_whole
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 WEBHOOK_LIMIT = 64 * 1024
 """The most bytes of a webhook's body: a carrier's form has one or two thousand."""

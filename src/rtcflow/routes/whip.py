@@ -36,7 +36,7 @@ from .requests import answering, caller_of, count_request, failure_headers, publ
 if TYPE_CHECKING:
     from starlette.requests import Request
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 NOT_WITHOUT: Final = 428
 """Precondition Required (RFC 6585 section 3)."""

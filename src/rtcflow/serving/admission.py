@@ -17,7 +17,7 @@ from ..protocol.rates import AddressRate
 from .options import Authorize, Options
 from .session import CallRequest
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 
 RESERVE: Final = 16

@@ -92,10 +92,10 @@ class Calls(Mapping[str, Session]):
 
     def __init__(self, options: Options) -> None:
         limits = options.limits
-        self.options = options
+        self.options: Options = options
         self.refused: Counter[str] = Counter()
         self._admission = Admission(options)
-        self.threads = WorkerThreads(limits.thread_limit)
+        self.threads: WorkerThreads = WorkerThreads(limits.thread_limit)
         self._settings = ConnectionSettings(
             limits.time_limit, options.timeouts, options.debug, self.threads, options.resume
         )

@@ -13,7 +13,7 @@ from ..exceptions import NotServing
 if TYPE_CHECKING:
     from ..transports.webrtc import WebRTCConfig, WebRTCEngine
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 
 class SharedEngine:

@@ -31,7 +31,7 @@ from ..transports.line_socket import LineLimits
 if TYPE_CHECKING:
     from .calls import Calls
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 PING: Final = 20.0
 """Seconds between two pings to each WebSocket client, as Uvicorn has it. Hypercorn does not look at the answers, but

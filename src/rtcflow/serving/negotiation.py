@@ -17,7 +17,7 @@ from .options import Modality, Mode, Page
 if TYPE_CHECKING:
     from ..transports.webrtc import WebRTCTransport
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 
 async def get_rtc_configuration(page: Page) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from .._core.hooks import ask
 from ..outputs import AdditionalOutputs
 from ..protocol.sse import plain
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 OUTPUT: Final = "output"
 FAILURE: Final = "failure"

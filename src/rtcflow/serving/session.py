@@ -124,10 +124,10 @@ class Session:
         self.caller = caller
         self.principal = principal
         self.handler = handler
-        self.outputs = Fanout[AdditionalOutputs]()
+        self.outputs: Fanout[AdditionalOutputs] = Fanout()
         self.connection: Connection | None = None
         self.events: OutputEvents | None = None
-        self.log_facts = LogFacts(self.name, kind, principal)
+        self.log_facts: LogFacts = LogFacts(self.name, kind, principal)
         self.ticket: Ticket | None = None
         self.number = number
         self.began: float | None = None

@@ -22,8 +22,8 @@ from ..frames import AudioFormat
 
 try:
     from pywebrtc_audio import AudioProcessor
-except ModuleNotFoundError as error:
-    raise ModuleNotFoundError("filters need pywebrtc-audio; install rtcflow[denoise]", name=error.name) from error
+except ModuleNotFoundError as _error:
+    raise ModuleNotFoundError("filters need pywebrtc-audio; install rtcflow[denoise]", name=_error.name) from _error
 
 __all__ = ["Denoiser", "EchoCanceller"]
 
@@ -116,4 +116,4 @@ class EchoCanceller(_Processor):
 
     def __init__(self, format: AudioFormat, *, denoise: bool = True) -> None:
         super().__init__(format, echo_cancellation=True, noise_suppression=denoise, ns_level=2)
-        self.latency = LATENCY_OF_ECHO + (self.latency if denoise else 0.0)
+        self.latency: float = LATENCY_OF_ECHO + (self.latency if denoise else 0.0)

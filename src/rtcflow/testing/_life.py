@@ -107,9 +107,9 @@ class Call:
         self.end: End | None = None
         self.ended_at: float | None = None
         self.over_at: float | None = None
-        self.over = False
+        self.over: bool = False
         self.outputs = 0
-        self.was_cancelled = False
+        self.was_cancelled: bool = False
         self._n = 0
 
     async def run(self, stream: Stream, offer: MediaOffer, already: str | None, journal: Callable[[], Journal]) -> None:

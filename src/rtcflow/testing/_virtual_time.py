@@ -66,12 +66,12 @@ class VirtualTime:
     def __init__(self, *, manual: bool = False, start: float = 0.0, patience: float = PATIENCE) -> None:
         if patience <= 0:
             raise ValueError(f"patience is in seconds of real time, and more than 0, not {patience}")
-        self.now = start
-        self.workers = Workers(lambda: self.now, self._poke, self._foreign, patience)
-        self.pulse = 0
+        self.now: float = start
+        self.workers: Workers = Workers(lambda: self.now, self._poke, self._foreign, patience)
+        self.pulse: int = 0
         self.watched = False
         self.schedule: Chooses | None = None
-        self.over_by = math.inf
+        self.over_by: float = math.inf
         self._limit = start if manual else math.inf
         self._arrived: anyio.Event | None = None
         self._wake_loop: Callable[[], None] | None = None

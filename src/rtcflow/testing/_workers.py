@@ -35,7 +35,7 @@ from types import FrameType
 
 from .._core.interrupt import current_frames
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 STILL = 0.005
 """Real seconds without CPU time after which a thread is taken to wait: the interpreter's switch interval, within which
@@ -181,9 +181,9 @@ class Workers:
         self.poke = poke
         self.foreign = foreign
         self.patience = patience
-        self.over = False
+        self.over: bool = False
         self.stuck: list[Stuck] = []
-        self.turns = 0  # how often a thread did something that is seen from here; inexact, but never still
+        self.turns: int = 0  # how often a thread did something that is seen from here; inexact, but never still
         self.seen: object = None
         self._lock = threading.Lock()
         self._workers: set[Worker] = set()

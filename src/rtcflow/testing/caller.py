@@ -48,7 +48,7 @@ from .signals import read_wav
 
 __all__ = ["Blocked", "CallRecord", "Caller", "HandlerHung", "HeardFrame", "open_caller", "run_call"]
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 Playable: TypeAlias = "NDArray[Any] | tuple[int, NDArray[Any]] | str | PathLike[str]"
 """Samples (int16 or float32; at the caller's sample rate), ``(sample_rate, samples)``, or the path of a wav file."""
@@ -179,9 +179,9 @@ class Caller:
     """
 
     def __init__(self, connection: Connection, transport: MemoryTransport, args: list[Any] | None, rate: int) -> None:
-        self.connection = connection
-        self.handler = connection.handler
-        self.transport = transport
+        self.connection: Connection = connection
+        self.handler: StreamHandlerBase = connection.handler
+        self.transport: MemoryTransport = transport
         self.sample_rate = rate
         self.microphone = True
         self._clock = loop_clock()

@@ -56,11 +56,11 @@ from ._room import HANG, HandlerHung, ManualLoop
 from ._sharing import refuse_shared_state
 from ._story import told
 from ._workers import PATIENCE
-from .clocks import BackendName
+from .clocks import BackendName, VirtualTime
 
 __all__ = ["HandlerLifecycle", "InjectedError"]
 
-logger = logging.getLogger("rtcflow")
+logger: logging.Logger = logging.getLogger("rtcflow")
 
 SECONDS = (0.02, 0.01, 0.1, 0.5, 1.0, 6.0)
 """How much time a step lets pass: a frame, half of one, and what handlers and deadlines notice."""
@@ -172,9 +172,9 @@ class Budget:
     """
 
     def __init__(self) -> None:
-        self.examples = 0
-        self.until = math.inf
-        self.failed = False
+        self.examples: int = 0
+        self.until: float = math.inf
+        self.failed: bool = False
         self.error: BaseException | None = None
         self.handler = "your handler"
 
@@ -312,7 +312,7 @@ class HandlerLifecycle(RuleBasedStateMachine):
         self._budget.handler = type(prototype).__name__
         refuse_shared_state(prototype, self.make_handler(), "make_handler()", self.shared)
         refuse_shared_state(prototype, copy_handler(prototype), f"{type(prototype).__qualname__}.copy()", self.shared)
-        self.step = 0
+        self.step: int = 0
         self._closed = False
         self.call: Call | None = None
         self._journals: list[Journal] = []
@@ -322,7 +322,7 @@ class HandlerLifecycle(RuleBasedStateMachine):
         self._loop = ManualLoop(self.backend, prototype, patience=self.patience, hang=self._hang, shown=shown)
         self._time = ExitStack()
         self._time.enter_context(replaced(prototype, shown))
-        self.clock = self._loop.clock
+        self.clock: VirtualTime = self._loop.clock
         probe_copies(prototype, self._new_journal)
         self._prototype = prototype
         self._threads = promises.threads()

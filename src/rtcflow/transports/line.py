@@ -68,7 +68,7 @@ from .linked import LinkTransport
 if TYPE_CHECKING:
     from starlette.websockets import WebSocket
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 OUTBOX_BOUND: Final = 1 << 20
 """Characters of messages that may wait to be sent, as `Transport.send_message_nowait` promises."""
@@ -129,7 +129,7 @@ class LineTransport(LinkTransport):
         farewell: Called for the close code and the reason of an end that is not the peer's fault.
     """
 
-    offer = MediaOffer()
+    offer: MediaOffer = MediaOffer()
 
     def __init__(
         self,

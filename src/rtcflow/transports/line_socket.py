@@ -87,7 +87,7 @@ class PeerStalled(PeerLeft):
 
     def __init__(self, seconds: float) -> None:
         super().__init__(1006)
-        self.args = (f"the peer took no data for {seconds:g} s",)
+        self.args: tuple[str] = (f"the peer took no data for {seconds:g} s",)
 
 
 class PeerSilent(PeerLeft):
@@ -95,7 +95,7 @@ class PeerSilent(PeerLeft):
 
     def __init__(self, seconds: float) -> None:
         super().__init__(1006)
-        self.args = (f"the peer said nothing for {seconds:g} s",)
+        self.args: tuple[str] = (f"the peer said nothing for {seconds:g} s",)
 
 
 class LineSocket:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import anyio
 import anyio.lowlevel
+import av
 from typing_extensions import override
 
+from .._core.flow import Flow
 from .._core.link import LinkEnd
+from .._core.player import Player
 from ..abc import Transport
+from ..frames import AudioFrame
 
 
 class LinkTransport(Transport):
@@ -19,9 +23,11 @@ class LinkTransport(Transport):
 
     def __init__(self, link: LinkEnd) -> None:
         self._link = link
-        self.audio_in, self.audio_out = link.audio_in, link.audio_out
-        self.video_in, self.video_out = link.video_in, link.video_out
-        self.messages_in = link.messages_in
+        self.audio_in: Flow[AudioFrame] = link.audio_in
+        self.audio_out: Player = link.audio_out
+        self.video_in: Flow[av.VideoFrame] = link.video_in
+        self.video_out: Flow[av.VideoFrame] = link.video_out
+        self.messages_in: Flow[str] = link.messages_in
 
     @property
     def _state(self) -> str:

@@ -129,7 +129,7 @@ class TelephoneTransport(LineTransport):
 
     kind = "telephone"
     phone = True
-    offer = MediaOffer(messages=False)
+    offer: MediaOffer = MediaOffer(messages=False)
     _reorder: Reorder | None = None
 
     @property

@@ -76,7 +76,7 @@ class WebRTCEngine:
     """
 
     def __init__(self, config: WebRTCConfig | None = None) -> None:
-        self.config = config or WebRTCConfig()
+        self.config: WebRTCConfig = config or WebRTCConfig()
         self._thread: LoopThread | None = None
         self._port: OnePort | None = None
         self._switch_interval: float | None = None
@@ -248,9 +248,9 @@ class WebRTCTransport(LinkTransport):
     def __init__(self, thread: LoopThread, peer: Peer, ports: Ports, local: LocalMedia) -> None:
         super().__init__(ports)
         self.answer: str = ""
-        self.offer_sdp = ""
-        self.remote_sdp = ""
-        self.offer = peer.offer
+        self.offer_sdp: str = ""
+        self.remote_sdp: str = ""
+        self.offer: MediaOffer = peer.offer
         self.packets: PacketTaps | None = ports.packets
         self._thread, self._peer, self._ports, self._local = thread, peer, ports, local
 

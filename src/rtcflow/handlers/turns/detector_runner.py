@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from .detector import TurnDetector
 from .events import DetectorEvent
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 MEASURED = 5.0
 """Seconds of audio over which a detector's time in the event loop is measured: many batches of any model."""

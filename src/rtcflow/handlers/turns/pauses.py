@@ -136,7 +136,7 @@ class PauseTracker:
         self._start_within = max(looked_at, self._talking.windows_to_start)
         self._recent: deque[bool] = deque(maxlen=max(self._start_within, self._pause + self._blip))
         self._now = 0
-        self.loudness = Loudness()
+        self.loudness: Loudness = Loudness()
         self._stood_out = 0  # windows in a row that stood out and were not speech, until now
         self._clear()
 

@@ -30,7 +30,7 @@ from ..items import parse_emit
 from ..ledger import PlayoutLedger, Say
 from .timeline import TurnTimeline
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 CLOSING = 2.0
 """Seconds that the `finally` of an interrupted async generator may take."""
@@ -105,16 +105,18 @@ class Reply:
     def __init__(self, turn: TurnTimeline) -> None:
         self.turn = turn
         self.number = 0
-        self.ledger = PlayoutLedger()
+        self.ledger: PlayoutLedger = PlayoutLedger()
         self.question = self.words = ""
         self.marks: dict[str, float] = {}
-        self.cancelled = self.stopped = self.paused = self.at_yield = self.has_sound = False
-        self.scope = anyio.CancelScope()
-        self.committed = anyio.Event()
-        self.over = anyio.Event()
-        self.all_emitted = anyio.Event()
-        self.sounded = anyio.Event()
-        self.resumed = anyio.Event()
+        self.cancelled: bool = False
+        self.paused: bool = False
+        self.stopped = self.at_yield = self.has_sound = False
+        self.scope: anyio.CancelScope = anyio.CancelScope()
+        self.committed: anyio.Event = anyio.Event()
+        self.over: anyio.Event = anyio.Event()
+        self.all_emitted: anyio.Event = anyio.Event()
+        self.sounded: anyio.Event = anyio.Event()
+        self.resumed: anyio.Event = anyio.Event()
 
     def interrupt(self, now: float) -> None:
         """End the reply, at the loop's time `now`. Call `ChunkQueue.let_go` after it.

@@ -50,8 +50,8 @@ from .state import (
 from .timeline import Interrupted, PlayoutFinished, Resumed, TurnEvent, TurnTimeline, event_message, transcript_message
 from .turn_audio import TurnAudio
 
-logger = logging.getLogger(__name__)
-turn_log = logging.getLogger("rtcflow.turns")
+logger: logging.Logger = logging.getLogger(__name__)
+turn_log: logging.Logger = logging.getLogger("rtcflow.turns")
 """One record per turn, with its times under ``record.turn``."""
 
 TURNS_KEPT = 100
@@ -98,6 +98,8 @@ class ReplyHandler(AsyncStreamHandler):
         ValueError: An option is out of range.
     """
 
+    latest_args: str | list[Any]
+
     def __init__(
         self,
         fn: Callable[..., Any],
@@ -120,7 +122,8 @@ class ReplyHandler(AsyncStreamHandler):
             raise ValueError(f'on_turn_error must be "continue" or "end", not {on_turn_error!r}')
         if on_event is not None:
             check_callback("on_event", on_event, "def on_event(event): ...")
-        self.fn, self.startup_fn = fn, startup_fn
+        self.fn: Callable[..., Any] = fn
+        self.startup_fn: Callable[..., Any] | None = startup_fn
         self.needs_args = needs_args
         self.on_turn_error = on_turn_error
         self._on_event = on_event

@@ -130,7 +130,7 @@ class ReplyOnPause(ReplyHandler):
             "speculative": speculative,
             "filters": filters,
         }
-        self.algo_options = check_algo_options(algo_options)
+        self.algo_options: AlgoOptions = check_algo_options(algo_options)
         self.model_options = model_options
         self.can_interrupt = can_interrupt
         self.speculative = speculative

@@ -140,7 +140,7 @@ class ReplyOnStopWords(ReplyOnPause):
         spotter: Callable[[], KeywordSpotter] | None = None,
         **options: Any,
     ) -> None:
-        self.stop_words = check_phrases(stop_words)
+        self.stop_words: list[str] = check_phrases(stop_words)
         self._spotter = spotter
         super().__init__(fn, startup_fn, *args, **options)
         self._settings |= {"stop_words": self.stop_words, "spotter": spotter}

@@ -114,7 +114,8 @@ class EnergyVad:
     window_size = WINDOW
 
     def __init__(self, margin: float = 12.0, least: float = -50.0) -> None:
-        self.margin, self.least = margin, least
+        self.margin: float = margin
+        self.least: float = least
         self.reset()
 
     def stream(self) -> EnergyVad:

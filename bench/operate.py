@@ -19,6 +19,8 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -35,6 +37,7 @@ parser.add_argument("--seconds", type=float, default=10.0, help="how long each m
 parser.add_argument("--rounds", type=int, default=4)
 parser.add_argument("--suffix", default=".wav")
 parser.add_argument("--complexity", type=int, default=0, help="of Opus: that of a full core; a call costs least")
+parser.add_argument("--count", action="store_true", help="recording: count the CPU time of its taps and writers, too")
 parser.add_argument("--port", type=int, default=9471)
 parser.add_argument("--on", action="store_true", help="serve: with everything")
 parser.add_argument("--directory", help="serve: where recordings go")
@@ -44,6 +47,29 @@ args.url = f"http://127.0.0.1:{args.port}"
 
 
 # -- the server
+
+
+def count_recordings() -> Counter[str]:
+    """Count the CPU seconds of each of a recording's taps and of its writer's thread."""
+    from rtcflow.connection.recorder import FileRecorder
+
+    spent: Counter[str] = Counter()
+
+    def counted(name: str) -> Callable[..., object]:
+        method = getattr(FileRecorder, name)
+
+        def call(*arguments):
+            begin = time.thread_time()
+            try:
+                return method(*arguments)
+            finally:
+                spent[name] += time.thread_time() - begin
+
+        return call
+
+    for name in ["_heard", "left", "_packet", "write"]:
+        setattr(FileRecorder, name, counted(name))
+    return spent
 
 
 def serve() -> None:
@@ -84,7 +110,8 @@ def serve() -> None:
         provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(args.collector)))
         trace_calls(stream, tracer_provider=provider)
     app = stream.asgi
-    running = []
+    running, begun = [], [0.0]
+    spent = count_recordings() if args.count else {}
 
     async def record(request):
         for recording in running:
@@ -92,10 +119,14 @@ def serve() -> None:
             await recording.wait_closed()
             assert recording.error is None, recording.error
             assert not recording.dropped
+        seconds = len(running) * (time.monotonic() - begun[0])
+        found = {name: 1000 * value / seconds for name, value in spent.items()} if running else {}
         running.clear()
+        spent.clear()
         if request.query_params.get("on"):
+            begun[0] = time.monotonic()
             running.extend(session.record(path(None)) for session in stream.calls.values())
-        return JSONResponse(len(running))
+        return JSONResponse(found)
 
     async def cpu(_):
         return JSONResponse(time.process_time())
@@ -161,17 +192,18 @@ def report(name: str, found: list[tuple[float, float]]) -> float:
 
 
 async def recording(http, packets, directory) -> None:
-    process = await server(http, "--directory", directory, "--suffix", args.suffix)
-    found = {False: [], True: []}
+    options = ["--directory", directory, "--suffix", args.suffix, *(["--count"] if args.count else [])]
+    process = await server(http, *options)
+    found, counted = {False: [], True: []}, []
     try:
         peers = await open_all(args, [speaking(packets, 0.02 * number / args.n) for number in range(args.n)])
         await asyncio.sleep(2)
         for count in range(2 * args.rounds):
             on = count % 4 in {1, 2}  # off, on, on, off: what gets faster or slower by the time favours neither
-            await get(http, f"/debug/record{'?on=1' if on else ''}")
+            counted.append(await get(http, f"/debug/record{'?on=1' if on else ''}"))
             await asyncio.sleep(6.0 if on else 1.0)  # blocks are written after 5 s
             found[on].append(await measure(http, peers))
-        await get(http, "/debug/record")
+        counted.append(await get(http, "/debug/record"))
         for peer in peers:
             await peer.close()
     finally:
@@ -179,6 +211,9 @@ async def recording(http, packets, directory) -> None:
         process.wait()
     off, on = report("off", found[False]), report(args.suffix, found[True])
     pairs = [100 * (one[0] / other[0] - 1) for one, other in zip(found[True], found[False], strict=True)]
+    for one in filter(None, counted):
+        parts = ", ".join(f"{name.strip('_')} {value:.2f}" for name, value in one.items())
+        print(f"counted, ms/s per call: {sum(one.values()):.2f} ({parts})")
     print(f"recording costs {100 * (on / off - 1):+.1f} % (pairs: {', '.join(f'{pair:+.1f}' for pair in pairs)})")
 
 

@@ -690,7 +690,7 @@ MUTANTS = (
     Mutant(
         "cleared-audio-recorded",
         "What a barge-in has cleared stays in the recording.",
-        (Edit("media.recording:Intake.cleared", "self._events.append((_CUT, now - self._start))", "pass"),),
+        (Edit("media.recording:Intake.cleared", "self.notes.append((_CUT, now - self._start))", "pass"),),
         _unit("recording", "test_cleared_audio_is_not_in_it", "test_cleared_packets_are_not_in_it"),
     ),
     Mutant(

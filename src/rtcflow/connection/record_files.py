@@ -48,7 +48,7 @@ _MOST: Final = 2**32 - 1 - _HEADER
 class RecordFile(Protocol):
     """A file that takes a recording, block by block."""
 
-    def timeline(self, start: float) -> Any:
+    def timeline(self) -> Any:
         """A timeline that gives blocks as `write` takes them: a `Timeline` or a `PacketTimeline`."""
 
     def encode(self, block: Any) -> Any:
@@ -83,9 +83,9 @@ class WavFile:
             self._file.close()
             raise
 
-    def timeline(self, start: float) -> Timeline:
+    def timeline(self) -> Timeline:
         """It gives samples."""
-        return Timeline(self._rate, start)
+        return Timeline(self._rate)
 
     def _header(self) -> bytes:
         size, rate = self._size, self._rate
@@ -139,9 +139,9 @@ class ContainerFile:
         self._last = [-1, -1]
         self._failed = False
 
-    def timeline(self, start: float) -> Timeline:
+    def timeline(self) -> Timeline:
         """It gives samples."""
-        return Timeline(self._rate, start)
+        return Timeline(self._rate)
 
     def _add_video(self) -> Any:
         stream = self._container.add_stream("libvpx", rate=30, options=_VP8)
@@ -205,9 +205,9 @@ class PacketFile:
             self._file.close()
             raise
 
-    def timeline(self, start: float) -> PacketTimeline:
+    def timeline(self) -> PacketTimeline:
         """It gives pairs of pieces."""
-        return PacketTimeline(start)
+        return PacketTimeline()
 
     def encode(self, block: list[tuple[Piece, Piece]]) -> bytes:
         """Pages of these pairs of pieces, each of which are 20 ms."""

@@ -1,8 +1,7 @@
 """Recording a connection: taps on the transport's queues, an intake that they fill, and a worker thread that writes.
 
-A tap copies a frame's samples into an `Intake` (`media.recording`), in the thread that brings the frame. After each
-`WAKE` frames it hands what was gathered to the writer's thread, which places it on the timeline and writes a block.
-So a slow disk holds up nothing. If `BOUND` batches wait for the writer, further ones are dropped. They are silence in
+A tap notes a frame in an `Intake` (`media.recording`), in the thread that brings the frame. After each `WAKE` frames it
+hands the notes to the writer's thread, which places the frames on the timeline and writes a block. So a slow disk holds up nothing. If `BOUND` batches wait for the writer, further ones are dropped. They are silence in
 the file, and all that follows stays in place.
 """
 
@@ -119,7 +118,6 @@ class FileRecorder:
         self._lock = threading.Lock()
         self._batches = Flow[Taken](BOUND, Policy.BLOCK)
         self._last: Taken | None = None  # what `stop` took
-        self._frames = 0  # since the last batch
         self._pictures_waiting: deque[tuple[int, av.VideoFrame, float]] = deque()
         self._transport: Transport | None = None
         self._rate = 0
@@ -211,7 +209,8 @@ class FileRecorder:
             now = self._clock()
             with self._lock:
                 intake.heard(frame, now)
-                self._count(intake)
+                if len(intake.notes) >= WAKE:
+                    self._hand_over(intake)
 
     def _packet(self, side: int, pts: int, packet: bytes) -> None:
         intake = self._intake
@@ -225,25 +224,21 @@ class FileRecorder:
         if intake is not None:
             with self._lock:
                 intake.left(due, now)
-                self._count(intake)
+                if len(intake.notes) >= WAKE:
+                    self._hand_over(intake)
 
-    def _count(self, intake: Intake) -> None:
-        """Count a frame, and hand a batch to the writer when there is enough. The writer never holds this lock.
+    def _hand_over(self, intake: Intake) -> None:
+        """Hand a batch to the writer. The writer never holds the lock that is held now.
 
         If it did, the thread of the media would wait for a thread that the system may have put aside.
         """
-        self._frames += 1
-        if self._frames >= WAKE:
-            self._hand_over(intake)
-
-    def _hand_over(self, intake: Intake) -> None:
-        frames, self._frames = self._frames, 0
+        taken = intake.take()
         try:
-            self._batches.put_nowait(intake.take())
+            self._batches.put_nowait(taken)
         except anyio.WouldBlock:
             if not self.dropped:
                 logger.error("%s: the disk is too slow for its recording; parts of it will be silent", self._name)
-            self.dropped += frames
+            self.dropped += len(taken.notes)
 
     def cleared(self, now: float, seconds: float) -> None:
         """Note that waiting audio was cleared."""
@@ -305,7 +300,7 @@ class FileRecorder:
             self._closed.set()
 
     def _write_all(self, file: RecordFile) -> None:
-        timeline, pictures, done = file.timeline(self._start), self._pictures_waiting, False
+        timeline, pictures, done = file.timeline(), self._pictures_waiting, False
         while not done:
             try:
                 taken, place = self._batches.take_sync(), timeline.place

@@ -15,10 +15,11 @@ placed, and the frames behind it are looked at:
 - The least delay of `WINDOW` seconds leaves the deadband: the device's clock runs faster or slower than ours. Single
   samples are then put in or taken out, at most one in `SLEW` samples, until the side is back in place.
 
-The work is split in two. An `Intake` copies each frame's samples as it comes: that is all that the thread of the media
-does. A `Timeline` gets the finished stretches from time to time, in the thread that writes the file.
+The work is split in two. An `Intake` notes each frame as it comes, with a copy of its samples: that is all that the
+thread of the media does. A `Timeline` gets the notes from time to time, in the thread that writes the file. There, the
+same work for many frames costs a third, because the processor's caches hold it.
 
-What comes and leaves as Opus can be recorded as it is, without coding it again. Then the intake copies packets in place
+What comes and leaves as Opus can be recorded as it is, without coding it again. Then the intake notes packets in place
 of samples, and a `PacketTimeline` places them in slots of 20 ms, by the same rules. For these a packet is a single
 sample at 50 Hz, whose value is the packet's number.
 
@@ -27,10 +28,9 @@ What left has a slot on our own clock (`PlayoutFrame.slot`). Each talkspurt begi
 
 from __future__ import annotations
 
-from array import array
 from bisect import bisect_right
 from collections import deque
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,67 +92,70 @@ class Mark(NamedTuple):
     seconds: float
 
 
+Note = tuple[int, float, int, int, bytes, bool, bool]
+"""A frame, as an `Intake` notes it: its side (0 is the caller's), when it came or its slot in seconds on the timeline,
+its rate in Hz, its `pts`, its samples in mono or its packet, whether that is a packet, and whether a talkspurt begins."""
+
+Cut = tuple[int, float]
+"""Stands among the notes: `_CUT`, and the moment to which the side that left is cut."""
+
+_CUT: Final = -1
+
+
 class _Stretch:
     """Frames of one side that follow on each other, none of them later than the one before by `PAUSE`.
-
-    The samples are copied as they come, and nothing is kept of the frames. Frames that are kept would spread a second
-    of a call over some thousand objects, and the thread that writes would find each of them far from its processor.
 
     Attributes:
         rate: Hz, of all frames.
         pts: Media time of the first sample; `end` is that after the last one.
-        data: The samples in mono, int16; or Opus packets, one after the other.
-        sizes: The bytes of each packet; None if `data` has samples.
+        parts: The samples of each frame in mono, int16; or its packet.
+        packets: Whether these are packets.
         times: For each frame, when it came, or its slot, in seconds on the timeline.
         fresh: Whether the stretch begins exactly at its first time.
         least: The least delay of a frame: how much later it came than its media time. `last` is that of the last one.
     """
 
-    __slots__ = ("data", "end", "fresh", "last", "least", "most", "pts", "rate", "sizes", "times", "until")
+    __slots__ = ("end", "fresh", "last", "least", "most", "packets", "parts", "pts", "rate", "times", "until")
 
-    def __init__(self, frame: AudioFrame, at: float, packet: bytes | None, *, fresh: bool) -> None:
-        samples, self.rate, self.pts, _ = frame
-        self.fresh, self.end = fresh, self.pts + samples.shape[1]
+    def __init__(self, note: Note) -> None:
+        _, at, self.rate, self.pts, part, self.packets, self.fresh = note
+        self.end = self.pts + (self.rate // UNITS if self.packets else len(part) // 2)
         self.most, self.until = self.pts + self.rate * STRETCH, at + STRETCH
         self.last = self.least = at - self.pts / self.rate
-        self.sizes = None if packet is None else array("H", (len(packet),))
-        self.data = bytearray(_mono(samples) if packet is None else packet)
-        self.times = array("d", (at,))
+        self.parts, self.times = [part], [at]
 
-    def follow(self, frame: AudioFrame, at: float, packet: bytes | None) -> bool:
+    def follow(self, note: Note) -> bool:
         """Add a frame, if it belongs to this stretch."""
-        samples, rate, pts, _ = frame
-        delay, sizes = at - pts / rate, self.sizes
-        if pts != self.end or rate != self.rate or pts >= self.most or at >= self.until or delay - self.last >= PAUSE:
+        _, at, rate, pts, part, packets, fresh = note
+        delay = at - pts / rate
+        if (
+            fresh
+            or pts != self.end
+            or rate != self.rate
+            or packets is not self.packets
+            or pts >= self.most
+            or at >= self.until
+            or delay - self.last >= PAUSE
+        ):
             return False
-        if packet is None:
-            if sizes is not None:
-                return False
-            self.data.extend(_mono(samples))
-        else:
-            if sizes is None:
-                return False
-            sizes.append(len(packet))
-            self.data.extend(packet)
-        self.end = pts + samples.shape[1]
-        self.last = delay
-        self.least = min(self.least, delay)
+        self.parts.append(part)
         self.times.append(at)
+        self.end = pts + (rate // UNITS if packets else len(part) // 2)
+        self.last = delay
+        if delay < self.least:
+            self.least = delay
         return True
 
     def cut(self, moment: float) -> None:
-        """Forget the frames that begin after `moment`. What left has frames of one length."""
-        count, kept = len(self.times), bisect_right(self.times, moment)
-        if kept < count:
-            del self.data[len(self.data) * kept // count if self.sizes is None else sum(self.sizes[:kept]) :]
-            del self.times[kept:]
-            if self.sizes is not None:
-                del self.sizes[kept:]
+        """Forget the frames that begin after `moment`."""
+        kept = bisect_right(self.times, moment)
+        if kept < len(self.times):
+            del self.parts[kept:], self.times[kept:]
             self.end = -1  # nothing follows on it
 
     def samples(self) -> NDArray[np.int16]:
         """All samples, shape (n,)."""
-        return np.frombuffer(self.data, np.int16)
+        return np.frombuffer(b"".join(self.parts), np.int16)
 
 
 class _Numbers:
@@ -164,7 +167,7 @@ class _Numbers:
         phase = stretch.pts / stretch.rate - self.pts / UNITS
         self.last, self.least = stretch.last + phase, stretch.least + phase
         times, count = stretch.times, numbers.shape[0]
-        self.times = array("d", (times[index * len(times) // count] for index in range(count)))
+        self.times = [times[index * len(times) // count] for index in range(count)]
         self._numbers = numbers
 
     def cut(self, moment: float) -> None:
@@ -177,11 +180,9 @@ class _Numbers:
         return self._numbers
 
 
-def _mono(samples: NDArray[np.int16]) -> NDArray[np.int16]:
-    """Samples of any layout as (1, n), in one piece of memory."""
-    if samples.shape[0] != 1:
-        samples = to_channels(samples, 1)
-    return samples if samples.strides[1] == 2 else np.ascontiguousarray(samples)
+def _mono(samples: NDArray[np.int16]) -> bytes:
+    """A copy of samples of any layout."""
+    return samples.tobytes() if len(samples) == 1 else to_channels(samples, 1).tobytes()
 
 
 class _Least:
@@ -367,22 +368,19 @@ class _Side:
 
 
 class Taken(NamedTuple):
-    """What an `Intake` has gathered, for a `Timeline`.
+    """What an `Intake` has noted, for a `Timeline`.
 
     Attributes:
-        events: What happened, in order: a side (0 is the caller's) and its stretch, or a moment to which to cut.
-        now: The latest moment that the intake knows of.
+        notes: In order.
+        now: The latest moment that the intake knows of, in seconds on the timeline.
     """
 
-    events: list[tuple[int, Any]]
+    notes: list[Note | Cut]
     now: float
 
 
-_CUT: Final = -1
-
-
 class Intake:
-    """Gathers what the caller said and what left for the caller.
+    """Notes what the caller said and what left for the caller.
 
     `now` and slots are seconds on one clock, the same for both sides. Nothing here takes longer than some microseconds.
 
@@ -391,13 +389,13 @@ class Intake:
 
     Attributes:
         marks: Where audio was cleared.
+        notes: What waits to be taken.
     """
 
     def __init__(self, start: float) -> None:
         self.marks: list[Mark] = []
+        self.notes: list[Note | Cut] = []
         self._start = self._now = start
-        self._open: list[_Stretch | None] = [None, None]
-        self._events: list[tuple[int, Any]] = []
         self._cleared = float("-inf")
         self._packets: dict[tuple[int, int], bytes] = {}  # by side and pts, of frames that are still to come
         self._lost = b""  # stands for a lost packet of the caller's
@@ -418,63 +416,81 @@ class Intake:
 
     def heard(self, frame: AudioFrame, now: float) -> None:
         """The caller's `frame` has come."""
+        samples, rate, pts, _ = frame
         packet = None
         if self._packets or self._lost:
             packet = self._packet_of(0, frame)
             self._lost = packet[:1] if packet else b""
-        stretch, at = self._open[0], now - self._start
-        self._now = max(self._now, now)
-        if stretch is None or not stretch.follow(frame, at, packet):
-            self._begin(0, _Stretch(frame, at, packet, fresh=False))
+        if now > self._now:
+            self._now = now
+        part = _mono(samples) if packet is None else packet
+        self.notes.append((0, now - self._start, rate, pts, part, packet is not None, False))
 
     def left(self, due: PlayoutFrame, now: float) -> None:
         """A frame has left for the caller at `now`."""
         frame, fresh, _, slot = due
+        samples, rate, pts, _ = frame
         packet = self._packet_of(1, frame) if self._packets else None
-        stretch, at = self._open[1], slot - self._start
-        self._now = max(self._now, now)
-        if now <= self._cleared < slot:
-            return
-        if fresh or stretch is None or not stretch.follow(frame, at, packet):
-            self._begin(1, _Stretch(frame, at, packet, fresh=fresh))
-
-    def _begin(self, side: int, stretch: _Stretch) -> None:
-        self._finish(side)
-        self._open[side] = stretch
-
-    def _finish(self, side: int) -> None:
-        stretch, self._open[side] = self._open[side], None
-        if stretch is not None:
-            self._events.append((side, stretch))
+        if now > self._now:
+            self._now = now
+        if not now <= self._cleared < slot:
+            part = _mono(samples) if packet is None else packet
+            self.notes.append((1, slot - self._start, rate, pts, part, packet is not None, fresh))
 
     def cleared(self, now: float, seconds: float) -> None:
         """What waited for the caller was cleared, and so was what had left before its time (telephone)."""
         self._now = self._cleared = max(self._now, now)
-        self._finish(1)
-        self._events.append((_CUT, now - self._start))
+        self.notes.append((_CUT, now - self._start))
         if seconds:
             self.marks.append(Mark(now - self._start, seconds))
 
     def take(self, now: float | None = None) -> Taken:
-        """What was gathered since the last call; with `now`, all of it, because the recording ends then."""
-        for side, stretch in enumerate(self._open):
-            if stretch is not None and (now is not None or stretch.times[-1] <= self._now - self._start - HOLD):
-                self._finish(side)
-        events, self._events = self._events, []
-        return Taken(events, max(self._now, self._now if now is None else now))
+        """What was noted since the last call; the recording ends at `now`."""
+        notes, self.notes = self.notes, []
+        return Taken(notes, (self._now if now is None else max(self._now, now)) - self._start)
+
+
+class _Gatherer:
+    """Makes stretches of notes."""
+
+    def __init__(self) -> None:
+        self._open: list[_Stretch | None] = [None, None]
+
+    def gather(self, taken: Taken, *, last: bool = False) -> list[tuple[int, Any]]:
+        """Return what is finished, in order: a side and its stretch, or a `Cut`. With `last`, everything is."""
+        finished: list[tuple[int, Any]] = []
+        streams = self._open
+        for note in taken.notes:
+            side = note[0]
+            if side == _CUT:
+                self._finish(1, finished)
+                finished.append(cast("Cut", note))
+                continue
+            stretch = streams[side]
+            if stretch is None or not stretch.follow(cast("Note", note)):
+                self._finish(side, finished)
+                streams[side] = _Stretch(cast("Note", note))
+        for side, stretch in enumerate(streams):
+            if stretch is not None and (last or stretch.times[-1] <= taken.now - HOLD):
+                self._finish(side, finished)
+        return finished
+
+    def _finish(self, side: int, finished: list[tuple[int, Any]]) -> None:
+        stretch, self._open[side] = self._open[side], None
+        if stretch is not None:
+            finished.append((side, stretch))
 
 
 class Timeline:
-    """Places what an `Intake` has gathered, and gives both sides as stereo.
+    """Places what an `Intake` has noted, and gives both sides as stereo.
 
     Args:
         sample_rate: Hz, of the recording. Other rates are converted.
-        start: As the intake has it. It was given no packets.
     """
 
-    def __init__(self, sample_rate: int, start: float) -> None:
+    def __init__(self, sample_rate: int) -> None:
         self.sample_rate: int = sample_rate
-        self._start = start
+        self._gatherer = _Gatherer()
         self._sides = _Side(self.sample_rate, slots=False), _Side(self.sample_rate, slots=True)
         self._taken = 0
 
@@ -485,23 +501,30 @@ class Timeline:
 
     def place(self, taken: Taken) -> NDArray[np.int16]:
         """Return what is settled since the last call: int16, shape (2, n), n maybe 0; the caller first."""
-        self._add(taken)
-        since = taken.now - self._start
+        return self.place_stretches(self._gatherer.gather(taken), taken.now)
+
+    def place_stretches(self, events: list[tuple[int, Any]], now: float) -> NDArray[np.int16]:
+        """As `place`, for what a `_Gatherer` has finished."""
+        self._add(events)
         for side in self._sides:
-            side.place(since - SILENT)
-        return self._take(int((since - REACH) * self.sample_rate))
+            side.place(now - SILENT)
+        return self._take(int((now - REACH) * self.sample_rate))
 
     def finish(self, taken: Taken) -> NDArray[np.int16]:
         """Return the rest, up to `taken.now` and to the end of frames that have begun by then; no more may come."""
-        self._add(taken)
+        return self.finish_stretches(self._gatherer.gather(taken, last=True), taken.now)
+
+    def finish_stretches(self, events: list[tuple[int, Any]], now: float) -> NDArray[np.int16]:
+        """As `finish`, for what a `_Gatherer` has finished."""
+        self._add(events)
         for side in self._sides:
             side.finish()
-        until = round((taken.now - self._start) * self.sample_rate)
+        until = round(now * self.sample_rate)
         last = max(side.end for side in self._sides)
         return self._take(max(until, min(last, until + round(LEAP * self.sample_rate))))
 
-    def _add(self, taken: Taken) -> None:
-        for side, what in taken.events:
+    def _add(self, events: list[tuple[int, Any]]) -> None:
+        for side, what in events:
             if side == _CUT:
                 self._sides[1].drop_after(what)
             else:
@@ -521,32 +544,30 @@ Piece = bytes | AudioFrame | None
 
 
 class PacketTimeline:
-    """As a `Timeline`, but gives packets, as far as there are any. Each is at most 15 ms off its place.
+    """As a `Timeline`, but gives packets, as far as there are any. Each is at most 15 ms off its place."""
 
-    Args:
-        start: As the intake has it.
-    """
-
-    def __init__(self, start: float) -> None:
-        self._timeline = Timeline(UNITS, start)
+    def __init__(self) -> None:
+        self._gatherer = _Gatherer()
+        self._timeline = Timeline(UNITS)
         self._pieces: tuple[dict[int, Piece], dict[int, Piece]] = ({}, {})
         self._next = [1, 1]  # 0 is silence
 
     def place(self, taken: Taken) -> list[tuple[Piece, Piece]]:
         """Return what is settled since the last call: for each 20 ms, the caller's piece and what left."""
-        return self._look_up(self._timeline.place(self._number_all(taken)))
+        events = self._number_all(self._gatherer.gather(taken))
+        return self._look_up(self._timeline.place_stretches(events, taken.now))
 
     def finish(self, taken: Taken) -> list[tuple[Piece, Piece]]:
         """As `Timeline.finish`."""
-        return self._look_up(self._timeline.finish(self._number_all(taken)))
+        events = self._number_all(self._gatherer.gather(taken, last=True))
+        return self._look_up(self._timeline.finish_stretches(events, taken.now))
 
-    def _number_all(self, taken: Taken) -> Taken:
-        events = [(side, what if side == _CUT else self._number(side, what)) for side, what in taken.events]
-        return Taken(events, taken.now)
+    def _number_all(self, events: list[tuple[int, Any]]) -> list[tuple[int, Any]]:
+        return [(side, what if side == _CUT else self._number(side, what)) for side, what in events]
 
     def _number(self, side: int, stretch: _Stretch) -> _Numbers:
         """Keep the pieces of a stretch under numbers of their own. Few numbers are in use at a time."""
-        pieces = _cut_up(stretch)
+        pieces: list[Piece] = list(stretch.parts) if stretch.packets else _cut_up(stretch)
         first = self._next[side]
         if first + len(pieces) > np.iinfo(np.int16).max:
             first = 1
@@ -561,12 +582,6 @@ class PacketTimeline:
 
 def _cut_up(stretch: _Stretch) -> list[Piece]:
     pieces: list[Piece] = []
-    if stretch.sizes is not None:
-        begin = 0
-        for size in stretch.sizes:
-            pieces.append(bytes(stretch.data[begin : begin + size]))
-            begin += size
-        return pieces
     samples, size = stretch.samples()[np.newaxis], stretch.rate // UNITS
     for begin in range(0, samples.shape[1], size):
         piece = samples[:, begin : begin + size]

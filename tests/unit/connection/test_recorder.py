@@ -482,8 +482,8 @@ async def test_a_disk_that_hangs_holds_up_nothing(when, tmp_path, caplog, monkey
         write = hang if when == "while it is written" else lambda self, samples: None
         close = hang if when == "while it is closed" else lambda self: None
 
-        def timeline(self, start):
-            return Timeline(RATE, start)
+        def timeline(self):
+            return Timeline(RATE)
 
     def open_file(*_, **__):
         if when == "while it is opened":

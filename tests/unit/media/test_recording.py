@@ -30,7 +30,7 @@ LOUD, QUIET = pulse(), pulse(loud=False)
 
 def recorded(events, end, rate=RATE, every=50):
     """What a timeline makes of `events`, (now, side, frame...) in any order; blocks are taken at each `every`."""
-    intake, timeline = Intake(START), Timeline(rate, START)
+    intake, timeline = Intake(START), Timeline(rate)
     blocks = []
     for count, event in enumerate(sorted(events, key=lambda one: one[0])):
         now, method, *args = event
@@ -185,7 +185,7 @@ def test_cleared_audio_is_not_in_it():
 
 def test_memory_is_bounded():
     """What is held covers `REACH`, also if media time leaps."""
-    intake, timeline = Intake(START), Timeline(RATE, START)
+    intake, timeline = Intake(START), Timeline(RATE)
     size = 0
     for n in range(3000):
         intake.heard(AudioFrame(QUIET, RATE, n * SIZE + (n // 500) * 10**9), START + n * FRAME)
@@ -211,7 +211,7 @@ def test_rates_and_channels_may_change():
 
 def recorded_packets(events, end, every=200):
     """The pieces that a timeline makes of `events`; a frame's packet is its number, if `bare` does not hold it."""
-    intake, timeline, pieces = Intake(START), PacketTimeline(START), []
+    intake, timeline, pieces = Intake(START), PacketTimeline(), []
     for count, (now, method, *args) in enumerate(sorted(events, key=lambda one: one[0])):
         if method == "cleared":
             intake.cleared(now, *args)
@@ -296,7 +296,7 @@ def test_audio_without_a_packet_is_among_them():
 
 def test_numbers_of_packets_begin_again():
     """A call of a quarter of an hour uses each number more than once, and keeps no packet."""
-    intake, timeline = Intake(START), PacketTimeline(START)
+    intake, timeline = Intake(START), PacketTimeline()
     found = []
     for n in range(45_000):
         frame = AudioFrame(QUIET, RATE, n * SIZE)

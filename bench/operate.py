@@ -6,13 +6,14 @@
 
 Everything is recording, Prometheus (a scrape each second) and OpenTelemetry (to a collector that discards). The figures
 are the CPU seconds of the server's process per second and call, and the 99th percentile of the gaps between packets as
-the client gets them.
+the client gets them. Server and client are pinned to cores of their own, if the system can do that.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import statistics
 import subprocess
 import sys
@@ -37,6 +38,7 @@ parser.add_argument("--seconds", type=float, default=10.0, help="how long each m
 parser.add_argument("--rounds", type=int, default=4)
 parser.add_argument("--suffix", default=".wav")
 parser.add_argument("--complexity", type=int, default=0, help="of Opus: that of a full core; a call costs least")
+parser.add_argument("--rates", type=int, nargs=2, default=[48000, 24000], help="Hz, of the handler's input and output")
 parser.add_argument("--count", action="store_true", help="recording: count the CPU time of its taps and writers, too")
 parser.add_argument("--port", type=int, default=9471)
 parser.add_argument("--on", action="store_true", help="serve: with everything")
@@ -80,6 +82,9 @@ def serve() -> None:
     from rtcflow.transports.webrtc import OpusConfig, WebRTCConfig
 
     class Echo(AsyncStreamHandler):
+        def __init__(self) -> None:
+            super().__init__(input_sample_rate=args.rates[0], output_sample_rate=args.rates[1])
+
         async def start_up(self) -> None:
             self.queue = asyncio.Queue(50)
 
@@ -98,7 +103,7 @@ def serve() -> None:
     # Left to the engine, the complexity changes with the load, and a call's cost by a third.
     options = {"webrtc": WebRTCConfig(opus=OpusConfig(complexity=args.complexity))}
     options |= {"record": path, "metrics": True} if args.on else {}
-    stream = Stream(Echo(), concurrency_limit=1000, **options)
+    stream = Stream(Echo(), concurrency_limit=1000, latency="live", **options)
     if args.on:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.trace import TracerProvider
@@ -160,7 +165,10 @@ async def get(http, path: str):
 
 async def server(http, *options: str):
     options = ["--port", str(args.port), "--complexity", str(args.complexity), *options]
+    options += ["--rates", *map(str, args.rates)]
     process = subprocess.Popen([sys.executable, __file__, "serve", *options])
+    if len(CORES) > 1 and args.what != "memory":
+        os.sched_setaffinity(process.pid, {CORES[-1]})
     for _ in range(300):
         try:
             await get(http, "/debug/cpu")
@@ -267,7 +275,11 @@ async def main() -> None:
             await {"recording": recording, "all": everything, "memory": memory}[args.what](http, packets, directory)
 
 
+CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+
 if args.what == "serve":
     serve()
 else:
+    if len(CORES) > 1 and args.what != "memory":
+        os.sched_setaffinity(0, CORES[:-1])
     asyncio.run(main())

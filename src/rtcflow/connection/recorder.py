@@ -1,8 +1,9 @@
 """Recording a connection: taps on the transport's queues, an intake that they fill, and a worker thread that writes.
 
 A tap notes a frame in an `Intake` (`media.recording`), in the thread that brings the frame. After each `WAKE` frames it
-hands the notes to the writer's thread, which places the frames on the timeline and writes a block. So a slow disk holds up nothing. If `BOUND` batches wait for the writer, further ones are dropped. They are silence in
-the file, and all that follows stays in place.
+hands the notes to the writer's thread, which places the frames on the timeline and writes a block. So a slow disk holds
+up nothing. If `BOUND` batches wait for the writer, further ones are dropped. They are silence in the file, and all that
+follows stays in place.
 """
 
 from __future__ import annotations

@@ -20,8 +20,10 @@ thread of the media does. A `Timeline` gets the notes from time to time, in the 
 same work for many frames costs a third, because the processor's caches hold it.
 
 What comes and leaves as Opus can be recorded as it is, without coding it again. Then the intake notes packets in place
-of samples, and a `PacketTimeline` places them in slots of 20 ms, by the same rules. For these a packet is a single
-sample at 50 Hz, whose value is the packet's number.
+of samples, and a `PacketTimeline` places them by the same rules. For these a packet is twenty samples at 1000 Hz, whose
+value is the packet's number. Then each packet gets the slot of 20 ms that is nearest. What left goes by the caller's
+error in that: a slot is taken that makes the error of both sides alike. So the sides are nearer to each other than each
+is to its place, also in the moment in which a drifting device leaves a slot out.
 
 What left has a slot on our own clock (`PlayoutFrame.slot`). Each talkspurt begins exactly at its slot.
 """
@@ -57,8 +59,7 @@ WINDOW: Final = 10.0
 """Seconds of the past in which the least delay is looked for: 500 frames."""
 
 DEADBAND: Final = 0.01
-"""Seconds by which a side may be off before it is moved back: half a frame. Less would follow a network's jitter.
-Pieces of 20 ms get 2 ms more: they are up to 10 ms off in any case."""
+"""Seconds by which a side may be off before it is moved back: half a frame. Less would follow a network's jitter."""
 
 SLEW: Final = 500
 """Samples of which one is doubled or left out while a side is moved: 0.2 %, ten times the worst crystals (200 ppm), and
@@ -75,6 +76,17 @@ LONGEST: Final = 1276
 
 UNITS: Final = 50
 """Pieces in a second of a `PacketTimeline`: the packets of 20 ms that almost every sender of Opus uses."""
+
+GRID: Final = 1000
+"""Hz, of the samples by which packets are placed."""
+
+SLOT: Final = GRID // UNITS
+
+FINE: Final = 0.002
+"""The deadband of packets, in seconds: to move them costs nothing as long as they stay in their slots."""
+
+SLACK: Final = 2
+"""Milliseconds that packets in a row may be off beyond half a slot, so that they do not move to and fro."""
 
 LEAP: Final = 2.0
 """Seconds by which media time may run ahead of our clock before it counts as leapt (as in `media.jitter`)."""
@@ -94,7 +106,8 @@ class Mark(NamedTuple):
 
 Note = tuple[int, float, int, int, bytes, bool, bool]
 """A frame, as an `Intake` notes it: its side (0 is the caller's), when it came or its slot in seconds on the timeline,
-its rate in Hz, its `pts`, its samples in mono or its packet, whether that is a packet, and whether a talkspurt begins."""
+its rate in Hz, its `pts`, its samples in mono or its packet, whether that is a packet, and whether it must be exactly
+at that time."""
 
 Cut = tuple[int, float]
 """Stands among the notes: `_CUT`, and the moment to which the side that left is cut."""
@@ -142,8 +155,7 @@ class _Stretch:
         self.times.append(at)
         self.end = pts + (rate // UNITS if packets else len(part) // 2)
         self.last = delay
-        if delay < self.least:
-            self.least = delay
+        self.least = min(self.least, delay)
         return True
 
     def cut(self, moment: float) -> None:
@@ -153,31 +165,37 @@ class _Stretch:
             del self.parts[kept:], self.times[kept:]
             self.end = -1  # nothing follows on it
 
+    @property
+    def size(self) -> int:
+        """The number of all samples."""
+        return len(self.parts) * self.rate // UNITS if self.packets else sum(map(len, self.parts)) // 2
+
     def samples(self) -> NDArray[np.int16]:
         """All samples, shape (n,)."""
         return np.frombuffer(b"".join(self.parts), np.int16)
 
 
 class _Numbers:
-    """A stretch whose frames have become `UNIT` pieces, each of which has a number: what a `_Side` is to place."""
+    """A stretch whose frames have become pieces of 20 ms, each of which has a number: what a `_Side` is to place."""
 
     def __init__(self, stretch: _Stretch, numbers: NDArray[np.int16]) -> None:
-        self.rate, self.fresh = UNITS, stretch.fresh
-        self.pts = round(stretch.pts * UNITS / stretch.rate)
-        phase = stretch.pts / stretch.rate - self.pts / UNITS
+        self.rate, self.fresh = GRID, stretch.fresh
+        self.pts = round(stretch.pts * GRID / stretch.rate)
+        phase = stretch.pts / stretch.rate - self.pts / GRID
         self.last, self.least = stretch.last + phase, stretch.least + phase
         times, count = stretch.times, numbers.shape[0]
         self.times = [times[index * len(times) // count] for index in range(count)]
-        self._numbers = numbers
+        size = round((stretch.pts + stretch.size) * GRID / stretch.rate) - self.pts
+        self._samples = np.repeat(numbers, SLOT)[:size]
 
     def cut(self, moment: float) -> None:
         """Forget the pieces that begin after `moment`."""
         del self.times[bisect_right(self.times, moment) :]
-        self._numbers = self._numbers[: len(self.times)]
+        self._samples = self._samples[: SLOT * len(self.times)]
 
     def samples(self) -> NDArray[np.int16]:
-        """The numbers, shape (n,)."""
-        return self._numbers
+        """The number of the piece in each millisecond, shape (n,)."""
+        return self._samples
 
 
 def _mono(samples: NDArray[np.int16]) -> bytes:
@@ -211,16 +229,16 @@ class _Side:
 
     Args:
         rate: Hz, of what is placed.
+        deadband: Seconds by which it may be off.
         slots: Whether the frames' times are slots on our own clock. Then nothing is to be found out about their origin.
     """
 
-    def __init__(self, rate: int, *, slots: bool) -> None:
-        self.rate, self._slots = rate, slots
+    def __init__(self, rate: int, deadband: float, *, slots: bool) -> None:
+        self.rate, self._deadband, self._slots = rate, deadband, slots
         self.lost = 0  # samples that were placed too far back
         self.end = self._base = 0
         self._parts: list[NDArray[np.int16]] = []
         self._waiting: deque[_Stretch | _Numbers] = deque()
-        self._deadband = max(DEADBAND, 0.6 / rate)
         self._recent = _Least()
         self._last = float("-inf")  # the delay of the frame placed last
         self._anchor: tuple[int, int, int] | None = None  # rate, pts, and the position of that pts
@@ -301,7 +319,7 @@ class _Side:
         more = steps if off > 0 else -steps
         self._anchor = (rate, begin - more, position)
         at = np.linspace(0, n - 1, n + more)
-        if rate == UNITS:
+        if rate == GRID:
             return samples[np.rint(at).astype(np.intp)]
         stretched: NDArray[np.int16] = np.rint(np.interp(at, np.arange(n), samples)).astype(np.int16)
         return stretched
@@ -421,8 +439,7 @@ class Intake:
         if self._packets or self._lost:
             packet = self._packet_of(0, frame)
             self._lost = packet[:1] if packet else b""
-        if now > self._now:
-            self._now = now
+        self._now = max(self._now, now)
         part = _mono(samples) if packet is None else packet
         self.notes.append((0, now - self._start, rate, pts, part, packet is not None, False))
 
@@ -431,8 +448,7 @@ class Intake:
         frame, fresh, _, slot = due
         samples, rate, pts, _ = frame
         packet = self._packet_of(1, frame) if self._packets else None
-        if now > self._now:
-            self._now = now
+        self._now = max(self._now, now)
         if not now <= self._cleared < slot:
             part = _mono(samples) if packet is None else packet
             self.notes.append((1, slot - self._start, rate, pts, part, packet is not None, fresh))
@@ -486,12 +502,13 @@ class Timeline:
 
     Args:
         sample_rate: Hz, of the recording. Other rates are converted.
+        deadband: Seconds by which the caller's side may be off.
     """
 
-    def __init__(self, sample_rate: int) -> None:
+    def __init__(self, sample_rate: int, deadband: float = DEADBAND) -> None:
         self.sample_rate: int = sample_rate
         self._gatherer = _Gatherer()
-        self._sides = _Side(self.sample_rate, slots=False), _Side(self.sample_rate, slots=True)
+        self._sides = _Side(sample_rate, deadband, slots=False), _Side(sample_rate, deadband, slots=True)
         self._taken = 0
 
     @property
@@ -543,41 +560,99 @@ Piece = bytes | AudioFrame | None
 """20 ms of one side: a packet of Opus, audio of which there is no packet, or silence."""
 
 
+class _Row:
+    """The pieces of one side, on their way from their moments to slots.
+
+    Attributes:
+        error: Milliseconds by which the last piece lies behind its moment.
+    """
+
+    def __init__(self) -> None:
+        self.error = 0
+        self._pieces: dict[int, Piece] = {}
+        self._next = 1  # 0 is silence
+        self._number = self._begin = 0  # of the piece that the last sample belongs to
+        self._waiting: deque[tuple[int, Piece]] = deque()
+        self._running = False  # the slot before has a piece
+
+    def number(self, pieces: list[Piece]) -> NDArray[np.int16]:
+        """Keep pieces under numbers of their own. Few numbers are in use at a time."""
+        first = self._next
+        if first + len(pieces) > np.iinfo(np.int16).max:
+            first = 1
+        self._next = first + len(pieces)
+        self._pieces.update(enumerate(pieces, first))
+        return np.arange(first, first + len(pieces), dtype=np.int16)
+
+    def add(self, numbers: NDArray[np.int16], begin: int) -> None:
+        """Take the numbers of some more milliseconds, from `begin` on."""
+        changes = np.flatnonzero(np.diff(numbers, prepend=np.int16(self._number)))
+        for at, number in zip((changes + begin).tolist(), numbers[changes].tolist(), strict=True):
+            self.end_piece(at)
+            self._number, self._begin = number, at
+
+    def end_piece(self, at: int) -> None:
+        """The last piece ends there. Less than half of one does not count."""
+        piece = self._pieces.pop(self._number, None)
+        if piece is not None and at - self._begin >= SLOT // 2:
+            self._waiting.append((self._begin, piece))
+
+    def take(self, slot: int, error: int) -> Piece:
+        """Return what belongs into the slot that begins there, if pieces are to be behind their moments by `error`."""
+        waiting, aim = self._waiting, slot - error
+        while waiting and aim - waiting[0][0] > SLOT // 2 + SLACK:
+            waiting.popleft()
+        self._running = bool(waiting) and waiting[0][0] - aim <= SLOT // 2 + (SLACK if self._running else 0)
+        if not self._running:
+            return None
+        moment, piece = waiting.popleft()
+        self.error = slot - moment
+        return piece
+
+
 class PacketTimeline:
-    """As a `Timeline`, but gives packets, as far as there are any. Each is at most 15 ms off its place."""
+    """As a `Timeline`, but gives packets, as far as there are any.
+
+    The caller's are at most 16 ms off their places, and so is what left from its place beside the caller's.
+    """
 
     def __init__(self) -> None:
         self._gatherer = _Gatherer()
-        self._timeline = Timeline(UNITS)
-        self._pieces: tuple[dict[int, Piece], dict[int, Piece]] = ({}, {})
-        self._next = [1, 1]  # 0 is silence
+        self._timeline = Timeline(GRID, FINE)
+        self._rows = _Row(), _Row()
+        self._known = self._given = 0  # milliseconds
 
     def place(self, taken: Taken) -> list[tuple[Piece, Piece]]:
         """Return what is settled since the last call: for each 20 ms, the caller's piece and what left."""
         events = self._number_all(self._gatherer.gather(taken))
-        return self._look_up(self._timeline.place_stretches(events, taken.now))
+        self._add(self._timeline.place_stretches(events, taken.now))
+        return self._take(self._known - 3 * SLOT)  # a piece is known when the next one begins
 
     def finish(self, taken: Taken) -> list[tuple[Piece, Piece]]:
         """As `Timeline.finish`."""
         events = self._number_all(self._gatherer.gather(taken, last=True))
-        return self._look_up(self._timeline.finish_stretches(events, taken.now))
+        self._add(self._timeline.finish_stretches(events, taken.now))
+        for row in self._rows:
+            row.end_piece(self._known)
+        return self._take(self._known)
 
     def _number_all(self, events: list[tuple[int, Any]]) -> list[tuple[int, Any]]:
-        return [(side, what if side == _CUT else self._number(side, what)) for side, what in events]
+        return [(side, what if side == _CUT else self._number(self._rows[side], what)) for side, what in events]
 
-    def _number(self, side: int, stretch: _Stretch) -> _Numbers:
-        """Keep the pieces of a stretch under numbers of their own. Few numbers are in use at a time."""
-        pieces: list[Piece] = list(stretch.parts) if stretch.packets else _cut_up(stretch)
-        first = self._next[side]
-        if first + len(pieces) > np.iinfo(np.int16).max:
-            first = 1
-        self._next[side] = first + len(pieces)
-        self._pieces[side].update(enumerate(pieces, first))
-        return _Numbers(stretch, np.arange(first, first + len(pieces), dtype=np.int16))
+    @staticmethod
+    def _number(row: _Row, stretch: _Stretch) -> _Numbers:
+        return _Numbers(stretch, row.number(list(stretch.parts) if stretch.packets else _cut_up(stretch)))
 
-    def _look_up(self, numbers: NDArray[np.int16]) -> list[tuple[Piece, Piece]]:
-        ours, theirs = self._pieces
-        return [(ours.pop(a, None), theirs.pop(b, None)) for a, b in numbers.T.tolist()]
+    def _add(self, numbers: NDArray[np.int16]) -> None:
+        for row, its in zip(self._rows, numbers, strict=True):
+            row.add(its, self._known)
+        self._known += numbers.shape[1]
+
+    def _take(self, until: int) -> list[tuple[Piece, Piece]]:
+        ours, theirs = self._rows
+        slots = range(self._given, until, SLOT)
+        self._given += SLOT * len(slots)
+        return [(ours.take(slot, 0), theirs.take(slot, ours.error)) for slot in slots]
 
 
 def _cut_up(stretch: _Stretch) -> list[Piece]:

@@ -77,8 +77,8 @@ class OggOpus:
         return b"".join(pages)
 
     def end(self) -> bytes:
-        """The last page. It is empty."""
-        return self._page([], self._granule, last=True)
+        """The last page. It is empty, so it has no position (RFC 3533 section 6)."""
+        return self._page([], 2**64 - 1, last=True)
 
     def _page(self, packets: list[bytes], granule: int, *, first: bool = False, last: bool = False) -> bytes:
         lacing = b"".join(b"\xff" * (len(packet) // 255) + bytes((len(packet) % 255,)) for packet in packets)

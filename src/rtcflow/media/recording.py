@@ -86,7 +86,7 @@ FINE: Final = 0.002
 """The deadband of packets, in seconds: to move them costs nothing as long as they stay in their slots."""
 
 SLACK: Final = 2
-"""Milliseconds that packets in a row may be off beyond half a slot, so that they do not move to and fro."""
+"""Milliseconds that packets in a row may be off beyond half a slot, so that they stay where they are."""
 
 LEAP: Final = 2.0
 """Seconds by which media time may run ahead of our clock before it counts as leapt (as in `media.jitter`)."""

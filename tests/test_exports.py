@@ -15,6 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 from for_all import for_all
 
@@ -23,6 +24,7 @@ from rtcflow._core import moved as _moved
 from rtcflow.abc import Player
 from rtcflow.connection import WorkerThreads
 from rtcflow.serving.session import ConnectionSettings
+from rtcflow.transports import WebRTCTransport
 
 PUBLIC_MODULES = [
     "rtcflow",
@@ -175,6 +177,11 @@ def test_attributes_that_have_moved_say_where() -> None:
             getattr(session, name)
     with pytest.raises(TypeError, match="the argument 'room' of Player is called 'most_waiting' now"):
         Player(room=0.1)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="the argument 'wish' of WebRTCTransport is called 'local' now"):
+        WebRTCTransport(None, None, None, wish=None)  # type: ignore[arg-type,call-arg]
+    player = Player()
+    player.open(rtcflow.AudioFormat(48000))
+    assert player.put(frame=rtcflow.AudioFrame(np.zeros((1, 960), np.int16), 48000, 0))
     assert "most_waiting" in inspect.signature(Player).parameters
 
 

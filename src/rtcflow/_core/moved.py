@@ -76,10 +76,20 @@ PRIVATE: Final[Mapping[str, Mapping[str, str]]] = {
             "make a handler with rtcflow.turns.ReplyOnPause or rtcflow.turns.ReplyHandler",
         ),
     },
+    "rtcflow.handlers.turns.reply": dict.fromkeys(
+        ("Outbox", "ThreadRoom"), "make a handler with rtcflow.turns.ReplyOnPause or rtcflow.turns.ReplyHandler"
+    ),
 }
 """By module: names of an earlier release that are private now, and what to do in their place."""
 
 MODULES: Final[Mapping[str, str]] = {
+    "_bridge": "rtcflow._core.bridge",
+    "_engine.gathering": "rtcflow._engine.seam.gathering",
+    "_engine.room": "rtcflow._engine.loop_thread",
+    "_engine.wire": "rtcflow._engine.seam.wire",
+    "_guard": "rtcflow._core.guard",
+    "_interrupt": "rtcflow._core.interrupt",
+    "_loop": "rtcflow.connection.handler_loop",
     "asgi": "rtcflow.routes.app",
     "asgi_data": "rtcflow.routes.data",
     "asgi_guard": "rtcflow.routes.origin_guard",
@@ -91,9 +101,11 @@ MODULES: Final[Mapping[str, str]] = {
     "flow": "rtcflow.abc (Flow, FlowStatistics, Policy)",
     "form": "rtcflow.serving.form",
     "handlers.turns.ear": "rtcflow.handlers.turns.detector_runner",
+    "handlers.turns.ledger": "rtcflow.turns (Say, Heard)",
     "handlers.turns.recording": "rtcflow.handlers.turns.turn_audio",
     "hooks": "rtcflow._core.hooks",
     "load": "rtcflow.client.load",
+    "media.framing": "rtcflow.media.convert (to_channels); frames are cut by the connection now",
     "nurseries": "rtcflow.connection.media_loops",
     "player": "rtcflow.abc (Player, Playback)",
     "session": "rtcflow (Session, CallRequest)",

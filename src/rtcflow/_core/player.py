@@ -121,13 +121,13 @@ class Player:
 
     # -- the side that emits, from any thread
 
-    def put(self, audio: AudioFrame | NDArray[np.int16], *, since: int | None = None) -> bool:
+    def put(self, frame: AudioFrame | NDArray[np.int16], *, since: int | None = None) -> bool:
         """Queue audio of any length; returns at once. From any thread.
 
         Args:
-            audio: int16, shape (1 or 2, n), at the sample rate that `open` was given; not to be changed later. Or a
-                frame that holds such samples: its `pts` does not count, order does.
-            since: What `clears` was when it was made: if `clear` was called since, it is dropped.
+            frame: The samples: int16, shape (1 or 2, n), at the sample rate that `open` was given. Do not change them
+                later. Or an `AudioFrame` that holds such samples; its `pts` is ignored.
+            since: The value of `clears` when the audio was made. If `clear` was called since then, it is dropped.
 
         Returns:
             Whether it was queued.
@@ -135,7 +135,7 @@ class Player:
         Raises:
             anyio.ClosedResourceError: `end` or `close` was called; the audio is dropped.
         """
-        samples = audio.samples if isinstance(audio, AudioFrame) else audio
+        samples = frame.samples if isinstance(frame, AudioFrame) else frame
         with self._lock:
             if self._ended or self._playout is None:
                 raise anyio.ClosedResourceError

@@ -17,6 +17,7 @@ from typing_extensions import override
 
 from .._core.hooks import ask
 from .._core.installed import check_versions
+from .._core.moved import renamed
 from .._core.packets import PacketTaps
 from .._core.threads import observer
 from .._engine.config import IceServer, OpusConfig, VideoConfig, WebRTCConfig, read_ice_servers
@@ -245,6 +246,7 @@ class WebRTCTransport(LinkTransport):
 
     kind = "webrtc"
 
+    @renamed(room="thread", wish="local")
     def __init__(self, thread: LoopThread, peer: Peer, ports: Ports, local: LocalMedia) -> None:
         super().__init__(ports)
         self.answer: str = ""

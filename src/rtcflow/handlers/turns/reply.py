@@ -17,7 +17,7 @@ import threading
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import anyio
 import anyio.lowlevel
@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..._core.bridge import ParkingLot
+from ..._core.moved import absent
 from ...outputs import AdditionalOutputs, CloseStream
 from ..items import parse_emit
 from ..ledger import PlayoutLedger, Say
@@ -411,6 +412,12 @@ class ThreadLimit:
         with self._lock:
             self._busy.remove(name)
             self._waiting.wake_all()
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> NoReturn:
+        raise absent(__name__, name)
 
 
 __all__ = ["Chunk", "ChunkQueue", "Reply", "ThreadLimit", "run_reply"]

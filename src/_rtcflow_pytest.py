@@ -13,8 +13,8 @@ Fixtures:
     real_backend: A backend in real time: asyncio, asyncio on uvloop (if it is installed), trio.
     virtual_clock: A clock in virtual time for pytest-trio. Asking for the fixture is enough.
 
-The guard against leaks: a test marked ``@pytest.mark.leak_guard``, or every test with ``--leak-guard``, fails if it
-leaves a thread, a task or a file descriptor behind.
+The leak guard: a test fails if it leaves a thread, a task or a file descriptor behind. It guards tests marked with
+``@pytest.mark.leak_guard``, or, with ``--leak-guard``, every test.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Real-time audio and video handlers over WebRTC, WebSocket and telephone lines, under trio or asyncio.
 
-These are the names that most programs need. `rtcflow.turns` has the rest of turn-taking, `rtcflow.audio` helpers for
-sound, `rtcflow.exceptions` every error, `rtcflow.transports` and `rtcflow.abc` what calls without a server are made of,
-`rtcflow.client` and `rtcflow.testing` the calling side.
+These are the names that most programs need. `rtcflow.turns` has the rest of turn-taking, `rtcflow.audio` has helpers
+for sound, and `rtcflow.exceptions` has every error. `rtcflow.transports` and `rtcflow.abc` are for calls without a
+server. `rtcflow.client` and `rtcflow.testing` are the calling side.
 
 docs/design.md draws the folders; tests/test_layers.py keeps the drawing true. Nothing of aiortc is imported before the
 first engine is opened.

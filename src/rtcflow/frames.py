@@ -17,8 +17,9 @@ CHANNELS: dict[ChannelLayout, int] = {"mono": 1, "stereo": 2}
 LAYOUTS: dict[int, ChannelLayout] = {1: "mono", 2: "stereo"}
 
 FRAME_SECONDS = 0.02
-"""How long one frame on the wire lasts, in seconds: 20 ms, the default packet time of RFC 7587 (Opus) section 6.1
-and RFC 3551 section 4.2, and what telephone carriers send."""
+"""How long one frame on the wire lasts, in seconds. 20 ms is the default packet time of RFC 7587 (Opus) section 6.1 and
+RFC 3551 section 4.2. Telephone carriers use it, too.
+"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,8 +73,8 @@ class Stream:
     """One handler, offered to many callers at once.
 
     Args:
-        handler: It is copied for each call, and never runs itself. Or a plain function: a function of video takes a
-            frame (uint8, shape (height, width, 3), BGR) and returns one; a generator makes audio or video for
+        handler: It is copied for each call, and never runs itself. Or a plain function. A function of video takes a
+            frame (uint8, shape (height, width, 3), BGR) and returns one. A generator makes audio or video for
             ``mode="receive"``. Its parameters beyond the frame are the arguments that the caller sets.
         modality: ``"audio"`` or ``"audio-video"``. An audio-video handler also serves callers without a camera.
             ``"video"`` is for functions.
@@ -107,7 +107,7 @@ class Stream:
             calls, and needs no authorization. Needs the extra ``prometheus``.
         cluster: With which other processes the stream is served; see `rtcflow.cluster.Cluster`. Then every process
             answers requests about every call, and `calls` are those of this process. Needs the extra ``cluster``.
-        resume: If the link to a caller breaks, its call waits this many seconds for the caller to come back: its
+        resume: If the link to a caller breaks, its call waits this many seconds for the caller to come back. Its
             handler lives on, and keeps its slot and its threads. Only for callers that ask for it (the page and
             `rtcflow.client` do), by WebRTC and WebSocket. None: the call ends.
         **keywords: The fields of `Limits`, `Access` and `Page`, one by one, such as ``concurrency_limit=10``. And

@@ -1,10 +1,10 @@
 """Waiting and waking across threads and backends.
 
-Strategy: one primitive, `ParkingLot`, is under everything that one side waits for and another side brings about, such
-as an event, a frame in a queue, or room in a playout buffer. It is a set of waiters, guarded by its owner's lock. A
-waiter is a task of any anyio backend, or a plain thread. Waking is free if nobody is parked. Otherwise it takes one
-`call_soon_threadsafe` (or trio's `run_sync_soon`). Measured, this one call is what a frame's way across threads costs.
-A loop that was told and has not run yet is not told again, so a loop under load is told rarely.
+One primitive, `ParkingLot`, is under every wait for what another side does: for an event, a frame in a queue, or room
+in a playout buffer. It is a set of waiters, guarded by its owner's lock. A waiter is a task of any anyio backend, or a
+plain thread. Waking is free if nobody is parked. Otherwise it takes one `call_soon_threadsafe` (or trio's
+`run_sync_soon`). Measured, this one call is what a frame's way across threads costs. A loop that was told and has not
+run yet is not told again, so a loop under load is told rarely.
 
 The invariant: no wake-up is lost. A waiter parks while it holds the lock under which the condition changes, and looks
 at the condition again after each wake-up. A cancelled waiter leaves the lot.

@@ -23,7 +23,8 @@ class Reader(AsyncIterator[T]):
     """One reader's end of a `Fanout`: an async iterator that stops when the fanout has ended.
 
     For one task at a time. Dropping it needs no closing: the fanout holds it weakly. While a task waits for an item,
-    the fanout holds the reader, and so the task: a task that nothing else holds reads on until the fanout has ended.
+    the fanout holds a reference to the reader, and so to the task. So a task without another reference reads on until
+    the fanout has ended.
     """
 
     def __init__(

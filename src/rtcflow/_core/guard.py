@@ -52,8 +52,8 @@ def beside_cancellation(error: BaseException) -> BaseException | None:
 def explain(error: BaseException) -> str | None:
     """What to write instead, where the text of an error does not help; also added to `error` as a note. None otherwise.
 
-    That is so for asyncio used under trio (``'NoneType' object has no attribute 'create_future'``), and for a task
-    group that was opened in one method and closed, or not closed, in another.
+    There are two such cases. The first is asyncio used under trio (``'NoneType' object has no attribute
+    'create_future'``). The second is a task group that was opened in one method and closed in another, or not closed.
     """
     text = _about_scopes(error) or _about_asyncio_under_trio(error)
     if text is not None:

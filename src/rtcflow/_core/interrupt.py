@@ -22,8 +22,8 @@ lost, because it had taken none. It holds the lock again when the exception leav
 
 A wait in this package's own `ParkingLot` needs none of this: the waiter is told, and raises by itself.
 
-A wait with a timeout is left alone: the thread wakes when the timeout is over, without anybody's lock, so it cannot be
-held in place.
+A wait with a timeout is left alone. Its thread wakes when the timeout is over, without taking any lock, so we cannot
+hold it in place.
 """
 
 from __future__ import annotations

@@ -5,11 +5,11 @@ anyio knows its own cancel scopes only. `asyncio.timeout`, `asyncio.wait_for`, `
 rest of asyncio stays in `rtcflow._engine`.
 
 Such a cancellation reaches a task once. A cancel scope that swallows it by mistake leaves the caller of `task.cancel()`
-waiting. anyio 4.16 makes this mistake if a child of a task group has a task group of its own, and both are cancelled:
-the child's group counts its own cancellations towards the task of the outer group, which then takes back one too many.
-The outer group may be the application's. So `task_group` passes nothing on: when it is cancelled itself, it shields
-itself for its last moment, and looks for the outer cancellation afterwards. It also remembers how its block ended, and
-cancels the task again if that was lost.
+waiting. anyio 4.16 makes this mistake if a child of a task group has a task group of its own, and both are cancelled.
+The child's group counts its own cancellations towards the task of the outer group. The outer group then takes back one
+too many. The outer group may be the application's. So `task_group` passes nothing on: when it is cancelled itself, it
+shields itself for its last moment, and looks for the outer cancellation afterwards. It also remembers how its block
+ended, and cancels the task again if that was lost.
 """
 
 from __future__ import annotations

@@ -2,12 +2,12 @@
 
 A plain ``async with create_task_group()`` holds up the task that opened it until its last child has ended. A connection
 must not be held up: not by a handler that shields itself from cancellation, and not while its media ends and begins
-again. So each nursery runs in a task of its own, a child of a group that its owner can see, and the owner only asks it
-to end and waits for as long as it likes.
+again. So each nursery runs in a task of its own. This task is a child of a group that its owner can see. The owner only
+asks it to end, and decides how long it waits for that.
 
 What tasks raise is reported to the connection, and never left to the group. A task group would wrap it. On asyncio it
-would not even notice a `CancelledError` that came from a future which somebody had cancelled, because that looks like
-the end of a task that the group itself has cancelled. And `SystemExit` would leave asyncio's loop at once.
+would not even notice the `CancelledError` of a future that somebody had cancelled. To the group that looks like the end
+of a task that it has cancelled itself. And `SystemExit` would leave asyncio's loop at once.
 
 A task cannot be killed. A task that shields itself, or swallows its cancellation, ends when it likes. `wind_up` waits
 for it for a limited time only, and cancels it again now and then. The cancel scope alone would cancel such a task at

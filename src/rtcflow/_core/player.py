@@ -1,8 +1,8 @@
 """Audio on its way to the peer: put from any thread, played by the transport's own task.
 
-The handler puts audio in here and goes on. The transport's task takes each 20 ms frame at its deadline, so audio that
-was queued keeps playing while the handler's loop or thread is busy. When a frame is due, and what happens to a backlog,
-is decided by `media.playout.Playout`, which is pure; a `Player` only adds the lock, the waiting and the clock.
+The handler puts audio in here and goes on. The transport's task takes each 20 ms frame at its deadline. So queued audio
+keeps playing while the handler's loop or thread is busy. `media.playout.Playout`, which is pure, decides when a frame
+is due and what happens to a backlog. A `Player` only adds the lock, the waiting and the clock.
 
 The invariant: `clear` takes effect when it returns. A frame that the transport has taken before and not sent yet is
 `stale`, and must not leave.

@@ -13,7 +13,7 @@ thread behaves like one of `anyio.to_thread.run_sync` (see `run_sync` below). Th
 - *One waits for ever.* The usual sync echo sits in `queue.get()` when its caller hangs up. Nothing will ever be put
   there again, so `WaitInterrupted` is raised out of that wait. That happens once per end, and only where the thread is
   seen to be in a wait that can take it (the module `interrupt` says how). A thread that computes, sleeps or waits
-  elsewhere is never interrupted: an exception between two of its instructions could leave a lock locked for the whole
+  elsewhere is never interrupted. An exception between two of its instructions could leave a lock locked for the whole
   process.
 """
 
@@ -157,9 +157,9 @@ async def run_sync(function: Callable[[], T], *, name: str, limiter: anyio.Capac
     """Run `function` in a worker thread: ``anyio.to_thread.run_sync(function, abandon_on_cancel=True, ...)`` in effect.
 
     The thread has a name, and does not keep the process from ending. anyio's own thread under asyncio does keep it from
-    ending (trio's does not), so it is not used here. For the code in it the thread behaves the same:
-    `anyio.from_thread.run` and `run_sync` need no token, `check_cancelled` raises once the caller was cancelled, and
-    context variables are the caller's.
+    ending (trio's does not), so it is not used here. For the code in it the thread behaves the same.
+    `anyio.from_thread.run` and `run_sync` need no token. `check_cancelled` raises once the caller was cancelled.
+    Context variables are the caller's.
 
     Args:
         function: What to run.

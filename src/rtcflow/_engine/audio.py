@@ -2,10 +2,10 @@
 
 The idea is to do all the work of a frame in one callback: no task to wake, no queue between, no thread pool.
 
-Sending. aiortc asks a track for the next frame in a task of its own, encodes it in a thread pool and sends it through a
-chain of coroutines. That costs more than Opus does. Here one callback takes each frame when it is due, encodes it on
-the spot (a quarter of a millisecond) and writes the packet to the socket (`seam/wire.py`). Only if the peer has no Opus
-does aiortc's sender ask `PlayoutTrack.recv`.
+Sending. aiortc asks a track for the next frame in a task of its own. It encodes the frame in a thread pool and sends it
+through a chain of coroutines. That costs more than Opus does. Here one callback takes each frame when it is due. It
+encodes the frame on the spot (a quarter of a millisecond) and writes the packet to the socket (`seam/wire.py`). Only if
+the peer has no Opus does aiortc's sender ask `PlayoutTrack.recv`.
 
 Receiving. `seam.take_packets` says how packets get here. Each goes through the jitter buffer of `rtcflow.media.jitter`,
 is decoded on the spot and put into `Ports.audio_in`. One timer holds the buffer's next deadline.

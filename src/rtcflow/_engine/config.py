@@ -24,18 +24,18 @@ class OpusConfig:
 
     The default complexity, ``"auto"``, is the best one while the engine has time, and 0 when the core is full. At 0 a
     core serves the most calls. The quality was measured (``nox -s bench_quality``) against aiortc's settings (voice
-    mode, complexity 10, stereo, 96 kbit/s) at the same real bitrate. With time, speech at our bitrate is farther from
-    the original by 0.07 to 0.15 dB of log-spectral distance (1.5 instead of 1.4 dB), and nearer by 6 to 8 dB of
-    segmental signal-to-noise ratio. At 0 it is farther by 0.4 to 0.6 dB of log-spectral distance.
+    mode, complexity 10, stereo, 96 kbit/s) at the same real bitrate. At our bitrate the log-spectral distance of speech
+    to the original grows by 0.07 to 0.15 dB (1.5 instead of 1.4 dB). Its segmental signal-to-noise ratio is better by 6
+    to 8 dB. At 0 it is farther by 0.4 to 0.6 dB of log-spectral distance.
 
     Args:
         bitrate: Bits per second and channel, 6000 to 256000, that variable bitrate aims at; speech takes about a
             fifth more. RFC 7587 section 3.1.1 recommends 16 to 20 kbit/s for wideband speech, 28 to 40 for fullband
             speech, 48 to 64 for fullband mono music.
         complexity: 0 to 10, or ``"auto"`` for 10 or 0 by the engine's load. 10 takes about 0.15 ms more for a frame
-            than 0. ``"auto"`` goes to 0 when 80 % of the core is used or the engine's loop is late by 5 ms, and back to
-            10 when less than 45 % was used for 5 s. Nobody hears the change. 1 to 6 take a third more bits than 0
-            and are no better at the same bitrate. Through FFmpeg, where libopus is not found, ``"auto"`` is 0.
+            than 0. ``"auto"`` goes to 0 when 80 % of the core is used or the engine's loop is late by 5 ms. It goes
+            back to 10 when less than 45 % was used for 5 s. Nobody hears the change. 1 to 6 take a third more bits than
+            0 and are no better at the same bitrate. Through FFmpeg, where libopus is not found, ``"auto"`` is 0.
         application: ``"audio"`` codes the waveform. ``"voip"`` models the voice, which is better below 30 kbit/s and
             takes three times as long. ``"lowdelay"`` looks ahead 2.5 ms instead of 6.5 ms, at lower quality. Take it if
             milliseconds count more than quality, for music played together, say, on a network with little jitter.
@@ -158,7 +158,7 @@ class WebRTCConfig:
     """Options of an engine; they hold for all its connections.
 
     Args:
-        ice_servers: STUN and TURN servers. Empty by default, which is enough on a local network and for servers with a
+        ice_servers: STUN and TURN servers. Empty by default. That is enough on a local network, and for servers with a
             public address: a client behind a NAT finds the way to such a server by itself. May be a function, sync (it
             runs in a worker thread) or async, that is called for each connection. It returns the servers, or what
             browsers take, ``{"iceServers": [...]}``. Use one for credentials that are valid for minutes.
@@ -169,10 +169,10 @@ class WebRTCConfig:
         port_range: The lowest and the highest UDP port to receive media on, for firewalls and containers. A call takes
             one port for each address that is offered. By default any port that the system gives. If no port is free,
             the call is refused with `TooManyConnections`. The TURN server chooses the ports of relays.
-        port: One UDP port for all calls of the engine, 1 to 65535, in place of `port_range`: one rule in the firewall,
-            one published port of the container. It is opened on each address that is offered, by IPv4 and IPv6. Each
-            engine needs one of its own: two streams, or two worker processes, cannot share it. For servers: two engines
-            that both use one port can have one call between them at a time.
+        port: One UDP port for all calls of the engine, 1 to 65535, in place of `port_range`. It needs one rule in the
+            firewall and one published port of the container. It is opened on each address that is offered, by IPv4 and
+            IPv6. Each engine needs one of its own: two streams, or two worker processes, cannot share it. For servers:
+            two engines that both use one port can have one call between them at a time.
         public_address: The IP address by which the world reaches this machine, if the machine itself does not have it.
             Use it behind a NAT that maps each port to the same port, as clouds and published ports of containers do.
             It is offered beside the local address of the default route (or the first address).
@@ -193,8 +193,8 @@ class WebRTCConfig:
         use_uvloop: Whether the engine's thread runs uvloop; by default where it is installed.
         switch_interval: If given, `sys.setswitchinterval` is called with it while the engine is open. It is how long,
             in seconds, a thread of pure Python code may keep the others waiting. A handler that computes in Python for
-            200 ms delays media by up to five of these intervals; 0.0005 keeps gaps below 40 ms at about 2 % more CPU.
-            It changes the whole process, so by default it is not set (Python's own value is 0.005).
+            200 ms delays media by up to five of these intervals. 0.0005 keeps gaps below 40 ms and costs about 2 % more
+            CPU. It changes the whole process, so by default it is not set (Python's own value is 0.005).
     """
 
     ice_servers: Sequence[IceServer] | Callable[[], Any] = ()

@@ -1,8 +1,9 @@
 """libopus itself, which comes with PyAV, called without the way through FFmpeg.
 
 FFmpeg costs more than the coding (measured: 73 µs instead of 43 to decode a frame, 55 instead of 26 to encode one). It
-also lacks three things that libopus can do: decode at the rate that a handler wants (nothing is resampled, and no frame
-waits for a resampler's filter), conceal a loss, and read a lost frame out of the next packet.
+also lacks three things that libopus can do. First, libopus decodes at the rate that a handler wants, so nothing is
+resampled, and no frame waits for a resampler's filter. Second, it conceals a loss. Third, it reads a lost frame out of
+the next packet.
 
 If the library is not found, `opus.py` codes through FFmpeg, without these three.
 """

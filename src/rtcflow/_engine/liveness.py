@@ -5,14 +5,14 @@ for that; a call then holds its slot for half a minute. Here silence is counted 
 
 - Anything authentic counts as a sign of life: an RTP packet that decrypts, a STUN message with the call's password.
 - A tick without one has the peer asked, by a STUN Binding request; every live peer answers those. So the last sign of a
-  peer that only listens is half a second old at most, and it may be stopped as long as one that talks.
+  peer that only listens is half a second old at most. It may be stopped for as long as a peer that talks.
 - A peer that was stopped answers the old questions when it goes on. Those answers are signs of life, too.
 - After the whole time it is gone.
 - If meanwhile the network says that nobody listens at its address (ICMP "port unreachable"), it is gone after six
   silent ticks. Anybody can forge ICMP, so ICMP alone ends nothing.
 
-Ticks and not seconds, because this process may be stopped, too: however long that lasts it is one tick, and the peer's
-packets that wait in the socket are read before the next.
+The count is in ticks and not in seconds, because this process may be stopped, too. However long that lasts, it is one
+tick. The peer's packets that wait in the socket are read before the next one.
 """
 
 from __future__ import annotations

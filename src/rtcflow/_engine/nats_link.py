@@ -304,9 +304,9 @@ class NatsLink:
     async def _unsubscribe(self, subscription: Any) -> None:
         """Tell NATS, and let what is on its way be answered: the nodes that ask wait for it.
 
-        nats-py's `Subscription.unsubscribe` throws it away. Its `drain` has two faults: after a loss of the connection
-        the subscription comes to life again, and a `drain` that is cancelled or late ends the reader of the
-        connection, which is deaf from then on.
+        nats-py's `Subscription.unsubscribe` throws it away. Its `drain` has two faults. After a loss of the connection
+        the subscription comes to life again. And a `drain` that is cancelled or late ends the reader of the connection,
+        so nothing is received from then on.
         """
         client = self._client
         if client is not None and self.is_up:

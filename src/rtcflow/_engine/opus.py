@@ -191,8 +191,8 @@ class FFmpegOpusDecoder:
         """Make up the audio of one lost packet; None before the first packet.
 
         PyAV cannot tell libopus that a packet was lost. But a packet with only a header byte stands for a frame that
-        was not sent, and libopus conceals that in the same way (RFC 6716 section 4.4; RFC 7587 section 3.1.3 on DTX),
-        for as long as the header says. So the decoder gets the last packet's header.
+        was not sent (RFC 7587 section 3.1.3 on DTX). libopus conceals it in the same way, for as long as the header
+        says (RFC 6716 section 4.4). So the decoder gets the last packet's header.
         """
         if self._toc is None:
             return None

@@ -173,8 +173,8 @@ class PictureEncoder(Vp8Encoder):
 
     aiortc has libvpx take the noise out of them first (``noise-sensitivity=4``), as a browser does with what a camera
     sees. A handler's pictures were made, or have been through that in the browser. Without it, and one step faster in
-    its search (``cpu-used=-8`` for -6), encoding takes three quarters of the time, and what comes out is still nearer
-    to what the handler emitted (``bench/vp8.py``).
+    its search (``cpu-used=-8`` for -6), encoding takes three quarters of the time. The result is still nearer to what
+    the handler emitted (``bench/vp8.py``).
 
     Relies on: ``codec`` is the PyAV context, which `encode` uses as it is while picture size and bitrate fit;
     ``target_bitrate`` is asked for them.

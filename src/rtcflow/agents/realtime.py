@@ -3,9 +3,9 @@
     receive ──→ audio of the caller ──→ WebSocket ──→ the service
     emit    ←── audio queue         ←── WebSocket ←── its events        (`start_up`: one session after the other)
 
-The service decides whose turn it is. When it has heard the caller speak, what waits is dropped, here and at the far
-side, and the service is told how much of its message was *played*: by the playout's ledger, which on a telephone counts
-what the carrier confirmed. A service sends speech faster than it is played, and would remember what nobody heard.
+The service decides whose turn it is. When it has heard the caller speak, the audio that waits is dropped, here and at
+the far side. The service is told how much of its message was *played*. The playout's ledger counts that, on a telephone
+as the carrier confirms it. A service sends speech faster than it is played, and would remember what nobody heard.
 """
 
 from __future__ import annotations
@@ -114,8 +114,8 @@ class RealtimeHandler(AsyncStreamHandler):
         on_event: Called in the event loop with each `RealtimeEvent` but audio.
         attempts: Sessions that may fail in a row, before the call ends. A refused key or model ends it at once.
 
-    A session that breaks is opened again with growing pauses; meanwhile the caller hears what is left of the last
-    answer and then nothing, and what the caller says is dropped. The new session is told what was said and heard.
+    A session that breaks is opened again with growing pauses. Meanwhile the caller hears the rest of the last answer
+    and then nothing. What the caller says is dropped. The new session is told what was said and heard.
 
     Raises:
         TypeError: A tool cannot be described to a model, or `protocol` cannot be called.

@@ -124,8 +124,7 @@ def sentences(tokens: Any, **options: int) -> Any:
     ['It costs 3.50 euros. ', 'Dr. Smith agrees.']
 
     Args:
-        tokens: Text in parts of any size, from an iterable or an async one. An async generator is closed when the
-            pieces are.
+        tokens: Text in parts of any size, from an iterable or an async one. An async one is closed with the pieces.
         **options: As for `SentenceSplitter`.
 
     Returns:

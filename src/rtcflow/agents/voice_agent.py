@@ -4,9 +4,9 @@
                           ↑            │ calls
                           └── results ←┴── one task for each tool, in the call's task group
 
-The models are functions of the user's. What this class adds is the order in which things happen, and what happens to
-the context when the user interrupts: of a reply only what was heard stays in it, and each call of a tool has exactly
-one result. A tool outlives the reply that called it if its policy says so; nothing outlives the call.
+The models are functions of the user's. This class adds the order in which things happen. It also decides what happens
+to the context when the user interrupts. Only the part of a reply that was heard stays in it, and each call of a tool
+has exactly one result. A tool outlives the reply that called it if its policy says so; nothing outlives the call.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Why a call to a server works, or does not: what `rtcflow doctor` finds out, and says in plain words.
 
-`examine` places a call as a browser would, with the ICE servers (and ``iceTransportPolicy``) that the server tells its
-callers, and notes the result of each step. `explain` is pure: it makes sentences of what was found.
+`examine` places a call as a browser would, and notes the result of each step. It uses the ICE servers (and
+``iceTransportPolicy``) that the server tells its callers. `explain` is pure: it makes sentences of what was found.
 """
 
 from __future__ import annotations

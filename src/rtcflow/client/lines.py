@@ -1,9 +1,9 @@
 """The caller's end of a line over a WebSocket: a simulated telephone carrier, and a WebSocket client.
 
 A bot can be called without an account at a carrier, and tests can listen to what a caller hears. The simulated carrier
-does what a real one does: it sends the caller's voice in frames of 20 ms in real time, puts what the server sends into
-a buffer that it plays in real time, answers marks when what came before them was played, and drops its buffer at a
-clear. `audio_in` is what comes out of that buffer, which is what the caller hears.
+does what a real one does. It sends the caller's voice in frames of 20 ms in real time. It puts what the server sends
+into a buffer, and plays the buffer in real time. It answers a mark when the audio before it was played, and drops its
+buffer at a clear. `audio_in` is what comes out of that buffer, which is what the caller hears.
 """
 
 from __future__ import annotations

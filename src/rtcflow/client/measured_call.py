@@ -41,8 +41,9 @@ COMPARED: Final = 60 * RATE
 
 WINDOW: Final = RATE // 2
 DRIFT: Final = RATE // 5
-"""The echo is compared in windows of half a second, each aligned by at most 0.2 s more or less than the whole,
-because jitter buffers change the delay of a line during a call."""
+"""The echo is compared in windows of half a second. Each is aligned by at most 0.2 s more or less than the whole,
+because jitter buffers change the delay of a line during a call.
+"""
 
 
 SILENT: Final = 3.0
@@ -271,8 +272,8 @@ async def _read(transport: Transport, report: CallReport) -> None:
 def find_echo(played: NDArray[np.int16], recorded: NDArray[np.int16]) -> Echo | None:
     """Find what was played in what was recorded; None if one of them is silent.
 
-    The delay is the largest peak of the cross-correlation over the first minute; then windows of half a second are
-    each aligned around it (see `DRIFT`), and their correlation is taken over all of them.
+    The delay is the largest peak of the cross-correlation over the first minute. Then windows of half a second are each
+    aligned around it (see `DRIFT`). Their correlation is taken over all of them.
 
     Args:
         played: int16, shape (n,).

@@ -4,8 +4,8 @@
                                                   (then of the next one)
 
 The application holds the call, whose queues stay. One task carries one transport after the other. Pumps move what comes
-in, as long as that transport lives. What goes out is moved by tasks that outlive each transport: pictures and sound
-that are due while there is no link are dropped, since a microphone goes on; messages wait.
+in, as long as that transport lives. Tasks that outlive each transport move what goes out. Pictures and sound that are
+due while there is no link are dropped, because a microphone goes on. Messages wait.
 """
 
 from __future__ import annotations

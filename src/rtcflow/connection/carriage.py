@@ -6,7 +6,7 @@ Pure: events and `now` go in, a new `Carriage` comes out. `resuming` asks it, an
     suspended   no transport does; the call waits until `deadline`
     pending     suspended, and another transport has been offered, which is not connected yet
 
-Two rules. First, transports are numbered, and what an earlier one reports changes nothing: a client comes back before
+Two rules. First, transports are numbered, and a report of an earlier one changes nothing. A client may come back before
 the server has noticed that its old network died. Second, the time of waiting runs from the moment in which the call
 lost its transport. Attempts that fail do not begin it again, so nobody can hold a call for longer than `seconds`.
 """

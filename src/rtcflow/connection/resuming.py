@@ -3,9 +3,10 @@
     live ──link broke──> suspended ──the peer is back──> live
                              └──nobody came in time──> the connection ends
 
-While a connection is suspended, its three nurseries and its link have ended, and the rest goes on: `start_up`, timers,
-what the handler started through `handler.loop`, threads, and the time limit. What waits to be played stays in the
-player of the transport that broke (`Player.keep_rest`), and messages wait here, both until the next transport has them.
+While a connection is suspended, its three nurseries and its link have ended. The rest goes on: `start_up`, timers, what
+the handler started through `handler.loop`, threads, and the time limit. Audio that waits to be played stays in the
+player of the transport that broke (`Player.keep_rest`). Messages wait here. Both wait until the next transport has
+them.
 
 `carriage` decides. One task of the call (`run`) does all that takes time, so that nothing happens twice at once.
 """

@@ -1,7 +1,7 @@
 """Streams that nobody runs: FastRTC answers an offer in any route, without `mount` and without a lifespan.
 
-A call needs a task group to live in. Where the application gives none, the stream runs in an event loop of its own, in
-a thread that lives as long as the process, from its first offer on. One warning says how to have it in the
+A call needs a task group to live in. If the application gives none, the stream runs in an event loop of its own from
+its first offer on. The loop is in a thread that lives as long as the process. One warning says how to have it in the
 application's loop.
 """
 

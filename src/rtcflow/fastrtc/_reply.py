@@ -3,9 +3,9 @@
 The classes themselves are run by `rtcflow.ReplyOnPause`: `copy` makes one for each call. It finds pauses sooner, and
 interrupts within a frame.
 
-A subclass is run as FastRTC runs it, since what it overrides belongs to that way: frames are collected into chunks,
-`determine_pause` judges each, and `emit` takes the reply's items one by one. `receive` and `emit` run in two worker
-threads. All of FastRTC's methods and attributes are here for subclasses.
+A subclass is run as FastRTC runs it, because the methods that it overrides belong to that way. Frames are collected
+into chunks, `determine_pause` judges each chunk, and `emit` takes the reply's items one by one. `receive` and `emit`
+run in two worker threads. All of FastRTC's methods and attributes are here for subclasses.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """`stream.ui`: what FastRTC's programs launch, and what Gradio's programs mount.
 
-`launch` serves rtcflow's page on the HTTP server of `rtcflow serve`. Where a program has imported Gradio, `stream.ui`
-is also one of Gradio's `Blocks`, so that Gradio can mount and nest it; it then shows a link to rtcflow's page.
+`launch` serves rtcflow's page on the HTTP server of `rtcflow serve`. If a program has imported Gradio, `stream.ui` is
+also one of Gradio's `Blocks`, so that Gradio can mount and nest it. It then shows a link to rtcflow's page.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Four handler classes (audio or video, sync or async) play what a source gives them. A source is a function of the peer's
 frames or a generator, again sync or async. No handler knows which of the two it has.
 
-A function of video takes a frame and returns one (uint8, shape (height, width, 3), BGR); a generator makes audio or
+A function of video takes a frame and returns one (uint8, shape (height, width, 3), BGR). A generator makes audio or
 video for callers who only receive. Both may be ``def`` or ``async def``; plain ones run in worker threads. Arguments
 after the frame, and all arguments of generators, are those that the peer or the application set (`set_args`).
 """

@@ -1,7 +1,7 @@
 """How hard the Opus encoders may work: hard while the engine has time, and not at all when the core is full. Pure.
 
 There are two levels, because only two are worth having. From `BEST` down to 7 the encoder looks at what kind of sound
-it has; without that, speech is 0.3 dB farther from the original at the same bitrate. Levels 1 to 6 do not look. They
+it has. Without that, speech is 0.3 dB farther from the original at the same bitrate. Levels 1 to 6 do not look. They
 take a third more bits than level 0, and at the same bitrate their sound is no better (``nox -s bench_quality``).
 
 `EngineLoad` (in ``_engine``) calls `ComplexityControl.note` at every tick with what the engine's thread used, what the

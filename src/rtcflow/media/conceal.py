@@ -1,7 +1,7 @@
 """Audio in place of audio that was lost, for codecs that cannot make it up themselves (G.711, G.722).
 
-The idea of ITU-T G.711 Appendix I, in its simplest form: the last period of the voice goes on, fading out, and what
-comes after is faded in over it, so that neither the beginning nor the end of a hole clicks.
+This is the idea of ITU-T G.711 Appendix I, in its simplest form. The last period of the voice goes on and fades out.
+The audio after the hole is faded in over it, so that neither end of the hole clicks.
 """
 
 from __future__ import annotations

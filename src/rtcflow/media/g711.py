@@ -1,9 +1,9 @@
 """G.711, both laws, by table: what telephone lines speak.
 
-Strategy: the two decoding tables (256 entries) follow ITU-T G.711 tables 1 and 2 as their closed forms; the encoding
+Strategy: the two decoding tables (256 entries) follow ITU-T G.711 tables 1 and 2 as their closed forms. The encoding
 tables (65,536 entries, one per int16) are made from the decision values of the same tables. Encoding and decoding an
-array is then one look-up per sample. G.711 is defined on 14-bit (mu-law) and 13-bit (A-law) samples; a 16-bit sample
-is brought there by an arithmetic shift, as the ITU-T software tool library (G.191) and all common codecs do.
+array is then one look-up per sample. G.711 is defined on 14-bit (mu-law) and 13-bit (A-law) samples. An arithmetic
+shift makes them of 16-bit samples, as in the ITU-T software tool library (G.191) and all common codecs.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The jitter buffer: packets come in as they arrive, audio goes out in order, and losses are reported.
 
 The idea is to have no standing delay. Frames go to a handler, not to a loudspeaker, so a frame need not come exactly
-every 20 ms; and the far end of an echo has a jitter buffer of its own. Packets that come in order, however unevenly,
+every 20 ms. Also, the far end of an echo has a jitter buffer of its own. Packets that come in order, however unevenly,
 are played on arrival. Only a *hole* in the sequence makes later packets wait. They wait as long as packets have lately
 been late: at least `MIN_PATIENCE`, at most `MAX_PATIENCE`. Then the hole is given up, all that waits is played at once,
 and the delay is as before. A packet that comes after that is dropped and counted, and later holes are waited for

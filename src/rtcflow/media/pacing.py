@@ -10,8 +10,8 @@ from ..exceptions import MediaError
 class Pacer:
     """A schedule of frames that does not drift.
 
-    Frame ``n`` is due ``n / rate`` seconds after the first; deadlines are computed from the count, never by adding up
-    floats, so after 24 hours the schedule is where it was. Usage: wait until `next_deadline`, send, `frame_sent`.
+    Frame ``n`` is due ``n / rate`` seconds after the first. Deadlines are computed from the count, never by adding up
+    floats, so the schedule does not drift in 24 hours. Usage: wait until `next_deadline`, send, `frame_sent`.
 
     Args:
         rate: Frames a second; need not be whole (29.97).

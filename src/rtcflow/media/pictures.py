@@ -2,9 +2,9 @@
 
 Strategy. A picture leaves with its own last packet; nothing waits for the next picture. Only a hole in the sequence
 makes pictures wait. The hole is reported at once (a NACK), and again after each measured round trip. A hole that is not
-filled in time is given up: the pictures that build on it cannot be decoded, so the buffer drops them, asks for a key
-picture (a PLI), and goes on with the next key picture. A hole therefore holds the picture for `give_up` seconds and the
-time that a key picture takes, and no longer.
+filled in time is given up. The pictures that build on it cannot be decoded, so the buffer drops them. It asks for a key
+picture (a PLI), and goes on with the next one. A hole therefore holds the picture for `give_up` seconds and the time
+that a key picture takes, and no longer.
 
 Invariant: pictures leave in the order of their packets, each once, and never with a packet missing. After a picture was
 dropped, the next one that leaves is a key picture. There is one exception. A sender that answers no request for

@@ -3,13 +3,13 @@
 Pure: `now` comes in (seconds, on any one monotonic clock), frames go out. The thread-safe shell that transports use is
 `rtcflow._core.player.Player`.
 
-The schedule. Slot ``k`` of a stretch of audio is due ``k`` frames after its anchor; deadlines are computed from the
-count, never by adding up floats, so 24 hours of frames drift by nothing. Three cases at a pop:
+The schedule. Slot ``k`` of a stretch of audio is due ``k`` frames after its anchor. Deadlines are computed from the
+count, never by adding up floats, so 24 hours of frames do not drift. Three cases at a pop:
 
 - In time, or late by less than `max_lag`: the frame leaves now, and its media time follows on. Overdue frames leave one
   after the other at once. So a jitter of the handler up to `max_lag` never becomes lasting latency.
-- Late by `max_lag` or more, because the handler was silent or stalled: media time skips as many whole frames as were
-  missed, since an RTP timestamp counts through silence (RFC 3550 section 5.1). The schedule starts again.
+- Late by `max_lag` or more, because the handler was silent or stalled: media time skips the whole frames that were
+  missed. An RTP timestamp counts through silence (RFC 3550 section 5.1). The schedule starts again.
 - Nothing queued: nothing is due.
 
 Audio can still wait for good in two cases: the frame that set the anchor came late itself, or a stall ended with a
@@ -71,8 +71,9 @@ class Latency(enum.Enum):
     """What to do about audio that waits in the playout queue without need."""
 
     LIVE = "live"
-    """The conversation matters more than each sample. If a queue stands for `SHED_AFTER` seconds, while the handler
-    produces no faster than real time, its frames are shed: silent ones at once, others one by one."""
+    """The conversation matters more than each sample. A queue may stand for `SHED_AFTER` seconds, while the handler
+    produces no faster than real time. Then its frames are shed: silent ones at once, others one by one.
+    """
 
     BUFFERED = "buffered"
     """Every emitted sample is played. If at most `max_lag` stands, it leaves early, as after jitter."""
@@ -382,7 +383,7 @@ class _Slack:
             waiting: Seconds of audio that wait behind it.
 
         Returns:
-            At the end of `SHED_AFTER` seconds what they were like, if the handler produced in real time during these:
+            At the end of `SHED_AFTER` seconds, what they were like. None if the handler did not produce in real time:
             about as much as was played, and steadily. Otherwise None: its queue fills or empties.
         """
         if self._since is None:

@@ -11,7 +11,7 @@ The path's rate is unknown, and what exceeds it waits in queues on the way. Thre
 Without trouble the target rises by 8 % a second, as in the same draft, if it is used. Before the first trouble it rises
 faster.
 
-An encoder does not keep to a target from picture to picture: a key picture takes ten times as much as others, and a
+An encoder does not keep to a target from picture to picture. A key picture takes ten times as much as others, and a
 picture full of detail cannot be made small enough. So what was sent above the target is a *debt*, and the next picture
 waits until it is paid down to `ALLOWANCE`. Pictures that the handler emits meanwhile are left out: the one that goes is
 the newest. So no queue builds up here or on the path, and the frame rate falls instead. A queue that the round trip

@@ -445,7 +445,7 @@ def read_payload(message: Mapping[str, Any]) -> bytes:
     """The base64 bytes at ``payload``.
 
     Line breaks are ignored, and padding may be missing, as browsers read base64 (WHATWG Infra, "forgiving-base64
-    decode"): encoders for mail (Android's ``DEFAULT``, Python's ``encodebytes``) put lines in.
+    decode"). Encoders for mail (Android's ``DEFAULT``, Python's ``encodebytes``) put line breaks in.
     """
     text = read_text(message, "payload")
     try:

@@ -1,8 +1,8 @@
 """What goes over the data channel: FastRTC's messages, typed.
 
-A server tells its page about the conversation in JSON, ``{"type": T, "data": D}``; a page opens with the plain word
-``handshake``; any other text is the application's own. FastRTC's documentation gives errors and warnings under
-``data`` while its code sends them under ``message``: both keys are written, either is read.
+A server tells its page about the conversation in JSON, ``{"type": T, "data": D}``. A page opens with the plain word
+``handshake``. Any other text is the application's own. FastRTC's documentation gives errors and warnings under ``data``
+while its code sends them under ``message``: both keys are written, either is read.
 
 Text is ours only if it is *exactly* ours. A message with one of our types but other keys, or other data, is the
 application's, and reaches it unchanged.

@@ -2,7 +2,7 @@
 
 `summarise_offer` reads facts and negotiates nothing: the engine reads the offer again, with aiortc's parser, to answer
 it. That parser gives up at the first line that it cannot read, needed or not. `tidy` therefore takes such lines out
-first and writes the others as the parser expects them, so that one broken line that nobody needs ends no call.
+first, and writes the others as the parser expects them. So a broken line that nobody needs does not end a call.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """WHIP (RFC 9725) and WHEP (draft-ietf-wish-whep): what their requests say, and the headers of what they get.
 
-WHIP sends media to a server, WHEP fetches media from one. Both post an offer and get an answer and a session's URL; to
+WHIP sends media to a server, WHEP fetches media from one. Both post an offer, and get an answer and a session's URL. To
 that URL the client sends its candidates (PATCH, RFC 8840's fragments of SDP) and its goodbye (DELETE).
 """
 
@@ -71,7 +71,7 @@ class Fragment:
 def read_offer(body: bytes, direction: Direction, *, audio: bool = True, video: bool = True) -> WhipOffer:
     """Read the body of a POST.
 
-    An endpoint takes an offer as a whole or not at all (RFC 9725 section 4.4): one with a section that cannot be
+    An endpoint takes an offer as a whole or not at all (RFC 9725 section 4.4). An offer with a section that cannot be
     served is refused, so that the client knows.
 
     Args:

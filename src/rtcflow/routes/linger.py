@@ -1,8 +1,8 @@
 """A middleware between the server and a line: when a call is over, it still takes the rest of what the peer sends.
 
 A server holds received messages in a short queue (Hypercorn: ten), and puts the message about the peer's end behind
-them. If the application returns while that queue is full, nobody takes from it any more: the server's reader waits for
-room for ever, and the socket and its tasks are never freed. A peer only has to go on sending for a moment after its
+them. If the application returns while that queue is full, nobody takes from it any more. Then the server's reader waits
+for room for ever, and the socket and its tasks are never freed. A peer only has to go on sending for a moment after its
 call has ended, as every microphone does. `Lingering` goes on receiving in the application's place.
 """
 

@@ -21,8 +21,9 @@ logger: logging.Logger = logging.getLogger(__name__)
 
 
 RESERVE: Final = 16
-"""File descriptors that must be free before a call is let in: for its own sockets, and for the server, which must still
-accept connections to refuse other calls."""
+"""File descriptors that must be free before a call is let in. The call needs some for its sockets, and the server must
+still accept connections to refuse other calls.
+"""
 
 EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS})
 """What the system says when it has no more descriptors, or no memory for sockets."""

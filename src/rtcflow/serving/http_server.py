@@ -2,7 +2,7 @@
 
 - Under trio, Hypercorn runs each connection in the server's own nursery. An error inside one connection's tasks ended
   the process and every call. (A refused WebSocket upgrade with a frame in the same TCP segment did so: h11 raises in
-  ``send(None)``.) Here each connection has its own guard: its error is logged, and ends this connection only.
+  ``send(None)``.) Here each connection has its own guard. Its error is logged, and ends this connection only.
 - After a client has gone, Hypercorn's WebSocket pings keep the connection's tasks for up to the ping interval, and
   under trio its socket, too. Here both end as soon as nothing more can be read.
 - Hypercorn always accepts compression, and inflates 64 KiB of it at once before it looks at its limit: up to 64 MB for

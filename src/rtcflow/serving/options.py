@@ -1,7 +1,7 @@
 """The options of a stream, in groups: each group is a frozen dataclass that checks its own values.
 
 `Limits`, `Access` and `Page` are what users write. Each of their fields may also be given to `Stream` as a keyword of
-its own, as FastRTC's users do (``concurrency_limit=10``); `merge` puts such keywords where they belong. `Options` is
+its own (``concurrency_limit=10``), as FastRTC's users do. `merge` puts such keywords where they belong. `Options` is
 everything together, as admission, the live calls and the routes read it.
 """
 

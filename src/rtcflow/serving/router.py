@@ -1,8 +1,8 @@
 """What a stream asks of a cluster. Without a cluster, nothing here is used.
 
 A stream that runs on several processes, or machines, has a `CallRouter` in each. It makes ids that say where their call
-lives, sees to it that an id and a slot of the whole cluster are given once, and carries requests to the node of their
-call. `rtcflow.cluster` has the implementation over NATS.
+lives. It makes sure that an id, and a slot of the whole cluster, is given only once. It carries requests to the node of
+their call. `rtcflow.cluster` has the implementation over NATS.
 """
 
 from __future__ import annotations

@@ -4,9 +4,9 @@
 
 `STTModel` and `TTSModel` are protocols with FastRTC's methods, so a model of your own needs no base class. Each model
 computes in the thread that calls it. Reply functions written with plain ``def`` run in worker threads already. In
-``async`` code write ``await transcribe(model, audio)``, ``await synthesize(model, text)`` or
-``async for chunk in model.stream_tts(text)``: they compute in worker threads. `stt` and `tts` return what they
-computed, so they cannot leave the thread: in the event loop's thread they stop all calls, and rtcflow warns about it.
+``async`` code write ``await transcribe(model, audio)``, ``await synthesize(model, text)`` or ``async for chunk in
+model.stream_tts(text)``: they compute in worker threads. `stt` and `tts` return what they computed, so they compute in
+the caller's thread. In the event loop's thread they stop all calls, and rtcflow warns about it.
 
 ================== =============================== ===============================================
 name               needs                           where it computes

@@ -1,7 +1,7 @@
 """Text to speech: Kokoro and Cartesia if they are there, espeak-ng otherwise.
 
-A model is one method, `_speak(sentence, options)`. Streams are made of it sentence by sentence, so that the first
-sentence is heard while the second is computed, and an interrupted reply computes one sentence too many at most.
+A model is one method, `_speak(sentence, options)`. Streams are made sentence by sentence. So the first sentence is
+heard while the second is computed, and an interrupted reply computes at most one sentence too many.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """One call over a WebSocket of an ASGI server: what the WebSocket and the telephone transport have in common.
 
-A *line* is one call over one WebSocket. Four tasks serve it, owned by `open_line`: one reads, one plays (paced by
-`audio_out`), one sends what is not audio, and one watches whether the peer is alive and takes what is sent.
+A *line* is one call over one WebSocket. Four tasks serve it, owned by `open_line`. One reads, one plays (paced by
+`audio_out`), and one sends what is not audio. The fourth watches whether the peer is alive and takes what is sent.
 
 The invariant: a message or a clear never comes after audio that was put after it. All sending goes through one lock,
 and the task that holds it sends what waits in the outbox first. The codec decides what messages mean
@@ -299,8 +299,8 @@ class LineTransport(LinkTransport):
     def _is_goodbye(self, left: PeerLeft) -> bool:
         """Whether the peer has closed its WebSocket on purpose.
 
-        Hypercorn tells 1006 whatever the peer's code was: a goodbye without a message cannot be told from a broken
-        link there, and counts as one only where the carrier has no other goodbye.
+        Hypercorn tells 1006 whatever the peer's code was. So a goodbye without a message looks like a broken link
+        there. It counts as a goodbye only if the carrier has no other one.
         """
         return left.is_goodbye or not self._codec.stops
 

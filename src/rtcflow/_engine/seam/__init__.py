@@ -4,6 +4,6 @@
     wire          RTP to and from the socket                   restart      ICE restarts
     seam          everything else of RTCPeerConnection         description  SDP parser and codec tables
 
-Each use names what it relies on, a contract test holds that against the installed release, and
-`tests/unit/_engine/test_seam_walls.py` sees to it that nothing outside touches such parts.
+Each use names what it relies on, and a contract test compares that with the installed release.
+`tests/unit/_engine/test_seam_walls.py` fails if code outside touches such parts.
 """

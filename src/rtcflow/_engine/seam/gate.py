@@ -1,8 +1,8 @@
 """The gate: which datagrams reach a call. Runs in the engine's thread.
 
-Anybody may send to a call's UDP port. aiortc and aioice read what comes as if the peer had sent it: one empty datagram,
-one broken STUN attribute or one packet that is too long ends the call. So each socket has a gate, which lets through
-only what can be the peer's, and stops every error that those libraries raise:
+Anybody may send to a call's UDP port. aiortc and aioice read every datagram as if the peer had sent it. One empty
+datagram, one broken STUN attribute or one packet that is too long ends the call. So each socket has a gate, which lets
+through only what can be the peer's, and stops every error that those libraries raise:
 
     first byte (RFC 7983)   let through
     0 to 3      STUN        if it is sound and carries the call's user name and password (RFC 8445 section 7.3)
@@ -17,9 +17,9 @@ A peer whose NAT gives it another port does not know of it, so it nominates no p
 that the peer's checks come from, once it has answered there and has asked from nowhere else `FOLLOW` times.
 
 The other way round, an offer's candidates may point to strangers, and ICE would send each of them seven checks from
-each of our addresses. So there is a budget (RFC 8445 section 19.5.1 asks for one): until an address has answered, it
-gets no more than its share of `CHECKS`. Each check that comes from an address earns it two of ours, or a peer that is
-slow to get through would be given up.
+each of our addresses. So there is a budget, as RFC 8445 section 19.5.1 asks. Until an address has answered, it gets no
+more than its share of `CHECKS`. Each check that comes from an address earns it two of ours, or a peer that is slow to
+get through would be given up.
 
 The gate also knows what only the socket sees: that something authentic came from the peer (`Contact.heard`), and that
 the peer's port answers "unreachable" (`Contact.refused`). `liveness.py` decides what follows.

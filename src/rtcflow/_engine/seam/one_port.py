@@ -10,12 +10,12 @@ the first of these that fits; a stranger's costs a look into a dictionary:
 
 After that the call's gate judges it, as at a socket of its own.
 
-An address belongs to one call. It is proven if it has answered a check of that call. To forge such an answer, one
-must see the check. A caller who only claims to be at another caller's address does not get its datagrams: a claim never
-displaces a proof, and another proof does so only once the first is older than `PROOF`.
+An address belongs to one call. It is proven if it has answered a check of that call. To forge such an answer, one must
+see the check. A caller who only claims to be at another caller's address does not get its datagrams. A claim never
+displaces a proof. Another proof does so only if the first is older than `PROOF`.
 
-So two engines that both use one port can have one call between them at a time, because all their calls would have the
-same two addresses. Only the server should use one.
+All calls between two engines that both use one port would have the same two addresses. So such engines can have one
+call between them at a time. Only the server should use one.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """ICE restarts (RFC 8445 section 2.4): a live call gets another way to its peer, on the sockets that it has.
 
 A phone goes from WLAN to mobile; a laptop wakes up somewhere else. The peer then offers again with new ICE credentials,
-and both sides check their candidates again, while media goes on by the old way as long as that works. DTLS, and with it
-the certificate, the keys and all streams, stay.
+and both sides check their candidates again. Meanwhile media goes on by the old way, as long as that works. DTLS, and
+with it the certificate, the keys and all streams, stay.
 
 aioice knows no restarts: a connection checks once. But everything that such a check uses can be replaced in place: the
 credentials, the remote candidates and the list of pairs. Sockets and local candidates stay, because this side has not

@@ -62,8 +62,9 @@ CIPHERS = (
     b"ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-ECDSA-AES128-SHA:ECDHE-ECDSA-AES256-SHA"
     b":ECDHE-RSA-AES128-GCM-SHA256:ECDHE-RSA-CHACHA20-POLY1305:ECDHE-RSA-AES128-SHA:ECDHE-RSA-AES256-SHA"
 )
-"""aiortc's own list, and the same suites for peers with an RSA certificate: RFC 8827 section 6.5 wants the ECDSA ones,
-peers in the field (GStreamer's webrtcbin) have RSA."""
+"""aiortc's own list, and the same suites for peers with an RSA certificate. RFC 8827 section 6.5 wants ECDSA, but some
+peers in the field (GStreamer's webrtcbin) have RSA.
+"""
 
 
 class Certificate(RTCCertificate):
@@ -351,8 +352,9 @@ def send_packets(sender: RTCRtpSender, play: Callable[[wire.RtpWriter], Awaitabl
 def stop_without_blocking(receiver: RTCRtpReceiver) -> None:
     """Have `receiver`, which decodes in a thread, end that thread without making the engine's thread wait for it.
 
-    aiortc joins the thread in the loop's own, and the thread first decodes all that is queued: for video that is many
-    milliseconds in which no call has audio. Here what is queued is dropped, and the thread joined in another.
+    aiortc joins the thread in the loop's own thread, and the thread first decodes all that is queued. For video that
+    takes many milliseconds, in which no call has audio. Here what is queued is dropped, and the thread joined in
+    another.
 
     Relies on: ``receiver.stop()`` and ``receiver._handle_disconnect()`` are what ends the thread;
     ``__decoder_thread`` is it, or None; ``__decoder_queue`` is its queue, which None ends.

@@ -27,9 +27,9 @@ class Loudness:
     A speech model needs one to three windows to notice that speech has begun. In noise it needs two to four to notice
     that speech has ended. Sound as quiet as the background does not count as speech, whatever the model says.
 
-    Both levels are running means over windows that the model has judged. The bar between them is a quarter of the way
-    up, because syllables and final consonants are that much weaker than the mean, and at most `BAR` dB up. If speech is
-    less than `LEAST` dB above the background, the level cannot tell them apart, and the model alone decides.
+    Both levels are running means over windows that the model has judged. The threshold between them is a quarter of the
+    way up, because syllables and final consonants are that much weaker than the mean. It is at most `BAR` dB up. If
+    speech is less than `LEAST` dB above the background, the level cannot tell them apart, and the model alone decides.
     """
 
     BAR = 8.0
@@ -81,7 +81,8 @@ many (96 ms) to notice a clear voice.
 
 EAGER = 2
 """Windows of silence (64 ms) after which an eager tracker tells `SpeechEnded`. Over 24 utterances of the test corpus,
-one window would be sooner by 36 ms, but also takes the gaps inside of words for ends: 4.0 a turn instead of 2.4."""
+one window would be sooner by 36 ms. But it also takes the gaps inside of words for ends: 4.0 a turn instead of 2.4.
+"""
 
 
 @dataclass(slots=True)

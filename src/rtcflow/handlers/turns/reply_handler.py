@@ -58,8 +58,9 @@ TURNS_KEPT = 100
 """Turns whose times are kept (`ReplyHandler.turns`)."""
 
 REPLY_THREADS = 3
-"""Worker threads of one connection in functions of the user's: the reply's, and those of replies that were interrupted
-and have not come to their next `yield`."""
+"""Worker threads of one connection that may run functions of the user: the thread of the reply, and those of
+interrupted replies that have not reached their next `yield`.
+"""
 
 ARGUMENTS_LATE = 10.0
 """Seconds after which a warning says that the peer has not answered ``send_input``. A page answers at once."""

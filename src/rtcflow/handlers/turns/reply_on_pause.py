@@ -41,10 +41,10 @@ class ReplyOnPause(ReplyHandler):
 
     Args:
         fn: Called with ``(sample_rate, samples)``: `input_sample_rate` Hz, int16, shape (channels, n). Further
-            positional arguments get what the peer sent. A generator or an async generator yields what `emit` may
-            return, or `Say` (audio with its words), one at a time; a function, ``async`` or not, returns one such
-            item. A function that is not async runs in a worker thread and may block. `reply_to` calls it with a text
-            instead of audio.
+            positional arguments get what the peer sent. A generator or an async generator yields items one at a time.
+            An item is what `emit` may return, or `Say` (audio with its words). A function, ``async`` or not, returns
+            one such item. A function that is not async runs in a worker thread and may block. `reply_to` calls it with
+            a text instead of audio.
         startup_fn: Called once at the beginning, with as many of the peer's arguments as it takes. It yields a
             greeting, which is played.
         algo_options: When a turn begins, ends, and may interrupt.
@@ -64,10 +64,10 @@ class ReplyOnPause(ReplyHandler):
             If it returns False until the user is silent, the sound is ignored: an "mhm". None: speech always
             interrupts.
         resume_false_interruption: At speech, hold the reply instead of cancelling it. It goes on from where it was if
-            the speech was a false alarm: shorter than 0.6 seconds (True), or if the given function, called with the
-            audio in a worker thread, returns False. The user is heard meanwhile. If the user finishes a second turn
-            first, both turns are answered together.
-        on_turn_error: ``"continue"``: if `fn`, the detector or one of the functions here raises, the error is logged,
+            the speech was a false alarm. With True, speech shorter than 0.6 seconds is one. A function is called with
+            the audio in a worker thread, and returns False for a false alarm. The user is heard meanwhile. If the user
+            finishes a second turn first, both turns are answered together.
+        on_turn_error: ``"continue"``: `fn`, the detector or one of the functions here may raise. The error is logged,
             the peer is told, and the next turn is heard. ``"end"``: the error ends the connection.
         on_event: Called in the event loop with each `TurnEvent`. What it raises harms no turn.
         speculative: Call `fn` at each likely end of the turn (0.1 s of silence), before the pause is over. Its output

@@ -20,8 +20,9 @@ from .reply_on_pause import ReplyOnPause
 from .vad import VAD_RATE
 
 BEFORE = 0.7
-"""Seconds of audio before somebody speaks that the spotter is given, too: a phrase's first sounds are faint, and speech
-is noticed up to 0.2 s late."""
+"""Seconds of audio before the speech that the spotter is given, too. The first sounds of a phrase are faint, and speech
+is noticed up to 0.2 s late.
+"""
 
 
 class StopWordTurns:

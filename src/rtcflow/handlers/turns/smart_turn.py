@@ -42,8 +42,9 @@ LONGEST_PAUSE = 2.0
 """Seconds of silence that end a turn whatever the model says: people who are thinking seldom pause for longer."""
 
 EndOfTurn: TypeAlias = Callable[[NDArray[np.float32]], float]
-"""Given float32 audio in [-1, 1], shape (n,), 16 kHz, n at most 8 s, that ends where the speech did: the probability
-that the turn is over. Called in a worker thread."""
+"""The probability that the turn is over. The audio is float32 in [-1, 1], shape (n,), 16 kHz, n at most 8 s, and ends
+where the speech did. Called in a worker thread.
+"""
 
 
 class SmartTurn:

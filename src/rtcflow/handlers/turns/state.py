@@ -1,9 +1,9 @@
 """Whose turn it is, decided without waiting: events and `now` in, actions out.
 
-`TurnState` knows two turns: the *user's*, from the first speech to the decision that it is over, and the *bot's*, from
-the decision to reply until the reply was played or interrupted. Each method is an event. It takes the moment at which
-it happened and returns what must be done, in order. The state changes before anything is done, so an action can never
-find the state of a moment ago. h11 and similar protocol libraries are built the same way.
+`TurnState` knows two turns. The *user's* turn lasts from the first speech to the decision that it is over. The *bot's*
+turn lasts from the decision to reply until the reply was played or interrupted. Each method is an event. It takes the
+moment at which it happened and returns what must be done, in order. The state changes before anything is done, so an
+action can never find the state of a moment ago. h11 and similar protocol libraries are built the same way.
 
     user   silent ──SpeechStarted──→ speaks ──TurnEnded──→ silent
     bot    silent ──StartReply──→ replies ──played──→ silent
@@ -33,8 +33,9 @@ Audio: TypeAlias = tuple[int, NDArray[np.int16]]
 """``(sample_rate, samples)``: int16, shape (channels, n)."""
 
 FALSE_INTERRUPTION = 0.6
-"""Seconds. Shorter speech counts as a false alarm with ``resume_false_interruption=True``: a cough, a knock or an
-"mhm" is shorter than this, and nearly every sentence is longer."""
+"""Seconds. Shorter speech counts as a false alarm with ``resume_false_interruption=True``. A cough, a knock or an "mhm"
+is shorter than this, and nearly every sentence is longer.
+"""
 
 JUDGED = 10.0
 """Seconds of audio that `interrupt_when` gets at most, so that a long speech costs no more at each frame."""

@@ -102,9 +102,9 @@ class PauseDetectionModel(Protocol):
 class EnergyVad:
     """Takes for speech whatever is clearly louder than the recent background. Needs no model and no package.
 
-    It knows levels, nothing else: music, a door, a dog, a second voice and a ringing telephone are all speech to it,
-    and in steady noise it misses quiet talkers. Good for tests, push-to-talk and quiet headsets; for people in rooms
-    install ``rtcflow[vad]``.
+    It only knows levels. Music, a door, a dog, a second voice and a ringing telephone are all speech to it. In steady
+    noise it misses quiet talkers. Good for tests, push-to-talk and quiet headsets; for people in rooms install
+    ``rtcflow[vad]``.
 
     Args:
         margin: dB above the background from which on a window counts as speech (probability 0.5).

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args, get_type_hints
 
 from ..protocol.json_schema import BadArguments, read_value, schema_of
+from ..protocol.json_text import read_json
 
 __all__ = ["Policy", "Tool", "as_tool", "tool"]
 
@@ -61,8 +62,8 @@ class Tool:
             BadArguments: It does not fit; the text says what would.
         """
         try:
-            given = json.loads(text or "{}")
-        except (ValueError, RecursionError) as error:
+            given = read_json(text or "{}")
+        except ValueError as error:
             raise BadArguments(f"the arguments are not JSON: {error}") from None
         if not isinstance(given, dict):
             raise BadArguments(f"the arguments must be an object, not {text:.80}")

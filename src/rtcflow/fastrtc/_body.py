@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..exceptions import InvalidOffer
+from ..protocol.json_text import read_json
 
 if TYPE_CHECKING:
 
@@ -61,8 +61,8 @@ class Body(_Fields):
             InvalidOffer: It is not JSON, or a field is missing or of another type.
         """
         try:
-            said = json.loads(content)
+            said = read_json(content)
             known = {key: said[key] for key in ("type", "webrtc_id", "sdp", "candidate") if key in said}
             return cls(**known)
-        except (ValueError, TypeError, RecursionError) as error:
+        except (ValueError, TypeError) as error:
             raise InvalidOffer(f"the body is not an offer: {type(error).__name__}", status=422) from None

@@ -5,9 +5,10 @@ Every way in which a service can fail has one error, `ServiceError`, whose text 
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any
+
+from .json_text import read_json
 
 __all__ = ["ChatReader", "ServiceError", "ToolCall"]
 
@@ -78,7 +79,7 @@ def _read(data: str, calls: dict[int, dict[str, str]]) -> tuple[str, bool]:
     try:
         if len(data) > LONGEST_LINE:
             raise ValueError("it is too long")
-        event = json.loads(data)
+        event = read_json(data)
         if error := event.get("error"):
             message = error.get("message") if isinstance(error, dict) else error
             raise ServiceError(f"the chat service reports an error: {message!s:.200}")
@@ -97,5 +98,5 @@ def _read(data: str, calls: dict[int, dict[str, str]]) -> tuple[str, bool]:
         if not isinstance(text, str):
             raise TypeError("its content is not text")
         return text, choice.get("finish_reason") is not None
-    except (ValueError, TypeError, AttributeError, KeyError, IndexError, RecursionError) as error:
+    except (ValueError, TypeError, AttributeError, KeyError, IndexError) as error:
         raise ServiceError(f"the chat service sent what is not in the format ({error}): {data:.80}") from error

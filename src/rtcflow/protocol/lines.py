@@ -14,7 +14,6 @@ If a codec cannot read a message, it raises `RemoteProtocolError` with a close c
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import re
 from abc import ABC, abstractmethod
@@ -24,6 +23,7 @@ from typing import Any, ClassVar, Final, Literal, TypeAlias
 
 from ..exceptions import RemoteProtocolError
 from ..frames import FRAME_SECONDS, AudioFormat, ChannelLayout
+from .json_text import read_json, read_json_object
 from .resume import Permit
 
 NORMAL: Final = 1000
@@ -376,8 +376,8 @@ def parse_object(message: Message) -> dict[str, Any]:
             "a binary message came where JSON text was agreed", close_code=WRONG_KIND
         )
     try:
-        value = json.loads(message)
-    except (ValueError, RecursionError):  # RecursionError: "[[[[…"
+        value = read_json(message)
+    except ValueError:
         raise wrong(f"not JSON: {message[:_SHOWN]!r}") from None
     if not isinstance(value, dict):
         raise wrong(f"JSON, but not an object: {message[:_SHOWN]!r}")
@@ -388,9 +388,8 @@ def binary_json(message: bytes) -> RemoteProtocolError | None:
     """The error for JSON that came in a binary message; None if `message` is something else."""
     if message[:1] != b"{":
         return None
-    try:
-        said = json.loads(message)
-    except (ValueError, RecursionError):
+    said = read_json_object(message)
+    if said is None:
         return None
     named = f" {str(said['event'])[:_SHOWN]!r}" if "event" in said else ""
     return RemoteProtocolError(
@@ -450,12 +449,12 @@ def read_payload(message: Mapping[str, Any]) -> bytes:
     text = read_text(message, "payload")
     try:
         return base64.b64decode(text, validate=True)
-    except (ValueError, binascii.Error):
+    except ValueError:
         pass
     try:
         whole = "".join(text.split())
         return base64.b64decode(whole + "=" * (-len(whole) % 4), validate=True)
-    except (ValueError, binascii.Error):
+    except ValueError:
         safe = " but its URL-safe variant; write + and / for - and _" if {*text} & {*"-_"} else ""
         raise wrong(f"'payload' is not base64{safe}") from None
 

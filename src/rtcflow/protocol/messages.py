@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 from ..exceptions import RemoteProtocolError
+from .json_text import read_json_object
 
 MAX_MESSAGE_SIZE: Final = 65_536
 """Bytes of UTF-8 in one message: what a peer that says nothing else takes (RFC 8841 section 6.1, 64 KB)."""
@@ -212,13 +213,8 @@ def decode(text: str, *, max_size: int = MAX_MESSAGE_SIZE) -> Message:
         raise RemoteProtocolError(f"a message of more than {max_size} bytes", close_code=1009)
     if text == HANDSHAKE:
         return Handshake()
-    if not text.startswith("{"):
-        return AppMessage(text)
-    try:
-        fields = json.loads(text)
-    except (ValueError, RecursionError):
-        return AppMessage(text)
-    return _read(fields) or AppMessage(text)
+    fields = read_json_object(text) if text.startswith("{") else None
+    return (None if fields is None else _read(fields)) or AppMessage(text)
 
 
 def _read(fields: dict[str, Any]) -> Message | None:

@@ -9,7 +9,6 @@ names and those of its beta. `GeminiLive` speaks the Live API's messages (ai.goo
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .chat import ServiceError, ToolCall
+from .json_text import read_json
 
 __all__ = [
     "AudioReceived",
@@ -424,8 +424,8 @@ def _text(value: object) -> str:
 
 def _checked(message: str | bytes, read: Callable[[dict[str, Any]], list[RealtimeEvent]]) -> list[RealtimeEvent]:
     try:
-        return read(json.loads(message))
-    except (ValueError, TypeError, KeyError, AttributeError, IndexError, binascii.Error, RecursionError) as error:
+        return read(read_json(message))
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError) as error:
         raise ServiceError(
             f"the speech service sent what is not in its format ({error!r:.80}): {message[:80]!r}"
         ) from error

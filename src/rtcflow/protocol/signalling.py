@@ -24,6 +24,7 @@ from ..exceptions import (
     TooManyConnections,
     UnknownConnection,
 )
+from .json_text import read_json, read_json_object
 from .resume import Permit, Proof, read_permit, read_request
 
 MAX_BODY: Final = 131_072
@@ -293,8 +294,8 @@ def parse_candidate(line: str) -> IceCandidate | None:
 
 def _parse_object(body: bytes) -> dict[str, Any]:
     try:
-        fields = json.loads(body)
-    except (ValueError, RecursionError):
+        fields = read_json(body)
+    except ValueError:
         raise InvalidOffer("the request is not JSON") from None
     if not isinstance(fields, dict):
         raise InvalidOffer(f"the request is {_show(fields)}; expected an object")
@@ -420,15 +421,12 @@ def parse_answer(body: bytes, status: int = 200) -> Answer:
 
 def parse_reply(body: bytes, status: int) -> dict[str, Any]:
     """The JSON object in the reply of a server, rtcflow's or FastRTC's. Raises as `parse_answer` does."""
-    try:
-        fields = json.loads(body[: 4 * MAX_BODY])
-    except (ValueError, RecursionError):
-        fields = None
-    if isinstance(fields, dict) and fields.get("status") == "failed":
+    fields = read_json_object(body[: 4 * MAX_BODY])
+    if fields is not None and fields.get("status") == "failed":
         raise _refusal(fields.get("meta"), status)
     if status >= 400:
         raise NegotiationError(f"the server refused (HTTP {status}): {_show_bytes(body)}", status=status)
-    if not isinstance(fields, dict):
+    if fields is None:
         raise RemoteProtocolError(f"the server's reply (HTTP {status}) is not a JSON object: {_show_bytes(body)}")
     return fields
 

@@ -23,13 +23,13 @@ before with ``"resume":{"number":…,"proof":"…"}``.
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
 from ..exceptions import RemoteProtocolError
 from ..frames import CHANNELS, ChannelLayout
+from .json_text import read_json_object
 from .lines import (
     CODECS,
     WRONG_KIND,
@@ -290,11 +290,8 @@ def _read_permit(said: dict[str, Any]) -> Permit | None:
 
 def _text_message(text: str) -> str:
     """A data message: as it is if it has a ``type``, otherwise in an envelope."""
-    try:
-        said = json.loads(text) if text.startswith("{") else None
-    except (ValueError, RecursionError):
-        said = None
-    if isinstance(said, dict) and isinstance(said.get("type"), str) and "event" not in said:
+    said = read_json_object(text) if text.startswith("{") else None
+    if said is not None and isinstance(said.get("type"), str) and "event" not in said:
         return text
     return write({"event": "message", "data": text})
 

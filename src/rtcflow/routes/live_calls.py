@@ -4,8 +4,8 @@
     GET  {path}/calls/live     the calls as JSON; `rtcflow top` reads it, too
     POST {path}/calls/end      {"number": 7, "call": "q3V9xw0A…"} ends that call
 
-A browser asks its user for a name and a password, as HTTP's Basic scheme has it (RFC 7617). The hook sees them in the
-header ``authorization``; it may as well look at a cookie or a token.
+A browser asks its user for a name and a password (HTTP's Basic scheme, RFC 7617). The hook sees them in the header
+``authorization``. It may also look at a cookie or a token.
 
 Each process tells of its own calls, and each counts them from 1. So ``call``, the beginning of the id, should be sent
 along: if a load balancer takes the request to another process, that one ends nothing.
@@ -13,7 +13,6 @@ along: if a load balancer takes the request to another process, that one ends no
 
 from __future__ import annotations
 
-import json
 from collections.abc import Awaitable, Callable
 from functools import partial
 from importlib.resources import files
@@ -25,6 +24,7 @@ from starlette.routing import BaseRoute, Route
 
 from ..exceptions import InvalidOffer, NegotiationError, NotAuthorized, UnknownConnection
 from ..protocol import signalling
+from ..protocol.json_text import read_json_object
 from ..serving.live_calls import as_json, look
 from .origin_guard import guarded
 from .page import HEADERS
@@ -106,11 +106,7 @@ def _named(body: bytes) -> tuple[int, str | None]:
     Raises:
         InvalidOffer: The body names no call.
     """
-    try:
-        given = json.loads(body)
-    except (ValueError, RecursionError):
-        given = None
-    fields = given if isinstance(given, dict) else {}
+    fields = read_json_object(body) or {}
     number, name = fields.get("number"), fields.get("call")
     if not isinstance(number, int) or isinstance(number, bool) or not isinstance(name, str | None):
         raise InvalidOffer('the body names no call; send {"number": 7, "call": "q3V9xw0A…"}', status=422)

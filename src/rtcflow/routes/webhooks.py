@@ -7,7 +7,6 @@ A carrier may also be named by ``?carrier=``.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Awaitable, Callable
 from urllib.parse import parse_qsl
@@ -17,6 +16,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from ..exceptions import NegotiationError
+from ..protocol.json_text import read_json_object
 from ..protocol.telephone import CARRIERS, answer_call
 from ..protocol.telephone.answers import read_call
 from ..serving.calls import Calls
@@ -115,8 +115,4 @@ def _fields(request: Request, body: bytes) -> list[tuple[str, str]]:
     """The fields of a form, or the texts of a JSON object, in the body."""
     if is_form(request):
         return parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True)
-    try:
-        said = json.loads(body)
-    except (ValueError, RecursionError):
-        return []
-    return [(name, part) for name, part in said.items() if isinstance(part, str)] if isinstance(said, dict) else []
+    return [(name, part) for name, part in (read_json_object(body) or {}).items() if isinstance(part, str)]

@@ -41,7 +41,7 @@ logger: logging.Logger = logging.getLogger(__name__)
 NOT_WITHOUT: Final = 428
 """Precondition Required (RFC 6585 section 3)."""
 NOT_NOW: Final = 412
-"""Precondition WrongCondition (RFC 9110 section 15.5.13)."""
+"""Precondition Failed (RFC 9110 section 15.5.13)."""
 
 
 def routes(calls: Calls, path: str = "") -> list[BaseRoute]:

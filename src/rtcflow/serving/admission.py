@@ -26,7 +26,7 @@ still accept connections to refuse other calls.
 """
 
 EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS})
-"""What the system says when it has no more descriptors, or no memory for sockets."""
+"""The system's errors for too few descriptors, or too little memory for sockets."""
 
 
 class NoDescriptors(TooManyConnections):

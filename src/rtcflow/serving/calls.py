@@ -371,7 +371,7 @@ class Calls(Mapping[str, Session]):
     ) -> Session:
         """Take a slot here, with the id and the slot of the whole cluster that it needs."""
         webrtc_id = webrtc_id or router.new_id()
-        self._check_free(webrtc_id)  # for nothing that this node has not, other nodes are asked
+        self._check_free(webrtc_id)  # if it is not free here, no other node need be asked
         await router.claim(webrtc_id)
         try:
             self.check_admitting()
@@ -412,7 +412,7 @@ class Calls(Mapping[str, Session]):
         except BaseException as error:
             if is_for_the_process(error):
                 raise
-            # Supervises: nobody is being served who could be told.
+            # Supervises: there is no caller yet who could be told.
             logger.exception("%s.shutdown raised after a call was refused", type(session.handler).__qualname__)
         finally:
             self._release(session)
@@ -515,7 +515,7 @@ class Calls(Mapping[str, Session]):
             logger.error("%s did not return within %g s; the server does not wait for it", name, seconds)
 
     async def rename_everywhere(self, session: Session, webrtc_id: str) -> None:
-        """`rename`, for an id that no other node of the cluster may have either. A checkpoint.
+        """`rename` that also checks the other nodes of the cluster. A checkpoint.
 
         Raises:
             ConnectionExists: A live call has this id.

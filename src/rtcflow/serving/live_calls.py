@@ -1,7 +1,7 @@
 """What operators see of the live calls: a row for each, on the page at ``{path}/calls`` and in ``rtcflow top``.
 
-`look` reads a session, and all else is pure: figures in, words and tones out. Page and terminal show the same words, so
-they are made here, once.
+`look` reads a session. Everything else is pure: figures in, words and tones out. The page and the terminal show the
+same words, so this module makes them.
 """
 
 from __future__ import annotations

@@ -108,7 +108,7 @@ class OutputFunction:
 
     The function's parameters say how many former values it takes. If those without a default are at least as many as
     the output's values, the rest of them are former values; otherwise all parameters count. With ``*values``, all
-    parameters before it are former values.
+    parameters before it take former values.
 
     Raises:
         TypeError: It cannot be called with positional arguments only.

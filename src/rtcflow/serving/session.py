@@ -37,7 +37,7 @@ SECRET_BYTES: Final = 32
 """Random bytes in the secret of a call that can be resumed; RFC 2104 section 3 recommends the length of the hash."""
 
 _TOLD_IN_FULL: Final = (EndCause.CLOSED, EndCause.NOT_CONNECTED, EndCause.LINK_BROKE)
-"""Causes whose reason says more than they do."""
+"""Causes for which the reason says more than the cause alone."""
 
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 
@@ -229,7 +229,8 @@ class Session:
 
         What the handler raises is logged and is not raised here.
 
-        Cancelling this ends the connection, and is never swallowed: not by what the handler raises meanwhile either.
+        Cancelling this ends the connection. The cancellation is never swallowed, also if the handler raises something
+        meanwhile.
 
         Args:
             on_closed: Called once when everything is closed, within `Timeouts.close` from the end's cause. This returns
@@ -280,10 +281,10 @@ class Session:
     # -- coming back
 
     def permit_resume(self) -> Permit | None:
-        """Let the caller come back if its link breaks, as it asked; before `prepare`. What it is to be told.
+        """Let the caller come back if its link breaks, as it asked. Call this before `prepare`.
 
         Returns:
-            None if the stream was made without `resume`.
+            What the caller is told. None if the stream was made without `resume`.
         """
         if self._settings.resume is None:
             return None

@@ -22,8 +22,8 @@ RTCFlowError
 └── MediaError                    also a ValueError: wrong dtype, shape, rate or layout was handed in
 
 Streams and transports raise anyio's three, with anyio's meaning: `ClosedResourceError` (you closed it),
-`BrokenResourceError` (the link failed; ``__cause__`` says how), `EndOfStream` (the peer finished).
-What a handler raises is never wrapped.
+`BrokenResourceError` (the link failed; ``__cause__`` says how), `EndOfStream` (the peer finished). Errors of a handler
+are never wrapped.
 """
 
 from __future__ import annotations

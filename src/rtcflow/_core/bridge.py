@@ -157,7 +157,7 @@ def wake_later(later: Callable[[Callable[[], None]], object] | None) -> None:
 
     This is for a thread that has a loop of its own and much to do in each turn of it. It wakes others at the end of the
     turn. At the first packet of many, the woken thread would only compete with it for the interpreter's lock. None
-    means: wake at once again. What `later` holds by then must still be called.
+    means: wake at once again. Callbacks that `later` holds by then must still be called.
     """
     _here.later = later
 

@@ -5,7 +5,7 @@ must not be held up: not by a handler that shields itself from cancellation, and
 again. So each nursery runs in a task of its own. This task is a child of a group that its owner can see. The owner only
 asks it to end, and decides how long it waits for that.
 
-What tasks raise is reported to the connection, and never left to the group. A task group would wrap it. On asyncio it
+Errors of tasks are reported to the connection, and never left to the group. A task group would wrap it. On asyncio it
 would not even notice the `CancelledError` of a future that somebody had cancelled. To the group that looks like the end
 of a task that it has cancelled itself. And `SystemExit` would leave asyncio's loop at once.
 

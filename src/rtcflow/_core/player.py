@@ -347,7 +347,7 @@ class Player:
     def drop_stale(self) -> bool:
         """Whether what the transport took with the last `next_frame` (and `more`) is `stale`: then it must not leave.
 
-        Ask before each sending. What is stale does not count as left.
+        Ask before each sending. Stale frames do not count as left.
         """
         if self._clears_at_pop == self.clears:
             return False

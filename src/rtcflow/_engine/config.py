@@ -75,7 +75,7 @@ class VideoConfig:
     """How video for the peer is encoded.
 
     The bitrate follows the path, within the bounds given here: by the peer's estimate (REMB), the round trip, and the
-    losses that the peer reports. What an encoder makes above it is paid back before the next picture goes, so a narrow
+    losses that the peer reports. If an encoder makes more, that is paid back before the next picture goes. So a narrow
     path gets fewer pictures, not older ones. A new bitrate takes a new encoder, which begins with a key picture. So the
     bitrate rises in steps.
 

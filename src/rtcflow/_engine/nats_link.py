@@ -175,7 +175,7 @@ class NatsLink:
     def unsubscribe(self, subject: str) -> None:
         """End a subscription before all that is published after this call. Without a subscription it does nothing.
 
-        What is on its way is still delivered.
+        Messages on their way are still delivered.
         """
         try:
             self._thread.post(self._end, subject)

@@ -32,8 +32,9 @@ from .seam.pictures import PicturePort, take_pictures
 
 _TIME_BASE: Final = Fraction(1, CLOCK_RATE)
 FALL: Final = 0.25
-"""By how much of its bitrate an encoder must be above the target to be worth a new one, and its key picture. What it
-makes too much meanwhile is paid back (`media.video_rate`)."""
+"""By how much of its bitrate an encoder must be above the target to be worth a new one, and its key picture. Bits that
+it makes too many meanwhile are paid back (`media.video_rate`).
+"""
 RISE: Final = 0.35
 """By how much of its bitrate it must be below."""
 REPEAT_AFTER: Final = 0.1
@@ -287,7 +288,8 @@ class H264PictureEncoder(H264Encoder):
             # The rate over a second, as for VP8; without a bound a key picture would fill a slow path for seconds.
             "maxrate": str(bitrate),
             "bufsize": str(bitrate),
-            # What is negotiated is level 3.1, 1280 × 720 (ITU-T H.264 table A-1); larger pictures say what they are.
+            # Level 3.1 is negotiated, which has 1280 × 720 pictures (ITU-T H.264 table A-1). Larger pictures name their
+            # own level.
             **({"level": "31"} if width * height <= 3600 * 256 else {}),
         }
         return codec

@@ -108,7 +108,7 @@ async def examine(
 ) -> DoctorReport:
     """Call the server at `url`, hang up as soon as media could flow, and say what was found. A checkpoint.
 
-    What the server tells its callers counts as for a browser: its ICE servers, and whether relays only may be used.
+    As in a browser, the server's own settings count: its ICE servers, and whether only relays may be used.
 
     Args:
         url: Where its stream is mounted.

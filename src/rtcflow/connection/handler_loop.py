@@ -326,8 +326,8 @@ def _check_coroutine(coro: object, method: str) -> None:
 class HandlerLoop:
     """The running event loop, asyncio's or trio's, as far as one connection's handler may use it.
 
-    What runs through it is cancelled when the connection ends. Every method may be called from any thread. Handlers
-    that need all of asyncio can have it, on asyncio: ``asyncio.get_running_loop()`` in any async method.
+    Everything that runs through it is cancelled when the connection ends. Every method may be called from any thread.
+    Handlers that need all of asyncio can have it, on asyncio: ``asyncio.get_running_loop()`` in any async method.
 
     Args:
         task_group: The connection's: owner of everything started here.
@@ -437,7 +437,7 @@ class HandlerLoop:
         Like `asyncio.run_coroutine_threadsafe`, without asyncio. The task runs in the connection's task group. It is
         cancelled when the connection ends. `result` then raises `concurrent.futures.CancelledError`.
 
-        What the coroutine raises is the caller's, and does not end the connection, however early it comes. So ask for
+        An error of the coroutine goes to the caller. It does not end the connection, however early it comes. So ask for
         the result: nothing else reports an exception.
 
         Args:

@@ -162,7 +162,7 @@ class MediaLoops:
         crew: The worker threads of a sync handler, and of conversions.
         call: The connection's name in the names of tasks and threads.
         on_outputs: Called with the `AdditionalOutputs` that the handler emits, in the thread it emits them in.
-        on_close: Called with the `CloseStream` that it returns, likewise.
+        on_close: Called in the same way with the `CloseStream` that it returns.
         on_end: Awaited with the method of a loop whose queue has ended.
         failed: Awaited with what a loop raised.
 
@@ -275,7 +275,7 @@ class MediaLoops:
 
         Args:
             *names: Of `NURSERIES`.
-            keep: What an `emit` that is under way returns is not dropped: the next `emit` loop speaks it first.
+            keep: Keep the result of an `emit` that is under way: the next `emit` loop sends it first.
 
         Raises:
             RuntimeError: No nursery has that name.

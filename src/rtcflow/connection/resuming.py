@@ -250,7 +250,7 @@ class Resuming:
             self.tell_released()
 
     def tell_released(self) -> None:
-        """Wake those who wait for a transport to be closed."""
+        """Wake the tasks that wait for a transport to be closed."""
         released, self._released = self._released, anyio.Event()
         released.set()
 

@@ -4,8 +4,8 @@ Strategy: both go into one queue, `audio_out`. So only one of them may have the 
 it for one item, and `say` for all that it plays. `emit` goes on being called, and waits with what it gives. Handing the
 audio to the loop of `emit` would fail with handlers that block in `emit` until they have something.
 
-What is said runs as the reply of a `ReplyOnPause` does (`run_reply`). So it may be audio or a generator of any kind,
-and stops in the same way. The invariant: after `clear_queue` nothing more of it leaves.
+The argument of `say` runs like the reply of a `ReplyOnPause` (`run_reply`). So it may be audio or a generator of any
+kind, and stops in the same way. The invariant: after `clear_queue` nothing more of it leaves.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is checked when a user's class is made: that nothing in it is silently ignored."""
+"""Checks a user's class when it is made: nothing in it may be silently ignored."""
 
 from __future__ import annotations
 

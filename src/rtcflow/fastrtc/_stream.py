@@ -238,7 +238,7 @@ class Stream(stream.Stream):
         return await self.handle_offer(said, None)
 
     async def handle_offer(self, body: Mapping[str, Any], set_outputs: Any = None) -> Any:  # noqa: ARG002
-        """What `offer` does, of a dict; `set_outputs` makes no difference: outputs reach `output_stream` always."""
+        """`offer` for a dict. `set_outputs` makes no difference, because outputs always reach `output_stream`."""
         said = {key: value for key, value in body.items() if value is not None}
         request = _replaying(_request.get(), json.dumps(said).encode(), "/webrtc/offer")
         response = await self._on_demand.run(answering(partial(offer.offer, self.calls)), request)

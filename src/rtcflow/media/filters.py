@@ -1,8 +1,9 @@
 """Filters of the caller's audio: noise, echo, gain. Pure: frames in, frames out, and the latency is declared.
 
-A filter gets one frame after the other and returns as much audio as it was given. What it holds back makes the audio
-later, never shorter, so times stay right: `AudioFilter.latency` says by how much. An echo canceller must know what the
-caller hears. `PlayedAudio` keeps that, on the clock of the playout, and gives the part that belongs to a frame.
+A filter gets one frame after the other and returns as much audio as it was given. Samples that it holds back make the
+audio later, never shorter. `AudioFilter.latency` says by how much, so times stay right. An echo canceller must know
+what the caller hears. `PlayedAudio` keeps that, on the clock of the playout, and gives the part that belongs to a
+frame.
 """
 
 from __future__ import annotations
@@ -118,11 +119,11 @@ class PlayedAudio:
         self._news.append((due, now))
 
     def cleared(self, now: float, seconds: float) -> None:  # noqa: ARG002
-        """What a far side had not played by `now` was dropped."""
+        """The far side has dropped the audio that it had not played by `now`."""
         self._news.append((None, now))
 
     def take(self, n: int, now: float) -> NDArray[np.int16]:
-        """What was heard while the last `n` samples of the caller were made: int16, shape (1, n).
+        """The audio that was heard while the last `n` samples of the caller were made: int16, shape (1, n).
 
         It goes on where the last one ended, unless that is more than 0.1 s off `now`, as after a pause of the caller.
         """

@@ -83,7 +83,7 @@ class CallStarted:
         call_id: The carrier's id of the call, or the WebSocket client's own id.
         stream_id: The carrier's id of this media stream; the same as `call_id` if the carrier has no such id.
         caller: The caller's number if the carrier tells it, or "".
-        callee: The called number, likewise.
+        callee: The called number if the carrier tells it, or "".
         custom: The application's own parameters, as given in the answer to the webhook.
         format: How audio is coded; None if the client left it to the server.
     """
@@ -223,7 +223,7 @@ class SendAccepted:
         call_id: The connection's id.
         receive: What we take.
         send: What we send.
-        permit: What the caller's end is told if it may come back after its link broke.
+        permit: The message to the caller's end, if the caller may come back after its link broke.
     """
 
     call_id: str
@@ -522,7 +522,7 @@ class Reorder:
         self._waiting: dict[int, Media] = {}
 
     def push(self, media: Media) -> list[Media]:
-        """What can go on now, in order. What comes too late, or twice, is dropped and counted in `late`."""
+        """What can go on now, in order. Media that comes too late, or twice, is dropped and counted in `late`."""
         if media.chunk is None:
             return [media]
         if self._next is None:  # numbers begin with 1; what is a few further overtook the first

@@ -2,8 +2,8 @@
 
 `OpenAIRealtime` speaks the Realtime API's events (platform.openai.com/docs/api-reference/realtime), in their present
 names and those of its beta. `GeminiLive` speaks the Live API's messages (ai.google.dev/api/live). Both are `Protocol`:
-`RealtimeHandler` knows neither. What a service sends and nobody needs is ignored; what breaks its format is a
-`ServiceError`.
+`RealtimeHandler` knows neither. Messages of a service that nobody needs are ignored. A message that breaks its format
+is a `ServiceError`.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ class Proof:
 
 @dataclass(frozen=True, slots=True)
 class Permit:
-    """What a client is told that may come back.
+    """The server's message to a client that may come back.
 
     Attributes:
         secret: Known to this client and the server only.

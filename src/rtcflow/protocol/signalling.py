@@ -180,7 +180,7 @@ class Answer:
     Attributes:
         sdp: The answer.
         type: ``"answer"``.
-        permit: What a page is told that may come back.
+        permit: The server's message to a page that may come back.
     """
 
     sdp: str

@@ -428,7 +428,7 @@ class Calls(Mapping[str, Session]):
     async def run(self, session: Session, transport: Transport, custom: Mapping[str, str] = _NOTHING) -> End:
         """Serve `session` over `transport` here, until its end; returns how it ended. A checkpoint.
 
-        What the handler raises is logged, and is in `End.error`. Cancelling this ends the call.
+        An error of the handler is logged, and is in `End.error`. Cancelling this ends the call.
         """
         session.prepare(transport, custom)
         return await self._serve(session)

@@ -85,7 +85,7 @@ _MOVED: Final[Mapping[str, str]] = {
     "board": "it is called events",
     "fetch_output": "read with `async for output in session.outputs.read()`",
 }
-"""What `Session` had in an earlier release, and what to use now."""
+"""Names that `Session` had in an earlier release, and what to use now."""
 
 
 class Session:
@@ -227,7 +227,7 @@ class Session:
     async def serve(self, on_closed: Callable[[], object] | None = None) -> End:
         """Run the prepared connection until it ends, and log its beginning and its end. A checkpoint.
 
-        What the handler raises is logged and is not raised here.
+        An error of the handler is logged, and is not raised here.
 
         Cancelling this ends the connection. The cancellation is never swallowed, also if the handler raises something
         meanwhile.
@@ -268,8 +268,8 @@ class Session:
         if began is None or connection is None or connection.end is None:
             return
         for error in connection.errors:
-            # Supervises: a handler's error, be it SystemExit or what native code calls a panic, ends its own connection
-            # only, and is told here, once.
+            # Supervises: a handler's error ends its own connection only, and is logged here, once. That includes
+            # SystemExit and the panics of native code.
             who = type(self.handler).__qualname__
             what = "%s call %s: %s raised %s"
             logger.error(what, self.kind, self.name, who, type(error).__name__, exc_info=error)

@@ -37,8 +37,9 @@ class WebSocketTransport(LineTransport):
     it).
 
     Attributes:
-        session_id: What the client is told its connection's id is; its own choice unless set before `start`.
-        permit: What a client is told that may come back, if set before `start`.
+        session_id: The id of the connection that the client is told. It is the client's choice, unless it is set before
+            `start`.
+        permit: The message to a client that may come back, if set before `start`.
     """
 
     kind = "websocket"

@@ -164,9 +164,9 @@ def packets_received(transport: RTCDtlsTransport) -> int:
 def contain_faults(connection: RTCPeerConnection, max_message: int, on_fault: Callable[[str], None]) -> None:
     """Treat errors that bytes of the authenticated peer cause in `connection` as the peer's fault.
 
-    A packet of RTP or RTCP that aiortc cannot handle is dropped. What is wrong on the data channels ends the call with
-    a `RemoteProtocolError`, for they are reliable: nothing on them can be dropped. Messages on channels that nobody
-    has opened in-band (``negotiated: true``) are reported.
+    A packet of RTP or RTCP that aiortc cannot handle is dropped. A fault on the data channels ends the call with a
+    `RemoteProtocolError`. They are reliable, so nothing on them can be dropped. Messages on channels that nobody has
+    opened in-band (``negotiated: true``) are reported.
 
     Relies on: ``RTCDtlsTransport`` calls its own ``_handle_rtp_data(data, arrival_time_ms=)`` and
     ``_handle_rtcp_data(data)`` with what was decrypted, and ``_data_receiver._handle_data(data)`` of the

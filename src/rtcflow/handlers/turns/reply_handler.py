@@ -3,9 +3,9 @@
     emit ←── ledger ←── one chunk at a time ←── ReplyQueue ←── the reply's task: fn(…) or `say`
                  TurnState decides; `_do` does what it decided, in the loop's thread
 
-The state (`state.py`) knows no task and no queue. This module knows no rule about turns: it starts tasks, clears
-queues and sends messages because an action says so. Code of the user's is called in two places here (the reply function
-and `on_event`). What it raises costs one turn at most.
+The state (`state.py`) knows no task and no queue. This module knows no rule about turns: it starts tasks, clears queues
+and sends messages because an action says so. Code of the user's is called in two places here (the reply function and
+`on_event`). An error in it costs one turn at most.
 """
 
 from __future__ import annotations
@@ -235,7 +235,7 @@ class ReplyHandler(AsyncStreamHandler):
         """Answer `text` instead of speech: call the reply function with it. From any thread, at once.
 
         The reply function gets `text` where it otherwise gets the audio; a `WebRTCData` gets it as its `textbox`. It
-        interrupts the reply under way. What the user is saying at that moment is dropped.
+        interrupts the reply under way. Speech of the user at that moment is dropped.
 
         Raises:
             TypeError: `text` is not a string.

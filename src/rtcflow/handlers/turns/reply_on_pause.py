@@ -250,7 +250,7 @@ class ReplyOnPause(ReplyHandler):
             self._listening_failed(error, "the turn detection model", type(self.model or self._detector).__qualname__)
         else:
             self._act_on(events)
-        # What came meanwhile waits, and is received at once. Audio can only be missing from now on.
+        # Audio that came meanwhile waits, and is received at once. Audio can only be missing from now on.
         self._waiting_since = self.loop.time()
 
     def _act_on(self, events: list[DetectorEvent]) -> None:

@@ -62,7 +62,7 @@ class SmartTurn:
         TypeError: `end_of_turn` cannot be called.
         ValueError: `sure` is not between 0 and 1, or `longest_pause` is not longer than 0.2 s.
 
-    What the model raises costs the turn under way, as with any detector.
+    An error of the model costs the turn under way, as with any detector.
     """
 
     blocking = True

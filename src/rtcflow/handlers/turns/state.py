@@ -526,7 +526,7 @@ class TurnState:
         return [Tell(FirstAudio(self.bot.turn.number))]
 
     def raised(self, reply: int, error: Exception, now: float) -> list[Action]:
-        """The reply function raised. What was said before is still played."""
+        """The reply function raised. Audio that it gave before is still played."""
         if not self.is_current(reply):
             return []
         assert self.bot is not None  # noqa: S101

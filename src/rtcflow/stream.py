@@ -86,13 +86,13 @@ class Stream:
             parameters without a default say how many former values it takes; with ``*values``, those before it do.
         on_call_end: Called once when everything of a call has ended, with its `Session`, its `End` and its
             `ConnectionStatistics`: for a row in a database, for example. Its slot is free by then. A sync function runs
-            in a worker thread. It has `Timeouts.shutdown` seconds, also when the server is stopping. What it raises is
+            in a worker thread. It has `Timeouts.shutdown` seconds, also when the server is stopping. An error in it is
             logged and disturbs no other call. Calls that were refused are not reported.
         record: Where calls are recorded: a directory, in which each call gets a WAV file of its own. Or a function of
             the call's `Context` that returns the file's path, or None for no recording, sync or async; see
             `Connection.record`.
         on_recorded: Called with the path and the `Context` when a call has ended and its recording's file is closed.
-            It has `Timeouts.shutdown` seconds. What it raises is logged and disturbs no other call.
+            It has `Timeouts.shutdown` seconds. An error in it is logged and disturbs no other call.
         limits: How many calls, threads and offers the stream takes, and how long a call may last.
         access: Which callers and which web pages may call.
         page: What the page, and other clients, are told before they call.

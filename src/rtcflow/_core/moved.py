@@ -105,7 +105,7 @@ MODULES: Final[Mapping[str, str]] = {
     "handlers.turns.recording": "rtcflow.handlers.turns.turn_audio",
     "hooks": "rtcflow._core.hooks",
     "load": "rtcflow.client.load",
-    "media.framing": "rtcflow.media.convert (to_channels); frames are cut by the connection now",
+    "media.framing": "rtcflow.media.playout (Playout), which cuts frames",
     "nurseries": "rtcflow.connection.media_loops",
     "player": "rtcflow.abc (Player, Playback)",
     "session": "rtcflow (Session, CallRequest)",

@@ -309,7 +309,8 @@ class StreamHandlerBase(ABC):  # noqa: B024  the abstract methods are async or n
             self._reply_task.cancel()
 
     async def say(self, item: object) -> Heard:
-        """Play `item` to its end, after what `emit` has given so far. What `emit` gives meanwhile waits. A checkpoint.
+        """Play `item` to its end, after what `emit` has given so far. Items that `emit` gives meanwhile wait. A
+        checkpoint.
 
         To speak at once, call `interrupt` first. Several calls are played one after the other. In a worker thread, use
         `say_sync`.

@@ -640,8 +640,9 @@ class StreamHandlerBase(ABC):  # noqa: B024  the abstract methods are async or n
         """Override this to hear that the link to the peer has broken, and that the call waits for it to come back.
 
         Only with `Stream(resume=...)`. It may be ``async def``; a plain one runs in a worker thread. `receive`, `emit`
-        and their like have ended when this is called. `start_up`, and what you started through `loop`, go on. Return
-        soon: the call is not resumed before. Then either `on_resumed` is called, or the call ends (`shutdown`).
+        and the other media methods have ended when this is called. `start_up`, and what you started through `loop`, go
+        on. Return soon: the call is not resumed before. Then either `on_resumed` is called, or the call ends
+        (`shutdown`).
         """
         return _NOTHING
 

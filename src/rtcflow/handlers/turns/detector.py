@@ -81,8 +81,8 @@ class VoiceTurns:
         vad_options: The model's threshold and least speech. None means 0.5 and what `options` say.
         blocking: Whether the model takes more than a few milliseconds for half a second of audio. Then it must not run
             in the event loop.
-        eager: Tell `SpeechEnded` as soon as can be, 0.1 s into the silence instead of 0.17 s. Costs more calls of the
-            model while somebody speaks. `ReplyOnPause` with ``speculative=True`` wants it.
+        eager: Tell `SpeechEnded` 0.1 s into the silence instead of 0.17 s. This costs more calls of the model while
+            somebody speaks. `ReplyOnPause` with ``speculative=True`` wants it.
     """
 
     def __init__(

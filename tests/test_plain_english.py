@@ -45,6 +45,8 @@ HARD = [
     "louder than the background of late",
     "'x' is no URL of a STUN server",
     "One port for all calls. In the room's thread.",
+    "What the handler raises is logged, and is not raised here.",
+    "The call ends. What is stale does not count as left.",
     "FastRTC's protocol for a model of one's own.",
     "A leap that the clock confirms is\n        none: the peer was silent",
     "# a handler that is\n    # no function does not tell",
@@ -63,6 +65,8 @@ PLAIN = [
     "That is what the caller hears.",
     "Should it record? Then give a path.",
     "It passes over the network.",
+    "What happens to a tool that runs when its reply is interrupted.",
+    "What the `authorize` hook returned.",
 ]
 
 

@@ -54,6 +54,11 @@ KINDS = {
     "say 'if', not 'Should a …'": re.compile(START + r"Should (?:a|an|the|it)\b(?![^.]*\?)"),
     "name the engine's thread": re.compile(r"\bthe room's thread\b|\b(?:in|of|into) the room\b"),
     "say 'your own' or 'ours'": re.compile(r"\bof one's own\b|\b(?:a|some|an) \w+ of ours\b"),
+    "begin with a noun: 'An error of the handler is logged', not 'What it raises is logged'": re.compile(
+        START + r"What (?!(?:happens|changes|follows)\b)(?:[\w`.]+ ){0,4}"
+        r"(?:raises|returns|gives|emits|makes|sends|holds|is|was|came|comes|waits|serves|belongs)(?: [\w`]+){0,3} "
+        r"(?:is|are|was|ends|costs|counts|goes|waits|must|does|never|runs)\b[^?]*$"
+    ),
     "say 'recent' or 'halfway'": re.compile(r"\bof late\b|\bby halves\b|\bbe otherwise\b"),
 }
 CONTINUED = re.compile(r"^\s*(?:# )?")

@@ -76,7 +76,7 @@ class Pipe:
         self._node.watch(self._subject, self.fail)
 
     def leave(self) -> None:
-        """End the watch. What the other end still sends is answered with `GONE`."""
+        """End the watch. Messages that the other end still sends are answered with `GONE`."""
         self._node.unwatch(self._subject, self.fail)
 
     @property

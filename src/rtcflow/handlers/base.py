@@ -349,7 +349,7 @@ class StreamHandlerBase(ABC):  # noqa: B024  the abstract methods are async or n
         """Override this to answer a text: `reply_to` calls it. It may be of any kind, as a reply function may.
 
         A generator, async or not, yields what `say` can play. A function returns it, or None if it has handed its
-        answer to `emit` by itself. What is not async runs in a worker thread.
+        answer to `emit` by itself. Code that is not async runs in a worker thread.
 
         Args:
             text: What the user typed, or what your application wants to be answered.

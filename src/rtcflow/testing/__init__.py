@@ -76,7 +76,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # What needs Hypothesis is imported when it is asked for.
+    # Names that need Hypothesis are imported when they are asked for.
     module = {"HandlerLifecycle": "lifecycle", "InjectedError": "lifecycle", "strategies": "strategies"}.get(name)
     if module is None:
         raise _moved.absent(__name__, name)

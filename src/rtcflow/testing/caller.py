@@ -426,7 +426,7 @@ async def open_caller(
         time_limit: As for `Connection`.
         timeouts: As for `Connection`.
         debug: As for `Connection`.
-        catch: What the handler raises is left in the record only; else it is raised at the end of the block.
+        catch: Leave an error of the handler in the record only. Otherwise it is raised at the end of the block.
 
     Yields:
         The caller.

@@ -70,7 +70,7 @@ _GOODBYE: Final = object()
 
 
 def _carry_nothing(_: AudioFrame) -> None:
-    """What an end that belongs to no pair does with audio."""
+    """How an end without a pair treats audio."""
 
 
 class MemoryTransport(LinkTransport):

@@ -223,7 +223,7 @@ $("say").addEventListener("submit", (event) => {
   $("words").value = "";
 });
 
-/** What was said: { role: "user" or "assistant", text, heard, id }. What was not heard is struck through. */
+/** What was said: { role: "user" or "assistant", text, heard, id }. Unheard words are struck through. */
 function transcript(data) {
   const { role = "assistant", text = "", heard, id } = typeof data === "object" && data ? data : { text: String(data) };
   first(".transcript").hidden = false;

@@ -45,8 +45,8 @@ _looking = threading.Lock()  # or one that is done would enable what another has
 def current_frames() -> dict[int, FrameType]:
     """`sys._current_frames`, which in CPython 3.11 stops the whole process if garbage is collected during it.
 
-    It makes frames while it holds the list of all threads; what is collected then may be a `threading.local`, which
-    wants that list, too, and waits for ever (python/cpython#106883). From 3.12 on garbage is collected between
+    It makes frames while it holds the list of all threads. The garbage collector may then free a `threading.local`,
+    which wants that list, too, and waits for ever (python/cpython#106883). From 3.12 on garbage is collected between
     bytecodes only.
     """
     if sys.version_info >= (3, 12):
@@ -90,8 +90,8 @@ def interrupt(ident: int, boundary: CodeType, error: type[BaseException]) -> boo
             return False
         condition._waiters.remove(waiter)
         try:
-            # No call of a Python function until the thread is awake: in CPython 3.11 one that is traced (by a
-            # debugger, coverage or Hypothesis) goes round and round at its beginning while an exception is due.
+            # No call of a Python function until the thread is awake. In CPython 3.11, a function that is traced (by a
+            # debugger, coverage or Hypothesis) never gets past its beginning while an exception is due.
             set_async_exception(ctypes.c_ulong(ident), ctypes.py_object(error))
         finally:
             waiter.release()

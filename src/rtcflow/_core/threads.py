@@ -11,10 +11,9 @@ thread behaves like one of `anyio.to_thread.run_sync` (see `run_sync` below). Th
   After a grace, a thread that waits for ever is interrupted (below). A thread that still runs then is abandoned,
   counted, and logged with the method's name.
 - *One waits for ever.* The usual sync echo sits in `queue.get()` when its caller hangs up. Nothing will ever be put
-  there again, so `WaitInterrupted` is raised out of that wait. That happens once per end, and only where the thread is
-  seen to be in a wait that can take it (the module `interrupt` says how). A thread that computes, sleeps or waits
-  elsewhere is never interrupted. An exception between two of its instructions could leave a lock locked for the whole
-  process.
+  there again, so `WaitInterrupted` is raised out of that wait. That happens once per end, and only in a wait that can
+  be interrupted safely (the module `interrupt` says how). A thread that computes, sleeps or waits elsewhere is never
+  interrupted. An exception between two of its instructions could leave a lock locked for the whole process.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Speakable pieces out of a stream of tokens: pure text, no clock.
 
 Strategy: cut as soon as a piece cannot become part of a longer one. A full stop ends a sentence only if white space
-follows, so "3.50" and "example.com" stay whole; and only after a word that is not an abbreviation, an initial or a
-number of two digits at most ("Dr.", "J. S. Bach", "am 3. Mai"). When in doubt the piece gets longer: two sentences in
-one piece sound right, and half a sentence does not. East Asian stops end a sentence without white space.
+follows, so "3.50" and "example.com" stay whole. The word before it must not be an abbreviation, an initial or a number
+of two digits at most ("Dr.", "J. S. Bach", "am 3. Mai"). When in doubt the piece gets longer: two sentences in one
+piece sound right, and half a sentence does not. East Asian stops end a sentence without white space.
 
 The first piece may end at a comma already, because the listener waits for it. The pieces joined are always the input.
 """

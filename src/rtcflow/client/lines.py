@@ -110,8 +110,8 @@ DEFAULT_FORMATS: Final[Mapping[str, MediaFormat]] = {carrier: formats[0] for car
 class CallerTransport(LinkTransport):
     """The caller's end; opened by `call_by_telephone` and `call_by_websocket`, and used as any other transport.
 
-    It sends what is put into `audio_out`. After `KEEP_ALIVE` seconds without any, it sends a ping (by WebSocket) or a
-    frame of silence (by telephone), so that the server knows it is there.
+    It sends what is put into `audio_out`. After `KEEP_ALIVE` seconds without any, it sends a sign of life: a ping (by
+    WebSocket) or a frame of silence (by telephone).
 
     Attributes:
         clears: How often the server had the buffer dropped.

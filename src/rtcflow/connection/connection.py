@@ -68,8 +68,8 @@ __all__ = ["Connection", "ConnectionStatistics", "run_connection", "shut_down"]
 logger: logging.Logger = logging.getLogger(__name__)
 
 PEER_GRACE = 10
-"""How many times `SETTLE` a connection waits to learn of the peer's end, if a method of the handler or a queue has seen
-it first. Turns of the loop are counted, not only time, because nothing can be learned while somebody blocks the
+"""A method of the handler or a queue may see the peer's end first. A connection then waits this many times `SETTLE` to
+learn of it. Turns of the loop are counted, not only time, because nothing can be learned while somebody blocks the
 loop.
 """
 

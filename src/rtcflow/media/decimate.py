@@ -6,8 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 TAPS = 24
-"""Taps of the filter for each step of the fraction: with a Hamming window, and cut off at 0.92 of the new Nyquist
-frequency, flat to 0.8 of that and 50 dB down from 1.06 of it on."""
+"""Taps of the filter for each step of the fraction. It has a Hamming window and is cut off at 0.92 of the new Nyquist
+frequency. It is flat to 0.8 of that, and 50 dB down from 1.06 of it on.
+"""
 
 BLOCK = 16
 """Samples that come out of one row of the matrix product."""

@@ -33,9 +33,9 @@ from ..frames import FRAME_SECONDS, AudioFrame
 from .convert import to_channels
 
 MAX_LAG: Final = 0.25
-"""Seconds a frame may be late and still count as being on schedule. Receivers' buffers still use such frames: with the
-process stopped for 150 of every 300 ms, libwebrtc's NetEq had to make up 46 % of the sound with 0.1, 9 % with 0.15, and
-2.2 to 2.7 % with 0.2, 0.25 and 0.3. The rest above 0.2 is for timers of a busy machine. A buffer cannot use
+"""Seconds a frame may be late and still count as being on schedule. Receivers' buffers still use such frames. With the
+process stopped for 150 of every 300 ms, libwebrtc's NetEq had to make up 46 % of the sound with 0.1, and 9 % with 0.15.
+With 0.2, 0.25 and 0.3 it was 2.2 to 2.7 %. The rest above 0.2 is for timers of a busy machine. A buffer cannot use
 later frames; they would only add delay.
 """
 
@@ -315,8 +315,8 @@ class Playout:
         elif not found.even:
             return
         elif found.most < -_TIMER_NOISE:
-            # Every frame came late, and left when it came. The schedule is ahead, by what was lost on the way here or
-            # by a slow clock of the handler's, and would take the next jitter for a stall.
+            # Every frame came late, and left when it came. The schedule is ahead, because of audio that was lost on the
+            # way here or of a slow clock. It would take the next jitter for a stall.
             self._move(-found.most)
         elif _TIMER_NOISE < found.least - self.ahead <= self.max_lag:
             self._move(self.ahead - found.least)

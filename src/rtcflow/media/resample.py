@@ -44,7 +44,7 @@ def check_sample_rate(sample_rate: Any, what: str = "a sample rate") -> int:
 class Resampler:
     """Turns one stream of `source` audio into `target` audio.
 
-    n samples in give n * target / source ± 1 samples out, once flushed; before that at most 2 ms are held back (of
+    n samples in give n * target / source ± 1 samples out, once flushed. Before that at most 2 ms are held back (for
     rates from 8 kHz). The output is not delayed against the input: its first sample is at the same moment.
 
     Args:

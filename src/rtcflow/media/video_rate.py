@@ -4,8 +4,8 @@ The path's rate is unknown, and what exceeds it waits in queues on the way. Thre
 
 - The receiver's estimate (REMB) is an upper bound.
 - The round trip, from the receiver's reports. The part above its least value is time in queues. From its growth follows
-  the rate of the path: if ``sent`` bits a second make the round trip grow by ``g`` seconds a second, the path carries
-  ``sent / (1 + g)``, less what is lost.
+  the rate of the path. If ``sent`` bits a second make the round trip grow by ``g`` seconds a second, the path carries
+  ``sent / (1 + g)``, less the losses.
 - The share of lost packets. Above 10 % the target falls by half of the share (draft-ietf-rmcat-gcc-02 section 6).
 
 Without trouble the target rises by 8 % a second, as in the same draft, if it is used. Before the first trouble it rises

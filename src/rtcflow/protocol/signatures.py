@@ -91,9 +91,9 @@ def plivo_signature(
 ) -> str:
     """What Plivo puts into ``X-Plivo-Signature-V3``.
 
-    Signed is ``base?query.params.nonce``: the query sorted and joined as ``a=b&c=d``; for a POST the parameters sorted
-    and joined without separators, for a GET merged into the query. Empty parts leave their separator out, except that
-    parameters without a query still follow a ``?``.
+    The signature is over ``base?query.params.nonce``. The query is sorted and joined as ``a=b&c=d``. For a POST the
+    parameters are sorted and joined without separators. For a GET they are merged into the query. Empty parts leave
+    their separator out, except that parameters without a query still follow a ``?``.
     """
     parts = urlsplit(url)
     query, fields = parse_qsl(parts.query, keep_blank_values=True), list(parameters)

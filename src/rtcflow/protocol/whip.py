@@ -247,9 +247,9 @@ class Links(NamedTuple):
 def link_headers(rtc_configuration: Mapping[str, Any]) -> Links:
     """The `Link` headers that name ICE servers (RFC 9725 section 4.6).
 
-    A header holds printable ASCII (RFC 9110 section 5.5), and the URL in it no blanks and none of its own brackets
-    (RFC 8288 section 3). A server whose name or password holds anything else is left out as a whole: without them it
-    would refuse.
+    A header holds printable ASCII (RFC 9110 section 5.5). The URL in it has no blanks and no angle brackets (RFC 8288
+    section 3). A server whose name or password holds anything else is left out as a whole: without them it would
+    refuse.
 
     Args:
         rtc_configuration: What `read_rtc_configuration` returns.

@@ -20,8 +20,9 @@ class SharedEngine:
     """Opens the WebRTC engine at the first call and keeps it until `aclose`; if it fails, the next call gets another.
 
     No task keeps the engine: it is a thread, and the task that asks first opens it. A task that is cancelled while it
-    opens the engine closes it again, and the next one begins again. (A task of its own, begun with ``start``, hung: a
-    cancelled ``start`` waits, shielded, for a task that has called ``started`` and now waits for the stream's end.)
+    opens the engine closes it again, and the next one begins again. (A task of its own, begun with ``start``, was
+    tried, and it hung. A cancelled ``start`` waits, shielded, for a task that has called ``started`` and now waits for
+    the stream's end.)
     """
 
     def __init__(self, config: WebRTCConfig | None) -> None:

@@ -296,8 +296,8 @@ class ReplyHandler(AsyncStreamHandler):
 
         Args:
             reason: The peer is told, and `End.reason` has it.
-            after: ``"played"``: when the reply under way has been played to its end, also what it has not made yet; on
-                a telephone line, when the carrier has confirmed it. If the user interrupts that reply, the call goes
+            after: ``"played"``: when the reply under way has been made and played to its end. On a telephone line, when
+                the carrier has confirmed it. If the user interrupts that reply, the call goes
                 on: ask again. ``"now"``: at once; what waits is dropped.
 
         Raises:

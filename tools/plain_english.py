@@ -19,7 +19,7 @@ KINDS = {
         START + r"(?:Whoever|Who (?!(?:may|is|are|am|can|does)\b[^.]*\?))"
     ),
     "name the subject inside the sentence, too": re.compile(
-        r"\b(?:of|for|to|by|from|with|than) who(?:ever)?\b|\bwhoever\b"
+        r"\b(?:of|for|to|by|from|with|than) who(?:ever)?\b|(?:\b|_)whoever(?:\b|_)"
     ),
     "a user or caller is 'they', 'the caller' or 'you'": re.compile(
         r"\b(?:he|his|him|himself|she|her)\b", re.IGNORECASE

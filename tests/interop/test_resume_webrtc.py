@@ -132,7 +132,7 @@ async def site(stream: Stream) -> Any:
     assert len(stream.calls) == 0
 
 
-async def test_whoever_knows_the_id_alone_gets_nothing() -> None:
+async def test_the_id_alone_gives_nothing() -> None:
     """A wrong proof, or a right one with another offer or for the second time: 403; no such call: 410."""
     stream = make()
     async with site(stream) as client, open_engine(LOCAL) as engine:

@@ -80,7 +80,7 @@ async def test_a_channel_that_is_closed_and_opened_again_is_used() -> None:
             assert await callee.messages_in.take() == "the other again"
 
 
-async def test_what_is_ignored_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+async def test_ignored_messages_are_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     """Binary messages, and channels that were negotiated outside: one warning each, and the call goes on."""
     async with webrtc_call() as (caller, callee):
         channels = Channels(caller)

@@ -637,7 +637,7 @@ async def test_another_backends_thread_may_call_in() -> None:
 # -- state and refusals
 
 
-async def test_what_a_loop_in_use_cannot_do_is_refused_with_the_way_out() -> None:
+async def test_a_loop_in_use_refuses_what_it_cannot_do_and_names_the_way_out() -> None:
     """run_until_complete, run_forever and stop say why; unknown names of asyncio point to the whole loop."""
     async with open_loop() as loop:
         assert (loop.is_running(), loop.is_closed(), loop.get_debug()) == (True, False, False)

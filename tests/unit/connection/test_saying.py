@@ -91,7 +91,7 @@ both = pytest.mark.parametrize("make", [Own, Sync])
 
 
 @both
-async def test_what_is_said_is_heard_in_one_piece(make):
+async def test_speech_by_say_is_heard_in_one_piece(make):
     """What `emit` gives meanwhile waits, and nothing of it is between; `say` tells what was heard."""
 
     async def words():

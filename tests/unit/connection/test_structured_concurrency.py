@@ -163,7 +163,7 @@ async def test_a_thread_that_waits_for_ever_is_interrupted_after_shutdown():
     assert events == ["shutdown", "interrupted"]
 
 
-async def test_those_who_wait_for_arguments_are_let_go_after_shutdown():
+async def test_waits_for_arguments_end_after_shutdown():
     """`args_set` and `channel_set` are closed when shutdown has returned."""
     released = []
 

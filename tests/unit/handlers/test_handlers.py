@@ -582,7 +582,7 @@ async def test_wait_for_args_sync_blocks_a_worker_thread() -> None:
 
 
 @pytest.mark.anyio
-async def test_on_the_telephone_nobody_is_asked() -> None:
+async def test_telephone_callers_are_not_asked_for_arguments() -> None:
     """wait_for_args returns at once, with args_set raised and nothing sent."""
     for phone in (Async(), Async()):
         channel = Channel()

@@ -50,7 +50,7 @@ def test_floats_are_rounded_to_the_nearest_and_saturate(samples: Any) -> None:
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_what_is_not_finite_is_an_error_and_the_advice_makes_it_silent(bad: float) -> None:
+def test_infinite_samples_are_an_error_and_the_advice_makes_them_silent(bad: float) -> None:
     """NaN and infinity are not taken for silence or full scale; what the error says to write gives silence there."""
     samples = np.array([0.5, bad, -0.5], np.float32)
     kind = "NaN" if np.isnan(bad) else "infinity"

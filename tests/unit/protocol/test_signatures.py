@@ -129,7 +129,7 @@ def vonage_token(claims: dict[str, object]) -> str:
     return f"Bearer {signed}.{part(signature)}"
 
 
-def test_a_url_that_is_none_verifies_nothing() -> None:
+def test_an_invalid_url_verifies_nothing() -> None:
     """Half an address in brackets raises nothing."""
     assert not verify_twilio("12345", "x", "https://[x/")
     assert not verify_twilio("12345", "x", "https://[x/", body=b"{}")

@@ -107,7 +107,7 @@ async def test_a_call_that_comes_to_nothing_is_shut_down_once(line, story):
 
 
 @on_every_line
-async def test_whoever_is_not_authorized_costs_neither_a_slot_nor_a_handler(line):
+async def test_an_unauthorized_caller_costs_neither_a_slot_nor_a_handler(line):
     """The hook is asked before all else; the socket is not accepted."""
 
     async def authorize(caller):
@@ -330,7 +330,7 @@ async def test_a_carrier_that_is_not_served_is_not_accepted():
 
 @pytest.mark.parametrize("host", ["[x", "[::1", "a b", "[1::2::3]", "h:99999999", "h/p"])
 @on_every_line
-async def test_a_host_that_is_none_is_refused(line, host):
+async def test_an_invalid_host_is_refused(line, host):
     """Nothing is looked for in it, and nothing raised: 400."""
     stream = make(telephone=TelephoneConfig(unsigned_is_fine=True, secrets={line: "x"} if line in CALLS else {}))
     async with line_to(stream, line, (DENIAL,), {"host": host}) as far:

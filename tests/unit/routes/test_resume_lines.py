@@ -160,7 +160,7 @@ def test_a_client_comes_back_with_its_proof(backend):
 
 
 @BACKENDS
-def test_whoever_knows_the_id_alone_gets_nothing(backend):
+def test_the_id_alone_gives_nothing(backend):
     """A wrong, used or missing proof, and an `authorize` that refuses: 1008 or the like; the call waits on."""
 
     async def main():

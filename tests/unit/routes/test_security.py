@@ -360,7 +360,7 @@ def test_logs_show_half_of_an_id_at_most(webrtc_id, shown):
 
 
 @pytest.mark.anyio
-async def test_who_does_not_know_the_id_reaches_no_call():
+async def test_without_the_id_no_call_can_be_reached():
     """A candidate, arguments or outputs for an id that is not exactly a live one are a 404."""
     stream = make()
     async with site(stream) as client, open_engine(LOCAL) as engine:

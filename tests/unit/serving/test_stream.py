@@ -253,7 +253,7 @@ def _raise(error):
     ],
 )
 @pytest.mark.parametrize("colour", ["sync", "async"])
-async def test_whoever_is_not_authorized_costs_nothing(authorize, expected, status, colour):
+async def test_an_unauthorized_caller_costs_nothing(authorize, expected, status, colour):
     """A refusing or failing hook, sync or async, comes before slot and copy, and its own words stay inside."""
 
     async def hook(caller):

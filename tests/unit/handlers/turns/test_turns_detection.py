@@ -162,7 +162,7 @@ def test_events_are_always_in_order(probabilities, chunk, start, stop, pause):
 
 
 @pytest.mark.parametrize(("above", "ends"), [(10.0, True), (30.0, False)])
-def test_in_noise_a_fading_belief_is_none(above, ends):
+def test_in_noise_a_fading_probability_does_not_count(above, ends):
     """What was speech stays speech down to 0.15 below the threshold, but where speech is 10 dB above the noise."""
     probabilities = [0.0] * 30 + [0.9] * 60 + [0.4] * 40
     levels = [-60.0] * 30 + [above - 60] * 100

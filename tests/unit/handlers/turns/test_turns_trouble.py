@@ -382,7 +382,7 @@ async def test_hearing_goes_on_while_a_false_interruption_is_judged():
         assert len(call.of(Resumed)) == 1
 
 
-async def test_who_speaks_again_while_he_is_judged_has_said_something():
+async def test_speech_during_the_judgement_counts():
     """Two turns before the judgement is there are one turn, with the audio of both; the judgement is not awaited."""
     free, given = threading.Event(), []
 

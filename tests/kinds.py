@@ -191,7 +191,7 @@ KINDS = {
     ClearsTooLate: "it answers in the same way under every order of its tasks",
     KeepsItsPlace: "one call leaves no trace in another",
     SaysNothing: "an error in its methods is not swallowed",
-    Louder: "its audio comes in real time, loud samples do not wrap around",
+    Louder: "its audio comes in real time",
     OneMinute: "its limits count from the call's own moments",
 }
 """The handlers, in the order of their kinds, with the beginning of the sentence that each breaks."""

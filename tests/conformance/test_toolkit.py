@@ -10,9 +10,10 @@ import pytest
 from line_pairs import telephone_pair, websocket_pair
 from property.test_connection_machine import AsyncEcho, AsyncMirror, Echo
 
+import rtcflow
 from rtcflow import memory_pair
 from rtcflow.abc import MediaOffer
-from rtcflow.testing import check_handler, check_transport, virtual_backend
+from rtcflow.testing import check_handler, check_transport, signals, virtual_backend
 
 pytestmark = pytest.mark.nightly
 
@@ -23,7 +24,20 @@ PAIRS = {
 }
 
 
-@pytest.mark.parametrize("handler", [AsyncEcho, AsyncMirror, Echo], ids=lambda handler: handler.__name__)
+class Hum(rtcflow.StreamHandler):
+    """Makes audio as fast as it may, so that its thread waits for room most of the time."""
+
+    def receive(self, frame):
+        pass
+
+    def emit(self):
+        return 24000, signals.tone(0.5)
+
+    def copy(self):
+        return Hum()
+
+
+@pytest.mark.parametrize("handler", [AsyncEcho, AsyncMirror, Echo, Hum], ids=lambda handler: handler.__name__)
 def test_handlers_keep_their_contract(handler):
     """Handlers with nothing wrong in them."""
     check_handler(handler())

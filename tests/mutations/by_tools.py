@@ -207,11 +207,11 @@ BY_TOOLS = (
         kind=6,
     ),
     Mutant(
-        "audio-after-the-end",
-        "A handler that is in emit when its call ends is heard.",
+        "waits-for-room-after-the-end",
+        "A thread that waits for room in audio_out is not told of the end.",
         (Edit("connection.connection:Connection._close", "transport.audio_out.end()", "pass"),),
-        ("tests/unit/connection/test_connection.py",),
-        kind=6,
+        _checked("Hum"),
+        kind=5,
     ),
     Mutant(
         "tasks-outlive-the-call",

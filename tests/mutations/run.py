@@ -1,5 +1,7 @@
 """Show that the suite turns red on each planted bug, and is green without: `python tests/mutations/run.py [NAME ...]`.
 
+`--write` writes the table into docs/mutations.md, once all are caught. `--jobs 2` runs two at a time.
+
 Each mutant has a process of its own and runs only the tests it names. Prints caught or missed for each, and a table by
 kind and tool. Exits with 1 if one is missed or no longer fits the code. A bug is caught if a test fails, with as much
 time as without it. One that only makes a test slow is not caught, unless something hangs, and its mutant says so.
@@ -7,11 +9,13 @@ time as without it. One that only makes a test slow is not caught, unless someth
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 TESTS = Path(__file__).resolve().parent.parent
@@ -76,28 +80,64 @@ def tool_of(test: str) -> str:
 
 
 def table(found: list[tuple[Mutant, str, float]]) -> str:
-    """Caught of planted, by kind and by the tool that has seen them, and the seconds they took.
+    """Caught of planted, by kind and by the tool that has seen them, and the seconds they took, as Markdown.
 
     Args:
         found: Each planted bug, the tool (empty if it was missed), and how long its tests ran.
     """
     tools = [*dict.fromkeys(TOOLS.values()), OTHERS]
     lines = [["kind", *tools, "caught", "seconds"]]
-    for number, kind in enumerate(KINDS):
+    for number in (*range(1, len(KINDS)), 0):
         rows = [row for row in found if row[0].kind == number]
-        by_tool = [str(sum(tool == one for _, tool, _ in rows) or "") for one in tools]
-        caught = f"{sum(bool(tool) for _, tool, _ in rows)} of {len(rows)}"
-        seconds = f"{sum(took for _, _, took in rows) / max(1, len(rows)):.1f}"
-        lines.append([f"{number or '-'} {kind}", *by_tool, caught, seconds])
+        lines.append(_row(f"{number}. {KINDS[number]}" if number else KINDS[0], tools, rows))
+    lines.append(_row("all", tools, found))
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    return "\n".join(" | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+    lines.insert(1, ["-" * width for width in widths])
+    return "\n".join(f"| {' | '.join(map(str.ljust, line, widths))} |" for line in lines)
 
 
-def main(names: list[str]) -> int:
+def _row(name: str, tools: list[str], rows: list[tuple[Mutant, str, float]]) -> list[str]:
+    by_tool = [str(sum(tool == one for _, tool, _ in rows) or "") for one in tools]
+    caught = f"{sum(bool(tool) for _, tool, _ in rows)} of {len(rows)}"
+    return [name, *by_tool, caught, f"{sum(took for _, _, took in rows) / max(1, len(rows)):.1f}"]
+
+
+PAGE = TESTS.parent / "docs" / "mutations.md"
+
+
+def page(found: list[tuple[Mutant, str, float]]) -> str:
+    """docs/mutations.md, for the bugs that were planted and found."""
+    hang = ", ".join(f"`{mutant.name}`" for mutant, _, _ in found if mutant.hangs)
+    return f"""# Planted bugs
+
+`nox -s mutations` plants one bug at a time into rtcflow itself, and runs the tests that must see it. This page is what
+its last whole run wrote (`nox -s mutations -- --write`). {len(found)} bugs were planted. "Seconds" is the mean of what
+a run took until the first test failed, with the start of Python and pytest.
+
+The kinds are those of [Find a bug in your handler](find-a-bug.md). A tool is named where it was the first to see the
+bug, over rtcflow's own handlers and transports. "{OTHERS[0].upper()}{OTHERS[1:]}" are tests of one part.
+
+{table(found)}
+
+A test that is slow has not found a bug. Only for bugs that make something wait for ever, a test that was ended for its
+time counts: {hang}.
+"""
+
+
+def main(arguments: list[str]) -> int:
     """Run the mutants of these names, or all."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--write", action="store_true", help="write docs/mutations.md; needs all mutants")
+    parser.add_argument("--jobs", type=int, default=1, help="how many run at a time")
+    options = parser.parse_args(arguments)
+    names: list[str] = options.names
     unknown = set(names) - {mutant.name for mutant in MUTANTS}
     if unknown:
         print(f"no mutant is called {', '.join(sorted(unknown))}")
+        return 2
+    if options.write and names:
+        print("--write needs all mutants: leave out the names")
         return 2
     chosen = [mutant for mutant in MUTANTS if not names or mutant.name in names]
     began = time.monotonic()
@@ -106,25 +146,28 @@ def main(names: list[str]) -> int:
     if code != 0:
         print(output)
         return 1
-    missed = []
-    found: list[tuple[Mutant, str, float]] = []
-    for mutant in chosen:
-        began = time.monotonic()
-        code, output = run(mutant.tests, mutant.name)
-        slow = TIMED_OUT in output
-        caught = code == 1 and (not slow or mutant.hangs)
-        verdict = "caught" if caught else "MISSED" if code == 0 else "SLOW" if slow else "BROKEN"
-        took, test = time.monotonic() - began, first_failure(output)
-        by = f"by {tool_of(test)}: {test}" if caught else mutant.description
-        found.append((mutant, tool_of(test) if caught else "", took))
-        print(f"{verdict:8} {mutant.name:34} {took:4.0f} s  {by}", flush=True)
-        if not caught:
-            missed.append(mutant.name)
-            if code != 0:
-                print(output)
+    with ThreadPoolExecutor(options.jobs) as pool:
+        found = list(pool.map(_try, chosen))
+    missed = [mutant.name for mutant, tool, _ in found if not tool]
     print(table(found))
     print(f"{len(chosen) - len(missed)} of {len(chosen)} caught" + (f"; missed: {', '.join(missed)}" if missed else ""))
+    if options.write and not missed:
+        PAGE.write_text(page(found), encoding="utf-8")
     return 1 if missed else 0
+
+
+def _try(mutant: Mutant) -> tuple[Mutant, str, float]:
+    """Plant one bug; the tool that has seen it (empty if none has), and the seconds it took."""
+    began = time.monotonic()
+    code, output = run(mutant.tests, mutant.name)
+    slow = TIMED_OUT in output
+    caught = code == 1 and (not slow or mutant.hangs)
+    verdict = "caught" if caught else "MISSED" if code == 0 else "SLOW" if slow else "BROKEN"
+    took, test = time.monotonic() - began, first_failure(output)
+    by = f"by {tool_of(test)}: {test}" if caught else mutant.description
+    told = f"{verdict:8} {mutant.name:34} {took:4.0f} s  {by}"
+    print(told if caught or code == 0 else f"{told}\n{output}", flush=True)
+    return mutant, tool_of(test) if caught else "", took
 
 
 if __name__ == "__main__":

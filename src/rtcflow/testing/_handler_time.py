@@ -2,14 +2,16 @@
 
 A handler that counts a limit with `time.monotonic()`, or paces itself with `time.sleep()`, would see real time, in
 which ten minutes of call are some seconds. So while a check runs, the names `time`, `sleep`, `monotonic` and so on in
-the modules of the handler's own package stand for those of this module. So do `queue.Queue` and `threading.Event`,
-whose timeouts are virtual here. Other modules, and objects that were made before, keep the system's time.
+the modules of the handler's own package stand for those of this module. So do `datetime.datetime`, and `queue.Queue`
+and `threading.Event`, whose timeouts are virtual here. Other modules, and objects that were made before, keep the
+system's time.
 
 Its clock goes on from one call to the next, and does not go back. `skip` lets time pass between two calls.
 """
 
 from __future__ import annotations
 
+import datetime as dt
 import inspect
 import math
 import queue
@@ -77,6 +79,34 @@ class HandlerTime(ModuleType):
             worker.sleep(seconds)
         else:
             time.sleep(seconds)
+
+
+class _AnyDateTime(type):
+    """Takes every `datetime.datetime` for an instance."""
+
+    def __instancecheck__(cls, instance: object) -> bool:
+        return isinstance(instance, dt.datetime)
+
+
+def _datetime_of(shown: HandlerTime) -> type[dt.datetime]:
+    """`datetime.datetime` whose `now` is that of `shown`."""
+
+    class DateTime(dt.datetime, metaclass=_AnyDateTime):
+        @classmethod
+        def now(cls, tz: dt.tzinfo | None = None) -> Any:
+            return dt.datetime.fromtimestamp(shown.time(), tz)
+
+        @classmethod
+        def today(cls) -> Any:
+            return cls.now()
+
+        @classmethod
+        def utcnow(cls) -> Any:
+            return cls.now(dt.UTC).replace(tzinfo=None)
+
+    DateTime.__name__ = DateTime.__qualname__ = "datetime"
+    DateTime.__module__ = "datetime"
+    return DateTime
 
 
 def _virtual_worker(timeout: float | None) -> Any:
@@ -181,7 +211,7 @@ def replaced(handler: StreamHandlerBase, shown: HandlerTime) -> Iterator[None]:
     """Have the modules of the handler's own package see `shown` as `time` inside the block."""
     originals: dict[int, Any] = {id(time): shown}
     originals |= {id(getattr(time, name)): getattr(shown, name) for name in FUNCTIONS}
-    for module, others in _CLASSES.items():
+    for module, others in {**_CLASSES, dt: {"datetime": _datetime_of(shown)}}.items():
         originals[id(module)] = _Stands(module, others)
         originals |= {id(getattr(module, name)): other for name, other in others.items()}
     changed: list[tuple[dict[str, Any], str, Any]] = []

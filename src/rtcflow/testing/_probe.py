@@ -107,11 +107,14 @@ class Journal:
         context_id: The id that `get_current_context()` must show.
         numbered: The first sample of each frame received is its number.
         emits: Audio that emit returned: when, and its seconds.
-        loud: The same, of audio that can be heard.
+        took: For how long `emit` ran for each of them.
+        loud: As `emits`, of audio that can be heard.
         watched: Arrays that the handler had kept when its queue was cleared, by identity.
         stale: Seconds of them that emit returned all the same.
         given: What was handed over and may still be waiting to be played, or sent: each with its checksum.
         tracer: Follows the lines of the handler's methods.
+        entered: When each method that runs was entered.
+        longest: The longest call of each method, in seconds, of those that came after its first.
         endless: A method that swallows its cancellation for ever, and was given up.
     """
 
@@ -132,11 +135,14 @@ class Journal:
     lock: threading.Lock = field(default_factory=threading.Lock)
     numbered: bool = False
     emits: list[tuple[float, float]] = field(default_factory=list)
+    took: list[float] = field(default_factory=list)
     loud: list[tuple[float, float]] = field(default_factory=list)
     watched: dict[int, NDArray[Any]] = field(default_factory=dict)
     stale: float = 0.0
     given: dict[str, deque[_HandedOver]] = field(default_factory=lambda: defaultdict(lambda: deque(maxlen=64)))
     tracer: Tracer | None = None
+    entered: dict[str, float] = field(default_factory=dict)
+    longest: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     endless: str | None = None
 
     def ends(self, cause: EndCause, why: str, *, injected: bool = True) -> None:
@@ -169,6 +175,7 @@ class Journal:
             if method in self.running:
                 self.broken.append(f"{method} is called one call at a time: it was called while it still ran")
             self.running.append(method)
+            self.entered[method] = self.clock()
             try:
                 seen: str | None = get_current_context().webrtc_id
             except RuntimeError:
@@ -199,6 +206,8 @@ class Journal:
         """A method is left."""
         with self.lock:
             self.running.remove(method)
+            if self.began[method] > 1:
+                self.longest[method] = max(self.longest[method], self.clock() - self.entered[method])
 
     def raised(self, method: str, error: BaseException) -> None:
         """A method raises."""
@@ -225,6 +234,7 @@ class Journal:
         if audio is not None:
             self.longest_item = max(self.longest_item, audio[1].shape[1] / audio[0])
             self.emits.append((self.clock(), audio[1].shape[1] / audio[0]))
+            self.took.append(self.clock() - self.entered[method])
             if audio[1].size and int(np.abs(audio[1][:, ::16], dtype=np.int32).max()) > AUDIBLE:
                 self.loud.append(self.emits[-1])
 
@@ -239,7 +249,7 @@ class Journal:
         for one in reversed(self.given[method]):
             if waiting <= 1e-6:
                 break
-            if _checksum(one.buffer) != one.checksum:
+            if checksum(one.buffer) != one.checksum:
                 self.broken.append(
                     f"what {method} returned is not written to before it was played: return a copy (array.copy()), "
                     "or make a new array each time"
@@ -253,7 +263,7 @@ class Journal:
             held = buffer if samples is None else samples
             if samples is not None and id(samples) in self.watched:
                 self.stale += seconds
-            self.given[method].append(_HandedOver(held, _checksum(held), seconds))
+            self.given[method].append(_HandedOver(held, checksum(held), seconds))
 
 
 @dataclass(frozen=True)
@@ -277,13 +287,14 @@ def _buffer(item: Any) -> Any:
     return None
 
 
-def _checksum(buffer: Any) -> int:
+def checksum(buffer: Any) -> int:
+    """Another number when a picture or an array has changed."""
     if isinstance(buffer, np.ndarray):
         return zlib.crc32(buffer.tobytes())
-    checksum = 0
+    total = 0
     for plane in buffer.planes:
-        checksum = zlib.crc32(bytes(plane), checksum)
-    return checksum
+        total = zlib.crc32(bytes(plane), total)
+    return total
 
 
 def probe_copies(handler: StreamHandlerBase, journal_for: Callable[[], Journal]) -> None:

@@ -2,35 +2,63 @@
 
 from __future__ import annotations
 
+import inspect
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import anyio.lowlevel
 import numpy as np
 from numpy.typing import NDArray
 
-from ..frames import AudioFrame
+from ..frames import FRAME_SECONDS, AudioFrame
 from ..handlers.base import AsyncStreamHandler, StreamHandlerBase
 from . import signals
+from ._probe import checksum
 from ._tracing import Switches
 from .caller import open_caller
 
-__all__ = ["arrays_in", "clicks_at_edges", "in_groups", "lateness", "turned_around"]
+__all__ = ["Held", "arrays_in", "clicks_at_edges", "in_groups", "lateness", "listens_to_nobody", "turned_around"]
 
 PAUSE: Final = 0.3
 """Seconds after a group of frames in which a handler has answered the last one."""
 
 
+@dataclass(frozen=True)
+class Held:
+    """What a handler still has when it has come to rest after a group of frames.
+
+    Attributes:
+        arrays: How many arrays it holds.
+        forgotten: The attributes with one array that came with this group, and was not emitted.
+    """
+
+    arrays: int
+    forgotten: tuple[str, ...]
+
+
 async def in_groups(
-    handler: StreamHandlerBase, args: Sequence[Any], tracer: Switches | None = None
-) -> tuple[list[int], BaseException | None]:
-    """Send audio in groups; return how many arrays the handler still holds after each, and what it raised.
+    handler: StreamHandlerBase,
+    args: Sequence[Any],
+    tracer: Switches | None = None,
+    *,
+    emitted: Callable[[], Collection[int]],
+    spaced: bool = False,
+) -> tuple[list[Held], BaseException | None]:
+    """Send audio in groups; return what the handler still has after each, and what it raised.
 
     Three frames for an async handler come at one moment, so that only the order of its tasks decides. Frames for a sync
     handler come every 10 ms; until the last one of a group has come, `tracer` holds up its threads.
+
+    Args:
+        handler: The handler.
+        args: What it gets when it asks for arguments.
+        tracer: Holds up its threads.
+        emitted: Gives the checksums of the arrays that it has emitted.
+        spaced: Send a frame every 20 ms, as usual, in place of groups.
     """
-    held: list[int] = []
+    held: list[Held] = []
     is_async = isinstance(handler, AsyncStreamHandler)
     rate, groups, frames = handler.input_sample_rate, *((5, 3) if is_async else (6, 3))
     samples = signals.speech_like(0.02, rate, seed=3)
@@ -38,21 +66,50 @@ async def in_groups(
         caller.microphone = False
         await caller.wait(0.02)
         transport: Any = caller.connection.transport
-        for _ in range(groups):
+        for group in range(groups):
+            before = {name: id(array) for name, array in _slots_of(caller.handler).items()}
             if tracer is not None:
                 tracer.active = True
-            for _ in range(frames):
+            for n in range(frames):
                 if caller.connection.end is None:
-                    transport.audio_in.put_nowait(AudioFrame(samples.copy(), rate, 0))
-                if is_async:
+                    frame = np.roll(samples, 5 * (group * frames + n), axis=1)  # another one each time
+                    transport.audio_in.put_nowait(AudioFrame(frame, rate, 0))
+                if spaced:
+                    await caller.wait(FRAME_SECONDS)
+                elif is_async:
                     await anyio.lowlevel.checkpoint()
                 else:
                     await caller.wait(0.01)
             if tracer is not None:
                 tracer.active = False
             await caller.wait(PAUSE)
-            held.append(len(arrays_in(caller.handler)))
+            said = emitted()
+            new = [(name, one) for name, one in _slots_of(caller.handler).items() if before.get(name) != id(one)]
+            forgotten = tuple(name for name, array in new if checksum(array) not in said)
+            held.append(Held(len(arrays_in(caller.handler)), forgotten))
     return held, caller.record().error
+
+
+def _slots_of(handler: StreamHandlerBase) -> dict[str, NDArray[Any]]:
+    """The attributes that hold one array, or a tuple with one, as what holds the latest frame does; also those of
+    objects of the application that the handler holds.
+    """
+    found: dict[str, NDArray[Any]] = {}
+
+    def look(prefix: str, attributes: dict[str, Any], depth: int) -> None:
+        for name, value in attributes.items():
+            for one in value if isinstance(value, tuple) else (value,):
+                if isinstance(one, np.ndarray) and one.size:
+                    found[prefix + name] = one
+            if depth and type(value).__module__ == type(handler).__module__:
+                look(f"{prefix}{name}.", {**getattr(value, "__dict__", {}), **_slot_values(value)}, depth - 1)
+
+    look("", dict(vars(handler)), 1)
+    return found
+
+
+def _slot_values(value: object) -> dict[str, Any]:
+    return {name: getattr(value, name, None) for name in _slots(value)}
 
 
 def arrays_in(handler: StreamHandlerBase) -> dict[int, NDArray[Any]]:
@@ -87,6 +144,37 @@ def _slots(value: object) -> list[str]:
         slots = vars(cls).get("__slots__", ())
         found += [slots] if isinstance(slots, str) else list(slots)
     return found
+
+
+def listens_to_nobody(handler: StreamHandlerBase) -> bool:
+    """Whether nothing reaches a handler once its call has begun: neither its caller nor its application.
+
+    Its `receive` is empty; it has no methods for messages, keys or pictures, and none but its own methods could call;
+    and it does not ask for arguments.
+    """
+    kind: Any = type(handler)
+    used: set[str] = set()
+    offered: set[str] = set()
+    for cls in kind.__mro__:
+        if cls.__module__.partition(".")[0] in {"builtins", "abc", "rtcflow", "typing"}:
+            break
+        for name, member in vars(cls).items():
+            if isinstance(member, property):
+                offered.add(name)
+            code = getattr(inspect.unwrap(getattr(member, "__func__", member)), "__code__", None)
+            if code is None:
+                continue
+            used.update(code.co_names)
+            if not name.startswith("_"):
+                offered.add(name)
+    receive = inspect.unwrap(kind.receive).__code__
+    if receive.co_names or receive.co_freevars or used & _ASKS:
+        return False
+    return offered - used <= set(dir(AsyncStreamHandler)) - _REACHED
+
+
+_ASKS: Final = {"wait_for_args", "wait_for_args_sync", "latest_args", "args_set"}
+_REACHED: Final = {"on_message", "on_dtmf", "set_args", "video_receive", "video_emit"}
 
 
 def lateness(emits: Sequence[tuple[float, float]]) -> list[float]:

@@ -12,16 +12,18 @@ from __future__ import annotations
 
 import ast
 import inspect
+import math
 import queue
 import random
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from types import CodeType, FrameType, ModuleType
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import anyio
 
@@ -32,6 +34,9 @@ __all__ = ["Held", "Swallowed", "Switches", "Tracer"]
 
 OF_A_CALL: Final = ("start_up", "receive", "emit", "video_receive", "video_emit")
 """The methods that are traced. Junk from strangers and best efforts at the end are the business of the others."""
+
+METHODS: Final = (*OF_A_CALL, "on_message", "on_dtmf", "on_suspended", "on_resumed", "shutdown", "copy", "clear_queue")
+"""All methods that rtcflow calls."""
 
 HELD: Final = (0.015, 0.025, 0.045)
 """Seconds for which a thread is held up; frames come every 20 ms, and in groups every 10 ms."""
@@ -163,48 +168,149 @@ _LOCK: Final = type(threading.Lock())
 
 
 class Swallowed(Tracer):
-    """Notes which errors come to an ``except`` that takes everything, and says nothing of them."""
+    """Notes which errors a handler's code takes and says nothing of; inside the block, in threads that begin there.
 
-    def __init__(self, handler: StreamHandlerBase) -> None:
+    An error counts if it comes to an ``except`` that takes everything and does nothing, or to a ``return`` in a
+    ``finally``. Tasks and threads of the handler's own are followed as its methods are. A cancellation counts if a
+    method takes it and does not raise it again.
+
+    Args:
+        handler: Whose code is followed.
+        is_over: Whether the call is ending: what fails then is not looked at.
+
+    Attributes:
+        found: The errors, by the place that took them: how often, and one of them.
+        cancellations: The places that took the cancellation of the call.
+    """
+
+    def __init__(self, handler: StreamHandlerBase, is_over: Callable[[], bool]) -> None:
         super().__init__(handler)
+        self._is_over = is_over
         self.found: dict[str, tuple[int, BaseException]] = {}
+        self.cancellations: list[str] = []
         self._raised: dict[int, tuple[BaseException, int]] = {}
 
-    def saw(self, method: str, frame: FrameType, event: str, arg: Any) -> None:
+    def __enter__(self) -> Self:
+        self._before = threading.gettrace()
+        threading.settrace(lambda frame, _event, _arg: self._enter("", frame))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        threading.settrace(self._before)
+
+    def saw(self, method: str, frame: FrameType, event: str, arg: Any) -> None:  # noqa: ARG002
         if event == "exception":
             self._raised[id(frame)] = (arg[1], frame.f_lineno)
         elif event == "return":
             self._raised.pop(id(frame), None)
         elif event == "line" and id(frame) in self._raised:
             error, raised_at = self._raised[id(frame)]
-            place = _silent(frame.f_code.co_filename).get(frame.f_lineno)
-            if place is None or raised_at not in place:
-                return
-            del self._raised[id(frame)]
-            of_a_queue = type(error).__name__ in {"QueueEmpty", "QueueFull"}  # asyncio's
-            if isinstance(error, Exception) and not isinstance(error, ORDINARY) and not of_a_queue:
-                told = f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno} (in {method})"
-                self.found[told] = (self.found.get(told, (0, error))[0] + 1, error)
+            places = _places(frame.f_code.co_filename)
+            if _is_cancellation(error):
+                if raised_at in places.keep.get(frame.f_lineno, ()):
+                    self._took_cancellation(frame)
+            elif frame.f_lineno in places.handled:
+                del self._raised[id(frame)]
+            elif raised_at in places.silent.get(frame.f_lineno, ()):
+                del self._raised[id(frame)]
+                self._took(frame, error)
+
+    def _took(self, frame: FrameType, error: BaseException) -> None:
+        method = _method(frame)
+        of_a_queue = type(error).__name__ in {"QueueEmpty", "QueueFull"}  # asyncio's
+        ordinary = not isinstance(error, Exception) or isinstance(error, ORDINARY) or of_a_queue
+        if not ordinary and (method is None or method in OF_A_CALL) and not self._is_over():
+            told = _told(frame)
+            self.found[told] = (self.found.get(told, (0, error))[0] + 1, error)
+
+    def _took_cancellation(self, frame: FrameType) -> None:
+        if _method(frame) in OF_A_CALL and anyio.current_effective_deadline() == -math.inf:
+            self.cancellations.append(_told(frame))
+
+
+def _told(frame: FrameType) -> str:
+    return f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno} (in {_method(frame) or frame.f_code.co_name})"
+
+
+def _method(frame: FrameType | None) -> str | None:
+    """The method of a handler in which a frame runs; None if it belongs to a task or a thread of the handler's own."""
+    while frame is not None:
+        if frame.f_code.co_name in METHODS:
+            return frame.f_code.co_name
+        frame = frame.f_back
+    return None
+
+
+def _is_cancellation(error: BaseException) -> bool:
+    try:
+        return isinstance(error, anyio.get_cancelled_exc_class())
+    except RuntimeError:  # no event loop runs in this thread
+        return False
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Lines of a file at which errors may end.
+
+    Attributes:
+        silent: The lines that take an error in silence, and the lines from which they take it.
+        keep: The same, of those that take a cancellation and do not raise it again.
+        handled: Lines that do something with an error.
+    """
+
+    silent: dict[int, range] = field(default_factory=dict)
+    keep: dict[int, range] = field(default_factory=dict)
+    handled: set[int] = field(default_factory=set)
 
 
 @lru_cache
-def _silent(file: str) -> dict[int, range]:
-    """The first lines of the ``except`` clauses of a file that take everything in silence, and what they guard."""
+def _places(file: str) -> _Places:
+    """Where the code of a file takes errors."""
+    places = _Places()
     try:
         tree = ast.parse(Path(file).read_text(encoding="utf-8"))
     except (OSError, SyntaxError, ValueError):
-        return {}
+        return places
     read = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)}
-    found: dict[int, range] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Try):
-            guarded = range(node.body[0].lineno, (node.body[-1].end_lineno or node.body[-1].lineno) + 1)
+            guarded = _lines(node.body)
             for clause in node.handlers:
-                if _takes_all(clause.type) and all(_says_nothing(one, read) for one in clause.body):
-                    found[clause.lineno] = guarded
-        elif isinstance(node, ast.With) and any(_suppresses(item.context_expr) for item in node.items):
-            found[node.lineno] = range(node.body[0].lineno, (node.body[-1].end_lineno or node.body[-1].lineno) + 1)
-    return found
+                silent = _takes_all(clause.type) and all(_says_nothing(one, read) for one in clause.body)
+                if silent:
+                    places.silent[clause.lineno] = guarded
+                else:
+                    places.handled.update(_lines(clause.body))
+                if _takes_cancellation(clause.type) and not any(map(_raises, clause.body)):
+                    places.keep[clause.lineno] = guarded
+            whole = _lines([*node.body, *node.handlers, *node.orelse])
+            for leaving in (one for statement in node.finalbody for one in _leave(statement)):
+                places.silent[leaving.lineno] = places.keep[leaving.lineno] = whole
+        elif isinstance(node, ast.With):
+            for item in node.items:
+                if _suppresses(item.context_expr, _takes_all):
+                    places.silent[node.lineno] = _lines(node.body)
+                if _suppresses(item.context_expr, _takes_cancellation):
+                    places.keep[node.lineno] = _lines(node.body)
+    return places
+
+
+def _lines(statements: Sequence[ast.stmt | ast.excepthandler]) -> range:
+    return range(statements[0].lineno, (statements[-1].end_lineno or statements[-1].lineno) + 1)
+
+
+def _raises(statement: ast.stmt) -> bool:
+    return any(isinstance(node, ast.Raise) for node in ast.walk(statement))
+
+
+def _leave(statement: ast.AST, *, in_a_loop: bool = False) -> Iterator[ast.stmt]:
+    """The statements inside of a ``finally`` that leave it, and drop what is being raised."""
+    if isinstance(statement, ast.Return) or (isinstance(statement, ast.Break | ast.Continue) and not in_a_loop):
+        yield statement
+    if not isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda):
+        in_a_loop = in_a_loop or isinstance(statement, ast.For | ast.AsyncFor | ast.While)
+        for child in ast.iter_child_nodes(statement):
+            yield from _leave(child, in_a_loop=in_a_loop)
 
 
 def _takes_all(caught: ast.expr | None) -> bool:
@@ -213,12 +319,21 @@ def _takes_all(caught: ast.expr | None) -> bool:
     return caught is None or (isinstance(caught, ast.Name) and caught.id in {"Exception", "BaseException"})
 
 
-def _suppresses(manager: ast.expr) -> bool:
+def _takes_cancellation(caught: ast.expr | None) -> bool:
+    if isinstance(caught, ast.Tuple):
+        return any(_takes_cancellation(one) for one in caught.elts)
+    if isinstance(caught, ast.Call):
+        caught = caught.func
+    name = caught.attr if isinstance(caught, ast.Attribute) else getattr(caught, "id", None)
+    return caught is None or name in {"BaseException", "CancelledError", "Cancelled", "get_cancelled_exc_class"}
+
+
+def _suppresses(manager: ast.expr, takes: Callable[[ast.expr | None], bool]) -> bool:
     if not isinstance(manager, ast.Call) or not manager.args:
         return False
     function = manager.func
     name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
-    return name == "suppress" and any(_takes_all(one) for one in manager.args)
+    return name == "suppress" and any(takes(one) for one in manager.args)
 
 
 def _says_nothing(statement: ast.stmt, read: Iterable[str]) -> bool:

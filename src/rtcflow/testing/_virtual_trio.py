@@ -56,10 +56,12 @@ class VirtualClock(trio.abc.Clock, trio.abc.Instrument):
     def task_spawned(self, task: trio.lowlevel.Task) -> None:
         watching(self.virtual_time.workers, task.context)
 
-    def task_scheduled(self, task: trio.lowlevel.Task) -> None:  # noqa: ARG002
-        self._has_looked = False
+    # Other hooks of an instrument are called several times a turn, and cost a tenth of a call's time.
 
-    def before_io_wait(self, timeout: float) -> None:  # noqa: ARG002
+    def turned(self, tasks: MutableSequence[Any]) -> None:
+        """The loop goes round once more, and is about to run these tasks."""
+        if tasks:
+            self._has_looked = False
         self.virtual_time.turn()
 
 
@@ -72,27 +74,34 @@ class _ScheduledRandom(random.Random):
     """
 
     def random(self) -> float:
-        return 1.0 if _time_is_virtual() else super().random()
+        return 1.0 if _virtual_clock() else super().random()
 
     def shuffle(self, x: MutableSequence[Any]) -> None:
-        if not _time_is_virtual():
+        clock = _virtual_clock()
+        if clock is None:
             super().shuffle(x)
             return
-        clock: Any = trio.lowlevel.current_clock()
+        clock.turned(x)
         if clock.virtual_time.schedule is not None:
             run, held = clock.virtual_time.schedule.choose(list(x))
             x[:] = run
-            scheduler: Any = sys.modules["trio._core._run"]
-            scheduler.GLOBAL_RUN_CONTEXT.runner.runq.extend(held)
+            _scheduler().GLOBAL_RUN_CONTEXT.runner.runq.extend(held)
 
 
-def _time_is_virtual() -> bool:
-    return trio.lowlevel.in_trio_run() and isinstance(trio.lowlevel.current_clock(), VirtualClock)
+def _scheduler() -> Any:
+    return sys.modules["trio._core._run"]
+
+
+def _virtual_clock() -> VirtualClock | None:
+    """The clock of the trio run in this thread, if it is virtual."""
+    runner = getattr(_scheduler().GLOBAL_RUN_CONTEXT, "runner", None)
+    clock = getattr(runner, "clock", None)
+    return clock if isinstance(clock, VirtualClock) else None
 
 
 def _schedule_tasks() -> Any:
     """Take over the order of tasks; returns trio's runner."""
-    scheduler: Any = sys.modules["trio._core._run"]
+    scheduler = _scheduler()
     scheduler._ALLOW_DETERMINISTIC_SCHEDULING = True  # tasks in the order of their making, before `shuffle`
     if type(getattr(scheduler, "_r", None)) is random.Random:
         scheduler._r = _ScheduledRandom()

@@ -192,6 +192,7 @@ class Workers:
         self._foreign_since = 0.0
         self._others: dict[int, _Look] = {}
         self._waiting = False
+        self._ours = 0  # how many threads are the loop's and the main one; once `judge` is called, in the loop's
 
     def worker(self, name: str) -> Worker:
         """A worker thread is about to be started."""
@@ -263,6 +264,10 @@ class Workers:
         """
         self._waiting = False
         self._bell.clear()
+        self._ours = self._ours or (1 if threading.current_thread() is threading.main_thread() else 2)
+        if not self._workers and not self._others and threading.active_count() <= self._ours:  # nobody else is here
+            self._foreign_seen, self.seen = 0, (self.turns, [], [])
+            return ThreadsAllow.FREE
         real = time.monotonic()
         turns = self.turns
         with self._lock:

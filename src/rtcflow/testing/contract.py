@@ -35,7 +35,7 @@ from ..abc import MediaOffer
 from ..connection.connection import shut_down
 from ..ends import End, EndCause, Timeouts
 from ..exceptions import MediaError
-from ..frames import AudioFormat, AudioFrame
+from ..frames import FRAME_SECONDS, AudioFormat, AudioFrame
 from ..handlers.base import AsyncStreamHandler, StreamHandlerBase
 from ..handlers.checking import check_handler as check_statically
 from ..handlers.checking import copy_handler, has_own_method, has_video
@@ -47,9 +47,9 @@ from ..transports.memory import memory_pair
 from . import signals
 from ._handler_time import handler_time, seen_by
 from ._leaks import descriptors
-from ._probe import Journal, probe_copies
+from ._probe import AUDIBLE, Journal, probe_copies
 from ._room import HandlerHung, longest_hang, refuse_in_a_loop, run_in_room
-from ._scenarios import arrays_in, clicks_at_edges, in_groups, lateness, turned_around
+from ._scenarios import Held, arrays_in, clicks_at_edges, in_groups, lateness, listens_to_nobody, turned_around
 from ._schedules import Schedule
 from ._sharing import SharedChanges, refuse_shared_state
 from ._story import contract_broken
@@ -314,6 +314,12 @@ def _limits(handler: StreamHandlerBase, given: _CheckInput) -> None:
     usual = call()
     if usual.error is not None:
         return
+    closed = usual.end.cause is EndCause.HANDLER_CLOSED
+    if closed and usual.seconds < 0.5 and not (usual.heard or usual.texts() or usual.outputs):
+        raise AssertionError(
+            f"it closes its call after {usual.seconds:.1f} s, and has said nothing: does its limit count on one clock "
+            "from a moment on another? If it needs other arguments, give them: check_handler(..., args=[...])"
+        )
     shown.skip(_AN_HOUR)
     later = {"made": call(), "copied": call(partial(shown.skip, _AN_HOUR))}
     for when, record in later.items():
@@ -338,7 +344,7 @@ _AN_HOUR: Final = 3600.0
 
 @_handler_sentence(
     "one call leaves no trace in another: lists, dicts, sets and arrays that copies share do not change",
-    "a whole call, a caller who is refused, calls that end early; then a look at what copies share",
+    "a whole call, a caller who is refused or interrupts, calls that end early; then a look at what copies share",
     probed=False,
 )
 def _no_trace(handler: StreamHandlerBase, given: _CheckInput) -> None:
@@ -353,6 +359,7 @@ def _no_trace(handler: StreamHandlerBase, given: _CheckInput) -> None:
     run = partial(run_in_room, backend="trio", handler=handler, patience=given.patience)
     ways["a caller who is refused"] = partial(run, drop)
     ways["a caller who sends nothing"] = partial(run, partial(_mute, handler, given))
+    ways["a caller who interrupts an answer"] = partial(run, partial(_interrupted, handler, given))
     for how, after in (("cancelled", 0.0), ("cancelled", 0.05), ("peer leaves", 0.011), ("link breaks", 0.25)):
         ways[f"a call that ends early ({how} after {after:g} s)"] = partial(run, partial(cut, how, after))
     for way, serve in ways.items():
@@ -519,19 +526,34 @@ def _as_lines_do(samples: NDArray[np.int16], seed: int) -> NDArray[np.int16]:
 
 
 @_handler_sentence(
-    "its audio comes in real time, loud samples do not wrap around, and nothing clicks from frame to frame",
-    "a loud tone, and 7 s of speech",
+    "its audio comes in real time and goes on, loud samples do not wrap around, nothing clicks from frame to frame",
+    "a loud tone, and 7 s of speech; if it listens to nobody, a call of ten minutes",
 )
 def _steady(handler: StreamHandlerBase, given: _CheckInput) -> None:
     loud = np.concatenate(
         [signals.tone(1.0, _TONE, peak=0.9), signals.speech_like(4.0), signals.speech_like(3.0)], axis=1
     )
     record = run_call(handler, play=loud, seconds=8.0, backend="asyncio", **_usual(given))
-    emits = _JOURNALS.get()[-1].emits
+    journal = _JOURNALS.get()[-1]
+    emits = journal.emits
+    waited, lost = journal.longest["receive"], record.statistics.transport.audio_in.dropped
+    if waited > 2.0 and lost:
+        raise AssertionError(
+            f"receive did not return for {waited:.1f} s, and {lost} frames of the caller were lost meanwhile: it waits "
+            "for what does not come, for example for room in a queue that nobody empties"
+        )
+    _goes_on(handler, given, record, emits)
     late = lateness(emits)
     enough = len(late) >= (_MANY_LATE if not late or late[0] < 0.1 else _FEW_LATE)
     steadily = enough and float(np.std(late)) < 0.1 * float(np.mean(late))
     little = [gap for gap in late if gap < 0.1]
+    # emit is asked for more when little is left. One that then waits for as long as a long piece lasts leaves a gap.
+    long = [(took, seconds) for took, (_, seconds) in zip(journal.took, emits, strict=True) if seconds > _LONG]
+    if len(long) >= _FEW_LONG and all(seconds + 0.001 < took < 1.3 * seconds for took, seconds in long):
+        raise AssertionError(
+            f"emit makes less than real time: it took {long[0][0]:.2f} s for {long[0][1]:.2f} s of audio, {len(long)} "
+            "times. It need not wait while its audio is played: rtcflow asks for more in time"
+        )
     if steadily or (len(little) >= _MOST_LATE and sum(little) >= _LATEST):
         raise AssertionError(
             f"emit makes less than real time: {len(late)} pieces in 8 s came {1000 * float(np.median(late)):.2f} ms "
@@ -559,6 +581,33 @@ def _steady(handler: StreamHandlerBase, given: _CheckInput) -> None:
         )
 
 
+def _goes_on(
+    handler: StreamHandlerBase, given: _CheckInput, record: CallRecord, emits: Sequence[tuple[float, float]]
+) -> None:
+    """See that a handler which nobody can reach speaks on, or hangs up. What listens may wait for its caller."""
+    spoken, last = sum(seconds for _, seconds in emits), emits[-1][0] if emits else 0.0
+    over = record.end.cause is EndCause.HANDLER_CLOSED or record.texts() or record.outputs
+    if over or spoken < 1.0 or last > 5.0 or not listens_to_nobody(handler):
+        return
+
+    async def wait() -> CallRecord:
+        async with open_caller(handler, args=list(given.args), catch=True) as caller:
+            caller.microphone = False
+            await caller.wait(_TEN_MINUTES)
+        return caller.record()
+
+    record = run_in_room(wait, "asyncio", handler, patience=given.patience)
+    emits = _JOURNALS.get()[-1].emits
+    over = record.end.cause is not EndCause.PEER_LEFT or record.texts() or record.outputs
+    if emits and emits[-1][0] < 10.0 and not over:
+        raise AssertionError(
+            f"it says something for {sum(seconds for _, seconds in emits):.1f} s and then nothing more, nobody can "
+            "reach it (receive does nothing), and it does not hang up; return CloseStream() after the last piece"
+        )
+
+
+_TEN_MINUTES: Final = 600.0
+
 _TONE: Final = 310.0
 """Hz; no whole number of its waves makes a frame, so each frame begins at another place of the wave."""
 
@@ -579,6 +628,9 @@ def _sides(handler: StreamHandlerBase, given: _CheckInput) -> None:
 _FEW_LATE, _MANY_LATE = 8, 150
 """Pieces that come too late by the same time, however short: a sample of each is missing."""
 
+_LONG, _FEW_LONG = 0.3, 4
+"""Seconds of a piece that is longer than what waits when `emit` is asked again; and how many of them tell enough."""
+
 _MOST_LATE, _LATEST, _MOST_JUMPS, _JUMP = 10, 0.04, 20, 40000
 
 
@@ -587,11 +639,16 @@ _MOST_LATE, _LATEST, _MOST_JUMPS, _JUMP = 10, 0.04, 20, 40000
     "frames in groups, under 24 orders of tasks or switches of threads",
 )
 def _any_order(handler: StreamHandlerBase, given: _CheckInput) -> None:
-    def play(backend: BackendName, seed: int | None) -> tuple[list[int], BaseException | None]:
+    def emitted() -> set[int]:
+        return {one.checksum for one in _JOURNALS.get()[-1].given["emit"]}
+
+    def play(
+        backend: BackendName, seed: int | None, *, spaced: bool = False
+    ) -> tuple[list[Held], BaseException | None]:
         tracer = None if seed is None or isinstance(handler, AsyncStreamHandler) else Switches(handler, seed)
         schedule = None if seed is None or tracer else Schedule(seed)
         with _probed(handler, tracer=tracer) as prototype:
-            scenario = partial(in_groups, prototype, given.args, tracer)
+            scenario = partial(in_groups, prototype, given.args, tracer, emitted=emitted, spaced=spaced)
             return run_in_room(scenario, backend, prototype, patience=given.patience, schedule=schedule)
 
     usual, error = play("asyncio", None)
@@ -608,12 +665,19 @@ def _any_order(handler: StreamHandlerBase, given: _CheckInput) -> None:
             where = f"when its threads are switched between two lines (seed {seed}, {backend})"
         if error is not None:
             raise AssertionError(f"{where} it raised {error!r}") from error
-        stuck = [after - before for before, after in zip(usual, held, strict=True) if after > before]
+        stuck = [after.arrays - before.arrays for before, after in zip(usual, held, strict=True)]
+        stuck = [more for more in stuck if more > 0]
         if stuck:
             raise AssertionError(
                 f"{where} {max(stuck)} pieces of audio stay in its queue, although nothing more comes: a wake-up is "
                 "lost. Clear the event before you look whether there is something, never after you waited for it; "
                 "or use a queue"
+            )
+        forgotten = sorted({name for one in held for name in one.forgotten})
+        if forgotten and not any(one.forgotten for one in play("asyncio", None, spaced=True)[0]):
+            raise AssertionError(
+                f"{where} the last frame stays in .{forgotten[0]}, and is not answered, although nothing more comes: a "
+                "wake-up is lost. Clear or renew the event before you take the frame, not after; or use a queue"
             )
 
 
@@ -626,13 +690,18 @@ _ORDERS_SECONDS: Final = 1.5
     "a call of 1.5 s, in which the handler's lines are followed",
 )
 def _tells_errors(handler: StreamHandlerBase, given: _CheckInput) -> None:
-    tracer = Swallowed(handler)
-    with _probed(handler, tracer=tracer) as prototype:
+    tracer = Swallowed(handler, lambda: any(journal.shutting_down for journal in _JOURNALS.get()))
+    with _probed(handler) as prototype, tracer:
         run_call(prototype, play=signals.speech_like(1.0), seconds=1.5, backend="asyncio", **_usual(given))
     for place, (times, error) in tracer.found.items():
         raise AssertionError(
             f"{place} takes {error!r} ({times} times in 1.5 s), and does nothing with it: name the exceptions that you "
             "expect, and log the others or let them end the call"
+        )
+    for place in tracer.cancellations:
+        raise AssertionError(
+            f"{place} takes the cancellation of its call, and does not raise it again: write except Exception, not "
+            "except BaseException (nor a bare except, nor a return in finally)"
         )
 
 
@@ -658,6 +727,20 @@ def _ends(handler: StreamHandlerBase, given: _CheckInput) -> None:
         if not record.seconds - after <= _LONGEST_END:
             raise AssertionError(f"{when}: closing took {record.seconds - after:.1f} s")
         _no_thread_left(record, before)
+
+
+async def _interrupted(handler: StreamHandlerBase, given: _CheckInput) -> None:
+    async with open_caller(handler, args=list(given.args), catch=True) as caller:
+        await caller.play(signals.speech_like(1.0, seed=1))
+        asked = caller.seconds
+        for _ in range(10):
+            await caller.wait(0.1)
+            heard = caller.heard
+            if heard and heard[-1].at > asked + FRAME_SECONDS and np.abs(heard[-1].frame.samples).max() > AUDIBLE:
+                break
+        if caller.connection.end is None:
+            caller.handler.clear_queue()
+            await caller.wait(0.1)
 
 
 async def _mute(handler: StreamHandlerBase, given: _CheckInput) -> None:

@@ -410,8 +410,8 @@ class HandlerLifecycle(RuleBasedStateMachine):
             copy_fails_first: Another caller came before, and was refused because `copy()` raised.
             over: The transport: ``"memory"``, a page's ``"websocket"``, or the line of a ``"telephone"`` carrier.
                 A line is up when its call begins, so no peer has left before.
-            resumes: If the link breaks, the call waits for its caller, as with `Stream(resume=...)`. Over memory only,
-                and not if the call is over before it is up.
+            resumes: If the link breaks, the call waits for its caller, as with `Stream(resume=...)`. Not on a
+                telephone, which cannot come back, and not if the call is over before it is up.
         """
         with self._to_the_end_of_the_step():
             if self._live:
@@ -435,7 +435,7 @@ class HandlerLifecycle(RuleBasedStateMachine):
             over = "phone" if phone and over == "memory" else over
             if not has_own_method(self._prototype, "start_up"):
                 start_up = "works"
-            resumes = resumes and over == "memory" and already is None
+            resumes = resumes and over in {"memory", "websocket"} and already is None
             self.call = call = Call(
                 self._prototype, self.clock, self.shared, over=over, start_up=start_up, resumes=resumes
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from datetime import UTC, datetime, timedelta
 from queue import Queue
 
 import pytest
@@ -85,6 +86,21 @@ def test_what_comes_in_time_is_got_at_once(backend):
     took = record.handler.took
     assert 48 <= len(took) <= 51
     assert all(call <= 0.0201 for _, call in took)
+
+
+def test_a_calendar_shows_the_time_of_the_call():
+    """`datetime.now()` goes on as `time.time()` does; what it gives is an ordinary datetime."""
+    real = datetime
+    with seen_by(Measuring(lambda _: None)) as shown:
+        moments = [datetime.now(), datetime.now(UTC), datetime.today()]
+        shown.skip(3600)
+        assert datetime.now() - moments[0] >= timedelta(hours=1)
+        assert datetime.now(UTC) - moments[1] >= timedelta(hours=1)
+        assert datetime.now().timestamp() == pytest.approx(time.time(), abs=1)
+        assert type(moments[0]) is real
+        assert isinstance(moments[0], datetime)
+        assert datetime(2026, 1, 2, tzinfo=UTC).isoformat() == "2026-01-02T00:00:00+00:00"
+    assert datetime is real
 
 
 def test_time_is_given_back():

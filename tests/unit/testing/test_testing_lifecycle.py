@@ -511,11 +511,12 @@ class Told(Sound):
         self.events = (*self.events, "resumed")
 
 
+@pytest.mark.parametrize("over", ["memory", "websocket"])
 @pytest.mark.parametrize("backend", ["trio", "asyncio"])
-def test_a_caller_comes_back_over_another_link(backend):
+def test_a_caller_comes_back_over_another_link(backend, over):
     """The call goes on with the same copy; without its caller it ends in time; a call of another kind ends at once."""
     state = life(Told, backend=backend)()
-    state.the_first_call_begins(resumes=True)
+    state.the_first_call_begins(over=over, resumes=True)
     first = state.handler
     state.link_is_replaced(seconds=1.0)
     state.audio_arrives(n=3)

@@ -1,0 +1,405 @@
+"""What `check_handler` tells apart: each handler with a bug has a sound one beside it that looks much like it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+from collections import deque
+from contextlib import suppress
+from datetime import datetime, timedelta
+
+import anyio
+import numpy as np
+import pytest
+
+import rtcflow
+from rtcflow.testing import HANDLER_CHECKS, signals
+
+RATE = 24000
+PIECE = (RATE, signals.tone(0.02))
+
+REAL_TIME = "its audio comes in real time"
+ANY_ORDER = "it answers in the same way under every order"
+ERRORS = "an error in its methods is not swallowed"
+LIMITS = "its limits count"
+TRACES = "one call leaves no trace"
+
+
+class Echo(rtcflow.AsyncStreamHandler):
+    """What the handlers below are made of."""
+
+    def __init__(self):
+        super().__init__()
+        self.frames, self.came = deque(), rtcflow.Event()
+
+    async def receive(self, frame):
+        self.frames.append(frame)
+        self.came.set()
+
+    async def next(self):
+        while not self.frames:
+            self.came.clear()
+            await self.came.wait()
+        return self.frames.popleft()
+
+    async def emit(self):
+        return await self.next()
+
+    def copy(self):
+        return type(self)()
+
+
+class SyncEcho(rtcflow.StreamHandler):
+    """The same with threads."""
+
+    def __init__(self):
+        super().__init__()
+        self.frames = queue.Queue()
+
+    def receive(self, frame):
+        self.frames.put(frame)
+
+    def emit(self):
+        try:
+            return self.frames.get(timeout=0.05)
+        except queue.Empty:
+            return None
+
+    def copy(self):
+        return type(self)()
+
+
+# -- the latest frame
+
+
+class Box:
+    """Holds the latest frame."""
+
+    frame = None
+
+
+class RenewsTooLate(Echo):
+    """Renews its event after it took the frame: one that comes in between is not answered."""
+
+    def __init__(self):
+        super().__init__()
+        self.box, self.new = Box(), None
+
+    async def start_up(self):
+        self.new = anyio.Event()
+
+    async def receive(self, frame):
+        self.box.frame = frame
+        self.new.set()
+
+    async def emit(self):
+        await self.new.wait()
+        frame = self.box.frame
+        await anyio.sleep(0)
+        self.new = anyio.Event()
+        return frame
+
+
+class RenewsInTime(RenewsTooLate):
+    """Renews its event first: the latest frame wins, and older ones may be dropped."""
+
+    async def emit(self):
+        await self.new.wait()
+        self.new = anyio.Event()
+        await anyio.sleep(0)
+        return self.box.frame
+
+
+class Remembers(Echo):
+    """Keeps the last spectrum, which nobody is to hear."""
+
+    async def receive(self, frame):
+        self.spectrum = np.fft.rfft(frame[1])
+        await super().receive(frame)
+
+
+class IgnoresWhileBusy(Echo):
+    """Is told of one frame at a time, and drops what comes meanwhile."""
+
+    async def receive(self, frame):
+        if not self.frames:
+            await super().receive(frame)
+
+
+# -- errors and cancellations
+
+
+class RetriesForEver(Echo):
+    """Takes its cancellation for an error of the service."""
+
+    async def emit(self):
+        while True:
+            try:
+                return await self.next()
+            except BaseException:
+                await anyio.sleep(0.01)
+
+
+class CleansUp(Echo):
+    """Takes everything, and raises it again."""
+
+    async def emit(self):
+        try:
+            return await self.next()
+        except BaseException:
+            self.frames.clear()
+            raise
+
+
+class StopsItsTask(Echo):
+    """Cancels a task of its own, and waits for it: that is not the call's cancellation."""
+
+    async def emit(self):
+        task = self.loop.create_task(anyio.sleep(60))
+        await anyio.sleep(0)
+        task.cancel()
+        with suppress(asyncio.CancelledError, Exception):
+            await task
+        return await self.next()
+
+
+class ReturnsInFinally(SyncEcho):
+    """The return drops the error."""
+
+    def emit(self):
+        item = None
+        try:
+            item = self.frames.get(timeout=0.05)
+            item = self.effects(item)
+        finally:
+            return item  # noqa: B012
+
+
+class LogsBeforeFinally(SyncEcho):
+    """The error is told before."""
+
+    def emit(self):
+        item = None
+        try:
+            item = self.frames.get(timeout=0.05)
+            item = self.effects(item)
+        except queue.Empty:
+            item = None
+        except AttributeError:
+            logging.getLogger("nobody").error("no effects")
+        finally:
+            return item  # noqa: B012
+
+
+class WorkerFails(Echo):
+    """A task of its own gives up without a word."""
+
+    async def start_up(self):
+        self.loop.create_task(self.work())
+
+    async def work(self):
+        try:
+            await anyio.sleep(0.1)
+            self.model.warm_up()
+        except Exception:
+            pass
+
+
+class ShutDownFails(Echo):
+    """Closing is a best effort."""
+
+    async def shutdown(self):
+        with suppress(Exception):
+            self.session.close()
+
+
+# -- real time
+
+
+class FallsSilent(Echo):
+    """Says something, and nothing more; nobody can reach it."""
+
+    n = 0
+
+    async def receive(self, frame):
+        pass
+
+    async def emit(self):
+        self.n += 1
+        if self.n > 100:
+            await anyio.sleep_forever()
+        return PIECE
+
+
+class HangsUp(FallsSilent):
+    """Says something, and hangs up."""
+
+    async def emit(self):
+        self.n += 1
+        return PIECE if self.n < 100 else rtcflow.CloseStream()
+
+
+class Greets(FallsSilent):
+    """Says something, and then listens."""
+
+    async def receive(self, frame):
+        await self.send_message("heard")
+
+
+class IsTold(FallsSilent):
+    """Says something, and then what its application wants."""
+
+    def announce(self, text):
+        self.n = 0
+
+
+class WaitsForRoom(SyncEcho):
+    """Waits for room in a queue that is emptied when the caller is silent."""
+
+    def __init__(self):
+        super().__init__()
+        self.frames = queue.Queue(10)
+
+    def receive(self, frame):
+        self.frames.put(frame if np.abs(frame[1]).max() > 0 else None)
+
+    def emit(self):
+        self.ended.wait_sync(0.1)
+
+    def shutdown(self):
+        self.frames.get_nowait()
+        self.frames.put(None)
+
+
+class SleepsThroughItsAudio(Echo):
+    """Half a second of audio, and then a sleep of half a second and the model's time."""
+
+    async def receive(self, frame):
+        pass
+
+    async def emit(self):
+        await anyio.sleep(0.55)
+        return RATE, signals.tone(0.5)
+
+
+class Chimes(SleepsThroughItsAudio):
+    """Half a second of audio, once a second."""
+
+    async def emit(self):
+        await anyio.sleep(1.0)
+        return RATE, signals.tone(0.5)
+
+
+# -- limits and traces
+
+
+class FiveMinutes(Echo):
+    """Counts from when it was made, by the calendar."""
+
+    def __init__(self):
+        super().__init__()
+        self.began = datetime.now()
+
+    async def emit(self):
+        if datetime.now() - self.began > timedelta(minutes=5):
+            return rtcflow.CloseStream("five minutes")
+        return await self.next()
+
+
+class FiveMinutesOfCall(FiveMinutes):
+    """Counts from the call's beginning."""
+
+    async def start_up(self):
+        self.began = datetime.now()
+
+
+class TwoClocks(Echo):
+    """Its limit is over at once."""
+
+    async def emit(self):
+        if datetime.now().timestamp() - self.loop.time() > 60:
+            return rtcflow.CloseStream("a minute")
+        return await self.next()
+
+
+class KeepsItsPlace(Echo):
+    """Gives a place back with the last piece of a reply. An interrupted reply has no last piece."""
+
+    free = 5
+    loud = 0
+
+    async def receive(self, frame):
+        if np.abs(frame[1]).max() > 500:
+            self.loud += 1
+        elif self.loud > 5 and not self.frames:
+            self.loud = 0
+            KeepsItsPlace.free -= 1
+            self.frames.extend([PIECE] * 40)
+            self.came.set()
+
+    def clear_queue(self):
+        self.frames.clear()
+        return super().clear_queue()
+
+    async def emit(self):
+        piece = await self.next()
+        if not self.frames:
+            KeepsItsPlace.free += 1
+        return piece
+
+    async def shutdown(self):
+        if self.frames:
+            KeepsItsPlace.free += 1
+
+
+def check(handler, sentence):
+    """Hold a handler to one sentence."""
+    (one,) = [check for text, check in HANDLER_CHECKS.items() if text.startswith(sentence)]
+    one(handler())
+
+
+@pytest.mark.parametrize(
+    ("handler", "sentence", "told"),
+    [
+        (RenewsTooLate, ANY_ORDER, "the last frame stays in .box.frame"),
+        (RetriesForEver, ERRORS, "takes the cancellation of its call"),
+        (ReturnsInFinally, ERRORS, "'ReturnsInFinally' object has no attribute 'effects'"),
+        (WorkerFails, ERRORS, "(in work) takes AttributeError"),
+        (FallsSilent, REAL_TIME, "it does not hang up"),
+        (WaitsForRoom, REAL_TIME, "receive did not return for"),
+        (SleepsThroughItsAudio, REAL_TIME, "it took 0.55 s for 0.50 s of audio"),
+        (FiveMinutes, LIMITS, "start counting in start_up"),
+        (TwoClocks, LIMITS, "it closes its call after 0.0 s, and has said nothing"),
+        (KeepsItsPlace, TRACES, "a caller who interrupts an answer leaves a trace"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_a_bug_is_told(handler, sentence, told):
+    """What is wrong is told under the sentence it breaks."""
+    with pytest.raises(AssertionError) as caught:
+        check(handler, sentence)
+    assert told in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("handler", "sentence"),
+    [
+        (RenewsInTime, ANY_ORDER),
+        (Remembers, ANY_ORDER),
+        (IgnoresWhileBusy, ANY_ORDER),
+        (CleansUp, ERRORS),
+        (StopsItsTask, ERRORS),
+        (LogsBeforeFinally, ERRORS),
+        (ShutDownFails, ERRORS),
+        (HangsUp, REAL_TIME),
+        (Greets, REAL_TIME),
+        (IsTold, REAL_TIME),
+        (Chimes, REAL_TIME),
+        (FiveMinutesOfCall, LIMITS),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_what_looks_like_a_bug_is_let_pass(handler, sentence):
+    """Nothing is said of a sound handler."""
+    check(handler, sentence)

@@ -43,8 +43,8 @@ class Worker:
         self.sleep = self.slept.append
 
 
-def frame(file: str, line: int = 1, back: Any = None, **names: Any) -> Any:
-    code = SimpleNamespace(co_filename=file)
+def frame(file: str, line: int = 1, back: Any = None, *, name: str = "receive", **names: Any) -> Any:
+    code = SimpleNamespace(co_filename=file, co_name=name)
     return SimpleNamespace(f_code=code, f_lineno=line, f_locals=names, f_back=back)
 
 
@@ -82,7 +82,7 @@ def test_clauses_that_take_everything_in_silence(kind: str, tmp_path: Path) -> N
     head = "def it(self):\n    while self.seen:\n        try:\n            1 / 0\n            2\n"
     file = tmp_path / "handler.py"
     file.write_text(head + textwrap.indent(clause, " " * 8))
-    assert _tracing._silent(str(file)) == ({6: range(4, 6)} if silent else {})
+    assert _tracing._places(str(file)).silent == ({6: range(4, 6)} if silent else {})
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_clauses_that_take_everything_in_silence(kind: str, tmp_path: Path) -> N
 def test_blocks_that_suppress_everything(manager: str, silent: bool, tmp_path: Path) -> None:
     file = tmp_path / "handler.py"
     file.write_text(f"with {manager}:\n    1 / 0\n    2\n")
-    assert _tracing._silent(str(file)) == ({1: range(2, 4)} if silent else {})
+    assert _tracing._places(str(file)).silent == ({1: range(2, 4)} if silent else {})
 
 
 @pytest.mark.parametrize("text", [None, b"def", b"\0", b"\xff"])
@@ -108,7 +108,7 @@ def test_a_file_that_cannot_be_read_as_python_has_no_clauses(text: bytes | None,
     file = tmp_path / "handler.py"
     if text is not None:
         file.write_bytes(text)
-    assert _tracing._silent(str(file)) == {}
+    assert _tracing._places(str(file)).silent == {}
 
 
 @pytest.fixture
@@ -119,15 +119,17 @@ def swallowing(tmp_path: Path) -> str:
     return str(file)
 
 
-def swallow(tracer: Swallowed, file: str, error: BaseException, *, raised: int = 2, comes_to: int = 3) -> None:
-    at = frame(file, raised)
+def swallow(
+    tracer: Swallowed, file: str, error: BaseException, *, raised: int = 2, comes_to: int = 3, **of: Any
+) -> None:
+    at = frame(file, raised, **of)
     tracer.saw("receive", at, "exception", (type(error), error, None))
     at.f_lineno = comes_to
     tracer.saw("receive", at, "line", None)
 
 
 def test_an_error_that_comes_to_a_silent_clause_is_noted_and_counted(swallowing: str) -> None:
-    tracer, first, second = Swallowed(Quiet()), KeyError("a"), KeyError("b")
+    tracer, first, second = Swallowed(Quiet(), lambda: False), KeyError("a"), KeyError("b")
     swallow(tracer, swallowing, first)
     swallow(tracer, swallowing, second)
     assert tracer.found == {"handler.py:3 (in receive)": (2, second)}
@@ -140,13 +142,13 @@ def test_an_error_that_comes_to_a_silent_clause_is_noted_and_counted(swallowing:
     ids=repr,
 )  # fmt: skip
 def test_what_says_something_of_a_queue_or_ends_a_task_is_not_an_error(swallowing: str, error: BaseException) -> None:
-    tracer = Swallowed(Quiet())
+    tracer = Swallowed(Quiet(), lambda: False)
     swallow(tracer, swallowing, error)
     assert not tracer.found
 
 
 def test_an_error_from_elsewhere_is_not_the_clauses(swallowing: str) -> None:
-    tracer = Swallowed(Quiet())
+    tracer = Swallowed(Quiet(), lambda: False)
     swallow(tracer, swallowing, KeyError(), raised=5)  # not in what the clause guards
     swallow(tracer, swallowing, KeyError(), comes_to=5)  # goes to another line
     at = frame(swallowing, 2)
@@ -155,6 +157,49 @@ def test_an_error_from_elsewhere_is_not_the_clauses(swallowing: str) -> None:
     at.f_lineno = 3
     tracer.saw("receive", at, "line", None)
     assert not tracer.found
+
+
+@pytest.mark.parametrize(
+    ("clause", "keeps"),
+    [
+        ("except BaseException: again()", True),
+        ("except (OSError, asyncio.CancelledError): again()", True),
+        ("except anyio.get_cancelled_exc_class(): again()", True),
+        ("except: again()", True),
+        ("except BaseException: raise", False),
+        ("except BaseException:\n    if not late: raise", False),
+        ("except Exception: again()", False),
+    ],
+)
+def test_clauses_that_keep_a_cancellation(clause: str, keeps: bool, tmp_path: Path) -> None:
+    file = tmp_path / "handler.py"
+    file.write_text(f"try:\n    work()\n{clause}\n")
+    assert _tracing._places(str(file)).keep == ({3: range(2, 3)} if keeps else {})
+
+
+def test_a_finally_is_left_by_what_leaves_it(tmp_path: Path) -> None:
+    file = tmp_path / "handler.py"
+    text = "def it():\n  while True:\n    try:\n      work()\n    finally:\n"
+    for line in ("return", "break", "continue"):
+        file.write_text(f"{text}      {line}\n")
+        _tracing._places.cache_clear()
+        assert _tracing._places(str(file)).silent == {6: range(4, 5)}
+    for line in ("for _ in it: break", "f = lambda: 1", "x = 1"):
+        file.write_text(f"{text}      {line}\n")
+        _tracing._places.cache_clear()
+        assert not _tracing._places(str(file)).silent
+
+
+def test_errors_at_the_end_and_of_strangers_are_not_the_calls(swallowing: str) -> None:
+    over = True
+    tracer = Swallowed(Quiet(), lambda: over)
+    swallow(tracer, swallowing, KeyError())
+    over = False
+    swallow(tracer, swallowing, KeyError(), name="on_message")
+    swallow(tracer, swallowing, KeyError(), name="helper", back=frame("elsewhere.py", name="shutdown"))
+    assert not tracer.found
+    swallow(tracer, swallowing, KeyError(), name="pump")
+    assert list(tracer.found) == ["handler.py:3 (in pump)"]
 
 
 def test_a_seed_holds_a_thread_up_before_the_same_lines(worker: Worker) -> None:

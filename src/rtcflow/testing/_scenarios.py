@@ -19,14 +19,14 @@ from ._probe import checksum
 from ._tracing import Switches
 from .caller import open_caller
 
-__all__ = ["Held", "arrays_in", "clicks_at_edges", "in_groups", "lateness", "listens_to_nobody", "turned_around"]
+__all__ = ["AtRest", "arrays_in", "clicks_at_edges", "in_groups", "lateness", "listens_to_nobody", "turned_around"]
 
 PAUSE: Final = 0.3
 """Seconds after a group of frames in which a handler has answered the last one."""
 
 
 @dataclass(frozen=True)
-class Held:
+class AtRest:
     """What a handler still has when it has come to rest after a group of frames.
 
     Attributes:
@@ -45,7 +45,7 @@ async def in_groups(
     *,
     emitted: Callable[[], Collection[int]],
     spaced: bool = False,
-) -> tuple[list[Held], BaseException | None]:
+) -> tuple[list[AtRest], BaseException | None]:
     """Send audio in groups; return what the handler still has after each, and what it raised.
 
     Three frames for an async handler come at one moment, so that only the order of its tasks decides. Frames for a sync
@@ -58,7 +58,7 @@ async def in_groups(
         emitted: Gives the checksums of the arrays that it has emitted.
         spaced: Send a frame every 20 ms, as usual, in place of groups.
     """
-    held: list[Held] = []
+    held: list[AtRest] = []
     is_async = isinstance(handler, AsyncStreamHandler)
     rate, groups, frames = handler.input_sample_rate, *((5, 3) if is_async else (6, 3))
     samples = signals.speech_like(0.02, rate, seed=3)
@@ -86,7 +86,7 @@ async def in_groups(
             said = emitted()
             new = [(name, one) for name, one in _slots_of(caller.handler).items() if before.get(name) != id(one)]
             forgotten = tuple(name for name, array in new if checksum(array) not in said)
-            held.append(Held(len(arrays_in(caller.handler)), forgotten))
+            held.append(AtRest(len(arrays_in(caller.handler)), forgotten))
     return held, caller.record().error
 
 

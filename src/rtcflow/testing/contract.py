@@ -49,7 +49,7 @@ from ._handler_time import handler_time, seen_by
 from ._leaks import descriptors
 from ._probe import AUDIBLE, Journal, probe_copies
 from ._room import HandlerHung, longest_hang, refuse_in_a_loop, run_in_room
-from ._scenarios import Held, arrays_in, clicks_at_edges, in_groups, lateness, listens_to_nobody, turned_around
+from ._scenarios import AtRest, arrays_in, clicks_at_edges, in_groups, lateness, listens_to_nobody, turned_around
 from ._schedules import Schedule
 from ._sharing import SharedChanges, refuse_shared_state
 from ._story import contract_broken
@@ -644,7 +644,7 @@ def _any_order(handler: StreamHandlerBase, given: _CheckInput) -> None:
 
     def play(
         backend: BackendName, seed: int | None, *, spaced: bool = False
-    ) -> tuple[list[Held], BaseException | None]:
+    ) -> tuple[list[AtRest], BaseException | None]:
         tracer = None if seed is None or isinstance(handler, AsyncStreamHandler) else Switches(handler, seed)
         schedule = None if seed is None or tracer else Schedule(seed)
         with _probed(handler, tracer=tracer) as prototype:

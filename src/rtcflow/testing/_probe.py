@@ -114,7 +114,7 @@ class Journal:
         given: What was handed over and may still be waiting to be played, or sent: each with its checksum.
         tracer: Follows the lines of the handler's methods.
         entered: When each method that runs was entered.
-        longest: The longest call of each method, in seconds, of those that came after its first.
+        longest: The longest call of each method, in seconds.
         endless: A method that swallows its cancellation for ever, and was given up.
     """
 
@@ -206,8 +206,7 @@ class Journal:
         """A method is left."""
         with self.lock:
             self.running.remove(method)
-            if self.began[method] > 1:
-                self.longest[method] = max(self.longest[method], self.clock() - self.entered[method])
+            self.longest[method] = max(self.longest[method], self.clock() - self.entered[method])
 
     def raised(self, method: str, error: BaseException) -> None:
         """A method raises."""

@@ -161,7 +161,8 @@ def listens_to_nobody(handler: StreamHandlerBase) -> bool:
         for name, member in vars(cls).items():
             if isinstance(member, property):
                 offered.add(name)
-            code = getattr(inspect.unwrap(getattr(member, "__func__", member)), "__code__", None)
+            function: Any = getattr(member, "__func__", member)
+            code = getattr(inspect.unwrap(function), "__code__", None)
             if code is None:
                 continue
             used.update(code.co_names)

@@ -17,7 +17,10 @@ import queue
 import random
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from concurrent.futures.thread import _WorkItem
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -189,14 +192,34 @@ class Swallowed(Tracer):
         self.found: dict[str, tuple[int, BaseException]] = {}
         self.cancellations: list[str] = []
         self._raised: dict[int, tuple[BaseException, int]] = {}
+        self._futures: dict[int, Future[Any]] = {}
+        self._asked: set[int] = set()
 
     def __enter__(self) -> Self:
         self._before = threading.gettrace()
-        threading.settrace(lambda frame, _event, _arg: self._enter("", frame))
+        threading.settrace(lambda frame, _event, _arg: self._begin(frame))
         return self
 
     def __exit__(self, *_: object) -> None:
         threading.settrace(self._before)
+
+    def unseen(self) -> list[BaseException]:
+        """What futures of pools hold that were made meanwhile, and that nobody has asked for it."""
+        done = [one for key, one in self._futures.items() if key not in self._asked and one.done()]
+        held = [one.exception() for one in done if not one.cancelled()]
+        return [error for error in held if isinstance(error, Exception) and self._is_ours(error)]
+
+    def _is_ours(self, error: BaseException) -> bool:
+        return any(frame.f_code.co_filename in self._files for frame, _ in traceback.walk_tb(error.__traceback__))
+
+    def _begin(self, frame: FrameType) -> Any:
+        code = frame.f_code
+        if code in _ASKING:
+            self._asked.add(id(frame.f_locals["self"]))
+        elif code is _SUBMITTED:
+            future = frame.f_locals["future"]
+            self._futures[id(future)] = future  # kept, so that no other has its number
+        return self._enter("", frame)
 
     def saw(self, method: str, frame: FrameType, event: str, arg: Any) -> None:  # noqa: ARG002
         if event == "exception":
@@ -226,6 +249,10 @@ class Swallowed(Tracer):
     def _took_cancellation(self, frame: FrameType) -> None:
         if _method(frame) in OF_A_CALL and anyio.current_effective_deadline() == -math.inf:
             self.cancellations.append(_told(frame))
+
+
+_ASKING: Final = {Future.result.__code__, Future.exception.__code__, Future.add_done_callback.__code__}
+_SUBMITTED: Final = _WorkItem.__init__.__code__
 
 
 def _told(frame: FrameType) -> str:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import queue
 from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime, timedelta
 
@@ -127,6 +128,26 @@ class IgnoresWhileBusy(Echo):
             await super().receive(frame)
 
 
+class MissesTheSignal(Echo):
+    """Waits for a signal that start_up gives once: in most orders it has come before."""
+
+    def __init__(self):
+        super().__init__()
+        self.pulse, self.begun = None, False
+
+    async def start_up(self):
+        self.pulse = anyio.Event()
+        await anyio.sleep(0)
+        self.pulse.set()
+        self.pulse = anyio.Event()
+
+    async def emit(self):
+        if not self.begun:
+            await self.pulse.wait()
+            self.begun = True
+        return await self.next()
+
+
 # -- errors and cancellations
 
 
@@ -206,6 +227,39 @@ class WorkerFails(Echo):
             pass
 
 
+class FailsInAPool(SyncEcho):
+    """Nobody asks the pool what has become of its work."""
+
+    pool = None
+
+    def start_up(self):
+        self.pool = ThreadPoolExecutor(1)
+
+    def receive(self, frame):
+        if self.pool is not None:
+            self.submit(frame)
+
+    def submit(self, frame):
+        self.pool.submit(self.work, frame)
+
+    def work(self, frame):
+        self.frames.put(self.model(frame))
+
+    def shutdown(self):
+        if self.pool is not None:
+            self.pool.shutdown()
+
+
+class AsksThePool(FailsInAPool):
+    """The result is asked for, and the error is told."""
+
+    def submit(self, frame):
+        self.pool.submit(self.work, frame).add_done_callback(self.done)
+
+    def done(self, future):
+        logging.getLogger("nobody").error("%r", future.exception())
+
+
 class ShutDownFails(Echo):
     """Closing is a best effort."""
 
@@ -270,6 +324,32 @@ class WaitsForRoom(SyncEcho):
     def shutdown(self):
         self.frames.get_nowait()
         self.frames.put(None)
+
+
+class WaitsForItsQueue(SyncEcho):
+    """Waits until its first frame was worked off, and nobody says so."""
+
+    def receive(self, frame):
+        self.frames.put(frame)
+        self.frames.join()
+
+    def shutdown(self):
+        with suppress(ValueError):
+            while True:
+                self.frames.task_done()
+
+
+class WaitsToBegin(Echo):
+    """Listens once a message has come."""
+
+    async def start_up(self):
+        self.begun = rtcflow.Event()
+
+    async def on_message(self, text):
+        self.begun.set()
+
+    async def receive(self, frame):
+        await self.begun.wait()
 
 
 class SleepsThroughItsAudio(Echo):
@@ -363,11 +443,14 @@ def check(handler, sentence):
     ("handler", "sentence", "told"),
     [
         (RenewsTooLate, ANY_ORDER, "the last frame stays in .box.frame"),
+        (MissesTheSignal, ANY_ORDER, "and in another one never"),
+        (FailsInAPool, ERRORS, "and nobody looks at it"),
         (RetriesForEver, ERRORS, "takes the cancellation of its call"),
         (ReturnsInFinally, ERRORS, "'ReturnsInFinally' object has no attribute 'effects'"),
         (WorkerFails, ERRORS, "(in work) takes AttributeError"),
         (FallsSilent, REAL_TIME, "it does not hang up"),
         (WaitsForRoom, REAL_TIME, "receive did not return for"),
+        (WaitsForItsQueue, REAL_TIME, "receive did not return for"),
         (SleepsThroughItsAudio, REAL_TIME, "it took 0.55 s for 0.50 s of audio"),
         (FiveMinutes, LIMITS, "start counting in start_up"),
         (TwoClocks, LIMITS, "it closes its call after 0.0 s, and has said nothing"),
@@ -392,6 +475,8 @@ def test_a_bug_is_told(handler, sentence, told):
         (StopsItsTask, ERRORS),
         (LogsBeforeFinally, ERRORS),
         (ShutDownFails, ERRORS),
+        (AsksThePool, ERRORS),
+        (WaitsToBegin, REAL_TIME),
         (HangsUp, REAL_TIME),
         (Greets, REAL_TIME),
         (IsTold, REAL_TIME),

@@ -103,7 +103,8 @@ def _run_pytest(
     path = os.pathsep.join(filter(None, (str(TESTS), os.environ.get("PYTHONPATH"))))
     with TemporaryDirectory() as folder:
         file = Path(folder) / "outcomes.json"
-        environment |= {"RTCFLOW_OUTCOMES": str(file), "PYTHONPATH": path}
+        # Tests start programs by the hundred. Each would compile rtcflow anew where nothing compiled may be kept.
+        environment |= {"RTCFLOW_OUTCOMES": str(file), "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": ""}
         try:
             if session.run("python", "-m", "pytest", "-p", "outcomes", *arguments, env=environment) is None:
                 return NOTHING_RAN, None
@@ -117,7 +118,7 @@ def _run_pytest(
 
 
 def _pytest(session: nox.Session, *arguments: str, **environment: str) -> None:
-    """Run the tests with four workers. tests/conftest.py says which tests wait for one another in one of them.
+    """Run the tests with five workers. tests/conftest.py says which tests wait for one another in one of them.
 
     The run counts only if every collected test has an outcome. In CI, the machine may be slow, so tests that failed run
     once more, without the others. A test that passes then is flaky: it does not stop the change, but the log names it,
@@ -127,7 +128,7 @@ def _pytest(session: nox.Session, *arguments: str, **environment: str) -> None:
     in_ci = bool(os.environ.get("CI"))
     limit = (f"--maxfail={MANY}",) if in_ci else ()
     arguments = (*arguments, *session.posargs)
-    first, error = _run_pytest(session, "-n", "4", "--max-worker-restart=0", *limit, *arguments, **environment)
+    first, error = _run_pytest(session, "-n", "5", "--max-worker-restart=0", *limit, *arguments, **environment)
     if first is NOTHING_RAN:
         return
     if first is None:
@@ -426,7 +427,7 @@ def flakes(session: nox.Session) -> None:
             Popen([sys.executable, "-c", "while True: pass"]) for _ in range((os.cpu_count() or 1) if loaded else 0)
         ]
         try:
-            session.run("python", "-m", "pytest", "-q", "-n", "4", *arguments)
+            session.run("python", "-m", "pytest", "-q", "-n", "5", *arguments)
         except CommandFailed:
             failed.append(n)
         finally:
@@ -451,7 +452,7 @@ def coverage(session: nox.Session) -> None:
     failed = None
     for part in [session.posargs] if session.posargs else parts:
         try:
-            session.run("coverage", "run", "-m", "pytest", "-n", "4", "--max-worker-restart=0", "--timeout=240", *part)
+            session.run("coverage", "run", "-m", "pytest", "-n", "5", "--max-worker-restart=0", "--timeout=240", *part)
         except CommandFailed as error:
             failed = error  # the figures are true without the few tests that failed
     session.run("coverage", "combine", "-q")

@@ -40,12 +40,10 @@ BACKENDS = [ALL_BACKENDS[name] for name in os.environ.get("RTCFLOW_BACKENDS", "a
 
 
 # Tests that play or listen in real time, over sockets and to servers, run one after the other in a worker of their own,
-# or they would be heard in one another's audio; so do those with browsers, and those that mostly wait for processes of
-# their own (`-n 4`). These three workers mostly wait. The fourth one has all that computes.
-REAL_TIME = {
-    "test_aiortc_peer", "test_engine", "test_leaks", "test_modes", "test_seam", "test_turns_reply",
-    "test_turns_stop_words",
-}  # fmt: skip
+# or they would be heard in one another's audio. So do those with foreign peers, those with browsers, and those that
+# mostly wait for processes of their own (`-n 5`). These four workers mostly wait. The fifth one has all that computes,
+# and each of the others takes of it when it is through.
+REAL_TIME = {"test_engine", "test_modes", "test_turns_reply", "test_turns_stop_words"}
 BROWSERS = {"test_chromium", "test_page", "test_whip_clients"}
 PROCESSES = {"test_asgi_lines", "test_call", "test_cli", "test_examples", "test_load", "test_processes"}
 
@@ -53,11 +51,10 @@ PROCESSES = {"test_asgi_lines", "test_call", "test_cli", "test_examples", "test_
 def _worker_of(nodeid: str) -> str:
     """What a test shares its worker with; any worker may take a test that shares it with nothing."""
     path = PurePosixPath(nodeid.partition("::")[0])
-    if path.stem in PROCESSES:
-        return "processes"
-    if path.stem in BROWSERS:
-        return "browsers"
-    return "real-time" if path.stem in REAL_TIME or path.parent.name == "interop" else nodeid
+    for name, modules in (("processes", PROCESSES), ("browsers", BROWSERS), ("real-time", REAL_TIME)):
+        if path.stem in modules:
+            return name
+    return "interop" if path.parent.name == "interop" else nodeid
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest applies `-m`
@@ -74,9 +71,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.nightly)
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    """Leave what exists now out of all garbage collections to come.
+
+    The suite's own modules and tests are so many objects that a collection takes half a second, and tests ask for
+    hundreds of them.
+    """
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
-    """Have the tests of `REAL_TIME` and of tests/interop run one after the other, and those of the other sets.
+    """Have the tests of `REAL_TIME` run one after the other, and so those of tests/interop and of the other sets.
 
     pytest-xdist's marks for this (`xdist_group`, `--dist loadgroup`) do nothing with pytest 9.2: it renames the tests,
     and they no longer take the names.
@@ -86,6 +94,13 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
     class Groups(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             return _worker_of(nodeid)
+
+        def mark_test_complete(self, node: Any, item_index: int, duration: float = 0) -> None:
+            super().mark_test_complete(node, item_index, duration)
+            # It counts what is pending in all that a worker ever got, and most of our tests are a scope of their own.
+            scope = self._split_scope(self.registered_collections[node][item_index])
+            if all(self.assigned_work[node][scope].values()):
+                del self.assigned_work[node][scope]
 
     return Groups(config, log)
 

@@ -51,7 +51,7 @@ class Client:
         self.loop.run()
         if self.session:
             request = urllib.request.Request(self.session, method="DELETE")
-            with urllib.request.urlopen(request, timeout=5) as response:
+            with urllib.request.urlopen(request, timeout=30) as response:
                 print("DELETE", response.status)
         self.pipeline.set_state(Gst.State.NULL)
 
@@ -71,7 +71,7 @@ class Client:
         headers = {"Content-Type": "application/sdp"}
         request = urllib.request.Request(self.url, sdp.encode(), headers, method="POST")
         try:
-            with urllib.request.urlopen(request, timeout=5) as response:
+            with urllib.request.urlopen(request, timeout=30) as response:
                 print("POST", response.status)
                 self.session = urllib.parse.urljoin(self.url, response.headers["Location"])
                 _, answer = GstSdp.SDPMessage.new_from_text(response.read().decode())

@@ -244,7 +244,7 @@ async def test_audio_and_messages_with_stock_aiortc() -> None:
             assert await transport.messages_in.take() == "hello"
         assert transport.statistics().details["binary_messages_ignored"] == 1
         await foreign.run(foreign.close)
-        with anyio.fail_after(5):
+        with anyio.fail_after(30):
             await transport.wait_ended()
 
 
@@ -577,7 +577,7 @@ async def test_without_the_seam(monkeypatch: pytest.MonkeyPatch) -> None:
         await until(lambda: len(foreign.heard) > 50)
         assert abs(pitch(np.concatenate(foreign.heard[-30:])) - 1000) < 5
         await foreign.run(foreign.close)
-        with anyio.fail_after(5):
+        with anyio.fail_after(30):
             await transport.wait_ended()
 
 

@@ -168,7 +168,7 @@ def test_a_decoder_is_stopped_without_blocking(monkeypatch: pytest.MonkeyPatch) 
 
     class SlowDecoder:
         def decode(self, frame: Any) -> list[Any]:
-            decoded.wait(5)
+            decoded.wait(30)
             return []
 
     async def check() -> None:

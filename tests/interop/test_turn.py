@@ -88,7 +88,7 @@ async def test_wrong_credentials_are_told(relay: int, wrong: str) -> None:
         offer = await engine.offer()
     (report,) = offer.ice_servers
     assert report.trouble is ServerTrouble.WRONG_CREDENTIALS
-    assert report.seconds < 1
+    assert report.seconds < 2.9, "silence costs 3 s"
     assert "typ" not in offer.offer_sdp
 
 

@@ -193,7 +193,7 @@ def test_trio_as_a_guest_of_a_loop_that_used_an_event():
     event, other, done = Event(), Event(), []
 
     async def guest():
-        with trio.fail_after(5):
+        with trio.fail_after(30):
             done.append(await event.wait())
             other.set()
 

@@ -47,7 +47,7 @@ def thread_in(function: Callable[[], object]) -> Iterator[tuple[threading.Thread
     try:
         yield thread, raised
     finally:
-        thread.join(10)
+        thread.join(30)
         assert not thread.is_alive()
 
 

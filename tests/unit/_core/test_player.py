@@ -54,7 +54,7 @@ def test_nothing_is_put_before_the_format_is_known():
 async def test_the_end_lets_go_who_waits_for_room(player):
     """A handler that is held back when its connection ends is told so."""
     player.put(second())
-    with anyio.fail_after(5):
+    with anyio.fail_after(30):
         async with anyio.create_task_group() as tg:
 
             async def wait():

@@ -52,7 +52,7 @@ async def test_a_thread_that_ends_in_the_moment_it_is_left_is_watched_no_more(mo
     class Late(Event):
         def set(self):
             through.set()
-            go_on.wait(10)
+            go_on.wait(30)
             super().set()
 
     monkeypatch.setattr("rtcflow._core.threads.Event", Late)
@@ -201,7 +201,7 @@ async def test_a_worker_thread_is_named_and_a_daemon():
     assert daemon
     for thread in threading.enumerate():
         if thread.name.startswith("Echo.emit"):  # about to end
-            thread.join(5)
+            thread.join(30)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("Echo.emit")]
 
 

@@ -59,7 +59,7 @@ async def test_a_message_on_its_way_is_delivered(nats):
         async def end_now():
             one._end("test.name")
             ended.set()
-            assert sent.wait(10)  # this loop reads nothing meanwhile
+            assert sent.wait(30)  # this loop reads nothing meanwhile
 
         async def ask():
             assert await anyio.to_thread.run_sync(ended.wait, 10)

@@ -157,7 +157,7 @@ async def test_a_slow_receive_hears_one_frame_at_a_time(base):
     async with call((Slow if base is AsyncEcho else SlowSync)()) as (_, caller, _errors):
         for n in range(5):
             caller.audio_out.put(AudioFrame(np.full((1, 960), n, np.int16), 48000, 0))
-        with anyio.fail_after(5):
+        with anyio.fail_after(30):
             while len(heard) < 5:
                 await anyio.sleep(0.01)
     assert heard == [(1, n) for n in range(5)]
@@ -175,7 +175,7 @@ async def test_a_sync_handler_runs_in_worker_threads_and_they_come_back():
     assert connection.statistics().threads_abandoned == 0
     for thread in threading.enumerate():
         if thread.name.startswith("SyncEcho"):  # about to end
-            thread.join(5)
+            thread.join(30)
     busy = [t for t in threading.enumerate() if t.ident in handler.threads and not t.name.startswith(("AnyIO", "Trio"))]
     assert not busy
     assert threading.active_count() <= before + 3, "idle pool threads only"
@@ -263,7 +263,7 @@ async def test_a_cancelled_future_in_a_handler_ends_its_connection(where):
         await future
 
     async with call_that_fails(AsyncMirror, where, fail) as (connection, caller, errors):
-        with anyio.fail_after(5):
+        with anyio.fail_after(30):
             await connection.wait_ended()
             assert messages.decode(await caller.messages_in.take()) == messages.Error("the handler failed")
     assert connection.end.cause is EndCause.HANDLER_RAISED
@@ -292,7 +292,7 @@ async def test_a_handler_may_raise_what_is_no_exception(base, where):
             theirs.audio_out.put(AudioFrame(tone(), 48000, 0))
             theirs.video_out.put_nowait(picture(100))
             theirs.send_message_nowait("hello")
-            with anyio.fail_after(5):
+            with anyio.fail_after(30):
                 await connection.run()
     assert info.value is error
     assert connection.end.error is error
@@ -779,7 +779,7 @@ async def test_a_message_waits_for_the_channel():
     async with memory_pair() as (ours, theirs):
         theirs.start(AudioFormat(48000), AudioFormat(48000))
         ours.wait_messages_open = opened.wait
-        with anyio.fail_after(5):
+        with anyio.fail_after(30):
             async with anyio.create_task_group() as tg:
                 tg.start_soon(run_connection, ours, Handler())
                 await asked.wait()

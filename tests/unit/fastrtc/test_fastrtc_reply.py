@@ -338,7 +338,7 @@ async def test_an_async_reply_of_a_subclass_may_end_before_it_is_asked_for(monke
     def late(task, timeout=None):
         settled = threading.Event()
         task.add_done_callback(lambda _: task.get_loop().call_soon(settled.set))
-        assert settled.wait(5)
+        assert settled.wait(30)
         return result(task, timeout)
 
     monkeypatch.setattr(Task, "result", late)

@@ -158,7 +158,7 @@ async def test_a_slow_function_sees_new_frames() -> None:
     def slow(frame):
         seen.append(int(frame[0, 0, 0]))
         first.set()
-        go.wait(5)
+        go.wait(30)
         return frame
 
     async with call(VideoStreamHandler(slow, skip_frames=True), VIDEO) as (connection, theirs):

@@ -563,7 +563,7 @@ async def test_arguments_that_come_without_being_asked_end_the_wait() -> None:
     handler = Async()
     async with bound(handler):
         handler.set_args([1])
-        with anyio.fail_after(5):
+        with anyio.fail_after(30):
             await handler.wait_for_args()
 
 
@@ -666,7 +666,7 @@ async def test_handlers_run_coroutines_from_worker_threads() -> None:
 
     async with bound(handler):
         result = await anyio.to_thread.run_sync(
-            lambda: asyncio.run_coroutine_threadsafe(double(21), handler.loop).result(5)
+            lambda: asyncio.run_coroutine_threadsafe(double(21), handler.loop).result(30)
         )
     assert result == 42
 
@@ -680,7 +680,7 @@ async def test_say_sync_raises_in_its_thread_what_say_raises_at_once(monkeypatch
         """`result`, once the loop has finished with the task."""
         finished = threading.Event()
         task.add_done_callback(lambda _: task.get_loop().call_soon(finished.set))
-        assert finished.wait(5)
+        assert finished.wait(30)
         return result(task, timeout)
 
     class Broken(Sync):

@@ -31,7 +31,7 @@ PYTHONS = nox.project.python_versions(PYPROJECT)
 EXTRAS = sorted(PYPROJECT["project"]["optional-dependencies"])
 BACKENDS = ["asyncio", "uvloop", "trio"]
 MANY = 20
-"""Failures after which CI gives up: so many have one reason, and each may take its whole minute."""
+"""Failures after which CI gives up: so many have one reason, and each may take its whole three minutes."""
 ORDINARY = 1
 """pytest's exit status if tests ran and some failed."""
 COVERED = PYPROJECT["tool"]["coverage"]["report"]["fail_under"]

@@ -128,7 +128,7 @@ def _have_it_end(item: pytest.Item) -> None:
     """
     marker = item.get_closest_marker("timeout")
     limit = marker.args[0] if marker and marker.args else item.config.getoption("timeout")
-    limit = float(limit or item.config.getini("timeout") or 60)
+    limit = float(limit or item.config.getini("timeout") or 180)
     faulthandler.dump_traceback_later(2 * limit + 30, exit=True, file=item.config.stash[_stderr])
 
 

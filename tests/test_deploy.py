@@ -17,7 +17,7 @@ DOCS = DEPLOY.parent / "docs" / "deploy.md"
 
 def run(*command, **environment):
     return subprocess.run(
-        command, capture_output=True, text=True, timeout=30, check=False, env={**os.environ, **environment}
+        command, capture_output=True, text=True, timeout=150, check=False, env={**os.environ, **environment}
     )
 
 

@@ -184,7 +184,7 @@ def test_without_a_server(backend: str) -> None:
     """The programs that need no server run a WebRTC call between two ends of their own, without one warning."""
     program = EXAMPLES / f"{backend}_without_server.py"
     ran = subprocess.run(
-        [sys.executable, "-W", "error", program], check=False, capture_output=True, text=True, timeout=50
+        [sys.executable, "-W", "error", program], check=False, capture_output=True, text=True, timeout=150
     )
     assert ran.returncode == 0, ran.stderr
     assert not ran.stderr

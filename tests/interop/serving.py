@@ -24,14 +24,14 @@ def serving(folder: Path, *arguments: str):
             env={**os.environ, "PYTHONUNBUFFERED": "1"},
         )
     try:
-        deadline = time.monotonic() + 40
+        deadline = time.monotonic() + 100
         while "http://" not in (text := log.read_text()):
             assert process.poll() is None, text
             assert time.monotonic() < deadline, text
             time.sleep(0.05)
         yield text.split()[text.split().index("on") + 1]
         process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 0, log.read_text()
+        assert process.wait(150) == 0, log.read_text()
     finally:
         process.kill()
         process.wait()

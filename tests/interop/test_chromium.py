@@ -34,7 +34,7 @@ def demo(folder: Path, backend: str):
 def speech(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("speech") / "speech.wav"
     words = "Good morning. This is a call from a browser, and it should come back as it went."
-    subprocess.run(["espeak-ng", "-w", str(path), words], check=True, timeout=20)
+    subprocess.run(["espeak-ng", "-w", str(path), words], check=True, timeout=150)
     return path
 
 
@@ -60,7 +60,7 @@ def test_a_browser_hears_itself(backend, speech, tmp_path):
         assert not [line for line in browser.logs if "Content Security Policy" in line or "exception" in line], (
             browser.logs
         )
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 100
         while "ended after" not in (tmp_path / "server.log").read_text():
             assert time.monotonic() < deadline
             time.sleep(0.05)
@@ -79,7 +79,7 @@ def test_a_browser_hears_itself_over_a_bad_network(speech, tmp_path):
         page.screenshot(tmp_path / "lossy.png")
         page.click("#toggle")
         page.wait_for(f"{CALL}.status === 'ended'")
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 100
         while "ended after" not in (log := (tmp_path / "server.log").read_text()):
             assert time.monotonic() < deadline
             time.sleep(0.05)

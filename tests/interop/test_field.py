@@ -65,7 +65,7 @@ def served(folder: Path, kind: str, descriptors: int | None = None) -> Iterator[
             preexec_fn=limit,
         )
     try:
-        url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 40
+        url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 100
         while True:
             with suppress(httpx2.TransportError):
                 if httpx2.get(f"{url}/figures").status_code == 200:
@@ -76,7 +76,7 @@ def served(folder: Path, kind: str, descriptors: int | None = None) -> Iterator[
         yield url, process
         assert process.poll() is None, log.read_text()
         process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 0, log.read_text()
+        assert process.wait(150) == 0, log.read_text()
     finally:
         process.kill()
         process.wait()

@@ -102,7 +102,7 @@ def hold_all(calls: list[tuple[Fate, np.ndarray]], seconds: float) -> list[Call]
     """All at the same time, so that they share what the machine does to them."""
 
     async def main() -> None:
-        with anyio.fail_after(seconds + 15):
+        with anyio.fail_after(seconds + 100):
             async with open_engine(LOCAL) as engine, anyio.create_task_group() as tasks:
                 for call, (_, signal) in zip(held, calls, strict=True):
                     tasks.start_soon(hold, engine, call, signal, seconds)
@@ -155,21 +155,31 @@ def test_random_loss_and_jitter() -> None:
     """At 2 % and 5 % loss with up to 30 ms of jitter, no more slots are bad than 1.2 times the lost ones, and less than
     40 ms of latency are added; a call without loss, at the same time, tells what the machine itself did."""
     tone = tone_with_marks()
-    for _ in range(3):  # again, if the machine itself had a bad moment
-        good_call, *bad_calls = hold_all([(fate, tone) for fate in (good, bad(2, 0.03, 1), bad(5, 0.03, 2))], 10)
-        slots, _, own = bad_slots(good_call.sound()[RATE:])
-        usual = float(np.median(good_call.latencies(3, 9)))
-        if own <= 1 and usual < 0.04:
+    for _ in range(3):  # again: a bad moment of the machine's passes, a fault would not
+        calls = hold_all([(fate, tone) for fate in (good, bad(2, 0.03, 1), bad(5, 0.03, 2))], 10)
+        if not (faults := faults_of(*calls)):
             break
+    assert not faults
+
+
+def faults_of(good_call: Call, *bad_calls: Call) -> list[str]:
+    """What is wrong with the bad calls, in comparison with the good one."""
+    slots, _, own = bad_slots(good_call.sound()[RATE:])
+    usual = float(np.median(good_call.latencies(3, 9)))
+    faults = []
     for call in bad_calls:
         counted, silent, found = bad_slots(call.sound()[RATE:])
         lost = call.relay.lost / call.relay.sent
-        told = f"{call.relay.lost} of {call.relay.sent} lost: {found} of {counted} bad, {silent} silent; {own} without"
-        assert found / counted <= 1.2 * lost + 2 * own / slots, told
-        assert call.concealed >= 0.8 * call.relay.lost, "what is lost is made up, and not left silent"
+        if found / counted > 1.2 * lost + 2 * own / slots:
+            told = f"{call.relay.lost} of {call.relay.sent} lost"
+            faults.append(f"{told}: {found} of {counted} bad, {silent} silent; {own} without")
+        if call.concealed < 0.8 * call.relay.lost:
+            faults.append(f"of {call.relay.lost} lost, {call.concealed} were made up: the others are silent")
         latency = float(np.median(call.latencies(3, 9)))
         # A machine so busy that even the good call is late does to each call what it likes.
-        assert latency <= usual + 0.04 + 2 * max(0.0, usual - 0.04), f"{latency:.3f} s, {usual:.3f} s without"
+        if latency > usual + 0.04 + 2 * max(0.0, usual - 0.04):
+            faults.append(f"a latency of {latency:.3f} s, {usual:.3f} s without")
+    return faults
 
 
 LATE = 150

@@ -25,7 +25,7 @@ SERVER, BEFORE, AFTER = "10.99.0.1", "10.99.0.2", "10.99.0.3"
 
 
 def run(*words: str) -> None:
-    subprocess.run(words, check=True, timeout=20, capture_output=True)
+    subprocess.run(words, check=True, timeout=150, capture_output=True)
 
 
 def can_make_namespaces() -> bool:

@@ -40,7 +40,7 @@ def browser(tmp_path_factory):
     """A browser whose default profile may use its two cameras and its microphone, in which somebody talks."""
     folder = tmp_path_factory.mktemp("browser")
     speech = folder / "speech.wav"
-    subprocess.run(["espeak-ng", "-w", str(speech), "Good morning, how are you today?"], check=True, timeout=20)
+    subprocess.run(["espeak-ng", "-w", str(speech), "Good morning, how are you today?"], check=True, timeout=150)
     flags = (
         "--deny-permission-prompts",
         "--use-fake-device-for-media-stream=device-count=2,fps=30",

@@ -129,7 +129,7 @@ def hold_all(calls: list[tuple[Relay, str, Any]], seconds: float) -> list[Seen]:
     """All at the same time, so that they share what the machine does to them."""
 
     async def main() -> None:
-        with anyio.fail_after(seconds + 20):
+        with anyio.fail_after(seconds + 100):
             async with open_engine(LOCAL) as engine, anyio.create_task_group() as tasks:
                 for seen, (between, codec, pictures) in zip(found, calls, strict=True):
                     tasks.start_soon(call, engine, between, codec, seen, seconds, pictures)

@@ -199,7 +199,7 @@ class TalkLife(HandlerLifecycle):
 
     def every_generator_was_closed(self, handler):
         """Each exactly once, when the call is over. (A thread may need a moment for it.)"""
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 20
         while time.monotonic() < deadline and not all(answer.closed for answer in handler.answers):
             time.sleep(0.001)
         assert [answer.closed for answer in handler.answers] == [1] * len(handler.answers)

@@ -45,7 +45,12 @@ def took_at_most(seconds: float, limit: float) -> bool:
 def run(*arguments: object, cwd=None, code: str | None = None) -> subprocess.CompletedProcess[str]:
     start = ["-m", "rtcflow"] if code is None else ["-c", code]
     return subprocess.run(
-        [sys.executable, *start, *map(str, arguments)], capture_output=True, text=True, timeout=50, cwd=cwd, check=False
+        [sys.executable, *start, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=150,
+        cwd=cwd,
+        check=False,
     )
 
 
@@ -62,7 +67,7 @@ def server(folder, *arguments: str, module: str = "rtcflow"):
             cwd=folder,
         )
     try:
-        deadline = time.monotonic() + 40
+        deadline = time.monotonic() + 100
         while not (found := re.search(r"http://\S+:\d+", log.read_text())):
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
@@ -77,7 +82,7 @@ def stop(process, folder, within: float) -> str:
     """Ctrl-C; returns the log."""
     began = time.monotonic()
     process.send_signal(signal.SIGINT)
-    assert process.wait(40) == 0
+    assert process.wait(150) == 0
     took = time.monotonic() - began
     log = (folder / "server.log").read_text()
     assert took_at_most(took, within), f"took {took:.1f} s\n{log}"
@@ -87,7 +92,7 @@ def stop(process, folder, within: float) -> str:
 
 def wait_for_calls(folder, number: int = 1) -> None:
     """Until so many calls are up, and a little of them has passed."""
-    deadline = time.monotonic() + 40
+    deadline = time.monotonic() + 100
     while (folder / "server.log").read_text().count("begins") < number:
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -196,7 +201,7 @@ def test_the_demo_ends_within_two_seconds_with_calls_open(backend, tmp_path):
                 deaf.send_signal(signal.SIGSTOP)
                 asked = datetime.now()
                 log = stop(process, tmp_path, within=LIMIT)
-                figures = json.loads(call.communicate(timeout=20)[0])
+                figures = json.loads(call.communicate(timeout=150)[0])
             finally:
                 call.kill()
                 deaf.kill()
@@ -254,7 +259,7 @@ def test_a_handler_that_refuses_to_be_cancelled_does_not_keep_the_process(backen
     with server(tmp_path, "serve", "mine:stream", "--port", "0", "--backend", backend) as (url, process):
         anyio.run(call_twice, url)
         process.terminate()
-        assert process.wait(20) == 1
+        assert process.wait(150) == 1
     log = (tmp_path / "server.log").read_text()
     assert log.count("Refusing.start_up") == 2, log
     assert "the process ends although methods of handlers still run" in log
@@ -272,7 +277,7 @@ def test_a_server_that_dies_during_a_call_is_told(seconds, tmp_path):
                 wait_for_calls(tmp_path)
                 process.kill()
                 killed = time.monotonic()
-                figures = json.loads(call.communicate(timeout=40)[0])
+                figures = json.loads(call.communicate(timeout=150)[0])
                 took = time.monotonic() - killed
             finally:
                 call.kill()
@@ -336,7 +341,7 @@ def test_the_logging_of_the_application_is_left_alone(tmp_path):
 
 def make_speech(path) -> None:
     words = "The north wind and the sun were disputing."
-    subprocess.run(["espeak-ng", "-w", str(path), words], check=True, timeout=20)
+    subprocess.run(["espeak-ng", "-w", str(path), words], check=True, timeout=150)
 
 
 SERVERS = {

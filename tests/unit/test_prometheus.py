@@ -292,5 +292,5 @@ async def test_the_page_tells_of_each_alert():
 def test_without_the_extra_there_is_advice():
     """The error says what to install."""
     code = "import sys; sys.modules['prometheus_client'] = None; import rtcflow.prometheus"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=50)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=150)
     assert done.stderr.endswith("metrics need prometheus-client; install rtcflow[prometheus]\n")

@@ -46,5 +46,5 @@ for room in 2, 4, 8, 16:  # how many objects are made before garbage is collecte
 def test_garbage_does_not_stop_the_process(enabled: bool) -> None:
     """A collection of what is local to threads waits until their frames are there; the collector is left as it was."""
     story = STORY.format(enabled=enabled)
-    done = subprocess.run([sys.executable, "-c", story], timeout=20, capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", story], timeout=150, capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == (4 * f"31 {enabled}\n", "")

@@ -84,7 +84,7 @@ def run_with(folder: Path, package: str, version: str, code: str) -> subprocess.
     path = os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))
     return subprocess.run(
         [sys.executable, "-c", code],
-        env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False, timeout=50,
+        env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False, timeout=150,
     )  # fmt: skip
 
 

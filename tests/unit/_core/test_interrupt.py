@@ -54,7 +54,7 @@ def thread_in(function: Callable[[], object]) -> Iterator[tuple[threading.Thread
 def wait_until_parked(thread: threading.Thread, code: CodeType) -> None:
     """Until it is in `code`, and does not move: so it waits there."""
     assert thread.ident is not None
-    same, deadline = 0, time.monotonic() + 10
+    same, deadline = 0, time.monotonic() + 100
     while same < 5:
         assert time.monotonic() < deadline
         frame = current_frames().get(thread.ident)
@@ -417,7 +417,7 @@ def together(shared: Shared, work: Callable[[Shared], None]) -> None:
     for thread in threads:
         thread.start()
     alive = threads
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 100
     while alive:
         assert time.monotonic() < deadline
         for thread in alive:

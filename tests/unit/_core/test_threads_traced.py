@@ -60,5 +60,5 @@ os._exit(0)  # without waiting for the abandoned thread
 def test_traced_threads_go_on_after_an_interrupt(backend):
     """A connection whose worker thread is interrupted ends also where every thread is traced."""
     command = [sys.executable, "-c", STORY, backend]
-    out = subprocess.run(command, timeout=40, capture_output=True, text=True, check=False)
+    out = subprocess.run(command, timeout=150, capture_output=True, text=True, check=False)
     assert out.stdout.split() == ["interrupted", "interrupted_while_computing", "abandoned_in_c"], out.stderr

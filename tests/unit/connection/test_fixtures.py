@@ -83,7 +83,7 @@ def _outcome(tmp_path, plugin, tests):
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # the suite's other plugins would cost seconds
     done = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=50, check=False
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=150, check=False
     )
     return done.returncode, done.stdout + done.stderr
 

@@ -348,7 +348,6 @@ class Stubborn(AsyncStreamHandler):
             await self.refuse("shutdown")
 
 
-@pytest.mark.timeout(20)
 @pytest.mark.parametrize("where", ["receive", "emit", "start_up", "on_message", "a task", "shutdown"])
 @pytest.mark.parametrize("how", ["shield", "swallow"])
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])

@@ -75,7 +75,7 @@ def test_submodules_import_absolutely(module: str) -> None:
 def python(*arguments: str, code: str = "") -> subprocess.CompletedProcess[str]:
     """A fresh interpreter; warnings are no errors in it."""
     command = [sys.executable, *arguments, *(["-c", code] if code else [])]
-    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=50)
+    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=150)
 
 
 @pytest.mark.parametrize(

@@ -208,5 +208,5 @@ def test_a_filter_that_fails_costs_no_sound(fault, caplog):
 def test_without_the_extra_there_is_advice():
     """The error says what to install."""
     code = "import sys; sys.modules['pywebrtc_audio'] = None; import rtcflow.speech.denoise"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=50)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=150)
     assert done.stderr.endswith("filters need pywebrtc-audio; install rtcflow[denoise]\n")

@@ -299,7 +299,7 @@ def test_without_pytest(tmp_path):
         )
     )
     done = subprocess.run(
-        [sys.executable, script], capture_output=True, text=True, timeout=50, check=False, cwd=tmp_path
+        [sys.executable, script], capture_output=True, text=True, timeout=150, check=False, cwd=tmp_path
     )
     assert "Ran 3 tests" in done.stderr, done.stderr
     assert done.returncode == 0, done.stderr
@@ -311,5 +311,5 @@ def test_the_pages_handler_passes_without_hypothesis_and_pytest(tmp_path):
     unloaded = "import sys\nassert 'hypothesis' not in sys.modules\n"
     script = tmp_path / "check.py"
     script.write_text(block.code + unloaded)
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=50, check=False)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=150, check=False)
     assert done.returncode == 0, done.stderr

@@ -376,7 +376,7 @@ async def test_hearing_goes_on_while_a_false_interruption_is_judged():
         assert call.handler._detector.now == pytest.approx(4.0, abs=0.1)
         assert call.of(Resumed) == []
         free.set()
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 100
         while not call.of(Resumed) and time.monotonic() < deadline:
             await anyio.sleep(0.02)
         assert len(call.of(Resumed)) == 1
@@ -511,7 +511,7 @@ async def test_threads_of_interrupted_replies_have_a_bound(caplog):
             assert len(threads) == reply_handler.REPLY_THREADS
             assert len(answered) == 0
             free.set()
-            deadline = time.monotonic() + 5
+            deadline = time.monotonic() + 100
             while not call.of(PlayoutFinished) and time.monotonic() < deadline:
                 await anyio.sleep(0.02)
             assert call.of(PlayoutFinished)[0].turn == 9
@@ -534,7 +534,7 @@ async def test_a_thread_that_raises_after_its_interruption_is_named(caplog):
     async with calling(answer, turn(0.2, 0.6) + turn(2.0, 9.0)) as call:
         await call.until(2.5)
         free.set()
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 100
         while "too late" not in caplog.text and time.monotonic() < deadline:
             await anyio.sleep(0.02)
     (record,) = [record for record in caplog.records if record.levelno >= logging.ERROR]

@@ -548,7 +548,9 @@ async def _serve(
     try:
         async with anyio.create_task_group() as serving:
             await serving.start(watch)
-            await serve(application, listener, backend.value, stop=stop, grace=GRACE, max_message=most)
+            await serve(
+                application, listener, backend.value, stop=stop, grace=GRACE, max_message=most, draining=first.is_set
+            )
             watching.cancel()
     except BaseExceptionGroup as group:
         raise sole_error(group) from None

@@ -441,13 +441,17 @@ def test_sigterm_before_the_server_is_ready_is_a_clean_end(tmp_path):
 def test_a_signal_while_the_application_starts_is_a_clean_end(tmp_path, backend, number):
     """The event loop runs, and the lifespan of the application has begun: its own cleaning up happens."""
     (tmp_path / "slow.py").write_text(
-        "import anyio\n"
-        "async def app(scope, receive, send):\n"
+        "import anyio, contextlib\n"
+        "from starlette.applications import Starlette\n"
+        "@contextlib.asynccontextmanager\n"
+        "async def lifespan(app):\n"
         "    print('starting', flush=True)\n"
         "    try:\n"
         "        await anyio.sleep(60)\n"
+        "        yield\n"
         "    finally:\n"
         "        print('cleaned up', flush=True)\n"
+        "app = Starlette(lifespan=lifespan)\n"
     )
     command = [sys.executable, "-m", "rtcflow", "serve", "slow:app", "--port", "0", "--backend", backend]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:

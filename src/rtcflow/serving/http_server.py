@@ -1,4 +1,4 @@
-"""The HTTP server of `rtcflow serve` and of `rtcflow.fastrtc`: Hypercorn, with three faults guarded here.
+"""The HTTP server of `rtcflow serve` and of `rtcflow.fastrtc`: Hypercorn, with four faults guarded here.
 
 - Under trio, Hypercorn runs each connection in the server's own nursery. An error inside one connection's tasks ended
   the process and every call. (A refused WebSocket upgrade with a frame in the same TCP segment did so: h11 raises in
@@ -7,6 +7,9 @@
   under trio its socket, too. Here both end as soon as nothing more can be read.
 - Hypercorn always accepts compression, and inflates 64 KiB of it at once before it looks at its limit: up to 64 MB for
   each connection. Here compression is never accepted, so that a message is as long as the bytes on the wire.
+- At its end Hypercorn closes each connection that has no request. One that was accepted a moment before has none yet,
+  and its client gets no answer. Here it keeps `FIRST` seconds for its request. While the server drains, answers say
+  ``Connection: close``. So a client has no old connection left over which it could send just when the server ends.
 
 Hypercorn has no option for any of this. While `serve` runs, two names in its modules stand for our subclasses. Relies
 on: `hypercorn.trio.run` and `hypercorn.asyncio.run` take `TCPServer`, and `hypercorn.protocol.ws_stream` takes
@@ -38,6 +41,9 @@ PING: Final = 20.0
 the system notices a dead network when something is sent into it.
 """
 
+FIRST: Final = 0.5
+"""Seconds after it was accepted in which a connection may send its first request, although the server ends."""
+
 Backend = Literal["asyncio", "trio"]
 
 
@@ -49,6 +55,7 @@ async def serve(
     stop: Callable[[], Awaitable[None]],
     grace: float,
     max_message: int,
+    draining: Callable[[], bool] = lambda: False,
 ) -> None:
     """Serve `application` on `listener` until `stop` returns.
 
@@ -60,6 +67,7 @@ async def serve(
         grace: Seconds that requests under way get then.
         max_message: The most bytes of a WebSocket message. The routes have their own, lower limits; this one is for
             messages that never end.
+        draining: Whether the server is about to stop, so that its clients need other connections.
     """
     from hypercorn.config import Config
 
@@ -77,7 +85,29 @@ async def serve(
         _replaced("hypercorn.protocol.ws_stream", "PerMessageDeflate", _decline),
     )
     with guarded[0], guarded[1]:
-        await importlib.import_module(f"hypercorn.{backend}").serve(application, config, shutdown_trigger=stop)
+        await importlib.import_module(f"hypercorn.{backend}").serve(
+            _closing(application, draining), config, shutdown_trigger=stop
+        )
+
+
+def _closing(application: Any, draining: Callable[[], bool]) -> Any:
+    """The application, whose answers say ``Connection: close`` while it drains (RFC 9112, section 9.6).
+
+    A server that is stopped while it starts cancels the application's lifespan. Starlette tells that as a failure of
+    the start, and Hypercorn then raises an error that nobody waits for. Nothing has failed, so it is not told.
+    """
+
+    async def closing(scope: Any, receive: Any, send: Any) -> None:
+        async def send_last(event: Any) -> None:
+            if draining() and event["type"] == "lifespan.startup.failed":
+                return
+            if draining() and event["type"] == "http.response.start" and scope["http_version"].startswith("1"):
+                event = {**event, "headers": [*event.get("headers", ()), (b"connection", b"close")]}
+            await send(event)
+
+        await application(scope, receive, send if scope["type"] == "websocket" else send_last)
+
+    return closing
 
 
 def longest_message(calls: Iterable[Calls]) -> int:
@@ -153,12 +183,31 @@ class _ConnectionContext:
     def __init__(self, context: Any, gone: anyio.Event) -> None:
         self._context = context
         self._gone = gone
+        self.terminated = _Terminated(context.terminated, gone)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._context, name)
 
     async def sleep(self, wait: float) -> None:
         with anyio.move_on_after(wait):
+            await self._gone.wait()
+
+
+class _Terminated:
+    """Hypercorn's event for its end, as a connection without a request waits for it: a new one has a moment more."""
+
+    def __init__(self, terminated: Any, gone: anyio.Event) -> None:
+        self._terminated = terminated
+        self._gone = gone
+        self._until = anyio.current_time() + FIRST
+
+    def is_set(self) -> bool:
+        is_set: bool = self._terminated.is_set()
+        return is_set
+
+    async def wait(self) -> None:
+        await self._terminated.wait()
+        with anyio.move_on_after(max(0.0, self._until - anyio.current_time())):
             await self._gone.wait()
 
 

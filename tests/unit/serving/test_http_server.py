@@ -9,7 +9,8 @@ import logging
 import os
 import random
 import socket
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from types import SimpleNamespace
 
 import anyio
 import httpx2
@@ -22,6 +23,7 @@ from rtcflow import cli
 from rtcflow.demo import EchoHandler
 from rtcflow.exceptions import NotServing
 from rtcflow.routes.requests import public_path
+from rtcflow.serving import http_server
 from rtcflow.serving.http_server import PING, _guard, serve
 from rtcflow.serving.session import CallRequest
 from rtcflow.stream import Stream
@@ -40,7 +42,7 @@ def make(**options):
 
 
 @asynccontextmanager
-async def site(anyio_backend_name, application):
+async def site(anyio_backend_name, application, grace=0.2, draining=lambda: False):
     """The address of a server that serves `application`, and what stops it."""
     listener = socket.create_server(("127.0.0.1", 0))
     address, stop = listener.getsockname(), anyio.Event()
@@ -49,7 +51,8 @@ async def site(anyio_backend_name, application):
 
             async def run():
                 backend = "trio" if anyio_backend_name == "trio" else "asyncio"
-                await serve(application, listener, backend, stop=stop.wait, grace=0.2, max_message=2**20)
+                options = {"grace": grace, "draining": draining, "max_message": 2**20}
+                await serve(application, listener, backend, stop=stop.wait, **options)
 
             tasks.start_soon(run)
             try:
@@ -62,6 +65,14 @@ async def ask(address, path="/healthz"):
     # A busy machine may take longer to connect than the 5 s that httpx2 waits by itself.
     async with httpx2.AsyncClient(base_url=f"http://{address[0]}:{address[1]}", timeout=30) as client:
         return await client.get(path)
+
+
+async def health(stream):
+    """The answer of ``/healthz`` that comes over a stream, in lower case."""
+    answer = b""
+    while not answer.endswith(b"}"):
+        answer += await stream.receive()
+    return answer.lower()
 
 
 def upgrade(path, *more):
@@ -197,6 +208,39 @@ async def one_call(stream):
         async with stream.calls.admit(CallRequest(), "memory", "abc") as session:
             stream.calls.start(session, ours)
         yield session, theirs
+
+
+async def test_a_connection_that_was_made_just_before_the_end_is_answered(anyio_backend_name, monkeypatch):
+    """It was accepted, and its request is on its way."""
+    monkeypatch.setattr(http_server, "FIRST", 1000)
+    request = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+    async with site(anyio_backend_name, make().asgi, grace=1000) as (address, stop):
+        async with await anyio.connect_tcp(*address) as late, await anyio.connect_tcp(*address) as idle:
+            await ask(address)  # so that both were accepted
+            stop.set()
+            with suppress(OSError):  # until the server listens no more
+                while True:
+                    await (await anyio.connect_tcp(*address)).aclose()
+            await anyio.wait_all_tasks_blocked()
+            await late.send(request)
+            assert (await health(late)).startswith(b"http/1.1 200")
+            with pytest.raises(anyio.EndOfStream):
+                await late.receive()
+            await idle.aclose()  # the end does not wait for a client that has left
+
+
+async def test_answers_of_a_server_that_drains_ask_for_another_connection(anyio_backend_name):
+    draining = False
+    request = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+    async with site(anyio_backend_name, make().asgi, draining=lambda: draining) as (address, _):
+        async with await anyio.connect_tcp(*address) as client:
+            await client.send(request)
+            assert b"connection: close" not in await health(client)
+            draining = True
+            await client.send(request)
+            assert b"connection: close" in await health(client)
+            with pytest.raises(anyio.EndOfStream):
+                await client.receive()
 
 
 async def test_a_stream_that_drains_takes_nobody_and_lets_calls_end_by_themselves():
@@ -404,7 +448,7 @@ async def test_several_errors_of_a_connection_are_all_told_and_ctrl_c_passes(mod
         errors.insert(0, asyncio.CancelledError())
 
     class Server:
-        context = None
+        context = SimpleNamespace(terminated=None)
 
         async def run(self):
             raise BaseExceptionGroup("", errors)

@@ -2,7 +2,7 @@
 
 It uses the very policy of the cluster (`rtcflow.cluster.policy`), which is pure. Offers arrive at random, at
 some of the nodes. Each of these has the picture of the last reports, which are up to half a second old, and knows what
-it has itself placed since. Calls last three minutes on average.
+it has itself placed since, and its own load. Calls last three minutes on average.
 """
 
 from __future__ import annotations
@@ -73,7 +73,9 @@ def simulate(
             changed.clear()
             if now >= 60 * (len(out.live) + 1):
                 out.live.append(list(live.values()))
-        decider, tried = rng.choice(deciders), set[str]()
+        door = rng.randrange(doors)
+        decider, tried = deciders[door], set[str]()
+        decider.update(names[door], Load(live[names[door]], limit))  # a node knows its own load
         while len(tried) < ATTEMPTS and (chosen := choose(decider, rng.randrange, tried)) is not None:
             tried.add(chosen)
             out.asked += 1

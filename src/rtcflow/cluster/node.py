@@ -54,6 +54,10 @@ HELLO: Final = 10.0
 """Seconds for the answer of another node at the start. Only a node that is stopped, or very busy, needs them."""
 
 
+MISFITS: Final = 100
+"""Nodes that do not fit of which the log tells at most, each once."""
+
+
 class Node:
     """One node; see `rtcflow.serving.router.CallRouter`.
 
@@ -90,6 +94,7 @@ class Node:
         self._routing = Routing(calls, calls.endpoints, self._load, self._peers, self._holdings, self._carrier)
         self._lag = 0.0
         self._left = False
+        self._misfits: set[str] = set()
 
     # -- joining and leaving
 
@@ -165,8 +170,12 @@ class Node:
     def _take(self, subject: str, data: bytes, reply: str) -> None:
         if subject in {"nodes", "hello"}:
             report = read_report(data)
-            if disagreement(self._report(), report) is None:
+            why = disagreement(self._report(), report)
+            if why is None:
                 self._heard(report)
+            elif report.node not in self._misfits and len(self._misfits) < MISFITS:
+                self._misfits.add(report.node)
+                logger.error("a node with the same prefix does not fit, and is left out: %s", why)
             if reply:
                 mine = replace(self._report(), keys=self._peers.members.latest_keys())
                 self._link.publish(reply, mine.to_bytes())

@@ -3,7 +3,9 @@
 Each node publishes its load twice a second, so every node's picture of the others is a little old. If all nodes sent
 their next call to the one that looks least busy, that node would get a hundred calls in the same moment. So a node
 draws two others at random and takes the lighter one. The most loaded node then stays within a few calls of the average
-(Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing", 2001).
+(Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing", 2001). The node itself is a third choice, and
+counts as one call lighter than it is. So calls are carried to another node only if that helps: carrying costs time and
+CPU, and a difference of one call is less than what is not known yet.
 
 A node also counts what it has itself sent to another one since that one's last report: these are the reservations.
 
@@ -23,6 +25,9 @@ UNLIMITED: Final = 100
 
 LATE: Final = 0.2
 """If a node's event loop runs late by this many seconds, the node counts as twice as busy."""
+
+ON_TIME: Final = 0.02
+"""Seconds of lateness that say nothing: the length of an audio frame. Every loop is late by some milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +63,7 @@ class Placement:
     """What one node knows of all nodes' loads, and its choice for the next call.
 
     Args:
-        here: The name of the node that decides. Of two equal nodes it prefers itself, which saves a hop.
+        here: The name of the node that decides. It prefers itself, unless another one is lighter by more than a call.
     """
 
     def __init__(self, here: str) -> None:
@@ -130,7 +135,7 @@ class Placement:
     def weight(self, name: str) -> float:
         """How busy a node is: 0 without calls, 1 if it is full, more if its event loop runs late."""
         load = self._loads[name]
-        return self.calls(name) / (load.limit or UNLIMITED) + load.lag / LATE
+        return self.calls(name) / (load.limit or UNLIMITED) + max(0.0, load.lag - ON_TIME) / LATE
 
     # -- the choice
 
@@ -151,8 +156,14 @@ class Placement:
                 found = self._open(pool, tried)
                 found = _two(found, draw) if found else []
             if found:
-                return min(found, key=lambda name: (self.weight(name), name != self._here))
+                if self._here in self._places and self._loads[self._here].release == release:
+                    found += self._open({self._here} - {*found}, tried)
+                return min(found, key=self._price)
         return None
+
+    def _price(self, name: str) -> tuple[float, bool]:
+        own = name == self._here
+        return self.weight(name) - own / (self._loads[name].limit or UNLIMITED), not own
 
     def believed_full(self, tried: Collection[str] = ()) -> list[str]:
         """Nodes that take calls, and were full at their last report, which may be half a second old."""

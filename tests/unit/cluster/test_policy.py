@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -83,15 +84,35 @@ def test_what_is_known_follows_the_events(events, rng):
     assert not full & seen
 
 
-def test_the_lighter_of_two_is_chosen_and_this_node_of_two_equal_ones():
+@pytest.mark.parametrize("others", ["b", "bcdef"])
+def test_this_node_is_chosen_unless_another_one_is_lighter_by_more_than_a_call(others):
+    """However many there are, and though every loop is late by some milliseconds."""
     placement = Placement("a")
-    placement.update("a", Load(calls=3, limit=10))
-    placement.update("b", Load(calls=1, limit=10))
-    assert placement.choose(random.randrange) == "b"
-    placement.update("b", Load(calls=3, limit=10))
-    assert {placement.choose(random.randrange) for _ in range(20)} == {"a"}
+    for calls, lag, expected in ((3, 0.015, "a"), (2, 0.0, "a"), (1, 0.0, others)):
+        placement.update("a", Load(calls=3, limit=10, lag=0.015))
+        for name in others:
+            placement.update(name, Load(calls=calls, limit=10, lag=lag))
+        assert {placement.choose(random.randrange) for _ in range(60)} <= {*expected}
+    for name in others:
+        placement.update(name, Load(calls=3, limit=10))
     placement.update("a", Load(calls=3, limit=10, lag=0.3))
-    assert {placement.choose(random.randrange) for _ in range(20)} == {"b"}
+    assert {placement.choose(random.randrange) for _ in range(60)} <= {*others}
+    placement.update("a", Load(calls=0, limit=10, draining=True))
+    assert {placement.choose(random.randrange) for _ in range(60)} <= {*others}
+    placement.update("a", Load(calls=0, limit=10, release=(1,)))
+    assert placement.choose(random.randrange) == "a"
+    for name in others:
+        placement.update(name, Load(calls=9, limit=10, release=(2,)))
+    assert placement.choose(random.randrange) in others
+
+
+def test_the_lighter_of_two_others_is_chosen():
+    placement = Placement("a")
+    placement.update("a", Load(calls=9, limit=10))
+    placement.update("b", Load(calls=4, limit=10))
+    placement.update("c", Load(calls=5, limit=10))
+    draws = iter([1, 1])  # b and c
+    assert placement.choose(lambda _: next(draws)) == "b"
 
 
 def test_a_herd_is_bounded():

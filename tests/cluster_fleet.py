@@ -48,7 +48,7 @@ def answers(url: str) -> bool:
         return False
 
 
-RTCFLOW = ("rtcflow", "serve", "cluster_app:stream", "--port", "{port}")
+RTCFLOW = ("rtcflow", "serve", "cluster_app:stream", "--host", "{host}", "--port", "{port}")
 UVICORN = ("uvicorn", "cluster_app:app", "--port", "{port}")
 HYPERCORN = ("hypercorn", "cluster_app:app", "--bind", "127.0.0.1:{port}")
 
@@ -57,15 +57,22 @@ class Process:
     """A server with the tests' application; by default `rtcflow serve`."""
 
     def __init__(
-        self, folder: Path, *arguments: str, server: tuple[str, ...] = RTCFLOW, port: int = 0, **environment: str
+        self,
+        folder: Path,
+        *arguments: str,
+        server: tuple[str, ...] = RTCFLOW,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        within: Sequence[str] = (),
+        **environment: str,
     ) -> None:
         self.port = port or free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"http://{host}:{self.port}"
         self.log = folder / f"{self.port}.log"
-        words = [word.format(port=self.port) for word in server]
+        words = [word.format(host=host, port=self.port) for word in server]
         with self.log.open("ab") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", *words, *arguments],
+                [*within, sys.executable, "-m", *words, *arguments],
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 cwd=HERE,
@@ -165,6 +172,14 @@ class Link:
     def mend(self) -> None:
         self._open.set()
 
+    def reset(self) -> None:
+        """End each connection; new ones can be made."""
+        sockets, self._sockets = self._sockets, []
+        for one in sockets:
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+            one.close()
+
     def close(self) -> None:
         self._open.set()
         for one in (self._listener, *self._sockets):  # wakes the threads that read it
@@ -198,9 +213,9 @@ LIMIT = 120
 
 
 @asynccontextmanager
-async def caller(**options):
+async def caller(webrtc=LOCAL, **options):
     with anyio.fail_after(LIMIT):
-        async with httpx2.AsyncClient(timeout=60, **options) as client, open_engine(LOCAL) as engine:
+        async with httpx2.AsyncClient(timeout=60, **options) as client, open_engine(webrtc) as engine:
             yield client, engine
 
 
@@ -300,9 +315,9 @@ async def telephone_call(fleet, client):
         await anyio.sleep(0.1)
 
 
-async def some_of_each_kind(site, calls, at_once=8):
+async def some_of_each_kind(site, calls, at_once=8, webrtc=LOCAL):
     """Calls of all kinds through the front door, with their other requests anywhere."""
-    async with caller() as (client, engine):
+    async with caller(webrtc) as (client, engine):
         limit = anyio.CapacityLimiter(at_once)
 
         async def one(number):

@@ -10,7 +10,7 @@ from pathlib import Path
 import anyio
 
 from rtcflow import AdditionalOutputs, AsyncStreamHandler, Stream
-from rtcflow.cluster import Cluster
+from rtcflow.cluster import Cluster, node
 from rtcflow.ends import Timeouts
 from rtcflow.transports.telephone import TelephoneConfig
 from rtcflow.transports.webrtc import WebRTCConfig
@@ -20,6 +20,9 @@ ENV = os.environ
 if skew := float(ENV.get("SKEW", "0")):
     true_time = time.time
     time.time = lambda: true_time() + skew
+
+if "PROTOCOL" in ENV:  # another version of rtcflow
+    node.PROTOCOL = int(ENV["PROTOCOL"])
 
 if "SLOW" in ENV:  # the event loop stands still again and again
     signal.signal(signal.SIGALRM, lambda *_: time.sleep(0.2))
@@ -66,7 +69,7 @@ stream = Stream(
     offer_rate=None,
     drain_time=float(ENV.get("DRAIN", "0")),
     timeouts=Timeouts(connect=float(ENV.get("CONNECT", "20")), goodbye=0.4),
-    webrtc=WebRTCConfig(host_addresses=("127.0.0.1",)),
+    webrtc=WebRTCConfig(host_addresses=(ENV.get("ADDRESS", "127.0.0.1"),)),
     telephone=TelephoneConfig(unsigned_is_fine=True, trust_forwarded=True),
     authorize=authorize if "HANG" in ENV else None,
     cluster=cluster,

@@ -8,7 +8,8 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack, contextmanager, suppress
+from itertools import count
 from pathlib import Path
 
 import anyio
@@ -65,7 +66,7 @@ def test_a_killed_owner(backend, tmp_path, record_property):
         async with caller() as (client, engine), AsyncExitStack() as stack:
             await stack.enter_async_context(live_call(site.nodes[0].url, engine, "stays"))
             staying, _ = await owner_of(site, client)
-            for number in range(8):  # until another node than the first has one
+            for number in count():  # until another node than the first has one: they were busy with their start
                 webrtc_id = f"lost{number}"
                 lost = await stack.enter_async_context(live_call(site.nodes[1].url, engine, webrtc_id))
                 offer = await engine.offer(receive=False, messages=False)
@@ -77,6 +78,7 @@ def test_a_killed_owner(backend, tmp_path, record_property):
                 await client.delete(f"{site.nodes[1].url}{created.headers['location']}")
                 while await staying.count(client) > 1:
                     await anyio.sleep(0.05)
+                await anyio.sleep(0.2)
             owners = [node for node in site.nodes if node is not staying and await node.count(client)]
             for owner in owners:
                 owner.process.kill()
@@ -125,16 +127,40 @@ def test_a_stopped_owner(backend, tmp_path):
         run(calls, site)
 
 
+async def call_at_first(nodes, client, engine, stack):
+    """The id of a call of the first node. Others may come before it, while that node is busy with its start."""
+    for number in count():
+        await stack.enter_async_context(live_call(nodes[0].url, engine, f"call{number}"))
+        if await nodes[0].count(client) == 1:
+            break
+    return f"call{number}"
+
+
+@contextmanager
+def two_nodes(tmp_path, backend):
+    """Two nodes, and the way of the first one to NATS."""
+    nats = NatsProcess()
+    link = Link(nats.port)
+    nodes = []
+    try:
+        for url in (f"nats://127.0.0.1:{link.port}", nats.url):
+            nodes.append(Process(tmp_path, "--backend", backend, NATS=url))
+            nodes[-1].wait_ready()
+        yield nodes, link
+    finally:
+        link.mend()
+        for node in nodes:
+            node.close()
+        link.close()
+        nats.kill()
+
+
 def test_a_node_that_is_cut_off(backend, tmp_path):
     """Its call goes on, and it answers its own callers. At other nodes they get 503, and never 404."""
 
     async def calls(nodes, link):
         async with caller() as (client, engine), AsyncExitStack() as stack:
-            for number in range(16):
-                await stack.enter_async_context(live_call(nodes[0].url, engine, f"call{number}"))
-                if await nodes[0].count(client) == 1:
-                    break
-            webrtc_id = f"call{number}"
+            webrtc_id = await call_at_first(nodes, client, engine, stack)
             link.cut()
             asked = await tell(client, nodes[1].url, webrtc_id, 1)
             assert asked.status_code == 503, asked.text
@@ -146,20 +172,24 @@ def test_a_node_that_is_cut_off(backend, tmp_path):
                 await anyio.sleep(0.1)
             assert asked.status_code == 200, asked.text
 
-    nats = NatsProcess()
-    link = Link(nats.port)
-    nodes = []
-    try:
-        for url in (f"nats://127.0.0.1:{link.port}", nats.url):
-            nodes.append(Process(tmp_path, "--backend", backend, NATS=url))
-            nodes[-1].wait_ready()
+    with two_nodes(tmp_path, backend) as (nodes, link):
         run(calls, nodes, link)
-    finally:
-        link.mend()
-        for node in nodes:
-            node.close()
-        link.close()
-        nats.kill()
+
+
+def test_a_connection_to_nats_that_breaks(backend, tmp_path):
+    """The node makes another one at once. Its callers may get 503 for a moment, and never 404 or 410."""
+
+    async def calls(nodes, link):
+        async with caller() as (client, engine), AsyncExitStack() as stack:
+            webrtc_id = await call_at_first(nodes, client, engine, stack)
+            for turn in range(20):
+                link.reset()
+                while (asked := await tell(client, nodes[1].url, webrtc_id, turn)).status_code == 503:
+                    await anyio.sleep(0.02)
+                assert asked.status_code == 200, asked.text
+
+    with two_nodes(tmp_path, backend) as (nodes, link):
+        run(calls, nodes, link)
 
 
 def test_nats_is_started_anew(backend, tmp_path):
@@ -413,17 +443,21 @@ def test_a_rolling_restart_under_load(backend, tmp_path):
     [
         ({"OTHER": "1"}, "serves another stream"),
         ({"SKEW": "3600"}, "the clock"),
+        ({"SKEW": "-3600"}, "the clock"),
+        ({"PROTOCOL": "1"}, "install the same version of rtcflow"),
         ({"NATS": "nats://127.0.0.1:9"}, "NATS"),
     ],
 )
 def test_a_node_that_does_not_fit_does_not_start(backend, tmp_path, environment, words):
-    """Another stream with the same prefix, a clock that is an hour off, no NATS: one line says what is wrong."""
+    """Another stream with the same prefix, a clock that is an hour off, another version, no NATS: one line says so."""
     with fleet(tmp_path, 1, backend) as site:
         node = Process(tmp_path, "--backend", backend, **{"NATS": site.nats.url} | environment)
         assert node.wait(120) == 1
         assert words in node.text()
         assert "Traceback" not in node.text()
         assert answers(site.nodes[0].url)
+        if "NATS" not in environment:  # the operator finds it in both logs
+            assert words in site.nodes[0].text()
 
 
 def test_a_slow_node_gets_fewer_calls(backend, tmp_path):

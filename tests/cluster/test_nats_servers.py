@@ -5,12 +5,15 @@ Part of ``nox -s cluster``.
 
 from __future__ import annotations
 
+import base64
 import datetime as dt
 import ipaddress
+import json
 import secrets
 import socket
 import ssl
 import sys
+import time
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 
 import anyio
@@ -131,6 +134,68 @@ async def test_an_nkey(tmp_path, monkeypatch):
         await refused(server, "No such file", nkeys_seed=str(tmp_path / "nowhere"))
         monkeypatch.setattr(nats_link, "find_spec", lambda _: None)
         await refused(server, "pip install nkeys", nkeys_seed=str(seed))
+    finally:
+        server.kill()
+
+
+class Signer:
+    """An operator, an account or a user of NATS: a key pair that signs JWTs (NATS documentation, "JWT Guide")."""
+
+    def __init__(self, nkeys, prefix):
+        self.seed = nkeys.encode_seed(secrets.token_bytes(32), prefix)
+        self._pair = nkeys.from_seed(bytearray(self.seed))
+        self.public = self._pair.public_key.decode()
+
+    def vouch(self, subject, kind, **claims):
+        nats = {"type": kind, "version": 2, **claims}
+        body = {"jti": secrets.token_hex(16), "iat": int(time.time()), "iss": self.public, "sub": subject, "nats": nats}
+        words = [encoded({"typ": "JWT", "alg": "ed25519-nkey"}), encoded({"name": kind, **body})]
+        return b".".join([*words, unpadded(self._pair.sign(b".".join(words)))]).decode()
+
+
+def unpadded(data):
+    return base64.urlsafe_b64encode(data).rstrip(b"=")
+
+
+def encoded(claims):
+    return unpadded(json.dumps(claims).encode())
+
+
+async def test_credentials(tmp_path):
+    """A ``.creds`` file of a user, whose account an operator vouches for, with the permissions of the page."""
+    nkeys = pytest.importorskip("nkeys")
+    operator = Signer(nkeys, nkeys.PREFIX_BYTE_OPERATOR)
+    account = Signer(nkeys, nkeys.PREFIX_BYTE_ACCOUNT)
+
+    def creds(name, by):
+        user = Signer(nkeys, nkeys.PREFIX_BYTE_USER)
+        allowed = {"allow": ["mine.>"]}
+        jwt = by.vouch(user.public, "user", pub=allowed, sub=allowed, subs=-1, data=-1, payload=-1)
+        file = tmp_path / name
+        file.write_text(
+            f"-----BEGIN NATS USER JWT-----\n{jwt}\n------END NATS USER JWT------\n\n"
+            f"-----BEGIN USER NKEY SEED-----\n{user.seed.decode()}\n------END USER NKEY SEED------\n"
+        )
+        return str(file)
+
+    limits = dict.fromkeys(("subs", "data", "payload", "imports", "exports", "conn", "leaf"), -1)
+    vouched = operator.vouch(account.public, "account", limits=limits | {"wildcards": True})
+    server = NatsProcess(
+        *settings(
+            tmp_path,
+            f"operator: {operator.vouch(operator.public, 'operator')}\n"
+            f"resolver: MEMORY\nresolver_preload: {{ {account.public}: {vouched} }}\n",
+        )
+    )
+    try:
+        async with (
+            nodes([server.url] * 2, prefix="mine", credentials=creds("a.creds", account)) as (clients, _),
+            open_engine(LOCAL) as engine,
+        ):
+            assert await make_calls(clients, engine, 4) == [200] * 4
+        stranger = Signer(nkeys, nkeys.PREFIX_BYTE_ACCOUNT)
+        await refused(server, "(?i)authorization", prefix="mine", credentials=creds("b.creds", stranger))
+        await refused(server, "No such file", prefix="mine", credentials=str(tmp_path / "nowhere"))
     finally:
         server.kill()
 

@@ -29,11 +29,11 @@ pytestmark = [
 class Nginx:
     """nginx with `deploy/nginx.conf`, but for the ports and the place of its files."""
 
-    def __init__(self, folder: Path, ports: list[int]) -> None:
+    def __init__(self, folder: Path, nodes: list[Process]) -> None:
         self.url = f"http://127.0.0.1:{(port := free_port())}"
         settings = (DEPLOY / "nginx.conf").read_text()
-        for line, node in zip(re.findall(r"server 127\.0\.0\.1:\d+", settings), ports, strict=True):
-            settings = settings.replace(line, f"server 127.0.0.1:{node}")
+        for line, node in zip(re.findall(r"server 127\.0\.0\.1:\d+", settings), nodes, strict=True):
+            settings = settings.replace(line, f"server {node.url.removeprefix('http://')}")
         settings = settings.replace("listen 127.0.0.1:8080", f"listen 127.0.0.1:{port}")
         settings = settings.replace("access_log /dev/stdout", f"access_log {folder}/access.log")
         temporary = "".join(
@@ -65,7 +65,7 @@ def test_two_hundred_calls(backend, tmp_path, monkeypatch):
         nodes = [Process(tmp_path, "--backend", backend, NATS=url) for _ in range(4)]
         for node in nodes:
             stack.callback(node.close)
-        nginx = Nginx(tmp_path, [node.port for node in nodes])
+        nginx = Nginx(tmp_path, nodes)
         stack.callback(nginx.close)
         for node in nodes:
             node.wait_ready()

@@ -156,7 +156,7 @@ class Holdings:
             try:
                 return read_slots(await self._link.request(subject, pack({"kind": "slots"}), ASK), limit)
             except NoListener:
-                if not await self._peers.settle(asked):
+                if not await self._peers.may_return(asked):
                     return []
             except LinkDown:
                 raise NotServing(AWAY) from None

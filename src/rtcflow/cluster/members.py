@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -129,6 +130,7 @@ class Members:
         self._keys: OrderedDict[str, bytes] = OrderedDict()
         self._heard: dict[str, float] = {}
         self._silent: set[str] = set()
+        self._back: dict[str, float] = {}
 
     def __contains__(self, node: str) -> bool:
         return node in self._heard
@@ -144,9 +146,13 @@ class Members:
             self._keys.setdefault(node, key)
         while len(self._keys) > REMEMBERED:
             self._keys.popitem(last=False)
-        self.remove(report.node)
-        if not report.left:
-            self._heard[report.node] = now
+        if report.left:
+            self.remove(report.node)
+            return
+        if report.node in self._silent:
+            self._silent.discard(report.node)
+            self._back[report.node] = now
+        self._heard[report.node] = now
 
     def expire(self, now: float) -> list[str]:
         """Leave out the nodes that have been silent for `SILENCE` seconds; returns their names. Their keys are kept."""
@@ -154,16 +160,26 @@ class Members:
         for node in silent:
             del self._heard[node]
             self._silent.add(node)
+        self._back = {node: since for node, since in self._back.items() if now - since <= SILENCE}
         return silent
 
     def silent(self) -> frozenset[str]:
         """The nodes that were left out because they were silent, and are not known to be dead: stopped, or cut off."""
         return frozenset(self._silent)
 
+    def unsteady(self) -> frozenset[str]:
+        """The nodes that are silent, or were until `SILENCE` seconds ago: their connection to NATS may still change."""
+        return frozenset(self._silent | self._back.keys())
+
+    def heard_one_since(self, nodes: frozenset[str], moment: float) -> bool:
+        """Whether one of these nodes has reported since `moment`."""
+        return any(self._heard.get(node, -math.inf) >= moment for node in nodes)
+
     def remove(self, node: str) -> None:
         """A node has gone."""
         self._heard.pop(node, None)
         self._silent.discard(node)
+        self._back.pop(node, None)
 
     def key(self, node: str) -> bytes | None:
         """The key of a node that is, or was, in the cluster; None if this node has never heard of it."""

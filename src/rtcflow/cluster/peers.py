@@ -1,11 +1,12 @@
 """The other nodes, as one node knows them: who is there, who has died, and messages that outlive a restart of NATS.
 
-A node is dead if NATS says that nobody listens to its subject. That needs no wait, except for the moments after NATS
-was away. With several NATS servers that are joined, a node may also be on its way from one that died to another one.
-So then nobody is dead before every other node has reported again, or is silent. A node that is silent, and to whose
-subject somebody still listens, is stopped or cut off: it gets no new calls, and what it has stays its own. When it
-comes back, NATS may have closed its old connection before it has a new one. So while nodes are silent, "nobody listens"
-counts only after the time that one of them would need to report again.
+A node is dead if NATS says that nobody listens to its subject, twice with `RECONNECT` between: a connection that
+breaks is made again at once. After NATS was away that takes longer. With several NATS servers that are joined, a node
+may also be on its way from one that died to another one. So then nobody is dead before every other node has reported
+again, or is silent. A node that is silent, and to whose subject somebody still listens, is stopped or cut off: it gets
+no new calls, and what it has stays its own. When it comes back, NATS may close its old connection before it has a new
+one. What it had sent arrives first, so it may be a member again by then. While nodes are silent, or have just come
+back, "nobody listens" counts only after the time that one of them would need to report again.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ logger: logging.Logger = logging.getLogger(__name__)
 
 BEAT: Final = 0.5
 """Seconds between two reports, and between two looks at the nodes that are waited for."""
+
+RECONNECT: Final = 0.25
+"""Seconds that a node has to connect to NATS again. nats-py tries at once, and then each 0.2 s."""
 
 
 class Peers:
@@ -167,18 +171,24 @@ class Peers:
         """Whether nobody listens to a subject, also after the time that those who are away have to come back."""
         asked = self.now()
         while await self._nobody_listens(subject):
-            if not await self.settle(asked) and not await self._one_comes_back(asked):
+            if not await self.may_return(asked):
                 return True
         return False
 
     async def _nobody_listens(self, subject: str) -> bool:
-        try:
-            await self.link.request(subject, pack({"kind": "ping"}), ASK)
-        except NoListener:
-            return True
-        except (LinkDown, TimeoutError):
-            pass  # it is not known to be dead
-        return False
+        with anyio.move_on_after(ASK):
+            while True:
+                try:
+                    await self.link.request(subject, pack({"kind": "ping"}), BEAT)
+                except NoListener:
+                    return True
+                except LinkDown:
+                    return False
+                except TimeoutError:
+                    continue  # NATS takes back the subjects of a dead node one after the other: perhaps it is at it
+                else:
+                    return False
+        return False  # it is not known to be dead
 
     async def settle(self, asked: float) -> bool:
         """After NATS, or another NATS server, was away, wait until the other nodes are there again, too.
@@ -207,13 +217,27 @@ class Peers:
         """`settle` for a name that nobody need hold. That is the usual case, so only a late node is waited for."""
         return await self.settle(self.now() - 2 * BEAT)
 
-    async def _one_comes_back(self, asked: float) -> bool:
-        """Wait until a node that is silent reports again, until `SILENCE` after `asked`. Whether one did."""
-        silent = self.members.silent()
-        with anyio.move_on_after(max(0.0, asked + SILENCE - self.now())):
-            while silent and silent <= self.members.silent():
+    async def may_return(self, asked: float) -> bool:
+        """Wait for news of the nodes to which nobody may listen only for a moment, until `SILENCE` after `asked`.
+
+        Args:
+            asked: When the question was put for the first time.
+
+        Returns:
+            Whether there was news, so that it makes sense to ask again.
+        """
+        if await self.settle(asked):
+            return True
+        since, unsteady = self.now(), self.members.unsteady()
+        if not unsteady and since < asked + RECONNECT:
+            await anyio.sleep(asked + RECONNECT - since)
+            return True
+        with anyio.move_on_after(max(0.0, asked + SILENCE - since)):
+            while unsteady:
                 await self.wait_news()
-        return not silent <= self.members.silent()
+                if self.members.heard_one_since(unsteady, since) or not unsteady <= self.members.unsteady():
+                    return True
+        return False
 
     async def _all_heard(self, since: float) -> None:
         """Wait until every node has reported after `since`, or is silent."""
@@ -228,7 +252,7 @@ class Peers:
             try:
                 return await self.link.request(subject, message, timeout)
             except NoListener:
-                if not await self.settle(asked):
+                if not await self.may_return(asked):
                     return GONE
             except LinkDown:
                 await self.link.wait_up()

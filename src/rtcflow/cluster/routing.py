@@ -134,7 +134,8 @@ class Routing:
                     refusal = await self._carrier.offer(node, request)
                 taken = refusal is None
             except CallLost:
-                self._peers.remove(node)  # perhaps it died with the request in its hands: another one may take it
+                # Perhaps it died with the request in its hands: another one may take it. Perhaps it only was away.
+                self._peers.placement.remove(node)
             except NotServing as error:
                 logger.info("node %s did not take a call: %s", node, error)
             finally:

@@ -8,7 +8,8 @@ import pytest
 from rtcflow._engine.nats_link import NoListener
 from rtcflow.cluster.ids import new_key
 from rtcflow.cluster.members import PROTOCOL, SILENCE, Report
-from rtcflow.cluster.peers import BEAT, Peers
+from rtcflow.cluster.peers import BEAT, RECONNECT, Peers
+from rtcflow.cluster.pipe import GONE
 from rtcflow.cluster.policy import Load
 
 pytestmark = pytest.mark.anyio
@@ -121,4 +122,70 @@ async def test_a_node_that_never_comes_back_is_dead_in_the_end(cluster):
     nats.listening -= {"b"}
     begin = anyio.current_time()
     assert await peers.is_dead("b")
+    assert anyio.current_time() - begin < BEAT
+
+
+async def test_a_node_that_has_just_come_back_is_not_dead(cluster):
+    """What it had sent arrives before NATS closes its old connection: it is a member to which nobody listens."""
+    nats, peers = cluster
+    nats.hanging.add("a")
+    await anyio.sleep(2 * SILENCE)
+    peers.heard(report("a"))
+    nats.hanging.discard("a")
+    nats.listening.discard("a")
+    assert "a" in peers.members
+    gone = []
+    peers.watch("p.node.a", lambda: gone.append("a"))
+    async with anyio.create_task_group() as tasks:
+
+        async def connect_again():
+            await anyio.sleep(SILENCE / 2)
+            nats.listening.add("a")
+
+        tasks.start_soon(connect_again)
+        assert await peers.deliver("p.node.a", b"", 1) == b""
+        assert not await peers.is_dead("a")
+    await anyio.sleep(SILENCE)
+    assert not gone
+    nats.listening.discard("a")
+    await anyio.sleep(SILENCE)
+    assert gone == ["a"]
+
+
+async def test_a_node_is_dead_though_its_subject_is_there_for_a_moment_more(cluster):
+    """NATS takes back the subjects of a dead node one after the other. A question on the way there has no answer."""
+    nats, peers = cluster
+    nats.hanging.add("a")
+    begin = anyio.current_time()
+    async with anyio.create_task_group() as tasks:
+
+        async def take_back():
+            await anyio.sleep(0.01)
+            nats.hanging.discard("a")
+            nats.listening.discard("a")
+
+        tasks.start_soon(take_back)
+        assert await peers.is_dead("a")
+    assert anyio.current_time() - begin < 2 * BEAT
+
+
+async def test_a_node_whose_connection_breaks_is_not_dead(cluster):
+    """It connects again at once."""
+    nats, peers = cluster
+    nats.listening.discard("a")
+    async with anyio.create_task_group() as tasks:
+
+        async def connect_again():
+            await anyio.sleep(RECONNECT / 2)
+            nats.listening.add("a")
+
+        tasks.start_soon(connect_again)
+        assert not await peers.is_dead("a")
+
+
+async def test_a_node_that_is_known_to_have_gone_takes_nothing(cluster):
+    nats, peers = cluster
+    nats.listening.discard("a")
+    begin = anyio.current_time()
+    assert await peers.deliver("p.node.a", b"", 1) == GONE
     assert anyio.current_time() - begin < BEAT

@@ -105,8 +105,8 @@ NODES, NATS = (2, 3, 4, 5), 6
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
-def test_machines_serve_as_one_and_lose_nats(backend, tmp_path):
-    """Calls of all kinds through nginx. Then the cable of NATS is pulled: nothing ends, no 404, no 410."""
+def test_machines_serve_as_one_and_lose_one_another(backend, tmp_path):
+    """Calls of all kinds through nginx. Then NATS is cut off, and later a node: nothing ends, no 404, no 410."""
     with ExitStack() as stack:
         machines = Machines(stack)
         url = stack.enter_context(nats(tmp_path, *machines.add(NATS)))
@@ -126,6 +126,7 @@ def test_machines_serve_as_one_and_lose_nats(backend, tmp_path):
         webrtc = WebRTCConfig(host_addresses=(machines.here,))
         anyio.run(lambda: some_of_each_kind(site, 40, webrtc=webrtc))
         anyio.run(_without_nats, machines, nodes)
+        anyio.run(_without_the_first, machines, nodes)
         assert all("Traceback" not in node.text() for node in nodes)
 
 
@@ -148,5 +149,23 @@ async def _without_nats(machines, nodes):
                 machines.plug(NATS)
                 for node in others:
                     while (asked := await tell(client, node.url, "live", 4)).status_code == 503:
+                        await anyio.sleep(0.1)
+                    assert asked.status_code == 200, asked.text
+
+
+async def _without_the_first(machines, nodes):
+    """Its own callers cannot reach it either, but they need not notice: TCP sends again what was lost."""
+    home, *others = nodes
+    with anyio.fail_after(120):
+        async with httpx2.AsyncClient(timeout=60) as client:
+            async with call_by_websocket(home.url.replace("http", "ws"), websocket_id="cut off"):
+                while (await tell(client, others[0].url, "cut off", 0)).status_code != 200:
+                    await anyio.sleep(0.02)
+                machines.pull(NODES[0])
+                asked = await tell(client, others[0].url, "cut off", 1)
+                assert asked.status_code == 503, asked.text
+                machines.plug(NODES[0])
+                for node in others:
+                    while (asked := await tell(client, node.url, "cut off", 2)).status_code == 503:
                         await anyio.sleep(0.1)
                     assert asked.status_code == 200, asked.text

@@ -81,13 +81,13 @@ class Routing:
             subject = self._peers.node_subject(found.node)
             if await self._carrier.forward(subject, found.node, request):
                 return True
-            # Nobody listens. A node that was away in that moment only is asked again.
-            if await self._peers.is_dead(found.node) or not await self._carrier.forward(subject, found.node, request):
+            if not await self._ask_again(subject, found.node, request):
                 raise CallLost
             return True
         name = call_name(webrtc_id)
+        subject = f"{self._peers.prefix}.{name}"
         try:
-            if await self._forward_by_name(name, request):
+            if await self._carrier.forward(subject, self._holdings.said_to_hold(name), request):
                 return True
         except NotServing:
             if target.about is About.LIVE or self._holdings.said_to_hold(name) is not None:
@@ -96,18 +96,22 @@ class Routing:
         if target.early and await self._announced(name):
             if webrtc_id in self._calls:
                 return False
-            if await self._forward_by_name(name, request):
+            if await self._carrier.forward(subject, self._holdings.said_to_hold(name), request):
                 return True
         node = self._holdings.said_to_hold(name)
         if target.about is not About.LIVE or node is None:
             return False
+        return await self._ask_again(subject, node, request)
+
+    async def _ask_again(self, subject: str, node: str, request: Request) -> bool:
+        """Nobody listens to `subject`. If the node lives, it may only have been away in that moment.
+
+        Raises:
+            CallLost: The node is dead.
+        """
         if await self._peers.is_dead(node):
             raise CallLost
-        # The node lives. If it was away in the moment of the question, the answer is not that there is no such call.
-        return await self._forward_by_name(name, request)
-
-    async def _forward_by_name(self, name: str, request: Request) -> bool:
-        return await self._carrier.forward(f"{self._peers.prefix}.{name}", self._holdings.said_to_hold(name), request)
+        return await self._carrier.forward(subject, node, request)
 
     async def _announced(self, name: str) -> bool:
         """Wait until some node has taken an id, for a moment."""

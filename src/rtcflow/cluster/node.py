@@ -54,10 +54,6 @@ HELLO: Final = 10.0
 """Seconds for the answer of another node at the start. Only a node that is stopped, or very busy, needs them."""
 
 
-MISFITS: Final = 100
-"""Nodes that do not fit of which the log tells at most, each once."""
-
-
 class Node:
     """One node; see `rtcflow.serving.router.CallRouter`.
 
@@ -94,7 +90,7 @@ class Node:
         self._routing = Routing(calls, calls.endpoints, self._load, self._peers, self._holdings, self._carrier)
         self._lag = 0.0
         self._left = False
-        self._misfits: set[str] = set()
+        self._said: Report
 
     # -- joining and leaving
 
@@ -105,10 +101,11 @@ class Node:
             ClusterError: The nodes that are there do not fit this one.
         """
         self._tasks = tasks
+        self._said = self._report()
         tasks.start_soon(self._read)
         for subject in ("nodes", "claimed", "hello", f"node.{self.name}"):
             await self._link.subscribe(f"{self._prefix}.{subject}")
-        mine = self._report()
+        mine = self._said
         try:
             theirs = read_report(await self._link.request(f"{self._prefix}.hello", mine.to_bytes(), HELLO))
         except NoListener:
@@ -144,7 +141,8 @@ class Node:
 
     async def _beat(self) -> None:
         while True:
-            self._link.publish(f"{self._prefix}.nodes", self._report().to_bytes())
+            self._said = self._report()
+            self._link.publish(f"{self._prefix}.nodes", self._said.to_bytes())
             self._peers.look(self._tasks)
             due = self._peers.now() + BEAT
             await anyio.sleep(BEAT)
@@ -170,12 +168,11 @@ class Node:
     def _take(self, subject: str, data: bytes, reply: str) -> None:
         if subject in {"nodes", "hello"}:
             report = read_report(data)
-            why = disagreement(self._report(), report)
+            why = disagreement(self._said, report)
             if why is None:
                 self._heard(report)
-            elif report.node not in self._misfits and len(self._misfits) < MISFITS:
-                self._misfits.add(report.node)
-                logger.error("a node with the same prefix does not fit, and is left out: %s", why)
+            elif subject == "hello":
+                logger.error("a node with the same prefix does not fit, and does not start: %s", why)
             if reply:
                 mine = replace(self._report(), keys=self._peers.members.latest_keys())
                 self._link.publish(reply, mine.to_bytes())

@@ -140,7 +140,6 @@ class Connection:
     Attributes:
         end: How it ended, or None while it lives.
         errors: What the handler raised, as it is.
-        recordings: What `record` returned, in order.
     """
 
     def __init__(
@@ -187,7 +186,6 @@ class Connection:
         self._began: float | None = None  # moments; in virtual time, 0.0 is a moment, too
         self._connected: float | None = None
         self._messages_dropped = self._lost_threads = self._lost_tasks = 0
-        self.recordings: list[Recording] = []
         self._played_taps: list[PlayerTap] = []
         self._tasks: anyio.abc.TaskGroup | None = None
         self._started = False  # the transport
@@ -371,7 +369,6 @@ class Connection:
             if self.end is not None:
                 raise RuntimeError("the connection has ended: there is nothing to record any more")
             self._recorders.append(recorder)
-            self.recordings.append(recorder.recording)
             started, tasks = self._started, self._tasks
             if started:
                 self._attach(recorder)
@@ -381,6 +378,14 @@ class Connection:
             else:
                 self.loop.call_soon_threadsafe(self._start_writer, recorder)
         return recorder.recording
+
+    @property
+    def recordings(self) -> tuple[Recording, ...]:
+        """What `record` has returned, in order; also what was stopped, as `Stream(on_recorded=...)` tells of all files.
+
+        A stopped one holds its path, its error and its marks: less than 10 kB.
+        """
+        return tuple(recorder.recording for recorder in self._recorders)
 
     def _attach(self, recorder: FileRecorder) -> None:
         recorder.attach(self.transport, max(self._heard.sample_rate, self._sent.sample_rate))

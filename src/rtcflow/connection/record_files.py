@@ -64,7 +64,7 @@ class RecordFile(Protocol):
         """Write the rest, and close the file. Also after an error."""
 
 
-def write_all(file: IO[bytes], data: bytes) -> None:
+def write_all(file: IO[bytes], data: bytes | memoryview) -> None:
     """Write all of `data` to an unbuffered file."""
     left = memoryview(data)
     while left:
@@ -92,15 +92,15 @@ class WavFile:
         head = struct.pack("<4sI4s4sIHHIIHH", b"RIFF", size + 36, b"WAVE", b"fmt ", 16, 1, 2, rate, rate * 4, 4, 16)
         return head + struct.pack("<4sI", b"data", size)
 
-    def _write(self, position: int, data: bytes) -> None:
+    def _write(self, position: int, data: bytes | memoryview) -> None:
         self._file.seek(position)
         write_all(self._file, data)
 
-    def encode(self, block: NDArray[np.int16]) -> bytes:
+    def encode(self, block: NDArray[np.int16]) -> memoryview:
         """The samples in the file's order."""
-        return block.T.astype("<i2", copy=False).tobytes()
+        return np.ascontiguousarray(block.T, "<i2").reshape(-1).view(np.uint8).data
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: memoryview) -> None:
         """Add a block, and then tell the header of it."""
         if not data:
             return

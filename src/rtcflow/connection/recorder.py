@@ -189,8 +189,8 @@ class FileRecorder:
 
     def _attach_packets(self) -> None:
         packets = None if self._transport is None else self._transport.packets
-        if packets is not None and self.path is not None and takes_packets(self.path):
-            packets.tap(self._packet)
+        if packets is not None and self._intake is not None and self.path is not None and takes_packets(self.path):
+            packets.tap(self._intake.packet)
 
     def _detach(self) -> None:
         transport, self._transport = self._transport, None
@@ -200,8 +200,8 @@ class FileRecorder:
         transport.audio_out.untap(self)
         for flow, tap in zip((transport.video_in, transport.video_out), self._pictures, strict=False):
             flow.untap(tap)
-        if transport.packets is not None:
-            transport.packets.untap(self._packet)
+        if transport.packets is not None and self._intake is not None:
+            transport.packets.untap(self._intake.packet)
         self._now = transport.audio_out.now
 
     def _heard(self, frame: AudioFrame) -> None:
@@ -212,12 +212,6 @@ class FileRecorder:
                 intake.heard(frame, now)
                 if len(intake.notes) >= WAKE:
                     self._hand_over(intake)
-
-    def _packet(self, side: int, pts: int, packet: bytes) -> None:
-        intake = self._intake
-        if intake is not None:
-            with self._lock:
-                intake.packet(side, pts, packet)
 
     def left(self, due: PlayoutFrame, now: float) -> None:
         """Note a frame that has left."""

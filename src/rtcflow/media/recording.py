@@ -39,6 +39,7 @@ from numpy.typing import NDArray
 
 from ..frames import AudioFormat, AudioFrame
 from .convert import to_channels
+from .doubler import Doubler
 from .playout import PlayoutFrame
 from .resample import Resampler
 
@@ -247,7 +248,7 @@ class _Side:
         self._since_slew = 0
         self._run: list[NDArray[np.int16]] = []  # consecutive, not resampled yet
         self._run_at = 0
-        self._resampler: Resampler | None = None
+        self._resampler: Resampler | Doubler | None = None
 
     def add(self, stretch: _Stretch | _Numbers) -> None:
         self.place(stretch.times[0] - HOLD)  # before: so it does not matter when blocks are taken
@@ -330,7 +331,8 @@ class _Side:
         self._end_run()
         self._run_at = position
         if rate != self.rate:
-            self._resampler = Resampler(AudioFormat(rate), AudioFormat(self.rate))
+            doubles = self.rate == 2 * rate
+            self._resampler = Doubler() if doubles else Resampler(AudioFormat(rate), AudioFormat(self.rate))
 
     def _feed_run(self) -> None:
         if self._run:
@@ -415,18 +417,19 @@ class Intake:
         self.notes: list[Note | Cut] = []
         self._start = self._now = start
         self._cleared = float("-inf")
-        self._packets: dict[tuple[int, int], bytes] = {}  # by side and pts, of frames that are still to come
+        self._packets: tuple[dict[int, bytes], dict[int, bytes]] = {}, {}  # by pts, of frames that are still to come
         self._lost = b""  # stands for a lost packet of the caller's
 
     def packet(self, side: int, pts: int, payload: bytes) -> None:
-        """Note the Opus packet of the next frame of that side, which has that pts."""
-        if len(self._packets) >= 2 * UNITS:  # frames that were cleared
-            self._packets.clear()
-        self._packets[side, pts] = payload
+        """Note the Opus packet of the next frame of that side, which has that pts. From any thread."""
+        packets = self._packets[side]
+        if len(packets) >= UNITS:  # frames that were cleared
+            packets.clear()
+        packets[pts] = payload
 
     def _packet_of(self, side: int, frame: AudioFrame) -> bytes | None:
         """The packet of `frame`, if it can be used: it holds 20 ms in one piece (RFC 6716 section 3.2.2)."""
-        packet = self._packets.pop((side, frame.pts), None)
+        packet = self._packets[side].pop(frame.pts, None)
         fits = frame.samples.shape[1] * UNITS == frame.sample_rate
         if packet:
             return packet if fits and not packet[0] & 3 and len(packet) <= LONGEST else None
@@ -436,7 +439,7 @@ class Intake:
         """The caller's `frame` has come."""
         samples, rate, pts, _ = frame
         packet = None
-        if self._packets or self._lost:
+        if self._packets[0] or self._lost:
             packet = self._packet_of(0, frame)
             self._lost = packet[:1] if packet else b""
         self._now = max(self._now, now)
@@ -447,7 +450,7 @@ class Intake:
         """A frame has left for the caller at `now`."""
         frame, fresh, _, slot = due
         samples, rate, pts, _ = frame
-        packet = self._packet_of(1, frame) if self._packets else None
+        packet = self._packet_of(1, frame) if self._packets[1] else None
         self._now = max(self._now, now)
         if not now <= self._cleared < slot:
             part = _mono(samples) if packet is None else packet

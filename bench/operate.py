@@ -4,9 +4,9 @@
     python bench/operate.py all                         a server with everything and one without, in turn
     python bench/operate.py memory --seconds 600        resident memory of a server with everything, for so long
 
-Everything is recording, Prometheus (a scrape each second) and OpenTelemetry (to a collector that discards). The figures
-are the CPU seconds of the server's process per second and call, and the 99th percentile of the gaps between packets as
-the client gets them. Server and client are pinned to cores of their own, if the system can do that.
+Everything is recording, Prometheus (a scrape each five seconds) and OpenTelemetry (to a collector that discards). The
+figures are the CPU seconds of the server's process per second and call, and the 99th percentile of the gaps between
+packets as the client gets them. Server and client are pinned to cores of their own, if the system can do that.
 """
 
 from __future__ import annotations
@@ -39,11 +39,13 @@ parser.add_argument("--suffix", default=".wav")
 parser.add_argument("--complexity", type=int, default=0, help="of Opus: that of a full core; a call costs least")
 parser.add_argument("--rates", type=int, nargs=2, default=[48000, 24000], help="Hz, of the handler's input and output")
 parser.add_argument("--count", action="store_true", help="recording: count the CPU time of its taps and writers, too")
+parser.add_argument("--copies", type=int, default=1, help="recording: record each call so many times, for less noise")
 parser.add_argument("--port", type=int, default=9471)
 parser.add_argument("--on", action="store_true", help="serve: with everything")
 parser.add_argument("--directory", help="serve: where recordings go")
 parser.add_argument("--collector", help="serve: the URL of OpenTelemetry's collector")
 args = parser.parse_args()
+SCRAPE = 5.0
 args.url = f"http://127.0.0.1:{args.port}"
 
 
@@ -132,7 +134,7 @@ def serve() -> None:
         spent.clear()
         if request.query_params.get("on"):
             begun[0] = time.monotonic()
-            running.extend(session.record(path(None)) for session in stream.calls.values())
+            running.extend(session.record(path(None)) for session in stream.calls.values() for _ in range(args.copies))
         return JSONResponse(found)
 
     async def cpu(_):
@@ -167,7 +169,7 @@ async def get(http, path: str):
 
 async def server(http, *options: str):
     options = ["--port", str(args.port), "--complexity", str(args.complexity), *options]
-    options += ["--rates", *map(str, args.rates)]
+    options += ["--rates", *map(str, args.rates), "--copies", str(args.copies)]
     process = subprocess.Popen([sys.executable, __file__, "serve", *options])
     if len(CORES) > 1 and args.what != "memory":
         os.sched_setaffinity(process.pid, {CORES[-1]})
@@ -181,12 +183,12 @@ async def server(http, *options: str):
 
 
 async def measure(http, peers, scrape: bool = False) -> tuple[float, float]:
-    """CPU ms per second and call; p99 gap in ms."""
+    """CPU ms per second and call; p99 gap in ms. A scrape comes each `SCRAPE` seconds."""
     for peer in peers:
         peer.received.clear()
     begin, cpu = time.monotonic(), await get(http, "/debug/cpu")
     while (left := begin + args.seconds - time.monotonic()) > 0:
-        await asyncio.sleep(min(left, 1.0))
+        await asyncio.sleep(min(left, SCRAPE))
         if scrape:
             await get(http, "/metrics")
     seconds, cpu = time.monotonic() - begin, await get(http, "/debug/cpu") - cpu
@@ -224,7 +226,8 @@ async def recording(http, packets, directory) -> None:
     for one in filter(None, counted):
         parts = ", ".join(f"{name.strip('_')} {value:.2f}" for name, value in one.items())
         print(f"counted, ms/s per call: {sum(one.values()):.2f} ({parts})")
-    print(f"recording costs {100 * (on / off - 1):+.1f} % (pairs: {', '.join(f'{pair:+.1f}' for pair in pairs)})")
+    each = ", ".join(f"{pair / args.copies:+.1f}" for pair in pairs)
+    print(f"one recording costs {100 * (on / off - 1) / args.copies:+.1f} % (pairs: {each})")
 
 
 async def memory(http, packets, directory) -> None:

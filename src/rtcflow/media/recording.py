@@ -246,8 +246,7 @@ class _Side:
         self._next = 0  # the pts that follows on
         self._slewing = self._finishing = False
         self._since_slew = 0
-        self._run: list[NDArray[np.int16]] = []  # consecutive, not resampled yet
-        self._run_at = 0
+        self._run_at = 0  # where the next samples belong
         self._resampler: Resampler | Doubler | None = None
 
     def add(self, stretch: _Stretch | _Numbers) -> None:
@@ -294,7 +293,9 @@ class _Side:
         off = min(least, self._recent.get(least)) + media - self._position(pts) / self.rate
         if self._slewing or abs(off) > self._deadband:
             samples = self._slew(samples, off)
-        self._run.append(samples)
+        if self._resampler is not None:
+            samples = self._resampler.feed(samples[np.newaxis])[0]
+        self._put(samples)
 
     def _begin(self, rate: int, pts: int, at: float) -> None:
         """Let this side's media time begin again: `pts` is at `at` seconds."""
@@ -325,7 +326,7 @@ class _Side:
         stretched: NDArray[np.int16] = np.rint(np.interp(at, np.arange(n), samples)).astype(np.int16)
         return stretched
 
-    # -- consecutive frames are resampled together
+    # -- a run: samples that follow on each other, and go through one resampler
 
     def _begin_run(self, rate: int, position: int) -> None:
         self._end_run()
@@ -334,16 +335,7 @@ class _Side:
             doubles = self.rate == 2 * rate
             self._resampler = Doubler() if doubles else Resampler(AudioFormat(rate), AudioFormat(self.rate))
 
-    def _feed_run(self) -> None:
-        if self._run:
-            samples = self._run[0] if len(self._run) == 1 else np.concatenate(self._run)
-            self._run = []
-            if self._resampler is not None:
-                samples = self._resampler.feed(samples[np.newaxis])[0]
-            self._put(samples)
-
     def _end_run(self) -> None:
-        self._feed_run()
         if self._resampler is not None:
             self._put(self._resampler.flush()[0])
             self._resampler = None
@@ -362,7 +354,6 @@ class _Side:
 
     def take(self, until: int, out: NDArray[np.int16]) -> None:
         """Write the samples from `base` to `until` into `out`, shape (until - base,); `base` is `until` then."""
-        self._feed_run()
         if self.end < until and self._resampler is not None:
             self._end_run()  # what the filter holds belongs here; what follows begins a new run
             self._next = -1
@@ -513,6 +504,7 @@ class Timeline:
         self._gatherer = _Gatherer()
         self._sides = _Side(sample_rate, deadband, slots=False), _Side(sample_rate, deadband, slots=True)
         self._taken = 0
+        self._block = np.empty((0, 2), np.int16)  # used again: memory that a thread asks for anew must be cleared anew
 
     @property
     def lost(self) -> int:
@@ -520,7 +512,10 @@ class Timeline:
         return sum(side.lost for side in self._sides)
 
     def place(self, taken: Taken) -> NDArray[np.int16]:
-        """Return what is settled since the last call: int16, shape (2, n), n maybe 0; the caller first."""
+        """Return what is settled since the last call: int16, shape (2, n), n maybe 0; the caller first.
+
+        It is good until the next call.
+        """
         return self.place_stretches(self._gatherer.gather(taken), taken.now)
 
     def place_stretches(self, events: list[tuple[int, Any]], now: float) -> NDArray[np.int16]:
@@ -551,8 +546,11 @@ class Timeline:
                 self._sides[side].add(what)
 
     def _take(self, until: int) -> NDArray[np.int16]:
-        out = np.empty((max(0, until - self._taken), 2), np.int16).T  # interleaved, as files want it
-        if out.shape[1]:
+        n = max(0, until - self._taken)
+        if n > len(self._block):
+            self._block = np.empty((n, 2), np.int16)
+        out = self._block[:n].T  # interleaved, as files want it
+        if n:
             for side, row in zip(self._sides, out, strict=True):
                 side.take(until, row)
             self._taken = until

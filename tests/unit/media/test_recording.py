@@ -36,7 +36,7 @@ def recorded(events, end, rate=RATE, every=50):
         now, method, *args = event
         getattr(intake, method)(*([now, *args] if method == "cleared" else [*args, now]))
         if count % every == 0:
-            blocks.append(timeline.place(intake.take()))
+            blocks.append(timeline.place(intake.take()).copy())
     blocks.append(timeline.finish(intake.take(end)))
     timeline.marks = intake.marks
     return timeline, np.concatenate(blocks, axis=1)

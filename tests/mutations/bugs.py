@@ -702,7 +702,7 @@ MUTANTS = (
     Mutant(
         "sent-packets-encoded-again",
         "The packets that leave are not shown to recordings.",
-        (Edit("_engine.audio:PlayoutTrack._write", "self._packets.show(SENT, pts, payload)", "pass"),),
+        (Edit("_engine.audio:PlayoutTrack._write", "tap(SENT, pts, payload)", "pass"),),
         _unit("recorder", "test_packets_of_a_webrtc_call_are_recorded_as_they_are"),
     ),
     *BY_TOOLS,

@@ -20,17 +20,12 @@ class PacketTaps:
     case `PlayerTap.left` follows later. Frames that are made up have no packet.
 
     Attributes:
-        taps: Look here before you call `show`: most calls have no tap, and this is asked for each packet.
+        taps: To be called with each packet, in the thread of the media. Most calls have none.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self.taps: tuple[PacketTap, ...] = ()
-
-    def show(self, side: int, pts: int, packet: bytes) -> None:
-        """Show a packet to all taps. In the thread of the media."""
-        for tap in self.taps:
-            tap(side, pts, packet)
 
     def tap(self, tap: PacketTap) -> None:
         """Have `tap` called with each packet from now on. It must return at once."""

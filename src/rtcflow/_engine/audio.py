@@ -140,8 +140,8 @@ class PlayoutTrack(MediaStreamTrack):
         if not self._player.drop_stale() and payload is not None:
             level = audio_level(samples) if self._config.audio_level else None
             writer.write(payload, pts * encoder.step, marker=due.talkspurt, level=level)
-            if self._packets.taps:
-                self._packets.show(SENT, pts, payload)
+            for tap in self._packets.taps:
+                tap(SENT, pts, payload)
 
 
 class _Pump:
@@ -309,8 +309,9 @@ class AudioReceiver:
             samples, rate = self._converter.feed(samples, rate), self._converter.target.sample_rate
         if rate != self._clock_rate:
             pts = pts * rate // self._clock_rate
-        if packet is not None and self._ports.packets.taps:
-            self._ports.packets.show(RECEIVED, pts, packet)
+        if packet is not None:
+            for tap in self._ports.packets.taps:
+                tap(RECEIVED, pts, packet)
         self._ports.audio_in.put_nowait(AudioFrame(samples, rate, pts, concealed))
 
     def close(self) -> None:

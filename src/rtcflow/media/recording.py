@@ -504,7 +504,7 @@ class Timeline:
         self._gatherer = _Gatherer()
         self._sides = _Side(sample_rate, deadband, slots=False), _Side(sample_rate, deadband, slots=True)
         self._taken = 0
-        self._block = np.empty((0, 2), np.int16)  # used again: memory that a thread asks for anew must be cleared anew
+        self._block = np.empty((0, 2), np.int16)  # used again: fresh memory must be cleared first
 
     @property
     def lost(self) -> int:

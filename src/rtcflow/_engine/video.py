@@ -76,7 +76,7 @@ class PictureReceiver:
         self._port = take_pictures(receiver, self._add, self._act)
         return self._port is not None
 
-    def _add(self, packet: Any) -> None:
+    def _add(self, packet: Any, payload: bytes) -> None:
         port, now = self._port, self._loop.time()
         if port is None:
             return
@@ -86,7 +86,7 @@ class PictureReceiver:
         self._ssrc, self._codec = packet.ssrc, codec
         key = KEY_TESTS.get(codec.name.upper(), _always)(packet.payload)
         marker = packet.marker == 1
-        self._buffer.put(VideoPacket(packet.sequence_number, packet.timestamp, marker, packet._data, key), now)
+        self._buffer.put(VideoPacket(packet.sequence_number, packet.timestamp, marker, payload, key), now)
 
     async def _act(self) -> None:
         port, codec, ssrc = self._port, self._codec, self._ssrc

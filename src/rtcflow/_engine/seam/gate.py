@@ -340,4 +340,8 @@ def unreachable(opened: socket.socket) -> Iterator[tuple[str, int]]:
 
 
 def _busy(pair: Any, ice: Any) -> bool:
+    """Whether a pair is being checked or in use.
+
+    Relies on: ``CandidatePair.task`` is the check under way, or None; ``Connection._nominated`` holds the pairs in use.
+    """
     return pair.task is not None or pair in ice._nominated.values()

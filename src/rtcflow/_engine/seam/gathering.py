@@ -57,6 +57,8 @@ def install(
 ) -> bool:
     """Have the transports that `connection` has so far gather candidates as `config` says.
 
+    Relies on: ``RTCIceTransport._connection`` is the `aioice.Connection`, beside what `seam.gather_by` relies on.
+
     Args:
         connection: Of aiortc's, with the transports that will be needed.
         config: The engine's options.
@@ -263,6 +265,11 @@ async def _ask(
 
 
 async def _relay(gate: Gate, component: int, server: IceServer, url: IceUrl, *, hidden: bool) -> Any:
+    """The candidate at a TURN server.
+
+    Relies on: ``aioice.ice.relayed_candidate`` returns it with its protocol; ``Connection._protocols`` holds what is
+    closed with the connection.
+    """
     if url.secure and url.transport == "udp":
         raise ValueError("TURN over DTLS")
     candidate, protocol = await stock.relayed_candidate(

@@ -59,20 +59,23 @@ class PicturePort:
 
 
 class _Tap:
-    """Stands where the receiver's jitter buffer was, and lets no picture out."""
+    """Stands where the receiver's jitter buffer was, and lets no picture out.
+
+    Relies on: what `take_pictures` relies on; ``packet._data`` is the payload without the codec's header.
+    """
 
     capacity = 1
 
-    def __init__(self, on_packet: Callable[[Any], None]) -> None:
+    def __init__(self, on_packet: Callable[[Any, bytes], None]) -> None:
         self._on_packet = on_packet
 
     def add(self, packet: Any) -> tuple[bool, None]:
-        self._on_packet(packet)
+        self._on_packet(packet, packet._data)
         return False, None
 
 
 def take_pictures(
-    receiver: RTCRtpReceiver, on_packet: Callable[[Any], None], after: Callable[[], Awaitable[None]]
+    receiver: RTCRtpReceiver, on_packet: Callable[[Any, bytes], None], after: Callable[[], Awaitable[None]]
 ) -> PicturePort | None:
     """Have `receiver`, which has not started, hand its video packets to `on_packet`.
 
@@ -82,7 +85,7 @@ def take_pictures(
 
     Args:
         receiver: The receiver.
-        on_packet: Gets each packet of a known codec; must not wait.
+        on_packet: Gets each packet of a known codec, and its payload without the codec's header. It must not wait.
         after: Awaited after each packet of any kind.
 
     Returns:

@@ -31,7 +31,11 @@ _NAMES: Final = (
 
 
 def can_restart(transport: RTCDtlsTransport) -> bool:
-    """Whether this aioice is as we know it, and `transport` is connected."""
+    """Whether this aioice is as we know it, and `transport` is connected.
+
+    Relies on: ``RTCIceTransport._connection`` is the `aioice.Connection`. Its ``_nominated`` is empty before ICE is
+    done.
+    """
     ice: Any = getattr(transport.transport, "_connection", None)
     return all(hasattr(ice, name) for name in _NAMES) and bool(ice._nominated)
 

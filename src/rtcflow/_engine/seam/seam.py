@@ -68,7 +68,10 @@ peers in the field (GStreamer's webrtcbin) have RSA.
 
 
 class Certificate(RTCCertificate):
-    """A certificate whose DTLS contexts also speak to peers with an RSA certificate."""
+    """A certificate whose DTLS contexts also speak to peers with an RSA certificate.
+
+    Relies on: aiortc makes the context of each connection by ``_create_ssl_context(srtp_profiles)``.
+    """
 
     def _create_ssl_context(self, srtp_profiles: list[Any]) -> SSL.Context:
         context = super()._create_ssl_context(srtp_profiles)
@@ -217,6 +220,10 @@ async def _read_sctp(sctp: Any, stock: Any, data: bytes) -> None:
 async def _report_unopened(
     sctp: Any, stock: Any, on_fault: Callable[[str], None], stream_id: int, pp_id: int, data: bytes
 ) -> None:
+    """Tell of a message on a channel that nobody has opened; see `contain_faults`.
+
+    Relies on: ``RTCSctpTransport._data_channels`` holds the open channels by their stream.
+    """
     if pp_id != _DCEP and stream_id not in sctp._data_channels:
         on_fault(
             f"a message came on data channel {stream_id}, which was not opened in-band; "

@@ -114,7 +114,10 @@ def _cipher(session: Any, name: Literal["protect", "unprotect"]) -> Callable[[by
 
 
 def can_receive(receiver: RTCRtpReceiver) -> bool:
-    """Whether `receive` knows this aiortc."""
+    """Whether `receive` knows this aiortc.
+
+    Relies on: ``RTCDtlsTransport._rx_srtp`` is None until the connection is encrypted, beside what `receive` relies on.
+    """
     return (
         hasattr(receiver, "_RTCRtpReceiver__remote_streams")
         and _transport_as_known(receiver.transport)

@@ -63,7 +63,7 @@ KINDS = {
 }
 CONTINUED = re.compile(r"^\s*(?:# )?")
 """What stands before the words of a line that goes on with a sentence."""
-FOLDERS = ("src", "docs", "README.md", "CONTRIBUTING.md", "SECURITY.md", "examples", "changelog.d")
+FOLDERS = ("src", "docs", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "examples", "changelog.d")
 SUFFIXES = {".py", ".md", ".js", ".html"}
 TO_REWRITE = Path(__file__).with_name("to_rewrite.txt")
 """Files that are not rewritten yet. The list only gets shorter."""

@@ -22,6 +22,7 @@ from for_all import for_all
 import rtcflow
 from rtcflow._core import moved as _moved
 from rtcflow.abc import Player
+from rtcflow.client.lines import call_by_websocket
 from rtcflow.connection import WorkerThreads
 from rtcflow.serving.session import ConnectionSettings
 from rtcflow.transports import WebRTCTransport
@@ -179,6 +180,10 @@ def test_attributes_that_have_moved_say_where() -> None:
         Player(room=0.1)  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="the argument 'wish' of WebRTCTransport is called 'local' now"):
         WebRTCTransport(None, None, None, wish=None)  # type: ignore[arg-type,call-arg]
+    with pytest.raises(TypeError, match="the argument 'wish' of call_by_websocket is called 'options' now"):
+        call_by_websocket("ws://127.0.0.1", wish=None)  # type: ignore[call-arg]
+    with pytest.raises(ImportError, match=r"renamed; it is rtcflow\.transports\.StartOptions"):
+        exec("from rtcflow.protocol.websocket import Wish")
     player = Player()
     player.open(rtcflow.AudioFormat(48000))
     assert player.put(frame=rtcflow.AudioFrame(np.zeros((1, 960), np.int16), 48000, 0))

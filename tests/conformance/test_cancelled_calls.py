@@ -22,7 +22,7 @@ from rtcflow.client.lines import join_line
 from rtcflow.connection import run_connection
 from rtcflow.frames import AudioFormat
 from rtcflow.protocol.lines import CallStarted, MediaFormat
-from rtcflow.protocol.websocket import WebSocketCodec, Wish
+from rtcflow.protocol.websocket import StartOptions, WebSocketCodec
 from rtcflow.serving.session import CallRequest
 from rtcflow.transports.webrtc import open_engine
 
@@ -50,7 +50,7 @@ async def telephone_call(facts: Facts) -> None:
 @asynccontextmanager
 async def dialled(stream):
     """A caller's end that has called the WebSocket route of a stream, without a network."""
-    wish = Wish("pcm_s16le", 48000, binary=True, clear=True, marks=True, named=True)
+    options = StartOptions("pcm_s16le", 48000, binary=True, clear=True, marks=True, named=True)
     pipe = Pipe()
     scope = {**pipe.websocket.scope, "path": "/websocket/offer", "raw_path": b"/websocket/offer", "root_path": ""}
     scope["subprotocols"], scope["server"] = [], ("test", 80)
@@ -66,7 +66,7 @@ async def dialled(stream):
         async with task_group() as tasks:  # anyio's own may swallow a native cancellation, see its module
             tasks.start_soon(serve)
             call = CallStarted("a", "a", format=None)
-            async with join_line(pipe, WebSocketCodec(wish), call, MediaFormat("pcm_s16le", 48000)) as theirs:
+            async with join_line(pipe, WebSocketCodec(options), call, MediaFormat("pcm_s16le", 48000)) as theirs:
                 yield theirs
             await over.wait()
     finally:

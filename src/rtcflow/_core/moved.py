@@ -64,6 +64,7 @@ RENAMED: Final[Mapping[str, Mapping[str, str]]] = {
     "rtcflow.client.load": {"Limits": "rtcflow.client.load.LoadLimits", "Trace": "rtcflow.client.load.CallTrace"},
     "rtcflow.testing": {"Heard": "rtcflow.testing.HeardFrame"},
     "rtcflow.testing.caller": {"Heard": "rtcflow.testing.HeardFrame"},
+    "rtcflow.transports": {"Wish": "rtcflow.transports.StartOptions"},
 }
 """By module: names of an earlier release, and what they are called now."""
 

@@ -23,6 +23,7 @@ import numpy as np
 from .._core.bridge import loop_clock
 from .._core.flow import Flow, Policy
 from .._core.link import LinkEnd
+from .._core.moved import renamed
 from .._core.native import task_group
 from .._core.player import Player
 from ..abc import MediaOffer, TransportStatistics
@@ -58,7 +59,7 @@ from ..protocol.messages import Dtmf, check_keys, encode
 from ..protocol.resume import Permit, prove
 from ..protocol.signalling import parse_reply
 from ..protocol.telephone import carrier_codec
-from ..protocol.websocket import WebSocketCodec, Wish
+from ..protocol.websocket import StartOptions, WebSocketCodec
 from ..transports.linked import LinkTransport
 from .websocket import ClientSocket, Goodbye, open_dialer
 
@@ -306,7 +307,7 @@ class CallerTransport(LinkTransport):
         self._attempts += 1
         assert isinstance(self._codec, WebSocketCodec)  # noqa: S101
         proof = prove(permit.secret, self._call.call_id, self._attempts)
-        start = WebSocketCodec(replace(self._codec.wish, resume=proof)).send_event(self._call)
+        start = WebSocketCodec(replace(self._codec.options, resume=proof)).send_event(self._call)
         with anyio.move_on_after(ATTEMPT) as limit:
             socket = await redial()
             await socket.send(start)
@@ -478,10 +479,11 @@ async def call_by_telephone(
         yield transport
 
 
+@renamed(wish="options")
 @asynccontextmanager
 async def call_by_websocket(
     url: str,
-    wish: Wish | None = None,
+    options: StartOptions | None = None,
     *,
     websocket_id: str | None = None,
     headers: Mapping[str, str] | None = None,
@@ -492,7 +494,7 @@ async def call_by_websocket(
 
     Args:
         url: Where the stream is mounted, ``ws://127.0.0.1:8000``, or its offer route itself.
-        wish: What to ask for; linear samples at 48 kHz in binary messages by default. It must name a sample rate,
+        options: What to ask for; linear samples at 48 kHz in binary messages by default. It must name a sample rate,
             because in FastRTC's protocol both sides must know it beforehand.
         websocket_id: The connection's id; by default one that cannot be guessed.
         headers: Of the WebSocket's upgrade, such as ``Authorization``.
@@ -502,20 +504,20 @@ async def call_by_websocket(
             dropped; messages wait.
 
     Raises:
-        ValueError: `url` is not a ws or wss URL, or `wish` does not name a sample rate.
+        ValueError: `url` is not a ws or wss URL, or `options` does not name a sample rate.
         ConnectionError: Nobody answers there, or the answer is not from such a server.
         NegotiationTimeout: It did not accept in time.
     """
-    wish = wish or Wish("pcm_s16le", 48000, binary=True, clear=True, marks=True, named=True)
-    if wish.sample_rate is None:
-        raise ValueError("a caller must know the sample rate; write Wish(sample_rate=...)")
+    options = options or StartOptions("pcm_s16le", 48000, binary=True, clear=True, marks=True, named=True)
+    if options.sample_rate is None:
+        raise ValueError("a caller must know the sample rate; write StartOptions(sample_rate=...)")
     own_id = websocket_id or secrets.token_urlsafe(18)
     call = CallStarted(own_id, own_id, format=None)
-    carried = MediaFormat(wish.codec, wish.sample_rate, wish.layout)
+    carried = MediaFormat(options.codec, options.sample_rate, options.layout)
     if resume:
-        wish = replace(wish, named=True, resume=True)
+        options = replace(options, named=True, resume=True)
     target = line_url(url, "/websocket/offer")
-    async with _open(target, WebSocketCodec(wish), call, carried, headers, timeout, resume=resume) as transport:
+    async with _open(target, WebSocketCodec(options), call, carried, headers, timeout, resume=resume) as transport:
         yield transport
 
 

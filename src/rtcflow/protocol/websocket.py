@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn
 
 from ..exceptions import RemoteProtocolError
 from ..frames import CHANNELS, ChannelLayout
@@ -73,7 +73,7 @@ _ID = re.compile(r"[A-Za-z0-9_.~-]{1,128}", re.ASCII)  # as `webrtc_id` of an of
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class StartOptions:
     """What a client asks for in ``start``; the defaults are FastRTC's.
 
     Attributes:
@@ -102,31 +102,31 @@ class WebSocketCodec(LineCodec):
     """The WebSocket protocol in either role.
 
     Args:
-        wish: In the client's role, what to ask for.
+        options: In the client's role, what to ask for.
 
     Attributes:
-        wish: What the client asked for.
+        options: What the client asked for.
     """
 
     name: ClassVar[str] = "websocket"
 
-    def __init__(self, wish: Wish | None = None) -> None:
+    def __init__(self, options: StartOptions | None = None) -> None:
         super().__init__()
-        self._take_wish(wish or Wish())
+        self._set_options(options or StartOptions())
 
-    def _take_wish(self, wish: Wish) -> None:
-        self.wish = wish
-        self.marks: bool = wish.marks
-        self.clears: bool = wish.clear
-        self.joins: bool = wish.codec != "opus"
+    def _set_options(self, options: StartOptions) -> None:
+        self.options: StartOptions = options
+        self.marks: bool = options.marks
+        self.clears: bool = options.clear
+        self.joins: bool = options.codec != "opus"
 
     # -- the server's role
 
     def _decode_event(self, message: Message) -> LineEvent | None:
         if isinstance(message, bytes):
-            if (self.call is None or not self.wish.binary) and (error := binary_json(message)) is not None:
+            if (self.call is None or not self.options.binary) and (error := binary_json(message)) is not None:
                 raise error
-            if self.call is not None and not self.wish.binary:
+            if self.call is not None and not self.options.binary:
                 raise RemoteProtocolError(
                     'a binary message came, but start did not say "binary": true', close_code=WRONG_KIND
                 )
@@ -134,12 +134,12 @@ class WebSocketCodec(LineCodec):
         said = parse_object(message)
         match said.get("event"):
             case "media":
-                if self.call is not None and self.wish.binary:
+                if self.call is not None and self.options.binary:
                     raise RemoteProtocolError("audio came as text where binary was agreed", close_code=WRONG_KIND)
                 return self._media(read_payload(read_object(said, "media")))
             case "start":
                 if self.call is None:
-                    self._take_wish(read_wish(said))
+                    self._set_options(read_start_options(said))
                 own_id = read_text(said, "websocket_id", "")
                 if own_id and not _ID.fullmatch(own_id):
                     raise wrong("'websocket_id' must have 1 to 128 letters, digits and _ . ~ -")
@@ -159,10 +159,10 @@ class WebSocketCodec(LineCodec):
 
     def _media(self, payload: bytes) -> Media:
         """The event for `payload`, which must hold whole samples."""
-        if self.wish.codec != "opus":
-            size = CHANNELS[self.wish.layout] * (2 if self.wish.codec == "pcm_s16le" else 1)
+        if self.options.codec != "opus":
+            size = CHANNELS[self.options.layout] * (2 if self.options.codec == "pcm_s16le" else 1)
             if len(payload) % size:
-                coding = f"{self.wish.layout} {self.wish.codec}"
+                coding = f"{self.options.layout} {self.options.codec}"
                 raise wrong(f"{len(payload)} bytes of {coding} are not a multiple of {size}")
         return Media(payload)
 
@@ -170,9 +170,9 @@ class WebSocketCodec(LineCodec):
         """See `LineCodec.send`."""
         match command:
             case SendMedia(payload):
-                return payload if self.wish.binary else _media_message(payload)
+                return payload if self.options.binary else _media_message(payload)
             case SendText(text):
-                return _text_message(text) if self.wish.named else text
+                return _text_message(text) if self.options.named else text
             case SendPong():
                 return write({"event": "pong"})
             case SendClear():
@@ -181,7 +181,7 @@ class WebSocketCodec(LineCodec):
                 return write({"event": "mark", "mark": {"name": name}})
             case SendAccepted(call_id, receive, send, permit):
                 agreed: dict[str, Any] = {"receive": _format_object(receive), "send": _format_object(send)}
-                agreed["binary"] = self.wish.binary
+                agreed["binary"] = self.options.binary
                 if permit is not None:
                     agreed["resume"] = permit.to_json()
                 return write({"event": "started", "websocket_id": call_id, **agreed})
@@ -193,9 +193,9 @@ class WebSocketCodec(LineCodec):
     def _encode_event(self, event: LineEvent) -> Message:
         match event:
             case Media(payload):
-                return payload if self.wish.binary else _media_message(payload)
+                return payload if self.options.binary else _media_message(payload)
             case CallStarted(call_id):
-                return write({"event": "start", "websocket_id": call_id, **_wish_object(self.wish)})
+                return write({"event": "start", "websocket_id": call_id, **_start_fields(self.options)})
             case TextMessage(text):
                 return _text_message(text)
             case Stopped():
@@ -231,7 +231,7 @@ class WebSocketCodec(LineCodec):
                 raise unknown_event(other, "media, message, pong, clear, mark, started")
 
 
-def read_wish(said: dict[str, Any]) -> Wish:
+def read_start_options(said: dict[str, Any]) -> StartOptions:
     """Read what the ``start`` message `said` asks for.
 
     Raises:
@@ -257,7 +257,7 @@ def read_wish(said: dict[str, Any]) -> Wish:
         resume = read_request(said.get("resume"))
     except ValueError as error:
         raise wrong(str(error)) from None
-    return Wish(
+    return StartOptions(
         codec=codec,
         sample_rate=sample_rate,
         layout=layout,
@@ -271,14 +271,14 @@ def _not_served(what: str) -> RemoteProtocolError:
     return RemoteProtocolError(what, close_code=WRONG_KIND)
 
 
-def _wish_object(wish: Wish) -> dict[str, object]:
-    if not wish.named:
+def _start_fields(options: StartOptions) -> dict[str, object]:
+    if not options.named:
         return {}
-    rate = {} if wish.sample_rate is None else {"sample_rate": wish.sample_rate}
-    switches: dict[str, object] = {"binary": wish.binary, "clear": wish.clear, "marks": wish.marks}
-    if wish.resume:
-        switches["resume"] = wish.resume.to_json() if isinstance(wish.resume, Proof) else True
-    return {"codec": wish.codec, "layout": wish.layout, **rate, **switches}
+    rate = {} if options.sample_rate is None else {"sample_rate": options.sample_rate}
+    switches: dict[str, object] = {"binary": options.binary, "clear": options.clear, "marks": options.marks}
+    if options.resume:
+        switches["resume"] = options.resume.to_json() if isinstance(options.resume, Proof) else True
+    return {"codec": options.codec, "layout": options.layout, **rate, **switches}
 
 
 def _read_permit(said: dict[str, Any]) -> Permit | None:
@@ -309,3 +309,11 @@ def _read_format(said: dict[str, Any]) -> MediaFormat:
     if codec not in CODECS or layout not in CHANNELS or rate is None:
         raise wrong("a format needs codec, sample_rate and layout")
     return MediaFormat(codec, rate, layout)
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> NoReturn:
+        if name == "Wish":
+            raise ImportError(f"{__name__}.Wish was renamed; it is rtcflow.transports.StartOptions", name=__name__)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -109,9 +109,9 @@ async def websocket_offer(calls: Calls, websocket: WebSocket) -> None:
             if transport.call.call_id:
                 await calls.rename_everywhere(session, transport.call.call_id)
             transport.session_id = session.webrtc_id
-            if isinstance(transport.wish.resume, Proof):
+            if isinstance(transport.options.resume, Proof):
                 raise InvalidOffer("to go on with a call, write its id into the URL: ?resume=ID")
-            if transport.wish.resume:
+            if transport.options.resume:
                 transport.permit = session.permit_resume()
             await _run(calls, session, transport)
 
@@ -124,7 +124,7 @@ async def _go_on(calls: Calls, websocket: WebSocket, call_id: str, limits: LineL
         open_websocket_transport(websocket, limits=limits, latency=options.latency, **_ways(options)) as transport,
         _refusing(transport),
     ):
-        proof = transport.wish.resume
+        proof = transport.options.resume
         if not isinstance(proof, Proof):
             raise InvalidOffer('to go on with a call, send "resume": {"number": ..., "proof": ...} in start')
         connection = session.check_resume("websocket", proof)

@@ -14,7 +14,7 @@ from ..client.lines import DEFAULT_FORMATS, join_line
 from ..client.websocket import Goodbye
 from ..protocol.lines import CallStarted, MediaFormat
 from ..protocol.telephone import carrier_codec
-from ..protocol.websocket import WebSocketCodec, Wish
+from ..protocol.websocket import StartOptions, WebSocketCodec
 from ..transports.telephone import open_telephone_transport
 from ..transports.websocket import open_websocket_transport
 
@@ -69,9 +69,9 @@ async def linked(
 
 def websocket_pair(codec: Any, rate: int) -> Callable[[], AbstractAsyncContextManager[tuple[Any, Any]]]:
     """A page's line that carries `codec` at `rate`."""
-    wish = Wish(codec, rate, binary=True, clear=True, marks=True, named=True)
+    options = StartOptions(codec, rate, binary=True, clear=True, marks=True, named=True)
     call = CallStarted("a", "a", format=None)
-    return lambda: linked(open_websocket_transport, WebSocketCodec(wish), call, MediaFormat(codec, rate))
+    return lambda: linked(open_websocket_transport, WebSocketCodec(options), call, MediaFormat(codec, rate))
 
 
 def telephone_pair(carrier: Any) -> Callable[[], AbstractAsyncContextManager[tuple[Any, Any]]]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from .._core.moved import absent
+
 if TYPE_CHECKING:
     from .._engine.config import OpusConfig, VideoConfig
     from .._engine.ports import Route, ServerReport, ServerTrouble
     from ..protocol.resume import Permit, Proof
     from ..protocol.signalling import IceCandidate
-    from ..protocol.websocket import Wish
+    from ..protocol.websocket import StartOptions
     from .line_socket import LineLimits
     from .memory import Link, MemoryTransport, memory_pair
     from .telephone import TelephoneConfig, TelephoneTransport, open_telephone_transport
@@ -29,6 +31,7 @@ __all__ = [
     "Route",
     "ServerReport",
     "ServerTrouble",
+    "StartOptions",
     "TelephoneConfig",
     "TelephoneTransport",
     "VideoConfig",
@@ -36,7 +39,6 @@ __all__ = [
     "WebRTCEngine",
     "WebRTCTransport",
     "WebSocketTransport",
-    "Wish",
     "memory_pair",
     "open_engine",
     "open_telephone_transport",
@@ -46,7 +48,7 @@ __all__ = [
 _PLACES = {
     "..protocol.resume": ("Permit", "Proof"),
     "..protocol.signalling": ("IceCandidate",),
-    "..protocol.websocket": ("Wish",),
+    "..protocol.websocket": ("StartOptions",),
     ".line_socket": ("LineLimits",),
     ".memory": ("Link", "MemoryTransport", "memory_pair"),
     ".telephone": ("TelephoneConfig", "TelephoneTransport", "open_telephone_transport"),
@@ -63,7 +65,7 @@ def __getattr__(name: str) -> object:
     for module, names in _PLACES.items():
         if name in names:
             return getattr(import_module(module, __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    raise absent(__name__, name)
 
 
 def __dir__() -> list[str]:

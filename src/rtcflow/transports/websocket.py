@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NoReturn
 
+from .._core.moved import absent_attribute
 from ..frames import AudioFormat
 from ..media.codecs import OPUS_RATES
 from ..media.playout import Latency
 from ..protocol.lines import CallStarted, LineCodec, MediaFormat, SendAccepted
 from ..protocol.resume import Permit
-from ..protocol.websocket import WebSocketCodec, Wish
+from ..protocol.websocket import StartOptions, WebSocketCodec
 from .line import LineTransport, open_line
 from .line_socket import LineLimits, LineSocket, PeerLeft
 
@@ -23,7 +24,7 @@ BUFFERED_AHEAD: Final = 0.06
 TCP connection."""
 
 NO_CODE: Final = 1005
-"""The close code that stands for none (RFC 6455 section 7.4.1)."""
+"""The close code that stands for a missing one (RFC 6455 section 7.4.1)."""
 
 LIVE_AHEAD: Final = 0.02
 """The same for a client that cannot: one frame, so that barge-in stays quick. Not less, since a live frame that comes a
@@ -47,23 +48,28 @@ class WebSocketTransport(LineTransport):
     permit: Permit | None = None
 
     @property
-    def wish(self) -> Wish:
+    def options(self) -> StartOptions:
         """What the client asked for."""
-        return self._codec.wish if isinstance(self._codec, WebSocketCodec) else Wish()
+        return self._codec.options if isinstance(self._codec, WebSocketCodec) else StartOptions()
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> NoReturn:
+            raise absent_attribute(self, name, {"wish": "it is called options"})
 
     def _agree(self, receive: AudioFormat, send: AudioFormat) -> tuple[MediaFormat, MediaFormat]:
-        wish = self.wish
-        heard, spoken = wish.sample_rate or receive.sample_rate, wish.sample_rate or send.sample_rate
-        if wish.codec == "opus":
+        options = self.options
+        heard, spoken = options.sample_rate or receive.sample_rate, options.sample_rate or send.sample_rate
+        if options.codec == "opus":
             heard, spoken = 48000, spoken if spoken in OPUS_RATES else 48000
-        return MediaFormat(wish.codec, heard, wish.layout), MediaFormat(wish.codec, spoken, wish.layout)
+        return MediaFormat(options.codec, heard, options.layout), MediaFormat(options.codec, spoken, options.layout)
 
     def _is_goodbye(self, left: PeerLeft) -> bool:
         """The same, for a client that may come back: Uvicorn tells 1005 (no code) also if the connection was lost."""
-        return super()._is_goodbye(left) and not (self.wish.resume and left.code == NO_CODE)
+        return super()._is_goodbye(left) and not (self.options.resume and left.code == NO_CODE)
 
     def _tell_agreed(self, receive: MediaFormat, send: MediaFormat) -> None:
-        if self.wish.named:
+        if self.options.named:
             call_id = self.session_id or self.call.call_id
             self._outbox.put(self._codec.send(SendAccepted(call_id, receive, send, self.permit)))
 

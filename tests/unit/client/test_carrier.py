@@ -17,7 +17,7 @@ from rtcflow.handlers.base import AsyncStreamHandler
 from rtcflow.outputs import CloseStream
 from rtcflow.protocol.lines import CallStarted, MediaFormat
 from rtcflow.protocol.telephone import carrier_codec
-from rtcflow.protocol.websocket import WebSocketCodec, Wish
+from rtcflow.protocol.websocket import StartOptions, WebSocketCodec
 from rtcflow.transports.memory import memory_pair
 from rtcflow.transports.telephone import open_telephone_transport
 from rtcflow.transports.websocket import open_websocket_transport
@@ -43,9 +43,9 @@ async def test_what_a_server_does_wrong_breaks_the_link(what):
     """The cause says what it was; nothing comes out of the block by itself."""
     messages, _, hint = CALLS[what]
     pipe = Pipe()
-    wish = Wish("pcm_s16le", 16000, binary=True, named=True)
+    options = StartOptions("pcm_s16le", 16000, binary=True, named=True)
     carried = MediaFormat("pcm_s16le", 16000)
-    async with join_line(pipe, WebSocketCodec(wish), CallStarted("a", "a", format=None), carried) as call:
+    async with join_line(pipe, WebSocketCodec(options), CallStarted("a", "a", format=None), carried) as call:
         call.start(AudioFormat(16000), AudioFormat(16000))
         for message in messages:
             await pipe.websocket._send({"type": "websocket.send", **message})
@@ -73,7 +73,7 @@ async def test_a_caller_with_nothing_to_say_shows_that_it_is_there(line):
     """A ping, or a frame of silence as carriers send it, every 3 s; the server takes nobody for dead."""
     if line == "websocket":
         codec, carried = (
-            WebSocketCodec(Wish("pcm_s16le", 16000, binary=True, named=True)),
+            WebSocketCodec(StartOptions("pcm_s16le", 16000, binary=True, named=True)),
             MediaFormat("pcm_s16le", 16000),
         )
     else:

@@ -26,7 +26,7 @@ from rtcflow.protocol.lines import (
     Stopped,
     TextMessage,
 )
-from rtcflow.protocol.websocket import WebSocketCodec, Wish, read_wish
+from rtcflow.protocol.websocket import StartOptions, WebSocketCodec, read_start_options
 
 START = '{"event":"start","websocket_id":"abc"}'
 NAMED = '{"event":"start","websocket_id":"abc","codec":"pcm_s16le","sample_rate":16000,"binary":true,"clear":true}'
@@ -36,7 +36,7 @@ def test_fastrtcs_client_is_understood() -> None:
     """start, media, ping, stop and a data message as FastRTC's clients send them."""
     codec = WebSocketCodec()
     assert codec.receive(START) == CallStarted("abc", "abc", format=None)
-    assert codec.wish == Wish()
+    assert codec.options == StartOptions()
     assert codec.receive('{"event": "media", "media": {"payload": "/38AfQ=="}}') == Media(b"\xff\x7f\x00\x7d")
     assert codec.receive('{"event": "ping"}') == Ping()
     said = '{"type": "input", "data": 1}'
@@ -60,7 +60,7 @@ def test_a_client_may_ask_for_more() -> None:
     """Codec, rate and binary messages are the client's choice, and it is told what was agreed."""
     codec = WebSocketCodec()
     codec.receive(NAMED)
-    assert codec.wish == Wish("pcm_s16le", 16000, "mono", binary=True, clear=True, named=True)
+    assert codec.options == StartOptions("pcm_s16le", 16000, "mono", binary=True, clear=True, named=True)
     assert codec.receive(b"\x01\x02") == Media(b"\x01\x02")
     assert codec.send(SendMedia(b"\x01\x02")) == b"\x01\x02"
     agreed = MediaFormat("pcm_s16le", 16000)
@@ -115,8 +115,8 @@ def test_bad_messages_have_their_code_and_a_helpful_reason(
 
 
 words = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
-wishes = st.builds(
-    Wish,
+start_options = st.builds(
+    StartOptions,
     codec=st.sampled_from(["pcm_s16le", "mulaw", "alaw"]),
     sample_rate=st.none() | st.integers(160, 960).map(lambda count: count * 50),
     layout=st.sampled_from(["mono", "stereo"]),
@@ -124,7 +124,7 @@ wishes = st.builds(
     clear=st.booleans(),
     marks=st.booleans(),
     named=st.just(True),
-) | st.just(Wish())
+) | st.just(StartOptions())
 whole_samples = st.binary(max_size=64).map(lambda payload: payload[: len(payload) // 4 * 4])
 messages = st.dictionaries(st.just("type"), words, min_size=1).map(json.dumps) | st.text()
 events: st.SearchStrategy[LineEvent] = st.one_of(
@@ -135,24 +135,24 @@ events: st.SearchStrategy[LineEvent] = st.one_of(
 )
 
 
-@given(wishes, st.from_regex(r"[A-Za-z0-9_.~-]{1,128}", fullmatch=True), st.lists(events, max_size=5))
-def test_what_a_client_says_is_what_is_understood(wish: Wish, call_id: str, said: list[LineEvent]) -> None:
-    """Wish and events survive the way through the messages."""
-    theirs, ours = WebSocketCodec(wish), WebSocketCodec()
+@given(start_options, st.from_regex(r"[A-Za-z0-9_.~-]{1,128}", fullmatch=True), st.lists(events, max_size=5))
+def test_the_server_understands_clients(options: StartOptions, call_id: str, said: list[LineEvent]) -> None:
+    """Options and events survive the way through the messages."""
+    theirs, ours = WebSocketCodec(options), WebSocketCodec()
     start = CallStarted(call_id, call_id, format=None)
     assert ours.receive(theirs.send_event(start)) == start
-    assert ours.wish == wish
+    assert ours.options == options
     for event in said:
         assert ours.receive(theirs.send_event(event)) == event
 
 
-@given(wishes, words, whole_samples, messages)
-def test_what_the_server_says_is_what_a_client_understands(wish: Wish, name: str, payload: bytes, text: str) -> None:
+@given(start_options, words, whole_samples, messages)
+def test_clients_understand_the_server(options: StartOptions, name: str, payload: bytes, text: str) -> None:
     """Commands survive the way through the messages."""
-    theirs, ours = WebSocketCodec(wish), WebSocketCodec()
+    theirs, ours = WebSocketCodec(options), WebSocketCodec()
     ours.receive(theirs.send_event(CallStarted("abc", "abc", format=None)))
-    agreed = MediaFormat(wish.codec, wish.sample_rate or 24000, wish.layout)
-    if not wish.named:  # FastRTC's own clients get text as it is
+    agreed = MediaFormat(options.codec, options.sample_rate or 24000, options.layout)
+    if not options.named:  # FastRTC's own clients get text as it is
         text = json.dumps({"type": text})
     for command in (
         SendMedia(payload),
@@ -176,8 +176,8 @@ def test_a_whole_number_may_be_written_with_a_point() -> None:
     """JSON has one kind of number: 16000.0 is 16000."""
     codec = WebSocketCodec()
     codec.receive('{"event":"start","sample_rate":16000.0}')
-    assert codec.wish.sample_rate == 16000
-    assert isinstance(codec.wish.sample_rate, int)
+    assert codec.options.sample_rate == 16000
+    assert isinstance(codec.options.sample_rate, int)
 
 
 keys = st.sampled_from(["websocket_id", "codec", "sample_rate", "layout", "binary", "clear", "marks", "media", "mark"])
@@ -208,6 +208,6 @@ def test_whatever_comes_is_understood_or_a_protocol_error(first: str | None, mes
 
 def test_defaults_are_fastrtcs() -> None:
     """A start without any of our keys asks for nothing, and nothing is answered to it."""
-    assert read_wish({"event": "start", "websocket_id": "abc"}) == Wish()
-    assert not read_wish({}).named
-    assert read_wish({"binary": False}).named
+    assert read_start_options({"event": "start", "websocket_id": "abc"}) == StartOptions()
+    assert not read_start_options({}).named
+    assert read_start_options({"binary": False}).named

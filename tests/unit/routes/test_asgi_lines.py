@@ -34,7 +34,7 @@ from rtcflow.exceptions import NotAuthorized
 from rtcflow.frames import AudioFormat, AudioFrame
 from rtcflow.handlers.base import AsyncStreamHandler
 from rtcflow.protocol.signatures import plivo_signature, twilio_signature
-from rtcflow.protocol.websocket import Wish
+from rtcflow.protocol.websocket import StartOptions
 from rtcflow.routes.app import routes
 from rtcflow.stream import Stream
 from rtcflow.transports.line_socket import LineLimits
@@ -281,8 +281,8 @@ async def test_a_websocket_client_hears_the_echo_in_every_codec(anyio_backend_na
     stream = make()
 
     async def call_and_listen(port, codec):
-        wish = Wish(codec, 24000, binary=codec != "alaw", clear=True, marks=True, named=True)
-        async with call_by_websocket(f"ws://127.0.0.1:{port}", wish, websocket_id=codec) as call:
+        options = StartOptions(codec, 24000, binary=codec != "alaw", clear=True, marks=True, named=True)
+        async with call_by_websocket(f"ws://127.0.0.1:{port}", options, websocket_id=codec) as call:
             report = await hold_call(call, tone(0.8), 20, until_heard(call, 40))
             assert call.agreed.call_id == codec
             assert call.agreed.send.sample_rate == 24000

@@ -21,7 +21,7 @@ from rtcflow.frames import AudioFormat
 from rtcflow.handlers.base import AsyncStreamHandler
 from rtcflow.protocol.lines import CallStarted, MediaFormat
 from rtcflow.protocol.resume import prove
-from rtcflow.protocol.websocket import WebSocketCodec, Wish
+from rtcflow.protocol.websocket import StartOptions, WebSocketCodec
 from rtcflow.routes.lines import websocket_offer
 from rtcflow.testing import virtual_backend
 
@@ -414,7 +414,9 @@ async def caller(connect):
         nonlocal nobody
         nobody = value
 
-    codec = WebSocketCodec(Wish("pcm_s16le", 8000, binary=True, clear=True, marks=True, named=True, resume=True))
+    codec = WebSocketCodec(
+        StartOptions("pcm_s16le", 8000, binary=True, clear=True, marks=True, named=True, resume=True)
+    )
     call, carried = CallStarted("abc", "abc", format=None), MediaFormat("pcm_s16le", 8000)
     async with join_line(cables[0], codec, call, carried, redial) as transport:
         transport.start(AudioFormat(8000), AudioFormat(8000))
@@ -551,7 +553,9 @@ async def test_over_real_sockets(how, anyio_backend_name):
         relay = Relay(server)
         port = await tasks.start(relay.serve)
         with anyio.fail_after(30):
-            async with call_by_websocket(f"ws://127.0.0.1:{port}", Wish("pcm_s16le", 8000), resume=True) as transport:
+            async with call_by_websocket(
+                f"ws://127.0.0.1:{port}", StartOptions("pcm_s16le", 8000), resume=True
+            ) as transport:
                 transport.start(AudioFormat(8000), AudioFormat(8000))
                 before, _ = await listen(transport, 0.5)
                 relay.links[0].cancel() if how == "cut" else relay.stuck.add(relay.links[0])

@@ -6,8 +6,8 @@ jitter. So a frame is placed by its media time. Arrivals only say where a side's
 
 An arrival is late by the network's delay and never early. So the least delay of many frames is the best that can be
 known about the origin. Frames that follow on each other are gathered into a *stretch* of up to `STRETCH` seconds, and
-placed together: one decision for 25 frames costs a call next to nothing. Each stretch waits `HOLD` seconds before it is
-placed, and the frames behind it are looked at:
+placed together. So 25 frames need one decision, which costs a call next to nothing. Each stretch waits `HOLD` seconds
+before it is placed, and the frames behind it are looked at:
 
 - They come with the same least delay: nothing moves. Between two such frames the distance is exact to the sample.
 - They catch up after a stall: the stall was the network's, and moves nothing either.

@@ -1,8 +1,8 @@
 """What a test leaves behind: threads, tasks, file descriptors, coroutines that nobody awaited.
 
 The pytest plugin (`_rtcflow_pytest`) puts `watch` around a test. What exists before the test is compared with what
-exists after it. Threads and descriptors get a moment to end by themselves; tasks do not, because the garbage collector
-removes a task that nobody keeps, and only a line in a log would tell of it.
+exists after it. Threads and descriptors get a moment to end by themselves. Tasks do not: the garbage collector removes
+a task without a reference, and only a line in a log would tell of it.
 """
 
 from __future__ import annotations

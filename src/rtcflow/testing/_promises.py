@@ -124,7 +124,7 @@ def nothing_runs_on(call: Call) -> None:
     end = _connection(call).end
     if end is None:
         raise AssertionError("a call that is over has a reason")
-    # What a handler raises takes precedence over the cancellation, and is logged.
+    # An error of the handler takes precedence over the cancellation, and is logged.
     if end.cause is EndCause.CANCELLED and not call.journal.has_raised and not call.was_cancelled:
         raise AssertionError("a cancelled call does not return as if nothing had been: its cancellation was swallowed")
     items = call.journal.items

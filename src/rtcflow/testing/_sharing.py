@@ -76,11 +76,11 @@ def refuse_shared_state(
 class SharedChanges:
     """Looks whether a call changes what all copies share: lists, dicts, sets, arrays, and objects that hold them.
 
-    It sees changed items, keys, samples and attributes (with or without ``__slots__``), taken semaphores, attributes of
-    the handler's class (``type(self).total += 1``), variables of modules and closures that its methods use, and what
-    functions that it holds were made with. It does not see what C code keeps (a model's weights), what is more than
-    `_DEEP` levels down, two changes that undo each other, or changes in objects from other packages, such as clients
-    and models: those are often shared on purpose.
+    It sees changed items, keys, samples and attributes (with or without ``__slots__``), and taken semaphores. It sees
+    attributes of the handler's class (``type(self).total += 1``), variables of modules and closures that its methods
+    use, and the values that functions which it holds were made with. It does not see what C code keeps (a model's
+    weights), what is more than `_DEEP` levels down, or two changes that undo each other. Nor does it see changes in
+    objects from other packages, such as clients and models, because those are often shared on purpose.
 
     Args:
         first: The handler.
@@ -243,8 +243,8 @@ def _used(code: CodeType) -> Iterator[str]:
 
 
 def _both_have(first: StreamHandlerBase, second: StreamHandlerBase, shared: Collection[str]) -> dict[str, Any]:
-    """The attributes that are one object in both: of their classes, and their own; and such items in their dicts and
-    lists, as a shallow copy leaves them.
+    """The attributes that are one object in both: those of their classes, and their own. Also items of their dicts and
+    lists that are one object, as a shallow copy leaves them.
     """
     theirs = _attributes(second)
     found: dict[str, Any] = {}

@@ -21,8 +21,9 @@ __all__ = ["Decision", "VirtualTime"]
 T = TypeVar("T")
 
 STARVED = 0.25
-"""Real seconds, over more than `STARVED_TURNS` turns of the loop, after which a loop that never comes to rest (tasks
-that go round without waiting) gets its time at real pace: it would stand still for ever."""
+"""Real seconds, over more than `STARVED_TURNS` turns of the loop. A loop that has not come to rest by then (its tasks
+go round without waiting) gets its time at real pace. Otherwise time would stand still for ever.
+"""
 STARVED_TURNS = 100
 
 ROUNDING = 1e-9
@@ -148,8 +149,8 @@ class VirtualTime:
             self._nap = min(2 * self._nap, LONGEST_NAP)
             return Decision.GO_ON
         if self.workers.seen != self._seen:
-            # A thread has run since the last look. What it has brought to the loop may have come after the loop's own
-            # last look outside: let it look once more before any time passes.
+            # A thread has run since the last look. It may have brought something to the loop after the loop's own last
+            # look outside. So the loop looks once more before any time passes.
             self._seen = self.workers.seen
             return Decision.GO_ON
         target = min(deadline, self.workers.next_alarm(), self._limit)

@@ -38,8 +38,9 @@ from .._core.interrupt import current_frames
 logger: logging.Logger = logging.getLogger(__name__)
 
 STILL = 0.005
-"""Real seconds without CPU time after which a thread is taken to wait: the interpreter's switch interval, within which
-a thread that can run gets to run."""
+"""Real seconds without CPU time after which a thread counts as waiting. It is the interpreter's switch interval, within
+which a thread that can run gets to run.
+"""
 
 PATIENCE = 5.0
 """Seconds of waiting (real) or computing (CPU) in one call into a handler, after which virtual time does not care; by
@@ -120,8 +121,8 @@ class Worker:
         self.workers.turns += 1
 
     def sleep(self, seconds: float, least: float = 0.001) -> None:
-        # Not less than 1 ms: an `emit` that takes a while by itself and returns None again and again must not hold
-        # virtual time for ever.
+        # At least 1 ms: an `emit` that takes a while and returns None again and again must not hold virtual time for
+        # ever.
         self.ident = threading.get_ident()
         self.alarm.acquire()
         self.wake_at = self.workers.now() + max(seconds, least)

@@ -509,14 +509,14 @@ def run_call(
         debug: See there.
         catch: See there.
         patience: Real seconds for which a thread of the handler may compute, or block in a way that virtual time cannot
-            see through (`time.sleep`, a socket), before time goes on without it (`CallRecord.stuck`).
+            see through (`time.sleep`, a socket). After that, time goes on without it (`CallRecord.stuck`).
 
     The call runs in a thread of its own, which is left behind if the handler hangs it.
 
     Raises:
         HandlerError: The handler, or its copy, cannot be run; the text says what to write.
         HandlerHung: A method of the handler held up the loop for more than 30 s of real time, or kept the call from
-            ending; the text names it.
+            ending. The text names it.
         RuntimeError: An event loop runs in this thread: use `open_caller`.
         BaseException: What the handler raised, as it is.
     """

@@ -6,9 +6,9 @@
 
     TestMyBot = MyBotLife.TestCase
 
-pytest and unittest then run it. Hypothesis makes up calls (frames, messages, arguments, barge-in, slowness, errors, and
-every kind of end at any point), and the invariants below are checked after each step. A failure is shrunk to a short
-story and printed as a test that can be pasted.
+pytest and unittest then run it. Hypothesis makes up calls: frames, messages, arguments, barge-in, slowness, errors, and
+every kind of end at any point. The invariants below are checked after each step. A failure is shrunk to a short story
+and printed as a test that can be pasted.
 
 Strategy: Hypothesis' rules are sync, so the machine holds a way into a loop whose time is virtual and manual: nothing
 moves but by a rule. A `Stream` with one slot serves the calls, as in production; the handler is a copy of yours, with a
@@ -248,11 +248,11 @@ def _bounded(run: Callable[[Any], None], life: type[HandlerLifecycle], budget: B
 class HandlerLifecycle(RuleBasedStateMachine):
     """A Hypothesis state machine that plays the lives your handler may have; override `make_handler`.
 
-    Checked for you: `shutdown` is called exactly once; nothing is called before the context is set, or after `shutdown`
-    began; each method runs one call at a time; frames come in order; every queue keeps its bound, and the figures add
-    up; barge-in leaves nothing queued; every connection has one reason for its end, the one that came first, and ends
-    in time; nothing is sent after it; no task and no thread is left, the slot is free, and nothing that copies share
-    was changed.
+    It checks this for you. `shutdown` is called exactly once. Nothing is called before the context is set, or after
+    `shutdown` began. Each method runs one call at a time, and frames come in order. Every queue keeps its bound, and
+    the figures add up. Barge-in leaves nothing queued. Every connection has one reason for its end, the one that came
+    first, and ends in time. Nothing is sent after the end. No task and no thread is left, the slot is free, and nothing
+    that copies share was changed.
 
     A step that needs a call begins a plain one if no call goes on. Add rules and invariants with Hypothesis' `@rule()`
     and `@invariant()` on methods of your subclass. `handler` is the copy that serves the present call, `connection` its

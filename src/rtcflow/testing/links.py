@@ -4,9 +4,9 @@
     async with memory_pair(link=bad, back=LossyLink(seed=8, loss=0.02)) as (ours, theirs): ...
 
 A link is for one direction of one `rtcflow.transports.memory.memory_pair` (the protocol is
-`rtcflow.transports.memory.Link`), and begins again with it: the same seed and the same frames give the same fate. Media
-is lost, late, doubled and out of order; messages ride on a reliable channel, so they are only late, and never overtake
-one another.
+`rtcflow.transports.memory.Link`). A new pair begins again with the seed. The same seed loses and delays the same frames
+in the same way. Media is lost, late, doubled and out of order; messages ride on a reliable channel, so they are only
+late, and never overtake one another.
 """
 
 from __future__ import annotations

@@ -210,7 +210,7 @@ BY_TOOLS = (
         "waits-for-room-after-the-end",
         "A thread that waits for room in audio_out is not told of the end.",
         (Edit("connection.connection:Connection._close", "transport.audio_out.end()", "pass"),),
-        _checked("Hum"),
+        _checked("LongText"),
         kind=5,
     ),
     Mutant(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 from mutations.bugs import MUTANTS
+from mutations.by_tools import KINDS
 from mutations.plant import Edit, Outgrown
+from mutations.run import PAGE
 
 from rtcflow.media import codecs, resample
 from rtcflow.media.convert import to_channels
@@ -21,6 +23,18 @@ def test_a_planted_bug_fits_the_code(mutant):
 def test_names_are_unique():
     """A name chooses one bug."""
     assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS)
+
+
+def test_the_page_tells_of_all_planted_bugs():
+    """docs/mutations.md has as many bugs of each kind as there are; `nox -s mutations -- --write` writes it anew."""
+    text = PAGE.read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+    caught = {row[0]: row[-2] for row in rows[2:]}
+    for number, kind in enumerate(KINDS):
+        planted = sum(mutant.kind == number for mutant in MUTANTS)
+        assert caught[f"{number}. {kind}" if number else kind] == f"{planted} of {planted}"
+    assert caught["all"] == f"{len(MUTANTS)} of {len(MUTANTS)}"
+    assert all(f"`{mutant.name}`" in text for mutant in MUTANTS if mutant.hangs)
 
 
 def test_a_bug_is_planted_wherever_the_function_was_imported_to_and_taken_back():

@@ -309,7 +309,7 @@ class RealtimeHandler(AsyncStreamHandler):
                 self._show_state("thinking")
             case ToolsCalled(calls):
                 for call in calls:
-                    self.loop.create_task(self._run_tool(call, self._session), name=call.name)
+                    self._begin_tool(call)
             case CallsCancelled(ids):
                 for id_ in ids:
                     if id_ in self._running:
@@ -353,16 +353,21 @@ class RealtimeHandler(AsyncStreamHandler):
         if self._on_event is not None:
             self._on_event(event)
 
-    async def _run_tool(self, call: ToolCall, session: int) -> None:
-        """The task of one tool: exactly one result is sent, whatever happens to it."""
+    def _begin_tool(self, call: ToolCall) -> None:
+        """Start the task of one tool. From now on, the service and the caller can cancel it."""
+        if call.id in self._running:
+            return  # sent twice
         tool, scope = self._tools.get(call.name), anyio.CancelScope()
+        if tool is not None:
+            self._running[call.id] = (tool, scope)
+        self.loop.create_task(self._run_tool(call, tool, scope, self._session), name=call.name)
+
+    async def _run_tool(self, call: ToolCall, tool: Tool | None, scope: anyio.CancelScope, session: int) -> None:
+        """The task of one tool: exactly one result is sent, whatever happens to it."""
         content = CANCELLED
         if tool is None:
             content = failure(f"there is no tool {call.name!r}")
-        elif call.id in self._running:
-            return  # sent twice
         else:
-            self._running[call.id] = (tool, scope)
             try:
                 with scope:
                     content = await call_tool(tool, call, self.run_sync)

@@ -20,6 +20,7 @@ from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, Reje
 from rtcflow import EndCause
 from rtcflow.agents import GeminiLive, OpenAIRealtime, RealtimeHandler, tool
 from rtcflow.agents import realtime as module
+from rtcflow.agents.calling import CANCELLED
 from rtcflow.connection.connection import Connection
 from rtcflow.frames import AudioFormat
 from rtcflow.protocol.realtime import (
@@ -394,6 +395,87 @@ async def test_gemini_live():
     }  # fmt: skip
     assert resumed["setup"]["sessionResumption"] == {"handle": "h1"}
     assert peers[0].headers["x-goog-api-key"] == "key"
+
+
+async def test_the_application_silences_the_service_and_has_it_answer_a_text():
+    """`interrupt` truncates and cancels tools, as speech does; `reply_to` sends words."""
+    got = []
+
+    @tool
+    async def slow() -> str:
+        """Take an hour."""
+        await anyio.sleep(3600)
+        return "done"
+
+    async def session(peer):
+        await greet(peer)
+        call = {"type": "function_call", "call_id": "1", "name": "slow", "arguments": "{}"}
+        await peer.send({"type": "response.done", "response": {"output": [call, call]}})  # sent twice, called once
+        await peer.send(delta("a", 5.0))
+        while len(got) < 4:
+            got.append(await peer.receive())
+
+    async with service(session) as (url, _), calling(url, tools=[slow]) as (caller, _events):
+        await until(caller, lambda: loud(caller) > 0.1)
+        caller.handler.interrupt()
+        await until(caller, lambda: len(got) == 2)
+        caller.handler.reply_to("Are you there?")
+        await until(caller, lambda: len(got) == 4)
+    (truncate,) = [message for message in got if message["type"] == "conversation.item.truncate"]
+    assert truncate["item_id"] == "a"
+    items = [message["item"] for message in got if message["type"] == "conversation.item.create"]
+    assert items[0] == {"type": "function_call_output", "call_id": "1", "output": CANCELLED}
+    assert items[1]["content"] == [{"type": "input_text", "text": "Are you there?"}]
+    assert got[-1] == {"type": "response.create"}, "for the text, and not for the cancelled tool"
+
+
+async def test_a_tool_outlives_its_session_or_is_not_needed_any_more():
+    """The service takes one call back. The result of another comes in the next session, as text."""
+    got, release = [], anyio.Event()
+
+    @tool
+    async def wait(name: str) -> str:
+        """Wait."""
+        await release.wait()
+        return f"{name} has waited"
+
+    async def first(peer):
+        await peer.receive()
+        await peer.send({"setupComplete": {}})
+        calls = [{"id": name, "name": "wait", "args": {"name": name}} for name in ("a", "b")]
+        await peer.send({"toolCall": {"functionCalls": calls}})
+        await peer.send({"toolCallCancellation": {"ids": ["a", "never heard of"]}})
+        got.append(await peer.receive())
+        await peer.send({"goAway": {"timeLeft": "1s"}})
+
+    async def second(peer):
+        await peer.receive()
+        await peer.send({"setupComplete": {}})
+        release.set()
+        got.append(await peer.receive())
+
+    async with service(first, second) as (url, _), calling(url, GeminiLive, tools=[wait]) as (caller, _events):
+        await until(caller, lambda: len(got) == 2)
+    (response,) = got[0]["toolResponse"]["functionResponses"]
+    assert response["id"] == "a"
+    assert response["response"] == {"result": CANCELLED, "scheduling": "SILENT"}
+    ((part,),) = [turn["parts"] for turn in got[1]["clientContent"]["turns"]]
+    assert part["text"] == "[The result of wait has come: b has waited]"
+
+
+async def test_a_service_that_closes_before_it_is_ready_has_failed(monkeypatch):
+    monkeypatch.setattr(module, "BACKOFF", 0.02)
+
+    async def rude(peer):
+        await peer.receive()
+        await peer.close(1000)
+
+    async with service(rude) as (url, peers), calling(url, attempts=2) as (caller, events):
+        with anyio.fail_after(10):
+            end = await caller.wait_ended()
+    assert end.cause is EndCause.HANDLER_CLOSED
+    assert len(peers) == 2
+    assert all("was not ready" in event.text for event in events if isinstance(event, ServiceFailed))
 
 
 # -- the example

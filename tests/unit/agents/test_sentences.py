@@ -101,3 +101,35 @@ async def test_an_async_stream_is_closed_with_the_pieces():
     assert await anext(pieces) == "word. "
     await pieces.aclose()
     assert closed == [True]
+
+
+@pytest.mark.parametrize("comma", "、，；：")
+def test_east_asian_clauses_end_without_white_space(comma):
+    text = f"今日はとても天気がいいです{comma}散歩{comma}に行きましょう。"
+    first, rest = sentences([text])
+    assert first.endswith(comma), "the first piece"
+    assert rest == text[len(first) :], "the second one ends at its stop, not at a comma"
+
+
+def test_closing_marks_alone_are_no_sentence():
+    assert list(sentences(['"» Yes. No.'])) == ['"» Yes. ', "No."]
+
+
+class Tokens:
+    """An async iterable that is no generator: it cannot be closed."""
+
+    def __init__(self, *tokens: str) -> None:
+        self.left = list(tokens)
+
+    def __aiter__(self):
+        return self
+
+    async def __anext__(self):
+        if not self.left:
+            raise StopAsyncIteration
+        return self.left.pop(0)
+
+
+@pytest.mark.anyio
+async def test_any_async_iterable_will_do():
+    assert [piece async for piece in sentences(Tokens("One. T", "wo. "))] == list(sentences(["One. Two. "]))

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import wave
+from dataclasses import replace
 
 import anyio
 import numpy as np
 import pytest
 
-from rtcflow.client.measured_call import RATE, find_echo, hold_call, read_audio, write_wav
+from rtcflow.client.measured_call import LONGEST_GAP, RATE, _Recorder, find_echo, hold_call, read_audio, write_wav
 from rtcflow.connection.connection import Connection
 from rtcflow.demo import EchoHandler
+from rtcflow.frames import AudioFrame
 from rtcflow.handlers.base import AsyncStreamHandler
 from rtcflow.outputs import CloseStream
+from rtcflow.protocol import messages
 from rtcflow.transports.memory import memory_pair
 
 
@@ -124,3 +127,92 @@ async def test_a_call_can_be_interrupted():
         with anyio.fail_after(30):
             report = await hold_call(theirs, None, 60.0, until=lambda: anyio.sleep(0.05))
     assert report.ended == "interrupted"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("cause", [None, OSError("the cable is cut")])
+async def test_a_line_that_breaks_is_a_failure(cause):
+    async with memory_pair() as (_, theirs), anyio.create_task_group() as tg:
+
+        async def cut():
+            await anyio.sleep(0.2)
+            theirs.break_link(cause)
+
+        if cause is None:
+            theirs.wait_ended = broken_without_a_cause
+        else:
+            tg.start_soon(cut)
+        report = await hold_call(theirs, None, 60.0)
+    assert report.failed
+    assert report.ended == ("the line broke: the cable is cut" if cause else "the line broke")
+
+
+async def broken_without_a_cause():
+    raise anyio.BrokenResourceError
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("said", "ended", "failed"),
+    [
+        (messages.Error("no model"), "the server reported an error: no model", True),
+        (messages.EndStream("good night"), "the server ended it: good night", False),
+        (messages.EndStream(), "the server ended it", False),
+        (messages.AppMessage("hi"), "the server ended it", False),
+    ],
+    ids=str,
+)
+async def test_what_the_server_said_last_is_in_the_report(said, ended, failed):
+    async with memory_pair() as (ours, theirs), anyio.create_task_group() as tg:
+
+        async def server():
+            ours.send_message_nowait(messages.encode(said))
+            await anyio.sleep(0.2)
+            await ours.aclose()
+
+        tg.start_soon(server)
+        report = await hold_call(theirs, None, 60.0)
+    assert (report.ended, report.failed) == (ended, failed)
+
+
+class Counting:
+    """A memory transport that counts datagrams, as the one over WebRTC does, until it falls silent."""
+
+    def __init__(self, inner, silent_after):
+        self._inner, self._begin, self._silent_after = inner, anyio.current_time(), silent_after
+
+    def __getattr__(self, name):
+        return getattr(self._inner, name)
+
+    def statistics(self):
+        passed = min(anyio.current_time() - self._begin, self._silent_after)
+        return replace(self._inner.statistics(), details={"datagrams_received": 50 * passed})
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("silent_after", "seconds", "ended"),
+    [
+        (2.0, 60.0, "the server has gone silent: nothing came for 3 s"),  # while it goes on
+        (2.0, 4.5, "the server has gone silent: nothing came for 2 s"),  # found at the end
+        (99.0, 4.5, "hung up after the time was over"),
+    ],
+)
+async def test_a_server_that_was_killed_is_found_by_its_silence(silent_after, seconds, ended):
+    async with memory_pair() as (_, theirs):
+        report = await hold_call(Counting(theirs, silent_after), None, seconds)
+    assert report.ended == ended
+    assert report.failed == ("silent" in ended)
+    assert report.duration < 6
+
+
+def test_a_gap_in_the_media_is_silence_in_the_recording():
+    recorder = _Recorder()
+    loud = np.full((1, 480), 9000, np.int16)
+    recorder.feed(AudioFrame(loud, 24000, 0), 1.0)
+    recorder.feed(AudioFrame(loud, 24000, 480 + 12000), 2.0)  # half a second is missing
+    recorder.feed(AudioFrame(loud, 24000, 960 + 12000 + 24000 * 3600), 3.0)  # an hour: cut, or memory would go
+    recording = recorder.recording()[0]
+    assert recorder.began == 1.0
+    assert recording.shape[0] == pytest.approx(3 * 960 + 24000 + LONGEST_GAP, abs=200)
+    assert np.abs(recording[2000:24000]).max() == 0

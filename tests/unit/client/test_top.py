@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+from types import SimpleNamespace
+
+import anyio
 import pytest
 
-from rtcflow.exceptions import RemoteProtocolError, UnknownConnection
+from rtcflow.exceptions import NegotiationError, RemoteProtocolError, UnknownConnection
 from rtcflow.serving.live_calls import LiveCall, as_json
+from rtcflow.testing import virtual_backend
 
 rich_console = pytest.importorskip("rich.console", reason="the extra cli is not here")
 top = pytest.importorskip("rtcflow.client.top")
@@ -180,3 +185,97 @@ async def test_watching(monkeypatch):
     answers.append(ConnectionError("nobody answers"))
     with pytest.raises(ConnectionError):
         await Watching("http://host", {}, shown.append).look()
+
+
+@pytest.mark.parametrize(("status", "content", "error"), [
+    (404, b"", NegotiationError), (403, b'{"status": "failed", "meta": {"error": "not_authorized"}}', NegotiationError),
+    (200, b"hello", RemoteProtocolError),
+])  # fmt: skip
+@pytest.mark.anyio
+async def test_what_a_server_answers(monkeypatch, status, content, error):
+    asked = []
+
+    async def request(*arguments):
+        asked.append(arguments)
+        return SimpleNamespace(status_code=status, content=content)
+
+    monkeypatch.setattr(top, "request", request)
+    with pytest.raises(error):
+        await top.get_calls("http://host/talk", {"authorization": "x"})
+    assert asked[0][:2] == ("GET", "http://host/talk/calls/live")
+
+
+@pytest.mark.anyio
+async def test_the_request_that_ends_a_call_names_its_id_if_it_is_known(monkeypatch):
+    """The number alone could be another call's after a restart of the server."""
+    asked = []
+
+    async def request(method, url, _headers, _timeout, body):
+        asked.append((method, url, body))
+        return SimpleNamespace(status_code=200, content=b'{"status": "success"}')
+
+    monkeypatch.setattr(top, "request", request)
+    await top.end_call("http://host", {}, 3)
+    await top.end_call("http://host", {}, 3, "abc")
+    assert asked == [
+        ("POST", "http://host/calls/end", {"number": 3}),
+        ("POST", "http://host/calls/end", {"number": 3, "call": "abc"}),
+    ]
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_it_asks_each_second_until_its_user_leaves(backend, monkeypatch):
+    asked, shown = [], []
+
+    async def get_calls(_url, _headers):
+        asked.append(anyio.current_time())
+        return body(1)
+
+    async def keys():
+        await anyio.sleep(3.5)
+        for key in ("down", "quit", "down"):
+            yield key
+
+    monkeypatch.setattr(top, "get_calls", get_calls)
+
+    async def watch():
+        begin, typed = anyio.current_time(), keys()
+        await Watching("http://host", {}, shown.append).run(typed)
+        await typed.aclose()
+        assert [at - begin for at in asked] == pytest.approx([0, 1, 2, 3], abs=0.01)
+        asked.clear()
+        with anyio.move_on_after(2.5):
+            await Watching("http://host", {}, shown.append).run(None)  # without a terminal, until Ctrl-C
+        assert len(asked) == 3
+
+    name, options = virtual_backend(backend)
+    anyio.run(watch, backend=name, backend_options=options)
+    assert len(shown) == 4 + 2 + 3
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there only sockets can be waited for")
+@pytest.mark.anyio
+async def test_the_keys_of_a_terminal_come_at_once_and_it_is_left_as_it_was(monkeypatch):
+    import pty
+    import termios
+
+    ours, theirs = pty.openpty()
+    with open(ours, "wb", buffering=0) as typist, open(theirs, "rb") as terminal:
+        before = termios.tcgetattr(terminal)
+        monkeypatch.setattr(sys, "stdin", terminal)
+        with anyio.fail_after(10):
+            async with top.terminal_keys() as keys:
+                assert not termios.tcgetattr(terminal)[3] & termios.ICANON, "no line is waited for"
+                typist.write(b"\x1b[Be")
+                assert [await anext(keys), await anext(keys)] == ["down", "end"]
+                await keys.aclose()
+        assert termios.tcgetattr(terminal) == before
+
+
+@pytest.mark.anyio
+async def test_without_a_terminal_there_are_no_keys(monkeypatch, tmp_path):
+    (tmp_path / "input").touch()
+    with open(tmp_path / "input") as file:
+        monkeypatch.setattr(sys, "stdin", file)
+        async with top.terminal_keys() as keys:
+            assert keys is None

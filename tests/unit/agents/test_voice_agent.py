@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 
 import anyio
 import numpy as np
@@ -208,6 +209,48 @@ async def test_a_voice_that_streams_gives_each_chunk_its_words():
         assert finished.heard.text.strip() == "Fine."
     assert LONG.startswith(interrupted.position.text)
     assert len(interrupted.position.text) == pytest.approx(15 * interrupted.position.seconds, abs=15)
+
+
+async def test_a_plain_generator_of_a_voice_streams_from_worker_threads():
+    """Each chunk is heard as it comes, and what holds the generator is closed at the end."""
+    closed, threads = [], set()
+
+    def speak(text):
+        try:
+            for _ in range(4):
+                threads.add(threading.current_thread())
+                yield RATE, np.full((1, RATE // 2), 5000, np.int16)
+        finally:
+            closed.append(text)
+
+    services = Services("One two three four five six.")
+    async with open_caller(services.agent(turn(0.3, 0.8), tts=speak)) as caller:
+        await caller.wait(6)
+        loud = sum(heard.frame.duration for heard in caller.heard if np.abs(heard.frame.samples).max() > 1000)
+        said = caller.handler.conversation.messages[-1]["content"]
+    assert loud == pytest.approx(2.0, abs=0.05)
+    assert [text.strip() for text in closed] == [said.strip()] == ["One two three four five six."]
+    assert threading.current_thread() not in threads
+
+
+async def test_a_voice_that_gives_nothing_costs_one_turn():
+    async def speak(text):
+        return None
+
+    services = Services("Hello.")
+    async with open_caller(services.agent(turn(0.3, 0.8), tts=speak, apology=None)) as caller:
+        await caller.wait(4)
+    (failed,) = services.of(ReplyFailed)
+    assert "tts gave None; it must return (sample_rate, samples)" in str(failed.error)
+
+
+@pytest.mark.parametrize("words", ["", "  \n"])
+async def test_nothing_that_was_understood_is_not_answered(words):
+    services = Services("Hello.", words=[words])
+    async with open_caller(services.agent(turn(0.3, 0.8))) as caller:
+        await caller.wait(4)
+        assert caller.handler.conversation.messages == []
+    assert services.asked == []
 
 
 async def test_a_greeting_is_part_of_the_context():

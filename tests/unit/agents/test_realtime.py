@@ -26,6 +26,7 @@ from rtcflow.frames import AudioFormat
 from rtcflow.protocol.realtime import (
     ServiceFailed,
     SessionEnding,
+    SessionReady,
     Transcript,
     UserInterrupted,
 )
@@ -451,10 +452,11 @@ async def test_a_tool_outlives_its_session_or_is_not_needed_any_more():
     async def second(peer):
         await peer.receive()
         await peer.send({"setupComplete": {}})
-        release.set()
         got.append(await peer.receive())
 
-    async with service(first, second) as (url, _), calling(url, GeminiLive, tools=[wait]) as (caller, _events):
+    async with service(first, second) as (url, _), calling(url, GeminiLive, tools=[wait]) as (caller, events):
+        await until(caller, lambda: events.count(SessionReady()) == 2)
+        release.set()
         await until(caller, lambda: len(got) == 2)
     (response,) = got[0]["toolResponse"]["functionResponses"]
     assert response["id"] == "a"

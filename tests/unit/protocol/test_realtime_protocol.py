@@ -94,8 +94,8 @@ OPENAI = {
     "speech ends": ({"type": "input_audio_buffer.speech_stopped"}, [UserStopped()]),
     "the user's words": ({"type": TALK, "transcript": "Hi.", "item_id": "u"}, [Transcript("user", "Hi.", "u")]),
     "the bot's words": (
-        {"type": "response.output_audio_transcript.delta", "delta": "Hel", "item_id": "b"},
-        [Transcript("assistant", "Hel", "b")],
+        {"type": "response.output_audio_transcript.delta", "delta": "Hello,", "item_id": "b"},
+        [Transcript("assistant", "Hello,", "b")],
     ),
     "a call": (
         {"type": "response.done", "response": {"status": "completed", "output": [WEATHER, {"type": "message"}]}},

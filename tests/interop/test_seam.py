@@ -26,7 +26,7 @@ from aiortc import (
 )
 from aiortc.rtcrtpparameters import RTCRtpCodecParameters, RTCRtpReceiveParameters, RTCRtpSendParameters
 from aiortc.rtcrtpreceiver import RemoteStreamTrack
-from aiortc.rtcsctptransport import CookieEchoChunk, serialize_packet
+from aiortc.rtcsctptransport import CookieEchoChunk, DataChunk, serialize_packet
 from aiortc.rtp import (
     RTCP_PSFB_FIR,
     RTCP_PSFB_PLI,
@@ -42,7 +42,7 @@ from google_crc32c import value as crc32c
 from OpenSSL import SSL
 
 from rtcflow._engine.config import VideoConfig, WebRTCConfig
-from rtcflow._engine.seam import gathering, restart, seam
+from rtcflow._engine.seam import gathering, restart, seam, wire
 from rtcflow._engine.seam.description import SessionDescription, common_codecs, digests
 from rtcflow._engine.seam.pictures import encode_pictures, take_pictures
 from rtcflow._engine.video import PictureEncoder, PictureReceiver, encoders
@@ -483,6 +483,97 @@ def test_faults_of_the_peer_are_contained() -> None:
                 await sctp._handle_data(
                     serialize_packet(5000, 5000, sctp._local_verification_tag, CookieEchoChunk(body=b""))
                 )
+
+    run(check())
+
+
+async def opened(sctp: RTCSctpTransport) -> None:
+    """Until the pair's own channel is open: nothing else will come of itself."""
+    while not sctp._data_channels:
+        await asyncio.sleep(0.001)
+
+
+PILES = {
+    "the first piece of a message, again and again": (lambda n: (n, 0, 0b010), 1280, "pieces"),
+    "every second piece": (lambda n: (2 * n + 1, 0, 0b111), 1280, "pieces"),
+    "messages on ever new channels": (lambda n: (n, n, 0b011), 100, "data channels"),
+}
+
+
+@pytest.mark.parametrize("pile", PILES)
+def test_what_a_peer_piles_up_on_data_channels_is_bounded(pile: str) -> None:
+    """aiortc keeps what is empty without counting it, and goes through all of it whenever a piece comes."""
+    chunk_of, most, words = PILES[pile]
+
+    async def check() -> None:
+        async with connected_pair() as (_, two):
+            sctp = two.sctp
+            assert sctp is not None
+            await opened(sctp)
+            seam.contain_faults(two, 1000, lambda _: None)
+            first, count = sctp._last_received_tsn + 1, 0
+            with pytest.raises(RemoteProtocolError, match=rf"more than {most} .*{words}"):
+                while count < 2 * most:
+                    number, stream, flags = chunk_of(count)
+                    chunk = DataChunk(flags=flags)
+                    chunk.tsn, chunk.stream_id, chunk.stream_seq = (first + number) % 2**32, stream, 0
+                    chunk.protocol, chunk.user_data = 51, b""
+                    await sctp._handle_data(serialize_packet(5000, 5000, sctp._local_verification_tag, chunk))
+                    count += 1
+            assert most - 3 <= count <= most + 1
+
+    run(check())
+
+
+def test_a_window_full_of_pieces_may_wait() -> None:
+    """As many as fit into the window that a peer is told of, after one that was lost; then they are read in order."""
+
+    async def check() -> None:
+        async with connected_pair() as (_, two):
+            sctp = two.sctp
+            assert sctp is not None
+            heard: list[int] = []
+
+            async def hear(stream_id: int, pp_id: int, data: bytes) -> None:
+                heard.append(int(data[:3]))
+
+            await opened(sctp)
+            seam.contain_faults(two, 2000, lambda _: None)
+            vars(sctp)["_data_channel_receive"] = hear
+            first, many = sctp._last_received_tsn + 1, 2**20 // 1172
+            for number in (*range(1, many), 0):
+                chunk = DataChunk(flags=0b011)
+                chunk.tsn, chunk.stream_id, chunk.stream_seq = (first + number) % 2**32, 0, number
+                chunk.protocol, chunk.user_data = 51, b"%03d" % number + bytes(1169)
+                await sctp._handle_data(serialize_packet(5000, 5000, sctp._local_verification_tag, chunk))
+            assert heard == list(range(many))
+
+    run(check())
+
+
+def test_further_sources_of_a_peer_are_dropped() -> None:
+    """aiortc keeps something for each until the call ends. Those that are known go on."""
+
+    async def check() -> None:
+        async with connected_pair() as (_, two):
+            faults: list[str] = []
+            (transport,) = seam.transports(two)
+            receiver, heard = two.getReceivers()[0], []
+
+            async def hear(packet: RtpPacket, arrival_time_ms: int) -> None:
+                heard.append(packet.ssrc)
+
+            seam.contain_faults(two, 1000, faults.append)
+            vars(receiver)["_handle_rtp_packet"] = hear
+            transport._rtp_router.payload_type_table[96] = {receiver}
+            for ssrc in [*range(1, wire.SOURCES + 100), 1]:
+                packet = RtpPacket(payload_type=96, sequence_number=1, ssrc=ssrc, payload=b"x")
+                await transport._handle_rtp_data(packet.serialize(), arrival_time_ms=0)
+            assert len(transport._rtp_router.ssrc_table) == wire.SOURCES
+            assert len(heard) >= wire.SOURCES - 5
+            assert max(heard) <= wire.SOURCES
+            assert heard[-1] == 1
+            assert set(faults) == {"a packet came from an RTP source that is not among the first 1000 of the peer"}
 
     run(check())
 

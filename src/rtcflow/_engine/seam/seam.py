@@ -171,11 +171,14 @@ def contain_faults(connection: RTCPeerConnection, max_message: int, on_fault: Ca
     `RemoteProtocolError`. They are reliable, so nothing on them can be dropped. Messages on channels that nobody has
     opened in-band (``negotiated: true``) are reported.
 
+    What aiortc keeps for a peer until the call ends has a bound, too: sources of RTP, data channels, and pieces of
+    messages that wait for others. aiortc compares each piece that comes with all of those, in the thread of every call.
+
     Relies on: ``RTCDtlsTransport`` calls its own ``_handle_rtp_data(data, arrival_time_ms=)`` and
     ``_handle_rtcp_data(data)`` with what was decrypted, and ``_data_receiver._handle_data(data)`` of the
     `RTCSctpTransport`, which calls its own ``_data_channel_receive(stream_id, pp_id, data)``;
     ``RTCSctpTransport._data_channels`` holds the channels by stream; ``_advertised_rwnd`` is the room left for what was
-    received in part.
+    received in part; ``_inbound_streams[n].reassembly`` and ``_sack_misordered`` hold the pieces and numbers of it.
 
     Args:
         connection: With the transports that will be needed.
@@ -187,6 +190,10 @@ def contain_faults(connection: RTCPeerConnection, max_message: int, on_fault: Ca
         for name in ("_handle_rtp_data", "_handle_rtcp_data"):
             if hasattr(transport, name):
                 members[name] = partial(_drop_faulty, getattr(transport, name), on_fault)
+        if "_handle_rtp_data" in members and wire.knows_sources(transport):
+            members["_handle_rtp_data"] = partial(
+                _drop_further_sources, transport, members["_handle_rtp_data"], on_fault
+            )
     sctp = connection.sctp
     if sctp is None:
         return
@@ -207,14 +214,37 @@ async def _drop_faulty(stock: Any, on_fault: Callable[[str], None], data: bytes,
 
 
 async def _read_sctp(sctp: Any, stock: Any, data: bytes) -> None:
+    await asyncio.sleep(0)  # aiortc reads on as long as packets wait; the other calls have their turn between two
     try:
         await stock(data)
     except ConnectionError:
         raise
     except Exception as error:
         raise RemoteProtocolError(f"the peer's data channels cannot be read: {type(error).__name__} {error}") from error
+    if (much := _too_much(sctp)) is not None:
+        raise RemoteProtocolError(much)
+
+
+def _too_much(sctp: Any) -> str | None:
+    """What the peer has more of than aiortc should keep, in words; None if all is within its bound."""
+    streams = getattr(sctp, "_inbound_streams", {})
+    waiting = sum(len(stream.reassembly) for stream in streams.values())
     if getattr(sctp, "_advertised_rwnd", 0) < -_OVERRUN:
-        raise RemoteProtocolError("the peer sends more on its data channels than it was given room for")
+        return "the peer sends more on its data channels than it was given room for"
+    if max(waiting, len(getattr(sctp, "_sack_misordered", ()))) > _PIECES:
+        return f"more than {_PIECES} pieces of messages on the peer's data channels wait for others"
+    if max(len(streams), len(sctp._data_channels)) > _CHANNELS:
+        return f"the peer has more than {_CHANNELS} data channels open"
+    return None
+
+
+async def _drop_further_sources(
+    transport: Any, stock: Any, on_fault: Callable[[str], None], data: bytes, **more: Any
+) -> None:
+    if wire.is_one_source_too_many(transport, data):
+        on_fault(f"a packet came from an RTP source that is not among the first {wire.SOURCES} of the peer")
+        return
+    await stock(data, **more)
 
 
 async def _report_unopened(
@@ -234,6 +264,10 @@ async def _report_unopened(
 
 _OVERRUN: Final = 2**18
 """Bytes that a peer may send beyond the window it was told of: what was under way."""
+_PIECES: Final = 1280
+"""Pieces of messages that may wait for others: a window full of pieces that fill their packets is 900."""
+_CHANNELS: Final = 100
+"""Data channels of one call. rtcflow uses the newest one."""
 _DCEP: Final = 50
 """The payload protocol of a channel's opening (RFC 8832 section 8.1)."""
 

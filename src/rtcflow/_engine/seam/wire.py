@@ -125,6 +125,30 @@ def can_receive(receiver: RTCRtpReceiver) -> bool:
     )
 
 
+SOURCES: Final = 1000
+"""RTP sources (SSRCs) of one peer. aiortc and libsrtp keep something for each until the call ends."""
+
+
+def knows_sources(transport: RTCDtlsTransport) -> bool:
+    """Whether `is_one_source_too_many` knows this aiortc."""
+    return hasattr(getattr(transport, "_rtp_router", None), "ssrc_table")
+
+
+def is_one_source_too_many(transport: Any, data: bytes) -> bool:
+    """Whether this is a packet of RTP, encrypted or not, whose source is new, after `SOURCES` others.
+
+    Relies on: ``RTCDtlsTransport._rtp_router.ssrc_table`` gets each source whose first packet decrypts.
+    """
+    table = transport._rtp_router.ssrc_table
+    return (
+        len(table) >= SOURCES
+        and len(data) >= _SHORTEST
+        and 128 <= data[0] <= 191
+        and not 192 <= data[1] <= 223
+        and int.from_bytes(data[8:12], "big") not in table
+    )
+
+
 def receive(
     receiver: RTCRtpReceiver, on_packet: Callable[[RtpPacket], None], on_error: Callable[[BaseException], None]
 ) -> None:
@@ -162,7 +186,8 @@ def receive(
             or not nothing_waits()
             or transport._state is not connected
         ):
-            stock(data, origin)
+            if not is_one_source_too_many(transport, data):
+                stock(data, origin)
             return
         counts[rx_bytes] += len(data)
         counts[rx_packets] += 1

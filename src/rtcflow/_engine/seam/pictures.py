@@ -205,7 +205,9 @@ def encode_pictures(
 
     async def retransmit(sequence_number: int) -> None:
         packet = members["_RTCRtpSender__rtp_history"].get(sequence_number % RTP_HISTORY_SIZE)
-        if packet is not None and events.may_send_again(sequence_number, len(packet.payload)):
+        if packet is None or packet.sequence_number != sequence_number:  # the place of one that was sent since
+            return
+        if events.may_send_again(sequence_number, len(packet.payload)):
             await stock_retransmit(sequence_number)
 
     async def handle_rtcp(packet: Any) -> None:

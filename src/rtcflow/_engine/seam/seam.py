@@ -226,7 +226,10 @@ async def _read_sctp(sctp: Any, stock: Any, data: bytes) -> None:
 
 
 def _too_much(sctp: Any) -> str | None:
-    """What the peer has more of than aiortc should keep, in words; None if all is within its bound."""
+    """What the peer has more of than aiortc should keep, in words; None if all is within its bound.
+
+    Relies on: what `contain_faults` says of `RTCSctpTransport`; what is missing has no bound.
+    """
     streams = getattr(sctp, "_inbound_streams", {})
     waiting = sum(len(stream.reassembly) for stream in streams.values())
     if getattr(sctp, "_advertised_rwnd", 0) < -_OVERRUN:

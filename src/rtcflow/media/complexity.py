@@ -10,7 +10,7 @@ away.
 
 *Use* is the busier of two shares: the thread's of its core, and the process' of its cores. One core is all that a
 process has while its threads wait for the interpreter's lock. So when a quarter of the ticks are late by `HELD_UP`, the
-process' share is of one core: thirty calls that use 0.9 of a core fill it, however many cores there are. A model that
+process' share is of one core. Thirty calls that use 0.9 of a core fill it, however many cores there are. A model that
 computes on other cores without the lock makes no tick late, and does not count so.
 
 Hysteresis keeps the level steady:

@@ -10,7 +10,7 @@ from pathlib import Path
 import anyio
 
 from rtcflow import AdditionalOutputs, AsyncStreamHandler, Stream
-from rtcflow.cluster import Cluster, node
+from rtcflow.cluster import Cluster
 from rtcflow.ends import Timeouts
 from rtcflow.transports.telephone import TelephoneConfig
 from rtcflow.transports.webrtc import WebRTCConfig
@@ -22,6 +22,8 @@ if skew := float(ENV.get("SKEW", "0")):
     time.time = lambda: true_time() + skew
 
 if "PROTOCOL" in ENV:  # another version of rtcflow
+    from rtcflow.cluster import node
+
     node.PROTOCOL = int(ENV["PROTOCOL"])
 
 if "SLOW" in ENV:  # the event loop stands still again and again

@@ -454,7 +454,10 @@ def test_a_node_that_does_not_fit_does_not_start(backend, tmp_path, environment,
     """Another stream with the same prefix, a clock that is an hour off, another version, no NATS: one line says so."""
     with fleet(tmp_path, 1, backend) as site:
         node = Process(tmp_path, "--backend", backend, **{"NATS": site.nats.url} | environment)
-        assert node.wait(120) == 1
+        try:
+            assert node.wait(120) == 1
+        finally:
+            node.close()
         assert words in node.text()
         assert "Traceback" not in node.text()
         assert answers(site.nodes[0].url)

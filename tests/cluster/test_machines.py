@@ -158,14 +158,14 @@ async def _without_the_first(machines, nodes):
     home, *others = nodes
     with anyio.fail_after(120):
         async with httpx2.AsyncClient(timeout=60) as client:
-            async with call_by_websocket(home.url.replace("http", "ws"), websocket_id="cut off"):
-                while (await tell(client, others[0].url, "cut off", 0)).status_code != 200:
+            async with call_by_websocket(home.url.replace("http", "ws"), websocket_id="cut_off"):
+                while (await tell(client, others[0].url, "cut_off", 0)).status_code != 200:
                     await anyio.sleep(0.02)
                 machines.pull(NODES[0])
-                asked = await tell(client, others[0].url, "cut off", 1)
+                asked = await tell(client, others[0].url, "cut_off", 1)
                 assert asked.status_code == 503, asked.text
                 machines.plug(NODES[0])
                 for node in others:
-                    while (asked := await tell(client, node.url, "cut off", 2)).status_code == 503:
+                    while (asked := await tell(client, node.url, "cut_off", 2)).status_code == 503:
                         await anyio.sleep(0.1)
                     assert asked.status_code == 200, asked.text

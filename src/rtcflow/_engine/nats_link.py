@@ -40,6 +40,10 @@ ROUND: Final = 10.0
 """Seconds for one way to NATS and back, after which a subscription that has ended is forgotten all the same."""
 
 
+CANCEL_AGAIN: Final = 0.2
+"""Seconds after which a task that was cancelled and still runs is cancelled once more."""
+
+
 class Message(NamedTuple):
     """A message that came: its subject, its bytes, and the subject for the answer ("" if none is wanted)."""
 
@@ -203,26 +207,34 @@ class NatsLink:
     async def _connect(self) -> None:
         self._outbox = asyncio.Queue(OUTBOX)
         options, login = self._options, dict(self._options.login)
+        # owner: `_within`, which returns when it has ended
+        connecting = asyncio.get_running_loop().create_task(
+            self._nats.connect(
+                list(options.servers),
+                name="rtcflow",
+                inbox_prefix=f"{options.prefix}._inbox",
+                no_echo=True,
+                allow_reconnect=True,
+                max_reconnect_attempts=-1,
+                reconnect_time_wait=0.2,
+                connect_timeout=min(2.0, options.timeout),
+                ping_interval=2,
+                max_outstanding_pings=2,
+                error_cb=self._on_error,
+                disconnected_cb=self._on_lost,
+                reconnected_cb=self._on_up,
+                **login,
+            )
+        )
         try:
-            async with asyncio.timeout(options.timeout):
-                self._client = await self._nats.connect(
-                    list(options.servers),
-                    name="rtcflow",
-                    inbox_prefix=f"{options.prefix}._inbox",
-                    no_echo=True,
-                    allow_reconnect=True,
-                    max_reconnect_attempts=-1,
-                    reconnect_time_wait=0.2,
-                    connect_timeout=min(2.0, options.timeout),
-                    ping_interval=2,
-                    max_outstanding_pings=2,
-                    error_cb=self._on_error,
-                    disconnected_cb=self._on_lost,
-                    reconnected_cb=self._on_up,
-                    **login,
-                )
-        except TimeoutError:
-            raise CannotConnect(self._why_not()) from None
+            await _within(options.timeout, connecting)
+        finally:
+            if not connecting.cancelled() and connecting.exception() is None:
+                self._client = connecting.result()  # `_disconnect` closes it
+        if connecting.cancelled():
+            raise CannotConnect(self._why_not())
+        try:
+            connecting.result()
         except (OSError, ValueError, self._nats.errors.Error) as error:
             self._errors.append(str(error) or type(error).__name__)
             raise CannotConnect(self._why_not()) from error
@@ -337,3 +349,17 @@ class NatsLink:
                 logger.debug("NATS: %s", error)
             finally:
                 self._outbox.task_done()
+
+
+async def _within(seconds: float, task: asyncio.Task[Any]) -> None:
+    """Wait until a task has ended. After `seconds`, or if this is cancelled, the task is cancelled until it ends.
+
+    Once is not enough: nats-py connects in an endless loop, and loses a cancellation that comes just when an attempt
+    ends (`asyncio.wait_for` of Python 3.11 does so). The process then never started, and never gave up.
+    """
+    try:
+        await asyncio.wait({task}, timeout=seconds)
+    finally:
+        while not task.done():
+            task.cancel()
+            await asyncio.wait({task}, timeout=CANCEL_AGAIN)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import anyio
 import pytest
@@ -11,7 +12,7 @@ from nats_process import NatsProcess
 
 from rtcflow._core.bridge import loop_clock
 from rtcflow._engine import nats_link
-from rtcflow._engine.nats_link import NatsLink, NatsOptions, NoListener
+from rtcflow._engine.nats_link import CannotConnect, NatsLink, NatsOptions, NoListener
 
 pytestmark = pytest.mark.anyio
 
@@ -124,3 +125,25 @@ async def test_a_subscription_that_was_cut_short_is_ended(nats):
         one.unsubscribe("test.name")
         await heard(one)
         await nobody_listens(two, "test.name")
+
+
+async def never(*_, **__):
+    """`nats.connect` as it may be: a cancellation that comes just when an attempt ends is lost."""
+    for _ in range(2):
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+    await asyncio.Event().wait()
+
+
+async def test_a_connection_that_loses_its_cancellation_is_given_up(nats, monkeypatch):
+    """A node whose NATS refuses it hung for ever, now and then, and did not say why."""
+    monkeypatch.setattr(nats_link, "CANCEL_AGAIN", 0.01)
+    monkeypatch.setattr("nats.connect", never)
+    with anyio.fail_after(20):
+        link = NatsLink(NatsOptions(servers=(nats.url,), prefix="test", timeout=0.01), loop_clock())
+        with pytest.raises(CannotConnect, match="within"):
+            await link.open()
+        link = NatsLink(NatsOptions(servers=(nats.url,), prefix="test", timeout=1000), loop_clock())
+        with anyio.move_on_after(0.1) as scope:
+            await link.open()
+        assert scope.cancelled_caught

@@ -26,6 +26,11 @@ if "PROTOCOL" in ENV:  # another version of rtcflow
 
     node.PROTOCOL = int(ENV["PROTOCOL"])
 
+if "RECONNECT" in ENV:  # a busy machine needs longer
+    from rtcflow.cluster import peers
+
+    peers.RECONNECT = float(ENV["RECONNECT"])
+
 if "SLOW" in ENV:  # the event loop stands still again and again
     signal.signal(signal.SIGALRM, lambda *_: time.sleep(0.2))
     signal.setitimer(signal.ITIMER_REAL, 1, 0.4)

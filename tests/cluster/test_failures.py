@@ -137,14 +137,14 @@ async def call_at_first(nodes, client, engine, stack):
 
 
 @contextmanager
-def two_nodes(tmp_path, backend):
+def two_nodes(tmp_path, backend, **environment):
     """Two nodes, and the way of the first one to NATS."""
     nats = NatsProcess()
     link = Link(nats.port)
     nodes = []
     try:
         for url in (f"nats://127.0.0.1:{link.port}", nats.url):
-            nodes.append(Process(tmp_path, "--backend", backend, NATS=url))
+            nodes.append(Process(tmp_path, "--backend", backend, NATS=url, **environment))
             nodes[-1].wait_ready()
         yield nodes, link
     finally:
@@ -182,13 +182,13 @@ def test_a_connection_to_nats_that_breaks(backend, tmp_path):
     async def calls(nodes, link):
         async with caller() as (client, engine), AsyncExitStack() as stack:
             webrtc_id = await call_at_first(nodes, client, engine, stack)
-            for turn in range(20):
+            for turn in range(6):
                 link.reset()
                 while (asked := await tell(client, nodes[1].url, webrtc_id, turn)).status_code == 503:
                     await anyio.sleep(0.02)
                 assert asked.status_code == 200, asked.text
 
-    with two_nodes(tmp_path, backend) as (nodes, link):
+    with two_nodes(tmp_path, backend, RECONNECT="3") as (nodes, link):
         run(calls, nodes, link)
 
 

@@ -32,8 +32,9 @@ logger: logging.Logger = logging.getLogger(__name__)
 BEAT: Final = 0.5
 """Seconds between two reports, and between two looks at the nodes that are waited for."""
 
-RECONNECT: Final = 0.25
-"""Seconds that a node has to connect to NATS again. nats-py tries at once, and then each 0.2 s."""
+RECONNECT: Final = 0.4
+"""Seconds that a node has to connect to NATS again. nats-py tries at once, and then each 0.2 s. With
+`BEAT`, a caller whose request is under way is told of a death within a second."""
 
 
 class Peers:

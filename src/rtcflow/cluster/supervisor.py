@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -110,8 +111,8 @@ class LocalNats:
 
     def _read_port(self, pid: int) -> int:
         for file in self._folder.glob(f"*_{pid}.ports"):
-            with suppress(ValueError):  # half written
-                return int(file.read_text(encoding="utf-8").split("nats://127.0.0.1:")[1].split('"')[0])
+            if found := re.search(r'nats://127\.0\.0\.1:(\d+)"', file.read_text(encoding="utf-8")):  # or half written
+                return int(found[1])
         return -1
 
     async def keep(self) -> None:

@@ -22,11 +22,14 @@ import av
 import httpx2
 import numpy as np
 from aiortc import MediaStreamTrack, RTCConfiguration, RTCPeerConnection, RTCSessionDescription
-from aiortc.codecs.vpx import Vp8Encoder, VpxPayloadDescriptor
+from aiortc.codecs.vpx import Vp8Decoder, Vp8Encoder, VpxPayloadDescriptor
+from aiortc.jitterbuffer import JitterFrame
 
 from rtcflow.client.load import MARKS, RATE, CallTrace, _find_marks, find_echoes, judge, spoken_signal
 
 SIZE = RATE // 50
+LOOP = 64
+"""Pictures in the loop that is sent: 2.1 s, more than any picture is under way."""
 CHANCE = random.Random(7)
 SENDING: set[asyncio.Future[None]] = set()
 now = time.monotonic
@@ -65,22 +68,30 @@ def decode(packets: list[tuple[float, bytes]]) -> list[tuple[float, np.ndarray]]
     return heard
 
 
-def vp8(seconds: float = 2.0) -> list[bytes]:
-    """A loop of a moving picture, 640×480 at 30/s, as VP8 frames, the first a key frame."""
-    encoder, count = Vp8Encoder(), round(30 * seconds)
+def numbered() -> list[bytes]:
+    """A loop of moving pictures, 640×480, each of which tells its number in squares, as VP8 frames."""
+    encoder, frames = Vp8Encoder(), []
     y, x = np.mgrid[0:480, 0:640]
-    frames = []
-    for number in range(count):
-        phase = 2 * np.pi * number / count
+    for number in range(LOOP):
+        phase = 2 * np.pi * number / LOOP
         grey = 128 + 60 * np.sin(x / 37 + phase) * np.cos(y / 29 - phase)
-        picture = np.stack([grey, np.roll(grey, 40, 1), 255 - grey], axis=2).astype(np.uint8)
+        for bit in range(6):
+            grey[:80, 80 * bit : 80 * bit + 80] = 235 if number >> bit & 1 else 20
+        picture = np.stack([grey, np.roll(grey, 1, 1), grey], axis=2).astype(np.uint8)
         frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format="yuv420p")
         frame.pts, frame.time_base = 3000 * number, fractions.Fraction(1, 90000)
-        if not number:
-            frame.pict_type = av.video.frame.PictureType.I
+        frame.pict_type = av.video.frame.PictureType.I if number == 0 else av.video.frame.PictureType.NONE
         payloads, _ = encoder.encode(frame)
         frames.append(b"".join(VpxPayloadDescriptor.parse(payload)[1] for payload in payloads))
     return frames
+
+
+def read_number(frame: av.VideoFrame, *, flipped: bool) -> int:
+    """The number in the squares of a picture that came back: of its negative, or upside down. It may be smaller."""
+    grey = frame.to_ndarray(format="gray")
+    side = frame.width // 8
+    row = frame.height - side // 2 if flipped else side // 2
+    return sum(int((grey[row, bit * side + side // 2] < 128) != flipped) << bit for bit in range(6))
 
 
 class Paced(MediaStreamTrack):
@@ -185,6 +196,35 @@ class TappedPeer:
         await asyncio.wait_for(self.connection.close(), 5)
 
 
+class FilmPeer(TappedPeer):
+    """Keeps every packet of video that comes, with its moment."""
+
+    def __init__(self, track: Paced, *, flipped: bool) -> None:
+        super().__init__(track)
+        self.flipped = flipped
+        self.packets: dict[int, list[tuple[int, bytes]]] = {}  # by timestamp
+        self.complete: dict[int, float] = {}
+
+    async def _tap_video(self, packet, arrival_time_ms) -> None:
+        if packet.payload:  # libwebrtc also sends packets of padding alone
+            self.packets.setdefault(packet.timestamp, []).append((packet.sequence_number, packet.payload))
+            self.complete[packet.timestamp] = now()
+        await super()._tap_video(packet, arrival_time_ms)
+
+    def ages(self, begin: float, end: float = float("inf")) -> list[float]:
+        """Of each picture that came between `begin` and `end`, the seconds since it was sent."""
+        decoder, found = Vp8Decoder(), []
+        for timestamp, moment in sorted(self.complete.items(), key=lambda item: item[1]):
+            payloads = [payload for _, payload in sorted(self.packets[timestamp])]
+            data = b"".join(VpxPayloadDescriptor.parse(payload)[1] for payload in payloads)
+            for frame in decoder.decode(JitterFrame(data=data, timestamp=timestamp)):
+                number = read_number(frame, flipped=self.flipped)
+                sent = [at for k, at in enumerate(self.track.sent) if k % LOOP == number and at <= moment]
+                if begin <= moment < end and sent:
+                    found.append(moment - sent[-1])
+        return found
+
+
 # -- the server's process
 
 
@@ -239,8 +279,7 @@ class Watch:
 # -- the measurements
 
 
-async def open_all(args, tracks: list[Paced], fates: list[dict[int, str]] | None = None) -> list[TappedPeer]:
-    peers = [TappedPeer(track, fates[number] if fates else None) for number, track in enumerate(tracks)]
+async def open_all(args, peers: list[TappedPeer]) -> None:
     opening = asyncio.Semaphore(4)
 
     async def open_one(peer: TappedPeer) -> None:
@@ -250,7 +289,6 @@ async def open_all(args, tracks: list[Paced], fates: list[dict[int, str]] | None
     await asyncio.gather(*(open_one(peer) for peer in peers))
     gc.collect()
     gc.disable()
-    return peers
 
 
 def speaking(packets: list[bytes], offset: float) -> Paced:
@@ -268,7 +306,8 @@ async def measure_echo(args, packets: list[bytes]) -> dict:
     """Latency, delivery, gaps; CPU and memory of the server per call."""
     process = Process(args.pid)
     idle = process.rss()
-    peers = await open_all(args, [speaking(packets, 0.02 * number / args.n) for number in range(args.n)])
+    peers = [TappedPeer(speaking(packets, 0.02 * number / args.n)) for number in range(args.n)]
+    await open_all(args, peers)
     await asyncio.sleep(2.0)
     begin, watch = now(), Watch(process)
     await asyncio.sleep(args.seconds)
@@ -295,7 +334,8 @@ FAULTS = {"lost": {200: "lost"}, "swapped": {200: "late"}, "five": dict.fromkeys
 
 async def measure_faults(args, packets: list[bytes]) -> dict:
     """By how much later the echo is, 3 s after each fault, ms."""
-    peers = await open_all(args, [speaking(packets, 0.005 * number) for number in range(3)], list(FAULTS.values()))
+    peers = [TappedPeer(speaking(packets, 0.005 * number), fates) for number, fates in enumerate(FAULTS.values())]
+    await open_all(args, peers)
     await asyncio.sleep(10.0)
     changes = {}
     for name, peer in zip(FAULTS, peers, strict=True):
@@ -308,7 +348,8 @@ async def measure_faults(args, packets: list[bytes]) -> dict:
 async def measure_loss(args, packets: list[bytes]) -> dict:
     """Of calls over a network that loses 2 % or 5 % and delays by up to 30 ms: what is missing, and how late it is."""
     fates = [{n: "lost" for n in range(10_000) if CHANCE.random() < share} | {-1: ""} for share in (0.0, 0.02, 0.05)]
-    peers = await open_all(args, [speaking(packets, 0.005 * number) for number in range(3)], fates)
+    peers = [TappedPeer(speaking(packets, 0.005 * number), each) for number, each in enumerate(fates)]
+    await open_all(args, peers)
     for peer in peers[1:]:
         peer.jitter = 0.03
     await asyncio.sleep(1.5)
@@ -327,7 +368,8 @@ async def measure_loss(args, packets: list[bytes]) -> dict:
 async def measure_stall(args, packets: list[bytes]) -> dict:
     """By how much later the echo is 3 s after a stall of the handler's loop, and of the process; and its course."""
     # Four calls, so that there are four marks a second.
-    peers = await open_all(args, [speaking(packets, 0.25 * number) for number in range(4)])
+    peers = [TappedPeer(speaking(packets, 0.25 * number)) for number in range(4)]
+    await open_all(args, peers)
     await asyncio.sleep(3.0)
     begin = now()
     await asyncio.sleep(3.5)
@@ -396,17 +438,24 @@ async def measure_clear(args, packets: list[bytes]) -> dict:
 
 
 async def measure_video(args, packets: list[bytes]) -> dict:
-    """CPU of the server per call, and pictures a second that come back."""
-    process = Process(args.pid)
-    peers = await open_all(
-        args, [Paced("video", vp8(), 1 / 30, 90000, number / args.n / 30) for number in range(args.n)]
-    )
-    await asyncio.sleep(2.5)
+    """CPU of the server per call; pictures a second that come back, and how old they are."""
+    process, pictures = Process(args.pid), numbered()
+    peers = [
+        FilmPeer(Paced("video", pictures, 1 / 30, 90000, number / args.n / 30), flipped=True)
+        for number in range(args.n)
+    ]
+    await open_all(args, peers)
+    await asyncio.sleep(4.0)
     begin, cpu = now(), process.cpu()
     await asyncio.sleep(args.seconds)
     end, cpu = now(), process.cpu() - cpu
-    count = sum(begin <= moment < end for peer in peers for moment in peer.pictures.values())
-    return {"video_cpu": 100 * cpu / args.n / (end - begin), "fps": count / args.n / (end - begin)}
+    ages = [age for peer in peers for age in peer.ages(begin, end)]
+    return {
+        "video_cpu": 100 * cpu / args.n / (end - begin),
+        "fps": len(ages) / args.n / (end - begin),
+        "age_p50_ms": 1000 * float(np.percentile(ages, 50)) if ages else None,
+        "age_p95_ms": 1000 * float(np.percentile(ages, 95)) if ages else None,
+    }
 
 
 def main() -> None:

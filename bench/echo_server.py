@@ -7,6 +7,8 @@
 --variant sync     a sync handler
 --variant talker   talks ten seconds at once, until it hears something; then it calls clear_queue()
 --variant video    flips pictures
+--variant hum      a tone that never ends, by a handler that is ahead of real time
+--variant watch    takes pictures, and tells when each came
 --backend          asyncio, uvloop or trio
 """
 
@@ -18,12 +20,12 @@ import gc
 import os
 import threading
 import time
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import anyio
 import numpy as np
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
-from peers import CLEARED, add_debug, hum
+from peers import CLEARED, PICTURES, add_debug, hum
 from starlette.applications import Starlette
 from starlette.responses import JSONResponse
 from starlette.routing import Route
@@ -43,7 +45,9 @@ from rtcflow.transports.webrtc import WebRTCConfig, open_engine
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--port", type=int, required=True)
-parser.add_argument("--variant", default="async", choices=["wire", "bare", "async", "sync", "talker", "video"])
+parser.add_argument(
+    "--variant", default="async", choices=["wire", "bare", "async", "sync", "talker", "video", "hum", "watch"]
+)
 parser.add_argument("--rate", type=int, default=48000)
 parser.add_argument("--input", type=int, help="Hz; by default as --rate")
 parser.add_argument("--latency", default="live", choices=["live", "buffered"])
@@ -121,6 +125,24 @@ class Talker(AsyncEcho):
         return Talker()
 
 
+class Hum(AsyncEcho):
+    async def receive(self, frame) -> None:
+        pass
+
+    async def emit(self):
+        return args.rate, hum(args.rate)
+
+    def copy(self) -> Hum:
+        return Hum()
+
+
+async def watch(transport) -> None:
+    with suppress(anyio.EndOfStream, anyio.ClosedResourceError, anyio.BrokenResourceError):
+        while True:
+            await transport.video_in.take()
+            PICTURES.append(time.monotonic())
+
+
 async def bare(transport) -> None:
     transport.start(AudioFormat(args.rate), AudioFormat(args.rate))
     try:
@@ -133,7 +155,7 @@ async def bare(transport) -> None:
 HANDLER = (
     handler_from(VideoStreamHandler(lambda picture: picture[::-1]), modality="video")
     if args.variant == "video"
-    else {"sync": SyncEcho, "talker": Talker}.get(args.variant, AsyncEcho)()
+    else {"sync": SyncEcho, "talker": Talker, "hum": Hum}.get(args.variant, AsyncEcho)()
 )
 
 
@@ -141,6 +163,8 @@ async def serve(transport) -> None:
     try:
         if args.variant == "bare":
             await bare(transport)
+        elif args.variant == "watch":
+            await watch(transport)
         else:
             await run_connection(transport, HANDLER.copy())
     finally:

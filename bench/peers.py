@@ -3,10 +3,13 @@
 floor        aiortc alone: the incoming track is added to the same connection again
 floor_exact  the same, with each decoded frame copied to its exact size first (see docs/performance.md)
 floor_video  each picture flipped, in the loop
+floor_hum    a tone that never ends, paced as aiortc's own `AudioStreamTrack`; what comes in is not read
+floor_watch  takes pictures, and tells when each came (`GET /debug/pictures`)
 wrtc_direct  libwebrtc from the wheel `wrtc`: the incoming track is sent back, and Python sees no frame
 wrtc_native  the same, with each 10 ms of sound passed through Python by wrtc's own streams
 wrtc_shim    the same, through wrtc's stand-in for aiortc: a track whose `recv` gives frames
 wrtc_video   each picture flipped, through the stand-in
+wrtc_watch   takes pictures, through the stand-in
 fastrtc_async, fastrtc_sync, fastrtc_talker   FastRTC, if the Python that runs this has it
 
 This file is also run by Pythons without rtcflow.
@@ -18,11 +21,14 @@ import argparse
 import asyncio
 import queue
 import time
+from fractions import Fraction
 
 import numpy as np
 
 CLEARED: list[float] = []
 """When `clear_queue` was called (time.monotonic, the same clock in all processes)."""
+PICTURES: list[float] = []
+"""When pictures came, by the same clock."""
 
 
 def make_floor(kind: str):
@@ -61,15 +67,42 @@ def make_floor(kind: str):
             out.pts, out.time_base = frame.pts, frame.time_base
             return out
 
-    wraps = {"floor": lambda track: track, "floor_exact": Exact, "wrtc_shim": Exact}
+    class Hum(MediaStreamTrack):
+        kind = "audio"
+
+        def __init__(self, _) -> None:
+            super().__init__()
+            self.samples, self.count, self.began = hum(48000), 0, 0.0
+
+        async def recv(self):
+            self.began = self.began or time.monotonic()
+            await asyncio.sleep(self.began + 0.02 * self.count - time.monotonic())
+            at = self.count % 500 * 960
+            out = AudioFrame.from_ndarray(self.samples[:, at : at + 960], format="s16", layout="mono")
+            out.sample_rate, out.pts, out.time_base = 48000, 960 * self.count, Fraction(1, 48000)
+            self.count += 1
+            return out
+
+    async def watch(track) -> None:
+        while True:
+            await track.recv()
+            PICTURES.append(time.monotonic())
+
+    wraps = {"floor": lambda track: track, "floor_exact": Exact, "wrtc_shim": Exact, "floor_hum": Hum}
     wrap = wraps.get(kind, Flip)
-    connections = set()
+    connections, tasks = set(), set()
+
+    def on_track(connection, track) -> None:
+        if kind.endswith("watch"):
+            tasks.add(asyncio.ensure_future(watch(track)))
+        else:
+            connection.addTrack(wrap(track))
 
     async def offer(request):
         body = await request.json()
         connection = RTCPeerConnection(RTCConfiguration(iceServers=[]))
         connections.add(connection)
-        connection.on("track", lambda track: connection.addTrack(wrap(track)))
+        connection.on("track", lambda track: on_track(connection, track))
 
         async def on_state() -> None:
             if connection.connectionState in {"failed", "closed"}:
@@ -226,6 +259,10 @@ def add_debug(app) -> None:
         moments, CLEARED[:] = list(CLEARED), []
         return JSONResponse(moments)
 
+    async def pictures(request):
+        return JSONResponse(PICTURES)
+
+    app.add_route("/debug/pictures", pictures)
     app.add_route("/debug/block", block)
     app.add_route("/debug/cleared", cleared)
 

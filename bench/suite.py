@@ -5,6 +5,7 @@ nox -s bench -- --full                 five rounds, three searches for the most:
 nox -s bench -- --fastrtc PYTHON       with FastRTC, by a Python that has it
 nox -s bench -- --wrtc PYTHON          with libwebrtc, by a Python that has wrtc (and starlette, uvicorn, av, numpy)
 nox -s bench -- --only latency,cpu     some of it
+nox -s bench -- --only latency --servers "floor,rtcflow lowdelay"    some of the servers
 nox -s bench -- --backend uvloop       with all servers on uvloop
 nox -s bench -- --more                 beside what is in the results already: a long measurement in pieces
 """
@@ -25,6 +26,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -54,6 +56,11 @@ SERVERS = {
     "rtcflow sync": [OURS, "--rate", "24000", "--variant", "sync"],
     "rtcflow talker": [OURS, "--rate", "24000", "--variant", "talker"],
     "rtcflow video": [OURS, "--variant", "video"],
+    "floor_hum": [PEERS, "floor_hum"],
+    "rtcflow hum": [OURS, "--variant", "hum"],
+    "floor_watch": [PEERS, "floor_watch"],
+    "wrtc watch": [PEERS, "wrtc_watch"],
+    "rtcflow watch": [OURS, "--variant", "watch"],
 }
 
 GROUPS: dict[str, tuple[list[str], list[str]]] = {
@@ -72,10 +79,11 @@ GROUPS: dict[str, tuple[list[str], list[str]]] = {
         ["wrtc direct", "wrtc native", "wrtc shim", "rtcflow 24k", "rtcflow 48k", "rtcflow 48k c9", "rtcflow 24k c0"],
         ["echo", "-n", "8"],
     ),
-    "wrtc32": (["wrtc native", "rtcflow 24k", "rtcflow 48k", "rtcflow 24k c0"], ["echo", "-n", "32"]),
+    "wrtc32": (["wrtc native", "rtcflow 24k", "rtcflow 48k", "rtcflow 48k c9", "rtcflow 24k c0"], ["echo", "-n", "32"]),
     "setup": (["floor", "fastrtc 24k", "rtcflow 24k"], ["setup"]),
     "clear": (["fastrtc talker", "rtcflow talker"], ["clear"]),
     "video": (["floor_video", "wrtc video", "rtcflow video"], ["video", "-n", "1"]),
+    "heard": (["floor_hum", "rtcflow hum"], ["--stalls"]),
     "footprint": (["fastrtc 24k", "rtcflow 24k"], []),
     "most": (["floor", "floor_exact", "wrtc native", "fastrtc 24k", "fastrtc 48k", "rtcflow 24k", "rtcflow 48k"], []),
 }
@@ -107,6 +115,9 @@ ROWS = (
     ("clear_queue to silence, ms", "clear", "clear_ms", ".0f"),
     ("video flip 640×480@30: CPU, % of a core", "video", "video_cpu", ".1f"),
     ("video flip: pictures back per second", "video", "fps", ".1f"),
+    ("video flip: age of a picture, median, ms", "video", "age_p50_ms", ".0f"),
+    ("video flip: age of a picture, p95, ms", "video", "age_p95_ms", ".0f"),
+    ("stopped 150 of every 300 ms: made up by libwebrtc, %", "heard", "concealed", ".1f"),
     ("import, beyond Python's own start, s", "footprint", "import_s", ".2f"),
     ("installed with all it needs, MB", "footprint", "installed_mb", ".0f"),
 )
@@ -115,7 +126,9 @@ FASTRTC = "fastrtc==0.0.34"
 BARE = {"pip", "setuptools", "_distutils_hack", "pkg_resources"}
 """What a new environment has by itself, beside their .dist-info."""
 
-BESIDE = {"floor_video", "wrtc video", "rtcflow video", "fastrtc talker", "rtcflow talker"}
+BESIDE = {"floor_video", "wrtc video", "rtcflow video", "fastrtc talker", "rtcflow talker", "floor_hum", "rtcflow hum"}
+LONG = {"floor_exact", "rtcflow 48k", "fastrtc 48k"}
+"""Whose most is looked for only in a full measurement, or if they are asked for."""
 BEGIN, END = "<!-- measured -->", "<!-- end of measured -->"
 
 PINS = hasattr(os, "sched_setaffinity")
@@ -185,8 +198,11 @@ class Suite:
     def run(self, group: str, name: str, arguments: list[str]) -> dict:
         """One server, one measurement; what failed has an "error"."""
         with self.server(name) as (url, pid):
-            command = [sys.executable, str(HERE / "client.py"), *arguments, "--url", url, "--pid", str(pid)]
-            command += ["--seconds", str(self.seconds), "--count", str(self.count)]
+            if group == "heard":
+                command = [self.pythons["wrtc"], str(HERE / "heard.py")]
+            else:
+                command = [sys.executable, str(HERE / "client.py"), "--count", str(self.count)]
+            command += [*arguments, "--url", url, "--pid", str(pid), "--seconds", str(self.seconds)]
             client = start(1, command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
             out, errors = client.communicate()
         found = json.loads(out) if client.returncode == 0 and out else {"error": errors[-1500:]}
@@ -214,7 +230,7 @@ class Suite:
             return False
 
         low, high = -1, len(STEPS)  # the last that is good, the first that is not
-        guess = STEPS.index(40 if name.startswith(("rtcflow", "wrtc")) else 18 if name.startswith("fastrtc") else 10)
+        guess = STEPS.index({"rtcflow": 96, "wrtc": 40, "fastrtc": 18}.get(library(name), 10))
         while high - low > 1:
             low, high = (guess, high) if good(STEPS[guess]) else (low, guess)
             guess = min((low + high) // 2, low + 3) if low >= 0 else high // 2
@@ -371,10 +387,14 @@ def main() -> None:
     parser.add_argument("--wrtc", metavar="PYTHON", help="a Python that has wrtc")
     parser.add_argument("--backend", default="asyncio", choices=["asyncio", "uvloop"], help="the loop of all servers")
     parser.add_argument("--only", default=",".join(GROUPS), help="some of: %(default)s")
+    parser.add_argument("--servers", help="some of the servers, by the names of the table's columns")
     parser.add_argument("--more", action="store_true", help="keep the runs that are in the results")
     parser.add_argument("--publish", action="store_true", help="write the table and the pictures into docs/")
     parser.add_argument("--results", type=Path, default=RESULTS, help="a folder for results.json and the pictures")
     args = parser.parse_args()
+    servers = set(args.servers.split(",")) if args.servers else set(SERVERS)
+    if servers - set(SERVERS):
+        parser.error(f"there is no {', '.join(sorted(servers - set(SERVERS)))}; write some of {', '.join(SERVERS)}")
     unknown = set(args.only.split(",")) - set(GROUPS)
     if unknown:
         parser.error(f"there is no {', '.join(sorted(unknown))}; write some of {', '.join(GROUPS)}")
@@ -395,9 +415,10 @@ def main() -> None:
             for group in args.only.split(","):
                 names, command = GROUPS[group]
                 for name in names:
-                    if library(name) not in pythons:
+                    wanted = {library(name), "wrtc"} if group == "heard" else {library(name)}
+                    if name not in servers or not wanted <= pythons.keys():
                         continue
-                    if group == "most" and not args.full and name in {"floor_exact", "rtcflow 48k", "fastrtc 48k"}:
+                    if group == "most" and not (args.full or args.servers) and name in LONG:
                         continue
                     if group == "footprint":
                         if not number:
@@ -412,7 +433,8 @@ def main() -> None:
         (args.results / "results.json").write_text(json.dumps({"machine": about, "runs": suite.runs}, indent=1))
         words = ", ".join(f"{key} {value}" for key, value in about.items())
         print("\n" + markdown(suite.table(list(SERVERS))) + "\n" + words)
-        draw(suite, args.results)
+        if find_spec("matplotlib"):
+            draw(suite, args.results)
         if args.publish:
             publish(suite, words, max(rounds, *(suite.rounds(group) for group in GROUPS)))
         print(f"in {args.results}: results.json, and pictures; {time.monotonic() - began:.0f} s")

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import fractions
 import gc
 import json
 import os
@@ -21,19 +20,12 @@ import sys
 import time
 from contextlib import contextmanager, suppress
 
-import av
 import numpy as np
-from aiortc.codecs.vpx import Vp8Decoder, Vp8Encoder, VpxPayloadDescriptor
-from aiortc.jitterbuffer import JitterFrame
-from client import Paced, Process, TappedPeer, host, now, opus, own_cpu, speaking
+from client import FilmPeer, Paced, Process, TappedPeer, host, now, numbered, opus, own_cpu, speaking
 
 from rtcflow.client.load import judge, spoken_signal
 
 FPS = 30
-LOOP = 64
-"""Pictures in the loop that is sent: 2.1 s, more than any picture is under way."""
-SIDE = 80
-"""Pixels of the side of a square that tells one bit of a picture's number."""
 SLOW = 0.2
 
 LIMITS = {
@@ -102,60 +94,8 @@ def pin(pid: int, core: int) -> None:
 # -- the client
 
 
-def numbered() -> list[bytes]:
-    """A loop of moving pictures, 640×480, each of which tells its number, as VP8 frames."""
-    encoder, frames = Vp8Encoder(), []
-    y, x = np.mgrid[0:480, 0:640]
-    for number in range(LOOP):
-        phase = 2 * np.pi * number / LOOP
-        grey = 128 + 60 * np.sin(x / 37 + phase) * np.cos(y / 29 - phase)
-        for bit in range(6):
-            grey[:SIDE, bit * SIDE : (bit + 1) * SIDE] = 235 if number >> bit & 1 else 20
-        picture = np.stack([grey, np.roll(grey, 1, 1), grey], axis=2).astype(np.uint8)
-        frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format="yuv420p")
-        frame.pts, frame.time_base = 3000 * number, fractions.Fraction(1, 90000)
-        frame.pict_type = av.video.frame.PictureType.I if number == 0 else av.video.frame.PictureType.NONE
-        payloads, _ = encoder.encode(frame)
-        frames.append(b"".join(VpxPayloadDescriptor.parse(payload)[1] for payload in payloads))
-    return frames
-
-
-def read_number(frame: av.VideoFrame) -> int:
-    """The number that the negative of a picture tells."""
-    grey = frame.to_ndarray(format="gray")
-    middle = SIDE // 2
-    return sum(int(grey[middle, bit * SIDE + middle] < 128) << bit for bit in range(6))
-
-
-class FilmPeer(TappedPeer):
-    """Keeps every packet of video that comes, with its moment."""
-
-    def __init__(self, track: Paced) -> None:
-        super().__init__(track)
-        self.packets: dict[int, list[tuple[int, bytes]]] = {}  # by timestamp
-        self.complete: dict[int, float] = {}
-
-    async def _tap_video(self, packet, arrival_time_ms) -> None:
-        self.packets.setdefault(packet.timestamp, []).append((packet.sequence_number, packet.payload))
-        self.complete[packet.timestamp] = now()
-        await super()._tap_video(packet, arrival_time_ms)
-
-    def ages(self, begin: float) -> list[float]:
-        """Of each picture that came after `begin`, the seconds since it was sent."""
-        decoder, found = Vp8Decoder(), []
-        for timestamp, moment in sorted(self.complete.items(), key=lambda item: item[1]):
-            payloads = [payload for _, payload in sorted(self.packets[timestamp])]
-            data = b"".join(VpxPayloadDescriptor.parse(payload)[1] for payload in payloads)
-            for frame in decoder.decode(JitterFrame(data=data, timestamp=timestamp)):
-                number = read_number(frame)
-                sent = [at for k, at in enumerate(self.track.sent) if k % LOOP == number and at <= moment]
-                if moment >= begin and sent:
-                    found.append(moment - sent[-1])
-        return found
-
-
 def film(packets: list[bytes]) -> FilmPeer:
-    return FilmPeer(Paced("video", packets, 1 / FPS, 90000))
+    return FilmPeer(Paced("video", packets, 1 / FPS, 90000), flipped=False)
 
 
 async def together(seconds: float = 20.0) -> dict[str, float]:

@@ -24,9 +24,9 @@ class OpusConfig:
 
     The default complexity, ``"auto"``, is the best one while the engine has time, and 0 when the core is full. At 0 a
     core serves the most calls. The quality was measured (``nox -s bench_quality``) against aiortc's settings (voice
-    mode, complexity 10, stereo, 96 kbit/s) at the same real bitrate. At our bitrate the log-spectral distance of speech
-    to the original grows by 0.07 to 0.15 dB (1.5 instead of 1.4 dB). Its segmental signal-to-noise ratio is better by 6
-    to 8 dB. At 0 it is farther by 0.4 to 0.6 dB of log-spectral distance.
+    mode, complexity 10, stereo, 96 kbit/s) at the same real bitrate. With time, speech at our bitrate is nearer to the
+    original by 0.02 to 0.08 dB of log-spectral distance (1.3 to 1.7 dB), and by 7 to 9 dB of segmental signal-to-noise
+    ratio. At 0 it is farther by 0.4 to 0.7 dB of log-spectral distance.
 
     Args:
         bitrate: Bits per second and channel, 6000 to 256000, that variable bitrate aims at; speech takes about a

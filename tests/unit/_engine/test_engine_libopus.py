@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from turn_corpus import HAS_ESPEAK
 
 from rtcflow._engine import libopus
 from rtcflow._engine.config import OpusConfig
 from rtcflow._engine.opus import OpusEncoder, decoded_rate, make_decoder
 from rtcflow.frames import AudioFormat, ChannelLayout
+
+sys.path.insert(0, str(Path(__file__).parents[3] / "bench"))
+from quality import AIORTC, align, at, code, log_spectral_distance, segmental_snr, speech
 
 
 @pytest.mark.parametrize("rate", [8000, 12000, 16000, 24000, 48000])
@@ -129,3 +135,37 @@ def test_the_complexity_can_be_set_at_any_time() -> None:
     assert low != high
     assert changed[:25] == low[:25]
     assert changed[25:] != low[25:]
+
+
+def voice() -> np.ndarray:
+    """One second at 48 kHz: a glide with harmonics, four syllables, and a hiss."""
+    t = np.arange(48_000) / 48_000
+    phase = 2 * np.pi * (90 * t + 45 * t * t)
+    tone = sum(np.sin(harmonic * phase) / (1 + harmonic / 8) for harmonic in range(1, 60))
+    hiss = np.random.default_rng(5).standard_normal(len(t))
+    return (2000 * tone * (1 + np.sin(2 * np.pi * 4 * t)) / 3 + 300 * hiss).clip(-32768, 32767).astype(np.int16)
+
+
+@pytest.mark.parametrize("rate", [16_000, 24_000, 48_000])
+@pytest.mark.parametrize("bitrate", [6_000, 16_000, 20_000, 32_000, 40_000, 55_000])
+def test_no_bitrate_runs_away(rate: int, bitrate: int) -> None:
+    """Variable bitrate stays near what was asked for, however the bits are shared out.
+
+    A mask at 20 kbit/s, say, would make libopus send 510.
+    """
+    sound = voice()[:: 48_000 // rate]
+    for config in (OpusConfig(bitrate=bitrate), OpusConfig(bitrate=bitrate, fec=True, expected_loss=20)):
+        encoder = OpusEncoder(rate, config)
+        sizes = [len(encoder.payload(part) or b"") for part in np.split(sound[np.newaxis], 50, axis=1)]
+        assert 8 * 50 * np.mean(sizes) <= 2.1 * bitrate + 4_000
+
+
+@pytest.mark.skipif(not HAS_ESPEAK, reason="espeak-ng is not installed")
+@pytest.mark.parametrize("rate", [24_000, 48_000])
+def test_speech_is_as_near_to_the_original_as_aiortcs(rate: int) -> None:
+    """By spectrum and by waveform, at our default bitrate, with a core that has time."""
+    signal = speech("en-us")[: 4 * 48_000]
+    heard, bitrate = code(signal, rate, OpusConfig(complexity=10))
+    ours, theirs = align(signal, heard), align(signal, at(bitrate, signal, 48_000, AIORTC, channels=2))
+    assert log_spectral_distance(*ours) <= log_spectral_distance(*theirs) + 0.05
+    assert segmental_snr(*ours) >= segmental_snr(*theirs)

@@ -24,13 +24,19 @@ from aiortc import (
     RTCSctpTransport,
     rtcsctptransport,
 )
-from aiortc.rtcrtpparameters import RTCRtpCodecParameters, RTCRtpReceiveParameters, RTCRtpSendParameters
+from aiortc.rtcrtpparameters import (
+    RTCRtpCodecParameters,
+    RTCRtpHeaderExtensionParameters,
+    RTCRtpReceiveParameters,
+    RTCRtpSendParameters,
+)
 from aiortc.rtcrtpreceiver import RemoteStreamTrack
 from aiortc.rtcsctptransport import CookieEchoChunk, DataChunk, serialize_packet
 from aiortc.rtp import (
     RTCP_PSFB_FIR,
     RTCP_PSFB_PLI,
     RTCP_RTPFB_NACK,
+    HeaderExtensions,
     RtcpPsfbPacket,
     RtcpReceiverInfo,
     RtcpRrPacket,
@@ -42,7 +48,7 @@ from google_crc32c import value as crc32c
 from OpenSSL import SSL
 
 from rtcflow._engine.config import VideoConfig, WebRTCConfig
-from rtcflow._engine.seam import gathering, restart, seam, wire
+from rtcflow._engine.seam import feedback, gathering, restart, seam, wire
 from rtcflow._engine.seam.description import SessionDescription, common_codecs, digests
 from rtcflow._engine.seam.pictures import encode_pictures, take_pictures
 from rtcflow._engine.video import PictureEncoder, PictureReceiver, encoders
@@ -202,7 +208,7 @@ def test_without_the_seam() -> None:
     strange: Any = Strange()
     assert not seam.take_packets(strange, print, print, print)
     seam.stop_without_blocking(strange)
-    assert take_pictures(strange, print, asyncio.Event().wait) is None
+    assert take_pictures(strange, print, asyncio.Event().wait, print) is None
     assert not encode_pictures(strange, encoders(VideoConfig()), lambda: False, print, Events())
     assert vars(strange) == {}
     assert seam.round_trip(strange) is None
@@ -260,6 +266,12 @@ class Events:
     def may_send_again(self, sequence_number: int, size: int) -> bool:
         self.seen.put_nowait(("again", sequence_number, size))
         return self.grants
+
+    def packet_sent(self, number: int, size: int) -> None:
+        self.seen.put_nowait(("packet", number, size))
+
+    def fed_back(self, body: bytes) -> None:
+        self.seen.put_nowait(("fed back", body))
 
 
 @pytest.mark.parametrize("codec", ["VP8", "H264"])
@@ -396,6 +408,54 @@ def test_a_sender_tells_what_happens() -> None:
             await next_picture()
             assert not Sized.keys[-1]
             await sender.stop()
+
+    run(check())
+
+
+def test_packets_carry_numbers_and_feedback_comes_in() -> None:
+    """A sender with the extension numbers its packets, tells of them, and hands over feedback and nothing else."""
+
+    class Stock:
+        def configure(self, parameters: Any) -> None:
+            pass
+
+        def set(self, values: Any) -> tuple[int, bytes]:
+            return values.transport_sequence_number, b""
+
+    async def check() -> None:
+        sent: list[bytes] = []
+        read: list[bytes] = []
+
+        async def send(data: bytes) -> None:
+            sent.append(data)
+
+        async def handle(data: bytes) -> None:
+            read.append(data)
+
+        transport = SimpleNamespace(_send_rtp=send, _handle_rtcp_data=handle)
+        sender: Any = SimpleNamespace(transport=transport, _RTCRtpSender__rtp_header_extensions_map=Stock())
+        feedback.prepare(sender)
+        numbers, events = vars(sender)["_RTCRtpSender__rtp_header_extensions_map"], Events()
+        with feedback.number_packets(sender, events):
+            assert transport._send_rtp is send  # it was not agreed on
+        extension = RTCRtpHeaderExtensionParameters(id=5, uri=feedback.URI)
+        numbers.configure(SimpleNamespace(headerExtensions=[extension]))
+        with feedback.number_packets(sender, events):
+            for number in range(2):
+                assert numbers.set(HeaderExtensions())[0] == number
+                await transport._send_rtp(b"packet")
+                assert events.seen.get_nowait() == ("packet", number, 6)
+            await transport._send_rtp(b"rtcp")
+            assert events.seen.empty()
+            report = bytes(RtcpRrPacket(ssrc=1))
+            told = bytes([0x8F, 205, 0, 4, *range(16)])
+            padded = bytes([0xAF, 205, 0, 4, *range(12), 0, 0, 0, 4])
+            await transport._handle_rtcp_data(told + report + padded)
+            assert read == [report]
+            assert events.seen.get_nowait() == ("fed back", bytes(range(8, 16)))
+            assert events.seen.get_nowait() == ("fed back", bytes(range(8, 12)))
+        assert (transport._send_rtp, transport._handle_rtcp_data) == (send, handle)
+        assert sent == [b"packet", b"packet", b"rtcp"]
 
     run(check())
 

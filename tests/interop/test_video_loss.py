@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -314,6 +314,47 @@ def test_a_narrow_path_builds_no_queue(rate: float, limit: float, codec: str) ->
     print(f"p95 {late[int(0.95 * len(late))]:.3f} s, {between.lost} of {between.sent} datagrams dropped")
     assert len(late) > (10 if rate < 100_000 else 100)
     assert late[int(0.95 * len(late))] <= limit
+
+
+def with_feedback(sdp: str) -> str:
+    """The offer with transport-wide feedback for its video, as browsers have it."""
+    extension = "a=extmap:12 http://www.ietf.org/id/draft-holmer-rmcat-transport-wide-cc-extensions-01\r\n"
+    head, mark, video = sdp.partition("m=video")
+    video = re.sub(r"(a=mid:.*\r\n)", rf"\g<1>{extension}", video, count=1)
+    return head + mark + re.sub(r"(a=rtcp-fb:(\d+) goog-remb\r\n)", r"\g<1>a=rtcp-fb:\g<2> transport-cc\r\n", video)
+
+
+def test_transport_wide_feedback_is_followed_if_it_is_offered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answer agrees to it, each picture's packets are told as come, and the bitrate hears of the path."""
+    told: list[tuple[float, float]] = []
+    monkeypatch.setattr(
+        "rtcflow.media.video_rate.VideoRate.path", lambda _, now, queue, rate: told.append((queue, rate))
+    )
+
+    async def main() -> None:
+        async with open_engine(LOCAL) as engine, anyio.create_task_group() as tasks:
+            caller = await engine.offer(audio=False, video=True, messages=False)
+            assert "transport-cc" not in (await engine.answer(caller.offer_sdp)).answer
+            server = await engine.answer(with_feedback(caller.offer_sdp))
+            assert "a=extmap:12 http://www.ietf.org/id/draft-holmer" in server.answer
+            assert re.search(r"a=rtcp-fb:\d+ transport-cc", server.answer)
+            await caller.accept_answer(server.answer)
+            await caller.wait_connected()
+
+            async def send() -> None:
+                for number in count():
+                    caller.video_out.put_nowait(PICTURES[number % FPS])
+                    await anyio.sleep(1 / FPS)
+
+            tasks.start_soon(send)
+            with anyio.fail_after(30):
+                while len(told) < 3:
+                    await server.video_in.take()
+            tasks.cancel_scope.cancel()
+
+    anyio.run(main)
+    assert all(0 <= queue < 30 for queue, _ in told)
+    assert told[-1][1] > 10_000
 
 
 def test_the_order_of_an_offer_and_our_own_preference_choose_the_codec() -> None:

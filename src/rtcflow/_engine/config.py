@@ -74,10 +74,10 @@ VIDEO_CODECS: Final = ("VP8", "H264")
 class VideoConfig:
     """How video for the peer is encoded.
 
-    The bitrate follows the path, within the bounds given here: by the peer's estimate (REMB), the round trip, and the
-    losses that the peer reports. If an encoder makes more, that is paid back before the next picture goes. So a narrow
-    path gets fewer pictures, not older ones. A new bitrate takes a new encoder, which begins with a key picture. So the
-    bitrate rises in steps.
+    The bitrate follows the path, within the bounds given here: by the peer's estimate (REMB), its transport-wide
+    feedback or the round trip, and the losses that it reports. If an encoder makes more, that is paid back before the
+    next picture goes. So a narrow path gets fewer pictures, not older ones. A new bitrate takes a new encoder, which
+    begins with a key picture. So the bitrate rises in steps.
 
     Args:
         codecs: Codecs in order of preference, of ``"VP8"`` and ``"H264"``. The first one that the peer offers is used.

@@ -39,7 +39,7 @@ from .loop_thread import Family, LoopThread
 from .messages import LABEL, MessageChannel
 from .opus import RTP_RATE
 from .ports import Ports
-from .seam import gathering, restart, seam
+from .seam import feedback, gathering, restart, seam
 from .seam.gate import Contact
 from .seam.one_port import OnePort
 from .seam.pictures import encode_pictures
@@ -242,6 +242,7 @@ class Peer:
             ) from error
         except Exception as error:  # aiortc's own checks fail in many ways, all of which mean this
             raise InvalidOffer(f"the {kind} cannot be used: {str(error) or type(error).__name__}") from error
+        feedback.agree(connection, description.media)
         self._candidates = sum(len(media.ice_candidates) for media in description.media)
         if description.later:
             self._start(self._add_later(connection, description))

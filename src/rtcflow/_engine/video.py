@@ -6,6 +6,7 @@ import asyncio
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from fractions import Fraction
 from functools import partial
 from typing import Any, Final
@@ -26,6 +27,7 @@ from av.video.reformatter import VideoReformatter
 
 from .._core.flow import Flow
 from ..media.pictures import CLOCK_RATE, KEY_TESTS, PictureBuffer, VideoPacket
+from ..media.transport_feedback import ArrivalLog, PathWatch, parse_feedback
 from ..media.video_rate import VideoRate
 from .config import VideoConfig
 from .seam.pictures import PicturePort, take_pictures
@@ -64,7 +66,7 @@ class PictureReceiver:
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._buffer = PictureBuffer()
+        self._buffer, self._arrivals = PictureBuffer(), ArrivalLog()
         self._port: PicturePort | None = None
         self._codec: RTCRtpCodecParameters | None = None
         self._ssrc: int | None = None
@@ -73,8 +75,13 @@ class PictureReceiver:
 
     def install(self, receiver: RTCRtpReceiver) -> bool:
         """Stand in for the buffer of `receiver`, which has not started; False if this aiortc is unknown."""
-        self._port = take_pictures(receiver, self._add, self._act)
+        self._port = take_pictures(receiver, self._add, self._act, self._arrived)
         return self._port is not None
+
+    def _arrived(self, number: int) -> bytes | None:
+        now = self._loop.time()
+        self._arrivals.add(number, now)
+        return self._arrivals.feedback(now)
 
     def _add(self, packet: Any, payload: bytes) -> None:
         port, now = self._port, self._loop.time()
@@ -335,6 +342,7 @@ class VideoOutTrack(MediaStreamTrack):
         super().__init__()
         self.ended = False
         self.rate = rate
+        self._path = PathWatch()
         self._frames, self._running = frames, asyncio.get_running_loop()
         self._origin: float | None = None
         self._last = -1
@@ -380,6 +388,17 @@ class VideoOutTrack(MediaStreamTrack):
     def may_send_again(self, sequence_number: int, size: int) -> bool:
         """Whether a lost packet is sent again."""
         return self.rate.may_send_again(self._running.time(), sequence_number, size)
+
+    def packet_sent(self, number: int, size: int) -> None:
+        """A packet with a number for the whole transport leaves."""
+        self._path.sent(self._running.time(), number, size)
+
+    def fed_back(self, body: bytes) -> None:
+        """The peer tells which of those packets came, and when."""
+        with suppress(ValueError):  # it cannot be read, and the next one is soon to come
+            state = self._path.feedback(parse_feedback(body))
+            if state is not None:
+                self.rate.path(self._running.time(), *state)
 
     def _repeat(self) -> None:
         self._again = None

@@ -1,11 +1,13 @@
 """How much video may be sent: the target of the encoder, and when the next picture may go. Pure: `now` comes in.
 
-The path's rate is unknown, and what exceeds it waits in queues on the way. Three signals tell of it:
+The path's rate is unknown, and what exceeds it waits in queues on the way. Four signals tell of it:
 
 - The receiver's estimate (REMB) is an upper bound.
 - The round trip, from the receiver's reports. The part above its least value is time in queues. From its growth follows
   the rate of the path. If ``sent`` bits a second make the round trip grow by ``g`` seconds a second, the path carries
   ``sent / (1 + g)``, less the losses.
+- The queue that transport-wide feedback shows, if that was agreed on (`media.transport_feedback`). It takes the place
+  of the round trip, because it comes ten times a second instead of once, and knows nothing of the way back.
 - The share of lost packets. Above 10 % the target falls by half of the share (draft-ietf-rmcat-gcc-02 section 6).
 
 Without trouble the target rises by 8 % a second, as in the same draft, if it is used. Before the first trouble it rises
@@ -45,6 +47,14 @@ picture.
 
 LEAST_FALL: Final = 0.85
 """The most of the target that is kept when a queue was seen, whatever its growth."""
+
+FALL_PAUSE: Final = 0.3
+"""Seconds, beyond the queue itself, in which feedback shows what a fall has done."""
+
+FED: Final = 0.5
+"""Seconds after a feedback in which the round trip is not asked for a queue. Feedback comes more often, unless nothing
+comes because the queue is that long.
+"""
 
 LOSSY: Final = 0.1
 """Share of lost packets above which the target falls."""
@@ -101,6 +111,7 @@ class VideoRate:
         self._trips: deque[tuple[float, float]] = deque()  # moment and round trip, rising; the first is the least
         self._trip: tuple[float, float] | None = None
         self._trips_seen = 0
+        self._fed = self._fallen = float("-inf")
         self._growth = 0.0  # of the round trip, in seconds a second
         self._reported: float | None = None
         self._troubled = False
@@ -126,6 +137,8 @@ class VideoRate:
             round_trip: Seconds, as this report shows it. None if it does not.
         """
         queued = self._note_trip(now, round_trip) if round_trip is not None else 0.0
+        if now - self._fed < FED:
+            queued = 0.0
         sent = self._sent_rate(now)
         self._troubled = self._troubled or queued > QUEUE or lost > LOSSY
         if queued > QUEUE and sent is not None:
@@ -145,6 +158,22 @@ class VideoRate:
             rise = RISE if self._troubled else FIRST_RISE
             self._ours = min(self._most, self.target * rise**passed)
         self._reported = now
+
+    def path(self, now: float, queue: float, rate: float) -> None:
+        """Transport-wide feedback has come.
+
+        Args:
+            now: Seconds.
+            queue: Seconds that packets wait on the way.
+            rate: Bits per second that arrive.
+        """
+        self._fed = now
+        if queue <= QUEUE:
+            return
+        self._owed, self._owed_at, self._troubled = queue * rate, now, True
+        if now - self._fallen >= queue + FALL_PAUSE:
+            self._fallen = now
+            self._ours = max(self._least, min(LEAST_FALL * self.target, UNDER * rate))
 
     def _note_trip(self, now: float, trip: float) -> float:
         """Seconds that this round trip has of queues."""

@@ -19,6 +19,8 @@ from aiortc.rtcrtpparameters import RTCRtpCodecParameters
 from aiortc.rtcrtpsender import RTCEncodedFrame
 from aiortc.rtp import RTP_HISTORY_SIZE, RtcpReceiverInfo, RtcpRrPacket, RtcpSrPacket
 
+from .feedback import NumberedPackets, arrival_reporter, number_packets, prepare
+
 _PREFIX = "_RTCRtpReceiver__"
 _PRIVATE = ("jitter_buffer", "nack_generator", "decoder_queue", "codecs")
 _SENDER = ("_run_rtp", "_send_keyframe", "_retransmit", "_next_encoded_frame", "_handle_rtcp_packet")
@@ -75,7 +77,10 @@ class _Tap:
 
 
 def take_pictures(
-    receiver: RTCRtpReceiver, on_packet: Callable[[Any, bytes], None], after: Callable[[], Awaitable[None]]
+    receiver: RTCRtpReceiver,
+    on_packet: Callable[[Any, bytes], None],
+    after: Callable[[], Awaitable[None]],
+    arrived: Callable[[int], bytes | None],
 ) -> PicturePort | None:
     """Have `receiver`, which has not started, hand its video packets to `on_packet`.
 
@@ -87,6 +92,8 @@ def take_pictures(
         receiver: The receiver.
         on_packet: Gets each packet of a known codec, and its payload without the codec's header. It must not wait.
         after: Awaited after each packet of any kind.
+        arrived: Called with the number of each packet that has one for the whole transport. Returns the body of a
+            feedback if it is time for one.
 
     Returns:
         None if this aiortc is not as we know it; then nothing was changed.
@@ -94,9 +101,10 @@ def take_pictures(
     members: dict[str, Any] = vars(receiver)
     if not (all(_PREFIX + name in members for name in _PRIVATE) and all(hasattr(receiver, name) for name in _METHODS)):
         return None
-    stock = receiver._handle_rtp_packet
+    stock, report = receiver._handle_rtp_packet, arrival_reporter(receiver, arrived)
 
     async def handle(packet: Any, arrival_time_ms: int) -> None:
+        await report(packet)
         await stock(packet, arrival_time_ms=arrival_time_ms)
         await after()
 
@@ -135,7 +143,7 @@ class _EncoderWatch:
             raise
 
 
-class SenderEvents(Protocol):
+class SenderEvents(NumberedPackets, Protocol):
     """What happens to a sender of video. Called in the engine's thread."""
 
     def sent(self, size: int, packets: int) -> None:
@@ -221,13 +229,15 @@ def encode_pictures(
         make = encoders.get(codec.name.upper())
         recorder = None if make is None else _EncoderWatch(make())
         members[name] = recorder
-        await stock(codec)
+        with number_packets(sender, events):
+            await stock(codec)
         task = asyncio.current_task()
         cancelled = task is not None and task.cancelling() > 0
         error = None if recorder is None else recorder.error
         if error is not None or not (cancelled or track_ended() or sender.transport.state != "connected"):
             on_error(error or RuntimeError("the sender of video has stopped; the log of aiortc says why"))
 
+    prepare(sender)
     members |= {
         "_run_rtp": run_rtp,
         "_send_keyframe": send_key,

@@ -179,7 +179,7 @@ class NativeEncoder:
             and format.sample_rate >= 24_000
             and config.bitrate in _MASKED
             and not config.fec
-            and b"fixed" not in library.opus_get_version_string()  # its masks are no floats
+            and b"fixed" not in library.opus_get_version_string()  # its masks are integers
         )
         self.set_complexity(BEST if config.complexity == "auto" else config.complexity)
         self._size = format.frame_size

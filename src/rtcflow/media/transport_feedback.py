@@ -30,7 +30,7 @@ LONGEST: Final = 5.0
 """Seconds after which arrivals that were not told are forgotten: 16 bits of `TICK` hold eight seconds."""
 
 MOST: Final = 1000
-"""Packets in one feedback. A greater jump of the numbers begins anew."""
+"""Packets in one feedback. After a greater jump of the numbers, counting begins again."""
 
 MOST_ON_THE_WAY: Final = 0x4000
 """Packets that are remembered until a feedback tells of them: a quarter of the numbers."""
@@ -45,7 +45,7 @@ RATE_WINDOW: Final = 0.5
 """Seconds over which the rate of what arrives is taken (draft-ietf-rmcat-gcc-02 section 5.5)."""
 
 
-class Arrival(NamedTuple):
+class PacketReport(NamedTuple):
     """What a feedback says of one packet.
 
     Attributes:
@@ -111,7 +111,7 @@ class ArrivalLog:
         return bytes(body)
 
 
-def parse_feedback(body: bytes) -> list[Arrival]:
+def parse_feedback(body: bytes) -> list[PacketReport]:
     """Read a feedback from the base sequence number on.
 
     Raises:
@@ -140,7 +140,7 @@ def parse_feedback(body: bytes) -> list[Arrival]:
         if symbol:
             at += int.from_bytes(_cut(body, position, symbol), "big", signed=symbol == 2)
             position += symbol
-        arrivals.append(Arrival((base + index) & 0xFFFF, at * TICK if symbol else None))
+        arrivals.append(PacketReport((base + index) & 0xFFFF, at * TICK if symbol else None))
     return arrivals
 
 
@@ -179,7 +179,7 @@ class PathWatch:
         if len(self._sent) > MOST_ON_THE_WAY:
             del self._sent[next(iter(self._sent))]
 
-    def feedback(self, arrivals: Sequence[Arrival]) -> PathState | None:
+    def feedback(self, arrivals: Sequence[PacketReport]) -> PathState | None:
         """A feedback has come. Returns None if it says nothing of the queue."""
         queue = None
         for number, came in arrivals:

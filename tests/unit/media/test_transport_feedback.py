@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from rtcflow.media.transport_feedback import EVERY, TICK, Arrival, ArrivalLog, PathWatch, parse_feedback
+from rtcflow.media.transport_feedback import EVERY, TICK, ArrivalLog, PacketReport, PathWatch, parse_feedback
 from rtcflow.media.video_rate import VideoRate
 
 FPS = 15
@@ -26,7 +26,7 @@ def test_what_is_written_is_read(
     first: int, packets: list[tuple[bool, float]], begin: float, chance: random.Random
 ) -> None:
     """Each number comes once and in order, with its moment to a tick; what did not come is told as lost."""
-    log, told, now = ArrivalLog(), list[Arrival](), begin
+    log, told, now = ArrivalLog(), list[PacketReport](), begin
     log.add(first, now)
     came = {first: now}
     numbers = [(first + 1 + index) & 0xFFFF for index, (comes, _) in enumerate(packets) if comes]

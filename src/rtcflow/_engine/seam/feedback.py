@@ -35,7 +35,7 @@ def _offered(media: MediaDescription) -> RTCRtpHeaderExtensionParameters | None:
 def agree(connection: RTCPeerConnection, sections: tuple[MediaDescription, ...]) -> None:
     """Agree to the feedback in each section of video whose description by the peer, just applied, has it.
 
-    Relies on: a transceiver's ``_headerExtensions`` and ``_codecs`` were made anew for the description. The answer, the
+    Relies on: a transceiver's ``_headerExtensions`` and ``_codecs`` were just made for the description. The answer, the
     sender and the receiver are made of them.
     """
     offered = {media.rtp.muxId: _offered(media) for media in sections if media.kind == "video"}
@@ -62,7 +62,7 @@ class NumberedPackets(Protocol):
         """A feedback of the peer, from its base sequence number on."""
 
 
-class _Numbers:
+class _NumberedMap:
     """Stands where the sender's map of extensions was, and gives each packet a number before it is written."""
 
     def __init__(self, stock: Any) -> None:
@@ -91,7 +91,7 @@ def prepare(sender: RTCRtpSender) -> None:
     """
     members: dict[str, Any] = vars(sender)
     if _MAP in members:
-        members[_MAP] = _Numbers(members[_MAP])
+        members[_MAP] = _NumberedMap(members[_MAP])
 
 
 @contextmanager
@@ -103,7 +103,7 @@ def number_packets(sender: RTCRtpSender, events: NumberedPackets) -> Iterator[No
     numbers, transport = vars(sender).get(_MAP), sender.transport
     members: dict[str, Any] = vars(transport)
     names = ("_send_rtp", "_handle_rtcp_data")
-    if not (isinstance(numbers, _Numbers) and numbers.agreed and all(hasattr(transport, name) for name in names)):
+    if not (isinstance(numbers, _NumberedMap) and numbers.agreed and all(hasattr(transport, name) for name in names)):
         yield
         return
     send, handle = transport._send_rtp, transport._handle_rtcp_data

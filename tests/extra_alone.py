@@ -57,7 +57,7 @@ def client() -> None:
 def cli() -> None:
     from rtcflow.__main__ import main
 
-    sys.argv = ["rtcflow", "--version"]
+    sys.argv = ["rtcflow", "demo", "--help"]  # `--version` needs no extra
     try:
         main()
     except SystemExit as ended:

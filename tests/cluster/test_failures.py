@@ -335,7 +335,8 @@ def test_the_places_of_a_dead_node_and_of_calls_that_never_connect_are_free_agai
             assert sorted(await fill(left)) == [201] * 4 + [503] * 4
             await call.aclose()
 
-    with fleet(tmp_path, 3, backend, CLUSTER_LIMIT="4", CONNECT="2") as site:
+    # Long enough for a busy machine to send all offers before the first call's limit.
+    with fleet(tmp_path, 3, backend, CLUSTER_LIMIT="4", CONNECT="10") as site:
         run(calls, site)
 
 

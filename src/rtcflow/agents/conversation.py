@@ -161,11 +161,7 @@ class Conversation:
 
     def add_text(self, text: str, reply: int = 0) -> None:
         """The bot says this, more of the same message if the last one is a text of the same reply."""
-        last = self._entries[-1] if self._entries else None
-        if last is None or last.reply != reply or last.role != "assistant" or last.calls:
-            last = _ChatEntry(reply, "assistant")
-            self._entries.append(last)
-        last.text += text
+        self._open_entry(reply).text += text
 
     def add_calls(self, calls: Iterable[ToolCall], reply: int = 0) -> list[ToolCall]:
         """The model wants these tools to be called.
@@ -181,14 +177,17 @@ class Conversation:
                 name = f"{call.id or 'call'}-{number}"
             self._ids.add(name)
             unique.append(ToolCall(name, call.name, call.arguments))
-        if not unique:
-            return []
+        if unique:
+            self._open_entry(reply).calls = unique
+        return unique
+
+    def _open_entry(self, reply: int) -> _ChatEntry:
+        """The last message if it is the bot's, of this reply and without calls; otherwise a new one."""
         last = self._entries[-1] if self._entries else None
         if last is None or last.reply != reply or last.role != "assistant" or last.calls:
             last = _ChatEntry(reply, "assistant")
             self._entries.append(last)
-        last.calls = unique
-        return unique
+        return last
 
     def add_result(self, call: str, content: str) -> bool:
         """A call has a result.

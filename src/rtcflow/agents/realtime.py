@@ -109,8 +109,7 @@ class RealtimeHandler(AsyncStreamHandler):
     Args:
         protocol: Makes the wire format for each call: ``lambda: OpenAIRealtime(key)`` or ``lambda: GeminiLive(key)``.
         system: Instructions for the model.
-        tools: `Tool` objects, or annotated functions. Each runs in a task of the call. Its policy says what happens to
-            it when the caller interrupts.
+        tools: `Tool` objects, or annotated functions. Each runs in a task of the call; its policy rules interruptions.
         on_event: Called in the event loop with each `RealtimeEvent` but audio.
         attempts: Sessions that may fail in a row, before the call ends. A refused key or model ends it at once.
 
@@ -355,19 +354,16 @@ class RealtimeHandler(AsyncStreamHandler):
 
     def _begin_tool(self, call: ToolCall) -> None:
         """Start the task of one tool. From now on, the service and the caller can cancel it."""
-        if call.id in self._running:
-            return  # sent twice
-        tool, scope = self._tools.get(call.name), anyio.CancelScope()
-        if tool is not None:
-            self._running[call.id] = (tool, scope)
-        self.loop.create_task(self._run_tool(call, tool, scope, self._session), name=call.name)
+        if call.id not in self._running:  # or it was sent twice
+            tool, scope = self._tools.get(call.name), anyio.CancelScope()
+            if tool is not None:
+                self._running[call.id] = (tool, scope)
+            self.loop.create_task(self._run_tool(call, tool, scope, self._session), name=call.name)
 
     async def _run_tool(self, call: ToolCall, tool: Tool | None, scope: anyio.CancelScope, session: int) -> None:
         """The task of one tool: exactly one result is sent, whatever happens to it."""
-        content = CANCELLED
-        if tool is None:
-            content = failure(f"there is no tool {call.name!r}")
-        else:
+        content = failure(f"there is no tool {call.name!r}") if tool is None else CANCELLED
+        if tool is not None:
             try:
                 with scope:
                     content = await call_tool(tool, call, self.run_sync)

@@ -55,6 +55,7 @@ async def test_a_message_on_its_way_is_delivered(nats):
     """The question has reached the connection, but nobody has read it, when the subscription ends."""
     async with linked(nats) as one, linked(nats) as two:
         await one.subscribe("test.name")
+        await heard(one)  # `end_now` holds up what is still to be written
         sent, ended = threading.Event(), threading.Event()
 
         async def end_now():

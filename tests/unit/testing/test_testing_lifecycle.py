@@ -436,7 +436,7 @@ class Blocking(Sound):
 @pytest.mark.parametrize("backend", ["trio", "asyncio"])
 def test_a_handler_that_holds_up_the_loop_is_named(backend):
     """The machine does not hang with it: the method is named."""
-    error, _ = find(Blocking, shrink=False, backend=backend, _hang=0.5)
+    error, _ = find(Blocking, shrink=False, backend=backend, _hang=1.5)
     assert re.search(r"Blocking\.emit \(.*\) has held up the event loop", str(error))
 
 

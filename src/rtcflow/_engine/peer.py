@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -464,6 +465,8 @@ class Peer:
         except TimeoutError:
             _log.warning("a connection did not close within %g s", self._config.close_timeout)
         finally:
+            if connection is not None:
+                await self._close_sockets(connection)
             if self._audio_in is not None:
                 self._audio_in.close()
             for task in self._tasks:
@@ -471,6 +474,13 @@ class Peer:
             await self.family.wait(timeout=0.5)
             self._ports.end()
             self._thread.residents.discard(self)
+
+    async def _close_sockets(self, connection: RTCPeerConnection) -> None:
+        """Close the sockets that `RTCPeerConnection.close` left open: it ends at its first error, or was late."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._config.close_timeout):
+                for transport in seam.transports(connection):
+                    await transport.transport.stop()
 
     async def _drain(self) -> None:
         """Wait until the peer has all messages, for a limited time."""

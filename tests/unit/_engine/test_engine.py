@@ -9,6 +9,7 @@ from collections.abc import Callable
 import anyio
 import numpy as np
 import pytest
+from OpenSSL import SSL
 from webrtc_pair import webrtc_call
 
 from rtcflow.exceptions import InvalidOffer, LocalProtocolError, NegotiationTimeout, UnsupportedMedia
@@ -132,6 +133,35 @@ async def test_peer_leaves() -> None:
             await caller.wait_ended()
         with pytest.raises(anyio.ClosedResourceError):
             await caller.audio_in.take()
+
+
+@pytest.mark.anyio
+async def test_a_close_that_fails_leaves_no_socket() -> None:
+    """aiortc ends its own close at the first error, here of the TLS library, before it closes the sockets."""
+    async with webrtc_call() as (caller, _callee):
+        connection = caller._peer._connection
+        assert connection is not None
+        assert connection.sctp is not None
+        dtls = connection.sctp.transport
+        (gate,) = dtls.transport._connection._protocols
+
+        def refuse(_data: bytes) -> int:
+            raise SSL.ZeroReturnError
+
+        vars(dtls)["_ssl"] = Refusing(dtls._ssl, refuse)
+        await caller.aclose()
+        assert dtls.transport.state == "closed"
+        assert gate.transport.is_closing()
+
+
+class Refusing:
+    """A connection of pyOpenSSL, but for `send`."""
+
+    def __init__(self, stock: SSL.Connection, send: Callable[[bytes], int]) -> None:
+        self._stock, self.send = stock, send
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._stock, name)
 
 
 @pytest.mark.anyio

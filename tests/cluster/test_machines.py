@@ -17,6 +17,7 @@ import httpx2
 import pytest
 from cluster_fleet import Fleet, Process, answers, some_of_each_kind, tell, wait_until
 from nats_process import nats_binary
+from network_namespaces import can_make_namespaces
 
 from rtcflow.client.lines import call_by_websocket
 from rtcflow.transports.webrtc import WebRTCConfig
@@ -27,16 +28,6 @@ from test_nginx import DEPLOY, Nginx
 
 def run(*words):
     subprocess.run(words, check=True, timeout=20, capture_output=True)
-
-
-def can_make_namespaces():
-    if shutil.which("ip") is None or os.geteuid() != 0:
-        return False
-    name = f"rtcflow-try-{os.getpid()}"
-    made = subprocess.run(["ip", "netns", "add", name], check=False, capture_output=True).returncode == 0
-    if made:
-        run("ip", "netns", "del", name)
-    return made
 
 
 pytestmark = [

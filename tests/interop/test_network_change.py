@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from network_namespaces import can_make_namespaces
 
 sys.path.insert(0, str(Path(__file__).parent))
 import chromium
@@ -26,16 +26,6 @@ SERVER, BEFORE, AFTER = "10.99.0.1", "10.99.0.2", "10.99.0.3"
 
 def run(*words: str) -> None:
     subprocess.run(words, check=True, timeout=150, capture_output=True)
-
-
-def can_make_namespaces() -> bool:
-    if shutil.which("ip") is None or os.geteuid() != 0:
-        return False
-    name = f"rtcflow-try-{os.getpid()}"
-    made = subprocess.run(["ip", "netns", "add", name], check=False, capture_output=True).returncode == 0
-    if made:
-        run("ip", "netns", "del", name)
-    return made
 
 
 pytestmark = [pytest.mark.nightly, pytest.mark.skipif(not can_make_namespaces(), reason="no network namespaces here")]

@@ -273,13 +273,18 @@ def _fail(words: str) -> NoReturn:
     raise SystemExit(1)
 
 
-def _run(backend: Backend, main: Callable[[], Awaitable[Any]]) -> Any:
+def _run(backend: Backend, main: Callable[[], Awaitable[Any]], *, serving: bool = False) -> Any:
     if backend is Backend.trio:
         if importlib.util.find_spec("trio") is None:
             _fail("--backend trio needs trio; install rtcflow[trio]")
         return anyio.run(main, backend="trio")
     uvloop = importlib.util.find_spec("uvloop") is not None
-    return anyio.run(main, backend="asyncio", backend_options={"use_uvloop": uvloop})
+    options: dict[str, Any] = {"use_uvloop": uvloop}
+    if serving:
+        from .serving.http_server import asyncio_options
+
+        options = asyncio_options(uvloop=uvloop)
+    return anyio.run(main, backend="asyncio", backend_options=options)
 
 
 # -- serving
@@ -429,7 +434,8 @@ def serve_application(
             print(f"Serving {name} on {_shown_url(host, listener)} with {backend}. Ctrl-C ends it.", flush=True)
         try:
             with _sigterm_later():
-                _run(backend, partial(_serve, application, calls, listener, backend, deadline, drain, worker))
+                main = partial(_serve, application, calls, listener, backend, deadline, drain, worker)
+                _run(backend, main, serving=True)
         except BaseException:
             for one in calls:
                 if one.join_error is not None:
@@ -510,7 +516,7 @@ async def _serve(
     worker: InheritedFiles | None = None,
 ) -> None:
     """Serve until a signal. The first one drains, a second one ends the drain. During the start, one ends all."""
-    from .serving.http_server import longest_message, serve
+    from .serving.http_server import ApplicationExit, longest_message, serve
 
     ready, first, second = anyio.Event(), anyio.Event(), anyio.Event()
     watching = anyio.CancelScope()
@@ -553,7 +559,8 @@ async def _serve(
             )
             watching.cancel()
     except BaseExceptionGroup as group:
-        raise sole_error(group) from None
+        exits = group.subgroup(ApplicationExit)
+        raise sole_error(group) if exits is None else errors_in(exits)[0] from None
 
 
 async def _first(told: anyio.Event, worker: InheritedFiles | None) -> None:

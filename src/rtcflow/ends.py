@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 import enum
+import signal
+import threading
 from dataclasses import dataclass
 
-__all__ = ["End", "EndCause", "Timeouts", "describe_error", "errors_in", "in_words", "shorten", "sole_error"]
+__all__ = [
+    "End",
+    "EndCause",
+    "Timeouts",
+    "describe_error",
+    "errors_in",
+    "in_words",
+    "shorten",
+    "sole_error",
+]
 
 LONGEST_TEXT = 2000
 """The most characters of an exception or a reason that are passed on. Messages of libraries are shorter, and a message
@@ -72,9 +83,10 @@ def describe_error(error: BaseException) -> str:
     """
     try:
         text = str(error)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as failure:  # noqa: BLE001  the application's code; its exception is described in any case
+    except BaseException as failure:
+        if is_interrupt(failure):
+            raise
+        # The application's code; its exception is described in any case.
         text = f"its text is not known, because __str__ raised {type(failure).__name__}"
     return f"{type(error).__name__}: {shorten(text)}" if text else type(error).__name__
 
@@ -103,3 +115,30 @@ def errors_in(error: BaseException) -> list[BaseException]:
     if not isinstance(error, BaseExceptionGroup):
         return [error]
     return [found for inner in error.exceptions for found in errors_in(inner)]
+
+
+def is_interrupt(error: BaseException) -> bool:
+    """Whether an error, or one in its group, is Ctrl-C. That is for the whole process, and no failure of its own code.
+
+    Code may also raise `KeyboardInterrupt` itself. That is an error like others wherever Ctrl-C raises nothing.
+    """
+    if isinstance(error, BaseExceptionGroup):
+        return error.subgroup(KeyboardInterrupt) is not None and ctrl_c_raises()
+    return isinstance(error, KeyboardInterrupt) and ctrl_c_raises()
+
+
+def ctrl_c_raises() -> bool:
+    """Whether Ctrl-C raises `KeyboardInterrupt` in the code that runs in this thread.
+
+    It does in the main thread, as long as Python, `asyncio.run` or `trio.run` handle SIGINT. `rtcflow serve`, Uvicorn
+    and Hypercorn handle it themselves: they stop, and nothing is raised.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return False
+    handler = signal.getsignal(signal.SIGINT)
+    function = getattr(handler, "func", handler)  # asyncio's is a partial
+    return function is signal.default_int_handler or getattr(function, "__module__", "") in _RAISE_AT_CTRL_C
+
+
+_RAISE_AT_CTRL_C = ("asyncio.runners", "trio._core._ki")
+"""Modules whose handler of SIGINT raises `KeyboardInterrupt` in the code that happens to run."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
@@ -12,10 +13,12 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import datetime
+from functools import partial
 
 import anyio
+import numpy as np
 import pytest
 
 import rtcflow
@@ -264,6 +267,80 @@ def test_a_handler_that_refuses_to_be_cancelled_does_not_keep_the_process(backen
     assert log.count("Refusing.start_up") == 2, log
     assert "the process ends although methods of handlers still run" in log
     assert log.rstrip().endswith("Ended.")
+
+
+EXITING = """
+import sys
+import anyio, rtcflow
+from rtcflow.demo import EchoHandler
+
+class Exiting(EchoHandler):
+    def copy(self):
+        return Exiting()
+
+    async def on_message(self, message):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self.fail, message)
+            await anyio.sleep_forever()
+
+    async def fail(self, message):
+        if message == "exit":
+            sys.exit(7)
+        raise KeyboardInterrupt
+
+stream = rtcflow.Stream(Exiting(), concurrency_limit=None)
+"""
+
+
+async def call_and_fail(url: str) -> None:
+    """Calls whose handlers exit, on each of two transports; a call beside them is served to its own end."""
+    lines = url.replace("http", "ws")
+    call_by = {"webrtc": partial(connect, url), "websocket": partial(call_by_websocket, lines)}
+    sound = rtcflow.AudioFormat(48000)
+    async with call_by_websocket(lines) as other:
+        other.start(sound, sound)
+        for kind, message in itertools.product(call_by, ("exit", "interrupt")):
+            async with call_by[kind]() as call:
+                call.start(sound, sound)
+                await call.wait_connected()
+                await call.wait_messages_open()
+                call.send_message_nowait(message)
+                with suppress(anyio.BrokenResourceError):  # a WebSocket tells an error as one
+                    await call.wait_ended()
+        other.audio_out.put(np.ones((1, 960), np.int16))
+        assert (await other.audio_in.take()).samples.any()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["trio", "asyncio"])
+def test_a_handler_whose_task_exits_ends_its_own_call_only(backend, tmp_path):
+    """`sys.exit` and `KeyboardInterrupt` in a task group of the handler: asyncio lets both leave its loop, trio not."""
+    (tmp_path / "mine.py").write_text(EXITING)
+    with server(tmp_path, "serve", "mine:stream", "--port", "0", "--backend", backend) as (url, process):
+        anyio.run(call_and_fail, url)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(150) == 0
+    log = (tmp_path / "server.log").read_text()
+    assert log.count("Exiting raised BaseExceptionGroup") == 4, log
+    assert log.rstrip().endswith("Ended.")
+
+
+LEAVING = """
+import sys
+
+async def app(scope, receive, send):
+    assert scope["type"] == "lifespan"
+    await receive()
+    sys.exit("there is no model")
+"""
+
+
+@pytest.mark.parametrize("backend", ["trio", "asyncio"])
+def test_an_application_that_exits_at_its_start_ends_the_server(backend, tmp_path):
+    """`sys.exit` in the lifespan is for the whole process; its status and its words are the application's."""
+    (tmp_path / "mine.py").write_text(LEAVING)
+    done = run("serve", "mine:app", "--port", "0", "--backend", backend, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (1, "there is no model\n")
 
 
 @pytest.mark.slow

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import signal
+import threading
+
+import anyio
 import pytest
 
-from rtcflow.ends import LONGEST_TEXT, describe_error, errors_in, sole_error
+from rtcflow.ends import LONGEST_TEXT, ctrl_c_raises, describe_error, errors_in, is_interrupt, sole_error
 
 
 class Mute(Exception):
@@ -40,3 +44,44 @@ def test_only_the_outer_group_is_taken_off():
     assert sole_error(several) is several
     assert list(map(repr, errors_in(several))) == ["ValueError('one')", "KeyError('two')"]
     assert errors_in(mine.exceptions[0]) == [mine.exceptions[0]]
+
+
+@pytest.fixture
+def sigint():
+    """Set the handler of SIGINT; it is as before afterwards."""
+    before = signal.getsignal(signal.SIGINT)
+    yield lambda handler: signal.signal(signal.SIGINT, handler)
+    signal.signal(signal.SIGINT, before)
+
+
+DEEP = BaseExceptionGroup("", [BaseExceptionGroup("", [KeyboardInterrupt()]), ValueError()])
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), DEEP], ids=["one", "deep"])
+def test_a_keyboard_interrupt_is_ctrl_c_where_ctrl_c_raises_one(error, sigint):
+    """Python raises it, and `asyncio.run` and `trio.run`. Nothing is raised by a server that takes the signal."""
+    sigint(signal.default_int_handler)
+    assert is_interrupt(error)
+
+    async def inside():
+        found = [is_interrupt(error)]
+        with anyio.open_signal_receiver(signal.SIGINT):
+            found.append(is_interrupt(error))
+        return found
+
+    for backend in ("asyncio", "trio"):
+        assert anyio.run(inside, backend=backend) == [True, False]
+    found = []
+    thread = threading.Thread(target=lambda: found.append(ctrl_c_raises()))
+    thread.start()
+    thread.join()
+    assert found == [False]
+    sigint(lambda *_: None)
+    assert not is_interrupt(error)
+    assert "raised KeyboardInterrupt" in describe_error(Mute(KeyboardInterrupt()))
+
+
+def test_other_errors_are_no_ctrl_c():
+    """SystemExit ends nothing but the call of the handler that raises it."""
+    assert not is_interrupt(SystemExit())
+    assert not is_interrupt(BaseExceptionGroup("", [SystemExit(), ValueError()]))

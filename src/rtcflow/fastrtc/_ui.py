@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 import anyio
 import anyio.from_thread
 
-from ..serving.http_server import longest_message, serve
+from ..serving.http_server import asyncio_options, longest_message, serve
 from ..stream import Stream
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Server:
 
     def _run(self) -> None:
         try:
-            anyio.run(self._serve)
+            anyio.run(self._serve, backend_options=asyncio_options(uvloop=False))
         except BaseException as error:  # noqa: BLE001  it is raised in the thread that started or waits for this one
             self._error = error
         finally:

@@ -12,6 +12,7 @@ import anyio.lowlevel
 
 from .._core.guard import is_cancellation
 from .._core.hooks import ask
+from ..ends import is_interrupt
 from ..exceptions import ApplicationFailed, NegotiationError, NotAuthorized, TooManyConnections, TooManyRequests
 from ..protocol.rates import AddressRate
 from .options import Authorize, Options
@@ -118,6 +119,4 @@ async def _decide(name: str, hook: Authorize, caller: CallRequest, refused: str)
 
 def is_for_the_process(error: BaseException) -> bool:
     """Whether an error that left the application's code is not its failure: Ctrl-C, or the end of our own task."""
-    if isinstance(error, BaseExceptionGroup):
-        return error.subgroup(KeyboardInterrupt) is not None or is_cancellation(error)
-    return isinstance(error, KeyboardInterrupt) or is_cancellation(error)
+    return is_interrupt(error) or is_cancellation(error)

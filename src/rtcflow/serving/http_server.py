@@ -24,11 +24,13 @@ import logging
 import socket
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import anyio
 
-from ..ends import errors_in
+from .._engine.lasting_loop import lasting_loop
+from ..ends import ctrl_c_raises, errors_in, is_interrupt
 from ..transports.line_socket import LineLimits
 
 if TYPE_CHECKING:
@@ -105,9 +107,23 @@ def _closing(application: Any, draining: Callable[[], bool]) -> Any:
                 event = {**event, "headers": [*event.get("headers", ()), (b"connection", b"close")]}
             await send(event)
 
-        await application(scope, receive, send if scope["type"] == "websocket" else send_last)
+        try:
+            await application(scope, receive, send if scope["type"] == "websocket" else send_last)
+        except (SystemExit, KeyboardInterrupt) as error:
+            if scope["type"] != "lifespan" or is_interrupt(error):
+                raise
+            raise ApplicationExit(*error.args) from error
 
     return closing
+
+
+class ApplicationExit(SystemExit):
+    """The application's lifespan has called `sys.exit`, for example because a model is missing: the server ends."""
+
+
+def asyncio_options(*, uvloop: bool) -> dict[str, Any]:
+    """The `backend_options` of `anyio.run` for `serve` on asyncio: a handler's task that exits ends no other call."""
+    return {"loop_factory": partial(lasting_loop, ApplicationExit, uvloop=uvloop)}
 
 
 def longest_message(calls: Iterable[Calls]) -> int:
@@ -147,7 +163,8 @@ def _guard(server: Any) -> Any:
                 await super().run()
             except BaseException as error:
                 whole = error if isinstance(error, BaseExceptionGroup) else BaseExceptionGroup("", [error])
-                passing, failed = whole.split((anyio.get_cancelled_exc_class(), KeyboardInterrupt))
+                cancelled = anyio.get_cancelled_exc_class()
+                passing, failed = whole.split((cancelled, KeyboardInterrupt) if ctrl_c_raises() else cancelled)
                 if failed is not None:
                     why = ", ".join(map(repr, errors_in(failed)))
                     logger.warning("a connection ended: the HTTP server failed on what it sent: %s", why)

@@ -21,7 +21,7 @@ from ..abc import Transport
 from ..connection.connection import Connection, ConnectionStatistics
 from ..connection.recorder import Recording, RecordPath
 from ..context import Context, LogFacts, shorten_id
-from ..ends import End, EndCause, Timeouts
+from ..ends import End, EndCause, Timeouts, is_interrupt
 from ..exceptions import CallLost, ConnectionExists, InvalidOffer, LocalProtocolError, NotAuthorized
 from ..handlers.base import AsyncStreamHandler, StreamHandlerBase
 from ..handlers.checking import has_own_method, has_video
@@ -252,7 +252,7 @@ class Session:
             logger.exception("%s call %s: rtcflow failed", self.kind, self.name)
         finally:
             self._closed()
-        interrupts = [error for error in connection.errors if _is_interrupt(error)]
+        interrupts = [error for error in connection.errors if is_interrupt(error)]
         if interrupts:
             raise interrupts[0]
         if cancellations() > cancelled_before:  # asyncio tells a task once: pass it on, whatever else was raised
@@ -345,13 +345,6 @@ class Session:
         """End the outputs and wake everybody who waits for the transport. Idempotent."""
         self.outputs.end()
         self._prepared.close()
-
-
-def _is_interrupt(error: BaseException) -> bool:
-    """Whether this is for the whole process: Ctrl-C, which trio raises in the task that happens to run."""
-    return isinstance(error, KeyboardInterrupt) or (
-        isinstance(error, BaseExceptionGroup) and error.subgroup(KeyboardInterrupt) is not None
-    )
 
 
 def describe_end(session: Session, end: End, figures: ConnectionStatistics, seconds: float) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import tracemalloc
 from contextlib import asynccontextmanager
 
@@ -197,7 +198,21 @@ class Panic(BaseException):
     """What native code calls a panic."""
 
 
-RAISED = [GeneratorExit(), SystemExit(3), Panic("x")]
+RAISED = [
+    GeneratorExit(),
+    SystemExit(3),
+    Panic("x"),
+    KeyboardInterrupt(),
+    BaseExceptionGroup("several", [KeyboardInterrupt(), ValueError()]),
+]
+
+
+@pytest.fixture
+def sigint_taken():
+    """As in `rtcflow serve` and under Uvicorn: Ctrl-C stops the server, and raises nothing in the code that runs."""
+    before = signal.signal(signal.SIGINT, lambda *_: None)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @asynccontextmanager
@@ -215,6 +230,7 @@ async def served(stream):
 @pytest.mark.parametrize("error", RAISED, ids=lambda error: type(error).__name__)
 @pytest.mark.parametrize("where", ["receive", "emit", "start_up", "on_message", "shutdown"])
 @pytest.mark.parametrize("base", [Async, Sync])
+@pytest.mark.usefixtures("sigint_taken")
 async def test_whatever_a_method_raises_ends_its_own_call_only(base, where, error, caplog):
     """The server goes on and serves the next caller; the log tells of the one."""
 
@@ -244,6 +260,7 @@ async def test_whatever_a_method_raises_ends_its_own_call_only(base, where, erro
 
 @pytest.mark.parametrize("error", RAISED, ids=lambda error: type(error).__name__)
 @pytest.mark.parametrize("where", ["copy", "shutdown"])
+@pytest.mark.usefixtures("sigint_taken")
 async def test_whatever_fails_at_admission_refuses_one_call_only(where, error):
     """copy() that raises, or shutdown() of a handler that was never served: the slot is given back."""
 
@@ -272,6 +289,24 @@ async def test_whatever_fails_at_admission_refuses_one_call_only(where, error):
         async with served(stream) as session:
             session.close()
             assert (await session.connection.wait_ended()).cause is EndCause.CLOSED
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()], ids=["exit", "interrupt"])
+@pytest.mark.usefixtures("sigint_taken")
+async def test_a_task_of_handler_loop_that_exits_ends_its_own_call_only(error):
+    """On every loop, also on one of asyncio that is not rtcflow's: the error is taken before it reaches the loop."""
+
+    class Handler(Async):
+        async def start_up(self):
+            async def fail():
+                raise error
+
+            self.loop.create_task(fail())
+
+    async with Stream(Handler(), timeouts=QUICK).running() as stream:
+        for _ in range(2):
+            async with served(stream) as session:
+                assert (await session.connection.wait_ended()).error is error
 
 
 async def test_ctrl_c_passes_through():

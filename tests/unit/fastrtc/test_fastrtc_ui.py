@@ -42,7 +42,7 @@ def test_the_first_free_port_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_server_that_fails_says_why_where_it_is_started_or_waited_for(
     stream: Stream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: Any) -> None:
+    def fail(*_: Any, **__: Any) -> None:
         raise MemoryError("no loop")
 
     monkeypatch.setattr(_ui.anyio, "run", fail)

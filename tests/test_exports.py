@@ -24,6 +24,7 @@ from rtcflow._core import moved as _moved
 from rtcflow.abc import Player
 from rtcflow.client.lines import call_by_websocket
 from rtcflow.connection import WorkerThreads
+from rtcflow.media.playout import Playout
 from rtcflow.serving.session import ConnectionSettings
 from rtcflow.transports import WebRTCTransport
 
@@ -153,6 +154,30 @@ def test_renamed_names_say_the_new_one(module: str, name: str) -> None:
     assert hasattr(importlib.import_module(owner), new)
 
 
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        ("lines.Dtmf", "rtcflow.protocol.lines.KeyPressed"),
+        ("lines.Failed", "rtcflow.protocol.lines.CarrierFailed"),
+        ("lines.Heard", "rtcflow.protocol.lines.MarkTracker"),
+        ("lines.MessageRate", "rtcflow.protocol.rates.MessageRate"),
+        ("signalling.check_reply", "rtcflow.protocol.signalling.parse_reply"),
+        ("websocket.Wish", "rtcflow.transports.StartOptions"),
+        ("websocket.read_wish", "rtcflow.protocol.websocket.read_start_options"),
+    ],
+)
+def test_renamed_names_of_the_protocols_say_the_new_one(name: str, place: str) -> None:
+    """They stand in their own modules, which lie below the table of the others."""
+    owner, _, old = f"rtcflow.protocol.{name}".rpartition(".")
+    module = importlib.import_module(owner)
+    with pytest.raises(ImportError, match=f"{owner}.{old} was renamed; it is {place}"):
+        exec(f"from {owner} import {old}")
+    with pytest.raises(AttributeError, match="has no attribute 'nonsense'"):
+        getattr(module, "nonsense")  # noqa: B009
+    now, _, new = place.rpartition(".")
+    assert hasattr(importlib.import_module(now), new)
+
+
 @pytest.mark.parametrize(("module", "name"), [(m, n) for m, names in _moved.PRIVATE.items() for n in names])
 def test_names_that_became_private_say_what_to_use(module: str, name: str) -> None:
     """The error says what a program does in their place; each public name in it exists."""
@@ -182,8 +207,8 @@ def test_attributes_that_have_moved_say_where() -> None:
         WebRTCTransport(None, None, None, wish=None)  # type: ignore[arg-type,call-arg]
     with pytest.raises(TypeError, match="the argument 'wish' of call_by_websocket is called 'options' now"):
         call_by_websocket("ws://127.0.0.1", wish=None)  # type: ignore[call-arg]
-    with pytest.raises(ImportError, match=r"renamed; it is rtcflow\.transports\.StartOptions"):
-        exec("from rtcflow.protocol.websocket import Wish")
+    with pytest.raises(TypeError, match="the argument 'lead' of Playout is called 'ahead' now"):
+        Playout(48000, lead=0.1)  # type: ignore[call-arg]
     player = Player()
     player.open(rtcflow.AudioFormat(48000))
     assert player.put(frame=rtcflow.AudioFrame(np.zeros((1, 960), np.int16), 48000, 0))
@@ -286,21 +311,29 @@ def _modules(statement: str) -> set[str]:
 
 
 def test_importing_is_light() -> None:
-    """`import rtcflow` and its most used names load what handlers are made of: no WebRTC, no server, no cryptography.
+    """`import rtcflow` and its most used names load what handlers are made of: no WebRTC, no FFmpeg, no server, no
+    cryptography.
 
     How many seconds that takes is the machine's affair; `nox -s bench` measures them beside FastRTC's.
     """
     loaded = _loaded_by("import rtcflow; rtcflow.StreamHandler, rtcflow.AsyncStreamHandler, rtcflow.Stream")
     assert "rtcflow" in loaded
-    assert loaded - _loaded_by("pass") <= {"rtcflow", "anyio", "av", "numpy", "sniffio", "typing_extensions"}
+    assert loaded - _loaded_by("pass") <= {"rtcflow", "anyio", "numpy", "sniffio"}
 
 
 def test_what_many_programs_do_without_is_imported_later() -> None:
     """Each of these takes longer than most modules, and has brothers that it imports."""
     later = {"asyncio", "email", "importlib.metadata", "importlib.resources", "anyio.from_thread", "anyio.to_process"}
-    ours = {"handlers.turns.detector", "handlers.turns.reply", "protocol.lines", "protocol.signalling", "routes.app"}
+    ours = {
+        "connection.recorder",
+        "handlers.turns.detector",
+        "handlers.turns.reply",
+        "protocol.lines",
+        "protocol.signalling",
+        "routes.app",
+    }
     loaded = _modules("import rtcflow; rtcflow.StreamHandler, rtcflow.Stream")
-    assert not (later | {f"rtcflow.{name}" for name in ours}) & loaded - _modules("import anyio.lowlevel, av, numpy")
+    assert not (later | {f"rtcflow.{name}" for name in ours}) & loaded - _modules("import anyio.lowlevel, numpy")
 
 
 def test_importing_pulls_in_no_extra() -> None:

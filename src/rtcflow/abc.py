@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-
-import av
+from typing import TYPE_CHECKING
 
 from ._core.flow import Flow, FlowStatistics, Policy
 from ._core.packets import PacketTaps
@@ -13,6 +12,9 @@ from ._core.player import Playback, Player, PlayerTap
 from .exceptions import LocalProtocolError
 from .frames import AudioFormat, AudioFrame
 from .media.playout import PlayoutFrame, PlayoutStatistics
+
+if TYPE_CHECKING:
+    import av
 
 __all__ = [
     "Flow",

@@ -29,6 +29,7 @@ from rich.logging import RichHandler
 from rich.table import Table
 
 from ._core.installed import check_versions
+from ._core.moved import absent
 from ._version import __version__
 from .ends import errors_in, sole_error
 from .exceptions import ClusterError
@@ -930,3 +931,9 @@ def _print_doctor(report: DoctorReport) -> None:
         console.print(f"– {words}", markup=False)
     if not report.problems:
         console.print("✓ Calls work.")
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> NoReturn:
+        raise absent(__name__, name)

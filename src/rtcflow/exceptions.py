@@ -28,6 +28,10 @@ are never wrapped.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
 __all__ = [
     "ApplicationFailed",
     "CallLost",
@@ -50,6 +54,10 @@ __all__ = [
     "UnknownConnection",
     "UnsupportedMedia",
 ]
+
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class RTCFlowError(Exception):
@@ -237,3 +245,32 @@ class MediaError(RTCFlowError, ValueError):
         super().__init__(f"{what}; expected {expected}")
         self.what = what
         self.expected = expected
+
+
+# -- names of earlier releases; `_core.moved` has the tables for modules that may import it
+
+
+def absent_name(module: str, name: str, now: Mapping[str, str]) -> ImportError | AttributeError:
+    """The error for a name that `module` does not have. `now` says what earlier names are called.
+
+    It is an ImportError for those, because ``from ... import`` loses the text of an AttributeError.
+    """
+    if name in now:
+        return ImportError(f"{module}.{name} was renamed; it is {now[name]}", name=module)
+    return AttributeError(f"module {module!r} has no attribute {name!r}")
+
+
+def renamed(**names: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Make a function refuse the old names of its keywords, with an error that says the new ones: ``old="new"``."""
+
+    def refuse(function: Callable[P, T]) -> Callable[P, T]:
+        @wraps(function)
+        def checked(*args: P.args, **keywords: P.kwargs) -> T:
+            for old in names.keys() & keywords.keys():
+                what = function.__qualname__.removesuffix(".__init__")
+                raise TypeError(f"the argument {old!r} of {what} is called {names[old]!r} now")
+            return function(*args, **keywords)
+
+        return checked
+
+    return refuse

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, Union, runtime_checkable
 
-import av
 import numpy as np
 from numpy.typing import NDArray
 
 from .frames import ChannelLayout
+
+if TYPE_CHECKING:
+    import av
 
 
 class AdditionalOutputs:
@@ -69,7 +71,7 @@ AudioEmitType: TypeAlias = tuple[int, AudioArray] | tuple[int, AudioArray, Chann
 float32 in [-1, 1]."""
 
 EmitType: TypeAlias = AudioEmitType | AdditionalOutputs | tuple[AudioEmitType, AdditionalOutputs] | CloseStream | None
-Picture: TypeAlias = NDArray[Any] | av.VideoFrame
+Picture: TypeAlias = Union[NDArray[Any], "av.VideoFrame"]  # in quotes: `import rtcflow` does not load FFmpeg
 VideoEmitType: TypeAlias = Picture | AdditionalOutputs | tuple[Picture, AdditionalOutputs] | CloseStream | None
 
 

@@ -99,6 +99,44 @@ def test_addresses_route_and_goodbye() -> None:
     run(check())
 
 
+class _Refusing:
+    """A connection of pyOpenSSL that cannot send."""
+
+    def __init__(self, stock: SSL.Connection) -> None:
+        self._stock = stock
+
+    def send(self, _data: bytes) -> int:
+        raise SSL.ZeroReturnError
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stock, name)
+
+
+def test_sockets_of_a_failed_close() -> None:
+    """aiortc ends its close at the first error and leaves the sockets open. `close_sockets` closes them, once."""
+
+    async def check() -> None:
+        async with connected_pair() as (one, _two):
+            (dtls,) = seam.transports(one)
+            while one.sctp.state != "connected":
+                await asyncio.sleep(0.01)
+            stock: Any = dtls._ssl
+            vars(dtls)["_ssl"] = _Refusing(stock)
+            with pytest.raises(SSL.ZeroReturnError):
+                await one.close()
+            assert dtls.transport.state == "completed"
+            await seam.close_sockets(one)
+            assert dtls.transport.state == "closed"
+            assert not dtls.transport._connection._protocols
+            await seam.close_sockets(one)
+            vars(dtls)["_ssl"] = stock  # the rest of its close, so that nothing is left
+            await one.sctp.stop()
+            await dtls.stop()
+            vars(one)["_RTCPeerConnection__isClosed"].set_result(True)
+
+    run(check())
+
+
 def test_signatures() -> None:
     """The methods we stand in for still have the parameters that aiortc calls them with."""
     parameters = inspect.signature(RTCRtpReceiver._handle_rtp_packet).parameters
@@ -626,12 +664,12 @@ def test_further_sources_of_a_peer_are_dropped() -> None:
             seam.contain_faults(two, 1000, faults.append)
             vars(receiver)["_handle_rtp_packet"] = hear
             transport._rtp_router.payload_type_table[96] = {receiver}
-            for ssrc in [*range(1, wire.SOURCES + 100), 1]:
+            for ssrc in [*range(1, wire.MOST_SOURCES + 100), 1]:
                 packet = RtpPacket(payload_type=96, sequence_number=1, ssrc=ssrc, payload=b"x")
                 await transport._handle_rtp_data(packet.serialize(), arrival_time_ms=0)
-            assert len(transport._rtp_router.ssrc_table) == wire.SOURCES
-            assert len(heard) >= wire.SOURCES - 5
-            assert max(heard) <= wire.SOURCES
+            assert len(transport._rtp_router.ssrc_table) == wire.MOST_SOURCES
+            assert len(heard) >= wire.MOST_SOURCES - 5
+            assert max(heard) <= wire.MOST_SOURCES
             assert heard[-1] == 1
             assert set(faults) == {"a packet came from an RTP source that is not among the first 1000 of the peer"}
 

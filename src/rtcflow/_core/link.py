@@ -14,16 +14,19 @@ application's.
 from __future__ import annotations
 
 import threading
+from typing import TYPE_CHECKING
 
 import anyio
 import anyio.lowlevel
-import av
 
 from ..exceptions import RemoteProtocolError
 from ..frames import AudioFrame
 from .bridge import Event
 from .flow import Flow, Policy
 from .player import Player
+
+if TYPE_CHECKING:
+    import av
 
 AUDIO_BOUND = 50
 """Received audio frames that may wait: 1 s. More would only be heard too late."""

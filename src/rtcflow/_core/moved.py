@@ -2,7 +2,7 @@
 
 The `__getattr__` of a module ends with `raise absent(...)`. It knows names that have moved (`NAMES`), that are called
 something else now (`RENAMED`), and that users have no use for any more (`PRIVATE`). `absent_attribute` does the same
-for a class, and `renamed` for the keywords of a function.
+for a class. Modules below this one use `exceptions.absent_name`, and keywords have `exceptions.renamed`.
 
 `OldModules` is the last of Python's import finders, so it is asked only for modules that do not exist. For an old
 module it raises an ImportError that says the new place. The modules that earlier documentation told users to import
@@ -12,20 +12,18 @@ still work: `_Alias` loads an empty module that takes its names from the new one
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from functools import wraps
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Final
+
+from ..exceptions import absent_name
 
 if TYPE_CHECKING:
     from importlib.abc import Loader, MetaPathFinder
 else:  # the import system asks for the methods only, and `importlib.abc` takes as long to import as ten of our modules
     Loader = MetaPathFinder = object
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 PACKAGE: Final = "rtcflow"
 
@@ -61,9 +59,15 @@ NAMES: Final[Mapping[str, str]] = {
 
 RENAMED: Final[Mapping[str, Mapping[str, str]]] = {
     "rtcflow": {"Caller": "rtcflow.CallRequest"},
+    "rtcflow.cli": {"Carrier": "rtcflow.cli.SimulatedCarrier"},
+    "rtcflow.client": {
+        name: f"rtcflow.client.webrtc.{name}" for name in ("import_httpx2", "plain_text", "read_headers")
+    },
     "rtcflow.client.load": {"Limits": "rtcflow.client.load.LoadLimits", "Trace": "rtcflow.client.load.CallTrace"},
+    "rtcflow.handlers.turns.arguments": {"name_of_function": "rtcflow.handlers.turns.reply.name_of_function"},
     "rtcflow.testing": {"Heard": "rtcflow.testing.HeardFrame"},
     "rtcflow.testing.caller": {"Heard": "rtcflow.testing.HeardFrame"},
+    "rtcflow.testing.clocks": {"Decision": "rtcflow.testing._virtual_time.Decision"},
     "rtcflow.transports": {"Wish": "rtcflow.transports.StartOptions"},
 }
 """By module: names of an earlier release, and what they are called now."""
@@ -129,11 +133,9 @@ def absent(module: str, name: str) -> ImportError | AttributeError:
     """
     if module == PACKAGE and name in NAMES:
         return ImportError(f"{module}.{name} has moved; take it from {NAMES[name]}", name=module)
-    if name in RENAMED.get(module, {}):
-        return ImportError(f"{module}.{name} was renamed; it is {RENAMED[module][name]}", name=module)
     if name in PRIVATE.get(module, {}):
         return ImportError(f"{module}.{name} is private now: {PRIVATE[module][name]}", name=module)
-    return AttributeError(f"module {module!r} has no attribute {name!r}")
+    return absent_name(module, name, RENAMED.get(module, {}))
 
 
 def absent_attribute(owner: object, name: str, now: Mapping[str, str]) -> AttributeError:
@@ -142,22 +144,6 @@ def absent_attribute(owner: object, name: str, now: Mapping[str, str]) -> Attrib
     if name in now:
         return AttributeError(f"{kind} has no {name} any more: {now[name]}")
     return AttributeError(f"{kind!r} object has no attribute {name!r}")
-
-
-def renamed(**names: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
-    """Make a function refuse the old names of its keywords, with an error that says the new ones: ``old="new"``."""
-
-    def refuse(function: Callable[P, T]) -> Callable[P, T]:
-        @wraps(function)
-        def checked(*args: P.args, **keywords: P.kwargs) -> T:
-            for old in names.keys() & keywords.keys():
-                what = function.__qualname__.removesuffix(".__init__")
-                raise TypeError(f"the argument {old!r} of {what} is called {names[old]!r} now")
-            return function(*args, **keywords)
-
-        return checked
-
-    return refuse
 
 
 class OldModules(MetaPathFinder):

@@ -21,10 +21,10 @@ import anyio.lowlevel
 import numpy as np
 from numpy.typing import NDArray
 
+from ..exceptions import renamed
 from ..frames import AudioFormat, AudioFrame
 from ..media.playout import Latency, Playout, PlayoutFrame, PlayoutStatistics
 from .bridge import ParkingLot, Waiter
-from .moved import renamed
 
 MOST_WAITING = 0.2
 """Seconds of audio that may wait before the handler is held back. It bridges a stall of the handler's loop of that

@@ -466,7 +466,9 @@ class Peer:
             _log.warning("a connection did not close within %g s", self._config.close_timeout)
         finally:
             if connection is not None:
-                await self._close_sockets(connection)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self._config.close_timeout):
+                        await seam.close_sockets(connection)
             if self._audio_in is not None:
                 self._audio_in.close()
             for task in self._tasks:
@@ -474,13 +476,6 @@ class Peer:
             await self.family.wait(timeout=0.5)
             self._ports.end()
             self._thread.residents.discard(self)
-
-    async def _close_sockets(self, connection: RTCPeerConnection) -> None:
-        """Close the sockets that `RTCPeerConnection.close` left open: it ends at its first error, or was late."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(self._config.close_timeout):
-                for transport in seam.transports(connection):
-                    await transport.transport.stop()
 
     async def _drain(self) -> None:
         """Wait until the peer has all messages, for a limited time."""

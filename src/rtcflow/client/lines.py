@@ -23,12 +23,11 @@ import numpy as np
 from .._core.bridge import loop_clock
 from .._core.flow import Flow, Policy
 from .._core.link import LinkEnd
-from .._core.moved import renamed
 from .._core.native import task_group
 from .._core.player import Player
 from ..abc import MediaOffer, TransportStatistics
 from ..ends import sole_error
-from ..exceptions import MediaError, NegotiationError, RemoteProtocolError
+from ..exceptions import MediaError, NegotiationError, RemoteProtocolError, renamed
 from ..frames import AudioFormat
 from ..media.codecs import make_coder
 from ..protocol.lines import (

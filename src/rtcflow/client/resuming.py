@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Final
 import anyio
 import anyio.abc
 import anyio.lowlevel
-from typing_extensions import override
 
 from .._core.bridge import loop_clock
 from .._core.link import LinkEnd
@@ -81,7 +80,6 @@ class ResumingCall(LinkTransport):
 
     # -- the transport that the application has
 
-    @override
     def start(self, receive: AudioFormat, send: AudioFormat) -> tuple[AudioFormat, AudioFormat]:
         self._formats = receive, send
         heard, sent = self._inner.start(receive, send)
@@ -89,11 +87,9 @@ class ResumingCall(LinkTransport):
         self._began.set()
         return heard, sent
 
-    @override
     async def wait_messages_open(self) -> None:
         await self._inner.wait_messages_open()
 
-    @override
     def send_message_nowait(self, message: str) -> None:
         self._check_messages_open()
         if self._up.is_set() and not self._waiting:
@@ -104,11 +100,9 @@ class ResumingCall(LinkTransport):
             raise anyio.WouldBlock
         self._waiting.append(message)
 
-    @override
     def clear_audio(self) -> float:
         return self.audio_out.clear() + self._inner.clear_audio()
 
-    @override
     def statistics(self) -> TransportStatistics:
         """See `Transport.statistics`: the queues are the call's, everything else is the present connection's."""
         own, inner = super().statistics(), self._inner.statistics()
@@ -120,7 +114,6 @@ class ResumingCall(LinkTransport):
             details={**inner.details, "resumed": float(self.resumed)},
         )
 
-    @override
     async def aclose(self) -> None:
         self._link.close()
         await self._inner.aclose()

@@ -4,14 +4,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NoReturn
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 from .._core.moved import absent
 from .._core.threads import ThreadStatistics, WorkerThreads
-from ..media.recording import Mark
 from .connection import Connection, ConnectionStatistics, run_connection
 from .handler_loop import Future, Handle, HandlerLoop, Task
-from .recorder import Recording
+
+if TYPE_CHECKING:
+    from ..media.recording import Mark
+    from .recorder import Recording
 
 __all__ = [
     "Connection",
@@ -28,7 +31,12 @@ __all__ = [
 ]
 
 
+_LATER = {"Mark": "..media.recording", "Recording": ".recorder"}
+"""Names of recordings, which most programs do not make."""
+
 if not TYPE_CHECKING:
 
-    def __getattr__(name: str) -> NoReturn:
+    def __getattr__(name: str) -> object:
+        if name in _LATER:
+            return getattr(import_module(_LATER[name], __name__), name)
         raise absent(__name__, name)

@@ -33,6 +33,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -57,10 +58,10 @@ from ..outputs import AdditionalOutputs, CloseStream
 from ..protocol import messages
 from .handler_loop import HandlerLoop, Task
 from .media_loops import STREAM_ENDS, MediaLoops, Voice
-from .recorder import FileRecorder, Recording, RecordPath
-from .resuming import Resuming
 
 if TYPE_CHECKING:
+    from .recorder import FileRecorder, Recording
+    from .resuming import Resuming
     from .saying import Saying
 
 __all__ = ["Connection", "ConnectionStatistics", "run_connection", "shut_down"]
@@ -192,7 +193,11 @@ class Connection:
         self._recorders: list[FileRecorder] = []
         self._writers: dict[FileRecorder, anyio.CancelScope] = {}
         self._scribes: Crew | None = None  # the threads of recordings, if there are any
-        self._resuming = None if resume is None else Resuming(self, resume)
+        self._resuming: Resuming | None = None
+        if resume is not None:
+            from .resuming import Resuming
+
+            self._resuming = Resuming(self, resume)
         self._out = (transport.audio_out, 0.0)  # and the seconds that players of earlier transports have played
         self._media = MediaLoops(
             transport,
@@ -347,7 +352,7 @@ class Connection:
         """End the connection."""
         self._finish(End(EndCause.CLOSED, reason))
 
-    def record(self, path: RecordPath | Callable[[Context], Any]) -> Recording:
+    def record(self, path: str | PathLike[str] | Callable[[Context], Any]) -> Recording:
         """Record the call from now on, until it ends or `Recording.stop`; from any thread.
 
         The file has two channels: the caller, and what left for the caller. Both are on media time, so they stay
@@ -364,6 +369,8 @@ class Connection:
             ValueError: The path has another suffix.
             RuntimeError: The connection has ended.
         """
+        from .recorder import FileRecorder
+
         recorder = FileRecorder(path, self.context)
         with self._lock:
             if self.end is not None:

@@ -15,13 +15,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
 from functools import partial
-from typing import Any, ClassVar, Final, Literal, Protocol, TypeAlias, TypeVar, cast, get_args, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Protocol, TypeAlias, TypeVar, cast, get_args, overload
 
 import anyio
 import anyio.lowlevel
-import av
 import numpy as np
-from av.audio.resampler import AudioResampler
 from numpy.typing import NDArray
 
 from .._core.bridge import Event
@@ -33,6 +31,9 @@ from ..frames import ChannelLayout
 from ..outputs import DataChannel, EmitType, VideoEmitType, WebRTCData
 from ..protocol import messages
 from .ledger import Heard
+
+if TYPE_CHECKING:
+    import av
 
 __all__ = [
     "AsyncAudioVideoStreamHandler",
@@ -219,7 +220,7 @@ class StreamHandlerBase(ABC):  # noqa: B024  the abstract methods are async or n
         self._args_wanted = self._args_asked = False
         self._ended = False
         self._reply_task: Any = None  # the task of `reply`
-        self._resampler: AudioResampler | None = None
+        self._resampler: av.AudioResampler | None = None
 
     # -- the connection
 
@@ -671,7 +672,9 @@ class StreamHandlerBase(ABC):  # noqa: B024  the abstract methods are async or n
         call to call, so feed it one stream only.
         """
         if self._resampler is None:
-            self._resampler = AudioResampler(format="s16p", layout=self.expected_layout, rate=self.input_sample_rate)
+            import av
+
+            self._resampler = av.AudioResampler(format="s16p", layout=self.expected_layout, rate=self.input_sample_rate)
         yield from self._resampler.resample(frame)
 
 

@@ -7,9 +7,8 @@ None, where media is ``(sample_rate, samples[, layout])`` or a picture.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-import av
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,6 +17,9 @@ from ..media.convert import as_pcm
 from ..media.resample import check_sample_rate
 from ..outputs import AdditionalOutputs, CloseStream
 from .base import VideoFormat
+
+if TYPE_CHECKING:
+    import av
 
 AUDIO_GRAMMAR: Final = (
     "(sample_rate, samples), (sample_rate, samples, layout), AdditionalOutputs, CloseStream, "
@@ -145,6 +147,8 @@ def parse_video_emit(item: object, video_format: VideoFormat = "bgr24", *, what:
 
 
 def _parse_picture(media: object, video_format: VideoFormat, what: str) -> av.VideoFrame:
+    import av
+
     if isinstance(media, av.VideoFrame):
         _check_size(media.width, media.height, what)
         return media

@@ -28,7 +28,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..exceptions import MediaError
+from ..exceptions import MediaError, renamed
 from ..frames import FRAME_SECONDS, AudioFrame
 from .convert import to_channels
 
@@ -131,6 +131,7 @@ class Playout:
             past before the first push.
     """
 
+    @renamed(lead="ahead")
     def __init__(
         self, sample_rate: int, *, latency: Latency = Latency.BUFFERED, ahead: float = 0.0, max_lag: float = MAX_LAG
     ) -> None:

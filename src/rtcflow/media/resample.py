@@ -6,16 +6,17 @@ differently, gives the same samples, bit for bit. One 20 ms frame costs 50 to 10
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-import av
 import numpy as np
-from av.audio.resampler import AudioResampler
 from numpy.typing import NDArray
 
 from ..exceptions import MediaError
 from ..frames import LAYOUTS, AudioFormat
 from .convert import to_channels
+
+if TYPE_CHECKING:
+    import av
 
 MIN_SAMPLE_RATE = 1_000
 MAX_SAMPLE_RATE = 384_000
@@ -64,10 +65,12 @@ class Resampler:
         self._fed = self._given = 0
         self._filter = self._new_filter()
 
-    def _new_filter(self) -> AudioResampler | None:
+    def _new_filter(self) -> av.AudioResampler | None:
         if self._source_rate == self._target_rate:
             return None
-        return AudioResampler(format="s16p", layout=self.target.layout, rate=self._target_rate)
+        import av
+
+        return av.AudioResampler(format="s16p", layout=self.target.layout, rate=self._target_rate)
 
     def feed(self, samples: NDArray[np.int16]) -> NDArray[np.int16]:
         """Convert the next samples, of any length.
@@ -104,9 +107,11 @@ class Resampler:
             self._filter = self._new_filter()
         return out
 
-    def _run(self, resampler: AudioResampler, samples: NDArray[np.int16]) -> NDArray[np.int16]:
+    def _run(self, resampler: av.AudioResampler, samples: NDArray[np.int16]) -> NDArray[np.int16]:
         if not samples.shape[1]:
             return samples
+        import av
+
         # In pieces, because the filter needs many times the memory of one feed. The samples are the same.
         parts = []
         for begin in range(0, samples.shape[1], self._source_rate):

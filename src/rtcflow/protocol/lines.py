@@ -19,9 +19,9 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, NoReturn, TypeAlias
 
-from ..exceptions import RemoteProtocolError
+from ..exceptions import RemoteProtocolError, absent_name
 from ..frames import FRAME_SECONDS, AudioFormat, ChannelLayout
 from .json_text import read_json, read_json_object
 from .resume import Permit
@@ -641,3 +641,15 @@ class MarkTracker:
         if position is not None and position > self._settled:
             self.heard += position - self._settled
             self._settled = position
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> NoReturn:
+        now = {
+            "Dtmf": f"{__name__}.KeyPressed",
+            "Failed": f"{__name__}.CarrierFailed",
+            "Heard": f"{__name__}.MarkTracker",
+            "MessageRate": "rtcflow.protocol.rates.MessageRate",
+        }
+        raise absent_name(__name__, name, now)

@@ -13,7 +13,7 @@ import ipaddress
 import json
 import re
 from dataclasses import dataclass, replace
-from typing import Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias
 
 from ..exceptions import (
     ConnectionExists,
@@ -23,6 +23,7 @@ from ..exceptions import (
     RemoteProtocolError,
     TooManyConnections,
     UnknownConnection,
+    absent_name,
 )
 from .json_text import read_json, read_json_object
 from .resume import Permit, Proof, read_permit, read_request
@@ -453,3 +454,9 @@ def _refusal(meta: object, status: int) -> NegotiationError:
     if status >= 400:
         error.status = status
     return error
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> NoReturn:
+        raise absent_name(__name__, name, {"check_reply": f"{__name__}.parse_reply"})

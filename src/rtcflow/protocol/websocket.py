@@ -27,7 +27,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn
 
-from ..exceptions import RemoteProtocolError
+from ..exceptions import RemoteProtocolError, absent_name
 from ..frames import CHANNELS, ChannelLayout
 from .json_text import read_json_object
 from .lines import (
@@ -314,6 +314,5 @@ def _read_format(said: dict[str, Any]) -> MediaFormat:
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> NoReturn:
-        if name == "Wish":
-            raise ImportError(f"{__name__}.Wish was renamed; it is rtcflow.transports.StartOptions", name=__name__)
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        read = f"{__name__}.read_start_options"
+        raise absent_name(__name__, name, {"Wish": "rtcflow.transports.StartOptions", "read_wish": read})

@@ -6,6 +6,7 @@ import logging
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from os import PathLike
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
@@ -19,7 +20,6 @@ from .._core.native import cancellations
 from .._core.threads import WorkerThreads
 from ..abc import Transport
 from ..connection.connection import Connection, ConnectionStatistics
-from ..connection.recorder import Recording, RecordPath
 from ..context import Context, LogFacts, shorten_id
 from ..ends import End, EndCause, Timeouts, is_interrupt
 from ..exceptions import CallLost, ConnectionExists, InvalidOffer, LocalProtocolError, NotAuthorized
@@ -30,6 +30,9 @@ from ..outputs import AdditionalOutputs
 from ..protocol.resume import Permit, Proof, Ticket
 from ..transports.webrtc import WebRTCTransport
 from .output_events import OutputEvents
+
+if TYPE_CHECKING:
+    from ..connection.recorder import Recording
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -179,7 +182,7 @@ class Session:
         """The connection's figures now, or None if the transport is not open yet."""
         return None if self.connection is None else self.connection.statistics()
 
-    def record(self, path: RecordPath) -> Recording:
+    def record(self, path: str | PathLike[str]) -> Recording:
         """Record the call from now on; see `Connection.record`.
 
         Raises:

@@ -11,10 +11,11 @@ threads of sync handlers by itself.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import anyio.lowlevel
 
+from .._core.moved import absent
 from ._virtual_time import VirtualTime
 from ._workers import PATIENCE, Stuck
 
@@ -84,3 +85,9 @@ def virtual_time() -> VirtualTime:
 async def advance(seconds: float) -> None:
     """Let `seconds` pass in a loop with manual virtual time (see `VirtualTime.advance`). A checkpoint."""
     await virtual_time().advance(seconds)
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> NoReturn:
+        raise absent(__name__, name)

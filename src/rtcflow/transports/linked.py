@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import anyio
 import anyio.lowlevel
-import av
-from typing_extensions import override
 
 from .._core.flow import Flow
 from .._core.link import LinkEnd
 from .._core.player import Player
 from ..abc import Transport
 from ..frames import AudioFrame
+
+if TYPE_CHECKING:
+    import av
 
 
 class LinkTransport(Transport):
@@ -34,15 +37,12 @@ class LinkTransport(Transport):
         """The state in one word, for `repr`."""
         return "closed" if self._link.closed else "ended" if self._link.ended.is_set() else "open"
 
-    @override
     async def wait_connected(self) -> None:
         await self._link.wait_connected()
 
-    @override
     async def wait_ended(self) -> None:
         await self._link.wait_ended()
 
-    @override
     async def wait_messages_open(self) -> None:
         if not self.offer.messages:
             await anyio.sleep_forever()

@@ -12,13 +12,11 @@ import math
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import anyio
 import anyio.abc
 import anyio.lowlevel
-import av
-from typing_extensions import override
 
 from .._core.bridge import loop_clock
 from .._core.flow import Flow, Policy
@@ -31,6 +29,9 @@ from ..frames import AudioFormat, AudioFrame
 from ..media.playout import Latency
 from ..protocol.messages import Dtmf, check_keys, encode
 from .linked import LinkTransport
+
+if TYPE_CHECKING:
+    import av
 
 IN_FLIGHT_BOUND: Final = 10_000
 """The most frames that may be on their way in one direction (200 s of audio). The link loses further ones."""
@@ -93,12 +94,10 @@ class MemoryTransport(LinkTransport):
     def __repr__(self) -> str:
         return f"<MemoryTransport{' closed' if self._link.closed else ''}>"
 
-    @override
     def start(self, receive: AudioFormat, send: AudioFormat) -> tuple[AudioFormat, AudioFormat]:
         self.audio_out.open(send)
         return receive, send
 
-    @override
     def send_message_nowait(self, message: str) -> None:
         self._check_messages_open()
         with self._lock:
@@ -141,7 +140,6 @@ class MemoryTransport(LinkTransport):
         """Let the link fail for this end, with `error` as the cause; from any thread. For tests."""
         self._link.end(error)
 
-    @override
     async def aclose(self) -> None:
         if not self._link.closed:
             self._say_goodbye()

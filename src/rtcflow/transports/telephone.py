@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 import anyio
-from typing_extensions import override
 
 from ..abc import MediaOffer
 from ..exceptions import LocalProtocolError
@@ -150,7 +149,6 @@ class TelephoneTransport(LineTransport):
         }
         return {**call.custom, **known}
 
-    @override
     def send_dtmf_nowait(self, digits: str) -> None:
         check_keys(digits)
         if not self._codec.presses:
@@ -162,7 +160,6 @@ class TelephoneTransport(LineTransport):
             raise anyio.ClosedResourceError
         self._outbox.put(self._codec.send(SendDtmf(digits)))
 
-    @override
     def _tell_agreed(self, receive: MediaFormat, send: MediaFormat) -> None:
         if self._codec.answers:
             self._outbox.put(self._codec.send(SendAccepted(self.call.call_id, receive, send)))

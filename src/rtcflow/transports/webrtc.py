@@ -13,17 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.lowlevel
-from typing_extensions import override
 
 from .._core.hooks import ask
 from .._core.installed import check_versions
-from .._core.moved import renamed
 from .._core.packets import PacketTaps
 from .._core.threads import observer
 from .._engine.config import IceServer, OpusConfig, VideoConfig, WebRTCConfig, read_ice_servers
 from .._engine.ports import Ports, Route, ServerReport, ServerTrouble
 from ..abc import MediaOffer, TransportStatistics
-from ..exceptions import NegotiationTimeout
+from ..exceptions import NegotiationTimeout, renamed
 from ..frames import AudioFormat
 from ..media.playout import Latency
 from .linked import LinkTransport
@@ -326,7 +324,6 @@ class WebRTCTransport(LinkTransport):
         else:
             await anyio.lowlevel.checkpoint()
 
-    @override
     def start(self, receive: AudioFormat, send: AudioFormat) -> tuple[AudioFormat, AudioFormat]:
         from .._engine.audio import send_format
         from .._engine.opus import decoded_rate
@@ -337,7 +334,6 @@ class WebRTCTransport(LinkTransport):
         self._ports.receive = receive
         return receive, send
 
-    @override
     async def wait_connected(self) -> None:
         try:
             await super().wait_connected()
@@ -346,17 +342,14 @@ class WebRTCTransport(LinkTransport):
                 raise NegotiationTimeout(error.phase, error.timeout) from None
             raise
 
-    @override
     async def wait_messages_open(self) -> None:
         await self._ports.messages_open.wait()
 
-    @override
     def send_message_nowait(self, message: str) -> None:
         if self._ports.closed:
             raise anyio.ClosedResourceError
         self._peer.messages.send_nowait(message)
 
-    @override
     async def aclose(self) -> None:
         self._ports.close()
         try:
@@ -373,7 +366,6 @@ class WebRTCTransport(LinkTransport):
         with suppress(anyio.ClosedResourceError):  # the engine's thread has ended, and everything in it
             await self._thread.complete(_close_at_once, self._peer)
 
-    @override
     def statistics(self) -> TransportStatistics:
         figures, peer = self._ports.audio_figures, self._peer
         details = {

@@ -156,6 +156,16 @@ def transports(connection: RTCPeerConnection) -> list[RTCDtlsTransport]:
     return list(dict.fromkeys(found))
 
 
+async def close_sockets(connection: RTCPeerConnection) -> None:
+    """Close the sockets that `RTCPeerConnection.close` has left open.
+
+    Relies on: `close` ends at its first error, before it closes the sockets, and does not go on when it is called
+    again. ``RTCIceTransport.stop`` closes them, and does nothing if it has run. Both are public.
+    """
+    for transport in transports(connection):
+        await transport.transport.stop()
+
+
 def packets_received(transport: RTCDtlsTransport) -> int:
     """How many packets have come, of RTP, RTCP and DTLS. Relies on: ``RTCDtlsTransport.__rx_packets``; else 0."""
     return int(getattr(transport, "_RTCDtlsTransport__rx_packets", 0))
@@ -245,7 +255,7 @@ async def _drop_further_sources(
     transport: Any, stock: Any, on_fault: Callable[[str], None], data: bytes, **more: Any
 ) -> None:
     if wire.is_one_source_too_many(transport, data):
-        on_fault(f"a packet came from an RTP source that is not among the first {wire.SOURCES} of the peer")
+        on_fault(f"a packet came from an RTP source that is not among the first {wire.MOST_SOURCES} of the peer")
         return
     await stock(data, **more)
 

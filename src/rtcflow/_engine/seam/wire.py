@@ -125,7 +125,7 @@ def can_receive(receiver: RTCRtpReceiver) -> bool:
     )
 
 
-SOURCES: Final = 1000
+MOST_SOURCES: Final = 1000
 """RTP sources (SSRCs) of one peer. aiortc and libsrtp keep something for each until the call ends."""
 
 
@@ -135,13 +135,13 @@ def knows_sources(transport: RTCDtlsTransport) -> bool:
 
 
 def is_one_source_too_many(transport: Any, data: bytes) -> bool:
-    """Whether this is a packet of RTP, encrypted or not, whose source is new, after `SOURCES` others.
+    """Whether this is a packet of RTP, encrypted or not, whose source is new, after `MOST_SOURCES` others.
 
     Relies on: ``RTCDtlsTransport._rtp_router.ssrc_table`` gets each source whose first packet decrypts.
     """
     table = transport._rtp_router.ssrc_table
     return (
-        len(table) >= SOURCES
+        len(table) >= MOST_SOURCES
         and len(data) >= _SHORTEST
         and 128 <= data[0] <= 191
         and not 192 <= data[1] <= 223

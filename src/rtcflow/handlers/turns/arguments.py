@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
+from ..._core.moved import absent
 from .detector import TurnDetector
 from .options import AlgoOptions, SileroVadOptions
 from .reply import is_async
@@ -139,3 +140,9 @@ def make(name: str, factory: Callable[[], T], *needed: str, kind: str) -> T:
 def make_detector(factory: Callable[[], TurnDetector]) -> TurnDetector:
     """The `TurnDetector` that ``detector=`` makes. Raises as `make`."""
     return make("detector", factory, "feed", "silence", "reset", "blocking", kind="TurnDetector")
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> NoReturn:
+        raise absent(__name__, name)

@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import anyio
+import anyio.from_thread  # here, because CPython 3.11 cannot read two modules for pytest in two threads at once
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis.strategies import none

@@ -240,8 +240,8 @@ BY_TOOLS = (
             Edit("media.convert:as_pcm", "return shaped.copy()", "return shaped"),
             Edit(
                 "connection.media_loops:MediaLoops._speak",
-                "audio_out.put(voice.frame(samples, rate))",
-                "audio_out.put(voice.frame(samples, rate)); samples.setflags(write=True); samples += 1",
+                "audio_out.put(voice.feed(samples, rate))",
+                "audio_out.put(voice.feed(samples, rate)); samples.setflags(write=True); samples += 1",
             ),
         ),
         _checked("AsyncEcho"),

@@ -56,7 +56,7 @@ class EngineLoad:
         """Call `listener` with the complexity now, and with each new one until the end."""
         self._listeners.append(listener)
         if self._timer is None:
-            self._wait()
+            self._wait(self._clocks())
         try:
             listener(self.complexity)
             yield
@@ -70,12 +70,12 @@ class EngineLoad:
         # `loop.time()` of uvloop is in whole milliseconds: too coarse for a lag.
         return time.monotonic(), time.thread_time(), time.process_time()
 
-    def _wait(self) -> None:
-        self._last = self._clocks()
+    def _wait(self, last: tuple[float, float, float]) -> None:
+        self._last = last
         self._timer = self._loop.call_later(TICK, self._tick)
 
     def _tick(self) -> None:
-        now, ours, all_threads = self._clocks()
+        now, ours, all_threads = clocks = self._clocks()
         then, ours_then, all_then = self._last
         passed = now - then
         lag = max(0.0, passed - TICK)
@@ -86,4 +86,4 @@ class EngineLoad:
         if complexity != before:
             for listener in list(self._listeners):
                 listener(complexity)
-        self._wait()
+        self._wait(clocks)

@@ -610,7 +610,7 @@ class Connection:
         self._out = transport.audio_out, before + audio_out.playback().played
         voice = Voice(self._sent.sample_rate)
         for samples in rest:
-            transport.audio_out.put(voice.frame(samples, sent))
+            transport.audio_out.put(voice.feed(samples, sent))
 
     def resume(self, transport: Transport) -> None:
         """Go on over `transport`, which is opened and not started; in the connection's own loop. Returns at once.

@@ -35,7 +35,7 @@ from .._core.nursery import Nursery
 from .._core.player import Player
 from .._core.threads import Crew
 from ..abc import Transport
-from ..frames import LAYOUTS, AudioFormat, AudioFrame
+from ..frames import LAYOUTS, AudioFormat
 from ..handlers.base import AsyncStreamHandler, StreamHandlerBase
 from ..handlers.checking import has_video
 from ..handlers.items import Emitted, VideoEmitted, parse_emit, parse_video_emit, video_to_handler
@@ -109,11 +109,11 @@ class Voice:
         self._sample_rate = sample_rate
         self._converters: dict[int, Converter] = {}
 
-    def frame(self, samples: NDArray[np.int16], sample_rate: int) -> AudioFrame:
+    def feed(self, samples: NDArray[np.int16], sample_rate: int) -> NDArray[np.int16]:
         channels = samples.shape[0]
         if channels not in self._converters:
             self._converters = {channels: Converter(AudioFormat(self._sample_rate, LAYOUTS[channels]), live=True)}
-        return AudioFrame(self._converters[channels].feed(samples, sample_rate), self._sample_rate, 0)
+        return self._converters[channels].feed(samples, sample_rate)
 
 
 class EmitPace:
@@ -363,15 +363,16 @@ class MediaLoops:
                 await anyio.sleep(idle.next(self.clock() - began))
                 continue
             idle.reset()
-            clears = audio_out.clears
-            try:
-                await self.floor.acquire()
-            except BaseException:
-                self._handed_over = emitted if self._keeps else None
-                raise
-            try:
-                if audio_out.clears != clears:  # while this waited for `say` to end
+            if not self.floor.acquire_nowait():  # `say` has it
+                clears = audio_out.clears
+                try:
+                    await self.floor.acquire()
+                except BaseException:
+                    self._handed_over = emitted if self._keeps else None
+                    raise
+                if audio_out.clears != clears:
                     emitted = emitted._replace(audio=None)
+            try:
                 audio = emitted.audio
                 if listens and audio is not None and audio[1].shape[1] > PIECE * audio[0]:
                     if not await self._speak_at_length(emitted, voice, audio_out):
@@ -411,11 +412,12 @@ class MediaLoops:
                 self._crew.sleep(idle.next(self.clock() - began))
                 continue
             idle.reset()
-            clears = audio_out.clears
-            self.floor.acquire_sync()
-            try:
-                if audio_out.clears != clears:  # while this waited for `say` to end
+            if not self.floor.acquire_nowait():  # `say` has it
+                clears = audio_out.clears
+                self.floor.acquire_sync()
+                if audio_out.clears != clears:
                     emitted = emitted._replace(audio=None)
+            try:
                 if turn.over:
                     self._handed_over = emitted if turn.hands_over else None
                     return
@@ -445,10 +447,10 @@ class MediaLoops:
                 rate, samples = emitted.audio
                 try:
                     if samples.shape[1] <= PIECE * rate:
-                        audio_out.put(voice.frame(samples, rate))
+                        audio_out.put(voice.feed(samples, rate))
                     else:
                         for piece in _pieces(samples, rate, audio_out):
-                            audio_out.put(voice.frame(piece, rate))
+                            audio_out.put(voice.feed(piece, rate))
                 except anyio.ClosedResourceError:
                     return False
         return self._go_on(emitted.close)
@@ -462,7 +464,7 @@ class MediaLoops:
         self.emitted += 1
         try:
             for piece in _pieces(samples, rate, audio_out):
-                audio_out.put(voice.frame(piece, rate))
+                audio_out.put(voice.feed(piece, rate))
                 await anyio.lowlevel.checkpoint()
         except anyio.ClosedResourceError:
             return False
@@ -490,7 +492,7 @@ class MediaLoops:
             if self._since is None or self._since[0] is not audio_out:
                 self._since = audio_out, audio_out.clears
             assert self._aside is not None  # noqa: S101
-            if not audio_out.put(self._aside.frame(piece, rate), since=self._since[1]):
+            if not audio_out.put(self._aside.feed(piece, rate), since=self._since[1]):
                 return False
         return self._go_on(emitted.close)
 

@@ -1,8 +1,8 @@
 """Waiting and waking across threads and backends.
 
-One primitive, `ParkingLot`, is under every wait for what another side does: for an event, a frame in a queue, or room
-in a playout buffer. It is a set of waiters, guarded by its owner's lock. A waiter is a task of any anyio backend, or a
-plain thread. Waking is free if nobody is parked. Otherwise it takes one `call_soon_threadsafe` (or trio's
+One primitive, `ParkingLot`, is under every wait for what another side does. That may be an event, a frame in a queue,
+or room in a playout buffer. It is a set of waiters, guarded by its owner's lock. A waiter is a task of any anyio
+backend, or a plain thread. Waking is free if nobody is parked. Otherwise it takes one `call_soon_threadsafe` (or trio's
 `run_sync_soon`). Measured, this one call is what a frame's way across threads costs. A loop that was told and has not
 run yet is not told again, so a loop under load is told rarely.
 

@@ -25,8 +25,8 @@ class OpusConfig:
     The default complexity, ``"auto"``, is the best one while the engine has time, and 0 when the core is full. At 0 a
     core serves the most calls. The quality was measured (``nox -s bench_quality``) against aiortc's settings (voice
     mode, complexity 10, stereo, 96 kbit/s) at the same real bitrate. With time, speech at our bitrate is nearer to the
-    original by 0.02 to 0.08 dB of log-spectral distance (1.3 to 1.7 dB), and by 7 to 9 dB of segmental signal-to-noise
-    ratio. At 0 it is farther by 0.4 to 0.7 dB of log-spectral distance.
+    original by both measures. These are 0.02 to 0.08 dB of log-spectral distance (1.3 to 1.7 dB), and 7 to 9 dB of
+    segmental signal-to-noise ratio. At 0 it is farther by 0.4 to 0.7 dB of log-spectral distance.
 
     Args:
         bitrate: Bits per second and channel, 6000 to 256000, that variable bitrate aims at; speech takes about a
@@ -74,10 +74,10 @@ VIDEO_CODECS: Final = ("VP8", "H264")
 class VideoConfig:
     """How video for the peer is encoded.
 
-    The bitrate follows the path, within the bounds given here: by the peer's estimate (REMB), its transport-wide
-    feedback or the round trip, and the losses that it reports. If an encoder makes more, that is paid back before the
-    next picture goes. So a narrow path gets fewer pictures, not older ones. A new bitrate takes a new encoder, which
-    begins with a key picture. So the bitrate rises in steps.
+    The bitrate follows the path, within the bounds given here. What counts is the peer's estimate (REMB), its
+    transport-wide feedback or the round trip, and the losses that it reports. If an encoder makes more, that is paid
+    back before the next picture goes. So a narrow path gets fewer pictures, not older ones. A new bitrate takes a new
+    encoder, which begins with a key picture. So the bitrate rises in steps.
 
     Args:
         codecs: Codecs in order of preference, of ``"VP8"`` and ``"H264"``. The first one that the peer offers is used.
@@ -159,7 +159,7 @@ class WebRTCConfig:
 
     Args:
         ice_servers: STUN and TURN servers. Empty by default. That is enough on a local network, and for servers with a
-            public address: a client behind a NAT finds the way to such a server by itself. May be a function, sync (it
+            public address. A client behind a NAT finds the way to such a server by itself. May be a function, sync (it
             runs in a worker thread) or async, that is called for each connection. It returns the servers, or what
             browsers take, ``{"iceServers": [...]}``. Use one for credentials that are valid for minutes.
         host_addresses: Local IP addresses to offer to peers. By default all of this machine but 127.0.0.1. For tests

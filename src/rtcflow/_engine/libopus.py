@@ -42,10 +42,11 @@ _BANDS: Final = 21
 _MASK: Final = (ctypes.c_float * _BANDS)(*[0.5] * _BANDS)
 """The mask with which speech is coded in one channel, in powers of two of the amplitude. 0.5 is the most that counts.
 
-At the bitrates of `_MASKED` libopus codes speech in two parts: up to 8 kHz by a model of the voice (SILK), and the
-rest by its spectrum (CELT). This mask moves 4.3 kbit/s from the second part to the first, and the sum stays. With it,
-speech at 40 kbit/s is nearer to the original by 0.15 dB of log-spectral distance and 1.4 dB of signal-to-noise ratio.
-Music and noise are as near as before. A library that does not know the request refuses it, and then nothing is gained.
+At the bitrates of `_MASKED` libopus codes speech in two parts. Up to 8 kHz it uses a model of the voice (SILK), and
+above that the spectrum (CELT). This mask moves 4.3 kbit/s from the second part to the first, and the sum stays. With
+it, speech at 40 kbit/s is nearer to the original by 0.15 dB of log-spectral distance and 1.4 dB of signal-to-noise
+ratio. Music and noise are as near as before. A library that does not know the request refuses it, and then nothing is
+gained.
 """
 
 _MASKED: Final = range(32_000, 56_000)

@@ -354,8 +354,8 @@ class NatsLink:
 async def _within(seconds: float, task: asyncio.Task[Any]) -> None:
     """Wait until a task has ended. After `seconds`, or if this is cancelled, the task is cancelled until it ends.
 
-    Once is not enough: nats-py connects in an endless loop, and loses a cancellation that comes just when an attempt
-    ends (`asyncio.wait_for` of Python 3.11 does so). The process then never started, and never gave up.
+    Once is not enough. nats-py connects in an endless loop. It loses a cancellation that comes just when an attempt
+    ends, because `asyncio.wait_for` of Python 3.11 does so. The process then never started, and never gave up.
     """
     try:
         await asyncio.wait({task}, timeout=seconds)

@@ -41,8 +41,8 @@ COMPARED: Final = 60 * RATE
 
 WINDOW: Final = RATE // 2
 DRIFT: Final = RATE // 5
-"""The echo is compared in windows of half a second. Each is aligned by at most 0.2 s more or less than the whole,
-because jitter buffers change the delay of a line during a call.
+"""The echo is compared in windows of half a second. Each is moved by at most 0.2 s more or less than the whole. Jitter
+buffers change the delay of a line during a call.
 """
 
 

@@ -6,8 +6,8 @@ answers at once if nobody does: then the name is ours. If a node dies, its subsc
 
 Several nodes may want the same name at the same time. Each asks the others. The node whose own name is smaller goes
 first. The other one steps aside: it unsubscribes, and asks on until the matter is settled. The one that goes first
-answers when it knows: it has the name, or wants it no more. So a name is refused only while some node holds it, and a
-free name is never lost between nodes that were polite to one another.
+answers when it knows: it has the name, or wants it no more. So a name is refused only while some node holds it. Two
+nodes that give way to one another do not lose a free name.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What the calls of one node hold in the whole cluster: their ids, and slots of its limit.
 
 An id that the node has made needs no claim, since nobody else can make it. An id that a caller chose is a name that one
-node holds (see `claims`). What other nodes say of their names are hints: they tell a caller that the node of the call
+node holds (see `claims`). What other nodes say of their names are hints. They tell a caller that the node of the call
 has died, and where a free slot is likely. No answer depends on a hint alone.
 """
 

@@ -1,12 +1,12 @@
 """The other nodes, as one node knows them: who is there, who has died, and messages that outlive a restart of NATS.
 
-A node is dead if NATS says that nobody listens to its subject, twice with `RECONNECT` between: a connection that
-breaks is made again at once. After NATS was away that takes longer. With several NATS servers that are joined, a node
+A node is dead if NATS says twice, `RECONNECT` apart, that nobody listens to its subject. A connection that breaks is
+made again sooner than that. After NATS was away that takes longer. With several NATS servers that are joined, a node
 may also be on its way from one that died to another one. So then nobody is dead before every other node has reported
-again, or is silent. A node that is silent, and to whose subject somebody still listens, is stopped or cut off: it gets
-no new calls, and what it has stays its own. When it comes back, NATS may close its old connection before it has a new
-one. What it had sent arrives first, so it may be a member again by then. While nodes are silent, or have just come
-back, "nobody listens" counts only after the time that one of them would need to report again.
+again, or is silent. A node may be silent although somebody still listens to its subject. Then it is stopped or cut off.
+It gets no new calls, and keeps the calls that it has. When it comes back, NATS may close its old connection before it
+has a new one. What it had sent arrives first, so it may be a member again by then. While nodes are silent, or have just
+come back, "nobody listens" counts only after the time that one of them would need to report again.
 """
 
 from __future__ import annotations

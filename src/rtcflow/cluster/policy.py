@@ -4,7 +4,7 @@ Each node publishes its load twice a second, so every node's picture of the othe
 their next call to the one that looks least busy, that node would get a hundred calls in the same moment. So a node
 draws two others at random and takes the lighter one. The most loaded node then stays within a few calls of the average
 (Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing", 2001). The node itself is a third choice, and
-counts as one call lighter than it is. So calls are carried to another node only if that helps: carrying costs time and
+counts as one call lighter than it is. So calls are carried to another node only if that helps. Carrying costs time and
 CPU, and a difference of one call is less than what is not known yet.
 
 A node also counts what it has itself sent to another one since that one's last report: these are the reservations.

@@ -1,8 +1,8 @@
 """The slots of a whole cluster: a limit of 100 is 100 names, and a call takes one of them.
 
-What nodes say of the slots that they take and free is a hint. It tells where to look first, and nothing else depends
-on it. A slot counts as taken only if its node says so when it is asked. So a call is refused only after each slot was
-found taken, and asking costs one message for each node that has some, not one for each slot.
+What nodes say of the slots that they take and free is a hint. It tells where to look first, and nothing else depends on
+it. A slot counts as taken only if its node says so when it is asked. So a call is refused only after each slot was
+found taken. Asking costs one message for each node that has some, and not one for each slot.
 
 One search runs at a time on a node. Two of them would want the same slot, and one would have to wait for the other.
 """

@@ -225,8 +225,9 @@ async def supervise(
     """Run `workers` processes until SIGTERM or SIGINT, and replace them one by one at SIGHUP.
 
     Args:
-        command: Makes a worker's command line of the numbers of the listening socket, of the pipe on which it says that
-            it is ready and of the pipe that ends with the supervisor, and of NATS's URL.
+        command: Makes a worker's command line. It gets three file descriptors and NATS's URL. The descriptors are the
+            listening socket, the pipe on which the worker says that it is ready, and the pipe that ends with the
+            supervisor.
         workers: How many.
         listener: The listening socket.
         nats: The URLs of NATS; None starts a server.

@@ -361,9 +361,9 @@ class Connection:
 
         Args:
             path: The file, in a directory that exists. It must not exist itself. Its suffix chooses the format:
-                ``.wav`` (16 bit), ``.ogg`` or ``.opus`` (Ogg Opus), ``.mka`` (Matroska with Opus), or ``.mkv``, which
-                has the pictures of both sides, too. Or a function of the `Context` that returns such a path, or None
-                for no recording, sync (in a worker thread) or async.
+                ``.wav`` (16 bit), ``.ogg`` or ``.opus`` (Ogg Opus), or ``.mka`` (Matroska with Opus). ``.mkv`` has the
+                pictures of both sides, too. Or a function of the `Context` that returns such a path, or None for no
+                recording, sync (in a worker thread) or async.
 
         Raises:
             ValueError: The path has another suffix.

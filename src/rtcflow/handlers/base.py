@@ -716,10 +716,10 @@ class StreamHandler(StreamHandlerBase):
         """Return what to send next; called again and again.
 
         Returns:
-            Audio ``(sample_rate, samples)`` or ``(sample_rate, samples, layout)``: any rate; int16, or float32 in
-            [-1, 1]; shape (n,), (1, n) or (2, n), any n (it is cut into frames and paced). `AdditionalOutputs`, or
-            ``(audio, AdditionalOutputs)``. `CloseStream` ends the connection after what is queued was played.
-            None means nothing now; returning `None` again and again is cheap.
+            Audio ``(sample_rate, samples)`` or ``(sample_rate, samples, layout)`` of any rate. The samples are int16,
+            or float32 in [-1, 1], of shape (n,), (1, n) or (2, n). n may be any number: the audio is cut into frames
+            and paced. `AdditionalOutputs`, or ``(audio, AdditionalOutputs)``. `CloseStream` ends the connection after
+            what is queued was played. None means nothing now; returning `None` again and again is cheap.
         """
 
     @abstractmethod

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 REACH: Final = 10
 """Samples on either side that a new one is made of. With a Kaiser window of beta 7, all up to 0.75 of the old Nyquist
-frequency is as it was, and its mirror image is 60 dB down."""
+frequency is as it was. Its mirror image is 60 dB down.
+"""
 
 _AT: Final = np.arange(REACH) + 0.5
 _KERNEL: Final = np.sinc(_AT) * np.i0(7 * np.sqrt(1 - (_AT / REACH) ** 2))

@@ -14,7 +14,7 @@ count, never by adding up floats, so 24 hours of frames do not drift. Three case
 
 Audio can still wait for good in two cases: the frame that set the anchor came late itself, or a stall ended with a
 backlog. Both show in the *slack* of frames, the time from the arrival of a frame to its slot. While a handler produces
-in real time, the least slack within half a second is needless waiting (a standing queue, after CoDel, RFC 8289
+in real time, the least slack within half a second is needless waiting. CoDel calls that a standing queue (RFC 8289
 section 3). If it is small, the schedule moves, and some frames leave early. If it is more, `Latency` decides.
 """
 
@@ -33,10 +33,10 @@ from ..frames import FRAME_SECONDS, AudioFrame
 from .convert import to_channels
 
 MAX_LAG: Final = 0.25
-"""Seconds a frame may be late and still count as being on schedule. Receivers' buffers still use such frames. With the
-process stopped for 150 of every 300 ms, libwebrtc's NetEq had to make up 46 % of the sound with 0.1, and 9 % with 0.15.
-With 0.2, 0.25 and 0.3 it was 2.2 to 2.7 %. The rest above 0.2 is for timers of a busy machine. A buffer cannot use
-later frames; they would only add delay.
+"""Seconds a frame may be late and still count as being on schedule. Receivers' buffers still use such frames. We
+stopped the process for 150 of every 300 ms. libwebrtc's NetEq had to make up 46 % of the sound with 0.1, and 9 % with
+0.15. With 0.2, 0.25 and 0.3 it was 2.2 to 2.7 %. The rest above 0.2 is for timers of a busy machine. A buffer cannot
+use later frames; they would only add delay.
 """
 
 SHED_AFTER: Final = 0.5

@@ -23,7 +23,7 @@ What comes and leaves as Opus can be recorded as it is, without coding it again.
 of samples, and a `PacketTimeline` places them by the same rules. For these a packet is twenty samples at 1000 Hz, whose
 value is the packet's number. Then each packet gets the slot of 20 ms that is nearest. What left goes by the caller's
 error in that: a slot is taken that makes the error of both sides alike. So the sides are nearer to each other than each
-is to its place, also in the moment in which a drifting device leaves a slot out.
+is to its place. That holds also at the moment when a drifting device leaves a slot out.
 
 What left has a slot on our own clock (`PlayoutFrame.slot`). Each talkspurt begins exactly at its slot.
 """
@@ -63,8 +63,9 @@ DEADBAND: Final = 0.01
 """Seconds by which a side may be off before it is moved back: half a frame. Less would follow a network's jitter."""
 
 SLEW: Final = 500
-"""Samples of which one is doubled or left out while a side is moved: 0.2 %, ten times the worst crystals (200 ppm), and
-a third of the smallest difference in pitch that is heard."""
+"""While a side is moved, one of this many samples is doubled or left out. That is 0.2 %: ten times the worst crystals
+(200 ppm), and a third of the smallest difference in pitch that is heard.
+"""
 
 PAUSE: Final = 0.1
 """Seconds without an arrival after which lasting lateness is taken for a pause of the sender."""
@@ -106,9 +107,10 @@ class Mark(NamedTuple):
 
 
 Note = tuple[int, float, int, int, bytes, bool, bool]
-"""A frame, as an `Intake` notes it: its side (0 is the caller's), when it came or its slot in seconds on the timeline,
-its rate in Hz, its `pts`, its samples in mono or its packet, whether that is a packet, and whether it must be exactly
-at that time."""
+"""A frame, as an `Intake` notes it. In order: its side (0 is the caller's); when it came, or its slot, in seconds on
+the timeline; its rate in Hz; its `pts`; its samples in mono or its packet; whether that is a packet; and whether it
+must be exactly at that time.
+"""
 
 Cut = tuple[int, float]
 """Stands among the notes: `_CUT`, and the moment to which the side that left is cut."""

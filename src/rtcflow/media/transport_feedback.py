@@ -5,8 +5,8 @@ draft-holmer-rmcat-transport-wide-cc-extensions-01, which all browsers have. Eac
 that counts through all packets of the transport. A feedback tells of each number since the last one: it was lost, or
 came at that time.
 
-The first packet of a picture waits behind everything that was sent before it, and its delay above the least one is the
-queue on the way (as in LEDBAT, RFC 6817 section 2.4.2, and SCReAM, RFC 8298 section 4.1.2). Later packets of a picture
+The first packet of a picture waits behind everything that was sent before it. Its delay above the least one is the
+queue on the way, as in LEDBAT (RFC 6817 section 2.4.2) and SCReAM (RFC 8298 section 4.1.2). Later packets of a picture
 wait for the first ones, which says nothing. The gradient of the delay (draft-ietf-rmcat-gcc-02 section 5.3) was tried
 instead: its filter wants packets that leave evenly, and found a queue of two seconds after four.
 """

@@ -1,8 +1,8 @@
 """What all lines over a WebSocket have in common: events of the far side, commands to it, formats, order.
 
 A *line* is one call: a browser's WebSocket, or a carrier's media stream. Each kind has a `LineCodec` that turns
-messages into events and commands into messages, in both roles (the server's, and the caller's for simulators and
-tests). A codec is pure: it knows the line's state, but neither a clock nor a socket.
+messages into events and commands into messages. It plays both roles: the server's, and the caller's for simulators and
+tests. A codec is pure: it knows the line's state, but neither a clock nor a socket.
 
 If a codec cannot read a message, it raises `RemoteProtocolError` with a close code of RFC 6455 section 7.4.1:
 

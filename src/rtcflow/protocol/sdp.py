@@ -131,8 +131,8 @@ def summarise_offer(sdp: str, *, max_sections: int = MAX_SECTIONS) -> OfferSumma
         max_sections: The most media sections.
 
     Raises:
-        InvalidOffer: The text is not SDP, has no media section or more than `max_sections`, or is not a WebRTC offer:
-            ICE credentials (RFC 8839 section 5.4) or a certificate's fingerprint (RFC 8122) are missing.
+        InvalidOffer: The text is not SDP, or has no media section or more than `max_sections`. Or it is not a WebRTC
+            offer, because ICE credentials (RFC 8839 section 5.4) or a certificate's fingerprint (RFC 8122) are missing.
     """
     if len(sdp) > MAX_SDP:
         raise InvalidOffer(f"the offer has {len(sdp)} characters; at most {MAX_SDP} are read", status=413)

@@ -1,8 +1,9 @@
 """Did the carrier really send this? Each carrier's way of signing its requests, checked in constant time.
 
 - Twilio: ``X-Twilio-Signature``, "Webhooks security": base64 of HMAC-SHA1 over the URL and the POST parameters.
-- Telnyx: ``x-telnyx-streaming-auth-token`` on the WebSocket, a secret of the application's own choice; webhooks have
-  ``telnyx-signature-ed25519``, "Webhook signing": Ed25519 (RFC 8032) over the timestamp, a bar and the body.
+- Telnyx: ``x-telnyx-streaming-auth-token`` on the WebSocket, a secret of the application's own choice. Webhooks have
+  ``telnyx-signature-ed25519`` ("Webhook signing"), an Ed25519 signature (RFC 8032) over the timestamp, a bar and the
+  body.
 - Plivo: ``X-Plivo-Signature-V3`` and its nonce, "Signature validation": base64 of HMAC-SHA256.
 - Vonage: ``Authorization: Bearer`` with a JWT (RFC 7519, RFC 7515) signed HS256, "Signed webhooks".
 

@@ -81,8 +81,8 @@ class Calls(Mapping[str, Session]):
     Attributes:
         options: What the stream was made with.
         threads: The worker threads of sync handlers, with their limit.
-        refused: How many calls were refused, webhooks and further offers among them, by reason: an error's `code`,
-            ``"protocol_error"`` (also in a call that had begun), ``"left"``, ``"wrong_signature"``,
+        refused: How many calls were refused, by reason; webhooks and further offers are among them. A reason is an
+            error's `code`, ``"protocol_error"`` (also in a call that had begun), ``"left"``, ``"wrong_signature"``,
             ``"carrier_not_served"`` or ``"origin_not_allowed"``.
         loop_lag: How late the event loop is, if somebody wants to know (`watch_loop`).
         router: The node of a cluster that this stream is, while it runs; None without a cluster.

@@ -65,8 +65,8 @@ class LiveCall:
         call: The beginning of its id, as in logs. The whole id is secret.
         transport: ``"webrtc"``, ``"websocket"``, ``"telephone"`` or ``"memory"``.
         caller: What `authorize` returned for it (60 characters at most), or the address.
-        state: ``"connecting"`` until media can flow, then ``"live"``; ``"suspended"`` while its link is broken and it
-            waits for its caller (`Stream(resume=...)`); ``"ending"`` once its end is decided.
+        state: ``"connecting"`` until media can flow, then ``"live"``. ``"suspended"`` while its link is broken and it
+            waits for its caller (`Stream(resume=...)`). ``"ending"`` once its end is decided.
         age: Seconds since it began.
         latency: Seconds of delay that the server can see: the round trip, and the jitter buffer. None if nothing is
             known.

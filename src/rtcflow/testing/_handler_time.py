@@ -1,10 +1,10 @@
 """The `time` module that a handler sees while its calls are played in virtual time.
 
 A handler may count a limit with `time.monotonic()`, or pace itself with `time.sleep()`. It would see real time, in
-which ten minutes of call are some seconds. So while a check runs, the names `time`, `sleep`, `monotonic` and so on in
-the modules of the handler's own package stand for those of this module. So do `datetime.datetime`, and `queue.Queue`
-and `threading.Event`, whose timeouts are virtual here. Other modules, and objects that were made before, keep the
-system's time.
+which ten minutes of call are some seconds. So while a check runs, names such as `time`, `sleep` and `monotonic` stand
+for those of this module. This is so in the modules of the handler's own package. So do `datetime.datetime`, and
+`queue.Queue` and `threading.Event`, whose timeouts are virtual here. Other modules, and objects that were made before,
+keep the system's time.
 
 Its clock goes on from one call to the next, and does not go back. `skip` lets time pass between two calls.
 """

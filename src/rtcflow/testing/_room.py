@@ -1,9 +1,9 @@
 """The thread in which a call in virtual time runs, so that one that hangs is named and left behind, not waited for.
 
-A loop in virtual time never rests for long: it jumps. One that goes round no more is held up by code that blocks (a
-method of an async handler), or waits for a thread that does not come back. The code that waits for the thread notices:
-a method that holds up the loop is interrupted, if that is possible. If not (C code cannot be), its thread, a daemon, is
-left behind. In both cases `HandlerHung` names the method.
+A loop in virtual time never rests for long: it jumps. If it does not, a method of an async handler blocks it, or it
+waits for a thread that does not come back. The code that waits for the thread notices: a method that holds up the loop
+is interrupted, if that is possible. If not (C code cannot be), its thread, a daemon, is left behind. In both cases
+`HandlerHung` names the method.
 """
 
 from __future__ import annotations

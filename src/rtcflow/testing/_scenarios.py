@@ -91,8 +91,8 @@ async def in_groups(
 
 
 def _slots_of(handler: StreamHandlerBase) -> dict[str, NDArray[Any]]:
-    """The attributes that hold one array, or a tuple with one, as what holds the latest frame does; also those of
-    objects of the application that the handler holds.
+    """The attributes that hold one array, or a tuple with one: the latest frame is often kept so. Objects of the
+    application that the handler holds are looked through, too.
     """
     found: dict[str, NDArray[Any]] = {}
 
@@ -149,8 +149,8 @@ def _slots(value: object) -> list[str]:
 def listens_to_nobody(handler: StreamHandlerBase) -> bool:
     """Whether nothing reaches a handler once its call has begun: neither its caller nor its application.
 
-    Its `receive` is empty; it has no methods for messages, keys or pictures, and none but its own methods could call;
-    and it does not ask for arguments.
+    Its `receive` is empty, and it does not ask for arguments. It has no methods for messages, keys or pictures. All its
+    other methods are called by itself only.
     """
     kind: Any = type(handler)
     used: set[str] = set()

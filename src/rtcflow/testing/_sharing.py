@@ -77,10 +77,10 @@ class SharedChanges:
     """Looks whether a call changes what all copies share: lists, dicts, sets, arrays, and objects that hold them.
 
     It sees changed items, keys, samples and attributes (with or without ``__slots__``), and taken semaphores. It sees
-    attributes of the handler's class (``type(self).total += 1``), variables of modules and closures that its methods
-    use, and the values that functions which it holds were made with. It does not see what C code keeps (a model's
-    weights), what is more than `_DEEP` levels down, or two changes that undo each other. Nor does it see changes in
-    objects from other packages, such as clients and models, because those are often shared on purpose.
+    attributes of the handler's class (``type(self).total += 1``), and variables of modules and closures that its
+    methods use. It also sees the values with which functions that it holds were made. It does not see what C code keeps
+    (a model's weights), what is more than `_DEEP` levels down, or two changes that undo each other. Nor does it see
+    changes in objects from other packages, such as clients and models, because those are often shared on purpose.
 
     Args:
         first: The handler.

@@ -5,9 +5,9 @@ leave a lock locked for ever, so rtcflow itself never does it to a running threa
 method of a handler holds up the event loop of a test, and the choice is between this and a test that hangs.
 
 Until it is really raised, every such call (one that takes it back, too) leaves a flag up that all threads look at. They
-go slower. In CPython 3.11, a thread that is traced (by a debugger, coverage or Hypothesis) and enters a Python function
-does not get past its beginning until the flag is down. So the flag is brought down, by raising something here if need
-be. No Python function is entered meanwhile; the loops below are written out for that.
+go slower. In CPython 3.11, a thread may be traced by a debugger, coverage or Hypothesis. If it then enters a Python
+function, it does not get past its beginning until the flag is down. So the flag is brought down, by raising something
+here if need be. No Python function is entered meanwhile; the loops below are written out for that.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ class VirtualClock(trio.abc.Clock, trio.abc.Instrument):
 class _ScheduledRandom(random.Random):
     """Decides the order of trio's tasks in virtual time, which trio leaves to chance: each run is like the last.
 
-    (pytest-trio and Hypothesis do the same for tests under Hypothesis, for the same reason.) Trio gives each batch of
+    pytest-trio and Hypothesis do the same for tests under Hypothesis, for the same reason. Trio gives each batch of
     runnable tasks, sorted, to `shuffle`, and runs it from its end. With a schedule, some of the batch go back to the
     tasks that are runnable at the next turn.
     """

@@ -10,13 +10,13 @@ a thread that is in one is looked at from outside, in this order:
    socket, a lock). Then virtual time goes on at the pace of real time, until that wait is over.
 3. Otherwise it computes, or waits for a processor: time stands.
 
-If a thread stays in 2 for `patience` seconds, or in 3 for as many seconds of CPU time, it is reported by the name of
-its method, and time goes on without it.
+A thread may stay in 2 for `patience` seconds, or in 3 for as many seconds of CPU time. Then it is reported by the name
+of its method, and time goes on without it.
 
 Other threads work for handlers, too. Jobs of `to_thread.run_sync` (with any limiter) and of executors are waited for
-until they are done, for at most `patience`, unless they wait for something themselves. Any other thread is waited for
-while it computes. Two things are not seen, and time goes on meanwhile: work outside of Python's threads, and a thread
-of the handler's own that sleeps.
+until they are done, for at most `patience`. Jobs that wait for something themselves are not waited for. Any other
+thread is waited for while it computes. Two things are not seen, and time goes on meanwhile: work outside of Python's
+threads, and a thread of the handler's own that sleeps.
 """
 
 from __future__ import annotations

@@ -549,7 +549,7 @@ def run_call(
         return caller.record()
 
     switch_interval = sys.getswitchinterval()
-    # The loop gives up the interpreter's lock at each of its turns; a thread that computes without end would keep it
+    # The loop gives up the interpreter's lock at each of its turns. A thread that computes without end would keep it
     # for 5 ms each time, and a short call would take minutes.
     sys.setswitchinterval(min(switch_interval, 0.0002))
     try:

@@ -577,8 +577,8 @@ class HandlerLifecycle(RuleBasedStateMachine):
         """The call ends, if one goes on.
 
         Args:
-            how: ``"peer leaves"``; ``"link breaks"``, and nobody comes back; ``"closed"``: by the application, from
-                another thread; ``"server shutdown"``: the whole stream; ``"cancelled"``: by the code that runs the
+            how: ``"peer leaves"``, or ``"link breaks"``, and nobody comes back. ``"closed"`` by the application, from
+                another thread. ``"server shutdown"`` of the whole stream. ``"cancelled"`` by the code that runs the
                 connection.
         """
         with self._to_the_end_of_the_step():

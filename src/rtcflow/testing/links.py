@@ -20,8 +20,9 @@ from typing import Protocol
 __all__ = ["Blackout", "Bursts", "Chain", "LinkStatistics", "LossyLink", "Trace"]
 
 RETRANSMISSION = 0.2
-"""Seconds by which a lost message comes later: about one retransmission time-out of SCTP on a good path (RFC 9260
-section 16 lets it go down to RTO.Min; browsers use some 0.2 s)."""
+"""Seconds by which a lost message comes later: about one retransmission time-out of SCTP on a good path. RFC 9260
+section 16 lets it go down to RTO.Min; browsers use some 0.2 s.
+"""
 
 
 class _OneWayLink(Protocol):
@@ -121,8 +122,8 @@ class LossyLink:
         reorder: Probability that a frame is held up by `reorder_by` and overtaken.
         reorder_by: Seconds.
         duplicate: Probability that a frame arrives twice.
-        bandwidth: Bits per second for everything together, or None for no limit. One audio frame counts with its size
-            in memory (16 bits per sample: 384 kbit/s for mono at 24 kHz), one video frame with a byte per pixel.
+        bandwidth: Bits per second for everything together, or None for no limit. An audio frame counts with its size in
+            memory, 16 bits per sample: 384 kbit/s for mono at 24 kHz. A video frame counts with a byte per pixel.
         queue: Seconds of traffic that may wait in front of that bottleneck. Further traffic is lost.
         blackouts: When nothing gets through.
 

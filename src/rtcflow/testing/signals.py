@@ -1,7 +1,7 @@
 """Audio to play, and measures of what came back: tones, sweeps, chirps, speech-like noise; SNR, gaps, latency, level.
 
-Everything made here is int16, shape (channels, n), full scale ±32768, as `receive` is given it and `emit` may return
-it; `peak` is a share of full scale. Everything random comes from a seed.
+Everything made here is int16, shape (channels, n), full scale ±32768. `receive` is given it so, and `emit` may return
+it. `peak` is a share of full scale. Everything random comes from a seed.
 """
 
 from __future__ import annotations
@@ -88,9 +88,9 @@ def speech_like(
 ) -> Pcm:
     """Noise with what makes speech speech to a detector: a voice's pitch, its spectrum, syllables and pauses.
 
-    Harmonics of a wandering pitch of 100 to 180 Hz, falling by 12 dB per octave above 500 Hz, under a 4 Hz rhythm
-    of syllables (the modulation peak of speech: Houtgast and Steeneken, JASA 77, 1985), in phrases of about 1 s with
-    pauses. It is not a recording: use it to have *something* going on, not to judge a recogniser.
+    These are harmonics of a wandering pitch of 100 to 180 Hz, falling by 12 dB per octave above 500 Hz. Syllables
+    follow in a rhythm of 4 Hz, the modulation peak of speech (Houtgast and Steeneken, JASA 77, 1985). Phrases are about
+    1 s long, with pauses. It is not a recording: use it to have *something* going on, not to judge a recogniser.
 
     Args:
         seconds: How long.

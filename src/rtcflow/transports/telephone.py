@@ -52,10 +52,10 @@ class TelephoneConfig:
     """How a stream is reached by telephone.
 
     Attributes:
-        secrets: By carrier, what it signs its requests with: Twilio's and Plivo's auth token, Vonage's signature
-            secret, the token of your own choice that Telnyx sends along (``stream_auth_token``), Exotel's
-            ``"key:token"`` (as in the URL), and Genesys' API key.
-            Requests of a carrier with a secret must be signed with it.
+        secrets: By carrier, what it signs its requests with. For Twilio and Plivo this is the auth token, for Vonage
+            the signature secret, and for Genesys the API key. Telnyx sends a token of your own choice along
+            (``stream_auth_token``). For Exotel it is ``"key:token"``, as in the URL. Requests of a carrier with a
+            secret must be signed with it.
         telnyx_public_key: The Telnyx account's, as its portal shows it: its webhooks must be signed with it.
         carriers: Which carriers are served. By default those that have a secret (or key) or, if none has, the four
             whose webhooks are answered (Twilio, Telnyx, Plivo, Vonage), unchecked. ``()`` leaves the telephone routes

@@ -181,8 +181,9 @@ def contain_faults(connection: RTCPeerConnection, max_message: int, on_fault: Ca
     `RemoteProtocolError`. They are reliable, so nothing on them can be dropped. Messages on channels that nobody has
     opened in-band (``negotiated: true``) are reported.
 
-    What aiortc keeps for a peer until the call ends has a bound, too: sources of RTP, data channels, and pieces of
-    messages that wait for others. aiortc compares each piece that comes with all of those, in the thread of every call.
+    aiortc keeps some things for a peer until the call ends: sources of RTP, data channels, and pieces of messages that
+    wait for others. Each has a bound. aiortc compares each piece that comes with all of those, in the thread of every
+    call.
 
     Relies on: ``RTCDtlsTransport`` calls its own ``_handle_rtp_data(data, arrival_time_ms=)`` and
     ``_handle_rtcp_data(data)`` with what was decrypted, and ``_data_receiver._handle_data(data)`` of the

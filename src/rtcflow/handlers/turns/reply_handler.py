@@ -58,7 +58,7 @@ TURNS_KEPT = 100
 """Turns whose times are kept (`ReplyHandler.turns`)."""
 
 REPLY_THREADS = 3
-"""Worker threads of one connection that may run functions of the user: the thread of the reply, and those of
+"""Worker threads of one connection that may run functions of the user. These are the thread of the reply, and those of
 interrupted replies that have not reached their next `yield`.
 """
 

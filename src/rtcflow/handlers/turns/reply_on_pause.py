@@ -55,7 +55,7 @@ class ReplyOnPause(ReplyHandler):
         output_sample_rate: Hz; a multiple of 50. Chunks may have any other rate.
         output_frame_size: Deprecated and ignored.
         input_sample_rate: Hz.
-        model: Tells speech from noise: a `StreamingVadModel` (the default is Silero VAD, extra ``rtcflow[vad]``), or a
+        model: Tells speech from noise: a `StreamingVadModel` (the default is Silero VAD, extra ``rtcflow[vad]``). Or a
             `PauseDetectionModel` as in FastRTC, which is called in a worker thread. Connections share it.
         needs_args: Wait for the peer's arguments before each reply, although `fn` takes one argument only.
         detector: Makes a `TurnDetector` for each connection, in place of the usual one.

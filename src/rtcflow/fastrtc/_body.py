@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 else:
     try:
         from pydantic import BaseModel as _Base
-    except ImportError:  # without FastAPI there is nobody who would read a model
+    except ImportError:  # without FastAPI nothing reads a model
 
         @dataclass
         class _Fields:

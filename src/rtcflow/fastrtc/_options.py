@@ -56,7 +56,7 @@ class SileroVadOptions:
 
 
 def algo_options(given: Any) -> Any:
-    """The checked, unchangeable form of `given`; what is not `AlgoOptions` is returned as it is."""
+    """The checked, unchangeable form of `given`. Anything but `AlgoOptions` is returned as it is."""
     if not isinstance(given, AlgoOptions):
         return given
     changed = {}
@@ -74,7 +74,7 @@ def algo_options(given: Any) -> Any:
 
 
 def model_options(given: Any) -> Any:
-    """The checked, unchangeable form of `given`; what is not `SileroVadOptions` is returned as it is."""
+    """The checked, unchangeable form of `given`. Anything but `SileroVadOptions` is returned as it is."""
     return _frozen(given, checked.SileroVadOptions) if isinstance(given, SileroVadOptions) else given
 
 

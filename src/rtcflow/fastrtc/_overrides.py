@@ -9,7 +9,7 @@ def refuse_overrides(cls: type, not_called: dict[str, str]) -> None:
     """Refuse a class that overrides a method which nobody calls.
 
     Raises:
-        TypeError: It does; the text names the method and what to write instead.
+        TypeError: The class overrides one. The text names the method and what to write instead.
     """
     for name, instead in not_called.items():
         if name in vars(cls):
@@ -20,7 +20,7 @@ def require_plain(cls: type, names: tuple[str, ...]) -> None:
     """Refuse a class in which one of these methods is ``async def``: they are called in worker threads.
 
     Raises:
-        TypeError: One of them is.
+        TypeError: One of the methods is ``async def``.
     """
     for name in names:
         if inspect.iscoroutinefunction(vars(cls).get(name)):

@@ -489,6 +489,6 @@ class ReplyOnStopWords(ReplyOnPause):
         return False
 
 
-# What runs the plain classes is one of them to `isinstance`.
+# `isinstance` takes the handlers that run the plain classes for instances of them.
 ReplyOnPause.register(turns.ReplyOnPause)
 ReplyOnStopWords.register(turns.ReplyOnStopWords)

@@ -28,7 +28,7 @@ class _Unavailable:
 
 @lru_cache(maxsize=1)
 def webrtc_class() -> type[Any]:
-    """The class `WebRTC`, as this machine can have it."""
+    """The class `WebRTC`, or a stand-in if Gradio is not installed."""
     try:
         import gradio  # pyright: ignore[reportMissingImports]
     except ImportError:
@@ -95,7 +95,7 @@ def webrtc_class() -> type[Any]:
             self.rtc = Stream(fn, additional_outputs_handler=self._outputs, **options)
 
         def on_additional_outputs(self, fn: Callable[..., Any], *_: Any, **__: Any) -> None:
-            """Make of each of a call's `AdditionalOutputs` what readers of its outputs are shown."""
+            """Turn each `AdditionalOutputs` of a call into the values that its readers are shown."""
             self._outputs = fn
             if self.rtc is not None:
                 self.rtc.additional_outputs_handler = fn

@@ -31,7 +31,7 @@ def check_keys(keys: str, more: str = "") -> None:
     """Check that a telephone has these keys, or that they are among `more`.
 
     Raises:
-        ValueError: It has not.
+        ValueError: One of the keys is something else.
     """
     if strange := [key for key in keys if key not in DIGITS + more]:
         raise ValueError(f"a telephone has no key {strange[0]!r}; it has {DIGITS}")

@@ -253,7 +253,7 @@ def parse_candidate(line: str) -> IceCandidate | None:
     The grammar is that of RFC 8839 section 5.1; extensions we do not know are skipped.
 
     Raises:
-        InvalidCandidate: It does not follow it; the text says where.
+        InvalidCandidate: The line does not follow the grammar; the text says where.
     """
     if len(line) > MAX_CANDIDATE:
         raise InvalidCandidate(f"the candidate has {len(line)} characters; at most {MAX_CANDIDATE} are read")

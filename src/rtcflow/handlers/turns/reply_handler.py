@@ -4,8 +4,8 @@
                  TurnState decides; `_do` does what it decided, in the loop's thread
 
 The state (`state.py`) knows no task and no queue. This module knows no rule about turns: it starts tasks, clears queues
-and sends messages because an action says so. Code of the user's is called in two places here (the reply function and
-`on_event`). An error in it costs one turn at most.
+and sends messages because an action says so. The user's own code is called in two places here: the reply function and
+`on_event`. An error in it costs one turn at most.
 """
 
 from __future__ import annotations

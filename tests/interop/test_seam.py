@@ -30,7 +30,7 @@ from aiortc.rtcrtpparameters import (
     RTCRtpReceiveParameters,
     RTCRtpSendParameters,
 )
-from aiortc.rtcrtpreceiver import RemoteStreamTrack
+from aiortc.rtcrtpreceiver import RemoteStreamTrack, StreamStatistics
 from aiortc.rtcsctptransport import CookieEchoChunk, DataChunk, serialize_packet
 from aiortc.rtp import (
     RTCP_PSFB_FIR,
@@ -499,16 +499,35 @@ def test_packets_carry_numbers_and_feedback_comes_in() -> None:
 
 
 def test_figures() -> None:
-    """The sender's round trip is where we look for it."""
+    """The sender's round trip is where we look for it, and so are the packets that came of each source."""
 
     async def check() -> None:
         async with connected_pair() as (one, two):
             (transport,) = seam.transports(one)
+            assert seam.packets_decrypted(one) == 0
+            streams = vars(one.getTransceivers()[0].receiver)["_RTCRtpReceiver__remote_streams"]
+            streams[1] = StreamStatistics(48000)
+            streams[1].add(RtpPacket(sequence_number=1, timestamp=0))
+            assert seam.packets_decrypted(one) == 1
             sender = RTCRtpSender("audio", transport)
             assert seam.round_trip(sender) is None
             assert "_RTCRtpSender__rtt" in vars(sender)
             assert seam.max_message_size(one.sctp) == 262144
             assert all(hasattr(one.sctp, name) for name in ("_outbound_queue", "_sent_queue", "_data_channel_queue"))
+
+    run(check())
+
+
+def test_a_peer_that_is_asked_answers() -> None:
+    """`ask_peer` sends what aioice's own consent checks are made of, and the gate hears the answer as the peer's."""
+
+    async def check() -> None:
+        async with connected_pair() as (one, _two):
+            (transport,) = seam.transports(one)
+            (gate,) = transport.transport._connection._protocols
+            before = gate.contact.heard
+            await seam.ask_peer(one)
+            assert gate.contact.heard > before
 
     run(check())
 

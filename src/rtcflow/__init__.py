@@ -5,7 +5,7 @@ for sound, and `rtcflow.exceptions` has every error. `rtcflow.transports` and `r
 server. `rtcflow.client` and `rtcflow.testing` are the calling side.
 
 docs/design.md draws the folders; tests/test_layers.py keeps the drawing true. Nothing of aiortc is imported before the
-first engine is opened.
+first engine is opened, and nothing of FFmpeg (`av`) before audio is converted or coded.
 """
 
 from __future__ import annotations

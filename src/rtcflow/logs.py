@@ -65,10 +65,10 @@ class CallFilter(logging.Filter):
 class JsonFormatter(logging.Formatter):
     """Makes one line of JSON of a record.
 
-    The keys are ``time`` (ISO 8601, UTC), ``level``, ``logger``, ``message``; in a call ``call``, ``transport`` and
-    ``principal`` (with a `CallFilter` on the same handler); what the record was given as ``extra``; ``error`` (the
-    traceback) and ``stack``. Values that JSON does not know are written as their text. A record whose arguments do not
-    fit its message is written all the same: a log line never raises.
+    The keys are ``time`` (ISO 8601, UTC), ``level``, ``logger`` and ``message``. In a call there are also ``call``,
+    ``transport`` and ``principal``, with a `CallFilter` on the same handler. The rest is what the record was given as
+    ``extra``, ``error`` (the traceback) and ``stack``. Values that JSON does not know are written as their text. A
+    record whose arguments do not fit its message is written all the same: a log line never raises.
     """
 
     def format(self, record: logging.LogRecord) -> str:

@@ -192,8 +192,8 @@ def explain(report: DoctorReport) -> tuple[list[str], list[str]]:
         notes += _about_success(report)
     elif report.phase == "dtls":
         problems.append(
-            "The two sides reach one another, but could not agree on encryption (DTLS): something on the way changes "
-            "or drops large UDP packets, or one side's certificate is not the one of its offer."
+            "The two sides reach one another, but could not agree on encryption (DTLS). Either something on the way "
+            "changes or drops large UDP packets, or one side's certificate is not the one of its offer."
         )
     else:
         problems.append(_about_failure(report))
@@ -253,8 +253,8 @@ def _about_failure(report: DoctorReport) -> str:
         return "This machine has no network address but 127.0.0.1, so there was no candidate to offer."
     if not theirs:
         return (
-            "The server offered no candidate: it has no network address but 127.0.0.1, or only relays are allowed "
-            "there and its TURN servers failed (its log says which)."
+            "The server offered no candidate. Either it has no network address but 127.0.0.1, or only relays are "
+            "allowed there and its TURN servers failed (its log says which)."
         )
     if not {ipaddress.ip_address(found.ip).version for found in ours} & {
         ipaddress.ip_address(found.ip).version for found in theirs
@@ -268,8 +268,8 @@ def _about_failure(report: DoctorReport) -> str:
     if all(_inside(found.ip) for found in theirs) and not _inside(host):
         return (
             f"The server offered addresses of its own network only ({where}), which cannot be reached from here. If it "
-            f"is in a container or behind a NAT, tell it the address by which the world reaches it, "
-            "WebRTCConfig(public_address=...), with a port_range that is let through; or give it a TURN server."
+            f"is in a container or behind a NAT, tell it the address by which the world reaches it: "
+            "WebRTCConfig(public_address=...), with a port_range that is let through. Or give it a TURN server."
         )
     ports = ", ".join(f"{found.ip}:{found.port}" for found in theirs)
     blocked = f"No answer came by UDP from what the server offered ({ports}): UDP is blocked on the way"

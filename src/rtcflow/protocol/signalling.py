@@ -212,8 +212,9 @@ def parse_request(body: bytes) -> Request:
         body: Any bytes.
 
     Raises:
-        InvalidOffer: The text says what was wrong. `status` is 413 for a body that is too long, 400 for one that is not
-            a JSON object, and 422 for a field that is missing or wrong. `InvalidCandidate` where it is the candidate.
+        InvalidOffer: The text says what was wrong. `status` is 413 for a body that is too long, and 400 for one that is
+            not a JSON object. It is 422 for a field that is missing or wrong. `InvalidCandidate` where it is the
+            candidate.
     """
     if len(body) > MAX_BODY:
         raise InvalidOffer(f"the request has {len(body)} bytes; at most {MAX_BODY} are read", status=413)

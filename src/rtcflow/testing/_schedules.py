@@ -6,11 +6,11 @@
 Bugs between a check and a wait show only in one order of the tasks, which a backend may never choose by itself.
 
 Strategy: at each turn of the loop, a schedule decides for every task that could run whether it does, and in which
-order. The others stay runnable, and are asked again at the next turn. (After shuttle and loom for Rust, and "A
-Randomized Scheduler with Probabilistic Guarantees of Finding Bugs", Burckhardt et al., ASPLOS 2010.) So a task may make
-several steps while another one makes none. The decisions of a schedule depend only on its seed. Callbacks of asyncio
-keep their order, which asyncio promises. Time does not pass while a task is held back. A scenario in which nothing can
-happen any more has lost a wake-up: virtual time jumps to the limit, and it fails at once.
+order. The others stay runnable, and are asked again at the next turn. The idea is from shuttle and loom for Rust, and
+from Burckhardt et al., "A Randomized Scheduler with Probabilistic Guarantees of Finding Bugs" (ASPLOS 2010). So a task
+may make several steps while another one makes none. The decisions of a schedule depend only on its seed. Callbacks of
+asyncio keep their order, which asyncio promises. Time does not pass while a task is held back. A scenario in which
+nothing can happen any more has lost a wake-up: virtual time jumps to the limit, and it fails at once.
 
 Worker threads can be steered as well, as far as Python allows. A seed holds up the worker threads of rtcflow for some
 milliseconds of virtual time, before lines of the modules that are given as `threads`. Tasks and other threads go on. A

@@ -101,8 +101,8 @@ class DetectorRunner:
         if self._computing > SLOW * self._heard and not self._warned:
             self._warned = True
             logger.warning(
-                "turn detection (%s) took %.1f s for %.1f s of audio, and holds up the event loop, with all that "
-                "others do there: have it run in a worker thread, with blocking=True",
+                "turn detection (%s) took %.1f s for %.1f s of audio, and holds up the event loop for everything else; "
+                "have it run in a worker thread, with blocking=True",
                 type(self._detector).__qualname__,
                 self._computing,
                 self._heard,

@@ -28,8 +28,9 @@ is noticed up to 0.2 s late.
 class StopWordTurns:
     """A `TurnDetector` that hears no turns until a phrase was said, and then one.
 
-    The spotter works only while somebody speaks, in a worker thread: silence costs what speech detection costs. (Around
-    a detector that is not `VoiceTurns`, and so does not say when there is any speech at all, it works all the time.)
+    The spotter works in a worker thread, and only while somebody speaks. So silence costs no more than speech
+    detection. (Around a detector that is not `VoiceTurns`, and so does not say when there is any speech at all, it
+    works all the time.)
 
     Args:
         turns: Hears the turn after the phrase.
@@ -116,9 +117,9 @@ class StopWordTurns:
 
 
 class ReplyOnStopWords(ReplyOnPause):
-    """Waits for one of the given phrases; what is said after it, up to a pause, is replied to; then waits again.
+    """Waits for one of the given phrases, replies to what is said after it up to a pause, and waits again.
 
-    The page is told by the message ``stopword``. Where a reply is under way, the phrase interrupts it.
+    The page is told by the message ``stopword``. If a reply is under way, the phrase interrupts it.
 
     Args:
         fn: As for `ReplyOnPause`; given what was said after the phrase.

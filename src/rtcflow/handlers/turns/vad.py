@@ -1,8 +1,8 @@
 """Is that speech? The protocols of speech detection models, and one model that needs no package.
 
-Two kinds of model are understood. A *streaming* model carries its state from window to window, so each window is
-heard once and in its context: `StreamingVadModel`. A *chunk* model hears a whole chunk from nothing each time, which is
-what FastRTC's protocol asks for: `PauseDetectionModel`.
+Two kinds of model are understood. A *streaming* model carries its state from window to window, so each window is heard
+once and in its context: `StreamingVadModel`. A *chunk* model remembers nothing from one chunk to the next, as in
+FastRTC's protocol: `PauseDetectionModel`.
 """
 
 from __future__ import annotations

@@ -111,7 +111,7 @@ agent = VoiceAgent(
 )
 rtcflow.Stream(agent, **LOCAL).mount(app, "/agent")
 rtcflow.Stream(EchoHandler(), **LOCAL).mount(app, "/echo")
-rtcflow.Stream(EchoHandler(), resume=20, **LOCAL).mount(app, "/patient")
+rtcflow.Stream(EchoHandler(), resume=300, **LOCAL).mount(app, "/patient")
 rtcflow.Stream(Talker(), title="Ask the <clock>", description="It knows the time in every town.", **LOCAL).mount(
     app, "/clock"
 )

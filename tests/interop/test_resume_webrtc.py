@@ -83,7 +83,10 @@ async def hear_tone(call: Any) -> None:
 
 @pytest.mark.parametrize("anyio_backend", [("asyncio", {}), ("trio", {})], ids=["asyncio", "trio"])
 async def test_a_client_comes_back_by_itself(anyio_backend_name: str) -> None:
-    """Nothing gets through any more: it notices, comes back, and the same handler goes on; messages wait for that."""
+    """Nothing gets through any more: it notices, comes back, and the same handler goes on; messages wait for that.
+
+    When it hangs up while its line is dead, the server hears it beside the line.
+    """
     stream = make()
     config = WebRTCConfig(host_addresses=("127.0.0.1",), peer_timeout=PEER_TIMEOUT, connect_timeout=5, use_uvloop=False)
     async with served(stream, anyio_backend_name) as port, open_engine(config) as engine:
@@ -115,9 +118,12 @@ async def test_a_client_comes_back_by_itself(anyio_backend_name: str) -> None:
                 assert talker.events == ["one", "suspended", "resumed", "two"]
                 assert stream.session("abc").statistics().resumed == 1
                 assert call.statistics().details["resumed"] == 1
+                inner = call._inner
+                await inner._thread.call(cut_off, inner)  # nothing of the goodbye gets through, and nobody has noticed
                 tasks.cancel_scope.cancel()
             while len(stream.calls):
                 await anyio.sleep(0.01)
+            assert talker.events == ["one", "suspended", "resumed", "two"]
 
 
 @asynccontextmanager
@@ -178,10 +184,16 @@ async def test_the_id_alone_gives_nothing() -> None:
         await hear_tone(again)
         while talker.events != ["suspended", "resumed"]:
             await anyio.sleep(0.01)
-        for one in (call, again, thief):
-            await one.aclose()
+        for token, status in (("", 403), ("abc", 403), (told["secret"], 403), (told["stop"] + "x", 403), (None, 422)):
+            assert (await post(type="stop", token=token)).status_code == status
+        assert stream.session("abc").end is None
+        assert (await post(type="stop", token=told["stop"])).json() == {"status": "success"}
         while len(stream.calls):
             await anyio.sleep(0.01)
+        for call_id in ("abc", "never"):  # it is over, as the caller wants
+            assert (await post(type="stop", webrtc_id=call_id, token=told["stop"])).status_code == 200
+        for one in (call, again, thief):
+            await one.aclose()
         over = await post(sdp=thief.offer_sdp, resume=proof(thief.offer_sdp, 9))
         assert over.status_code == 410
 

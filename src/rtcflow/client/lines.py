@@ -60,6 +60,7 @@ from ..protocol.signalling import parse_reply
 from ..protocol.telephone import carrier_codec
 from ..protocol.websocket import StartOptions, WebSocketCodec
 from ..transports.linked import LinkTransport
+from .webrtc import HANG_UP, OFFER_ROUTE, hang_up, read_headers
 from .websocket import ClientSocket, Goodbye, open_dialer
 
 if TYPE_CHECKING:
@@ -90,6 +91,9 @@ LONGEST_PAUSE: Final = 2.0
 
 ATTEMPT: Final = 5.0
 """Seconds that one attempt may take."""
+
+GOODBYE: Final = 1.0
+"""Seconds that a goodbye over the link may take."""
 
 COMMA_SECONDS: Final = 1.0
 """Seconds that a comma among the keys waits."""
@@ -128,6 +132,7 @@ class CallerTransport(LinkTransport):
         call: CallStarted,
         carried: MediaFormat,
         redial: Callable[[], Awaitable[ClientSocket]] | None = None,
+        stop: Callable[[Permit], Awaitable[None]] | None = None,
     ) -> None:
         clock = loop_clock()
         super().__init__(LinkEnd(Player(clock=clock)))
@@ -139,6 +144,8 @@ class CallerTransport(LinkTransport):
         self.pressed: str = ""
         self.resumed: int = 0
         self._redial = redial
+        self._tell_stop = stop
+        self._coming_back: anyio.CancelScope | None = None
         self._up = anyio.Event()  # there is a link
         self._up.set()
         self._heard_at = anyio.current_time()
@@ -186,16 +193,21 @@ class CallerTransport(LinkTransport):
         if self._link.closed:
             await anyio.lowlevel.checkpoint()
             return
-        says_goodbye = self._codec.stops and not self._link.ended.is_set()
+        over = self._link.ended.is_set()
         self._link.close()
         self._stop()
+        if self._coming_back is not None:
+            self._coming_back.cancel()
         try:
-            if says_goodbye:
-                await self._say(Stopped())
+            if self._codec.stops and not over:
+                with anyio.move_on_after(GOODBYE):
+                    await self._say(Stopped())
         except ConnectionError:
             pass
         finally:
             await self._socket.close()
+        if self._tell_stop is not None and self._permit is not None and not over:
+            await self._tell_stop(self._permit)
 
     def _end(self, error: BaseException | None) -> None:
         self._link.end(error)
@@ -287,7 +299,7 @@ class CallerTransport(LinkTransport):
         self._lose()
         self._marks.clear()  # of a link that nobody reads any more
         pause = FIRST_PAUSE
-        with anyio.move_on_after(permit.seconds):
+        with anyio.move_on_after(permit.seconds) as self._coming_back:
             while True:
                 try:
                     await self._begin_again(self._redial, permit)
@@ -527,6 +539,7 @@ async def join_line(
     call: CallStarted,
     carried: MediaFormat,
     redial: Callable[[], Awaitable[ClientSocket]] | None = None,
+    stop: Callable[[Permit], Awaitable[None]] | None = None,
 ) -> AsyncIterator[CallerTransport]:
     """Begin `call` over an open socket, and run the caller's end of it for the block.
 
@@ -536,11 +549,12 @@ async def join_line(
         call: How the call begins.
         carried: How audio is coded.
         redial: Opens another socket to the same server, for a WebSocket call that may come back.
+        stop: Tells the server that such a call is over, beside its socket, which may be broken.
     """
     failure: BaseException | None = None
     try:
         async with task_group() as tasks:
-            transport = CallerTransport(socket, codec, call, carried, redial)
+            transport = CallerTransport(socket, codec, call, carried, redial, stop)
             try:
                 await transport._begin()
                 for task in (transport._read, transport._listen, transport._speak, transport._send_others):
@@ -549,7 +563,7 @@ async def join_line(
                     tasks.start_soon(transport._watch)
                 yield transport
             finally:
-                with anyio.CancelScope(shield=True), anyio.move_on_after(1):
+                with anyio.CancelScope(shield=True), anyio.move_on_after(GOODBYE + HANG_UP):
                     await transport.aclose()
             tasks.cancel_scope.cancel()
     except BaseExceptionGroup as group:
@@ -570,10 +584,16 @@ async def _open(
     resume: bool = False,
 ) -> AsyncIterator[CallerTransport]:
     async with open_dialer(headers=headers, timeout=timeout) as dial:
+        scheme, rest = url.split("://", 1)
+        beside = f"{scheme.lower().replace('ws', 'http')}://{rest.replace('/websocket/offer', OFFER_ROUTE, 1)}"
         again = f"{url}{'&' if '?' in url else '?'}resume={quote(call.call_id, safe='')}"
 
         async def redial() -> ClientSocket:
             return await dial(again)
 
-        async with join_line(await dial(url), codec, call, carried, redial if resume else None) as transport:
+        async def stop(permit: Permit) -> None:
+            await hang_up(beside, call.call_id, permit, read_headers(headers))
+
+        come_back = (redial, stop) if resume else ()
+        async with join_line(await dial(url), codec, call, carried, *come_back) as transport:
             yield transport

@@ -54,16 +54,28 @@ class ResumingCall(LinkTransport):
     Attributes:
         permit: What the server said about coming back; None if it does not wait for callers.
         resumed: How often the call went on over another peer connection.
+
+    Args:
+        first: The transport that the call begins with.
+        permit: See above.
+        stop: Tells the server that the caller hangs up, beside the transport, which may be broken.
     """
 
     kind = "webrtc"
 
-    def __init__(self, first: WebRTCTransport, permit: Permit | None) -> None:
+    def __init__(
+        self,
+        first: WebRTCTransport,
+        permit: Permit | None,
+        stop: Callable[[Permit], Awaitable[None]] | None = None,
+    ) -> None:
         super().__init__(LinkEnd(Player(clock=loop_clock()), connected=False))
         self.offer: MediaOffer = first.offer
         self.permit: Permit | None = permit
         self.resumed: int = 0
         self._inner = first
+        self._stop = stop
+        self._coming_back: anyio.CancelScope | None = None
         self._up = anyio.Event()  # `_inner` is connected
         self._formats: tuple[AudioFormat, AudioFormat] | None = None
         self._began = anyio.Event()
@@ -115,8 +127,13 @@ class ResumingCall(LinkTransport):
         )
 
     async def aclose(self) -> None:
+        over = self._link.ended.is_set()
         self._link.close()
+        if self._coming_back is not None:
+            self._coming_back.cancel()
         await self._inner.aclose()
+        if self._stop is not None and self.permit is not None and not over:
+            await self._stop(self.permit)
 
     # -- carrying it
 
@@ -170,7 +187,7 @@ class ResumingCall(LinkTransport):
     ) -> BaseException | None:
         """Open another connection; why that was not possible, or None."""
         broken, pause = self._inner, FIRST_PAUSE
-        with anyio.move_on_after(permit.seconds):
+        with anyio.move_on_after(permit.seconds) as self._coming_back:
             while True:
                 try:
                     inner = await redial()

@@ -7,7 +7,7 @@ import secrets
 import socket
 import ssl
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, overload
 
 import anyio
@@ -29,6 +29,9 @@ __all__ = ["connect", "get_configuration", "offer_url"]
 
 OFFER_ROUTE: Final = "/webrtc/offer"
 CONFIGURATION_ROUTE: Final = "/webrtc/configuration"
+
+HANG_UP: Final = 2.0
+"""Seconds in which the server can hear that a client hangs up. Otherwise the call ends by itself later."""
 
 
 def offer_url(url: str) -> str:
@@ -174,6 +177,10 @@ async def _resuming(
 
     target, sent = offer_url(url), read_headers(headers)
     import_httpx2()
+
+    async def stop(permit: Permit) -> None:
+        await hang_up(target, webrtc_id, permit, sent)
+
     config = WebRTCConfig(peer_timeout=PEER_TIMEOUT, connect_timeout=CONNECT_TIMEOUT)
     attempts = 0
     permit: Permit | None = None
@@ -198,7 +205,7 @@ async def _resuming(
                 raise
             return call
 
-        call = ResumingCall(await dial(), permit)
+        call = ResumingCall(await dial(), permit, stop)
         try:
             async with task_group() as tasks:
                 tasks.start_soon(call.run, dial)
@@ -221,6 +228,16 @@ async def _negotiate(
     answer = signalling.parse_answer(response.content, response.status_code)
     await call.accept_answer(answer.sdp)
     return answer
+
+
+async def hang_up(target: str, webrtc_id: str, permit: Permit, headers: Mapping[str, str]) -> None:
+    """Tell the server that the caller hangs up, beside the call's link, which may be broken. A checkpoint.
+
+    Nothing is raised if nobody answers within `HANG_UP` seconds: then the server waits for the caller in vain.
+    """
+    if permit.stop:
+        with suppress(ConnectionError):
+            await request("POST", target, headers, HANG_UP, signalling.StopRequest(webrtc_id, permit.stop).to_json())
 
 
 async def get_configuration(

@@ -352,6 +352,10 @@ class Connection:
         """End the connection."""
         self._finish(End(EndCause.CLOSED, reason))
 
+    def peer_left(self) -> None:
+        """End the connection because the peer said so beside its link, which may be broken. From any thread."""
+        self._finish(End(EndCause.PEER_LEFT, "the peer left"))
+
     def record(self, path: str | PathLike[str] | Callable[[Context], Any]) -> Recording:
         """Record the call from now on, until it ends or `Recording.stop`; from any thread.
 

@@ -1,7 +1,7 @@
 """Coming back to a call whose link broke: what a client and a server say to each other, and the proof in it.
 
     client → server   "resume": true                              when it begins a call: it would like to come back
-    server → client   "resume": {"secret": S, "seconds": 30}      how long the call waits; or no such key
+    server → client   "resume": {"secret": S, "stop": T, "seconds": 30}   how long the call waits; or no such key
     client → server   "resume": {"number": N, "proof": P}         over a new link, with the call's id
 
 The id of a call stands in URLs, and so in logs of servers and proxies. Therefore it is not enough to take a call over.
@@ -12,6 +12,9 @@ The secret is told once, over the link that began the call, and never again. A c
 ``N`` is a whole number, greater than in each proof that this call has accepted before, such as the time in
 milliseconds. So a proof counts once. ``offer`` is the SDP of a WebRTC client, with the fingerprint of its certificate,
 and empty for a WebSocket. So a proof is of use only to the owner of that certificate.
+
+A caller may also want to hang up while its link is broken. Then the client sends ``T`` with the call's id. It is
+another secret, so that a request to stop that is seen on its way does not help to take the call over.
 """
 
 from __future__ import annotations
@@ -52,14 +55,16 @@ class Permit:
     Attributes:
         secret: Known to this client and the server only.
         seconds: How long the call waits after its link broke.
+        stop: Sent with the call's id, it ends the call. Empty if the server takes no such request.
     """
 
     secret: str
     seconds: float
+    stop: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """What goes over the wire at the key ``resume``."""
-        return {"secret": self.secret, "seconds": self.seconds}
+        return {"secret": self.secret, "seconds": self.seconds} | ({"stop": self.stop} if self.stop else {})
 
 
 def prove(secret: str, call_id: str, number: int, offer: str = "") -> Proof:
@@ -77,15 +82,21 @@ def prove(secret: str, call_id: str, number: int, offer: str = "") -> Proof:
 
 
 class Ticket:
-    """The server's side of one call that may be resumed: its secret, and which proofs have been used.
+    """The server's side of one call that may be resumed: its secrets, and which proofs have been used.
 
     Args:
         secret: A new one, which nobody can guess.
+        stop: Another one, which ends the call.
     """
 
-    def __init__(self, secret: str) -> None:
+    def __init__(self, secret: str, stop: str) -> None:
         self.secret = secret
+        self.stop = stop
         self._last = 0
+
+    def may_stop(self, token: str) -> bool:
+        """Whether `token` is the one that ends the call."""
+        return hmac.compare_digest(self.stop.encode(), token.encode("utf-8", "surrogatepass"))
 
     def accept(self, proof: Proof, call_id: str, offer: str = "") -> bool:
         """Whether `proof` is right and was not used before; from now on it is used."""
@@ -128,4 +139,7 @@ def read_permit(value: object) -> Permit | None:
     seconds = value.get("seconds") if isinstance(value, dict) else None
     if not isinstance(secret, str) or not secret or not isinstance(seconds, int | float) or isinstance(seconds, bool):
         raise ValueError('"resume" must be {"secret": ..., "seconds": ...}')
-    return Permit(secret, float(seconds))
+    stop = value.get("stop", "") if isinstance(value, dict) else ""
+    if not isinstance(stop, str):
+        raise ValueError('"resume.stop" must be text')  # noqa: TRY004  of the peer, not of a caller
+    return Permit(secret, float(seconds), stop)

@@ -1,7 +1,8 @@
 """FastRTC's offer route, ``POST {path}/webrtc/offer``: its JSON, and typed requests and replies.
 
 A page posts ``{"type": "offer", "sdp", "webrtc_id"}`` and gets ``{"type": "answer", "sdp"}``; then, as it finds them,
-``{"type": "ice-candidate", "candidate", "webrtc_id"}`` and gets ``{"status": "success"}``. Failures are
+``{"type": "ice-candidate", "candidate", "webrtc_id"}`` and gets ``{"status": "success"}``. A page that may come back
+(`protocol.resume`) ends its call with ``{"type": "stop", "webrtc_id", "token"}``, also without a link. Failures are
 ``{"status": "failed", "meta": {"error": code}}``; FastRTC sends them with HTTP 200, we with a status that says so.
 
 Whatever bytes come in, what comes out is a request or `InvalidOffer`, nothing else. Fields we do not know are ignored.
@@ -162,6 +163,23 @@ class CandidateRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class StopRequest:
+    """A caller hangs up, beside the link of its call, which may be broken.
+
+    Attributes:
+        webrtc_id: Of the call.
+        token: `Permit.stop` of this call.
+    """
+
+    webrtc_id: str
+    token: str
+
+    def to_json(self) -> dict[str, Any]:
+        """The request's body, to be written as JSON."""
+        return {"type": "stop", "webrtc_id": self.webrtc_id, "token": self.token}
+
+
+@dataclass(frozen=True, slots=True)
 class InputRequest:
     """A page sets the arguments of its call's handler.
 
@@ -196,10 +214,10 @@ class Answer:
         return body
 
 
-Request: TypeAlias = Offer | CandidateRequest
+Request: TypeAlias = Offer | CandidateRequest | StopRequest
 
 SUCCESS: Final = {"status": "success"}
-"""The reply to a candidate."""
+"""The reply to a candidate, and to a request to stop."""
 
 
 # -- the server's side
@@ -224,7 +242,9 @@ def parse_request(body: bytes) -> Request:
         return Offer(_sdp(fields), _webrtc_id(fields), resume=_resume(fields))
     if kind == "ice-candidate":
         return CandidateRequest(_webrtc_id(fields), _candidate(fields))
-    raise InvalidOffer(f'"type" is {_show(kind)}; expected "offer" or "ice-candidate"', status=422)
+    if kind == "stop":
+        return StopRequest(_webrtc_id(fields), _token(fields))
+    raise InvalidOffer(f'"type" is {_show(kind)}; expected "offer", "ice-candidate" or "stop"', status=422)
 
 
 def parse_input(body: bytes) -> InputRequest:
@@ -324,6 +344,13 @@ def _webrtc_id(fields: dict[str, Any]) -> str:
             f'"webrtc_id" is {_show(webrtc_id)}; expected 1 to 128 letters, digits and _ . ~ -', status=422
         )
     return webrtc_id
+
+
+def _token(fields: dict[str, Any]) -> str:
+    token = fields.get("token")
+    if not isinstance(token, str):
+        raise InvalidOffer('"token" must be the text "stop" of the server\'s "resume"', status=422)
+    return token
 
 
 def _resume(fields: dict[str, Any]) -> bool | Proof:

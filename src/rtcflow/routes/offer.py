@@ -1,6 +1,6 @@
 """FastRTC's JSON signalling: offers and trickled candidates come in, a connection starts in the stream's task group.
 
-POST {path}/webrtc/offer           an offer gets an answer; a candidate goes to its call
+POST {path}/webrtc/offer           an offer gets an answer; a candidate goes to its call; a caller hangs up
 GET  {path}/webrtc/configuration   what a browser must know before it calls
 """
 
@@ -40,7 +40,9 @@ def routes(calls: Calls, path: str, answer: Callable[[Request], Awaitable[Respon
 
 
 async def offer(calls: Calls, request: Request) -> Response:
-    """`POST {path}/webrtc/offer`: an offer gets an answer, also in a live call; a candidate goes to its call."""
+    """`POST {path}/webrtc/offer`: an offer gets an answer, also in a live call; a candidate goes to its call; a caller
+    that may come back hangs up.
+    """
     match signalling.parse_request(await read_body(request)):
         case signalling.Offer() as wanted:
             count_request(calls, request)
@@ -66,6 +68,11 @@ async def offer(calls: Calls, request: Request) -> Response:
             if not isinstance(latest, WebRTCTransport):
                 raise UnknownConnection(f"this is a {session.kind} call, which has no candidates")
             await latest.add_candidate(candidate)
+            return JSONResponse(signalling.SUCCESS)
+        case signalling.StopRequest(webrtc_id, token):
+            session = calls.get(webrtc_id)
+            if session is not None:  # otherwise it is over, as its caller wants: its link may have said so earlier
+                session.hang_up(token)
             return JSONResponse(signalling.SUCCESS)
 
 

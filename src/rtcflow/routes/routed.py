@@ -89,13 +89,15 @@ def new_call(request: Request, _: bytes) -> RequestTarget | None:
 
 
 def offer(_: Request, body: bytes) -> RequestTarget | None:
-    """JSON signalling: an offer or a candidate."""
+    """JSON signalling: an offer, a candidate, or a caller that hangs up."""
     try:
         match signalling.parse_request(body):
             case signalling.Offer() as wanted:
                 return RequestTarget(About.EITHER, wanted.webrtc_id)
             case signalling.CandidateRequest() as wanted:
                 return RequestTarget(About.LIVE, wanted.webrtc_id, early=True)
+            case signalling.StopRequest() as wanted:
+                return RequestTarget(About.LIVE, wanted.webrtc_id)
     except InvalidOffer:
         return None  # the route says what is wrong with it
 

@@ -291,8 +291,8 @@ class Session:
         """
         if self._settings.resume is None:
             return None
-        self.ticket = Ticket(secrets.token_urlsafe(SECRET_BYTES))
-        return Permit(self.ticket.secret, self._settings.resume)
+        self.ticket = Ticket(secrets.token_urlsafe(SECRET_BYTES), secrets.token_urlsafe(SECRET_BYTES))
+        return Permit(self.ticket.secret, self._settings.resume, self.ticket.stop)
 
     def check_resume(self, kind: str, proof: Proof, offer: str = "") -> Connection:
         """Check that somebody who wants to go on with this call is its caller. A proof counts once.
@@ -318,6 +318,20 @@ class Session:
         if kind != self.kind:
             raise InvalidOffer(f"this call began by {self.kind}; resume it by the same", status=422)
         return connection
+
+    def hang_up(self, token: str) -> None:
+        """End the call for its caller, who says so beside the call's link: the link may be broken.
+
+        Args:
+            token: What they sent as a proof that this is their call.
+
+        Raises:
+            NotAuthorized: It is wrong.
+        """
+        if self.ticket is None or not self.ticket.may_stop(token):
+            raise NotAuthorized("the token is wrong: nobody but its caller may end a call")
+        if self.connection is not None:
+            self.connection.peer_left()
 
     async def renegotiate(self, offer_sdp: str) -> str:
         """Answer a further offer in a live WebRTC call whose peer has added or removed tracks. A checkpoint.

@@ -396,13 +396,8 @@ function draw() {
     pen.lineWidth = 2;
     pen.lineJoin = "round";
     pen.beginPath();
-    let drawn = false;
-    for (const point of points) {
-      if (point[key] === null) continue;
-      if (drawn) pen.lineTo(x(point.at), y(point[key]));
-      else pen.moveTo(x(point.at), y(point[key]));
-      drawn = true;
-    }
+    // the first one begins the line
+    for (const point of points) if (point[key] !== null) pen.lineTo(x(point.at), y(point[key]));
     pen.stroke();
   }
 }

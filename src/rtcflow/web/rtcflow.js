@@ -29,7 +29,7 @@ export class Call extends EventTarget {
   #line = null;
   #abort = null;
   #previous = null;
-  #permit = {}; // what the server said about coming back: { secret, seconds }, or nothing
+  #permit = {}; // what the server said about coming back: { secret, seconds, stop }, or nothing
   #reading = ""; // the id of the call whose outputs are being read
   #seen = { id: "", number: "" }; // the last of its outputs that came
 
@@ -89,6 +89,9 @@ export class Call extends EventTarget {
   }
 
   stop() {
+    const { stop: token } = this.#permit;
+    // beside the line, which may be lost
+    if (this.live && token) this.#post("webrtc/offer", { type: "stop", webrtc_id: this.id, token }).catch(() => {});
     this.#finish("ended", "The call has ended.");
   }
 
@@ -222,7 +225,7 @@ export class Call extends EventTarget {
   async #connect(signal) {
     const { rtcConfiguration, rtpParams, base } = this.#options;
     const given = rtcConfiguration ?? this.#facts.rtcConfiguration ?? {};
-    const current = (line) => line === this.#line;
+    const current = (method) => (...all) => line === this.#line && method.apply(this, all);
     const Line = this.transport === "websocket" ? WebSocketLine : PeerLine;
     const line = new Line({
       id: this.id,
@@ -234,11 +237,11 @@ export class Call extends EventTarget {
       post: (body) => this.#post("webrtc/offer", body, signal),
       permit: this.#permit,
       limit: this.#permit.secret ? RECONNECT_LIMIT : CONNECT_LIMIT,
-      onlost: (words) => current(line) && this.#lost(words),
-      onstatus: (status, words) => current(line) && this.#say(status, words),
-      onfinish: (status, words) => current(line) && this.#finish(status, words),
-      onmessage: (text) => current(line) && this.#read(text),
-      ontrack: (track) => current(line) && this.#hear(track),
+      onlost: current(this.#lost),
+      onstatus: current(this.#say),
+      onfinish: current(this.#finish),
+      onmessage: current(this.#read),
+      ontrack: current(this.#hear),
     });
     if (signal.aborted) return;
     this.#line = line;
@@ -334,6 +337,7 @@ export class Call extends EventTarget {
       method: "POST",
       headers: { "Content-Type": "application/json" },
       body: JSON.stringify(body),
+      keepalive: body.type === "stop", // the page may be about to go
       signal,
     });
   }

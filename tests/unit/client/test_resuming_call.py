@@ -38,7 +38,10 @@ class Server:
 
     def __init__(self, pairs):
         self.pairs = pairs
-        self.refusals, self.asked, self.ends = [], [], []
+        self.refusals, self.asked, self.ends, self.stopped = [], [], [], []
+
+    async def stop(self, permit):
+        self.stopped.append(permit)
 
     async def open(self):
         self.asked.append(anyio.current_time())
@@ -55,7 +58,7 @@ async def call(*refusals, permit=PERMIT):
     """A call that runs over its first link, and the server."""
     async with AsyncExitStack() as links:
         server = Server([await links.enter_async_context(memory_pair()) for _ in range(2)])
-        made = ResumingCall(await server.open(), permit)
+        made = ResumingCall(await server.open(), permit, server.stop)
         server.refusals, server.asked = list(refusals), []
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(made.run, server.open)
@@ -195,5 +198,25 @@ def test_it_does_not_come_back_if(backend, how):
                     await made.wait_ended()
             await anyio.sleep(1)
             assert server.asked == []
+            assert server.stopped == [PERMIT] * (how == "we close it")
+
+    run(backend, main)
+
+
+@BACKENDS
+def test_a_call_that_is_closed_while_it_comes_back_says_so_and_tries_no_more(backend):
+    """The server would wait for the caller otherwise: the link that could carry a goodbye is broken."""
+
+    async def main():
+        async with call(*[OSError()] * 99) as (made, server):
+            server.ends[0][0].break_link(GONE)
+            await anyio.sleep(5)
+            await made.aclose()
+            await made.aclose()
+            assert server.stopped == [PERMIT]
+            tries = len(server.asked)
+            assert tries > 3
+            await anyio.sleep(10)
+            assert len(server.asked) == tries
 
     run(backend, main)

@@ -25,7 +25,7 @@ def test_the_proof_is_what_the_page_describes():
 @given(texts, numbers, texts)
 def test_the_right_proof_is_accepted_once(call_id, number, offer):
     """Whoever sees it on its way cannot use it again, nor one with a smaller number."""
-    ticket = Ticket("the secret of this call")
+    ticket = Ticket("the secret of this call", "stop")
     proof = prove(ticket.secret, call_id, number, offer)
     assert ticket.accept(proof, call_id, offer)
     assert not ticket.accept(proof, call_id, offer)
@@ -37,7 +37,7 @@ def test_the_right_proof_is_accepted_once(call_id, number, offer):
 @given(texts, numbers, texts, st.sampled_from(["secret", "id", "number", "offer", "proof"]))
 def test_a_proof_for_anything_else_is_refused_and_uses_nothing_up(call_id, number, offer, wrong):
     """Another call's secret, another id, number or offer, a changed digit; the right one still counts after it."""
-    ticket = Ticket("the secret of this call")
+    ticket = Ticket("the secret of this call", "stop")
     right = prove(ticket.secret, call_id, number, offer)
     given = {
         "secret": prove("of another call", call_id, number, offer),
@@ -50,13 +50,23 @@ def test_a_proof_for_anything_else_is_refused_and_uses_nothing_up(call_id, numbe
     assert ticket.accept(right, call_id, offer)
 
 
+@given(texts, texts)
+def test_only_the_token_for_it_ends_a_call(stop, token):
+    """Its secret does not, nor any other text."""
+    ticket = Ticket(stop + "secret", stop)
+    assert ticket.may_stop(stop)
+    assert ticket.may_stop(token) == (token == stop)
+    assert not ticket.may_stop(ticket.secret)
+
+
 @given(numbers, texts)
 def test_what_is_written_can_be_read(number, secret):
     """Over JSON and back, in both directions."""
     proof = prove(secret, "id", number)
     assert read_request(json.loads(json.dumps(proof.to_json()))) == proof
-    permit = Permit(secret or "s", 30.0)
-    assert read_permit(json.loads(json.dumps(permit.to_json()))) == permit
+    for stop in ("", secret):
+        permit = Permit(secret or "s", 30.0, stop)
+        assert read_permit(json.loads(json.dumps(permit.to_json()))) == permit
 
 
 @pytest.mark.parametrize(("value", "expected"), [(None, False), (False, False), (True, True)])

@@ -61,10 +61,11 @@ candidate_inits = st.fixed_dictionaries(
 nearly_requests = st.fixed_dictionaries(
     {},
     optional={
-        "type": st.sampled_from(["offer", "ice-candidate"]) | json_values,
+        "type": st.sampled_from(["offer", "ice-candidate", "stop"]) | json_values,
         "webrtc_id": st.just("abc") | json_values,
         "sdp": st.just("v=0") | json_values,
         "candidate": candidate_inits | json_values,
+        "token": st.text() | json_values,
     },
 )
 words = st.text("abcABC019+/", min_size=1, max_size=32)
@@ -222,7 +223,7 @@ def test_the_end_survives_the_wire() -> None:
         (b"[]", 400, "expected an object"),
         (b" " * (MAX_BODY + 1), 413, "131072"),
         (body(), 422, '"type" is null'),
-        (body(type="answer"), 422, 'expected "offer" or "ice-candidate"'),
+        (body(type="answer"), 422, 'expected "offer", "ice-candidate" or "stop"'),
         (body(type="offer", webrtc_id="a"), 422, '"sdp" is null'),
         (body(type="offer", webrtc_id="a", sdp=" "), 422, '"sdp"'),
         (body(type="offer", webrtc_id="a", sdp="\ud800"), 422, "surrogate"),
@@ -233,6 +234,9 @@ def test_the_end_survives_the_wire() -> None:
         (body(type="offer", sdp="v=0", webrtc_id="x" * 129), 422, "128"),
         (body(type="offer", sdp="v=0", webrtc_id="a\n"), 422, '"webrtc_id"'),
         (body(type="ice-candidate", webrtc_id="a"), 422, "missing"),
+        (body(type="stop", token="t"), 422, '"webrtc_id" is null'),
+        (body(type="stop", webrtc_id="a"), 422, '"token" must be the text'),
+        (body(type="stop", webrtc_id="a", token=["t"]), 422, '"token" must be the text'),
         (body(type="ice-candidate", webrtc_id="a", candidate=CHROME), 422, "expected an object"),
         (trickle(candidate=3), 422, '"candidate.candidate" is 3'),
         (trickle(candidate=CHROME, sdpMid=0), 422, "sdpMid"),

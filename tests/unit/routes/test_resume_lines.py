@@ -361,6 +361,32 @@ def test_bad_values_are_refused_at_construction(resume):
         Stream(Talker(), resume=resume)
 
 
+@BACKENDS
+def test_a_caller_can_hang_up_while_the_call_waits(backend):
+    """With the token that it was told, and with nothing else; the call ends as by a goodbye, and its slot is free."""
+
+    async def main():
+        async with running() as (stream, connect):
+            far, secret = await begin(connect)
+            stop = far.messages[0]["resume"]["stop"]
+            far.leave(1006)
+            (talker,) = Talker.made
+            while talker.events != ["suspended"]:
+                await anyio.sleep(0.1)
+            session = stream.session("abc")
+            for token in ("", "abc", secret, stop[:-1], stop + "x", "\udc80"):
+                with pytest.raises(NotAuthorized, match="nobody but its caller may end a call"):
+                    session.hang_up(token)
+            assert session.end is None
+            session.hang_up(stop)
+            assert session.end.cause is EndCause.PEER_LEFT
+            await anyio.sleep(1)
+            assert len(stream.calls) == 0
+            assert talker.events == ["suspended", "shutdown"]
+
+    run(backend, main)
+
+
 # -- the client
 
 
@@ -399,7 +425,7 @@ class Cable:
 
 
 @asynccontextmanager
-async def caller(connect):
+async def caller(connect, stop=None):
     """A client's call that may come back, and the sockets that it has opened."""
     cables = [Cable(connect())]
     nobody = False
@@ -418,7 +444,7 @@ async def caller(connect):
         StartOptions("pcm_s16le", 8000, binary=True, clear=True, marks=True, named=True, resume=True)
     )
     call, carried = CallStarted("abc", "abc", format=None), MediaFormat("pcm_s16le", 8000)
-    async with join_line(cables[0], codec, call, carried, redial) as transport:
+    async with join_line(cables[0], codec, call, carried, redial, stop) as transport:
         transport.start(AudioFormat(8000), AudioFormat(8000))
         yield transport, cables, unreachable
 
@@ -487,6 +513,35 @@ def test_a_client_tries_again_until_the_server_has_given_up(backend):
 
 
 @BACKENDS
+def test_a_client_that_is_closed_while_it_comes_back_says_so_and_tries_no_more(backend):
+    """Nobody answers when it closes its call: it tells the server beside the line, and leaves no attempt behind."""
+
+    async def main():
+        told = []
+
+        async def stop(permit):
+            told.append(permit.stop)
+            stream.session("abc").hang_up(permit.stop)
+
+        async with running() as (stream, connect):
+            async with caller(connect, stop) as (transport, cables, unreachable):
+                await listen(transport, 1)
+                unreachable(True)
+                cables[0].change("cut")
+                cables[0].far.leave(1006)
+                await anyio.sleep(3)
+                await transport.aclose()
+                assert len(told) == 1
+                unreachable(False)
+                await anyio.sleep(5)
+                assert len(cables) == 1
+                assert len(stream.calls) == 0
+            assert len(told) == 1
+
+    run(backend, main)
+
+
+@BACKENDS
 def test_a_call_that_has_ended_meanwhile_says_so(backend):
     """The server has closed the call while the client was away: its transport ends, and says why."""
 
@@ -546,7 +601,10 @@ class Relay:
     ("anyio_backend", "how"), [(("asyncio", {}), "stuck"), (("trio", {}), "cut")], ids=["uvicorn", "hypercorn"]
 )
 async def test_over_real_sockets(how, anyio_backend_name):
-    """`call_by_websocket(resume=True)` on a real server: the connection is cut, or nothing passes any more."""
+    """`call_by_websocket(resume=True)` on a real server: the connection is cut, or nothing passes any more.
+
+    When the client hangs up while its line is dead, the server hears it beside the line.
+    """
     Talker.made.clear()
     stream = Stream(Talker(), timeouts=QUICK, resume=20)
     async with served(stream, anyio_backend_name) as server, anyio.create_task_group() as tasks:
@@ -566,7 +624,8 @@ async def test_over_real_sockets(how, anyio_backend_name):
                 assert talker.events == ["suspended", "resumed"]
                 assert before
                 assert after
+                relay.stuck.update(relay.links)  # nothing of the goodbye gets through, and neither side has noticed
             while len(stream.calls):
                 await anyio.sleep(0.01)
-            assert talker.events[-1] == "shutdown"
+            assert talker.events == ["suspended", "resumed", "shutdown"]
         tasks.cancel_scope.cancel()

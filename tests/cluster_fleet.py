@@ -245,6 +245,13 @@ async def tell(client, where, webrtc_id, value):
     return await client.post(f"{where}/webrtc/input", json={"webrtc_id": webrtc_id, "args": [value]})
 
 
+async def tell_when_back(client, where, webrtc_id, value):
+    """The same, again until the node of the call can be reached. Nothing but 503 may be said before."""
+    while (told := await tell(client, where, webrtc_id, value)).status_code == 503:
+        await anyio.sleep(0.05)
+    assert told.status_code == 200, told.text
+
+
 async def hear(client, where, webrtc_id, value, ask):
     """Read the outputs at one node until `value`, which is told at another one, comes; returns the process."""
     import json

@@ -15,7 +15,7 @@ from pathlib import Path
 import anyio
 import httpx2
 import pytest
-from cluster_fleet import Fleet, Process, answers, some_of_each_kind, tell, wait_until
+from cluster_fleet import Fleet, Process, answers, some_of_each_kind, tell, tell_when_back, wait_until
 from nats_process import nats_binary
 from network_namespaces import can_make_namespaces
 
@@ -139,9 +139,7 @@ async def _without_nats(machines, nodes):
                 assert (await tell(client, home.url, "live", 3)).status_code == 200
                 machines.plug(NATS)
                 for node in others:
-                    while (asked := await tell(client, node.url, "live", 4)).status_code == 503:
-                        await anyio.sleep(0.1)
-                    assert asked.status_code == 200, asked.text
+                    await tell_when_back(client, node.url, "live", 4)
 
 
 async def _without_the_first(machines, nodes):
@@ -157,6 +155,4 @@ async def _without_the_first(machines, nodes):
                 assert asked.status_code == 503, asked.text
                 machines.plug(NODES[0])
                 for node in others:
-                    while (asked := await tell(client, node.url, "cut_off", 2)).status_code == 503:
-                        await anyio.sleep(0.1)
-                    assert asked.status_code == 200, asked.text
+                    await tell_when_back(client, node.url, "cut_off", 2)

@@ -40,6 +40,21 @@ class Nats:
             raise NoListener
         return b""
 
+    async def cut_off(self, node):
+        """Its machine lost the network: it is silent for so long that it is no member any more."""
+        self.hanging.add(node)
+        await anyio.sleep(2 * SILENCE)
+
+    def close_connection(self, node):
+        """NATS has noticed, and closes the old connection."""
+        self.hanging.discard(node)
+        self.listening.discard(node)
+
+    async def connects(self, node, seconds):
+        """It connects again after so many seconds."""
+        await anyio.sleep(seconds)
+        self.listening.add(node)
+
 
 def report(node):
     return Report(node, new_key(), PROTOCOL, "stream", "/a", 1e9, Load(0, 5))
@@ -85,21 +100,14 @@ async def test_a_killed_node_is_dead_at_once(cluster):
 async def test_a_node_that_was_cut_off_is_not_dead_while_it_comes_back(cluster):
     """NATS has closed its old connection, and its new one is not there yet."""
     nats, peers = cluster
-    nats.hanging.add("a")
-    await anyio.sleep(2 * SILENCE)
+    await nats.cut_off("a")
     assert "a" not in peers.members
     assert not await peers.is_dead("a")
-    nats.hanging.discard("a")
-    nats.listening.discard("a")
+    nats.close_connection("a")
     gone = []
     peers.watch("p.node.a", lambda: gone.append("a"))
     async with anyio.create_task_group() as tasks:
-
-        async def come_back():
-            await anyio.sleep(SILENCE / 2)
-            nats.listening.add("a")
-
-        tasks.start_soon(come_back)
+        tasks.start_soon(nats.connects, "a", SILENCE / 2)
         assert not await peers.is_dead("a")
     await anyio.sleep(SILENCE)
     assert "a" in peers.members
@@ -110,10 +118,8 @@ async def test_a_node_that_was_cut_off_is_not_dead_while_it_comes_back(cluster):
 async def test_a_node_that_never_comes_back_is_dead_in_the_end(cluster):
     """Its machine has lost its power: NATS notices that later than the silence. Then no other death waits for it."""
     nats, peers = cluster
-    nats.hanging.add("a")
-    await anyio.sleep(2 * SILENCE)
-    nats.hanging.discard("a")
-    nats.listening -= {"a"}
+    await nats.cut_off("a")
+    nats.close_connection("a")
     begin = anyio.current_time()
     assert await peers.is_dead("a")
     assert BEAT < anyio.current_time() - begin <= SILENCE + BEAT
@@ -128,21 +134,14 @@ async def test_a_node_that_never_comes_back_is_dead_in_the_end(cluster):
 async def test_a_node_that_has_just_come_back_is_not_dead(cluster):
     """What it had sent arrives before NATS closes its old connection: it is a member to which nobody listens."""
     nats, peers = cluster
-    nats.hanging.add("a")
-    await anyio.sleep(2 * SILENCE)
+    await nats.cut_off("a")
     peers.heard(report("a"))
-    nats.hanging.discard("a")
-    nats.listening.discard("a")
+    nats.close_connection("a")
     assert "a" in peers.members
     gone = []
     peers.watch("p.node.a", lambda: gone.append("a"))
     async with anyio.create_task_group() as tasks:
-
-        async def connect_again():
-            await anyio.sleep(SILENCE / 2)
-            nats.listening.add("a")
-
-        tasks.start_soon(connect_again)
+        tasks.start_soon(nats.connects, "a", SILENCE / 2)
         assert await peers.deliver("p.node.a", b"", 1) == b""
         assert not await peers.is_dead("a")
     await anyio.sleep(SILENCE)
@@ -161,8 +160,7 @@ async def test_a_node_is_dead_though_its_subject_is_there_for_a_moment_more(clus
 
         async def take_back():
             await anyio.sleep(0.01)
-            nats.hanging.discard("a")
-            nats.listening.discard("a")
+            nats.close_connection("a")
 
         tasks.start_soon(take_back)
         assert await peers.is_dead("a")
@@ -174,12 +172,7 @@ async def test_a_node_whose_connection_breaks_is_not_dead(cluster):
     nats, peers = cluster
     nats.listening.discard("a")
     async with anyio.create_task_group() as tasks:
-
-        async def connect_again():
-            await anyio.sleep(RECONNECT / 2)
-            nats.listening.add("a")
-
-        tasks.start_soon(connect_again)
+        tasks.start_soon(nats.connects, "a", RECONNECT / 2)
         assert not await peers.is_dead("a")
 
 

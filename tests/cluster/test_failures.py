@@ -97,6 +97,7 @@ def test_a_killed_owner(backend, tmp_path, record_property):
             try:
                 await anyio.to_thread.run_sync(again.wait_ready)
                 assert (await client.delete(f"{again.url}{created.headers['location']}")).status_code == 410
+                assert (await tell(client, again.url, webrtc_id, 1)).status_code == 410
             finally:
                 again.close()
 

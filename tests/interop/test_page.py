@@ -243,6 +243,9 @@ LOSE = {
 }
 
 
+UNREACHABLE = """for (const name of ['RTCPeerConnection', 'WebSocket']) {
+        window[name] = class extends window[name] { constructor() { throw Error('nobody answers'); } };
+    }"""
 LIVE_CALLS = "fetch('healthz').then((response) => response.json()).then(({ calls }) => calls)"
 
 
@@ -263,8 +266,7 @@ def test_the_page_comes_back_to_a_call_whose_line_was_lost(visit, transport):
     page.wait_for(f"Number({CALL}.packetsReceived) > 20")
     page.wait_for(f"Number({CALL}.heardPeak) > 0.05")
     page.wait_for(f"!('stale' in {CALL})")
-    page.evaluate("RTCPeerConnection = WebSocket = null; " + LOSE[transport].replace("lines[0]", "lines[1]"))
-    page.evaluate("lines[1].close = () => {}")  # no goodbye over it
+    page.evaluate(f"{UNREACHABLE} {LOSE[transport].replace('lines[0]', 'lines[1]')}; lines[1].close = () => {{}}; 0")
     page.wait_for(f"{CALL}.status === 'interrupted'")
     assert page.evaluate(LIVE_CALLS) == 1
     page.click("#toggle")

@@ -40,6 +40,10 @@ ROUND: Final = 10.0
 """Seconds for one way to NATS and back, after which a subscription that has ended is forgotten all the same."""
 
 
+TOGETHER: Final = 0.5
+"""Seconds over which subscriptions that end are gathered, since forgetting them takes a way to NATS and back."""
+
+
 CANCEL_AGAIN: Final = 0.2
 """Seconds after which a task that was cancelled and still runs is cancelled once more."""
 
@@ -104,7 +108,8 @@ class NatsLink:
         self._pump: asyncio.Task[None] | None = None
         self._waiting: set[asyncio.Timeout] = set()
         self._subscriptions: dict[str, Any] = {}
-        self._ending: set[asyncio.Task[None]] = set()
+        self._ended: list[Any] = []  # subscriptions that are still to be forgotten
+        self._forgetting: asyncio.Task[None] | None = None
         self._errors: list[str] = []
         self._up = Event()
         self.up_since: float | None = None
@@ -162,6 +167,13 @@ class NatsLink:
         """
         try:
             return await self._thread.call(self._request, subject, data, timeout)
+        except anyio.ClosedResourceError:
+            raise LinkClosed("the connection to NATS is closed") from None
+
+    async def subscribe_and_request(self, subject: str, data: bytes, timeout: float) -> bytes:
+        """`subscribe`, then `request` to the other subscribers, with one change to the thread and back."""
+        try:
+            return await self._thread.call(self._subscribe_and_request, subject, data, timeout)
         except anyio.ClosedResourceError:
             raise LinkClosed("the connection to NATS is closed") from None
 
@@ -251,8 +263,8 @@ class NatsLink:
         if self._pump is not None:
             await self._outbox.join() if self.is_up else None
             self._pump.cancel()
-        for ending in self._ending:
-            ending.cancel()
+        if self._forgetting is not None:
+            self._forgetting.cancel()
         if client is not None and not client.is_closed:
             await client.close()
         self.up_since = None
@@ -269,6 +281,7 @@ class NatsLink:
         self._up.clear()
         for waiting in self._waiting:  # their answers were lost with the connection
             waiting.reschedule(0)
+        await self._forget_ended()  # the next connection would begin with them
 
     async def _on_up(self) -> None:
         if self._errors and self._client is not None and self._pump is not None:
@@ -308,6 +321,10 @@ class NatsLink:
 
         self._subscriptions[subject] = await self._client.subscribe(subject, cb=arrived)
 
+    async def _subscribe_and_request(self, subject: str, data: bytes, timeout: float) -> bytes:
+        await self._subscribe(subject)
+        return await self._request(subject, data, timeout)
+
     def _end(self, subject: str) -> None:
         subscription = self._subscriptions.pop(subject, None)
         if subscription is not None:
@@ -323,17 +340,30 @@ class NatsLink:
         client = self._client
         if client is not None and self.is_up:
             await stop_sending(client, subscription)
-            self._ending.add(task := self._thread.start_task(self._forget(subscription)))
-            task.add_done_callback(self._ending.discard)
+            self._ended.append(subscription)
+            if self._forgetting is None:
+                self._forgetting = self._thread.start_task(self._forget_later())
         else:
             await subscription.unsubscribe()
 
-    async def _forget(self, subscription: Any) -> None:
-        with suppress(NoListener, LinkDown, TimeoutError):
-            # The answer is "nobody listens", and it comes after all that NATS had sent before.
-            await self._request(f"{self._options.prefix}.nobody", b"", ROUND)
-        with suppress(self._nats.errors.Error):
-            await subscription.unsubscribe()
+    async def _forget_later(self) -> None:
+        try:
+            while self._ended:
+                await asyncio.sleep(TOGETHER)
+                count = len(self._ended)
+                with suppress(NoListener, LinkDown, TimeoutError):
+                    # The answer is "nobody listens", and it comes after all that NATS had sent before.
+                    await self._request(f"{self._options.prefix}.nobody", b"", ROUND)
+                await self._forget_ended(count)
+        finally:
+            self._forgetting = None
+
+    async def _forget_ended(self, count: int | None = None) -> None:
+        """Forget the first `count` subscriptions that have ended; by default all."""
+        ended, self._ended = self._ended[:count], [] if count is None else self._ended[count:]
+        for subscription in ended:
+            with suppress(self._nats.errors.Error):
+                await subscription.unsubscribe()
 
     async def _publish(self, subject: str, data: bytes) -> None:
         client = self._client

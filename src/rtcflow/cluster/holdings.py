@@ -21,10 +21,14 @@ from .names import ASK, AWAY, Names
 from .slots import Slots, is_slot_name, read_slot_name, read_slots, slot_name, write_slots
 
 if TYPE_CHECKING:
+    from .members import Report
     from .peers import Peers
 
 HINTS: Final = 10_000
 """Ids whose node is remembered, so that a caller is told that this node has gone."""
+
+TOLD: Final = 2_000
+"""Of these, how many a new node is told, the latest ones: 120 KB. NATS takes messages of 1 MB."""
 
 
 class Holdings:
@@ -45,6 +49,7 @@ class Holdings:
         self._held: dict[str, list[str]] = {}
         self._hints: OrderedDict[str, str] = OrderedDict()
         self._mute: dict[str, Callable[[], object]] = {}
+        self._freed: dict[str, None] = {}
 
     def new_id(self) -> str:
         """See `rtcflow.serving.router.CallRouter`."""
@@ -90,18 +95,27 @@ class Holdings:
 
     def _announce(self, names: list[str]) -> None:
         for name in names:
-            self._tell("claimed", name)
+            self._freed.pop(name, None)
+            message = pack({"kind": "claimed", "name": name, "node": self._peers.name})
+            self._link.publish(f"{self._peers.prefix}.claimed", message)
 
     def _give_back(self, names: list[str]) -> None:
         for name in names:
             self._names.release(name)
             if self.slots is not None and is_slot_name(name):
                 self.slots.free(read_slot_name(name))
-            self._tell("freed", name)
+            self._freed[name] = None
 
-    def _tell(self, kind: str, name: str) -> None:
-        message = pack({"kind": kind, "name": name, "node": self._peers.name})
-        self._link.publish(f"{self._peers.prefix}.claimed", message)
+    def take_freed(self) -> tuple[str, ...]:
+        """What was given back since the last call, for the next report."""
+        freed, self._freed = tuple(self._freed), {}
+        return freed
+
+    def known_ids(self) -> dict[str, str]:
+        """Which node holds which id, as far as it is known here: for a node that has just started."""
+        own = (name for names in self._held.values() for name in names if not is_slot_name(name))
+        known = self._hints | dict.fromkeys(own, self._peers.name)
+        return dict(list(known.items())[-TOLD:])
 
     # -- what other nodes say and ask
 
@@ -117,7 +131,7 @@ class Holdings:
             self._hints.popitem(last=False)
         self._peers.wake()
 
-    def unsaid(self, name: str, node: str) -> None:
+    def _unsaid(self, name: str, node: str) -> None:
         """A node says that it has given a name back."""
         if is_slot_name(name):
             if self.slots is not None:
@@ -141,11 +155,15 @@ class Holdings:
         """The answer to a node that asks which slots this one holds."""
         return write_slots(() if self.slots is None else self.slots.held)
 
-    def heard_from(self, node: str) -> None:
+    def heard_from(self, report: Report) -> None:
         """A node has reported: it is not stopped."""
-        gone = self._mute.pop(node, None)
+        gone = self._mute.pop(report.node, None)
         if gone is not None:
-            self._peers.unwatch(self._peers.node_subject(node), gone)
+            self._peers.unwatch(self._peers.node_subject(report.node), gone)
+        for name in report.freed:
+            self._unsaid(name, report.node)
+        for name, node in report.held.items():
+            self.said(name, node)
 
     async def _slots_of(self, limit: int, node: str) -> list[int] | None:
         """The slots that a node says it holds; None if it does not answer."""

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from .policy import Load
 
-PROTOCOL: Final = 2
+PROTOCOL: Final = 3
 """The version of what nodes say to each other. Nodes of different versions do not work together."""
 
 SILENCE: Final = 3.0
@@ -43,6 +43,9 @@ class Report:
         left: Whether it is about to leave.
         keys: The keys of nodes that it has heard, for a node that has just started. With them the new node can tell
             callers of nodes that have gone what happened, also those of its own former life.
+        held: Which node holds which id that a caller chose, for the same purpose.
+        freed: The ids and slots that it has given back since its last report: hints only, which need not be there at
+            once.
     """
 
     node: str
@@ -54,6 +57,8 @@ class Report:
     load: Load
     left: bool = False
     keys: Mapping[str, bytes] = field(default_factory=dict)
+    held: Mapping[str, str] = field(default_factory=dict)
+    freed: tuple[str, ...] = ()
 
     def to_bytes(self) -> bytes:
         """Write it for NATS."""
@@ -87,6 +92,8 @@ def read_report(data: bytes) -> Report:
             ),
             left=bool(fields["left"]),
             keys={str(node): base64.b64decode(key) for node, key in fields.get("keys", {}).items()},
+            held={str(name): str(node) for name, node in fields.get("held", {}).items()},
+            freed=tuple(map(str, fields.get("freed", ()))),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"not the report of a node: {data[:60]!r}") from error

@@ -88,10 +88,11 @@ class Names:
         subject = f"{self._prefix}.{name}"
         message = pack({"kind": "claim", "name": name, "node": self._node})
         stopped = self._now() + STOPPED
-        await self._link.subscribe(subject)
+        subscribed = False
         while True:
+            ask, subscribed = self._link.request if subscribed else self._link.subscribe_and_request, True
             try:
-                answer = await self._link.request(subject, message, ASK)
+                answer = await ask(subject, message, ASK)
             except NoListener:
                 if await self._settle():
                     continue
@@ -107,7 +108,7 @@ class Names:
                     return (answer or b"").removeprefix(LIVE).decode()
                 case Outcome.ANEW:
                     self._link.unsubscribe(subject)
-                    await self._link.subscribe(subject)
+                    subscribed = False
 
     def asked(self, name: str, node: str, reply: str) -> None:
         """Another node wants the name."""

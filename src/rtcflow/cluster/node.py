@@ -6,7 +6,7 @@ Subjects, all below the cluster's prefix:
 |---|---|---|
 | ``nodes`` | every node | each node's report, twice a second |
 | ``hello`` | every node | a new node's report; the answer says whether they fit together |
-| ``claimed`` | every node | which node has taken or freed which id or slot: hints only |
+| ``claimed`` | every node | which node has taken which id or slot: hints only. Reports say what was given back |
 | ``node.{name}`` | that node | requests to serve, messages of pipes, pings, the question which slots it holds |
 | ``call.{hash of the id}`` | the node of the call | requests to serve, pings, claims; for ids that callers chose |
 | ``slot.{number}`` | the node that holds the slot | claims; only with a limit of the whole cluster |
@@ -125,7 +125,12 @@ class Node:
     def leave(self) -> None:
         """Tell the others."""
         self._left = True
-        self._link.publish(f"{self._prefix}.nodes", self._report().to_bytes())
+        self._tell_report()
+
+    def _tell_report(self) -> None:
+        self._said = self._report()
+        report = replace(self._said, freed=self._holdings.take_freed())
+        self._link.publish(f"{self._prefix}.nodes", report.to_bytes())
 
     def _report(self) -> Report:
         options = self._calls.options
@@ -141,8 +146,7 @@ class Node:
 
     async def _beat(self) -> None:
         while True:
-            self._said = self._report()
-            self._link.publish(f"{self._prefix}.nodes", self._said.to_bytes())
+            self._tell_report()
             self._peers.look(self._tasks)
             due = self._peers.now() + BEAT
             await anyio.sleep(BEAT)
@@ -152,7 +156,7 @@ class Node:
     def _heard(self, report: Report) -> None:
         if report.node != self.name:
             self._peers.heard(report)
-            self._holdings.heard_from(report.node)
+            self._holdings.heard_from(report)
 
     # -- messages
 
@@ -174,15 +178,13 @@ class Node:
             elif subject == "hello":
                 logger.error("a node with the same prefix does not fit, and does not start: %s", why)
             if reply:
-                mine = replace(self._report(), keys=self._peers.members.latest_keys())
-                self._link.publish(reply, mine.to_bytes())
+                keys, held = self._peers.members.latest_keys(), self._holdings.known_ids()
+                self._link.publish(reply, replace(self._report(), keys=keys, held=held).to_bytes())
             return
         head, rest = unpack(data)
         match head["kind"]:
             case "claimed":
                 self._holdings.said(head["name"], head["node"])
-            case "freed":
-                self._holdings.unsaid(head["name"], head["node"])
             case "claim":
                 self._holdings.asked(head["name"], head["node"], reply)
             case "slots":

@@ -89,7 +89,7 @@ async def test_a_late_answer_does_not_deafen_the_connection(nats, monkeypatch):
         try:
             link.unsubscribe("test.name")
             await told(link)
-            while link._ending:
+            while link._forgetting is not None:
                 await anyio.sleep(0.01)
         finally:
             nats.go_on()

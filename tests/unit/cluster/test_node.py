@@ -330,19 +330,25 @@ async def test_a_call_that_has_ended_is_not_told_as_lost(nats):
 
 @pytest.mark.anyio
 async def test_a_new_node_knows_of_those_that_died_before(nats):
-    """A caller of a process that has died asks its successor: 410, not 404."""
+    """A caller of a process that has died asks its successor: 410, not 404, for both kinds of ids."""
     prefix = f"test{next(PREFIXES)}"
     cluster = Cluster(nats.url, prefix=prefix)
-    async with Stream(Echo(), webrtc=LOCAL, timeouts=QUICK, cluster=cluster).running():
+    survivor = Stream(Echo(), webrtc=LOCAL, timeouts=QUICK, cluster=cluster)
+    async with survivor.running():
         dead = Stream(Echo(), webrtc=LOCAL, timeouts=QUICK, cluster=cluster)
-        async with dead.running():
-            lost = dead.calls.router.new_id()
+        async with dead.running(), dead.calls.admit(CallRequest(), "memory", "chosen"):
+            lost, link = dead.calls.router.new_id(), dead.calls.router._link
+            while not survivor.calls.router._holdings._hints:
+                await survivor.calls.router._peers.wait_news()
+            await link._thread.complete(link._disconnect)  # as a killed process would
         successor = Stream(Echo(), webrtc=LOCAL, timeouts=QUICK, cluster=cluster)
         async with (
             successor.running(),
             httpx2.AsyncClient(transport=httpx2.ASGITransport(successor.asgi), base_url="http://site") as client,
         ):
             assert (await client.delete(f"/whip/{lost}")).status_code == 410
+            said = await client.post("/webrtc/input", json={"webrtc_id": "chosen", "args": [1]})
+            assert (said.status_code, said.json()["meta"]["error"]) == (410, "call_lost")
 
 
 @pytest.mark.anyio
@@ -434,7 +440,10 @@ ONCE = pytest.mark.parametrize("anyio_backend", [pytest.param(("asyncio", {}), i
 @pytest.mark.anyio
 @ONCE
 async def test_a_call_is_resumed_through_any_node_by_webrtc(nats):
-    """The id leads to the node that has the call; a wrong proof is refused there, and an unknown call is gone."""
+    """The id leads to the node that has the call; a wrong proof is refused there, and an unknown call is gone.
+
+    The caller hangs up through any node, too.
+    """
     async with nodes(nats, 2, concurrency_limit=2, resume=20) as site, open_engine(LOCAL) as engine:
         call, again = [await engine.offer(messages=False) for _ in range(2)]
         body = {"type": "offer", "webrtc_id": "abc"}
@@ -461,11 +470,14 @@ async def test_a_call_is_resumed_through_any_node_by_webrtc(nats):
         unknown = {"type": "offer", "webrtc_id": "never", "sdp": sdp}
         proof = prove(secret, "never", 3, sdp).to_json()
         assert (await site[0].post("/webrtc/offer", json={**unknown, "resume": proof})).status_code == 410
-        for one in (call, again):
-            await one.aclose()
-        session.close()
+        stop = {"type": "stop", "webrtc_id": "abc"}
+        for token, status in ((secret, 403), (begun["resume"]["stop"], 200)):
+            answer = await site[home + 1].post("/webrtc/offer", json={**stop, "token": token})
+            assert answer.status_code == status, answer.text
         while any(site.calls):
             await anyio.sleep(0.01)
+        for one in (call, again):
+            await one.aclose()
 
 
 @pytest.mark.anyio

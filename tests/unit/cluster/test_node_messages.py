@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -60,7 +61,7 @@ def report(node, *, left=False, keys=(), calls=0):
 
 
 def test_reports():
-    sent = report("a", keys={"b": b"key"})
+    sent = replace(report("a", keys={"b": b"key"}), held={"call.1": "b"}, freed=("call.2", "slot.3"))
     assert read_report(sent.to_bytes()) == sent
 
 

@@ -233,7 +233,7 @@ async def _negotiate(
 async def hang_up(target: str, webrtc_id: str, permit: Permit, headers: Mapping[str, str]) -> None:
     """Tell the server that the caller hangs up, beside the call's link, which may be broken. A checkpoint.
 
-    Nothing is raised if nobody answers within `HANG_UP` seconds: then the server waits for the caller in vain.
+    Nothing is raised if nobody answers within `HANG_UP` seconds. The server then waits until its own time is over.
     """
     if permit.stop:
         with suppress(ConnectionError):

@@ -594,6 +594,7 @@ async def _open(
         async def stop(permit: Permit) -> None:
             await hang_up(beside, call.call_id, permit, read_headers(headers))
 
-        come_back = (redial, stop) if resume else ()
-        async with join_line(await dial(url), codec, call, carried, *come_back) as transport:
+        async with join_line(
+            await dial(url), codec, call, carried, redial if resume else None, stop if resume else None
+        ) as transport:
             yield transport

@@ -44,6 +44,10 @@ AUDIBLE: Final = 300
 """The level, in int16, above which audio can be heard."""
 
 
+MUCH: Final = 16000
+"""Steps from one sample to the next that speech and tones do not make."""
+
+
 LIMIT_SLACK: Final = 0.1
 """Seconds by which a time limit may end a call late, in virtual time."""
 
@@ -109,6 +113,8 @@ class Journal:
         emits: Audio that emit returned: when, and its seconds.
         took: For how long `emit` ran for each of them.
         loud: As `emits`, of audio that can be heard.
+        steps: How many samples of it differ from the one before by ``"much"``, and how many of these by ``"32768"`` or
+            a multiple, as after an overflow.
         watched: Arrays that the handler had kept when its queue was cleared, by identity.
         stale: Seconds of them that emit returned all the same.
         given: What was handed over and may still be waiting to be played, or sent: each with its checksum.
@@ -137,6 +143,7 @@ class Journal:
     emits: list[tuple[float, float]] = field(default_factory=list)
     took: list[float] = field(default_factory=list)
     loud: list[tuple[float, float]] = field(default_factory=list)
+    steps: Counter[str] = field(default_factory=Counter)
     watched: dict[int, NDArray[Any]] = field(default_factory=dict)
     stale: float = 0.0
     given: dict[str, deque[_HandedOver]] = field(default_factory=lambda: defaultdict(lambda: deque(maxlen=64)))
@@ -236,6 +243,10 @@ class Journal:
             self.took.append(self.clock() - self.entered[method])
             if audio[1].size and int(np.abs(audio[1][:, ::16], dtype=np.int32).max()) > AUDIBLE:
                 self.loud.append(self.emits[-1])
+                steps = np.diff(audio[1].astype(np.int32))
+                much = steps[np.abs(steps) > MUCH]
+                self.steps["much"] += much.size
+                self.steps["32768"] += int(np.count_nonzero(np.abs(much - 32768 * np.round(much / 32768)) < MUCH / 3))
 
     def handed_over(self, handler: StreamHandlerBase, method: str, item: Any) -> None:
         """See that what was handed over before is as it was, as far as it still waits; and remember `item`."""

@@ -12,14 +12,30 @@ import anyio.lowlevel
 import numpy as np
 from numpy.typing import NDArray
 
+from ..ends import EndCause
 from ..frames import FRAME_SECONDS, AudioFrame
 from ..handlers.base import AsyncStreamHandler, StreamHandlerBase
 from . import signals
-from ._probe import checksum
+from ._probe import AUDIBLE, checksum
 from ._tracing import Switches
-from .caller import open_caller
+from .caller import HeardFrame, open_caller
 
-__all__ = ["AtRest", "arrays_in", "clicks_at_edges", "in_groups", "lateness", "listens_to_nobody", "turned_around"]
+__all__ = [
+    "AtRest",
+    "Interruption",
+    "arrays_in",
+    "asked_often",
+    "clicks_at_edges",
+    "hangs_up",
+    "in_groups",
+    "interleaved",
+    "interrupted",
+    "lateness",
+    "left_unsaid",
+    "listens_to_nobody",
+    "seconds_audible",
+    "turned_around",
+]
 
 PAUSE: Final = 0.3
 """Seconds after a group of frames in which a handler has answered the last one."""
@@ -83,11 +99,143 @@ async def in_groups(
             if tracer is not None:
                 tracer.active = False
             await caller.wait(PAUSE)
+            if tracer is not None:
+                tracer.wait_free()
+                await caller.wait(PAUSE)
             said = emitted()
             new = [(name, one) for name, one in _slots_of(caller.handler).items() if before.get(name) != id(one)]
             forgotten = tuple(name for name, array in new if checksum(array) not in said)
             held.append(AtRest(len(arrays_in(caller.handler)), forgotten))
     return held, caller.record().error
+
+
+@dataclass(frozen=True)
+class Interruption:
+    """What the caller heard of a handler in `interrupted`.
+
+    Attributes:
+        asked: When the caller had said the first sentence, in seconds of call time.
+        again: When they began the second one.
+        heard: When something could be heard, frame by frame.
+        error: What the handler raised.
+    """
+
+    asked: float
+    again: float
+    heard: tuple[float, ...]
+    error: BaseException | None
+
+    def seconds(self, begin: float, end: float) -> float:
+        """Seconds that could be heard between two moments."""
+        return FRAME_SECONDS * sum(begin <= at < end for at in self.heard)
+
+    @property
+    def over_the_caller(self) -> float:
+        """Seconds that could be heard while the caller said the second sentence; `NOTICES` seconds after its beginning
+        nothing should be.
+        """
+        return self.seconds(self.again + NOTICES, self.again + SECOND)
+
+
+NOTICES: Final = 0.6
+"""Seconds in which a detector of speech notices an interruption."""
+
+FIRST, SECOND = 1.0, 1.5
+"""Seconds of the two sentences."""
+
+
+async def interrupted(handler: StreamHandlerBase, args: Sequence[Any], pause: float | None) -> Interruption:
+    """Say a sentence, and `pause` seconds later another one; or (None) wait for the answer."""
+    async with open_caller(handler, args=list(args), catch=True) as caller:
+        await caller.wait(0.2)
+        await caller.play(signals.speech_like(FIRST, seed=1, activity=1.0))
+        asked = caller.seconds
+        await caller.wait(4.0 if pause is None else pause)
+        again = caller.seconds
+        if pause is not None:
+            await caller.play(signals.speech_like(SECOND, seed=2, activity=1.0))
+    record = caller.record()
+    heard = tuple(one.at for one in record.heard if np.abs(one.frame.samples, dtype=np.int32).max() > AUDIBLE)
+    return Interruption(asked, again, heard, record.error)
+
+
+async def asked_often(handler: StreamHandlerBase, args: Sequence[Any]) -> list[float]:
+    """Ask four questions, two early in the call and two late; the seconds that could be heard after each.
+
+    Fewer, if the call ends before.
+    """
+    answers: list[float] = []
+    async with open_caller(handler, args=list(args), catch=True) as caller:
+        for at in (0.2, 4.2, 14.2, 20.2):
+            await caller.wait(at - caller.seconds)
+            await caller.play(signals.speech_like(FIRST, seed=1, activity=1.0))
+            asked = caller.seconds
+            await caller.wait(2.8)
+            if caller.connection.end is not None:
+                break
+            answers.append(seconds_audible(caller.heard, asked))
+    return answers
+
+
+def seconds_audible(heard: Sequence[HeardFrame], since: float = 0.0) -> float:
+    """Seconds of what was heard since then, as far as it can be heard."""
+    return sum(one.frame.duration for one in heard if one.at > since and _is_audible(one.frame.samples))
+
+
+async def left_unsaid(
+    handler: StreamHandlerBase, args: Sequence[Any], emitted: Callable[[], Collection[int]]
+) -> tuple[str, float] | None:
+    """Say a sentence, and be silent for 40 s. If the handler hangs up meanwhile: what it still had to say.
+
+    Args:
+        handler: The handler.
+        args: What it gets when it asks for arguments.
+        emitted: Gives the checksums of the arrays that it has emitted in the last second.
+
+    Returns:
+        The attribute from which it has emitted before, and the seconds of audio that are left in it.
+    """
+    seen: dict[str, set[int]] = {}
+    said: set[int] = set()
+    async with open_caller(handler, args=list(args), catch=True) as caller:
+        await caller.wait(0.2)
+        await caller.play(signals.speech_like(FIRST, seed=1, activity=1.0))
+        for _ in range(80):
+            await caller.wait(0.5)
+            said.update(emitted())
+            if caller.connection.end is not None:
+                break
+            for name, arrays in _queues_of(caller.handler).items():
+                seen.setdefault(name, set()).update(map(checksum, arrays))
+    if caller.record().end.cause is not EndCause.HANDLER_CLOSED:
+        return None
+    for name, arrays in _queues_of(caller.handler).items():
+        left = [array for array in arrays if checksum(array) not in said]
+        if left and seen.get(name, set()) & said:
+            return name, sum(array.shape[-1] for array in left) / handler.output_sample_rate
+    return None
+
+
+def _queues_of(handler: StreamHandlerBase) -> dict[str, list[NDArray[Any]]]:
+    """The arrays of audio that can be heard, by the attribute in which they wait."""
+    waiting = {
+        name: _arrays_in([value]).values()
+        for name, value in vars(handler).items()
+        if not name.startswith("_StreamHandler") and not isinstance(value, np.ndarray)
+    }
+    return {name: [array for array in arrays if _is_audible(array)] for name, arrays in waiting.items()}
+
+
+def _is_audible(array: NDArray[Any]) -> bool:
+    return array.dtype == np.int16 and bool(np.abs(array, dtype=np.int32).max(initial=0) > AUDIBLE)
+
+
+def interleaved(samples: NDArray[np.int16]) -> bool:
+    """Whether left and right are the two halves of L R L R …: of one voice, each sample is there twice in a row."""
+    if samples.shape[0] != 2 or samples.shape[1] < 100 or not _is_audible(samples):
+        return False
+    even = samples[:, : samples.shape[1] // 2 * 2]
+    return np.array_equal(even[:, ::2], even[:, 1::2]) and not np.array_equal(even[0], even[1])
 
 
 def _slots_of(handler: StreamHandlerBase) -> dict[str, NDArray[Any]]:
@@ -114,6 +262,12 @@ def _slot_values(value: object) -> dict[str, Any]:
 
 def arrays_in(handler: StreamHandlerBase) -> dict[int, NDArray[Any]]:
     """The arrays in a handler's own attributes, lists and queues, by identity; kept, so that none is used twice."""
+    values = [value for name, value in vars(handler).items() if not name.startswith("_StreamHandler")]
+    return _arrays_in(values, type(handler).__module__)
+
+
+def _arrays_in(values: list[Any], home: str = "") -> dict[int, NDArray[Any]]:
+    """The arrays in lists, queues and streams, and in objects of the module `home`."""
     found: dict[int, NDArray[Any]] = {}
 
     def look(value: Any, depth: int) -> None:
@@ -124,17 +278,11 @@ def arrays_in(handler: StreamHandlerBase) -> dict[int, NDArray[Any]]:
                 look(item, depth - 1)
         elif depth and isinstance(value, dict):
             look(list(value.values()), depth)
-        elif depth and type(value).__module__ in {
-            "_queue",
-            "queue",
-            "asyncio.queues",
-            "anyio.streams.memory",
-            type(handler).__module__,
-        }:
+        elif depth and type(value).__module__ in {"_queue", "queue", "asyncio.queues", "anyio.streams.memory", home}:
             names = [*getattr(value, "__dict__", {}), *_slots(value)]
             look([getattr(value, name, None) for name in names], depth - 1)
 
-    look([value for name, value in vars(handler).items() if not name.startswith("_StreamHandler")], 5)
+    look(values, 5)
     return found
 
 
@@ -153,6 +301,20 @@ def listens_to_nobody(handler: StreamHandlerBase) -> bool:
     other methods are called by itself only.
     """
     kind: Any = type(handler)
+    used, offered = _names_in(kind)
+    receive = inspect.unwrap(kind.receive).__code__
+    if receive.co_names or receive.co_freevars or used & _ASKS:
+        return False
+    return offered - used <= set(dir(AsyncStreamHandler)) - _REACHED
+
+
+def hangs_up(handler: StreamHandlerBase) -> bool:
+    """Whether its methods name `CloseStream`."""
+    return "CloseStream" in _names_in(type(handler))[0]
+
+
+def _names_in(kind: type) -> tuple[set[str], set[str]]:
+    """The names that a handler's own methods use, and those of what it offers to others."""
     used: set[str] = set()
     offered: set[str] = set()
     for cls in kind.__mro__:
@@ -168,10 +330,7 @@ def listens_to_nobody(handler: StreamHandlerBase) -> bool:
             used.update(code.co_names)
             if not name.startswith("_"):
                 offered.add(name)
-    receive = inspect.unwrap(kind.receive).__code__
-    if receive.co_names or receive.co_freevars or used & _ASKS:
-        return False
-    return offered - used <= set(dir(AsyncStreamHandler)) - _REACHED
+    return used, offered
 
 
 _ASKS: Final = {"wait_for_args", "wait_for_args_sync", "latest_args", "args_set"}

@@ -20,6 +20,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def __init__(self, virtual_time: VirtualTime | None = None) -> None:
         self.virtual_time = virtual_time or VirtualTime()
         self._in_executors = 0
+        self._limiter: anyio.CapacityLimiter | None = None
         super().__init__(_JumpingSelector(self.virtual_time))
         self.virtual_time.attach(self._poke, self._threads_at_work)
 
@@ -55,25 +56,26 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         super()._run_once()  # type: ignore[misc]
         ready.extendleft(reversed(held))
 
+    def _write_to_self(self) -> None:
+        # What other threads bring is in `_ready` by now. A loop that does not rest looks there by itself.
+        self.virtual_time.workers.changed()
+
     def _executed(self, _: asyncio.Future[Any]) -> None:
         self._in_executors -= 1
 
     def _threads_at_work(self) -> int:
-        return int(anyio.to_thread.current_default_thread_limiter().borrowed_tokens) + self._in_executors
+        if self._limiter is None:
+            self._limiter = anyio.to_thread.current_default_thread_limiter()
+        return int(self._limiter.borrowed_tokens) + self._in_executors
 
     def _poke(self) -> None:
-        if not self.is_closed():
-            self.call_soon_threadsafe(_nothing)
+        super()._write_to_self()  # type: ignore[misc]
 
 
 def _is_step(handle: asyncio.Handle) -> bool:
     """Whether a handle is the next step of a task, and no callback, which has its place in the order."""
     callback: Any = getattr(handle, "_callback", None)
     return isinstance(getattr(callback, "__self__", None), asyncio.Task)
-
-
-def _nothing() -> None:
-    """Having been called is enough: the loop goes round."""
 
 
 class _JumpingSelector(selectors.BaseSelector):

@@ -10,13 +10,13 @@ import enum
 import math
 import time
 from collections.abc import Callable
-from typing import Protocol, TypeVar
+from typing import Protocol, Self, TypeVar
 
 import anyio
 
 from ._workers import PATIENCE, Stuck, ThreadsAllow, Workers
 
-__all__ = ["Decision", "VirtualTime"]
+__all__ = ["Alarm", "Decision", "VirtualTime"]
 
 T = TypeVar("T")
 
@@ -47,6 +47,37 @@ class Chooses(Protocol):
         """Those that run now, in order, and those that are held back."""
 
 
+class Alarm:
+    """A function that is called in the loop's thread, between the steps of tasks, when its moment has come.
+
+    A task that waits for one moment after the other costs several times as much. Time does not pass meanwhile, so the
+    function must return at once.
+
+    Args:
+        clock: Whose moments.
+        ring: The function. It returns its next moment, or inf.
+        at: The first moment; inf for none.
+    """
+
+    def __init__(self, clock: VirtualTime, ring: Callable[[], float], at: float = math.inf) -> None:
+        self.ring = ring
+        self.at: float = at
+        self.called: bool = False
+        self._clock = clock
+
+    def call(self) -> None:
+        """Have it ring now; from any thread."""
+        self.called = True
+        self._clock.workers.look()
+
+    def __enter__(self) -> Self:
+        self._clock.alarms.append(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._clock.alarms.remove(self)
+
+
 class VirtualTime:
     """The clock of one loop in virtual time, and what it is waiting for.
 
@@ -62,6 +93,7 @@ class VirtualTime:
         watched: Somebody looks whether it does (`_room`).
         schedule: Decides in which order tasks run; by default, in the order in which they became runnable.
         over_by: When a call whose caller has hung up is over at the latest.
+        alarms: Functions that are called when they are due.
     """
 
     def __init__(self, *, manual: bool = False, start: float = 0.0, patience: float = PATIENCE) -> None:
@@ -73,6 +105,7 @@ class VirtualTime:
         self.watched = False
         self.schedule: Chooses | None = None
         self.over_by: float = math.inf
+        self.alarms: list[Alarm] = []
         self._limit = start if manual else math.inf
         self._arrived: anyio.Event | None = None
         self._wake_loop: Callable[[], None] | None = None
@@ -142,6 +175,8 @@ class VirtualTime:
         real = time.monotonic()
         self.pulse += 1
         self._rested, self._turns, self._decided = real, 0, real
+        if self._ring_called():
+            return Decision.GO_ON
         verdict = self.workers.judge()
         if verdict is ThreadsAllow.STANDS:
             self._flowing_since = None
@@ -153,7 +188,7 @@ class VirtualTime:
             # look outside. So the loop looks once more before any time passes.
             self._seen = self.workers.seen
             return Decision.GO_ON
-        target = min(deadline, self.workers.next_alarm(), self._limit)
+        target = min(deadline, self._next_alarm(), self.workers.next_alarm(), self._limit)
         if verdict is ThreadsAllow.REAL_PACE:
             if self._flowing_since is not None:
                 self.now = max(self.now, min(target, self.now + real - self._flowing_since))
@@ -164,7 +199,7 @@ class VirtualTime:
             self._nap, self._flowing_since = NAP, None
             if target < math.inf:
                 self.now = max(self.now, target)
-        if self.workers.wake(self.now) or deadline <= self.now:
+        if self._ring() or self.workers.wake(self.now) or deadline <= self.now:
             return Decision.GO_ON
         if verdict is ThreadsAllow.REAL_PACE and self._limit != self.now:
             return Decision.GO_ON
@@ -188,6 +223,25 @@ class VirtualTime:
                 # Never back; and beyond the limit by what loops round up, so that a sleep until then ends.
                 self.now = max(self.now, min(self.now + passed, self._limit + ROUNDING))
                 self._rested = real
+                self._ring_called()
+                self._ring()
+
+    def _next_alarm(self) -> float:
+        return min([alarm.at for alarm in self.alarms], default=math.inf)
+
+    def _ring(self) -> bool:
+        """Ring the alarms that are due; whether there were any."""
+        due = [alarm for alarm in self.alarms if alarm.at <= self.now + ROUNDING]
+        for alarm in due:
+            alarm.at = alarm.ring()
+        return bool(due)
+
+    def _ring_called(self) -> bool:
+        called = [alarm for alarm in self.alarms if alarm.called]
+        for alarm in called:
+            alarm.called = False  # first: from now on it may be called again
+            alarm.at = alarm.ring()
+        return bool(called)
 
     def _poke(self) -> None:
         if self._wake_loop is not None:

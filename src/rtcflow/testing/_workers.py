@@ -221,6 +221,10 @@ class Workers:
     def changed(self) -> None:
         """Something is different: look again. From any thread."""
         self.turns += 1
+        self.look()
+
+    def look(self) -> None:
+        """Wake the loop, if it naps or rests. From any thread."""
         self._bell.set()
         if self._waiting:
             self.poke()

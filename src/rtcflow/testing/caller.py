@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from .._core.bridge import loop_clock
 from .._core.moved import absent
+from .._core.player import Player
 from ..abc import MediaOffer
 from ..client.lines import COMMA_SECONDS, DIGIT_SECONDS
 from ..connection.connection import Connection, ConnectionStatistics
@@ -38,10 +39,13 @@ from ..frames import FRAME_SECONDS, AudioFormat, AudioFrame
 from ..handlers.base import StreamHandlerBase
 from ..handlers.checking import check_handler, copy_handler, has_video
 from ..media.convert import as_pcm, to_channels
+from ..media.playout import PlayoutFrame
+from ..media.resample import Converter
 from ..outputs import AdditionalOutputs
 from ..protocol import messages
-from ..transports.memory import Link, MemoryTransport, memory_pair
+from ..transports.memory import Link, MemoryTransport, memory_pair, play_in_a_task
 from ._room import HANG, UNWIND, HandlerHung, Watch, refuse_in_a_loop, run_in_room
+from ._virtual_time import ROUNDING, Alarm
 from ._workers import PATIENCE
 from .clocks import BackendName, Stuck, virtual_time
 from .signals import read_wav
@@ -55,6 +59,9 @@ Playable: TypeAlias = "NDArray[Any] | tuple[int, NDArray[Any]] | str | PathLike[
 
 LONG_BLOCK = 1.0
 """Seconds of call time that a call into a handler lasts before it is listed in `CallRecord.blocked`."""
+
+SAMPLE_RATE = 24000
+"""Hz, of what a caller plays where nothing says otherwise."""
 
 MOMENT = 1e-8
 """Seconds. Less than anybody measures, and more than asyncio rounds."""
@@ -176,14 +183,27 @@ class Caller:
         connection: The connection that serves the call.
         handler: The copy of the handler that serves it.
         transport: The caller's own end of the memory pair.
+        sample_rate: Hz, of what is played where it does not say itself.
+        microphone: Whether anything is sent while there is nothing to play.
     """
 
-    def __init__(self, connection: Connection, transport: MemoryTransport, args: list[Any] | None, rate: int) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        transport: MemoryTransport,
+        args: list[Any] | None,
+        sample_rate: int,
+        sent: AudioFormat | None,
+    ) -> None:
         self.connection: Connection = connection
         self.handler: StreamHandlerBase = connection.handler
         self.transport: MemoryTransport = transport
-        self.sample_rate = rate
-        self.microphone = True
+        self.sample_rate: int = sample_rate
+        self.microphone: bool = True
+        self._sent = sent
+        self._sent_rate = sample_rate if sent is None else sent.sample_rate
+        self._converter = self._new_converter()
+        self._rings = False  # the end of what was played is still in the converter
         self._clock = loop_clock()
         self._began = self._clock()
         self._args = args
@@ -191,6 +211,7 @@ class Caller:
         self._line: deque[NDArray[np.int16]] = deque()
         self._silent = anyio.Event()
         self._silent.set()
+        self._frames = 0  # that were due
         self._ended = anyio.Event()
         self._scope = anyio.CancelScope()
 
@@ -214,8 +235,11 @@ class Caller:
         size = self.sample_rate // 50
         rest = -samples.shape[1] % size
         padded = np.pad(samples, ((0, 0), (0, rest)))
-        self._line.extend(np.split(padded, padded.shape[1] // size, axis=1) if padded.shape[1] else [])
-        if self._line:
+        if frames := padded.shape[1] // size:
+            # As one, because the frames of a long call, one by one, take as long as all else in it.
+            self._line.extend(np.split(self._convert(padded), frames, axis=1))
+            self._rings = True
+        if self._line and not self._ended.is_set():
             self._silent = anyio.Event()
         return float(samples.shape[1] / self.sample_rate)
 
@@ -225,7 +249,9 @@ class Caller:
         try:
             await self._silent.wait()
         finally:
-            self._line.clear()
+            if self._line:  # cut short: neither the rest nor what the converter holds of it is sent
+                self._line.clear()
+                self._converter, self._rings = self._new_converter(), False
 
     async def wait(self, seconds: float) -> None:
         """Let `seconds` of call time pass, or less if the call ends. A checkpoint."""
@@ -339,22 +365,46 @@ class Caller:
             self._ended.set()
             self._silent.set()
 
+    def _new_converter(self) -> Converter | None:
+        return None if self._sent is None else Converter(self._sent, live=True)
+
+    def _convert(self, samples: NDArray[np.int16]) -> NDArray[np.int16]:
+        return samples if self._converter is None else self._converter.feed(samples, self.sample_rate)
+
+    def _quiet(self) -> NDArray[np.int16]:
+        """A frame of silence, behind the end of what was played."""
+        if not self._rings:
+            return np.zeros((1, self._sent_rate // 50), np.int16)
+        self._rings = False
+        return self._convert(np.zeros((1, self.sample_rate // 50), np.int16))
+
     async def _speak(self) -> None:
-        size = self.sample_rate // 50
-        quiet = np.zeros((1, size), np.int16)
-        n = 0  # past `audio_out`, whose clock would only be a second one
-        while True:
-            # A moment later: what the caller does at this time (hangs up, speaks) comes first, always.
-            await anyio.sleep_until(self._began + n * FRAME_SECONDS + (MOMENT if n else 0.0))
-            n += 1
-            samples = self._line.popleft() if self._line else quiet if self.microphone else None
-            try:
-                if samples is not None:
-                    self.transport.send_audio_nowait(AudioFrame(samples, self.sample_rate, (n - 1) * size))
-            except anyio.ClosedResourceError:
-                return
-            if not self._line:
-                self._silent.set()
+        """Send a frame every 20 ms, until the call ends."""
+        due = self._began
+        try:
+            clock = virtual_time()
+        except RuntimeError:
+            while due < math.inf:
+                await anyio.sleep_until(due)
+                due = self._send_frame()
+            return
+        with Alarm(clock, self._send_frame, due):
+            await anyio.sleep_forever()
+
+    def _send_frame(self) -> float:
+        """Send the frame that is due; returns when the next one is."""
+        samples = self._line.popleft() if self._line else self._quiet() if self.microphone else None
+        n, self._frames = self._frames, self._frames + 1
+        try:
+            if samples is not None:  # past `audio_out`, whose clock would only be a second one
+                frame = AudioFrame(samples, self._sent_rate, n * self._sent_rate // 50)
+                self.transport.send_audio_nowait(frame)
+        except anyio.ClosedResourceError:
+            return math.inf
+        if not self._line:
+            self._silent.set()
+        # A moment later: what the caller does at this time (hangs up, speaks) comes first, always.
+        return self._began + self._frames * FRAME_SECONDS + MOMENT
 
     def _hear(self, frame: AudioFrame) -> None:
         self._tape.heard.append(HeardFrame(self.seconds, frame))
@@ -391,11 +441,47 @@ class Caller:
         self._tape.blocked = tuple(Blocked(method, now - since) for method, since in calls if now - since >= LONG_BLOCK)
 
 
+async def _play(player: Player, send: Callable[[AudioFrame], None]) -> None:
+    """Play what an end of the call has queued: in virtual time without the steps of a task (`Alarm`)."""
+    try:
+        clock = virtual_time()
+    except RuntimeError:
+        await play_in_a_task(player, send)
+        return
+    over = anyio.Event()
+
+    def ring() -> float:
+        while True:
+            try:
+                due = player.poll(alarm_waiter, ROUNDING)
+            except anyio.EndOfStream:
+                over.set()
+                return math.inf
+            if not isinstance(due, PlayoutFrame):
+                return math.inf if due is None else clock.now + due
+            send(due.frame)
+
+    with Alarm(clock, ring) as alarm:
+        alarm_waiter = _AlarmWaiter(alarm)
+        alarm.call()
+        await over.wait()
+
+
+@dataclass(frozen=True)
+class _AlarmWaiter:
+    """Waits in a `ParkingLot`, for an alarm."""
+
+    alarm: Alarm
+
+    def wake(self) -> None:
+        self.alarm.call()
+
+
 @asynccontextmanager
 async def open_caller(
     handler: StreamHandlerBase,
     *,
-    sample_rate: int = 24000,
+    sample_rate: int | None = None,
     args: list[Any] | None = None,
     camera: Callable[[float], NDArray[np.uint8]] | None = None,
     fps: float = 30,
@@ -413,7 +499,9 @@ async def open_caller(
 
     Args:
         handler: As you give it to a `Stream`; its `copy()` serves the call.
-        sample_rate: Hz, at which the caller speaks.
+        sample_rate: Hz, at which the caller's frames arrive, a multiple of 50; and of what is played where it does
+            not say itself. By default frames arrive at the handler's own rate, as over WebRTC, and what is played is
+            at 24 kHz.
         args: Arguments to post whenever the handler asks for them.
         camera: Gives the picture for a moment of call time: uint8, shape (height, width, 3), BGR, even sides. By
             default an audio-video handler sees a grey square that grows lighter.
@@ -440,7 +528,7 @@ async def open_caller(
     video = has_video(copied)
     offer = MediaOffer(receive_video=video, send_video=video, messages=messages and not phone)
     try:
-        async with memory_pair(offer, link=link, back=back, phone=phone) as (ours, theirs):
+        async with memory_pair(offer, link=link, back=back, phone=phone, play=_play) as (ours, theirs):
             connection = Connection(
                 ours,
                 copied,
@@ -450,8 +538,9 @@ async def open_caller(
                 debug=debug,
                 on_outputs=lambda outputs: caller._put_out(outputs),  # noqa: PLW0108  there is no caller yet
             )
-            caller = Caller(connection, theirs, args, sample_rate)
-            theirs.start(AudioFormat(copied.output_sample_rate), AudioFormat(sample_rate))
+            sent = AudioFormat(copied.input_sample_rate, copied.expected_layout) if sample_rate is None else None
+            caller = Caller(connection, theirs, args, SAMPLE_RATE if sample_rate is None else sample_rate, sent)
+            theirs.start(AudioFormat(copied.output_sample_rate), sent or AudioFormat(caller.sample_rate))
             theirs.audio_in.tap(caller._hear)  # tasks that take the frames would cost a step of the loop each time
             theirs.video_in.tap(caller._see)
             async with anyio.create_task_group() as tasks:
@@ -478,7 +567,7 @@ def run_call(
     seconds: float | None = None,
     send: list[str] | None = None,
     backend: BackendName = "trio",
-    sample_rate: int = 24000,
+    sample_rate: int | None = None,
     args: list[Any] | None = None,
     camera: Callable[[float], NDArray[np.uint8]] | None = None,
     link: Link | None = None,
@@ -498,7 +587,7 @@ def run_call(
         seconds: After how much call time the caller hangs up; by default 1 s after the last word.
         send: Texts that the caller sends on the data channel at the beginning.
         backend: ``"trio"`` or ``"asyncio"``.
-        sample_rate: Hz, of `play` where it does not say itself.
+        sample_rate: See there.
         args: As for `open_caller`, and so are the rest.
         camera: See there.
         link: See there.
@@ -525,8 +614,9 @@ def run_call(
         raise ValueError(f"seconds is how long the call lasts, not {seconds}")
     if send and phone:
         raise ValueError("a telephone has no data channel to send texts on; leave out send, or phone")
-    speech = np.zeros((1, 0), np.int16) if play is None else _at_rate(play, sample_rate)
-    length = speech.shape[1] / sample_rate + 1.0 if seconds is None else seconds
+    rate = SAMPLE_RATE if sample_rate is None else sample_rate
+    speech = np.zeros((1, 0), np.int16) if play is None else _at_rate(play, rate)
+    length = speech.shape[1] / rate + 1.0 if seconds is None else seconds
 
     async def call() -> CallRecord:
         async with open_caller(
@@ -560,8 +650,6 @@ def run_call(
 
 def _at_rate(audio: Playable, sample_rate: int) -> NDArray[np.int16]:
     """`audio` as int16, shape (channels, n), at `sample_rate`."""
-    from ..media.resample import Converter
-
     if isinstance(audio, str | PathLike):
         audio = read_wav(audio)
     if not isinstance(audio, tuple):

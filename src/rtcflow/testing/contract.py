@@ -20,7 +20,7 @@ import traceback
 import warnings
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
@@ -49,7 +49,23 @@ from ._handler_time import handler_time, seen_by
 from ._leaks import descriptors
 from ._probe import AUDIBLE, Journal, probe_copies
 from ._room import HandlerHung, longest_hang, refuse_in_a_loop, run_in_room
-from ._scenarios import AtRest, arrays_in, clicks_at_edges, in_groups, lateness, listens_to_nobody, turned_around
+from ._scenarios import (
+    SECOND,
+    AtRest,
+    Interruption,
+    arrays_in,
+    asked_often,
+    clicks_at_edges,
+    hangs_up,
+    in_groups,
+    interleaved,
+    interrupted,
+    lateness,
+    left_unsaid,
+    listens_to_nobody,
+    seconds_audible,
+    turned_around,
+)
 from ._schedules import Schedule
 from ._sharing import SharedChanges, refuse_shared_state
 from ._story import contract_broken
@@ -388,6 +404,13 @@ def _serves_badly(handler: StreamHandlerBase, given: _CheckInput) -> None:
         record = run_call(handler, seconds=3.0, **_usual(given), **call)
         if record.error is not None:
             raise AssertionError(f"for a caller {name} it raised {record.error!r}") from record.error
+        if "phone" in call and not seconds_audible(record.heard):
+            page = run_call(handler, play=call["play"], seconds=3.0, **_usual(given))
+            if seconds_audible(page.heard) > 0.5:
+                raise AssertionError(
+                    "it speaks to a page, and says nothing on a telephone: does it wait for the data channel, or for a "
+                    "message? A telephone has neither; look at self.phone_mode first"
+                )
 
 
 @_handler_sentence(
@@ -448,11 +471,12 @@ def _nothing_stale(handler: StreamHandlerBase, given: _CheckInput) -> None:
                 caller.handler.clear_queue()
                 journal = _JOURNALS.get()[-1]
                 journal.watched, journal.stale = arrays_in(caller.handler), 0.0
-                cleared = anyio.current_time()
+                cleared, since = anyio.current_time(), caller.seconds
                 await caller.wait(0.5)
                 kept = max(kept, journal.stale)
                 if caller.seconds > 2.4:  # it says something, and nobody has spoken for long
-                    said = max(said, sum(seconds for at, seconds in journal.loud if at > cleared))
+                    emits = sum(seconds for at, seconds in journal.loud if at > cleared)
+                    said = max(said, emits, seconds_audible(caller.heard, since))
         return kept, said
 
     kept, said = run_in_room(interrupt, "asyncio", handler, patience=given.patience)
@@ -462,8 +486,8 @@ def _nothing_stale(handler: StreamHandlerBase, given: _CheckInput) -> None:
             "override clear_queue, empty your own queue there, and return super().clear_queue()"
         )
     if said > STALE:
-        run_call(handler, seconds=2.0, backend="asyncio", **_usual(given))
-        if not _JOURNALS.get()[-1].loud:
+        alone = run_call(handler, seconds=2.0, backend="asyncio", **_usual(given))
+        if not seconds_audible(alone.heard) and not _JOURNALS.get()[-1].loud:
             raise AssertionError(
                 f"{said:.2f} s of a reply were emitted in the half second after clear_queue() was called, and the "
                 "caller had said nothing new; override clear_queue, drop the reply that is being made there, and "
@@ -474,10 +498,10 @@ def _nothing_stale(handler: StreamHandlerBase, given: _CheckInput) -> None:
 async def _spoken_to(caller: Caller) -> None:
     """The caller speaks, and waits until it is answered: a moment into the answer."""
     await caller.play(signals.speech_like(0.5, seed=1))
-    asked, journal = anyio.current_time(), _JOURNALS.get()[-1]
+    asked, since, journal = anyio.current_time(), caller.seconds, _JOURNALS.get()[-1]
     for _ in range(20):
         await caller.wait(0.1)
-        if any(at > asked for at, _ in journal.loud):
+        if any(at > asked for at, _ in journal.loud) or seconds_audible(caller.heard, since) > FRAME_SECONDS:
             return
 
 
@@ -489,8 +513,74 @@ STALE: Final = 0.25
 
 
 @_handler_sentence(
+    "it notices an interruption while an answer is being made, if it does while the answer is said",
+    "a sentence, and another one that begins during the answer, or before it: at five moments",
+)
+def _notices(handler: StreamHandlerBase, given: _CheckInput) -> None:
+    def talk(pause: float | None) -> Interruption:
+        return run_in_room(
+            partial(interrupted, handler, given.args, pause), "asyncio", handler, patience=given.patience
+        )
+
+    usual = talk(None)
+    answer = [at for at in usual.heard if at > usual.asked]
+    if not answer or usual.seconds(0.0, usual.asked) > 0.1 or usual.seconds(answer[0], answer[0] + 1.5) < 1.0:
+        return  # it does not take turns, or says too little
+    thinks = answer[0] - usual.asked
+    if thinks < 0.1 or talk(thinks + 0.3).over_the_caller > 0.1:
+        return  # it cannot be interrupted
+    for part in (0.2, 0.4, 0.6, 0.8, 0.95):
+        said = talk(part * thinks).over_the_caller
+        if said > STALE:
+            raise AssertionError(
+                f"when the caller speaks again while it answers, it falls silent. When they do {part * thinks:.2f} s "
+                f"after their last word, before the answer begins, it says the answer over them ({said:.1f} s in the "
+                f"next {SECOND:g} s): the interruption was noticed, and forgotten. Count interruptions, and begin an "
+                "answer only if none came since it was asked for; or cancel the task that makes it"
+            )
+
+
+@_handler_sentence(
+    "it answers late in a call as it does early",
+    "four sentences: at the beginning, after 4 s, 14 s and 20 s",
+)
+def _answers_late(handler: StreamHandlerBase, given: _CheckInput) -> None:
+    answers = run_in_room(partial(asked_often, handler, given.args), "asyncio", handler, patience=given.patience)
+    if len(answers) == 4 and (early := min(answers[:2])) > 0.3 and max(answers[2:]) < 0.3 * early:
+        raise AssertionError(
+            f"it answers what the caller says at first ({answers[0]:.1f} s and {answers[1]:.1f} s), and the same words "
+            f"after 14 s for {answers[2]:.1f} s: does a limit for one answer count from the beginning of the call?"
+        )
+
+
+@_handler_sentence(
+    "it does not hang up in the middle of its own answer",
+    "a sentence, and 40 s of silence",
+)
+def _says_it_all(handler: StreamHandlerBase, given: _CheckInput) -> None:
+    if not hangs_up(handler):
+        return
+
+    def emitted() -> set[int]:
+        return {one.checksum for one in _JOURNALS.get()[-1].given["emit"]}
+
+    scenario = partial(left_unsaid, handler, given.args, emitted)
+    left = run_in_room(scenario, "asyncio", handler, patience=given.patience)
+    if left is not None and left[1] > _UNSAID:
+        raise AssertionError(
+            f"it returned CloseStream while {left[1]:.1f} s of its answer were still in .{left[0]}: does a limit for "
+            "the caller's silence count while the handler itself speaks? Count from the end of the answer; or, if it "
+            "is to be cut short, clear your queue first"
+        )
+
+
+_UNSAID: Final = 0.5
+"""Seconds of an answer that may be cut off."""
+
+
+@_handler_sentence(
     "it serves a caller whose frames are of any length, read-only or a view, and come in bursts",
-    "frames of 1 to 960 samples, mono and stereo, some read-only, some views, in bursts",
+    "frames of 1 to 1920 samples, loud and silent, mono and stereo, some read-only, some views, in bursts",
 )
 def _any_length(handler: StreamHandlerBase, given: _CheckInput) -> None:
     rate = handler.input_sample_rate
@@ -500,10 +590,12 @@ def _any_length(handler: StreamHandlerBase, given: _CheckInput) -> None:
             caller.microphone = False
             await caller.wait(0.1)
             transport: Any = caller.connection.transport
-            for seed, size in enumerate((rate // 50, 1, 7, 441, 333, 1023, rate // 50 + 1, 2 * rate // 50, 101)):
+            sizes = (rate // 50, 1, 7, 441, 333, 1023, rate // 50 + 1, 2 * rate // 50, 101)
+            for seed, size in enumerate((*sizes, *sizes)):
+                spoken = signals.speech_like(0.2, rate, seed=seed)[:, :size] * (seed < len(sizes))  # then silence
                 for channels in (1, 2):
                     if caller.connection.end is None:
-                        samples = np.repeat(signals.speech_like(0.2, rate, seed=seed)[:, :size], channels, 0)
+                        samples = np.repeat(spoken, channels, 0)
                         transport.audio_in.put_nowait(AudioFrame(_as_lines_do(samples, seed), rate, 0))
                 if seed % 3 == 2:
                     await caller.wait(0.04)
@@ -527,11 +619,17 @@ def _as_lines_do(samples: NDArray[np.int16], seed: int) -> NDArray[np.int16]:
 
 @_handler_sentence(
     "its audio comes in real time and goes on, loud samples do not wrap around, nothing clicks from frame to frame",
-    "a loud tone, and 7 s of speech; if it listens to nobody, a call of ten minutes",
+    "a loud tone, 6.5 s of speech, another tone; if it listens to nobody, a call of ten minutes",
 )
 def _steady(handler: StreamHandlerBase, given: _CheckInput) -> None:
     loud = np.concatenate(
-        [signals.tone(1.0, _TONE, peak=0.9), signals.speech_like(4.0), signals.speech_like(3.0)], axis=1
+        [
+            signals.tone(1.0, _TONE, peak=0.9),
+            signals.speech_like(4.0),
+            signals.speech_like(2.5),
+            signals.tone(0.5, _IN_PHASE, peak=0.9),
+        ],
+        axis=1,
     )
     record = run_call(handler, play=loud, seconds=8.0, backend="asyncio", **_usual(given))
     journal = _JOURNALS.get()[-1]
@@ -568,6 +666,12 @@ def _steady(handler: StreamHandlerBase, given: _CheckInput) -> None:
                 "it answers a caller in the first seconds, and then falls silent, although the caller goes on: "
                 "emit waits for what does not come, or an error was swallowed"
             )
+    if sum(interleaved(one.buffer) for one in journal.given["emit"] if isinstance(one.buffer, np.ndarray)) > _FEW:
+        raise AssertionError(
+            "the caller spoke with one voice, and what emit returns as stereo holds each sample twice in a row, and on "
+            "the right another piece than on the left: L R L R … was reshaped to (2, n). From one channel write "
+            "np.repeat(samples, 2, axis=0), from interleaved ones samples.reshape(-1, 2).T"
+        )
     audio = record.audio.astype(np.int32)
     jumps = int(np.count_nonzero(np.abs(np.diff(audio, axis=1)) > _JUMP))
     if jumps >= _MOST_JUMPS:
@@ -575,6 +679,14 @@ def _steady(handler: StreamHandlerBase, given: _CheckInput) -> None:
             f"{jumps} times a sample is at the other end of the scale than the one before it, as when int16 overflows; "
             "compute in float32 or int32, and np.clip(…, -32768, 32767) before astype(np.int16)"
         )
+    if journal.steps["32768"] >= max(_MOST_JUMPS, 0.9 * journal.steps["much"]):
+        run_call(handler, seconds=2.0, backend="asyncio", **_usual(given))
+        if not _JOURNALS.get()[-1].steps["32768"]:  # else it is a sound of its own, such as a square wave
+            raise AssertionError(
+                f"{journal.steps['32768']} samples differ from the one before by 32,768: int16 overflowed where they "
+                "were added or scaled, as in (a + b) // 2; compute in float32 or int32, and np.clip(…, -32768, 32767) "
+                "before astype(np.int16)"
+            )
     if clicks_at_edges(record.audio, record.sample_rate, _TONE):
         raise AssertionError(
             "a steady tone comes back with a click in each frame: a filter or a resampler begins again there; "
@@ -632,6 +744,12 @@ _FEW_LATE, _MANY_LATE = 8, 150
 _LONG, _FEW_LONG = 0.3, 4
 """Seconds of a piece that is longer than what waits when `emit` is asked again; and how many of them tell enough."""
 
+_IN_PHASE: Final = 250.0
+"""Hz; five waves in a frame, so it is loudest where frames are added."""
+
+_FEW: Final = 5
+"""Pieces of audio that may look interleaved by chance."""
+
 _MOST_LATE, _LATEST, _MOST_JUMPS, _JUMP = 10, 0.04, 20, 40000
 
 
@@ -648,7 +766,7 @@ def _any_order(handler: StreamHandlerBase, given: _CheckInput) -> None:
     ) -> tuple[list[AtRest], BaseException | None]:
         tracer = None if seed is None or isinstance(handler, AsyncStreamHandler) else Switches(handler, seed)
         schedule = None if seed is None or tracer else Schedule(seed)
-        with _probed(handler, tracer=tracer) as prototype:
+        with _probed(handler, tracer=tracer) as prototype, tracer or nullcontext():
             scenario = partial(in_groups, prototype, given.args, tracer, emitted=emitted, spaced=spaced)
             return run_in_room(scenario, backend, prototype, patience=given.patience, schedule=schedule)
 
@@ -721,12 +839,13 @@ def _tells_errors(handler: StreamHandlerBase, given: _CheckInput) -> None:
 
 @_handler_sentence(
     "its call ends in time, and its threads come back, whatever ends it, and whenever",
-    "calls that end by the peer, the link, the server, a time limit or cancellation: at once, after 11 ms, after 0.5 s",
+    "calls that end by the peer, the link, the server, a limit or cancellation: at once, after 11 ms, 0.5 s, 1.2 s",
 )
 def _ends(handler: StreamHandlerBase, given: _CheckInput) -> None:
     early = [("cancelled", 0.0), ("peer leaves", 0.011)]
     ways: list[tuple[BackendName, str, float]] = []
     ways.extend(("trio", how, after) for how, after in itertools.product(_ENDS, (0.0, 0.011, 0.5)))
+    ways.append(("trio", "cancelled", 1.2))  # the caller has spoken, and waits for an answer
     ways.extend(("asyncio", how, after) for how, after in [*early, *((how, 0.5) for how in _ENDS)])
     for backend, how, after in ways:
         before = set(threading.enumerate())
@@ -738,6 +857,12 @@ def _ends(handler: StreamHandlerBase, given: _CheckInput) -> None:
         when = f"{how} after {after} s, under {backend}"
         if record.end.cause not in allowed:
             raise AssertionError(f"{when}: it ended by {record.end.cause}: {record.error!r}")
+        held = _JOURNALS.get()[-1].entered.get("shutdown", after) - after
+        if how in {"cancelled", "link breaks"} and held > SHIELDED and isinstance(handler, AsyncStreamHandler):
+            raise AssertionError(
+                f"{when}: its methods went on for {held:.1f} s after they were cancelled, and the call could not end: "
+                "a scope with shield=True is for cleaning up alone, and short"
+            )
         if not record.seconds - after <= _LONGEST_END:
             raise AssertionError(f"{when}: closing took {record.seconds - after:.1f} s")
         _no_thread_left(record, before)
@@ -787,6 +912,9 @@ async def _end_at(
     return caller.record()
 
 
+SHIELDED: Final = 1.0
+"""Seconds for which the methods of an async handler may go on after they were cancelled."""
+
 _ENDS: Final = {
     "peer leaves": EndCause.PEER_LEFT,
     "link breaks": EndCause.LINK_BROKE,
@@ -828,16 +956,26 @@ async def _stream_shut_down(handler: StreamHandlerBase, given: _CheckInput) -> t
         async def serve() -> None:
             async with stream.calls.admit(CallRequest(), "memory") as session:
                 sessions.append(session)
-                session.handler.set_args(list(given.args))
+                if given.args is not _CheckInput.args:  # the application may post them unasked
+                    session.handler.set_args(list(given.args))
                 await stream.calls.run(session, ours)
+
+        async def answer() -> None:
+            with suppress(anyio.EndOfStream, anyio.ClosedResourceError, anyio.BrokenResourceError):
+                while True:
+                    text = await theirs.messages_in.take()
+                    if isinstance(messages.decode(text), messages.SendInput):
+                        sessions[0].handler.set_args(list(given.args))
 
         async with stream.running():
             tasks.start_soon(serve)
+            tasks.start_soon(answer)
             await anyio.sleep(0.5)
             began = anyio.current_time()
         while len(stream.calls):
             await anyio.sleep(0.1)
         took = anyio.current_time() - began
+        tasks.cancel_scope.cancel()
     return sessions[0].end, took
 
 

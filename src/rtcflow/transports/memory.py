@@ -10,9 +10,9 @@ import heapq
 import itertools
 import math
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 import anyio
 import anyio.abc
@@ -212,6 +212,17 @@ async def _carry(
         wire.send(arrivals(now, item), item, now)
 
 
+Play: TypeAlias = Callable[[Player, Callable[[AudioFrame], None]], Coroutine[Any, Any, None]]
+"""Hands each frame of a `Player` to a function when it is due, until the player ends."""
+
+
+async def play_in_a_task(player: Player, send: Callable[[AudioFrame], None]) -> None:
+    """As `Play` says, in the task that awaits it."""
+    with suppress(anyio.EndOfStream):
+        while True:
+            send((await player.next_frame()).frame)
+
+
 @asynccontextmanager
 async def memory_pair(
     offer: MediaOffer | None = None,
@@ -220,6 +231,7 @@ async def memory_pair(
     back: Link | None = None,
     latency: Latency = Latency.BUFFERED,
     phone: bool = False,
+    play: Play = play_in_a_task,
 ) -> AsyncIterator[tuple[MemoryTransport, MemoryTransport]]:
     """Open two transports that are linked to each other.
 
@@ -229,6 +241,7 @@ async def memory_pair(
         back: From the first end to the second; like `link`.
         latency: The latency policy of the first end's playout.
         phone: Whether the first end looks like a telephone line.
+        play: Plays what each end queues: awaited in a task of its own. A call in virtual time brings a cheaper one.
 
     Yields:
         ``(ours, theirs)``: give `ours` to a connection, and act as the caller on `theirs` (call its `start` before
@@ -250,7 +263,7 @@ async def memory_pair(
         async with task_group() as pumps:
             for source, target, way in ((theirs, ours, ways[0]), (ours, theirs, ways[1])):
                 way.begin()
-                _start_pumps(pumps, source, target, way)
+                _start_pumps(pumps, source, target, way, play)
             try:
                 yield ours, theirs
             except BaseException as raised:  # noqa: BLE001  supervises: the block's own error leaves as it is
@@ -284,22 +297,22 @@ def _way(name: str, link: Link | None) -> Link:
     return link
 
 
-def _start_pumps(pumps: anyio.abc.TaskGroup, source: MemoryTransport, target: MemoryTransport, link: Link) -> None:
-    async def next_audio() -> AudioFrame:
-        return (await source.audio_out.next_frame()).frame
-
+def _start_pumps(
+    pumps: anyio.abc.TaskGroup, source: MemoryTransport, target: MemoryTransport, link: Link, play: Play
+) -> None:
     def read(message: object) -> None:
         source._arrived(message)
         target._read(message)
 
     def carry_audio(frame: AudioFrame) -> None:
-        now = anyio.current_time()
+        now = clock()
         audio.send(link.send(now, frame.samples.nbytes), frame, now)
 
+    clock = source.audio_out.clock
     audio, video = _Wire(target._hear, IN_FLIGHT_BOUND), _Wire(target._see, IN_FLIGHT_BOUND)
     source._carry_audio = carry_audio
     messages = _Wire(read, math.inf)  # the source bounds it (`SEND_BOUND`)
-    pumps.start_soon(_carry, next_audio, audio, lambda now, frame: link.send(now, frame.samples.nbytes))
+    pumps.start_soon(play, source.audio_out, carry_audio)
     pumps.start_soon(_carry, source.video_out.take, video, lambda now, seen: link.send(now, seen.width * seen.height))
     pumps.start_soon(_carry, source._outbox.take, messages, lambda now, text: [link.send_reliable(now, _size(text))])
     for wire in (audio, video, messages):

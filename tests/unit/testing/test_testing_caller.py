@@ -111,6 +111,68 @@ def test_everything_is_in_the_record(backend):
     assert record.seconds == pytest.approx(2.5, abs=0.5)
 
 
+class Ear(rtcflow.AsyncStreamHandler):
+    """Keeps what it hears."""
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        self.heard = []
+
+    async def receive(self, frame):
+        self.heard.append(frame)
+
+    async def emit(self):
+        return None
+
+    def copy(self):
+        return Ear(self.expected_layout, input_sample_rate=self.input_sample_rate)
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize(("rate", "layout"), [(8000, "mono"), (16000, "stereo"), (44100, "mono"), (48000, "stereo")])
+def test_frames_arrive_at_the_handlers_rate(rate, layout, channels):
+    """By default a caller sends what the handler is to hear: the samples that the connection would make of it."""
+    said = np.repeat(signals.speech_like(0.55), channels, axis=0)
+    heard = []
+    for options in ({}, {"sample_rate": 24000}):
+        record = run_call(Ear(layout, input_sample_rate=rate), play=said, **options)
+        heard.append(np.concatenate([samples for _, samples in record.handler.heard], axis=1))
+    assert np.array_equal(*heard)
+    assert np.abs(heard[0]).max() > 5000
+
+
+@BACKENDS
+def test_of_what_is_cut_short_nothing_comes_later(backend):
+    """When playing is cancelled, the caller falls silent at once: what its converter holds is dropped as well."""
+
+    async def main():
+        async with open_caller(Ear(input_sample_rate=48000)) as caller:
+            with anyio.move_on_after(0.1):
+                await caller.play(signals.tone(1.0))
+            frames = len(caller.handler.heard)
+            await caller.wait(0.1)
+            later = caller.handler.heard[frames:]
+        assert len(later) >= 4
+        assert not any(samples.any() for _, samples in later)
+
+    name, options = virtual_backend(backend)
+    anyio.run(main, backend=name, backend_options=options)
+
+
+@BACKENDS
+def test_who_plays_to_a_call_that_is_over_does_not_wait(backend):
+    """`play` returns at once when the call has ended before."""
+
+    async def main():
+        async with open_caller(Ear()) as caller:
+            caller.connection.close("enough")
+            await caller.wait_ended()
+            await caller.play(signals.tone(1.0))
+
+    name, options = virtual_backend(backend)
+    anyio.run(main, backend=name, backend_options=options)
+
+
 def test_a_call_over_a_bad_link():
     """With a lossy link the handler misses what the link lost, and no more."""
     link = LossyLink(seed=3, loss=0.2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 
@@ -10,7 +11,9 @@ import anyio.to_thread
 import pytest
 
 import rtcflow
+from rtcflow._core.bridge import call_in_loop, current_loop_token
 from rtcflow.testing import advance, virtual_backend, virtual_time
+from rtcflow.testing._virtual_time import Alarm
 
 BACKENDS = ["trio", "asyncio"]
 
@@ -189,3 +192,49 @@ def test_no_thread_is_left():
         name, options = virtual_backend(backend)
         anyio.run(anyio.sleep, 1, backend=name, backend_options=options)
     assert threading.active_count() <= before
+
+
+@pytest.mark.anyio
+async def test_an_alarm_rings_at_its_moments():
+    """An alarm is called when its time has come, and no more when it is over."""
+    clock, seen = virtual_time(), []
+
+    def ring():
+        seen.append(clock.now)
+        return clock.now + 1.0 if len(seen) < 3 else math.inf
+
+    with Alarm(clock, ring, 1.0):
+        await anyio.sleep(5.0)
+    with Alarm(clock, ring, 6.0):
+        await anyio.sleep(0.5)
+    await anyio.sleep(5.0)
+    assert seen == [1.0, 2.0, 3.0]
+
+
+@pytest.mark.anyio
+async def test_an_alarm_is_called_from_a_thread():
+    """`call` has an alarm ring in the loop's thread, also if the loop rests; no call is lost."""
+    over, rung = anyio.Event(), []
+
+    def ring():
+        rung.append(threading.get_ident())
+        if len(rung) == 3:
+            over.set()
+        else:
+            threading.Thread(target=alarm.call).start()
+        return math.inf
+
+    with Alarm(virtual_time(), ring) as alarm:
+        alarm.call()
+        await over.wait()
+    assert rung == [threading.get_ident()] * 3
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("after", [0.0, 0.05])
+async def test_a_thread_brings_something_to_a_loop_that_rests(after):
+    """What another thread has called in the loop is called, also if the loop waits for nothing else."""
+    over = anyio.Event()
+    threading.Timer(after, call_in_loop, (current_loop_token(), over.set)).start()
+    await over.wait()
+    assert anyio.current_time() == 0.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import queue
+import threading
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 
 import rtcflow
-from rtcflow.testing import HANDLER_CHECKS, signals
+from rtcflow.testing import HANDLER_CHECKS, contract, signals
 
 RATE = 24000
 PIECE = (RATE, signals.tone(0.02))
@@ -24,6 +25,14 @@ REAL_TIME = "its audio comes in real time"
 ANY_ORDER = "it answers in the same way under every order"
 ERRORS = "an error in its methods is not swallowed"
 LIMITS = "its limits count"
+NOTICES = "it notices an interruption"
+SAYS_ALL = "it does not hang up in the middle"
+LENGTHS = "it serves a caller whose frames are of any length"
+ENDS = "its call ends in time, and its threads"
+STALE = "after clear_queue the caller hears nothing"
+BADLY = "it serves a caller who says nothing"
+LATE = "it answers late in a call"
+SHUT_DOWN = "its call ends in time when the whole stream"
 TRACES = "one call leaves no trace"
 
 
@@ -433,6 +442,346 @@ class KeepsItsPlace(Echo):
             KeepsItsPlace.free += 1
 
 
+# -- interruptions, frames, the end
+
+
+class ForgetsInterruptions(Echo):
+    """Thinks for 0.4 s before it answers. An interruption in this time is noticed, and forgotten."""
+
+    thinks, counts = 0.4, False
+
+    def __init__(self):
+        super().__init__()
+        self.loud, self.interruptions, self.asked, self.stop = 0, 0, deque(), False
+
+    async def receive(self, frame):
+        if np.abs(frame[1]).max() > 500:
+            self.loud += 1
+            if self.loud == 3:
+                self.stop = True
+                self.interruptions += 1
+        elif self.loud >= 3:
+            self.loud = 0
+            self.asked.append(self.interruptions)
+            self.came.set()
+
+    async def emit(self):
+        if not self.frames:
+            while not self.asked:
+                self.came.clear()
+                await self.came.wait()
+            asked = self.asked.popleft()
+            await anyio.sleep(self.thinks)
+            self.stop = self.counts and asked != self.interruptions
+            self.frames.extend([(RATE, signals.tone(0.1))] * 20)
+        if self.stop:
+            self.frames.clear()
+            return None
+        return self.frames.popleft() if self.frames else None
+
+    def clear_queue(self):
+        self.frames.clear()
+        return super().clear_queue()
+
+
+class CountsInterruptions(ForgetsInterruptions):
+    """Answers only what nobody has interrupted since."""
+
+    counts = True
+
+
+class TalksThroughInterruptions(ForgetsInterruptions):
+    """Never falls silent for a caller, which is its way."""
+
+    async def receive(self, frame):
+        await super().receive(frame)
+        self.stop = False
+
+    async def emit(self):
+        self.stop = False
+        return await super().emit()
+
+
+class FadesSilence(Echo):
+    """Multiplies silent windows of 10 ms, and takes each for a whole one."""
+
+    whole = True
+
+    async def receive(self, frame):
+        rate, samples = frame
+        faded, size = samples.astype(np.float32), rate // 100
+        window = np.hanning(size)
+        for begin in range(0, samples.shape[1], size):
+            part = faded[0, begin : begin + size]
+            if np.abs(part).max() < 100:
+                part *= window if self.whole else window[: part.size]
+        await super().receive((rate, faded.astype(np.int16)))
+
+
+class FadesWhatIsThere(FadesSilence):
+    """The same for shorter windows."""
+
+    whole = False
+
+
+class Halves(Echo):
+    """Makes two channels of one, as L R L R … cut in halves."""
+
+    def two(self, samples):
+        return np.repeat(samples[0], 2).reshape(2, -1)
+
+    async def receive(self, frame):
+        await super().receive((frame[0], self.two(frame[1])))
+
+
+class Sides(Halves):
+    """Makes two channels of one."""
+
+    def two(self, samples):
+        return np.repeat(samples, 2, axis=0)
+
+
+class CutsItselfShort(Echo):
+    """Hangs up when the caller was silent for 10 s, also if it has spoken for 10 s itself."""
+
+    ends_answer = False
+
+    def __init__(self):
+        super().__init__()
+        self.loud, self.last = 0, None
+
+    async def receive(self, frame):
+        now = self.loop.time()
+        if np.abs(frame[1]).max() > 500:
+            self.loud, self.last = self.loud + 1, now
+        elif self.loud > 5:
+            self.loud = 0
+            self.frames.extend((RATE, np.roll(signals.tone(1.0), n)) for n in range(12))
+
+    async def emit(self):
+        await anyio.sleep(0.02)
+        if self.frames and self.ends_answer:
+            self.last = self.loop.time()
+        if self.last is not None and self.loop.time() - self.last > 10:
+            return rtcflow.CloseStream("You have said nothing for ten seconds.")
+        return self.frames.popleft() if self.frames else None
+
+
+class SaysItAll(CutsItselfShort):
+    """Counts from the end of its answer."""
+
+    ends_answer = True
+
+
+class CutsOnPurpose(CutsItselfShort):
+    """Drops the rest of its answer, and hangs up."""
+
+    async def emit(self):
+        item = await super().emit()
+        if isinstance(item, rtcflow.CloseStream):
+            self.frames.clear()
+        return item
+
+
+class Volume(Echo):
+    """Takes a number from its application, which posts it unasked. Nobody else knows what it is."""
+
+    async def emit(self):
+        rate, samples = await self.next()
+        volume = self.latest_args[1] if self.args_set.is_set() else 1.0
+        return rate, (samples * volume).astype(np.int16)
+
+
+class Shields(Echo):
+    """Does not let its model be cancelled."""
+
+    shields = True
+
+    async def emit(self):
+        frame = await self.next()
+        with anyio.CancelScope(shield=self.shields):
+            await anyio.sleep(2.0)
+        return frame
+
+
+class LetsGo(Shields):
+    """Lets its model be cancelled."""
+
+    shields = False
+
+
+class SaysOnAndOn(Echo):
+    """Says three sentences; an interruption ends one of them, and the next one begins."""
+
+    stops = False
+
+    def __init__(self):
+        super().__init__()
+        self.loud, self.asked, self.clears = 0, rtcflow.Event(), 0
+
+    async def start_up(self):
+        while True:
+            await self.asked.wait()
+            self.asked.clear()
+            clears = self.clears
+            for _ in range(3):
+                if not self.stops or clears == self.clears:
+                    await self.say((RATE, signals.tone(1.0)))
+
+    async def receive(self, frame):
+        if np.abs(frame[1]).max() > 500:
+            self.loud += 1
+        elif self.loud > 4:
+            self.loud = 0
+            self.asked.set()
+
+    def clear_queue(self):
+        self.clears += 1
+        return super().clear_queue()
+
+
+class StopsForGood(SaysOnAndOn):
+    """Drops the sentences that were to come."""
+
+    stops = True
+
+
+class GreetsThePage(Echo):
+    """Waits for a page, also on a telephone."""
+
+    async def emit(self):
+        if not self.greets_page():
+            return await self.next()
+        await self.channel_set.wait()
+        return await self.next()
+
+    def greets_page(self):
+        return True
+
+
+class GreetsWhoIsThere(GreetsThePage):
+    """Waits for a page if there may be one."""
+
+    def greets_page(self):
+        return not self.phone_mode
+
+
+class AddsInInt16(Echo):
+    """The mean of this frame and the last one, which overflows before it is divided."""
+
+    kind = np.int16
+
+    async def emit(self):
+        rate, samples = await self.next()
+        last, self.last = getattr(self, "last", samples), samples
+        n = min(last.shape[1], samples.shape[1])
+        mean = (samples[:, :n].astype(self.kind) + last[:, :n].astype(self.kind)) // 2
+        return rate, mean.astype(np.int16)
+
+
+class AddsInInt32(AddsInInt16):
+    """The same without overflow."""
+
+    kind = np.int32
+
+
+class SquareWave(Echo):
+    """A beep whose samples are half of full scale and minus that, whoever calls."""
+
+    async def receive(self, frame):
+        pass
+
+    async def emit(self):
+        await anyio.sleep(0.02)
+        return RATE, np.where(np.arange(480) % 48 < 24, 16384, -16384).astype(np.int16)
+
+
+class AnswersForSixSeconds(Echo):
+    """Says nothing once its call is older than 6 s, which was meant for one answer."""
+
+    limit = 6.0
+
+    def __init__(self):
+        super().__init__()
+        self.loud, self.began = 0, None
+
+    async def receive(self, frame):
+        self.began = self.loop.time() if self.began is None else self.began
+        if np.abs(frame[1]).max() > 500:
+            self.loud += 1
+        elif self.loud > 4:
+            self.loud = 0
+            if self.loop.time() - self.began < self.limit:
+                self.frames.extend([(RATE, signals.tone(0.1))] * 10)
+                self.came.set()
+
+
+class AnswersAlways(AnswersForSixSeconds):
+    """Answers for as long as it is asked."""
+
+    limit = 3600.0
+
+
+class SuppressesAll(Echo):
+    """Takes every error, in one line."""
+
+    async def receive(self, frame):
+        with suppress(Exception): self.level = self.meter.update(frame[1])  # fmt: skip  # noqa: E701
+        await super().receive(frame)
+
+
+class SuppressesOne(Echo):
+    """Takes the error that it expects, in one line."""
+
+    async def receive(self, frame):
+        with suppress(AttributeError): self.level = self.meter.update(frame[1])  # fmt: skip  # noqa: E701
+        await super().receive(frame)
+
+
+class BeginsAThread(SyncEcho):
+    """Begins a thread for what is there, if none works. One that is about to end takes nothing more."""
+
+    def __init__(self):
+        super().__init__()
+        self.items, self.working = deque(), False
+
+    def receive(self, frame):
+        self.items.append(frame)
+        if not self.working:
+            self.working = True
+            threading.Thread(target=self.work, daemon=True).start()
+
+    def work(self):
+        while self.items:
+            self.frames.put(self.items.popleft())
+        self.working = False
+
+
+class LooksOnceMore(BeginsAThread):
+    """Holds a lock while it looks."""
+
+    def __init__(self):
+        super().__init__()
+        self.lock = threading.Lock()
+
+    def receive(self, frame):
+        with self.lock:
+            self.items.append(frame)
+            if self.working:
+                return
+            self.working = True
+        threading.Thread(target=self.work, daemon=True).start()
+
+    def work(self):
+        while True:
+            with self.lock:
+                if not self.items:
+                    self.working = False
+                    return
+                item = self.items.popleft()
+            self.frames.put(item)
+
+
 def check(handler, sentence):
     """Hold a handler to one sentence."""
     (one,) = [check for text, check in HANDLER_CHECKS.items() if text.startswith(sentence)]
@@ -455,6 +804,16 @@ def check(handler, sentence):
         (FiveMinutes, LIMITS, "start counting in start_up"),
         (TwoClocks, LIMITS, "it closes its call after 0.0 s, and has said nothing"),
         (KeepsItsPlace, TRACES, "a caller who interrupts an answer leaves a trace"),
+        (ForgetsInterruptions, NOTICES, "the interruption was noticed, and forgotten"),
+        (FadesSilence, LENGTHS, "ValueError"),
+        (Halves, REAL_TIME, "np.repeat(samples, 2, axis=0)"),
+        (CutsItselfShort, SAYS_ALL, "of its answer were still in .frames"),
+        (SaysOnAndOn, STALE, "of a reply were emitted in the half second after"),
+        (GreetsThePage, BADLY, "says nothing on a telephone"),
+        (AddsInInt16, REAL_TIME, "int16 overflowed"),
+        (AnswersForSixSeconds, LATE, "from the beginning of the call"),
+        (SuppressesAll, ERRORS, "has no attribute 'meter'"),
+        (Shields, ENDS, "its methods went on for 2.0 s"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
@@ -463,6 +822,14 @@ def test_a_bug_is_told(handler, sentence, told):
     with pytest.raises(AssertionError) as caught:
         check(handler, sentence)
     assert told in str(caught.value)
+
+
+def test_a_handlers_own_threads_are_held_up(monkeypatch):
+    """A race with a thread that the handler has begun is found, given time: its lines are held up as well."""
+    monkeypatch.setattr(contract, "_ORDERS", 40)
+    monkeypatch.setattr(contract, "_ORDERS_SECONDS", 60.0)
+    with pytest.raises(AssertionError, match="a wake-up is lost"):
+        check(BeginsAThread, ANY_ORDER)
 
 
 @pytest.mark.parametrize(
@@ -482,6 +849,21 @@ def test_a_bug_is_told(handler, sentence, told):
         (IsTold, REAL_TIME),
         (Chimes, REAL_TIME),
         (FiveMinutesOfCall, LIMITS),
+        (CountsInterruptions, NOTICES),
+        (TalksThroughInterruptions, NOTICES),
+        (FadesWhatIsThere, LENGTHS),
+        (Sides, REAL_TIME),
+        (SaysItAll, SAYS_ALL),
+        (CutsOnPurpose, SAYS_ALL),
+        (StopsForGood, STALE),
+        (GreetsWhoIsThere, BADLY),
+        (AddsInInt32, REAL_TIME),
+        (SquareWave, REAL_TIME),
+        (AnswersAlways, LATE),
+        (SuppressesOne, ERRORS),
+        (LooksOnceMore, ANY_ORDER),
+        (LetsGo, ENDS),
+        (Volume, SHUT_DOWN),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )

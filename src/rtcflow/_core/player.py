@@ -305,7 +305,8 @@ class Player:
 
         Returns:
             The frame that is due. Otherwise, seconds until the next slot; a frame that comes before it wakes nobody,
-            because the timer of the slot finds it. None if there is no next slot: `waiter` will be woken.
+            because the timer of the slot finds it. None if `waiter` will be woken instead: there is no next slot, or
+            nothing is queued for it and the last frame came after its own, so that a timer would find nothing.
 
         Raises:
             anyio.EndOfStream: `close` was called.
@@ -313,7 +314,10 @@ class Player:
         with self._lock:
             playout = self._playout
             if playout is not None and not self._closed and (left := playout.next_slot - self._clock()) > grain:
-                return left
+                if not playout.is_late or playout.queued_seconds:
+                    return left
+                self._player.add(waiter)
+                return None
             due = self._take_due(grain)
             if due is None or (isinstance(due, float) and playout is not None and playout.is_partial):
                 self._player.add(waiter)

@@ -64,7 +64,13 @@ PARTIAL_WAIT: Final = 2 * FRAME_SECONDS
 """Seconds past its slot for which the beginning of a frame waits for its rest. In real time the rest comes within one
 frame, whatever the length of chunks; one more frame is for jitter."""
 
+EVEN: Final = 0.0015
+"""Seconds within which frames come evenly. The schedule is then set by the first of them, and the others leave when
+they come: a receiver's buffer does not notice. If they come less evenly, only what even the last of them waits is taken
+back."""
+
 _TIMER_NOISE = 0.002  # less slack does not move the schedule
+_LEAST_WAIT = 0.0005  # nor does less, if frames come evenly
 
 
 class Latency(enum.Enum):
@@ -129,6 +135,7 @@ class Playout:
     Attributes:
         next_slot: When the next slot is, whether or not anything is queued for it; no frame is due before that. Long
             past before the first push.
+        is_late: Whether the last frame was complete only after its slot, so that the next one may come late as well.
     """
 
     @renamed(lead="ahead")
@@ -149,6 +156,7 @@ class Playout:
         self._anchor: float | None = None
         self._slot = 0  # frames since the anchor
         self.next_slot: float = float("-inf")
+        self.is_late: bool = False
         self._scheduled = self.next_slot  # without `ahead`
         self._origin = 0.0  # when media time was 0
         self._frame = 0  # media time, in frames
@@ -225,6 +233,7 @@ class Playout:
             self._slack.reset()
         slot = self._scheduled
         samples, complete = self._take_frame()
+        self.is_late = complete > slot
         if samples.shape[1] < self.frame_size:
             self._slack.reset()
             samples = np.pad(samples, ((0, 0), (0, self.frame_size - samples.shape[1])))
@@ -319,8 +328,11 @@ class Playout:
             # Every frame came late, and left when it came. The schedule is ahead, because of audio that was lost on the
             # way here or of a slow clock. It would take the next jitter for a stall.
             self._move(-found.most)
-        elif _TIMER_NOISE < found.least - self.ahead <= self.max_lag:
-            self._move(self.ahead - found.least)
+        else:
+            even = found.most - found.least <= EVEN
+            waits = (found.most if even else found.least) - self.ahead
+            if (_LEAST_WAIT if even else _TIMER_NOISE) < waits <= self.max_lag:
+                self._move(-waits)
 
     def _move(self, seconds: float) -> None:
         """Move the schedule: later, or if negative earlier."""

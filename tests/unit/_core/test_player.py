@@ -50,6 +50,45 @@ def test_nothing_is_put_before_the_format_is_known():
         Player().put(second())
 
 
+def test_a_frame_is_waited_for_in_the_way_of_the_last_one():
+    """After a frame that came in time, the timer of the next slot finds the next. After a late one, its `put` tells."""
+    now, woken = 0.0, []
+
+    class Transport:
+        def wake(self):
+            woken.append(now)
+
+    player, waiter = Player(clock=lambda: now), Transport()
+    player.open(AudioFormat(48000))
+    frame = np.ones((1, 960), np.int16)
+
+    def put(at):
+        nonlocal now
+        now = at
+        player.put(frame)
+
+    assert player.poll(waiter) is None
+    put(0.0)
+    assert woken == [0.0]
+    assert player.poll(waiter).slot == 0.0
+    assert player.poll(waiter) == pytest.approx(0.02)  # a timer
+    put(0.019)
+    assert woken == [0.0]
+    now = 0.02
+    assert player.poll(waiter).slot == 0.02
+    now = 0.04
+    assert player.poll(waiter) is None
+    put(0.041)
+    assert woken == [0.0, 0.041]
+    assert player.poll(waiter).slot == 0.04
+    assert player.poll(waiter) is None  # no timer: it would find nothing
+    put(0.059)
+    assert woken == [0.0, 0.041, 0.059]
+    assert player.poll(waiter) == pytest.approx(0.001)  # it came in time after all
+    now = 0.06
+    assert player.poll(waiter).slot == pytest.approx(0.06)
+
+
 @pytest.mark.anyio
 async def test_the_end_lets_go_who_waits_for_room(player):
     """A handler that is held back when its connection ends is told so."""

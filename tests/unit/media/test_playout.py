@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 
 from rtcflow._core.player import MOST_WAITING_LIVE
 from rtcflow.exceptions import MediaError
+from rtcflow.media import playout as playout_module
 from rtcflow.media.playout import (
+    EVEN,
     LONG_CHUNK,
     MAX_LAG,
     PARTIAL_WAIT,
@@ -150,6 +152,47 @@ def test_a_lead_is_no_slack() -> None:
     line.push(count_up(6 * SIZE), 4.0)
     line.run_until(5.0)
     assert [round(now, 6) for now, _ in line.left[200:]] == [4.0, 4.0, 4.0, 4.0, 4.02, 4.04]
+
+
+@pytest.mark.parametrize("first", [0.0, 0.0015, 0.012])
+def test_what_comes_evenly_waits_for_nothing(first: float) -> None:
+    """However late the first frame came: a second later each of the others leaves when it comes, within half a ms."""
+    line, chance = Line(), random.Random(1)
+    came = [n * FRAME + (first if n == 0 else chance.uniform(0.002, 0.003)) for n in range(150)]
+    for n, now in enumerate(came):
+        line.frame(n, now)
+    waited = [now - at for (now, _), at in zip(line.left, came, strict=True)][100:]
+    assert max(waited) <= 0.0005 + 1e-9
+
+
+@given(
+    st.lists(st.floats(0, EVEN), min_size=60, max_size=90),
+    st.lists(st.floats(0, 0.9 * MAX_LAG), max_size=60),
+    st.floats(0, 0.05),
+    st.sampled_from(Latency),
+    st.sampled_from([0.0, 0.06]),
+)
+def test_small_waits_are_taken_back_at_no_price(
+    even: list[float], jitter: list[float], first: float, latency: Latency, lead: float
+) -> None:
+    """After even frames, jitter below `MAX_LAG` makes no gap. No frame leaves later than if waits were left alone."""
+    came = [n * FRAME + late for n, late in enumerate([first, *even, *jitter])]
+    came = list(itertools.accumulate(came, max))
+
+    def play() -> Line:
+        line = Line(latency, ahead=lead)
+        for n, now in enumerate(came):
+            line.frame(n, now)
+        line.run_until(came[-1] + 1)
+        return line
+
+    line = play()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(playout_module, "EVEN", -1.0)
+        before = play()
+    assert line.playout.statistics() == before.playout.statistics()
+    assert line.playout.statistics().gaps == 0
+    assert all(now <= then + 1e-9 for (now, _), (then, _) in zip(line.left, before.left, strict=True))
 
 
 def test_what_leaves_early_by_a_lead_is_not_taken_back() -> None:

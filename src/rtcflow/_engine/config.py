@@ -5,7 +5,9 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, Literal
+from math import inf, ulp
+from operator import index
+from typing import Any, Final, Literal, SupportsIndex
 
 from ..protocol.ice import IceUrl, parse_ice_url, read_rtc_configuration
 
@@ -13,9 +15,31 @@ OPUS_RATES: Final = (8000, 12000, 16000, 24000, 48000)
 """Sample rates that Opus encodes directly, in Hz (RFC 6716 section 2)."""
 
 
-def _check_range(name: str, value: int, low: int, high: int) -> None:
-    if not low <= value <= high:
+def _check_range(name: str, value: object, low: int, high: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
+        raise TypeError(f"{name}={value!r}; expected a whole number, {low} to {high}")
+    if not low <= index(value) <= high:
         raise ValueError(f"{name}={value!r}; expected {low} to {high}")
+
+
+def _check_seconds(name: str, value: object, low: float, high: float, expected: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise ValueError(f"{name}={value!r}; expected {expected}")
+
+
+def _check_address(name: str, value: object) -> None:
+    try:
+        ipaddress.ip_address(value)  # type: ignore[arg-type]
+    except ValueError:
+        raise ValueError(f"{name} has {value!r}; expected an IPv4 or IPv6 address") from None
+
+
+def _check_names(name: str, value: object) -> None:
+    """A sequence of strings: a string alone would be taken for its characters."""
+    if isinstance(value, str):
+        raise TypeError(f"{name}={value!r} is a string; write ({value!r},)")
+    if not isinstance(value, Sequence):
+        raise TypeError(f"{name}={value!r}; expected a list or a tuple of strings")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +113,7 @@ class VideoConfig:
         threads: Threads of each encoder, 1 to 16; by default as many as the picture's size and the machine suggest.
 
     Raises:
-        TypeError: `codecs` is a string.
+        TypeError: `codecs` is a string or no sequence, or a number is not whole.
         ValueError: A codec that is unknown here, or bitrates out of range or out of order.
     """
 
@@ -100,8 +124,7 @@ class VideoConfig:
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.codecs, str):
-            raise TypeError(f"codecs={self.codecs!r} is a string; write ({self.codecs!r},)")
+        _check_names("codecs", self.codecs)
         for codec in self.codecs:
             if codec not in VIDEO_CODECS:
                 raise ValueError(f"codecs has {codec!r}; expected of {', '.join(map(repr, VIDEO_CODECS))}")
@@ -216,13 +239,17 @@ class WebRTCConfig:
 
     def __post_init__(self) -> None:
         for name, several in (("host_addresses", self.host_addresses), ("interfaces", self.interfaces)):
-            if isinstance(several, str):
-                raise TypeError(f"{name}={several!r} is a string; write ({several!r},)")
+            if several is not None:
+                _check_names(name, several)
         if self.host_addresses is not None and self.interfaces is not None:
             raise ValueError("host_addresses and interfaces exclude each other; give one of them")
-        for address in (*(self.host_addresses or ()), *([self.public_address] if self.public_address else ())):
-            ipaddress.ip_address(address)  # its error says what is wrong
+        for address in self.host_addresses or ():
+            _check_address("host_addresses", address)
+        if self.public_address is not None:
+            _check_address("public_address", self.public_address)
         if self.port_range is not None:
+            if not isinstance(self.port_range, tuple | list) or len(self.port_range) != 2:
+                raise ValueError(f"port_range={self.port_range!r}; expected two ports, as in (50000, 50199)")
             low, high = self.port_range
             _check_range("port_range[0]", low, 1, 65535)
             _check_range("port_range[1]", high, low, 65535)
@@ -241,10 +268,12 @@ class WebRTCConfig:
                     )
             if self.relay_only and not any(url.relays for server in self.servers for _, url in server.parsed_urls):
                 raise ValueError("relay_only needs a TURN server in ice_servers")
-        if not 1 <= self.peer_timeout <= 30:
-            raise ValueError(f"peer_timeout={self.peer_timeout!r}; expected 1 to 30 seconds (RFC 7675 section 5.1)")
-        if not self.gather_timeout > 0:
-            raise ValueError(f"gather_timeout={self.gather_timeout!r}; expected more than 0 seconds")
+        _check_seconds("peer_timeout", self.peer_timeout, 1, 30, "1 to 30 seconds (RFC 7675 section 5.1)")
+        for name in ("gather_timeout", "connect_timeout"):
+            _check_seconds(name, getattr(self, name), ulp(0.0), inf, "more than 0 seconds")
+        _check_seconds("close_timeout", self.close_timeout, 0, inf, "0 seconds or more")
+        if self.switch_interval is not None:
+            _check_seconds("switch_interval", self.switch_interval, ulp(0.0), inf, "more than 0 seconds")
 
     @property
     def servers(self) -> Sequence[IceServer]:

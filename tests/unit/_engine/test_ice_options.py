@@ -22,7 +22,7 @@ from rtcflow import IceServer, Stream, WebRTCConfig
 from rtcflow.demo import EchoHandler
 from rtcflow.exceptions import TooManyConnections
 from rtcflow.protocol.ice import parse_ice_url
-from rtcflow.transports.webrtc import ServerTrouble, WebRTCTransport, open_engine, read_ice_servers
+from rtcflow.transports.webrtc import ServerTrouble, VideoConfig, WebRTCTransport, open_engine, read_ice_servers
 
 CANDIDATE = re.compile(r"a=candidate:\S+ \d udp \d+ (\S+) (\d+) typ (\w+)(?: raddr (\S+) rport (\d+))?")
 Found = list[tuple[str, int, str, str, str]]
@@ -155,8 +155,18 @@ async def test_an_interface_that_is_not_there_is_said_at_once() -> None:
     [
         ({"port_range": (0, 10)}, r"port_range\[0\]=0"),
         ({"port_range": (20, 10)}, r"port_range\[1\]=10; expected 20 to 65535"),
-        ({"public_address": "example.org"}, "IPv4 or IPv6"),
-        ({"host_addresses": ("eth0",)}, "IPv4 or IPv6"),
+        ({"port_range": 5000}, "port_range=5000; expected two ports, as in"),
+        ({"port_range": (5000,)}, "expected two ports, as in"),
+        ({"port": 5000.0}, r"port=5000.0; expected a whole number, 1 to 65535"),
+        ({"port": "5000"}, "port='5000'; expected a whole number"),
+        ({"port": True}, "port=True; expected a whole number"),
+        ({"peer_timeout": "10"}, "peer_timeout='10'; expected 1 to 30 seconds"),
+        ({"connect_timeout": -1}, "connect_timeout=-1; expected more than 0 seconds"),
+        ({"close_timeout": None}, "close_timeout=None; expected 0 seconds or more"),
+        ({"switch_interval": 0}, "switch_interval=0; expected more than 0 seconds"),
+        ({"public_address": "example.org"}, "public_address has 'example.org'; expected an IPv4 or IPv6 address"),
+        ({"host_addresses": ("eth0",)}, "host_addresses has 'eth0'; expected an IPv4 or IPv6 address"),
+        ({"host_addresses": 5}, "host_addresses=5; expected a list or a tuple"),
         ({"host_addresses": "127.0.0.1"}, r"write \('127.0.0.1',\)"),
         ({"interfaces": "eth0"}, r"write \('eth0',\)"),
         ({"interfaces": ("eth0",), "host_addresses": ("127.0.0.1",)}, "exclude each other"),
@@ -168,6 +178,25 @@ def test_options_that_make_no_sense_are_refused(options: dict[str, Any], words: 
     """An error says what was wrong before anything is opened."""
     with pytest.raises((ValueError, TypeError), match=words):
         WebRTCConfig(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"codecs": "VP8"}, r"write \('VP8',\)"),
+        ({"codecs": None}, "codecs=None; expected a list or a tuple"),
+        ({"codecs": ["VP9"]}, "codecs has 'VP9'; expected of 'VP8', 'H264'"),
+        ({"start_bitrate": 1e6}, "start_bitrate=1000000.0; expected a whole number, 30000 to 20000000"),
+        ({"max_bitrate": 10**9}, "max_bitrate=1000000000; expected 30000 to 20000000"),
+        ({"min_bitrate": 400_000}, "start_bitrate=300000 is not between min_bitrate=400000 and"),
+        ({"threads": 2.5}, "threads=2.5; expected a whole number, 1 to 16"),
+        ({"threads": 0}, "threads=0; expected 1 to 16"),
+    ],
+)
+def test_video_that_cannot_be_served_is_refused(options: dict[str, Any], words: str) -> None:
+    """By name, before any call."""
+    with pytest.raises((ValueError, TypeError), match=words):
+        VideoConfig(**options)
 
 
 # -- servers

@@ -51,6 +51,7 @@ SERVERS = {
     "rtcflow 48k": [OURS, "--rate", "48000"],
     "rtcflow 24k c0": [OURS, "--rate", "24000", "--complexity", "0"],
     "rtcflow 48k c9": [OURS, "--rate", "48000", "--complexity", "9"],
+    "wire c9": [OURS, "--rate", "48000", "--complexity", "9", "--variant", "wire"],
     "rtcflow lowdelay": [OURS, "--rate", "48000", "--application", "lowdelay"],
     "rtcflow 48k→24k": [OURS, "--rate", "24000", "--input", "48000"],
     "rtcflow sync": [OURS, "--rate", "24000", "--variant", "sync"],
@@ -76,10 +77,22 @@ GROUPS: dict[str, tuple[list[str], list[str]]] = {
         ["echo", "-n", "8"],
     ),
     "wrtc8": (
-        ["wrtc direct", "wrtc native", "wrtc shim", "rtcflow 24k", "rtcflow 48k", "rtcflow 48k c9", "rtcflow 24k c0"],
+        [
+            "wrtc direct",
+            "wrtc native",
+            "wrtc shim",
+            "wire c9",
+            "rtcflow 24k",
+            "rtcflow 48k",
+            "rtcflow 48k c9",
+            "rtcflow 24k c0",
+        ],
         ["echo", "-n", "8"],
     ),
-    "wrtc32": (["wrtc native", "rtcflow 24k", "rtcflow 48k", "rtcflow 48k c9", "rtcflow 24k c0"], ["echo", "-n", "32"]),
+    "wrtc32": (
+        ["wrtc native", "wire c9", "rtcflow 24k", "rtcflow 48k", "rtcflow 48k c9", "rtcflow 24k c0"],
+        ["echo", "-n", "32"],
+    ),
     "setup": (["floor", "fastrtc 24k", "rtcflow 24k"], ["setup"]),
     "clear": (["fastrtc talker", "rtcflow talker"], ["clear"]),
     "video": (["floor_video", "wrtc video", "rtcflow video"], ["video", "-n", "1"]),
@@ -400,7 +413,7 @@ def main() -> None:
         parser.error(f"there is no {', '.join(sorted(unknown))}; write some of {', '.join(GROUPS)}")
     if not Path("/proc/self/stat").exists():
         parser.error("the CPU and memory of the servers are read from /proc: this needs Linux")
-    pythons = {"floor": sys.executable, "rtcflow": sys.executable}
+    pythons = dict.fromkeys(("floor", "wire", "rtcflow"), sys.executable)
     for name in ("fastrtc", "wrtc"):
         if python := getattr(args, name):
             pythons[name] = python

@@ -202,12 +202,12 @@ class FilmPeer(TappedPeer):
     def __init__(self, track: Paced, *, flipped: bool) -> None:
         super().__init__(track)
         self.flipped = flipped
-        self.packets: dict[int, list[tuple[int, bytes]]] = {}  # by timestamp
+        self.packets: dict[int, dict[int, bytes]] = {}  # by timestamp, then by sequence number: some come twice
         self.complete: dict[int, float] = {}
 
     async def _tap_video(self, packet, arrival_time_ms) -> None:
         if packet.payload:  # libwebrtc also sends packets of padding alone
-            self.packets.setdefault(packet.timestamp, []).append((packet.sequence_number, packet.payload))
+            self.packets.setdefault(packet.timestamp, {})[packet.sequence_number] = packet.payload
             self.complete[packet.timestamp] = now()
         await super()._tap_video(packet, arrival_time_ms)
 
@@ -215,9 +215,15 @@ class FilmPeer(TappedPeer):
         """Of each picture that came between `begin` and `end`, the seconds since it was sent."""
         decoder, found = Vp8Decoder(), []
         for timestamp, moment in sorted(self.complete.items(), key=lambda item: item[1]):
-            payloads = [payload for _, payload in sorted(self.packets[timestamp])]
+            packets = self.packets[timestamp]
+            middle = next(iter(packets)) + 0x8000  # sequence numbers may wrap within a picture
+            payloads = [packets[number] for number in sorted(packets, key=lambda n: (n - middle) & 0xFFFF)]
             data = b"".join(VpxPayloadDescriptor.parse(payload)[1] for payload in payloads)
-            for frame in decoder.decode(JitterFrame(data=data, timestamp=timestamp)):
+            try:
+                frames = decoder.decode(JitterFrame(data=data, timestamp=timestamp))
+            except av.FFmpegError:  # before the first key picture, or a part is missing
+                continue
+            for frame in frames:
                 number = read_number(frame, flipped=self.flipped)
                 sent = [at for k, at in enumerate(self.track.sent) if k % LOOP == number and at <= moment]
                 if begin <= moment < end and sent:

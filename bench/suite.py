@@ -51,7 +51,7 @@ SERVERS = {
     "rtcflow 48k": [OURS, "--rate", "48000"],
     "rtcflow 24k c0": [OURS, "--rate", "24000", "--complexity", "0"],
     "rtcflow 48k c9": [OURS, "--rate", "48000", "--complexity", "9"],
-    "wire c9": [OURS, "--rate", "48000", "--complexity", "9", "--variant", "wire"],
+    "wire c9": [OURS, "--rate", "48000", "--complexity", "9", "--variant", "wire", "--backend", "uvloop"],
     "rtcflow lowdelay": [OURS, "--rate", "48000", "--application", "lowdelay"],
     "rtcflow 48k→24k": [OURS, "--rate", "24000", "--input", "48000"],
     "rtcflow sync": [OURS, "--rate", "24000", "--variant", "sync"],
@@ -191,7 +191,8 @@ class Suite:
             port = free.getsockname()[1]
         python = self.pythons[library(name)]
         with tempfile.TemporaryFile("w+") as log:
-            command = [python, *SERVERS[name], "--port", str(port), "--backend", self.backend]
+            script, *options = SERVERS[name]
+            command = [python, script, "--port", str(port), "--backend", self.backend, *options]
             process = start(0, command, stdout=log, stderr=subprocess.STDOUT)
             try:
                 deadline = time.monotonic() + 60

@@ -136,6 +136,9 @@ def test_codecs_that_are_preferred_come_first_in_an_offer():
         ({"min_bitrate": 900_000}, "start_bitrate=300000 is not between min_bitrate=900000"),
         ({"max_bitrate": 1}, "max_bitrate=1; expected 30000 to"),
         ({"threads": 0}, "threads=0; expected 1 to 16"),
+        ({"threads": 2.5}, "threads=2.5; expected a whole number, 1 to 16"),
+        ({"start_bitrate": 1e6}, "start_bitrate=1000000.0; expected a whole number, 30000 to 20000000"),
+        ({"codecs": None}, "codecs=None; expected a list or a tuple"),
     ],
 )
 def test_options_of_video_that_make_no_sense_are_refused(options, words):

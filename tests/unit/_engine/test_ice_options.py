@@ -22,7 +22,7 @@ from rtcflow import IceServer, Stream, WebRTCConfig
 from rtcflow.demo import EchoHandler
 from rtcflow.exceptions import TooManyConnections
 from rtcflow.protocol.ice import parse_ice_url
-from rtcflow.transports.webrtc import ServerTrouble, VideoConfig, WebRTCTransport, open_engine, read_ice_servers
+from rtcflow.transports.webrtc import ServerTrouble, WebRTCTransport, open_engine, read_ice_servers
 
 CANDIDATE = re.compile(r"a=candidate:\S+ \d udp \d+ (\S+) (\d+) typ (\w+)(?: raddr (\S+) rport (\d+))?")
 Found = list[tuple[str, int, str, str, str]]
@@ -178,25 +178,6 @@ def test_options_that_make_no_sense_are_refused(options: dict[str, Any], words: 
     """An error says what was wrong before anything is opened."""
     with pytest.raises((ValueError, TypeError), match=words):
         WebRTCConfig(**options)
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"codecs": "VP8"}, r"write \('VP8',\)"),
-        ({"codecs": None}, "codecs=None; expected a list or a tuple"),
-        ({"codecs": ["VP9"]}, "codecs has 'VP9'; expected of 'VP8', 'H264'"),
-        ({"start_bitrate": 1e6}, "start_bitrate=1000000.0; expected a whole number, 30000 to 20000000"),
-        ({"max_bitrate": 10**9}, "max_bitrate=1000000000; expected 30000 to 20000000"),
-        ({"min_bitrate": 400_000}, "start_bitrate=300000 is not between min_bitrate=400000 and"),
-        ({"threads": 2.5}, "threads=2.5; expected a whole number, 1 to 16"),
-        ({"threads": 0}, "threads=0; expected 1 to 16"),
-    ],
-)
-def test_video_that_cannot_be_served_is_refused(options: dict[str, Any], words: str) -> None:
-    """By name, before any call."""
-    with pytest.raises((ValueError, TypeError), match=words):
-        VideoConfig(**options)
 
 
 # -- servers

@@ -6,7 +6,8 @@
 
 Everything is recording, Prometheus (a scrape each five seconds) and OpenTelemetry (to a collector that discards). The
 figures are the CPU seconds of the server's process per second and call, and the 99th percentile of the gaps between
-packets as the client gets them. Server and client are pinned to cores of their own, if the system can do that.
+packets as the client gets them. Server and client are pinned to cores of their own, if the system can do that. The last
+line says whether the goal is met. "Not proven" means that more rounds, or a quieter machine, are needed.
 """
 
 from __future__ import annotations
@@ -22,30 +23,35 @@ import threading
 import time
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import count
 from pathlib import Path
 
 import httpx2
 import numpy as np
-from client import Process, open_all, opus, speaking
+from client import Process, TappedPeer, open_all, opus, speaking
 
 from rtcflow.client.load import spoken_signal
 
 parser = argparse.ArgumentParser()
 parser.add_argument("what", choices=["recording", "all", "memory", "serve"])
 parser.add_argument("-n", type=int, default=30, help="calls")
-parser.add_argument("--seconds", type=float, default=10.0, help="how long each measurement takes")
+parser.add_argument("--seconds", type=float, default=8.0, help="of each measurement; files are written each 8 s")
 parser.add_argument("--rounds", type=int, default=4)
 parser.add_argument("--suffix", default=".wav")
 parser.add_argument("--complexity", type=int, default=0, help="of Opus: that of a full core; a call costs least")
 parser.add_argument("--rates", type=int, nargs=2, default=[48000, 24000], help="Hz, of the handler's input and output")
-parser.add_argument("--count", action="store_true", help="recording: count the CPU time of its taps and writers, too")
+parser.add_argument("--count", action="store_true", help="recording: count the CPU time of its notes and writers, too")
 parser.add_argument("--copies", type=int, default=1, help="recording: record each call so many times, for less noise")
 parser.add_argument("--port", type=int, default=9471)
-parser.add_argument("--on", action="store_true", help="serve: with everything")
+PARTS = ["recording", "prometheus", "otel"]
+parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="all: what everything is")
+parser.add_argument("--on", action="store_true", help="serve: with these parts")
 parser.add_argument("--directory", help="serve: where recordings go")
 parser.add_argument("--collector", help="serve: the URL of OpenTelemetry's collector")
 args = parser.parse_args()
 SCRAPE = 5.0
+SAMPLED = 17
+SETTLED = 14.0  # seconds after which recordings are written as fast as they come: their batch, and what waits
 args.url = f"http://127.0.0.1:{args.port}"
 
 
@@ -53,28 +59,30 @@ args.url = f"http://127.0.0.1:{args.port}"
 
 
 def count_recordings() -> Counter[str]:
-    """Count the CPU seconds of each of a recording's taps and of its writer's thread."""
+    """Count the CPU seconds of each of a recording's notes, of which one in `SAMPLED` is timed, and of its writers."""
     from rtcflow.connection.recorder import FileRecorder
     from rtcflow.media.recording import Intake
 
     spent: Counter[str] = Counter()
     idle = sum(time.thread_time() - time.thread_time() for _ in range(1000)) / -1000  # what counting itself takes
 
-    def counted(owner: type, name: str) -> None:
-        method = getattr(owner, name)
+    def counted(owner: type, name: str, sampled: int = 1) -> None:
+        method, turns = getattr(owner, name), count()
 
         def call(*arguments):
+            if next(turns) % sampled:
+                return method(*arguments)
             begin = time.thread_time()
             try:
                 return method(*arguments)
             finally:
-                spent[name] += time.thread_time() - begin - idle
+                spent[name] += sampled * (time.thread_time() - begin - idle)
 
         setattr(owner, name, call)
 
-    for name in ["_heard", "left", "write"]:
-        counted(FileRecorder, name)
-    counted(Intake, "packet")
+    for name in ["heard", "left"]:
+        counted(Intake, name, SAMPLED)
+    counted(FileRecorder, "write")
     return spent
 
 
@@ -106,9 +114,11 @@ def serve() -> None:
 
     # Left to the engine, the complexity changes with the load, and a call's cost by a third.
     options = {"webrtc": WebRTCConfig(opus=OpusConfig(complexity=args.complexity))}
-    options |= {"record": path, "metrics": True} if args.on else {}
+    on = args.parts if args.on else []
+    options |= {"record": path} if "recording" in on else {}
+    options |= {"metrics": True} if "prometheus" in on else {}
     stream = Stream(Echo(), concurrency_limit=1000, latency="live", **options)
-    if args.on:
+    if "otel" in on:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
@@ -169,7 +179,7 @@ async def get(http, path: str):
 
 async def server(http, *options: str):
     options = ["--port", str(args.port), "--complexity", str(args.complexity), *options]
-    options += ["--rates", *map(str, args.rates), "--copies", str(args.copies)]
+    options += ["--rates", *map(str, args.rates), "--copies", str(args.copies), "--parts", *args.parts]
     process = subprocess.Popen([sys.executable, __file__, "serve", *options])
     if len(CORES) > 1 and args.what != "memory":
         os.sched_setaffinity(process.pid, {CORES[-1]})
@@ -180,6 +190,12 @@ async def server(http, *options: str):
         except httpx2.HTTPError:
             await asyncio.sleep(0.1)
     raise SystemExit("the server did not start")
+
+
+async def callers(packets) -> list[TappedPeer]:
+    peers = [TappedPeer(speaking(packets, 0.02 * number / args.n)) for number in range(args.n)]
+    await open_all(args, peers)
+    return peers
 
 
 async def measure(http, peers, scrape: bool = False) -> tuple[float, float]:
@@ -203,17 +219,31 @@ def report(name: str, found: list[tuple[float, float]]) -> float:
     return statistics.median(cpu)
 
 
+def judge_pairs(found: dict[bool, list[tuple[float, float]]], words: str, most: float, copies: int = 1) -> None:
+    """Say whether what neighbouring measurements differ by is at most `most` percent, by 95 % of Student's t."""
+    pairs = [100 * (one[0] / other[0] - 1) / copies for one, other in zip(found[True], found[False], strict=True)]
+    mean = statistics.fmean(pairs)
+    student = {2: 12.7, 3: 4.3, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36}.get(len(pairs), 2.3)
+    wide = student * statistics.stdev(pairs) / len(pairs) ** 0.5 if len(pairs) > 1 else float("inf")
+    verdict = "yes" if mean + wide <= most else "NO" if mean - wide > most else "not proven"
+    print(f"{words} {mean:+.1f} ± {wide:.1f} % (pairs: {', '.join(f'{pair:+.1f}' for pair in pairs)})")
+    print(f"at most {most:g} %: {verdict}")
+
+
 async def recording(http, packets, directory) -> None:
     options = ["--directory", directory, "--suffix", args.suffix, *(["--count"] if args.count else [])]
     process = await server(http, *options)
     found, counted = {False: [], True: []}, []
     try:
-        peers = await open_all(args, [speaking(packets, 0.02 * number / args.n) for number in range(args.n)])
+        peers = await callers(packets)
         await asyncio.sleep(2)
-        for count in range(2 * args.rounds):
-            on = count % 4 in {1, 2}  # off, on, on, off: what gets faster or slower by the time favours neither
-            counted.append(await get(http, f"/debug/record{'?on=1' if on else ''}"))
-            await asyncio.sleep(6.0 if on else 1.0)  # blocks are written after 5 s
+        before = None
+        for turn in range(2 * args.rounds):
+            on = turn % 4 in {1, 2}  # off, on, on, off: what gets faster or slower by the time favours neither
+            if on is not before:
+                before = on
+                counted.append(await get(http, f"/debug/record{'?on=1' if on else ''}"))
+                await asyncio.sleep(SETTLED if on else 1.0)
             found[on].append(await measure(http, peers))
         counted.append(await get(http, "/debug/record"))
         for peer in peers:
@@ -221,13 +251,12 @@ async def recording(http, packets, directory) -> None:
     finally:
         process.terminate()
         process.wait()
-    off, on = report("off", found[False]), report(args.suffix, found[True])
-    pairs = [100 * (one[0] / other[0] - 1) for one, other in zip(found[True], found[False], strict=True)]
+    report("off", found[False])
+    report(args.suffix, found[True])
     for one in filter(None, counted):
         parts = ", ".join(f"{name.strip('_')} {value:.2f}" for name, value in one.items())
         print(f"counted, ms/s per call: {sum(one.values()):.2f} ({parts})")
-    each = ", ".join(f"{pair / args.copies:+.1f}" for pair in pairs)
-    print(f"one recording costs {100 * (on / off - 1) / args.copies:+.1f} % (pairs: {each})")
+    judge_pairs(found, "one recording costs", 3.0, args.copies)
 
 
 async def memory(http, packets, directory) -> None:
@@ -236,14 +265,21 @@ async def memory(http, packets, directory) -> None:
     url = f"http://127.0.0.1:{collector.server_port}/v1/traces"
     process = await server(http, "--on", "--directory", directory, "--suffix", args.suffix, "--collector", url)
     try:
-        peers = await open_all(args, [speaking(packets, 0.02 * number / args.n) for number in range(args.n)])
+        peers = await callers(packets)
+        sizes = []
         for _ in range(round(args.seconds / 15)):
             await asyncio.sleep(15)
             await get(http, "/metrics")
             for peer in peers:
                 peer.received.clear()
                 peer.track.sent.clear()
-            print(f"{Process(process.pid).rss():.1f} MB", flush=True)
+            sizes.append(Process(process.pid).rss())
+            print(f"{15 * len(sizes)} s: {sizes[-1]:.1f} MB", flush=True)
+        third = len(sizes) // 3
+        before, after = statistics.median(sizes[third : 2 * third]), statistics.median(sizes[2 * third :])
+        grown = 100 * (after / before - 1)
+        verdict = "yes" if grown <= 2 else "NO"
+        print(f"flat: {verdict} (the last third has {grown:+.1f} % more than the one before; 2 % may be)")
         for peer in peers:
             await peer.close()
     finally:
@@ -251,26 +287,47 @@ async def memory(http, packets, directory) -> None:
         process.wait()
 
 
+async def measure_scrapes(http) -> float:
+    """CPU ms of one scrape: what a second has more with ten of them than one without."""
+    seconds = []
+    for scrapes in (0, 10):
+        before = await get(http, "/debug/cpu")
+        for _ in range(10):
+            begin = time.monotonic()
+            if scrapes:
+                await get(http, "/metrics")
+            await asyncio.sleep(begin + 0.1 - time.monotonic())
+        seconds.append(await get(http, "/debug/cpu") - before)
+    return 1000 * (seconds[1] - seconds[0]) / 10
+
+
 async def everything(http, packets, directory) -> None:
     collector = ThreadingHTTPServer(("127.0.0.1", 0), Discards)
     threading.Thread(target=collector.serve_forever, daemon=True).start()
     url = f"http://127.0.0.1:{collector.server_port}/v1/traces"
-    found = {False: [], True: []}
-    for count in range(2 * args.rounds):
-        on = count % 4 in {1, 2}
+    found, scraped = {False: [], True: []}, []
+    for turn in range(2 * args.rounds):
+        on = turn % 4 in {1, 2}
         options = ["--on", "--directory", directory, "--suffix", args.suffix, "--collector", url] if on else []
         process = await server(http, *options)
         try:
-            peers = await open_all(args, [speaking(packets, 0.02 * number / args.n) for number in range(args.n)])
-            await asyncio.sleep(6)
-            found[on].append(await measure(http, peers, scrape=on))
+            peers = await callers(packets)
+            await asyncio.sleep(SETTLED)
+            found[on].append(await measure(http, peers, scrape=on and "prometheus" in args.parts))
+            if on and "prometheus" in args.parts:
+                scraped.append(await measure_scrapes(http))
             for peer in peers:
                 await peer.close()
         finally:
             process.terminate()
             process.wait()
-    off, on = report("off", found[False]), report("all", found[True])
-    print(f"all of it costs {100 * (on / off - 1):+.1f} %")
+    report("off", found[False])
+    report("all", found[True])
+    if scraped:
+        print(f"a scrape takes {statistics.median(scraped):.1f} ms of processor time, with {args.n} calls")
+    judge_pairs(found, "all of it costs", 10.0)
+    worst = max(gap for _, gap in found[True])
+    print(f"p99 gap at most 40 ms: {'yes' if worst <= 40 else 'NO'} ({worst:.1f} ms)")
 
 
 async def main() -> None:

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ._core.flow import Flow, FlowStatistics, Policy
-from ._core.packets import PacketTaps
 from ._core.player import Playback, Player, PlayerTap
 from .exceptions import LocalProtocolError
 from .frames import AudioFormat, AudioFrame
+from .media.packets import LatestPackets
 from .media.playout import PlayoutFrame, PlayoutStatistics
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ class Transport(ABC):
     video_out: Flow[av.VideoFrame]
     messages_in: Flow[str]
     phone: bool = False
-    packets: PacketTaps | None = None
+    packets: LatestPackets | None = None
 
     @abstractmethod
     def start(self, receive: AudioFormat, send: AudioFormat) -> tuple[AudioFormat, AudioFormat]:

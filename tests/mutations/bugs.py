@@ -690,19 +690,23 @@ MUTANTS = (
     Mutant(
         "cleared-audio-recorded",
         "What a barge-in has cleared stays in the recording.",
-        (Edit("media.recording:Intake.cleared", "self.notes.append((_CUT, now - self._start))", "pass"),),
+        (Edit("media.recording:Intake.cleared", 'self._left.extend((now, 0, 0, b"", False, False))', "pass"),),
         _unit("recording", "test_cleared_audio_is_not_in_it", "test_cleared_packets_are_not_in_it"),
     ),
     Mutant(
         "long-packets-mislaid",
         "The length of a long packet loses its lowest bits.",
-        (Edit("media.ogg:delimit", "252 + size % 4,", "252,"),),
+        (Edit("media.ogg:coded_length", "252 + size % 4,", "252,"),),
         _unit("ogg", "test_lengths", "test_ffmpeg_reads_both_sides"),
     ),
     Mutant(
         "sent-packets-encoded-again",
         "The packets that leave are not shown to recordings.",
-        (Edit("_engine.audio:PlayoutTrack._write", "tap(SENT, pts, payload)", "pass"),),
+        (
+            Edit(
+                "_engine.audio:PlayoutTrack._write", "self._packets.sent, self._packets.sent_pts = payload, pts", "pass"
+            ),
+        ),
         _unit("recorder", "test_packets_of_a_webrtc_call_are_recorded_as_they_are"),
     ),
     *BY_TOOLS,

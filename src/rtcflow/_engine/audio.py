@@ -31,12 +31,12 @@ from aiortc.mediastreams import MediaStreamError
 from aiortc.rtcrtpparameters import RTCRtpReceiveParameters
 from numpy.typing import NDArray
 
-from .._core.packets import RECEIVED, SENT, PacketTaps
 from .._core.player import Player
 from ..frames import AudioFormat, AudioFrame
 from ..media.codecs import av_frame
 from ..media.jitter import Item, JitterBuffer, Lost, Played
 from ..media.level import audio_level
+from ..media.packets import LatestPackets
 from ..media.playout import PlayoutFrame
 from ..media.resample import Converter
 from .config import OPUS_RATES, OpusConfig
@@ -65,7 +65,7 @@ class PlayoutTrack(MediaStreamTrack):
         player: What is played.
         config: How it is encoded.
         load: Of the engine; it chooses the complexity if `config` says ``"auto"``. Without it, that is the best.
-        packets: Shown each packet that was sent.
+        packets: Where each packet that was sent is shown.
     """
 
     kind = "audio"
@@ -75,12 +75,12 @@ class PlayoutTrack(MediaStreamTrack):
         player: Player,
         config: OpusConfig,
         load: EngineLoad | None = None,
-        packets: PacketTaps | None = None,
+        packets: LatestPackets | None = None,
     ) -> None:
         super().__init__()
         self.opus = True
         self._player, self._config = player, config
-        self._packets = PacketTaps() if packets is None else packets
+        self._packets = LatestPackets() if packets is None else packets
         self._load, self._adapts = load, config.complexity == "auto"
         self._complexity: int | None = None
         self._encoder: OpusEncoder | None = None
@@ -140,8 +140,7 @@ class PlayoutTrack(MediaStreamTrack):
         if not self._player.drop_stale() and payload is not None:
             level = audio_level(samples) if self._config.audio_level else None
             writer.write(payload, pts * encoder.step, marker=due.talkspurt, level=level)
-            for tap in self._packets.taps:
-                tap(SENT, pts, payload)
+            self._packets.sent, self._packets.sent_pts = payload, pts
 
 
 class _Pump:
@@ -309,9 +308,7 @@ class AudioReceiver:
             samples, rate = self._converter.feed(samples, rate), self._converter.target.sample_rate
         if rate != self._clock_rate:
             pts = pts * rate // self._clock_rate
-        if packet is not None:
-            for tap in self._ports.packets.taps:
-                tap(RECEIVED, pts, packet)
+        self._ports.packets.received = packet
         self._ports.audio_in.put_nowait(AudioFrame(samples, rate, pts, concealed))
 
     def close(self) -> None:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from .._core.bridge import Event
 from .._core.link import LinkEnd
-from .._core.packets import PacketTaps
 from .._core.player import Player
 from ..frames import AudioFormat
+from ..media.packets import LatestPackets
 from ..media.playout import Latency
 
 
@@ -100,7 +100,7 @@ class Ports(LinkEnd):
         receive: The audio format that `audio_in` gets, once the transport was started.
         messages_open: Set once messages can be sent; never closed.
         route: The candidate pair, once connected.
-        packets: Shows the Opus packets of both directions.
+        packets: The Opus packets of the latest frames, for recordings.
         asked: The STUN and TURN servers that were asked for candidates, by URL.
     """
 
@@ -108,7 +108,7 @@ class Ports(LinkEnd):
         super().__init__(Player(latency=latency), connected=False)
         self.receive: AudioFormat | None = None
         self.messages_open: Event = Event()
-        self.packets: PacketTaps = PacketTaps()
+        self.packets: LatestPackets = LatestPackets()
         self.route: Route | None = None
         self.asked: dict[str, ServerReport] = {}
         self.audio_figures: AudioFigures = AudioFigures()

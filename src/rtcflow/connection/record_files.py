@@ -38,7 +38,9 @@ _CONTAINERS: Final = {
     "ogg": {"flush_packets": "1", "page_duration": "1000000"},
     "matroska": {"flush_packets": "1", "cluster_time_limit": "1000"},
 }
-"""FFmpeg's muxers write a second at a time. So a killed process does not lack much more of it than of a WAV file."""
+"""FFmpeg's muxers are asked to write a second at a time. Some gather up to 6 s of audio all the same, as long as a page
+of Ogg has room. A killed process lacks that much more of such a file than of a WAV file.
+"""
 
 _HEADER: Final = 44
 _MOST: Final = 2**32 - 1 - _HEADER
@@ -211,7 +213,13 @@ class PacketFile:
 
     def encode(self, block: list[tuple[Piece, Piece]]) -> bytes:
         """Pages of these pairs of pieces, each of which are 20 ms."""
-        return self._ogg.pages((self._packet(0, ours), self._packet(1, theirs)) for ours, theirs in block)
+        return self._ogg.pages(
+            (
+                ours if type(ours) is bytes else self._packet(0, ours),
+                theirs if type(theirs) is bytes else self._packet(1, theirs),
+            )
+            for ours, theirs in block
+        )
 
     def write(self, data: bytes) -> None:
         """Add pages."""

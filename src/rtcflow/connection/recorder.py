@@ -1,19 +1,19 @@
 """Recording a connection: taps on the transport's queues, an intake that they fill, and a worker thread that writes.
 
-A tap notes a frame in an `Intake` (`media.recording`), in the thread that brings the frame. After each `WAKE` frames it
-hands the notes to the writer's thread, which places the frames on the timeline and writes a block. So a slow disk holds
-up nothing. If `BOUND` batches wait for the writer, further ones are dropped. They are silence in the file, and all that
-follows stays in place.
+An `Intake` (`media.recording`) notes the frames, in the threads that bring them. Each `BATCH` seconds it wakes the
+writer's thread, which takes the notes, places the frames on the timeline and writes a block. So a slow disk holds up
+nothing. If `MOST` frames of a side wait for the writer, further ones are dropped. They are silence in the file, and all
+that follows stays in place.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import random
 import threading
-import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -27,18 +27,10 @@ from .._core.flow import Flow, Policy
 from .._core.hooks import ask
 from ..abc import Transport
 from ..context import Context, shorten_id
-from ..frames import AudioFrame
-from ..media.playout import PlayoutFrame
-from ..media.recording import Intake, Mark, Taken
+from ..media.recording import BATCH, Intake, Mark
 from .record_files import OPUS_RATES, RecordFile, check_suffix, open_record_file, takes_packets
 
 logger: logging.Logger = logging.getLogger(__name__)
-
-WAKE: Final = 200
-"""Frames of both sides after which the writer is woken: 2 s of a call."""
-
-BOUND: Final = 15
-"""Batches of `WAKE` frames that may wait for a slow disk: 30 s of a call."""
 
 PICTURES: Final = 60
 """Pictures that may wait for the writer: 1 s of both sides at 30 per second, 27 MB at 640 x 480."""
@@ -81,7 +73,7 @@ class Recording:
 
     @property
     def dropped(self) -> int:
-        """Frames that the disk was too slow for; 100 are 1 s of both sides. They are silence in the file."""
+        """Frames that the disk was too slow for; 50 are 1 s of one side. They are silence in the file."""
         return self._recorder.dropped
 
     @property
@@ -103,7 +95,7 @@ class FileRecorder:
 
     Attributes:
         recording: Its face for users; it says what the attributes mean.
-        path: See there, as `error`, `dropped` and `made`.
+        path: See there, as `error` and `made`.
     """
 
     def __init__(self, path: RecordPath | Callable[[Context], Any], context: Context) -> None:
@@ -113,19 +105,16 @@ class FileRecorder:
         self.recording: Recording = Recording(self)
         self.path: Path | None = None
         self.error: BaseException | None = None
-        self.dropped: int = 0
         self._wanted, self._context = path, context
         self._name = f"{context.transport} call {shorten_id(context.webrtc_id)}"
-        self._lock = threading.Lock()
-        self._batches = Flow[Taken](BOUND, Policy.BLOCK)
-        self._last: Taken | None = None  # what `stop` took
+        self._due = Flow[None](1, Policy.DROP_OLDEST)  # the writer is to write
+        self._slow = False
         self._pictures_waiting: deque[tuple[int, av.VideoFrame, float]] = deque()
         self._transport: Transport | None = None
         self._rate = 0
         self._intake: Intake | None = None
         self._attached = Event()  # or it never will be
         self._start = 0.0
-        self._clock: Callable[[], float] = time.monotonic  # of the transport
         self._now = 0.0  # when it was detached
         self._closed = Event()
         self.made: bool = False
@@ -136,12 +125,17 @@ class FileRecorder:
         """See `Recording.marks`."""
         return () if self._intake is None else tuple(self._intake.marks)
 
+    @property
+    def dropped(self) -> int:
+        """See `Recording.dropped`."""
+        return 0 if self._intake is None else self._intake.dropped
+
     # -- from any thread
 
     @property
     def is_open(self) -> bool:
         """See `Recording.is_open`."""
-        return self.made and not self._batches.closed
+        return self.made and not self._due.closed
 
     @property
     def is_closed(self) -> bool:
@@ -151,10 +145,7 @@ class FileRecorder:
     def stop(self) -> None:
         """See `Recording.stop`."""
         self._detach()
-        with self._lock:
-            if self._intake is not None and not self._batches.closed:
-                self._last = self._intake.take(self._now)
-            self._batches.end()
+        self._due.end()
         self._attached.set()
 
     async def wait_closed(self) -> None:
@@ -166,16 +157,18 @@ class FileRecorder:
     def attach(self, transport: Transport, rate: int) -> None:
         """Listen to `transport`, in place of the one before."""
         self._detach()
-        if self._batches.closed:
+        if self._due.closed:
             return
-        if not self._rate:
+        intake, clock = self._intake, transport.audio_out.clock
+        if intake is None:
             self._rate = min((known for known in OPUS_RATES if known >= rate), default=OPUS_RATES[-1])
-            self._start = transport.audio_out.now
-            self._intake = Intake(self._start)
-        self._clock = transport.audio_out.clock
+            self._start = clock()
+            first = random.uniform(0, BATCH)  # calls that begin together are not written together  # noqa: S311
+            self._intake = intake = Intake(clock, first, self._wake)
+        intake.clock = clock
         self._transport = transport
-        transport.audio_in.tap(self._heard)
-        transport.audio_out.tap(self)
+        transport.audio_in.tap(intake.heard)
+        transport.audio_out.tap(intake)
         self._attach_pictures()
         self._attach_packets()
         self._attached.set()
@@ -188,66 +181,34 @@ class FileRecorder:
                 flow.tap(tap)
 
     def _attach_packets(self) -> None:
-        packets = None if self._transport is None else self._transport.packets
-        if packets is not None and self._intake is not None and self.path is not None and takes_packets(self.path):
-            packets.tap(self._intake.packet)
+        transport, path = self._transport, self.path
+        if transport is not None and self._intake is not None and path is not None and takes_packets(path):
+            self._intake.packets = transport.packets
 
     def _detach(self) -> None:
-        transport, self._transport = self._transport, None
-        if transport is None:
+        intake, transport, self._transport = self._intake, self._transport, None
+        if transport is None or intake is None:
             return
-        transport.audio_in.untap(self._heard)
-        transport.audio_out.untap(self)
+        transport.audio_in.untap(intake.heard)
+        transport.audio_out.untap(intake)
+        intake.packets = None
         for flow, tap in zip((transport.video_in, transport.video_out), self._pictures, strict=False):
             flow.untap(tap)
-        if transport.packets is not None and self._intake is not None:
-            transport.packets.untap(self._intake.packet)
         self._now = transport.audio_out.now
 
-    def _heard(self, frame: AudioFrame) -> None:
-        intake = self._intake
-        if intake is not None:
-            now = self._clock()
-            with self._lock:
-                intake.heard(frame, now)
-                if len(intake.notes) >= WAKE:
-                    self._hand_over(intake)
-
-    def left(self, due: PlayoutFrame, now: float) -> None:
-        """Note a frame that has left."""
-        intake = self._intake
-        if intake is not None:
-            with self._lock:
-                intake.left(due, now)
-                if len(intake.notes) >= WAKE:
-                    self._hand_over(intake)
-
-    def _hand_over(self, intake: Intake) -> None:
-        """Hand a batch to the writer. The writer never holds the lock that is held now.
-
-        If it did, the thread of the media would wait for a thread that the system may have put aside.
-        """
-        taken = intake.take()
-        try:
-            self._batches.put_nowait(taken)
-        except anyio.WouldBlock:
-            if not self.dropped:
-                logger.error("%s: the disk is too slow for its recording; parts of it will be silent", self._name)
-            self.dropped += len(taken.notes)
-
-    def cleared(self, now: float, seconds: float) -> None:
-        """Note that waiting audio was cleared."""
-        if self._intake is not None:
-            with self._lock:
-                self._intake.cleared(now, seconds)
+    def _wake(self) -> None:
+        """Have the writer take what was noted. In the thread of the media."""
+        if self.dropped and not self._slow:
+            self._slow = True
+            logger.error("%s: the disk is too slow for its recording; parts of it will be silent", self._name)
+        self._due.put_nowait(None)
 
     def _shown(self, side: int, frame: av.VideoFrame) -> None:
         intake, waiting = self._intake, self._pictures_waiting
         if intake is not None and len(waiting) < PICTURES:
-            waiting.append((side, frame, self._clock() - self._start))
+            waiting.append((side, frame, intake.clock() - self._start))
             if len(waiting) == PICTURES // 4:
-                with self._lock:
-                    self._hand_over(intake)
+                self._wake()
 
     # -- the writer
 
@@ -295,20 +256,27 @@ class FileRecorder:
             self._closed.set()
 
     def _write_all(self, file: RecordFile) -> None:
-        timeline, pictures, done = file.timeline(), self._pictures_waiting, False
+        timeline, pictures, intake, done = file.timeline(), self._pictures_waiting, self._intake, False
+        assert intake is not None  # noqa: S101
         while not done:
             try:
-                taken, place = self._batches.take_sync(), timeline.place
-            except anyio.EndOfStream:
-                assert self._last is not None  # `stop` came before  # noqa: S101
-                done, taken, place = True, self._last, timeline.finish
+                self._due.take_sync()
+            except anyio.EndOfStream:  # `stop` came before
+                done = True
             except anyio.ClosedResourceError:  # given up: the disk was too slow at the end
                 return
-            with _encoding:
-                data = file.encode(place(taken))
             while pictures:
                 file.show(*pictures.popleft())
-            file.write(data)
+            blocks = timeline.finish(intake.take(self._now)) if done else timeline.place(intake.take())
+            while (data := self._encode(file, blocks)) is not None:
+                file.write(data)
+
+    @staticmethod
+    def _encode(file: RecordFile, blocks: Iterator[Any]) -> Any:
+        """Make the next block, of a second at most, or return None after the last one."""
+        with _encoding:
+            block = next(blocks, None)
+            return None if block is None else file.encode(block)
 
     def _close_file(self, file: RecordFile) -> None:
         try:
@@ -328,7 +296,7 @@ class FileRecorder:
     def abandon(self) -> None:
         """Take no more notes, and forget those that wait. From any thread; idempotent."""
         self._detach()
-        self._batches.close()
+        self._due.close()
 
     def close(self) -> None:
         """Nothing is written any more, or ever was: tell those who wait."""

@@ -7,14 +7,16 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-REACH: Final = 10
-"""Samples on either side that a new one is made of. With a Kaiser window of beta 7, all up to 0.75 of the old Nyquist
-frequency is as it was. Its mirror image is 60 dB down.
-"""
+HALF: Final = (0.62983, -0.192561, 0.096852, -0.052582, 0.02778, -0.013443, 0.005562, -0.001778)
+"""What the samples on either side count in a new one, the nearest first: a half-band filter. The weights come from
+least squares, repeated so that the largest error becomes least. All up to 0.75 of the old Nyquist frequency stays as it
+was, and its mirror image is 69 dB down."""
 
-_AT: Final = np.arange(REACH) + 0.5
-_KERNEL: Final = np.sinc(_AT) * np.i0(7 * np.sqrt(1 - (_AT / REACH) ** 2))
-_HALF: Final = (_KERNEL / (2 * _KERNEL.sum())).astype(np.float32).tolist()
+REACH: Final = len(HALF)
+"""Samples on either side that a new one is made of."""
+
+BLOCK: Final = 24000
+"""Samples that are doubled at once. More would not fit into a processor's second cache (1 MB)."""
 
 
 class Doubler:
@@ -31,22 +33,12 @@ class Doubler:
         """Take some more: int16, shape (1, n), any n; returns int16, shape (1, n')."""
         heard = np.concatenate((self._held, samples[0]))
         n = max(0, heard.shape[0] - 2 * REACH + 1)
-        self._held = heard[n:]
-        if not n:
-            return np.empty((1, 0), np.int16)
-        real = heard.astype(np.float32)
-        between, pair = np.empty(n, np.float32), np.empty(n, np.float32)
-        np.add(real[REACH - 1 : REACH - 1 + n], real[REACH : REACH + n], out=between)
-        between *= _HALF[0]
-        for far in range(1, REACH):
-            np.add(real[REACH - 1 - far : REACH - 1 - far + n], real[REACH + far : REACH + far + n], out=pair)
-            pair *= _HALF[far]
-            between += pair
-        np.rint(between, out=between)
-        np.clip(between, -32768, 32767, out=between)
+        self._held = heard[n:].copy()
         out = np.empty((n, 2), np.int16)
-        out[:, 0] = heard[REACH - 1 : REACH - 1 + n]
-        out[:, 1] = between
+        for begin in range(0, n, BLOCK):
+            block = out[begin : begin + BLOCK]
+            block[:, 0] = heard[begin + REACH - 1 :][: len(block)]
+            block[:, 1] = _between(heard[begin : begin + len(block) + 2 * REACH - 1].astype(np.float32))
         return out.reshape(1, -1)
 
     def flush(self) -> NDArray[np.int16]:
@@ -54,3 +46,16 @@ class Doubler:
         rest = self.feed(np.zeros((1, REACH), np.int16))
         self._held = np.zeros(REACH - 1, np.int16)
         return rest
+
+
+def _between(heard: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What comes between the samples, except for the first and the last `REACH`: shape (n - 2 * REACH + 1,)."""
+    n = heard.shape[0] - 2 * REACH + 1
+    made, pair = np.zeros(n, np.float32), np.empty(n, np.float32)
+    for far, weight in enumerate(HALF):
+        np.add(heard[REACH - 1 - far :][:n], heard[REACH + far :][:n], out=pair)
+        pair *= weight
+        made += pair
+    np.rint(made, out=made)
+    np.maximum(made, -32768, out=made)
+    return np.minimum(made, 32767, out=made)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterable
+from functools import cache
 from typing import Final
 
 SILENCE: Final = b"\xf8\xff\xfe"
@@ -32,11 +33,16 @@ def checksum(page: bytes) -> int:
     return int(f"{mirrored:032b}"[::-1], 2)
 
 
-def delimit(packet: bytes) -> bytes:
-    """Give a packet of one frame the length that all but the last of several streams need (RFC 6716 appendix B)."""
-    size = len(packet) - 1
-    length = bytes((size,)) if size < 252 else bytes((252 + size % 4, (size - 252 - size % 4) // 4))
-    return packet[:1] + length + packet[1:]
+@cache
+def coded_length(size: int) -> bytes:
+    """The length of a frame, which all but the last of several streams need (RFC 6716 appendix B and section 3.2.1)."""
+    return bytes((size,)) if size < 252 else bytes((252 + size % 4, (size - 252 - size % 4) // 4))
+
+
+@cache
+def _lacing(size: int) -> bytes:
+    """The length of a packet, in a page's table (RFC 3533 section 6)."""
+    return b"\xff" * (size // 255) + bytes((size % 255,))
 
 
 class OggOpus:
@@ -56,34 +62,37 @@ class OggOpus:
         # Version 1, two channels, family 1 (Vorbis' order), two streams, none of them coupled: left is 0, right is 1.
         head = struct.pack("<8sBBHIhBBBBB", b"OpusHead", 1, 2, LOOK_AHEAD, self._rate, 0, 1, 2, 0, 0, 1)
         tags = struct.pack("<8sI7sI", b"OpusTags", 7, b"rtcflow", 0)
-        return self._page([head], 0, first=True) + self._page([tags], 0)
+        return self._page(_lacing(len(head)), [head], first=True) + self._page(_lacing(len(tags)), [tags])
 
     def pages(self, packets: Iterable[tuple[bytes, bytes]]) -> bytes:
         """The pages of these packets, each of which has 20 ms of the left and of the right side in one frame."""
         pages: list[bytes] = []
-        page: list[bytes] = []
-        lacing = 0
+        body: list[bytes] = []
+        table: list[bytes] = []
+        count = 0
         for left, right in packets:
-            packet = delimit(left) + right
-            more = len(packet) // 255 + 1
-            if len(page) == _MOST or lacing + more > 255:
-                pages.append(self._page(page, self._granule))
-                page, lacing = [], 0
-            page.append(packet)
-            lacing += more
+            length = coded_length(len(left) - 1)
+            size = len(left) + len(length) + len(right)
+            more = size // 255 + 1
+            if len(table) == _MOST or count + more > 255:
+                pages.append(self._page(b"".join(table), body))
+                body, table, count = [], [], 0
+            body += left[:1], length, left[1:], right
+            table.append(_lacing(size))
+            count += more
             self._granule += _FRAME
-        if page:
-            pages.append(self._page(page, self._granule))
+        if table:
+            pages.append(self._page(b"".join(table), body))
         return b"".join(pages)
 
     def end(self) -> bytes:
         """The last page. It is empty, so it has no position (RFC 3533 section 6)."""
-        return self._page([], 2**64 - 1, last=True)
+        self._granule = 2**64 - 1
+        return self._page(b"", [], last=True)
 
-    def _page(self, packets: list[bytes], granule: int, *, first: bool = False, last: bool = False) -> bytes:
-        lacing = b"".join(b"\xff" * (len(packet) // 255) + bytes((len(packet) % 255,)) for packet in packets)
+    def _page(self, lacing: bytes, body: list[bytes], *, first: bool = False, last: bool = False) -> bytes:
         flags = 2 * first + 4 * last
-        head = struct.pack("<4sBBQIIIB", b"OggS", 0, flags, granule, self._serial, self._count, 0, len(lacing))
+        head = struct.pack("<4sBBQIIIB", b"OggS", 0, flags, self._granule, self._serial, self._count, 0, len(lacing))
         self._count += 1
-        page = b"".join((head, lacing, *packets))
+        page = b"".join((head, lacing, *body))
         return page[:22] + struct.pack("<I", checksum(page)) + page[26:]

@@ -16,14 +16,14 @@ before it is placed, and the frames behind it are looked at:
   samples are then put in or taken out, at most one in `SLEW` samples, until the side is back in place.
 
 The work is split in two. An `Intake` notes each frame as it comes, with a copy of its samples: that is all that the
-thread of the media does. A `Timeline` gets the notes from time to time, in the thread that writes the file. There, the
+thread of the media does. A `Timeline` gets the notes of `BATCH` seconds, in the thread that writes the file. There, the
 same work for many frames costs a third, because the processor's caches hold it.
 
 What comes and leaves as Opus can be recorded as it is, without coding it again. Then the intake notes packets in place
-of samples, and a `PacketTimeline` places them by the same rules. For these a packet is twenty samples at 1000 Hz, whose
-value is the packet's number. Then each packet gets the slot of 20 ms that is nearest. What left goes by the caller's
-error in that: a slot is taken that makes the error of both sides alike. So the sides are nearer to each other than each
-is to its place. That holds also at the moment when a drifting device leaves a slot out.
+of samples, and a `PacketTimeline` places them by the same rules, to the millisecond. Then each packet gets the slot of
+20 ms that is nearest. What left goes by the caller's error in that: a slot is taken that makes the error of both sides
+alike. So the sides are nearer to each other than each is to its place. That holds also at the moment when a drifting
+device leaves a slot out. Packets that follow on each other need one such decision together.
 
 What left has a slot on our own clock (`PlayoutFrame.slot`). Each talkspurt begins exactly at its slot.
 """
@@ -32,7 +32,9 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import deque
-from typing import Any, Final, NamedTuple, cast
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +42,7 @@ from numpy.typing import NDArray
 from ..frames import AudioFormat, AudioFrame
 from .convert import to_channels
 from .doubler import Doubler
+from .packets import LatestPackets
 from .playout import PlayoutFrame
 from .resample import Resampler
 
@@ -106,16 +109,19 @@ class Mark(NamedTuple):
     seconds: float
 
 
-Note = tuple[int, float, int, int, bytes, bool, bool]
-"""A frame, as an `Intake` notes it. In order: its side (0 is the caller's); when it came, or its slot, in seconds on
-the timeline; its rate in Hz; its `pts`; its samples in mono or its packet; whether that is a packet; and whether it
-must be exactly at that time.
-"""
-
-Cut = tuple[int, float]
-"""Stands among the notes: `_CUT`, and the moment to which the side that left is cut."""
-
 _CUT: Final = -1
+"""Stands for a side in the events of a timeline: what left is cut at a moment."""
+
+FIELDS: Final = 6
+"""How many values an `Intake` notes of a frame: when it came, or its slot; its rate in Hz; its `pts`; its samples in
+mono or its packet; whether that is a packet; and whether it must be exactly at that time. A rate of 0 tells that the
+side is cut at that time."""
+
+MOST: Final = 1600
+"""Frames of one side that may wait for the writer: 32 s in frames of 20 ms."""
+
+BATCH: Final = 8.0
+"""Seconds after which the writer is told. Each time, it finds the processor's caches used by others."""
 
 
 class _Stretch:
@@ -131,35 +137,18 @@ class _Stretch:
         least: The least delay of a frame: how much later it came than its media time. `last` is that of the last one.
     """
 
-    __slots__ = ("end", "fresh", "last", "least", "most", "packets", "parts", "pts", "rate", "times", "until")
+    __slots__ = ("end", "fresh", "last", "least", "packets", "parts", "pts", "rate", "times")
 
-    def __init__(self, note: Note) -> None:
-        _, at, self.rate, self.pts, part, self.packets, self.fresh = note
-        self.end = self.pts + (self.rate // UNITS if self.packets else len(part) // 2)
-        self.most, self.until = self.pts + self.rate * STRETCH, at + STRETCH
-        self.last = self.least = at - self.pts / self.rate
-        self.parts, self.times = [part], [at]
-
-    def follow(self, note: Note) -> bool:
-        """Add a frame, if it belongs to this stretch."""
-        _, at, rate, pts, part, packets, fresh = note
-        delay = at - pts / rate
-        if (
-            fresh
-            or pts != self.end
-            or rate != self.rate
-            or packets is not self.packets
-            or pts >= self.most
-            or at >= self.until
-            or delay - self.last >= PAUSE
-        ):
-            return False
-        self.parts.append(part)
-        self.times.append(at)
-        self.end = pts + (rate // UNITS if packets else len(part) // 2)
-        self.last = delay
-        self.least = min(self.least, delay)
-        return True
+    def __init__(self, rate: int, pts: int, packets: bool, fresh: bool) -> None:  # noqa: FBT001
+        self.rate: int = rate
+        self.pts: int = pts
+        self.packets: bool = packets
+        self.fresh: bool = fresh
+        self.end: int = pts
+        self.last: float = float("inf")
+        self.least: float = self.last
+        self.parts: list[bytes] = []
+        self.times: list[float] = []
 
     def cut(self, moment: float) -> None:
         """Forget the frames that begin after `moment`."""
@@ -176,29 +165,6 @@ class _Stretch:
     def samples(self) -> NDArray[np.int16]:
         """All samples, shape (n,)."""
         return np.frombuffer(b"".join(self.parts), np.int16)
-
-
-class _Numbers:
-    """A stretch whose frames have become pieces of 20 ms, each of which has a number: what a `_Side` is to place."""
-
-    def __init__(self, stretch: _Stretch, numbers: NDArray[np.int16]) -> None:
-        self.rate, self.fresh = GRID, stretch.fresh
-        self.pts = round(stretch.pts * GRID / stretch.rate)
-        phase = stretch.pts / stretch.rate - self.pts / GRID
-        self.last, self.least = stretch.last + phase, stretch.least + phase
-        times, count = stretch.times, numbers.shape[0]
-        self.times = [times[index * len(times) // count] for index in range(count)]
-        size = round((stretch.pts + stretch.size) * GRID / stretch.rate) - self.pts
-        self._samples = np.repeat(numbers, SLOT)[:size]
-
-    def cut(self, moment: float) -> None:
-        """Forget the pieces that begin after `moment`."""
-        del self.times[bisect_right(self.times, moment) :]
-        self._samples = self._samples[: SLOT * len(self.times)]
-
-    def samples(self) -> NDArray[np.int16]:
-        """The number of the piece in each millisecond, shape (n,)."""
-        return self._samples
 
 
 def _mono(samples: NDArray[np.int16]) -> bytes:
@@ -228,20 +194,25 @@ class _Least:
 
 
 class _Side:
-    """One side of the call: the samples placed so far, from `base` on, and the stretches that wait.
+    """One side of the call: the stretches that wait, and where each of them belongs.
 
     Args:
-        rate: Hz, of what is placed.
+        rate: Hz, of the positions.
         deadband: Seconds by which it may be off.
         slots: Whether the frames' times are slots on our own clock. Then nothing is to be found out about their origin.
+        unit: Hz, of what is put in or left out while it is moved. By default samples of the frames.
+
+    Attributes:
+        end: The position behind all that is placed.
+        lost: Samples that were placed too far back.
     """
 
-    def __init__(self, rate: int, deadband: float, *, slots: bool) -> None:
-        self.rate, self._deadband, self._slots = rate, deadband, slots
-        self.lost = 0  # samples that were placed too far back
-        self.end = self._base = 0
-        self._parts: list[NDArray[np.int16]] = []
-        self._waiting: deque[_Stretch | _Numbers] = deque()
+    def __init__(self, rate: int, deadband: float, *, slots: bool, unit: int | None = None) -> None:
+        self.rate: int = rate
+        self._deadband, self._slots, self._unit = deadband, slots, unit
+        self.lost: int = 0
+        self.end: int = 0
+        self._waiting: deque[_Stretch] = deque()
         self._recent = _Least()
         self._last = float("-inf")  # the delay of the frame placed last
         self._anchor: tuple[int, int, int] | None = None  # rate, pts, and the position of that pts
@@ -249,9 +220,17 @@ class _Side:
         self._slewing = self._finishing = False
         self._since_slew = 0
         self._run_at = 0  # where the next samples belong
-        self._resampler: Resampler | Doubler | None = None
 
-    def add(self, stretch: _Stretch | _Numbers) -> None:
+    def _begin_run(self, rate: int, position: int) -> None:
+        """The next stretch does not follow on the one before."""
+        raise NotImplementedError
+
+    def _put(self, stretch: _Stretch, steps: int) -> None:
+        """Place a stretch at the end of the run, and make it longer by `steps` units, or shorter by them."""
+        raise NotImplementedError
+
+    def add(self, stretch: _Stretch) -> None:
+        """Take a stretch, to place it later."""
         self.place(stretch.times[0] - HOLD)  # before: so it does not matter when blocks are taken
         self._waiting.append(stretch)
 
@@ -273,9 +252,9 @@ class _Side:
         rate, begin, position = self._anchor
         return position + (pts - begin) * self.rate // rate
 
-    def _place(self, stretch: _Stretch | _Numbers, least: float) -> None:
+    def _place(self, stretch: _Stretch, least: float) -> None:
         rate, pts, at, fresh = stretch.rate, stretch.pts, stretch.times[0], stretch.fresh
-        samples, media = stretch.samples(), pts / rate
+        media = pts / rate
         anchor = self._anchor
         if anchor is None or fresh or anchor[0] != rate or pts < self._next:
             self._begin(rate, pts, at if fresh else least + media)
@@ -291,13 +270,9 @@ class _Side:
             self._recent.forget(at - WINDOW)
             self._recent.add(at, stretch.least)
         assert self._anchor is not None  # noqa: S101
-        self._next = pts + samples.shape[0]
+        self._next = pts + stretch.size
         off = min(least, self._recent.get(least)) + media - self._position(pts) / self.rate
-        if self._slewing or abs(off) > self._deadband:
-            samples = self._slew(samples, off)
-        if self._resampler is not None:
-            samples = self._resampler.feed(samples[np.newaxis])[0]
-        self._put(samples)
+        self._put(stretch, self._steps(rate, stretch.size, off) if self._slewing or abs(off) > self._deadband else 0)
 
     def _begin(self, rate: int, pts: int, at: float) -> None:
         """Let this side's media time begin again: `pts` is at `at` seconds."""
@@ -306,29 +281,39 @@ class _Side:
         self._slewing = False
         self._begin_run(rate, self._anchor[2])
 
-    def _slew(self, samples: NDArray[np.int16], off: float) -> NDArray[np.int16]:
-        """Make it longer or shorter by as many samples as are due: one, if it is short. Samples are interpolated."""
+    def _steps(self, rate: int, size: int, off: float) -> int:
+        """By how many units a stretch of `size` is to be longer, or shorter. It is one, if the stretch is short."""
         assert self._anchor is not None  # noqa: S101
-        rate, begin, position = self._anchor
-        n = samples.shape[0]
+        _, begin, position = self._anchor
+        unit = self._unit or rate
+        n = size * unit // rate
         if not self._slewing:
             self._slewing, self._since_slew = True, SLEW
-        if abs(off) <= 0.5 / rate:
+        if abs(off) <= 0.5 / unit:
             self._slewing = False
         self._since_slew += n
-        steps = min(self._since_slew // SLEW, round(abs(off) * rate))
+        steps = min(self._since_slew // SLEW, round(abs(off) * unit))
         if not self._slewing or not steps or n < 2 * steps:
-            return samples
+            return 0
         self._since_slew = 0
         more = steps if off > 0 else -steps
-        self._anchor = (rate, begin - more, position)
-        at = np.linspace(0, n - 1, n + more)
-        if rate == GRID:
-            return samples[np.rint(at).astype(np.intp)]
-        stretched: NDArray[np.int16] = np.rint(np.interp(at, np.arange(n), samples)).astype(np.int16)
-        return stretched
+        self._anchor = (rate, begin - more * rate // unit, position)
+        return more
 
-    # -- a run: samples that follow on each other, and go through one resampler
+    def finish(self) -> None:
+        """Place all that waits. No more will come."""
+        self._finishing = True  # too little is known of the last frames' lateness
+        self.place(float("inf"))
+
+
+class _SampleSide(_Side):
+    """A side whose samples are placed. Those that follow on each other are a run, and go through one resampler."""
+
+    def __init__(self, rate: int, *, slots: bool) -> None:
+        super().__init__(rate, DEADBAND, slots=slots)
+        self._raw: list[bytes] = []  # the end of the run, at its own rate: long pieces are converted in half the time
+        self._parts: list[NDArray[np.int16]] = []  # samples that are placed and not taken
+        self._resampler: Resampler | Doubler | None = None
 
     def _begin_run(self, rate: int, position: int) -> None:
         self._end_run()
@@ -338,11 +323,30 @@ class _Side:
             self._resampler = Doubler() if doubles else Resampler(AudioFormat(rate), AudioFormat(self.rate))
 
     def _end_run(self) -> None:
+        self._convert()
         if self._resampler is not None:
-            self._put(self._resampler.flush()[0])
+            self._add(self._resampler.flush()[0])
             self._resampler = None
 
-    def _put(self, samples: NDArray[np.int16]) -> None:
+    def _put(self, stretch: _Stretch, steps: int) -> None:
+        if steps:
+            samples = stretch.samples()
+            n = samples.shape[0]
+            interpolated = np.interp(np.linspace(0, n - 1, n + steps), np.arange(n), samples)
+            self._raw.append(np.rint(interpolated).astype(np.int16).tobytes())
+        else:
+            self._raw += stretch.parts
+
+    def _convert(self, until: float = float("inf")) -> None:
+        """Place what has come of the run, up to `until`."""
+        done = 0
+        while self.end <= until and done < len(self._raw):
+            samples = np.frombuffer(b"".join(self._raw[done : done + UNITS]), np.int16)
+            self._add(samples if self._resampler is None else self._resampler.feed(samples[np.newaxis])[0])
+            done += UNITS
+        del self._raw[:done]
+
+    def _add(self, samples: NDArray[np.int16]) -> None:
         position = self._run_at
         self._run_at += samples.shape[0]
         if position > self.end:
@@ -355,7 +359,8 @@ class _Side:
         self.end += samples.shape[0]
 
     def take(self, until: int, out: NDArray[np.int16]) -> None:
-        """Write the samples from `base` to `until` into `out`, shape (until - base,); `base` is `until` then."""
+        """Write the samples up to `until`, that were not taken before, into `out`."""
+        self._convert(until)
         if self.end < until and self._resampler is not None:
             self._end_run()  # what the filter holds belongs here; what follows begins a new run
             self._next = -1
@@ -372,290 +377,76 @@ class _Side:
                 break
         else:
             self._parts = []
-        self._base = until
 
     def finish(self) -> None:
-        self._finishing = True  # too little is known of the last frames' lateness
-        self.place(float("inf"))
+        super().finish()
         self._end_run()
-
-
-class Taken(NamedTuple):
-    """What an `Intake` has noted, for a `Timeline`.
-
-    Attributes:
-        notes: In order.
-        now: The latest moment that the intake knows of, in seconds on the timeline.
-    """
-
-    notes: list[Note | Cut]
-    now: float
-
-
-class Intake:
-    """Notes what the caller said and what left for the caller.
-
-    `now` and slots are seconds on one clock, the same for both sides. Nothing here takes longer than some microseconds.
-
-    Args:
-        start: When the recording begins. Audio from before is left out.
-
-    Attributes:
-        marks: Where audio was cleared.
-        notes: What waits to be taken.
-    """
-
-    def __init__(self, start: float) -> None:
-        self.marks: list[Mark] = []
-        self.notes: list[Note | Cut] = []
-        self._start = self._now = start
-        self._cleared = float("-inf")
-        self._packets: tuple[dict[int, bytes], dict[int, bytes]] = {}, {}  # by pts, of frames that are still to come
-        self._lost = b""  # stands for a lost packet of the caller's
-
-    def packet(self, side: int, pts: int, payload: bytes) -> None:
-        """Note the Opus packet of the next frame of that side, which has that pts. From any thread."""
-        packets = self._packets[side]
-        if len(packets) >= UNITS:  # frames that were cleared
-            packets.clear()
-        packets[pts] = payload
-
-    def _packet_of(self, side: int, frame: AudioFrame) -> bytes | None:
-        """The packet of `frame`, if it can be used: it holds 20 ms in one piece (RFC 6716 section 3.2.2)."""
-        packet = self._packets[side].pop(frame.pts, None)
-        fits = frame.samples.shape[1] * UNITS == frame.sample_rate
-        if packet:
-            return packet if fits and not packet[0] & 3 and len(packet) <= LONGEST else None
-        return self._lost if fits and frame.concealed and self._lost else None
-
-    def heard(self, frame: AudioFrame, now: float) -> None:
-        """The caller's `frame` has come."""
-        samples, rate, pts, _ = frame
-        packet = None
-        if self._packets[0] or self._lost:
-            packet = self._packet_of(0, frame)
-            self._lost = packet[:1] if packet else b""
-        self._now = max(self._now, now)
-        part = _mono(samples) if packet is None else packet
-        self.notes.append((0, now - self._start, rate, pts, part, packet is not None, False))
-
-    def left(self, due: PlayoutFrame, now: float) -> None:
-        """A frame has left for the caller at `now`."""
-        frame, fresh, _, slot = due
-        samples, rate, pts, _ = frame
-        packet = self._packet_of(1, frame) if self._packets[1] else None
-        self._now = max(self._now, now)
-        if not now <= self._cleared < slot:
-            part = _mono(samples) if packet is None else packet
-            self.notes.append((1, slot - self._start, rate, pts, part, packet is not None, fresh))
-
-    def cleared(self, now: float, seconds: float) -> None:
-        """What waited for the caller was cleared, and so was what had left before its time (telephone)."""
-        self._now = self._cleared = max(self._now, now)
-        self.notes.append((_CUT, now - self._start))
-        if seconds:
-            self.marks.append(Mark(now - self._start, seconds))
-
-    def take(self, now: float | None = None) -> Taken:
-        """What was noted since the last call; the recording ends at `now`."""
-        notes, self.notes = self.notes, []
-        return Taken(notes, (self._now if now is None else max(self._now, now)) - self._start)
-
-
-class _Gatherer:
-    """Makes stretches of notes."""
-
-    def __init__(self) -> None:
-        self._open: list[_Stretch | None] = [None, None]
-
-    def gather(self, taken: Taken, *, last: bool = False) -> list[tuple[int, Any]]:
-        """Return what is finished, in order: a side and its stretch, or a `Cut`. With `last`, everything is."""
-        finished: list[tuple[int, Any]] = []
-        streams = self._open
-        for note in taken.notes:
-            side = note[0]
-            if side == _CUT:
-                self._finish(1, finished)
-                finished.append(cast("Cut", note))
-                continue
-            stretch = streams[side]
-            if stretch is None or not stretch.follow(cast("Note", note)):
-                self._finish(side, finished)
-                streams[side] = _Stretch(cast("Note", note))
-        for side, stretch in enumerate(streams):
-            if stretch is not None and (last or stretch.times[-1] <= taken.now - HOLD):
-                self._finish(side, finished)
-        return finished
-
-    def _finish(self, side: int, finished: list[tuple[int, Any]]) -> None:
-        stretch, self._open[side] = self._open[side], None
-        if stretch is not None:
-            finished.append((side, stretch))
-
-
-class Timeline:
-    """Places what an `Intake` has noted, and gives both sides as stereo.
-
-    Args:
-        sample_rate: Hz, of the recording. Other rates are converted.
-        deadband: Seconds by which the caller's side may be off.
-    """
-
-    def __init__(self, sample_rate: int, deadband: float = DEADBAND) -> None:
-        self.sample_rate: int = sample_rate
-        self._gatherer = _Gatherer()
-        self._sides = _Side(sample_rate, deadband, slots=False), _Side(sample_rate, deadband, slots=True)
-        self._taken = 0
-        self._block = np.empty((0, 2), np.int16)  # used again: fresh memory must be cleared first
-
-    @property
-    def lost(self) -> int:
-        """Samples that are missing because there was no place for them, or they came too late."""
-        return sum(side.lost for side in self._sides)
-
-    def place(self, taken: Taken) -> NDArray[np.int16]:
-        """Return what is settled since the last call: int16, shape (2, n), n maybe 0; the caller first.
-
-        It is good until the next call.
-        """
-        return self.place_stretches(self._gatherer.gather(taken), taken.now)
-
-    def place_stretches(self, events: list[tuple[int, Any]], now: float) -> NDArray[np.int16]:
-        """As `place`, for what a `_Gatherer` has finished."""
-        self._add(events)
-        for side in self._sides:
-            side.place(now - SILENT)
-        return self._take(int((now - REACH) * self.sample_rate))
-
-    def finish(self, taken: Taken) -> NDArray[np.int16]:
-        """Return the rest, up to `taken.now` and to the end of frames that have begun by then; no more may come."""
-        return self.finish_stretches(self._gatherer.gather(taken, last=True), taken.now)
-
-    def finish_stretches(self, events: list[tuple[int, Any]], now: float) -> NDArray[np.int16]:
-        """As `finish`, for what a `_Gatherer` has finished."""
-        self._add(events)
-        for side in self._sides:
-            side.finish()
-        until = round(now * self.sample_rate)
-        last = max(side.end for side in self._sides)
-        return self._take(max(until, min(last, until + round(LEAP * self.sample_rate))))
-
-    def _add(self, events: list[tuple[int, Any]]) -> None:
-        for side, what in events:
-            if side == _CUT:
-                self._sides[1].drop_after(what)
-            else:
-                self._sides[side].add(what)
-
-    def _take(self, until: int) -> NDArray[np.int16]:
-        n = max(0, until - self._taken)
-        if n > len(self._block):
-            self._block = np.empty((n, 2), np.int16)
-        out = self._block[:n].T  # interleaved, as files want it
-        if n:
-            for side, row in zip(self._sides, out, strict=True):
-                side.take(until, row)
-            self._taken = until
-        return out
 
 
 Piece = bytes | AudioFrame | None
 """20 ms of one side: a packet of Opus, audio of which there is no packet, or silence."""
 
 
-class _Row:
-    """The pieces of one side, on their way from their moments to slots.
+class _PacketSide(_Side):
+    """A side whose pieces of 20 ms are placed, and go from their places to slots.
 
     Attributes:
-        error: Milliseconds by which the last piece lies behind its moment.
+        error: Milliseconds by which the last piece lies behind its place.
     """
 
-    def __init__(self) -> None:
-        self.error = 0
-        self._pieces: dict[int, Piece] = {}
-        self._next = 1  # 0 is silence
-        self._number = self._begin = 0  # of the piece that the last sample belongs to
-        self._waiting: deque[tuple[int, Piece]] = deque()
+    def __init__(self, *, slots: bool) -> None:
+        super().__init__(GRID, FINE, slots=slots, unit=GRID)
+        self.error: int = 0
+        self._runs: deque[tuple[int, list[Piece]]] = deque()  # pieces that follow on each other, and the first place
         self._running = False  # the slot before has a piece
 
-    def number(self, pieces: list[Piece]) -> NDArray[np.int16]:
-        """Keep pieces under numbers of their own. Few numbers are in use at a time."""
-        first = self._next
-        if first + len(pieces) > np.iinfo(np.int16).max:
-            first = 1
-        self._next = first + len(pieces)
-        self._pieces.update(enumerate(pieces, first))
-        return np.arange(first, first + len(pieces), dtype=np.int16)
+    def _begin_run(self, rate: int, position: int) -> None:  # noqa: ARG002
+        self._run_at = position
 
-    def add(self, numbers: NDArray[np.int16], begin: int) -> None:
-        """Take the numbers of some more milliseconds, from `begin` on."""
-        changes = np.flatnonzero(np.diff(numbers, prepend=np.int16(self._number)))
-        for at, number in zip((changes + begin).tolist(), numbers[changes].tolist(), strict=True):
-            self.end_piece(at)
-            self._number, self._begin = number, at
+    def _put(self, stretch: _Stretch, steps: int) -> None:
+        position = self._run_at
+        self._run_at = position + stretch.size * GRID // stretch.rate + steps
+        pieces: list[Piece] = [*stretch.parts] if stretch.packets else _cut_up(stretch)
+        late = max(0, self.end - position + SLOT // 2 - 1) // SLOT  # those of which half is covered
+        if late:
+            self.lost += min(late, len(pieces)) * SLOT
+            pieces, position = pieces[late:], position + late * SLOT
+        self.end = max(self.end, self._run_at)
+        if not pieces:
+            return
+        if self._runs and (run := self._runs[-1])[0] + len(run[1]) * SLOT == position:
+            run[1].extend(pieces)
+        else:
+            self._runs.append((position, pieces))
 
-    def end_piece(self, at: int) -> None:
-        """The last piece ends there. Less than half of one does not count."""
-        piece = self._pieces.pop(self._number, None)
-        if piece is not None and at - self._begin >= SLOT // 2:
-            self._waiting.append((self._begin, piece))
+    def look(self, slot: int, error: int, most: int) -> tuple[int, list[Piece] | None]:
+        """Find what belongs into the slots from that one on, if pieces are to be behind their places by `error`.
 
-    def take(self, slot: int, error: int) -> Piece:
-        """Return what belongs into the slot that begins there, if pieces are to be behind their moments by `error`."""
-        waiting, aim = self._waiting, slot - error
-        while waiting and aim - waiting[0][0] > SLOT // 2 + SLACK:
-            waiting.popleft()
-        self._running = bool(waiting) and waiting[0][0] - aim <= SLOT // 2 + (SLACK if self._running else 0)
-        if not self._running:
-            return None
-        moment, piece = waiting.popleft()
-        self.error = slot - moment
-        return piece
+        Returns:
+            For how many slots it is known, 1 to `most`, and a list that begins with their pieces; None for silence.
+        """
+        runs, aim, bound = self._runs, slot - error, SLOT // 2 + SLACK
+        while runs and aim - runs[0][0] > bound:
+            self._drop(-(-(aim - runs[0][0] - bound) // SLOT))
+        if not runs:
+            return most, None
+        place, pieces = runs[0]
+        gap = place - aim
+        if gap > (bound if self._running else SLOT // 2):
+            return min(most, max(1, -(-(gap - SLOT // 2) // SLOT))), None
+        self.error = slot - place
+        return min(most, len(pieces)), pieces
 
+    def used(self, count: int, pieces: list[Piece] | None) -> None:
+        """So many slots have got what `look` has found."""
+        self._running = pieces is not None
+        if pieces is not None:
+            self._drop(count)
 
-class PacketTimeline:
-    """As a `Timeline`, but gives packets, as far as there are any.
-
-    The caller's are at most 16 ms off their places, and so is what left from its place beside the caller's.
-    """
-
-    def __init__(self) -> None:
-        self._gatherer = _Gatherer()
-        self._timeline = Timeline(GRID, FINE)
-        self._rows = _Row(), _Row()
-        self._known = self._given = 0  # milliseconds
-
-    def place(self, taken: Taken) -> list[tuple[Piece, Piece]]:
-        """Return what is settled since the last call: for each 20 ms, the caller's piece and what left."""
-        events = self._number_all(self._gatherer.gather(taken))
-        self._add(self._timeline.place_stretches(events, taken.now))
-        return self._take(self._known - 3 * SLOT)  # a piece is known when the next one begins
-
-    def finish(self, taken: Taken) -> list[tuple[Piece, Piece]]:
-        """As `Timeline.finish`."""
-        events = self._number_all(self._gatherer.gather(taken, last=True))
-        self._add(self._timeline.finish_stretches(events, taken.now))
-        for row in self._rows:
-            row.end_piece(self._known)
-        return self._take(self._known)
-
-    def _number_all(self, events: list[tuple[int, Any]]) -> list[tuple[int, Any]]:
-        return [(side, what if side == _CUT else self._number(self._rows[side], what)) for side, what in events]
-
-    @staticmethod
-    def _number(row: _Row, stretch: _Stretch) -> _Numbers:
-        return _Numbers(stretch, row.number(list(stretch.parts) if stretch.packets else _cut_up(stretch)))
-
-    def _add(self, numbers: NDArray[np.int16]) -> None:
-        for row, its in zip(self._rows, numbers, strict=True):
-            row.add(its, self._known)
-        self._known += numbers.shape[1]
-
-    def _take(self, until: int) -> list[tuple[Piece, Piece]]:
-        ours, theirs = self._rows
-        slots = range(self._given, until, SLOT)
-        self._given += SLOT * len(slots)
-        return [(ours.take(slot, 0), theirs.take(slot, ours.error)) for slot in slots]
+    def _drop(self, count: int) -> None:
+        place, pieces = self._runs.popleft()
+        if count < len(pieces):
+            self._runs.appendleft((place + count * SLOT, pieces[count:]))
 
 
 def _cut_up(stretch: _Stretch) -> list[Piece]:
@@ -667,3 +458,290 @@ def _cut_up(stretch: _Stretch) -> list[Piece]:
             piece = np.pad(piece, ((0, 0), (0, size - piece.shape[1])))
         pieces.append(AudioFrame(piece, stretch.rate, 0))
     return pieces
+
+
+class Taken(NamedTuple):
+    """What an `Intake` has noted, for a `Timeline`.
+
+    Attributes:
+        notes: Of both sides, the caller's first: `FIELDS` values for each frame, in order.
+        start: When the recording began, on the clock of the notes.
+        now: The latest moment that the intake knows of, on that clock.
+    """
+
+    notes: tuple[list[Any], list[Any]]
+    start: float
+    now: float
+
+
+class Intake:
+    """Notes what the caller said and what left for the caller.
+
+    A note is a few values at the end of a list, so that a frame costs a microsecond. There are no objects for the
+    garbage collector to follow, however many notes wait. No lock is taken. Each side is noted under the lock of the
+    queue that it passes; another thread may take what was noted, because lists are extended and cut in one step.
+
+    Args:
+        clock: See there. The recording begins now. Audio from before is left out.
+        first: Seconds until `wake` is called first.
+        wake: Called each `BATCH` seconds then, and for each frame that finds no room, in the thread that notes.
+
+    Attributes:
+        clock: That of the frames' arrival, and of slots, in seconds.
+        packets: The packets of both sides, or None: then samples are noted.
+        marks: Where audio was cleared.
+        dropped: Frames that were not noted, because `MOST` waited.
+    """
+
+    def __init__(self, clock: Callable[[], float], first: float, wake: Callable[[], object]) -> None:
+        self.clock: Callable[[], float] = clock
+        self.packets: LatestPackets | None = None
+        self.marks: list[Mark] = []
+        self.dropped: int = 0
+        self._start = self._now = start = clock()
+        self._wake, self._due = wake, start + first
+        self._heard: list[Any] = []
+        self._left: list[Any] = []
+        self._cleared = float("-inf")
+        self._packet: bytes | None = None  # the caller's last one
+
+    def heard(self, frame: AudioFrame) -> None:
+        """The caller's `frame` has come."""
+        now, notes, packets = self.clock(), self._heard, self.packets
+        samples, rate, pts, _ = frame
+        self._now = now
+        if len(notes) >= MOST * FIELDS:
+            self._drop()
+        elif packets is not None and (packet := self._packet_of(packets, frame)):
+            notes.extend((now, rate, pts, packet, True, False))
+        else:
+            notes.extend((now, rate, pts, _mono(samples), False, False))
+        if now >= self._due:
+            self._due = now + BATCH
+            self._wake()
+
+    def _packet_of(self, packets: LatestPackets, frame: AudioFrame) -> bytes | None:
+        """The packet of the frame that has come, if it can be used; what stands for a lost one, if it was made up."""
+        packet, last = packets.received, self._packet
+        if frame.samples.shape[1] * UNITS != frame.sample_rate:
+            packet = None
+        elif packet is None:
+            return last and last[:1] if frame.concealed else None
+        self._packet = packet = packet if packet and _fits(packet) else None
+        return packet
+
+    def left(self, due: PlayoutFrame, now: float) -> None:
+        """A frame has left for the caller at `now`."""
+        frame, fresh, _, slot = due
+        samples, rate, pts, _ = frame
+        notes, packets = self._left, self.packets
+        self._now = now
+        if now <= self._cleared < slot:
+            return
+        if len(notes) >= MOST * FIELDS:
+            self._drop()
+        elif packets is not None and packets.sent_pts == pts and _fits(packets.sent):
+            notes.extend((slot, rate, pts, packets.sent, True, fresh))
+        else:
+            notes.extend((slot, rate, pts, _mono(samples), False, fresh))
+        if now >= self._due:
+            self._due = now + BATCH
+            self._wake()
+
+    def cleared(self, now: float, seconds: float) -> None:
+        """What waited for the caller was cleared, and so was what had left before its time (telephone)."""
+        self._now = self._cleared = now
+        if len(self._left) < MOST * FIELDS:
+            self._left.extend((now, 0, 0, b"", False, False))
+        if seconds:
+            self.marks.append(Mark(now - self._start, seconds))
+
+    def _drop(self) -> None:
+        self.dropped += 1
+        self._wake()
+
+    def take(self, now: float | None = None) -> Taken:
+        """What was noted since the last call; the recording ends at `now`. In one thread at a time."""
+        until = self._now if now is None else max(self._now, now)  # first: what is noted later may be later
+        return Taken((_cut_off(self._heard), _cut_off(self._left)), self._start, until)
+
+
+def _cut_off(notes: list[Any]) -> list[Any]:
+    """Take all that is there out of a list that others extend."""
+    taken = notes[:]
+    del notes[: len(taken)]
+    return taken
+
+
+def _fits(packet: bytes) -> bool:
+    """Whether a packet of 20 ms can be taken as it is: it is in one piece (RFC 6716 section 3.2.2)."""
+    return 0 < len(packet) <= LONGEST and not packet[0] & 3
+
+
+class _Gatherer:
+    """Makes stretches of notes."""
+
+    def __init__(self) -> None:
+        self._open: list[_Stretch | None] = [None, None]
+
+    def gather(self, taken: Taken, *, last: bool = False) -> list[tuple[int, Any]]:
+        """Return what is finished, in order: a side and its stretch, or `_CUT` and a moment. With `last`, all of it."""
+        finished: list[tuple[int, Any]] = []
+        for side, notes in enumerate(taken.notes):
+            stretch = self._follow(side, notes, taken.start, finished)
+            if stretch is not None and (last or stretch.times[-1] <= taken.now - taken.start - HOLD):
+                finished.append((side, stretch))
+                stretch = None
+            self._open[side] = stretch
+        return finished
+
+    def _follow(self, side: int, notes: list[Any], start: float, finished: list[tuple[int, Any]]) -> _Stretch | None:
+        """Add what is finished of one side to `finished`, and return the stretch that is still open."""
+        stretch, each = self._open[side], iter(notes)
+        until = most = 0.0
+        if stretch is not None:
+            until, most = stretch.times[0] + STRETCH, stretch.pts + stretch.rate * STRETCH
+        for at, rate, pts, part, packet, fresh in zip(each, each, each, each, each, each, strict=True):
+            if not rate:
+                if stretch is not None:
+                    finished.append((side, stretch))
+                    stretch = None
+                finished.append((_CUT, at - start))
+                continue
+            at -= start  # noqa: PLW2901
+            delay = at - pts / rate
+            if (
+                stretch is None
+                or fresh
+                or pts != stretch.end
+                or rate != stretch.rate
+                or packet is not stretch.packets
+                or pts >= most
+                or at >= until
+                or delay - stretch.last >= PAUSE
+            ):
+                if stretch is not None:
+                    finished.append((side, stretch))
+                stretch = _Stretch(rate, pts, packet, fresh)
+                until, most = at + STRETCH, pts + rate * STRETCH
+            stretch.parts.append(part)
+            stretch.times.append(at)
+            stretch.end = pts + (rate // UNITS if packet else len(part) // 2)
+            stretch.last = delay
+            if delay < stretch.least:  # noqa: PLR1730  quicker than `min`
+                stretch.least = delay
+        return stretch
+
+
+class _BothSides:
+    """Places what an `Intake` has noted.
+
+    Attributes:
+        sides: The caller, and what left.
+    """
+
+    def __init__(self, ours: _Side, theirs: _Side) -> None:
+        self._gatherer = _Gatherer()
+        self._sides = ours, theirs
+
+    @property
+    def lost(self) -> int:
+        """Samples that are missing because there was no place for them, or they came too late."""
+        return sum(side.lost for side in self._sides)
+
+    def _place(self, taken: Taken) -> float:
+        """Returns up to where nothing changes any more, in seconds."""
+        self._add(self._gatherer.gather(taken))
+        now = taken.now - taken.start
+        for side in self._sides:
+            side.place(now - SILENT)
+        return now - REACH
+
+    def _finish(self, taken: Taken) -> float:
+        """Returns the end of the recording: frames that have begun by `taken.now` are whole."""
+        self._add(self._gatherer.gather(taken, last=True))
+        for side in self._sides:
+            side.finish()
+        now, rate = taken.now - taken.start, self._sides[0].rate
+        last = max(side.end for side in self._sides) / rate
+        return max(now, min(last, now + LEAP))
+
+    def _add(self, events: list[tuple[int, Any]]) -> None:
+        for side, what in events:
+            if side == _CUT:
+                self._sides[1].drop_after(what)
+            else:
+                self._sides[side].add(what)
+
+
+class Timeline(_BothSides):
+    """Places what an `Intake` has noted, and gives both sides as stereo.
+
+    Args:
+        sample_rate: Hz, of the recording. Other rates are converted.
+    """
+
+    def __init__(self, sample_rate: int) -> None:
+        self._rows = _SampleSide(sample_rate, slots=False), _SampleSide(sample_rate, slots=True)
+        super().__init__(*self._rows)
+        self.sample_rate: int = sample_rate
+        self._taken = 0
+        self._block = np.empty((sample_rate, 2), np.int16)  # used again: fresh memory must be cleared first
+
+    def place(self, taken: Taken) -> Iterator[NDArray[np.int16]]:
+        """Give what is settled since the last call, in blocks: int16, shape (2, n), the caller first.
+
+        A block is good until the next one is asked for. Take them all.
+        """
+        yield from self._take(int(self._place(taken) * self.sample_rate))
+
+    def finish(self, taken: Taken) -> Iterator[NDArray[np.int16]]:
+        """Give the rest, up to `taken.now` and to the end of frames that have begun by then; no more may come."""
+        yield from self._take(round(self._finish(taken) * self.sample_rate))
+
+    def _take(self, until: int) -> Iterator[NDArray[np.int16]]:
+        for begin in range(self._taken, until, self.sample_rate):
+            self._taken = end = min(until, begin + self.sample_rate)
+            out = self._block[: end - begin].T  # interleaved, as files want it
+            for side, row in zip(self._rows, out, strict=True):
+                side.take(end, row)
+            yield out
+
+
+class PacketTimeline(_BothSides):
+    """As a `Timeline`, but gives packets, as far as there are any.
+
+    The caller's are at most 16 ms off their places, and so is what left from its place beside the caller's.
+    """
+
+    def __init__(self) -> None:
+        self._rows = _PacketSide(slots=False), _PacketSide(slots=True)
+        super().__init__(*self._rows)
+        self._given = 0  # milliseconds
+
+    def place(self, taken: Taken) -> Iterator[list[tuple[Piece, Piece]]]:
+        """Give what is settled since the last call: for each 20 ms, the caller's piece and what left."""
+        until = int(self._place(taken) * GRID)
+        for side in self._rows:
+            side.end = max(side.end, until)
+        yield self._take(until - 2 * SLOT)  # a piece behind a slot may belong there
+
+    def finish(self, taken: Taken) -> Iterator[list[tuple[Piece, Piece]]]:
+        """As `Timeline.finish`."""
+        yield self._take(round(self._finish(taken) * GRID))
+
+    def _take(self, until: int) -> list[tuple[Piece, Piece]]:
+        ours, theirs = self._rows
+        pairs: list[tuple[Piece, Piece]] = []
+        left = -(-max(0, until - self._given) // SLOT)
+        while left:
+            slot = self._given
+            count, heard = ours.look(slot, 0, left)
+            count, said = theirs.look(slot, ours.error, count)
+            silence = [None] * count
+            pairs += islice(zip(heard or silence, said or silence, strict=False), count)
+            ours.used(count, heard)
+            theirs.used(count, said)
+            left -= count
+            self._given += count * SLOT
+        return pairs

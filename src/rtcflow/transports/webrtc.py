@@ -16,13 +16,13 @@ import anyio.lowlevel
 
 from .._core.hooks import ask
 from .._core.installed import check_versions
-from .._core.packets import PacketTaps
 from .._core.threads import observer
 from .._engine.config import IceServer, OpusConfig, VideoConfig, WebRTCConfig, read_ice_servers
 from .._engine.ports import Ports, Route, ServerReport, ServerTrouble
 from ..abc import MediaOffer, TransportStatistics
 from ..exceptions import NegotiationTimeout, renamed
 from ..frames import AudioFormat
+from ..media.packets import LatestPackets
 from ..media.playout import Latency
 from .linked import LinkTransport
 
@@ -251,7 +251,7 @@ class WebRTCTransport(LinkTransport):
         self.offer_sdp: str = ""
         self.remote_sdp: str = ""
         self.offer: MediaOffer = peer.offer
-        self.packets: PacketTaps | None = ports.packets
+        self.packets: LatestPackets | None = ports.packets
         self._thread, self._peer, self._ports, self._local = thread, peer, ports, local
 
     def __repr__(self) -> str:

@@ -8,7 +8,7 @@ import av
 import numpy as np
 import pytest
 
-from rtcflow.media.ogg import LOOK_AHEAD, SILENCE, OggOpus, checksum, delimit
+from rtcflow.media.ogg import LOOK_AHEAD, SILENCE, OggOpus, checksum, coded_length
 
 
 def encoded(loud, bitrate, count=150):
@@ -39,8 +39,7 @@ def test_the_checksum_is_that_of_the_standard():
 @pytest.mark.parametrize(("size", "length"), [(0, "00"), (251, "fb"), (252, "fc00"), (253, "fd00"), (1275, "ffff")])
 def test_lengths(size, length):
     """As RFC 6716 section 3.2.1 writes them: n, or 252 + a and b for 4 * b + 252 + a."""
-    packet = b"\xf8" + bytes(size)
-    assert delimit(packet) == b"\xf8" + bytes.fromhex(length) + bytes(size)
+    assert coded_length(size) == bytes.fromhex(length)
 
 
 @pytest.mark.parametrize("bitrate", [16_000, 64_000, 256_000])

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import random
+import threading
+import time
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -10,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rtcflow.frames import AudioFrame
+from rtcflow.media.packets import LatestPackets
 from rtcflow.media.playout import PlayoutFrame
-from rtcflow.media.recording import DEADBAND, HOLD, REACH, Intake, PacketTimeline, Timeline
+from rtcflow.media.recording import BATCH, DEADBAND, FIELDS, HOLD, MOST, REACH, Intake, PacketTimeline, Timeline
 
 RATE = 8000
 SIZE = RATE // 50
@@ -28,16 +33,45 @@ def pulse(loud=True, rate=RATE):
 LOUD, QUIET = pulse(), pulse(loud=False)
 
 
+class Noted(Intake):
+    """An intake whose clock shows what was noted last."""
+
+    def __init__(self):
+        self.now, self.woken = START, 0
+        super().__init__(lambda: self.now, BATCH, self._count)
+        self.shown = LatestPackets()
+
+    def _count(self):
+        self.woken += 1
+
+    def note(self, now, method, *args):
+        self.now = now
+        match method:
+            case "heard":
+                self.heard(*args)
+            case "left":
+                self.left(*args, now)
+            case "cleared":
+                self.cleared(now, *args)
+
+    def show(self, method, pts, packet):
+        """A packet of the next frame."""
+        self.packets = self.shown
+        if method == "heard":
+            self.shown.received = packet
+        elif packet is not None:
+            self.shown.sent, self.shown.sent_pts = packet, pts
+
+
 def recorded(events, end, rate=RATE, every=50):
     """What a timeline makes of `events`, (now, side, frame...) in any order; blocks are taken at each `every`."""
-    intake, timeline = Intake(START), Timeline(rate)
+    intake, timeline = Noted(), Timeline(rate)
     blocks = []
     for count, event in enumerate(sorted(events, key=lambda one: one[0])):
-        now, method, *args = event
-        getattr(intake, method)(*([now, *args] if method == "cleared" else [*args, now]))
+        intake.note(*event)
         if count % every == 0:
-            blocks.append(timeline.place(intake.take()).copy())
-    blocks.append(timeline.finish(intake.take(end)))
+            blocks += (block.copy() for block in timeline.place(intake.take()))
+    blocks += (block.copy() for block in timeline.finish(intake.take(end)))
     timeline.marks = intake.marks
     return timeline, np.concatenate(blocks, axis=1)
 
@@ -185,15 +219,72 @@ def test_cleared_audio_is_not_in_it():
 
 def test_memory_is_bounded():
     """What is held covers `REACH`, also if media time leaps."""
-    intake, timeline = Intake(START), Timeline(RATE)
+    intake, timeline = Noted(), Timeline(RATE)
     size = 0
     for n in range(3000):
-        intake.heard(AudioFrame(QUIET, RATE, n * SIZE + (n // 500) * 10**9), START + n * FRAME)
+        intake.note(START + n * FRAME, "heard", AudioFrame(QUIET, RATE, n * SIZE + (n // 500) * 10**9))
         if n % 50 == 0:
-            size += timeline.place(intake.take()).shape[1]
+            size += sum(block.shape[1] for block in timeline.place(intake.take()))
             assert sum(len(one.times) for one in timeline._sides[0]._waiting) <= (HOLD + 2) / FRAME
             assert timeline._sides[0].end - size <= (REACH + 3) * RATE
-    assert size + timeline.finish(intake.take(START + 60)).shape[1] == 60 * RATE
+    assert size + sum(block.shape[1] for block in timeline.finish(intake.take(START + 60))) == 60 * RATE
+
+
+def test_the_writer_is_woken_each_batch():
+    """Not for each frame, whichever side brings them."""
+    intake = Noted()
+    for n in range(round(4 * BATCH / FRAME)):
+        intake.note(*(heard if n % 1500 < 700 else left)(n, n * FRAME))
+        assert intake.woken == int(n * FRAME / BATCH + 1e-6)
+
+
+def test_what_waits_is_bounded():
+    """Frames beyond the bound are dropped and counted, and their place stays."""
+    intake, timeline = Noted(), Timeline(RATE)
+    for n in range(MOST + 100):
+        intake.note(*heard(n, n * FRAME))
+        intake.note(*left(n, n * FRAME, first=n == 0))
+    assert intake.dropped == 200
+    assert intake.woken >= 200
+    taken = intake.take()
+    assert [len(notes) // FIELDS for notes in taken.notes] == [MOST, MOST]
+    whole = [block.copy() for block in timeline.place(taken)]
+    for n in range(MOST + 100, MOST + 200):
+        intake.note(*heard(n, n * FRAME))
+    whole += [block.copy() for block in timeline.finish(intake.take())]
+    frames = [round(at / FRAME) for at in pulses(np.concatenate(whole, axis=1)[0])]
+    assert frames == [*range(MOST), *range(MOST + 100, MOST + 200)]
+
+
+def test_notes_are_nothing_for_the_garbage_collector():
+    """Objects that it follows would cost every call of the process its collections."""
+    intake = Noted()
+    for n in range(10):
+        intake.note(*heard(n, n * FRAME))
+        intake.note(*left(n, n * FRAME))
+    intake.note(START + 1, "cleared", 0.5)
+    assert not any(gc.is_tracked(value) for notes in intake.take().notes for value in notes)
+
+
+def test_another_thread_takes_whole_notes():
+    """Nothing is lost or torn, without a lock."""
+    intake, found, frames = Noted(), [], 20_000
+    done = threading.Event()
+
+    def take():
+        while not done.is_set():
+            found.extend(intake.take().notes[0])
+
+    thread = threading.Thread(target=take)
+    thread.start()
+    for n in range(frames):
+        while len(intake._heard) > MOST * FIELDS // 2:
+            time.sleep(0)
+        intake.note(*heard(n, n * FRAME))
+    done.set()
+    thread.join()
+    found.extend(intake.take().notes[0])
+    assert found[2::FIELDS] == [n * SIZE for n in range(frames)]
 
 
 def test_rates_and_channels_may_change():
@@ -211,18 +302,16 @@ def test_rates_and_channels_may_change():
 
 def recorded_packets(events, end, every=200):
     """The pieces that a timeline makes of `events`; a frame's packet is its number, if `bare` does not hold it."""
-    intake, timeline, pieces = Intake(START), PacketTimeline(), []
+    intake, timeline, pieces = Noted(), PacketTimeline(), []
     for count, (now, method, *args) in enumerate(sorted(events, key=lambda one: one[0])):
-        if method == "cleared":
-            intake.cleared(now, *args)
-        else:
+        if method != "cleared":
             frame = args[0] if method == "heard" else args[0].frame
-            if not frame.concealed and frame.samples is not BARE:
-                intake.packet(int(method == "left"), frame.pts, b"\xf8" + (frame.pts // SIZE).to_bytes(4, "big"))
-            getattr(intake, method)(args[0], now)
+            bare = frame.concealed or frame.samples is BARE
+            intake.show(method, frame.pts, None if bare else b"\xf8" + (frame.pts // SIZE).to_bytes(4, "big"))
+        intake.note(now, method, *args)
         if count % every == 0:
-            pieces += timeline.place(intake.take())
-    return [*pieces, *timeline.finish(intake.take(end))]
+            pieces += chain(*timeline.place(intake.take()))
+    return [*pieces, *chain(*timeline.finish(intake.take(end)))]
 
 
 BARE = pulse()
@@ -318,16 +407,16 @@ def test_audio_without_a_packet_is_among_them():
     assert sum(int(piece.samples.sum()) for piece in pieces if piece is not None) == 7 * 240
 
 
-def test_numbers_of_packets_begin_again():
-    """A call of a quarter of an hour uses each number more than once, and keeps no packet."""
-    intake, timeline = Intake(START), PacketTimeline()
+def test_no_packet_is_kept():
+    """What waits covers `REACH`, however long the call is."""
+    intake, timeline = Noted(), PacketTimeline()
     found = []
-    for n in range(45_000):
+    for n in range(6000):
         frame = AudioFrame(QUIET, RATE, n * SIZE)
-        intake.packet(0, frame.pts, b"\xf8" + n.to_bytes(4, "big"))
-        intake.heard(frame, START + n * FRAME)
+        intake.show("heard", frame.pts, b"\xf8" + n.to_bytes(4, "big"))
+        intake.note(START + n * FRAME, "heard", frame)
         if n % 100 == 0:
-            found += timeline.place(intake.take())
-            assert len(timeline._rows[0]._pieces) <= 400
-    found += timeline.finish(intake.take(START + 45_000 * FRAME))
-    assert places(found, 0) == {n: n * FRAME for n in range(45_000)}
+            found += chain(*timeline.place(intake.take()))
+            assert sum(len(pieces) for _, pieces in timeline._rows[0]._runs) <= (REACH + 1) / FRAME
+    found += chain(*timeline.finish(intake.take(START + 6000 * FRAME)))
+    assert places(found, 0) == {n: n * FRAME for n in range(6000)}

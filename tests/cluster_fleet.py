@@ -145,7 +145,7 @@ def fleet(folder: Path, number: int, backend: str, *, each: Sequence[Mapping[str
             nodes.append(node)
         for node in nodes:
             node.wait_ready()
-        time.sleep(1)  # two reports of each
+        time.sleep(1)  # a report of each
         yield Fleet(nats, nodes)
 
 

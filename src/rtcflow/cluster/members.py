@@ -16,7 +16,7 @@ PROTOCOL: Final = 3
 """The version of what nodes say to each other. Nodes of different versions do not work together."""
 
 SILENCE: Final = 3.0
-"""Seconds without a report after which a node gets no new calls. Reports come each 0.5 s."""
+"""Seconds without a report after which a node gets no new calls. One comes each second, or more often."""
 
 REMEMBERED: Final = 4096
 """Nodes that have gone whose keys are kept, so that their callers are told what happened."""

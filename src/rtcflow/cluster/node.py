@@ -4,7 +4,7 @@ Subjects, all below the cluster's prefix:
 
 | subject | who subscribes | what comes |
 |---|---|---|
-| ``nodes`` | every node | each node's report, twice a second |
+| ``nodes`` | every node | each node's report, once or twice a second |
 | ``hello`` | every node | a new node's report; the answer says whether they fit together |
 | ``claimed`` | every node | which node has taken which id or slot: hints only. Reports say what was given back |
 | ``node.{name}`` | that node | requests to serve, messages of pipes, pings, the question which slots it holds |
@@ -42,7 +42,7 @@ from .members import PROTOCOL, Report, disagreement, read_report
 from .messages import unpack
 from .peers import BEAT, Peers
 from .pipe import TAKEN
-from .policy import Load, read_release
+from .policy import Load, is_news, read_release
 from .routing import Routing
 
 if TYPE_CHECKING:
@@ -91,6 +91,7 @@ class Node:
         self._lag = 0.0
         self._left = False
         self._said: Report
+        self._said_over: float | None = None
 
     # -- joining and leaving
 
@@ -128,7 +129,7 @@ class Node:
         self._tell_report()
 
     def _tell_report(self) -> None:
-        self._said = self._report()
+        self._said, self._said_over = self._report(), self._link.up_since
         report = replace(self._said, freed=self._holdings.take_freed())
         self._link.publish(f"{self._prefix}.nodes", report.to_bytes())
 
@@ -145,8 +146,14 @@ class Node:
         return Load(len(self._calls), limit, not self._calls.is_ready, self._release, self._lag)
 
     async def _beat(self) -> None:
+        is_due = True
         while True:
-            self._tell_report()
+            # After NATS was away, others wait for a report over the new connection.
+            if is_due or is_news(self._said.load, self._load()) or self._said_over != self._link.up_since:
+                self._tell_report()
+                is_due = False
+            else:
+                is_due = True
             self._peers.look(self._tasks)
             due = self._peers.now() + BEAT
             await anyio.sleep(BEAT)

@@ -30,7 +30,8 @@ from .policy import Placement
 logger: logging.Logger = logging.getLogger(__name__)
 
 BEAT: Final = 0.5
-"""Seconds between two reports, and between two looks at the nodes that are waited for."""
+"""Seconds between two looks at the nodes that are waited for. A node reports at each beat that has news, and at least
+at every second one."""
 
 RECONNECT: Final = 0.4
 """Seconds that a node has to connect to NATS again. nats-py tries at once, and then each 0.2 s. With
@@ -216,7 +217,7 @@ class Peers:
 
     async def settle_claim(self) -> bool:
         """`settle` for a name that nobody need hold. That is the usual case, so only a late node is waited for."""
-        return await self.settle(self.now() - 2 * BEAT)
+        return await self.settle(self.now() - 3 * BEAT)
 
     async def may_return(self, asked: float) -> bool:
         """Wait for news of the nodes to which nobody may listen only for a moment, until `SILENCE` after `asked`.

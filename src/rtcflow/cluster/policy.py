@@ -1,6 +1,7 @@
 """Which node takes the next call: the power of two choices, with reservations. Pure.
 
-Each node publishes its load twice a second, so every node's picture of the others is a little old. If all nodes sent
+Each node publishes its load twice a second if it has changed by some calls, and otherwise once. So every node's picture
+of the others is a little old. If all nodes sent
 their next call to the one that looks least busy, that node would get a hundred calls in the same moment. So a node
 draws two others at random and takes the lighter one. The most loaded node then stays within a few calls of the average
 (Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing", 2001). The node itself is a third choice, and
@@ -29,6 +30,10 @@ LATE: Final = 0.2
 ON_TIME: Final = 0.02
 """Seconds of lateness that say nothing: the length of an audio frame. Every loop is late by some milliseconds."""
 
+NEWS: Final = 0.1
+"""By how much a node must have become busier, or less busy, to say so at the next beat: a tenth of its limit. A report
+wakes two threads in every other node, so a small change waits for the beat after that."""
+
 
 @dataclass(frozen=True, slots=True)
 class Load:
@@ -52,6 +57,18 @@ class Load:
     def has_room(self) -> bool:
         """Whether the node takes one more call."""
         return not self.draining and (self.limit is None or self.calls < self.limit)
+
+    def weight(self, calls: int) -> float:
+        """How busy the node is with this many calls: 0 without calls, 1 if it is full, more if its loop runs late."""
+        return calls / (self.limit or UNLIMITED) + max(0.0, self.lag - ON_TIME) / LATE
+
+
+def is_news(told: Load, load: Load) -> bool:
+    """Whether other nodes should hear soon that the load `told` is `load` now."""
+    before, now = ((one.has_room, one.draining, one.limit, one.release) for one in (told, load))
+    if before != now:
+        return True
+    return abs(told.weight(told.calls) - load.weight(load.calls)) >= NEWS - 1e-9
 
 
 def read_release(text: str) -> tuple[int, ...]:
@@ -133,9 +150,8 @@ class Placement:
         return limit is None or self.calls(name) < limit
 
     def weight(self, name: str) -> float:
-        """How busy a node is: 0 without calls, 1 if it is full, more if its event loop runs late."""
-        load = self._loads[name]
-        return self.calls(name) / (load.limit or UNLIMITED) + max(0.0, load.lag - ON_TIME) / LATE
+        """How busy a node is, as far as is known here; see `Load.weight`."""
+        return self._loads[name].weight(self.calls(name))
 
     # -- the choice
 
@@ -166,7 +182,7 @@ class Placement:
         return self.weight(name) - own / (self._loads[name].limit or UNLIMITED), not own
 
     def believed_full(self, tried: Collection[str] = ()) -> list[str]:
-        """Nodes that take calls, and were full at their last report, which may be half a second old."""
+        """Nodes that take calls, and were full at their last report, which may be a second old."""
         return [name for pool in self._pools.values() for name in pool if name not in tried and not self.has_room(name)]
 
     def _open(self, names: Collection[str], tried: Collection[str]) -> list[str]:

@@ -161,6 +161,11 @@ class _Keeper:
         self.over = anyio.Event()
         self.failed = False
 
+    @property
+    def is_retired(self) -> bool:
+        """Whether it was told to retire."""
+        return self._retired.is_set()
+
     def retire(self) -> None:
         """Have the worker drain and end; a second time, at once."""
         self._retired.set()
@@ -312,9 +317,10 @@ class _Supervisor:
             either.start_soon(until, keeper.over)
 
     def _stop(self) -> None:
-        self._stopping = True
+        again, self._stopping = self._stopping, True
         for keeper in self._keepers:
-            keeper.retire()
+            if again or not keeper.is_retired:  # those that are being replaced drain already
+                keeper.retire()
 
     async def _obey(self, signals: AsyncIterator[signal.Signals]) -> None:
         async for number in signals:

@@ -60,7 +60,8 @@ class Routed:
             has_body = request.method in {"POST", "PATCH"}
             body = await read_whole(request, MOST, BODY_TIMEOUT) if has_body else b""
             receive = replay(body, receive) if has_body else receive
-            target = self._find(request, body)
+            # Any node can tell what is allowed. A browser that asks first and gets 410 would not show its page why.
+            target = None if request.method == "OPTIONS" else self._find(request, body)
             if target is None or not await router.route(target, self._endpoint, scope, receive, send, body):
                 await self._app(scope, receive, send)
         except NegotiationError as error:

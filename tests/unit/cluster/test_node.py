@@ -303,6 +303,8 @@ async def test_a_dead_owner_is_told_as_gone(nats):
             await router._link._thread.complete(router._link._disconnect)  # as a killed process would
             said = await site[1].post("/webrtc/input", json={"webrtc_id": "chosen", "args": [1]})
             assert (said.status_code, said.json()["meta"]["error"]) == (410, "call_lost")
+            asked = await site[1].options("/webrtc/outputs?webrtc_id=chosen")
+            assert (asked.status_code, asked.headers["allow"]) == (200, "GET, OPTIONS")
             with anyio.fail_after(30):
                 while True:
                     gone = await site[1].delete(f"/whip/{own}")

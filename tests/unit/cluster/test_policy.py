@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rtcflow.cluster.policy import Load, Placement, read_release
+from rtcflow.cluster.policy import Load, Placement, is_news, read_release
 
 LOADS = st.builds(
     Load,
@@ -113,6 +114,26 @@ def test_the_lighter_of_two_others_is_chosen():
     placement.update("c", Load(calls=5, limit=10))
     draws = iter([1, 1])  # b and c
     assert placement.choose(lambda _: next(draws)) == "b"
+
+
+@given(LOADS, LOADS)
+def test_what_changes_a_choice_is_news(told, load):
+    """Whether a node takes calls at all, and a tenth of its limit. With up to ten places, each call is."""
+    assert is_news(told, load) == is_news(load, told)
+    assert not is_news(load, load)
+    if told.has_room != load.has_room or told.release != load.release:
+        assert is_news(told, load)
+    if load.limit is not None:
+        assert is_news(load, replace(load, calls=load.calls + 1))
+
+
+def test_small_changes_are_no_news():
+    """One call of fifty, and a loop that is late by a few milliseconds."""
+    load = Load(20, 50)
+    assert not is_news(load, replace(load, calls=24))
+    assert is_news(load, replace(load, calls=25))
+    assert not is_news(load, replace(load, lag=0.03))
+    assert is_news(load, replace(load, lag=0.05))
 
 
 def test_a_herd_is_bounded():

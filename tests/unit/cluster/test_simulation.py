@@ -1,4 +1,4 @@
-"""A thousand nodes and a hundred thousand calls an hour: placement with pictures that are half a second old."""
+"""A thousand nodes and a hundred thousand calls an hour: placement with pictures that are up to a second old."""
 
 from __future__ import annotations
 

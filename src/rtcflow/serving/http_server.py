@@ -46,6 +46,9 @@ the system notices a dead network when something is sent into it.
 FIRST: Final = 0.5
 """Seconds after it was accepted in which a connection may send its first request, although the server ends."""
 
+NOT_UNDERSTOOD: Final = "our state is ERROR"
+"""In the text of h11's error for an answer to a client that has sent something that is not HTTP."""
+
 Backend = Literal["asyncio", "trio"]
 
 
@@ -95,20 +98,35 @@ async def serve(
 def _closing(application: Any, draining: Callable[[], bool]) -> Any:
     """The application, whose answers say ``Connection: close`` while it drains (RFC 9112, section 9.6).
 
+    A client that sends nonsense behind its request cannot be answered any more. The application sees an error then, but
+    it is not the application's, so it is not told as one.
+
     A server that is stopped while it starts cancels the application's lifespan. Starlette tells that as a failure of
     the start, and Hypercorn then raises an error that nobody waits for. Nothing has failed, so it is not told.
     """
 
     async def closing(scope: Any, receive: Any, send: Any) -> None:
+        broken = False
+
         async def send_last(event: Any) -> None:
+            nonlocal broken
             if draining() and event["type"] == "lifespan.startup.failed":
                 return
             if draining() and event["type"] == "http.response.start" and scope["http_version"].startswith("1"):
                 event = {**event, "headers": [*event.get("headers", ()), (b"connection", b"close")]}
-            await send(event)
+            try:
+                await send(event)
+            except Exception as error:
+                broken = broken or NOT_UNDERSTOOD in str(error)
+                raise
 
         try:
-            await application(scope, receive, send if scope["type"] == "websocket" else send_last)
+            await application(scope, receive, send_last)
+        except Exception as error:
+            if not broken:
+                raise
+            # The client's fault, not the application's. The connection fails once more, and its guard tells why.
+            logger.debug("the application could not answer", exc_info=error)
         except (SystemExit, KeyboardInterrupt) as error:
             if scope["type"] != "lifespan" or is_interrupt(error):
                 raise

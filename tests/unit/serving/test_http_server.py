@@ -13,8 +13,10 @@ from contextlib import asynccontextmanager, suppress
 from types import SimpleNamespace
 
 import anyio
+import h11
 import httpx2
 import pytest
+from h11 import LocalProtocolError
 from hypercorn.config import Config
 from starlette.applications import Starlette
 from starlette.routing import Mount
@@ -24,7 +26,7 @@ from rtcflow.demo import EchoHandler
 from rtcflow.exceptions import NotServing
 from rtcflow.routes.requests import public_path
 from rtcflow.serving import http_server
-from rtcflow.serving.http_server import PING, _guard, serve
+from rtcflow.serving.http_server import NOT_UNDERSTOOD, PING, _closing, _guard, serve
 from rtcflow.serving.session import CallRequest
 from rtcflow.stream import Stream
 from rtcflow.transports.memory import memory_pair
@@ -110,6 +112,35 @@ async def test_a_refused_upgrade_with_a_frame_behind_it_ends_that_connection_onl
                 await send(address, upgrade(path, *more) + junk)
         assert (await ask(address)).status_code == 200
         assert stream.is_running
+
+
+@pytest.mark.parametrize("text", ["Can't send data when our state is ERROR", "Illegal header value"])
+async def test_only_an_error_of_the_application_is_told_as_one(text):
+    """A client that sent nonsense cannot be answered; an answer that is nonsense itself is the application's fault."""
+
+    async def application(scope, receive, send):
+        await send({"type": "websocket.close"})
+
+    async def fail(_):
+        raise LocalProtocolError(text)
+
+    served = _closing(application, lambda: False)({"type": "websocket"}, None, fail)
+    if "ERROR" in text:
+        await served
+    else:
+        with pytest.raises(LocalProtocolError):
+            await served
+
+
+async def test_h11_tells_a_client_that_is_not_understood_by_this_text():
+    """`NOT_UNDERSTOOD` is h11's own text."""
+    connection = h11.Connection(h11.SERVER)
+    connection.receive_data(b"\xff\xff\r\n\r\n")
+    with pytest.raises(h11.RemoteProtocolError):
+        connection.next_event()
+    connection.send_failed()
+    with pytest.raises(LocalProtocolError, match=NOT_UNDERSTOOD):
+        connection.send(h11.Response(status_code=400, headers=[]))
 
 
 @pytest.mark.slow

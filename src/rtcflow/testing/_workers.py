@@ -438,9 +438,12 @@ def _pool_job(frame: FrameType) -> bool | None:
 
 
 def _cpu_time(ident: int) -> float:
-    """CPU seconds a living thread has used; constant where the system does not tell (macOS, Windows)."""
+    """CPU seconds a thread has used; 0 if it has just ended, or where the system does not tell (macOS, Windows)."""
     clock_of = getattr(time, "pthread_getcpuclockid", None)
-    return 0.0 if clock_of is None else time.clock_gettime(clock_of(ident))
+    try:
+        return 0.0 if clock_of is None else time.clock_gettime(clock_of(ident))
+    except ProcessLookupError:
+        return 0.0
 
 
 def _cpu_time_of(native_id: int) -> float:

@@ -18,6 +18,7 @@ pytest_plugins = ["pytester"]
 def run(pytester, monkeypatch):
     """Run pytest in a process of its own over this source."""
     monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
+    pytester.makeini("[pytest]\n")  # or the settings of a folder further out count, wherever the temporary one lies
 
     def run(source, *arguments, plugins=("-p", "no:asyncio")):
         pytester.makepyfile(textwrap.dedent(source))

@@ -157,17 +157,16 @@ def _look_at(handler: StreamHandlerBase, given: _CheckInput, sentences: list[str
             break
         try:
             HANDLER_CHECKS[sentence](handler, given)
-        except AssertionError as error:
-            broken.append((sentence, _STEPS[sentence], str(error)))
-            cause = cause or error.__cause__
+        except Exception as error:  # supervises: whatever the handler raises is what the sentence was about
+            hung = error if isinstance(error, HandlerHung) else error.__cause__  # it may have come out of the method
+            if isinstance(hung, HandlerHung):  # as would most other checks, some seconds each
+                broken.append((sentence, _STEPS[sentence], f"it hung: {hung}"))
+                break
+            told = isinstance(error, AssertionError)
+            broken.append((sentence, _STEPS[sentence], str(error) if told else f"it raised {error!r}"))
+            cause = cause or (error.__cause__ if told else error)
             if isinstance(error, _Everywhere):
                 break
-        except HandlerHung as error:  # as would most other checks, some seconds each
-            broken.append((sentence, _STEPS[sentence], f"it hung: {error}"))
-            break
-        except Exception as error:  # supervises: whatever the handler raises is what the sentence was about
-            broken.append((sentence, _STEPS[sentence], f"it raised {error!r}"))
-            cause = cause or error
     if broken:
         story = contract_broken(type(handler).__name__, broken, len(sentences))
         if cause is not None:  # behind the story, where the code of the handler is found

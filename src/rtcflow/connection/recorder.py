@@ -113,6 +113,7 @@ class FileRecorder:
         self._transport: Transport | None = None
         self._rate = 0
         self._intake: Intake | None = None
+        self._takes_packets: bool | None = None  # whether the file is made of packets; not known at first
         self._attached = Event()  # or it never will be
         self._start = 0.0
         self._now = 0.0  # when it was detached
@@ -172,6 +173,8 @@ class FileRecorder:
         self._attach_pictures()
         self._attach_packets()
         self._attached.set()
+        if self._due.closed:  # `stop` came meanwhile, in another thread
+            self._detach()
 
     def _attach_pictures(self) -> None:
         transport = self._transport
@@ -183,7 +186,10 @@ class FileRecorder:
     def _attach_packets(self) -> None:
         transport, path = self._transport, self.path
         if transport is not None and self._intake is not None and path is not None and takes_packets(path):
-            self._intake.packets = transport.packets
+            if self._takes_packets is None:
+                self._takes_packets = transport.packets is not None
+            if self._takes_packets:
+                self._intake.packets = transport.packets
 
     def _detach(self) -> None:
         intake, transport, self._transport = self._intake, self._transport, None
@@ -241,7 +247,7 @@ class FileRecorder:
         video = (False, False) if transport is None else (transport.offer.receive_video, transport.offer.send_video)
         file: RecordFile | None = None
         try:
-            packets = transport is not None and transport.packets is not None
+            packets = self._takes_packets = bool(self._takes_packets)  # `stop` may have come: what was noted counts
             file = open_record_file(path, self._rate, video=video, packets=packets)
             self.made = True
             self._write_all(file)
@@ -251,6 +257,9 @@ class FileRecorder:
             self._fail(error, "is not recorded any further" if self.made else "is not recorded")
         finally:
             self.abandon()
+            self._pictures_waiting.clear()
+            if self._intake is not None:
+                self._intake.take()  # nobody writes them
             if file is not None:
                 self._close_file(file)
             self._closed.set()
@@ -294,7 +303,7 @@ class FileRecorder:
                 logger.error("%s %s%s", self._name, words, where, exc_info=error)
 
     def abandon(self) -> None:
-        """Take no more notes, and forget those that wait. From any thread; idempotent."""
+        """Take no more notes. From any thread; idempotent."""
         self._detach()
         self._due.close()
 

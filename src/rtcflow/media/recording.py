@@ -118,7 +118,8 @@ mono or its packet; whether that is a packet; and whether it must be exactly at 
 side is cut at that time."""
 
 MOST: Final = 1600
-"""Frames of one side that may wait for the writer: 32 s in frames of 20 ms."""
+"""Frames of one side that may wait for the writer: 32 s in frames of 20 ms. It is also told when half of them wait:
+frames of 2.7 ms, as an AudioWorklet of a browser brings them, fill that in 2 s."""
 
 BATCH: Final = 8.0
 """Seconds after which the writer is told. Each time, it finds the processor's caches used by others."""
@@ -484,7 +485,8 @@ class Intake:
     Args:
         clock: See there. The recording begins now. Audio from before is left out.
         first: Seconds until `wake` is called first.
-        wake: Called each `BATCH` seconds then, and for each frame that finds no room, in the thread that notes.
+        wake: Called each `BATCH` seconds then, when half of `MOST` frames wait, and for each frame that finds no room,
+            in the thread that notes.
 
     Attributes:
         clock: That of the frames' arrival, and of slots, in seconds.
@@ -516,7 +518,7 @@ class Intake:
             notes.extend((now, rate, pts, packet, True, False))
         else:
             notes.extend((now, rate, pts, _mono(samples), False, False))
-        if now >= self._due:
+        if now >= self._due or len(notes) == MOST // 2 * FIELDS:
             self._due = now + BATCH
             self._wake()
 
@@ -544,7 +546,7 @@ class Intake:
             notes.extend((slot, rate, pts, packets.sent, True, fresh))
         else:
             notes.extend((slot, rate, pts, _mono(samples), False, fresh))
-        if now >= self._due:
+        if now >= self._due or len(notes) == MOST // 2 * FIELDS:
             self._due = now + BATCH
             self._wake()
 
@@ -724,16 +726,20 @@ class PacketTimeline(_BothSides):
         until = int(self._place(taken) * GRID)
         for side in self._rows:
             side.end = max(side.end, until)
-        yield self._take(until - 2 * SLOT)  # a piece behind a slot may belong there
+        yield from self._take(until - 2 * SLOT)  # a piece behind a slot may belong there
 
     def finish(self, taken: Taken) -> Iterator[list[tuple[Piece, Piece]]]:
         """As `Timeline.finish`."""
-        yield self._take(round(self._finish(taken) * GRID))
+        yield from self._take(round(self._finish(taken) * GRID))
 
-    def _take(self, until: int) -> list[tuple[Piece, Piece]]:
+    def _take(self, until: int) -> Iterator[list[tuple[Piece, Piece]]]:
+        while self._given < until:  # a second at a time: other writers wait for the one that encodes
+            yield self._pairs(min(until, self._given + GRID))
+
+    def _pairs(self, until: int) -> list[tuple[Piece, Piece]]:
         ours, theirs = self._rows
         pairs: list[tuple[Piece, Piece]] = []
-        left = -(-max(0, until - self._given) // SLOT)
+        left = -(-(until - self._given) // SLOT)
         while left:
             slot = self._given
             count, heard = ours.look(slot, 0, left)

@@ -211,7 +211,7 @@ async def left_unsaid(
         return None
     for name, arrays in _queues_of(caller.handler).items():
         left = [array for array in arrays if checksum(array) not in said]
-        if left and seen.get(name, set()) & said:
+        if left and seen.get(name, set()) & said - set(map(checksum, arrays)):  # what is said goes out of it
             return name, sum(array.shape[-1] for array in left) / handler.output_sample_rate
     return None
 

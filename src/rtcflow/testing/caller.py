@@ -538,7 +538,9 @@ async def open_caller(
                 debug=debug,
                 on_outputs=lambda outputs: caller._put_out(outputs),  # noqa: PLW0108  there is no caller yet
             )
-            sent = AudioFormat(copied.input_sample_rate, copied.expected_layout) if sample_rate is None else None
+            rate = copied.input_sample_rate
+            own = sample_rate is None and rate >= 8000 and not rate % 50  # its frames have whole samples
+            sent = AudioFormat(rate, copied.expected_layout) if own else None
             caller = Caller(connection, theirs, args, SAMPLE_RATE if sample_rate is None else sample_rate, sent)
             theirs.start(AudioFormat(copied.output_sample_rate), sent or AudioFormat(caller.sample_rate))
             theirs.audio_in.tap(caller._hear)  # tasks that take the frames would cost a step of the loop each time

@@ -139,7 +139,7 @@ export class Call extends EventTarget {
     old.stop();
   }
 
-  /** Close `old` before its successor is opened; if that fails open the device `before` again, and say false. */
+  /** Close `old` before its successor opens; if that fails open the device `before`, and say false. */
   async #exchangeClosed(old, before) {
     const { kind } = old;
     old.onended = null;
@@ -262,13 +262,14 @@ export class Call extends EventTarget {
         await this.#connect(signal);
         return lost.close(true); // not earlier: a goodbye over the last line would end the call
       } catch ({ code }) {
+        if (signal.aborted) break;
         this.#line?.close();
         if (code === "call_lost") break;
       }
       await new Promise((resolve) => setTimeout(resolve, pause));
     }
     lost.close(true);
-    this.#finish("failed", words);
+    if (!signal.aborted) this.#finish("failed", words);
   }
 
   #hear(track) {
@@ -385,7 +386,7 @@ function hex(bytes) {
   return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
-/** What a new line says about coming back: that it would like to, or the proof that this is the caller. */
+/** What a new line says of coming back: that it would like to, or the proof of the caller. */
 async function comingBack({ id, permit: { secret } }, offer = "") {
   if (!secret) return Boolean(crypto.subtle); // insecure pages have none
   const number = Date.now();
@@ -661,7 +662,7 @@ class WebSocketLine {
     this.#clock = setTimeout(() => this.#checkClock(), CLOCK_LIMIT);
   }
 
-  /** Without an output device some browsers never run their audio clock: then nothing is sent, and nothing heard. */
+  /** Without an output device some browsers never run their audio clock. Nothing is sent then, or heard. */
   #checkClock() {
     if (this.#context.state === "running" && this.#context.currentTime > 0) return;
     const data =
@@ -762,7 +763,7 @@ class WebSocketLine {
   }
 }
 
-/** The sound card's own rate, unless that is more than the server takes, or no whole number of samples in 20 ms. */
+/** The sound card's own rate, if the server takes it and 20 ms have whole samples. */
 function newContext() {
   const context = new AudioContext();
   const { sampleRate } = context;

@@ -50,6 +50,32 @@ def test_nothing_is_put_before_the_format_is_known():
         Player().put(second())
 
 
+def test_the_last_frame_of_a_reply_is_told_before_the_pause():
+    """Also if it came late, so that no timer follows: a recording writes that place before the next reply."""
+    now, told = 0.0, []
+
+    class Tap:
+        def left(self, due, at):
+            told.append(at)
+
+        def cleared(self, at, seconds):
+            raise NotImplementedError
+
+    class Transport:
+        def wake(self):
+            pass
+
+    player, waiter = Player(clock=lambda: now), Transport()
+    player.open(AudioFormat(48000))
+    player.tap(Tap())
+    for at in (0.0, 0.0205, 0.041):
+        now = at
+        player.put(np.ones((1, 960), np.int16))
+        player.poll(waiter)
+        player.poll(waiter)
+    assert told == [0.0, 0.0205, 0.041]
+
+
 def test_a_frame_is_waited_for_in_the_way_of_the_last_one():
     """After a frame that came in time, the timer of the next slot finds the next. After a late one, its `put` tells."""
     now, woken = 0.0, []

@@ -217,6 +217,21 @@ def test_cleared_audio_is_not_in_it():
     assert timeline.marks == [(pytest.approx(0.5 + 1), 0.7)]
 
 
+def test_small_frames_find_room():
+    """An AudioWorklet brings 375 frames a second. The writer, 1 s late each time, is told before the list is full."""
+    intake, timeline, told, small = Noted(), Timeline(RATE), None, np.zeros((1, 128), np.int16)
+    size = taken = 0
+    for n in range(10 * 375):
+        intake.note(START + n / 375, "heard", AudioFrame(small, 48000, n * 128))
+        if told is None and intake.woken > taken:
+            told = n
+        if told is not None and n - told >= 375:
+            taken, told = intake.woken, None
+            size += sum(block.shape[1] for block in timeline.place(intake.take()))
+    assert intake.dropped == 0
+    assert size + sum(block.shape[1] for block in timeline.finish(intake.take(START + 10))) == 10 * RATE
+
+
 def test_memory_is_bounded():
     """What is held covers `REACH`, also if media time leaps."""
     intake, timeline = Noted(), Timeline(RATE)
@@ -236,6 +251,7 @@ def test_the_writer_is_woken_each_batch():
     for n in range(round(4 * BATCH / FRAME)):
         intake.note(*(heard if n % 1500 < 700 else left)(n, n * FRAME))
         assert intake.woken == int(n * FRAME / BATCH + 1e-6)
+        intake.take()
 
 
 def test_what_waits_is_bounded():

@@ -362,6 +362,29 @@ def test_a_contract_that_hangs_is_broken(hang_soon):
 
 
 @BACKENDS
+@pytest.mark.parametrize("rate", [2000, 11025])
+def test_a_rate_without_whole_frames_is_served(backend, rate):
+    """11,025 Hz has no whole number of samples in 20 ms. The caller sends another rate, and rtcflow converts."""
+    heard = []
+
+    class Listener(rtcflow.StreamHandler):
+        def __init__(self):
+            super().__init__(input_sample_rate=rate)
+
+        def receive(self, frame):
+            heard.append(frame[0])
+
+        def emit(self):
+            time.sleep(0.02)
+
+        def copy(self):
+            return Listener()
+
+    assert run_call(Listener(), play=signals.tone(0.5), seconds=1, backend=backend).error is None
+    assert set(heard) == {rate}
+
+
+@BACKENDS
 def test_work_of_ones_own_threads_takes_no_time(backend):
     """Virtual time does not run ahead of an executor, or another limiter, that a handler waits for."""
 

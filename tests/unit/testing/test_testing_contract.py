@@ -448,7 +448,7 @@ class KeepsItsPlace(Echo):
 class ForgetsInterruptions(Echo):
     """Thinks for 0.4 s before it answers. An interruption in this time is noticed, and forgotten."""
 
-    thinks, counts = 0.4, False
+    thinks, counts, pieces = 0.4, False, 20
 
     def __init__(self):
         super().__init__()
@@ -473,7 +473,7 @@ class ForgetsInterruptions(Echo):
             asked = self.asked.popleft()
             await anyio.sleep(self.thinks)
             self.stop = self.counts and asked != self.interruptions
-            self.frames.extend([(RATE, signals.tone(0.1))] * 20)
+            self.frames.extend([(RATE, signals.tone(0.1))] * self.pieces)
         if self.stop:
             self.frames.clear()
             return None
@@ -500,6 +500,12 @@ class TalksThroughInterruptions(ForgetsInterruptions):
     async def emit(self):
         self.stop = False
         return await super().emit()
+
+
+class TalksThroughBriefly(TalksThroughInterruptions):
+    """So does this one, with an answer of a second, which is over before an interruption would end it."""
+
+    thinks, pieces = 1.0, 10
 
 
 class FadesSilence(Echo):
@@ -571,6 +577,25 @@ class SaysItAll(CutsItselfShort):
     """Counts from the end of its answer."""
 
     ends_answer = True
+
+
+class HasClips(CutsItselfShort):
+    """Keeps its clips, says the first one, and hangs up after 20 s of silence."""
+
+    def __init__(self):
+        super().__init__()
+        self.clips = {name: np.roll(signals.tone(1.0), n) for n, name in enumerate(("hello", "menu", "bye"))}
+
+    async def receive(self, frame):
+        if self.last is None:
+            self.last = self.loop.time()
+            self.frames.append((RATE, self.clips["hello"]))
+
+    async def emit(self):
+        await anyio.sleep(0.02)
+        if self.last is not None and self.loop.time() - self.last > 20:
+            return rtcflow.CloseStream("You have said nothing for twenty seconds.")
+        return self.frames.popleft() if self.frames else None
 
 
 class CutsOnPurpose(CutsItselfShort):
@@ -716,6 +741,16 @@ class AnswersForSixSeconds(Echo):
                 self.came.set()
 
 
+class TakesMessages(Echo):
+    """Says for 8 s what to do, and only listens from then on."""
+
+    async def start_up(self):
+        self.frames.extend([(RATE, signals.tone(0.1))] * 80)
+
+    async def receive(self, frame):
+        pass
+
+
 class AnswersAlways(AnswersForSixSeconds):
     """Answers for as long as it is asked."""
 
@@ -851,15 +886,18 @@ def test_a_handlers_own_threads_are_held_up(monkeypatch):
         (FiveMinutesOfCall, LIMITS),
         (CountsInterruptions, NOTICES),
         (TalksThroughInterruptions, NOTICES),
+        (TalksThroughBriefly, NOTICES),
         (FadesWhatIsThere, LENGTHS),
         (Sides, REAL_TIME),
         (SaysItAll, SAYS_ALL),
         (CutsOnPurpose, SAYS_ALL),
+        (HasClips, SAYS_ALL),
         (StopsForGood, STALE),
         (GreetsWhoIsThere, BADLY),
         (AddsInInt32, REAL_TIME),
         (SquareWave, REAL_TIME),
         (AnswersAlways, LATE),
+        (TakesMessages, LATE),
         (SuppressesOne, ERRORS),
         (LooksOnceMore, ANY_ORDER),
         (LetsGo, ENDS),

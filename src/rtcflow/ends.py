@@ -7,16 +7,7 @@ import signal
 import threading
 from dataclasses import dataclass
 
-__all__ = [
-    "End",
-    "EndCause",
-    "Timeouts",
-    "describe_error",
-    "errors_in",
-    "in_words",
-    "shorten",
-    "sole_error",
-]
+__all__ = ["End", "EndCause", "Timeouts", "describe_error", "errors_in", "in_words", "shorten", "sole_error"]
 
 LONGEST_TEXT = 2000
 """The most characters of an exception or a reason that are passed on. Messages of libraries are shorter, and a message
@@ -122,9 +113,7 @@ def is_interrupt(error: BaseException) -> bool:
 
     Code may also raise `KeyboardInterrupt` itself. That is an error like others wherever Ctrl-C raises nothing.
     """
-    if isinstance(error, BaseExceptionGroup):
-        return error.subgroup(KeyboardInterrupt) is not None and ctrl_c_raises()
-    return isinstance(error, KeyboardInterrupt) and ctrl_c_raises()
+    return any(isinstance(one, KeyboardInterrupt) for one in errors_in(error)) and ctrl_c_raises()
 
 
 def ctrl_c_raises() -> bool:

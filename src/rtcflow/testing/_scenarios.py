@@ -155,7 +155,7 @@ async def interrupted(handler: StreamHandlerBase, args: Sequence[Any], pause: fl
         if pause is not None:
             await caller.play(signals.speech_like(SECOND, seed=2, activity=1.0))
     record = caller.record()
-    heard = tuple(one.at for one in record.heard if np.abs(one.frame.samples, dtype=np.int32).max() > AUDIBLE)
+    heard = tuple(one.at for one in record.heard if _is_audible(one.frame.samples))
     return Interruption(asked, again, heard, record.error)
 
 

@@ -13,7 +13,6 @@ import gc
 import inspect
 import math
 import threading
-import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from contextvars import ContextVar
@@ -26,6 +25,7 @@ import anyio.lowlevel
 from .._core.bridge import call_in_loop, current_loop_token
 from .._core.interrupt import current_frames
 from ..handlers.base import StreamHandlerBase
+from ._fair_clock import LOOK, FairClock, fair_clock
 from ._handler_time import HandlerTime, handler_time
 from ._stop_thread import stop_thread, take_back
 from ._virtual_time import Chooses
@@ -36,13 +36,10 @@ __all__ = ["HANG", "HandlerHung", "ManualLoop", "Watch", "longest_hang", "refuse
 T = TypeVar("T")
 
 HANG = 30.0
-"""Real seconds for which a loop in virtual time may be held up before `HandlerHung` is raised."""
+"""Seconds for which a loop in virtual time may be held up before `HandlerHung` is raised (see `FairClock`)."""
 
 longest_hang: ContextVar[float] = ContextVar("rtcflow_longest_hang", default=math.inf)
 """The same for the calls that are made in this context: `check_handler` makes many calls, and waits for less long."""
-
-LOOK: Final = 0.25
-"""Real seconds between two looks at a loop."""
 
 UNWIND: Final = 2.0
 """Real seconds in which an interrupted call has to end."""
@@ -61,7 +58,7 @@ class Watch:
     Args:
         clock: The loop's.
         handler: Whose methods are to be named.
-        hang: Real seconds for which the loop may be held up.
+        hang: Seconds for which the loop may be held up (see `FairClock`).
     """
 
     def __init__(self, clock: VirtualTime, handler: StreamHandlerBase, hang: float) -> None:
@@ -70,15 +67,18 @@ class Watch:
         self._codes = _own_codes(handler)
         self._seen = -1
         self._since = self._began = 0.0
+        self._fair = fair_clock.get() or FairClock()
 
     def begin(self) -> None:
         """Count from now on."""
-        self._began = time.monotonic()
+        self._fair.begin()
+        self._began = self._fair.now()
         self._seen, self._since = self._clock.pulse, self._began
 
     def found(self, ident: int) -> str | None:
         """What to say of the loop in the thread `ident`; None while all is well."""
-        now = time.monotonic()
+        self._fair.look()
+        now = self._fair.now()
         if self._clock.now > self._clock.over_by:
             self._clock.abandon()
             return self._kept_open() or "the call goes on long after the caller has hung up"

@@ -44,6 +44,7 @@ from ..media.resample import Converter
 from ..outputs import AdditionalOutputs
 from ..protocol import messages
 from ..transports.memory import Link, MemoryTransport, memory_pair, play_in_a_task
+from ._fair_clock import LOOK
 from ._room import HANG, UNWIND, HandlerHung, Watch, refuse_in_a_loop, run_in_room
 from ._virtual_time import ROUNDING, Alarm
 from ._workers import PATIENCE
@@ -705,7 +706,7 @@ def _watched(handler: StreamHandlerBase) -> Iterator[None]:
 
     def look() -> None:
         watch.begin()
-        while not over.wait(0.5):
+        while not over.wait(LOOK):
             if text := watch.found(ident):
                 watch.interrupt(ident, text)
                 if over.wait(UNWIND):

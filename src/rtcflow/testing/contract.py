@@ -45,6 +45,7 @@ from ..serving.session import CallRequest, Session
 from ..stream import Stream
 from ..transports.memory import memory_pair
 from . import signals
+from ._fair_clock import FairClock, fair_clock
 from ._handler_time import handler_time, seen_by
 from ._leaks import descriptors
 from ._probe import AUDIBLE, Journal, probe_copies
@@ -96,11 +97,11 @@ HANDLER_CHECKS: dict[str, Callable[..., None]] = {}
 _STEPS: dict[str, str] = {}
 """What each of them plays."""
 ENOUGH: Final = 4.0
-"""Real seconds after which a handler that has broken a sentence is not looked at any further."""
+"""Seconds after which a handler that has broken a sentence is not looked at any further (see `FairClock`)."""
 LONGEST: Final = 30.0
-"""Real seconds after which no new sentence is looked at, even if none is broken."""
+"""Seconds after which no new sentence is looked at, even if none is broken (see `FairClock`)."""
 SHORT_HANG: Final = 4.0
-"""Real seconds for which a method of an async handler may hold up the loop."""
+"""Seconds for which a method of an async handler may hold up the loop (see `FairClock`)."""
 GRACE: Final = 1.0
 """Real seconds in which a thread that the handler started may end after `shutdown`."""
 
@@ -143,10 +144,11 @@ def _look_at(handler: StreamHandlerBase, given: _CheckInput, sentences: list[str
     __tracebackhide__ = True
     broken: list[tuple[str, str, str]] = []
     cause: BaseException | None = None
-    began = time.monotonic()
+    clock = FairClock()
+    fair_clock.set(clock)
     longest_hang.set(SHORT_HANG)
     for n, sentence in enumerate(sentences):
-        passed = time.monotonic() - began
+        passed = clock.now()
         if broken and passed > ENOUGH:
             break
         if passed > LONGEST:
@@ -779,9 +781,10 @@ def _any_order(handler: StreamHandlerBase, given: _CheckInput) -> None:
     if error is not None:
         return
     answers = [len(_JOURNALS.get()[-1].emits)]
-    began = time.monotonic()
+    clock = fair_clock.get() or FairClock()
+    began = clock.now()
     for n in range(2 * _ORDERS):
-        if time.monotonic() - began > _ORDERS_SECONDS:
+        if clock.now() - began > _ORDERS_SECONDS:
             return
         backend, seed = _BACKENDS[n % 2], n // 2
         held, error = play(backend, seed)
@@ -815,6 +818,7 @@ def _any_order(handler: StreamHandlerBase, given: _CheckInput) -> None:
 _MANY_ANSWERS: Final = 5
 _ORDERS: Final = 12
 _ORDERS_SECONDS: Final = 1.5
+"""Seconds after which no new order is tried (see `FairClock`)."""
 
 
 @_handler_sentence(

@@ -271,14 +271,22 @@ class Playout:
         """The next frame, or what there is of it, and when its last sample was pushed; made of two, if one is shed."""
         size = self.frame_size
         self._spared += 1
-        if not self._surplus or self._spared < SHED_EVERY or self._waiting < 2 * size:
-            samples, complete = self._take(size)
-            self._played += samples.shape[1]
-            return samples, complete
+        if self._surplus:
+            if self._waiting < 2 * size:
+                self._surplus = 0  # the queue empties, so it stands no more: what comes later is not shed in its place
+            elif self._spared >= SHED_EVERY:
+                return self._take_and_shed()
+        samples, complete = self._take(size)
+        self._played += samples.shape[1]
+        return samples, complete
+
+    def _take_and_shed(self) -> tuple[NDArray[np.int16], float]:
+        """The next frame, made of two or more."""
+        size = self.frame_size
         shed = max(1, self._surplus - round(SHED_AT_ONCE / FRAME_SECONDS))
         shed = min(shed, self._waiting // size - 1)
         samples, complete = self._take((1 + shed) * size)
-        self._surplus -= shed
+        self._surplus = self._surplus - shed if self._waiting >= size else 0
         self._slack.reset()
         self._spared = 0
         self._played += size

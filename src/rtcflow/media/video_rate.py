@@ -193,11 +193,14 @@ class VideoRate:
 
     def _sent_rate(self, now: float) -> float | None:
         """Bits per second of the last two seconds; None at the beginning."""
-        while self._sent and self._sent[0][0] < now - 2.0:
-            self._sent.popleft()
+        self._forget_sent(now)
         if not self._sent or now - self._sent[0][0] < 0.5:
             return None
         return sum(bits for _, bits in self._sent) / (now - self._sent[0][0])
+
+    def _forget_sent(self, now: float) -> None:
+        while self._sent and self._sent[0][0] < now - 2.0:
+            self._sent.popleft()
 
     # -- pictures
 
@@ -219,6 +222,7 @@ class VideoRate:
     def _owe(self, now: float, bits: float) -> None:
         self._owed = self._owed_now(now) + bits
         self._owed_at = now
+        self._forget_sent(now)  # here, too: a peer need not report
         self._sent.append((now, bits))
 
     def _owed_now(self, now: float) -> float:

@@ -527,9 +527,9 @@ def test_a_backlog_after_a_long_chunk_is_shed() -> None:
     assert max(line.latencies(5.5)) < 0.01
 
 
-@pytest.mark.parametrize("interruption", ["clear", "held back", "long chunk"])
+@pytest.mark.parametrize("interruption", ["clear", "held back", "long chunk", "pause"])
 def test_shedding_ends_when_its_reason_does(interruption: str) -> None:
-    """What is emitted after a clear, or made ahead of time, is not cut for the backlog before it."""
+    """What is emitted after a clear or a pause, or made ahead of time, is not cut for the backlog before it."""
     line = stalled(Latency.LIVE, 0.5, seconds=3.7)
     shed = line.playout.statistics().shed
     assert 0 < shed < 0.4 * RATE
@@ -540,6 +540,12 @@ def test_shedding_ends_when_its_reason_does(interruption: str) -> None:
             line.frame(185, line.now)
         case "held back":
             line.playout.held_back()
+        case "pause":  # the backlog is played, and the next reply comes in chunks of 0.1 s
+            line.run_until(line.now + 2)
+            shed = line.playout.statistics().shed
+            assert shed < 0.5 * RATE
+            for n in range(100):
+                line.frame(200 + n, line.now + 0.1 * (not n % 5))
         case _:
             line.push(speech, line.now)
     line.run_until(line.now + 5)

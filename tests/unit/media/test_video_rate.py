@@ -216,3 +216,11 @@ def test_whatever_comes_the_target_is_within_its_bounds_and_waiting_ends(
         assert wait >= 0
         assert rate.wait(now + wait + 1e-6) <= 1e-3
     assert ALLOWANCE > 0
+
+
+def test_a_peer_that_never_reports_costs_no_memory() -> None:
+    """What was sent is remembered for two seconds, also if no report asks for it."""
+    rate = VideoRate(500_000, 100_000, 2_000_000)
+    for n in range(3000):
+        rate.sent(n / 30, 1000, 1)
+    assert len(rate._sent) <= 62

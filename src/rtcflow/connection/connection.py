@@ -80,7 +80,8 @@ class ConnectionStatistics:
     """Figures of one connection since it began.
 
     Attributes:
-        transport: The transport's figures.
+        transport: The transport's figures. If the connection was resumed, counts are those of all its transports
+            together. What is measured, as the round trip, and `details` are of the last one.
         received: Calls of `receive` that were begun.
         emitted: Audio items that `emit` returned.
         video_received: Calls of `video_receive` that were begun.
@@ -92,7 +93,7 @@ class ConnectionStatistics:
         tasks_abandoned: Async methods that did not end within `Timeouts.close`, because they shield themselves from
             cancellation or swallow it.
         setup: Seconds from `run` until media could flow, or None.
-        resumed: How often the connection went on over another transport. `transport` has the figures of the last.
+        resumed: How often the connection went on over another transport.
     """
 
     transport: TransportStatistics
@@ -448,7 +449,7 @@ class Connection:
     def statistics(self) -> ConnectionStatistics:
         """The figures now."""
         return ConnectionStatistics(
-            transport=self.transport.statistics(),
+            transport=(self._resuming or self.transport).statistics(),
             received=self._media.received,
             emitted=self._media.emitted,
             video_received=self._media.video_received,
@@ -610,6 +611,8 @@ class Connection:
         audio_out, before = self._out
         rest, sent = audio_out.take_rest(), self._sent.sample_rate
         self.transport = self._media.transport = transport
+        if self._resuming is not None:
+            self._resuming.adopted(transport)
         self._start_transport()
         self._out = transport.audio_out, before + audio_out.playback().played
         voice = Voice(self._sent.sample_rate)

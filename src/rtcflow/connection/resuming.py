@@ -18,14 +18,16 @@ import math
 import threading
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Final, Protocol
 
 import anyio
 import anyio.lowlevel
 
 from .._core.bridge import Event
+from .._core.flow import FlowStatistics
 from .._core.nursery import Nursery
-from ..abc import Transport
+from ..abc import Transport, TransportStatistics
 from ..ends import End, EndCause, Timeouts
 from ..exceptions import ConnectionExists
 from ..handlers.base import StreamHandlerBase
@@ -87,6 +89,8 @@ class Resuming:
         self._end: End | None = None  # how it ends if nobody comes back
         self._next: Transport | None = None  # offered, not adopted yet
         self._held: set[Transport] = {connection.transport}  # not closed yet
+        # The transport, and what those before it have counted: replaced as one, because any thread may ask.
+        self._counted: tuple[Transport, TransportStatistics | None] = connection.transport, None
         self._connecting: anyio.CancelScope | None = None
         self._changed = anyio.Event()
         self._released = anyio.Event()
@@ -209,6 +213,18 @@ class Resuming:
         reason = f"{end.reason}; the peer did not come back within {self._state.seconds:g} s"
         self._connection._finish(End(EndCause.LINK_BROKE, reason, end.error))
 
+    # -- figures, from any thread
+
+    def statistics(self) -> TransportStatistics:
+        """The figures of the transport, with the counts of those before it added: no count ever falls."""
+        transport, before = self._counted
+        figures = transport.statistics()
+        return figures if before is None else _add_up(before, figures)
+
+    def adopted(self, transport: Transport) -> None:
+        """`transport` has taken the place of the one before."""
+        self._counted = transport, self.statistics()
+
     # -- messages, from any thread
 
     def keep_message(self, message: str) -> bool:
@@ -265,3 +281,35 @@ class Resuming:
         left, self._next = self._next, None
         if left is not None:
             await left.aclose()
+
+
+def _add_up(before: TransportStatistics, now: TransportStatistics) -> TransportStatistics:
+    """The counts of both. What was measured, and what waits, is that of `now`."""
+
+    def queue(first: FlowStatistics, second: FlowStatistics) -> FlowStatistics:
+        return replace(
+            second,
+            put=first.put + second.put,
+            taken=first.taken + second.taken,
+            dropped=first.dropped + first.waiting + second.dropped,  # nobody takes what waited
+            most_waiting=max(first.most_waiting, second.most_waiting),
+        )
+
+    old, new = before.audio_out, now.audio_out
+    return replace(
+        now,
+        audio_in=queue(before.audio_in, now.audio_in),
+        audio_out=replace(
+            new,
+            queued=old.queued + new.queued,
+            played=old.played + new.played,
+            dropped=old.dropped + old.waiting + new.dropped,
+            shed=old.shed + new.shed,
+            gaps=old.gaps + new.gaps,
+        ),
+        video_in=queue(before.video_in, now.video_in),
+        video_out=queue(before.video_out, now.video_out),
+        messages_in=queue(before.messages_in, now.messages_in),
+        packets_lost=before.packets_lost + now.packets_lost,
+        packets_concealed=before.packets_concealed + now.packets_concealed,
+    )

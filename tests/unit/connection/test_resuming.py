@@ -149,6 +149,38 @@ def test_handler_start_up_tasks_and_state_live_on(backend):
 
 
 @BACKENDS
+def test_no_count_falls_when_a_call_is_resumed(backend):
+    """Metrics take a count that falls for a new process. So the counts of all transports add up."""
+
+    async def main():
+        handler = Notes()
+        async with call(handler) as (connection, ours, _):
+            handler.send.send_nowait(tone(700, 0.1))
+            await anyio.sleep(1)
+            handler.send.send_nowait(tone(700, 0.1))
+            await anyio.sleep(1)
+            ours.break_link(BROKEN)
+            await anyio.sleep(1)
+            before = connection.statistics().transport
+            assert before.audio_out.gaps == 1
+            async with link() as (again, _):
+                connection.resume(again)
+                await anyio.sleep(1)
+                both, new = connection.statistics().transport, again.statistics()
+                assert 40 < new.audio_in.put < before.audio_in.put
+                for queue in (both.audio_in, both.messages_in, both.video_in, both.video_out):
+                    assert queue.put == queue.taken + queue.dropped + queue.waiting
+                assert both.audio_in.put == before.audio_in.put + new.audio_in.put
+                assert both.audio_in.taken == before.audio_in.taken + new.audio_in.taken
+                assert both.audio_in.dropped >= before.audio_in.dropped
+                sound = both.audio_out
+                assert sound.queued == sound.played + sound.dropped + sound.waiting == before.audio_out.queued
+                assert sound.gaps == 1
+
+    run(backend, main)
+
+
+@BACKENDS
 def test_nobody_comes_back_in_time(backend):
     """The call ends after `resume` seconds, with the cause that it would have had, and says how long it waited."""
 

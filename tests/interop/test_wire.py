@@ -269,6 +269,21 @@ def test_packets_read() -> None:
     run(check())
 
 
+def test_further_offers_make_the_way_no_longer() -> None:
+    """aiortc starts a receiver again at each further offer; a datagram passes through one function all the same."""
+
+    async def check() -> None:
+        async with two_transports() as (ours, theirs), reading(ours) as got:
+            for _ in range(1200):  # more than Python's calls may be deep
+                await got.receiver.receive(RTCRtpReceiveParameters(codecs=[OPUS]))
+            await send(theirs, 1, 2, 3)  # the first one takes aiortc's way
+            await until(lambda: len(got.packets) == 3)
+            assert got.slow == 1
+            assert not got.errors
+
+    run(check())
+
+
 def test_packets_not_for_us() -> None:
     """Forged and repeated packets, other payload types, empty ones, and what comes for a receiver that is off."""
 

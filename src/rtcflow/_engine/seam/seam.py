@@ -333,9 +333,9 @@ def take_packets(
     own handler.
 
     Relies on: `RTCDtlsTransport` calls ``receiver._handle_rtp_packet(packet, arrival_time_ms=)`` for each packet;
-    ``receiver.receive(parameters)`` starts the decoder thread; ``receiver._handle_disconnect()`` ends it, may be
-    called again, and leaves the rest alone; ``receiver.__jitter_buffer.add(packet)`` returns
-    ``(wants a picture, frame or None)``.
+    ``receiver.receive(parameters)`` starts the decoder thread, and is called again after each further offer;
+    ``receiver._handle_disconnect()`` ends the thread, may be called again, and leaves the rest alone;
+    ``receiver.__jitter_buffer.add(packet)`` returns ``(wants a picture, frame or None)``.
 
     Returns:
         False if this aiortc is not as we know it; then nothing was changed.
@@ -345,12 +345,15 @@ def take_packets(
         _log.warning("this aiortc has another receiver than we know; audio is received through its own jitter buffer")
         return False
     stock_receive, stock_handle = receiver.receive, receiver._handle_rtp_packet
+    reads = False
 
     async def receive(parameters: RTCRtpReceiveParameters) -> None:
+        nonlocal reads
         on_start(parameters)
         await stock_receive(parameters)
         receiver._handle_disconnect()
-        if wire.can_receive(receiver):
+        if not reads and wire.can_receive(receiver):
+            reads = True
             wire.receive(receiver, on_packet, on_error)
 
     async def handle(packet: Any, arrival_time_ms: int) -> None:

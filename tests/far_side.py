@@ -82,6 +82,17 @@ class FarSide:
     def say(self, message):
         self._say.send_nowait({"type": "websocket.receive", "bytes" if isinstance(message, bytes) else "text": message})
 
+    def never_waits(self):
+        """From the next message on, receiving does not let other tasks run while messages wait."""
+
+        async def receive():
+            try:
+                return self._said.receive_nowait()
+            except anyio.WouldBlock:
+                return await self._said.receive()
+
+        self.websocket._receive = receive
+
     def leave(self, code=1000):
         self._say.send_nowait({"type": "websocket.disconnect", "code": code})
 

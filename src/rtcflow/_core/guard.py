@@ -11,6 +11,7 @@ import math
 
 import anyio
 
+from ..ends import is_interrupt
 from ..exceptions import HandlerError
 from .bridge import current_loop_token
 from .native import cancellations
@@ -24,6 +25,11 @@ def is_cancellation(error: BaseException) -> bool:
     cancelled.
     """
     return isinstance(error, anyio.get_cancelled_exc_class()) and is_being_cancelled()
+
+
+def is_for_the_process(error: BaseException) -> bool:
+    """Whether an error that left the application's code is not its failure: Ctrl-C, or the end of our own task."""
+    return is_interrupt(error) or is_cancellation(error)
 
 
 def is_being_cancelled() -> bool:

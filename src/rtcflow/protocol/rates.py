@@ -27,14 +27,20 @@ class MessageRate:
         self._tokens = float(burst)
         self._last: float | None = None
 
-    def take(self, now: float) -> bool:
-        """Whether one more message at `now` is within the limit."""
+    def take(self, now: float, count: int = 1) -> bool:
+        """Whether one more message at `now` is within the limit.
+
+        Args:
+            now: Seconds.
+            count: How many messages it counts for. If more are taken than there are tokens, later messages pay for it:
+                otherwise a long message could never pass where the burst is small.
+        """
         if self._last is not None:
             self._tokens = min(self.burst, self._tokens + (now - self._last) * self.rate)
         self._last = now
         if self._tokens < 1:
             return False
-        self._tokens -= 1
+        self._tokens -= count
         return True
 
 

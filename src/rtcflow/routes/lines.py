@@ -47,7 +47,7 @@ from ..transports.websocket import open_websocket_transport
 from .carrier_auth import UpgradeCheck, check_host, named_carrier
 from .linger import Lingering
 from .origin_guard import guard
-from .requests import caller_of, failure
+from .requests import caller_of, failure, shown
 from .routed import new_call, resumed_call, routed
 
 if TYPE_CHECKING:
@@ -191,16 +191,16 @@ async def _refusals(
     calls: Calls, websocket: WebSocket, tell: Callable[[WebSocket, NegotiationError], Awaitable[None]]
 ) -> AsyncIterator[None]:
     """Log and count refused calls. `tell` answers the caller if its socket is not accepted yet."""
-    path, client = websocket.scope["path"], websocket.client
+    path, client = shown(websocket.scope["path"]), websocket.client
     who = "somebody" if client is None else f"{client.host}:{client.port}"
     try:
         yield
     except RemoteProtocolError as error:
         calls.refused["protocol_error"] += 1
-        logger.warning("%s from %s refused: %s", path, who, error)
+        logger.warning("%s from %s refused: %s", path, who, shown(str(error)))
     except NegotiationError as error:
         calls.refused[error.code] += 1
-        logger.log(refusal_level(error), "%s from %s refused: %s", path, who, error)
+        logger.log(refusal_level(error), "%s from %s refused: %s", path, who, shown(str(error)))
         if websocket.application_state is WebSocketState.CONNECTING:
             await tell(websocket, error)
     except (anyio.EndOfStream, anyio.BrokenResourceError):

@@ -29,9 +29,16 @@ BODY_TIMEOUT: Final = 10.0
 """Seconds in which a body must arrive. Without it, a body that trickles in for ever would keep its task."""
 
 
+def shown(text: str) -> str:
+    """Text of a stranger for logs, in one line: line breaks would forge lines, and terminals obey control codes."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
 def shown_path(scope: Scope) -> str:
     """The path for logs, without the id of a call."""
-    path: str = scope["path"]
+    path = shown(scope["path"])
     return f"{path.rpartition('/')[0]}/…" if scope.get("path_params") else path
 
 
@@ -133,7 +140,7 @@ def answering(
         except NegotiationError as error:
             path = shown_path(request.scope)
             level, caller = refusal_level(error), caller_of(request)
-            logger.log(level, "%s %s from %s refused: %s", request.method, path, caller, error)
+            logger.log(level, "%s %s from %s refused: %s", request.method, path, caller, shown(str(error)))
             if refused is not None and not isinstance(error, UnknownConnection):
                 refused[error.code] += 1
             return failed(error)

@@ -33,7 +33,7 @@ from .carrier_auth import (
     wrong_signature,
 )
 from .lines import check_audio
-from .requests import failure_headers, public_path, read_whole
+from .requests import failure_headers, public_path, read_whole, shown
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ async def incoming_call(calls: Calls, request: Request) -> Response:
         return await _answer_webhook(calls, request)
     except NegotiationError as error:
         calls.refused[error.code] += 1
-        logger.warning("%s refused: %s", request.scope["path"], error)
+        logger.warning("%s refused: %s", shown(request.scope["path"]), shown(str(error)))
         return PlainTextResponse(str(error), error.status, failure_headers(error))
     except ClientDisconnect:
         return Response(status_code=400)  # nobody reads it

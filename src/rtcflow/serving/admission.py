@@ -10,9 +10,8 @@ from typing import Any, Final
 import anyio
 import anyio.lowlevel
 
-from .._core.guard import is_cancellation
+from .._core.guard import is_for_the_process
 from .._core.hooks import ask
-from ..ends import is_interrupt
 from ..exceptions import ApplicationFailed, NegotiationError, NotAuthorized, TooManyConnections, TooManyRequests
 from ..protocol.rates import AddressRate
 from .options import Authorize, Options
@@ -110,13 +109,8 @@ async def _decide(name: str, hook: Authorize, caller: CallRequest, refused: str)
         if is_for_the_process(error):
             raise
         # The hook decides about strangers. If it fails, nobody comes in, and the server goes on.
-        logger.exception("%s raised for %s %s", name, caller, caller.path)
+        logger.exception("%s raised for %s %r", name, caller, caller.path)
         raise ApplicationFailed("the server could not check whether this call is allowed") from error
     if principal is None or principal is False or (isinstance(principal, str) and not principal):
         raise NotAuthorized(refused)
     return principal
-
-
-def is_for_the_process(error: BaseException) -> bool:
-    """Whether an error that left the application's code is not its failure: Ctrl-C, or the end of our own task."""
-    return is_interrupt(error) or is_cancellation(error)

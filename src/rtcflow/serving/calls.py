@@ -25,6 +25,7 @@ import anyio.abc
 import anyio.lowlevel
 
 from .._core.bridge import current_loop_token
+from .._core.guard import is_for_the_process
 from .._core.hooks import ask
 from .._core.native import task_group
 from .._core.threads import WorkerThreads
@@ -44,7 +45,7 @@ from ..exceptions import (
 )
 from ..handlers.base import StreamHandlerBase
 from ..handlers.checking import copy_handler
-from .admission import Admission, NoDescriptors, has_descriptors, is_for_the_process
+from .admission import Admission, NoDescriptors, has_descriptors
 from .engine import SharedEngine
 from .loop_lag import LoopLag
 from .options import Options

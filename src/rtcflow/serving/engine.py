@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import anyio
 import anyio.abc
 
+from .._core.guard import is_for_the_process
 from ..exceptions import NotServing
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ class SharedEngine:
         try:
             await engine.aclose()
         except BaseException as error:
-            if isinstance(error, (anyio.get_cancelled_exc_class(), KeyboardInterrupt)):
+            if is_for_the_process(error):
                 raise
             # Supervises: whatever ended the engine's thread, its connections have seen their links break.
             logger.exception("the WebRTC engine failed; the next call opens another")

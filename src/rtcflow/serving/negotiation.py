@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import anyio.lowlevel
 
+from .._core.guard import is_for_the_process
 from .._core.hooks import ask
 from ..exceptions import ApplicationFailed
 from ..protocol.ice import read_rtc_configuration
-from .admission import EXHAUSTED, NoDescriptors, is_for_the_process
+from .admission import EXHAUSTED, NoDescriptors
 from .calls import Calls
 from .options import Modality, Mode, Page
 

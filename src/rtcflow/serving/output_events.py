@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from .._core.fanout import BOUND, Fanout, Reader
+from .._core.guard import is_for_the_process
 from .._core.hooks import ask
 from ..outputs import AdditionalOutputs
 from ..protocol.sse import plain
@@ -89,8 +90,11 @@ class OutputEvents:
     async def _make(self, output: AdditionalOutputs) -> OutputEvent:
         try:
             values = plain(list(output.args) if self._function is None else await self._function.after(output))
-        except Exception:
-            # Supervises the application's function and its values: readers are told, the call and the next go on.
+        except BaseException as error:
+            if is_for_the_process(error):
+                raise
+            # Supervises the application's function and its values, which may raise anything, also SystemExit. This
+            # task is the stream's own: an error that leaves it would end every call.
             logger.exception("an output of %s could not be shown", self._name)
             return OutputEvent(FAILURE, "an output could not be shown")
         self._count += 1

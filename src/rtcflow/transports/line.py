@@ -76,6 +76,9 @@ OUTBOX_BOUND: Final = 1 << 20
 MARK_EVERY: Final = 0.2
 """Seconds of audio between two marks: how exactly we know what was heard, if the far side answers marks."""
 
+ERRORS_TOLD: Final = 10
+"""How many errors that a carrier reports in one call are logged. `statistics` counts them all."""
+
 
 class _MessageQueue:
     """What waits to be sent and is not audio; put from any thread, bounded, in order."""
@@ -333,7 +336,8 @@ class LineTransport(LinkTransport):
                 self._reply(self._codec.send(SendPong()))
             case CarrierFailed(reason):
                 self._figures["carrier_errors"] += 1
-                logger.warning("%s reports an error: %s", self._codec.name, reason)
+                if self._figures["carrier_errors"] <= ERRORS_TOLD:
+                    logger.warning("%r: %s reports an error: %.200r", self, self._codec.name, reason)
             case Stopped():
                 for left in self._left_over():
                     self._take(left)

@@ -25,6 +25,11 @@ GOODBYE: Final = 1.0
 FAIR: Final = 16
 """Messages after which the reader lets other tasks run, because receiving queued messages may never wait."""
 
+PIECE: Final = 8192
+"""Characters or bytes for which a message counts once, in `FAIR` and in `LineLimits.rate`. To read the longest message
+that is taken costs up to 10 ms. 20 ms of audio have at most 5,120 characters.
+"""
+
 EARLY: Final = 0.001
 """Seconds by which a timer may come early, as asyncio's timers do. Without it a timer would be set again at once."""
 
@@ -47,7 +52,8 @@ class LineLimits:
         setup: Seconds until it must have started the call.
         max_message: Characters or bytes of one message. 256 KiB are 1 s of stereo samples at 48 kHz as base64.
         rate: Messages a second, for long. Audio takes 50, or 100 with 10 ms frames. It takes 375 if a browser sends
-            each quantum of an AudioWorklet by itself (128 samples at 48 kHz).
+            each quantum of an AudioWorklet by itself (128 samples at 48 kHz). A message counts once for each 8 KiB
+            that it begins, since a long one costs more to read.
         burst: Messages beyond that at once, after a stall of the network: 20 s of audio.
         stall: If the peer takes no data for this many seconds, the link counts as broken.
         idle: If the peer sends nothing, not even a ping, for this many seconds, it counts as gone. None means never,
@@ -150,8 +156,8 @@ class LineSocket:
         """
         if self._over or self._websocket.client_state is self._disconnected:
             raise PeerLeft(1006)
-        self._count += 1
-        if self._count % FAIR == 0:
+        if self._count >= FAIR:
+            self._count = 0
             await anyio.lowlevel.checkpoint()
         said = await self._websocket.receive()
         if said["type"] == "websocket.disconnect":
@@ -166,8 +172,10 @@ class LineSocket:
         if now - self._heard_at > PAUSE:
             self._sends_since = now
         self._heard_at = now
-        if not self._rate.take(now):
-            problem = f"too many messages; {self._limits.rate:g} a second are taken"
+        weight = 1 + len(message) // PIECE
+        self._count += weight
+        if not self._rate.take(now, weight):
+            problem = f"too many messages; {self._limits.rate:g} a second are taken, or as many times 8 KiB"
             raise RemoteProtocolError(problem, close_code=OVER_LIMIT)
         return message
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import json
 from contextlib import asynccontextmanager
@@ -14,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rtcflow import ends
 from rtcflow.ends import Timeouts
 from rtcflow.handlers.base import AsyncStreamHandler
 from rtcflow.outputs import AdditionalOutputs
@@ -254,6 +256,50 @@ async def test_what_the_function_raises_is_told_and_goes_on(caplog):
             ("end", "closed"),
         ]
     assert "secret" in caplog.text
+
+
+class Panic(BaseException):
+    """As native code raises it."""
+
+
+class Unspeakable:
+    def __str__(self):
+        raise Panic
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("kind", "error"),
+    [
+        ("value", Panic),
+        ("sync", SystemExit),
+        ("sync", asyncio.CancelledError),
+        ("async", GeneratorExit),
+        ("async", KeyboardInterrupt),
+        ("async", asyncio.CancelledError),
+    ],
+)
+async def test_no_exception_of_the_function_ends_other_calls(kind, error, monkeypatch):
+    """SystemExit, the panic of native code, or a future that somebody else cancelled: one failure, and all goes on."""
+    monkeypatch.setattr(ends, "ctrl_c_raises", lambda: False)  # as under `rtcflow serve`
+
+    def touchy(word):
+        if word == "b":
+            raise error
+        return word
+
+    async def touchy_async(word):
+        return touchy(word)
+
+    options = {} if kind == "value" else {"additional_outputs_handler": touchy if kind == "sync" else touchy_async}
+    odd = Unspeakable() if kind == "value" else "b"
+    async with site(concurrency_limit=2, **options) as (client, stream, session), memory_pair() as (ours, _):
+        async with stream.calls.admit(CallRequest(), "memory", "other") as other:
+            stream.calls.start(other, ours)
+        response = await ended_after(client, session, *map(AdditionalOutputs, ("a", odd, "c")))
+        assert events(response.text)[1:3] == [("failure", "an output could not be shown"), ("output", ["c"])]
+        assert other.end is None
+        assert stream.calls.is_running
 
 
 async def read_until(stream, wanted, last_id=None, patience=20):

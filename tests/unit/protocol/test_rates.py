@@ -122,3 +122,11 @@ def test_the_rate_bound_lets_bursts_through_and_floods_not() -> None:
     assert all(rate.take(second / 50) for second in range(5000))
     flood = MessageRate(100, 200)
     assert sum(flood.take(number / 10_000) for number in range(10_000)) == pytest.approx(300, abs=2)
+
+
+def test_a_message_that_counts_for_many_leaves_less_for_the_next() -> None:
+    """Ten times the weight, a tenth of the messages; and one that is heavier than the burst passes all the same."""
+    rate = MessageRate(100, 200)
+    assert sum(rate.take(number / 10_000, 10) for number in range(10_000)) == pytest.approx(30, abs=1)
+    small = MessageRate(1, 1)
+    assert [small.take(now, 33) for now in (0, 1, 32, 33)] == [True, False, False, True]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from collections import Counter
 from contextlib import asynccontextmanager
 
 import anyio
+import httpx2
 import numpy as np
 import pytest
 from far_side import CALLS, START, far_side
@@ -279,6 +282,39 @@ async def test_what_clients_may_do_can_be_set():
         far.say(START)
         far.say(MEDIA)
     assert far.closed[0] == 1009
+
+
+FORGED = "x\n2026-01-01 ERROR forged\x1b[2J"
+
+
+@pytest.mark.parametrize("where", ["path", "path of a webhook", "format", "content type"])
+async def test_callers_cannot_forge_lines_of_the_log(where, caplog):
+    """What a stranger sent is logged with its line breaks and control characters escaped."""
+    caplog.set_level(logging.INFO)
+    stream = make()
+    if where == "path":
+        async with line_to(stream, "websocket") as far:
+            far.say(START)
+            far.leave()
+        async with stream.running(), far_side() as far:
+            far.websocket.scope |= {"path": f"/telephone/handler/{FORGED}", "path_params": {"carrier": FORGED}}
+            await asgi_lines.telephone_handler(stream.calls, far.websocket)
+    elif where == "format":
+        in_json = json.dumps(FORGED)[1:-1]
+        for carrier in ("twilio", "telnyx", "plivo"):
+            async with line_to(stream, carrier) as far:
+                for message in CALLS[carrier]:
+                    far.say(message.replace("audio/x-mulaw", in_json).replace("PCMU", in_json))
+    else:
+        transport = httpx2.ASGITransport(stream.asgi, client=("192.0.2.1", 1))
+        async with stream.running(), httpx2.AsyncClient(transport=transport, base_url="http://site") as client:
+            if where == "path of a webhook":
+                await client.post("/telephone/incoming/x%0a2026-01-01%20ERROR%20forged%1b[2J")
+            else:
+                await client.post("/whip", content="", headers=[(b"content-type", b"x\x1b[2J")])
+    told = [record.getMessage() for record in caplog.records if record.name.startswith("rtcflow")]
+    assert told
+    assert all(line.isprintable() for line in told), told
 
 
 SECRETS = {"twilio": "1", "telnyx": "2", "plivo": "3", "vonage": "4"}

@@ -7,6 +7,7 @@ import logging
 import anyio
 import pytest
 
+from rtcflow import ends
 from rtcflow.serving.engine import SharedEngine
 from rtcflow.transports.webrtc import WebRTCConfig, WebRTCEngine
 
@@ -19,11 +20,11 @@ class Panic(BaseException):
     """What native code raises when it is beyond help."""
 
 
-async def kill(engine: WebRTCEngine) -> None:
+async def kill(engine: WebRTCEngine, error: type[BaseException] = Panic) -> None:
     """Have something raise in the engine's thread that no connection can answer for."""
 
     async def fail() -> None:
-        raise Panic("native code")
+        raise error("native code")
 
     room = engine._thread
     assert room is not None
@@ -31,13 +32,20 @@ async def kill(engine: WebRTCEngine) -> None:
         await room.call(fail)
 
 
-async def test_an_engine_that_failed_is_replaced(caplog: pytest.LogCaptureFixture) -> None:
-    """The failure is told once, what asks next gets an engine that works, and the stream goes on."""
+@pytest.mark.parametrize("error", [Panic, SystemExit, KeyboardInterrupt])
+async def test_an_engine_that_failed_is_replaced(
+    error: type[BaseException], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The failure is told once, what asks next gets an engine that works, and the stream goes on.
+
+    That is so for KeyboardInterrupt, too, where the server handles Ctrl-C itself: then native code has raised it.
+    """
+    monkeypatch.setattr(ends, "ctrl_c_raises", lambda: False)
     engines = SharedEngine(LOCAL)
     with anyio.fail_after(10), caplog.at_level(logging.ERROR):
         first = await engines.get()
         assert await engines.get() is first
-        await kill(first)
+        await kill(first, error)
         second = await engines.get()
         assert second is not first
         call = await second.offer()

@@ -531,7 +531,7 @@ async def test_a_flood_is_closed_with_1008():
         with pytest.raises(anyio.BrokenResourceError):
             await transport.wait_ended()
         await far.until(lambda: far.closed)
-        assert far.closed == (1008, "too many messages; 500 a second are taken")
+        assert far.closed == (1008, "too many messages; 500 a second are taken, or as many times 8 KiB")
 
 
 async def test_a_message_for_each_quantum_of_an_audio_worklet_is_no_flood():
@@ -581,6 +581,46 @@ async def test_messages_that_nobody_reads_are_bounded():
             far.say('{"type":"x"}')
         await far.until(lambda: far.closed)
         assert far.closed[0] == 1008
+
+
+async def test_a_carrier_cannot_fill_the_log(caplog):
+    """Its errors are logged in one line each, cut, and the first ten of a call; all are counted."""
+    async with telephone_line("telnyx") as (far, transport):
+        transport.start(AudioFormat(8000), AudioFormat(8000))
+        for _ in range(100):
+            far.say(json.dumps({"event": "error", "payload": {"title": "bad\n2026-01-01 ERROR forged" + 10_000 * "x"}}))
+        await settle()
+        assert transport.statistics().details["carrier_errors"] == 100
+    told = [record.getMessage() for record in caplog.records if "reports an error" in record.getMessage()]
+    assert len(told) == 10
+    assert all(line.isprintable() and len(line) < 400 for line in told)
+
+
+async def test_long_messages_leave_other_calls_their_time():
+    """A message of 256 KiB takes milliseconds to read. If many wait, other tasks run between any two of them."""
+    long = '{"event":"ping","x":[%s0]}' % ("{}," * 80_000)
+    async with websocket_line() as (far, transport):
+        far.never_waits()  # while messages wait; so do Hypercorn and Uvicorn on asyncio
+        transport.start(AudioFormat(8000), AudioFormat(8000))
+        for _ in range(10):
+            far.say(long)
+        seen = []
+        while len(seen) < 1000 and transport.statistics().details["messages_received"] < 10:
+            seen.append(transport.statistics().details["messages_received"])
+            await anyio.lowlevel.checkpoint()
+        assert {*range(1, 10)} <= {*seen}
+
+
+async def test_long_messages_count_for_many():
+    """500 messages a second are taken for long; of 256 KiB only 15. The longest audio of real time is far below."""
+    for size, interval, is_taken in ((250_000, 0.2, True), (250_000, 0.02, False), (5_000, 0.01, True)):
+        async with websocket_line() as (far, transport):
+            transport.start(AudioFormat(8000), AudioFormat(8000))
+            for _ in range(200):
+                far.say('{"event":"ping","x":"%s"}' % (size * "x"))
+                await anyio.sleep(interval)
+            assert (far.closed is None) is is_taken
+            assert is_taken or far.closed[0] == 1008
 
 
 async def test_goodbyes_and_broken_links_are_told_apart():

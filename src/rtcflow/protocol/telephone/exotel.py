@@ -92,6 +92,6 @@ def _read_format(said: dict[str, Any]) -> MediaFormat:
     if encoding in _LINEAR and sample_rate in {8000, 16000, 24000}:
         return MediaFormat("pcm_s16le", sample_rate)
     raise RemoteProtocolError(
-        f"Exotel sends {encoding[:40]} at {sample_rate} Hz; set sample-rate to 8000, 16000 or 24000",
+        f"Exotel sends {encoding[:40]!r} at {sample_rate} Hz; set sample-rate to 8000, 16000 or 24000",
         close_code=WRONG_KIND,
     )

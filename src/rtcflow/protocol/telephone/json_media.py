@@ -180,7 +180,7 @@ def _mime_format(said: Mapping[str, Any], carrier: str) -> MediaFormat:
     if encoding == "audio/x-l16" and sample_rate in {8000, 16000}:
         return MediaFormat("pcm_s16le", sample_rate)
     raise RemoteProtocolError(
-        f"{carrier} sends {encoding[:40]} at {sample_rate} Hz; set the stream to audio/x-mulaw;rate=8000",
+        f"{carrier} sends {encoding[:40]!r} at {sample_rate} Hz; set the stream to audio/x-mulaw;rate=8000",
         close_code=WRONG_KIND,
     )
 
@@ -279,7 +279,7 @@ class TelnyxCodec(JsonMediaCodec):
         agreed = self._FORMATS.get((encoding, sample_rate))
         if agreed is None:
             raise RemoteProtocolError(
-                f"Telnyx sends {encoding[:40]} at {sample_rate} Hz; set codec and bidirectionalCodec to PCMU",
+                f"Telnyx sends {encoding[:40]!r} at {sample_rate} Hz; set codec and bidirectionalCodec to PCMU",
                 close_code=WRONG_KIND,
             )
         call_id = read_id(start, "call_control_id")

@@ -37,6 +37,7 @@ from aiortc.rtp import (
     RTCP_PSFB_PLI,
     RTCP_RTPFB_NACK,
     HeaderExtensions,
+    RtcpByePacket,
     RtcpPsfbPacket,
     RtcpReceiverInfo,
     RtcpRrPacket,
@@ -51,7 +52,7 @@ from rtcflow._engine.config import VideoConfig, WebRTCConfig
 from rtcflow._engine.seam import feedback, gathering, restart, seam, wire
 from rtcflow._engine.seam.description import SessionDescription, common_codecs, digests
 from rtcflow._engine.seam.pictures import encode_pictures, take_pictures
-from rtcflow._engine.video import PictureEncoder, PictureReceiver, encoders
+from rtcflow._engine.video import MAX_WAITING, PictureEncoder, PictureReceiver, encoders
 from rtcflow.exceptions import RemoteProtocolError
 
 OPUS = RTCRtpCodecParameters(mimeType="audio/opus", clockRate=48000, channels=2, payloadType=96)
@@ -256,8 +257,25 @@ def test_without_the_seam() -> None:
     seam.use_certificate(strange, strange)
 
 
+async def send_pictures(receiver: Any, count: int, first: int = 0) -> None:
+    """Give `receiver` so many key pictures of one packet each."""
+    encoder = PictureEncoder()
+    for number in range(first, first + count):
+        frame = av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), np.uint8), format="bgr24")
+        frame.pts, frame.time_base = 3000 * number, Fraction(1, 90000)
+        (payload,), timestamp = encoder.encode(frame, force_keyframe=True)
+        packet = RtpPacket(97, marker=1, sequence_number=number, timestamp=timestamp, payload=payload)
+        await receiver._handle_rtp_packet(packet, arrival_time_ms=0)
+
+
+VP8 = RTCRtpCodecParameters(mimeType="video/VP8", clockRate=90000, payloadType=97)
+
+
 def test_pictures_go_through_our_buffer() -> None:
-    """A receiver of video gives its packets to ours, reports nothing by itself, and decodes what ours gives it."""
+    """A receiver of video gives its packets to ours, reports nothing by itself, and decodes what ours gives it.
+
+    Also after a goodbye of RTCP: libwebrtc says it when its sender stops for a while.
+    """
 
     async def check() -> None:
         async with connected_pair() as (one, _two):
@@ -268,18 +286,33 @@ def test_pictures_go_through_our_buffer() -> None:
             assert vars(receiver)["_RTCRtpReceiver__nack_generator"] is not None
             assert ours.install(receiver)
             assert vars(receiver)["_RTCRtpReceiver__nack_generator"] is None
-            codec = RTCRtpCodecParameters(mimeType="video/VP8", clockRate=90000, payloadType=97)
-            await receiver.receive(RTCRtpReceiveParameters(codecs=[codec]))
-            encoder = PictureEncoder()
-            frame = av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), np.uint8), format="bgr24")
-            frame.pts, frame.time_base = 0, Fraction(1, 90000)
-            payloads, _ = encoder.encode(frame)
-            for number, payload in enumerate(payloads):
-                packet = RtpPacket(97, marker=number == len(payloads) - 1, sequence_number=number, payload=payload)
-                await receiver._handle_rtp_packet(packet, arrival_time_ms=0)
-            seen = await asyncio.wait_for(receiver.track.recv(), 10)
-            assert (seen.width, seen.height) == (64, 48)
+            await receiver.receive(RTCRtpReceiveParameters(codecs=[VP8]))
+            for number in range(3):
+                await send_pictures(receiver, 1, number)
+                seen = await asyncio.wait_for(receiver.track.recv(), 10)
+                assert (seen.width, seen.height) == (64, 48)
+                await receiver._handle_rtcp_packet(RtcpByePacket(sources=[0]))
             await receiver.stop()
+
+    run(check())
+
+
+def test_a_decoder_that_is_too_slow_has_a_bounded_queue() -> None:
+    """Also if each picture is a key picture, which any decoder can go on with. The newest one waits."""
+
+    async def check() -> None:
+        async with connected_pair() as (one, _two):
+            (transport,) = seam.transports(one)
+            receiver: Any = RTCRtpReceiver("video", transport)
+            ours = PictureReceiver()
+            assert ours.install(receiver)
+            vars(receiver)["_RTCRtpReceiver__codecs"][97] = VP8  # and no decoder's thread
+            waiting = vars(receiver)["_RTCRtpReceiver__decoder_queue"]
+            await send_pictures(receiver, 3 * MAX_WAITING)
+            assert 0 < waiting.qsize() <= MAX_WAITING + 1
+            while waiting.qsize():
+                _, newest = waiting.get_nowait()
+            assert newest.timestamp == 3000 * (3 * MAX_WAITING - 1)
 
     run(check())
 

@@ -54,7 +54,8 @@ LONGEST_STEP: Final = CLOCK_RATE // 10
 On a narrow path, where most pictures are left out, it would make each one larger than the last, until none fits."""
 
 MAX_WAITING: Final = 60
-"""Pictures that may wait for the decoder. More never get shown in time: a machine that slow skips to a key picture."""
+"""Pictures that may wait for the decoder. More never get shown in time: a machine that slow drops them, and goes on
+with the next key picture."""
 
 
 class PictureReceiver:
@@ -101,6 +102,7 @@ class PictureReceiver:
             return
         now = self._loop.time()
         if port.waiting() > MAX_WAITING:
+            port.skip()
             self._buffer.need_key(now)
         actions = self._buffer.poll(now)
         for picture in actions.pictures:

@@ -10,6 +10,7 @@ import asyncio
 import queue
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import Any, Protocol
 
 from aiortc import RTCRtpReceiver, RTCRtpSender
@@ -17,14 +18,14 @@ from aiortc.codecs.base import Encoder
 from aiortc.jitterbuffer import JitterFrame
 from aiortc.rtcrtpparameters import RTCRtpCodecParameters
 from aiortc.rtcrtpsender import RTCEncodedFrame
-from aiortc.rtp import RTP_HISTORY_SIZE, RtcpReceiverInfo, RtcpRrPacket, RtcpSrPacket
+from aiortc.rtp import RTP_HISTORY_SIZE, RtcpByePacket, RtcpReceiverInfo, RtcpRrPacket, RtcpSrPacket
 
 from .feedback import NumberedPackets, arrival_reporter, number_packets, prepare
 
 _PREFIX = "_RTCRtpReceiver__"
 _PRIVATE = ("jitter_buffer", "nack_generator", "decoder_queue", "codecs")
 _SENDER = ("_run_rtp", "_send_keyframe", "_retransmit", "_next_encoded_frame", "_handle_rtcp_packet")
-_METHODS = ("_handle_rtp_packet", "_send_rtcp_nack", "_send_rtcp_pli")
+_METHODS = ("_handle_rtp_packet", "_handle_rtcp_packet", "_send_rtcp_nack", "_send_rtcp_pli")
 
 
 class PicturePort:
@@ -50,6 +51,15 @@ class PicturePort:
     def waiting(self) -> int:
         """Pictures that wait for the decoder."""
         return self._queue.qsize()
+
+    def skip(self) -> None:
+        """Drop the pictures that wait for the decoder. Relies on: None in the queue ends the decoder's thread."""
+        ends = False
+        with suppress(queue.Empty):
+            while True:
+                ends |= self._queue.get_nowait() is None
+        if ends:
+            self._queue.put(None)
 
     async def report_lost(self, ssrc: int, lost: list[int]) -> None:
         """Send a NACK (RFC 4585 section 6.2.1)."""
@@ -84,9 +94,14 @@ def take_pictures(
 ) -> PicturePort | None:
     """Have `receiver`, which has not started, hand its video packets to `on_packet`.
 
+    A goodbye of RTCP (BYE, RFC 3550 section 6.6) does not end the track. libwebrtc says it each time its sender stops
+    for a while, and goes on later with the same source. aiortc would end the decoder's thread, wait for that in the
+    thread of all calls, and decode nothing any more.
+
     Relies on: ``_handle_rtp_packet(packet, arrival_time_ms=)`` is called for each packet, puts the payload without the
     codec's header into ``packet._data``, undoes RTX, and gives the packet to ``__jitter_buffer.add``, which returns
-    ``(ask for a key picture, picture or None)``; ``__nack_generator`` is asked only if it is not None.
+    ``(ask for a key picture, picture or None)``; ``__nack_generator`` is asked only if it is not None;
+    ``_handle_rtcp_packet(packet)`` is called for reports and goodbyes of the sources.
 
     Args:
         receiver: The receiver.
@@ -101,7 +116,12 @@ def take_pictures(
     members: dict[str, Any] = vars(receiver)
     if not (all(_PREFIX + name in members for name in _PRIVATE) and all(hasattr(receiver, name) for name in _METHODS)):
         return None
-    stock, report = receiver._handle_rtp_packet, arrival_reporter(receiver, arrived)
+    stock, stock_rtcp = receiver._handle_rtp_packet, receiver._handle_rtcp_packet
+    report = arrival_reporter(receiver, arrived)
+
+    async def handle_rtcp(packet: Any) -> None:
+        if not isinstance(packet, RtcpByePacket):
+            await stock_rtcp(packet)
 
     async def handle(packet: Any, arrival_time_ms: int) -> None:
         await report(packet)
@@ -111,6 +131,7 @@ def take_pictures(
     members[_PREFIX + "jitter_buffer"] = _Tap(on_packet)
     members[_PREFIX + "nack_generator"] = None
     members["_handle_rtp_packet"] = handle
+    members["_handle_rtcp_packet"] = handle_rtcp
     return PicturePort(receiver)
 
 

@@ -76,6 +76,7 @@ class HandlerTime(ModuleType):
         """In a worker thread of a call, in the call's time; in other threads, really."""
         worker: Any = current_worker.get()
         if seconds > 0 and worker is not None and not worker.workers.over:
+            worker.slept.append(seconds)
             worker.sleep(seconds)
         else:
             time.sleep(seconds)

@@ -112,9 +112,12 @@ class Journal:
         numbered: The first sample of each frame received is its number.
         emits: Audio that emit returned: when, and its seconds.
         took: For how long `emit` ran for each of them.
+        slept: Whether it slept meanwhile for as long as that audio lasts.
         loud: As `emits`, of audio that can be heard.
         steps: How many samples of it differ from the one before by ``"much"``, and how many of these by ``"32768"`` or
             a multiple, as after an overflow.
+        levels: From about which levels these stepped, in units of 256. A square wave steps from one.
+        waits: How long each wait in the emit that runs took, as far as it is seen.
         watched: Arrays that the handler had kept when its queue was cleared, by identity.
         stale: Seconds of them that emit returned all the same.
         given: What was handed over and may still be waiting to be played, or sent: each with its checksum.
@@ -142,8 +145,11 @@ class Journal:
     numbered: bool = False
     emits: list[tuple[float, float]] = field(default_factory=list)
     took: list[float] = field(default_factory=list)
+    slept: list[bool] = field(default_factory=list)
     loud: list[tuple[float, float]] = field(default_factory=list)
     steps: Counter[str] = field(default_factory=Counter)
+    levels: set[int] = field(default_factory=set)
+    waits: list[float] = field(default_factory=list)
     watched: dict[int, NDArray[Any]] = field(default_factory=dict)
     stale: float = 0.0
     given: dict[str, deque[_HandedOver]] = field(default_factory=lambda: defaultdict(lambda: deque(maxlen=64)))
@@ -183,6 +189,8 @@ class Journal:
                 self.broken.append(f"{method} is called one call at a time: it was called while it still ran")
             self.running.append(method)
             self.entered[method] = self.clock()
+            if method == "emit":
+                self.waits.clear()
             try:
                 seen: str | None = get_current_context().webrtc_id
             except RuntimeError:
@@ -241,12 +249,16 @@ class Journal:
             self.longest_item = max(self.longest_item, audio[1].shape[1] / audio[0])
             self.emits.append((self.clock(), audio[1].shape[1] / audio[0]))
             self.took.append(self.clock() - self.entered[method])
+            self.slept.append(any(abs(wait - self.emits[-1][1]) < 0.001 for wait in self.waits))
             if audio[1].size and int(np.abs(audio[1][:, ::16], dtype=np.int32).max()) > AUDIBLE:
                 self.loud.append(self.emits[-1])
                 steps = np.diff(audio[1].astype(np.int32))
-                much = steps[np.abs(steps) > MUCH]
-                self.steps["much"] += much.size
-                self.steps["32768"] += int(np.count_nonzero(np.abs(much - 32768 * np.round(much / 32768)) < MUCH / 3))
+                large = np.abs(steps) > MUCH
+                over = large & (np.abs(steps - 32768 * np.round(steps / 32768)) < MUCH / 3)
+                self.steps["much"] += int(np.count_nonzero(large))
+                self.steps["32768"] += int(np.count_nonzero(over))
+                if over.any():
+                    self.levels.update((np.abs(audio[1][:, :-1][over], dtype=np.int32) // 256).tolist())
 
     def handed_over(self, handler: StreamHandlerBase, method: str, item: Any) -> None:
         """See that what was handed over before is as it was, as far as it still waits; and remember `item`."""
@@ -349,6 +361,8 @@ def _wrap_sync(name: str, original: Callable[..., Any], book: Journal) -> Callab
                 raise fault.error
             with book.followed(name):
                 item = fault.items[0] if fault is not None and fault.items else original(self, *args)
+            if name == "emit" and (worker := current_worker.get()) is not None:
+                book.waits = getattr(worker, "slept", [])
             book.returned(name, item, injected=fault is not None)
             book.handed_over(self, name, item)
             return item
@@ -392,12 +406,15 @@ class _Steps:
                     self._book.swallowed(self._name)
                 return done.value
             thrown: Any
+            since = self._book.clock() if self._name == "emit" else 0.0
             try:
                 sent = yield wanted
             except BaseException as error:  # thrown in by asyncio, and handed on
                 thrown, step = error, partial(self._coroutine.throw, error)
             else:  # trio sends an outcome, which its own code inside opens
                 thrown, step = getattr(sent, "error", None), partial(self._coroutine.send, sent)
+                if self._name == "emit":
+                    self._book.waits.append(self._book.clock() - since)
             if isinstance(thrown, anyio.get_cancelled_exc_class()) and _is_cancelled():
                 cancellations += 1
                 if cancellations > ENDLESS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ __all__ = [
     "left_unsaid",
     "listens_to_nobody",
     "seconds_audible",
+    "talked_to",
     "turned_around",
 ]
 
@@ -216,6 +218,20 @@ async def left_unsaid(
     return None
 
 
+async def talked_to(handler: StreamHandlerBase, args: Sequence[Any], seconds: float, *, pauses: bool) -> float | None:
+    """Talk to a handler for `seconds`, with a pause after each sentence or with none; when it hung up meanwhile."""
+    sentence = signals.speech_like(2.0, seed=1, peak=0.8, activity=1.0)
+    if pauses:
+        sentence = np.concatenate([sentence[:, : 3 * sentence.shape[1] // 4], 0 * sentence[:, :20000]], axis=1)
+    async with open_caller(handler, args=list(args), catch=True) as caller:
+        await caller.wait(0.2)
+        caller.play_nowait(np.tile(sentence, math.ceil(24000 * seconds / sentence.shape[1])))
+        while caller.seconds < seconds and caller.connection.end is None:
+            await caller.wait(0.5)
+    record = caller.record()
+    return record.seconds if record.end.cause is EndCause.HANDLER_CLOSED else None
+
+
 def _queues_of(handler: StreamHandlerBase) -> dict[str, list[NDArray[Any]]]:
     """The arrays of audio that can be heard, by the attribute in which they wait."""
     waiting = {
@@ -231,11 +247,24 @@ def _is_audible(array: NDArray[Any]) -> bool:
 
 
 def interleaved(samples: NDArray[np.int16]) -> bool:
-    """Whether left and right are the two halves of L R L R …: of one voice, each sample is there twice in a row."""
+    """Whether left and right are the two halves of L R L R …, of one voice on both sides, each as loud as it may be.
+
+    Then every second sample is the one before it times a number, which is the same in both halves.
+    """
     if samples.shape[0] != 2 or samples.shape[1] < 100 or not _is_audible(samples):
         return False
-    even = samples[:, : samples.shape[1] // 2 * 2]
-    return np.array_equal(even[:, ::2], even[:, 1::2]) and not np.array_equal(even[0], even[1])
+    even = samples[:, : samples.shape[1] // 2 * 2].astype(np.float64)
+    first, second = even[:, ::2].reshape(-1), even[:, 1::2].reshape(-1)
+    if (first**2).sum() < (second**2).sum():
+        first, second = second, first
+    if np.abs(second - first * (first @ second) / (first @ first)).max() > _ROUNDED:
+        return False
+    left, right = even
+    return bool(np.abs(right * (left @ left) - left * (left @ right)).max() > _ROUNDED * (left @ left))
+
+
+_ROUNDED: Final = 2.0
+"""By how much a sample may be off that was scaled and rounded."""
 
 
 def _slots_of(handler: StreamHandlerBase) -> dict[str, NDArray[Any]]:
@@ -373,10 +402,12 @@ def turned_around(heard: NDArray[np.int16], rate: int, left: float, right: float
 
 
 def clicks_at_edges(heard: NDArray[np.int16], rate: int, frequency: float) -> bool:
-    """Whether a steady tone comes back with a click at one place of each frame: something begins again there.
+    """Whether a steady tone comes back with a click at one place of each frame, or bent in the same way in each frame:
+    something begins again there.
 
     What is left of the audio without the tone is summed up over 30 frames. Noise and clipping are found at all places
-    of a frame, a click at one. Audio that is another sound than the tone is not judged, nor are clicks below -40 dB.
+    of a frame, a click at one. What is bent lags behind the tone, or is ahead of it, at the same places of each frame.
+    Audio that is another sound than the tone is not judged. Clicks below -40 dB and bends below -50 dB are neither.
     """
     size = rate // 50
     piece = heard[0, rate // 5 : rate // 5 + 30 * size].astype(np.float64)
@@ -384,9 +415,19 @@ def clicks_at_edges(heard: NDArray[np.int16], rate: int, frequency: float) -> bo
         return False
     at = np.arange(piece.size) * (2 * np.pi * frequency / rate)
     waves = np.stack([np.sin(at), np.cos(at)], axis=1)
-    rest = (piece - waves @ np.linalg.lstsq(waves, piece, rcond=None)[0]) ** 2
-    if not 1e-4 < rest.sum() / max(1.0, (piece**2).sum()) < 0.2:
+    rest = piece - waves @ np.linalg.lstsq(waves, piece, rcond=None)[0]
+    left = (rest**2).sum() / max(1.0, (piece**2).sum())
+    if not _BENT < left < 0.2:
         return False
-    places = rest.reshape(30, size).sum(axis=0)
+    places = (rest**2).reshape(30, size).sum(axis=0)
     near = np.convolve(np.concatenate([places, places[:16]]), np.ones(17), "valid")
-    return bool(near.max() > 0.8 * places.sum())
+    if left > _CLICK and near.max() > 0.8 * places.sum():
+        return True
+    # The rest, turned back by the tone and without its mirror: by how much the tone is off, at each moment.
+    turned = np.convolve(rest * np.exp(-1j * at), np.ones(size // 6), "same").reshape(30, size)[1:-1]
+    always = (np.abs(turned.mean(axis=0)) ** 2).sum() * len(turned)
+    return bool(always > 0.8 * (np.abs(turned) ** 2).sum())
+
+
+_CLICK, _BENT = 1e-4, 1e-5
+"""Shares of the power of a tone."""

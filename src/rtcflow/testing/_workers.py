@@ -101,6 +101,7 @@ class Worker:
     given_up: object = None
     look: _Look = field(default_factory=_Look)
     rings: tuple[float, threading.Condition] | None = None
+    slept: list[float] = field(default_factory=list)
     alarm: threading.Lock = field(default_factory=threading.Lock)
 
     def parked(self) -> None:
@@ -117,6 +118,7 @@ class Worker:
         self.entered, self.called = self.workers.now(), time.monotonic()
         self.cpu_before = None
         self.look = _Look()
+        self.slept = []
         self.method = method
         self.workers.turns += 1
 

@@ -66,6 +66,7 @@ from ._scenarios import (
     left_unsaid,
     listens_to_nobody,
     seconds_audible,
+    talked_to,
     turned_around,
 )
 from ._schedules import Schedule
@@ -561,8 +562,8 @@ def _answers_late(handler: StreamHandlerBase, given: _CheckInput) -> None:
 
 
 @_handler_sentence(
-    "it does not hang up in the middle of its own answer",
-    "a sentence, and 40 s of silence",
+    "it does not hang up in the middle of its own answer, or while the caller speaks",
+    "a sentence, and 40 s of silence; 40 s of speech without a pause",
 )
 def _says_it_all(handler: StreamHandlerBase, given: _CheckInput) -> None:
     if not hangs_up(handler):
@@ -578,6 +579,17 @@ def _says_it_all(handler: StreamHandlerBase, given: _CheckInput) -> None:
             f"it returned CloseStream while {left[1]:.1f} s of its answer were still in .{left[0]}: does a limit for "
             "the caller's silence count while the handler itself speaks? Count from the end of the answer; or, if it "
             "is to be cut short, clear your queue first"
+        )
+
+    def talk(seconds: float, *, pauses: bool) -> float | None:
+        scenario = partial(talked_to, handler, given.args, seconds, pauses=pauses)
+        return run_in_room(scenario, "asyncio", handler, patience=given.patience)
+
+    closed = talk(40.0, pauses=False)
+    if closed is not None and talk(closed + 2.0, pauses=True) is None:
+        raise AssertionError(
+            f"it hung up after {closed:.1f} s of speech without a pause, and does not if the caller pauses meanwhile: "
+            "does a limit for the caller's silence count from where they began to speak? Count from their last word"
         )
 
 
@@ -655,7 +667,10 @@ def _steady(handler: StreamHandlerBase, given: _CheckInput) -> None:
     little = [gap for gap in late if gap < 0.1]
     # emit is asked for more when little is left. One that then waits for as long as a long piece lasts leaves a gap.
     long = [(took, seconds) for took, (_, seconds) in zip(journal.took, emits, strict=True) if seconds > _LONG]
-    if len(long) >= _FEW_LONG and all(seconds + 0.001 < took < 1.3 * seconds for took, seconds in long):
+    told = len(long) >= _FEW_LONG and all(seconds + 0.001 < took < 1.3 * seconds for took, seconds in long)
+    sleeps = [one for one, (_, seconds) in zip(journal.slept, emits, strict=True) if seconds > _LONG]
+    slow = len(long) >= _FEW_SLEEPS and all(seconds + 0.001 < took < 2.5 * seconds for took, seconds in long)
+    if told or (slow and all(sleeps)):
         raise AssertionError(
             f"emit makes less than real time: it took {long[0][0]:.2f} s for {long[0][1]:.2f} s of audio, {len(long)} "
             "times. It need not wait while its audio is played: rtcflow asks for more in time"
@@ -675,8 +690,9 @@ def _steady(handler: StreamHandlerBase, given: _CheckInput) -> None:
             )
     if sum(interleaved(one.buffer) for one in journal.given["emit"] if isinstance(one.buffer, np.ndarray)) > _FEW:
         raise AssertionError(
-            "the caller spoke with one voice, and what emit returns as stereo holds each sample twice in a row, and on "
-            "the right another piece than on the left: L R L R … was reshaped to (2, n). From one channel write "
+            "the caller spoke with one voice, and what emit returns as stereo holds each sample twice in a row, louder "
+            "or softer, and on the right another piece than on the left: L R L R … was reshaped to (2, n). From one "
+            "channel write "
             "np.repeat(samples, 2, axis=0), from interleaved ones samples.reshape(-1, 2).T"
         )
     audio = record.audio.astype(np.int32)
@@ -686,7 +702,7 @@ def _steady(handler: StreamHandlerBase, given: _CheckInput) -> None:
             f"{jumps} times a sample is at the other end of the scale than the one before it, as when int16 overflows; "
             "compute in float32 or int32, and np.clip(…, -32768, 32767) before astype(np.int16)"
         )
-    if journal.steps["32768"] >= max(_MOST_JUMPS, 0.9 * journal.steps["much"]):
+    if journal.steps["32768"] >= max(_MOST_JUMPS, 0.9 * journal.steps["much"]) and len(journal.levels) > 2:
         run_call(handler, seconds=2.0, backend="asyncio", **_usual(given))
         if not _JOURNALS.get()[-1].steps["32768"]:  # else it is a sound of its own, such as a square wave
             raise AssertionError(
@@ -696,7 +712,7 @@ def _steady(handler: StreamHandlerBase, given: _CheckInput) -> None:
             )
     if clicks_at_edges(record.audio, record.sample_rate, _TONE):
         raise AssertionError(
-            "a steady tone comes back with a click in each frame: a filter or a resampler begins again there; "
+            "a steady tone comes back with a click in each frame, or bent: a filter or a resampler begins again there; "
             "keep what it remembers from one frame to the next"
         )
 
@@ -750,6 +766,9 @@ _FEW_LATE, _MANY_LATE = 8, 150
 
 _LONG, _FEW_LONG = 0.3, 4
 """Seconds of a piece that is longer than what waits when `emit` is asked again; and how many of them tell enough."""
+
+_FEW_SLEEPS: Final = 3
+"""How many of them tell enough, if `emit` slept for as long as each of them lasts."""
 
 _IN_PHASE: Final = 250.0
 """Hz; five waves in a frame, so it is loudest where frames are added."""
@@ -870,7 +889,8 @@ def _ends(handler: StreamHandlerBase, given: _CheckInput) -> None:
         if how in {"cancelled", "link breaks"} and held > SHIELDED and isinstance(handler, AsyncStreamHandler):
             raise AssertionError(
                 f"{when}: its methods went on for {held:.1f} s after they were cancelled, and the call could not end: "
-                "a scope with shield=True is for cleaning up alone, and short"
+                "a scope with shield=True is for cleaning up alone, and short. anyio.to_thread.run_sync is shielded as "
+                "well: write await self.run_sync(function), or give it abandon_on_cancel=True"
             )
         if not record.seconds - after <= _LONGEST_END:
             raise AssertionError(f"{when}: closing took {record.seconds - after:.1f} s")

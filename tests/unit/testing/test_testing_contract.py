@@ -6,6 +6,7 @@ import asyncio
 import logging
 import queue
 import threading
+import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -380,6 +381,37 @@ class Chimes(SleepsThroughItsAudio):
         return RATE, signals.tone(0.5)
 
 
+class SynthesizesFirst(SleepsThroughItsAudio):
+    """Makes a second of audio, and then sleeps for as long as it lasts."""
+
+    async def emit(self):
+        await anyio.sleep(0.4)
+        audio = signals.tone(1.0)
+        await anyio.sleep(audio.shape[1] / RATE)
+        return RATE, audio
+
+
+class SynthesizesInAThread(SyncEcho):
+    """The same in a thread."""
+
+    def receive(self, frame):
+        pass
+
+    def emit(self):
+        time.sleep(0.4)
+        audio = signals.tone(1.0)
+        time.sleep(audio.shape[1] / RATE)
+        return RATE, audio
+
+
+class Bells(SleepsThroughItsAudio):
+    """A second of audio, and a pause that was meant."""
+
+    async def emit(self):
+        await anyio.sleep(1.4)
+        return RATE, signals.tone(1.0)
+
+
 # -- limits and traces
 
 
@@ -545,6 +577,83 @@ class Sides(Halves):
 
     def two(self, samples):
         return np.repeat(samples, 2, axis=0)
+
+
+class HalvesOfAPan(Halves):
+    """The same, less loud on the left."""
+
+    def two(self, samples):
+        return np.stack([samples[0] // 3, samples[0]], axis=1).reshape(2, -1)
+
+
+class Pans(Halves):
+    """Less loud on the left."""
+
+    def two(self, samples):
+        return np.stack([samples[0] // 3, samples[0]])
+
+
+class StretchesFrames(Echo):
+    """Halves the sample rate by a straight line between samples, from the first of each frame to its last."""
+
+    async def emit(self):
+        rate, samples = await self.next()
+        n = samples.shape[1]
+        places = np.linspace(0, n - 1, n // 2)
+        return rate // 2, np.interp(places, np.arange(n), samples[0]).astype(np.int16).reshape(1, -1)
+
+
+class TakesEverySecond(Echo):
+    """Halves the sample rate, and keeps the distance between samples."""
+
+    async def emit(self):
+        rate, samples = await self.next()
+        return rate // 2, samples[:, ::2].copy()
+
+
+class SetsItsVolume(Echo):
+    """Changes its volume from frame to frame."""
+
+    async def emit(self):
+        rate, samples = await self.next()
+        self.volume = 1.0 - 0.97 * getattr(self, "volume", 1.0) ** 2
+        return rate, (samples * self.volume).astype(np.int16)
+
+
+class CountsFromTheFirstWord(Echo):
+    """Hangs up 6 s after its caller has begun to speak."""
+
+    first_word = True
+
+    def __init__(self):
+        super().__init__()
+        self.speaks, self.since = False, None
+
+    async def receive(self, frame):
+        speaks = np.abs(frame[1]).max() > 500
+        if speaks and not (self.speaks and self.first_word):
+            self.since = self.loop.time()
+        self.speaks = speaks
+
+    async def emit(self):
+        await anyio.sleep(0.02)
+        if self.since is not None and self.loop.time() - self.since > 6:
+            return rtcflow.CloseStream("You have said nothing for six seconds.")
+        return None
+
+
+class CountsFromTheLastWord(CountsFromTheFirstWord):
+    """Hangs up 6 s after its caller has spoken."""
+
+    first_word = False
+
+
+class TakesTwentySeconds(Echo):
+    """A caller has twenty seconds, whether they speak or not."""
+
+    async def emit(self):
+        await anyio.sleep(20)
+        return rtcflow.CloseStream("Your time is over.")
 
 
 class CutsItselfShort(Echo):
@@ -721,6 +830,17 @@ class SquareWave(Echo):
         return RATE, np.where(np.arange(480) % 48 < 24, 16384, -16384).astype(np.int16)
 
 
+class AnswersBySquareWave(SquareWave):
+    """The same while the caller speaks."""
+
+    async def receive(self, frame):
+        self.spoken_to = np.abs(frame[1]).max() > 500
+
+    async def emit(self):
+        item = await super().emit()
+        return item if getattr(self, "spoken_to", False) else None
+
+
 class AnswersForSixSeconds(Echo):
     """Says nothing once its call is older than 6 s, which was meant for one answer."""
 
@@ -836,12 +956,17 @@ def check(handler, sentence):
         (WaitsForRoom, REAL_TIME, "receive did not return for"),
         (WaitsForItsQueue, REAL_TIME, "receive did not return for"),
         (SleepsThroughItsAudio, REAL_TIME, "it took 0.55 s for 0.50 s of audio"),
+        (SynthesizesFirst, REAL_TIME, "it took 1.40 s for 1.00 s of audio"),
+        (SynthesizesInAThread, REAL_TIME, "it took 1.40 s for 1.00 s of audio"),
         (FiveMinutes, LIMITS, "start counting in start_up"),
         (TwoClocks, LIMITS, "it closes its call after 0.0 s, and has said nothing"),
         (KeepsItsPlace, TRACES, "a caller who interrupts an answer leaves a trace"),
         (ForgetsInterruptions, NOTICES, "the interruption was noticed, and forgotten"),
         (FadesSilence, LENGTHS, "ValueError"),
         (Halves, REAL_TIME, "np.repeat(samples, 2, axis=0)"),
+        (HalvesOfAPan, REAL_TIME, "np.repeat(samples, 2, axis=0)"),
+        (StretchesFrames, REAL_TIME, "a resampler begins again there"),
+        (CountsFromTheFirstWord, SAYS_ALL, "Count from their last word"),
         (CutsItselfShort, SAYS_ALL, "of its answer were still in .frames"),
         (SaysOnAndOn, STALE, "of a reply were emitted in the half second after"),
         (GreetsThePage, BADLY, "says nothing on a telephone"),
@@ -883,6 +1008,13 @@ def test_a_handlers_own_threads_are_held_up(monkeypatch):
         (Greets, REAL_TIME),
         (IsTold, REAL_TIME),
         (Chimes, REAL_TIME),
+        (Bells, REAL_TIME),
+        (Pans, REAL_TIME),
+        (TakesEverySecond, REAL_TIME),
+        (SetsItsVolume, REAL_TIME),
+        (AnswersBySquareWave, REAL_TIME),
+        (CountsFromTheLastWord, SAYS_ALL),
+        (TakesTwentySeconds, SAYS_ALL),
         (FiveMinutesOfCall, LIMITS),
         (CountsInterruptions, NOTICES),
         (TalksThroughInterruptions, NOTICES),

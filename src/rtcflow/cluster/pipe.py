@@ -86,8 +86,11 @@ class Pipe:
 
     def take(self, number: int, event: tuple[dict[str, Any], bytes], taken: Callable[[], None]) -> None:
         """A message has arrived; `taken` tells its writer to go on."""
-        if number <= self._last:
-            taken()
+        if number <= self._last:  # again, since the answer was lost, or is not due yet
+            if self._unanswered is None:
+                taken()
+            else:
+                self._unanswered = taken
             return
         self._last = number
         self._arrived.append(unpack_event(*event))

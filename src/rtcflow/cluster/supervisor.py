@@ -43,6 +43,9 @@ SETTLED: Final = 10.0
 NATS_START: Final = 10.0
 """Seconds in which the NATS server must listen."""
 
+NATS_PAUSE: Final = 1.0
+"""Seconds before a NATS server that did not start again is started once more."""
+
 TOKEN: Final = "RTCFLOW_NATS_TOKEN"  # noqa: S105
 """The environment variable with NATS's token: other users of the machine can read a command line."""
 
@@ -107,6 +110,8 @@ class LocalNats:
                         await (await anyio.connect_tcp("127.0.0.1", self._port)).aclose()
                         return
                 await anyio.sleep(0.02)  # another program's start: it tells nobody
+        if process.returncode is None:
+            process.kill()
         raise ClusterError(f"the NATS server {binary} did not start (exit status {process.returncode})")
 
     def _read_port(self, pid: int) -> int:
@@ -116,11 +121,15 @@ class LocalNats:
         return -1
 
     async def keep(self) -> None:
-        """Start it again whenever it dies."""
+        """Start it again whenever it dies, and until it starts. Calls go on without it, so nothing ends here."""
         while self._process is not None:
             status = await self._process.wait()
             logger.warning("the NATS server died (exit status %s); starting it again", status)
-            await self.start()
+            try:
+                await self.start()
+            except ClusterError as error:
+                logger.error("%s; trying again in %g s", error, NATS_PAUSE)
+                await anyio.sleep(NATS_PAUSE)
 
     async def stop(self) -> None:
         """End it."""
@@ -272,6 +281,7 @@ class _Supervisor:
         self._life = life
         self._keepers: list[_Keeper] = []
         self._stopping = False
+        self._replacing = anyio.Lock()
         self._tasks: anyio.abc.TaskGroup
 
     async def run(
@@ -330,14 +340,19 @@ class _Supervisor:
                 self._tasks.start_soon(self._replace_all)
 
     async def _replace_all(self) -> None:
-        """Replace the workers one after the other: the new one is ready before the old one drains."""
-        for old in list(self._keepers):
-            if self._stopping or old.over.is_set():
-                continue
-            new = self._begin()
-            await self._until_ready(new)
-            if not new.ready.is_set():
-                logger.error("the new worker does not start: the old ones stay")
-                return
-            old.retire()
-        logger.info("all workers were replaced")
+        """Replace the workers one after the other: the new one is ready before the old one drains.
+
+        A second SIGHUP waits for the first one. Workers that drain already have been replaced.
+        """
+        async with self._replacing:
+            for old in list(self._keepers):
+                if self._stopping or old.is_retired or old.over.is_set():
+                    continue
+                new = self._begin()
+                await self._until_ready(new)
+                if not new.ready.is_set():
+                    logger.error("the new worker does not start: the old ones stay")
+                    return
+                if not old.is_retired:
+                    old.retire()
+            logger.info("all workers were replaced")

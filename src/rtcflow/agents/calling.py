@@ -18,6 +18,7 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 
+from .._core.guard import beside_cancellation
 from ..handlers.base import StreamHandlerBase, get_current_handler
 from ..protocol.chat import ToolCall
 from ..protocol.json_schema import BadArguments
@@ -128,20 +129,24 @@ async def call_tool(made: Tool, call: ToolCall, run_sync: Callable[..., Awaitabl
         call: What the model wrote.
         run_sync: Runs a function that is not async in a worker thread.
     """
+    limit = anyio.CancelScope()
     try:
         arguments = made.read_arguments(call.arguments)
-        with around_tool.get()(made.name), anyio.fail_after(made.timeout):
-            if inspect.iscoroutinefunction(made.function):
-                result = await made.function(**arguments)
-            else:
-                result = await run_sync(partial(made.function, **arguments))
+        with around_tool.get()(made.name), anyio.fail_after(made.timeout) as limit:
+            work = partial(made.function, **arguments)
+            result = work() if inspect.iscoroutinefunction(made.function) else await run_sync(work)
+            if inspect.isawaitable(result):  # of an async function, or of a plain one around it
+                result = await result
         return result if isinstance(result, str) else json.dumps(result, ensure_ascii=False)
     except BadArguments as error:
         return failure(str(error))
-    except TimeoutError:
-        logger.error("the tool %s had no result after %g s", made.name, made.timeout)
-        return failure(f"no result after {made.timeout:g} s")
-    except Exception as error:
+    except (Exception, anyio.get_cancelled_exc_class()) as raised:
         # Supervises: code of the user's, whose failure the model can explain to the caller.
-        logger.exception("the tool %s failed", made.name)
+        error = beside_cancellation(raised)
+        if not isinstance(error, Exception):
+            raise
+        if limit.cancelled_caught:
+            logger.error("the tool %s had no result after %g s", made.name, made.timeout)
+            return failure(f"no result after {made.timeout:g} s")
+        logger.error("the tool %s failed", made.name, exc_info=error)
         return failure(f"{type(error).__name__}: {error}")

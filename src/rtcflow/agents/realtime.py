@@ -23,7 +23,7 @@ import anyio
 from ..client.websocket import ClientSocket, Goodbye, UpgradeRefused, open_websocket
 from ..exceptions import NegotiationTimeout
 from ..handlers.base import AsyncStreamHandler
-from ..handlers.ledger import PlayoutLedger
+from ..handlers.ledger import PlayoutLedger, whole_words
 from ..handlers.turns.timeline import transcript_message
 from ..outputs import CloseStream, EmitType
 from ..protocol.chat import ServiceError, ToolCall
@@ -55,7 +55,7 @@ BACKOFF = 0.5
 """Seconds before the second attempt; each further one waits twice as long."""
 
 LONGEST_WAIT = 8.0
-"""Seconds between attempts, at most: callers do not wait for longer."""
+"""Seconds between attempts, at most: callers do not wait for longer. A session that breaks sooner has failed."""
 
 OPENING = 10.0
 """Seconds from the connection's beginning until the service must have said that the session is ready."""
@@ -97,8 +97,7 @@ class _ServiceMessage:
         """The words in the first `seconds`: as large a part of them as of the sound. Services do not tell it."""
         if seconds >= self.received:
             return self.words
-        end = int(len(self.words) * seconds / self.received)
-        return self.words[: self.words.rfind(" ", 0, end + 1) + 1]
+        return whole_words(self.words, int(len(self.words) * seconds / self.received))
 
 
 class RealtimeHandler(AsyncStreamHandler):
@@ -111,7 +110,8 @@ class RealtimeHandler(AsyncStreamHandler):
         system: Instructions for the model.
         tools: `Tool` objects, or annotated functions. Each runs in a task of the call; its policy rules interruptions.
         on_event: Called in the event loop with each `RealtimeEvent` but audio.
-        attempts: Sessions that may fail in a row, before the call ends. A refused key or model ends it at once.
+        attempts: Sessions that may fail, or break within 8 s, in a row, before the call ends. A refused key or model
+            ends it at once.
 
     A session that breaks is opened again with growing pauses. Meanwhile the caller hears the rest of the last answer
     and then nothing. What the caller says is dropped. The new session is told what was said and heard.
@@ -247,7 +247,7 @@ class RealtimeHandler(AsyncStreamHandler):
         protocol, failures = self._protocol, 0
         while True:
             self._session += 1
-            ready = [False]
+            ready = [math.inf]
             try:
                 async with open_websocket(
                     protocol.url, headers=protocol.headers, timeout=OPENING, max_message=LONGEST_MESSAGE
@@ -262,19 +262,20 @@ class RealtimeHandler(AsyncStreamHandler):
             finally:
                 self._socket = None
                 self._show_state("")
-            failures = 0 if ready[0] else failures + 1
+            was_ready = ready[0] < math.inf
+            failures = 0 if anyio.current_time() - ready[0] > LONGEST_WAIT else failures + 1
             if failures >= self._attempts:
                 self._end("the speech service cannot be reached")
                 return
-            if failures or not ready[0]:
-                await anyio.sleep(min(LONGEST_WAIT, BACKOFF * 2 ** (failures - 1)))
+            if failures > was_ready:
+                await anyio.sleep(min(LONGEST_WAIT, BACKOFF * 2 ** (failures - was_ready - 1)))
 
     def _end(self, reason: str) -> None:
         logger.error("the call ends: %s", reason)
         self._goodbye = reason
         self._there_is_more.set()
 
-    async def _serve(self, socket: ClientSocket, ready: list[bool]) -> None:
+    async def _serve(self, socket: ClientSocket, ready: list[float]) -> None:
         """One session, until either side ends it."""
         protocol = self._protocol
         schemas = (tool.schema()["function"] for tool in self._tools.values())
@@ -285,12 +286,12 @@ class RealtimeHandler(AsyncStreamHandler):
             while True:
                 for event in protocol.read(await socket.receive()):
                     if isinstance(event, SessionReady):
-                        opening.deadline, ready[0], self._socket = math.inf, True, socket
+                        opening.deadline, ready[0], self._socket = math.inf, anyio.current_time(), socket
                     if isinstance(event, SessionEnding):
                         self._tell(event)
                         return
                     await self._act_on(event)
-        if not ready[0]:
+        if ready[0] == math.inf:
             raise ServiceError(f"the speech service closed the session, or was not ready after {OPENING:g} s")
 
     async def _act_on(self, event: RealtimeEvent) -> None:

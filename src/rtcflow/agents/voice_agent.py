@@ -16,15 +16,18 @@ import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import aclosing
 from functools import partial
+from itertools import accumulate
 from typing import Any
+from unicodedata import east_asian_width
 
 import anyio
 import anyio.lowlevel
 import numpy as np
 
 from ..handlers.base import get_current_handler
+from ..handlers.ledger import whole_words
 from ..handlers.turns import Heard, ReplyFailed, ReplyOnPause, Say, TurnEvent
-from ..handlers.turns.reply import Reply
+from ..handlers.turns.reply import Reply, steps_in_thread
 from ..handlers.turns.state import Audio
 from ..protocol.chat import ServiceError, ToolCall
 from .calling import run_tools
@@ -43,6 +46,9 @@ PATIENCE = 15.0
 
 SPEECH_RATE = 15.0
 """Characters a second: what a voice says. It gives chunks of streamed speech their words, which the voice does not."""
+
+WIDE = 3
+"""A Chinese, Japanese or Korean character is a syllable or two, and takes as long as this many others."""
 
 
 EXAMPLES = {
@@ -200,17 +206,16 @@ class VoiceAgent(ReplyOnPause):
             yield Say(spoken, text)
             return
         if hasattr(spoken, "__next__"):
-            spoken = _in_thread(spoken, self.run_sync)
+            spoken = steps_in_thread(spoken, self.run_sync)
         if not hasattr(spoken, "__anext__"):
             raise ServiceError(f"tts gave {spoken!r:.80}; it must return (sample_rate, samples), or a generator of it")
-        rest, last = text, None
-        async with aclosing(spoken):
-            async for chunk in spoken:
-                words = _words(rest, chunk)
-                rest, last = rest[len(words) :], chunk
-                yield Say(chunk, words)
-        if rest and last is not None:
-            yield Say((last[0], last[1][..., :0]), rest)  # what is left of the words ends with the sound
+        said, seconds = "", 0.0
+        async with aclosing(closable(spoken)) as chunks:
+            async for chunk in chunks:
+                seconds += chunk[1].shape[-1] / chunk[0]
+                before, said = said, _words(text, seconds)
+                yield Say(chunk, said[len(before) :])
+        yield Say((self.output_sample_rate, np.empty(0, np.int16)), text[len(said) :])  # ends with the sound
 
     async def _call(self, function: Callable[..., Any], *args: Any) -> Any:
         """Call a service of the user's: awaited, or in a worker thread."""
@@ -286,21 +291,7 @@ def in_process(function: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
     return run
 
 
-def _words(text: str, chunk: Any) -> str:
-    """As many whole words of `text` as `chunk` of speech probably has."""
-    rate, samples = chunk[0], chunk[1]
-    most = round(samples.shape[-1] / rate * SPEECH_RATE)
-    if most >= len(text):
-        return ""  # all of it counts only when the sound has ended
-    end = text.rfind(" ", 0, most + 1)
-    return text[: end + 1]
-
-
-async def _in_thread(generator: Any, run_sync: Callable[..., Awaitable[Any]]) -> AsyncGenerator[Any]:
-    """A plain generator, each of whose steps may block."""
-    end = object()
-    try:
-        while (item := await run_sync(next, generator, end)) is not end and item is not None:
-            yield item
-    finally:
-        generator.close()
+def _words(text: str, seconds: float) -> str:
+    """The words of `text` that are probably spoken within `seconds`. The last one counts when the sound has ended."""
+    ends = accumulate(WIDE if east_asian_width(letter) in "WF" else 1 for letter in text)
+    return whole_words(text, min(sum(end <= seconds * SPEECH_RATE for end in ends), len(text) - 1))

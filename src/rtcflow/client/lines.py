@@ -11,7 +11,7 @@ from __future__ import annotations
 import secrets
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
@@ -274,7 +274,8 @@ class CallerTransport(LinkTransport):
                 if self._permit is not None:
                     self._lose()
             elif self._up.is_set():
-                await self._say(Ping())
+                with suppress(ConnectionError):  # `_read` learns of it
+                    await self._say(Ping())
 
     def _lose(self) -> None:
         """The link has broken: have `_read` come back."""

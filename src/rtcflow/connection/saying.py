@@ -18,6 +18,7 @@ from typing import Any
 import anyio
 import numpy as np
 
+from .._core.guard import beside_cancellation
 from ..handlers.base import Binding
 from ..handlers.items import Emitted
 from ..handlers.ledger import Heard, PlayoutLedger
@@ -102,8 +103,11 @@ class Saying:
             try:
                 await run_reply(reply, made, [], queue, in_thread)
                 await queue.put(Chunk(reply, last=True))
-            except Exception as error:  # noqa: BLE001  handed to the caller of `say`
-                queue.fail(error)
+            except (Exception, anyio.get_cancelled_exc_class()) as raised:
+                error = beside_cancellation(raised)
+                if not isinstance(error, Exception):
+                    raise
+                queue.fail(error)  # handed to the caller of `say`
 
     def _note(self, ledger: PlayoutLedger, chunk: Chunk) -> None:
         if chunk.audio is not None:

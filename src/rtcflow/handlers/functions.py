@@ -170,14 +170,7 @@ class _Generator:
         return next(self._iterator, CloseStream(_OVER))
 
     def close(self) -> None:
-        close = getattr(self._iterator, "close", None)
-        if close is not None:
-            try:
-                close()
-            except ValueError as error:
-                # "generator already executing": emit is in it, and will be stopped there.
-                if "already executing" not in str(error):
-                    raise
+        close_iterator(self._iterator)  # emit may be in it, and will be stopped there
 
 
 class _AsyncGenerator(_Generator):
@@ -194,6 +187,17 @@ class _AsyncGenerator(_Generator):
         close = getattr(self._iterator, "aclose", None)
         if close is not None:
             await close()
+
+
+def close_iterator(iterator: Any) -> None:
+    """Close a generator, unless another thread runs it now; other iterators need no end."""
+    close = getattr(iterator, "close", None)
+    if close is not None:
+        try:
+            close()
+        except ValueError as error:
+            if "already executing" not in str(error):
+                raise
 
 
 def _checked(function: _Function, iterator: Any) -> Iterator[Any]:

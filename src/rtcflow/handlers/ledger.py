@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from dataclasses import dataclass
+from unicodedata import category
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +14,9 @@ from ..outputs import AudioEmitType
 
 DROPPED = 0.03
 """Seconds. If less than that is missing of what was emitted, a resampler keeps it back; if more, it was dropped."""
+
+WITHOUT_BLANKS = re.compile("[\u0e00-\u109f\u1780-\u17ff\u2e80-\ua4cf\uf900-\ufaff\uff01-\uffef\U00020000-\U0003ffff]")
+"""Letters of scripts without blanks between words: Thai, Lao, Tibetan, Burmese, Khmer, Chinese, Japanese, Yi."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +45,7 @@ class Heard:
     Attributes:
         seconds: Audio that left, or was confirmed.
         total: Audio that was emitted so far.
-        text: The words that left. If a chunk was cut, as many whole words as fit the part that left.
+        text: The words that left. If a chunk was cut, as many whole words as fit the part that left (`whole_words`).
         complete: Everything that was emitted has left, and nothing more will come.
     """
 
@@ -113,7 +118,7 @@ class PlayoutLedger:
             heard = _part(entry, self._played)
             self._said += heard
             done = max(0, round((self._played - entry.start) * entry.sample_rate))
-            if done < entry.samples.shape[1]:
+            if done < entry.samples.shape[1] or len(heard) < len(entry.text):
                 chunks.append((entry.sample_rate, entry.samples[:, done:], entry.text[len(heard) :]))
         self._kept.clear()
         self._total = self._played  # the ledger ends at what has left
@@ -126,8 +131,30 @@ def _part(entry: _PlayedChunk, played: float) -> str:
         return entry.text
     if played <= entry.start or not entry.text:
         return ""
-    end = int(len(entry.text) * (played - entry.start) / (entry.end - entry.start))
-    # Back to the end of the last whole word.
-    while end > 0 and not (entry.text[end - 1].isspace() or entry.text[end : end + 1].isspace()):
+    return whole_words(entry.text, int(len(entry.text) * (played - entry.start) / (entry.end - entry.start)))
+
+
+def whole_words(text: str, most: int) -> str:
+    """The beginning of `text`: as many whole words as fit into `most` characters.
+
+    Some scripts write no blanks between words: Chinese, Japanese, Thai and their neighbours. There each letter counts,
+    with the signs above and below it.
+
+    >>> whole_words("How are you today?", 13)
+    'How are you '
+    >>> whole_words("明日は雨でしょう。", 4)
+    '明日は雨'
+    """
+    end = min(most, len(text))
+    while 0 < end < len(text) and not _may_end(text[end - 1], text[end]):
         end -= 1
-    return entry.text[:end]
+    return text[:end]
+
+
+def _may_end(last: str, following: str) -> bool:
+    """Whether a word may end between these two characters."""
+    if last.isspace() or following.isspace():
+        return True
+    if category(following).startswith("M"):  # a sign that belongs to the letter before it
+        return False
+    return bool(WITHOUT_BLANKS.match(last) or WITHOUT_BLANKS.match(following))

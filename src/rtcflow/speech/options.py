@@ -6,7 +6,7 @@ import re
 import warnings
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
+from typing import Any, Final, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,9 @@ from ..media.resample import Resampler
 
 Audio: TypeAlias = tuple[int, NDArray[np.int16] | NDArray[np.float32]]
 """``(sample_rate, samples)``: int16, or float32 in [-1, 1]; shape (n,) or (channels, n)."""
+
+_BETWEEN: Final = re.compile(r"(?<=[.!?…।؟۔])\s+|(?<=[。！？｡])\s*(?![。！？｡」』）】”’])")
+"""Between two sentences."""
 
 T_contra = TypeVar("T_contra", contravariant=True)
 
@@ -105,12 +108,14 @@ class EspeakTTSOptions(TTSOptions):
 
 
 def sentences(text: str) -> list[str]:
-    """The sentences of `text`, without the blanks between them.
+    """The sentences of `text`, without the blanks between them. East Asian stops end a sentence without a blank.
 
     >>> sentences("Hello. How are you?  Fine ")
     ['Hello.', 'How are you?', 'Fine']
+    >>> sentences("晴れです。散歩に行きますか？")
+    ['晴れです。', '散歩に行きますか？']
     """
-    return [part for part in re.split(r"(?<=[.!?])\s+", text.strip()) if part]
+    return [part for part in re.split(_BETWEEN, text.strip()) if part]
 
 
 def mono_float32(audio: Any, sample_rate: int) -> NDArray[np.float32]:

@@ -480,6 +480,28 @@ async def test_a_service_that_closes_before_it_is_ready_has_failed(monkeypatch):
     assert all("was not ready" in event.text for event in events if isinstance(event, ServiceFailed))
 
 
+async def test_sessions_that_break_at_once_have_failed(monkeypatch):
+    """They were ready. Without a pause between them, and an end, they would be opened again and again."""
+    monkeypatch.setattr(module, "BACKOFF", 0.02)
+    pauses, sleep = [], anyio.sleep
+
+    async def noted(seconds):
+        pauses.append(seconds)
+        await sleep(seconds)
+
+    async def rude(peer):
+        await greet(peer)
+        await peer.close(1000)
+
+    async with service(rude) as (url, peers), calling(url, attempts=4) as (caller, _):
+        monkeypatch.setattr(module.anyio, "sleep", noted)
+        with anyio.fail_after(10):
+            end = await caller.wait_ended()
+    assert end.cause is EndCause.HANDLER_CLOSED
+    assert len(peers) == 4
+    assert [seconds for seconds in pauses if seconds in {0.02, 0.04, 0.08}] == [0.02, 0.04], "the first needs none"
+
+
 # -- the example
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import json
+import logging
 import sys
 import threading
 
@@ -233,6 +236,87 @@ async def test_a_plain_generator_of_a_voice_streams_from_worker_threads():
     assert threading.current_thread() not in threads
 
 
+async def test_a_plain_generator_that_is_interrupted_is_closed_by_its_thread(caplog):
+    """Nobody can stop a thread. Its next step closes the generator, and nothing is logged as an error."""
+    closed, entered, go = [], threading.Event(), threading.Event()
+
+    def speak(text):
+        try:
+            yield RATE, np.full((1, RATE // 2), 5000, np.int16)
+            entered.set()
+            go.wait(30)
+            yield RATE, np.full((1, RATE // 2), 5000, np.int16)
+        finally:
+            closed.append(threading.current_thread())
+
+    services = Services("One two three four five six.")
+    async with open_caller(services.agent(turn(0.3, 0.8), tts=speak)) as caller:
+        await caller.wait(2)
+        assert entered.is_set()
+        caller.handler.interrupt()
+        await caller.wait(0.5)
+        assert closed == []
+        go.set()
+        await caller.wait(0.5)
+    assert len(closed) == 1
+    assert closed != [threading.current_thread()]
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
+async def test_a_voice_may_give_any_iterator():
+    """Nothing has to be closed there."""
+
+    def speak(text):
+        return iter(2 * [(RATE, np.full((1, RATE // 2), 5000, np.int16))])
+
+    services = Services("One two three four five six.")
+    async with open_caller(services.agent(turn(0.3, 0.8), tts=speak, apology=None)) as caller:
+        await caller.wait(6)
+    assert services.of(ReplyFailed) == []
+    (finished,) = services.of(PlayoutFinished)
+    assert finished.heard.text.strip() == "One two three four five six."
+
+
+async def test_words_without_sound_do_not_shift_the_others():
+    """A voice may have nothing to say of a piece, such as a line of stars."""
+
+    async def speak(text):
+        if text.strip() != "***":
+            yield RATE, np.full((1, RATE), 5000, np.int16)
+
+    services = Services("***\nOne two three four five six seven. ")
+    async with open_caller(services.agent(turn(0.3, 0.8), tts=speak, apology=None)) as caller:
+        await caller.wait(6)
+        said = caller.handler.conversation.messages[-1]["content"]
+    assert said == "***\nOne two three four five six seven."
+
+
+@pytest.mark.parametrize("seconds", [0.02, 20.0])
+@pytest.mark.parametrize(
+    "answer",
+    [("word " * 56).strip() + ".", "今日はとても天気がいいですから散歩に行きましょう" * 4 + "。"],
+    ids=["English", "Japanese"],
+)
+async def test_long_sentences_of_a_voice_that_streams_are_cut_where_they_were_heard(seconds, answer):
+    """However short its chunks are, and in scripts without blanks, too."""
+
+    async def speak(text):
+        left = len(text.encode()) / 15
+        while left > 0:
+            yield RATE, np.full((1, round(min(left, seconds) * RATE)), 5000, np.int16)
+            left -= seconds
+
+    services = Services(answer, "Fine.")
+    async with open_caller(services.agent(turn(0.3, 0.8) + turn(12.0, 12.4), tts=speak)) as caller:
+        await caller.wait(14)
+        (interrupted,) = services.of(Interrupted)
+        kept = next(m["content"] for m in caller.handler.conversation.messages if m["role"] == "assistant")
+    position = interrupted.position
+    assert 9 < position.seconds < 11
+    assert answer.startswith(kept)
+    assert len(kept.encode()) == pytest.approx(15 * position.seconds, abs=15)
+
+
 async def test_a_voice_that_gives_nothing_costs_one_turn():
     async def speak(text):
         return None
@@ -400,6 +484,7 @@ async def test_a_result_the_model_has_read_is_not_spoken_about_again():
         (ToolCall("a", "broken", "{}"), "ZeroDivisionError"),
         (ToolCall("a", "odd", "{}"), "not JSON serializable"),
         (ToolCall("a", "forever", "{}"), "no result after 2 s"),
+        (ToolCall("a", "late", "{}"), "TimeoutError: the database"),
     ],
 )
 async def test_a_tool_that_fails_is_told_to_the_model(call, words):
@@ -411,18 +496,60 @@ async def test_a_tool_that_fails_is_told_to_the_model(call, words):
     async def odd() -> object:
         return object()
 
+    async def late() -> None:
+        raise TimeoutError("the database")
+
     @tool(timeout=2)
     async def forever() -> None:
         await anyio.sleep_forever()
 
     services = Services([call], "I could not do that.")
-    tools = [slow("cancel", 0.1, []), broken, odd, forever]
+    tools = [slow("cancel", 0.1, []), broken, odd, late, forever]
     async with open_caller(services.agent(turn(0.3, 0.8), tools=tools)) as caller:
         await caller.wait(8)
         messages = caller.handler.conversation.messages
         assert len(services.of(PlayoutFinished)) == 1
     (answer,) = [message["content"] for message in messages if message["role"] == "tool"]
     assert words in answer
+
+
+async def test_a_decorated_tool_is_awaited():
+    """A plain function around an async one runs in a worker thread, and gives a coroutine."""
+
+    def logged(function):
+        @functools.wraps(function)
+        def around(**arguments):
+            return function(**arguments)
+
+        return around
+
+    @logged
+    async def add(a: int, b: int) -> int:
+        await anyio.sleep(0.1)
+        return a + b
+
+    services = Services([ToolCall("a", "add", '{"a": 1, "b": 2}')], "It is three.")
+    async with open_caller(services.agent(turn(0.3, 0.8), tools=[add])) as caller:
+        await caller.wait(8)
+        messages = caller.handler.conversation.messages
+    assert [message["content"] for message in messages if message["role"] == "tool"] == ["3"]
+
+
+@pytest.mark.parametrize("anyio_backend", [virtual_backend("asyncio")], ids=["asyncio"])
+async def test_a_tool_that_meets_a_cancelled_future_has_failed():
+    """The user has interrupted nothing; on asyncio it only looks so."""
+
+    async def work() -> str:
+        future = asyncio.get_running_loop().create_future()
+        future.cancel()
+        return str(await future)
+
+    services = Services([ToolCall("a", "work", "{}")], "I could not do that.")
+    async with open_caller(services.agent(turn(0.3, 0.8), tools=[work])) as caller:
+        await caller.wait(8)
+        messages = caller.handler.conversation.messages
+    (answer,) = [message["content"] for message in messages if message["role"] == "tool"]
+    assert "somebody else had cancelled" in answer
 
 
 async def test_a_model_that_only_calls_tools_comes_to_an_end():

@@ -56,6 +56,40 @@ async def test_what_a_server_does_wrong_breaks_the_link(what):
     pipe.free()
 
 
+async def test_a_ping_into_a_broken_link_ends_nothing_by_itself():
+    """A caller that wanted to come back, at a server that does not wait for callers: nothing comes out of the block."""
+
+    class Broken:
+        sent = 0
+
+        async def send(self, message):
+            await anyio.lowlevel.checkpoint()
+            self.sent += 1
+            if self.sent > 1:  # after the beginning of the call
+                raise ConnectionError("the server has gone")
+
+        async def receive(self):
+            await broken.wait()
+            raise ConnectionError("the network failed")
+
+        async def close(self):
+            await anyio.lowlevel.checkpoint()
+
+    async def redial():
+        raise AssertionError("the server has not said that it waits")
+
+    broken, socket, carried = anyio.Event(), Broken(), MediaFormat("pcm_s16le", 16000)
+    codec = WebSocketCodec(StartOptions("pcm_s16le", 16000, binary=True, named=True, resume=True))
+    async with join_line(socket, codec, CallStarted("a", "a", format=None), carried, redial) as call:
+        call.start(AudioFormat(16000), AudioFormat(16000))
+        await anyio.sleep(2)
+        assert socket.sent > 1
+        broken.set()
+        with pytest.raises(anyio.BrokenResourceError) as caught:
+            await call.wait_ended()
+    assert str(caught.value.__cause__) == "the network failed"
+
+
 async def test_what_a_carrier_does_not_carry_is_refused():
     """Before anybody is called; the message says what it has."""
     with pytest.raises(ValueError, match="telnyx does not carry pcm_s16le at 16000 Hz; it has mulaw at 8000 Hz, alaw"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import queue
 import threading
@@ -215,6 +216,23 @@ async def test_what_cannot_be_said_is_told_to_the_caller_of_say():
             caller.handler.reply_to(7)
         with pytest.raises(RuntimeError, match="write: await self"):
             caller.handler.say_sync(sound(HIGH))
+        assert (await caller.handler.say(sound(HIGH))).complete
+
+
+@pytest.mark.parametrize("anyio_backend", [virtual_backend("asyncio")], ids=["asyncio"])
+async def test_what_meets_a_cancelled_future_is_told_to_the_caller_of_say():
+    """On asyncio that looks like the end of the task that makes it, and `say` would wait for ever."""
+
+    async def talk():
+        yield sound(HIGH)
+        future = asyncio.get_running_loop().create_future()
+        future.cancel()
+        await future
+
+    async with open_caller(Own()) as caller:
+        await caller.wait(0.1)
+        with anyio.fail_after(20), pytest.raises(HandlerError, match="somebody else had cancelled"):
+            await caller.handler.say(talk())
         assert (await caller.handler.say(sound(HIGH))).complete
 
 

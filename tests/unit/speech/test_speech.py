@@ -312,3 +312,21 @@ def test_audio_of_every_kind_becomes_mono_float32() -> None:
     with pytest.raises(TypeError, match=r"\(sample_rate, samples\)"):
         mono_float32(np.zeros(3), 16000)
     assert sentences("  ") == []
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        (
+            "今日は晴れです。明日は？ 雨！！「はい。」と言った。",
+            ["今日は晴れです。", "明日は？", "雨！！", "「はい。」と言った。"],
+        ),
+        ("你好。GPT 3.5很好。", ["你好。", "GPT 3.5很好。"]),
+        ("यह अच्छा है। बहुत अच्छा।", ["यह अच्छा है।", "बहुत अच्छा।"]),
+        ("كيف حالك؟ بخير.", ["كيف حالك؟", "بخير."]),
+        ("Well… yes. It costs 3.50.", ["Well…", "yes.", "It costs 3.50."]),
+    ],
+)
+def test_sentences_end_at_the_stops_of_their_script(text: str, parts: list[str]) -> None:
+    """So the first one of a long text is heard while the others are made."""
+    assert sentences(text) == parts

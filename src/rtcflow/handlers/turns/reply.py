@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from ..._core.bridge import ParkingLot
 from ..._core.moved import absent
 from ...outputs import AdditionalOutputs, CloseStream
+from ..functions import close_iterator
 from ..items import parse_emit
 from ..ledger import PlayoutLedger, Say
 from .timeline import TurnTimeline
@@ -343,10 +344,40 @@ def _drive(reply: Reply, result: object, outbox: ChunkQueue) -> object:
             if reply.cancelled:  # while it waited for room: it must not be woken from its yield
                 break
     finally:
-        close = getattr(result, "close", None)
-        if close is not None:
-            close()
+        close_iterator(result)
     return None
+
+
+async def steps_in_thread(iterator: Iterator[Any], run_sync: RunsThreads) -> AsyncGenerator[Any]:
+    """The items of a plain iterator, each made in a worker thread, since each step may block. Ends at None, too.
+
+    Nobody can stop a thread. If this is closed during a step, that step closes the iterator when it returns.
+
+    Args:
+        iterator: It; a generator is closed at the end.
+        run_sync: Runs a step.
+    """
+    end, left = object(), False
+
+    def step() -> Any:
+        try:
+            return next(iterator, end)
+        except Exception:
+            if not left:
+                raise
+            logger.exception("%s raised after its reply was over", step.__qualname__)
+            return end
+        finally:
+            if left:
+                close_iterator(iterator)
+
+    step.__qualname__ = name_of_function(iterator)
+    try:
+        while (item := await run_sync(step)) is not end and item is not None:
+            yield item
+    finally:
+        left = True
+        close_iterator(iterator)
 
 
 class ThreadLimit:

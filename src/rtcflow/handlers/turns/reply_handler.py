@@ -25,6 +25,7 @@ import anyio
 import anyio.lowlevel
 import numpy as np
 
+from ..._core.guard import beside_cancellation
 from ...frames import ChannelLayout
 from ...outputs import AdditionalOutputs, EmitType, WebRTCData
 from ...protocol import messages
@@ -444,7 +445,10 @@ class ReplyHandler(AsyncStreamHandler):
         reply = self._reply
         assert reply is not None  # noqa: S101
         position = reply.ledger.heard()
-        rest = [Chunk(reply, (rate, samples), text, again=True) for rate, samples, text in reply.ledger.rest()]
+        rest = [
+            Chunk(reply, (rate, samples) if samples.size else None, text, again=True)
+            for rate, samples, text in reply.ledger.rest()
+        ]
         if reply.all_emitted.is_set():  # its end follows once more, after what is played again
             reply.all_emitted = anyio.Event()
             rest.append(Chunk(reply, last=True))
@@ -487,7 +491,10 @@ class ReplyHandler(AsyncStreamHandler):
                     args = await arguments()
                     self._do(self._state.called(reply.number, self.loop.time()))
                     await run_reply(reply, fn, args, self._outbox, partial(self._threads.run, self.run_sync))
-                except Exception as error:
+                except (Exception, anyio.get_cancelled_exc_class()) as raised:
+                    error = beside_cancellation(raised)
+                    if not isinstance(error, Exception):
+                        raise
                     if not reply.cancelled:
                         await reply.committed.wait()
                     if reply.cancelled:

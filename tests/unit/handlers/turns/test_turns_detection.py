@@ -530,20 +530,43 @@ def test_heard_cuts_at_words():
     assert ledger.heard() == Heard(2.0, 2.0, "Good morning. How are you today?", complete=True)
 
 
+@pytest.mark.parametrize(
+    ("text", "heard"),
+    [
+        ("今日は天気がいいです。", "今日は天気が"),
+        ("ใช่ครับ ผมเอง", "ใช่ครับ"),
+        ("你好，我是GPT助手", "你好，我是"),
+        ("오늘은 날씨가 좋네요", "오늘은 "),
+        ("か\u3099か\u3099か\u3099か\u3099", "か\u3099か\u3099"),
+    ],
+)
+def test_scripts_without_blanks_are_cut_at_their_letters(text, heard):
+    """Of a chunk that was cut in the middle; signs stay with their letters, and foreign words whole."""
+    ledger = PlayoutLedger()
+    ledger.begin(0.0)
+    ledger.add(*chunk(2.0), text)
+    ledger.played(1.1)
+    assert ledger.heard().text == heard
+
+
 @given(st.lists(st.integers(1, 500), min_size=1, max_size=20), st.floats(0, 1))
 def test_what_was_heard_and_the_rest_are_the_whole(lengths, share):
-    """However far it was played: samples and text of heard and rest together are what was emitted."""
+    """However far it was played: samples and text of heard and rest together are what was emitted.
+
+    So are words without sound, such as the last ones of a voice that streams.
+    """
     ledger = PlayoutLedger()
     ledger.begin(0.0)
     for number, length in enumerate(lengths):
         ledger.add(1000, np.full((1, length), number, np.int16), f"w{number} ")
+        ledger.add(1000, np.empty((1, 0), np.int16), f"e{number} ")
     total = sum(lengths) / 1000
     ledger.played(share * total)
     heard = ledger.heard()
     rest = ledger.rest()
     assert heard.seconds + sum(samples.shape[1] for _, samples, _ in rest) / 1000 == pytest.approx(total, abs=0.001)
     text = heard.text + "".join(text for _, _, text in rest)
-    assert text == "".join(f"w{number} " for number in range(len(lengths)))
+    assert text == "".join(f"w{number} e{number} " for number in range(len(lengths)))
     assert ledger.heard().seconds == pytest.approx(ledger.heard().total)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import logging
 import threading
@@ -541,6 +542,23 @@ async def test_a_thread_that_raises_after_its_interruption_is_named(caplog):
     assert "the reply function" in record.message
     assert "answer raised after its reply was over" in record.message
     assert "_drive" not in caplog.text.split("Traceback")[0]
+
+
+@pytest.mark.parametrize("anyio_backend", [virtual_backend("asyncio")], ids=["asyncio"])
+async def test_a_reply_that_meets_a_cancelled_future_has_failed(caplog):
+    """On asyncio that looks like the end of its own task, and nobody would be told."""
+
+    async def answer(audio):
+        future = asyncio.get_running_loop().create_future()
+        future.cancel()
+        await future
+        yield sound(0.1)
+
+    async with calling(answer, turn(0.2, 0.6) + turn(2.0, 2.4)) as call:
+        await call.until(4)
+        assert [event.turn for event in call.of(ReplyFailed)] == [1, 2]
+    assert "somebody else had cancelled" in str(call.of(ReplyFailed)[0].error)
+    assert "the reply function" in caplog.text
 
 
 async def test_a_plain_function_around_an_async_one_runs_in_a_thread():

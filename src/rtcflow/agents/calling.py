@@ -142,11 +142,11 @@ async def call_tool(made: Tool, call: ToolCall, run_sync: Callable[..., Awaitabl
         return failure(str(error))
     except (Exception, anyio.get_cancelled_exc_class()) as raised:
         # Supervises: code of the user's, whose failure the model can explain to the caller.
-        error = beside_cancellation(raised)
-        if not isinstance(error, Exception):
+        problem = beside_cancellation(raised)
+        if not isinstance(problem, Exception):
             raise
         if limit.cancelled_caught:
             logger.error("the tool %s had no result after %g s", made.name, made.timeout)
             return failure(f"no result after {made.timeout:g} s")
-        logger.error("the tool %s failed", made.name, exc_info=error)
-        return failure(f"{type(error).__name__}: {error}")
+        logger.error("the tool %s failed", made.name, exc_info=problem)
+        return failure(f"{type(problem).__name__}: {problem}")

@@ -77,7 +77,7 @@ class Conversation:
     Args:
         system: Instructions for the model.
         tools: `Tool` objects, or annotated functions, of which `tool` makes some.
-        limit: Characters of context. When there are more, the oldest exchanges are left out, with a warning.
+        limit: Characters of context. The oldest exchanges beyond it are left out. Results of tools get a quarter of it.
 
     Raises:
         TypeError: A tool cannot be described to a model.
@@ -109,30 +109,23 @@ class Conversation:
         """The messages in the common chat format, within `limit`, made for this moment."""
         rendered = [entry.messages() for entry in self._entries]
         sizes = [_size(messages) for messages in rendered]
-        first, left = len(rendered), self.limit - len(self.system)
-        while first > 0 and sizes[first - 1] <= left:
-            first -= 1
-            left -= sizes[first]
+        most = self.limit - len(self.system)
+        first = _newest(sizes, 0, most)
         # An exchange begins with the user's words: no service takes an answer without them.
         while 0 < first < len(rendered) and self._entries[first].role == "assistant":
             first += 1
         if first == len(rendered) and rendered:
-            first = self._last_user()  # too long by itself: its words are cut
-            rendered[first] = [{"role": "user", "content": self._entries[first].text[-left // 2 :]}]
-            rendered[first + 1 :] = [messages for messages in rendered[first + 1 :] if _size(messages) <= left // 2]
-        self._count_dropped(first)
-        system = [{"role": "system", "content": self.system}] if self.system else []
-        return [*system, *(message for messages in rendered[first:] for message in messages)]
-
-    def _last_user(self) -> int:
-        return max((at for at, entry in enumerate(self._entries) if entry.role == "user"), default=0)
-
-    def _count_dropped(self, first: int) -> None:
+            # The last exchange is too long by itself: the user's words stay, cut, with the newest of what followed.
+            first = max((at for at, entry in enumerate(self._entries) if entry.role == "user"), default=0)
+            rendered[first] = [{"role": "user", "content": self._entries[first].text[-most // 2 :]}]
+            del rendered[first + 1 : _newest(sizes, first + 1, most - _size(rendered[first]))]
         if first > self.dropped:
             logger.warning(
                 "the context has more than %d characters: its %d oldest messages are left out", self.limit, first
             )
             self.dropped = first
+        system = [{"role": "system", "content": self.system}] if self.system else []
+        return [*system, *(message for messages in rendered[first:] for message in messages)]
 
     def schemas(self) -> list[dict[str, Any]]:
         """The tools, as a chat service takes them."""
@@ -199,7 +192,8 @@ class Conversation:
             if any(known.id == call for known in entry.calls):
                 if call in entry.results:
                     return False
-                entry.results[call] = content
+                most = max(500, (self.limit - len(self.system)) // (4 * len(entry.calls)))
+                entry.results[call] = content if len(content) <= most else f"{content[:most]} … (the rest was too long)"
                 return True
         return False
 
@@ -251,3 +245,12 @@ class Conversation:
 
 def _size(messages: list[dict[str, Any]]) -> int:
     return sum(len(json.dumps(message, ensure_ascii=False)) for message in messages)
+
+
+def _newest(sizes: list[int], begin: int, most: int) -> int:
+    """Where the newest messages begin that take `most` characters together; not before `begin`."""
+    first = len(sizes)
+    while first > begin and sizes[first - 1] <= most:
+        first -= 1
+        most -= sizes[first]
+    return first

@@ -168,6 +168,33 @@ def test_what_is_too_long_by_itself_is_cut():
     assert len(message["content"]) <= 2000
 
 
+def test_of_an_exchange_that_is_too_long_the_newest_results_are_kept():
+    """Otherwise the model would ask for them again and again."""
+    conversation = Conversation("system", limit=4000)
+    conversation.add_user("Which of them is open?", 1)
+    for number in range(12):
+        conversation.add_calls([ToolCall(f"call-{number}", "look", "{}")], 1)
+        conversation.add_result(f"call-{number}", f"{number}: " + "x" * (450 if number < 6 else 40))
+        messages = conversation.messages
+        check(messages)
+        assert messages[1] == {"role": "user", "content": "Which of them is open?"}
+        assert messages[-1]["content"].startswith(f"{number}: ")
+        assert sum(len(json.dumps(message)) for message in messages) <= 4000 + 100
+    assert sum(message["role"] == "tool" for message in messages) > 6
+
+
+@pytest.mark.parametrize("calls", [1, 4])
+def test_results_that_are_too_long_are_cut(calls):
+    """The model reads the beginning, and that there was more."""
+    conversation = Conversation("system", limit=10_000)
+    conversation.add_user("Read these pages.", 1)
+    for call in conversation.add_calls([ToolCall("", "read", "{}")] * calls, 1):
+        conversation.add_result(call.id, "<p>" + "x" * 50_000)
+    results = [message["content"] for message in conversation.messages if message["role"] == "tool"]
+    assert len(results) == calls
+    assert all(result.startswith("<p>xxx") and result.endswith("(the rest was too long)") for result in results)
+
+
 def test_two_tools_of_one_name_are_refused():
     """And so is a limit that leaves no space, and a dict from elsewhere."""
     with pytest.raises(ValueError, match="two tools are called 'time_now'"):

@@ -146,12 +146,12 @@ def whole_words(text: str, most: int) -> str:
     '明日は雨'
     """
     end = min(most, len(text))
-    while 0 < end < len(text) and not _may_end(text[end - 1], text[end]):
+    while 0 < end < len(text) and not may_end_word(text[end - 1], text[end]):
         end -= 1
     return text[:end]
 
 
-def _may_end(last: str, following: str) -> bool:
+def may_end_word(last: str, following: str) -> bool:
     """Whether a word may end between these two characters."""
     if last.isspace() or following.isspace():
         return True

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import re
 import tempfile
 import threading
 from collections.abc import Iterable, Sequence
@@ -11,10 +10,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
+from unicodedata import category, normalize
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..ledger import may_end_word
 from .vad import VAD_RATE
 
 PHRASE_THRESHOLD, WORD_THRESHOLD = 1e-30, 1.0
@@ -190,16 +191,32 @@ class TranscribingSpotter:
 def find_phrase(text: str, phrases: Sequence[str]) -> str | None:
     """The first of `phrases` that `text` contains as whole words. Case and punctuation do not matter.
 
+    In scripts without blanks between words, nobody can tell whole words from parts: there both count.
+
     >>> find_phrase("Well, hello... Computer!", ["hello computer"])
     'hello computer'
+    >>> find_phrase("ねえコンピューター、聞いて", ["コンピューター"])
+    'コンピューター'
     """
     words = f" {plain(text)} "
-    return next((phrase for phrase in phrases if f" {plain(phrase)} " in words), None)
+    return next((phrase for phrase in phrases if _contains(words, plain(phrase))), None)
+
+
+def _contains(words: str, phrase: str) -> bool:
+    begin = words.find(phrase)
+    while begin >= 0:
+        end = begin + len(phrase)
+        if may_end_word(words[begin - 1], phrase[0]) and may_end_word(phrase[-1], words[end]):
+            return True
+        begin = words.find(phrase, begin + 1)
+    return False
 
 
 def plain(text: str) -> str:
-    """`text` in lower case, words separated by single blanks, without punctuation."""
-    return " ".join(re.findall(r"[^\W_]+(?:'[^\W_]+)*", text.lower()))
+    """`text` in lower case, words separated by single blanks, without punctuation. Accents stay with their letters."""
+    letters = normalize("NFC", text.lower().replace("’", "'"))
+    kept = "".join(char if char == "'" or category(char)[0] in "LMN" else " " for char in letters)
+    return " ".join(word for part in kept.split() if (word := part.strip("'")))
 
 
 def check_phrases(phrases: Sequence[str]) -> list[str]:

@@ -608,6 +608,27 @@ def test_phrases_are_found_as_words():
     """Case and punctuation do not matter, parts of words do not count."""
     assert find_phrase("Well, hello... COMPUTER!", ["stop", "hello computer"]) == "hello computer"
     assert find_phrase("a nonstop flight", ["stop"]) is None
+    assert find_phrase("nonstop, or stop?", ["stop"]) == "stop"
+    assert find_phrase("What’s up?", ["what's up"]) == "what's up"
+    assert find_phrase("'hello' computers, rock'n'roll", ["hello computer", "n", "rock'n'roll"]) == "rock'n'roll"
+
+
+@pytest.mark.parametrize(
+    ("text", "phrase", "found"),
+    [
+        ("嗯你好小明今天天气怎么样", "你好小明", True),
+        ("ねえコンピューター、聞いて", "コンピューター", True),
+        ("สวัสดีครับคอมพิวเตอร์", "คอมพิวเตอร์", True),
+        ("हेलो कंप्यूटर, सुनो", "हेलो कंप्यूटर", True),
+        ("हालू कंपटर", "हेलो कंप्यूटर", False),
+        ("안녕하세요 컴퓨터야", "컴퓨터", False),
+        ("Cafe\u0301, bitte", "café", True),
+        ("Cafés", "Café", False),
+    ],
+)
+def test_phrases_are_found_in_every_script(text, phrase, found):
+    """Whole words, where a script has blanks between them. Signs above and below belong to their letters."""
+    assert (find_phrase(text, [phrase]) is not None) is found
 
 
 def test_any_recogniser_spots():

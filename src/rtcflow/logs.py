@@ -88,7 +88,8 @@ class JsonFormatter(logging.Formatter):
             line["error"] = record.exc_text
         if record.stack_info:
             line["stack"] = self.formatStack(record.stack_info)
-        return json.dumps(line, ensure_ascii=False)
+        # Half of a surrogate pair (JSON of a caller may have one) cannot be written; as an escape it is JSON, too.
+        return json.dumps(line, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
 
 
 class TextFormatter(logging.Formatter):
@@ -112,7 +113,9 @@ def _message(record: logging.LogRecord) -> str:
 
 def _plain(value: object) -> Any:
     """`value` if it is one for JSON, otherwise its text."""
-    if value is None or isinstance(value, str | bool | int) or (isinstance(value, float) and math.isfinite(value)):
+    if value is None or isinstance(value, str | bool) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    if isinstance(value, int) and value.bit_length() <= 1024:  # more than a float holds; Python does not write all
         return value
     try:
         return str(value)

@@ -241,6 +241,16 @@ def test_json_is_written_although_the_arguments_do_not_fit():
     assert line["message"] == "'%d apples' with arguments that do not fit: TypeError"
 
 
+def test_json_is_written_whatever_a_value_is():
+    """Half a surrogate pair, as in a caller's JSON, and a number that Python refuses to write."""
+    record = logging.makeLogRecord({"msg": "grüße \ud800", "principal": "x\udcff", "n": 1 << 40, "much": 10**5000})
+    line = JsonFormatter().format(record)
+    assert "grüße" in line
+    told = json.loads(line.encode("utf-8"))
+    assert (told["message"], told["principal"], told["n"]) == ("grüße \ud800", "x\udcff", 1 << 40)
+    assert told["much"].startswith("<int whose text is not known")
+
+
 def test_text_names_the_call_once():
     """rtcflow's messages name the call already."""
     text = TextFormatter("%(levelname)s %(message)s")

@@ -37,6 +37,9 @@ MAX_REQUESTS: Final = 10
 """NACKs for one packet; as in libwebrtc."""
 MAX_REPORTED: Final = 250
 """Packets that one NACK names at most: more are a cut, for which a key picture is asked at once."""
+MOST_BACK: Final = 10.0
+"""Seconds by which a timestamp may be before the latest one. Pictures that are sent in another order than they are
+shown in (H.264's B pictures) are a few pictures apart."""
 PATIENCE: Final = 2.0
 """Seconds without a key picture after which pictures leave without one."""
 
@@ -273,9 +276,11 @@ class PictureBuffer:
         return True
 
     def _unwrap(self, timestamp: int) -> int:
-        if self._first is None:  # after a restart, time goes on one picture later
-            self._first = (timestamp - (self._last + CLOCK_RATE // 30 if self._last else 0)) % 2**32
-        ahead = (timestamp - self._first - self._last + 2**31) % 2**32 - 2**31
+        ahead = 0 if self._first is None else (timestamp - self._first - self._last + 2**31) % 2**32 - 2**31
+        if self._first is None or ahead < -MOST_BACK * CLOCK_RATE:
+            # After a restart, or if the sender counts anew with the same source, time goes on one picture later.
+            ahead = CLOCK_RATE // 30 if self._last else 0
+            self._first = (timestamp - self._last - ahead) % 2**32
         self._last = max(self._last, self._last + ahead)
         return self._last
 

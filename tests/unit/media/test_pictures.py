@@ -133,6 +133,15 @@ def test_a_new_sequence_takes_two_packets():
     assert 60000 < times[0] < times[1]
 
 
+def test_a_sender_whose_timestamps_begin_anew():
+    """Time goes on; it does not stand still until the new timestamps have caught up."""
+    hour = 3600 * 90000
+    packets = [packet(1, 0, marker=True, key=True), packet(2, hour, marker=True), packet(3, hour - 3000, marker=True)]
+    packets += [packet(4 + n, 500 + 3000 * n, marker=True) for n in range(3)]
+    times = [timestamp for pictures in feed(packets) for timestamp, _ in pictures]
+    assert times == [0, hour, hour, hour + 3000, hour + 6000, hour + 9000]
+
+
 def test_a_long_cut_asks_for_a_key_picture_at_once():
     """Nobody retransmits hundreds of packets."""
     buffer = PictureBuffer()

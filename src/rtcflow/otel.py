@@ -24,7 +24,7 @@ from .agents.calling import around_tool
 from .ends import EndCause
 from .handlers.turns.reply_handler import ReplyHandler, around_reply
 from .handlers.turns.timeline import TurnTimeline
-from .serving.figures import GAUGES, SUMS, Figures, Labels, Snapshot, handler_of
+from .serving.figures import GAUGES, SUMS, Figures, Labels, Snapshot, handler_of, refusals, reserved_threads
 from .serving.session import Session
 
 try:
@@ -153,14 +153,13 @@ def _over_calls(name: str, found: Snapshot) -> Mapping[Labels, float]:
 
 
 def _refusals(calls: Sequence[Calls], _: Any) -> Iterator[metrics.Observation]:
-    for one in calls:
-        for reason, count in list(one.refused.items()):
-            yield metrics.Observation(count, {"handler": handler_of(one), "reason": reason})
+    for (handler, reason), count in refusals(calls).items():
+        yield metrics.Observation(count, {"handler": handler, "reason": reason})
 
 
 def _threads(calls: Sequence[Calls], _: Any) -> Iterator[metrics.Observation]:
-    for one in calls:
-        yield metrics.Observation(one.threads.statistics().reserved, {"handler": handler_of(one)})
+    for handler, reserved in reserved_threads(calls).items():
+        yield metrics.Observation(reserved, {"handler": handler})
 
 
 @contextmanager

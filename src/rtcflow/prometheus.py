@@ -13,7 +13,7 @@ from itertools import accumulate
 from typing import Any, Final, Protocol
 
 from .serving.calls import Calls
-from .serving.figures import GAUGES, SUMS, Figures, Labels, handler_of
+from .serving.figures import GAUGES, SUMS, Figures, Labels, handler_of, refusals, reserved_threads
 from .serving.loop_lag import BOUNDS
 
 try:
@@ -92,29 +92,31 @@ class StreamCollector:
     def _loop_lag(self) -> Metric:
         words = "How late the event loop of the handlers does what is due; looked at ten times a second."
         family = HistogramMetricFamily("rtcflow_loop_lag_seconds", words, labels=("handler",))
+        counts, totals = dict[str, list[int]](), dict[str, float]()
         for calls in self._calls:
             if (lag := calls.loop_lag) is not None:
-                counts, bounds = list(lag.counts), [*map(str, BOUNDS), "+Inf"]
-                buckets = list(zip(bounds, accumulate(counts), strict=True))
-                family.add_metric((handler_of(calls),), buckets, lag.total)
+                handler, more = handler_of(calls), list(lag.counts)
+                counts[handler] = [*map(sum, zip(more, counts.get(handler, [0] * len(more)), strict=True))]
+                totals[handler] = totals.get(handler, 0.0) + lag.total
+        for handler, of_one in counts.items():
+            buckets = list(zip([*map(str, BOUNDS), "+Inf"], accumulate(of_one), strict=True))
+            family.add_metric((handler,), buckets, totals[handler])
         return family
 
     def _of_streams(self) -> Iterator[Metric]:
-        refused, ready = Counter[Labels](), dict[str, bool]()
-        threads, most, slots = Counter[str](), Counter[str](), Counter[str]()
+        refused, threads, ready = refusals(self._calls), reserved_threads(self._calls), dict[str, bool]()
+        most, slots = Counter[str](), Counter[str]()
         for calls in self._calls:
             handler, limits = handler_of(calls), calls.options.limits
-            refused.update({(handler, reason): count for reason, count in list(calls.refused.items())})
-            threads[handler] += calls.threads.statistics().reserved
             ready[handler] = ready.get(handler, True) and calls.is_ready
             if isinstance(limits.concurrency_limit, int):
                 slots[handler] += limits.concurrency_limit
             if limits.thread_limit is not None:
                 most[handler] += limits.thread_limit
-        refusals = CounterMetricFamily("rtcflow_refusals", "Refused calls.", labels=("handler", "reason"))
+        family = CounterMetricFamily("rtcflow_refusals", "Refused calls.", labels=("handler", "reason"))
         for labels, count in refused.items():
-            refusals.add_metric(labels, count)
-        yield refusals
+            family.add_metric(labels, count)
+        yield family
         for name, words, values in (
             ("rtcflow_ready", "1 if new calls are taken.", ready),
             ("rtcflow_calls_limit", "The most calls at once, if there is a limit.", slots),

@@ -411,6 +411,25 @@ async def test_metrics(traced):
         provider.shutdown()
 
 
+def test_metrics_of_streams_with_the_same_handler_are_summed():
+    """One observation for each set of attributes: of several, an SDK would take the last one."""
+    reader = measured.InMemoryMetricReader()
+    provider = sdk_metrics.MeterProvider([reader], shutdown_on_exit=False)
+    streams = Stream(Bot()), Stream(Bot())
+    measure_calls(*streams, meter_provider=provider)
+    for stream in streams:
+        stream.calls.refused["busy"] += 1
+        stream.calls.threads.reserve(2)
+    try:
+        data = json.loads(reader.get_metrics_data().to_json())
+        (scope,) = data["resource_metrics"][0]["scope_metrics"]
+        found = {metric["name"]: metric["data"]["data_points"] for metric in scope["metrics"]}
+        assert [point["value"] for point in found["rtcflow.worker_threads"]] == [4]
+        assert [point["value"] for point in found["rtcflow.refusals"]] == [2]
+    finally:
+        provider.shutdown()
+
+
 def test_without_the_extra_there_is_advice():
     """The error says what to install."""
     code = "import sys; sys.modules['opentelemetry'] = None; import rtcflow.otel"

@@ -157,6 +157,29 @@ def _refuse_strangers(request):
     raise NotAuthorized("members only")
 
 
+async def test_streams_with_the_same_handler_are_summed():
+    """Each series is there once. Prometheus drops samples that are in a scrape twice."""
+    streams = Stream(Quiet(), concurrency_limit=1), Stream(Quiet(), concurrency_limit=2)
+    value = Scrape(*streams)
+    for stream in streams:
+        stream.calls.loop_lag.note(0.03)
+        stream.calls.refused["busy"] += 1
+        stream.calls.threads.reserve(2)
+    samples = [
+        (sample.name, *sorted(sample.labels.items()))
+        for metric in value.registry.collect()
+        for sample in metric.samples
+    ]
+    assert len(samples) == len(set(samples))
+    assert value("rtcflow_loop_lag_seconds_count") == 2
+    assert value("rtcflow_loop_lag_seconds_bucket", le="0.025") == 0
+    assert value("rtcflow_loop_lag_seconds_bucket", le="0.05") == 2
+    assert value("rtcflow_loop_lag_seconds_sum") == pytest.approx(0.06)
+    assert value("rtcflow_refusals_total", reason="busy") == 2
+    assert value("rtcflow_worker_threads") == 4
+    assert value("rtcflow_calls_limit") == 3
+
+
 async def test_turns_are_counted_once():
     """Each turn by its outcome, with its time to reply, however often is scraped; those of an ended call stay."""
     stream = Stream(Bot())

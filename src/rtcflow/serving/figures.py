@@ -170,6 +170,23 @@ def handler_of(calls: Calls) -> str:
     return type(calls.options.handler).__qualname__
 
 
+def refusals(streams: Sequence[Calls]) -> Counter[Labels]:
+    """Refused calls, by handler and reason."""
+    found = Counter[Labels]()
+    for calls in streams:
+        handler = handler_of(calls)
+        found.update({(handler, reason): count for reason, count in list(calls.refused.items())})
+    return found
+
+
+def reserved_threads(streams: Sequence[Calls]) -> Counter[str]:
+    """Worker threads that live calls hold, by handler."""
+    found = Counter[str]()
+    for calls in streams:
+        found[handler_of(calls)] += calls.threads.statistics().reserved
+    return found
+
+
 def _add(
     sums: dict[str, Counter[Labels]], queue_dropped: Counter[Labels], labels: Labels, of: ConnectionStatistics
 ) -> None:

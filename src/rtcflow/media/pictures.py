@@ -278,7 +278,7 @@ class PictureBuffer:
     def _unwrap(self, timestamp: int) -> int:
         ahead = 0 if self._first is None else (timestamp - self._first - self._last + 2**31) % 2**32 - 2**31
         if self._first is None or ahead < -MOST_BACK * CLOCK_RATE:
-            # After a restart, or if the sender counts anew with the same source, time goes on one picture later.
+            # After a restart, or if the sender of one source begins to count again, time goes on one picture later.
             ahead = CLOCK_RATE // 30 if self._last else 0
             self._first = (timestamp - self._last - ahead) % 2**32
         self._last = max(self._last, self._last + ahead)

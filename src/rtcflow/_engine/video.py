@@ -23,9 +23,9 @@ from aiortc.rtcrtpparameters import RTCRtpCodecCapability, RTCRtpCodecParameters
 from av.frame import Frame
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import PictureType
-from av.video.reformatter import VideoReformatter
 
 from .._core.flow import Flow
+from ..media.colours import PictureConverter
 from ..media.pictures import CLOCK_RATE, KEY_TESTS, PictureBuffer, VideoPacket
 from ..media.transport_feedback import ArrivalLog, PathWatch, parse_feedback
 from ..media.video_rate import VideoRate
@@ -194,7 +194,7 @@ class PictureEncoder(Vp8Encoder):
         super().__init__()
         self._threads, self._bitrate = config.threads, Bitrate(rate or video_rate(config))
         self._seen = self._told = 0
-        self._reformatter = VideoReformatter()  # one for all: each frame would make one of its own
+        self._converter = PictureConverter()
 
     @property
     def target_bitrate(self) -> int:
@@ -208,7 +208,7 @@ class PictureEncoder(Vp8Encoder):
     def encode(self, frame: Frame, force_keyframe: bool = False) -> tuple[list[bytes], int]:  # noqa: FBT001, FBT002
         """Encode one picture; returns the payloads of its packets, and its RTP timestamp."""
         assert isinstance(frame, av.VideoFrame)  # noqa: S101
-        frame = self._reformatter.reformat(frame, format="yuv420p")
+        frame = self._converter.convert(frame, "yuv420p")
         codec, now = self.codec, time.monotonic()
         same_size = codec is not None and (frame.width, frame.height) == (codec.width, codec.height)
         if not (same_size and self._bitrate.fits(now)):
@@ -259,6 +259,7 @@ class H264PictureEncoder(H264Encoder):
     def __init__(self, config: VideoConfig = VideoConfig(), rate: VideoRate | None = None) -> None:  # noqa: B008
         super().__init__()
         self._threads, self._bitrate = config.threads, Bitrate(rate or video_rate(config))
+        self._converter = PictureConverter()
 
     @property
     def target_bitrate(self) -> int:
@@ -272,7 +273,7 @@ class H264PictureEncoder(H264Encoder):
     def encode(self, frame: Frame, force_keyframe: bool = False) -> tuple[list[bytes], int]:  # noqa: FBT001, FBT002
         """Encode one picture; returns the payloads of its packets, and its RTP timestamp."""
         assert isinstance(frame, av.VideoFrame)  # noqa: S101
-        return super().encode(even(frame), force_keyframe)
+        return super().encode(self._converter.convert(even(frame), "yuv420p"), force_keyframe)
 
     def _encode_frame(self, frame: av.VideoFrame, force_keyframe: bool) -> Iterator[bytes]:  # noqa: FBT001
         codec, now = self.codec, time.monotonic()

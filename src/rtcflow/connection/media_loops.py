@@ -39,6 +39,7 @@ from ..frames import LAYOUTS, AudioFormat
 from ..handlers.base import AsyncStreamHandler, StreamHandlerBase
 from ..handlers.checking import has_video
 from ..handlers.items import Emitted, VideoEmitted, parse_emit, parse_video_emit, video_to_handler
+from ..media.colours import PictureConverter
 from ..media.pacing import Pacer
 from ..media.resample import Converter
 from ..outputs import AdditionalOutputs, CloseStream
@@ -519,6 +520,7 @@ class MediaLoops:
             await self._in_thread("video_receive", self._see_in_thread)
             return
         video_format, video_in = self._handler.video_format, self.transport.video_in
+        converter = PictureConverter()
         home = self._homes["video_receive"]
         while home.is_open:
             try:
@@ -527,7 +529,7 @@ class MediaLoops:
                 return
             seen: Any = frame
             if video_format != "frame":  # a millisecond of work, for the most part without the GIL
-                seen = await self._crew.convert(partial(video_to_handler, frame, video_format))
+                seen = await self._crew.convert(partial(video_to_handler, frame, video_format, converter))
             self.video_received += 1
             began = self.clock()
             await self._handler.video_receive(seen)
@@ -535,7 +537,7 @@ class MediaLoops:
                 self._note_stall("video_receive", took)
 
     def _see_in_thread(self, turn: _Turn) -> None:
-        video_in = self.transport.video_in
+        video_in, converter = self.transport.video_in, PictureConverter()
         while True:
             try:
                 frame = video_in.take_sync()
@@ -543,7 +545,7 @@ class MediaLoops:
                 return
             if turn.over:
                 return
-            seen = video_to_handler(frame, self._handler.video_format)
+            seen = video_to_handler(frame, self._handler.video_format, converter)
             self.video_received += 1
             began = self.clock()
             self._crew.call(self._handler.video_receive, seen)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from ..frames import AudioFormat, AudioFrame
 from ..media.codecs import av_frame
+from ..media.colours import PictureConverter
 from ..media.ogg import SILENCE, OggOpus
 from ..media.recording import PacketTimeline, Piece, Timeline
 from ..media.resample import Resampler
@@ -139,6 +140,7 @@ class ContainerFile:
             raise
         self._rate, self._pts = sample_rate, 0
         self._last = [-1, -1]
+        self._converters = PictureConverter(), PictureConverter()
         self._failed = False
 
     def timeline(self) -> Timeline:
@@ -170,7 +172,7 @@ class ContainerFile:
         if stream is None or pts <= self._last[side]:
             return
         self._last[side] = pts
-        picture = frame.reformat(640, 480, "yuv420p")
+        picture = self._converters[side].convert(frame, "yuv420p", 640, 480)
         picture.pts, picture.time_base = pts, Fraction(1, 1000)
         picture.pict_type = PictureType.NONE
         self._mux(stream.encode(picture))

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..exceptions import MediaError
+from ..media.colours import PictureConverter
 from ..media.convert import as_pcm
 from ..media.resample import check_sample_rate
 from ..outputs import AdditionalOutputs, CloseStream
@@ -213,8 +214,15 @@ def _to_uint8(pixels: NDArray[Any], what: str) -> NDArray[np.uint8]:
     return out
 
 
-def video_to_handler(frame: av.VideoFrame, video_format: VideoFormat) -> av.VideoFrame | NDArray[Any]:
+def video_to_handler(
+    frame: av.VideoFrame, video_format: VideoFormat, converter: PictureConverter
+) -> av.VideoFrame | NDArray[Any]:
     """Give a received frame the form that `video_receive` wants.
+
+    Args:
+        frame: The frame.
+        video_format: The handler's.
+        converter: The call's own.
 
     Returns:
         ``"frame"``: `frame` itself. ``"float32"``: float32, shape (height, width, 3), BGR, 0-255. ``"bgr24"`` and
@@ -222,9 +230,8 @@ def video_to_handler(frame: av.VideoFrame, video_format: VideoFormat) -> av.Vide
     """
     if video_format == "frame":
         return frame
-    if video_format == "float32":
-        return frame.to_ndarray(format="bgr24").astype(np.float32)
-    return frame.to_ndarray(format=video_format)
+    pixels = converter.convert(frame, "bgr24" if video_format == "float32" else video_format).to_ndarray()
+    return pixels.astype(np.float32) if video_format == "float32" else pixels
 
 
 def _describe(item: object) -> str:

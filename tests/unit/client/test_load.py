@@ -132,10 +132,12 @@ async def test_a_load_for_real(monkeypatch: pytest.MonkeyPatch) -> None:
             )
         tasks.cancel_scope.cancel()
     assert (report.connections, report.connected, report.failures) == (4, 3, {"it is full": 1})
-    assert 0.3 < report.delivery <= 0.75
-    assert report.echoes >= 3
-    assert 0.005 < report.latency.median < 1.0
-    assert report.setup.median < 10
+    assert report.delivery <= 0.75
+    if report.client_lag.most < 0.2:  # else the load itself was held up: what it tells of the server means nothing
+        assert report.delivery > 0.3
+        assert report.echoes >= 3
+        assert 0.005 < report.latency.median < 1.0
+        assert report.setup.median < 10
     assert (seen[-1].connected, seen[-1].failed) == (3, 1)
     json.dumps(report.as_dict())
 

@@ -14,6 +14,7 @@ from hypothesis.extra import numpy as arrays
 
 from rtcflow.exceptions import MediaError
 from rtcflow.handlers.items import Emitted, VideoEmitted, parse_emit, parse_video_emit, video_to_handler
+from rtcflow.media.colours import PictureConverter
 from rtcflow.outputs import AdditionalOutputs, CloseStream
 
 AUDIO = (24000, np.arange(4, dtype=np.int16))
@@ -279,7 +280,7 @@ def camera_frame() -> av.VideoFrame:
 @pytest.mark.parametrize(("video_format", "dtype"), [("float32", np.float32), ("bgr24", np.uint8), ("rgb24", np.uint8)])
 def test_received_pictures_have_the_form_the_handler_asked_for(video_format: Any, dtype: Any) -> None:
     """dtype, shape, range and order of channels, in an array that is the handler's own."""
-    array = video_to_handler(camera_frame(), video_format)
+    array = video_to_handler(camera_frame(), video_format, PictureConverter())
     assert isinstance(array, np.ndarray)
     assert (array.dtype, array.shape) == (dtype, (48, 64, 3))
     expected = picture()[..., ::-1] if video_format == "rgb24" else picture()
@@ -291,7 +292,7 @@ def test_received_pictures_have_the_form_the_handler_asked_for(video_format: Any
 def test_what_goes_back_unchanged_looks_the_same(video_format: Any) -> None:
     """video_receive to video_emit, unchanged, is the same picture in every format."""
     frame = camera_frame()
-    back = frame_of(parse_video_emit(video_to_handler(frame, video_format), video_format))
+    back = frame_of(parse_video_emit(video_to_handler(frame, video_format, PictureConverter()), video_format))
     assert (as_bgr(back) == as_bgr(frame)).all()
     if video_format == "frame":
         assert back is frame

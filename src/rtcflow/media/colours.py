@@ -1,0 +1,46 @@
+"""Colour conversion of pictures, by libswscale. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    import av
+
+_THREADS_SINCE: Final = 17
+"""The major version of PyAV that shares a conversion among threads by default. Before, there was no choice."""
+
+
+class PictureConverter:
+    """Converts pictures to another pixel format or size, one after the other, in the thread that asks for it.
+
+    libswscale's tables are kept for the formats and the size of the last picture. `av.VideoFrame.reformat` makes them
+    anew for each picture. By default PyAV also has all processors work on each picture, and each of them is woken for
+    it. With a picture of 640 × 480 that takes twice the processor time, and other calls need those processors.
+
+    Not for two threads at once.
+    """
+
+    def __init__(self) -> None:
+        import av
+        from av.video.reformatter import VideoReformatter
+
+        self._reformatter = VideoReformatter()
+        several = int(av.__version__.partition(".")[0]) >= _THREADS_SINCE
+        self._options: dict[str, int] = {"threads": 1} if several else {}
+
+    def convert(
+        self, frame: av.VideoFrame, pixel_format: str, width: int | None = None, height: int | None = None
+    ) -> av.VideoFrame:
+        """`frame` in another format (``"bgr24"``, ``"yuv420p"``, …), with the same `pts` and time base.
+
+        Args:
+            frame: The picture; it stays as it is.
+            pixel_format: FFmpeg's name of the pixel format.
+            width: Pixels; None for the frame's own.
+            height: Pixels; None for the frame's own.
+
+        Returns:
+            The very frame if it has this format and size.
+        """
+        return self._reformatter.reformat(frame, width, height, pixel_format, **self._options)

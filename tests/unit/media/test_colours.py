@@ -1,0 +1,60 @@
+"""Colour conversion: the same pictures as PyAV's own, made in the thread that asks."""
+
+from __future__ import annotations
+
+import threading
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from rtcflow.media.colours import PictureConverter
+
+
+def picture(width: int, height: int) -> av.VideoFrame:
+    pixels = np.random.default_rng(1).integers(0, 255, (height, width, 3), dtype=np.uint8)
+    frame = av.VideoFrame.from_ndarray(pixels, format="bgr24")
+    frame.pts, frame.time_base = 9000, Fraction(1, 90000)
+    return frame
+
+
+@pytest.mark.parametrize("pixel_format", ["yuv420p", "rgb24", "gray"])
+def test_the_picture_is_pyavs(pixel_format: str) -> None:
+    """One converter gives, picture by picture, what each frame's own conversion gives, also if the size changes."""
+    converter = PictureConverter()
+    for size in ((64, 48), (64, 48), (34, 20), (64, 48)):
+        frame = picture(*size)
+        made, expected = converter.convert(frame, pixel_format), frame.reformat(format=pixel_format)
+        assert (made.to_ndarray() == expected.to_ndarray()).all()
+        assert (made.pts, made.time_base) == (9000, Fraction(1, 90000))
+        assert frame.format.name == "bgr24"
+
+
+def test_a_picture_is_scaled() -> None:
+    """Width and height may be others."""
+    made = PictureConverter().convert(picture(64, 48), "yuv420p", 32, 24)
+    assert (made.width, made.height, made.format.name) == (32, 24, "yuv420p")
+
+
+def test_what_fits_is_left_as_it_is() -> None:
+    """No copy of a picture that has the format already."""
+    frame = picture(64, 48)
+    assert PictureConverter().convert(frame, "bgr24") is frame
+
+
+def test_no_thread_is_started_for_a_picture() -> None:
+    """PyAV's default would start one for each processor, and for each frame's own conversion anew."""
+    libraries = _threads()
+    converter = PictureConverter()
+    converter.convert(picture(640, 480), "yuv420p")
+    assert _threads() == libraries
+
+
+def _threads() -> int:
+    """The threads of this process, on Linux also those that Python does not know of."""
+    try:
+        return len(list(Path("/proc/self/task").iterdir()))
+    except OSError:
+        return threading.active_count()

@@ -15,7 +15,7 @@ class PictureConverter:
     """Converts pictures to another pixel format or size, one after the other, in the thread that asks for it.
 
     libswscale's tables are kept for the formats and the size of the last picture. `av.VideoFrame.reformat` makes them
-    anew for each picture. By default PyAV also has all processors work on each picture, and each of them is woken for
+    again for each picture. By default PyAV also has all processors work on each picture, and each of them is woken for
     it. With a picture of 640 × 480 that takes twice the processor time, and other calls need those processors.
 
     Not for two threads at once.

@@ -48,6 +48,7 @@ from aiortc_pair import connected_pair, run
 from google_crc32c import value as crc32c
 from OpenSSL import SSL
 
+from rtcflow._core.flow import Flow, Policy
 from rtcflow._engine.config import VideoConfig, WebRTCConfig
 from rtcflow._engine.seam import feedback, gathering, restart, seam, wire
 from rtcflow._engine.seam.description import SessionDescription, common_codecs, digests
@@ -247,7 +248,7 @@ def test_without_the_seam() -> None:
     strange: Any = Strange()
     assert not seam.take_packets(strange, print, print, print)
     seam.stop_without_blocking(strange)
-    assert take_pictures(strange, print, asyncio.Event().wait, print) is None
+    assert take_pictures(strange, print, asyncio.Event().wait, print, print) is None
     assert not encode_pictures(strange, encoders(VideoConfig()), lambda: False, print, Events())
     assert vars(strange) == {}
     assert seam.round_trip(strange) is None
@@ -282,14 +283,15 @@ def test_pictures_go_through_our_buffer() -> None:
             (transport,) = seam.transports(one)
             receiver = RTCRtpReceiver("video", transport)
             receiver._track = RemoteStreamTrack("video")
-            ours = PictureReceiver()
+            frames: Flow[av.VideoFrame] = Flow(10, Policy.DROP_OLDEST)
+            ours = PictureReceiver(frames, VideoConfig(), print)
             assert vars(receiver)["_RTCRtpReceiver__nack_generator"] is not None
             assert ours.install(receiver)
             assert vars(receiver)["_RTCRtpReceiver__nack_generator"] is None
             await receiver.receive(RTCRtpReceiveParameters(codecs=[VP8]))
             for number in range(3):
                 await send_pictures(receiver, 1, number)
-                seen = await asyncio.wait_for(receiver.track.recv(), 10)
+                seen = await asyncio.wait_for(frames.take(), 10)
                 assert (seen.width, seen.height) == (64, 48)
                 await receiver._handle_rtcp_packet(RtcpByePacket(sources=[0]))
             await receiver.stop()
@@ -304,15 +306,15 @@ def test_a_decoder_that_is_too_slow_has_a_bounded_queue() -> None:
         async with connected_pair() as (one, _two):
             (transport,) = seam.transports(one)
             receiver: Any = RTCRtpReceiver("video", transport)
-            ours = PictureReceiver()
+            ours = PictureReceiver(Flow(10, Policy.DROP_OLDEST), VideoConfig(), print)
             assert ours.install(receiver)
             vars(receiver)["_RTCRtpReceiver__codecs"][97] = VP8  # and no decoder's thread
             waiting = vars(receiver)["_RTCRtpReceiver__decoder_queue"]
             await send_pictures(receiver, 3 * MAX_WAITING)
             assert 0 < waiting.qsize() <= MAX_WAITING + 1
             while waiting.qsize():
-                _, newest = waiting.get_nowait()
-            assert newest.timestamp == 3000 * (3 * MAX_WAITING - 1)
+                *_, newest = waiting.get_nowait()
+            assert newest == 3000 * (3 * MAX_WAITING - 1)
 
     run(check())
 

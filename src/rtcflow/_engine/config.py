@@ -110,7 +110,12 @@ class VideoConfig:
         start_bitrate: Bits per second at first, 30,000 to 20,000,000.
         min_bitrate: Bits per second below which the encoder does not go. Below 50,000 pictures are hard to recognise.
         max_bitrate: Bits per second above which it does not go.
-        threads: Threads of each encoder, 1 to 16; by default as many as the picture's size and the machine suggest.
+        threads: Threads of each encoder, 1 to 16. By default VP8 has one, because its threads wait for one another
+            without rest: on a busy machine two of them take far longer than one. H.264 has as many as the picture's
+            size and the machine suggest.
+        max_pixels: Pixels of the largest picture that is decoded, 256 to 35,651,584; by default those of 4096 × 2304
+            (ITU-T H.264 table A-1, level 5.2). Larger ones are dropped before they are decoded: a peer could make
+            hundreds of megabytes out of a few bytes.
 
     Raises:
         TypeError: `codecs` is a string or no sequence, or a number is not whole.
@@ -122,6 +127,7 @@ class VideoConfig:
     min_bitrate: int = 50_000
     max_bitrate: int = 2_500_000
     threads: int | None = None
+    max_pixels: int = 36_864 * 256
 
     def __post_init__(self) -> None:
         _check_names("codecs", self.codecs)
@@ -137,6 +143,7 @@ class VideoConfig:
             )
         if self.threads is not None:
             _check_range("threads", self.threads, 1, 16)
+        _check_range("max_pixels", self.max_pixels, 256, 139_264 * 256)
 
 
 @dataclass(frozen=True, slots=True)

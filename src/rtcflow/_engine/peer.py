@@ -341,10 +341,11 @@ class Peer:
         ports = self._ports
         if track.kind == "video":
             seam.stop_without_blocking(transceiver.receiver)
-            pictures = video.PictureReceiver()
+            pictures = video.PictureReceiver(ports.video_in, self._config.video, self._contact.warn_once)
             if pictures.install(transceiver.receiver):
                 self._start(pictures.run())
-            self._start(video.read_track(track, ports.video_in))
+            else:
+                self._start(video.read_track(track, ports.video_in))
             return
         self._audio = transceiver
         receiver = audio.AudioReceiver(ports, asyncio.get_running_loop(), self._task_failed)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from fractions import Fraction
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import anyio
 import av
@@ -26,7 +26,7 @@ from av.video.frame import PictureType
 
 from .._core.flow import Flow
 from ..media.colours import PictureConverter
-from ..media.pictures import CLOCK_RATE, KEY_TESTS, PictureBuffer, VideoPacket
+from ..media.pictures import CLOCK_RATE, KEY_TESTS, PictureBuffer, VideoPacket, key_size_vp8
 from ..media.transport_feedback import ArrivalLog, PathWatch, parse_feedback
 from ..media.video_rate import VideoRate
 from .config import VideoConfig
@@ -58,15 +58,69 @@ MAX_WAITING: Final = 60
 with the next key picture."""
 
 
-class PictureReceiver:
-    """Packets of one remote track become pictures for aiortc's decoder thread; requests go to the sender.
+class PictureDecoder:
+    """Decodes the pictures of one remote track, in the thread that calls it.
 
-    `media.pictures` decides, on the loop's clock. `run` is one of the peer's tasks: it does what is due when no packet
-    comes.
+    One thread decodes one track. libvpx's decoder could use several if a picture has several parts. They wait for one
+    another without rest, so on a busy machine they take fifty times as long as one.
+
+    Args:
+        max_pixels: Larger pictures are dropped, and those that build on them.
+        show: Gets each picture.
+        on_error: Called with what is wrong with a picture that could not be decoded.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self, max_pixels: int, show: Callable[[av.VideoFrame], object], on_error: Callable[[str], object]
+    ) -> None:
+        self._max_pixels, self._show, self._on_error = max_pixels, show, on_error
+        self._name = ""
+        self._codec: VideoCodecContext | None = None
+        self._too_large = False
+
+    def decode(self, name: str, data: bytes, timestamp: int) -> None:
+        """Decode one picture; `timestamp` in 1/90,000 s."""
+        if self._codec is None or name != self._name:
+            self._codec, self._name, self._too_large = self._open(name), name, False
+        if name == "VP8" and (size := key_size_vp8(data)) is not None:
+            self._too_large = size[0] * size[1] > self._max_pixels
+            if self._too_large:
+                self._on_error(f"a picture of {size[0]} × {size[1]} pixels; see VideoConfig(max_pixels=…)")
+        if self._too_large or not data:  # a decoder takes an empty packet for the end
+            return
+        packet = av.Packet(data)
+        packet.pts, packet.time_base = timestamp, _TIME_BASE
+        try:
+            frames = self._codec.decode(packet)
+        except (av.FFmpegError, MemoryError) as error:
+            self._on_error(f"a picture that cannot be decoded: {error}")
+            return
+        for frame in frames:
+            self._show(frame)
+
+    def _open(self, name: str) -> VideoCodecContext:
+        codec = cast("VideoCodecContext", av.CodecContext.create({"VP8": "libvpx"}.get(name, name.lower()), "r"))
+        codec.thread_count = 1
+        codec.options = {"max_pixels": str(self._max_pixels)}  # libvpx looks at it too late; see `decode`
+        return codec
+
+
+class PictureReceiver:
+    """Packets of one remote track become pictures in `frames`; requests go to the sender.
+
+    `media.pictures` decides, on the loop's clock. `run` is one of the peer's tasks: it does what is due when no packet
+    comes. The decoder's thread decodes.
+
+    Args:
+        frames: Gets the pictures, from the decoder's thread.
+        config: Its `max_pixels`.
+        warn: Called, in the loop's thread, with what was wrong with a picture.
+    """
+
+    def __init__(self, frames: Flow[av.VideoFrame], config: VideoConfig, warn: Callable[[str], object]) -> None:
         self._loop = asyncio.get_running_loop()
+        self._warn = warn
+        self._decoder = PictureDecoder(config.max_pixels, frames.put_nowait, self._decoder_failed)
         self._buffer, self._arrivals = PictureBuffer(), ArrivalLog()
         self._port: PicturePort | None = None
         self._codec: RTCRtpCodecParameters | None = None
@@ -76,7 +130,7 @@ class PictureReceiver:
 
     def install(self, receiver: RTCRtpReceiver) -> bool:
         """Stand in for the buffer of `receiver`, which has not started; False if this aiortc is unknown."""
-        self._port = take_pictures(receiver, self._add, self._act, self._arrived)
+        self._port = take_pictures(receiver, self._add, self._act, self._arrived, self._decoder.decode)
         return self._port is not None
 
     def _arrived(self, number: int) -> bytes | None:
@@ -119,6 +173,15 @@ class PictureReceiver:
             if timer is not None:
                 timer.cancel()
             self._timer = self._loop.call_at(due, self._wake)
+
+    def _decoder_failed(self, why: str) -> None:
+        with suppress(RuntimeError):  # the loop has ended: nobody needs pictures
+            self._loop.call_soon_threadsafe(self._ask_key, why)
+
+    def _ask_key(self, why: str) -> None:
+        self._warn(why)
+        self._buffer.need_key(self._loop.time())
+        self._due.set()
 
     def _wake(self) -> None:
         self._timer = None
@@ -229,7 +292,7 @@ class PictureEncoder(Vp8Encoder):
         codec.bit_rate = bitrate
         codec.qmin, codec.qmax = 2, 56
         codec.gop_size = 3000  # key pictures are sent when the peer asks for one
-        codec.thread_count = self._threads or number_of_threads(width * height, os.cpu_count() or 1)
+        codec.thread_count = self._threads or 1  # two of them wait for each other without rest
         codec.options = {
             "deadline": "realtime",
             "cpu-used": "-8",

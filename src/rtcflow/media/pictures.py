@@ -114,6 +114,16 @@ def is_key_vp8(payload: bytes) -> bool:
     return len(payload) > at and not payload[at] & 1
 
 
+def key_size_vp8(data: bytes) -> tuple[int, int] | None:
+    """Width and height that a whole VP8 picture tells, in pixels; None if it is no key picture (RFC 6386 section 9.1).
+
+    Width and height have 14 bits each. A few bytes can therefore make a decoder take 500 MB.
+    """
+    if len(data) < 10 or data[0] & 1:
+        return None
+    return int.from_bytes(data[6:8], "little") & 0x3FFF, int.from_bytes(data[8:10], "little") & 0x3FFF
+
+
 def is_key_h264(payload: bytes) -> bool:
     """Whether an H.264 payload has a part of a key picture: an IDR slice (5) or a parameter set (7) (RFC 6184)."""
     if not payload:

@@ -1,4 +1,4 @@
-"""The encoder of pictures that are sent."""
+"""The encoder of pictures that are sent, and the decoder of those that come."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from aiortc.codecs.vpx import Vp8Decoder, Vp8Encoder, VpxPayloadDescriptor
 from aiortc.jitterbuffer import JitterFrame
 
 from rtcflow._engine.config import VideoConfig
-from rtcflow._engine.video import Bitrate, H264PictureEncoder, PictureEncoder, preferred, video_rate
+from rtcflow._engine.video import Bitrate, H264PictureEncoder, PictureDecoder, PictureEncoder, preferred, video_rate
 
 # -- the encoder
 
@@ -136,6 +136,7 @@ def test_codecs_that_are_preferred_come_first_in_an_offer():
         ({"min_bitrate": 900_000}, "start_bitrate=300000 is not between min_bitrate=900000"),
         ({"max_bitrate": 1}, "max_bitrate=1; expected 30000 to"),
         ({"threads": 0}, "threads=0; expected 1 to 16"),
+        ({"max_pixels": 100}, "max_pixels=100; expected 256 to 35651584"),
         ({"threads": 2.5}, "threads=2.5; expected a whole number, 1 to 16"),
         ({"start_bitrate": 1e6}, "start_bitrate=1000000.0; expected a whole number, 30000 to 20000000"),
         ({"codecs": None}, "codecs=None; expected a list or a tuple"),
@@ -145,3 +146,83 @@ def test_options_of_video_that_make_no_sense_are_refused(options, words):
     """At once, in words."""
     with pytest.raises((TypeError, ValueError), match=words):
         VideoConfig(**options)
+
+
+def test_one_thread_encodes_unless_more_are_asked_for():
+    """VP8's threads wait for one another without rest: on a busy machine two take far longer than one."""
+    for config, threads in ((VideoConfig(), 1), (VideoConfig(threads=2), 2)):
+        encoder = PictureEncoder(config)
+        encoder.encode(picture(0, 1280, 720))
+        assert encoder.codec.thread_count == threads
+
+
+# -- the decoder
+
+MAX_PIXELS = VideoConfig().max_pixels
+
+
+def encoded(name, pictures):
+    """Pictures as a decoder gets them, in 1/90,000 s."""
+    encoder = PictureEncoder() if name == "VP8" else H264PictureEncoder()
+    for number, frame in enumerate(pictures):
+        payloads, timestamp = encoder.encode(frame, not number)
+        yield (
+            b"".join(map(h264_depayload, payloads))
+            if name == "H264"
+            else b"".join(VpxPayloadDescriptor.parse(payload)[1] for payload in payloads),
+            timestamp,
+        )
+
+
+def decode(name, packets, max_pixels=MAX_PIXELS):
+    """The sizes and times of what was shown, and what was wrong."""
+    seen, errors = [], []
+    decoder = PictureDecoder(max_pixels, seen.append, errors.append)
+    for data, timestamp in packets:
+        decoder.decode(name, data, timestamp)
+    return [(frame.width, frame.height, frame.pts) for frame in seen], errors
+
+
+@pytest.mark.parametrize("name", ["VP8", "H264"])
+def test_pictures_are_decoded_at_once(name):
+    """Each picture is shown before the next one comes, with its time; also if the size changes."""
+    pictures = [picture(0), picture(1), picture(2, 64, 48)]
+    seen, errors = decode(name, encoded(name, pictures))
+    assert (seen, errors) == ([(320, 240, 0), (320, 240, 3000), (64, 48, 6000)], [])
+
+
+@pytest.mark.parametrize("name", ["VP8", "H264"])
+def test_too_large_pictures_are_not_decoded(name):
+    """Nor those that build on them; a smaller one afterwards is shown."""
+    pictures = [picture(0), picture(1), picture(2, 64, 48)]
+    seen, errors = decode(name, encoded(name, pictures), max_pixels=320 * 240 - 1)
+    assert seen == [(64, 48, 6000)]
+    assert 1 <= len(errors) <= 2
+    assert name == "H264" or "320 × 240 pixels; see VideoConfig(max_pixels" in errors[0]
+
+
+def test_a_few_bytes_take_no_memory():
+    """A key picture may say that it has 16,383 pixels a side. libvpx would take 500 MB for it, and a second."""
+    bomb = bytes.fromhex("101900 9d012a ff3fff3f") + bytes(range(256)) * 4
+    tried = []
+    decoder = PictureDecoder(MAX_PIXELS, tried.append, tried.append)
+    decoder._codec = type("Untouched", (), {"decode": lambda *_: pytest.fail("libvpx has got it")})()
+    decoder._name = "VP8"
+    decoder.decode("VP8", bomb, 0)
+    assert ["16383 × 16383" in error for error in tried] == [True]
+
+
+@pytest.mark.parametrize("name", ["VP8", "H264"])
+@pytest.mark.parametrize("junk", [b"", b"\0", bytes(range(256)), b"\xff" * 2000])
+def test_junk_is_told_and_the_next_picture_is_shown(name, junk):
+    """No error leaves the decoder: its thread would end."""
+    packets = [(junk, 0), *encoded(name, [picture(0), picture(1)])]
+    seen, _ = decode(name, packets)
+    assert [size[:2] for size in seen[-2:]] == [(320, 240)] * 2
+
+
+def test_a_picture_of_many_parts_is_decoded_by_one_thread():
+    """With several threads libvpx waits without rest: 300 ms on a busy machine, in place of 6."""
+    decoder = PictureDecoder(MAX_PIXELS, print, print)
+    assert decoder._open("VP8").thread_count == 1
+    assert decoder._open("H264").thread_count == 1

@@ -19,6 +19,7 @@ from rtcflow.media.pictures import (
     VideoPacket,
     is_key_h264,
     is_key_vp8,
+    key_size_vp8,
 )
 
 
@@ -313,3 +314,19 @@ def test_loss_freezes_the_picture_for_half_a_second_at_most(loss, shown, seed):
     left = simulate(loss, 60.0, seed=seed)
     assert len(left) >= 60 * 15 * shown
     assert max(b - a for a, b in pairwise(left)) <= 0.5
+
+
+@pytest.mark.parametrize(
+    ("data", "size"),
+    [
+        ("101900 9d012a 8002e001 00", (640, 480)),
+        ("101900 9d012a 8042e081 00", (640, 480)),  # with scaling, which is for the screen
+        ("101900 9d012a ff3fff3f 00", (16383, 16383)),
+        ("111900 9d012a 8002e001 00", None),  # no key picture
+        ("101900 9d012a 8002e0", None),  # cut off
+        ("", None),
+    ],
+)
+def test_the_size_of_a_vp8_picture(data, size):
+    """RFC 6386 section 9.1: 14 bits each, behind the start code."""
+    assert key_size_vp8(bytes.fromhex(data)) == size

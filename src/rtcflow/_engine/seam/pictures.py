@@ -15,7 +15,6 @@ from typing import Any, Protocol
 
 from aiortc import RTCRtpReceiver, RTCRtpSender
 from aiortc.codecs.base import Encoder
-from aiortc.jitterbuffer import JitterFrame
 from aiortc.rtcrtpparameters import RTCRtpCodecParameters
 from aiortc.rtcrtpsender import RTCEncodedFrame
 from aiortc.rtp import RTP_HISTORY_SIZE, RtcpByePacket, RtcpReceiverInfo, RtcpRrPacket, RtcpSrPacket
@@ -28,16 +27,40 @@ _SENDER = ("_run_rtp", "_send_keyframe", "_retransmit", "_next_encoded_frame", "
 _METHODS = ("_handle_rtp_packet", "_handle_rtcp_packet", "_send_rtcp_nack", "_send_rtcp_pli")
 
 
+class _DecoderQueue:
+    """What the receiver's decoder thread takes pictures from. It decodes them by ours, and sees none itself.
+
+    So the thread begins and ends with the receiver, as before, but aiortc's decoders are not used. They have a thread
+    for each processor, and take pictures of any size.
+
+    Relies on: the decoder's thread calls ``get()`` again and again, and ends once that is None; ``put(None)`` and
+    ``get_nowait()`` are how the receiver, or `seam.stop_without_blocking`, ends it.
+    """
+
+    def __init__(self, decode: Callable[[str, bytes, int], None]) -> None:
+        self._decode = decode
+        self._pictures: queue.SimpleQueue[tuple[str, bytes, int] | None] = queue.SimpleQueue()
+        self.put = self._pictures.put
+        self.get_nowait = self._pictures.get_nowait
+        self.qsize = self._pictures.qsize
+
+    def get(self) -> None:
+        """Decode pictures until the end."""
+        while (picture := self._pictures.get()) is not None:
+            self._decode(*picture)
+
+
 class PicturePort:
     """What a receiver lends to the buffer that stands in for its own.
 
-    Relies on: ``__decoder_queue`` takes ``(codec, JitterFrame)``; ``_send_rtcp_nack(ssrc, lost)`` and
+    Relies on: what `_DecoderQueue` relies on, in ``__decoder_queue``; ``_send_rtcp_nack(ssrc, lost)`` and
     ``_send_rtcp_pli(ssrc)`` send feedback, and do nothing if the connection has ended.
     """
 
-    def __init__(self, receiver: RTCRtpReceiver) -> None:
+    def __init__(self, receiver: RTCRtpReceiver, decode: Callable[[str, bytes, int], None]) -> None:
         self._receiver = receiver
-        self._queue: queue.Queue[Any] = vars(receiver)[_PREFIX + "decoder_queue"]
+        self._queue = _DecoderQueue(decode)
+        vars(receiver)[_PREFIX + "decoder_queue"] = self._queue
         self._codecs: dict[int, RTCRtpCodecParameters] = vars(receiver)[_PREFIX + "codecs"]
 
     def codec_of(self, payload_type: int) -> RTCRtpCodecParameters:
@@ -46,7 +69,7 @@ class PicturePort:
 
     def decode(self, codec: RTCRtpCodecParameters, data: bytes, timestamp: int) -> None:
         """Have the decoder's thread decode one picture; `timestamp` in 1/90,000 s."""
-        self._queue.put((codec, JitterFrame(data, timestamp)))
+        self._queue.put((codec.name.upper(), data, timestamp))
 
     def waiting(self) -> int:
         """Pictures that wait for the decoder."""
@@ -91,8 +114,9 @@ def take_pictures(
     on_packet: Callable[[Any, bytes], None],
     after: Callable[[], Awaitable[None]],
     arrived: Callable[[int], bytes | None],
+    decode: Callable[[str, bytes, int], None],
 ) -> PicturePort | None:
-    """Have `receiver`, which has not started, hand its video packets to `on_packet`.
+    """Have `receiver`, which has not started, hand its video packets to `on_packet`, and decode by `decode`.
 
     A goodbye of RTCP (BYE, RFC 3550 section 6.6) does not end the track. libwebrtc says it each time its sender stops
     for a while, and goes on later with the same source. aiortc would end the decoder's thread, wait for that in the
@@ -109,6 +133,8 @@ def take_pictures(
         after: Awaited after each packet of any kind.
         arrived: Called with the number of each packet that has one for the whole transport. Returns the body of a
             feedback if it is time for one.
+        decode: Called in the decoder's thread with a codec's name in capitals, a whole picture, and its time in
+            1/90,000 s.
 
     Returns:
         None if this aiortc is not as we know it; then nothing was changed.
@@ -132,7 +158,7 @@ def take_pictures(
     members[_PREFIX + "nack_generator"] = None
     members["_handle_rtp_packet"] = handle
     members["_handle_rtcp_packet"] = handle_rtcp
-    return PicturePort(receiver)
+    return PicturePort(receiver, decode)
 
 
 # -- the sender

@@ -34,11 +34,13 @@ class Quiet(AsyncStreamHandler):
     def __init__(self):
         super().__init__()
         self.shut = 0
+        self.asked = asyncio.Event()
 
     async def receive(self, frame):
         pass
 
     async def emit(self):
+        self.asked.set()
         await anyio.sleep_forever()
 
     async def shutdown(self):
@@ -127,7 +129,11 @@ def test_asyncio_run_that_ends_with_calls_open_cancels_them(caplog):
         tasks = [asyncio.create_task(run())]
         await running.wait()
         tasks += [asyncio.create_task(serve(stream, sessions)) for _ in range(3)]
-        await asyncio.sleep(0.1)
+        async with asyncio.timeout(30):
+            while len(sessions) < 3:
+                await asyncio.sleep(0.01)
+            for session in sessions:  # anyio warns of tasks that asyncio cancels before their first step
+                await session.handler.asked.wait()
         return tasks  # and asyncio.run cancels every task there is
 
     with caplog.at_level(logging.INFO, "rtcflow"):

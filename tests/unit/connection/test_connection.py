@@ -107,7 +107,7 @@ async def call(handler, *, offer=None, timeouts=QUICK, **options):
             except Exception as error:
                 errors.append(error)
 
-        with anyio.fail_after(20):
+        with anyio.fail_after(60):
             async with anyio.create_task_group() as tg:
                 tg.start_soon(serve)
                 yield connection, theirs, errors
@@ -793,10 +793,11 @@ async def test_a_message_waits_for_the_channel():
 @pytest.mark.slow
 async def test_a_sync_handler_waiting_for_a_channel_is_let_go():
     """A worker thread in send_message_sync to a peer whose channel never opens ends with the connection."""
-    seen = []
+    seen, begun = [], threading.Event()
 
     class Handler(SyncEcho):
         def start_up(self):
+            begun.set()
             try:
                 self.send_message_sync("x")
             except anyio.ClosedResourceError as error:
@@ -808,7 +809,9 @@ async def test_a_sync_handler_waiting_for_a_channel_is_let_go():
         ours.wait_messages_open = anyio.sleep_forever
         async with anyio.create_task_group() as tg:
             tg.start_soon(run_connection, ours, handler)
-            await anyio.sleep(0.05)
+            with anyio.fail_after(30):
+                while not begun.is_set():
+                    await anyio.sleep(0.05)
             await theirs.aclose()
     assert len(seen) == 1
 
@@ -1077,8 +1080,11 @@ async def test_a_generated_video_is_paced():
             return np.zeros((16, 16, 3), np.uint8)
 
     async with call(handler := Handler(), offer=VIDEO) as (_, _caller, _errors):
+        began = anyio.current_time()
         await anyio.sleep(0.5)
-        assert 12 <= handler.n <= 20
+        asked, passed = handler.n, anyio.current_time() - began
+        assert asked <= 30 * passed + 5
+        assert asked >= 12 or passed > 0.6, "it is too slow, and this task was not"
 
 
 @pytest.mark.slow
@@ -1099,7 +1105,7 @@ async def test_thirty_two_blocking_echoes_at_once():
     async with anyio.create_task_group() as tg:
         for handler in handlers:
             tg.start_soon(one, handler)
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             while len(heard) < 32:
                 await anyio.sleep(0.01)
         barrier.set()

@@ -428,8 +428,8 @@ async def test_timers_fire_when_due_and_can_be_called_off(run: Any) -> None:
 
         def schedule() -> float:
             now = loop.time()
-            loop.call_at(now + 0.04, lambda: fired.append(("late", loop.time() - now)))
             loop.call_later(0.02, lambda: fired.append(("early", loop.time() - now)))
+            loop.call_at(loop.time() + 0.04, lambda: fired.append(("late", loop.time() - now)))
             off = loop.call_later(0.2, fired.append, ("never", 0.0))
             assert now + 0.199 < off.when() < now + 1
             off.cancel()

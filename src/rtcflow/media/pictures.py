@@ -115,7 +115,7 @@ def is_key_vp8(payload: bytes) -> bool:
 
 
 def key_size_vp8(data: bytes) -> tuple[int, int] | None:
-    """Width and height that a whole VP8 picture tells, in pixels; None for pictures that build on others (RFC 6386 9.1).
+    """Width and height that a whole VP8 picture tells, in pixels; None if it builds on others (RFC 6386 section 9.1).
 
     Width and height have 14 bits each. A few bytes can therefore make a decoder take 500 MB.
     """

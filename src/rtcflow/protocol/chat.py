@@ -98,5 +98,5 @@ def _read(data: str, calls: dict[int, dict[str, str]]) -> tuple[str, bool]:
         if not isinstance(text, str):
             raise TypeError("its content is not text")
         return text, choice.get("finish_reason") is not None
-    except (ValueError, TypeError, AttributeError, KeyError, IndexError) as error:
+    except (ValueError, TypeError, AttributeError, KeyError, IndexError, OverflowError) as error:
         raise ServiceError(f"the chat service sent what is not in the format ({error}): {data:.80}") from error

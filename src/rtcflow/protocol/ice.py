@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ipaddress
-import json
 import re
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
+
+from .json_text import check_json
 
 PORTS: Final = {"stun": 3478, "turn": 3478, "stuns": 5349, "turns": 5349}
 """The default ports (RFC 7064 section 3.2, RFC 7065 section 3.2)."""
@@ -99,10 +100,10 @@ def read_rtc_configuration(given: object, name: str = "rtc_configuration") -> di
             raise TypeError(f"{name}: iceServers is a {type(servers).__name__}; expected a list, as in {_EXAMPLE}")
         configuration["iceServers"] = [_read_server(server, name) for server in servers or ()]
     try:
-        json.dumps(configuration)
-    except (TypeError, ValueError):
+        check_json(configuration)
+    except TypeError:
         raise TypeError(
-            f"{name} is sent to browsers as JSON, and holds what cannot be: use texts and numbers"
+            f"{name} is sent to browsers as JSON, and holds what cannot be: use texts and finite numbers"
         ) from None
     return configuration
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import enum
 import json
+import sys
 import types
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 __all__ = ["BadArguments", "read_value", "schema_of"]
 
 NAMED: dict[Any, str] = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}
+
+GREATEST: float = sys.float_info.max
+"""Numbers beyond are refused, and so are infinity and NaN, which Python reads as JSON."""
 
 
 class BadArguments(Exception):
@@ -72,7 +76,8 @@ def read_value(value: Any, hint: Any, name: str) -> Any:
         if value in [member.value for member in hint]:
             return hint(value)
     elif hint is float or hint is int:
-        if isinstance(value, int | float) and not isinstance(value, bool) and (hint is float or value == int(value)):
+        is_number = isinstance(value, int | float) and not isinstance(value, bool) and -GREATEST <= value <= GREATEST
+        if is_number and (hint is float or value == int(value)):
             return hint(value)
     elif hint is list or origin is list:
         if isinstance(value, list):

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, NoReturn, TypeA
 
 from ..exceptions import RemoteProtocolError, absent_name
 from ..frames import FRAME_SECONDS, AudioFormat, ChannelLayout
-from .json_text import read_json, read_json_object
+from .json_text import read_json, read_json_object, scalar_text
 from .resume import Permit
 
 NORMAL: Final = 1000
@@ -406,13 +406,13 @@ def read_object(message: Mapping[str, Any], key: str) -> dict[str, Any]:
 
 
 def read_text(message: Mapping[str, Any], key: str, default: str | None = None) -> str:
-    """The string at `key`; `default` where it is missing or null, if there is one."""
+    """The string at `key`, as `scalar_text`; `default` where it is missing or null, if there is one."""
     value = message.get(key)
     if value is None and default is not None:
         return default
     if not isinstance(value, str):
         raise wrong(f"{key!r} must be a string")
-    return value
+    return scalar_text(value)
 
 
 def read_id(message: Mapping[str, Any], key: str) -> str:
@@ -466,7 +466,10 @@ def read_parameters(value: object) -> dict[str, str]:
     if not isinstance(value, dict):
         raise wrong("custom parameters must be an object")
     try:
-        return {name: part if isinstance(part, str) else json.dumps(part) for name, part in value.items()}
+        return {
+            scalar_text(name): scalar_text(part) if isinstance(part, str) else json.dumps(part)
+            for name, part in value.items()
+        }
     except RecursionError:
         raise wrong("custom parameters are nested too deeply") from None
 

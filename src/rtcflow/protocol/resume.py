@@ -139,6 +139,8 @@ def read_permit(value: object) -> Permit | None:
     seconds = value.get("seconds") if isinstance(value, dict) else None
     if not isinstance(secret, str) or not secret or not isinstance(seconds, int | float) or isinstance(seconds, bool):
         raise ValueError('"resume" must be {"secret": ..., "seconds": ...}')
+    if not 0 <= seconds <= LARGEST_NUMBER:  # so neither NaN nor more than a float holds
+        raise ValueError(f'"resume.seconds" must be a number from 0 to {LARGEST_NUMBER}')
     stop = value.get("stop", "") if isinstance(value, dict) else ""
     if not isinstance(stop, str):
         raise ValueError('"resume.stop" must be text')  # noqa: TRY004  of the peer, not of a caller

@@ -83,6 +83,8 @@ async def outputs(calls: Calls, request: Request) -> Response:
     if webrtc_id is None:
         raise InvalidOffer("the query has no webrtc_id; ask for outputs?webrtc_id=...", status=422)
     session = calls.find(webrtc_id)
+    if request.method == "HEAD":  # an answer without an end would keep the client's connection
+        return Response(media_type=MEDIA_TYPE, headers=HEADERS)
     events = calls.events(session)
     if events.readers >= MAX_READERS:
         raise TooManyConnections(MAX_READERS, f"{MAX_READERS} others read the outputs of this call")

@@ -47,7 +47,7 @@ from ..transports.websocket import open_websocket_transport
 from .carrier_auth import UpgradeCheck, check_host, named_carrier
 from .linger import Lingering
 from .origin_guard import guard
-from .requests import caller_of, failure, shown
+from .requests import caller_of, counting_strangers, failure, shown
 from .routed import new_call, resumed_call, routed
 
 if TYPE_CHECKING:
@@ -127,7 +127,8 @@ async def _go_on(calls: Calls, websocket: WebSocket, call_id: str, limits: LineL
         proof = transport.options.resume
         if not isinstance(proof, Proof):
             raise InvalidOffer('to go on with a call, send "resume": {"number": ..., "proof": ...} in start')
-        connection = session.check_resume("websocket", proof)
+        with counting_strangers(calls, websocket):
+            connection = session.check_resume("websocket", proof)
         transport.session_id = session.webrtc_id
         transport.farewell = partial(_farewell, session)
         connection.resume(transport)

@@ -22,7 +22,7 @@ from ..serving.negotiation import answer_offer, get_rtc_configuration
 from ..transports.webrtc import WebRTCTransport
 from . import routed
 from .origin_guard import guarded
-from .requests import answering, caller_of, count_request, read_body
+from .requests import answering, caller_of, count_request, counting_strangers, read_body
 
 
 def routes(calls: Calls, path: str, answer: Callable[[Request], Awaitable[Response]]) -> list[BaseRoute]:
@@ -72,7 +72,8 @@ async def offer(calls: Calls, request: Request) -> Response:
         case signalling.StopRequest(webrtc_id, token):
             session = calls.get(webrtc_id)
             if session is not None:  # otherwise it is over, as its caller wants: its link may have said so earlier
-                session.hang_up(token)
+                with counting_strangers(calls, request):
+                    session.hang_up(token)
             return JSONResponse(signalling.SUCCESS)
 
 

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import aclosing, contextmanager
 from typing import Final
+from urllib.parse import quote
 
 import anyio
 from starlette.requests import ClientDisconnect, HTTPConnection, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Scope
 
-from ..exceptions import InvalidOffer, NegotiationError, NotServing, TooManyRequests, UnknownConnection
+from ..exceptions import InvalidOffer, NegotiationError, NotAuthorized, NotServing, TooManyRequests, UnknownConnection
 from ..protocol import signalling
 from ..serving.admission import refusal_level
 from ..serving.calls import Calls
@@ -27,6 +28,9 @@ logger: logging.Logger = logging.getLogger(__name__)
 
 BODY_TIMEOUT: Final = 10.0
 """Seconds in which a body must arrive. Without it, a body that trickles in for ever would keep its task."""
+
+_PATH: Final = "/:@!$&'()*+,;=~"
+"""Characters that may be in a path as they are, beside letters, digits and ``_.-``."""
 
 
 def shown(text: str) -> str:
@@ -43,19 +47,32 @@ def shown_path(scope: Scope) -> str:
 
 
 def public_path(connection: HTTPConnection) -> str:
-    """The path of a request as its client wrote it, with the prefix that a proxy has taken away.
+    """The path of a request as it stands in URLs, with the prefix that a proxy has taken away.
+
+    It is percent-encoded (RFC 3986 section 3.3): a prefix may have any letters.
 
     ``FastAPI(root_path="/api")`` and ``uvicorn --root-path /api`` say which prefix that is. Servers and frameworks
     differ in whether ``scope["path"]`` still has it.
     """
     root: str = connection.scope.get("root_path", "").rstrip("/")
     path: str = connection.scope["path"]
-    return path if path == root or path.startswith(f"{root}/") else root + path
+    whole = path if path == root or path.startswith(f"{root}/") else root + path
+    return quote(whole, safe=_PATH, errors="replace")
 
 
-def count_request(calls: Calls, request: Request) -> None:
+def count_request(calls: Calls, request: HTTPConnection) -> None:
     """Count a request that costs something, before anybody is asked about it (`Limits.offer_rate`)."""
     calls.count_request(None if request.client is None else request.client.host)
+
+
+@contextmanager
+def counting_strangers(calls: Calls, request: HTTPConnection) -> Iterator[None]:
+    """Count a request whose proof of being the caller is wrong. The caller itself can hang up as often as it calls."""
+    try:
+        yield
+    except NotAuthorized:
+        count_request(calls, request)
+        raise
 
 
 def caller_of(connection: HTTPConnection, *, new_call: bool = True) -> CallRequest:

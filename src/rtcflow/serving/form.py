@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
@@ -11,6 +10,7 @@ from typing import Any, Literal, TypeAlias, get_args, get_origin
 
 from ..handlers.base import StreamHandlerBase
 from ..handlers.functions import VideoStreamHandler
+from ..protocol.json_text import check_json
 
 Value: TypeAlias = str | float | bool
 """What a field can hold."""
@@ -75,8 +75,8 @@ def read_settings(name: str, given: Mapping[str, Any] | None) -> dict[str, Any]:
         raise TypeError(f"{name}={given!r}; expected a dict")
     settings = dict(given or {})
     try:
-        json.dumps(settings)
-    except (TypeError, ValueError) as error:
+        check_json(settings)
+    except TypeError as error:
         raise TypeError(f"{name} is sent to pages as JSON, and cannot be: {error}") from None
     return settings
 

@@ -77,7 +77,8 @@ class Limits:
         time_limit: Seconds after which a call is ended, counted from the moment it is connected.
         thread_limit: How many worker threads sync handlers may hold at once, over all calls.
         offer_rate: How many offers and questions for ICE servers one address may send per second in the long run. Ten
-            times as many may come at once. The server answers more with 429. Requests from this machine do not count.
+            times as many may come at once. The server answers more with 429. Wrong tokens and wrong proofs of being the
+            caller (`Stream(resume=...)`) count, too. Requests from this machine do not count.
         drain_time: Seconds that live calls may go on when the server stops, while new ones are refused
             (`Stream.drain`).
 
@@ -99,6 +100,8 @@ class Limits:
         _check_limit("time_limit", self.time_limit, int | float, None, "would end each call at once")
         _check_limit("thread_limit", self.thread_limit, int, 0, "is not a number of threads")
         _check_limit("offer_rate", self.offer_rate, int | float, None, "would take no offer")
+        if self.offer_rate is not None and not 1e-6 <= self.offer_rate <= 1e6:
+            raise ValueError(f"offer_rate={self.offer_rate!r}; expected 0.000001 to 1000000; None means no limit")
         if not isinstance(self.drain_time, int | float) or isinstance(self.drain_time, bool):
             raise TypeError(f"drain_time={self.drain_time!r}; expected a number of seconds")
         if not 0 <= self.drain_time < math.inf:

@@ -32,6 +32,7 @@ from ..exceptions import MediaError, NegotiationTimeout, RemoteProtocolError
 from ..frames import FRAME_SECONDS, AudioFormat, AudioFrame
 from ..media.codecs import Coder, make_coder
 from ..media.playout import Latency, PlayoutFrame
+from ..protocol.json_text import scalar_text
 from ..protocol.lines import (
     NORMAL,
     OVER_LIMIT,
@@ -194,7 +195,7 @@ class LineTransport(LinkTransport):
     def send_message_nowait(self, message: str) -> None:
         """See `Transport.send_message_nowait`."""
         self._check_messages_open()
-        self._outbox.put(self._codec.send(SendText(message)))
+        self._outbox.put(self._codec.send(SendText(scalar_text(message))))
 
     def clear_audio(self) -> float:
         """See `Transport.clear_audio`. The far side is told to drop what it buffers, if it has a message for that."""

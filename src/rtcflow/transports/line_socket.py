@@ -70,6 +70,22 @@ class LineLimits:
     idle: float | None = 300.0
     peer_timeout: float | None = 10.0
 
+    def __post_init__(self) -> None:
+        for name in ("setup", "rate", "stall", "idle", "peer_timeout"):
+            value = getattr(self, name)
+            if value is None and name in {"idle", "peer_timeout"}:
+                continue
+            if not isinstance(value, int | float) or isinstance(value, bool):
+                raise TypeError(f"{name}={value!r}; expected a number")
+            if not value > 0:
+                raise ValueError(f"{name}={value!r}; expected a number above 0")
+        for name in ("max_message", "burst"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise TypeError(f"{name}={value!r}; expected a whole number")
+            if value < 1:
+                raise ValueError(f"{name}={value!r}; expected 1 or more")
+
 
 class PeerLeft(Exception):
     """The WebSocket is closed.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -83,15 +84,27 @@ class TelephoneConfig:
     limits: LineLimits = CARRIER_LIMITS
 
     def __post_init__(self) -> None:
+        if isinstance(self.carriers, str):
+            raise TypeError(f"carriers={self.carriers!r} must be a list; write carriers=({self.carriers!r},)")
+        if not isinstance(self.secrets, Mapping):
+            raise TypeError("secrets must be a dict by carrier, such as {'twilio': os.environ['TWILIO_AUTH_TOKEN']}")
         for carrier in (*self.secrets, *(self.carriers or ())):
             carrier_codec(carrier)
         for carrier, secret in self.secrets.items():
+            if not isinstance(secret, str | None):  # the error shows nothing of it
+                raise TypeError(f"the secret of {carrier} is a {type(secret).__name__}; expected a text")
             if not secret:
                 raise ValueError(f"the secret of {carrier} is empty; leave it out to take calls unchecked")
         if self.telnyx_public_key is not None:
             read_telnyx_key(self.telnyx_public_key)
         if self.public_url is not None and not _is_url(self.public_url):
             raise ValueError(f"public_url={self.public_url!r}; write scheme and host: 'https://voice.example.com'")
+        if not isinstance(self.ahead, int | float) or isinstance(self.ahead, bool):
+            raise TypeError(f"ahead={self.ahead!r}; expected a number of seconds, such as {AHEAD:g}")
+        if not 0 <= self.ahead < math.inf:
+            raise ValueError(f"ahead={self.ahead!r}; expected 0 or more seconds, such as {AHEAD:g}")
+        if not isinstance(self.limits, LineLimits):
+            raise TypeError(f"limits={self.limits!r}; expected LineLimits(...)")
         if self.sample_rate not in SAMPLE_RATES:
             raise ValueError(f"sample_rate={self.sample_rate!r}; Vonage has 8000, 16000 and 24000")
         for name, text in self.parameters.items():
@@ -112,7 +125,9 @@ class TelephoneConfig:
         return tuple(dict.fromkeys((*self.secrets, *keyed))) or tuple(CARRIERS)
 
 
-def _is_url(text: str) -> bool:
+def _is_url(text: object) -> bool:
+    if not isinstance(text, str):
+        return False
     try:
         parts = urlsplit(text)
         return parts.scheme in {"http", "https", "ws", "wss"} and bool(parts.hostname)

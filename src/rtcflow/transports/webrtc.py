@@ -24,6 +24,7 @@ from ..exceptions import NegotiationTimeout, renamed
 from ..frames import AudioFormat
 from ..media.packets import LatestPackets
 from ..media.playout import Latency
+from ..protocol.json_text import scalar_text
 from .linked import LinkTransport
 
 if TYPE_CHECKING:
@@ -348,7 +349,7 @@ class WebRTCTransport(LinkTransport):
     def send_message_nowait(self, message: str) -> None:
         if self._ports.closed:
             raise anyio.ClosedResourceError
-        self._peer.messages.send_nowait(message)
+        self._peer.messages.send_nowait(scalar_text(message))
 
     async def aclose(self) -> None:
         self._ports.close()

@@ -83,6 +83,8 @@ def test_arguments_are_read_as_annotated():
         ('{"dish": "a", "number": "two"}', "number must be"),
         ('{"dish": "a", "number": true}', "number must be"),
         ('{"dish": "a", "number": 1.5}', "number must be"),
+        ('{"dish": "a", "number": 1e999}', "number must be"),
+        ('{"dish": "a", "number": NaN}', "number must be"),
         ('{"dish": "a", "size": "xl"}', "size must be"),
         ('{"dish": "a", "where": "there"}', "where must be"),
         ('{"dish": "a", "extras": [1]}', "extras must be"),

@@ -206,6 +206,17 @@ async def test_a_reader_that_leaves_is_forgotten():
         assert session.end is None
 
 
+@pytest.mark.anyio
+async def test_a_request_for_the_headers_alone_is_answered_at_once():
+    """HEAD has the headers of GET (RFC 9110 section 9.3.2); an answer without an end would keep its connection."""
+    async with site() as (client, _, session):
+        response = await client.head("/webrtc/outputs", params={"webrtc_id": "abc"})
+        assert (response.status_code, response.text) == (200, "")
+        assert response.headers["content-type"].startswith("text/event-stream")
+        assert session.events is None
+        assert (await client.head("/webrtc/outputs", params={"webrtc_id": "never"})).status_code == 404
+
+
 # -- as the application shows them
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
 import pytest
 
 import rtcflow
-from rtcflow.protocol.json_text import read_json, read_json_object
+from rtcflow.protocol.json_text import check_json, read_json, read_json_object, scalar_text
 
 DEEP = "[" * 100_000
 
@@ -28,6 +29,22 @@ def test_an_object_is_told_from_other_values() -> None:
     assert read_json_object(b"{}") == {}
     assert read_json_object("[1]") is None
     assert read_json_object("null") is None
+
+
+@pytest.mark.parametrize("value", [math.nan, [math.inf], {"a": "\ud83d"}, b"a", {1, 2}, {("a",): 1}])
+def test_what_browsers_cannot_read_is_refused(value: object) -> None:
+    """JSON has no NaN, no infinity, no half of a surrogate pair."""
+    with pytest.raises(TypeError):
+        check_json(value)
+    check_json({"a": ["\U0001f600", 1.5, None]})
+
+
+def test_halves_of_surrogate_pairs_become_one_character() -> None:
+    """U+FFFD each; two that belong together are a character; all else is as it was."""
+    assert scalar_text("a\ud83db\ude00") == "a\ufffdb\ufffd"
+    assert scalar_text("\ud83d\ude00 \ud83d") == "\U0001f600 \ufffd"
+    for text in ("", "abc", "früh \U0001f600 \ufffd"):
+        assert scalar_text(text) is text
 
 
 def test_nothing_else_reads_json() -> None:

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from rtcflow.handlers.base import AsyncStreamHandler
 from rtcflow.protocol.rates import AddressRate, MessageRate
+from rtcflow.serving.session import CallRequest
 from rtcflow.stream import Stream
+from rtcflow.transports.memory import memory_pair
 from rtcflow.transports.webrtc import WebRTCConfig, open_engine
 
 LOCAL = WebRTCConfig(host_addresses=("127.0.0.1",))
@@ -106,8 +108,39 @@ async def test_offers_of_one_address_are_limited(address):
         assert (await here.post("/webrtc/offer", json=candidate)).status_code == 200
 
 
+@pytest.mark.anyio
+async def test_wrong_tokens_to_hang_up_are_limited():
+    """They cost a line of the log each. The caller itself can hang up all the same."""
+    stream = Stream(Quiet(), offer_rate=0.2, resume=30)
+    transport = httpx2.ASGITransport(stream.asgi, client=("192.0.2.1", 4711))
+    async with stream.running(), httpx2.AsyncClient(transport=transport, base_url="http://site") as client:
+        async with stream.calls.admit(CallRequest(), "webrtc", "abc") as session, memory_pair() as (ours, _):
+            permit = session.permit_resume()
+            stream.calls.start(session, ours)
+
+            async def stop(token, call="abc"):
+                body = {"type": "stop", "webrtc_id": call, "token": token}
+                return (await client.post("/webrtc/offer", json=body)).status_code
+
+            assert [await stop(token) for token in ("a", "b", "c", "d")] == [403, 403, 429, 429]
+            assert await stop("a", "never") == 200
+            assert session.end is None
+            assert await stop(permit.stop) == 200
+            await anyio.wait_all_tasks_blocked()
+            assert session.end is not None
+
+
 @pytest.mark.parametrize(
-    ("rate", "error"), [(0, ValueError), (-1, ValueError), ("10", TypeError), (float("nan"), ValueError)]
+    ("rate", "error"),
+    [
+        (0, ValueError),
+        (-1, ValueError),
+        ("10", TypeError),
+        (float("nan"), ValueError),
+        (float("inf"), ValueError),
+        pytest.param(10**400, ValueError, id="a number of 400 digits"),
+        (1e-320, ValueError),
+    ],
 )
 def test_a_rate_is_above_nothing(rate, error):
     """None is no limit; anything else that is no number above 0 is refused."""

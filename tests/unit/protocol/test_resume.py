@@ -82,6 +82,15 @@ json_values = st.recursive(
 )
 
 
+@pytest.mark.parametrize(
+    "seconds", [float("nan"), float("inf"), -1, pytest.param(10**400, id="a number of 400 digits")]
+)
+def test_odd_seconds_of_a_server_are_refused(seconds):
+    """Python reads all of them as JSON."""
+    with pytest.raises(ValueError, match=r"resume\.seconds"):
+        read_permit({"secret": "abc", "seconds": seconds})
+
+
 @given(json_values)
 def test_any_json_is_read_or_is_a_value_error(value):
     """Nothing else is raised, and the text says what to write."""

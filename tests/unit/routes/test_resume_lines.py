@@ -160,6 +160,27 @@ def test_a_client_comes_back_with_its_proof(backend):
 
 
 @BACKENDS
+def test_wrong_proofs_are_limited(backend):
+    """They count as offers do, and the caller comes back all the same."""
+
+    async def main():
+        async with running(offer_rate=0.2) as (stream, connect):
+            far, secret = await begin(connect)
+            for number in range(1, 5):
+                thief = come_back(connect, "guessed", number)
+                await thief.until(lambda thief=thief: thief.closed)
+            await anyio.sleep(0.1)  # the last one is being counted
+            assert stream.refused == {"not_authorized": 2, "too_many_requests": 2}
+            far.leave(1006)
+            again = come_back(connect, secret, 1)
+            await again.until(lambda: again.audio)
+            again.say('{"event":"stop"}')
+            await again.until(lambda: again.closed)
+
+    run(backend, main)
+
+
+@BACKENDS
 def test_the_id_alone_gives_nothing(backend):
     """A wrong, used or missing proof, and an `authorize` that refuses: 1008 or the like; the call waits on."""
 

@@ -251,6 +251,18 @@ async def test_ice_servers_may_be_fetched(kind):
 
 
 @pytest.mark.anyio
+@pytest.mark.parametrize("odd", [float("nan"), float("inf"), "\ud83d"])
+async def test_what_json_does_not_have_is_refused_when_it_is_given(odd):
+    """Python writes NaN as JSON, but no browser reads it: the stream's owner is told, not each page by a 500."""
+    for name in ("track_constraints", "rtp_params", "rtc_configuration"):
+        with pytest.raises(TypeError, match=name):
+            make(**{name: {"frameRate": {"max": odd}}})
+    async with site(make(rtc_configuration=lambda: {"x": odd})) as client:
+        response = await client.get("/webrtc/configuration")
+        assert (response.status_code, response.json()["meta"]["error"]) == (500, "application_failed")
+
+
+@pytest.mark.anyio
 async def test_ice_servers_that_cannot_be_fetched_are_a_500(caplog):
     """A function that raises, or returns what is no dict, is a 500 without its words, which are in the log."""
 

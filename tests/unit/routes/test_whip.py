@@ -12,6 +12,7 @@ import pytest
 from aiortc import RTCSessionDescription
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.applications import Starlette
 
 from rtcflow._core.bridge import Event
 from rtcflow._engine.seam import restart, seam
@@ -19,10 +20,12 @@ from rtcflow.ends import Timeouts
 from rtcflow.exceptions import InvalidOffer, NegotiationError, NotAuthorized
 from rtcflow.frames import AudioFormat, AudioFrame
 from rtcflow.handlers.base import AsyncAudioVideoStreamHandler, AsyncStreamHandler
+from rtcflow.protocol.signatures import twilio_signature
 from rtcflow.protocol.whip import Direction, Fragment, etag_matches, link_headers, read_fragment, read_offer
 from rtcflow.serving.session import CallRequest
 from rtcflow.stream import Stream
 from rtcflow.transports.memory import memory_pair
+from rtcflow.transports.telephone import TelephoneConfig
 from rtcflow.transports.webrtc import WebRTCConfig, open_engine
 
 QUICK = Timeouts(connect=5, shutdown=0.5, grace=0.1, goodbye=0.5)
@@ -151,6 +154,35 @@ async def test_the_location_has_the_prefix_of_a_proxy(protocol, kept):
             assert (await client.delete(arrives)).status_code == 200
             await call.aclose()
     assert len(stream.calls) == 0
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("path", "encoded"),
+    [("/früh", "/fr%C3%BCh"), ("/a b", "/a%20b"), ("/\u96fb\u8a71", "/%E9%9B%BB%E8%A9%B1"), ("/100%", "/100%25")],
+)
+async def test_the_location_is_a_url_whatever_the_path(path, encoded):
+    """Other letters are percent-encoded, in the Location of a session and in the URL that a carrier is told."""
+    stream, app = make(telephone=TelephoneConfig(secrets={"twilio": "hush"}, public_url="https://site")), Starlette()
+    stream.mount(app, path)
+    transport = httpx2.ASGITransport(app)
+    with anyio.fail_after(30):
+        async with (
+            stream.running(),
+            httpx2.AsyncClient(transport=transport, base_url="https://site") as client,
+            open_engine(LOCAL) as engine,
+        ):
+            call = await engine.offer(receive=False, messages=False)
+            response = await client.post(f"{encoded}/whip", content=call.offer_sdp, headers=SDP)
+            assert response.status_code == 201, response.text
+            assert response.headers["location"].startswith(f"{encoded}/whip/")
+            assert (await client.delete(response.headers["location"])).status_code == 200
+            await call.aclose()
+            url = f"{encoded}/telephone/incoming/twilio"
+            signature = {"X-Twilio-Signature": twilio_signature("hush", f"https://site{url}")}
+            response = await client.post(url, headers=signature)
+            assert response.status_code == 200, response.text
+            assert f'url="wss://site{encoded}/telephone/handler/twilio"' in response.text
 
 
 @pytest.mark.anyio

@@ -583,6 +583,52 @@ async def test_messages_that_nobody_reads_are_bounded():
         assert far.closed[0] == 1008
 
 
+HALF = "half \ud83d, whole \U0001f600"
+
+
+@pytest.mark.parametrize("start", [START, '{"event":"start","websocket_id":"abc","codec":"mulaw"}'])
+async def test_half_a_surrogate_pair_is_no_reason_to_hang_up(start):
+    """A page that cuts an emoji in two sends a half of it. It becomes U+FFFD on both ways, as browsers send it."""
+    async with websocket_line(start) as (far, transport):
+        transport.start(AudioFormat(8000), AudioFormat(8000))
+        far.say(json.dumps({"event": "message", "data": HALF}))
+        text = await transport.messages_in.take()
+        assert text == "half \ufffd, whole \U0001f600"
+        transport.send_message_nowait(HALF)
+        await far.until(lambda: far.heard and "half" in far.heard[-1][1])
+        told = far.heard[-1][1]
+        assert told in {text, json.dumps({"event": "message", "data": text}, separators=(",", ":"))}
+        assert transport.statistics().details["protocol_errors"] == 0
+
+
+@pytest.mark.parametrize(
+    ("make", "odd", "words"),
+    [
+        (LineLimits, {"rate": 0}, "rate=0"),
+        (LineLimits, {"rate": float("nan")}, "rate=nan"),
+        (LineLimits, {"setup": None}, "setup=None"),
+        (LineLimits, {"stall": "10"}, "stall='10'"),
+        (LineLimits, {"idle": -1}, "idle=-1"),
+        (LineLimits, {"peer_timeout": True}, "peer_timeout=True"),
+        (LineLimits, {"max_message": 1e6}, "max_message=1000000.0; expected a whole number"),
+        (LineLimits, {"burst": 0}, "burst=0; expected 1 or more"),
+        (TelephoneConfig, {"carriers": "twilio"}, r"write carriers=\('twilio',\)"),
+        (TelephoneConfig, {"carriers": (5,)}, "unknown carrier '5'"),
+        (TelephoneConfig, {"secrets": "twilio"}, "secrets must be a dict"),
+        (TelephoneConfig, {"secrets": {"twilio": b"hush"}}, "secret of twilio is a bytes; expected a text$"),
+        (TelephoneConfig, {"ahead": -1}, "ahead=-1"),
+        (TelephoneConfig, {"ahead": float("nan")}, "ahead=nan"),
+        (TelephoneConfig, {"ahead": "0.1"}, "ahead='0.1'"),
+        (TelephoneConfig, {"limits": None}, "limits=None"),
+        (TelephoneConfig, {"public_url": 5}, "public_url=5"),
+    ],
+)
+def test_odd_limits_are_refused_at_once(make, odd, words):
+    """Otherwise each call would fail, and each in another place."""
+    with pytest.raises((TypeError, ValueError), match=words):
+        make(**odd)
+
+
 async def test_a_carrier_cannot_fill_the_log(caplog):
     """Its errors are logged in one line each, cut, and the first ten of a call; all are counted."""
     async with telephone_line("telnyx") as (far, transport):

@@ -41,7 +41,7 @@ def carrier_codec(name: str) -> LineCodec:
         ValueError: No carrier has that name.
     """
     if name not in MEDIA_STREAMS:
-        raise ValueError(f"unknown carrier {name[:40]!r}; known are {', '.join(MEDIA_STREAMS)}")
+        raise ValueError(f"unknown carrier {str(name)[:40]!r}; known are {', '.join(MEDIA_STREAMS)}")
     return MEDIA_STREAMS[name]()
 
 

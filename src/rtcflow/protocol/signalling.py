@@ -85,10 +85,14 @@ class IceCandidate:
     def usable(self) -> bool:
         """Whether anything can be done with it: UDP, of a known type, to an address or an mDNS name.
 
-        Others are valid, and are ignored without an error (RFC 8839 section 5.1).
+        Others are valid, and are ignored without an error (RFC 8839 section 5.1). So is an IPv6 address with a zone
+        (``fe80::1%eth0``), which has a meaning only on the machine that wrote it (RFC 4007 section 6). The system looks
+        a zone up when something is sent, and raises other errors than those of the network. With one of them asyncio
+        closes the socket.
         """
         return (
             self.protocol == "udp"
+            and "%" not in self.ip
             and self.type in {"host", "srflx", "prflx", "relay"}
             and self.port > 0
             and (_is_address(self.ip) or self.ip.lower().endswith(".local"))
@@ -409,7 +413,7 @@ def _is_address(word: str) -> bool:
         ipaddress.ip_address(word)
     except ValueError:
         return False
-    return True
+    return word.isascii() and word.isprintable()  # a zone may have any characters there
 
 
 def _not_a_candidate(line: str, why: str) -> InvalidCandidate:

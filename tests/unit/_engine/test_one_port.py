@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -14,6 +16,8 @@ from free_ports import free_udp_port
 from webrtc_pair import dial
 
 from rtcflow._engine.seam.one_port import PROOF, PortGate, SharedSocket, stun_name
+from rtcflow.exceptions import InvalidCandidate
+from rtcflow.protocol.signalling import parse_candidate
 from rtcflow.transports.webrtc import WebRTCConfig, WebRTCEngine, open_engine
 
 
@@ -55,6 +59,35 @@ async def test_calls_share_a_port(use_uvloop: bool, calls: int) -> None:
         assert (left.names, left.asking, left._holders, left._sources) == ({}, {}, {}, {})
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as again:
         again.bind(("127.0.0.1", port))
+
+
+@pytest.mark.anyio
+@pytest.mark.skipif(not socket.has_ipv6, reason="without IPv6 no zone is sent to")
+@pytest.mark.parametrize("use_uvloop", [False, True])
+async def test_a_zone_in_a_candidate_costs_other_calls_nothing(use_uvloop: bool) -> None:
+    """An address such as ``fe80::1%NUL`` cannot be sent to. Asyncio then closed the socket that all calls share."""
+    here = WebRTCConfig(host_addresses=("::1",))
+    there = WebRTCConfig(host_addresses=("::1",), port=free_udp_port(), use_uvloop=use_uvloop)
+    async with open_engine(there) as server, open_engine(here) as client:
+        caller, callee = await dial(client, server)
+        stranger = await client.offer()
+        zones = ["\x00", 70 * "ü", "\u2028", "none", 300 * "a"]
+        odd = [f"candidate:{at} 1 udp 1 fe80::1%{zone} 5000 typ host" for at, zone in enumerate(zones)]
+        lines = [line for line in stranger.offer_sdp.splitlines() if "candidate" not in line]
+        refused = await server.answer("\r\n".join([*lines, *(f"a={line}" for line in odd), ""]))
+        for line in odd:
+            with contextlib.suppress(InvalidCandidate):
+                candidate = parse_candidate(line)
+                assert candidate is not None
+                await refused.add_candidate(replace(candidate, sdp_mline_index=0))
+        await anyio.sleep(0.3)  # checks of candidates are 50 ms apart
+        caller.send_message_nowait("still here")
+        with anyio.fail_after(20):
+            assert await callee.messages_in.take() == "still here"
+            for call in await dial(client, server):
+                await call.aclose()
+        for call in (stranger, refused, caller, callee):
+            await call.aclose()
 
 
 @pytest.mark.anyio

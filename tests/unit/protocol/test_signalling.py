@@ -184,6 +184,8 @@ def test_fastrtcs_candidate_is_read() -> None:
         ("candidate:1 1 udp 1 192.0.2.1 0 typ host", False),
         ("candidate:1 1 udp 1 turn.example.org 5000 typ relay", False),
         ("candidate:1 1 udp 1 192.0.2.1 5000 typ quantum", False),
+        ("candidate:1 1 udp 1 fe80::1%eth0 5000 typ host", False),
+        ("candidate:1 1 udp 1 fe80::1%a.local 5000 typ host", False),
     ],
 )
 def test_sound_candidates_may_be_of_no_use(line: str, usable: bool) -> None:
@@ -191,6 +193,13 @@ def test_sound_candidates_may_be_of_no_use(line: str, usable: bool) -> None:
     candidate = parse_candidate(line)
     assert candidate is not None
     assert candidate.usable is usable
+
+
+@pytest.mark.parametrize("zone", ["\x00", "\x1b[2J", "ü", 70 * "ü", "\ud83d"])
+def test_a_zone_is_a_word(zone: str) -> None:
+    """Other characters are no part of an address."""
+    with pytest.raises(InvalidCandidate, match="neither an IP address nor a host name"):
+        parse_candidate(f"candidate:1 1 udp 1 fe80::1%{zone} 5000 typ host")
 
 
 def test_related_addresses_are_read() -> None:

@@ -57,7 +57,11 @@ comes because the queue is that long.
 """
 
 LOSSY: Final = 0.1
-"""Share of lost packets above which the target falls."""
+"""Share of lost packets above which the target falls. Both in a report and in the mean of the last reports: a report
+tells of some forty packets, so at 5 % of random loss each twentieth report has more than this."""
+
+LOSS_MEMORY: Final = 3.0
+"""Seconds over which that mean is taken."""
 
 OVERFLOW: Final = 0.3
 """Share of lost packets that means a queue that is full. The path carries what is not lost."""
@@ -114,6 +118,7 @@ class VideoRate:
         self._fed = self._fallen = float("-inf")
         self._growth = 0.0  # of the round trip, in seconds a second
         self._reported: float | None = None
+        self._loss: float | None = None  # mean of the last reports
         self._troubled = False
         self._resent: dict[int, float] = {}
         self._key_wanted = False
@@ -140,7 +145,10 @@ class VideoRate:
         if now - self._fed < FED:
             queued = 0.0
         sent = self._sent_rate(now)
-        self._troubled = self._troubled or queued > QUEUE or lost > LOSSY
+        passed = 0.0 if self._reported is None else min(now - self._reported, 2.0)
+        self._loss = lost if self._loss is None else self._loss + (lost - self._loss) * passed / LOSS_MEMORY
+        lossy = min(lost, self._loss) > LOSSY
+        self._troubled = self._troubled or queued > QUEUE or lossy
         if queued > QUEUE and sent is not None:
             path = sent * (1 - lost) / (1 + self._growth)
             self._ours = max(self._least, min(LEAST_FALL * self.target, UNDER * path))
@@ -149,12 +157,11 @@ class VideoRate:
             path = sent * (1 - lost)
             self._ours = max(self._least, min(self.target * (1 - lost / 2), UNDER * path))
             self._owed, self._owed_at = max(self._owed_now(now), FULL_QUEUE * path), now
-        elif lost > LOSSY:
+        elif lossy:
             self._ours = max(self._least, self.target * (1 - lost / 2))
         elif self._trip is None:
             pass  # no report has come back through the queue, so nothing is known of it
         elif lost < GOOD and queued < QUEUE / 2 and sent is not None and sent > USED * self.target:
-            passed = 0.0 if self._reported is None else min(now - self._reported, 2.0)
             rise = RISE if self._troubled else FIRST_RISE
             self._ours = min(self._most, self.target * rise**passed)
         self._reported = now

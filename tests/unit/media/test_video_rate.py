@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -138,6 +139,19 @@ def test_loss_lowers_the_target_and_silence_does_not_raise_it() -> None:
     for second in range(2, 60):
         rate.report(second, 0.0, 0.05)
     assert rate.target == 450_000
+
+
+@pytest.mark.parametrize(("share", "falls"), [(0.03, False), (0.05, False), (0.2, True)])
+def test_random_loss_is_told_from_too_much(share: float, *, falls: bool) -> None:
+    """A report tells of some forty packets. At 5 % one in twenty has more than 10 % by chance; the rate stays."""
+    for seed in range(20):
+        chance = np.random.default_rng(seed)
+        rate = VideoRate(300_000, 50_000, 2_500_000)
+        for second in range(60):
+            for picture in range(15):
+                rate.sent(second + picture / 15, 2500, 3)
+            rate.report(second + 1.0, chance.binomial(45, share) / 45, 0.1)
+        assert (rate.target < 150_000) if falls else (rate.target >= 270_000), seed
 
 
 def test_a_wide_path_is_soon_used() -> None:

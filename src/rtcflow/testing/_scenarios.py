@@ -34,6 +34,7 @@ __all__ = [
     "lateness",
     "left_unsaid",
     "listens_to_nobody",
+    "misread",
     "seconds_audible",
     "talked_to",
     "turned_around",
@@ -385,6 +386,28 @@ def lateness(emits: Sequence[tuple[float, float]]) -> list[float]:
             late.append(gap)
         played_until, spoken, last = max(played_until, at) + seconds, spoken + seconds, seconds
     return late
+
+
+def misread(samples: NDArray[np.int16], rate: float, frequency: float) -> str | None:
+    """How samples of a tone were taken for others, so that noise came out; None if they are the tone, or no such noise.
+
+    Args:
+        samples: One channel.
+        rate: Hz.
+        frequency: Hz.
+    """
+    at = np.arange(samples.size) * (2 * np.pi * frequency / rate)
+    waves = np.stack([np.sin(at), np.cos(at), np.ones(samples.size)], axis=1)
+
+    def noise(piece: NDArray[np.int16]) -> float:
+        floats = piece.astype(np.float64)
+        rest = floats - waves @ np.linalg.lstsq(waves, floats, rcond=None)[0]
+        return float((rest**2).sum() / max(1.0, (floats**2).sum()))
+
+    if samples.size < 200 or not _is_audible(samples) or noise(samples) < 0.2:
+        return None
+    ways = {"byte order": samples.byteswap(), "sign": samples ^ np.int16(-32768)}
+    return next((way for way, piece in ways.items() if noise(piece) < 0.01), None)
 
 
 def turned_around(heard: NDArray[np.int16], rate: int, left: float, right: float) -> bool:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
+import io
 import queue
 import threading
+import wave
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
 from collections.abc import Set as AbstractSet
-from functools import partial
-from types import CodeType, FunctionType, MethodType, ModuleType
+from copy import copy
+from functools import lru_cache, partial
+from operator import length_hint
+from types import CodeType, FunctionType, GeneratorType, MethodType, ModuleType, NoneType
 from typing import Any, Final
 
 import anyio
@@ -77,10 +82,14 @@ class SharedChanges:
     """Looks whether a call changes what all copies share: lists, dicts, sets, arrays, and objects that hold them.
 
     It sees changed items, keys, samples and attributes (with or without ``__slots__``), and taken semaphores. It sees
-    attributes of the handler's class (``type(self).total += 1``), and variables of modules and closures that its
-    methods use. It also sees the values with which functions that it holds were made. It does not see what C code keeps
-    (a model's weights), what is more than `_DEEP` levels down, or two changes that undo each other. Nor does it see
-    changes in objects from other packages, such as clients and models, because those are often shared on purpose.
+    how far iterators have come, and files that are read. It sees attributes of the handler's class
+    (``type(self).total += 1``), and variables of modules and closures that its methods use. It also sees the values
+    with which functions that it holds were made. From the second call on it sees what functions with
+    `functools.lru_cache` have returned.
+
+    It does not see what C code keeps (a model's weights), what is more than `_DEEP` levels down, or two changes that
+    undo each other. Nor does it see changes in objects from other packages, such as clients and models, because those
+    are often shared on purpose.
 
     Args:
         first: The handler.
@@ -94,12 +103,43 @@ class SharedChanges:
         both = _both_have(first, second, shared).items()
         self._shared = {f".{name}": _held(value) if _top(name) in vars(first) else value for name, value in both}
         self._shared |= {name: value for name, value in _outside(type(first)) if name not in shared}
-        self._before = {name: self._look(value, _DEEP) for name, value in self._shared.items()}
         # Objects of the application that are variables of its modules: places, counters, clients.
         outside = _outside(type(first), self._is_of_home) if self._home != "builtins" else ()
         self._around = {name: value for name, value in outside if name not in shared}
+        self._all_around = dict(self._around)
+        self._of_calls_before = self._of_calls()
+        self._begin()
+        self._cached = {name: value for name, value in _caches(type(first)) if name not in shared}
+
+    def _begin(self) -> None:
+        self._before = {name: self._look(value, _DEEP) for name, value in self._shared.items()}
         self._before_around = {name: self._look(value, _DEEP) for name, value in self._around.items()}
         self._of_class = self._class_attributes()
+
+    def _of_calls(self) -> dict[int, tuple[str, object]]:
+        """What belongs to one call, in lists, dicts and sets of the application's objects: where, and itself."""
+        found: dict[int, tuple[str, object]] = {}
+
+        def look(path: str, value: Any, depth: int) -> None:
+            if type(value) in {list, set, dict, deque}:
+                for item in [*value, *(value.values() if isinstance(value, dict) else ())]:
+                    if callable(item) or isinstance(item, (*_OF_ONE_CALL, StreamHandlerBase)):
+                        found[id(item)] = path, item
+                    elif depth:
+                        look(path, item, depth - 1)
+            elif depth and self._is_of_home(value):
+                for name, item in list(vars(value).items()) if isinstance(value, type) else _state(value):
+                    look(f"{path}.{name}", item, depth - 1)
+
+        for name, value in self._all_around.items():
+            look(name, value, 2)
+        return found
+
+    def from_now(self) -> SharedChanges:
+        """The same; changes count from now on."""
+        later = copy(self)
+        later._begin()
+        return later
 
     def left(self) -> str | None:
         """What the call has changed, and what to write instead; None if it is nothing."""
@@ -118,11 +158,38 @@ class SharedChanges:
                 )
         return None
 
-    def accept(self) -> None:
-        """A whole call is over: what it has changed around the handler is counted on purpose, and not looked at."""
+    def accept(self) -> bool:
+        """A whole call is over: what it has changed around the handler is counted on purpose, and not looked at.
+
+        Returns:
+            Whether a second call is of use: something was left that belongs to a call, or functions have cached what
+            they returned, which is looked at from now on.
+        """
+        self._of_calls_once = self._of_calls()
         for name, value in list(self._around.items()):
             if self._look(value, _DEEP) != self._before_around[name]:
                 del self._around[name]
+        cached, self._cached = self._cached, {}
+        for name, function in cached.items():
+            results = _results(function)
+            self._shared[name] = [one for one in results if _is_changeable(one)]
+            self._around[name] = [one for one in results if self._is_of_home(one)]
+            self._before[name] = self._look(self._shared[name], _DEEP)
+            self._before_around[name] = self._look(self._around[name], _DEEP)
+        return bool(cached) or len(self._of_calls_once) > len(self._of_calls_before)
+
+    def left_of_calls(self) -> str | None:
+        """What one whole call after the other leaves in the application's objects, although it is of use in a call
+        only: functions, queues, events, handlers; after `accept` and a second call.
+        """
+        now = self._of_calls()
+        if not len(now) > len(self._of_calls_once) > len(self._of_calls_before):
+            return None
+        path = next(path for name, (path, _) in now.items() if name not in self._of_calls_once)
+        return (
+            f"each call leaves something of its own in {path}, such as a function, a queue or the handler: "
+            "remove it in shutdown()"
+        )
 
     def left_around(self) -> str | None:
         """As `left`, of the application's own objects that methods of the handler use; after `accept`."""
@@ -166,6 +233,8 @@ class SharedChanges:
             return id(value), vars(value)["_value"]
         if isinstance(value, anyio.Semaphore | anyio.CapacityLimiter):
             return id(value), getattr(value, "value", None), getattr(value, "borrowed_tokens", None)
+        if isinstance(value, (io.IOBase, wave.Wave_read, GeneratorType, *_ITERATORS)):
+            return id(value), _place(value)
         if isinstance(value, type) and depth == _DEEP:
             plain = [(name, item) for name, item in vars(value).items() if isinstance(item, int | float | list | dict)]
             return [(name, self._look(item, depth - 1)) for name, item in plain]
@@ -173,6 +242,24 @@ class SharedChanges:
         if home == self._home and not isinstance(value, type | FunctionType | ModuleType):
             return id(value), [(name, self._look(item, depth - 1)) for name, item in _state(value)]
         return id(value)
+
+
+_ITERATORS: Final = tuple(type(iter(one)) for one in ((), [], "", b"", {}, range(0)))
+"""Iterators that know how much is left. Others are not looked at: `itertools.count` numbers things for all calls."""
+
+
+def _place(value: Any) -> object:
+    """How far an iterator has come, or a file that is read. Files that are written to may be shared: logs."""
+    if isinstance(value, GeneratorType):
+        frame = value.gi_frame
+        plain = (int, float, str, NoneType)
+        return frame and (frame.f_lasti, [one for one in frame.f_locals.values() if isinstance(one, plain)])
+    if isinstance(value, io.IOBase) and (value.closed or value.writable()):
+        return None
+    try:
+        return length_hint(value) if isinstance(value, _ITERATORS) else value.tell()
+    except (OSError, ValueError):  # it has no places, as a pipe
+        return None
 
 
 def _top(name: str) -> str:
@@ -216,6 +303,29 @@ def _outside(cls: type, wanted: Callable[[Any], bool] | None = None) -> Iterator
             for name, value in _around(function):
                 if wanted(value):
                     yield name, value
+
+
+def _caches(cls: type) -> Iterator[tuple[str, Any]]:
+    """The functions with a cache that methods of a class use, or that are methods."""
+    for one in _own_classes(cls):
+        for name, member in vars(one).items():
+            function = getattr(member, "__func__", member)
+            if isinstance(function, _CACHE):
+                yield f".{name}()", function
+    for name, function in _outside(cls, lambda value: isinstance(value, _CACHE)):
+        yield f"{name}()", function
+
+
+_CACHE: Final = type(lru_cache(lambda: None))
+
+
+def _results(function: Any) -> list[Any]:
+    """What a function has cached. Python does not offer it, but its collector of garbage sees it."""
+    found: list[Any] = []
+    for one in gc.get_referents(function):
+        if one is not vars(function):
+            found += one.values() if isinstance(one, dict) else [one]
+    return found
 
 
 def _around(function: FunctionType) -> Iterator[tuple[str, Any]]:

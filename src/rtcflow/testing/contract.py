@@ -65,6 +65,7 @@ from ._scenarios import (
     lateness,
     left_unsaid,
     listens_to_nobody,
+    misread,
     seconds_audible,
     talked_to,
     turned_around,
@@ -370,6 +371,19 @@ def _no_trace(handler: StreamHandlerBase, given: _CheckInput) -> None:
     async def drop() -> None:
         await shut_down(copy_handler(handler), _PATIENT.shutdown)
 
+    async def beside() -> None:
+        async with open_caller(handler, args=list(given.args), catch=True) as caller:
+            await caller.wait(0.5)
+            caller.microphone = False
+            await caller.wait(0.5)
+            quiet = traces.from_now()
+            await caller.wait(0.1)
+            alone = quiet.left() or quiet.left_around()  # then the call itself changes it all the time
+            quiet = traces.from_now()
+            await drop()
+            if (left := quiet.left() or quiet.left_around()) and not alone and caller.connection.end is None:
+                raise _Everywhere(f"a caller who is refused while another one is on the line leaves a trace: {left}")
+
     async def cut(how: str, after: float) -> None:
         await _end_at(how, after, handler, given)
 
@@ -377,6 +391,7 @@ def _no_trace(handler: StreamHandlerBase, given: _CheckInput) -> None:
     ways: dict[str, Callable[[], object]] = {"a call": partial(_call, handler, given, "trio")}
     run = partial(run_in_room, backend="trio", handler=handler, patience=given.patience)
     ways["a caller who is refused"] = partial(run, drop)
+    ways["a caller who is refused while another one is on the line"] = partial(run, beside)
     ways["a caller who sends nothing"] = partial(run, partial(_mute, handler, given))
     ways["a caller who interrupts an answer"] = partial(run, partial(_interrupted, handler, given))
     for how, after in (("cancelled", 0.0), ("cancelled", 0.05), ("peer leaves", 0.011), ("link breaks", 0.25)):
@@ -384,7 +399,10 @@ def _no_trace(handler: StreamHandlerBase, given: _CheckInput) -> None:
     for way, serve in ways.items():
         serve()
         left = traces.left() or (None if way == "a call" else traces.left_around())
-        traces.accept() if way == "a call" else None
+        if way == "a call" and traces.accept():
+            serve()
+            left = left or traces.left() or traces.left_of_calls()
+            traces.accept()
         if left is not None:
             raise _Everywhere(left if way == "a call" else f"{way} leaves a trace that a whole call does not: {left}")
 
@@ -423,12 +441,15 @@ def _serves_badly(handler: StreamHandlerBase, given: _CheckInput) -> None:
 def _any_text(handler: StreamHandlerBase, given: _CheckInput) -> None:
     digits = [messages.encode(messages.Dtmf(digit)) for digit in messages.DIGITS]
     every = [*_TEXTS, *(digits if has_own_method(handler, "on_dtmf") else ())]
-    if run_call(handler, seconds=1.0, send=every, backend="asyncio", **_usual(given)).error is None:
+    together = run_call(handler, seconds=1.0, send=every, backend="asyncio", **_usual(given))
+    if together.error is None and not together.stuck:
         return
-    for texts in ([text] for text in every):
-        record = run_call(handler, seconds=1.0, send=texts, **_usual(given))
+    single = ((repr(text), run_call(handler, seconds=1.0, send=[text], **_usual(given))) for text in every)
+    for texts, record in itertools.chain(single, [("one text after the other", together)]):
         if record.error is not None:
-            raise AssertionError(f"when it got {texts[0]!r} it raised {record.error!r}") from record.error
+            raise AssertionError(f"when it got {texts} it raised {record.error!r}") from record.error
+        if record.stuck:
+            raise AssertionError(f"when it got {texts}: {record.stuck[0]}")
 
 
 _TEXTS: Final = ("", "hello", "{", "{}", "[]", "null", "1", '{"type": "unknown", "data": {}}', '{"type": 1}')
@@ -695,6 +716,14 @@ def _steady(handler: StreamHandlerBase, given: _CheckInput) -> None:
             "channel write "
             "np.repeat(samples, 2, axis=0), from interleaved ones samples.reshape(-1, 2).T"
         )
+    last = [one for one in journal.given["emit"] if isinstance(one.buffer, np.ndarray) and one.buffer.ndim == 2]
+    found = Counter(misread(one.buffer[0], one.buffer.size / one.seconds, _IN_PHASE) for one in last if one.seconds)
+    for way, cure in _MISREAD.items():
+        if found[way] > _FEW:
+            raise AssertionError(
+                f"a tone comes back as noise, and is a tone again with another {way}: samples were taken for others; "
+                f"they are signed, with the low byte first: {cure}"
+            )
     audio = record.audio.astype(np.int32)
     jumps = int(np.count_nonzero(np.abs(np.diff(audio, axis=1)) > _JUMP))
     if jumps >= _MOST_JUMPS:
@@ -772,6 +801,11 @@ _FEW_SLEEPS: Final = 3
 
 _IN_PHASE: Final = 250.0
 """Hz; five waves in a frame, so it is loudest where frames are added."""
+
+_MISREAD: Final = {
+    "byte order": 'write np.frombuffer(data, "<i2")',
+    "sign": "write array.astype(np.int16), and subtract 32768 only from unsigned ones",
+}
 
 _FEW: Final = 5
 """Pieces of audio that may look interleaved by chance."""

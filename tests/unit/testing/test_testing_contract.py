@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import itertools
+import json
 import logging
 import queue
 import threading
 import time
+import wave
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime, timedelta
+from functools import lru_cache
+from typing import ClassVar
 
 import anyio
 import numpy as np
@@ -477,6 +483,171 @@ class KeepsItsPlace(Echo):
 # -- interruptions, frames, the end
 
 
+class Desk:
+    """An object of the application."""
+
+    def __init__(self):
+        self.listeners, self.log = [], []
+
+
+DESK = Desk()
+
+
+class Subscribes(Echo):
+    """Hears of news, and goes on after its call."""
+
+    async def start_up(self):
+        DESK.listeners.append(self.send_message)
+        DESK.log.append("a call")
+
+
+class Unsubscribes(Subscribes):
+    """Hears of news in its call, of which a log is kept."""
+
+    async def shutdown(self):
+        with suppress(ValueError):
+            DESK.listeners.remove(self.send_message)
+
+
+class KeepsALock(SyncEcho):
+    """Does not give back its lock when a text is no JSON."""
+
+    locks: ClassVar[list[threading.Lock]] = []
+
+    def __init__(self):
+        super().__init__()
+        self.lock = threading.Lock()
+        self.locks.append(self.lock)
+
+    def on_message(self, message):
+        self.lock.acquire()
+        try:
+            json.loads(message)
+        except ValueError:
+            return
+        self.lock.release()
+
+    def emit(self):
+        with self.lock:
+            return super().emit()
+
+
+class CountsWhoNeverCame(Echo):
+    """Counts its callers, and those who were refused as well, when they go."""
+
+    inside = 0
+    is_in = False
+
+    async def start_up(self):
+        type(self).inside += 1
+        self.is_in = True
+
+    async def shutdown(self):
+        type(self).inside = max(0, type(self).inside - self.counts())
+
+    def counts(self):
+        return 1
+
+
+class CountsWhoCame(CountsWhoNeverCame):
+    """Counts its callers."""
+
+    inside = 0
+
+    def counts(self):
+        return int(self.is_in)
+
+
+@lru_cache
+def history(rate):
+    """The last frames of each sample rate."""
+    return deque(maxlen=5)
+
+
+@lru_cache
+def fade(size):
+    """A curve for each length of frames."""
+    return np.linspace(0.5, 1.0, size)
+
+
+class KeepsHistoryInACache(Echo):
+    """Its memory is what a function has cached, for all calls."""
+
+    async def emit(self):
+        rate, samples = await self.next()
+        history(rate).append(samples)
+        return rate, samples
+
+
+class KeepsTablesInACache(Echo):
+    """Calculates a table once for all calls, and does not write to it."""
+
+    async def emit(self):
+        rate, samples = await self.next()
+        return rate, (samples * fade(samples.shape[1])).astype(np.int16)
+
+
+class ReadsOneFile(Echo):
+    """Says one word after the other of a list, and its copies go on where it was."""
+
+    def __init__(self, words=None):
+        super().__init__()
+        self.words = words or self.open()
+
+    def open(self):
+        file = io.BytesIO()
+        with wave.open(file, "wb") as written:
+            written.setparams((1, 2, RATE, 0, "NONE", ""))
+            written.writeframes(signals.speech_like(5.0).tobytes())
+        return wave.open(io.BytesIO(file.getvalue()))
+
+    def read(self):
+        return np.frombuffer(self.words.readframes(480), np.int16)
+
+    async def emit(self):
+        await anyio.sleep(0.02)
+        samples = self.read()
+        return (RATE, samples) if samples.size else None
+
+    def copy(self):
+        return type(self)(self.words)
+
+
+class GoesOnInAGenerator(ReadsOneFile):
+    """The same by a generator."""
+
+    def open(self):
+        speech = signals.speech_like(5.0)
+        return (speech[:, 480 * n : 480 * n + 480] for n in range(250))
+
+    def read(self):
+        return next(self.words, np.zeros((1, 0), np.int16))
+
+
+class GoesOnInAnIterator(GoesOnInAGenerator):
+    """The same by an iterator."""
+
+    def open(self):
+        return iter(list(super().open()))
+
+
+class OpensItsFile(ReadsOneFile):
+    """Each copy opens a file of its own."""
+
+    def copy(self):
+        return type(self)()
+
+
+class NumbersItsCalls(Echo):
+    """All copies take their number from one counter, and write to one log."""
+
+    numbers = itertools.count()
+    log = io.StringIO()
+
+    async def start_up(self):
+        self.log.write(f"call {next(self.numbers)}\n")
+
+
 class ForgetsInterruptions(Echo):
     """Thinks for 0.4 s before it answers. An interruption in this time is noticed, and forgotten."""
 
@@ -591,6 +762,31 @@ class Pans(Halves):
 
     def two(self, samples):
         return np.stack([samples[0] // 3, samples[0]])
+
+
+class SwapsBytes(Echo):
+    """Takes its samples for those of a network."""
+
+    async def emit(self):
+        rate, samples = await self.next()
+        return rate, np.frombuffer(samples.tobytes(), ">i2").astype(np.int16).reshape(1, -1)
+
+
+class TakesThemForUnsigned(Echo):
+    """Takes the middle of the scale for silence."""
+
+    async def emit(self):
+        rate, samples = await self.next()
+        return rate, (samples.view(np.uint16).astype(np.int32) - 32768).astype(np.int16)
+
+
+class Hisses(Echo):
+    """Answers each frame by noise."""
+
+    async def emit(self):
+        rate, samples = await self.next()
+        random = np.random.default_rng(len(self.frames))
+        return rate, (random.uniform(-0.3, 0.3, samples.shape) * np.abs(samples).max()).astype(np.int16)
 
 
 class StretchesFrames(Echo):
@@ -960,10 +1156,18 @@ def check(handler, sentence):
         (SynthesizesInAThread, REAL_TIME, "it took 1.40 s for 1.00 s of audio"),
         (FiveMinutes, LIMITS, "start counting in start_up"),
         (TwoClocks, LIMITS, "it closes its call after 0.0 s, and has said nothing"),
+        (CountsWhoNeverCame, TRACES, "refused while another one is on the line leaves a trace"),
+        (ReadsOneFile, TRACES, "a call changed .words"),
+        (GoesOnInAGenerator, TRACES, "a call changed .words"),
+        (GoesOnInAnIterator, TRACES, "a call changed .words"),
+        (Subscribes, TRACES, "each call leaves something of its own in DESK.listeners"),
+        (KeepsHistoryInACache, TRACES, "a call changed history()"),
         (KeepsItsPlace, TRACES, "a caller who interrupts an answer leaves a trace"),
         (ForgetsInterruptions, NOTICES, "the interruption was noticed, and forgotten"),
         (FadesSilence, LENGTHS, "ValueError"),
         (Halves, REAL_TIME, "np.repeat(samples, 2, axis=0)"),
+        (SwapsBytes, REAL_TIME, "is a tone again with another byte order"),
+        (TakesThemForUnsigned, REAL_TIME, "is a tone again with another sign"),
         (HalvesOfAPan, REAL_TIME, "np.repeat(samples, 2, axis=0)"),
         (StretchesFrames, REAL_TIME, "a resampler begins again there"),
         (CountsFromTheFirstWord, SAYS_ALL, "Count from their last word"),
@@ -982,6 +1186,22 @@ def test_a_bug_is_told(handler, sentence, told):
     with pytest.raises(AssertionError) as caught:
         check(handler, sentence)
     assert told in str(caught.value)
+
+
+def test_a_lock_that_is_kept_after_a_text_is_told():
+    """The thread that waits for it is named."""
+    (one,) = [check for text, check in HANDLER_CHECKS.items() if text.startswith("it serves a caller who sends any")]
+    try:
+        with pytest.raises(AssertionError, match=r"when it got '': KeepsALock.(emit|on_message) has been waiting"):
+            one(KeepsALock(), contract._CheckInput(patience=0.2))
+    finally:
+        for _ in range(100):
+            for lock in KeepsALock.locks:
+                with suppress(RuntimeError):
+                    lock.release()
+            for thread in threading.enumerate():
+                if thread.name.startswith("KeepsALock"):
+                    thread.join(0.05)
 
 
 def test_a_handlers_own_threads_are_held_up(monkeypatch):
@@ -1010,12 +1230,18 @@ def test_a_handlers_own_threads_are_held_up(monkeypatch):
         (Chimes, REAL_TIME),
         (Bells, REAL_TIME),
         (Pans, REAL_TIME),
+        (Hisses, REAL_TIME),
         (TakesEverySecond, REAL_TIME),
         (SetsItsVolume, REAL_TIME),
         (AnswersBySquareWave, REAL_TIME),
         (CountsFromTheLastWord, SAYS_ALL),
         (TakesTwentySeconds, SAYS_ALL),
         (FiveMinutesOfCall, LIMITS),
+        (CountsWhoCame, TRACES),
+        (KeepsTablesInACache, TRACES),
+        (Unsubscribes, TRACES),
+        (OpensItsFile, TRACES),
+        (NumbersItsCalls, TRACES),
         (CountsInterruptions, NOTICES),
         (TalksThroughInterruptions, NOTICES),
         (TalksThroughBriefly, NOTICES),

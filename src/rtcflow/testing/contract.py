@@ -388,7 +388,10 @@ def _no_trace(handler: StreamHandlerBase, given: _CheckInput) -> None:
                 raise _Everywhere(f"a caller who is refused while another one is on the line leaves a trace: {left}")
 
     async def cut(how: str, after: float) -> None:
-        await _end_at(how, after, handler, given)
+        record = await _end_at(how, after, handler, given)
+        if record.stuck or record.statistics.threads_abandoned:  # as in all later calls, some seconds each
+            told = record.stuck[0] if record.stuck else "a worker thread does not come back: is a lock kept?"
+            raise _Everywhere(f"when a caller writes a text, and the call ends ({how} after {after:g} s): {told}")
 
     traces = SharedChanges(handler, copy_handler(handler), given.shared)
     ways: dict[str, Callable[[], object]] = {"a call": partial(_call, handler, given, "trio")}

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import io
-import itertools
 import json
 import logging
 import queue
 import threading
 import time
-import wave
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -587,67 +584,6 @@ class KeepsTablesInACache(Echo):
         return rate, (samples * fade(samples.shape[1])).astype(np.int16)
 
 
-class ReadsOneFile(Echo):
-    """Says one word after the other of a list, and its copies go on where it was."""
-
-    def __init__(self, words=None):
-        super().__init__()
-        self.words = words or self.open()
-
-    def open(self):
-        file = io.BytesIO()
-        with wave.open(file, "wb") as written:
-            written.setparams((1, 2, RATE, 0, "NONE", ""))
-            written.writeframes(signals.speech_like(5.0).tobytes())
-        return wave.open(io.BytesIO(file.getvalue()))
-
-    def read(self):
-        return np.frombuffer(self.words.readframes(480), np.int16)
-
-    async def emit(self):
-        await anyio.sleep(0.02)
-        samples = self.read()
-        return (RATE, samples) if samples.size else None
-
-    def copy(self):
-        return type(self)(self.words)
-
-
-class GoesOnInAGenerator(ReadsOneFile):
-    """The same by a generator."""
-
-    def open(self):
-        speech = signals.speech_like(5.0)
-        return (speech[:, 480 * n : 480 * n + 480] for n in range(250))
-
-    def read(self):
-        return next(self.words, np.zeros((1, 0), np.int16))
-
-
-class GoesOnInAnIterator(GoesOnInAGenerator):
-    """The same by an iterator."""
-
-    def open(self):
-        return iter(list(super().open()))
-
-
-class OpensItsFile(ReadsOneFile):
-    """Each copy opens a file of its own."""
-
-    def copy(self):
-        return type(self)()
-
-
-class NumbersItsCalls(Echo):
-    """All copies take their number from one counter, and write to one log."""
-
-    numbers = itertools.count()
-    log = io.StringIO()
-
-    async def start_up(self):
-        self.log.write(f"call {next(self.numbers)}\n")
-
-
 class ForgetsInterruptions(Echo):
     """Thinks for 0.4 s before it answers. An interruption in this time is noticed, and forgotten."""
 
@@ -1157,9 +1093,6 @@ def check(handler, sentence):
         (FiveMinutes, LIMITS, "start counting in start_up"),
         (TwoClocks, LIMITS, "it closes its call after 0.0 s, and has said nothing"),
         (CountsWhoNeverCame, TRACES, "refused while another one is on the line leaves a trace"),
-        (ReadsOneFile, TRACES, "a call changed .words"),
-        (GoesOnInAGenerator, TRACES, "a call changed .words"),
-        (GoesOnInAnIterator, TRACES, "a call changed .words"),
         (Subscribes, TRACES, "each call leaves something of its own in DESK.listeners"),
         (KeepsHistoryInACache, TRACES, "a call changed history()"),
         (KeepsItsPlace, TRACES, "a caller who interrupts an answer leaves a trace"),
@@ -1240,8 +1173,6 @@ def test_a_handlers_own_threads_are_held_up(monkeypatch):
         (CountsWhoCame, TRACES),
         (KeepsTablesInACache, TRACES),
         (Unsubscribes, TRACES),
-        (OpensItsFile, TRACES),
-        (NumbersItsCalls, TRACES),
         (CountsInterruptions, NOTICES),
         (TalksThroughInterruptions, NOTICES),
         (TalksThroughBriefly, NOTICES),

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import io
+import itertools
 import queue
 import threading
+import wave
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -61,6 +64,14 @@ def closure() -> Callable[[], list[int]]:
     return lambda: found
 
 
+def sound() -> wave.Wave_read:
+    file = io.BytesIO()
+    with wave.open(file, "wb") as written:
+        written.setparams((1, 2, 24000, 0, "NONE", ""))
+        written.writeframes(bytes(200))
+    return wave.open(io.BytesIO(file.getvalue()), "rb")
+
+
 CHANGES: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
     "a list": (list, lambda it: it.append(1)),
     "an item of a list": (lambda: [1, 2], lambda it: it.__setitem__(0, 3)),
@@ -80,6 +91,9 @@ CHANGES: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
     "the object of a method": (lambda: Desk().note, lambda it: it.__self__.calls.append(1)),
     "a list of a closure": (closure, lambda it: it().append(1)),
     "a default value": (lambda: lambda found=[]: found, lambda it: it().append(1)),
+    "a file that is read": (sound, lambda it: it.readframes(10)),
+    "an iterator": (lambda: iter([1, 2]), next),
+    "a generator": (lambda: (n for n in range(3)), next),
     "four levels down": (lambda: {"a": [{"b": []}]}, lambda it: it["a"][0]["b"].append(1)),
 }
 
@@ -110,6 +124,8 @@ def test_a_change_of_what_is_shared_is_seen(kind: str) -> None:
     [
         (argparse.Namespace, lambda it: setattr(it, "more", 1)),  # of another package, as clients and models are
         (lambda: [[[[[]]]]], lambda it: it[0][0][0][0].append(1)),  # too deep
+        (itertools.count, next),  # numbers the calls
+        (io.StringIO, lambda it: it.write("a call")),  # a log
     ],
 )
 def test_what_is_not_looked_at(make: Callable[[], Any], change: Callable[[Any], Any]) -> None:

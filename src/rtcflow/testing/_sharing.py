@@ -244,7 +244,8 @@ class SharedChanges:
         return id(value)
 
 
-_ITERATORS: Final = tuple(type(iter(one)) for one in ((), [], "", b"", {}, range(0)))
+_WALKED: Final[tuple[Any, ...]] = ((), [], "", b"", {}, range(0))
+_ITERATORS: Final = tuple(type(iter(one)) for one in _WALKED)
 """Iterators that know how much is left. Others are not looked at: `itertools.count` numbers things for all calls."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 
 from ._core.installed import check_versions
@@ -10,6 +11,8 @@ from ._version import __version__
 
 def main() -> None:
     """Run the command line, or say which extra it needs. `rtcflow --version` needs none."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal or a file that knows few letters loses no report
+        sys.stdout.reconfigure(errors="replace")
     if sys.argv[1:] == ["--version"]:
         print(f"rtcflow {__version__}")
         return

@@ -7,6 +7,7 @@ import enum
 import faulthandler
 import importlib
 import importlib.util
+import inspect
 import json
 import logging
 import os
@@ -268,6 +269,11 @@ def _headers(lines: list[str] | None) -> dict[str, str]:
     return {name.strip(): value.strip() for name, _, value in pairs}
 
 
+def _console(**options: Any) -> Console:
+    """A terminal that shows texts as they are. To Rich ``[b]`` is a style, and the ``:ab:`` of an address an emoji."""
+    return Console(markup=False, emoji=False, **options)
+
+
 def _fail(words: str) -> NoReturn:
     """Print one clear line, and exit."""
     print(f"rtcflow: {words}", file=sys.stderr)
@@ -294,7 +300,7 @@ def _run(backend: Backend, main: Callable[[], Awaitable[Any]], *, serving: bool 
 def load_target(target: str) -> Any:
     """The object that ``module:name`` names, looked for in the current directory first."""
     module_name, separator, name = target.partition(":")
-    if not separator or not module_name or not name:
+    if not separator or not module_name or module_name.startswith(".") or not name:
         _fail(f"{target!r} names nothing to serve; write module:stream, for example rtcflow.demo:stream")
     sys.path.insert(0, str(Path.cwd()))
     try:
@@ -419,8 +425,9 @@ def serve_application(
     _log_to_terminal(log_format)  # before the routes are made, which may warn
     stream = served if isinstance(served, Stream) else None
     application = stream.asgi if stream is not None else served
-    if not callable(application):
-        _fail(f"{name} is a {type(served).__name__}, neither a Stream nor an ASGI application")
+    if not _may_be_asgi(application):
+        what = f"the class {served.__name__}" if inspect.isclass(served) else f"a {type(served).__name__}"
+        _fail(f"{name} is {what}, neither a Stream nor an ASGI application; write for example: stream = Stream(...)")
     # Media shares the interpreter with all other Python code (see WebRTCConfig.switch_interval).
     sys.setswitchinterval(0.0005)
     calls = _calls_of(application)
@@ -446,6 +453,19 @@ def serve_application(
             deadline.stop()
     if worker is None:
         print("Ended.", flush=True)
+
+
+def _may_be_asgi(application: Any) -> bool:
+    """Whether it can be called with a scope, `receive` and `send`. A function that makes a stream cannot."""
+    if not callable(application) or inspect.isclass(application):
+        return False
+    try:
+        inspect.signature(application).bind(None, None, None)
+    except TypeError:
+        return False
+    except ValueError:  # some written in C do not tell
+        pass
+    return True
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -767,7 +787,7 @@ async def _hold(line: _Line, samples: Any, seconds: float) -> tuple[CallReport, 
     except (ValueError, ConnectionError) as error:
         _fail(str(error))
     except (NegotiationError, RemoteProtocolError) as error:
-        _fail(f"{url}: {error}")
+        _fail(f"{url.partition('?')[0]}: {error}")  # a query may hold a token
     except anyio.BrokenResourceError as error:
         _fail(f"the server answered, but no media could flow: {error.__cause__ or 'the link failed'}")
 
@@ -795,7 +815,7 @@ def _print_report(figures: dict[str, Any], record: Path | None) -> None:
     table.add_row("ended", figures["ended"])
     if record is not None:
         table.add_row("recorded to", str(record))
-    Console(soft_wrap=True).print(table)
+    _console(soft_wrap=True).print(table)
 
 
 # -- load
@@ -806,7 +826,7 @@ async def _load(url: str, connections: int, seconds: float, headers: dict[str, s
 
     from .client.load import run_load
 
-    console = Console(stderr=True)
+    console = _console(stderr=True)
     with Live(console=console, transient=True, auto_refresh=False) as live:
 
         def show(progress: LoadProgress) -> None:
@@ -843,10 +863,10 @@ def _print_load(report: LoadReport) -> None:
             return ("–",) * 4
         return tuple(f"{1000 * value:.1f}" for value in (figure.median, figure.p95, figure.p99, figure.most))
 
-    console = Console(soft_wrap=True)
+    console = _console(soft_wrap=True)
     console.print(f"{report.connected} of {report.connections} calls, {report.seconds:.1f} s")
     for words, count in report.failures.items():
-        console.print(f"{count} failed: {words}", markup=False)
+        console.print(f"{count} failed: {words}")
     concealed = f", {report.concealed} frames lost on the way back" if report.concealed else ""
     console.print(
         f"delivery {100 * report.delivery:.2f} %, of the worst call {100 * report.worst_delivery:.2f} %{concealed}"
@@ -871,9 +891,9 @@ async def _top(url: str, headers: dict[str, str], *, end: int | None, once: bool
     from .client.top import View, Watching, draw, end_call, get_calls, terminal_keys
     from .exceptions import NegotiationError, RemoteProtocolError
 
-    console = Console()
+    console = _console()
     if not console.is_terminal:
-        console = Console(width=200)  # nothing is cut off for a program that reads it
+        console = _console(width=200)  # nothing is cut off for a program that reads it
     try:
         if end is not None:
             await end_call(url, headers, end)
@@ -894,7 +914,7 @@ async def _top(url: str, headers: dict[str, str], *, end: int | None, once: bool
     except (ValueError, ConnectionError, ModuleNotFoundError) as error:
         failure = str(error)
     except (NegotiationError, RemoteProtocolError) as error:
-        failure = f"{url}: {error}"
+        failure = f"{url.partition('?')[0]}: {error}"
     _fail(failure)
 
 
@@ -923,12 +943,12 @@ def _print_doctor(report: DoctorReport) -> None:
             table.add_row(words, f"{candidate.type} {candidate.ip}:{candidate.port}")
     if report.setup is not None:
         table.add_row("connected", f"after {1000 * report.setup:.0f} ms by {report.route}")
-    console = Console(soft_wrap=True, highlight=False)
+    console = _console(soft_wrap=True, highlight=False)
     console.print(table)
     for words in report.problems:
-        console.print(f"✗ {words}", markup=False)
+        console.print(f"✗ {words}")
     for words in report.notes:
-        console.print(f"– {words}", markup=False)
+        console.print(f"– {words}")
     if not report.problems:
         console.print("✓ Calls work.")
 

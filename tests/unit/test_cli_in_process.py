@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -108,6 +109,46 @@ def test_the_figures_of_a_call_are_a_table(held, tmp_path):
     assert (tmp_path / "back.wav").stat().st_size == 44 + 2 * 4800
     ((line, samples, seconds),) = asked
     assert (dict(line.headers), samples, seconds) == ({"A": "b"}, None, 10.0)
+
+
+def test_what_looks_like_markup_is_shown_as_it_is(held, tmp_path):
+    """The server's words and the name of a file are no styles of Rich's, and half of a tag loses no report."""
+    held(CallReport(ended="the server ended it: [/b] see [log]"))
+    (folder := tmp_path / "[red]").mkdir()
+    code, out, _ = command("call", "http://host", "--record", folder / "a.wav")
+    assert code == 0
+    assert "the server ended it: [/b] see [log]" in out
+    assert str(folder / "a.wav") in out
+
+
+def test_addresses_that_look_like_emoji_are_shown_as_they_are(capsys):
+    """`:ab:` and `:100:` are codes of Rich's, and parts of addresses."""
+    from rtcflow.client.doctor import DoctorReport
+    from rtcflow.protocol.signalling import parse_candidate
+    from rtcflow.transports.webrtc import ServerReport
+
+    ours = parse_candidate("candidate:1 1 udp 2130706431 2001:db8:100:1::5 50000 typ host")
+    server = ServerReport("turn:[fd00:ab:cd::1]:3478", 0.1, ("192.0.2.1", 5))
+    problems = ["No answer came from 2001:db8:a:1::5"]
+    cli._print_doctor(DoctorReport("http://host", ours=[ours], ice_servers=(server,), problems=problems))
+    shown = capsys.readouterr().out
+    for text in ("2001:db8:100:1::5", "turn:[fd00:ab:cd::1]:3478", "2001:db8:a:1::5"):
+        assert text in shown
+
+
+def test_an_output_that_knows_few_letters_loses_no_report(monkeypatch):
+    """A pipe on Windows, for example, or a terminal without UTF-8."""
+    from rtcflow import __main__
+    from rtcflow.client.doctor import DoctorReport
+
+    out = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "argv", ["rtcflow", "doctor", "http://host"])
+    monkeypatch.setattr(cli, "_run", lambda *_: DoctorReport("http://host", setup=0.1))
+    with pytest.raises(SystemExit):
+        __main__.main()
+    out.flush()
+    assert b"? Calls work." in out.buffer.getvalue()
 
 
 def test_a_call_that_failed_ends_with_status_1_and_its_figures_as_json(held):

@@ -49,7 +49,7 @@ class DoctorReport:
         ours: Our candidates.
         theirs: The server's.
         route: The candidate pair in use, if there was a connection.
-        setup: Seconds from the offer until media could flow, if there was a connection.
+        setup: Seconds from the server's answer until media could flow, if there was a connection.
         phase: What did not finish: ``"ice"`` or ``"dtls"``; "" if all did.
         problems: What is wrong, a sentence or two each, with what to do about it.
         notes: What is not wrong, but good to know.

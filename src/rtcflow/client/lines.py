@@ -60,7 +60,7 @@ from ..protocol.signalling import parse_reply
 from ..protocol.telephone import carrier_codec
 from ..protocol.websocket import StartOptions, WebSocketCodec
 from ..transports.linked import LinkTransport
-from .webrtc import HANG_UP, OFFER_ROUTE, hang_up, read_headers
+from .webrtc import HANG_UP, OFFER_ROUTE, hang_up, may_try_again, read_headers
 from .websocket import ClientSocket, Goodbye, open_dialer
 
 if TYPE_CHECKING:
@@ -304,15 +304,16 @@ class CallerTransport(LinkTransport):
             while True:
                 try:
                     await self._begin_again(self._redial, permit)
-                except (OSError, Goodbye):  # nobody can be reached yet
-                    await anyio.sleep(pause)
-                    pause = min(2 * pause, LONGEST_PAUSE)
-                except NegotiationError as refusal:
-                    raise ConnectionError(f"the call could not be resumed: {refusal}") from error
-                else:
                     self.resumed += 1
                     self._up.set()
                     return True
+                except (OSError, Goodbye):  # nobody can be reached yet
+                    pass
+                except NegotiationError as refusal:
+                    if not may_try_again(refusal):
+                        raise ConnectionError(f"the call could not be resumed: {refusal}") from error
+                await anyio.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE)
         return False
 
     async def _begin_again(self, redial: Callable[[], Awaitable[ClientSocket]], permit: Permit) -> None:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from .._core.moved import absent
 from ..abc import Transport
+from ..ends import errors_in
 from ..exceptions import NegotiationError, RemoteProtocolError
 from ..frames import FRAME_SECONDS, AudioFormat
 from ..media.correlate import correlate
@@ -197,8 +198,9 @@ def judge(traces: Sequence[CallTrace], begin: float, end: float, lags: Sequence[
         # One frame may be missing at the edges.
         shares.append(1.0 if len(arrivals) >= due - 1 else len(arrivals) / due)
         if trace.setup is not None:
-            # The time from the last frame to the end counts, too: a call that falls silent for good has one long gap.
-            gaps += np.diff([*(arrivals or [begin]), end]).tolist()
+            # The times to the first frame and from the last one count, too: a call that begins late or falls silent
+            # for good has one long gap.
+            gaps += np.diff([begin, *arrivals, end]).tolist()
             spoken, found = find_echoes(trace, begin, end)
             marks += spoken
             latencies += found
@@ -319,7 +321,7 @@ async def run_load(
         until: Measuring also ends when this returns.
 
     Raises:
-        ValueError: `url` is not an http or https URL, or there is nothing to do.
+        ValueError: `url` is not an http or https URL, a header cannot be sent, or there is nothing to do.
         ConnectionError: No call could be set up; the text says why.
     """
     if connections < 1 or seconds <= 0:
@@ -330,22 +332,30 @@ async def run_load(
     lags: list[float] = []
     window = _Window(seconds)
     signal = spoken_signal()
-    async with open_engine(config) as engine, anyio.create_task_group() as tasks:
-        if on_progress is not None:
-            tasks.start_soon(_report, traces, window, on_progress)
-        tasks.start_soon(_watch_lag, lags)
-        async with anyio.create_task_group() as calls:
-            opening = anyio.CapacityLimiter(OPENING)
-            async with anyio.create_task_group() as ready:
-                for trace in traces:
-                    caller = _LoadCall(url, engine, headers, trace, signal)
-                    ready.start_soon(calls.start, caller.run, opening)
-            if any(trace.setup is not None for trace in traces):
-                await anyio.sleep(warm_up)
-                lags.clear()
-                await window.measure(until)
-            calls.cancel_scope.cancel()
-        tasks.cancel_scope.cancel()
+    wrong: list[BaseException] = []
+    try:
+        async with open_engine(config) as engine, anyio.create_task_group() as tasks:
+            if on_progress is not None:
+                tasks.start_soon(_report, traces, window, on_progress)
+            tasks.start_soon(_watch_lag, lags)
+            async with anyio.create_task_group() as calls:
+                opening = anyio.CapacityLimiter(OPENING)
+                async with anyio.create_task_group() as ready:
+                    for trace in traces:
+                        caller = _LoadCall(url, engine, headers, trace, signal)
+                        ready.start_soon(calls.start, caller.run, opening)
+                if any(trace.setup is not None for trace in traces):
+                    await anyio.sleep(warm_up)
+                    lags.clear()
+                    await window.measure(until)
+                calls.cancel_scope.cancel()
+            tasks.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        wrong = errors_in(group)
+        if not all(isinstance(error, ValueError) for error in wrong):
+            raise
+    if wrong:  # each caller has found the same
+        raise wrong[0]
     if all(trace.setup is None for trace in traces):
         ((words, _),) = Counter(trace.failure for trace in traces).most_common(1)
         raise ConnectionError(words)

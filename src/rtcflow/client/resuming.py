@@ -29,6 +29,7 @@ from ..exceptions import NegotiationError, NegotiationTimeout, RemoteProtocolErr
 from ..frames import AudioFormat
 from ..protocol.resume import Permit
 from ..transports.linked import LinkTransport
+from .webrtc import may_try_again
 
 if TYPE_CHECKING:
     from ..transports.webrtc import Route, WebRTCTransport
@@ -141,7 +142,8 @@ class ResumingCall(LinkTransport):
         """Carry the call until it is over, in a task of the one who opened it. A checkpoint.
 
         Args:
-            redial: Opens another peer connection to the same call. Raises `OSError` if the server cannot be reached.
+            redial: Opens another peer connection to the same call. Raises `OSError` if the server cannot be reached,
+                or an error for which `may_try_again` is true if it is not ready; then it is called again.
         """
         await self._began.wait()
         async with task_group() as tasks:
@@ -191,13 +193,14 @@ class ResumingCall(LinkTransport):
             while True:
                 try:
                     inner = await redial()
-                except OSError:  # nobody can be reached yet
-                    await anyio.sleep(pause)
-                    pause = min(2 * pause, LONGEST_PAUSE)
-                except (NegotiationError, RemoteProtocolError) as refusal:
-                    return ConnectionError(f"the call could not be resumed: {refusal}")
-                else:
                     break
+                except OSError:  # nobody can be reached yet
+                    pass
+                except (NegotiationError, RemoteProtocolError) as refusal:
+                    if not (isinstance(refusal, NegotiationError) and may_try_again(refusal)):
+                        return ConnectionError(f"the call could not be resumed: {refusal}")
+                await anyio.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE)
             assert self._formats is not None  # noqa: S101
             self._media_time = self._heard_to
             self._inner, self.offer = inner, inner.offer

@@ -244,7 +244,8 @@ class Watching:
     async def look(self) -> None:
         """Ask once. The first time, errors are raised as `get_calls` does; later, the view tells of them."""
         try:
-            self.view = self.view.take(await get_calls(self.view.url, self._headers))
+            body = await get_calls(self.view.url, self._headers)
+            self.view = self.view.take(body)  # the view as it is now: keys may have been pressed meanwhile
         except (ConnectionError, NegotiationError, RemoteProtocolError) as error:
             if not self.view.columns:
                 raise

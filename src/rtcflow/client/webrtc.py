@@ -15,7 +15,14 @@ import anyio
 from .._core.installed import import_extra
 from .._core.native import task_group
 from ..ends import sole_error
-from ..exceptions import RemoteProtocolError
+from ..exceptions import (
+    ConnectionExists,
+    NegotiationError,
+    NotServing,
+    RemoteProtocolError,
+    TooManyConnections,
+    TooManyRequests,
+)
 from ..protocol import signalling
 from ..protocol.resume import Permit, Proof, prove
 
@@ -29,6 +36,9 @@ __all__ = ["connect", "get_configuration", "offer_url"]
 
 OFFER_ROUTE: Final = "/webrtc/offer"
 CONFIGURATION_ROUTE: Final = "/webrtc/configuration"
+
+LATER: Final = {NotServing.code, TooManyConnections.code, TooManyRequests.code, ConnectionExists.code}
+"""Codes of refusals that may be over in a moment. A call whose last link is still being made exists already."""
 
 HANG_UP: Final = 2.0
 """Seconds in which the server can hear that a client hangs up. Otherwise the call ends by itself later."""
@@ -240,6 +250,14 @@ async def hang_up(target: str, webrtc_id: str, permit: Permit, headers: Mapping[
             await request("POST", target, headers, HANG_UP, signalling.StopRequest(webrtc_id, permit.stop).to_json())
 
 
+def may_try_again(refusal: NegotiationError) -> bool:
+    """Whether a caller who comes back may succeed a little later: the server, or a proxy before it, is not ready now.
+
+    The status of an answer over a WebSocket is not known, so the code counts, too.
+    """
+    return refusal.status >= 500 or refusal.code in LATER
+
+
 async def get_configuration(
     url: str, *, headers: Mapping[str, str] | None = None, timeout: float = 10.0
 ) -> dict[str, Any]:
@@ -298,8 +316,9 @@ async def request(
     """
     library = import_httpx2()
     shown = url.partition("?")[0]  # a query may hold a token
-    # Reading the certificates of the system takes 60 ms, which plain http need not wait for.
-    verify = url.startswith("https:")
+    # Reading the certificates of the system takes 60 ms, which plain http need not wait for. Everything else is
+    # verified. The scheme may have capital letters (RFC 3986 section 3.1).
+    verify = not url.lower().startswith("http:")
     try:
         with anyio.fail_after(timeout):
             async with library.AsyncClient(timeout=timeout, headers=headers, verify=verify) as client:

@@ -40,7 +40,7 @@ class UpgradeRefused(ConnectionError):
 
     def __init__(self, url: str, status: int) -> None:
         words = HTTPStatus(status).phrase if status in _STATUSES else ""
-        super().__init__(f"{url} answered {status} {words}".rstrip() + ", and opened no WebSocket")
+        super().__init__(f"{_shown(url)} answered {status} {words}".rstrip() + ", and opened no WebSocket")
         self.status = status
 
 
@@ -193,9 +193,14 @@ async def _keep_session(
     except httpx2.websockets.WebSocketUpgradeError as error:
         raise UpgradeRefused(url, error.response.status_code) from error
     except (httpx2.UnsupportedProtocol, httpx2.InvalidURL) as error:
-        raise ValueError(f"{url!r} is not the URL of a WebSocket: {error}") from None
+        raise ValueError(f"{_shown(url)!r} is not the URL of a WebSocket: {error}") from None
     except httpx2.TransportError as error:
-        raise ConnectionError(f"nobody answers at {url}: {str(error) or type(error).__name__}") from error
+        raise ConnectionError(f"nobody answers at {_shown(url)}: {str(error) or type(error).__name__}") from error
+
+
+def _shown(url: str) -> str:
+    """`url` for an error's text: its query may hold a token."""
+    return url.partition("?")[0]
 
 
 def _import_httpx2() -> Any:

@@ -13,6 +13,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
+from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -199,7 +200,7 @@ class OpenAIRealtime:
         transcription: str | None = "gpt-4o-mini-transcribe",
         url: str = "wss://api.openai.com/v1/realtime",
     ) -> None:
-        self.url: str = f"{url}?model={model}"
+        self.url: str = f"{url}{'&' if '?' in url else '?'}model={quote(model)}"
         self.headers: dict[str, str] = {} if key is None else {"Authorization": f"Bearer {key}"}
         self._voice, self._transcription = voice, transcription
 

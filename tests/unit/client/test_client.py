@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from rtcflow.client.webrtc import connect, get_configuration, offer_url
+from rtcflow.client.websocket import UpgradeRefused, open_websocket
 from rtcflow.connection.connection import run_connection
 from rtcflow.demo import EchoHandler
 from rtcflow.exceptions import NegotiationError, RemoteProtocolError, TooManyConnections
@@ -204,6 +205,19 @@ async def test_a_token_in_the_query_is_in_no_error():
     with pytest.raises(ConnectionError, match="nobody answers") as caught:
         await get_configuration(f"http://127.0.0.1:{port}/talk?token=SECRET")
     assert "SECRET" not in str(caught.value)
+    with pytest.raises(ConnectionError, match="nobody answers") as caught:
+        async with open_websocket(f"ws://127.0.0.1:{port}/talk?token=SECRET"):
+            pytest.fail("nobody is there")
+    assert "SECRET" not in str(caught.value)
+    async with impostor(reply("403 Forbidden", {})) as url:
+        with pytest.raises(UpgradeRefused, match="answered 403 Forbidden") as caught:
+            async with open_websocket(f"{url.replace('http', 'ws')}/talk?token=SECRET"):
+                pytest.fail("it was refused")
+    assert "SECRET" not in str(caught.value)
+    with pytest.raises(ValueError, match="is not the URL of a WebSocket") as caught:
+        async with open_websocket("ws://127.0.0.1:99999/talk?token=SECRET"):
+            pytest.fail("there is no such port")
+    assert "SECRET" not in str(caught.value)
 
 
 @pytest.mark.anyio
@@ -215,8 +229,9 @@ async def test_https_to_a_server_without_it_says_that_it_is_tls():
 
 
 @pytest.mark.anyio
-async def test_a_certificate_that_nobody_vouches_for_is_named(tmp_path):
-    """The usual server of one's own has signed its certificate itself."""
+@pytest.mark.parametrize("scheme", ["https", "HTTPS", "Https"])
+async def test_a_certificate_that_nobody_vouches_for_is_named(tmp_path, scheme):
+    """The usual server of one's own has signed its certificate itself. A scheme may have capital letters."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
     now = dt.datetime.now(dt.UTC)
@@ -241,5 +256,5 @@ async def test_a_certificate_that_nobody_vouches_for_is_named(tmp_path):
         tg.start_soon(listener.serve, serve)
         port = listener.extra(anyio.abc.SocketAttribute.local_port)
         with pytest.raises(ConnectionError, match="its TLS certificate is not accepted: self-signed certificate"):
-            await get_configuration(f"https://127.0.0.1:{port}")
+            await get_configuration(f"{scheme}://127.0.0.1:{port}")
         tg.cancel_scope.cancel()

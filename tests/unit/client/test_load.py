@@ -66,6 +66,13 @@ def test_what_is_missing_counts() -> None:
     assert (report.marks, report.echoes) == (4, 3)
 
 
+def test_a_call_that_begins_late_has_a_gap() -> None:
+    """As one that ends early: frames before and after the window say nothing about it."""
+    late = echoed(0.1, gone=(0.0, 3.0))
+    report = judge([late], 101, 105)
+    assert report.gap.most == pytest.approx(2.1, abs=0.02)
+
+
 def test_the_silent_and_the_refused_count() -> None:
     """Who was refused, and who hears nothing, delivers nothing; silence until the end is one long gap."""
     silent, refused = CallTrace(setup=0.2), CallTrace(failure="503: full")
@@ -149,6 +156,20 @@ async def test_nonsense_is_refused_before_anything_starts() -> None:
         await run_load("nonsense", connections=1, seconds=1)
     with pytest.raises(ValueError, match="at least 1 connection"):
         await run_load("http://it", connections=0, seconds=1)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("url", "headers", "words"),
+    [
+        ("http://127.0.0.1:99999", {}, "is not the URL of a server"),
+        ("http://127.0.0.1:9", {"Authorization": "café"}, "the header 'Authorization' holds a line break"),
+    ],
+)
+async def test_what_each_caller_refuses_is_one_error(url, headers, words) -> None:
+    """Not a group of as many as there are callers."""
+    with pytest.raises(ValueError, match=words):
+        await run_load(url, connections=3, seconds=1, headers=headers, config=LOCAL)
 
 
 def bench(*arguments: object) -> subprocess.CompletedProcess[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import anyio
@@ -11,9 +12,17 @@ import pytest
 
 from rtcflow.client import resuming
 from rtcflow.client.resuming import ResumingCall
-from rtcflow.exceptions import InvalidOffer, RemoteProtocolError
+from rtcflow.exceptions import (
+    ConnectionExists,
+    InvalidOffer,
+    NegotiationError,
+    NotServing,
+    RemoteProtocolError,
+    TooManyRequests,
+)
 from rtcflow.frames import AudioFormat
 from rtcflow.protocol.resume import Permit
+from rtcflow.protocol.signalling import error_body, parse_reply
 from rtcflow.testing import virtual_backend
 from rtcflow.transports.memory import memory_pair
 
@@ -66,6 +75,14 @@ async def call(*refusals, permit=PERMIT):
             await made.wait_connected()
             yield made, server
             tasks.cancel_scope.cancel()
+
+
+def parse_error(error):
+    """What a client makes of the body in which a server tells of `error`."""
+    try:
+        parse_reply(json.dumps(error_body(error)).encode(), 200)
+    except NegotiationError as refusal:
+        return refusal
 
 
 def tone(value, seconds):
@@ -156,6 +173,31 @@ def test_a_refusal_ends_the_call_at_once(backend, refusal):
                 await made.wait_ended()
             assert f"the call could not be resumed: {refusal}" in str(ended.value.__cause__)
             assert len(server.asked) == 2
+
+    run(backend, main)
+
+
+@BACKENDS
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        NotServing("the servers cannot reach one another now; try again"),
+        NegotiationError("Bad Gateway", status=502),
+        TooManyRequests(1),
+        ConnectionExists(),
+        parse_error(NotServing("the same over a WebSocket, whose answers have no status")),
+    ],
+    ids=repr,
+)
+def test_a_server_that_is_not_ready_is_asked_again(backend, refusal):
+    """In a cluster, or behind a proxy, that takes a moment; the permit says for how long it is worth it."""
+
+    async def main():
+        async with call(refusal, refusal) as (made, server):
+            server.ends[0][0].break_link(GONE)
+            while not made.resumed:
+                await anyio.sleep(0.05)
+            assert len(server.asked) == 3
 
     run(backend, main)
 

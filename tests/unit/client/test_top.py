@@ -187,6 +187,31 @@ async def test_watching(monkeypatch):
         await Watching("http://host", {}, shown.append).look()
 
 
+@pytest.mark.anyio
+async def test_keys_that_are_pressed_while_the_server_is_asked_count(monkeypatch):
+    """The answer is of a moment before, and what the user has chosen meanwhile stays chosen."""
+    asked, answered = anyio.Event(), anyio.Event()
+    first = [body(1, 2, 3)]
+
+    async def get_calls(_url, _headers):
+        if first:
+            return first.pop()
+        asked.set()
+        await answered.wait()
+        return body(1, 2, 3)
+
+    monkeypatch.setattr(top, "get_calls", get_calls)
+    watching = Watching("http://host", {}, lambda _: None)
+    await watching.look()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(watching.look)
+        await asked.wait()
+        await watching.press("down")
+        await watching.press("end")
+        answered.set()
+    assert (watching.view.selected, watching.view.asking) == (2, True)
+
+
 @pytest.mark.parametrize(("status", "content", "error"), [
     (404, b"", NegotiationError), (403, b'{"status": "failed", "meta": {"error": "not_authorized"}}', NegotiationError),
     (200, b"hello", RemoteProtocolError),

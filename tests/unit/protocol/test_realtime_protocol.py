@@ -192,6 +192,8 @@ def test_what_openai_is_told():
     protocol = OpenAIRealtime("key", voice="ash", transcription=None)
     assert protocol.headers == {"Authorization": "Bearer key"}
     assert protocol.url == "wss://api.openai.com/v1/realtime?model=gpt-realtime"
+    compatible = OpenAIRealtime("key", model="mine & yours", url="wss://host/realtime?api-version=1")
+    assert compatible.url == "wss://host/realtime?api-version=1&model=mine%20%26%20yours"
     session = json.loads(protocol.hello("Be kind.", [{"name": "weather"}])[0])["session"]
     assert session["instructions"] == "Be kind."
     assert session["audio"]["output"]["voice"] == "ash"

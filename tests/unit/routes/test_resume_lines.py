@@ -16,7 +16,7 @@ from served import served
 from rtcflow import Stream
 from rtcflow.client.lines import CallerTransport, call_by_websocket, join_line
 from rtcflow.ends import EndCause, Timeouts
-from rtcflow.exceptions import InvalidOffer, NotAuthorized
+from rtcflow.exceptions import InvalidOffer, NotAuthorized, NotServing
 from rtcflow.frames import AudioFormat
 from rtcflow.handlers.base import AsyncStreamHandler
 from rtcflow.protocol.lines import CallStarted, MediaFormat
@@ -578,6 +578,31 @@ def test_a_call_that_has_ended_meanwhile_says_so(backend):
             with pytest.raises(anyio.BrokenResourceError) as broken:
                 await transport.wait_ended()
             assert "could not be resumed: this call is over" in str(broken.value.__cause__)
+
+    run(backend, main)
+
+
+@BACKENDS
+def test_a_server_that_is_not_ready_is_asked_again(backend, monkeypatch):
+    """A cluster whose servers cannot reach one another, for example: that may be over in a moment."""
+
+    async def main():
+        asked, real = [], CallerTransport._begin_again
+
+        async def begin_again(transport, *arguments):
+            asked.append(anyio.current_time())
+            if len(asked) < 3:
+                raise NotServing("try again")
+            await real(transport, *arguments)
+
+        async with running() as (_, connect), caller(connect) as (transport, cables, _):
+            await listen(transport, 1)
+            monkeypatch.setattr(CallerTransport, "_begin_again", begin_again)
+            cables[0].change("cut")
+            cables[0].far.leave(1006)
+            while not transport.resumed:
+                await anyio.sleep(0.05)
+            assert len(asked) == 3
 
     run(backend, main)
 

@@ -60,7 +60,7 @@ from ..protocol.signalling import parse_reply
 from ..protocol.telephone import carrier_codec
 from ..protocol.websocket import StartOptions, WebSocketCodec
 from ..transports.linked import LinkTransport
-from .webrtc import HANG_UP, OFFER_ROUTE, hang_up, may_try_again, read_headers
+from .webrtc import HANG_UP, OFFER_ROUTE, check_url, hang_up, may_try_again, read_headers
 from .websocket import ClientSocket, Goodbye, open_dialer
 
 if TYPE_CHECKING:
@@ -440,9 +440,7 @@ def line_url(url: str, route: str) -> str:
     Raises:
         ValueError: `url` is not a ws or wss URL.
     """
-    scheme, separator, rest = url.partition("://")
-    if not separator or scheme.lower() not in {"ws", "wss"} or not rest.strip("/"):
-        raise ValueError(f"{url!r} is not the URL of a WebSocket; write for example ws://127.0.0.1:8000")
+    check_url(url, {"ws", "wss"}, "a WebSocket")
     url, question, query = url.partition("?")
     if "/websocket/offer" not in url and "/telephone/handler" not in url:
         url = url.rstrip("/") + route

@@ -20,7 +20,7 @@ from rich.text import Text
 
 from ..exceptions import NegotiationError, RemoteProtocolError
 from ..protocol import signalling
-from .webrtc import read_headers, request
+from .webrtc import check_url, read_headers, request
 
 INTERVAL: Final = 1.0
 """Seconds between two questions for the calls."""
@@ -199,9 +199,7 @@ def calls_url(url: str) -> str:
     Raises:
         ValueError: `url` is not an http or https URL.
     """
-    scheme, separator, rest = url.partition("://")
-    if not separator or scheme.lower() not in {"http", "https"} or not rest.strip("/"):
-        raise ValueError(f"{url!r} is not the URL of a server; write for example http://127.0.0.1:8000")
+    check_url(url, {"http", "https"}, "a server")
     url = url.partition("?")[0].rstrip("/")
     return url if url.endswith(ROUTE) else url + ROUTE
 

@@ -6,9 +6,10 @@ import os
 import secrets
 import socket
 import ssl
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict, overload
+from urllib.parse import urlsplit
 
 import anyio
 
@@ -50,14 +51,29 @@ def offer_url(url: str) -> str:
     Raises:
         ValueError: `url` is not an http or https URL.
     """
-    scheme, separator, rest = url.partition("://")
-    if not separator or scheme.lower() not in {"http", "https"} or not rest.strip("/"):
-        raise ValueError(f"{url!r} is not the URL of a server; write for example http://127.0.0.1:8000")
+    check_url(url, {"http", "https"}, "a server")
     url, query, parameters = url.partition("?")
     url = url.rstrip("/")
     if not url.endswith(OFFER_ROUTE):
         url += OFFER_ROUTE
     return url + query + parameters
+
+
+def check_url(url: str, schemes: Collection[str], what: str) -> None:
+    """Refuse what cannot be asked, before anybody is asked. The text does not show a query, which may hold a token.
+
+    Raises:
+        ValueError: `url` has another scheme, no host, or a port that cannot be.
+    """
+    shown = url.partition("?")[0]
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError as error:
+        raise ValueError(f"{shown!r} is not the URL of {what}: {error}") from None
+    if url.partition("://")[0].lower() not in schemes or not host:
+        example = "ws://127.0.0.1:8000" if "ws" in schemes else "http://127.0.0.1:8000"
+        raise ValueError(f"{shown!r} is not the URL of {what}; write for example {example}")
 
 
 class _OfferedMedia(TypedDict):

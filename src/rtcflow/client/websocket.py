@@ -14,7 +14,7 @@ from .._core.native import task_group
 from ..ends import sole_error
 from ..exceptions import NegotiationTimeout
 from ..protocol.lines import Message
-from .webrtc import read_headers
+from .webrtc import check_url, read_headers
 
 if TYPE_CHECKING:
     import httpx2.websockets
@@ -147,6 +147,7 @@ async def open_dialer(
 
             async def dial(url: str) -> ClientSocket:
                 nonlocal scope
+                check_url(url, {"ws", "wss"}, "a WebSocket")
                 scope.cancel()
                 scope = anyio.CancelScope()
                 return _HttpxSocket(await tasks.start(_keep_session, client, url, timeout, max_message, scope))

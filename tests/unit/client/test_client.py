@@ -42,7 +42,7 @@ def test_the_offer_route_is_found(url, route):
     assert offer_url(url) == route
 
 
-@pytest.mark.parametrize("url", ["", "host", "ftp://host", "http://", "http:///", "://x", "ws://host"])
+@pytest.mark.parametrize("url", ["", "host", "ftp://host", "http://", "http:///", "://x", "ws://host", "http://:80"])
 def test_what_is_no_url_of_a_server_says_what_to_write(url):
     """Other words are a ValueError with an example."""
     with pytest.raises(ValueError, match=r"http://127\.0\.0\.1:8000"):

@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 
+from ._core.guard import beside_cancellation
 from ._version import __version__
 from .agents.calling import around_tool
 from .ends import EndCause
 from .handlers.turns.reply_handler import ReplyHandler, around_reply
 from .handlers.turns.timeline import TurnTimeline
-from .serving.figures import GAUGES, SUMS, Figures, Labels, Snapshot, handler_of, refusals, reserved_threads
+from .serving.figures import GAUGES, OF_STREAMS, SUMS, Figures, Labels, Snapshot, handler_of, refusals
 from .serving.session import Session
 
 try:
@@ -63,7 +64,8 @@ def trace_calls(*streams: Stream, tracer_provider: Any = None) -> None:
       ``gen_ai.tool.name``.
 
     The call's span links to the span of the request that opened it, if there was one. Times of a turn, and what
-    `ReplyHandler.mark` names, are events of its span. Failures have the status ERROR and ``error.type``.
+    `ReplyHandler.mark` names, are events of its span. Failures have the status ERROR and ``error.type``: the class of
+    the error, the cause of a call's end, or ``failed`` for a turn.
 
     Args:
         *streams: The streams.
@@ -122,9 +124,8 @@ def measure_calls(*streams: Stream, meter_provider: Any = None) -> None:
     for name, (words, _) in GAUGES.items():
         gauge(name, words, partial(_over_calls, name), "over_calls", "s")
     meter.create_observable_counter("rtcflow.refusals", [partial(_refusals, calls)], description="Refused calls.")
-    meter.create_observable_gauge(
-        "rtcflow.worker_threads", [partial(_threads, calls)], description="Worker threads that live calls hold."
-    )
+    for name, (words, of_streams) in OF_STREAMS.items():
+        meter.create_observable_gauge(f"rtcflow.{name}", [partial(_of_streams, of_streams, calls)], description=words)
 
 
 def _record(histogram: Any, attributes: Mapping[str, str], seconds: float) -> None:
@@ -157,9 +158,11 @@ def _refusals(calls: Sequence[Calls], _: Any) -> Iterator[metrics.Observation]:
         yield metrics.Observation(count, {"handler": handler, "reason": reason})
 
 
-def _threads(calls: Sequence[Calls], _: Any) -> Iterator[metrics.Observation]:
-    for handler, reserved in reserved_threads(calls).items():
-        yield metrics.Observation(reserved, {"handler": handler})
+def _of_streams(
+    get: Callable[[Sequence[Calls]], Mapping[str, int]], calls: Sequence[Calls], _: Any
+) -> Iterator[metrics.Observation]:
+    for handler, value in get(calls).items():
+        yield metrics.Observation(value, {"handler": handler})
 
 
 @contextmanager
@@ -238,6 +241,7 @@ class _Turns:
             span.add_event(name, timestamp=self._at(at))
         if turn.failed is not None:
             span.set_status(trace.Status(trace.StatusCode.ERROR))
+            span.set_attribute("error.type", "failed")
         span.end(self._at(max(moments)) if moments else None)
 
     def close(self) -> None:
@@ -257,6 +261,18 @@ class _Turns:
         return self._epoch + round(seconds * 1e9)
 
 
-def _tool(tracer: Any, name: str) -> Any:
+@contextmanager
+def _tool(tracer: Any, name: str) -> Iterator[None]:
+    """The span around one tool. A tool that is cancelled has not failed: the user has interrupted."""
     attributes = {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": name}
-    return tracer.start_as_current_span(f"execute_tool {name}", attributes=attributes)
+    with tracer.start_as_current_span(
+        f"execute_tool {name}", attributes=attributes, record_exception=False, set_status_on_exception=False
+    ) as span:
+        try:
+            yield
+        except BaseException as raised:
+            if (error := beside_cancellation(raised)) is not None:
+                span.record_exception(error)
+                span.set_status(trace.Status(trace.StatusCode.ERROR, str(error)))
+                span.set_attribute("error.type", type(error).__qualname__)
+            raise

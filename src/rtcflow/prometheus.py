@@ -7,13 +7,12 @@ is never a label: each new value of a label is a time series that Prometheus kee
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Any, Final, Protocol
 
 from .serving.calls import Calls
-from .serving.figures import GAUGES, SUMS, Figures, Labels, handler_of, refusals, reserved_threads
+from .serving.figures import GAUGES, OF_STREAMS, SUMS, Figures, Labels, handler_of, refusals
 from .serving.loop_lag import BOUNDS
 
 try:
@@ -104,27 +103,13 @@ class StreamCollector:
         return family
 
     def _of_streams(self) -> Iterator[Metric]:
-        refused, threads, ready = refusals(self._calls), reserved_threads(self._calls), dict[str, bool]()
-        most, slots = Counter[str](), Counter[str]()
-        for calls in self._calls:
-            handler, limits = handler_of(calls), calls.options.limits
-            ready[handler] = ready.get(handler, True) and calls.is_ready
-            if isinstance(limits.concurrency_limit, int):
-                slots[handler] += limits.concurrency_limit
-            if limits.thread_limit is not None:
-                most[handler] += limits.thread_limit
         family = CounterMetricFamily("rtcflow_refusals", "Refused calls.", labels=("handler", "reason"))
-        for labels, count in refused.items():
+        for labels, count in refusals(self._calls).items():
             family.add_metric(labels, count)
         yield family
-        for name, words, values in (
-            ("rtcflow_ready", "1 if new calls are taken.", ready),
-            ("rtcflow_calls_limit", "The most calls at once, if there is a limit.", slots),
-            ("rtcflow_worker_threads", "Worker threads that live calls hold.", threads),
-            ("rtcflow_worker_threads_limit", "The most of them, if there is a limit.", most),
-        ):
-            gauge = GaugeMetricFamily(name, words, labels=("handler",))
-            for handler, value in values.items():
+        for name, (words, get) in OF_STREAMS.items():
+            gauge = GaugeMetricFamily(f"rtcflow_{name}", words, labels=("handler",))
+            for handler, value in get(self._calls).items():
                 gauge.add_metric((handler,), value)
             yield gauge
 

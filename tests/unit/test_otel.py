@@ -233,6 +233,8 @@ async def test_a_turn_is_a_child_of_its_call_with_its_times_as_events(traced):
     assert (first.end_time - first.start_time) / 1e9 == pytest.approx(1.5, abs=1e-3)
     assert abs(second.end_time - whole.end_time) < 60e9
     assert second.status.status_code.name == "ERROR"
+    assert second.attributes["error.type"] == "failed"
+    assert "error.type" not in first.attributes
 
 
 class Talker(ReplyHandler):
@@ -365,10 +367,49 @@ async def test_tools_have_spans(traced):
             await call(stream, "abc", wait)
     used, whole = finished()
     assert used.name == "execute_tool broken"
-    assert attributes(used) == {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": "broken"}
+    assert attributes(used) == {
+        "gen_ai.operation.name": "execute_tool",
+        "gen_ai.tool.name": "broken",
+        "error.type": "LookupError",
+    }
     assert used.parent.span_id == whole.context.span_id
     assert used.status.status_code.name == "ERROR"
     assert used.events[0].attributes["exception.type"] == "LookupError"
+
+
+async def test_a_tool_that_is_cancelled_has_not_failed(traced):
+    """The user has interrupted: nothing is wrong with the tool."""
+    provider, finished = traced
+
+    @tool
+    async def slow() -> str:
+        """Take long."""
+        await anyio.sleep_forever()
+
+    with anyio.move_on_after(0.01):
+        with otel._tool(provider.get_tracer("rtcflow"), "slow"):
+            await call_tool(as_tool(slow), ToolCall("1", "slow", "{}"), anyio.to_thread.run_sync)
+    (span,) = finished()
+    assert span.status.status_code.name == "UNSET"
+    assert not span.events
+    assert "error.type" not in span.attributes
+
+
+def test_each_metric_of_prometheus_is_here_too():
+    """With a dot, and without the unit in its name."""
+    prometheus = pytest.importorskip("rtcflow.prometheus")
+    made, stream = set(), Stream(Bot())
+
+    class Meters:
+        def get_meter(self, *_, **__):
+            return self
+
+        def __getattr__(self, kind):
+            return lambda name, *_, **__: made.add(name)
+
+    measure_calls(stream, meter_provider=Meters())
+    names = {family.name for family in prometheus.StreamCollector(stream).collect()}
+    assert {name.removesuffix("_seconds").replace("rtcflow_", "rtcflow.") for name in names} == made
 
 
 async def test_metrics(traced):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 from weakref import WeakKeyDictionary
@@ -185,6 +185,42 @@ def reserved_threads(streams: Sequence[Calls]) -> Counter[str]:
     for calls in streams:
         found[handler_of(calls)] += calls.threads.statistics().reserved
     return found
+
+
+def is_ready(streams: Sequence[Calls]) -> dict[str, int]:
+    """1 if all streams of a handler take new calls, otherwise 0."""
+    found: dict[str, int] = {}
+    for calls in streams:
+        handler = handler_of(calls)
+        found[handler] = found.get(handler, 1) * calls.is_ready
+    return found
+
+
+def most_calls(streams: Sequence[Calls]) -> Counter[str]:
+    """The most calls at once, by handler. Streams without a limit are left out."""
+    found = Counter[str]()
+    for calls in streams:
+        if isinstance(limit := calls.options.limits.concurrency_limit, int):
+            found[handler_of(calls)] += limit
+    return found
+
+
+def most_threads(streams: Sequence[Calls]) -> Counter[str]:
+    """The most worker threads, by handler. Streams without a limit are left out."""
+    found = Counter[str]()
+    for calls in streams:
+        if (limit := calls.options.limits.thread_limit) is not None:
+            found[handler_of(calls)] += limit
+    return found
+
+
+OF_STREAMS: Final[dict[str, tuple[str, Callable[[Sequence[Calls]], Mapping[str, int]]]]] = {
+    "ready": ("1 if new calls are taken.", is_ready),
+    "calls_limit": ("The most calls at once, if there is a limit.", most_calls),
+    "worker_threads": ("Worker threads that live calls hold.", reserved_threads),
+    "worker_threads_limit": ("The most of them, if there is a limit.", most_threads),
+}
+"""Figures of the streams themselves, by handler."""
 
 
 def _add(

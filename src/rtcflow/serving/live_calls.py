@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Literal
 
+from ..abc import TransportStatistics
 from ..connection.connection import Connection
 from ..handlers.turns.reply_handler import ReplyHandler
 from ..handlers.turns.timeline import TurnTimeline
@@ -116,15 +117,21 @@ def look(session: Session, now: float) -> LiveCall:
     transport, details = figures.transport, figures.transport.details
     known = [transport.round_trip, details.get("jitter_patience")]
     heard = [seconds for seconds in known if seconds is not None]
-    packets = transport.audio_in.put + transport.video_in.put + transport.packets_lost
     return replace(
         call,
         state=_state(connection, figures.setup),
         latency=sum(heard) if heard else None,
         waiting=connection.playback().waiting,
-        loss=transport.packets_lost / packets if packets else None,
+        loss=_share_lost(transport),
         recorded=any(recording.is_open for recording in connection.recordings),
     )
+
+
+def _share_lost(transport: TransportStatistics) -> float | None:
+    """The share of the caller's audio packets that never came. Those of video are not counted by any transport."""
+    came = max(0, transport.audio_in.put - transport.packets_concealed)  # the others were made up
+    sent = came + transport.packets_lost
+    return transport.packets_lost / sent if sent else None
 
 
 def _state(connection: Connection, setup: float | None) -> State:

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
 from rtcflow.handlers.turns.timeline import TurnTimeline
-from rtcflow.serving.live_calls import COLUMNS, LastTurn, LiveCall, as_json, cells, duration, last_turn
+from rtcflow.serving.live_calls import (
+    COLUMNS,
+    LastTurn,
+    LiveCall,
+    _share_lost,
+    as_json,
+    cells,
+    duration,
+    last_turn,
+)
 
 CALL = LiveCall(number=7, call="q3V9xw0A…", transport="webrtc", caller="ann", state="live", age=754.0)
 
@@ -61,6 +71,17 @@ def test_the_last_turn():
     """Its outcome and response time are those of the timeline."""
     turn = TurnTimeline(number=2, speech_end=3.0, first_frame=3.5, interrupted=4.0)
     assert last_turn(turn) == LastTurn(number=2, outcome="interrupted", response_time=0.5)
+
+
+@pytest.mark.parametrize(
+    ("put", "made_up", "lost", "share"),
+    [(0, 0, 0, None), (95, 0, 5, 0.05), (100, 5, 5, 0.05), (0, 0, 5, 1.0), (3, 5, 0, None)],
+)
+def test_the_share_of_lost_packets(put, made_up, lost, share):
+    """Frames that were made up did not come, and pictures say nothing about audio."""
+    audio, pictures = SimpleNamespace(put=put), SimpleNamespace(put=1000)
+    figures = SimpleNamespace(audio_in=audio, video_in=pictures, packets_concealed=made_up, packets_lost=lost)
+    assert _share_lost(figures) == share
 
 
 def test_all_of_it_is_json():

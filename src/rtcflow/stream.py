@@ -348,6 +348,8 @@ def _with_servers(webrtc: WebRTCConfig | None, given: Any) -> WebRTCConfig | Non
         return webrtc
     from .transports.webrtc import WebRTCConfig, read_ice_servers
 
+    if webrtc is not None and webrtc.ice_servers:
+        raise TypeError("ICE servers were given twice: as server_rtc_configuration= and in webrtc=WebRTCConfig(...)")
     servers = given if callable(given) else read_ice_servers(given)
     return replace(webrtc or WebRTCConfig(), ice_servers=servers)
 

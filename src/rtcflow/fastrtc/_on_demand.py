@@ -32,16 +32,21 @@ class OnDemand:
         self._thread: threading.Thread | None = None
         self._portal: Any = None
         self._stop: anyio.Event | None = None
+        self._failure: BaseException | None = None
 
     async def run(self, answer: Callable[..., Awaitable[Any]], *args: Any) -> Any:
-        """``await answer(*args)`` where the calls run: here, or in the thread, which is started if necessary."""
+        """``await answer(*args)`` where the calls run: here, or in the thread, which is started if necessary.
+
+        Raises:
+            BaseException: Why the stream cannot run, or what `answer` raises.
+        """
         if self._calls.is_running and self._thread is None:
             return await answer(*args)
         return await anyio.to_thread.run_sync(self._call, answer, *args)
 
     def _call(self, answer: Callable[..., Awaitable[Any]], *args: Any) -> Any:
         with self._lock:
-            if self._thread is None:
+            if self._thread is None or not self._thread.is_alive():
                 self._start()
         return self._portal.call(answer, *args)
 
@@ -52,10 +57,24 @@ class OnDemand:
             UserWarning,
             stacklevel=2,
         )
-        started = threading.Event()
-        self._thread = threading.Thread(target=anyio.run, args=(self._run, started), name="rtcflow-calls", daemon=True)
+        started, self._failure = threading.Event(), None
+        self._thread = threading.Thread(target=self._live, args=(started,), name="rtcflow-calls", daemon=True)
         self._thread.start()
         started.wait()
+        if self._failure is not None:
+            self._thread.join()
+            self._thread = None
+            raise self._failure
+
+    def _live(self, started: threading.Event) -> None:
+        try:
+            anyio.run(self._run, started)
+        except BaseException as error:
+            if started.is_set():
+                raise
+            self._failure = error  # it is raised in the thread that waits
+        finally:
+            started.set()
 
     async def _run(self, started: threading.Event) -> None:
         self._stop = anyio.Event()

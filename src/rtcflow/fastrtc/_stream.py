@@ -30,6 +30,7 @@ from ..exceptions import UnknownConnection
 from ..handlers import base
 from ..handlers.functions import VideoStreamHandler
 from ..outputs import AdditionalOutputs, WebRTCData
+from ..protocol.json_text import read_json
 from ..routes import lines, offer, webhooks
 from ..routes.app import Endpoints
 from ..routes.requests import answering, read_body
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
     from starlette.applications import Starlette
 
 _request: contextvars.ContextVar[Request | None] = contextvars.ContextVar("rtcflow_fastrtc_request", default=None)
+_resume: contextvars.ContextVar[Mapping[str, Any] | None] = contextvars.ContextVar("rtcflow_resume", default=None)
+"""What the request says of coming back (`Stream(resume=...)`). An override of `offer` gets FastRTC's fields alone."""
 
 
 class UIArgs(TypedDict, total=False):
@@ -216,12 +219,15 @@ class Stream(stream.Stream):
         return found
 
     async def _serve_offer(self, request: Request) -> Response:
-        body = Body.read(await read_body(request))
+        content = await read_body(request)
+        body, said = Body.read(content), read_json(content)
         token = _request.set(request)
+        resume = _resume.set({key: said[key] for key in ("resume", "token") if key in said})
         try:
             return as_response(await self.offer(body))
         finally:
             _request.reset(token)
+            _resume.reset(resume)
 
     async def offer(self, body: Any) -> Any:
         """Answer an offer, or take a candidate: for a route of your own, ``return await stream.offer(body)``.
@@ -239,7 +245,7 @@ class Stream(stream.Stream):
 
     async def handle_offer(self, body: Mapping[str, Any], set_outputs: Any = None) -> Any:  # noqa: ARG002
         """`offer` for a dict. `set_outputs` makes no difference, because outputs always reach `output_stream`."""
-        said = {key: value for key, value in body.items() if value is not None}
+        said = {**(_resume.get() or {}), **{key: value for key, value in body.items() if value is not None}}
         request = _replaying(_request.get(), json.dumps(said).encode(), "/webrtc/offer")
         response = await self._on_demand.run(answering(partial(offer.offer, self.calls)), request)
         return json.loads(bytes(response.body)) if response.status_code == 200 else response

@@ -11,6 +11,8 @@ import os
 import socket
 import sys
 import threading
+import warnings
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Final, NoReturn
@@ -29,6 +31,12 @@ if TYPE_CHECKING:
 
 PORTS: Final = range(7860, 7960)
 """The ports that are tried if none is given: Gradio's."""
+
+PROTECTING: Final = {
+    **dict.fromkeys(("auth", "auth_dependency"), "give the stream a function that decides: Stream(authorize=...)"),
+    **dict.fromkeys(("ssl_keyfile", "ssl_certfile"), "put a proxy with the certificate in front of it"),
+}
+"""Arguments of Gradio's `launch` that are refused, and what to do instead."""
 
 CLOSING: Final = 10.0
 """Seconds that `close` waits for the server."""
@@ -85,6 +93,7 @@ class Server:
             with suppress(RuntimeError):  # it has ended
                 self._portal.call(self._stop.set)
         self._thread.join(CLOSING)
+        self._listener.close()  # if it never served
 
 
 class UI:
@@ -115,7 +124,7 @@ class UI:
         server_port: int | None = None,
         prevent_thread_lock: bool = False,
         quiet: bool = False,
-        **ignored: Any,  # noqa: ARG002  Gradio's other arguments
+        **ignored: Any,  # Gradio's other arguments
     ) -> tuple[Any, str, None]:
         """Serve the page until Ctrl-C, and print its URL.
 
@@ -124,7 +133,8 @@ class UI:
             server_port: The port; None is ``GRADIO_SERVER_PORT``, or the first free one from 7860 to 7959.
             prevent_thread_lock: Whether to return at once; then `close` ends the server.
             quiet: Whether to print nothing.
-            **ignored: Gradio's other arguments make no difference.
+            **ignored: Gradio's other arguments. Those that would protect the page (``auth``, ``ssl_certfile``) are
+                refused, ``share=True`` is a warning, and the rest makes no difference.
 
         Returns:
             The application, its URL, and None (in Gradio: the public URL).
@@ -132,7 +142,9 @@ class UI:
         Raises:
             RuntimeError: hypercorn is not installed, or this page is being served.
             OSError: The port is taken.
+            ValueError: The page is to be protected in a way that rtcflow does not have.
         """
+        _check_ignored(ignored)
         if self._server is not None:
             raise RuntimeError("this page is being served already; call close() first")
         if importlib.util.find_spec("hypercorn") is None:
@@ -143,7 +155,11 @@ class UI:
         url = f"http://{shown}:{listener.getsockname()[1]}/"
         sys.setswitchinterval(0.0005)  # media shares the interpreter with the handlers' Python code
         self._server, self._url = Server(self._rtc.asgi, self._rtc.calls, listener), url
-        self._server.start()
+        try:
+            self._server.start()
+        except BaseException:
+            self.close()
+            raise
         if not quiet:
             print(f"* Running on local URL:  {url}", flush=True)  # noqa: T201
         if not prevent_thread_lock:
@@ -215,6 +231,23 @@ def link(page: UI) -> str:
     if page._url is None:
         return "The call has a page of its own: serve it with Stream.ui.launch(), or with stream.mount(app, path)."
     return f'<a href="{page._url}" target="_blank">Open the call</a>'
+
+
+def _check_ignored(arguments: Mapping[str, Any]) -> None:
+    """Gradio's arguments: without these, a page that should be protected would be open to everybody.
+
+    Raises:
+        ValueError: One of them is given; the text says what to write.
+    """
+    for name, instead in PROTECTING.items():
+        if arguments.get(name):
+            raise ValueError(f"launch({name}=...) protects Gradio's page, and rtcflow's is another one; {instead}")
+    if arguments.get("share"):
+        warnings.warn(
+            "launch(share=True) makes no public link: let callers reach this server in another way",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 def _listen(host: str, port: int | None) -> socket.socket:

@@ -26,7 +26,7 @@ from rtcflow.exceptions import NotAuthorized
 from rtcflow.fastrtc import _ui, _webrtc
 from rtcflow.fastrtc.stream import Body
 from rtcflow.fastrtc.webrtc_connection_mixin import WebRTCConnectionMixin
-from rtcflow.transports.webrtc import WebRTCConfig, open_engine
+from rtcflow.transports.webrtc import IceServer, WebRTCConfig, open_engine
 
 QUICK = Timeouts(connect=5, shutdown=0.5, grace=0.1, goodbye=0.5)
 LOCAL = WebRTCConfig(host_addresses=("127.0.0.1",))
@@ -106,6 +106,23 @@ async def test_the_routes_call_overridden_methods(app: Any) -> None:
         ("telephone", "/talk/telephone/handler"),
         ("websocket", "/talk/websocket/offer"),
     ]
+
+
+@pytest.mark.anyio
+async def test_an_override_of_offer_costs_no_caller_its_way_back() -> None:
+    """A `Body` has FastRTC's fields alone; what a client says about `resume` goes past it."""
+    stream = make(Overridden, resume=30)
+    stream.called = []
+    application = Starlette()
+    stream.mount(application)
+    async with site(application, stream) as client, open_engine(LOCAL) as engine:
+        answer = await client.post("/webrtc/offer", json={**await offered(engine), "resume": True})
+        stop = {"type": "stop", "webrtc_id": "abc", "token": answer.json()["resume"]["stop"]}
+        assert (await client.post("/webrtc/offer", json=stop)).json() == {"status": "success"}
+        with anyio.fail_after(20):
+            while stream.calls:
+                await anyio.sleep(0.01)
+    assert [name for name, *_ in stream.called] == ["offer", "offer"]
 
 
 async def socket_closed(app: Any, path: str) -> int:
@@ -214,6 +231,13 @@ def test_overrides_that_nobody_calls_are_refused(name: str) -> None:
         type("Mine", (fastrtc.Stream,), {name: lambda self: None})
 
 
+@pytest.mark.parametrize("servers", [(IceServer("stun:stun.example.org"),), lambda: ()])
+def test_ice_servers_are_given_once(servers: Any) -> None:
+    """Of two, one would be ignored."""
+    with pytest.raises(TypeError, match="ICE servers were given twice"):
+        fastrtc.Stream(Quiet(), webrtc=WebRTCConfig(ice_servers=servers), server_rtc_configuration={"iceServers": []})
+
+
 def test_a_streams_attributes_are_fastrtcs() -> None:
     """Strings compare with modes, and what was given can be read."""
     servers = {"iceServers": []}
@@ -287,7 +311,7 @@ def free_port() -> int:
 def test_launch_serves_the_page_and_close_ends_it(capsys: pytest.CaptureFixture[str]) -> None:
     """With prevent_thread_lock it returns the application, the URL and None; the page and its routes are served."""
     stream, port = make(), free_port()
-    app, url, public = stream.ui.launch(server_port=port, server_name="127.0.0.1", prevent_thread_lock=True, share=True)
+    app, url, public = stream.ui.launch(server_port=port, server_name="127.0.0.1", prevent_thread_lock=True, debug=1)
     try:
         assert (app, url, public) == (stream.asgi, f"http://127.0.0.1:{port}/", None)
         assert capsys.readouterr().out == f"* Running on local URL:  {url}\n"

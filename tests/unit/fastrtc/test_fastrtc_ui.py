@@ -5,12 +5,16 @@ from __future__ import annotations
 import importlib.util
 import socket
 import sys
+import threading
+import warnings
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rtcflow.exceptions import InvalidOffer
+from rtcflow.exceptions import ClusterError, InvalidOffer
 from rtcflow.fastrtc import ReplyOnPause, Stream, _body, _ui
 
 
@@ -59,6 +63,58 @@ def test_without_hypercorn_launch_says_what_to_install(stream: Stream, monkeypat
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     with pytest.raises(RuntimeError, match=r"install rtcflow\[server\]"):
         stream.ui.launch()
+
+
+@pytest.mark.parametrize("name", ["auth", "auth_dependency", "ssl_keyfile", "ssl_certfile"])
+def test_launch_refuses_what_would_protect_gradios_page(stream: Stream, name: str) -> None:
+    """A page that is open to everybody, although its program asks for a password, would be a silent difference."""
+    with pytest.raises(ValueError, match=rf"launch\({name}=...\) protects Gradio's page"):
+        stream.ui.launch(server_port=0, **{name: "something"})
+    stream.ui.close()
+
+
+def test_launch_says_that_it_shares_nothing(stream: Stream) -> None:
+    with pytest.warns(UserWarning, match="makes no public link"), socket.create_server(("127.0.0.1", 0)) as taken:
+        with pytest.raises(OSError, match="in use"):
+            stream.ui.launch(server_port=taken.getsockname()[1], share=True)
+
+
+def test_launch_can_be_tried_again_if_the_server_did_not_start(stream: Stream, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise MemoryError("no loop")
+
+    monkeypatch.setattr(_ui.anyio, "run", fail)
+    monkeypatch.setattr(_ui.sys, "setswitchinterval", lambda _: None)
+    for _ in range(2):
+        with pytest.raises(MemoryError, match="no loop"):
+            stream.ui.launch(server_name="127.0.0.1", server_port=0)
+
+
+def test_a_stream_that_cannot_run_is_no_endless_wait(stream: Stream, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as one whose cluster cannot be joined: each offer says why."""
+
+    @asynccontextmanager
+    async def running(_calls: Any) -> AsyncIterator[None]:
+        raise ClusterError("no connection to NATS")
+        yield
+
+    monkeypatch.setattr(type(stream.calls), "running", running)
+    raised: list[BaseException] = []
+
+    def ask() -> None:
+        try:
+            stream._on_demand._call(None)  # type: ignore[arg-type]
+        except ClusterError as error:
+            raised.append(error)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for number in (1, 2):
+            asking = threading.Thread(target=ask, daemon=True)
+            asking.start()
+            asking.join(60)
+            assert not asking.is_alive()
+            assert len(raised) == number
 
 
 def test_components_of_gradio_need_gradio(stream: Stream) -> None:

@@ -20,8 +20,8 @@ async def book_table(people: int, time: str) -> str:
 
 async def chat(messages, tools):
     body = {"model": MODEL, "messages": messages, "tools": tools, "stream": True}
-    headers = {"Authorization": f"Bearer {KEY}"}
-    async with httpx2.AsyncClient() as client, client.stream("POST", URL, json=body, headers=headers) as response:
+    http = httpx2.AsyncClient(headers={"Authorization": f"Bearer {KEY}"}, timeout=20)  # the agent gives up after 15 s
+    async with http as client, client.stream("POST", URL, json=body) as response:
         async for item in read_chat(response.raise_for_status().aiter_lines()):
             yield item
 

@@ -47,6 +47,13 @@ def test_systemd_accepts_the_unit(tmp_path):
     assert "rtcflow.service" not in done.stderr, done.stderr
 
 
+def test_the_relay_has_a_port_for_each_call_and_no_quota_that_all_callers_share():
+    """`get_coturn_credentials` gives all of them one user, unless the application names one."""
+    settings = dict(line.partition("=")[::2] for line in text("turnserver.conf").splitlines() if "=" in line)
+    assert "user-quota" not in settings
+    assert int(settings["total-quota"]) <= int(settings["max-port"]) - int(settings["min-port"]) + 1
+
+
 @pytest.mark.parametrize("name", ["rtcflow.service", "Dockerfile", "compose.yaml", "kubernetes.yaml"])
 def test_each_waits_longer_than_the_stream_drains(name):
     """Or the calls that are still talking are killed."""

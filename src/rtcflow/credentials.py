@@ -59,15 +59,24 @@ class _Question:
     def send(self, client: httpx2.Client | None) -> dict[str, Any]:
         httpx2 = import_httpx2()
         with httpx2.Client(timeout=TIMEOUT) if client is None else _Borrowed(client) as asking:
-            return self._read(asking.request(self.method, self.url, **self._options()))
+            try:
+                return self._read(asking.request(self.method, self.url, **self._options()))
+            except httpx2.TransportError as error:
+                raise self._unreachable(error) from error
 
     async def send_async(self, client: httpx2.AsyncClient | None) -> dict[str, Any]:
         httpx2 = import_httpx2()
         async with httpx2.AsyncClient(timeout=TIMEOUT) if client is None else _Borrowed(client) as asking:
-            return self._read(await asking.request(self.method, self.url, **self._options()))
+            try:
+                return self._read(await asking.request(self.method, self.url, **self._options()))
+            except httpx2.TransportError as error:
+                raise self._unreachable(error) from error
 
     def _options(self) -> dict[str, Any]:
         return {"headers": dict(self.headers), "params": self.params, "json": self.json}
+
+    def _unreachable(self, error: Exception) -> ConnectionError:
+        return ConnectionError(f"{self.provider} cannot be asked for TURN credentials: {type(error).__name__}")
 
     def _read(self, response: httpx2.Response) -> dict[str, Any]:
         if not response.is_success:
@@ -184,7 +193,7 @@ def get_turn_credentials(
 
     Raises:
         ValueError: There is no such provider, no token for it, or one that cannot be sent.
-        ConnectionError: It refused, or answered something else.
+        ConnectionError: It refused, cannot be reached, or answered something else.
     """
     return _ask(method, kwargs).send(client)
 
@@ -264,7 +273,8 @@ def get_coturn_credentials(
     Args:
         urls: Of the server, such as ``"turn:turn.example.org?transport=udp"``.
         secret: Its ``static-auth-secret``.
-        user: Shown in the server's log.
+        user: Shown in the server's log. coturn counts its ``user-quota`` by it: all callers that are given the same one
+            share that quota.
         ttl: Seconds that they are good for.
         now: Seconds since 1970; by default the time of day.
     """

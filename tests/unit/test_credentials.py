@@ -175,6 +175,21 @@ def test_refusals_are_connection_errors_without_secrets(answer, status):
     assert "tok" not in str(caught.value)
 
 
+@pytest.mark.anyio
+async def test_a_provider_that_cannot_be_reached_is_a_connection_error():
+    """As one that refuses: not the HTTP client's own error."""
+
+    def fail(request):
+        raise httpx2.ConnectTimeout("too late", request=request)
+
+    words = "Hugging Face cannot be asked for TURN credentials: ConnectTimeout"
+    with httpx2.Client(transport=httpx2.MockTransport(fail)) as client, pytest.raises(ConnectionError, match=words):
+        credentials.get_hf_turn_credentials("tok", client=client)
+    async with httpx2.AsyncClient(transport=httpx2.MockTransport(fail)) as client:
+        with pytest.raises(ConnectionError, match=words):
+            await credentials.get_hf_turn_credentials_async("tok", client=client)
+
+
 def test_coturn_credentials_are_signed():
     """The name says until when and for whom, and the password is its HMAC-SHA1 by the shared secret."""
     found = credentials.get_coturn_credentials("turn:t.example", "north", user="ada", ttl=600, now=1_000_000)

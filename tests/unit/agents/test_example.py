@@ -9,11 +9,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import anyio
+import httpx2
 import numpy as np
 import pytest
 
 import rtcflow
 from rtcflow.agents import VoiceAgent
+from rtcflow.agents.voice_agent import PATIENCE
 from rtcflow.speech import get_tts_model
 from rtcflow.testing import open_caller
 from rtcflow.turns import EnergyVad, ReplyFailed
@@ -119,3 +121,22 @@ async def test_a_chat_service_that_refuses_costs_one_turn(monkeypatch, status):
     assert len(failed) == 2
     assert all(status[:3].decode() in text for text in failed)
     assert said == ["Sorry."] * 2
+
+
+@pytest.mark.anyio
+async def test_the_example_waits_for_a_model_as_long_as_its_agent(monkeypatch):
+    """A local model loads for longer than an HTTP client waits by default."""
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    program = importlib.import_module("voice_agent")
+    waits, real = [], httpx2.AsyncClient
+
+    def note(**options):
+        waits.append(real(**options).timeout.read)
+        return real(**options)
+
+    monkeypatch.setattr(program.httpx2, "AsyncClient", note)
+    async with chat_service([[{"content": "Hello."}]]) as (url, _):
+        monkeypatch.setattr(program, "URL", url)
+        assert [item async for item in program.chat([], [])] == ["Hello."]
+    assert all(wait > PATIENCE for wait in waits)
+    assert waits

@@ -30,6 +30,7 @@ class Recorder(rtcflow.AudioVideoStreamHandler):
         self.waiting = []  # frames that came before the file was begun
         self.began = None
         self.written = 0  # samples
+        self.shown = -1  # when the last picture came, in milliseconds
 
     def receive(self, frame):
         with self.lock:
@@ -43,7 +44,8 @@ class Recorder(rtcflow.AudioVideoStreamHandler):
 
     def video_receive(self, frame):
         with self.lock:
-            frame.pts, frame.time_base = round(self.now() * 1000), Fraction(1, 1000)
+            self.shown = max(round(self.now() * 1000), self.shown + 1)  # some clocks stand still for 16 ms
+            frame.pts, frame.time_base = self.shown, Fraction(1, 1000)
             self.write("pictures", frame)
 
     def now(self):
@@ -73,11 +75,9 @@ class Recorder(rtcflow.AudioVideoStreamHandler):
             self.streams["sound"] = self.file.add_stream("pcm_s16le", rate=RATE, layout="mono")
         if "pictures" in first:
             pictures = self.file.add_stream("libx264", rate=30, options={"preset": "ultrafast"})
-            pictures.width, pictures.height, pictures.pix_fmt = (
-                first["pictures"].width,
-                first["pictures"].height,
-                "yuv420p",
-            )
+            width, height = first["pictures"].width, first["pictures"].height
+            pictures.width, pictures.height = width & ~1, height & ~1  # H.264 has no odd sides
+            pictures.pix_fmt = "yuv420p"
             pictures.codec_context.time_base = Fraction(1, 1000)
             self.streams["pictures"] = pictures
 

@@ -280,6 +280,20 @@ async def test_a_users_limit_holds_for_offers_at_once() -> None:
         assert (await ali.get("/talk/webrtc/configuration")).status_code == 200
 
 
+def test_the_recorder_takes_odd_pictures_that_come_in_one_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """H.264 has no odd sides. The clock of Windows stands still for 16 ms."""
+    recorder = _load("whip_recorder").Recorder(tmp_path / "recordings")
+    monkeypatch.setattr(recorder, "now", lambda: 2.0)
+    for _ in range(3):
+        recorder.video_receive(av.VideoFrame(65, 49, "yuv420p"))
+    recorder.shutdown()
+    (recording,) = (tmp_path / "recordings").iterdir()
+    with av.open(str(recording)) as file:
+        assert [(frame.width, frame.height) for frame in file.decode(video=0)] == [(64, 48)] * 3
+
+
 @pytest.mark.parametrize("anyio_backend", [pytest.param(("trio", {}), id="trio")])
 @pytest.mark.anyio
 async def test_what_is_sent_by_whip_is_recorded(tmp_path: Path) -> None:

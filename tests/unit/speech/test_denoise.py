@@ -11,7 +11,7 @@ import pytest
 
 from rtcflow.connection import Connection
 from rtcflow.frames import AudioFormat
-from rtcflow.handlers.turns import ReplyOnPause
+from rtcflow.handlers.turns import EnergyVad, ReplyOnPause
 from rtcflow.media.filters import AudioFilter
 from rtcflow.testing import virtual_backend
 from rtcflow.transports.memory import memory_pair
@@ -171,7 +171,7 @@ def test_a_bot_does_not_hear_itself(backend):
 
 @pytest.mark.parametrize("fault", ["raises", "shape"])
 def test_a_filter_that_fails_costs_no_sound(fault, caplog):
-    """The frame is heard unfiltered, the caller's turn is given up, and one error says which filter it was."""
+    """The frame is heard unfiltered, and one error says which filter it was."""
     spy = Spy()
 
     class Broken:
@@ -203,6 +203,43 @@ def test_a_filter_that_fails_costs_no_sound(fault, caplog):
     assert len(spy.heard) >= 9
     assert all((frame == 7).all() for frame in spy.heard)
     assert sum("an audio filter" in record.getMessage() for record in caplog.records) == 1
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_filter_that_fails_costs_no_turn(backend):
+    """What is heard unfiltered is answered, though the filter fails at each frame."""
+    replied = []
+
+    class Broken:
+        latency, needs_played = 0.0, False
+
+        def __init__(self, format):
+            pass
+
+        def feed(self, samples, played):
+            raise LookupError("no model")
+
+    async def reply(audio):
+        replied.append(audio[1].shape[1] / audio[0])
+
+    async def main():
+        handler = ReplyOnPause(reply, input_sample_rate=16000, model=EnergyVad(), filters=[Broken])
+        async with memory_pair() as (ours, theirs), anyio.create_task_group() as tasks:
+            connection = Connection(ours, handler)
+            tasks.start_soon(connection.serve)
+            theirs.start(AudioFormat(16000), AudioFormat(16000))
+            silence, speech = np.zeros((1, 320), np.int16), noise(0.02, 16000, 4000)
+            for frame in [silence] * 25 + [speech] * 50 + [silence] * 60:
+                theirs.audio_out.put(frame)
+                await anyio.sleep(0.02)
+            connection.close()
+            await connection.wait_ended()
+            tasks.cancel_scope.cancel()
+
+    name, options = virtual_backend(backend)
+    anyio.run(main, backend=name, backend_options=options)
+    assert len(replied) == 1
+    assert replied[0] >= 1
 
 
 def test_without_the_extra_there_is_advice():

@@ -271,7 +271,10 @@ def _headers(lines: list[str] | None) -> dict[str, str]:
 
 def _console(**options: Any) -> Console:
     """A terminal that shows texts as they are. To Rich ``[b]`` is a style, and the ``:ab:`` of an address an emoji."""
-    return Console(markup=False, emoji=False, **options)
+    console = Console(markup=False, emoji=False, **options)
+    if console.is_terminal:
+        return console
+    return Console(markup=False, emoji=False, width=1000, **options)  # nothing is cut off for a program that reads it
 
 
 def _fail(words: str) -> NoReturn:
@@ -803,7 +806,7 @@ def _print_report(figures: dict[str, Any], record: Path | None) -> None:
 
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="dim")
-    table.add_column()
+    table.add_column(overflow="fold")
     table.add_row("setup", milliseconds(figures["setup"]))
     table.add_row("duration", f"{figures['duration']:.1f} s")
     table.add_row("frames", f"{figures['frames_sent']} sent, {figures['frames_received']} received")
@@ -892,8 +895,6 @@ async def _top(url: str, headers: dict[str, str], *, end: int | None, once: bool
     from .exceptions import NegotiationError, RemoteProtocolError
 
     console = _console()
-    if not console.is_terminal:
-        console = _console(width=200)  # nothing is cut off for a program that reads it
     try:
         if end is not None:
             await end_call(url, headers, end)
@@ -934,7 +935,7 @@ async def _examine(url: str, headers: dict[str, str], *, relay_only: bool, timeo
 def _print_doctor(report: DoctorReport) -> None:
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="dim")
-    table.add_column()
+    table.add_column(overflow="fold")
     table.add_row("Opus", report.opus or "by FFmpeg: libopus was not found")
     for server in report.ice_servers:
         table.add_row("ICE server", str(server))

@@ -112,9 +112,11 @@ def test_the_figures_of_a_call_are_a_table(held, tmp_path):
 
 
 def test_what_looks_like_markup_is_shown_as_it_is(held, tmp_path):
-    """The server's words and the name of a file are no styles of Rich's, and half of a tag loses no report."""
+    """The server's words and the name of a file are no styles of Rich's, and half of a tag loses no report. A long name
+    is whole, where a program reads it.
+    """
     held(CallReport(ended="the server ended it: [/b] see [log]"))
-    (folder := tmp_path / "[red]").mkdir()
+    (folder := tmp_path / f"[red] {'long' * 30}").mkdir()
     code, out, _ = command("call", "http://host", "--record", folder / "a.wav")
     assert code == 0
     assert "the server ended it: [/b] see [log]" in out

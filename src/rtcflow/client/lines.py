@@ -55,12 +55,12 @@ from ..protocol.lines import (
     TextMessage,
 )
 from ..protocol.messages import Dtmf, check_keys, encode
-from ..protocol.resume import Permit, prove
+from ..protocol.resume import Permit, may_try_again, prove
 from ..protocol.signalling import parse_reply
 from ..protocol.telephone import carrier_codec
 from ..protocol.websocket import StartOptions, WebSocketCodec
 from ..transports.linked import LinkTransport
-from .webrtc import HANG_UP, OFFER_ROUTE, check_url, hang_up, may_try_again, read_headers
+from .webrtc import HANG_UP, OFFER_ROUTE, check_url, hang_up, read_headers
 from .websocket import ClientSocket, Goodbye, open_dialer
 
 if TYPE_CHECKING:

@@ -27,9 +27,8 @@ from .._core.player import Player
 from ..abc import MediaOffer, TransportStatistics
 from ..exceptions import NegotiationError, NegotiationTimeout, RemoteProtocolError
 from ..frames import AudioFormat
-from ..protocol.resume import Permit
+from ..protocol.resume import Permit, may_try_again
 from ..transports.linked import LinkTransport
-from .webrtc import may_try_again
 
 if TYPE_CHECKING:
     from ..transports.webrtc import Route, WebRTCTransport

@@ -16,14 +16,7 @@ import anyio
 from .._core.installed import import_extra
 from .._core.native import task_group
 from ..ends import sole_error
-from ..exceptions import (
-    ConnectionExists,
-    NegotiationError,
-    NotServing,
-    RemoteProtocolError,
-    TooManyConnections,
-    TooManyRequests,
-)
+from ..exceptions import RemoteProtocolError
 from ..protocol import signalling
 from ..protocol.resume import Permit, Proof, prove
 
@@ -37,9 +30,6 @@ __all__ = ["connect", "get_configuration", "offer_url"]
 
 OFFER_ROUTE: Final = "/webrtc/offer"
 CONFIGURATION_ROUTE: Final = "/webrtc/configuration"
-
-LATER: Final = {NotServing.code, TooManyConnections.code, TooManyRequests.code, ConnectionExists.code}
-"""Codes of refusals that may be over in a moment. A call whose last link is still being made exists already."""
 
 HANG_UP: Final = 2.0
 """Seconds in which the server can hear that a client hangs up. Otherwise the call ends by itself later."""
@@ -264,14 +254,6 @@ async def hang_up(target: str, webrtc_id: str, permit: Permit, headers: Mapping[
     if permit.stop:
         with suppress(ConnectionError):
             await request("POST", target, headers, HANG_UP, signalling.StopRequest(webrtc_id, permit.stop).to_json())
-
-
-def may_try_again(refusal: NegotiationError) -> bool:
-    """Whether a caller who comes back may succeed a little later: the server, or a proxy before it, is not ready now.
-
-    The status of an answer over a WebSocket is not known, so the code counts, too.
-    """
-    return refusal.status >= 500 or refusal.code in LATER
 
 
 async def get_configuration(

@@ -25,6 +25,11 @@ import re
 from dataclasses import dataclass
 from typing import Any, Final
 
+from ..exceptions import ConnectionExists, NegotiationError, NotServing, TooManyConnections, TooManyRequests
+
+LATER: Final = {NotServing.code, TooManyConnections.code, TooManyRequests.code, ConnectionExists.code}
+"""Codes of refusals that may be over in a moment. A call whose last link is still being made exists already."""
+
 LARGEST_NUMBER: Final = 2**53 - 1
 """The largest number in a proof: what JavaScript counts exactly."""
 
@@ -145,3 +150,11 @@ def read_permit(value: object) -> Permit | None:
     if not isinstance(stop, str):
         raise ValueError('"resume.stop" must be text')  # noqa: TRY004  of the peer, not of a caller
     return Permit(secret, float(seconds), stop)
+
+
+def may_try_again(refusal: NegotiationError) -> bool:
+    """Whether a caller who comes back may succeed a little later: the server, or a proxy before it, is not ready now.
+
+    The status of an answer over a WebSocket is not known, so the code counts, too.
+    """
+    return refusal.status >= 500 or refusal.code in LATER

@@ -24,6 +24,7 @@ import av
 
 from .._core.bridge import Event
 from .._core.flow import Flow, Policy
+from .._core.guard import is_for_the_process
 from .._core.hooks import ask
 from ..abc import Transport
 from ..context import Context, shorten_id
@@ -228,7 +229,10 @@ class FileRecorder:
             if wanted is not None:
                 wanted = Path(wanted)
                 check_suffix(wanted)
-        except Exception as error:  # the application's: its call goes on  # noqa: BLE001
+        except BaseException as error:
+            if is_for_the_process(error):
+                raise
+            # The application's, which may raise anything, also SystemExit: its call goes on, and so do all others.
             self._fail(error, "could not choose a file for its recording")
             return False
         if wanted is None:

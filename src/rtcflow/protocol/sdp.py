@@ -229,8 +229,9 @@ def tidy(sdp: str) -> str:
     """The same description without lines that cannot be read, and with blanks where the grammar has them.
 
     If a needed line is taken out, the later error names it: a broken ``a=setup`` line counts as a missing one.
-    Candidates that cannot be used (TCP, host names other than mDNS) are taken out, too (RFC 8839 section 5.1). So is
-    ``a=end-of-candidates``, because the peer's own checks may still show a way to it (RFC 8863 section 3).
+    Candidates that cannot be used (TCP, host names other than mDNS) are taken out, too (RFC 8839 section 5.1). The
+    addresses of the others are written in their canonical spelling. ``a=end-of-candidates`` is taken out, because the
+    peer's own checks may still show a way to it (RFC 8863 section 3).
 
     Args:
         sdp: An offer or answer.
@@ -262,19 +263,23 @@ def _tidy_line(line: str) -> str | None:
     if name == "end-of-candidates":
         return None
     if name == "candidate":
-        return line if _is_usable(line) else None
+        return _tidy_candidate(line)
     if (form := _WANTED.get(name)) is None:
         return line
     found = form.fullmatch(value.strip())
     return None if found is None else f"a={name}:{found[1]}"
 
 
-def _is_usable(line: str) -> bool:
+def _tidy_candidate(line: str) -> str | None:
     try:
         candidate = parse_candidate(line)
     except InvalidOffer:
-        return False
-    return candidate is not None and candidate.usable
+        return None
+    if candidate is None or not candidate.usable:
+        return None
+    head, name, value = line.partition("candidate:")
+    words = value.split()
+    return line if words[4] == candidate.ip else head + name + " ".join([*words[:4], candidate.ip, *words[5:]])
 
 
 def _tidy_section(section: list[str]) -> list[str]:

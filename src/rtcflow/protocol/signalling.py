@@ -13,6 +13,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import re
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias
 
@@ -56,7 +57,8 @@ class IceCandidate:
         component: 1 to 256; 1 is RTP.
         protocol: ``"udp"``, ``"tcp"`` or another token, in lower case.
         priority: 1 to 2^31 - 1.
-        ip: An IPv4 or IPv6 address, or a host name; browsers hide addresses behind ``….local`` names (mDNS).
+        ip: An IPv4 or IPv6 address, read in any spelling and kept in the one of RFC 5952. Or a host name; browsers hide
+            addresses behind ``….local`` names (mDNS).
         port: 0 to 65,535.
         type: ``"host"``, ``"srflx"``, ``"prflx"``, ``"relay"``, or another token.
         related_address: For reflexive and relayed candidates, what they are related to.
@@ -403,7 +405,12 @@ def _number(line: str, name: str, word: str, least: int, most: int) -> int:
 
 
 def _address(line: str, word: str) -> str:
-    if not (_is_address(word) or _HOST_NAME.fullmatch(word)):
+    """The address in its one canonical spelling (RFC 5952), since addresses are compared and counted as texts."""
+    with suppress(ValueError):
+        address = ipaddress.ip_address(word)
+        if word.isascii() and word.isprintable():  # a zone may have any characters there
+            return str(address)
+    if not _HOST_NAME.fullmatch(word):
         raise _not_a_candidate(line, f"{_show(word)} is neither an IP address nor a host name")
     return word
 
@@ -413,7 +420,7 @@ def _is_address(word: str) -> bool:
         ipaddress.ip_address(word)
     except ValueError:
         return False
-    return word.isascii() and word.isprintable()  # a zone may have any characters there
+    return True
 
 
 def _not_a_candidate(line: str, why: str) -> InvalidCandidate:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import logging
 import subprocess
@@ -585,13 +586,17 @@ def test_a_stream_records_into_a_directory(tmp_path):
 
 
 @pytest.mark.parametrize("colour", ["sync", "async"])
-@pytest.mark.parametrize("answer", ["path", "none", "raises", "suffix"])
+@pytest.mark.parametrize("answer", ["path", "none", "raises", "exits", "is cancelled", "suffix"])
 def test_a_function_chooses_the_file(colour, answer, tmp_path, caplog):
     """It may refuse, and it may fail: the call goes on, with at most one error."""
 
     def choose(context):
         if answer == "raises":
             raise LookupError(context.webrtc_id)
+        if answer == "exits":
+            raise SystemExit
+        if answer == "is cancelled":  # a future that somebody else had cancelled
+            raise asyncio.CancelledError
         return {"path": tmp_path / "call.wav", "none": None, "suffix": tmp_path / "call.mp3"}[answer]
 
     async def choose_later(context):
@@ -604,7 +609,7 @@ def test_a_function_chooses_the_file(colour, answer, tmp_path, caplog):
     )
     end = in_virtual_time(lambda: streamed(stream))
     assert end.cause is EndCause.CLOSED
-    assert len(errors(caplog)) == (answer in {"raises", "suffix"})
+    assert len(errors(caplog)) == (answer not in {"path", "none"})
     assert told == ([tmp_path / "call.wav"] if answer == "path" else [])
     if answer == "path":
         assert len(read(tmp_path / "call.wav")[0]) == pytest.approx(3 * RATE, abs=RATE // 20)

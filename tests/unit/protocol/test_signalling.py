@@ -22,6 +22,7 @@ from rtcflow.exceptions import (
     TooManyConnections,
     UnknownConnection,
 )
+from rtcflow.protocol.sdp import tidy
 from rtcflow.protocol.signalling import (
     MAX_BODY,
     MAX_CANDIDATE,
@@ -193,6 +194,19 @@ def test_sound_candidates_may_be_of_no_use(line: str, usable: bool) -> None:
     candidate = parse_candidate(line)
     assert candidate is not None
     assert candidate.usable is usable
+
+
+@pytest.mark.parametrize("spelling", ["2001:DB8:0:0::1", "2001:db8:0000:0000:0000:0000:0000:0001", "2001:0db8::0001"])
+def test_an_address_has_one_spelling(spelling: str) -> None:
+    """Otherwise one host would count as several, each with a budget of checks of its own."""
+    for blank in ("", " "):
+        line = f"candidate:{blank}1 1 udp 1 {spelling} 5000 typ srflx raddr {spelling} rport 6000 generation 0"
+        candidate = parse_candidate(line)
+        assert candidate is not None
+        assert (candidate.ip, candidate.related_address) == ("2001:db8::1", "2001:db8::1")
+        tidied = tidy(f"v=0\r\nm=audio 9 UDP/TLS/RTP/SAVPF 0\r\na={line}\r\n")
+        assert "udp 1 2001:db8::1 5000 typ srflx" in tidied
+        assert "generation 0\r\n" in tidied
 
 
 @pytest.mark.parametrize("zone", ["\x00", "\x1b[2J", "ü", 70 * "ü", "\ud83d"])

@@ -77,7 +77,7 @@ def is_signed(
         return verify_telnyx(key, signature, timestamp, time.time(), body)
     if secret is None:
         return True
-    url = public_url(config, request, "https", public_path(request), request.url.query)
+    url = public_url(config, request, "https", public_path(request), _query(request))
     form, json_body = (fields, None) if is_form(request) else ([], body or None)
     match carrier:
         case "twilio":
@@ -86,6 +86,12 @@ def is_signed(
             signature, nonce = _plivo_headers(request)
             return verify_plivo(secret, signature, nonce, url, form, post=request.method == "POST")
     return verify_vonage(secret, request.headers.get("authorization"), time.time(), body or None)
+
+
+def _query(connection: HTTPConnection) -> str:
+    """The query as it was sent: that is what carriers sign. Some servers let bytes through that are not ASCII."""
+    query: bytes = connection.scope["query_string"]
+    return query.decode("latin-1")
 
 
 def _plivo_headers(connection: HTTPConnection) -> tuple[str | None, str | None]:
@@ -103,7 +109,7 @@ class UpgradeCheck:
         self._config = config
         self._websocket = websocket
         self._telnyx_token = websocket.headers.get("x-telnyx-streaming-auth-token")
-        self._url = public_url(config, websocket, "wss", public_path(websocket), websocket.url.query)
+        self._url = public_url(config, websocket, "wss", public_path(websocket), _query(websocket))
 
     def before(self, carrier: str | None) -> None:
         """Refuse what can be refused before the handshake.

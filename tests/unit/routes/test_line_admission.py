@@ -284,6 +284,25 @@ async def test_what_clients_may_do_can_be_set():
     assert far.closed[0] == 1009
 
 
+@pytest.mark.parametrize("carrier", list(CALLS))
+async def test_a_query_that_is_not_ascii_is_a_wrong_signature(carrier):
+    """Uvicorn lets such bytes through. No carrier has signed them, so the answer is 403, not a failure."""
+    stream, answers = make(telephone=TelephoneConfig(secrets=SECRETS, telnyx_public_key=43 * "A" + "=")), []
+
+    async def receive():
+        return {"type": "http.request", "body": b"From=1", "more_body": False}
+
+    async def send(message):
+        answers.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": f"/telephone/incoming/{carrier}", "query_string": b"a=\xff\xfe"}
+    form = (b"content-type", b"application/x-www-form-urlencoded")
+    signed = (b"x-plivo-signature-v3", b"abc"), (b"x-plivo-signature-v3-nonce", b"1"), (b"x-twilio-signature", b"abc")
+    async with stream.running():
+        await stream.asgi({**scope, "headers": [form, *signed]}, receive, send)
+    assert answers[0]["status"] == 403
+
+
 FORGED = "x\n2026-01-01 ERROR forged\x1b[2J"
 
 

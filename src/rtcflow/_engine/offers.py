@@ -109,6 +109,43 @@ def read(sdp: str, what: str = "offer", preferred: Sequence[str] = ()) -> Descri
     return Description(sdp, tuple(description.media), later, tuple(map(str, bundle)))
 
 
+class CandidateCount:
+    """Counts the candidates of one ICE session: those of all its offers, each once, and those that come one by one.
+
+    With one limit for each offer, further offers could bring in any number, and each candidate makes all later ones
+    cost more.
+    """
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._known: set[tuple[str, int]] = set()
+
+    def add_offer(self, description: Description) -> None:
+        """Count the candidates that are new.
+
+        Raises:
+            InvalidOffer: They are too many; none is counted.
+        """
+        new = {(one.ip, one.port) for media in description.media for one in media.ice_candidates} - self._known
+        self._check(self._count + len(new))
+        self._count += len(new)
+        self._known |= new
+
+    def add(self, candidate: IceCandidate) -> None:
+        """Count one that came by itself.
+
+        Raises:
+            InvalidOffer: It is one too many.
+        """
+        self._check(self._count + 1)
+        self._count += 1
+        self._known.add((candidate.ip, candidate.port))
+
+    def _check(self, count: int) -> None:
+        if count > MAX_CANDIDATES:
+            raise InvalidOffer(f"more than {MAX_CANDIDATES} candidates", status=413)
+
+
 def _parse(sdp: str, what: str) -> SessionDescription:
     try:
         return SessionDescription.parse(sdp)

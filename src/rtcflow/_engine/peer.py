@@ -108,7 +108,7 @@ class Peer:
         self._timer: asyncio.TimerHandle | None = None
         self._closing: asyncio.Task[Any] | None = None
         self._hurry = asyncio.Event()
-        self._candidates = 0
+        self._candidates = offers.CandidateCount()
         self._negotiating = asyncio.Lock()
         self._theirs: offers.Description | None = None
         self._torn = False
@@ -160,6 +160,9 @@ class Peer:
             offers.check_further(agreed, offer)
             media = _agreement(offer, local, ours_first=False)
             transport = self._transport_to_restart(connection) if restarts else None
+            candidates = offers.CandidateCount() if restarts else self._candidates
+            candidates.add_offer(offer)
+            self._candidates = candidates
             self._torn = True  # until it is through: aiortc has no way back
             if transport is not None:
                 restart.begin(transport, *offer.ice)
@@ -230,6 +233,7 @@ class Peer:
             if transceiver is first and local.wants(track.kind) and local.receive:
                 self._receive(transceiver, track)
 
+        self._candidates.add_offer(description)
         connection.on("track", on_track)
         await self._apply(connection, description, kind)
 
@@ -244,7 +248,6 @@ class Peer:
         except Exception as error:  # aiortc's own checks fail in many ways, all of which mean this
             raise InvalidOffer(f"the {kind} cannot be used: {str(error) or type(error).__name__}") from error
         feedback.agree(connection, description.media)
-        self._candidates = sum(len(media.ice_candidates) for media in description.media)
         if description.later:
             self._start(self._add_later(connection, description))
 
@@ -300,9 +303,7 @@ class Peer:
         connection = self._connection
         if connection is None or self._closing is not None or candidate is None:
             return
-        self._candidates += 1
-        if self._candidates > offers.MAX_CANDIDATES:
-            raise InvalidOffer(f"more than {offers.MAX_CANDIDATES} candidates", status=413)
+        self._candidates.add(candidate)
         self._start(_add(connection, offers.to_aiortc(candidate)))
 
     async def _add_later(self, connection: RTCPeerConnection, description: offers.Description) -> None:

@@ -165,6 +165,7 @@ class Endpoint:
         assert isinstance(transport, WebRTCTransport)  # noqa: S101
         response = Response(status_code=204)
         if fragment.ufrag not in {None, ice.ufrag}:
+            count_request(self._calls, request)  # it costs as much as an offer
             response = await self._restart(session, whip.restart_offer(transport.remote_sdp, fragment), fragment)
         for candidate in fragment.candidates:
             await transport.add_candidate(candidate)

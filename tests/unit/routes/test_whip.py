@@ -363,6 +363,29 @@ async def test_a_patch_restarts_ice(route):
 
 
 @pytest.mark.anyio
+async def test_restarts_count_as_offers():
+    """Beyond `offer_rate` they are a 429. Candidates are not counted."""
+    stream = make(offer_rate=0.2)
+    transport = httpx2.ASGITransport(stream.asgi, client=("192.0.2.1", 4711))
+    with anyio.fail_after(30):
+        async with (
+            stream.running(),
+            httpx2.AsyncClient(transport=transport, base_url="http://site") as client,
+            open_engine(LOCAL) as engine,
+        ):
+            call = await engine.offer(receive=False, messages=False)
+            response = await client.post("/whip", content=call.offer_sdp, headers=SDP)
+            url, headers = response.headers["location"], {**FRAGMENT, "If-Match": response.headers["etag"]}
+            restart_it = "a=ice-ufrag:abcd\r\na=ice-pwd:abcdefghijklmnopqrstuv\r\n"
+            statuses = [(await client.patch(url, content=restart_it, headers=headers)).status_code for _ in range(3)]
+            assert statuses == [422, 429, 429], "it is not connected yet; and then it asks too often"
+            candidate = "a=candidate:1 1 udp 1 192.0.2.1 5000 typ host\r\n"
+            assert (await client.patch(url, content=candidate, headers=headers)).status_code == 204
+            assert (await client.delete(url)).status_code == 200
+            await call.aclose()
+
+
+@pytest.mark.anyio
 async def test_a_restart_that_fails_changes_nothing():
     """Half of the credentials is a 422 that says what is missing; the ICE session and its ETag stay."""
     stream = make()

@@ -115,10 +115,11 @@ class Flow(Generic[T]):
 
         A checkpoint.
         """
+        await anyio.lowlevel.checkpoint_if_cancelled()
         with self._lock:
             while not self._try_put(item):
                 await self._putters.park()
-        await anyio.lowlevel.checkpoint()
+        await anyio.lowlevel.cancel_shielded_checkpoint()  # a cancellation here would come too late
 
     def put_sync(self, item: T, timeout: float | None = None) -> bool:
         """`put` for a worker thread; False if there was no room within `timeout` seconds."""

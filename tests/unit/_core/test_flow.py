@@ -127,6 +127,27 @@ async def test_a_cancelled_put_puts_nothing():
 
 
 @pytest.mark.anyio
+async def test_a_put_that_is_cancelled_while_there_is_room_puts_nothing():
+    """Its caller may try again, and the item must not be there twice. If it was put, nothing is raised."""
+    flow = Flow[int](2, Policy.BLOCK)
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        await flow.put(1)
+    assert scope.cancelled_caught
+    assert flow.statistics().put == 0
+
+    async def cancel():
+        scope.cancel()
+
+    async with anyio.create_task_group() as tasks:
+        with anyio.CancelScope() as scope:
+            tasks.start_soon(cancel)
+            await flow.put(2)  # `cancel` runs in it
+    assert not scope.cancelled_caught
+    assert flow.take_nowait() == 2
+
+
+@pytest.mark.anyio
 async def test_two_takers_are_refused():
     """A second take at the same time is an error, not a race."""
     flow = Flow[int](1, Policy.BLOCK)

@@ -278,7 +278,7 @@ class Peer:
             seam.send_packets(transceiver.sender, track.play)
         elif isinstance(track, video.VideoOutTrack):
             ended = partial(getattr, track, "ended")
-            encoders = video.encoders(self._config.video, track.rate)
+            encoders = video.encoders(self._config.video, track.rate, track.pts)
             encode_pictures(transceiver.sender, encoders, ended, self._task_failed, track)
 
     def _learn_codec(self, answer: str) -> None:

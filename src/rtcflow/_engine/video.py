@@ -253,9 +253,14 @@ class PictureEncoder(Vp8Encoder):
     ``target_bitrate`` is asked for them.
     """
 
-    def __init__(self, config: VideoConfig = VideoConfig(), rate: VideoRate | None = None) -> None:  # noqa: B008
+    def __init__(
+        self,
+        config: VideoConfig = VideoConfig(),  # noqa: B008
+        rate: VideoRate | None = None,
+        pts: Callable[[], int] | None = None,
+    ) -> None:
         super().__init__()
-        self._threads, self._bitrate = config.threads, Bitrate(rate or video_rate(config))
+        self._threads, self._bitrate, self._pts = config.threads, Bitrate(rate or video_rate(config)), pts
         self._seen = self._told = 0
         self._converter = PictureConverter()
 
@@ -271,12 +276,13 @@ class PictureEncoder(Vp8Encoder):
     def encode(self, frame: Frame, force_keyframe: bool = False) -> tuple[list[bytes], int]:  # noqa: FBT001, FBT002
         """Encode one picture; returns the payloads of its packets, and its RTP timestamp."""
         assert isinstance(frame, av.VideoFrame)  # noqa: S101
-        frame = self._converter.convert(frame, "yuv420p")
+        pts = _pts_of(frame, self._pts)
+        frame = self._converter.own(frame, "yuv420p")
         codec, now = self.codec, time.monotonic()
         same_size = codec is not None and (frame.width, frame.height) == (codec.width, codec.height)
         if not (same_size and self._bitrate.fits(now)):
             self.codec = self._open(frame.width, frame.height, self._bitrate.open(now))
-        pts, frame.pts, frame.time_base = frame.pts or 0, self._encoder_time(frame.pts or 0), _TIME_BASE
+        frame.pts, frame.time_base = self._encoder_time(pts), _TIME_BASE
         payloads, _ = super().encode(frame, force_keyframe)
         return payloads, pts
 
@@ -319,9 +325,14 @@ class H264PictureEncoder(H264Encoder):
     them out of an encoder's packet.
     """
 
-    def __init__(self, config: VideoConfig = VideoConfig(), rate: VideoRate | None = None) -> None:  # noqa: B008
+    def __init__(
+        self,
+        config: VideoConfig = VideoConfig(),  # noqa: B008
+        rate: VideoRate | None = None,
+        pts: Callable[[], int] | None = None,
+    ) -> None:
         super().__init__()
-        self._threads, self._bitrate = config.threads, Bitrate(rate or video_rate(config))
+        self._threads, self._bitrate, self._pts = config.threads, Bitrate(rate or video_rate(config)), pts
         self._converter = PictureConverter()
 
     @property
@@ -336,7 +347,10 @@ class H264PictureEncoder(H264Encoder):
     def encode(self, frame: Frame, force_keyframe: bool = False) -> tuple[list[bytes], int]:  # noqa: FBT001, FBT002
         """Encode one picture; returns the payloads of its packets, and its RTP timestamp."""
         assert isinstance(frame, av.VideoFrame)  # noqa: S101
-        return super().encode(self._converter.convert(even(frame), "yuv420p"), force_keyframe)
+        pts = _pts_of(frame, self._pts)
+        frame = self._converter.own(even(frame), "yuv420p")
+        frame.pts, frame.time_base = pts, _TIME_BASE
+        return super().encode(frame, force_keyframe)
 
     def _encode_frame(self, frame: av.VideoFrame, force_keyframe: bool) -> Iterator[bytes]:  # noqa: FBT001
         codec, now = self.codec, time.monotonic()
@@ -368,6 +382,11 @@ class H264PictureEncoder(H264Encoder):
         return codec
 
 
+def _pts_of(frame: av.VideoFrame, pts: Callable[[], int] | None) -> int:
+    """When `frame` is shown, in 1/90,000 s: as the track has it, or without a track as the frame has it."""
+    return (frame.pts or 0) if pts is None else pts()
+
+
 def even(frame: av.VideoFrame) -> av.VideoFrame:
     """`frame`, or a copy of it that is wider or higher by one pixel if its width or height is odd."""
     down, right = frame.height % 2, frame.width % 2
@@ -379,9 +398,17 @@ def even(frame: av.VideoFrame) -> av.VideoFrame:
     return padded
 
 
-def encoders(config: VideoConfig, rate: VideoRate | None = None) -> dict[str, Callable[[], Encoder]]:
-    """What makes the encoder of a codec, by its name in SDP."""
-    return {"VP8": partial(PictureEncoder, config, rate), "H264": partial(H264PictureEncoder, config, rate)}
+def encoders(
+    config: VideoConfig, rate: VideoRate | None = None, pts: Callable[[], int] | None = None
+) -> dict[str, Callable[[], Encoder]]:
+    """What makes the encoder of a codec, by its name in SDP.
+
+    Args:
+        config: The options.
+        rate: How much is sent; by default that of `config`.
+        pts: Returns when the frame is shown that is encoded now, in 1/90,000 s. By default the frame says so.
+    """
+    return {"VP8": partial(PictureEncoder, config, rate, pts), "H264": partial(H264PictureEncoder, config, rate, pts)}
 
 
 def preferred(config: VideoConfig) -> list[RTCRtpCodecCapability]:
@@ -432,6 +459,13 @@ class VideoOutTrack(MediaStreamTrack):
         frame.pts, frame.time_base = self._last, _TIME_BASE
         self._shown = frame
         return frame
+
+    def pts(self) -> int:
+        """When the frame is shown that `recv` has returned last, in 1/90,000 s.
+
+        The frame itself may say something else by now: it may be sent in other calls, too.
+        """
+        return self._last
 
     # -- what the sender tells; see `seam.pictures.SenderEvents`
 

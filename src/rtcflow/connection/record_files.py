@@ -172,7 +172,7 @@ class ContainerFile:
         if stream is None or pts <= self._last[side]:
             return
         self._last[side] = pts
-        picture = self._converters[side].convert(frame, "yuv420p", 640, 480)
+        picture = self._converters[side].own(frame, "yuv420p", 640, 480)
         picture.pts, picture.time_base = pts, Fraction(1, 1000)
         picture.pict_type = PictureType.NONE
         self._mux(stream.encode(picture))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
+
+import numpy as np
 
 if TYPE_CHECKING:
     import av
@@ -44,3 +46,23 @@ class PictureConverter:
             The very frame if it has this format and size.
         """
         return self._reformatter.reformat(frame, width, height, pixel_format, **self._options)
+
+    def own(
+        self, frame: av.VideoFrame, pixel_format: str, width: int | None = None, height: int | None = None
+    ) -> av.VideoFrame:
+        """As `convert`, but never the very frame: for encoders, which write the time and the kind of picture into it.
+
+        A handler may emit one frame again and again, or in several calls.
+        """
+        made = self.convert(frame, pixel_format, width, height)
+        if made is not frame:
+            return made
+        import av
+
+        own = av.VideoFrame(frame.width, frame.height, pixel_format)
+        own.pts, own.time_base = frame.pts, frame.time_base
+        for plane, source in zip(own.planes, frame.planes, strict=True):
+            to, of = (np.frombuffer(cast("bytes", one), np.uint8).reshape(one.height, -1) for one in (plane, source))
+            n = min(to.shape[1], of.shape[1])  # rows may have different room behind them
+            to[:, :n] = of[:, :n]
+        return own

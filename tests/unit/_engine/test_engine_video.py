@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from fractions import Fraction
 
 import av
@@ -11,8 +12,18 @@ from aiortc.codecs.h264 import H264Decoder, h264_depayload
 from aiortc.codecs.vpx import Vp8Decoder, Vp8Encoder, VpxPayloadDescriptor
 from aiortc.jitterbuffer import JitterFrame
 
+from rtcflow._core.flow import Flow, Policy
 from rtcflow._engine.config import VideoConfig
-from rtcflow._engine.video import Bitrate, H264PictureEncoder, PictureDecoder, PictureEncoder, preferred, video_rate
+from rtcflow._engine.video import (
+    Bitrate,
+    H264PictureEncoder,
+    PictureDecoder,
+    PictureEncoder,
+    VideoOutTrack,
+    encoders,
+    preferred,
+    video_rate,
+)
 
 # -- the encoder
 
@@ -66,6 +77,58 @@ def test_a_new_encoder_is_opened_for_another_size_or_bitrate_only():
     (seen,) = Vp8Decoder().decode(frame)
     assert (seen.width, seen.height) == (160, 120)
     assert abs(frame.timestamp - 21_000) <= 1
+
+
+# -- frames that are sent more than once
+
+
+@pytest.mark.parametrize("kind", ["yuv420p", "bgr24"])
+@pytest.mark.parametrize("codec", ["VP8", "H264"])
+def test_a_frame_may_be_sent_in_several_calls(codec, kind):
+    """Each call has its own time, whatever the others do with the frame between its being taken and encoded."""
+
+    async def check():
+        shared, calls = picture(0).reformat(format=kind), []
+        for _ in range(2):
+            frames = Flow(1, Policy.DROP_OLDEST)
+            track = VideoOutTrack(frames, video_rate(VideoConfig()))
+            calls.append((frames, track, encoders(VideoConfig(), track.rate, track.pts)[codec]()))
+        (old, old_track, old_encoder), (new, new_track, new_encoder) = calls
+        old.put_nowait(shared)
+        assert old_encoder.encode(await old_track.recv())[1] == 0
+        for _ in range(2):
+            for frames, _, _ in calls:
+                frames.put_nowait(shared)
+            first, second = await old_track.recv(), await new_track.recv()
+            wanted = old_track.pts(), new_track.pts()
+            assert wanted[0] > wanted[1]
+            assert (old_encoder.encode(first)[1], new_encoder.encode(second)[1]) == wanted
+
+    asyncio.run(check())
+
+
+@pytest.mark.parametrize("kind", ["yuv420p", "bgr24"])
+def test_a_still_picture_is_a_key_picture_only_when_one_is_asked_for(kind):
+    """Also if it is the same frame each time."""
+    encoder, still = PictureEncoder(VideoConfig(start_bitrate=500_000)), picture(0).reformat(format=kind)
+    whole = []
+    for number in range(6):
+        still.pts = 3000 * number
+        whole.append(send(encoder, still, whole=number == 2)[1])
+    assert whole == [True, False, True, False, False, False]
+
+
+@pytest.mark.parametrize("size", [(64, 48), (63, 47), (1, 1)])
+def test_a_frame_that_is_sent_is_not_changed(size):
+    """And what is sent is a true copy of it, whatever its size."""
+    frame = picture(3, *size).reformat(format="yuv420p")
+    encoder, before = PictureEncoder(VideoConfig(start_bitrate=2_000_000)), [bytes(plane) for plane in frame.planes]
+    kind = frame.pict_type
+    (seen,) = Vp8Decoder().decode(send(encoder, frame, whole=True)[0])
+    assert [bytes(plane) for plane in frame.planes] == before
+    assert (frame.pts, frame.time_base, frame.pict_type) == (9000, Fraction(1, 90_000), kind)
+    shown, wanted = (one.to_ndarray(format="bgr24").astype(int) for one in (seen, frame))
+    assert np.abs(shown - wanted).mean() < 6
 
 
 # -- bitrates, sizes and codecs

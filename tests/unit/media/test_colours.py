@@ -58,3 +58,16 @@ def _threads() -> int:
         return len(list(Path("/proc/self/task").iterdir()))
     except OSError:
         return threading.active_count()
+
+
+@pytest.mark.parametrize("size", [(64, 48), (63, 47), (1, 1), (640, 480)])
+@pytest.mark.parametrize("kind", ["yuv420p", "bgr24", "gray"])
+def test_an_own_frame_is_another_one_with_the_same_picture(size: tuple[int, int], kind: str) -> None:
+    """Whatever is written into it, the frame stays as it was."""
+    frame = picture(*size).reformat(format=kind)
+    own = PictureConverter().own(frame, kind)
+    assert own is not frame
+    assert (own.pts, own.time_base, own.format.name) == (9000, Fraction(1, 90000), kind)
+    assert (own.to_ndarray(format="bgr24") == frame.to_ndarray(format="bgr24")).all()
+    own.pts = 1
+    assert frame.pts == 9000

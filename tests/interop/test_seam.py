@@ -7,6 +7,7 @@ import inspect
 import struct
 import threading
 import time
+from collections.abc import Callable
 from fractions import Fraction
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -326,8 +327,8 @@ class Events:
         self.seen: asyncio.Queue[tuple[Any, ...]] = asyncio.Queue()
         self.grants = True
 
-    def sent(self, size: int, packets: int) -> None:
-        self.seen.put_nowait(("sent", size, packets))
+    def sent(self, size: int, packets: int, *, key: bool) -> None:
+        self.seen.put_nowait(("sent", size, packets, key))
 
     def reported(self, lost: float, round_trip: float | None) -> None:
         self.seen.put_nowait(("reported", lost, round_trip))
@@ -402,10 +403,14 @@ def test_a_sender_tells_what_happens() -> None:
 
     class Sized(PictureEncoder):
         keys: ClassVar[list[bool]] = []
+        meanwhile: ClassVar[list[Callable[[], object]]] = []
 
         def encode(self, frame: Any, force_keyframe: bool = False) -> Any:
             self.keys.append(force_keyframe)
-            return [b"x" * 700, b"y" * 300], frame.pts
+            for happens in self.meanwhile:
+                happens()
+            begin = b"\x10\x00" if force_keyframe else b"\x10\x01"  # RFC 7741 section 4.2, RFC 6386 section 9.1
+            return [begin + b"x" * 698, b"y" * 300], frame.pts
 
     class Fed(MediaStreamTrack):
         kind = "video"
@@ -436,7 +441,9 @@ def test_a_sender_tells_what_happens() -> None:
                 frame = av.VideoFrame(64, 48)
                 frame.pts, frame.time_base = 0, Fraction(1, 90000)
                 track.frames.put_nowait(frame)
-                assert await asyncio.wait_for(events.seen.get(), 10) == ("sent", 1000, 2)
+                while (seen := await asyncio.wait_for(events.seen.get(), 10)) == ("key",):
+                    pass
+                assert seen == ("sent", 1000, 2, Sized.keys[-1])
                 while not all(any(letter in data for data in written) for letter in (b"x", b"y")):
                     await asyncio.sleep(0)
 
@@ -465,6 +472,14 @@ def test_a_sender_tells_what_happens() -> None:
                 assert events.seen.get_nowait() == ("key",)
                 await next_picture()
                 assert Sized.keys[-1]
+            Sized.meanwhile.append(members["_send_keyframe"])
+            await next_picture()
+            assert not Sized.keys[-1]
+            await next_picture()
+            assert Sized.keys[-1]
+            Sized.meanwhile.clear()
+            await next_picture()
+            assert not Sized.keys[-1]  # the picture before has answered what was asked in its time
             events.grants = False
             nack = RtcpRtpfbPacket(
                 fmt=RTCP_RTPFB_NACK, ssrc=1, media_ssrc=sender._ssrc, lost=[first.sequence_number, 12345]

@@ -136,6 +136,22 @@ async def test_counters_never_fall_when_a_call_ends():
     assert [one[frames] for one in seen] == [5, 5, 5, 10, 10, 10, 15, 15, 15]
 
 
+async def test_the_figures_of_an_ended_call_are_read_under_the_lock(monkeypatch):
+    """Otherwise a scrape in another thread could come after the reading, and see more than what is kept."""
+    stream, locked = Stream(Quiet()), []
+    collector = StreamCollector(stream)
+    with anyio.fail_after(20):
+        async with stream.running(), calling(stream) as (session, _):
+            read = session.connection.statistics
+
+            def statistics():
+                locked.append((session.connection.end is not None, collector._figures._lock.locked()))
+                return read()
+
+            monkeypatch.setattr(session.connection, "statistics", statistics)
+    assert (True, True) in locked
+
+
 async def test_refusals_are_counted_by_reason():
     """On each transport, whatever refused."""
     stream = Stream(Quiet(), metrics=True, authorize=_refuse_strangers)

@@ -469,9 +469,9 @@ class VideoOutTrack(MediaStreamTrack):
 
     # -- what the sender tells; see `seam.pictures.SenderEvents`
 
-    def sent(self, size: int, packets: int) -> None:
+    def sent(self, size: int, packets: int, *, key: bool) -> None:
         """A picture has left."""
-        self.rate.sent(self._running.time(), size, packets)
+        self.rate.sent(self._running.time(), size, packets, key=key)
 
     def reported(self, lost: float, round_trip: float | None) -> None:
         """The peer has reported."""

@@ -213,7 +213,8 @@ class MediaLoops:
         self._homes: dict[str, Nursery] = {}
         self._loops: set[str] = set()  # that run, or are about to
         self._turns: dict[str, _Turn] = {}
-        self._handed_over: Emitted | None = None  # what was emitted when its loop ended
+        # What was emitted when its loop ended and had not left, for which player, and that player's `clears` by then.
+        self._handed_over: tuple[Emitted, Player, int] | None = None
         self._keeps = False  # whether the next loop speaks that
         self._ticks = Flow[None](VIDEO_BURST, Policy.BLOCK)
         self.received: int = 0
@@ -357,7 +358,7 @@ class MediaLoops:
         audio_out, listens = self.transport.audio_out, self.transport.offer.send_audio
         while home.is_open:
             began = self.clock()
-            emitted, self._handed_over = self._handed_over, None
+            emitted = self._take_over(audio_out)
             if emitted is None:
                 emitted = parse_emit(await self._handler.emit())
             if emitted.audio is None and emitted.nothing:
@@ -369,7 +370,8 @@ class MediaLoops:
                 try:
                     await self.floor.acquire()
                 except BaseException:
-                    self._handed_over = emitted if self._keeps else None
+                    if self._keeps:
+                        self._handed_over = emitted, audio_out, clears
                     raise
                 if audio_out.clears != clears:
                     emitted = emitted._replace(audio=None)
@@ -402,25 +404,26 @@ class MediaLoops:
         audio_out, listens = self.transport.audio_out, self.transport.offer.send_audio
         while not turn.over:
             began = self.clock()
-            emitted, self._handed_over = self._handed_over, None
+            emitted = self._take_over(audio_out)
             if emitted is None:
                 emitted = parse_emit(self._crew.call(self._handler.emit))
+            clears = audio_out.clears
             if turn.over:
                 if turn.hands_over:
-                    self._handed_over = emitted
+                    self._handed_over = emitted, audio_out, clears
                 return
             if emitted.audio is None and emitted.nothing:
                 self._crew.sleep(idle.next(self.clock() - began))
                 continue
             idle.reset()
             if not self.floor.acquire_nowait():  # `say` has it
-                clears = audio_out.clears
                 self.floor.acquire_sync()
                 if audio_out.clears != clears:
                     emitted = emitted._replace(audio=None)
             try:
                 if turn.over:
-                    self._handed_over = emitted if turn.hands_over else None
+                    if turn.hands_over:
+                        self._handed_over = emitted, audio_out, clears
                     return
                 if not self._speak(emitted, voice, audio_out if listens else None):
                     return
@@ -438,6 +441,15 @@ class MediaLoops:
             except anyio.ClosedResourceError:
                 return
 
+    def _take_over(self, audio_out: Player) -> Emitted | None:
+        """What the loop before has left for `audio_out`; without its audio, if `clear_queue` was called since."""
+        if self._handed_over is None:
+            return None
+        (emitted, player, clears), self._handed_over = self._handed_over, None
+        if player.clears != clears or (player is not audio_out and audio_out.clears):
+            return emitted._replace(audio=None)
+        return emitted
+
     def _speak(self, emitted: Emitted, voice: Voice, audio_out: Player | None) -> bool:
         """Pass on what `emit` returned; False if that ends the stream."""
         if emitted.outputs is not None:
@@ -445,14 +457,16 @@ class MediaLoops:
         if emitted.audio is not None:
             self.emitted += 1
             if audio_out is not None:
-                rate, samples = emitted.audio
+                (rate, samples), done = emitted.audio, 0
                 try:
                     if samples.shape[1] <= PIECE * rate:
                         audio_out.put(voice.feed(samples, rate))
                     else:
                         for piece in _pieces(samples, rate, audio_out):
                             audio_out.put(voice.feed(piece, rate))
-                except anyio.ClosedResourceError:
+                            done += piece.shape[1]
+                except anyio.ClosedResourceError:  # if another transport has taken the place of this one, it plays on
+                    self._leave_rest(emitted, done, audio_out)
                     return False
         return self._go_on(emitted.close)
 
@@ -463,13 +477,25 @@ class MediaLoops:
         if emitted.outputs is not None:
             self._on_outputs(emitted.outputs)
         self.emitted += 1
+        done = 0
         try:
             for piece in _pieces(samples, rate, audio_out):
                 audio_out.put(voice.feed(piece, rate))
+                done += piece.shape[1]
                 await anyio.lowlevel.checkpoint()
         except anyio.ClosedResourceError:
             return False
+        except BaseException:
+            self._leave_rest(emitted, done, audio_out)
+            raise
         return self._go_on(emitted.close)
+
+    def _leave_rest(self, emitted: Emitted, done: int, audio_out: Player) -> None:
+        """The loop ends when `done` samples of `emitted` are in `audio_out`: leave the rest to the next loop."""
+        if self._keeps and emitted.audio is not None:
+            rate, samples = emitted.audio
+            rest = (rate, samples[:, done:]) if done < samples.shape[1] else None
+            self._handed_over = Emitted(rest, None, emitted.close), audio_out, audio_out.clears
 
     def begin_aside(self) -> None:
         """Something else is said from now on, by what holds the floor."""

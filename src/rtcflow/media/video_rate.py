@@ -121,7 +121,6 @@ class VideoRate:
         self._loss: float | None = None  # mean of the last reports
         self._troubled = False
         self._resent: dict[int, float] = {}
-        self._key_wanted = False
         self._key_until = float("-inf")
 
     @property
@@ -211,18 +210,18 @@ class VideoRate:
 
     # -- pictures
 
-    def sent(self, now: float, size: int, packets: int) -> None:
+    def sent(self, now: float, size: int, packets: int, *, key: bool = False) -> None:
         """A picture was sent.
 
         Args:
             now: Seconds.
             size: Bytes of its payloads.
             packets: How many packets it took.
+            key: Whether it is a key picture. One may have been asked for while this one was being encoded.
         """
         bits = 8.0 * (size + OVERHEAD * packets)
         self._owe(now, bits)
-        if self._key_wanted:
-            self._key_wanted = False
+        if key:
             trip = 0.0 if self._trip is None else self._trip[1]
             self._key_until = now + self._owed / self.target + trip + KEY_MARGIN
 
@@ -249,10 +248,7 @@ class VideoRate:
         """The receiver asks for a key picture. Returns whether the next picture must be one; it need not if one is on
         its way.
         """
-        if self._key_wanted or now < self._key_until:
-            return False
-        self._key_wanted = True
-        return True
+        return now >= self._key_until
 
     def may_send_again(self, now: float, sequence_number: int, size: int) -> bool:
         """Whether a packet that the receiver misses is sent again.

@@ -132,8 +132,9 @@ class Figures:
         connection = session.connection
         if connection is None or connection.end is None:
             return
-        labels, of = labels_of(session), connection.statistics()
+        labels = labels_of(session)
         with self._lock:
+            of = connection.statistics()  # under the lock: a scrape in another thread must not have seen more
             self._ended[session] = None
             self._ends[*labels, connection.end.cause.name.lower()] += 1
             _add(self._sums, self._queue_dropped, labels, of)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import queue
+import threading
 import wave
 from contextlib import asynccontextmanager
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from rtcflow.connection.connection import Connection
+from rtcflow.connection.media_loops import Voice
 from rtcflow.ends import EndCause, Timeouts
 from rtcflow.exceptions import ConnectionExists
 from rtcflow.frames import AudioFormat
@@ -297,6 +299,87 @@ async def test_what_a_thread_emits_while_suspended_is_spoken_afterwards():
                 heard += [int(v) for v in (await theirs.audio_in.take()).samples[0, ::48]]
             assert [value for value in dict.fromkeys(heard) if value] == [900, 901]
         assert handler.events[:2] == ["suspended", "resumed"]
+
+
+@pytest.mark.anyio
+async def test_what_was_cleared_while_suspended_is_not_spoken_afterwards():
+    """Neither what waits to be played, nor what `emit` has given and nobody has taken."""
+    handler = Sync()
+    async with call(handler) as (connection, ours, _):
+        ours.break_link(BROKEN)
+        while not handler.events:
+            await anyio.sleep(0.01)
+        handler.queue.put((24000, tone(900, 0.1)))
+        await connection._media._turns["emit"].left.wait()
+        connection.clear_queue()
+        handler.queue.put((24000, tone(901, 0.1)))
+        async with link() as (again, theirs):
+            connection.resume(again)
+            heard = []
+            while 901 not in heard:
+                heard += [int(v) for v in (await theirs.audio_in.take()).samples[0, ::48]]
+            assert 900 not in heard
+
+
+class CutOff(Notes):
+    """Its link breaks while what it has emitted is being converted."""
+
+    def copy(self):
+        return CutOff()
+
+    async def emit(self):
+        emitted = await super().emit()
+        self.loop.call_soon(self.cut)
+        return emitted
+
+
+@BACKENDS
+def test_a_long_piece_that_was_being_converted_is_played_to_its_end(backend):
+    """It is converted half a second at a time; the link breaks after some of them."""
+
+    async def main():
+        handler = CutOff()
+        async with call(handler) as (connection, ours, _):
+            handler.cut = lambda: ours.break_link(BROKEN)
+            handler.send.send_nowait(tone(700, 60))
+            await anyio.sleep(1)
+            assert "suspended" in handler.events
+            assert connection.playback().waiting < 50
+            handler.cut = lambda: None
+            async with link() as (again, _):
+                connection.resume(again)
+                await anyio.sleep(70)
+                assert connection.playback().played == pytest.approx(60, abs=0.1)
+
+    run(backend, main)
+
+
+@pytest.mark.anyio
+async def test_a_long_piece_that_a_thread_was_converting_is_played_to_its_end(monkeypatch):
+    """The link breaks and the next one is there while a worker thread converts: the next one plays the rest."""
+    handler, calls, resumed, feed = Sync(), [], threading.Event(), Voice.feed
+    with anyio.fail_after(20):
+        async with call(handler) as (connection, ours, _), link() as (again, theirs):
+
+            def slow(voice, samples, rate):
+                calls.append(rate)
+                if len(calls) == 2:
+                    ours.break_link(BROKEN)
+                    assert resumed.wait(20)
+                return feed(voice, samples, rate)
+
+            monkeypatch.setattr(Voice, "feed", slow)
+            handler.queue.put((24000, tone(902, 0.75)))
+            while not handler.events:
+                await anyio.sleep(0.01)
+            connection.resume(again)
+            while "resumed" not in handler.events:
+                await anyio.sleep(0.01)
+            resumed.set()
+            handler.queue.put((24000, tone(903, 0.1)))
+            while 903 not in (await theirs.audio_in.take()).samples:
+                pass
+            assert connection.playback().played == pytest.approx(0.75, abs=0.1)
 
 
 @BACKENDS

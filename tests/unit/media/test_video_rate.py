@@ -69,10 +69,10 @@ def call(
         if not 0.9 * opened <= rate.target <= 1.25 * opened and (now - opened_at > 3 or rate.target < opened):
             opened, opened_at, key = rate.target, now, True  # another encoder
         bits = max(detail, rate.target / FPS * chance.uniform(0.6, 1.2)) * (KEY if key else 1.0)
-        key = False
         packets = round(bits / 9600) + 1
         sent += packets
-        rate.sent(now, round(bits / 8), packets)
+        rate.sent(now, round(bits / 8), packets, key=key)
+        key = False
         arrived = path.send(now, bits + 528 * packets)
         if arrived is None:
             lost += packets
@@ -175,8 +175,9 @@ def test_a_key_picture_on_its_way_answers_later_requests() -> None:
     """A request is granted at once, and the next one when the picture must have come."""
     rate = VideoRate(100_000, 50_000, 2_000_000)
     assert rate.key_asked(0.0)
-    assert not rate.key_asked(0.01)
-    rate.sent(0.02, 10_000, 9)  # takes about 0.8 s
+    rate.sent(0.01, 1000, 1)  # was being encoded when the request came, and is no answer to it
+    assert rate.key_asked(0.015)
+    rate.sent(0.02, 10_000, 9, key=True)  # takes about 0.8 s
     assert not rate.key_asked(0.5)
     assert rate.key_asked(1.1)
 

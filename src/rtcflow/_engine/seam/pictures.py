@@ -19,11 +19,13 @@ from aiortc.rtcrtpparameters import RTCRtpCodecParameters
 from aiortc.rtcrtpsender import RTCEncodedFrame
 from aiortc.rtp import RTP_HISTORY_SIZE, RtcpByePacket, RtcpReceiverInfo, RtcpRrPacket, RtcpSrPacket
 
+from ...media.pictures import KEY_TESTS
 from .feedback import NumberedPackets, arrival_reporter, number_packets, prepare
 
 _PREFIX = "_RTCRtpReceiver__"
 _PRIVATE = ("jitter_buffer", "nack_generator", "decoder_queue", "codecs")
 _SENDER = ("_run_rtp", "_send_keyframe", "_retransmit", "_next_encoded_frame", "_handle_rtcp_packet")
+_FORCE = "_RTCRtpSender__force_keyframe"
 _METHODS = ("_handle_rtp_packet", "_handle_rtcp_packet", "_send_rtcp_nack", "_send_rtcp_pli")
 
 
@@ -193,8 +195,8 @@ class _EncoderWatch:
 class SenderEvents(NumberedPackets, Protocol):
     """What happens to a sender of video. Called in the engine's thread."""
 
-    def sent(self, size: int, packets: int) -> None:
-        """A picture of this many bytes leaves in this many packets."""
+    def sent(self, size: int, packets: int, *, key: bool) -> None:
+        """A picture of this many bytes leaves in this many packets; `key`: it is a key picture, or may be one."""
 
     def reported(self, lost: float, round_trip: float | None) -> None:
         """The peer has lost this share of the packets since its last report; None: the round trip is not known."""
@@ -226,7 +228,8 @@ def encode_pictures(
     Relies on: ``sender.send(parameters)`` starts ``_run_rtp(codec)`` as a task, which uses ``__encoder``, and makes one
     only if that is None; it returns when it was cancelled, when the track or the connection has ended, and after any
     error, which it only logs. ``_next_encoded_frame(codec)`` gives one picture as its ``payloads``, or None.
-    ``_send_keyframe()`` is called for each PLI and FIR; the next picture is then a key picture. ``_retransmit(number)``
+    ``_send_keyframe()`` is called for each PLI and FIR, and sets ``__force_keyframe``; the picture that is encoded next
+    takes that back, and is a key picture. ``_retransmit(number)``
     is called for each packet in a NACK, and takes it out of ``__rtp_history``, where it is at its number modulo 128.
     ``_handle_rtcp_packet(packet)`` is called for each RTCP packet; a report answers the sender report whose time in NTP
     is ``__lsr``, and which left at ``__lsr_time`` (`time.time`).
@@ -242,7 +245,7 @@ def encode_pictures(
         False if this aiortc is not as we know it; then nothing was changed.
     """
     name = "_RTCRtpSender__encoder"
-    if not all(hasattr(sender, wanted) for wanted in (name, *_SENDER)):
+    if not all(hasattr(sender, wanted) for wanted in (name, _FORCE, *_SENDER)):
         return False
     members: dict[str, Any] = vars(sender)
     stock, stock_key, stock_retransmit = sender._run_rtp, sender._send_keyframe, sender._retransmit
@@ -251,7 +254,11 @@ def encode_pictures(
     async def next_encoded_frame(codec: RTCRtpCodecParameters) -> RTCEncodedFrame | None:
         frame = await stock_next(codec)
         if frame is not None:
-            events.sent(sum(map(len, frame.payloads)), len(frame.payloads))
+            is_key = KEY_TESTS.get(codec.name.upper())
+            key = is_key is None or any(map(is_key, frame.payloads))
+            if key:  # it answers a request that came while it was being encoded
+                members[_FORCE] = False
+            events.sent(sum(map(len, frame.payloads)), len(frame.payloads), key=key)
         return frame
 
     def send_key() -> None:

@@ -125,7 +125,7 @@ async def test_every_record_of_a_call_names_it(handler, kept):
             for _ in range(3):
                 theirs.audio_out.put(silence(0.02))
             wanted = {"receive", "emit"} if isinstance(handler, InThreads) else {"receive", "emit", "thread of a task"}
-            while not wanted <= {record.message for record in kept.of("application") if record.principal == name}:
+            while not wanted <= {record.getMessage() for record in kept.of("application") if record.principal == name}:
                 await anyio.sleep(0.01)
 
     with anyio.fail_after(30):
@@ -135,17 +135,17 @@ async def test_every_record_of_a_call_names_it(handler, kept):
 
     written = kept.of("application")
     for name in names:
-        own = {record.message for record in kept.of("application") if record.principal == name}
+        own = {record.getMessage() for record in kept.of("application") if record.principal == name}
         assert {"admitted", "receive", "emit"} <= own
         assert {"shutdown"} <= own if isinstance(handler, InThreads) else {"task", "thread of a task"} <= own
     for record in written:
-        if record.message == "after admission":
+        if record.getMessage() == "after admission":
             assert (record.call, record.transport, record.principal) == (None, None, None)
         else:
             assert record.call == f"{record.principal[:8]}…"
             assert record.transport == "memory"
     for record in kept.of("rtcflow"):  # "begins" and "ended"
-        assert f"call {record.principal[:8]}" in record.message
+        assert f"call {record.principal[:8]}" in record.getMessage()
         assert record.call is not None
     assert len(kept.of("rtcflow.serving.session")) == 2 * len(names)
 
@@ -297,7 +297,7 @@ async def test_a_hook_that_raises_disturbs_nobody(kept):
 
     await one_call(Stream(InTasks(), on_call_end=hook))
     (record,) = (record for record in kept.records if record.levelno == logging.ERROR)
-    assert record.message == "on_call_end raised after memory call somebody…"
+    assert record.getMessage() == "on_call_end raised after memory call somebody…"
     assert record.call == "somebody…"
     assert "no such table" in str(record.exc_info[1])
 

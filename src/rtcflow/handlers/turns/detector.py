@@ -228,8 +228,10 @@ class ChunkTurns:
         self._model, self._options, self._model_options = model, options or AlgoOptions(), model_options
         self._chunk: list[NDArray[np.int16]] = []
         self._chunk_size = self._frame_size = 0
+        self._rate = VAD_RATE
         self._wanted = 0.0  # samples in a chunk
-        self._now = 0.0
+        self._now = 0.0  # without the chunk that is not full yet
+        self._silent = 0.0  # seconds without audio since the last full chunk
         self._clear()
 
     def _clear(self) -> None:
@@ -241,12 +243,12 @@ class ChunkTurns:
         mono = to_channels(samples, 1)[0]
         self._chunk.append(mono)
         self._chunk_size += mono.size
-        self._frame_size, self._wanted = mono.size, self._options.audio_chunk_duration * sample_rate
+        self._rate, self._frame_size = sample_rate, mono.size
+        self._wanted = self._options.audio_chunk_duration * sample_rate
         if self._chunk_size < self._wanted:
             return []
-        chunk = np.concatenate(self._chunk)
-        began, self._now = self._now, self._now + chunk.size / sample_rate
-        self._chunk, self._chunk_size = [], 0
+        chunk, began = np.concatenate(self._chunk), self._now
+        self._empty()
         speech = float(self._model.vad((sample_rate, chunk), self._model_options)[0])
         return self._judge(min(speech, self._now - began), began, bot_speaking=bot_speaking)
 
@@ -256,11 +258,19 @@ class ChunkTurns:
         return self._chunk_size + self._frame_size >= self._wanted
 
     def silence(self, seconds: float) -> list[DetectorEvent]:
-        """Count silence; see `TurnDetector`."""
-        began, self._now = self._now, self._now + seconds
-        if seconds < self._options.audio_chunk_duration:
+        """Count silence; see `TurnDetector`. As long as a chunk, it is one without speech; it may come in parts."""
+        self._now += seconds
+        self._silent += seconds
+        if self._silent < self._options.audio_chunk_duration:
             return []
+        began = self._now - self._silent
+        self._empty()  # what has come of a chunk is from before
         return self._judge(0.0, began, bot_speaking=False)
+
+    def _empty(self) -> None:
+        """Begin the next chunk. The time of what had come of this one has passed in any case."""
+        self._now += self._chunk_size / self._rate
+        self._chunk, self._chunk_size, self._silent = [], 0, 0.0
 
     def _judge(self, speech: float, began: float, *, bot_speaking: bool) -> list[DetectorEvent]:
         options, events = self._options, list[DetectorEvent]()
@@ -289,7 +299,7 @@ class ChunkTurns:
     def reset(self) -> None:
         """Forget the turn under way."""
         self._clear()
-        self._chunk, self._chunk_size = [], 0
+        self._empty()
 
 
 def level_dbfs(samples: NDArray[np.float32]) -> float:

@@ -338,6 +338,33 @@ def test_chunk_models_are_called_as_in_fastrtc():
     assert events[-1].speech == pytest.approx(0.3 + 0.6 + 0.05)
 
 
+def test_a_chunk_model_hears_that_the_peer_sends_nothing():
+    """Silence comes in steps that are shorter than a chunk. Together they end the turn, as one long step does."""
+    model = Chunks(0.5, 0.0)
+    detector = ChunkTurns(model, AlgoOptions())
+    for _ in range(40):  # 0.8 s: one chunk and a part of the next
+        detector.feed(np.zeros((1, 960), np.int16), 48000)
+    events = [detector.silence(0.27) for _ in range(3)]
+    assert events[:2] == [[], []]
+    assert [type(event) for event in events[2]] == [SpeechEnded, TurnEnded]
+    assert events[2][-1].at == pytest.approx(0.8 + 3 * 0.27)
+    assert events[2][-1].speech_end == pytest.approx(0.6)
+    for _ in range(30):  # a whole chunk: what came before the silence is not in it
+        assert detector.feed(np.zeros((1, 960), np.int16), 48000) == []
+    assert len(model.sizes) == 2
+
+
+def test_a_chunk_model_keeps_the_time_when_it_forgets():
+    """What had come of a chunk is forgotten with the turn, and its time has passed all the same."""
+    detector = ChunkTurns(Chunks(0.5), AlgoOptions())
+    for _ in range(10):
+        for _ in range(25):
+            assert detector.feed(np.zeros((1, 960), np.int16), 48000) == []
+        detector.reset()
+    events = [event for _ in range(30) for event in detector.feed(np.zeros((1, 960), np.int16), 48000)]
+    assert events == [SpeechStarted(pytest.approx(5.0))]
+
+
 # -- models
 
 

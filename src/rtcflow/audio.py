@@ -106,7 +106,8 @@ def audio_to_bytes(audio: tuple[int, AudioArray]) -> bytes:
 
     Args:
         audio: ``(sample_rate, samples)``: int16 or float32 in [-1, 1], shape (n,), (1, n) or (2, n). A rate that mp3
-            does not have is resampled to the next higher one, or to 48,000 Hz.
+            does not have is resampled to the next higher one, or to 48,000 Hz. Audio of no length, as of an empty turn,
+            gives a file with a moment of silence.
 
     Raises:
         MediaError: It is not audio.
@@ -133,6 +134,8 @@ def _encode(audio: tuple[int, AudioArray]) -> tuple[bytes, str]:
         raise MediaError(f"audio is a {type(audio).__name__}", "a tuple (sample_rate, samples)")
     rate = check_sample_rate(audio[0])
     samples = as_pcm(audio[1])
+    if not samples.shape[1]:  # no player reads an mp3 file without a frame
+        samples = np.zeros((samples.shape[0], 1), np.int16)
     if "libmp3lame" in av.codecs_available:
         return _encode_mp3(rate, samples), ".mp3"
     return _encode_wav(rate, samples), ".wav"

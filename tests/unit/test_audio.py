@@ -106,6 +106,15 @@ def test_rates_that_mp3_does_not_have_are_resampled() -> None:
         assert spectrum.argmax() * 2 == pytest.approx(440, abs=4)
 
 
+@pytest.mark.parametrize("channels", [1, 2])
+def test_audio_of_no_length_is_a_file_of_silence(channels: int) -> None:
+    """A turn in which nothing was said has none: services for speech recognition get a file that they can read."""
+    rate, samples, _ = decode(audio_to_bytes((16000, np.empty((channels, 0), np.int16))))
+    assert (rate, samples.shape[0]) == (16000, channels)
+    assert 0 < samples.shape[1] < 16000
+    assert not samples.any()
+
+
 def test_files_hold_the_same_and_are_the_callers() -> None:
     """audio_to_file writes what audio_to_bytes gives, and leaves the file to the caller."""
     audio = (24000, tone(24000, 1))

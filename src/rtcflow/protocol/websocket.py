@@ -84,7 +84,8 @@ class StartOptions:
         binary: Audio travels in binary messages, not as base64 in JSON.
         clear: The client wants ``clear`` messages, and then drops what it buffered.
         marks: The client answers marks, and so tells what it has played.
-        named: Whether the client named any of these. If so, it gets ``started``.
+        named: Whether the client named any of these. If so, it gets ``started``. A client that asks for something
+            other than the defaults names it in any case.
         resume: True: the client would like to come back if its link breaks. A proof: it comes back.
     """
 
@@ -272,7 +273,7 @@ def _not_served(what: str) -> RemoteProtocolError:
 
 
 def _start_fields(options: StartOptions) -> dict[str, object]:
-    if not options.named:
+    if options == StartOptions():
         return {}
     rate = {} if options.sample_rate is None else {"sample_rate": options.sample_rate}
     switches: dict[str, object] = {"binary": options.binary, "clear": options.clear, "marks": options.marks}

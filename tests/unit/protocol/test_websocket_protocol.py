@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -204,6 +205,25 @@ def test_whatever_comes_is_understood_or_a_protocol_error(first: str | None, mes
             read(message)
         except RemoteProtocolError as error:
             assert error.close_code in {1002, 1003, 1007}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        StartOptions("pcm_s16le"),
+        StartOptions(sample_rate=16000),
+        StartOptions(layout="stereo"),
+        StartOptions(binary=True),
+        StartOptions(clear=True),
+        StartOptions(marks=True),
+        StartOptions(resume=True),
+    ],
+)
+def test_a_client_says_what_it_does_not_leave_to_the_server(options: StartOptions) -> None:
+    """Also without `named`: otherwise the server would take its audio for mu-law at the handler's rate."""
+    server = WebSocketCodec()
+    server.receive(WebSocketCodec(options).send_event(CallStarted("abc", "abc", format=None)))
+    assert server.options == replace(options, named=True)
 
 
 def test_defaults_are_fastrtcs() -> None:

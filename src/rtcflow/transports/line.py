@@ -43,6 +43,7 @@ from ..protocol.lines import (
     CarrierFailed,
     KeyPressed,
     LineCodec,
+    LineCommand,
     LineEvent,
     MarkPlayed,
     MarkTracker,
@@ -154,6 +155,7 @@ class LineTransport(LinkTransport):
         self._codec = codec
         self._socket = socket
         self._outbox = _MessageQueue(OUTBOX_BOUND)
+        self._writing = threading.Lock()
         self._sending = anyio.Lock(fast_acquire=True)
         self._began = anyio.Event()
         self._all_heard = anyio.Event()
@@ -195,7 +197,16 @@ class LineTransport(LinkTransport):
     def send_message_nowait(self, message: str) -> None:
         """See `Transport.send_message_nowait`."""
         self._check_messages_open()
-        self._outbox.put(self._codec.send(SendText(scalar_text(message))))
+        self._put_out(SendText(scalar_text(message)))
+
+    def _put_out(self, command: LineCommand) -> None:
+        """Queue `command` to be sent; from any thread. Some carriers count messages, so they are queued as counted.
+
+        Raises:
+            anyio.WouldBlock: `OUTBOX_BOUND` characters wait already.
+        """
+        with self._writing:
+            self._outbox.put(self._codec.send(command))
 
     def clear_audio(self) -> float:
         """See `Transport.clear_audio`. The far side is told to drop what it buffers, if it has a message for that."""
@@ -207,7 +218,7 @@ class LineTransport(LinkTransport):
                 self._plays_to = -math.inf
             if self._codec.clears:
                 try:
-                    self._outbox.put(self._codec.send(SendClear()))
+                    self._put_out(SendClear())
                 except anyio.WouldBlock:
                     logger.warning("%r does not read; it was not told to drop its audio", self)
         return dropped
@@ -334,7 +345,7 @@ class LineTransport(LinkTransport):
                 if not self._heard.pending:
                     self._all_heard.set()
             case Ping():
-                self._reply(self._codec.send(SendPong()))
+                self._answer_ping()
             case CarrierFailed(reason):
                 self._figures["carrier_errors"] += 1
                 if self._figures["carrier_errors"] <= ERRORS_TOLD:
@@ -365,9 +376,9 @@ class LineTransport(LinkTransport):
             raise RemoteProtocolError(f"a data message has at most {MAX_MESSAGE_SIZE} bytes", close_code=TOO_BIG)
         self._link.put_message(text)
 
-    def _reply(self, message: Message) -> None:
+    def _answer_ping(self) -> None:
         try:
-            self._outbox.put(message)
+            self._put_out(SendPong())
         except anyio.WouldBlock:
             raise RemoteProtocolError("the answers are not being read", close_code=OVER_LIMIT) from None
 

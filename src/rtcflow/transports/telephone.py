@@ -173,11 +173,11 @@ class TelephoneTransport(LineTransport):
             )
         if self._link.ended.is_set():
             raise anyio.ClosedResourceError
-        self._outbox.put(self._codec.send(SendDtmf(digits)))
+        self._put_out(SendDtmf(digits))
 
     def _tell_agreed(self, receive: MediaFormat, send: MediaFormat) -> None:
         if self._codec.answers:
-            self._outbox.put(self._codec.send(SendAccepted(self.call.call_id, receive, send)))
+            self._put_out(SendAccepted(self.call.call_id, receive, send))
 
     def _in_order(self, event: LineEvent | None) -> Iterable[LineEvent]:
         if self._codec.ordered or not isinstance(event, Media):

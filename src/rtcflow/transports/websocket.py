@@ -71,7 +71,7 @@ class WebSocketTransport(LineTransport):
     def _tell_agreed(self, receive: MediaFormat, send: MediaFormat) -> None:
         if self.options.named:
             call_id = self.session_id or self.call.call_id
-            self._outbox.put(self._codec.send(SendAccepted(call_id, receive, send, self.permit)))
+            self._put_out(SendAccepted(call_id, receive, send, self.permit))
 
 
 @asynccontextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import threading
 from contextlib import asynccontextmanager
 from functools import partial
 
@@ -12,6 +13,7 @@ import anyio
 import numpy as np
 import pytest
 from far_side import CALLS, DIGITS, START, STOPS, far_side
+from line_pairs import telephone_pair
 
 from rtcflow.connection.connection import Connection, EndCause
 from rtcflow.exceptions import NegotiationTimeout, RemoteProtocolError
@@ -710,6 +712,28 @@ async def test_closing_says_goodbye_once_and_frees_everything():
             transport.send_message_nowait("x")
         with pytest.raises(anyio.ClosedResourceError):
             transport.audio_out.put(AudioFrame(tone(160), 8000, 0))
+
+
+async def test_messages_that_are_counted_leave_as_counted():
+    """Genesys ends a call at a wrong number. A thread may clear the queue while the loop answers a ping."""
+    async with telephone_pair("genesys")() as (transport, _):
+        transport.start(AudioFormat(8000), AudioFormat(8000))
+        send, other = transport._codec.send, threading.Thread(target=transport.clear_audio)
+
+        def slowly(command):
+            message = send(command)
+            if other.ident is None:
+                other.start()
+                other.join(0.1)  # it cannot end before this message is queued
+            return message
+
+        transport._codec.send = slowly
+        transport.clear_audio()
+        other.join()
+        waiting = []
+        while (message := transport._outbox.take()) is not None:
+            waiting.append(json.loads(message)["seq"])
+        assert waiting == [1, 2, 3]
 
 
 async def test_closing_waits_until_the_carrier_has_played_all():

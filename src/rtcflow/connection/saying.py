@@ -40,6 +40,7 @@ class Saying:
     def __init__(self, media: MediaLoops, connection: Binding) -> None:
         self._media, self._connection = media, connection
         self._stop: Callable[[], None] | None = None
+        self._reply: Reply | None = None  # what is being said
 
     def stop(self) -> None:
         """Say no more of what is being said; from any thread."""
@@ -48,6 +49,8 @@ class Saying:
 
     async def say(self, item: object) -> Heard:
         """Play `item` after what `emit` gave so far; see `StreamHandlerBase.say`. A checkpoint."""
+        if self._reply is not None:
+            self._reply.check_may_wait(anyio.get_current_task())
         media, ledger = self._media, PlayoutLedger()
         try:
             await media.begun.wait()
@@ -67,7 +70,8 @@ class Saying:
 
     async def _play(self, item: object, ledger: PlayoutLedger) -> None:
         media, loop = self._media, self._connection.loop
-        reply, queue = Reply(TurnTimeline(0)), ChunkQueue()
+        queue = ChunkQueue()
+        self._reply = reply = Reply(TurnTimeline(0))
         with anyio.CancelScope() as playing:
 
             def stop() -> None:

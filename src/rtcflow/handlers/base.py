@@ -327,7 +327,8 @@ class StreamHandlerBase(ABC):  # noqa: B024  the abstract methods are async or n
         Raises:
             MediaError: `item` cannot be played.
             Exception: What a generator raises.
-            RuntimeError: The handler serves no connection yet.
+            RuntimeError: The handler serves no connection yet. Or a generator that is being said calls this: it would
+                wait for its own end. There, yield the item.
 
         Cancelling this interrupts what it says.
         """

@@ -219,6 +219,22 @@ async def test_what_cannot_be_said_is_told_to_the_caller_of_say():
         assert (await caller.handler.say(sound(HIGH))).complete
 
 
+async def test_what_is_being_said_cannot_wait_for_its_own_end():
+    """A generator that calls `say` would stop the call's sound for ever. Another task may: it waits."""
+    later = []
+
+    async def talk():
+        yield sound(HIGH)
+        later.append(caller.handler.loop.create_task(caller.handler.say(sound(HIGH))))
+        await caller.handler.say(sound(HIGH))
+
+    async with open_caller(Own()) as caller:
+        await caller.wait(0.1)
+        with anyio.fail_after(20), pytest.raises(RuntimeError, match="yield what is to be said"):
+            await caller.handler.say(talk())
+        assert (await later[0]).complete
+
+
 @pytest.mark.parametrize("anyio_backend", [virtual_backend("asyncio")], ids=["asyncio"])
 async def test_what_meets_a_cancelled_future_is_told_to_the_caller_of_say():
     """On asyncio that looks like the end of the task that makes it, and `say` would wait for ever."""

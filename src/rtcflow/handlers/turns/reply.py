@@ -92,10 +92,12 @@ class Reply:
         words: Its own words, as far as they were emitted.
         marks: Moments that its function has named, on the loop's clock.
         cancelled: Nothing more of it may be heard. Its worker thread reads this, too.
-        stopped: It was interrupted, so what leaves from now on is not its audio.
+        stopped: It was interrupted or dropped, so what leaves from now on is not its audio.
         at_yield: Its async generator stands at a `yield`.
         paused: The interruption may be a false alarm.
         has_sound: Some of its audio was handed over to be played.
+        task: The id of the task that it runs in.
+        thread: The id of the worker thread that its function runs in now, or None.
         scope: Cancels it.
         committed: It may be heard. A reply that was started before the user's turn had ended gets this later.
         all_emitted: `emit` has given all of it to be played.
@@ -113,6 +115,8 @@ class Reply:
         self.cancelled: bool = False
         self.paused: bool = False
         self.stopped = self.at_yield = self.has_sound = False
+        self.task: int | None = None
+        self.thread: int | None = None
         self.scope: anyio.CancelScope = anyio.CancelScope()
         self.committed: anyio.Event = anyio.Event()
         self.over: anyio.Event = anyio.Event()
@@ -131,6 +135,19 @@ class Reply:
             self.scope.deadline = now + CLOSING
         else:
             self.scope.cancel()
+
+    def check_may_wait(self, task: anyio.TaskInfo | None = None) -> None:
+        """Check that it is not the reply's own code, in `task` or else in this thread, that will wait for its end.
+
+        Raises:
+            RuntimeError: It is, so it would wait for ever.
+        """
+        if task is None:
+            here = self.thread == threading.get_ident()
+        else:
+            here = self.task is not None and self.task in {task.id, task.parent_id}
+        if here and not self.cancelled:
+            raise RuntimeError("say() in the code of a reply would wait for that reply's end: yield what is to be said")
 
     def pause(self) -> None:
         """Hold the reply until `resume`."""
@@ -257,6 +274,7 @@ async def run_reply(
         Exception: What `fn` raises.
         MediaError: `fn` yielded something that cannot be emitted.
     """
+    reply.task = anyio.get_current_task().id
     if is_async(fn):
         result = fn(*args)
         if inspect.isawaitable(result):
@@ -316,6 +334,7 @@ def _for_thread(
     """The job of a worker thread, named after `fn`: call it unless `args` is None, and go through its result."""
 
     def work() -> object:
+        reply.thread = threading.get_ident()
         try:
             return _drive(reply, result if args is None else fn(*args), outbox)
         except Exception:
@@ -324,6 +343,8 @@ def _for_thread(
             # This is the last to see the error: nobody waits for this thread any more.
             logger.exception("the reply function %s raised after its reply was over", work.__qualname__)
             return None
+        finally:
+            reply.thread = None
 
     work.__qualname__ = name_of_function(fn)
     return work

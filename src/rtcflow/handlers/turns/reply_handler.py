@@ -266,11 +266,14 @@ class ReplyHandler(AsyncStreamHandler):
 
         Raises:
             MediaError: `item` cannot be played.
-            RuntimeError: The handler serves no connection yet.
+            RuntimeError: The handler serves no connection yet. Or the reply function itself calls this: it has the turn
+                already, and would wait for its own end. There, yield the item.
 
         Cancelling this interrupts what it says.
         """
         self._bound("say()")
+        if (replying := _replying.get()) is not None:
+            replying.check_may_wait(anyio.get_current_task())
         if not hasattr(item, "__anext__") and not hasattr(item, "__next__"):
             Reply(TurnTimeline(0)).chunk(item)  # raises here what would cost a turn there
 
@@ -291,6 +294,12 @@ class ReplyHandler(AsyncStreamHandler):
             self._interrupt_reply(reply)
             raise
         return reply.ledger.heard()
+
+    def say_sync(self, item: object, **options: Any) -> Heard:
+        """`say` for worker threads; see there."""
+        if (replying := _replying.get()) is not None:
+            replying.check_may_wait()
+        return super().say_sync(item, **options)
 
     def hang_up(self, reason: str = "the handler hung up", *, after: Literal["played", "now"] = "played") -> None:
         """End the call. From any thread.
@@ -381,6 +390,7 @@ class ReplyHandler(AsyncStreamHandler):
                 self._show_question(self._reply)
                 self._outbox.resume([])
             case DropReply(number):
+                self._replies[number].stopped = True
                 self._replies[number].interrupt(self.loop.time())
                 self._outbox.drop()
                 self._on_reply_over(self._replies[number], None)

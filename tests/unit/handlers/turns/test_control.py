@@ -225,6 +225,42 @@ async def test_say_from_a_thread():
     assert results[0].text == "hi"
 
 
+@pytest.mark.parametrize("kind", ["async", "a task of it", "sync"])
+async def test_say_in_a_reply_function_is_an_error(kind, caplog):
+    """The reply has the turn, so it would wait for itself, and the caller would hear nothing any more."""
+
+    async def fn(audio):
+        yield sound(0.2)
+        if kind == "async":
+            await call.handler.say(sound(0.2))
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(call.handler.say, sound(0.2))
+
+    def sync_fn(audio):
+        yield sound(0.2)
+        call.handler.say_sync(sound(0.2))
+
+    script = turn(0.2, 0.6) + turn(3.2, 3.6)
+    async with calling(sync_fn if kind == "sync" else fn, script) as call:
+        await call.until(6)
+        assert [one.outcome for one in call.handler.turns] == ["failed", "failed"]
+    assert len(call.loud()) == 20
+    assert "yield what is to be said" in caplog.text
+
+
+async def test_a_task_that_a_reply_function_leaves_behind_may_say_something():
+    """It waits for the end of the reply, as anybody does."""
+
+    async def fn(audio):
+        call.handler.loop.create_task(call.handler.say(sound(0.2)))
+        yield sound(0.5)
+
+    async with calling(fn, turn(0.2, 0.6)) as call:
+        await call.until(5)
+        assert [one.outcome for one in call.handler.turns] == ["played", "played"]
+    assert len(call.loud()) == 35
+
+
 @pytest.mark.parametrize("item", ["hello", 5, (24000, "x"), None])
 async def test_say_refuses_what_nobody_can_hear(item):
     """The error comes out of `say` and costs nothing."""
@@ -462,6 +498,22 @@ async def test_an_interruption_calls_the_hang_up_off():
         call.handler.hang_up()
         await call.until(4)
         assert call.connection.end is None
+
+
+async def test_a_dropped_speculation_hangs_up_on_nobody():
+    """It said goodbye too early: the user goes on, and the call ends after the reply that was heard."""
+
+    async def fn(audio):
+        yield sound(0.5)
+        call.handler.hang_up("goodbye")
+
+    async with calling(fn, likely(0.2, (0.6, 0.9), end=3.0), speculative=True) as call:
+        await call.until(2.5)
+        assert call.connection.end is None
+        with anyio.fail_after(10):
+            await call.connection.wait_ended()
+    assert call.end.reason == "goodbye"
+    assert len(call.loud()) == 25
 
 
 @pytest.mark.parametrize("line", LINES)

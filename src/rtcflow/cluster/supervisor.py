@@ -85,6 +85,7 @@ class LocalNats:
 
         Raises:
             ClusterError: There is no server to start, or it does not start.
+            OSError: The system makes no process, or no file.
         """
         binary = find_nats()
         settings = self._folder / "nats.conf"
@@ -112,6 +113,7 @@ class LocalNats:
                 await anyio.sleep(0.02)  # another program's start: it tells nobody
         if process.returncode is None:
             process.kill()
+            raise ClusterError(f"the NATS server {binary} did not listen within {NATS_START:g} s")
         raise ClusterError(f"the NATS server {binary} did not start (exit status {process.returncode})")
 
     def _read_port(self, pid: int) -> int:
@@ -127,7 +129,7 @@ class LocalNats:
             logger.warning("the NATS server died (exit status %s); starting it again", status)
             try:
                 await self.start()
-            except ClusterError as error:
+            except (ClusterError, OSError) as error:
                 logger.error("%s; trying again in %g s", error, NATS_PAUSE)
                 await anyio.sleep(NATS_PAUSE)
 
@@ -187,15 +189,20 @@ class _Keeper:
         try:
             while not self._retired.is_set():
                 began = anyio.current_time()
-                status = await self._live()
+                try:
+                    ended = f"a worker died (exit status {await self._live()})"
+                except OSError as error:  # the system makes no process now: calls of other workers go on
+                    ended = f"a worker cannot be started ({error})"
+                    if not self.ready.is_set():
+                        logger.error("%s", ended)
                 if self._retired.is_set():
                     return
                 if not self.ready.is_set():
                     self.failed = True
                     return
                 failures = 0 if anyio.current_time() - began > SETTLED else failures + 1
-                pause = min(LONGEST_PAUSE, 0.1 * 2**failures)
-                logger.error("a worker died (exit status %s); starting another one in %g s", status, pause)
+                pause = min(LONGEST_PAUSE, 0.1 * 2 ** min(failures, 9))
+                logger.error("%s; starting another one in %g s", ended, pause)
                 with anyio.move_on_after(pause):
                     await self._retired.wait()
         finally:
@@ -282,6 +289,7 @@ class _Supervisor:
         self._keepers: list[_Keeper] = []
         self._stopping = False
         self._replacing = anyio.Lock()
+        self._newest: _Keeper | None = None  # the one that a replacement waits for
         self._tasks: anyio.abc.TaskGroup
 
     async def run(
@@ -342,17 +350,21 @@ class _Supervisor:
     async def _replace_all(self) -> None:
         """Replace the workers one after the other: the new one is ready before the old one drains.
 
-        A second SIGHUP waits for the first one. Workers that drain already have been replaced.
+        A second SIGHUP waits for the first one. If the first one waits for a worker that is not ready yet, that worker
+        is ended, since nobody knows whether it will ever be ready. Workers that drain already have been replaced.
         """
+        if self._newest is not None and not self._newest.ready.is_set():
+            self._newest.retire()
         async with self._replacing:
             for old in list(self._keepers):
                 if self._stopping or old.is_retired or old.over.is_set():
                     continue
-                new = self._begin()
+                new = self._newest = self._begin()
                 await self._until_ready(new)
+                if new.is_retired:  # by another signal
+                    return
                 if not new.ready.is_set():
                     logger.error("the new worker does not start: the old ones stay")
                     return
-                if not old.is_retired:
-                    old.retire()
+                old.retire()
             logger.info("all workers were replaced")

@@ -6,6 +6,7 @@ import signal
 import socket
 
 import anyio
+import anyio.testing
 import pytest
 
 from rtcflow.cluster import supervisor as supervisor_module
@@ -86,7 +87,72 @@ async def test_a_second_reload_leaves_workers_alone_that_drain_already(monkeypat
 
 
 @pytest.mark.anyio
-async def test_a_nats_server_that_does_not_start_again_is_tried_again(tmp_path, monkeypatch, caplog):
+async def test_a_second_reload_does_not_wait_for_a_worker_that_is_never_ready(monkeypatch):
+    """The first one has begun it. It may wait for a database that is away, and the second one is to cure that."""
+    with socket.socket() as listener:
+        supervisor = _Supervisor(lambda *_: (), listener, 0)
+        supervisor._keepers = keepers_of(listener, 2)
+
+        def begin():
+            (keeper,) = keepers_of(listener, 1)
+            if len(supervisor._keepers) == 2:
+                keeper.ready = anyio.Event()
+                monkeypatch.setattr(keeper._process, "send_signal", lambda _: keeper.over.set())
+            supervisor._keepers.append(keeper)
+            return keeper
+
+        async def signals():
+            for _ in range(2):
+                yield signal.SIGHUP
+                await anyio.testing.wait_all_tasks_blocked()
+            supervisor._tasks.cancel_scope.cancel()
+
+        monkeypatch.setattr(supervisor, "_begin", begin)
+        async with anyio.create_task_group() as supervisor._tasks:
+            await supervisor._obey(signals())
+        assert supervisor._keepers[2].over.is_set()
+        sent = [keeper._process.signals for keeper in supervisor._keepers]
+    assert sent == [[signal.SIGTERM], [signal.SIGTERM], [], [], []]
+
+
+@pytest.mark.anyio
+async def test_a_worker_that_cannot_be_started_again_is_tried_again(monkeypatch, caplog):
+    """The system may have no process for it. Other workers have calls, so nothing ends, not even after a night."""
+    with socket.socket() as listener:
+        keeper, lives = _Keeper(lambda *_: (), listener, 0), []
+
+        async def live():
+            lives.append(1)
+            await anyio.lowlevel.checkpoint()
+            if len(lives) == 1100:
+                keeper.retire()
+            if len(lives) % 2:
+                raise BlockingIOError("no process can be made")
+            return 1
+
+        keeper.ready.set()
+        monkeypatch.setattr(keeper, "_live", live)
+        monkeypatch.setattr(supervisor_module, "LONGEST_PAUSE", 0)
+        await keeper.run()
+    assert len(lives) == 1100
+    assert not keeper.failed
+    assert "a worker cannot be started (no process can be made); starting another one in 0 s" in caplog.text
+
+
+@pytest.mark.anyio
+async def test_a_first_worker_that_cannot_be_started_has_failed(caplog):
+    """At a reload the old ones stay."""
+    with socket.socket() as listener:
+        keeper = _Keeper(lambda *_: ("/nowhere/python",), listener, listener.fileno())
+        await keeper.run()
+    assert keeper.failed
+    assert keeper.over.is_set()
+    assert caplog.text.count("a worker cannot be started") == 1
+
+
+@pytest.mark.parametrize("error", [ClusterError, OSError])
+@pytest.mark.anyio
+async def test_a_nats_server_that_does_not_start_again_is_tried_again(tmp_path, monkeypatch, caplog, error):
     """Live calls need no NATS, so the supervisor must not end with it."""
     nats, started = LocalNats(tmp_path), []
 
@@ -98,7 +164,7 @@ async def test_a_nats_server_that_does_not_start_again_is_tried_again(tmp_path, 
     async def start():
         started.append(1)
         if len(started) < 3:
-            raise ClusterError("the port is taken")
+            raise error("the port is taken")
         nats._process = None  # the test is over
 
     nats._process = Dead()

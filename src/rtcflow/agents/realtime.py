@@ -268,7 +268,7 @@ class RealtimeHandler(AsyncStreamHandler):
                 self._end("the speech service cannot be reached")
                 return
             if failures > was_ready:
-                await anyio.sleep(min(LONGEST_WAIT, BACKOFF * 2 ** (failures - was_ready - 1)))
+                await anyio.sleep(min(LONGEST_WAIT, BACKOFF * 2 ** min(failures - was_ready - 1, 9)))
 
     def _end(self, reason: str) -> None:
         logger.error("the call ends: %s", reason)

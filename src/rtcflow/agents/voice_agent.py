@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator
+from contextlib import aclosing, contextmanager
 from functools import partial
 from itertools import accumulate
 from typing import Any
@@ -49,7 +49,6 @@ SPEECH_RATE = 15.0
 
 WIDE = 3
 """A Chinese, Japanese or Korean character is a syllable or two, and takes as long as this many others."""
-
 
 EXAMPLES = {
     "chat": "async def chat(messages, tools): ... yield token",
@@ -110,8 +109,7 @@ class VoiceAgent(ReplyOnPause):
         }  # fmt: skip
         self.conversation: Conversation = Conversation(system, tools) if conversation is None else conversation()
         self._chat, self._stt, self._tts = chat, stt, tts
-        self._apology, self._patience = apology, patience
-        self._apologizing = False
+        self._apology, self._patience, self._apologizing = apology, patience, False
         self._untranscribed: dict[int, Audio] = {}  # by the number of the reply
         self._shown: set[str] = set()  # calls whose results the model has read
         super().__init__(self._answer, None if greeting is None else partial(self._speak, greeting), **options)
@@ -160,8 +158,7 @@ class VoiceAgent(ReplyOnPause):
         for round_ in range(ROUNDS):
             calls: list[ToolCall] = []
             schemas = self.conversation.schemas() if round_ < ROUNDS - 1 else []
-            pieces = sentences(self._tokens(schemas, calls))
-            async with aclosing(pieces):
+            async with aclosing(sentences(self._tokens(schemas, calls))) as pieces:
                 async for piece in pieces:
                     async with aclosing(self._speak(piece)) as spoken:
                         async for say in spoken:
@@ -174,16 +171,13 @@ class VoiceAgent(ReplyOnPause):
     async def _tokens(self, schemas: list[dict[str, Any]], calls: list[ToolCall]) -> AsyncGenerator[str]:
         """The model's text; its calls go into `calls`."""
         self._shown |= self.conversation.finished()
-        stream = self._chat(self.conversation.messages, schemas)
-        async with aclosing(closable(stream)) as stream:
+        async with aclosing(closable(self._chat(self.conversation.messages, schemas))) as stream:
             while True:
                 try:
-                    with anyio.fail_after(self._patience):
+                    with _within(self._patience, "the chat service sent nothing"):
                         item = await anext(stream)
                 except StopAsyncIteration:
                     return
-                except TimeoutError as error:
-                    raise ServiceError(f"the chat service sent nothing for {self._patience:g} s") from error
                 if isinstance(item, ToolCall):
                     calls.append(item)
                 elif isinstance(item, str):
@@ -219,17 +213,13 @@ class VoiceAgent(ReplyOnPause):
 
     async def _call(self, function: Callable[..., Any], *args: Any) -> Any:
         """Call a service of the user's: awaited, or in a worker thread."""
-        try:
-            with anyio.fail_after(self._patience):
-                if inspect.iscoroutinefunction(function):
-                    return await function(*args)
-                if inspect.isasyncgenfunction(function):
-                    return function(*args)
-                result = await self.run_sync(function, *args)
-                return await result if inspect.isawaitable(result) else result
-        except TimeoutError as error:
-            name = getattr(function, "__name__", type(function).__name__)
-            raise ServiceError(f"{name} gave nothing for {self._patience:g} s") from error
+        with _within(self._patience, f"{getattr(function, '__name__', type(function).__name__)} gave nothing"):
+            if inspect.iscoroutinefunction(function):
+                return await function(*args)
+            if inspect.isasyncgenfunction(function):
+                return function(*args)
+            result = await self.run_sync(function, *args)
+            return await result if inspect.isawaitable(result) else result
 
     def _current(self) -> Reply:
         reply = self._current_reply
@@ -267,12 +257,11 @@ class VoiceAgent(ReplyOnPause):
         if not isinstance(event, ReplyFailed) or self._apology is None or self._apologizing:
             return
         self._apologizing = True
-        self.loop.create_task(self._apologize())
+        self.loop.create_task(self._apologize(self._apology))
 
-    async def _apologize(self) -> None:
-        assert self._apology is not None  # noqa: S101
+    async def _apologize(self, words: str) -> None:
         try:
-            await self.say(self._speak(self._apology))
+            await self.say(self._speak(words))
         finally:
             self._apologizing = False
 
@@ -289,6 +278,15 @@ def in_process(function: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
         return await handler.run_process(function, *args)
 
     return run
+
+
+@contextmanager
+def _within(seconds: float, what: str) -> Iterator[None]:
+    """Raise `ServiceError` after `seconds`, and not for a `TimeoutError` of the service's own."""
+    with anyio.move_on_after(seconds) as limit:
+        yield
+    if limit.cancelled_caught:
+        raise ServiceError(f"{what} for {seconds:g} s")
 
 
 def _words(text: str, seconds: float) -> str:

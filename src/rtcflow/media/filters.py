@@ -68,6 +68,7 @@ class FilterChain:
     Attributes:
         latency: Seconds, of all of them together.
         needs_played: Whether one of them does.
+        names: Their classes, for errors.
 
     Raises:
         TypeError: One of them makes something that is not a filter.
@@ -80,6 +81,7 @@ class FilterChain:
                 raise TypeError(f"{made!r:.80} is not an audio filter: it needs latency, needs_played and feed()")
         self.latency: float = sum(made.latency for made in self._filters)
         self.needs_played: bool = any(made.needs_played for made in self._filters)
+        self.names: str = ", ".join(type(made).__qualname__ for made in self._filters)
 
     def feed(self, samples: NDArray[np.int16], played: NDArray[np.int16] | None) -> NDArray[np.int16]:
         """Filter a frame; see `AudioFilter.feed`.

@@ -513,6 +513,46 @@ async def test_a_tool_that_fails_is_told_to_the_model(call, words):
     assert words in answer
 
 
+@pytest.mark.parametrize("service", ["chat", "stt", "tts"])
+async def test_a_timeout_of_a_service_itself_is_told_as_it_is(service):
+    """It is not the agent that has lost its patience."""
+
+    async def fail(*_):
+        raise TimeoutError("the pool has no connection")
+
+    async def chat(*_):
+        await fail()
+        yield ""
+
+    services = Services("Hello.")
+    setattr(services, service, chat if service == "chat" else fail)
+    async with open_caller(services.agent(turn(0.3, 0.8), apology=None)) as caller:
+        await caller.wait(3)
+    (failed,) = services.of(ReplyFailed)
+    assert repr(failed.error) == "TimeoutError('the pool has no connection')"
+
+
+async def test_a_filter_that_fails_is_nothing_to_apologize_for(caplog):
+    """The caller is heard and answered all the same."""
+
+    class Broken:
+        latency, needs_played = 0.0, False
+
+        def __init__(self, format):
+            pass
+
+        def feed(self, samples, played):
+            raise LookupError("no model")
+
+    services = Services("Hello.")
+    async with open_caller(services.agent(turn(0.3, 0.8) + turn(5.0, 5.5), filters=[Broken])) as caller:
+        await caller.wait(10)
+        said = [message["content"] for message in caller.handler.conversation.messages]
+    assert said == ["Hello?", "Hello."] * 2
+    assert services.of(ReplyFailed) == []
+    assert ".Broken failed in turn 1" in caplog.text
+
+
 async def test_a_decorated_tool_is_awaited():
     """A plain function around an async one runs in a worker thread, and gives a coroutine."""
 

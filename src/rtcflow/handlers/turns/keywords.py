@@ -213,10 +213,14 @@ def _contains(words: str, phrase: str) -> bool:
 
 
 def plain(text: str) -> str:
-    """`text` in lower case, words separated by single blanks, without punctuation. Accents stay with their letters."""
-    letters = normalize("NFC", text.lower().replace("’", "'"))
+    """`text` in lower case, words separated by single blanks, without punctuation. Accents stay with their letters.
+
+    Signs without a letter are no words: the emoji ❤️ ends with one. Characters that nobody sees (Unicode's category Cf,
+    such as the joiners in Hindi and Persian words) are left out.
+    """
+    letters = [one for one in normalize("NFC", text.lower().replace("’", "'")) if category(one) != "Cf"]
     kept = "".join(char if char == "'" or category(char)[0] in "LMN" else " " for char in letters)
-    return " ".join(word for part in kept.split() if (word := part.strip("'")))
+    return " ".join(part.strip("'") for part in kept.split() if any(map(str.isalnum, part)))
 
 
 def check_phrases(phrases: Sequence[str]) -> list[str]:

@@ -651,6 +651,8 @@ def test_phrases_are_found_as_words():
         ("안녕하세요 컴퓨터야", "컴퓨터", False),
         ("Cafe\u0301, bitte", "café", True),
         ("Cafés", "Café", False),
+        ("Hello ❤\ufe0f computer", "hello computer", True),
+        ("क्\u200dया, सुनो", "क्या सुनो", True),
     ],
 )
 def test_phrases_are_found_in_every_script(text, phrase, found):

@@ -253,7 +253,14 @@ def test_words_the_recogniser_does_not_know_are_refused():
 
 @pytest.mark.parametrize(
     ("phrases", "error"),
-    [([], ValueError), (["..."], ValueError), ("stop", TypeError), ([1], TypeError), (None, TypeError)],
+    [
+        ([], ValueError),
+        (["..."], ValueError),
+        (["❤\ufe0f"], ValueError),
+        ("stop", TypeError),
+        ([1], TypeError),
+        (None, TypeError),
+    ],
 )
 def test_stop_words_must_be_phrases(phrases, error):
     """None, an empty one, or a bare string: refused at construction."""

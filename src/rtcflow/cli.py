@@ -10,6 +10,7 @@ import importlib.util
 import inspect
 import json
 import logging
+import math
 import os
 import signal
 import socket
@@ -118,6 +119,13 @@ def demo(
     serve_application(stream, "the echo demo", host, port, backend)
 
 
+def _number(value: float | None) -> float | None:
+    """Refuse NaN: no limit that is NaN is ever broken, and no time that is NaN ever comes."""
+    if value is not None and math.isnan(value):
+        raise typer.BadParameter("nan is not a number")
+    return value
+
+
 @app.command()
 def serve(
     target: Annotated[str, typer.Argument(metavar="MODULE:STREAM", help="A Stream, or an ASGI application.")],
@@ -126,7 +134,11 @@ def serve(
     port: PortOption = 8000,
     drain: Annotated[
         float | None,
-        typer.Option(help="Seconds that live calls may go on after SIGTERM or Ctrl-C, while new ones get 503.", min=0),
+        typer.Option(
+            help="Seconds that live calls may go on after SIGTERM or Ctrl-C, while new ones get 503.",
+            min=0,
+            callback=_number,
+        ),
     ] = None,
     log_format: Annotated[LogFormat, typer.Option(help="json: one JSON object per line.")] = LogFormat.text,
     workers: Annotated[
@@ -163,7 +175,10 @@ def call(
     play: Annotated[Path | None, typer.Option(help="A sound file to play into the call.")] = None,
     record: Annotated[Path | None, typer.Option(help="A WAV file to record the answer to.")] = None,
     seconds: Annotated[
-        float | None, typer.Option(help="How long to stay; by default the length of --play and 1 s, or 10 s.", min=0.1)
+        float | None,
+        typer.Option(
+            help="How long to stay; by default the length of --play and 1 s, or 10 s.", min=0.1, callback=_number
+        ),
     ] = None,
     telephone: Annotated[
         SimulatedCarrier | None, typer.Option(help="Call a ws:// URL as this telephone carrier would.")
@@ -180,7 +195,7 @@ def call(
     """Call a server without a browser: play a recording, record the answer, measure the line."""
     if telephone is None and dtmf:
         _fail("--dtmf needs a telephone; add --telephone twilio, for example")
-    if telephone is not None and not url.startswith(("ws://", "wss://")):
+    if telephone is not None and not _is_websocket(url):
         _fail(f"a carrier calls a WebSocket; write ws:// instead of {url.partition('://')[0]}://")
     line = _Line(url, None if telephone is None else telephone.value, dtmf, _headers(header))
     raise SystemExit(_call(line, play, record, seconds, backend, as_json=as_json))
@@ -190,16 +205,21 @@ def call(
 def bench(
     url: Annotated[str, typer.Argument(help="Where the stream is mounted: http://127.0.0.1:8000")],
     connections: Annotated[int, typer.Option("--connections", "-n", help="How many calls at once.", min=1)] = 8,
-    seconds: Annotated[float, typer.Option(help="How long to measure, with all calls up.", min=0.5)] = 10.0,
+    seconds: Annotated[
+        float, typer.Option(help="How long to measure, with all calls up.", min=0.5, callback=_number)
+    ] = 10.0,
     min_delivery: Annotated[
-        float | None, typer.Option(help="The share of frames that must come, 0 to 1.", min=0, max=1)
+        float | None, typer.Option(help="The share of frames that must come, 0 to 1.", min=0, max=1, callback=_number)
     ] = None,
-    max_gap_p99: Annotated[float | None, typer.Option(help="Milliseconds that 99 % of the gaps may last.")] = None,
+    max_gap_p99: Annotated[
+        float | None, typer.Option(help="Milliseconds that 99 % of the gaps may last.", callback=_number)
+    ] = None,
     max_latency: Annotated[
-        float | None, typer.Option(help="Milliseconds until half of what was said must be back, from an echo.")
+        float | None,
+        typer.Option(help="Milliseconds until half of what was said must be back, from an echo.", callback=_number),
     ] = None,
     max_setup: Annotated[
-        float | None, typer.Option(help="Milliseconds in which half of the calls must be set up.")
+        float | None, typer.Option(help="Milliseconds in which half of the calls must be set up.", callback=_number)
     ] = None,
     header: Annotated[list[str] | None, typer.Option(help="A header for the offers: 'Authorization: ...'.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
@@ -231,7 +251,7 @@ def doctor(
     relay_only: Annotated[
         bool, typer.Option(help="Forbid host candidates: does the call work for those who need TURN?")
     ] = False,
-    timeout: Annotated[float, typer.Option(help="Seconds for each step.", min=0.1)] = 10.0,
+    timeout: Annotated[float, typer.Option(help="Seconds for each step.", min=0.1, callback=_number)] = 10.0,
     header: Annotated[list[str] | None, typer.Option(help="A header for the requests: 'Authorization: ...'.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,
     backend: BackendOption = Backend.asyncio,
@@ -275,6 +295,11 @@ def _console(**options: Any) -> Console:
     if console.is_terminal:
         return console
     return Console(markup=False, emoji=False, width=1000, **options)  # nothing is cut off for a program that reads it
+
+
+def _is_websocket(url: str) -> bool:
+    """Whether it is a WebSocket's. A scheme may have capital letters (RFC 3986 section 3.1)."""
+    return url.lower().startswith(("ws://", "wss://"))
 
 
 def _fail(words: str) -> NoReturn:
@@ -728,7 +753,7 @@ class _Line:
         from .client.webrtc import connect, import_httpx2
 
         import_httpx2()  # before the clock starts
-        if not self.url.startswith(("ws://", "wss://")):
+        if not _is_websocket(self.url):
             from .transports.webrtc import open_engine
 
             async with open_engine() as engine:
@@ -790,7 +815,9 @@ async def _hold(line: _Line, samples: Any, seconds: float) -> tuple[CallReport, 
     except (ValueError, ConnectionError) as error:
         _fail(str(error))
     except (NegotiationError, RemoteProtocolError) as error:
-        _fail(f"{url.partition('?')[0]}: {error}")  # a query may hold a token
+        from .client.webrtc import shown_url
+
+        _fail(f"{shown_url(url)}: {error}")
     except anyio.BrokenResourceError as error:
         _fail(f"the server answered, but no media could flow: {error.__cause__ or 'the link failed'}")
 
@@ -892,6 +919,7 @@ async def _top(url: str, headers: dict[str, str], *, end: int | None, once: bool
     from rich.live import Live
 
     from .client.top import View, Watching, draw, end_call, get_calls, terminal_keys
+    from .client.webrtc import shown_url
     from .exceptions import NegotiationError, RemoteProtocolError
 
     console = _console()
@@ -915,7 +943,7 @@ async def _top(url: str, headers: dict[str, str], *, end: int | None, once: bool
     except (ValueError, ConnectionError, ModuleNotFoundError) as error:
         failure = str(error)
     except (NegotiationError, RemoteProtocolError) as error:
-        failure = f"{url.partition('?')[0]}: {error}"
+        failure = f"{shown_url(url)}: {error}"
     _fail(failure)
 
 

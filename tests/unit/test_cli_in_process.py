@@ -47,6 +47,8 @@ def test_the_version():
     [
         (["call", "ws://host", "--dtmf", "1"], "--dtmf needs a telephone; add --telephone twilio"),
         (["call", "https://host", "--telephone", "twilio"], "write ws:// instead of https://"),
+        (["call", "WS://127.0.0.1:port", "--telephone", "twilio"], "is not the URL of a WebSocket: Port could not be"),
+        (["call", "Wss://127.0.0.1:port"], "is not the URL of a WebSocket: Port could not be"),
         (["call", "http://host", "--header", "nonsense"], "a --header has a name and a colon"),
         (["top", "host:8000"], "write for example http://"),
         (["serve", "rtcflow.demo:"], "write module:stream"),
@@ -63,6 +65,27 @@ def test_what_is_wrong_is_one_line(arguments, words, monkeypatch):
     assert words in err
     assert err.startswith("rtcflow: ")
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["serve", "rtcflow.demo:stream", "--drain"],
+        ["call", "http://host", "--seconds"],
+        ["bench", "http://host", "--seconds"],
+        ["bench", "http://host", "--min-delivery"],
+        ["bench", "http://host", "--max-gap-p99"],
+        ["bench", "http://host", "--max-latency"],
+        ["bench", "http://host", "--max-setup"],
+        ["doctor", "http://host", "--timeout"],
+    ],
+    ids=" ".join,
+)
+def test_nan_is_refused(arguments):
+    """A limit that is NaN would never be broken."""
+    code, _, err = command(*arguments, "nan")
+    assert code == 2
+    assert f"Invalid value for '{arguments[-1]}': nan is not a number" in err
 
 
 def test_trio_that_is_not_installed_is_named(monkeypatch):

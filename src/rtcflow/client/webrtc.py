@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import socket
 import ssl
@@ -50,12 +51,12 @@ def offer_url(url: str) -> str:
 
 
 def check_url(url: str, schemes: Collection[str], what: str) -> None:
-    """Refuse what cannot be asked, before anybody is asked. The text does not show a query, which may hold a token.
+    """Refuse what cannot be asked, before anybody is asked.
 
     Raises:
         ValueError: `url` has another scheme, no host, or a port that cannot be.
     """
-    shown = url.partition("?")[0]
+    shown = shown_url(url)
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port
@@ -64,6 +65,11 @@ def check_url(url: str, schemes: Collection[str], what: str) -> None:
     if url.partition("://")[0].lower() not in schemes or not host:
         example = "ws://127.0.0.1:8000" if "ws" in schemes else "http://127.0.0.1:8000"
         raise ValueError(f"{shown!r} is not the URL of {what}; write for example {example}")
+
+
+def shown_url(url: str) -> str:
+    """`url` as texts and logs show it: without its query, which may hold a token, and without user and password."""
+    return re.sub("//[^/]*@", "//", url.partition("?")[0])
 
 
 class _OfferedMedia(TypedDict):
@@ -275,7 +281,7 @@ async def get_configuration(
     response = await request("GET", target, read_headers(headers), timeout)
     found = signalling.parse_reply(response.content, response.status_code)
     if not isinstance(found.get("rtcConfiguration"), dict):
-        raise RemoteProtocolError(f"{target.partition('?')[0]} answered, but with no rtcConfiguration")
+        raise RemoteProtocolError(f"{shown_url(target)} answered, but with no rtcConfiguration")
     return found
 
 
@@ -313,7 +319,7 @@ async def request(
         ConnectionError: Nobody answers there, or not in time.
     """
     library = import_httpx2()
-    shown = url.partition("?")[0]  # a query may hold a token
+    shown = shown_url(url)
     # Reading the certificates of the system takes 60 ms, which plain http need not wait for. Everything else is
     # verified. The scheme may have capital letters (RFC 3986 section 3.1).
     verify = not url.lower().startswith("http:")

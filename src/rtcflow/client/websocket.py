@@ -14,7 +14,7 @@ from .._core.native import task_group
 from ..ends import sole_error
 from ..exceptions import NegotiationTimeout
 from ..protocol.lines import Message
-from .webrtc import check_url, read_headers
+from .webrtc import check_url, read_headers, shown_url
 
 if TYPE_CHECKING:
     import httpx2.websockets
@@ -40,7 +40,7 @@ class UpgradeRefused(ConnectionError):
 
     def __init__(self, url: str, status: int) -> None:
         words = HTTPStatus(status).phrase if status in _STATUSES else ""
-        super().__init__(f"{_shown(url)} answered {status} {words}".rstrip() + ", and opened no WebSocket")
+        super().__init__(f"{shown_url(url)} answered {status} {words}".rstrip() + ", and opened no WebSocket")
         self.status = status
 
 
@@ -194,14 +194,9 @@ async def _keep_session(
     except httpx2.websockets.WebSocketUpgradeError as error:
         raise UpgradeRefused(url, error.response.status_code) from error
     except (httpx2.UnsupportedProtocol, httpx2.InvalidURL) as error:
-        raise ValueError(f"{_shown(url)!r} is not the URL of a WebSocket: {error}") from None
+        raise ValueError(f"{shown_url(url)!r} is not the URL of a WebSocket: {error}") from None
     except httpx2.TransportError as error:
-        raise ConnectionError(f"nobody answers at {_shown(url)}: {str(error) or type(error).__name__}") from error
-
-
-def _shown(url: str) -> str:
-    """`url` for an error's text: its query may hold a token."""
-    return url.partition("?")[0]
+        raise ConnectionError(f"nobody answers at {shown_url(url)}: {str(error) or type(error).__name__}") from error
 
 
 def _import_httpx2() -> Any:

@@ -205,6 +205,9 @@ async def test_a_token_in_the_query_is_in_no_error():
     with pytest.raises(ConnectionError, match="nobody answers") as caught:
         await get_configuration(f"http://127.0.0.1:{port}/talk?token=SECRET")
     assert "SECRET" not in str(caught.value)
+    with pytest.raises(ConnectionError, match=rf"nobody answers at http://127.0.0.1:{port}/talk/@me/") as caught:
+        await get_configuration(f"http://me:SECRET@127.0.0.1:{port}/talk/@me")
+    assert "SECRET" not in str(caught.value)
     with pytest.raises(ConnectionError, match="nobody answers") as caught:
         async with open_websocket(f"ws://127.0.0.1:{port}/talk?token=SECRET"):
             pytest.fail("nobody is there")

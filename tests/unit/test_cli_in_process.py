@@ -67,25 +67,12 @@ def test_what_is_wrong_is_one_line(arguments, words, monkeypatch):
     assert err.count("\n") == 1
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["serve", "rtcflow.demo:stream", "--drain"],
-        ["call", "http://host", "--seconds"],
-        ["bench", "http://host", "--seconds"],
-        ["bench", "http://host", "--min-delivery"],
-        ["bench", "http://host", "--max-gap-p99"],
-        ["bench", "http://host", "--max-latency"],
-        ["bench", "http://host", "--max-setup"],
-        ["doctor", "http://host", "--timeout"],
-    ],
-    ids=" ".join,
-)
-def test_nan_is_refused(arguments):
-    """A limit that is NaN would never be broken."""
-    code, _, err = command(*arguments, "nan")
+@pytest.mark.parametrize("option", ["--seconds", "--min-delivery", "--max-gap-p99", "--max-latency", "--max-setup"])
+def test_nan_is_no_limit(option):
+    """It would never be broken, and a server that is too slow would pass."""
+    code, _, err = command("bench", "http://host", option, "nan")
     assert code == 2
-    assert f"Invalid value for '{arguments[-1]}': nan is not a number" in err
+    assert f"Invalid value for '{option}'" in err
 
 
 def test_trio_that_is_not_installed_is_named(monkeypatch):

@@ -6,7 +6,6 @@ import signal
 import socket
 
 import anyio
-import anyio.testing
 import pytest
 
 from rtcflow.cluster import supervisor as supervisor_module
@@ -104,7 +103,7 @@ async def test_a_second_reload_does_not_wait_for_a_worker_that_is_never_ready(mo
         async def signals():
             for _ in range(2):
                 yield signal.SIGHUP
-                await anyio.testing.wait_all_tasks_blocked()
+                await anyio.wait_all_tasks_blocked()
             supervisor._tasks.cancel_scope.cancel()
 
         monkeypatch.setattr(supervisor, "_begin", begin)
@@ -148,6 +147,20 @@ async def test_a_first_worker_that_cannot_be_started_has_failed(caplog):
     assert keeper.failed
     assert keeper.over.is_set()
     assert caplog.text.count("a worker cannot be started") == 1
+
+
+@pytest.mark.anyio
+async def test_a_nats_server_that_never_listens_is_ended(tmp_path, monkeypatch):
+    """Otherwise it would be there beside the one that is started next."""
+    (program := tmp_path / "nats-server").write_text("#!/bin/sh\nexec sleep 1000\n")
+    program.chmod(0o700)
+    monkeypatch.setattr(supervisor_module, "find_nats", lambda: str(program))
+    monkeypatch.setattr(supervisor_module, "NATS_START", 0.2)
+    nats = LocalNats(tmp_path)
+    with pytest.raises(ClusterError, match=r"did not listen within 0\.2 s"):
+        await nats.start()
+    with anyio.fail_after(60):
+        assert await nats._process.wait() != 0
 
 
 @pytest.mark.parametrize("error", [ClusterError, OSError])

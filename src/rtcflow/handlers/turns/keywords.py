@@ -215,8 +215,8 @@ def _contains(words: str, phrase: str) -> bool:
 def plain(text: str) -> str:
     """`text` in lower case, words separated by single blanks, without punctuation. Accents stay with their letters.
 
-    Signs without a letter are no words: the emoji ❤️ ends with one. Characters that nobody sees (Unicode's category Cf,
-    such as the joiners in Hindi and Persian words) are left out.
+    Signs without a letter are left out: the emoji ❤️ ends with one. So are characters that nobody sees (Unicode's
+    category Cf, such as the joiners in Hindi and Persian words).
     """
     letters = [one for one in normalize("NFC", text.lower().replace("’", "'")) if category(one) != "Cf"]
     kept = "".join(char if char == "'" or category(char)[0] in "LMN" else " " for char in letters)

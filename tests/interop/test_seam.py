@@ -259,11 +259,11 @@ def test_without_the_seam() -> None:
     seam.use_certificate(strange, strange)
 
 
-async def send_pictures(receiver: Any, count: int, first: int = 0) -> None:
+async def send_pictures(receiver: Any, count: int, first: int = 0, size: tuple[int, int] = (64, 48)) -> None:
     """Give `receiver` so many key pictures of one packet each."""
     encoder = PictureEncoder()
     for number in range(first, first + count):
-        frame = av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), np.uint8), format="bgr24")
+        frame = av.VideoFrame.from_ndarray(np.zeros((*size[::-1], 3), np.uint8), format="bgr24")
         frame.pts, frame.time_base = 3000 * number, Fraction(1, 90000)
         (payload,), timestamp = encoder.encode(frame, force_keyframe=True)
         packet = RtpPacket(97, marker=1, sequence_number=number, timestamp=timestamp, payload=payload)
@@ -316,6 +316,40 @@ def test_a_decoder_that_is_too_slow_has_a_bounded_queue() -> None:
             while waiting.qsize():
                 *_, newest = waiting.get_nowait()
             assert newest == 3000 * (3 * MAX_WAITING - 1)
+
+    run(check())
+
+
+def test_a_key_picture_is_asked_for_when_the_decoder_fails_if_that_helps() -> None:
+    """Pictures that are too large are told, and asked for once: another one would be as large."""
+
+    async def check() -> None:
+        async with connected_pair() as (one, _two):
+            (transport,) = seam.transports(one)
+            receiver: Any = RTCRtpReceiver("video", transport)
+            receiver._track = RemoteStreamTrack("video")
+            told: asyncio.Queue[str] = asyncio.Queue()
+            asked: asyncio.Queue[int] = asyncio.Queue()
+            vars(receiver)["_send_rtcp_pli"] = asked.put
+            frames: Flow[av.VideoFrame] = Flow(10, Policy.DROP_OLDEST)
+            ours = PictureReceiver(frames, VideoConfig(max_pixels=256), told.put_nowait)
+            assert ours.install(receiver)
+            await receiver.receive(RTCRtpReceiveParameters(codecs=[VP8]))
+            acts = asyncio.create_task(ours.run())
+
+            async def fail(number: int) -> bool:
+                await send_pictures(receiver, 1, number)
+                assert "64 × 48" in await asyncio.wait_for(told.get(), 10)
+                return ours._buffer.due() is not None
+
+            assert await fail(0)
+            await asyncio.wait_for(asked.get(), 10)
+            assert [await fail(number) for number in (1, 2, 3)] == [False] * 3
+            await send_pictures(receiver, 1, 4, (16, 16))
+            await asyncio.wait_for(frames.take(), 10)
+            assert await fail(5), "something was shown since"
+            acts.cancel()
+            await receiver.stop()
 
     run(check())
 

@@ -279,7 +279,7 @@ class Peer:
         elif isinstance(track, video.VideoOutTrack):
             ended = partial(getattr, track, "ended")
             encoders = video.encoders(self._config.video, track.rate, track.pts)
-            encode_pictures(transceiver.sender, encoders, ended, self._task_failed, track)
+            track.stamps = not encode_pictures(transceiver.sender, encoders, ended, self._task_failed, track)
 
     def _learn_codec(self, answer: str) -> None:
         """The first codec of an answer is the one that is sent, by both sides."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -57,6 +58,16 @@ MAX_WAITING: Final = 60
 """Pictures that may wait for the decoder. More never get shown in time: a machine that slow drops them, and goes on
 with the next key picture."""
 
+ALIGNED: Final = 94 * 16_384 + 1953
+"""Pixels by which FFmpeg's buffer of a picture may exceed the picture, whose sides have at most 16,384. FFmpeg's limit
+is for the buffer. Its lines are filled up to 64 pixels, its columns to 32: (w + 63) (h + 31) - w h."""
+
+MOST_BEFORE: Final = 65_536
+"""Bytes of H.264 parameter sets that wait for their picture. They take a few hundred."""
+
+_SLICE = re.compile(rb"\x00\x00\x01[\x01-\x05\x21-\x25\x41-\x45\x61-\x65]")
+"""Where a part of a picture begins in H.264 (ITU-T H.264 section 7.3.1 and annex B): units of the types 1 to 5."""
+
 
 class PictureDecoder:
     """Decodes the pictures of one remote track, in the thread that calls it.
@@ -68,24 +79,32 @@ class PictureDecoder:
         max_pixels: Larger pictures are dropped, and those that build on them.
         show: Gets each picture.
         on_error: Called with what is wrong with a picture that could not be decoded.
+
+    Attributes:
+        shown: How many pictures were decoded.
     """
 
     def __init__(
         self, max_pixels: int, show: Callable[[av.VideoFrame], object], on_error: Callable[[str], object]
     ) -> None:
+        self.shown: int = 0
         self._max_pixels, self._show, self._on_error = max_pixels, show, on_error
         self._name = ""
         self._codec: VideoCodecContext | None = None
         self._too_large = False
+        self._before = b""  # H.264 without a picture
 
     def decode(self, name: str, data: bytes, timestamp: int) -> None:
         """Decode one picture; `timestamp` in 1/90,000 s."""
         if self._codec is None or name != self._name:
-            self._codec, self._name, self._too_large = self._open(name), name, False
+            self._codec, self._name, self._too_large, self._before = self._open(name), name, False, b""
+        if name == "H264":  # some senders mark the end of a picture behind each parameter set, too
+            data, self._before = self._before + data, b""
+            if not _SLICE.search(data):
+                self._before = data if len(data) <= MOST_BEFORE else b""
+                return
         if name == "VP8" and (size := key_size_vp8(data)) is not None:
-            self._too_large = size[0] * size[1] > self._max_pixels
-            if self._too_large:
-                self._on_error(f"a picture of {size[0]} × {size[1]} pixels; see VideoConfig(max_pixels=…)")
+            self._too_large = self._is_too_large(*size)
         if self._too_large or not data:  # a decoder takes an empty packet for the end
             return
         packet = av.Packet(data)
@@ -96,12 +115,20 @@ class PictureDecoder:
             self._on_error(f"a picture that cannot be decoded: {error}")
             return
         for frame in frames:
-            self._show(frame)
+            if not self._is_too_large(frame.width, frame.height):
+                self.shown += 1
+                self._show(frame)
+
+    def _is_too_large(self, width: int, height: int) -> bool:
+        if width * height <= self._max_pixels:
+            return False
+        self._on_error(f"a picture of {width} × {height} pixels; see VideoConfig(max_pixels=…)")
+        return True
 
     def _open(self, name: str) -> VideoCodecContext:
         codec = cast("VideoCodecContext", av.CodecContext.create({"VP8": "libvpx"}.get(name, name.lower()), "r"))
         codec.thread_count = 1
-        codec.options = {"max_pixels": str(self._max_pixels)}  # libvpx looks at it too late; see `decode`
+        codec.options = {"max_pixels": str(self._max_pixels + ALIGNED)}  # libvpx looks at it too late; see `decode`
         return codec
 
 
@@ -176,11 +203,11 @@ class PictureReceiver:
 
     def _decoder_failed(self, why: str) -> None:
         with suppress(RuntimeError):  # the loop has ended: nobody needs pictures
-            self._loop.call_soon_threadsafe(self._ask_key, why)
+            self._loop.call_soon_threadsafe(self._ask_key, why, self._decoder.shown)
 
-    def _ask_key(self, why: str) -> None:
+    def _ask_key(self, why: str, shown: int) -> None:
         self._warn(why)
-        self._buffer.need_key(self._loop.time())
+        self._buffer.not_decoded(self._loop.time(), shown)
         self._due.set()
 
     def _wake(self) -> None:
@@ -333,7 +360,7 @@ class H264PictureEncoder(H264Encoder):
     ) -> None:
         super().__init__()
         self._threads, self._bitrate, self._pts = config.threads, Bitrate(rate or video_rate(config)), pts
-        self._converter = PictureConverter()
+        self._converter, self._odd = PictureConverter(), PictureConverter()  # each for one conversion
 
     @property
     def target_bitrate(self) -> int:
@@ -348,7 +375,7 @@ class H264PictureEncoder(H264Encoder):
         """Encode one picture; returns the payloads of its packets, and its RTP timestamp."""
         assert isinstance(frame, av.VideoFrame)  # noqa: S101
         pts = _pts_of(frame, self._pts)
-        frame = self._converter.own(even(frame), "yuv420p")
+        frame = self._converter.own(even(frame, self._odd), "yuv420p")
         frame.pts, frame.time_base = pts, _TIME_BASE
         return super().encode(frame, force_keyframe)
 
@@ -387,12 +414,12 @@ def _pts_of(frame: av.VideoFrame, pts: Callable[[], int] | None) -> int:
     return (frame.pts or 0) if pts is None else pts()
 
 
-def even(frame: av.VideoFrame) -> av.VideoFrame:
+def even(frame: av.VideoFrame, converter: PictureConverter) -> av.VideoFrame:
     """`frame`, or a copy of it that is wider or higher by one pixel if its width or height is odd."""
     down, right = frame.height % 2, frame.width % 2
     if not down and not right:
         return frame
-    pixels = frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
+    pixels = converter.own(frame, "rgb24").to_ndarray().astype(np.uint8, copy=False)
     padded = av.VideoFrame.from_ndarray(np.pad(pixels, ((0, down), (0, right), (0, 0)), mode="edge"), format="rgb24")
     padded.pts, padded.time_base = frame.pts, frame.time_base
     return padded
@@ -419,7 +446,7 @@ def preferred(config: VideoConfig) -> list[RTCRtpCodecCapability]:
 
 
 class VideoOutTrack(MediaStreamTrack):
-    """The track that sends the latest frame of a flow, stamped with the time at which it is sent.
+    """The track that sends the latest frame of a flow. Its time (`pts`) is the one at which it is sent.
 
     `media.video_rate` decides when the next frame may go. A peer that asks for a key picture gets one with the next
     frame. A handler that shows a still picture emits none for long, so its last frame is then sent again.
@@ -427,6 +454,8 @@ class VideoOutTrack(MediaStreamTrack):
     Attributes:
         ended: Whether the flow has ended, so that the sender may.
         rate: How much is sent.
+        stamps: Whether frames get that time, too. aiortc's encoders look for it there. Ours ask the track, because the
+            frame is the handler's, and may be sent in other calls.
     """
 
     kind = "video"
@@ -435,6 +464,7 @@ class VideoOutTrack(MediaStreamTrack):
         super().__init__()
         self.ended = False
         self.rate = rate
+        self.stamps: bool = True
         self._path = PathWatch()
         self._frames, self._running = frames, asyncio.get_running_loop()
         self._origin: float | None = None
@@ -456,15 +486,13 @@ class VideoOutTrack(MediaStreamTrack):
         if self._origin is None:
             self._origin = now
         self._last = max(self._last + 1, round((now - self._origin) * CLOCK_RATE))
-        frame.pts, frame.time_base = self._last, _TIME_BASE
+        if self.stamps:
+            frame.pts, frame.time_base = self._last, _TIME_BASE
         self._shown = frame
         return frame
 
     def pts(self) -> int:
-        """When the frame is shown that `recv` has returned last, in 1/90,000 s.
-
-        The frame itself may say something else by now: it may be sent in other calls, too.
-        """
+        """When the frame is shown that `recv` has returned last, in 1/90,000 s."""
         return self._last
 
     # -- what the sender tells; see `seam.pictures.SenderEvents`

@@ -230,6 +230,7 @@ class Connection:
 
     def clear_queue(self) -> float:
         """Drop what was emitted or said and has not left; returns the seconds dropped."""
+        self._media.clears += 1
         dropped = self.transport.clear_audio()
         if self._saying is not None:
             self._saying.stop()

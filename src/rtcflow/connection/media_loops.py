@@ -172,6 +172,7 @@ class MediaLoops:
         floor: Held by what puts audio: `emit` for one item, `say` for all that it plays.
         begun: Set while media runs; closed at the end.
         speaks: Whether the peer listens to audio; once `begun`.
+        clears: How often `clear_queue` was called, over all transports.
         clock: What stalls and idle times are measured with, readable in any thread; in virtual time the loop's.
         received: Calls of `receive` that were begun.
         emitted: Audio items that `emit` returned.
@@ -199,6 +200,7 @@ class MediaLoops:
         self.floor: Mutex = Mutex()
         self.begun: Event = Event()
         self.speaks: bool = False
+        self.clears: int = 0
         self._aside: Voice | None = None  # what `say` says
         self._since: tuple[Player, int] | None = None  # when that began: `Player.clears`
         self.clock: Callable[[], float] = time.monotonic
@@ -213,8 +215,8 @@ class MediaLoops:
         self._homes: dict[str, Nursery] = {}
         self._loops: set[str] = set()  # that run, or are about to
         self._turns: dict[str, _Turn] = {}
-        # What was emitted when its loop ended and had not left, for which player, and that player's `clears` by then.
-        self._handed_over: tuple[Emitted, Player, int] | None = None
+        # What was emitted when its loop ended and had not left, and `clears` when it was emitted.
+        self._handed_over: tuple[Emitted, int] | None = None
         self._keeps = False  # whether the next loop speaks that
         self._ticks = Flow[None](VIDEO_BURST, Policy.BLOCK)
         self.received: int = 0
@@ -358,7 +360,7 @@ class MediaLoops:
         audio_out, listens = self.transport.audio_out, self.transport.offer.send_audio
         while home.is_open:
             began = self.clock()
-            emitted = self._take_over(audio_out)
+            emitted = self._take_over()
             if emitted is None:
                 emitted = parse_emit(await self._handler.emit())
             if emitted.audio is None and emitted.nothing:
@@ -366,14 +368,14 @@ class MediaLoops:
                 continue
             idle.reset()
             if not self.floor.acquire_nowait():  # `say` has it
-                clears = audio_out.clears
+                clears = self.clears
                 try:
                     await self.floor.acquire()
                 except BaseException:
                     if self._keeps:
-                        self._handed_over = emitted, audio_out, clears
+                        self._handed_over = emitted, clears
                     raise
-                if audio_out.clears != clears:
+                if self.clears != clears:
                     emitted = emitted._replace(audio=None)
             try:
                 audio = emitted.audio
@@ -404,13 +406,13 @@ class MediaLoops:
         audio_out, listens = self.transport.audio_out, self.transport.offer.send_audio
         while not turn.over:
             began = self.clock()
-            emitted = self._take_over(audio_out)
+            emitted = self._take_over()
             if emitted is None:
                 emitted = parse_emit(self._crew.call(self._handler.emit))
-            clears = audio_out.clears
+            clears = self.clears
             if turn.over:
                 if turn.hands_over:
-                    self._handed_over = emitted, audio_out, clears
+                    self._handed_over = emitted, clears
                 return
             if emitted.audio is None and emitted.nothing:
                 self._crew.sleep(idle.next(self.clock() - began))
@@ -418,12 +420,12 @@ class MediaLoops:
             idle.reset()
             if not self.floor.acquire_nowait():  # `say` has it
                 self.floor.acquire_sync()
-                if audio_out.clears != clears:
+                if self.clears != clears:
                     emitted = emitted._replace(audio=None)
             try:
                 if turn.over:
                     if turn.hands_over:
-                        self._handed_over = emitted, audio_out, clears
+                        self._handed_over = emitted, clears
                     return
                 if not self._speak(emitted, voice, audio_out if listens else None):
                     return
@@ -441,23 +443,22 @@ class MediaLoops:
             except anyio.ClosedResourceError:
                 return
 
-    def _take_over(self, audio_out: Player) -> Emitted | None:
-        """What the loop before has left for `audio_out`; without its audio, if `clear_queue` was called since."""
+    def _take_over(self) -> Emitted | None:
+        """What the loop before has left; without its audio, if `clear_queue` was called since."""
         if self._handed_over is None:
             return None
-        (emitted, player, clears), self._handed_over = self._handed_over, None
-        if player.clears != clears or (player is not audio_out and audio_out.clears):
-            return emitted._replace(audio=None)
-        return emitted
+        (emitted, clears), self._handed_over = self._handed_over, None
+        return emitted if self.clears == clears else emitted._replace(audio=None)
 
     def _speak(self, emitted: Emitted, voice: Voice, audio_out: Player | None) -> bool:
         """Pass on what `emit` returned; False if that ends the stream."""
         if emitted.outputs is not None:
             self._on_outputs(emitted.outputs)
         if emitted.audio is not None:
-            self.emitted += 1
+            if not emitted.is_rest:
+                self.emitted += 1
             if audio_out is not None:
-                (rate, samples), done = emitted.audio, 0
+                (rate, samples), done, clears = emitted.audio, 0, self.clears
                 try:
                     if samples.shape[1] <= PIECE * rate:
                         audio_out.put(voice.feed(samples, rate))
@@ -466,7 +467,7 @@ class MediaLoops:
                             audio_out.put(voice.feed(piece, rate))
                             done += piece.shape[1]
                 except anyio.ClosedResourceError:  # if another transport has taken the place of this one, it plays on
-                    self._leave_rest(emitted, done, audio_out)
+                    self._leave_rest(emitted, done, clears)
                     return False
         return self._go_on(emitted.close)
 
@@ -476,8 +477,9 @@ class MediaLoops:
         rate, samples = emitted.audio
         if emitted.outputs is not None:
             self._on_outputs(emitted.outputs)
-        self.emitted += 1
-        done = 0
+        if not emitted.is_rest:
+            self.emitted += 1
+        done, clears = 0, self.clears
         try:
             for piece in _pieces(samples, rate, audio_out):
                 audio_out.put(voice.feed(piece, rate))
@@ -486,16 +488,19 @@ class MediaLoops:
         except anyio.ClosedResourceError:
             return False
         except BaseException:
-            self._leave_rest(emitted, done, audio_out)
+            self._leave_rest(emitted, done, clears)
             raise
         return self._go_on(emitted.close)
 
-    def _leave_rest(self, emitted: Emitted, done: int, audio_out: Player) -> None:
-        """The loop ends when `done` samples of `emitted` are in `audio_out`: leave the rest to the next loop."""
+    def _leave_rest(self, emitted: Emitted, done: int, clears: int) -> None:
+        """The loop ends when `done` samples of `emitted` are in `audio_out`: leave the rest to the next loop.
+
+        `clears` is of the time when the first of them was put: a rest that was cleared meanwhile is not spoken.
+        """
         if self._keeps and emitted.audio is not None:
             rate, samples = emitted.audio
             rest = (rate, samples[:, done:]) if done < samples.shape[1] else None
-            self._handed_over = Emitted(rest, None, emitted.close), audio_out, audio_out.clears
+            self._handed_over = Emitted(rest, None, emitted.close, is_rest=True), clears
 
     def begin_aside(self) -> None:
         """Something else is said from now on, by what holds the floor."""

@@ -46,11 +46,13 @@ class Emitted(NamedTuple):
         audio: ``(sample_rate, samples)``: int16, shape (1 or 2, n), n ≥ 1, owned by nobody else; or None.
         outputs: Values for the application, or None.
         close: The wish to end the connection once `audio` was played, or None.
+        is_rest: Whether `audio` is what is left of an item that was begun, and counted, on another link.
     """
 
     audio: tuple[int, NDArray[np.int16]] | None = None
     outputs: AdditionalOutputs | None = None
     close: CloseStream | None = None
+    is_rest: bool = False
 
     @property
     def nothing(self) -> bool:

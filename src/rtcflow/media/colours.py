@@ -57,6 +57,11 @@ class PictureConverter:
         made = self.convert(frame, pixel_format, width, height)
         if made is not frame:
             return made
+        if any(plane.line_size < 0 for plane in frame.planes):
+            # Its rows go from bottom to top, as FFmpeg's `vflip` leaves them. PyAV's buffers then begin in the last
+            # row and go on behind the picture, but libswscale reads it. "nv12" has the same samples in another order.
+            through = "nv12" if pixel_format == "yuv420p" else "gbrp"
+            return self.convert(self.convert(frame, through), pixel_format)
         import av
 
         own = av.VideoFrame(frame.width, frame.height, pixel_format)

@@ -42,6 +42,9 @@ MOST_BACK: Final = 10.0
 shown in (H.264's B pictures) are a few pictures apart."""
 PATIENCE: Final = 2.0
 """Seconds without a key picture after which pictures leave without one."""
+HOPELESS: Final = 10.0
+"""Seconds between two key pictures that are asked for because the decoder fails, if it can decode none at all. Each one
+costs the sender as much as many pictures, and one like it has just failed: it is too large, or of an unknown kind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +165,8 @@ class PictureBuffer:
         self._elsewhere: int | None = None  # where a new sequence may have begun
         self._spoiled: int | None = None  # the timestamp of a picture of which a packet was dropped
         self._keyless_since: float | None = None  # pictures cannot be decoded since then
-        self._asked_key_at = -1e9
+        self._asked_key_at = self._failed_at = -1e9
+        self._shown = 0  # pictures that were decoded by then
         self._round_trip = FIRST_ROUND_TRIP
         self._first: int | None = None  # timestamp
         self._last = 0
@@ -190,6 +194,18 @@ class PictureBuffer:
         """Drop what comes until a key picture: the decoder has lost its state, or is too late."""
         if self._keyless_since is None:
             self._keyless_since = now
+
+    def not_decoded(self, now: float, shown: int) -> None:
+        """The decoder failed on a picture: `need_key`, if that helps.
+
+        Args:
+            now: Seconds.
+            shown: How many pictures it has decoded until now. If none was since it failed last, a key picture helps
+                only after `HOPELESS` seconds.
+        """
+        if shown != self._shown or now - self._failed_at >= HOPELESS:
+            self._shown, self._failed_at = shown, now
+            self.need_key(now)
 
     def put(self, packet: VideoPacket, now: float) -> None:
         """Take one packet, whenever it comes; late, doubled and foreign ones are dropped."""

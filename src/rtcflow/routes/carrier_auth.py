@@ -11,7 +11,7 @@ import re
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from starlette.requests import HTTPConnection, Request
 
@@ -19,7 +19,7 @@ from ..exceptions import InvalidOffer, NegotiationError, NotAuthorized, RemotePr
 from ..protocol.lines import OVER_LIMIT, CallStarted, Connected, LineEvent
 from ..protocol.signatures import same_secret, verify_plivo, verify_telnyx, verify_twilio, verify_vonage
 from ..transports.telephone import TelephoneConfig
-from .requests import public_path
+from .requests import encoded, public_path
 
 if TYPE_CHECKING:
     from starlette.websockets import WebSocket
@@ -190,7 +190,8 @@ def public_url(config: TelephoneConfig, connection: HTTPConnection, scheme: str,
     if config.public_url is not None:
         public = urlsplit(config.public_url)
         host, prefix = public.netloc, public.path.rstrip("/")
-        path = path if path.startswith(f"{prefix}/") else prefix + path  # a root_path may have it already
+        has_it = path.startswith(f"{encoded(unquote(prefix))}/")  # a root_path may have it already
+        path = path if has_it else encoded(prefix, also="%") + path
         insecure = public.scheme in {"http", "ws"}
     elif config.trust_forwarded:
         host = connection.headers.get("x-forwarded-host", host).partition(",")[0].strip()

@@ -57,7 +57,12 @@ def public_path(connection: HTTPConnection) -> str:
     root: str = connection.scope.get("root_path", "").rstrip("/")
     path: str = connection.scope["path"]
     whole = path if path == root or path.startswith(f"{root}/") else root + path
-    return quote(whole, safe=_PATH, errors="replace")
+    return encoded(whole)
+
+
+def encoded(path: str, also: str = "") -> str:
+    """A path as it stands in URLs. With "%" in `also`, what is encoded already stays so."""
+    return quote(path, safe=_PATH + also, errors="replace")
 
 
 def count_request(calls: Calls, request: HTTPConnection) -> None:

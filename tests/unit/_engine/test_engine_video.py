@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from fractions import Fraction
+from pathlib import Path
 
+import anyio
 import av
 import numpy as np
 import pytest
 from aiortc.codecs.h264 import H264Decoder, h264_depayload
 from aiortc.codecs.vpx import Vp8Decoder, Vp8Encoder, VpxPayloadDescriptor
 from aiortc.jitterbuffer import JitterFrame
+from webrtc_pair import webrtc_call
 
 from rtcflow._core.flow import Flow, Policy
 from rtcflow._engine.config import VideoConfig
 from rtcflow._engine.video import (
+    MOST_BEFORE,
     Bitrate,
     H264PictureEncoder,
     PictureDecoder,
     PictureEncoder,
     VideoOutTrack,
     encoders,
+    even,
     preferred,
     video_rate,
 )
+from rtcflow.media.colours import PictureConverter
 
 # -- the encoder
 
@@ -105,6 +112,18 @@ def test_a_frame_may_be_sent_in_several_calls(codec, kind):
             assert (old_encoder.encode(first)[1], new_encoder.encode(second)[1]) == wanted
 
     asyncio.run(check())
+
+
+@pytest.mark.anyio
+async def test_a_frame_that_is_sent_keeps_its_own_time():
+    """It is the handler's, which may need its time."""
+    frame = picture(5)
+    frame.pts, frame.time_base = 1234, Fraction(1, 1000)
+    async with webrtc_call(video=True) as (caller, callee):
+        with anyio.fail_after(30):
+            caller.video_out.put_nowait(frame)
+            assert (await callee.video_in.take()).width == 320
+    assert (frame.pts, frame.time_base) == (1234, Fraction(1, 1000))
 
 
 @pytest.mark.parametrize("kind", ["yuv420p", "bgr24"])
@@ -211,6 +230,16 @@ def test_options_of_video_that_make_no_sense_are_refused(options, words):
         VideoConfig(**options)
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux to count threads of libraries")
+def test_an_odd_picture_wakes_no_other_processors():
+    """It is padded as RGB, and converted to that in this thread. PyAV's default has a thread for each processor."""
+    frame, tasks = picture(0, 641, 481), Path("/proc/self/task")
+    threads = {*tasks.iterdir()}
+    padded = even(frame, PictureConverter())
+    assert {*tasks.iterdir()} <= threads
+    assert (padded.width, padded.height) == (642, 482)
+
+
 def test_one_thread_encodes_unless_more_are_asked_for():
     """VP8's threads wait for one another without rest: on a busy machine two take far longer than one."""
     for config, threads in ((VideoConfig(), 1), (VideoConfig(threads=2), 2)):
@@ -264,6 +293,14 @@ def test_too_large_pictures_are_not_decoded(name):
     assert name == "H264" or "320 × 240 pixels; see VideoConfig(max_pixels" in errors[0]
 
 
+@pytest.mark.parametrize("name", ["VP8", "H264"])
+@pytest.mark.parametrize("size", [(1080, 1920), (1920, 1080), (16, 16)])
+def test_pictures_of_the_very_limit_are_decoded(name, size):
+    """FFmpeg's own limit is for its buffers, whose sides are multiples of 16 to 64 pixels."""
+    seen, errors = decode(name, encoded(name, [picture(0, *size)]), max_pixels=size[0] * size[1])
+    assert (seen, errors) == ([(*size, 0)], [])
+
+
 def test_a_few_bytes_take_no_memory():
     """A key picture may say that it has 16,383 pixels a side. libvpx would take 500 MB for it, and a second."""
     bomb = bytes.fromhex("101900 9d012a ff3fff3f") + bytes(range(256)) * 4
@@ -282,6 +319,27 @@ def test_junk_is_told_and_the_next_picture_is_shown(name, junk):
     packets = [(junk, 0), *encoded(name, [picture(0), picture(1)])]
     seen, _ = decode(name, packets)
     assert [size[:2] for size in seen[-2:]] == [(320, 240)] * 2
+
+
+def test_parameter_sets_of_their_own_belong_to_the_next_picture():
+    """Some senders mark the end of a picture behind each of them. By itself none is a picture, and that is no error."""
+    parts = []
+    for data, timestamp in encoded("H264", [picture(0), picture(1), picture(2)]):
+        units = re.split(rb"(?=\x00\x00\x00\x01)", data)[1:]
+        first = next(at for at, unit in enumerate(units) if unit[4] & 0x1F in {1, 5})
+        parts += [(unit, timestamp) for unit in units[:first]]
+        parts.append((b"".join(units[first:]), timestamp))
+    assert len(parts) > 4
+    seen, errors = decode("H264", parts)
+    assert (seen, errors) == ([(320, 240, 0), (320, 240, 3000), (320, 240, 6000)], [])
+
+
+def test_what_waits_for_its_picture_has_a_bound():
+    """A peer may send no picture at all."""
+    decoder = PictureDecoder(MAX_PIXELS, print, print)
+    for _ in range(10):
+        decoder.decode("H264", b"\0\0\0\1\x06" + bytes(30_000), 0)
+        assert len(decoder._before) <= MOST_BEFORE
 
 
 def test_a_picture_of_many_parts_is_decoded_by_one_thread():

@@ -302,7 +302,8 @@ async def test_what_a_thread_emits_while_suspended_is_spoken_afterwards():
 
 
 @pytest.mark.anyio
-async def test_what_was_cleared_while_suspended_is_not_spoken_afterwards():
+@pytest.mark.parametrize("tried", [False, True], ids=["no link between", "a link between that failed"])
+async def test_what_was_cleared_while_suspended_is_not_spoken_afterwards(tried):
     """Neither what waits to be played, nor what `emit` has given and nobody has taken."""
     handler = Sync()
     async with call(handler) as (connection, ours, _):
@@ -311,9 +312,14 @@ async def test_what_was_cleared_while_suspended_is_not_spoken_afterwards():
             await anyio.sleep(0.01)
         handler.queue.put((24000, tone(900, 0.1)))
         await connection._media._turns["emit"].left.wait()
-        connection.clear_queue()
-        handler.queue.put((24000, tone(901, 0.1)))
-        async with link() as (again, theirs):
+        async with link() as (dead, _), link() as (again, theirs):
+            dead.break_link(BROKEN)
+            if tried:
+                connection.resume(dead)
+                while connection.transport is not dead:
+                    await anyio.sleep(0.01)
+            connection.clear_queue()
+            handler.queue.put((24000, tone(901, 0.1)))
             connection.resume(again)
             heard = []
             while 901 not in heard:
@@ -350,13 +356,18 @@ def test_a_long_piece_that_was_being_converted_is_played_to_its_end(backend):
                 connection.resume(again)
                 await anyio.sleep(70)
                 assert connection.playback().played == pytest.approx(60, abs=0.1)
+                assert connection.statistics().emitted == 1
 
     run(backend, main)
 
 
 @pytest.mark.anyio
-async def test_a_long_piece_that_a_thread_was_converting_is_played_to_its_end(monkeypatch):
-    """The link breaks and the next one is there while a worker thread converts: the next one plays the rest."""
+@pytest.mark.parametrize("cleared", [False, True])
+async def test_a_long_piece_that_a_thread_was_converting_is_played_to_its_end(cleared, monkeypatch):
+    """The link breaks and the next one is there while a worker thread converts: the next one plays the rest.
+
+    Unless it was cleared before the next one came.
+    """
     handler, calls, resumed, feed = Sync(), [], threading.Event(), Voice.feed
     with anyio.fail_after(20):
         async with call(handler) as (connection, ours, _), link() as (again, theirs):
@@ -372,14 +383,19 @@ async def test_a_long_piece_that_a_thread_was_converting_is_played_to_its_end(mo
             handler.queue.put((24000, tone(902, 0.75)))
             while not handler.events:
                 await anyio.sleep(0.01)
+            if cleared:
+                connection.clear_queue()
             connection.resume(again)
             while "resumed" not in handler.events:
                 await anyio.sleep(0.01)
             resumed.set()
             handler.queue.put((24000, tone(903, 0.1)))
-            while 903 not in (await theirs.audio_in.take()).samples:
-                pass
-            assert connection.playback().played == pytest.approx(0.75, abs=0.1)
+            heard = set()
+            while 903 not in heard:
+                heard |= {*(await theirs.audio_in.take()).samples.ravel().tolist()}
+            assert (902 in heard) is not cleared
+            if not cleared:
+                assert connection.playback().played == pytest.approx(0.75, abs=0.1)
 
 
 @BACKENDS

@@ -71,3 +71,24 @@ def test_an_own_frame_is_another_one_with_the_same_picture(size: tuple[int, int]
     assert (own.to_ndarray(format="bgr24") == frame.to_ndarray(format="bgr24")).all()
     own.pts = 1
     assert frame.pts == 9000
+
+
+@pytest.mark.parametrize("kind", ["yuv420p", "bgr24"])
+def test_an_own_frame_of_rows_from_bottom_to_top(kind: str) -> None:
+    """FFmpeg's `vflip` only turns the order of the rows: the line sizes are negative."""
+    graph = av.filter.Graph()
+    source = graph.add("buffer", f"video_size=64x48:pix_fmt={kind}:time_base=1/90000")
+    flip, sink = graph.add("vflip"), graph.add("buffersink")
+    source.link_to(flip)
+    flip.link_to(sink)
+    graph.configure()
+    upright = picture(64, 48).reformat(format=kind)
+    source.push(upright)
+    frame = sink.pull()
+    assert isinstance(frame, av.VideoFrame)
+    assert frame.planes[0].line_size < 0
+    own = PictureConverter().own(frame, kind)
+    assert own is not frame
+    assert own.format.name == kind
+    shown, wanted = (one.to_ndarray(format="rgb24").astype(int) for one in (own, upright))
+    assert np.abs(shown - wanted[::-1]).mean() < 1

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from rtcflow.media.pictures import (
     CAPACITY,
+    HOPELESS,
     LEAST_WAIT,
     MOST_WAIT,
     PATIENCE,
@@ -103,6 +104,21 @@ def test_a_key_picture_is_asked_for_until_it_comes():
     assert 3 <= asked <= 8
     buffer.put(packet(2, 3000, key=True), now)  # it has begun to come
     assert not any(buffer.poll(now + n / 100).ask_key for n in range(50))
+
+
+@pytest.mark.parametrize("shows_some", [False, True])
+def test_a_decoder_that_fails_on_all_pictures_costs_few_key_pictures(shows_some):
+    """Another key picture will hardly help if they are too large. A decoder that has shown some is helped at once."""
+    buffer, asked, key = PictureBuffer(), [], True
+    for number in range(round(60 * HOPELESS)):
+        now = number / 30
+        buffer.put(packet(number, 3000 * number, marker=True, key=key), now)
+        actions = buffer.poll(now)
+        for _ in actions.pictures:
+            buffer.not_decoded(now, number if shows_some else 0)
+        if key := actions.ask_key or buffer.poll(now).ask_key:
+            asked.append(now)
+    assert len(asked) > 5 * HOPELESS if shows_some else asked == [0, HOPELESS]
 
 
 def test_a_picture_with_a_dropped_packet_never_leaves():

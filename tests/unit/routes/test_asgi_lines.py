@@ -661,6 +661,8 @@ async def test_webhooks_are_answered_with_the_way_to_the_handler():
             "wss://b.example.com/bot/",
         ),
         ({"public_url": "http://127.0.0.1:8000"}, {}, "ws://127.0.0.1:8000/"),
+        ({"public_url": "https://b.example.com/früh"}, {}, "wss://b.example.com/fr%C3%BCh/"),
+        ({"public_url": "https://b.example.com/fr%c3%bch"}, {}, "wss://b.example.com/fr%c3%bch/"),
     ],
 )
 async def test_the_public_url_is_what_was_configured(config, headers, expected):

@@ -158,12 +158,21 @@ async def test_the_location_has_the_prefix_of_a_proxy(protocol, kept):
 
 @pytest.mark.anyio
 @pytest.mark.parametrize(
-    ("path", "encoded"),
-    [("/früh", "/fr%C3%BCh"), ("/a b", "/a%20b"), ("/\u96fb\u8a71", "/%E9%9B%BB%E8%A9%B1"), ("/100%", "/100%25")],
+    ("path", "encoded", "public"),
+    [
+        ("/früh", "/fr%C3%BCh", ""),
+        ("/a b", "/a%20b", "/a b"),
+        ("/\u96fb\u8a71", "/%E9%9B%BB%E8%A9%B1", "/%e9%9b%bb%e8%a9%b1"),
+        ("/100%", "/100%25", "/100%"),
+    ],
 )
-async def test_the_location_is_a_url_whatever_the_path(path, encoded):
-    """Other letters are percent-encoded, in the Location of a session and in the URL that a carrier is told."""
-    stream, app = make(telephone=TelephoneConfig(secrets={"twilio": "hush"}, public_url="https://site")), Starlette()
+async def test_the_location_is_a_url_whatever_the_path(path, encoded, public):
+    """Other letters are percent-encoded, in the Location of a session and in the URL that a carrier is told.
+
+    A path in `public_url` that the application is mounted at comes once, however it is spelled.
+    """
+    telephone = TelephoneConfig(secrets={"twilio": "hush"}, public_url=f"https://site{public}")
+    stream, app = make(telephone=telephone), Starlette()
     stream.mount(app, path)
     transport = httpx2.ASGITransport(app)
     with anyio.fail_after(30):

@@ -38,6 +38,17 @@ def test_nginx_accepts_its_settings(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+def test_nginx_logs_no_secret():
+    """The URL of a WHIP session gives power over the call; other URLs are logged as they are."""
+    (pattern,) = re.findall(r'"~(\S+)" "\$endpoint/\.\.\.";', text("nginx.conf"))
+    secret = re.compile(pattern.replace("(?<", "(?P<"))
+    assert "$logged_uri" in re.search("log_format .*", text("nginx.conf"))[0]
+    for path in ("/whip/aGk", "/whep/aGk", "/talk/whip/a-_9"):
+        assert secret.match(path)["endpoint"] == path.rpartition("/")[0]
+    for path in ("/whip", "/webrtc/offer", "/", "/talk/whip/"):
+        assert secret.match(path) is None
+
+
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
 def test_systemd_accepts_the_unit(tmp_path):
     """But for the program, which is not installed there."""

@@ -6,7 +6,7 @@ import contextvars
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 SHOWN: Final = 8
 """Characters of an id that logs show, but never more than half. 96 of the 144 bits of a server-made id stay secret."""
@@ -40,6 +40,14 @@ class Context:
     principal: Any = None
     custom: Mapping[str, str] = field(default_factory=_nothing)
     user: dict[str, Any] = field(default_factory=dict)
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> NoReturn:
+            why = (
+                ": the facts of the request are in its headers, query and remote_address" if name == "websocket" else ""
+            )
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{why}")
 
     @property
     def session_id(self) -> str:

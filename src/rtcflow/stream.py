@@ -193,6 +193,11 @@ class Stream:
         def __getattr__(self, name: str) -> NoReturn:
             raise absent_attribute(self, name, _MOVED)
 
+        def __setattr__(self, name: str, value: object) -> None:
+            if name in _GIVEN and not hasattr(type(self), name):
+                raise AttributeError(f"to assign {name} would change nothing: {_MOVED[name]}")
+            super().__setattr__(name, value)
+
     @property
     def options(self) -> Options:
         """Everything the stream was made with, checked."""
@@ -260,6 +265,9 @@ class Stream:
             path: Prefix of the routes, such as ``"/talk"``.
             page: Whether ``GET {path}/`` serves the page to talk with. By default only under a prefix, since at ``/``
                 an application has its own.
+
+        Raises:
+            ValueError: `path` does not begin with a slash, or another stream is mounted there.
         """
         from .routes.app import mount
 
@@ -381,3 +389,11 @@ _MOVED: Final[Mapping[str, str]] = {
     },
 }
 """What `Stream` had in an earlier release, and what to use now."""
+
+_GIVEN: Final = frozenset(
+    (
+        *("additional_outputs_handler", "allowed_origins", "concurrency_limit", "rtc_configuration", "rtp_params"),
+        *("time_limit", "track_constraints"),
+    )
+)
+"""Options that cannot be assigned. Other names are free for attributes of subclasses."""

@@ -120,7 +120,7 @@ def test_gstreamer_sends_and_plays(backend, tmp_path):
         created, connected, heard, deleted = play(f"{url}/whep", "--play")
         assert (created, connected, deleted) == ("POST 201", "connected", "DELETE 200")
         assert int(heard.split()[1]) > 4000
-        assert log.read_text().count("the caller has ended the call") == 2
+        assert log.read_text().count("the peer left") == 2
 
 
 @pytest.mark.skipif(chromium.find() is None, reason="chromium is not installed")

@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Final, Generic, TypeVar
 
 import anyio
+import anyio.lowlevel
 
 from .flow import Flow, FlowStatistics, Policy
 
@@ -41,6 +42,11 @@ class Reader(AsyncIterator[T]):
         """Read no more: nothing is kept for it from here on. Idempotent."""
         self._flow.close()
         self._forget(self._flow)
+
+    async def aclose(self) -> None:
+        """The same as `close`, as async generators have it: for `contextlib.aclosing`. A checkpoint."""
+        self.close()
+        await anyio.lowlevel.checkpoint()
 
     async def __anext__(self) -> T:
         """Wait for the next item. Safe to cancel: no item is lost.

@@ -871,7 +871,7 @@ class Connection:
         if self._resuming is not None:
             self._resuming.send_messages()
         self._messages_open.set()
-        if self.handler.channel is None:
+        if self.handler._channel is None:
             self.handler.set_channel(_Channel(self._send))
 
     async def _read_messages(self) -> None:

@@ -1,17 +1,23 @@
 """FastRTC's five handler classes: `rtcflow`'s, with what FastRTC's users rely on beyond its reference.
 
 Video is uint8 BGR. `latest_args` is an empty list before arguments come. `fps` may be the fifth positional argument.
-`_clear_queue` can be read, tested and set. Without a call, messages go nowhere.
+`_clear_queue` can be read, tested and set. Without a call, messages go nowhere. In a call `channel` is there from the
+beginning on.
 """
 
 from __future__ import annotations
 
+import threading
+from collections import deque
 from collections.abc import Callable
 from typing import Any, ClassVar
+
+import anyio
 
 from ..frames import ChannelLayout
 from ..handlers import base
 from ..handlers.base import VideoFormat
+from ..outputs import DataChannel
 from ._overrides import refuse_overrides
 
 NOT_CALLED = {
@@ -19,6 +25,56 @@ NOT_CALLED = {
     "or convert the frame at the beginning of `receive`",
 }
 """Methods of FastRTC's handlers that rtcflow does not call. To override them would change nothing."""
+
+
+EARLY = 1000
+"""The most messages that wait for the channel to open."""
+
+
+class _EarlyChannel:
+    """A call's channel from its beginning on. Messages wait in order until it is open.
+
+    FastRTC calls no method of a handler before the channel is open. So its programs send at once.
+    """
+
+    def __init__(self, handler: StreamHandlerBase) -> None:
+        self._handler = handler
+        self._lock = threading.Lock()
+        self._messages: deque[str] = deque()
+        self.is_sending = False
+
+    def send(self, message: str) -> None:
+        """Send `message` when the channel is open. A peer that has none gets nothing.
+
+        Raises:
+            anyio.ClosedResourceError: The connection has ended.
+            anyio.WouldBlock: 1000 messages wait already.
+        """
+        handler = self._handler
+        with self._lock:
+            open_channel = None if self.is_sending else handler._channel
+            if open_channel is None:
+                if handler._ended:
+                    raise anyio.ClosedResourceError
+                if len(self._messages) >= EARLY:
+                    raise anyio.WouldBlock
+                self._messages.append(message)
+                if self.is_sending:
+                    return
+                self.is_sending = True
+        if open_channel is not None:
+            open_channel.send(message)
+        else:
+            handler.loop.create_task(self._send_all(), name="early messages")
+
+    async def _send_all(self) -> None:
+        while True:
+            with self._lock:
+                if not self._messages:
+                    self.is_sending = False
+                    return
+                message = self._messages.popleft()
+            await self._handler.send_message(message)
 
 
 class StreamHandlerBase(base.StreamHandlerBase):
@@ -44,6 +100,7 @@ class StreamHandlerBase(base.StreamHandlerBase):
         refuse_overrides(cls, NOT_CALLED)
 
     latest_args: str | list[Any]
+    _early: _EarlyChannel | None = None
 
     def __init__(
         self,
@@ -64,6 +121,15 @@ class StreamHandlerBase(base.StreamHandlerBase):
             fps=fps,
         )
         self.latest_args = []
+
+    @property
+    def channel(self) -> DataChannel | None:
+        """The call's channel, from the beginning of the call on: what is sent before it is open waits."""
+        if self._binding is None or (self._channel is not None and (self._early is None or not self._early.is_sending)):
+            return self._channel
+        if self._early is None:
+            self._early = _EarlyChannel(self)
+        return self._early
 
     @property
     def _clear_queue(self) -> Callable[[], Any] | None:

@@ -394,8 +394,7 @@ class ReplyOnPause(StreamHandler):
         self.state = self._state_class()
 
     def _log(self, text: str) -> None:
-        if self.channel is not None:
-            self.channel.send(messages.encode(messages.Log(text)))
+        self._send_if_open(messages.encode(messages.Log(text)))
 
 
 def _items(result: Any) -> Any:
@@ -469,8 +468,7 @@ class ReplyOnStopWords(ReplyOnPause):
 
     def send_stopword(self) -> None:
         """Tell the page that a stop word was heard."""
-        if self.channel is not None:
-            self.channel.send(messages.encode(messages.StopWord("")))
+        self._send_if_open(messages.encode(messages.StopWord("")))
 
     def determine_pause(self, audio: NDArray[Any], sampling_rate: int, state: Any) -> bool:
         """Look for a stop word in the chunk; after one, as `ReplyOnPause.determine_pause`."""

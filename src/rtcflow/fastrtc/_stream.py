@@ -49,6 +49,46 @@ _resume: contextvars.ContextVar[Mapping[str, Any] | None] = contextvars.ContextV
 """What the request says of coming back (`Stream(resume=...)`). An override of `offer` gets FastRTC's fields alone."""
 
 
+class _Option:
+    """An attribute of FastRTC's that is an option of the stream. Assigning another value counts from the next call on.
+
+    Args:
+        group: The attribute of `Options` that has it.
+    """
+
+    def __init__(self, group: str) -> None:
+        self._group = group
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, stream: Stream | None, owner: type) -> Any:
+        if stream is None:
+            return self
+        found = getattr(getattr(stream.options, self._group), self._name)
+        return None if found == {} else found
+
+    def __set__(self, stream: Stream, value: Any) -> None:
+        group = replace(getattr(stream.options, self._group), **{self._name: value})
+        changes: dict[str, Any] = {self._group: group}
+        stream.calls.options = replace(stream.options, **changes)
+
+
+class _Fixed:
+    """An attribute that is as it was given. A later change would make no difference, so it is refused."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, stream: Stream | None, owner: type) -> Any:
+        return self if stream is None else vars(stream)[self._name]
+
+    def __set__(self, stream: Stream, value: Any) -> None:
+        if vars(stream).get(self._name, value) is not value:
+            raise AttributeError(f"{self._name} cannot change after the stream was made; make another Stream")
+        vars(stream)[self._name] = value
+
+
 class UIArgs(TypedDict, total=False):
     """How FastRTC's page looks. rtcflow's page takes ``title`` and ignores the others."""
 
@@ -89,14 +129,21 @@ class Stream(stream.Stream):
         TypeError: A subclass overrides a method that rtcflow does not call (raised when the class is made).
 
     Attributes:
-        event_handler: The handler, as it was given.
-        concurrency_limit: As given; ``"default"`` is 1.
-        time_limit: As given. So are `rtp_params`, `rtc_configuration`, `track_constraints` and
-            `additional_outputs_handler`.
-        server_rtc_configuration: As given.
+        event_handler: The handler, as it was given. It cannot be changed.
+        concurrency_limit: As given; ``"default"`` is 1. Assigning another one counts from the next call on. The same is
+            true of `time_limit`, `rtp_params`, `rtc_configuration` and `track_constraints`.
+        server_rtc_configuration: As given. It cannot be changed.
         ui: The page: ``ui.launch(...)`` serves it. Whatever you assign is kept and left alone.
         webrtc_component: An object for Gradio programs that name it in ``inputs=[...]``.
     """
+
+    concurrency_limit: _Option = _Option("limits")
+    time_limit: _Option = _Option("limits")
+    rtp_params: _Option = _Option("page")
+    rtc_configuration: _Option = _Option("page")
+    track_constraints: _Option = _Option("page")
+    event_handler: _Fixed = _Fixed()
+    server_rtc_configuration: _Fixed = _Fixed()
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -146,11 +193,6 @@ class Stream(stream.Stream):
             **options,
         )
         self.event_handler = handler
-        self.concurrency_limit = self.options.limits.concurrency_limit
-        self.time_limit = time_limit
-        self.rtp_params = rtp_params
-        self.rtc_configuration = rtc_configuration
-        self.track_constraints = track_constraints
         self.allow_extra_tracks = allow_extra_tracks
         self.server_rtc_configuration = server_rtc_configuration
         self.additional_input_components = additional_inputs

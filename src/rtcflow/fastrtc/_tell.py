@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-
 import anyio
 
 from ..handlers.base import get_current_handler
@@ -19,18 +17,22 @@ class WebRTCError(Exception):
     """An exception whose text the peer is told as soon as it is made. Raised out of a handler, it ends the connection.
 
     Attributes:
-        told_peer: True: the connection need not tell the peer once more that its handler failed.
+        told_peer: Whether the peer was told: then nobody need tell it once more that the handler failed.
     """
-
-    told_peer = True
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
-        _tell(messages.Error(message))
+        self.told_peer: bool = _tell(messages.Error(message))
 
 
-def _tell(message: messages.Message) -> None:
+def _tell(message: messages.Message) -> bool:
+    """Tell the peer of the current handler; whether its channel is open, so that it hears this now."""
     handler = get_current_handler()
-    if handler is not None and handler.channel is not None:
-        with suppress(anyio.ClosedResourceError, anyio.WouldBlock):
-            handler.channel.send(messages.encode(message))
+    if handler is None or handler.channel is None:
+        return False
+    is_open = handler.channel_set.is_set()
+    try:
+        handler.channel.send(messages.encode(message))
+    except (anyio.ClosedResourceError, anyio.WouldBlock):
+        return False
+    return is_open

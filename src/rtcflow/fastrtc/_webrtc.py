@@ -105,6 +105,33 @@ def webrtc_class() -> type[Any]:
             """The handler of each live call, by its id."""
             return {} if self.rtc is None else self.rtc.handlers
 
+        @property
+        def connections(self) -> Any:
+            """The live calls, by their ids."""
+            return {} if self.rtc is None else self.rtc.connections
+
+        def _serving(self) -> Stream:
+            if self.rtc is None:
+                raise RuntimeError("this component serves no function yet; call its stream(fn, ...) first")
+            found: Stream = self.rtc
+            return found
+
+        def set_input(self, webrtc_id: str, *args: Any) -> None:
+            """See `Stream.set_input`."""
+            self._serving().set_input(webrtc_id, *args)
+
+        def output_stream(self, webrtc_id: str) -> Any:
+            """See `Stream.output_stream`."""
+            return self._serving().output_stream(webrtc_id)
+
+        async def fetch_latest_output(self, webrtc_id: str) -> Any:
+            """See `Stream.fetch_latest_output`."""
+            return await self._serving().fetch_latest_output(webrtc_id)
+
+        async def update_connection(self, webrtc_data: Any, desired_state: Any) -> None:
+            """See `Stream.update_connection`."""
+            await self._serving().update_connection(webrtc_data, desired_state)
+
     return WebRTC
 
 

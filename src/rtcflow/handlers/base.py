@@ -152,6 +152,17 @@ class _Running:
         return self if handler is None else handler._binding is not None and not handler._end_begun.is_set()
 
 
+class _ContextOf:
+    """`StreamHandlerBase.context`. Not a property, for the same reason."""
+
+    @overload
+    def __get__(self, handler: None, owner: type) -> _ContextOf: ...
+    @overload
+    def __get__(self, handler: StreamHandlerBase, owner: type) -> Context: ...
+    def __get__(self, handler: StreamHandlerBase | None, owner: type) -> Context | _ContextOf:
+        return self if handler is None else handler._bound("context").context
+
+
 class StreamHandlerBase(ABC):  # noqa: B024  the abstract methods are async or not, so they are in its subclasses
     """What all handlers have: formats, arguments, messages.
 
@@ -177,10 +188,15 @@ class StreamHandlerBase(ABC):  # noqa: B024  the abstract methods are async or n
             long should look at it (``self.ended.is_set()``) or wait for it (``self.ended.wait_sync(timeout)``), and
             then return.
         running: Whether the connection is live: False before it begins, and from the moment in which `ended` is set.
+        context: The caller and the call; the same as `rtcflow.get_current_context()`. A RuntimeError as long as the
+            handler serves no connection.
+
+    A subclass may have attributes of its own called `ended`, `running` and `context`.
     """
 
     ended: _Ended = _Ended()
     running: _Running = _Running()
+    context: _ContextOf = _ContextOf()
 
     _default_video_format: ClassVar[VideoFormat] = "frame"
     # On the class: a subclass that forgot super().__init__() then gets a clear error, not an AttributeError.
@@ -271,15 +287,6 @@ class StreamHandlerBase(ABC):  # noqa: B024  the abstract methods are async or n
             RuntimeError: The handler serves no connection yet.
         """
         return self._bound("loop").loop
-
-    @property
-    def context(self) -> Context:
-        """The caller and the call; the same as `rtcflow.get_current_context()`.
-
-        Raises:
-            RuntimeError: The handler serves no connection yet.
-        """
-        return self._bound("context").context
 
     def clear_queue(self) -> float:
         """Drop everything emitted and not yet played: what waits here, and what the far side buffers.
@@ -536,9 +543,9 @@ class StreamHandlerBase(ABC):  # noqa: B024  the abstract methods are async or n
         """Tell the peer that something failed, without ending the connection; from any thread, at once.
 
         The peer gets `what`. It gets the exception's own text only with ``Stream(debug=True)``. A peer without an open
-        channel gets nothing.
+        channel gets nothing, and neither does one that the exception itself has told (`rtcflow.fastrtc.WebRTCError`).
         """
-        if self._channel is not None and self._binding is not None:
+        if self._channel is not None and self._binding is not None and not getattr(error, "told_peer", False):
             text = describe_error(error) if self._binding.debug else what
             self._send_if_open(messages.encode(messages.Error(text)))
 

@@ -83,11 +83,17 @@ def mount(calls: Calls, app: Starlette, path: str = "", *, page: bool, endpoints
     """Add the routes under `path` to `app`, and run the calls within the application's lifespan.
 
     Raises:
-        ValueError: `path` does not begin with a slash.
+        ValueError: `path` does not begin with a slash, or another stream is mounted there.
     """
     path = path.rstrip("/")
     if path and not path.startswith("/"):
         raise ValueError(f"path={path!r} must begin with a slash; write '/{path}'")
+    mounted = (route for route in app.router.routes if isinstance(route, health.HealthRoute))
+    if any(route.path == f"{path}/healthz" and route.calls is not calls for route in mounted):
+        raise ValueError(
+            f"another stream is mounted at {path or '/'}, so nobody could reach this one; give it a path of its own: "
+            "stream.mount(app, '/second')"
+        )
     app.router.routes.extend(routes(calls, path, page=page, endpoints=endpoints))
     inner: Callable[[Any], AbstractAsyncContextManager[Any]] = app.router.lifespan_context
 

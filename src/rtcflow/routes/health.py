@@ -4,16 +4,21 @@
     GET {path}/readyz    200 if new calls are taken; 503 before the start, while draining, and after the end
 
 Both answer with the load as JSON: ``{"status", "calls", "limit", "threads", "thread_limit"}``. They say nothing about
-single calls, and need no authorization.
+single calls, and need no authorization. If the application has a route of its own with this path, that one answers.
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute, Match, Route
 
 from ..serving.calls import Calls
+
+if TYPE_CHECKING:
+    from starlette.types import Scope
 
 
 class HealthRoute(Route):
@@ -32,6 +37,19 @@ class HealthRoute(Route):
             return JSONResponse(load(calls), 200 if fine else 503, headers)
 
         super().__init__(path, answer, methods=["GET", "HEAD"])
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """Whether the request is for this route. A route of the application's own with the same path goes first."""
+        match, found = super().matches(scope)
+        if match is not Match.NONE and _has_own(scope.get("app"), self.path):
+            return Match.NONE, {}
+        return match, found
+
+
+def _has_own(app: Any, path: str) -> bool:
+    """Whether the application has a route with this path, before this stream's or after it."""
+    others = getattr(getattr(app, "router", None), "routes", ())
+    return any(isinstance(one, Route) and one.path == path and not isinstance(one, HealthRoute) for one in others)
 
 
 def routes(calls: Calls, path: str) -> list[BaseRoute]:

@@ -129,7 +129,7 @@ def _telling(send: Send, origin: str, allowed: frozenset[str]) -> Callable[[Mess
         if message["type"] == "http.response.start":
             headers = MutableHeaders(scope=message)
             headers["Access-Control-Allow-Origin"] = "*" if everybody else origin
-            headers["Access-Control-Expose-Headers"] = "Location, ETag, Link, Accept-Post, Retry-After"
+            headers["Access-Control-Expose-Headers"] = "Location, ETag, Link, Accept-Post, Accept-Patch, Retry-After"
             if not everybody:
                 headers["Access-Control-Allow-Credentials"] = "true"
                 headers.add_vary_header("Origin")

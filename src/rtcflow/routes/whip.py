@@ -13,8 +13,9 @@ from __future__ import annotations
 import logging
 import secrets
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Final
 from weakref import WeakKeyDictionary
 
@@ -85,14 +86,18 @@ class Endpoint:
     def routes(self) -> list[BaseRoute]:
         """The route of the endpoint, and the route of its sessions."""
         calls, path = self._calls, self._path
-        endpoint, session = self._answering(self.endpoint, calls.refused), self._answering(self.session)
+        takes, patches = {"Accept-Post": whip.SDP_TYPE}, {"Accept-Patch": whip.FRAGMENT_TYPE}
+        endpoint, session = (
+            self._answering(self.endpoint, takes, calls.refused),
+            self._answering(self.session, patches),
+        )
         return [
             guarded(
                 calls,
                 path,
                 endpoint,
                 ["POST", "GET", "HEAD"],
-                {"Accept-Post": whip.SDP_TYPE},
+                takes,
                 find=routed.new_call,
             ),
             guarded(
@@ -100,7 +105,7 @@ class Endpoint:
                 f"{path}/{{session}}",
                 session,
                 ["PATCH", "DELETE", "GET", "HEAD"],
-                {"Accept-Patch": whip.FRAGMENT_TYPE},
+                patches,
                 find=routed.in_path,
             ),
         ]
@@ -119,7 +124,9 @@ class Endpoint:
         calls, sends = self._calls, self._direction is Direction.WHEP
         count_request(calls, request)
         body = await read_body(request, whip.SDP_TYPE, whip.MAX_BODY)
-        offer = whip.read_offer(body, self._direction, video=calls.options.modality is not Modality.AUDIO)
+        modality = calls.options.modality
+        audio, video = modality is not Modality.VIDEO, modality is not Modality.AUDIO
+        offer = whip.read_offer(body, self._direction, audio=audio, video=video)
         async with calls.admit(caller_of(request), "webrtc") as session:
             links = whip.link_headers(await get_rtc_configuration(calls.options.page))
             for url in links.left_out:
@@ -128,8 +135,8 @@ class Endpoint:
             calls.start(session, transport, {"signalling": self._direction.value})
         self._sessions[session] = ice = IceSession.begin(offer.ufrag)
         location = f"{public_path(request).rstrip('/')}/{session.webrtc_id}"
-        headers = {"Location": location, "ETag": ice.etag, "Cache-Control": "no-store"}
-        response = Response(transport.answer, 201, headers, whip.SDP_TYPE)
+        headers = {"Location": location, "ETag": ice.etag, "Accept-Patch": whip.FRAGMENT_TYPE}
+        response = Response(transport.answer, 201, headers | {"Cache-Control": "no-store"}, whip.SDP_TYPE)
         for link in links.headers:
             response.headers.append("Link", link)
         return response
@@ -145,7 +152,7 @@ class Endpoint:
         elif request.method == "DELETE":
             if self._sessions.pop(session, None) is None:
                 raise UnknownConnection("this session has ended")
-            session.close("the caller has ended the call")
+            (await session.wait_prepared()).peer_left()
             return Response()
         return Response(status_code=204)
 
@@ -195,7 +202,10 @@ class Endpoint:
         return replace(caller_of(request, new_call=False), path=request.scope["path"].rpartition("/")[0])
 
     def _answering(
-        self, handle: Callable[[Request], Awaitable[Response]], refused: Counter[str] | None = None
+        self,
+        handle: Callable[[Request], Awaitable[Response]],
+        accepted: Mapping[str, str],
+        refused: Counter[str] | None = None,
     ) -> Callable[[Request], Awaitable[Response]]:
         async def asked(request: Request) -> Response:
             try:
@@ -205,8 +215,10 @@ class Endpoint:
                     error.status = 401  # RFC 9725 section 4.5: the client must say who it is
                 raise
 
-        return answering(asked, _problem, refused)
+        return answering(asked, partial(_problem, accepted), refused)
 
 
-def _problem(error: NegotiationError) -> JSONResponse:
-    return JSONResponse(whip.problem(error), error.status, failure_headers(error), whip.PROBLEM_TYPE)
+def _problem(accepted: Mapping[str, str], error: NegotiationError) -> JSONResponse:
+    """A refusal. One of the body's type says which type is `accepted` (RFC 5789 section 2.2)."""
+    headers = {**failure_headers(error), **(accepted if error.status == 415 else {})}
+    return JSONResponse(whip.problem(error), error.status, headers, whip.PROBLEM_TYPE)

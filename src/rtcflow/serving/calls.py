@@ -97,9 +97,6 @@ class Calls(Mapping[str, Session]):
         self.refused: Counter[str] = Counter()
         self._admission = Admission(options)
         self.threads: WorkerThreads = WorkerThreads(limits.thread_limit)
-        self._settings = ConnectionSettings(
-            limits.time_limit, options.timeouts, options.debug, self.threads, options.resume
-        )
         self._sessions: dict[str, Session] = {}
         self._unfinished: set[Session] = set()
         self._leaving = False
@@ -354,7 +351,11 @@ class Calls(Mapping[str, Session]):
         except BaseException:
             self.threads.release(threads)
             raise
-        session = Session(webrtc_id, kind, caller, principal, handler, self._settings, next(self._numbers))
+        options = self.options
+        settings = ConnectionSettings(
+            options.limits.time_limit, options.timeouts, options.debug, self.threads, options.resume
+        )
+        session = Session(webrtc_id, kind, caller, principal, handler, settings, next(self._numbers))
         self._sessions[webrtc_id] = session
         return session
 

@@ -19,7 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..client.webrtc import import_httpx2
-from ..media.convert import int16_to_float32
 from .espeak import WORDS_A_MINUTE, find_speaker
 from .options import (
     CartesiaTTSOptions,
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
     import httpx2
 
 T = TypeVar("T")
-Spoken: TypeAlias = tuple[int, NDArray[np.float32]]
+Spoken: TypeAlias = tuple[int, NDArray[np.float32] | NDArray[np.int16]]
 
 RATE: Final = 24_000
 """Hz of what Kokoro speaks, and of what stands in for it."""
@@ -55,7 +54,10 @@ class _Synthesizer(ABC):
     def _speak(self, text: str, options: Any) -> Spoken: ...
 
     def tts(self, text: str, options: Any = None) -> Spoken:
-        """Speak `text`: ``(sample_rate, samples)``, float32 in [-1, 1], shape (n,). In the calling thread."""
+        """Speak `text`: ``(sample_rate, samples)``, shape (n,). In the calling thread.
+
+        The samples are float32 in [-1, 1]; those of Cartesia are int16, as they come, and as in FastRTC.
+        """
         warn_if_in_loop(f"{type(self).__name__}.tts", "audio = await rtcflow.speech.synthesize(model, text)")
         return self._speak(text, options)
 
@@ -65,7 +67,7 @@ class _Synthesizer(ABC):
         for index, sentence in enumerate(sentences(text)):
             rate, samples = self._speak(sentence, options)
             if index:
-                yield rate, np.zeros(round(PAUSE * rate), np.float32)
+                yield rate, np.zeros(round(PAUSE * rate), samples.dtype)
             yield rate, samples
 
     async def stream_tts(self, text: str, options: Any = None) -> AsyncIterator[Spoken]:
@@ -76,7 +78,7 @@ class _Synthesizer(ABC):
         for index, sentence in enumerate(sentences(text)):
             rate, samples = await anyio.to_thread.run_sync(self._speak, sentence, options, abandon_on_cancel=True)
             if index:
-                yield rate, np.zeros(round(PAUSE * rate), np.float32)
+                yield rate, np.zeros(round(PAUSE * rate), samples.dtype)
             yield rate, samples
 
 
@@ -178,8 +180,7 @@ class CartesiaTTS(_Synthesizer):
         if not response.is_success:
             raise ConnectionError(f"Cartesia spoke nothing (HTTP {response.status_code})")
         content = response.content
-        samples = np.frombuffer(content[: len(content) // 2 * 2], "<i2").astype(np.int16)
-        return options.sample_rate, int16_to_float32(samples)
+        return options.sample_rate, np.frombuffer(content[: len(content) // 2 * 2], "<i2").astype(np.int16)
 
 
 class EspeakTTS(_Synthesizer):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from contextlib import aclosing
 
 import anyio
 import pytest
@@ -48,6 +49,15 @@ async def test_a_slow_reader_loses_its_oldest_and_hinders_nobody():
     assert slow.statistics().dropped == 6
     fanout.end()
     assert [item async for item in slow] == [6, 7, 8, 9]
+
+
+async def test_a_reader_is_closed_as_an_async_generator_is():
+    """`contextlib.aclosing` takes it, as it takes the generator of FastRTC's `output_stream`."""
+    fanout = Fanout[int]()
+    async with aclosing(fanout.read()) as reader:
+        fanout.put(1)
+        assert await anext(reader) == 1
+    assert fanout.readers == 0
 
 
 async def test_a_reader_that_is_forgotten_costs_nothing():

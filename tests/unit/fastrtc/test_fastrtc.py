@@ -8,7 +8,7 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any, cast, get_args, get_origin
 
 import anyio
 import av
@@ -22,6 +22,7 @@ from rtcflow import fastrtc
 from rtcflow.abc import MediaOffer
 from rtcflow.connection.connection import Connection, EndCause
 from rtcflow.exceptions import UnknownConnection
+from rtcflow.fastrtc.utils import create_message
 from rtcflow.frames import AudioFormat, AudioFrame
 from rtcflow.handlers.base import AsyncStreamHandler, StreamHandlerBase
 from rtcflow.handlers.checking import copy_handler
@@ -185,6 +186,78 @@ async def test_warnings_and_webrtc_errors_are_told_to_the_peer() -> None:
         ("warning", "careful"),
         ("error", "no more credit"),
     ]
+
+
+class Greeter(fastrtc.AsyncStreamHandler):
+    """Sends as FastRTC's programs do: its channel is open before `start_up`."""
+
+    async def start_up(self) -> None:
+        assert not self.channel_set.is_set()
+        channel: Any = self.channel
+        fastrtc.Warning("0")
+        for number in range(1, 5):
+            channel.send(create_message("log", str(number)))
+        await self.channel_set.wait()
+        channel.send(create_message("log", "5"))
+        await self.send_message(create_message("log", "6"))
+        channel.send(create_message("log", "7"))
+        cast("Any", self.channel).send(create_message("log", "8"))
+
+    async def receive(self, frame: Any) -> None:
+        pass
+
+    async def emit(self) -> None:
+        await anyio.sleep_forever()
+
+    def copy(self) -> Greeter:
+        return Greeter()
+
+
+@pytest.mark.anyio
+async def test_what_start_up_sends_waits_for_the_channel() -> None:
+    """What is sent by the channel keeps its order. Without a call there is no channel."""
+    assert Greeter().channel is None
+    async with call(Greeter()) as (_, theirs):
+        said = [json.loads(await theirs.messages_in.take())["data"] for _ in range(9)]
+        assert "6" in said
+        assert [text for text in said if text != "6"] == list("01234578")
+
+
+@pytest.mark.anyio
+async def test_a_peer_without_messages_disturbs_no_handler_that_sends() -> None:
+    """A telephone is one: what is sent is dropped, and counted."""
+    async with memory_pair(MediaOffer(messages=False)) as (ours, _):
+        connection = Connection(ours, Chatty())
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(connection.run)
+            with anyio.fail_after(20):
+                while connection.statistics().messages_dropped < 1000:
+                    await anyio.sleep(0.005)
+            assert connection.end is None
+            connection.close()
+
+
+class Chatty(Greeter):
+    """Sends more than can wait."""
+
+    async def start_up(self) -> None:
+        channel: Any = self.channel
+        for number in range(1000):
+            channel.send(str(number))
+        with pytest.raises(anyio.WouldBlock):
+            channel.send("too many")
+        await self.channel_set.wait()
+
+    def copy(self) -> Chatty:
+        return Chatty()
+
+
+@pytest.mark.anyio
+async def test_a_bounded_number_of_messages_waits_for_the_channel() -> None:
+    """In their order."""
+    async with call(Chatty()) as (_, theirs):
+        for number in range(1000):
+            assert await theirs.messages_in.take() == str(number)
 
 
 def test_without_a_peer_warnings_are_silent() -> None:

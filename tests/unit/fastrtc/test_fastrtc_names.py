@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import copy
 import importlib
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from rtcflow import fastrtc
-from rtcflow.fastrtc import _absent
+from rtcflow.fastrtc import _absent, utils
 
 PACKAGE = Path(fastrtc.__file__).parent
 SUBMODULES = {
@@ -153,6 +154,16 @@ def test_create_message_and_current_context() -> None:
     assert utils.current_context.get() is None
     with pytest.raises(RuntimeError, match="set_current_context"):
         utils.current_context.set(utils.Context("id"))
+
+
+def test_a_context_has_no_websocket_and_says_what_it_has() -> None:
+    """FastRTC's has one for WebSocket and telephone calls."""
+    context: Any = utils.Context("abc")
+    with pytest.raises(AttributeError, match="headers, query and remote_address"):
+        _ = context.websocket
+    with pytest.raises(AttributeError, match="'Context' object has no attribute 'nonsense'"):
+        _ = context.nonsense
+    assert copy.copy(context) == context
 
 
 def test_outputs_are_split() -> None:

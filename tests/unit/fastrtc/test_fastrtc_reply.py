@@ -366,6 +366,24 @@ async def test_what_a_reply_of_a_subclass_raises_ends_the_call():
             await connection.wait_ended()
 
 
+async def test_a_webrtc_error_of_a_reply_is_told_once():
+    """The page shows its last alert: "the reply function failed" would take the place of the program's own words."""
+
+    def failing(audio):
+        raise fastrtc.WebRTCError("no more credit")
+        yield
+
+    async with call(fastrtc.ReplyOnPause(failing, algo_options=options(), model=Loud())) as (connection, theirs):
+        say(theirs, 0, 5000, 5000, *[0] * 10)
+        errors, turn = [], None
+        while turn is None:
+            message = json.loads(await theirs.messages_in.take())
+            errors += [message["data"]] if message["type"] == "error" else []
+            turn = message if message["type"] == "turn" else None
+        assert errors == ["no more credit"]
+        assert connection.end is None
+
+
 async def test_a_greeting_and_a_triggered_reply_of_a_subclass():
     """`startup_fn` is played first; `trigger_response()` replies to nothing."""
 

@@ -22,7 +22,7 @@ from starlette.responses import PlainTextResponse
 
 from rtcflow import fastrtc
 from rtcflow.ends import Timeouts
-from rtcflow.exceptions import NotAuthorized
+from rtcflow.exceptions import NotAuthorized, UnknownConnection
 from rtcflow.fastrtc import _ui, _webrtc
 from rtcflow.fastrtc.stream import Body
 from rtcflow.fastrtc.webrtc_connection_mixin import WebRTCConnectionMixin
@@ -251,6 +251,31 @@ def test_a_streams_attributes_are_fastrtcs() -> None:
 
 
 @pytest.mark.anyio
+async def test_what_is_assigned_counts_from_the_next_call_on() -> None:
+    """Limits and what pages are told, as in FastRTC. What cannot change says so."""
+    stream = make(track_constraints={"width": 640})
+    assert (stream.concurrency_limit, stream.time_limit, stream.rtp_params) == (1, None, None)
+    stream.concurrency_limit, stream.time_limit = 2, 30
+    stream.rtc_configuration = {"iceServers": [{"urls": "stun:192.0.2.1"}]}
+    stream.track_constraints = None
+    application = FastAPI()
+    stream.mount(application)
+    async with site(application, stream) as client, open_engine(LOCAL) as engine:
+        told = (await client.get("/webrtc/configuration")).json()
+        assert told["rtcConfiguration"] == stream.rtc_configuration
+        assert (told["trackConstraints"], stream.track_constraints) == ({}, None)
+        for webrtc_id, status in (("a", 200), ("b", 200), ("c", 503)):
+            response = await client.post("/webrtc/offer", json=await offered(engine, webrtc_id))
+            assert response.status_code == status
+        assert {session.connection._time_limit for session in stream.connections.values()} == {30}
+    with pytest.raises(ValueError, match="concurrency_limit=0"):
+        stream.concurrency_limit = 0
+    for name in ("event_handler", "server_rtc_configuration"):
+        with pytest.raises(AttributeError, match=f"{name} cannot change .* make another Stream"):
+            setattr(stream, name, {"iceServers": []})
+
+
+@pytest.mark.anyio
 async def test_a_stream_that_nobody_runs_runs_in_a_thread() -> None:
     """`stream.offer` without `mount` and lifespan: one warning, calls are served, close() ends them."""
     stream = make(concurrency_limit=2)
@@ -453,3 +478,10 @@ def test_with_gradio_the_component_serves_its_function(gradio: Any) -> None:
     assert component.rtc.additional_outputs_handler(1) == (1,)
     frame = np.zeros((4, 4, 3), np.uint8)
     assert component.rtc.event_handler(frame) is frame
+    assert dict(component.connections) == {}
+    with pytest.raises(UnknownConnection):
+        component.set_input("abc", 1)
+    with pytest.raises(UnknownConnection):
+        component.output_stream("abc")
+    with pytest.raises(RuntimeError, match=r"call its stream\(fn, \.\.\.\) first"):
+        fastrtc.WebRTC().set_input("abc", 1)

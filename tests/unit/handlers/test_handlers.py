@@ -155,6 +155,15 @@ def test_the_constructor_has_the_references_arguments_and_defaults(cls: type[Str
     assert not handler.channel_set.is_set()
 
 
+@every_class
+def test_a_handler_may_have_attributes_of_its_own_with_our_names(cls: type[StreamHandlerBase]) -> None:
+    """`context` is what many call the history of a chat. FastRTC's handlers have none of the three."""
+    handler: Any = cls()
+    for name in ("context", "ended", "running"):
+        setattr(handler, name, [name])
+        assert getattr(handler, name) == [name]
+
+
 def test_the_defaults_of_video_are_the_references() -> None:
     """Sync handlers are given av.VideoFrame, async ones float32 arrays, and another format on request."""
     assert [cls().video_format for cls in ALL] == ["frame", "float32", "frame", "float32"]

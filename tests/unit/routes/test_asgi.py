@@ -440,6 +440,30 @@ def test_a_path_without_a_slash_is_an_error():
         make().mount(Starlette(), "talk")
 
 
+def test_two_streams_at_one_path_are_an_error():
+    """Nobody could reach the second one. At paths of their own they are fine."""
+    app, first, second = Starlette(), make(), make()
+    first.mount(app)
+    second.mount(app, "/talk")
+    for stream, path, place in ((second, "", "/"), (first, "/talk/", "/talk")):
+        with pytest.raises(ValueError, match=f"another stream is mounted at {place}, .*'/second'"):
+            stream.mount(app, path)
+    first.mount(app)  # the same once more
+
+
+@pytest.mark.parametrize("kind", [Starlette, FastAPI])
+async def test_health_routes_of_the_application_are_its_own(kind):
+    """Also if it has them after the stream was mounted."""
+    app = kind()
+    make().mount(app)
+    make().mount(app, "/talk")
+    app.router.routes.append(Route("/healthz", lambda _: PlainTextResponse("mine")))
+    async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://site") as client:
+        assert (await client.get("/healthz")).text == "mine"
+        for path in ("/readyz", "/talk/healthz", "/talk/readyz"):
+            assert (await client.get(path)).json()["status"] == "not running"
+
+
 async def test_one_stream_under_two_paths_runs_once():
     """Mounted twice in one application, the stream is the same: one limit, one registry."""
     app = Starlette()

@@ -16,7 +16,7 @@ from starlette.applications import Starlette
 
 from rtcflow._core.bridge import Event
 from rtcflow._engine.seam import restart, seam
-from rtcflow.ends import Timeouts
+from rtcflow.ends import EndCause, Timeouts
 from rtcflow.exceptions import InvalidOffer, NegotiationError, NotAuthorized
 from rtcflow.frames import AudioFormat, AudioFrame
 from rtcflow.handlers.base import AsyncAudioVideoStreamHandler, AsyncStreamHandler
@@ -115,6 +115,7 @@ async def test_whip_brings_media_to_the_handler():
         assert response.headers["content-type"] == "application/sdp"
         assert re.fullmatch(r"/whip/[A-Za-z0-9_-]{24}", response.headers["location"])
         assert re.fullmatch(r'"[^"]+"', response.headers["etag"])
+        assert response.headers["accept-patch"] == FRAGMENT["Content-Type"]
         assert directions(response.text) == ["recvonly"]
         assert "a=candidate" in response.text
         await call.accept_answer(response.text)
@@ -289,6 +290,8 @@ async def test_conditions_of_patch():
                 assert patched.headers["content-type"] == "application/problem+json"
                 assert patched.json()["status"] == status
                 assert patched.json()["detail"]
+            takes = FRAGMENT["Content-Type"] if status == 415 else None
+            assert patched.headers.get("accept-patch") == takes
         (session,) = stream.calls.values()
         assert session.end is None
         await call.aclose()
@@ -419,8 +422,9 @@ async def test_a_restart_that_fails_changes_nothing():
 
 @pytest.mark.anyio
 async def test_delete_ends_the_call_once():
-    """DELETE is 200 and frees the slot; a second DELETE, and a PATCH after it, are 404."""
-    stream = make()
+    """DELETE is 200 and frees the slot; a second DELETE, and a PATCH after it, are 404. The caller has ended it."""
+    ends = []
+    stream = make(on_call_end=lambda _, end, __: ends.append(end.cause))
     async with publishing(stream) as (client, _, response):
         url = response.headers["location"]
         assert (await client.get(url)).status_code == 204
@@ -430,6 +434,7 @@ async def test_delete_ends_the_call_once():
         assert (await client.patch(url, content="a=end-of-candidates", headers=headers)).status_code == 404
         while len(stream.calls):
             await anyio.sleep(0.005)
+    assert ends == [EndCause.PEER_LEFT]
 
 
 @pytest.mark.anyio
@@ -612,8 +617,21 @@ async def test_bad_offers_start_nothing(route, body, status, words):
         assert response.status_code == status
         assert words in response.json()["detail"]
         assert len(stream.calls) == 0
+        assert "accept-post" not in response.headers
         for kind in ("application/json", "text/plain", ""):
-            assert (await client.post(route, content=body, headers={"Content-Type": kind})).status_code == 415
+            response = await client.post(route, content=body, headers={"Content-Type": kind})
+            assert (response.status_code, response.headers["accept-post"]) == (415, "application/sdp")
+
+
+@pytest.mark.anyio
+async def test_a_stream_of_video_refuses_audio():
+    """As a stream of audio refuses video: a publisher learns that nobody hears it."""
+    stream = Stream(lambda frame: frame, modality="video", timeouts=QUICK, webrtc=LOCAL)
+    async with site(stream) as client:
+        body = offer(("audio", "sendonly"), ("video", "sendonly"))
+        response = await client.post("/whip", content=body, headers=SDP)
+        assert (response.status_code, "audio is not served" in response.json()["detail"]) == (422, True)
+        assert len(stream.calls) == 0
 
 
 @pytest.mark.anyio

@@ -158,6 +158,20 @@ def test_the_default_limit_is_one_caller():
 # -- admission
 
 
+@pytest.mark.parametrize("name", ["concurrency_limit", "time_limit", "allowed_origins", "additional_outputs_handler"])
+def test_an_option_that_is_assigned_is_an_error(name):
+    """It would change nothing. Attributes of one's own are free."""
+
+    class Mine(Stream):
+        pass
+
+    stream = Mine(Quiet())
+    with pytest.raises(AttributeError, match=f"{name} would change nothing: .* options do not change"):
+        setattr(stream, name, 5)
+    stream.history = 5
+    assert stream.history == 5
+
+
 async def test_a_caller_is_served_and_its_slot_comes_back():
     """An admitted caller is among the connections until its end, and then the slot is free again."""
     diary = []

@@ -193,7 +193,10 @@ def test_cartesia_is_asked_over_http() -> None:
 
     options = speech.CartesiaTTSOptions(voice="v", language="fr", emotion=["positivity"], sample_rate=16000)
     rate, samples = cartesia(respond).tts("Bonjour.", options)
-    assert (rate, samples.tolist(), samples.dtype) == (16000, [0.0, 0.5, -1.0], np.float32)
+    assert (rate, samples.tolist(), samples.dtype) == (16000, [0, 16384, -32768], np.int16)  # as in FastRTC
+    chunks = [chunk.dtype for _, chunk in cartesia(respond).stream_tts_sync("Un. Deux.", options)]
+    assert chunks == [np.int16] * 3  # a pause is between the two
+    del asked[1:]
     ((key, version, body),) = asked
     assert (key, version) == ("secret", "2024-06-10")
     assert body["transcript"] == "Bonjour."

@@ -613,7 +613,7 @@ class Connection:
         rest, sent = audio_out.take_rest(), self._sent.sample_rate
         self.transport = self._media.transport = transport
         if self._resuming is not None:
-            self._resuming.adopted(transport)
+            self._resuming.adopted(transport, sum(samples.shape[1] for samples in rest))
         self._start_transport()
         self._out = transport.audio_out, before + audio_out.playback().played
         voice = Voice(self._sent.sample_rate)

@@ -216,14 +216,23 @@ class Resuming:
     # -- figures, from any thread
 
     def statistics(self) -> TransportStatistics:
-        """The figures of the transport, with the counts of those before it added: no count ever falls."""
+        """The figures of the transport, with the counts of those before it added: no count falls.
+
+        Only `queued` does, for the moment in which audio that waits goes over to the next transport.
+        """
         transport, before = self._counted
         figures = transport.statistics()
         return figures if before is None else _add_up(before, figures)
 
-    def adopted(self, transport: Transport) -> None:
-        """`transport` has taken the place of the one before."""
-        self._counted = transport, self.statistics()
+    def adopted(self, transport: Transport, moved: int) -> None:
+        """`transport` has taken the place of the one before, and gets `moved` samples that waited there.
+
+        They were not dropped, and are queued once: they count with `transport`.
+        """
+        before = self.statistics()
+        out = before.audio_out
+        out = replace(out, queued=out.queued - moved, dropped=out.dropped - moved)
+        self._counted = transport, replace(before, audio_out=out)
 
     # -- messages, from any thread
 

@@ -241,12 +241,14 @@ def test_audio_that_waits_is_kept_or_dropped_by_latency(backend, latency):
                 connection.resume(again)
                 heard += await hear(theirs_now, 4)
                 after = connection.playback()
+                sound = connection.statistics().transport.audio_out
         values = sorted(set(heard) - {0})
         if latency is Latency.BUFFERED:
             assert values == list(range(1, 31))
             assert heard.count(15) == heard.count(3), "no part of a piece is lost or played twice"
             assert after.played == pytest.approx(3, abs=0.03)
             assert during.waiting > 0.1
+            assert (sound.queued, sound.played, sound.dropped) == (72_000, 72_000, 0), "what went over counts once"
         else:
             assert during.waiting == 0
             assert len(values) < 30

@@ -380,12 +380,16 @@ def _no_trace(handler: StreamHandlerBase, given: _CheckInput) -> None:
             caller.microphone = False
             await caller.wait(0.5)
             quiet = traces.from_now()
-            await caller.wait(0.1)
-            alone = quiet.left() or quiet.left_around()  # then the call itself changes it all the time
-            quiet = traces.from_now()
             await drop()
-            if (left := quiet.left() or quiet.left_around()) and not alone and caller.connection.end is None:
-                raise _Everywhere(f"a caller who is refused while another one is on the line leaves a trace: {left}")
+            left = quiet.left() or quiet.left_around()
+            if left is None or caller.connection.end is not None:
+                return
+            quiet = traces.from_now()
+            for _ in range(7):
+                await caller.wait(0.3)
+                if quiet.left() or quiet.left_around():  # the call itself changes it from time to time
+                    return
+            raise _Everywhere(f"a caller who is refused while another one is on the line leaves a trace: {left}")
 
     async def cut(how: str, after: float) -> None:
         record = await _end_at(how, after, handler, given)

@@ -555,6 +555,32 @@ class CountsWhoCame(CountsWhoNeverCame):
         return int(self.is_in)
 
 
+class Blinks(rtcflow.AsyncStreamHandler):
+    """Switches a lamp on and off each half second, and takes half a second to go."""
+
+    lit = False
+
+    def __init__(self):
+        super().__init__()
+        self.frames = 0
+
+    def copy(self):
+        return type(self)()
+
+    async def receive(self, frame):
+        pass
+
+    async def emit(self):
+        self.frames += 1
+        type(self).lit = self.frames // 25 % 2 == 1
+        return 24000, np.zeros((1, 480), np.int16)
+
+    async def shutdown(self):
+        await anyio.sleep(0.5)
+        if self.frames:
+            type(self).lit = False
+
+
 @lru_cache
 def history(rate):
     """The last frames of each sample rate."""
@@ -1171,6 +1197,7 @@ def test_a_handlers_own_threads_are_held_up(monkeypatch):
         (TakesTwentySeconds, SAYS_ALL),
         (FiveMinutesOfCall, LIMITS),
         (CountsWhoCame, TRACES),
+        (Blinks, TRACES),
         (KeepsTablesInACache, TRACES),
         (Unsubscribes, TRACES),
         (CountsInterruptions, NOTICES),

@@ -213,6 +213,7 @@ def bench(
     The callers need about as much of a core as the server does: let them run on another core, or another machine.
     """
     from .client.load import LoadLimits
+    from .client.webrtc import shown_url
 
     limits = LoadLimits(
         min_delivery, *(None if limit is None else limit / 1000 for limit in (max_gap_p99, max_latency, max_setup))
@@ -220,7 +221,7 @@ def bench(
     report = _run(backend, partial(_load, url, connections, seconds, _headers(header), quiet=as_json))
     broken = limits.broken(report)
     if as_json:
-        print(json.dumps({"url": url, **report.as_dict(), "broken": broken}))
+        print(json.dumps({"url": shown_url(url), **report.as_dict(), "broken": broken}))
     else:
         _print_load(report)
     for words in broken:
@@ -806,8 +807,15 @@ async def _hold(line: _Line, samples: Any, seconds: float) -> tuple[CallReport, 
 
 
 def _figures(report: CallReport, url: str, setup: float) -> dict[str, Any]:
+    from .client.webrtc import shown_url
+
     figures = {key: value for key, value in asdict(report).items() if key not in {"recording", "messages"}}
-    return {"url": url, **figures, "setup": setup, "messages": [repr(message) for message in report.messages]}
+    return {
+        "url": shown_url(url),
+        **figures,
+        "setup": setup,
+        "messages": [repr(message) for message in report.messages],
+    }
 
 
 def _print_report(figures: dict[str, Any], record: Path | None) -> None:

@@ -142,7 +142,9 @@ def test_addresses_that_look_like_emoji_are_shown_as_they_are(capsys):
     ours = parse_candidate("candidate:1 1 udp 2130706431 2001:db8:100:1::5 50000 typ host")
     server = ServerReport("turn:[fd00:ab:cd::1]:3478", 0.1, ("192.0.2.1", 5))
     problems = ["No answer came from 2001:db8:a:1::5"]
-    cli._print_doctor(DoctorReport("http://host", ours=[ours], ice_servers=(server,), problems=problems))
+    report = DoctorReport("http://me:SECRET@host", ours=[ours], ice_servers=(server,), problems=problems)
+    assert report.as_dict()["url"] == "http://host"
+    cli._print_doctor(report)
     shown = capsys.readouterr().out
     for text in ("2001:db8:100:1::5", "turn:[fd00:ab:cd::1]:3478", "2001:db8:a:1::5"):
         assert text in shown
@@ -166,9 +168,10 @@ def test_an_output_that_knows_few_letters_loses_no_report(monkeypatch):
 def test_a_call_that_failed_ends_with_status_1_and_its_figures_as_json(held):
     report = CallReport(ended="the line broke", failed=True)
     held(report)
-    code, out, _ = command("call", "http://host", "--json", "--seconds", 3)
+    code, out, _ = command("call", "http://host?token=SECRET", "--json", "--seconds", 3)
     figures = json.loads(out)
     assert code == 1
+    assert figures["url"] == "http://host", "others may read the figures"
     assert (figures["ended"], figures["failed"], figures["setup"]) == ("the line broke", True, 0.5)
     assert "recording" not in figures
 
@@ -290,9 +293,10 @@ def test_the_figures_of_a_load_and_the_limits_that_it_broke(monkeypatch):
     assert "delivery 90.00 %, of the worst call 50.00 %, 3 frames lost on the way back" in out
     assert re.search(r"gaps +20.0 +30.0 +50.0 +80.0", out)
     assert re.search(r"setup +– +– +– +–", out)
-    code, out, _ = command("bench", "http://host", "--json")
+    code, out, _ = command("bench", "http://host?token=SECRET", "--json")
     figures = json.loads(out)
     assert (code, figures["broken"], figures["connected"]) == (0, [], 7)
+    assert figures["url"] == "http://host"
 
 
 def test_how_far_a_load_has_come():

@@ -29,7 +29,7 @@ from ..transports.webrtc import (
     open_engine,
     read_ice_servers,
 )
-from .webrtc import connect, get_configuration
+from .webrtc import connect, get_configuration, shown_url
 
 __all__ = ["DoctorReport", "examine", "explain"]
 
@@ -83,7 +83,7 @@ class DoctorReport:
             return [{"type": found.type, "address": found.ip, "port": found.port} for found in found]
 
         return {
-            "url": self.url,
+            "url": shown_url(self.url),
             "connected": self.connected,
             "relay_only": self.relay_only,
             "policy": "relay" if self.policy else "all",

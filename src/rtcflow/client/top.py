@@ -20,7 +20,7 @@ from rich.text import Text
 
 from ..exceptions import NegotiationError, RemoteProtocolError
 from ..protocol import signalling
-from .webrtc import check_url, read_headers, request
+from .webrtc import check_url, read_headers, request, shown_url
 
 INTERVAL: Final = 1.0
 """Seconds between two questions for the calls."""
@@ -188,7 +188,7 @@ def draw(view: View, *, keys: bool = True, height: int | None = None) -> Group:
         chosen = keys and call["number"] == view.selected
         texts = [Text(str(cell["text"]), _TONES[cell["tone"]]) for cell in cells]
         table.add_row(*texts, style="reverse" if chosen else "")
-    head = Text(f"{view.url}  {summary(view)}", "bold")
+    head = Text(f"{shown_url(view.url)}  {summary(view)}", "bold")
     trouble = Text(f"These figures are old: {view.trouble}" if view.trouble and view.columns else "", "bold red")
     return Group(head, trouble, table, Text(), Text(footer(view, keys=keys)))
 

@@ -29,7 +29,7 @@ def body(*numbers, limit=20, ready=True):
 
 
 def view(*numbers, **options):
-    return View("http://host").take(body(*numbers, **options))
+    return View("http://me:SECRET@host").take(body(*numbers, **options))
 
 
 def type_in(seen, typed):

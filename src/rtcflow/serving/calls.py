@@ -249,7 +249,8 @@ class Calls(Mapping[str, Session]):
         if self._running is None:
             raise NotServing(
                 "this stream is not running: the server must run the application's lifespan, "
-                "or the application must enter `async with stream.running():`"
+                "or the application must enter `async with stream.running():`; an application that is mounted in "
+                "another one has no lifespan, so mount the stream into the outer one"
             )
         return self._running
 

@@ -393,6 +393,20 @@ async def test_candidates_are_for_webrtc_calls_only():
 # -- mounting
 
 
+async def test_a_stream_in_an_inner_application_says_where_to_mount_it():
+    """Starlette runs the lifespan of the outermost application only."""
+    outer, inner = Starlette(), Starlette()
+    make().mount(inner)
+    outer.mount("/api", inner)
+    async with (
+        outer.router.lifespan_context(outer),
+        httpx2.AsyncClient(transport=httpx2.ASGITransport(outer), base_url="http://site") as client,
+    ):
+        response = await client.post("/api/webrtc/offer", json={"sdp": "v=0", "type": "offer", "webrtc_id": "a"})
+        assert response.status_code == 503
+        assert "mount the stream into the outer one" in response.json()["meta"]["message"]
+
+
 async def test_without_its_lifespan_the_route_says_what_is_missing():
     """A server that runs no lifespan gets 503 with an explanation."""
     stream = make()

@@ -415,14 +415,12 @@ def _pts_of(frame: av.VideoFrame, pts: Callable[[], int] | None) -> int:
 
 
 def even(frame: av.VideoFrame, converter: PictureConverter) -> av.VideoFrame:
-    """`frame`, or a copy of it that is wider or higher by one pixel if its width or height is odd."""
+    """`frame`, or if its width or height is odd a copy of its picture that is wider or higher by one pixel."""
     down, right = frame.height % 2, frame.width % 2
     if not down and not right:
         return frame
     pixels = converter.own(frame, "rgb24").to_ndarray().astype(np.uint8, copy=False)
-    padded = av.VideoFrame.from_ndarray(np.pad(pixels, ((0, down), (0, right), (0, 0)), mode="edge"), format="rgb24")
-    padded.pts, padded.time_base = frame.pts, frame.time_base
-    return padded
+    return av.VideoFrame.from_ndarray(np.pad(pixels, ((0, down), (0, right), (0, 0)), mode="edge"), format="rgb24")
 
 
 def encoders(

@@ -65,7 +65,9 @@ class PictureConverter:
         import av
 
         own = av.VideoFrame(frame.width, frame.height, pixel_format)
-        own.pts, own.time_base = frame.pts, frame.time_base
+        own.pts = frame.pts
+        if frame.time_base:  # a new frame has none
+            own.time_base = frame.time_base
         for plane, source in zip(own.planes, frame.planes, strict=True):
             to, of = (np.frombuffer(cast("bytes", one), np.uint8).reshape(one.height, -1) for one in (plane, source))
             n = min(to.shape[1], of.shape[1])  # rows may have different room behind them

@@ -127,6 +127,18 @@ async def test_a_frame_that_is_sent_keeps_its_own_time():
 
 
 @pytest.mark.parametrize("kind", ["yuv420p", "bgr24"])
+@pytest.mark.parametrize("size", [(64, 48), (63, 47)])
+@pytest.mark.parametrize("codec", ["VP8", "H264"])
+def test_a_frame_needs_no_time(codec, size, kind):
+    """One that was made of an array has none; its track knows it."""
+    frame = av.VideoFrame.from_ndarray(np.zeros((*size[::-1], 3), np.uint8), format="bgr24").reformat(format=kind)
+    assert frame.time_base is None
+    payloads, time = encoders(VideoConfig(), pts=lambda: 4500)[codec]().encode(frame)
+    assert payloads
+    assert time == 4500
+
+
+@pytest.mark.parametrize("kind", ["yuv420p", "bgr24"])
 def test_a_still_picture_is_a_key_picture_only_when_one_is_asked_for(kind):
     """Also if it is the same frame each time."""
     encoder, still = PictureEncoder(VideoConfig(start_bitrate=500_000)), picture(0).reformat(format=kind)

@@ -31,6 +31,7 @@ from rich.table import Table
 
 from ._core.installed import check_versions
 from ._core.moved import absent
+from ._core.urls import shown_url
 from ._version import __version__
 from .ends import errors_in, sole_error
 from .exceptions import ClusterError
@@ -213,7 +214,6 @@ def bench(
     The callers need about as much of a core as the server does: let them run on another core, or another machine.
     """
     from .client.load import LoadLimits
-    from .client.webrtc import shown_url
 
     limits = LoadLimits(
         min_delivery, *(None if limit is None else limit / 1000 for limit in (max_gap_p99, max_latency, max_setup))
@@ -799,16 +799,12 @@ async def _hold(line: _Line, samples: Any, seconds: float) -> tuple[CallReport, 
     except (ValueError, ConnectionError) as error:
         _fail(str(error))
     except (NegotiationError, RemoteProtocolError) as error:
-        from .client.webrtc import shown_url
-
         _fail(f"{shown_url(url)}: {error}")
     except anyio.BrokenResourceError as error:
         _fail(f"the server answered, but no media could flow: {error.__cause__ or 'the link failed'}")
 
 
 def _figures(report: CallReport, url: str, setup: float) -> dict[str, Any]:
-    from .client.webrtc import shown_url
-
     figures = {key: value for key, value in asdict(report).items() if key not in {"recording", "messages"}}
     return {
         "url": shown_url(url),
@@ -910,7 +906,6 @@ async def _top(url: str, headers: dict[str, str], *, end: int | None, once: bool
     from rich.live import Live
 
     from .client.top import View, Watching, draw, end_call, get_calls, terminal_keys
-    from .client.webrtc import shown_url
     from .exceptions import NegotiationError, RemoteProtocolError
 
     console = _console()

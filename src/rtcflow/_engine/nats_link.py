@@ -21,6 +21,7 @@ import anyio
 from .._core.bridge import Event
 from .._core.flow import Flow, Policy
 from .._core.installed import check_versions, import_extra
+from .._core.urls import shown_url
 from .loop_thread import LoopThread
 from .seam.nats import is_joined, stop_sending
 
@@ -254,7 +255,7 @@ class NatsLink:
         self._pump = self._thread.start_task(self._send_all())
 
     def _why_not(self) -> str:
-        servers = ", ".join(self._options.servers)
+        servers = ", ".join(map(shown_url, self._options.servers))
         reasons = "; ".join(dict.fromkeys(self._errors)) or "no answer"
         return f"no connection to NATS at {servers} within {self._options.timeout:g} s: {reasons}"
 

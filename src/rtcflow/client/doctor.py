@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import anyio
 
+from .._core.urls import shown_url
 from .._engine import libopus
 from ..exceptions import NegotiationError, NegotiationTimeout, RemoteProtocolError
 from ..frames import AudioFormat
@@ -29,7 +30,7 @@ from ..transports.webrtc import (
     open_engine,
     read_ice_servers,
 )
-from .webrtc import connect, get_configuration, shown_url
+from .webrtc import connect, get_configuration
 
 __all__ = ["DoctorReport", "examine", "explain"]
 

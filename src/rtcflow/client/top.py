@@ -18,9 +18,10 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from .._core.urls import shown_url
 from ..exceptions import NegotiationError, RemoteProtocolError
 from ..protocol import signalling
-from .webrtc import check_url, read_headers, request, shown_url
+from .webrtc import check_url, read_headers, request
 
 INTERVAL: Final = 1.0
 """Seconds between two questions for the calls."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import secrets
 import socket
 import ssl
@@ -16,6 +15,7 @@ import anyio
 
 from .._core.installed import import_extra
 from .._core.native import task_group
+from .._core.urls import shown_url
 from ..ends import sole_error
 from ..exceptions import RemoteProtocolError
 from ..protocol import signalling
@@ -65,11 +65,6 @@ def check_url(url: str, schemes: Collection[str], what: str) -> None:
     if url.partition("://")[0].lower() not in schemes or not host:
         example = "ws://127.0.0.1:8000" if "ws" in schemes else "http://127.0.0.1:8000"
         raise ValueError(f"{shown!r} is not the URL of {what}; write for example {example}")
-
-
-def shown_url(url: str) -> str:
-    """`url` as texts and logs show it: without its query, which may hold a token, and without user and password."""
-    return re.sub("//[^/]*@", "//", url.partition("?")[0])
 
 
 class _OfferedMedia(TypedDict):

@@ -11,10 +11,11 @@ import anyio
 
 from .._core.installed import import_extra
 from .._core.native import task_group
+from .._core.urls import shown_url
 from ..ends import sole_error
 from ..exceptions import NegotiationTimeout
 from ..protocol.lines import Message
-from .webrtc import check_url, read_headers, shown_url
+from .webrtc import check_url, read_headers
 
 if TYPE_CHECKING:
     import httpx2.websockets

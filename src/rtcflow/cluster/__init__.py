@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import anyio.abc
 
+from .._core.urls import shown_url
+
 if TYPE_CHECKING:
     import ssl
 
@@ -77,7 +79,7 @@ class Cluster:
             raise ValueError('Cluster has no server; write Cluster("nats://127.0.0.1:4222")')
         for url in servers:
             if not re.match(r"(nats|tls|ws|wss)://[^/]", url):
-                raise ValueError(f'{url!r} is not the URL of a NATS server; write "nats://host:4222"')
+                raise ValueError(f'{shown_url(url)!r} is not the URL of a NATS server; write "nats://host:4222"')
         object.__setattr__(self, "servers", servers)
         if not _PREFIX.fullmatch(self.prefix):
             raise ValueError(f"prefix={self.prefix!r}; expected words of letters, digits, - and _ with dots between")

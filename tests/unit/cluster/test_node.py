@@ -394,9 +394,11 @@ async def _fails_to_start(expected, cluster, handler=Echo, **options):
 
 @pytest.mark.anyio
 async def test_without_nats_the_stream_does_not_start():
-    """The error names the server and the reason."""
-    cluster = Cluster("nats://127.0.0.1:9", connect_timeout=0.3)
+    """The error names the server and the reason, and not the password."""
+    cluster = Cluster("nats://me:SECRET@127.0.0.1:9", connect_timeout=0.3)
     await _fails_to_start(r"no connection to NATS at nats://127\.0\.0\.1:9 .*Connect", cluster)
+    with pytest.raises(ValueError, match="'http://host' is not the URL of a NATS server"):
+        Cluster("http://SECRET@host")
 
 
 @pytest.mark.slow

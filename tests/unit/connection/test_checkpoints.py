@@ -206,6 +206,7 @@ COROUTINES = {
     "Flow.take: an item is there": flow_with_an_item,
     "Flow.put: there is room": lambda call: partial(Flow(10, Policy.BLOCK).put, "item"),
     "Reader.__anext__: an output is there": outputs,
+    "Reader.aclose": lambda call: Fanout().read().aclose,
     "Event.wait: it is set": event,
     "Task.__await__: it has finished": finished_task,
     "Future.__await__: it has a result": resolved_future,

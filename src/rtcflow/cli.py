@@ -10,6 +10,7 @@ import importlib.util
 import inspect
 import json
 import logging
+import math
 import os
 import signal
 import socket
@@ -89,7 +90,16 @@ app: Final = typer.Typer(
 
 BackendOption = Annotated[Backend, typer.Option(help="The event loop.")]
 HostOption = Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 is every one of this machine.")]
+
+
 PortOption = Annotated[int, typer.Option(help="The port to listen on; 0 finds a free one.", min=0, max=65535)]
+
+
+def _number(value: float | None) -> float | None:
+    """Refuse NaN, which older versions of typer take: such a limit is never broken, such a time never comes."""
+    if value is not None and math.isnan(value):
+        raise typer.BadParameter("nan is not a number")
+    return value
 
 
 def _print_version(wanted: bool) -> None:
@@ -127,7 +137,11 @@ def serve(
     port: PortOption = 8000,
     drain: Annotated[
         float | None,
-        typer.Option(help="Seconds that live calls may go on after SIGTERM or Ctrl-C, while new ones get 503.", min=0),
+        typer.Option(
+            help="Seconds that live calls may go on after SIGTERM or Ctrl-C, while new ones get 503.",
+            min=0,
+            callback=_number,
+        ),
     ] = None,
     log_format: Annotated[LogFormat, typer.Option(help="json: one JSON object per line.")] = LogFormat.text,
     workers: Annotated[
@@ -164,7 +178,10 @@ def call(
     play: Annotated[Path | None, typer.Option(help="A sound file to play into the call.")] = None,
     record: Annotated[Path | None, typer.Option(help="A WAV file to record the answer to.")] = None,
     seconds: Annotated[
-        float | None, typer.Option(help="How long to stay; by default the length of --play and 1 s, or 10 s.", min=0.1)
+        float | None,
+        typer.Option(
+            help="How long to stay; by default the length of --play and 1 s, or 10 s.", min=0.1, callback=_number
+        ),
     ] = None,
     telephone: Annotated[
         SimulatedCarrier | None, typer.Option(help="Call a ws:// URL as this telephone carrier would.")
@@ -191,19 +208,24 @@ def call(
 def bench(
     url: Annotated[str, typer.Argument(help="Where the stream is mounted: http://127.0.0.1:8000")],
     connections: Annotated[int, typer.Option("--connections", "-n", help="How many calls at once.", min=1)] = 8,
-    seconds: Annotated[float, typer.Option(help="How long to measure, with all calls up.", min=0.5)] = 10.0,
+    seconds: Annotated[
+        float, typer.Option(help="How long to measure, with all calls up.", min=0.5, callback=_number)
+    ] = 10.0,
     min_delivery: Annotated[
-        float | None, typer.Option(help="The share of frames that must come, 0 to 1.", min=0, max=1)
+        float | None, typer.Option(help="The share of frames that must come, 0 to 1.", min=0, max=1, callback=_number)
     ] = None,
     max_gap_p99: Annotated[
-        float | None, typer.Option(help="Milliseconds that 99 % of the gaps may last.", min=0)
+        float | None, typer.Option(help="Milliseconds that 99 % of the gaps may last.", min=0, callback=_number)
     ] = None,
     max_latency: Annotated[
         float | None,
-        typer.Option(help="Milliseconds until half of what was said must be back, from an echo.", min=0),
+        typer.Option(
+            help="Milliseconds until half of what was said must be back, from an echo.", min=0, callback=_number
+        ),
     ] = None,
     max_setup: Annotated[
-        float | None, typer.Option(help="Milliseconds in which half of the calls must be set up.", min=0)
+        float | None,
+        typer.Option(help="Milliseconds in which half of the calls must be set up.", min=0, callback=_number),
     ] = None,
     header: Annotated[list[str] | None, typer.Option(help="A header for the offers: 'Authorization: ...'.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
@@ -235,7 +257,7 @@ def doctor(
     relay_only: Annotated[
         bool, typer.Option(help="Forbid host candidates: does the call work for those who need TURN?")
     ] = False,
-    timeout: Annotated[float, typer.Option(help="Seconds for each step.", min=0.1)] = 10.0,
+    timeout: Annotated[float, typer.Option(help="Seconds for each step.", min=0.1, callback=_number)] = 10.0,
     header: Annotated[list[str] | None, typer.Option(help="A header for the requests: 'Authorization: ...'.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,
     backend: BackendOption = Backend.asyncio,

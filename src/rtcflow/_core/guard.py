@@ -55,6 +55,15 @@ def beside_cancellation(error: BaseException) -> BaseException | None:
     return error
 
 
+def failure_in(error: BaseException) -> Exception | None:
+    """What failed in the application's code, if `error` is a failure that only its owner is to be told of.
+
+    None if it is to be raised again: the cancellation of this task, or what ends the process.
+    """
+    found = beside_cancellation(error)
+    return found if isinstance(found, Exception) else None
+
+
 def explain(error: BaseException) -> str | None:
     """What to write instead, where the text of an error does not help; also added to `error` as a note. None otherwise.
 

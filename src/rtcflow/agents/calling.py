@@ -18,7 +18,7 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 
-from .._core.guard import beside_cancellation
+from .._core.guard import failure_in
 from ..handlers.base import StreamHandlerBase, get_current_handler
 from ..protocol.chat import ToolCall
 from ..protocol.json_schema import BadArguments
@@ -142,8 +142,7 @@ async def call_tool(made: Tool, call: ToolCall, run_sync: Callable[..., Awaitabl
         return failure(str(error))
     except (Exception, anyio.get_cancelled_exc_class()) as raised:
         # Supervises: code of the user's, whose failure the model can explain to the caller.
-        problem = beside_cancellation(raised)
-        if not isinstance(problem, Exception):
+        if (problem := failure_in(raised)) is None:
             raise
         if limit.cancelled_caught:
             logger.error("the tool %s had no result after %g s", made.name, made.timeout)

@@ -18,7 +18,7 @@ from typing import Any
 import anyio
 import numpy as np
 
-from .._core.guard import beside_cancellation
+from .._core.guard import failure_in
 from ..handlers.base import Binding
 from ..handlers.items import Emitted
 from ..handlers.ledger import Heard, PlayoutLedger
@@ -108,8 +108,7 @@ class Saying:
                 await run_reply(reply, made, [], queue, in_thread)
                 await queue.put(Chunk(reply, last=True))
             except (Exception, anyio.get_cancelled_exc_class()) as raised:
-                error = beside_cancellation(raised)
-                if not isinstance(error, Exception):
+                if (error := failure_in(raised)) is None:
                     raise
                 queue.fail(error)  # handed to the caller of `say`
 

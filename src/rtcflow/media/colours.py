@@ -18,7 +18,7 @@ class PictureConverter:
 
     libswscale's tables are kept for the formats and the size of the last picture. `av.VideoFrame.reformat` makes them
     again for each picture. By default PyAV also has all processors work on each picture, and each of them is woken for
-    it. With a picture of 640 × 480 that takes twice the processor time, and other calls need those processors.
+    it, though other calls need them.
 
     Not for two threads at once.
     """

@@ -25,7 +25,7 @@ import anyio
 import anyio.lowlevel
 import numpy as np
 
-from ..._core.guard import beside_cancellation
+from ..._core.guard import failure_in
 from ...frames import ChannelLayout
 from ...outputs import AdditionalOutputs, EmitType, WebRTCData
 from ...protocol import messages
@@ -502,8 +502,7 @@ class ReplyHandler(AsyncStreamHandler):
                     self._do(self._state.called(reply.number, self.loop.time()))
                     await run_reply(reply, fn, args, self._outbox, partial(self._threads.run, self.run_sync))
                 except (Exception, anyio.get_cancelled_exc_class()) as raised:
-                    error = beside_cancellation(raised)
-                    if not isinstance(error, Exception):
+                    if (error := failure_in(raised)) is None:
                         raise
                     if not reply.cancelled:
                         await reply.committed.wait()

@@ -185,53 +185,50 @@ async def test_a_call_survives_a_bad_change(good: str, bad: str) -> None:
             await peer.close()
 
 
-@ASYNCIO
-@pytest.mark.anyio
-async def test_further_offers_bring_no_more_candidates_than_one() -> None:
-    """100 in all; the same ones count once. What is beyond is a 413, and the call goes on."""
+@asynccontextmanager
+async def audio_call() -> AsyncIterator[tuple[Stream, httpx2.AsyncClient, Any, str]]:
+    """A live call with audio: the stream, a client of its routes, the call's handler, and the offer it began with."""
     async with site() as (stream, client):
         peer = caller()
         try:
             peer.addTrack(AudioStreamTrack())
             assert (await offer(peer, client)).status_code == 200
-            witness = stream.session("abc").handler
-            sdp = peer.localDescription.sdp
-
-            async def offer_with(begin: int, count: int) -> int:
-                lines = [f"a=candidate:1 1 udp 1 192.0.2.1 {5000 + begin + at} typ host" for at in range(count)]
-                body = {"type": "offer", "webrtc_id": "abc", "sdp": sdp + "\r\n".join([*lines, ""])}
-                return (await client.post("/webrtc/offer", json=body)).status_code
-
-            assert [await offer_with(0, 50) for _ in range(5)] == [200] * 5
-            assert [await offer_with(begin, 30) for begin in (50, 80, 110)] == [200, 413, 413]
-            assert await offer_with(0, 50) == 200
-            witness.hears.clear()
-            await witness.hears.wait()
+            yield stream, client, stream.session("abc").handler, peer.localDescription.sdp
         finally:
             await peer.close()
+
+
+@ASYNCIO
+@pytest.mark.anyio
+async def test_further_offers_bring_no_more_candidates_than_one() -> None:
+    """100 in all; the same ones count once. What is beyond is a 413, and the call goes on."""
+    async with audio_call() as (_, client, witness, sdp):
+
+        async def offer_with(begin: int, count: int) -> int:
+            lines = [f"a=candidate:1 1 udp 1 192.0.2.1 {5000 + begin + at} typ host" for at in range(count)]
+            body = {"type": "offer", "webrtc_id": "abc", "sdp": sdp + "\r\n".join([*lines, ""])}
+            return (await client.post("/webrtc/offer", json=body)).status_code
+
+        assert [await offer_with(0, 50) for _ in range(5)] == [200] * 5
+        assert [await offer_with(begin, 30) for begin in (50, 80, 110)] == [200, 413, 413]
+        assert await offer_with(0, 50) == 200
+        witness.hears.clear()
+        await witness.hears.wait()
 
 
 @ASYNCIO
 @pytest.mark.anyio
 async def test_a_change_that_fails_halfway_is_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
     """aiortc has no way back: the call goes on, and a caller that wants to change it is told to make a new call."""
-    async with site() as (stream, client):
-        peer = caller()
-        try:
-            peer.addTrack(AudioStreamTrack())
-            assert (await offer(peer, client)).status_code == 200
-            witness = stream.session("abc").handler
-            sdp = peer.localDescription.sdp
-            with monkeypatch.context() as patch:
-                patch.setattr(RTCPeerConnection, "createAnswer", None)
-                with pytest.raises(TypeError):
-                    await stream.session("abc").renegotiate(sdp)
-            with pytest.raises(InvalidOffer, match="an earlier change of this call failed halfway; make a new call"):
+    async with audio_call() as (stream, client, witness, sdp):
+        with monkeypatch.context() as patch:
+            patch.setattr(RTCPeerConnection, "createAnswer", None)
+            with pytest.raises(TypeError):
                 await stream.session("abc").renegotiate(sdp)
-            witness.hears.clear()
-            await witness.hears.wait()
-        finally:
-            await peer.close()
+        with pytest.raises(InvalidOffer, match="an earlier change of this call failed halfway; make a new call"):
+            await stream.session("abc").renegotiate(sdp)
+        witness.hears.clear()
+        await witness.hears.wait()
 
 
 CAMERA_LATER = """

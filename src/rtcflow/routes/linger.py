@@ -4,6 +4,9 @@ A server holds received messages in a short queue (Hypercorn: ten), and puts the
 them. If the application returns while that queue is full, nobody takes from it any more. Then the server's reader waits
 for room for ever, and the socket and its tasks are never freed. A peer only has to go on sending for a moment after its
 call has ended, as every microphone does. `Lingering` goes on receiving in the application's place.
+
+If the server is stopped meanwhile, or in a call, it cancels the application. Under asyncio Hypercorn then waits for room
+just the same, and never stops.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 
-from ..transports.line_socket import FAIR, LineLimits
+from ..transports.line_socket import FAIR, GOODBYE, LineLimits
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -32,14 +35,23 @@ class Lingering:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._app(scope, receive, send)
-        count = 0
-        while True:
-            said: Any = None
-            with anyio.move_on_after(QUIET):
-                said = await receive()
-            if said is None or said["type"] == "websocket.disconnect":  # the last message there is (ASGI)
-                return
-            count += 1
-            if count % FAIR == 0:
-                await anyio.sleep(FAIR / LineLimits().rate)
+        try:
+            await self._app(scope, receive, send)
+            await _take_the_rest(receive)
+        except anyio.get_cancelled_exc_class():
+            with anyio.move_on_after(GOODBYE, shield=True):  # the server reads no more, so there is little
+                await _take_the_rest(receive)
+            raise
+
+
+async def _take_the_rest(receive: Receive) -> None:
+    count = 0
+    while True:
+        said: Any = None
+        with anyio.move_on_after(QUIET):
+            said = await receive()
+        if said is None or said["type"] == "websocket.disconnect":  # the last message there is (ASGI)
+            return
+        count += 1
+        if count % FAIR == 0:
+            await anyio.sleep(FAIR / LineLimits().rate)

@@ -1,4 +1,4 @@
-"""The HTTP server of `rtcflow serve` and of `rtcflow.fastrtc`: Hypercorn, with four faults guarded here.
+"""The HTTP server of `rtcflow serve` and of `rtcflow.fastrtc`: Hypercorn, with five faults guarded here.
 
 - Under trio, Hypercorn runs each connection in the server's own nursery. An error inside one connection's tasks ended
   the process and every call. (A refused WebSocket upgrade with a frame in the same TCP segment did so: h11 raises in
@@ -10,11 +10,15 @@
 - At its end Hypercorn closes each connection that has no request. One that was accepted a moment before has none yet,
   and its client gets no answer. Here it keeps `FIRST` seconds for its request. While the server drains, answers say
   ``Connection: close``. So a client has no old connection left over which it could send just when the server ends.
+- Hypercorn holds ten messages for an application, and puts the client's end behind them. Nobody takes from a full queue
+  when the application answers, returns or is cancelled, so the connection waited for room for ever. A body of many
+  chunks that was refused unread got no answer and left a socket and two tasks each time. Under asyncio, a server with
+  such a connection did not stop. Here the end has a place of its own, and what comes after the application is dropped.
 
-Hypercorn has no option for any of this. While `serve` runs, two names in its modules stand for our subclasses. Relies
-on: `hypercorn.trio.run` and `hypercorn.asyncio.run` take `TCPServer`, and `hypercorn.protocol.ws_stream` takes
-`PerMessageDeflate`, from their own module (Hypercorn 0.18). tests/unit/serving/test_http_server.py fails if a release
-differs.
+Hypercorn has no option for any of this. While `serve` runs, three names in its modules stand for our subclasses. Relies
+on: `hypercorn.trio.run` and `hypercorn.asyncio.run` take `TCPServer`, `tcp_server` beside each takes `TaskGroup`, and
+`hypercorn.protocol.ws_stream` takes `PerMessageDeflate`, from their own module (Hypercorn 0.18).
+tests/unit/serving/test_http_server.py fails if a release differs.
 """
 
 from __future__ import annotations
@@ -85,11 +89,11 @@ async def serve(
     if errors.level == logging.NOTSET:
         errors.setLevel(logging.WARNING)
     config.errorlog = errors
-    guarded = (
+    with (
         _replaced(f"hypercorn.{backend}.run", "TCPServer", _guard),
+        _replaced(f"hypercorn.{backend}.tcp_server", "TaskGroup", _with_room),
         _replaced("hypercorn.protocol.ws_stream", "PerMessageDeflate", _decline),
-    )
-    with guarded[0], guarded[1]:
+    ):
         await importlib.import_module(f"hypercorn.{backend}").serve(
             _closing(application, draining), config, shutdown_trigger=stop
         )
@@ -244,6 +248,40 @@ class _Terminated:
         await self._terminated.wait()
         with anyio.move_on_after(max(0.0, self._until - anyio.current_time())):
             await self._gone.wait()
+
+
+def _with_room(group: Any) -> Any:
+    """Hypercorn's tasks of one connection, in which the client's end always has room in the application's queue."""
+
+    class WithRoom(group):  # type: ignore[misc]
+        async def spawn_app(self, application: Any, config: Any, scope: Any, send: Any) -> Any:
+            room = anyio.Semaphore(config.max_app_queue_size - 1, fast_acquire=True)  # the last place is for the end
+            over = False
+
+            async def run(scope: Any, receive: Any, *others: Any) -> None:
+                async def take() -> Any:
+                    message = await receive()
+                    room.release()
+                    return message
+
+                nonlocal over
+                try:
+                    await application(scope, take, *others)
+                finally:
+                    over = True
+                    room.release()  # to the reader, if it waits
+
+            put = await super().spawn_app(run, config, scope, send)
+
+            async def put_for_the_application(message: Any) -> None:
+                if not message["type"].endswith(".disconnect"):
+                    await room.acquire()
+                if not over:
+                    await put(message)
+
+            return put_for_the_application
+
+    return WithRoom
 
 
 def _decline(extension: Any) -> Any:

@@ -149,17 +149,29 @@ def test_a_still_picture_is_a_key_picture_only_when_one_is_asked_for(kind):
     assert whole == [True, False, True, False, False, False]
 
 
+def samples(frame):
+    """Each plane's samples, without the room behind its rows."""
+    return [
+        np.frombuffer(plane, np.uint8).reshape(plane.height, -1)[:, : plane.width].astype(int) for plane in frame.planes
+    ]
+
+
 @pytest.mark.parametrize("size", [(64, 48), (63, 47), (1, 1)])
 def test_a_frame_that_is_sent_is_not_changed(size):
     """And what is sent is a true copy of it, whatever its size."""
-    frame = picture(3, *size).reformat(format="yuv420p")
-    encoder, before = PictureEncoder(VideoConfig(start_bitrate=2_000_000)), [bytes(plane) for plane in frame.planes]
+    # From an even picture: libswscale 8.3 takes the colour of an odd picture's last column from behind its row.
+    even_one = picture(3, size[0] + size[0] % 2, size[1] + size[1] % 2).reformat(format="yuv420p")
+    frame = av.VideoFrame(*size, "yuv420p")
+    frame.pts, frame.time_base = even_one.pts, even_one.time_base
+    for plane, source in zip(frame.planes, samples(even_one), strict=True):
+        np.frombuffer(plane, np.uint8).reshape(plane.height, -1)[:, : plane.width] = source[: plane.height, : plane.width]
+    encoder, before = PictureEncoder(VideoConfig(start_bitrate=2_000_000)), samples(frame)
     kind = frame.pict_type
     (seen,) = Vp8Decoder().decode(send(encoder, frame, whole=True)[0])
-    assert [bytes(plane) for plane in frame.planes] == before
+    assert all(map(np.array_equal, samples(frame), before))
     assert (frame.pts, frame.time_base, frame.pict_type) == (9000, Fraction(1, 90_000), kind)
-    shown, wanted = (one.to_ndarray(format="bgr24").astype(int) for one in (seen, frame))
-    assert np.abs(shown - wanted).mean() < 6
+    for shown, wanted in zip(samples(seen), before, strict=True):
+        assert np.abs(shown - wanted).mean() < 6
 
 
 # -- bitrates, sizes and codecs

@@ -13,11 +13,13 @@ import struct
 from contextlib import asynccontextmanager
 
 import anyio
+import anyio.lowlevel
 import pytest
 from anyio.abc import SocketAttribute
 from unit.routes.test_asgi_lines import application, make
 
 from rtcflow.routes.linger import Lingering
+from rtcflow.transports.line_socket import FAIR
 from rtcflow.transports.telephone import TelephoneConfig
 
 pytestmark = pytest.mark.anyio
@@ -176,3 +178,29 @@ async def test_what_a_peer_sends_after_its_call_is_taken_until_there_is_no_more(
         assert received.statistics().current_buffer_used == 0
         assert received.statistics().tasks_waiting_send == 0
         tasks.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("when", ["in a call", "after it"])
+async def test_a_line_that_is_cancelled_leaves_room_in_the_servers_queue(when):
+    """Hypercorn puts the peer's end into the queue of an application that was cancelled, and waits for room."""
+    sent, received = anyio.create_memory_object_stream(FAIR + 10)
+
+    async def app(scope, receive, send):
+        if when == "in a call":
+            await anyio.sleep_forever()
+
+    async def take():
+        # Like Hypercorn's queue: what is there is taken without waiting.
+        try:
+            return received.receive_nowait()
+        except anyio.WouldBlock:
+            return await received.receive()
+
+    with sent, received:
+        for _ in range(FAIR + 10):  # after `FAIR` of them it lets others run
+            sent.send_nowait({"type": "websocket.receive", "text": ""})
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(Lingering(app), {"type": "websocket"}, take, None)
+            await anyio.lowlevel.checkpoint()
+            tasks.cancel_scope.cancel()
+        assert received.statistics().current_buffer_used == 0

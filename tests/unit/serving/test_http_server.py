@@ -233,6 +233,52 @@ async def test_compression_is_never_accepted(anyio_backend_name):
 
 
 @asynccontextmanager
+async def with_a_full_queue(anyio_backend_name, kind):
+    """A client's connection whose application takes no message of the many that have come, until it is let go on."""
+    go_on = anyio.Event()
+
+    async def application(scope, receive, send):
+        if scope["type"] == "lifespan":
+            raise RuntimeError("there is none")  # as servers ask for it
+        if kind == "WebSocket":
+            await receive()
+            await send({"type": "websocket.accept"})
+        await go_on.wait()
+        if kind == "POST":
+            await send({"type": "http.response.start", "status": 401, "headers": [(b"content-length", b"0")]})
+            await send({"type": "http.response.body", "body": b""})
+
+    async with site(anyio_backend_name, application) as (address, stop):
+        async with await anyio.connect_tcp(*address) as client:
+            if kind == "WebSocket":
+                await client.send(upgrade("/"))
+                assert b" 101 " in await client.receive()
+                await client.send(100 * FRAME)
+            else:
+                head = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+                await client.send(head + 100 * b"1\r\nx\r\n")
+            await anyio.wait_all_tasks_blocked()
+            yield client, go_on, stop
+
+
+@pytest.mark.parametrize("kind", ["POST", "WebSocket"])
+async def test_an_application_that_returns_before_it_took_all_messages_frees_the_connection(anyio_backend_name, kind):
+    """What is not taken does not keep the socket and its tasks for ever."""
+    async with with_a_full_queue(anyio_backend_name, kind) as (client, go_on, _):
+        go_on.set()
+        with anyio.fail_after(20), suppress(anyio.EndOfStream, anyio.BrokenResourceError):
+            while True:
+                await client.receive()
+
+
+@pytest.mark.parametrize("kind", ["POST", "WebSocket"])
+async def test_an_application_that_takes_no_messages_does_not_keep_the_server_from_stopping(anyio_backend_name, kind):
+    """The server cancels it, and has nothing to wait for then."""
+    async with with_a_full_queue(anyio_backend_name, kind) as (_, _, stop):
+        stop.set()  # `site` ends when the server has stopped
+
+
+@asynccontextmanager
 async def one_call(stream):
     """A live call of a running stream; yields what the caller can see of its end."""
     async with memory_pair() as (ours, theirs), stream.running():

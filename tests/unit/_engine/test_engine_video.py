@@ -164,7 +164,8 @@ def test_a_frame_that_is_sent_is_not_changed(size):
     frame = av.VideoFrame(*size, "yuv420p")
     frame.pts, frame.time_base = even_one.pts, even_one.time_base
     for plane, source in zip(frame.planes, samples(even_one), strict=True):
-        np.frombuffer(plane, np.uint8).reshape(plane.height, -1)[:, : plane.width] = source[: plane.height, : plane.width]
+        rows = np.frombuffer(plane, np.uint8).reshape(plane.height, -1)
+        rows[:, : plane.width] = source[: plane.height, : plane.width]
     encoder, before = PictureEncoder(VideoConfig(start_bitrate=2_000_000)), samples(frame)
     kind = frame.pict_type
     (seen,) = Vp8Decoder().decode(send(encoder, frame, whole=True)[0])

@@ -5,8 +5,8 @@ them. If the application returns while that queue is full, nobody takes from it 
 for room for ever, and the socket and its tasks are never freed. A peer only has to go on sending for a moment after its
 call has ended, as every microphone does. `Lingering` goes on receiving in the application's place.
 
-A server that is stopped cancels the application, in a call or after it. Under asyncio, Hypercorn then waits for room just
-the same, and never stops.
+A server that is stopped cancels the application, in a call or after it. Under asyncio, Hypercorn then waits for room
+just the same, and never stops.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What it costs to watch calls. The same WebRTC echo calls run once with it and once without.
 
     python bench/operate.py recording --suffix .wav     the same live calls, recorded and not recorded in turn
-    python bench/operate.py all                         a server with everything and one without, in turn
+    python bench/operate.py all                         a server with everything beside one without
     python bench/operate.py memory --seconds 600        resident memory of a server with everything, for so long
 
 Everything is recording, Prometheus (a scrape each five seconds) and OpenTelemetry (to a collector that discards). The
@@ -52,7 +52,6 @@ args = parser.parse_args()
 SCRAPE = 5.0
 SAMPLED = 17
 SETTLED = 14.0  # seconds after which recordings are written as fast as they come: their batch, and what waits
-args.url = f"http://127.0.0.1:{args.port}"
 
 
 # -- the server
@@ -172,42 +171,43 @@ class Discards(BaseHTTPRequestHandler):
         pass
 
 
-async def get(http, path: str):
-    response = (await http.get(args.url + path)).raise_for_status()
+async def get(http, path: str, port: int = args.port):
+    response = (await http.get(f"http://127.0.0.1:{port}{path}")).raise_for_status()
     return response.json() if "json" in response.headers["content-type"] else response.text
 
 
-async def server(http, *options: str):
-    options = ["--port", str(args.port), "--complexity", str(args.complexity), *options]
+async def server(http, *options: str, port: int = args.port):
+    options = ["--port", str(port), "--complexity", str(args.complexity), *options]
     options += ["--rates", *map(str, args.rates), "--copies", str(args.copies), "--parts", *args.parts]
     process = subprocess.Popen([sys.executable, __file__, "serve", *options])
     if len(CORES) > 1 and args.what != "memory":
         os.sched_setaffinity(process.pid, {CORES[-1]})
     for _ in range(300):
         try:
-            await get(http, "/debug/cpu")
+            await get(http, "/debug/cpu", port)
             return process
         except httpx2.HTTPError:
             await asyncio.sleep(0.1)
     raise SystemExit("the server did not start")
 
 
-async def callers(packets) -> list[TappedPeer]:
+async def callers(packets, port: int = args.port) -> list[TappedPeer]:
+    args.url = f"http://127.0.0.1:{port}"
     peers = [TappedPeer(speaking(packets, 0.02 * number / args.n)) for number in range(args.n)]
     await open_all(args, peers)
     return peers
 
 
-async def measure(http, peers, scrape: bool = False) -> tuple[float, float]:
+async def measure(http, peers, scrape: bool = False, port: int = args.port) -> tuple[float, float]:
     """CPU ms per second and call; p99 gap in ms. A scrape comes each `SCRAPE` seconds."""
     for peer in peers:
         peer.received.clear()
-    begin, cpu = time.monotonic(), await get(http, "/debug/cpu")
+    begin, cpu = time.monotonic(), await get(http, "/debug/cpu", port)
     while (left := begin + args.seconds - time.monotonic()) > 0:
         await asyncio.sleep(min(left, SCRAPE))
         if scrape:
-            await get(http, "/metrics")
-    seconds, cpu = time.monotonic() - begin, await get(http, "/debug/cpu") - cpu
+            await get(http, "/metrics", port)
+    seconds, cpu = time.monotonic() - begin, await get(http, "/debug/cpu", port) - cpu
     gaps = np.concatenate([np.diff([at for at, _ in peer.received]) for peer in peers])
     return 1000 * cpu / seconds / len(peers), 1000 * float(np.percentile(gaps, 99))
 
@@ -287,40 +287,47 @@ async def memory(http, packets, directory) -> None:
         process.wait()
 
 
-async def measure_scrapes(http) -> float:
+async def measure_scrapes(http, port: int) -> float:
     """CPU ms of one scrape: what a second has more with ten of them than one without."""
     seconds = []
     for scrapes in (0, 10):
-        before = await get(http, "/debug/cpu")
+        before = await get(http, "/debug/cpu", port)
         for _ in range(10):
             begin = time.monotonic()
             if scrapes:
-                await get(http, "/metrics")
+                await get(http, "/metrics", port)
             await asyncio.sleep(begin + 0.1 - time.monotonic())
-        seconds.append(await get(http, "/debug/cpu") - before)
+        seconds.append(await get(http, "/debug/cpu", port) - before)
     return 1000 * (seconds[1] - seconds[0]) / 10
 
 
 async def everything(http, packets, directory) -> None:
+    """Both servers run at once, on the same core: what else the machine does, or its clock, is the same for both."""
     collector = ThreadingHTTPServer(("127.0.0.1", 0), Discards)
     threading.Thread(target=collector.serve_forever, daemon=True).start()
     url = f"http://127.0.0.1:{collector.server_port}/v1/traces"
+    with_all = ["--on", "--directory", directory, "--suffix", args.suffix, "--collector", url]
     found, scraped = {False: [], True: []}, []
-    for turn in range(2 * args.rounds):
-        on = turn % 4 in {1, 2}
-        options = ["--on", "--directory", directory, "--suffix", args.suffix, "--collector", url] if on else []
-        process = await server(http, *options)
+    prometheus = "prometheus" in args.parts
+    for turn in range(args.rounds):
+        ports = {turn % 2 == 1: args.port, turn % 2 == 0: args.port + 1}  # neither is always the first
+        processes, peers = [], {}
         try:
-            peers = await callers(packets)
+            for on, port in sorted(ports.items(), key=lambda one: one[1]):
+                processes.append(await server(http, *(with_all if on else []), port=port))
+                peers[on] = await callers(packets, port)
             await asyncio.sleep(SETTLED)
-            found[on].append(await measure(http, peers, scrape=on and "prometheus" in args.parts))
-            if on and "prometheus" in args.parts:
-                scraped.append(await measure_scrapes(http))
-            for peer in peers:
+            both = [measure(http, peers[on], on and prometheus, port) for on, port in ports.items()]
+            for on, one in zip(ports, await asyncio.gather(*both), strict=True):
+                found[on].append(one)
+            if prometheus:
+                scraped.append(await measure_scrapes(http, ports[True]))
+            for peer in [*peers[False], *peers[True]]:
                 await peer.close()
         finally:
-            process.terminate()
-            process.wait()
+            for process in processes:
+                process.terminate()
+                process.wait()
     report("off", found[False])
     report("all", found[True])
     if scraped:

@@ -13,6 +13,7 @@ at the condition again after each wake-up. A cancelled waiter leaves the lot.
 from __future__ import annotations
 
 import contextvars
+import math
 import threading
 import time
 from collections import deque
@@ -402,20 +403,22 @@ class Event:
             return woken
 
 
-async def wait_out(event: Event) -> None:
-    """Wait until `event` is set. No cancellation cuts this short; it is raised afterwards.
+async def wait_out(event: Event, seconds: float = math.inf) -> None:
+    """Wait until `event` is set, for at most `seconds`. No cancellation cuts this short; it is raised afterwards.
 
     A shielded `anyio.CancelScope` holds off anyio's own cancellation only. ``task.cancel()`` of asyncio and trio's
-    Ctrl-C pass through it, so they are caught here, and raised again once the event is set. Use this for work that must
-    not be left half done, and that ends by itself in bounded time.
+    Ctrl-C pass through it, so they are caught here, and raised again at the end. Use this for work that must not be
+    left half done, and that ends by itself in bounded time.
     """
     stopped: BaseException | None = None
-    with anyio.CancelScope(shield=True):
+    with anyio.move_on_after(seconds, shield=True) as limit:
         while True:
             try:
                 await event.wait()
                 break
             except (anyio.get_cancelled_exc_class(), KeyboardInterrupt) as error:
+                if limit.cancel_called:
+                    raise
                 stopped = error
     if stopped is not None:
         try:

@@ -979,7 +979,7 @@ async def shut_down(
 async def _shut_down(
     handler: StreamHandlerBase, timeout: float, crew: Crew, owner: anyio.abc.TaskGroup, errors: list[BaseException]
 ) -> None:
-    over = anyio.Event()
+    over = Event()
 
     async def failed(error: BaseException) -> None:
         errors.append(error)
@@ -992,15 +992,16 @@ async def _shut_down(
 
     nursery, name = Nursery(failed, shield=True), f"{type(handler).__qualname__}.shutdown"
     owner.start_soon(nursery.run, partial(nursery.start_soon, call, name=name), name=f"end of {name}")
-    with anyio.CancelScope(shield=True):
-        with anyio.move_on_after(timeout) as waiting:
-            await over.wait()
-        if waiting.cancelled_caught:
-            _log_late_shutdown(handler, timeout)
-        crew.stop()
-        if not await nursery.wind_up(SETTLE):
-            _log_lost_task(name)
-        await crew.join(0.0)
+    try:
+        await wait_out(over, timeout)
+    finally:
+        with anyio.CancelScope(shield=True):
+            if not over.is_set():
+                _log_late_shutdown(handler, timeout)
+            crew.stop()
+            if not await nursery.wind_up(SETTLE):
+                _log_lost_task(name)
+            await crew.join(0.0)
 
 
 async def _call_shutdown(handler: StreamHandlerBase, crew: Crew) -> None:

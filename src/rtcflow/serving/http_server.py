@@ -1,4 +1,4 @@
-"""The HTTP server of `rtcflow serve` and of `rtcflow.fastrtc`: Hypercorn, with five faults guarded here.
+"""The HTTP server of `rtcflow serve` and of `rtcflow.fastrtc`: Hypercorn, with six faults guarded here.
 
 - Under trio, Hypercorn runs each connection in the server's own nursery. An error inside one connection's tasks ended
   the process and every call. (A refused WebSocket upgrade with a frame in the same TCP segment did so: h11 raises in
@@ -14,6 +14,9 @@
   when the application answers, returns or is cancelled, so the connection waited for room for ever. A body of many
   chunks that was refused unread got no answer and left a socket and two tasks each time. Under asyncio, a server with
   such a connection did not stop. Here the end has a place of its own, and what comes after the application is dropped.
+- At its end Hypercorn waits without a limit for clients that stay: under trio, and under asyncio up to Python 3.11, for
+  one that does not read what is sent; under asyncio since Python 3.12 for each one that has a request, because
+  `asyncio.Server.wait_closed` does. Here it hangs up on all that are left when the grace is over.
 
 Hypercorn has no option for any of this. While `serve` runs, three names in its modules stand for our subclasses. Relies
 on: `hypercorn.trio.run` and `hypercorn.asyncio.run` take `TCPServer`, `tcp_server` beside each takes `TaskGroup`, and
@@ -33,8 +36,9 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import anyio
 
+from .._core.native import task_group
 from .._engine.lasting_loop import lasting_loop
-from ..ends import ctrl_c_raises, errors_in, is_interrupt
+from ..ends import ctrl_c_raises, errors_in, is_interrupt, sole_error
 from ..transports.line_socket import LineLimits
 
 if TYPE_CHECKING:
@@ -89,14 +93,32 @@ async def serve(
     if errors.level == logging.NOTSET:
         errors.setLevel(logging.WARNING)
     config.errorlog = errors
-    with (
-        _replaced(f"hypercorn.{backend}.run", "TCPServer", _guard),
-        _replaced(f"hypercorn.{backend}.tcp_server", "TaskGroup", _with_room),
-        _replaced("hypercorn.protocol.ws_stream", "PerMessageDeflate", _decline),
-    ):
-        await importlib.import_module(f"hypercorn.{backend}").serve(
-            _closing(application, draining), config, shutdown_trigger=stop
-        )
+    connections: set[Any] = set()
+    try:
+        async with task_group() as tasks:
+
+            async def stop_and_hang_up() -> None:
+                await stop()
+                tasks.start_soon(_hang_up, connections, grace)
+
+            with (
+                _replaced(f"hypercorn.{backend}.run", "TCPServer", partial(_guard, connections)),
+                _replaced(f"hypercorn.{backend}.tcp_server", "TaskGroup", _with_room),
+                _replaced("hypercorn.protocol.ws_stream", "PerMessageDeflate", _decline),
+            ):
+                await importlib.import_module(f"hypercorn.{backend}").serve(
+                    _closing(application, draining), config, shutdown_trigger=stop_and_hang_up
+                )
+            tasks.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        raise sole_error(group) from None
+
+
+async def _hang_up(connections: set[Any], seconds: float) -> None:
+    """Hang up on the clients that are still there in `seconds`."""
+    await anyio.sleep(seconds)
+    for connection in list(connections):
+        await connection.hang_up()
 
 
 def _closing(application: Any, draining: Callable[[], bool]) -> Any:
@@ -174,13 +196,14 @@ def _replaced(module: str, name: str, subclass: Callable[[Any], Any]) -> Iterato
         setattr(place, name, kept)
 
 
-def _guard(server: Any) -> Any:
-    """Hypercorn's class for one connection, whose errors stay inside."""
+def _guard(connections: set[Any], server: Any) -> Any:
+    """Hypercorn's class for one connection, whose errors stay inside; those that are open are in `connections`."""
 
     class Guarded(server):  # type: ignore[misc]
         _is_trio = server.__module__.startswith("hypercorn.trio")
 
         async def run(self) -> None:
+            connections.add(self)
             try:
                 await super().run()
             except BaseException as error:
@@ -196,6 +219,15 @@ def _guard(server: Any) -> Any:
                 interrupts = None if passing is None else passing.subgroup(KeyboardInterrupt)
                 if passing is not None and (self._is_trio or interrupts is not None):
                     raise errors_in(interrupts or passing)[0] from None
+            finally:
+                connections.discard(self)
+
+        async def hang_up(self) -> None:
+            """Close the socket, also if there is more to send. What waits for it fails."""
+            if self._is_trio:
+                await anyio.aclose_forcefully(self.stream)
+            else:
+                self.writer.transport.abort()
 
         context: Any
 
@@ -274,7 +306,7 @@ def _with_room(group: Any) -> Any:
             put = await super().spawn_app(run, config, scope, send)
 
             async def put_for_the_application(message: Any) -> None:
-                if not message["type"].endswith(".disconnect"):
+                if not over and not message["type"].endswith(".disconnect"):
                     await room.acquire()
                 if not over:
                     await put(message)

@@ -10,6 +10,7 @@ import pytest
 
 from rtcflow import Stream
 from rtcflow.ends import EndCause, Timeouts
+from rtcflow.exceptions import RemoteProtocolError
 from rtcflow.frames import AudioFormat
 from rtcflow.handlers.base import AsyncStreamHandler
 from rtcflow.serving.session import CallRequest
@@ -111,6 +112,54 @@ async def test_native_cancellation_of_a_served_call_propagates(by, handler, capl
     assert "raised CancelledError" not in caplog.text
     raised = [record for record in caplog.records if record.exc_info]
     assert len(raised) == (handler is FailsAtTheEnd), "what shutdown raised is told once, and nothing else"
+
+
+async def refuse(stream):
+    """A call that is refused after its admission, so that its handler is shut down without having been served."""
+    async with stream.calls.admit(CallRequest(), "memory"):
+        raise RemoteProtocolError("not like this", close_code=1008)
+
+
+@ONLY_ASYNCIO
+async def test_native_cancellation_lets_the_handler_of_a_refused_call_shut_down():
+    """It passes through a shield. The shutdown runs to its end all the same, and the stream can end."""
+    begun, may_end = asyncio.Event(), asyncio.Event()
+
+    class Slow(Quiet):
+        async def shutdown(self):
+            begun.set()
+            await may_end.wait()
+            self.shut += 1
+
+    async with Stream(Slow(), timeouts=QUICK).running() as stream:
+        task = asyncio.create_task(refuse(stream))
+        await begun.wait()
+        [session] = stream.calls.values()
+        task.cancel()
+        may_end.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert len(stream.calls) == 0
+    assert session.handler.shut == 1
+
+
+@ONLY_ASYNCIO
+async def test_a_shutdown_without_an_end_is_ended_although_its_request_was_cancelled(caplog):
+    """After `Timeouts.shutdown`, as without the cancellation."""
+    begun = asyncio.Event()
+
+    class Stuck(Quiet):
+        async def shutdown(self):
+            begun.set()
+            await anyio.sleep_forever()
+
+    async with Stream(Stuck(), timeouts=QUICK).running() as stream:
+        task = asyncio.create_task(refuse(stream))
+        await begun.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert "Stuck.shutdown did not return within 0.5 s" in caplog.text
 
 
 def test_asyncio_run_that_ends_with_calls_open_cancels_them(caplog):

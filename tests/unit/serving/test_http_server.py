@@ -233,7 +233,7 @@ async def test_compression_is_never_accepted(anyio_backend_name):
 
 
 @asynccontextmanager
-async def with_a_full_queue(anyio_backend_name, kind):
+async def with_a_full_queue(anyio_backend_name, kind, **options):
     """A client's connection whose application takes no message of the many that have come, until it is let go on."""
     go_on = anyio.Event()
 
@@ -248,7 +248,7 @@ async def with_a_full_queue(anyio_backend_name, kind):
             await send({"type": "http.response.start", "status": 401, "headers": [(b"content-length", b"0")]})
             await send({"type": "http.response.body", "body": b""})
 
-    async with site(anyio_backend_name, application) as (address, stop):
+    async with site(anyio_backend_name, application, **options) as (address, stop):
         async with await anyio.connect_tcp(*address) as client:
             if kind == "WebSocket":
                 await client.send(upgrade("/"))
@@ -263,8 +263,8 @@ async def with_a_full_queue(anyio_backend_name, kind):
 
 @pytest.mark.parametrize("kind", ["POST", "WebSocket"])
 async def test_an_application_that_returns_before_it_took_all_messages_frees_the_connection(anyio_backend_name, kind):
-    """What is not taken does not keep the socket and its tasks for ever."""
-    async with with_a_full_queue(anyio_backend_name, kind) as (client, go_on, _):
+    """What is not taken does not keep the socket and its tasks for ever: the server's end waits for none of them."""
+    async with with_a_full_queue(anyio_backend_name, kind, grace=1000) as (client, go_on, _):
         go_on.set()
         with anyio.fail_after(20), suppress(anyio.EndOfStream, anyio.BrokenResourceError):
             while True:
@@ -276,6 +276,30 @@ async def test_an_application_that_takes_no_messages_does_not_keep_the_server_fr
     """The server cancels it, and has nothing to wait for then."""
     async with with_a_full_queue(anyio_backend_name, kind) as (_, _, stop):
         stop.set()  # `site` ends when the server has stopped
+
+
+@pytest.mark.parametrize("kind", ["GET", "WebSocket"])
+async def test_a_client_that_does_not_read_does_not_keep_the_server_from_stopping(anyio_backend_name, kind):
+    """Hypercorn waits, shielded or while it closes the connection, until the client takes what was sent."""
+
+    async def application(scope, receive, send):
+        if scope["type"] == "lifespan":
+            raise RuntimeError("there is none")
+        if kind == "WebSocket":
+            await receive()
+            await send({"type": "websocket.accept"})
+            while True:
+                await send({"type": "websocket.send", "bytes": bytes(100_000)})
+        await send({"type": "http.response.start", "status": 200})
+        while True:
+            await send({"type": "http.response.body", "body": bytes(100_000), "more_body": True})
+
+    with socket.socket() as client:  # it stays longer than the server
+        async with site(anyio_backend_name, application) as (address, _):
+            client.connect(address)
+            client.sendall(upgrade("/") if kind == "WebSocket" else b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            await anyio.wait_readable(client)  # the answer has begun
+            await anyio.wait_all_tasks_blocked()
 
 
 @asynccontextmanager
@@ -532,5 +556,5 @@ async def test_several_errors_of_a_connection_are_all_told_and_ctrl_c_passes(mod
 
     Server.__module__ = module
     with pytest.raises(KeyboardInterrupt):
-        await _guard(Server)().run()
+        await _guard(set(), Server)().run()
     assert "ValueError('one'), KeyError('two')" in caplog.text

@@ -11,7 +11,7 @@ just the same, and never stops.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import anyio
 
@@ -20,8 +20,12 @@ from ..transports.line_socket import FAIR, GOODBYE, LineLimits
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-QUIET: Final = 0.1
-"""Seconds without a message: the server holds no more of them then, and its queue has room for the peer's end."""
+QUIET: Final = 10
+SOON: Final = 0.01
+"""So many times in a row this many seconds without a message: the server holds no more of them then, and its queue has
+room for the peer's end. Turns of the loop are counted, not only time: after a stall the time is over before the server
+has read what came meanwhile.
+"""
 
 
 class Lingering:
@@ -45,13 +49,16 @@ class Lingering:
 
 
 async def _take_the_rest(receive: Receive) -> None:
-    count = 0
-    while True:
-        said: Any = None
-        with anyio.move_on_after(QUIET):
+    count = waits = 0
+    while waits < QUIET:
+        with anyio.move_on_after(SOON) as waiting:
             said = await receive()
-        if said is None or said["type"] == "websocket.disconnect":  # the last message there is (ASGI)
+        if waiting.cancelled_caught:
+            waits += 1
+            continue
+        if said["type"] == "websocket.disconnect":  # the last message there is (ASGI)
             return
+        waits = 0
         count += 1
         if count % FAIR == 0:
             await anyio.sleep(FAIR / LineLimits().rate)

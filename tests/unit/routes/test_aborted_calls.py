@@ -10,6 +10,7 @@ import json
 import os
 import socket
 import struct
+import time
 from contextlib import asynccontextmanager
 
 import anyio
@@ -18,7 +19,7 @@ import pytest
 from anyio.abc import SocketAttribute
 from unit.routes.test_asgi_lines import application, make
 
-from rtcflow.routes.linger import Lingering
+from rtcflow.routes.linger import QUIET, SOON, Lingering
 from rtcflow.transports.line_socket import FAIR
 from rtcflow.transports.telephone import TelephoneConfig
 
@@ -178,6 +179,27 @@ async def test_what_a_peer_sends_after_its_call_is_taken_until_there_is_no_more(
         assert received.statistics().current_buffer_used == 0
         assert received.statistics().tasks_waiting_send == 0
         tasks.cancel_scope.cancel()
+
+
+async def test_what_came_while_the_loop_was_stalled_is_taken():
+    """The time without a message was over before the server could read any."""
+    sent, received = anyio.create_memory_object_stream(10)
+
+    async def over(scope, receive, send):
+        return
+
+    with sent, received:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(Lingering(over), {"type": "websocket"}, received.receive, None)
+            while not received.statistics().tasks_waiting_receive:
+                await anyio.lowlevel.checkpoint()
+            time.sleep(QUIET * SOON)  # another handler blocks the loop
+            for _ in range(3):  # the server's reader takes a turn of the loop or two
+                await anyio.lowlevel.checkpoint()
+            with anyio.fail_after(10):
+                for _ in range(100):
+                    await sent.send({"type": "websocket.receive", "text": ""})
+                await sent.send({"type": "websocket.disconnect", "code": 1006})
 
 
 @pytest.mark.parametrize("when", ["in a call", "after it"])

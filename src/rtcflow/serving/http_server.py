@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import math
 import socket
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -56,6 +57,9 @@ FIRST: Final = 0.5
 
 NOT_UNDERSTOOD: Final = "our state is ERROR"
 """In the text of h11's error for an answer to a client that has sent something that is not HTTP."""
+
+ANSWER: Final = 10.0
+"""Seconds in which a client answers that the application has closed its WebSocket; as many as with Uvicorn."""
 
 Backend = Literal["asyncio", "trio"]
 
@@ -283,22 +287,33 @@ class _Terminated:
 
 
 def _with_room(group: Any) -> Any:
-    """Hypercorn's tasks of one connection, in which the client's end always has room in the application's queue."""
+    """Hypercorn's tasks of one connection, in which the client's end always has room in the application's queue.
+
+    The application of a client that sends on, although its WebSocket was closed, is told of the end after `ANSWER`.
+    """
 
     class WithRoom(group):  # type: ignore[misc]
         async def spawn_app(self, application: Any, config: Any, scope: Any, send: Any) -> Any:
             room = anyio.Semaphore(config.max_app_queue_size - 1, fast_acquire=True)  # the last place is for the end
-            over = False
+            over, until = False, math.inf
 
-            async def run(scope: Any, receive: Any, *others: Any) -> None:
+            async def run(scope: Any, receive: Any, give: Any, *others: Any) -> None:
                 async def take() -> Any:
+                    if anyio.current_time() >= until:  # it sends on: the application need not wait for its end
+                        return {"type": "websocket.disconnect", "code": 1006}
                     message = await receive()
                     room.release()
                     return message
 
+                async def give_last(message: Any) -> None:
+                    nonlocal until
+                    await give(message)
+                    if message["type"] == "websocket.close":
+                        until = anyio.current_time() + ANSWER
+
                 nonlocal over
                 try:
-                    await application(scope, take, *others)
+                    await application(scope, take, give_last, *others)
                 finally:
                     over = True
                     room.release()  # to the reader, if it waits

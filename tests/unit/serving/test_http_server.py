@@ -302,6 +302,30 @@ async def test_a_client_that_does_not_read_does_not_keep_the_server_from_stoppin
             await anyio.wait_all_tasks_blocked()
 
 
+async def test_a_client_that_sends_on_although_it_was_told_the_end_is_hung_up_on(anyio_backend_name, monkeypatch):
+    """Calls that are over are not counted any more, so their sockets must go, too."""
+    monkeypatch.setattr(http_server, "ANSWER", 0.5)
+
+    async def application(scope, receive, send):
+        if scope["type"] == "lifespan":
+            raise RuntimeError("there is none")
+        await receive()
+        await send({"type": "websocket.accept"})
+        await send({"type": "websocket.close"})
+        while (await receive())["type"] != "websocket.disconnect":
+            pass
+
+    async with site(anyio_backend_name, application) as (address, _):
+        async with await anyio.connect_tcp(*address) as client:
+            await client.send(upgrade("/"))
+            assert b" 101 " in await client.receive()
+            with anyio.fail_after(20), suppress(anyio.EndOfStream, anyio.BrokenResourceError):
+                while True:
+                    await client.send(FRAME)
+                    with anyio.move_on_after(0.01):
+                        await client.receive()
+
+
 @asynccontextmanager
 async def one_call(stream):
     """A live call of a running stream; yields what the caller can see of its end."""

@@ -1,4 +1,4 @@
-"""The HTTP server of `rtcflow serve` and of `rtcflow.fastrtc`: Hypercorn, with six faults guarded here.
+"""The HTTP server of `rtcflow serve` and of `rtcflow.fastrtc`: Hypercorn, with seven faults guarded here.
 
 - Under trio, Hypercorn runs each connection in the server's own nursery. An error inside one connection's tasks ended
   the process and every call. (A refused WebSocket upgrade with a frame in the same TCP segment did so: h11 raises in
@@ -17,6 +17,8 @@
 - At its end Hypercorn waits without a limit for clients that stay: under trio, and under asyncio up to Python 3.11, for
   one that does not read what is sent; under asyncio since Python 3.12 for each one that has a request, because
   `asyncio.Server.wait_closed` does. Here it hangs up on all that are left when the grace is over.
+- Hypercorn forgets to close some connections without a request: one that only says that it speaks HTTP/2, and under
+  asyncio one whose upgrade has a frame behind it. Here each has `keep_alive_timeout`, or twice as long.
 
 Hypercorn has no option for any of this. While `serve` runs, three names in its modules stand for our subclasses. Relies
 on: `hypercorn.trio.run` and `hypercorn.asyncio.run` take `TCPServer`, `tcp_server` beside each takes `TaskGroup`, and
@@ -105,6 +107,7 @@ async def serve(
                 await stop()
                 tasks.start_soon(_hang_up, connections, grace)
 
+            tasks.start_soon(_hang_up_on_idle, connections, config.keep_alive_timeout)
             with (
                 _replaced(f"hypercorn.{backend}.run", "TCPServer", partial(_guard, connections)),
                 _replaced(f"hypercorn.{backend}.tcp_server", "TaskGroup", _with_room),
@@ -123,6 +126,18 @@ async def _hang_up(connections: set[Any], seconds: float) -> None:
     await anyio.sleep(seconds)
     for connection in list(connections):
         await connection.hang_up()
+
+
+async def _hang_up_on_idle(connections: set[Any], seconds: float) -> None:
+    """Hang up on each client that had no request between two looks, of which there is one in `seconds`."""
+    before: dict[Any, int] = {}
+    while True:
+        await anyio.sleep(seconds)
+        idle = {connection: connection.requests for connection in connections if connection.is_idle}
+        for connection, requests in idle.items():
+            if before.get(connection) == requests:
+                await connection.hang_up()
+        before = idle
 
 
 def _closing(application: Any, draining: Callable[[], bool]) -> Any:
@@ -226,6 +241,20 @@ def _guard(connections: set[Any], server: Any) -> Any:
             finally:
                 connections.discard(self)
 
+        @property
+        def requests(self) -> int:
+            """How many requests it has had."""
+            count: int = self._task_group.begun
+            return count
+
+        @property
+        def is_idle(self) -> bool:
+            """Whether no request is being answered."""
+            group = getattr(self, "_task_group", None)
+            if group is None or group.begun > group.answered:
+                return False
+            return self._is_trio or not self.writer.transport.get_write_buffer_size()
+
         async def hang_up(self) -> None:
             """Close the socket, also if there is more to send. What waits for it fails."""
             if self._is_trio:
@@ -293,6 +322,8 @@ def _with_room(group: Any) -> Any:
     """
 
     class WithRoom(group):  # type: ignore[misc]
+        begun = answered = 0  # requests
+
         async def spawn_app(self, application: Any, config: Any, scope: Any, send: Any) -> Any:
             room = anyio.Semaphore(config.max_app_queue_size - 1, fast_acquire=True)  # the last place is for the end
             over, until = False, math.inf
@@ -316,8 +347,10 @@ def _with_room(group: Any) -> Any:
                     await application(scope, take, give_last, *others)
                 finally:
                     over = True
+                    self.answered += 1
                     room.release()  # to the reader, if it waits
 
+            self.begun += 1
             put = await super().spawn_app(run, config, scope, send)
 
             async def put_for_the_application(message: Any) -> None:

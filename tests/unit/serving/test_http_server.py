@@ -278,6 +278,53 @@ async def test_an_application_that_takes_no_messages_does_not_keep_the_server_fr
         stop.set()  # `site` ends when the server has stopped
 
 
+@pytest.mark.parametrize(
+    "sent",
+    [
+        pytest.param(b"", id="nothing"),
+        pytest.param(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0", id="HTTP/2"),
+        pytest.param(upgrade("/nothing/here") + FRAME, id="upgrade and frame"),
+        pytest.param(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n", id="answered"),
+    ],
+)
+async def test_a_client_without_a_request_is_hung_up_on(anyio_backend_name, monkeypatch, sent):
+    """Whatever it said before: otherwise strangers could take every file descriptor, and keep them."""
+    monkeypatch.setattr(Config, "keep_alive_timeout", 0.1)
+    async with site(anyio_backend_name, make().asgi) as (address, _):
+        async with await anyio.connect_tcp(*address) as client:
+            await client.send(sent)
+            with anyio.fail_after(20), suppress(anyio.EndOfStream, anyio.BrokenResourceError):
+                while True:
+                    await client.receive()
+
+
+async def test_a_client_with_a_request_is_not_idle(anyio_backend_name, monkeypatch):
+    """It has as long as the application takes."""
+    monkeypatch.setattr(Config, "keep_alive_timeout", 0.1)
+    looks, fourth = 0, anyio.Event()
+
+    async def application(scope, receive, send):
+        if scope["type"] == "lifespan":
+            raise RuntimeError("there is none")
+        await fourth.wait()
+        await send({"type": "http.response.start", "status": 204})
+        await send({"type": "http.response.body"})
+
+    async def sleep(seconds):
+        nonlocal looks
+        looks += 1
+        if looks == 4:
+            fourth.set()
+        await real_sleep(seconds)
+
+    real_sleep = anyio.sleep
+    monkeypatch.setattr(anyio, "sleep", sleep)
+    async with site(anyio_backend_name, application) as (address, _):
+        async with await anyio.connect_tcp(*address) as client:
+            await client.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert b" 204 " in await client.receive()
+
+
 @pytest.mark.parametrize("kind", ["GET", "WebSocket"])
 async def test_a_client_that_does_not_read_does_not_keep_the_server_from_stopping(anyio_backend_name, kind):
     """Hypercorn waits, shielded or while it closes the connection, until the client takes what was sent."""

@@ -37,6 +37,11 @@ STEADY: Final = 1.0
 PAUSE: Final = 2.0
 """A peer that sends for this many seconds without such a pause sends all the time. Pages ping once a second."""
 
+TURNS: Final = 50
+"""Turns of the loop in which a peer that seems lost may still show itself: what came while the loop was stalled has to
+be read first.
+"""
+
 REASON_BOUND: Final = 123
 """The most bytes of a close reason (RFC 6455 section 5.5: 125, less two for the code)."""
 
@@ -227,7 +232,11 @@ class LineSocket:
             if self._heard_at - self._sends_since >= STEADY:
                 idle = min(idle, soon)
             since, now = self._sending_since, self._now() + EARLY
-            if since is not None and since == seen and now >= since + limits.stall:
+            stalled = since is not None and since == seen and now >= since + limits.stall
+            if stalled or now >= self._heard_at + idle:
+                for _ in range(TURNS):
+                    await anyio.lowlevel.checkpoint()
+            if stalled and self._sending_since == since:
                 self._over = True
                 return PeerStalled(limits.stall)
             if now >= self._heard_at + idle:

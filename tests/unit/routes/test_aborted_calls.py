@@ -17,10 +17,11 @@ import anyio
 import anyio.lowlevel
 import pytest
 from anyio.abc import SocketAttribute
+from starlette.websockets import WebSocket
 from unit.routes.test_asgi_lines import application, make
 
 from rtcflow.routes.linger import QUIET, SOON, Lingering
-from rtcflow.transports.line_socket import FAIR
+from rtcflow.transports.line_socket import FAIR, TURNS, LineLimits, LineSocket
 from rtcflow.transports.telephone import TelephoneConfig
 
 pytestmark = pytest.mark.anyio
@@ -200,6 +201,36 @@ async def test_what_came_while_the_loop_was_stalled_is_taken():
                 for _ in range(100):
                     await sent.send({"type": "websocket.receive", "text": ""})
                 await sent.send({"type": "websocket.disconnect", "code": 1006})
+
+
+async def test_a_stall_of_the_loop_is_no_silence_of_the_peer():
+    """When it is over, the time is, too; but what the peer sent meanwhile is there, and is read first."""
+    sent, received = anyio.create_memory_object_stream(10)
+    link = LineSocket(WebSocket({"type": "websocket"}, received.receive, None), LineLimits(idle=0.5))
+    lost = []
+
+    async def listen():
+        while True:
+            await link.receive()
+
+    async def watch():
+        lost.append(await link.wait_lost())
+
+    with sent, received:
+        async with anyio.create_task_group() as tasks:
+            sent.send_nowait({"type": "websocket.connect"})
+            tasks.start_soon(listen)
+            tasks.start_soon(watch)
+            while not received.statistics().tasks_waiting_receive:
+                await anyio.lowlevel.checkpoint()
+            time.sleep(0.5)  # a handler blocks the loop
+            for _ in range(3):  # the server's reader takes a turn of the loop or two
+                await anyio.lowlevel.checkpoint()
+            sent.send_nowait({"type": "websocket.receive", "text": ""})
+            for _ in range(2 * TURNS):
+                await anyio.lowlevel.checkpoint()
+            tasks.cancel_scope.cancel()
+    assert not lost
 
 
 @pytest.mark.parametrize("when", ["in a call", "after it"])

@@ -51,9 +51,6 @@ if TYPE_CHECKING:
 GRACE: Final = 1.0
 """Seconds that requests under way get when the server is stopped; calls get `serving.calls.CLOSING` beside that."""
 
-DEAD: Final = 10
-"""Seconds after which the system ends a TCP connection whose other end no longer answers."""
-
 
 class Backend(enum.StrEnum):
     """The event loops that a server, or a call, can run on."""
@@ -507,25 +504,11 @@ def _listen(host: str, port: int) -> socket.socket:
         listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
         _fail(f"cannot listen on {host}:{port}: {error.strerror}")
-    _notice_dead_peers(listener)
     return listener
 
 
 def _shown_url(host: str, listener: socket.socket) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
-
-
-def _notice_dead_peers(listener: socket.socket) -> None:
-    """Have the system end connections that are dead (tcp(7)); on Linux, those accepted later inherit it."""
-    if sys.platform == "linux":
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for option, value in (
-            (socket.TCP_KEEPIDLE, DEAD // 3),
-            (socket.TCP_KEEPINTVL, DEAD // 3),
-            (socket.TCP_KEEPCNT, 2),
-            (socket.TCP_USER_TIMEOUT, 1000 * DEAD),
-        ):
-            listener.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 class _Deadline:

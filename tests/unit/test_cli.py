@@ -468,11 +468,11 @@ def test_speech_comes_back_from_every_server(which, tmp_path):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="where sockets inherit this from their listener")
 def test_a_dead_network_is_noticed_by_the_system_within_ten_seconds():
-    """Connections that `rtcflow serve` accepts end when the other end answers neither data nor probes."""
-    from rtcflow import cli
+    """Connections that `rtcflow serve` and `launch()` accept end when the other end answers neither data nor probes."""
+    from rtcflow.serving.http_server import notice_dead_peers
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        cli._notice_dead_peers(listener)
+        notice_dead_peers(listener)
         with socket.create_connection(listener.getsockname()), listener.accept()[0] as accepted:
             assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
 

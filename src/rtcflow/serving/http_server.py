@@ -32,6 +32,7 @@ import importlib
 import logging
 import math
 import socket
+import sys
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -63,6 +64,9 @@ NOT_UNDERSTOOD: Final = "our state is ERROR"
 ANSWER: Final = 10.0
 """Seconds in which a client answers that the application has closed its WebSocket; as many as with Uvicorn."""
 
+DEAD: Final = 10
+"""Seconds after which the system ends a TCP connection whose other end no longer answers, or takes nothing."""
+
 Backend = Literal["asyncio", "trio"]
 
 
@@ -90,6 +94,7 @@ async def serve(
     """
     from hypercorn.config import Config
 
+    notice_dead_peers(listener)
     config = Config()
     config.bind = [f"fd://{listener.detach()}"]  # hypercorn closes it
     config.graceful_timeout = grace
@@ -119,6 +124,19 @@ async def serve(
             tasks.cancel_scope.cancel()
     except BaseExceptionGroup as group:
         raise sole_error(group) from None
+
+
+def notice_dead_peers(listener: socket.socket) -> None:
+    """Have the system end connections that are dead (tcp(7)); on Linux, those accepted later inherit it."""
+    if sys.platform == "linux":
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in (
+            (socket.TCP_KEEPIDLE, DEAD // 3),
+            (socket.TCP_KEEPINTVL, DEAD // 3),
+            (socket.TCP_KEEPCNT, 2),
+            (socket.TCP_USER_TIMEOUT, 1000 * DEAD),
+        ):
+            listener.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 async def _hang_up(connections: set[Any], seconds: float) -> None:

@@ -105,14 +105,15 @@ async def serve(
         errors.setLevel(logging.WARNING)
     config.errorlog = errors
     connections: set[Any] = set()
+    over = anyio.Event()
     try:
         async with task_group() as tasks:
 
             async def stop_and_hang_up() -> None:
                 await stop()
-                tasks.start_soon(_hang_up, connections, grace)
+                tasks.start_soon(_hang_up, connections, grace, over)
 
-            tasks.start_soon(_hang_up_on_idle, connections, config.keep_alive_timeout)
+            tasks.start_soon(_hang_up_on_idle, connections, config.keep_alive_timeout, over)
             with (
                 _replaced(f"hypercorn.{backend}.run", "TCPServer", partial(_guard, connections)),
                 _replaced(f"hypercorn.{backend}.tcp_server", "TaskGroup", _with_room),
@@ -121,9 +122,18 @@ async def serve(
                 await importlib.import_module(f"hypercorn.{backend}").serve(
                     _closing(application, draining), config, shutdown_trigger=stop_and_hang_up
                 )
-            tasks.cancel_scope.cancel()
+            # Not cancelled: asyncio's task groups in Hypercorn leave a cancellation of this task behind (before Python
+            # 3.13), and one of anyio's would then count as that.
+            over.set()
     except BaseExceptionGroup as group:
         raise sole_error(group) from None
+
+
+async def _lasts(seconds: float, over: anyio.Event) -> bool:
+    """Wait `seconds`, or until `over` is set; whether it is not."""
+    with anyio.move_on_after(seconds):
+        await over.wait()
+    return not over.is_set()
 
 
 def notice_dead_peers(listener: socket.socket) -> None:
@@ -139,18 +149,17 @@ def notice_dead_peers(listener: socket.socket) -> None:
             listener.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
-async def _hang_up(connections: set[Any], seconds: float) -> None:
+async def _hang_up(connections: set[Any], seconds: float, over: anyio.Event) -> None:
     """Hang up on the clients that are still there in `seconds`."""
-    await anyio.sleep(seconds)
-    for connection in list(connections):
-        await connection.hang_up()
+    if await _lasts(seconds, over):
+        for connection in list(connections):
+            await connection.hang_up()
 
 
-async def _hang_up_on_idle(connections: set[Any], seconds: float) -> None:
+async def _hang_up_on_idle(connections: set[Any], seconds: float, over: anyio.Event) -> None:
     """Hang up on each client that had no request between two looks, of which there is one in `seconds`."""
     before: dict[Any, int] = {}
-    while True:
-        await anyio.sleep(seconds)
+    while await _lasts(seconds, over):
         idle = {connection: connection.requests for connection in connections if connection.is_idle}
         for connection, requests in idle.items():
             if before.get(connection) == requests:

@@ -47,20 +47,23 @@ def make(**options):
 async def site(anyio_backend_name, application, grace=0.2, draining=lambda: False):
     """The address of a server that serves `application`, and what stops it."""
     listener = socket.create_server(("127.0.0.1", 0))
-    address, stop = listener.getsockname(), anyio.Event()
+    address, stop, returned = listener.getsockname(), anyio.Event(), False
     with anyio.fail_after(50):
         async with anyio.create_task_group() as tasks:
 
             async def run():
+                nonlocal returned
                 backend = "trio" if anyio_backend_name == "trio" else "asyncio"
                 options = {"grace": grace, "draining": draining, "max_message": 2**20}
                 await serve(application, listener, backend, stop=stop.wait, **options)
+                returned = True
 
             tasks.start_soon(run)
             try:
                 yield address, stop
             finally:
                 stop.set()
+    assert returned, "its own end looked like a cancellation"
 
 
 async def ask(address, path="/healthz"):
@@ -310,15 +313,15 @@ async def test_a_client_with_a_request_is_not_idle(anyio_backend_name, monkeypat
         await send({"type": "http.response.start", "status": 204})
         await send({"type": "http.response.body"})
 
-    async def sleep(seconds):
+    async def until_the_next_look(seconds, over):
         nonlocal looks
         looks += 1
         if looks == 4:
             fourth.set()
-        await real_sleep(seconds)
+        return await lasts(seconds, over)
 
-    real_sleep = anyio.sleep
-    monkeypatch.setattr(anyio, "sleep", sleep)
+    lasts = http_server._lasts
+    monkeypatch.setattr(http_server, "_lasts", until_the_next_look)
     async with site(anyio_backend_name, application) as (address, _):
         async with await anyio.connect_tcp(*address) as client:
             await client.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")

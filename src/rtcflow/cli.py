@@ -574,8 +574,8 @@ async def _serve(
             second.set()
 
     async def stop() -> None:
-        """Return when the server is to stop. The server calls this when the application has started."""
-        ready.set()
+        """Return when the server is to stop. The server calls this when it takes connections."""
+        ready.set()  # an application without a lifespan says nothing
         if worker is not None:
             os.write(worker.ready, b"1")
             os.close(worker.ready)
@@ -593,8 +593,9 @@ async def _serve(
         async with anyio.create_task_group() as serving:
             await serving.start(watch)
             await serve(
-                application, listener, backend.value, stop=stop, grace=GRACE, max_message=most, draining=first.is_set
-            )
+                application, listener, backend.value,
+                stop=stop, grace=GRACE, max_message=most, draining=first.is_set, started=ready.set,
+            )  # fmt: skip
             watching.cancel()
     except BaseExceptionGroup as group:
         exits = group.subgroup(ApplicationExit)

@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import closing, contextmanager, suppress
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from datetime import datetime
 from functools import partial
 
@@ -546,6 +546,37 @@ def test_a_signal_while_the_application_starts_is_a_clean_end(tmp_path, backend,
         process.send_signal(signal.Signals[number])
         out, err = process.communicate(timeout=10 * LIMIT)
     assert (process.returncode, out.splitlines(), err) == (0, ["cleaned up", "Ended."], "")
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_signal_while_the_application_ends_its_start(backend, caplog):
+    """In any step of the event loop: no error is told, and a lifespan that had begun ends as it does later."""
+    from starlette.applications import Starlette
+
+    from rtcflow import cli
+
+    @asynccontextmanager
+    async def lifespan(_):
+        os.kill(os.getpid(), signal.SIGTERM)  # the loop hears of it some steps later
+        for _ in range(steps):
+            await anyio.sleep(0)
+        yield
+        await anyio.sleep(0)
+        ended.append(steps)
+
+    kind, ended = cli.Backend(backend), []
+    for steps in range(10):
+        deadline, listener = cli._Deadline([]), socket.create_server(("127.0.0.1", 0))
+        number = listener.fileno()
+        with cli._sigterm_later():
+            serve = partial(cli._serve, Starlette(lifespan=lifespan), [], listener, kind, deadline)
+            cli._run(kind, serve, serving=True)
+        deadline.stop()
+        with suppress(OSError):  # a server that has not begun leaves it to the end of the process
+            os.close(number)
+    assert 0 in ended
+    assert 9 not in ended  # so all cases were there
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
 def test_serving_keeps_the_logging_of_the_application(monkeypatch):

@@ -79,6 +79,7 @@ async def serve(
     grace: float,
     max_message: int,
     draining: Callable[[], bool] = lambda: False,
+    started: Callable[[], object] = lambda: None,
 ) -> None:
     """Serve `application` on `listener` until `stop` returns.
 
@@ -90,7 +91,9 @@ async def serve(
         grace: Seconds that requests under way get then.
         max_message: The most bytes of a WebSocket message. The routes have their own, lower limits; this one is for
             messages that never end.
-        draining: Whether the server is about to stop, so that its clients need other connections.
+        draining: Whether the server is about to stop, so that its clients need other connections. If so before
+            `started` was called, this must be cancelled.
+        started: Called when the application's lifespan has begun; from then on it is to be ended by `stop`.
     """
     from hypercorn.config import Config
 
@@ -120,7 +123,7 @@ async def serve(
                 _replaced("hypercorn.protocol.ws_stream", "PerMessageDeflate", _decline),
             ):
                 await importlib.import_module(f"hypercorn.{backend}").serve(
-                    _closing(application, draining), config, shutdown_trigger=stop_and_hang_up
+                    _closing(application, draining, started), config, shutdown_trigger=stop_and_hang_up
                 )
             # Not cancelled: asyncio's task groups in Hypercorn leave a cancellation of this task behind (before Python
             # 3.13), and one of anyio's would then count as that.
@@ -167,14 +170,15 @@ async def _hang_up_on_idle(connections: set[Any], seconds: float, over: anyio.Ev
         before = idle
 
 
-def _closing(application: Any, draining: Callable[[], bool]) -> Any:
+def _closing(application: Any, draining: Callable[[], bool], started: Callable[[], object] = lambda: None) -> Any:
     """The application, whose answers say ``Connection: close`` while it drains (RFC 9112, section 9.6).
 
     A client that sends nonsense behind its request cannot be answered any more. The application sees an error then, but
     it is not the application's, so it is not told as one.
 
     A server that is stopped while it starts cancels the application's lifespan. Starlette tells that as a failure of
-    the start, and Hypercorn then raises an error that nobody waits for. Nothing has failed, so it is not told.
+    the start, and Hypercorn then raises an error that nobody waits for. Nothing has failed, so it is not told. Nor is
+    the end of a start that came too late: Starlette would tell the cancellation as a failure of the end.
     """
 
     async def closing(scope: Any, receive: Any, send: Any) -> None:
@@ -182,6 +186,10 @@ def _closing(application: Any, draining: Callable[[], bool]) -> Any:
 
         async def send_last(event: Any) -> None:
             nonlocal broken
+            if event["type"] == "lifespan.startup.complete":
+                if draining():
+                    await anyio.sleep_forever()  # until it is cancelled
+                started()
             if draining() and event["type"] == "lifespan.startup.failed":
                 return
             if draining() and event["type"] == "http.response.start" and scope["http_version"].startswith("1"):

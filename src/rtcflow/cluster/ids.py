@@ -2,7 +2,8 @@
 
 An id that a node makes is ``{node}.{random}.{tag}``. The tag is an HMAC over the rest, with a key that the node makes
 at its start and tells the other nodes over NATS. So each node can route the id without a table, and an id that
-somebody made up is not routed. A node has another name and another key after a restart: ids from before never reach it.
+somebody made up is not routed to a node that is known. One that is not known may have just started: it is asked over
+NATS, if it is there. A node has another name and another key after a restart: ids from before never reach it.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import re
 import secrets
 from typing import Final, NamedTuple
 
@@ -18,6 +20,10 @@ RANDOM_BYTES: Final = 18
 TAG_BYTES: Final = 15
 """120 bits: a guess succeeds once in 2**120 tries."""
 KEY_BYTES: Final = 32
+
+# All three counts are multiples of three, so base64 needs no padding.
+_NODE, _RANDOM, _TAG = (f"[A-Za-z0-9_-]{{{count * 4 // 3}}}" for count in (NAME_BYTES, RANDOM_BYTES, TAG_BYTES))
+_FORM: Final = re.compile(rf"(?P<signed>(?P<node>{_NODE})\.{_RANDOM})\.(?P<tag>{_TAG})")
 
 
 class RoutedId(NamedTuple):
@@ -46,11 +52,8 @@ def make_id(node: str, key: bytes) -> str:
 
 def read_id(webrtc_id: str) -> RoutedId | None:
     """The parts of an id, or None if it does not have the form of `make_id`. Callers may choose any other id."""
-    parts = webrtc_id.split(".")
-    lengths = [_length(NAME_BYTES), _length(RANDOM_BYTES), _length(TAG_BYTES)]
-    if [len(part) for part in parts] != lengths:
-        return None
-    return RoutedId(parts[0], f"{parts[0]}.{parts[1]}", parts[2])
+    found = _FORM.fullmatch(webrtc_id)
+    return None if found is None else RoutedId(found["node"], found["signed"], found["tag"])
 
 
 def is_signed(found: RoutedId, key: bytes) -> bool:
@@ -61,8 +64,3 @@ def is_signed(found: RoutedId, key: bytes) -> bool:
 def _tag(signed: str, key: bytes) -> str:
     digest = hmac.digest(key, signed.encode(), hashlib.sha256)[:TAG_BYTES]
     return base64.urlsafe_b64encode(digest).decode()
-
-
-def _length(count: int) -> int:
-    """How many characters `count` bytes have in base64 without padding; all three counts are multiples of three."""
-    return count * 4 // 3

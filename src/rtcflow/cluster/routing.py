@@ -75,12 +75,17 @@ class Routing:
     async def _route_live(self, webrtc_id: str, target: RequestTarget, request: Request) -> bool:
         found = read_id(webrtc_id)
         if found is not None:
+            if found.node == self._peers.name:
+                return False  # made up, or over
             key = self._peers.members.key(found.node)
-            if key is None or not is_signed(found, key):
-                return False  # made up, or ours and over
+            if key is not None and not is_signed(found, key):
+                return False  # made up
             subject = self._peers.node_subject(found.node)
-            if await self._carrier.forward(subject, found.node, request):
+            # Without a key it is made up, or its node has just started and was not heard here yet. NATS knows.
+            if await self._carrier.forward(subject, None if key is None else found.node, request):
                 return True
+            if key is None:
+                return False
             if not await self._ask_again(subject, found.node, request):
                 raise CallLost
             return True

@@ -13,7 +13,7 @@ from far_side import FarSide
 from nats_process import NatsProcess
 
 from rtcflow.cluster import Cluster, members, routing
-from rtcflow.cluster.ids import make_id, new_key, read_id
+from rtcflow.cluster.ids import make_id, new_key, new_name, read_id
 from rtcflow.ends import Timeouts
 from rtcflow.exceptions import ClusterError
 from rtcflow.frames import AudioFormat
@@ -119,6 +119,22 @@ async def test_any_node_answers_about_a_whip_session(nats):
         assert wrong.status_code == 428  # what the owner says to a request without If-Match
         assert (await other.delete(session)).status_code == 200
         assert (await other.delete(session)).status_code == 404
+        for stream, client in zip(site.streams, site.clients, strict=True):  # as its own call that is over
+            assert (await client.delete(f"/whip/{stream.calls.router.new_id()}")).status_code == 404
+
+
+@pytest.mark.anyio
+async def test_a_call_of_a_node_that_was_not_heard_yet(nats):
+    """Nodes that start at the same time hear of one another within a second. Calls may come sooner."""
+    async with nodes(nats, 2, concurrency_limit=2) as site, offering() as call:
+        created = await site[0].post("/whip", content=call.offer_sdp, headers=SDP)
+        (owner,) = site.busy()
+        peers = site.streams[1 - owner].calls.router._peers
+        peers.members, peers.heard = members.Members(), lambda _: None
+        session = created.headers["location"]
+        assert (await site[owner + 1].patch(session, content="", headers=FRAGMENT)).status_code == 428
+        assert (await site[owner + 1].delete(f"/whip/{make_id(new_name(), new_key())}")).status_code == 404
+        assert (await site[owner + 1].delete(session)).status_code == 200
 
 
 async def offer_json(client, call, webrtc_id):

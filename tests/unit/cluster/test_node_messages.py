@@ -86,6 +86,15 @@ def test_an_id_that_was_changed_is_not_routed(place):
     assert found is None or not is_signed(found, key)
 
 
+@pytest.mark.parametrize("place", range(3))
+@pytest.mark.parametrize("letter", [" ", "*", "\n", "é", "\ud800"])
+def test_an_id_with_other_letters_is_not_one_of_ours(place, letter):
+    """Its node becomes a part of a subject, where some letters have a meaning for NATS."""
+    parts = make_id(new_name(), new_key()).split(".")
+    parts[place] = parts[place][:-1] + letter
+    assert read_id(".".join(parts)) is None
+
+
 def test_members():
     """A node that is silent, has left or has died is no member; its key is still known, and told to new nodes."""
     members = Members()

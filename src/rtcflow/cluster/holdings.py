@@ -98,6 +98,7 @@ class Holdings:
             self._freed.pop(name, None)
             message = pack({"kind": "claimed", "name": name, "node": self._peers.name})
             self._link.publish(f"{self._peers.prefix}.claimed", message)
+        self._peers.wake()  # those who wait for the id at this node
 
     def _give_back(self, names: list[str]) -> None:
         for name in names:

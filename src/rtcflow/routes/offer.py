@@ -59,7 +59,7 @@ async def offer(calls: Calls, request: Request) -> Response:
                 calls.start(session, transport)
             return JSONResponse(signalling.Answer(transport.answer, permit=permit).to_json())
         case signalling.CandidateRequest(webrtc_id, candidate):
-            session = calls.find(webrtc_id)
+            session = await calls.find_early(webrtc_id)
             try:
                 connection = await session.wait_prepared()  # browsers find candidates while their offer is on its way
             except anyio.ClosedResourceError:

@@ -98,6 +98,7 @@ class Calls(Mapping[str, Session]):
         self._admission = Admission(options)
         self.threads: WorkerThreads = WorkerThreads(limits.thread_limit)
         self._sessions: dict[str, Session] = {}
+        self._claiming: dict[str, anyio.Event] = {}
         self._unfinished: set[Session] = set()
         self._leaving = False
         self._numbers = count(1)
@@ -133,6 +134,21 @@ class Calls(Mapping[str, Session]):
             return self._sessions[webrtc_id]
         except KeyError:
             raise UnknownConnection("no call with this id is live") from None
+
+    async def find_early(self, webrtc_id: str) -> Session:
+        """The call with this id, also while the cluster is still asked for the id. A checkpoint.
+
+        Other nodes send requests about the call here from then on, and some are as early as its offer.
+
+        Raises:
+            UnknownConnection: No call with this id is live.
+        """
+        claiming = self._claiming.get(webrtc_id)
+        if claiming is None:
+            await anyio.lowlevel.checkpoint()
+        else:
+            await claiming.wait()
+        return self.find(webrtc_id)
 
     def find_resumable(self, webrtc_id: str) -> Session:
         """The live call with this id, for somebody who wants to go on with it.
@@ -375,13 +391,20 @@ class Calls(Mapping[str, Session]):
         """Take a slot here, with the id and the slot of the whole cluster that it needs."""
         webrtc_id = webrtc_id or router.new_id()
         self._check_free(webrtc_id)  # if it is not free here, no other node need be asked
-        await router.claim(webrtc_id)
+        if webrtc_id in self._claiming:
+            raise ConnectionExists
+        claiming = self._claiming[webrtc_id] = anyio.Event()
         try:
-            self.check_admitting()
-            return self._take_slot(caller, kind, webrtc_id, principal)
-        except BaseException:
-            router.release(webrtc_id)
-            raise
+            await router.claim(webrtc_id)
+            try:
+                self.check_admitting()
+                return self._take_slot(caller, kind, webrtc_id, principal)
+            except BaseException:
+                router.release(webrtc_id)
+                raise
+        finally:
+            del self._claiming[webrtc_id]
+            claiming.set()
 
     def _copy_handler(self) -> StreamHandlerBase:
         handler = self.options.handler

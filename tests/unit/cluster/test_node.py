@@ -224,6 +224,70 @@ async def test_an_early_candidate_waits_for_its_offer(nats, monkeypatch):
 
 
 @pytest.mark.anyio
+async def test_an_early_candidate_at_the_only_node_waits_for_nothing_else(nats, monkeypatch):
+    """No other node's report wakes it."""
+    monkeypatch.setattr(routing, "EARLY", 1000.0)
+    async with nodes(nats, 1, concurrency_limit=2) as site, offering() as call, anyio.create_task_group() as tasks:
+        end = {"type": "ice-candidate", "webrtc_id": "early", "candidate": None}
+        waits = anyio.Event()
+        announced = site.streams[0].calls.router._routing._announced
+
+        async def noted(name):
+            waits.set()
+            return await announced(name)
+
+        site.streams[0].calls.router._routing._announced = noted
+
+        async def offer():
+            await waits.wait()
+            assert (await offer_json(site[0], call, "early")).status_code == 200
+
+        tasks.start_soon(offer)
+        assert (await site[0].post("/webrtc/offer", json=end)).status_code == 200
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("front", range(2))
+async def test_a_candidate_while_the_cluster_is_asked_for_the_id(nats, front):
+    """Requests about the id come to the node from the moment in which it asks for it."""
+    async with nodes(nats, 2, concurrency_limit=2) as site, offering() as call:
+        calls = site.streams[0].calls
+        asked, arrived, go_on = anyio.Event(), anyio.Event(), anyio.Event()
+        claim, endpoint = calls.router.claim, calls.endpoints["/webrtc/offer"]
+
+        async def slow(webrtc_id):
+            await claim(webrtc_id)
+            asked.set()
+            await go_on.wait()
+
+        async def noted(*request):
+            if asked.is_set():
+                arrived.set()
+            await endpoint(*request)
+
+        calls.router.claim = slow
+        calls.endpoints["/webrtc/offer"] = noted
+        answers = []
+
+        async def trickle():
+            end = {"type": "ice-candidate", "webrtc_id": "early", "candidate": None}
+            answers.append((await site[front].post("/webrtc/offer", json=end)).status_code)
+
+        async def offer():
+            answers.append((await offer_json(site[0], call, "early")).status_code)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(offer)
+            await asked.wait()
+            tasks.start_soon(trickle)
+            if front:
+                await arrived.wait()
+            await anyio.wait_all_tasks_blocked()
+            go_on.set()
+        assert answers == [200, 200]
+
+
+@pytest.mark.anyio
 async def test_forged_ids_are_not_routed(nats):
     """An id with the name of another node, but not signed by it, is not sent to that node."""
     async with nodes(nats, 2) as site:

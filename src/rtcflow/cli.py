@@ -577,7 +577,8 @@ async def _serve(
         """Return when the server is to stop. The server calls this when it takes connections."""
         ready.set()  # an application without a lifespan says nothing
         if worker is not None:
-            os.write(worker.ready, b"1")
+            with suppress(BrokenPipeError):  # the supervisor has died meanwhile: its other pipe tells
+                os.write(worker.ready, b"1")
             os.close(worker.ready)
         await _first(first, worker)
         async with anyio.create_task_group() as draining:

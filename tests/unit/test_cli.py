@@ -556,27 +556,46 @@ def test_a_signal_while_the_application_ends_its_start(backend, caplog):
     from rtcflow import cli
 
     @asynccontextmanager
-    async def lifespan(_):
+    async def lifespan(application):
         os.kill(os.getpid(), signal.SIGTERM)  # the loop hears of it some steps later
-        for _ in range(steps):
+        for _ in range(application.state.steps):
             await anyio.sleep(0)
         yield
         await anyio.sleep(0)
-        ended.append(steps)
+        ended.append(application.state.steps)
 
     kind, ended = cli.Backend(backend), []
     for steps in range(10):
         deadline, listener = cli._Deadline([]), socket.create_server(("127.0.0.1", 0))
-        number = listener.fileno()
+        number, served = listener.fileno(), Starlette(lifespan=lifespan)
+        served.state.steps = steps
         with cli._sigterm_later():
-            serve = partial(cli._serve, Starlette(lifespan=lifespan), [], listener, kind, deadline)
-            cli._run(kind, serve, serving=True)
+            cli._run(kind, partial(cli._serve, served, [], listener, kind, deadline), serving=True)
         deadline.stop()
         with suppress(OSError):  # a server that has not begun leaves it to the end of the process
             os.close(number)
     assert 0 in ended
     assert 9 not in ended  # so all cases were there
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_worker_whose_supervisor_dies_while_it_starts(backend):
+    """It ends as if the supervisor died later: it drains, and nothing is told as an error."""
+    from starlette.applications import Starlette
+
+    from rtcflow import cli
+
+    (heard, ready), (life, kept) = os.pipe(), os.pipe()
+    os.close(heard)
+    os.close(kept)
+    kind, deadline = cli.Backend(backend), cli._Deadline([])
+    worker = cli.InheritedFiles(-1, ready, life)
+    serve = partial(cli._serve, Starlette(), [], socket.create_server(("127.0.0.1", 0)), kind, deadline, None, worker)
+    with cli._sigterm_later():
+        cli._run(kind, serve, serving=True)
+    deadline.stop()
+    os.close(life)
 
 
 def test_serving_keeps_the_logging_of_the_application(monkeypatch):

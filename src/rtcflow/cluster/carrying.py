@@ -189,21 +189,25 @@ class Carrier:
         try:
             async with anyio.create_task_group() as both:
                 both.start_soon(upward)
-                await self._downward(pipe, request)
+                with suppress(OSError):  # the client has left: servers may say so when something is sent (ASGI)
+                    await self._downward(pipe, request)
                 both.cancel_scope.cancel()
         finally:
             if not left:
                 await _say_goodbye(pipe, {"type": "websocket.disconnect", "code": 1006})
 
     async def _downward(self, pipe: Pipe, request: Request) -> None:
+        closed = False
         try:
             while True:
                 event = await pipe.receive()
                 if event["type"] == "rtcflow.end":
                     return
+                closed = closed or event["type"] == "websocket.close"
                 await request.send(event)
         except PipeBroken:
-            await request.send({"type": "websocket.close", "code": 1012, "reason": str(CallLost())})
+            if not closed:  # a node that ends closes what it carries, and may be gone before it can say more
+                await request.send({"type": "websocket.close", "code": 1012, "reason": str(CallLost())})
 
     # -- for the client of another node
 

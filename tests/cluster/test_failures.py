@@ -64,44 +64,37 @@ def test_a_killed_owner(backend, tmp_path, record_property):
     """The next request about its call gets 410, for both kinds of ids, at its successor as well; other calls go on."""
 
     async def calls(site):
+        *others, owner = site.nodes
         async with caller() as (client, engine), AsyncExitStack() as stack:
-            await stack.enter_async_context(live_call(site.nodes[0].url, engine, "stays"))
-            staying, _ = await owner_of(site, client)
-            for number in count():  # until another node than the first has one: they were busy with their start
-                webrtc_id = f"lost{number}"
-                lost = await stack.enter_async_context(live_call(site.nodes[1].url, engine, webrtc_id))
-                offer = await engine.offer(receive=False, messages=False)
-                stack.push_async_callback(offer.aclose)
-                created = await post_whip(client, site.nodes[1].url, offer)
-                if await staying.count(client) == 1:
-                    break
-                await lost.aclose()
-                await client.delete(f"{site.nodes[1].url}{created.headers['location']}")
-                while await staying.count(client) > 1:
-                    await anyio.sleep(0.05)
-                await anyio.sleep(0.2)
-            owners = [node for node in site.nodes if node is not staying and await node.count(client)]
-            for owner in owners:
-                owner.process.kill()
-                owner.wait()
+            for number, node in enumerate(others):  # one call each, where it arrives: then they are full
+                door = node.url.replace("http", "ws")
+                await stack.enter_async_context(call_by_websocket(door, websocket_id=f"stays{number}"))
+                while (await tell(client, node.url, f"stays{number}", 0)).status_code == 404:
+                    await anyio.sleep(0.01)  # its start message is on its way
+            await stack.enter_async_context(live_call(others[0].url, engine, "lost"))
+            offer = await engine.offer(receive=False, messages=False)
+            stack.push_async_callback(offer.aclose)
+            session = (await post_whip(client, others[0].url, offer)).headers["location"]
+            assert await owner.count(client) == 2
+            owner.process.kill()
+            owner.wait()
             killed = anyio.current_time()
-            for node in site.nodes:
-                if node not in owners:
-                    asked = await tell(client, node.url, webrtc_id, 1)
-                    record_property("seconds until 410", anyio.current_time() - killed)
-                    assert (asked.status_code, asked.json()["meta"]["error"]) == (410, "call_lost")
-                    gone = await client.delete(f"{node.url}{created.headers['location']}")
-                    assert gone.status_code == 410
-                    assert (await tell(client, node.url, "stays", 1)).status_code == 200
-            again = Process(tmp_path, "--backend", backend, port=owners[0].port, NATS=site.nats.url)
+            for number, node in enumerate(others):
+                asked = await tell(client, node.url, "lost", 1)
+                record_property("seconds until 410", anyio.current_time() - killed)
+                assert (asked.status_code, asked.json()["meta"]["error"]) == (410, "call_lost")
+                assert (await client.delete(f"{node.url}{session}")).status_code == 410
+                assert (await tell(client, node.url, f"stays{number}", 1)).status_code == 200
+            again = Process(tmp_path, "--backend", backend, port=owner.port, NATS=site.nats.url)
             try:
                 await anyio.to_thread.run_sync(again.wait_ready)
-                assert (await client.delete(f"{again.url}{created.headers['location']}")).status_code == 410
-                assert (await tell(client, again.url, webrtc_id, 1)).status_code == 410
+                assert (await client.delete(f"{again.url}{session}")).status_code == 410
+                assert (await tell(client, again.url, "lost", 1)).status_code == 410
             finally:
                 again.close()
 
-    with fleet(tmp_path, 3, backend) as site:
+    full = {"LIMIT": "1"}
+    with fleet(tmp_path, 3, backend, each=[full, full], CONNECT="60") as site:
         run(calls, site)
 
 

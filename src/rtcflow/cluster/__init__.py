@@ -114,10 +114,10 @@ class Cluster:
             except CannotConnect as error:
                 raise ClusterError(str(error)) from None
             node = Node(calls, link, prefix=self.prefix, limit=self.concurrency_limit, release=self.release)
-            await node.start(tasks)
             try:
+                await node.start(tasks)
                 yield node
-            finally:
+            finally:  # others have heard of it while it started
                 node.leave()
         finally:
             await link.aclose()

@@ -288,6 +288,32 @@ async def test_a_candidate_while_the_cluster_is_asked_for_the_id(nats, front):
 
 
 @pytest.mark.anyio
+async def test_a_node_that_is_stopped_while_it_joins_leaves(nats):
+    """Others have heard of it: it would be missed, and told as silent."""
+    async with nodes(nats, 1) as site:
+        router = site.streams[0].calls.router
+
+        def no_answer():
+            raise ValueError
+
+        router._holdings.known_ids = no_answer
+        joining = Stream(Echo(), webrtc=LOCAL, cluster=Cluster(nats.url, prefix=router._prefix))
+
+        async def join():
+            async with joining.running():
+                raise AssertionError("nobody has answered")
+
+        with anyio.fail_after(20):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(join)
+                while not len(router._peers.members):
+                    await router._peers.wait_news()
+                tasks.cancel_scope.cancel()
+            while len(router._peers.members):
+                await router._peers.wait_news()
+
+
+@pytest.mark.anyio
 async def test_forged_ids_are_not_routed(nats):
     """An id with the name of another node, but not signed by it, is not sent to that node."""
     async with nodes(nats, 2) as site:

@@ -85,17 +85,22 @@ def test_a_killed_owner(backend, tmp_path, record_property):
                 assert (asked.status_code, asked.json()["meta"]["error"]) == (410, "call_lost")
                 assert (await client.delete(f"{node.url}{session}")).status_code == 410
                 assert (await tell(client, node.url, f"stays{number}", 1)).status_code == 200
-            again = Process(tmp_path, "--backend", backend, port=owner.port, NATS=site.nats.url)
-            try:
-                await anyio.to_thread.run_sync(again.wait_ready)
-                assert (await client.delete(f"{again.url}{session}")).status_code == 410
-                assert (await tell(client, again.url, "lost", 1)).status_code == 410
-            finally:
-                again.close()
+            return session
+
+    async def asked_again(node, session):
+        async with httpx2.AsyncClient(timeout=60) as client:
+            assert (await client.delete(f"{node.url}{session}")).status_code == 410
+            assert (await tell(client, node.url, "lost", 1)).status_code == 410
 
     full = {"LIMIT": "1"}
     with fleet(tmp_path, 3, backend, each=[full, full], CONNECT="60") as site:
-        run(calls, site)
+        session = run(calls, site)
+        again = Process(tmp_path, "--backend", backend, port=site.nodes[-1].port, NATS=site.nats.url)
+        try:
+            again.wait_ready()
+            run(asked_again, again, session)
+        finally:
+            again.close()
 
 
 def test_a_stopped_owner(backend, tmp_path):

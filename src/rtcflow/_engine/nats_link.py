@@ -281,7 +281,8 @@ class NatsLink:
         self.up_since = None
         self._up.clear()
         for waiting in self._waiting:  # their answers were lost with the connection
-            waiting.reschedule(0)
+            if not waiting.expired():  # otherwise this raises, and nats-py would not connect again
+                waiting.reschedule(0)
         await self._forget_ended()  # the next connection would begin with them
 
     async def _on_up(self) -> None:

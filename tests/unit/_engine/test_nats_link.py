@@ -12,7 +12,7 @@ from nats_process import NatsProcess
 
 from rtcflow._core.bridge import loop_clock
 from rtcflow._engine import nats_link
-from rtcflow._engine.nats_link import CannotConnect, NatsLink, NatsOptions, NoListener
+from rtcflow._engine.nats_link import CannotConnect, LinkDown, NatsLink, NatsOptions, NoListener
 
 pytestmark = pytest.mark.anyio
 
@@ -126,6 +126,39 @@ async def test_a_subscription_that_was_cut_short_is_ended(nats):
         one.unsubscribe("test.name")
         await heard(one)
         await nobody_listens(two, "test.name")
+
+
+async def test_a_connection_that_is_lost_while_a_question_times_out_is_made_again(nats):
+    async with linked(nats) as one, linked(nats) as two:
+        await two.subscribe("test.silent")
+        await heard(two)
+        lost, outcomes = one._on_lost, []
+
+        async def lost_just_then():
+            (waiting,) = one._waiting
+            waiting.reschedule(0)
+            while not waiting.expired():
+                await asyncio.sleep(0)
+            assert one._waiting  # the question does not know yet
+            await lost()
+
+        async def ask():
+            with pytest.raises(LinkDown):
+                await one.request("test.silent", b"", 100)
+            outcomes.append("told")
+
+        one._client._disconnected_cb = lost_just_then
+        first = one.up_since
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(ask)
+            await anyio.wait_all_tasks_blocked()
+            await told(one)
+            nats.kill()
+            nats.start()
+        while one.up_since in {None, first}:
+            await anyio.sleep(0.01)
+        assert outcomes == ["told"]
+        one._client._disconnected_cb = lost
 
 
 async def never(*_, **__):

@@ -23,7 +23,7 @@ from .._core.flow import Flow, Policy
 from .._core.installed import check_versions, import_extra
 from .._core.urls import shown_url
 from .loop_thread import LoopThread
-from .seam.nats import is_joined, stop_sending
+from .seam.nats import cut, cut_when_closed, is_joined, stop_sending
 
 if TYPE_CHECKING:
     from nats.aio.client import Client
@@ -43,6 +43,10 @@ ROUND: Final = 10.0
 
 TOGETHER: Final = 0.5
 """Seconds over which subscriptions that end are gathered, since forgetting them takes a way to NATS and back."""
+
+
+CLOSE: Final = 1.0
+"""Seconds that a server has to take what is unsent when its connection is closed."""
 
 
 CANCEL_AGAIN: Final = 0.2
@@ -262,12 +266,19 @@ class NatsLink:
     async def _disconnect(self) -> None:
         client, self._client = self._client, None
         if self._pump is not None:
-            await self._outbox.join() if self.is_up else None
+            with suppress(TimeoutError):
+                async with asyncio.timeout(CLOSE):
+                    await self._outbox.join() if self.is_up else None
             self._pump.cancel()
         if self._forgetting is not None:
             self._forgetting.cancel()
         if client is not None and not client.is_closed:
-            await client.close()
+            # owner: `_within`, which returns when it has ended
+            closing = asyncio.get_running_loop().create_task(client.close())
+            await _within(CLOSE, closing)
+            cut(client)
+            if not closing.cancelled() and (error := closing.exception()) is not None:
+                logger.debug("NATS: %r", error)
         self.up_since = None
 
     async def _on_error(self, error: Exception) -> None:
@@ -289,6 +300,8 @@ class NatsLink:
         if self._errors and self._client is not None and self._pump is not None:
             logger.warning("connected to NATS again")
         self._errors.clear()
+        if self._client is not None:
+            cut_when_closed(self._client, CLOSE)
         self.up_since = self._clock()
         self._up.set()
 

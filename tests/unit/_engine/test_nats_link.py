@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, suppress
 
 import anyio
 import pytest
+from cluster_fleet import Link
 from nats_process import NatsProcess
 
 from rtcflow._core.bridge import loop_clock
@@ -159,6 +160,47 @@ async def test_a_connection_that_is_lost_while_a_question_times_out_is_made_agai
             await anyio.sleep(0.01)
         assert outcomes == ["told"]
         one._client._disconnected_cb = lost
+
+
+@asynccontextmanager
+async def full(nats):
+    """A connection on which nothing passes any more, with all buffers full. There is another way to the server."""
+    way = Link(nats.port)
+    options = NatsOptions(
+        servers=(f"nats://127.0.0.1:{way.port}", nats.url), prefix="test", login={"dont_randomize": True}
+    )
+    link = NatsLink(options, loop_clock())
+
+    async def fill():
+        writer = link._client._transport._io_writer
+        while not writer.transport.get_write_buffer_size():
+            writer.write(b"PUB test.other 100000\r\n" + bytes(100_000) + b"\r\n")
+            await asyncio.sleep(0)
+
+    try:
+        await link.open()
+        way.cut()
+        await link._thread.call(fill)
+        with anyio.fail_after(20):
+            yield link
+    finally:
+        way.mend()
+        await link.aclose()
+        await anyio.to_thread.run_sync(way.close)
+
+
+async def test_a_server_that_takes_nothing_is_left_for_another_one(nats):
+    async with full(nats) as link:
+        first = link.up_since
+        await link._thread.call(link._client._process_op_err, OSError())  # as its pings have no answer
+        while link.up_since in {None, first}:
+            await anyio.sleep(0.01)
+
+
+async def test_a_server_that_takes_nothing_does_not_keep_the_connection_open(nats):
+    """A node in this state never ended."""
+    async with full(nats) as link:
+        await link.aclose()
 
 
 async def never(*_, **__):

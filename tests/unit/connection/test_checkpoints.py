@@ -139,6 +139,11 @@ async def admitted_session(call):
     return partial(call.stream.calls.rename_everywhere, session, "other")
 
 
+async def early_request(call):
+    session = await call.stack.enter_async_context(call.stream.calls.admit(CallRequest(), "memory"))
+    return partial(call.stream.calls.find_early, session.webrtc_id)
+
+
 def _hook(name, method):
     async def hook(caller):
         return "somebody"
@@ -233,6 +238,7 @@ COROUTINES = {
     "Calls.authorize: its hook awaits nothing": _hook("authorize", "authorize"),
     "Calls.authorize_operator: its hook awaits nothing": _hook("authorize_operator", "authorize_operator"),
     "Calls.rename_everywhere: no cluster": admitted_session,
+    "Calls.find_early: no cluster": early_request,
     "Calls.drain: no calls": lambda call: partial(call.stream.calls.drain, 1),
     "Stream.drain: no calls": lambda call: partial(call.stream.drain, 1),
     "Stream.resolve_rtc_configuration": lambda call: call.stream.resolve_rtc_configuration,

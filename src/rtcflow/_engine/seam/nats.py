@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 
@@ -21,3 +22,32 @@ def is_joined(client: Any) -> bool:
     Relies on: ``Client._server_info`` is what the server said in INFO, where ``cluster`` is the name of its cluster.
     """
     return bool(client._server_info.get("cluster"))
+
+
+def cut_when_closed(client: Any, seconds: float) -> None:
+    """Have the present connection cut so many seconds after it was closed, whatever the server has not taken by then.
+
+    nats-py waits until all was taken, before it connects again. A server that is dead or stopped takes nothing.
+
+    Relies on: ``Client._transport`` is the present connection, made anew by each attempt. That of TCP and TLS has
+    ``close()`` and ``_io_writer``, an `asyncio.StreamWriter`. That of a WebSocket has no such writer.
+    """
+    transport = client._transport
+    close, writer = transport.close, getattr(transport, "_io_writer", None)
+
+    def close_soon() -> None:
+        close()
+        asyncio.get_running_loop().call_later(seconds, writer.transport.abort)
+
+    if writer is not None:
+        transport.close = close_soon
+
+
+def cut(client: Any) -> None:
+    """Cut the present connection, if there still is one.
+
+    Relies on: see `cut_when_closed`.
+    """
+    writer = getattr(client._transport, "_io_writer", None)
+    if writer is not None:
+        writer.transport.abort()

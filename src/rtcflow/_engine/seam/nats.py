@@ -25,22 +25,24 @@ def is_joined(client: Any) -> bool:
 
 
 def cut_when_closed(client: Any, seconds: float) -> None:
-    """Have the present connection cut so many seconds after it was closed, whatever the server has not taken by then.
+    """Have the present connection cut `seconds` after it was closed, whatever the server has not taken by then.
 
     nats-py waits until all was taken, before it connects again. A server that is dead or stopped takes nothing.
 
-    Relies on: ``Client._transport`` is the present connection, made anew by each attempt. That of TCP and TLS has
-    ``close()`` and ``_io_writer``, an `asyncio.StreamWriter`. That of a WebSocket has no such writer.
+    Relies on: ``Client._transport`` is the present connection; each attempt makes its own. That of TCP and TLS has ``close()``
+    and ``_io_writer``, an `asyncio.StreamWriter`. That of a WebSocket has no such writer.
     """
     transport = client._transport
     close, writer = transport.close, getattr(transport, "_io_writer", None)
+    if writer is None:
+        return
+    abort = writer.transport.abort
 
     def close_soon() -> None:
         close()
-        asyncio.get_running_loop().call_later(seconds, writer.transport.abort)
+        asyncio.get_running_loop().call_later(seconds, abort)
 
-    if writer is not None:
-        transport.close = close_soon
+    transport.close = close_soon
 
 
 def cut(client: Any) -> None:

@@ -19,7 +19,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from concurrent.futures.thread import _WorkItem
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -46,6 +46,9 @@ HELD: Final = (0.015, 0.025, 0.045)
 
 LONGEST_HELD, MOST_HELD = 0.1, 40
 """Real seconds for which a thread of the handler's own is held up at most, and how often in one run."""
+
+AFTERWARDS: Final = 1.0
+"""Real seconds for which work in a pool may go on after the call, and is still looked at."""
 
 OWN_OFTEN: Final = 0.4
 """How likely it is before a line. Such a thread often runs a few lines, and is begun again."""
@@ -255,8 +258,11 @@ class Swallowed(Tracer):
         threading.settrace(self._before)
 
     def unseen(self) -> list[BaseException]:
-        """What futures of pools hold that were made meanwhile, and that nobody has asked for it."""
-        done = [one for key, one in self._futures.items() if key not in self._asked and one.done()]
+        """What futures of pools hold that were made meanwhile, and that nobody has asked for it.
+
+        Work that is still under way when the call is over may fail because the call is over. It gets a moment.
+        """
+        done = wait([one for key, one in self._futures.items() if key not in self._asked], AFTERWARDS).done
         held = [one.exception() for one in done if not one.cancelled()]
         return [error for error in held if isinstance(error, Exception) and self._is_ours(error)]
 
@@ -435,10 +441,13 @@ def _says_nothing(statement: ast.stmt, read: Iterable[str]) -> bool:
 
 
 def _files(handler: StreamHandlerBase) -> Iterator[str]:
+    """Where the methods of a handler are written. Those that `probe` put around them are not its own: a thread that is
+    held up there is not held up between two lines of the handler.
+    """
     for cls in type(handler).__mro__:
         if cls.__module__.partition(".")[0] not in {"builtins", "abc", "rtcflow", "typing"}:
             for member in vars(cls).values():
                 function = inspect.unwrap(getattr(member, "__func__", member))
                 code = getattr(function, "__code__", None)
-                if isinstance(code, CodeType):
+                if isinstance(code, CodeType) and function.__module__.partition(".")[0] != "rtcflow":
                     yield code.co_filename

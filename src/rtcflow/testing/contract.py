@@ -14,12 +14,14 @@ from __future__ import annotations
 import contextvars
 import itertools
 import re
+import sys
 import threading
 import time
 import traceback
 import warnings
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures.thread import _WorkItem
 from contextlib import contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -300,6 +302,7 @@ def _serves(handler: StreamHandlerBase, given: _CheckInput) -> None:
         if record.stuck:
             raise AssertionError(f"under {backend} {record.stuck[0]}")
         _no_thread_left(record, before)
+        _no_pool_at_work(set(threading.enumerate()) - before, given.patience)
         opened.append(Counter({_folder(one): n for one, n in (descriptors() - files).items()}))
     # A client that all calls share may open what it keeps in the first call; what each call opens is lost.
     if lost := opened[0] & opened[1]:
@@ -328,7 +331,7 @@ def _limits(handler: StreamHandlerBase, given: _CheckInput) -> None:
     # Early among the checks: what counts from the making of the handler is over at some time in all later calls.
     shown = handler_time.get()
     assert shown is not None  # noqa: S101
-    spoken = signals.speech_like(1.5)
+    spoken = np.concatenate([signals.silence(0.4), signals.speech_like(1.5)], axis=1)
 
     def call(copied: Callable[[], object] = lambda: None) -> CallRecord:
         with _probed(handler, copied=copied) as prototype:
@@ -359,6 +362,12 @@ def _limits(handler: StreamHandlerBase, given: _CheckInput) -> None:
             raise AssertionError(
                 f"in a call that begins an hour after it was {when} it says {record.audio_seconds:.1f} s, in "
                 f"another one {usual.audio_seconds:.1f} s: start counting in start_up, not in __init__"
+            )
+        speaks_up = usual.audio_seconds < 0.1 and record.audio_seconds > 0.3
+        if speaks_up or (record.texts() and not usual.texts()):
+            raise AssertionError(
+                f"in a call that begins an hour after it was {when} it says or writes something at once, and in another "
+                "one it does not: start counting in start_up, not in __init__"
             )
 
 
@@ -415,6 +424,36 @@ def _no_trace(handler: StreamHandlerBase, given: _CheckInput) -> None:
             traces.accept()
         if left is not None:
             raise _Everywhere(left if way == "a call" else f"{way} leaves a trace that a whole call does not: {left}")
+    if not given.shared:
+        _sounds_the_same(handler, given)
+
+
+def _sounds_the_same(handler: StreamHandlerBase, given: _CheckInput) -> None:
+    """See that what a call sounds like does not depend on the call before it: what copies share may keep its memory
+    where nobody can look, as a model or a resampler.
+    """
+    sentence = signals.speech_like(0.5, seed=1, activity=1.0)
+    # The call ends in the middle of a word: a filter then keeps something other than silence.
+    usual = np.concatenate([sentence, signals.silence(0.7), sentence[:, ::-1]], axis=1)
+    other = signals.tone(1.4, peak=0.9)
+
+    def call(play: NDArray[np.int16] = usual) -> object:
+        record = run_call(handler, play=play, seconds=1.4, backend="asyncio", **_usual(given))
+        return record.audio.tobytes(), record.texts(), [repr(outputs) for _, outputs in record.outputs], record.end.cause
+
+    if call() == (after_itself := call()):  # the call before these two was another one, that ended early
+        return
+    seen: list[tuple[object, object]] = []
+    for _ in range(2):
+        call(other)
+        seen.append((call(), call()))
+        if seen[-1] != seen[0] or seen[0][1] != after_itself or seen[0][0] == after_itself:
+            return  # it is another one each time anyway, by chance or by the clock
+    raise _Everywhere(
+        "the same call sounds otherwise, or sends other texts, after a call with other audio: copies share something "
+        "that remembers what it heard, as a model, a filter or a resampler does; make it in __init__ (or, if calls are "
+        "to share it, name the attribute: shared={...})"
+    )
 
 
 @_handler_sentence(
@@ -490,6 +529,16 @@ def _cleared(handler: StreamHandlerBase, given: _CheckInput) -> None:
     "the caller speaks and writes; clear_queue() after 0.7, 2.4 and 3.9 s, and in the middle of an answer",
 )
 def _nothing_stale(handler: StreamHandlerBase, given: _CheckInput) -> None:
+    async def after_clear(caller: Caller, seconds: float) -> float:
+        """Clear the queue, and wait; the seconds of sound in that time."""
+        caller.handler.clear_queue()
+        journal = _JOURNALS.get()[-1]
+        journal.watched, journal.stale = arrays_in(caller.handler), 0.0
+        cleared, since = anyio.current_time(), caller.seconds
+        await caller.wait(seconds)
+        emits = sum(length for at, length in journal.loud if at > cleared)
+        return max(emits, seconds_audible(caller.heard, since))
+
     async def interrupt() -> tuple[float, float]:
         kept = said = 0.0
         async with open_caller(handler, args=list(given.args), catch=True) as caller:
@@ -497,21 +546,38 @@ def _nothing_stale(handler: StreamHandlerBase, given: _CheckInput) -> None:
             caller.send_message(_LONG_TEXT)
             for wait in (0.7, 1.2, 1.0, None):
                 if wait is None:
-                    await _spoken_to(caller)
+                    await caller.play(signals.speech_like(0.5, seed=1))
+                    await _answered(caller)
                 else:
                     await caller.wait(wait)
                 if caller.connection.end is not None:
                     break
-                caller.handler.clear_queue()
-                journal = _JOURNALS.get()[-1]
-                journal.watched, journal.stale = arrays_in(caller.handler), 0.0
-                cleared, since = anyio.current_time(), caller.seconds
-                await caller.wait(0.5)
-                kept = max(kept, journal.stale)
+                sound = await after_clear(caller, 0.5)
+                kept = max(kept, _JOURNALS.get()[-1].stale)
                 if caller.seconds > 2.4:  # it says something, and nobody has spoken for long
-                    emits = sum(seconds for at, seconds in journal.loud if at > cleared)
-                    said = max(said, emits, seconds_audible(caller.heard, since))
+                    said = max(said, sound)
         return kept, said
+
+    async def write() -> tuple[float, float]:
+        """Clear in the middle of the answer to a text; then before the next one begins."""
+        async with open_caller(handler, args=list(given.args), catch=True) as caller:
+            said = [0.0, 0.0]
+            caller.microphone = False
+            await caller.wait(0.5)
+            caller.send_message("hello")
+            thinks = await _answered(caller)
+            if thinks is not None and caller.connection.end is None:
+                said[0] = await after_clear(caller, 0.5)
+                await caller.wait(1.0)
+                caller.send_message("hello")
+                await caller.wait(0.5 * thinks)
+                if thinks > _THINKS and said[0] <= STALE and caller.connection.end is None:
+                    said[1] = await after_clear(caller, 0.5 * thinks + 0.5)
+        return said[0], said[1]
+
+    def says_nothing_alone() -> bool:
+        alone = run_call(handler, seconds=2.0, backend="asyncio", **_usual(given))
+        return not seconds_audible(alone.heard) and not _JOURNALS.get()[-1].loud
 
     kept, said = run_in_room(interrupt, "asyncio", handler, patience=given.patience)
     if kept > STALE:
@@ -519,25 +585,35 @@ def _nothing_stale(handler: StreamHandlerBase, given: _CheckInput) -> None:
             f"{kept:.2f} s of audio were emitted that the handler had kept when clear_queue() was called; "
             "override clear_queue, empty your own queue there, and return super().clear_queue()"
         )
-    if said > STALE:
-        alone = run_call(handler, seconds=2.0, backend="asyncio", **_usual(given))
-        if not seconds_audible(alone.heard) and not _JOURNALS.get()[-1].loud:
-            raise AssertionError(
-                f"{said:.2f} s of a reply were emitted in the half second after clear_queue() was called, and the "
-                "caller had said nothing new; override clear_queue, drop the reply that is being made there, and "
-                "return super().clear_queue()"
-            )
+    later = 0.0
+    if said <= STALE and has_own_method(handler, "on_message"):
+        said, later = run_in_room(write, "asyncio", handler, patience=given.patience)
+    if said > STALE and says_nothing_alone():
+        raise AssertionError(
+            f"{said:.2f} s of a reply were emitted in the half second after clear_queue() was called, and the "
+            "caller had said nothing new; override clear_queue, drop the reply that is being made there, and "
+            "return super().clear_queue()"
+        )
+    if later > STALE and type(handler).clear_queue is not StreamHandlerBase.clear_queue and says_nothing_alone():
+        raise AssertionError(
+            "when clear_queue() is called while it answers a text, it falls silent. When it is called before the answer "
+            f"begins, the answer is said nevertheless ({later:.2f} s): the interruption was noticed, and forgotten. "
+            "Count interruptions, and begin an answer only if none came since it was asked for"
+        )
 
 
-async def _spoken_to(caller: Caller) -> None:
-    """The caller speaks, and waits until it is answered: a moment into the answer."""
-    await caller.play(signals.speech_like(0.5, seed=1))
+async def _answered(caller: Caller) -> float | None:
+    """Wait until the caller is answered, a moment into the answer; when it began, or None after two seconds."""
     asked, since, journal = anyio.current_time(), caller.seconds, _JOURNALS.get()[-1]
     for _ in range(20):
         await caller.wait(0.1)
         if any(at > asked for at, _ in journal.loud) or seconds_audible(caller.heard, since) > FRAME_SECONDS:
-            return
+            return anyio.current_time() - asked
+    return None
 
+
+_THINKS: Final = 0.3
+"""Seconds that an answer must take before an interruption can come before it."""
 
 _LONG_TEXT: Final = " ".join(["hello"] * 50)
 """What is said of it lasts longer than what may wait to be played."""
@@ -1062,6 +1138,30 @@ def _no_thread_left(record: CallRecord, before: set[threading.Thread]) -> None:
             names = sorted(re.sub(r"^Thread-\d+ ", "Thread ", thread.name) for thread in left)
             raise _Everywhere(f"shutdown() left threads running: {names}")
         time.sleep(_STEP)
+
+
+def _no_pool_at_work(threads: Collection[threading.Thread], patience: float) -> None:
+    """See that a pool's threads have nothing to do once the call is over. What computes or sleeps ends in time."""
+    until = time.monotonic() + patience
+    while busy := _at_work(threads):
+        if time.monotonic() > until:
+            raise _Everywhere(
+                f"{busy} is still at work in a pool {patience:g} s after the call: have shutdown() release it, for "
+                "example with queue.put(None), or cancel its future"
+            )
+        time.sleep(_STEP)
+
+
+def _at_work(threads: Collection[threading.Thread]) -> str | None:
+    """The function that one of these threads runs for `concurrent.futures`."""
+    frames = sys._current_frames()
+    for thread in threads:
+        frame, last = frames.get(thread.ident or 0), None
+        while frame is not None and frame.f_code is not _WorkItem.run.__code__:
+            frame, last = frame.f_back, frame
+        if frame is not None and last is not None:
+            return last.f_code.co_qualname
+    return None
 
 
 def _pooled(thread: threading.Thread) -> bool:

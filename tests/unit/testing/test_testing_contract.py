@@ -16,11 +16,13 @@ from functools import lru_cache
 from typing import ClassVar
 
 import anyio
+import av
 import numpy as np
 import pytest
 
 import rtcflow
 from rtcflow.testing import HANDLER_CHECKS, contract, signals
+from rtcflow.testing._tracing import Tracer
 
 RATE = 24000
 PIECE = (RATE, signals.tone(0.02))
@@ -36,6 +38,7 @@ ENDS = "its call ends in time, and its threads"
 STALE = "after clear_queue the caller hears nothing"
 BADLY = "it serves a caller who says nothing"
 LATE = "it answers late in a call"
+SERVES = "it serves a call on trio"
 SHUT_DOWN = "its call ends in time when the whole stream"
 TRACES = "one call leaves no trace"
 
@@ -1095,6 +1098,183 @@ class LooksOnceMore(BeginsAThread):
             self.frames.put(item)
 
 
+# -- threads that are switched, pools, what is shared where nobody can look
+
+
+class WaitsWithoutALook(SyncEcho):
+    """A frame that comes between the look and the wait wakes nobody."""
+
+    def __init__(self):
+        super().__init__()
+        self.frames, self.changed = deque(), threading.Condition()
+
+    def receive(self, frame):
+        with self.changed:
+            self.frames.append(frame)
+            self.changed.notify()
+
+    def emit(self):
+        if not self.frames:
+            with self.changed:
+                self.changed.wait()
+        return self.frames.popleft() if self.frames else None
+
+
+class WorksInAPool(Echo):
+    """Has work done in a pool of all calls, which ends with the call."""
+
+    pool: ClassVar = ThreadPoolExecutor(4)
+
+    def __init__(self):
+        super().__init__()
+        self.gone = threading.Event()
+
+    async def start_up(self):
+        self.job = self.pool.submit(self.work)
+
+    def work(self):
+        self.gone.wait()
+
+    async def shutdown(self):
+        self.gone.set()
+
+
+class KeepsAPoolBusy(WorksInAPool):
+    """Nobody tells its work to end."""
+
+    over: ClassVar = threading.Event()
+
+    def work(self):
+        self.over.wait()
+
+
+class SharesAResampler(Echo):
+    """What the resampler of all calls keeps of one is heard in the next."""
+
+    one: ClassVar = av.AudioResampler("s16", "mono", 16000)
+
+    def __init__(self):
+        super().__init__()
+        self.resampler = self.one
+
+    async def emit(self):
+        rate, samples = await self.next()
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples), "s16", "mono")
+        frame.sample_rate = rate
+        made = [one.to_ndarray() for one in self.resampler.resample(frame)]
+        return (16000, np.concatenate(made, axis=1)) if made else None
+
+
+class ResamplesForItself(SharesAResampler):
+    """The same with a resampler for each call."""
+
+    def __init__(self):
+        super().__init__()
+        self.resampler = av.AudioResampler("s16", "mono", 16000)
+
+
+class AddsNoise(Echo):
+    """Sounds otherwise in each call, by chance."""
+
+    dice: ClassVar = np.random.default_rng(1)
+
+    async def emit(self):
+        rate, samples = await self.next()
+        return rate, samples // 2 + self.dice.integers(-9, 9, samples.shape, np.int16)
+
+
+class Reminds(Echo):
+    """Says something when the caller has been silent for a while: since it was made, if they have said nothing yet."""
+
+    def __init__(self):
+        super().__init__()
+        self.heard = time.monotonic()
+
+    async def receive(self, frame):
+        if np.abs(frame[1], dtype=np.int32).max() > 500:
+            self.heard = time.monotonic()
+
+    async def emit(self):
+        await anyio.sleep(0.1)
+        if time.monotonic() - self.heard < 60:
+            return None
+        self.heard = time.monotonic()
+        return RATE, signals.tone(0.5)
+
+
+class RemindsInTime(Reminds):
+    """The same, since the call began."""
+
+    async def start_up(self):
+        self.heard = time.monotonic()
+
+
+class AnswersTexts(Echo):
+    """Drops what it has said so far, but the task that says the rest goes on."""
+
+    thinks = 0.05
+
+    def __init__(self):
+        super().__init__()
+        self.asked, self.turn = rtcflow.Event(), 0
+
+    async def on_message(self, text):
+        self.asked.set()
+
+    async def receive(self, frame):
+        pass
+
+    async def start_up(self):
+        while True:
+            await self.asked.wait()
+            self.asked.clear()
+            await self.answer(self.turn)
+
+    async def answer(self, turn):
+        await anyio.sleep(self.thinks)
+        for _ in range(10):
+            self.say_next()
+            await anyio.sleep(0.05)
+
+    def say_next(self):
+        self.frames.append((RATE, signals.tone(0.1)))
+        self.came.set()
+
+    def clear_queue(self):
+        self.turn += 1
+        self.frames.clear()
+        return super().clear_queue()
+
+
+class StopsAnswering(AnswersTexts):
+    """The task looks whether it was interrupted."""
+
+    async def answer(self, turn):
+        await anyio.sleep(self.thinks)
+        for _ in range(10):
+            if turn == self.turn:
+                self.say_next()
+            await anyio.sleep(0.05)
+
+
+class StopsOnlyWhatIsSaid(StopsAnswering):
+    """An interruption is forgotten when the answer begins."""
+
+    thinks = 0.8
+
+    async def answer(self, turn):
+        await anyio.sleep(self.thinks)
+        self.thinks = 0.0
+        await super().answer(self.turn)
+        self.thinks = 0.8
+
+
+class StopsAlways(StopsAnswering):
+    """Thinks for as long, and forgets nothing."""
+
+    thinks = 0.8
+
+
 def check(handler, sentence):
     """Hold a handler to one sentence."""
     (one,) = [check for text, check in HANDLER_CHECKS.items() if text.startswith(sentence)]
@@ -1137,6 +1317,11 @@ def check(handler, sentence):
         (AnswersForSixSeconds, LATE, "from the beginning of the call"),
         (SuppressesAll, ERRORS, "has no attribute 'meter'"),
         (Shields, ENDS, "its methods went on for 2.0 s"),
+        (WaitsWithoutALook, ANY_ORDER, "a wake-up is lost"),
+        (SharesAResampler, TRACES, "copies share something that remembers what it heard"),
+        (Reminds, LIMITS, "says or writes something at once"),
+        (AnswersTexts, STALE, "of a reply were emitted in the half second after"),
+        (StopsOnlyWhatIsSaid, STALE, "the interruption was noticed, and forgotten"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
@@ -1161,6 +1346,22 @@ def test_a_lock_that_is_kept_after_a_text_is_told():
             for thread in threading.enumerate():
                 if thread.name.startswith("KeepsALock"):
                     thread.join(0.05)
+
+
+def test_work_in_a_pool_that_never_ends_is_told():
+    """It keeps a thread of the pool for every call, although all threads of pools are idle at times."""
+    (one,) = [check for text, check in HANDLER_CHECKS.items() if text.startswith(SERVES)]
+    try:
+        with pytest.raises(AssertionError, match="KeepsAPoolBusy.work is still at work in a pool"):
+            one(KeepsAPoolBusy(), contract._CheckInput(patience=0.2))
+    finally:
+        KeepsAPoolBusy.over.set()
+
+
+def test_threads_are_held_up_in_the_handlers_own_lines():
+    """Not in those of the toolkit, which wraps each method."""
+    with contract._probed(SyncEcho()) as prototype:
+        assert Tracer(prototype)._files == {__file__}
 
 
 def test_a_handlers_own_threads_are_held_up(monkeypatch):
@@ -1218,6 +1419,12 @@ def test_a_handlers_own_threads_are_held_up(monkeypatch):
         (LooksOnceMore, ANY_ORDER),
         (LetsGo, ENDS),
         (Volume, SHUT_DOWN),
+        (WorksInAPool, SERVES),
+        (ResamplesForItself, TRACES),
+        (AddsNoise, TRACES),
+        (RemindsInTime, LIMITS),
+        (StopsAnswering, STALE),
+        (StopsAlways, STALE),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )

@@ -11,6 +11,7 @@ import sys
 import textwrap
 import threading
 from collections.abc import Iterator
+from concurrent.futures import Future, wait
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -287,3 +288,21 @@ def test_a_thread_is_not_held_up_while_it_has_a_lock(taken: bool, worker: Worker
         for _ in range(100):
             line(inner, "line", None)
     assert bool(worker.slept) is not taken
+
+
+def test_work_that_fails_after_the_call_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pool may still be at work when the call ends; what it does then may fail because of that."""
+    tracer = Swallowed(Quiet(), lambda: True)
+    future: Future[None] = Future()
+    tracer._futures[id(future)] = future
+    try:
+        raise ValueError
+    except ValueError as error:
+        failed = error
+
+    def wait_on(futures: list[Future[None]], timeout: float) -> Any:
+        future.set_exception(failed)
+        return wait(futures, timeout)
+
+    monkeypatch.setattr(_tracing, "wait", wait_on, raising=False)
+    assert tracer.unseen() == [failed]

@@ -411,17 +411,35 @@ def misread(samples: NDArray[np.int16], rate: float, frequency: float) -> str | 
 
 
 def turned_around(heard: NDArray[np.int16], rate: int, left: float, right: float) -> bool:
-    """Whether a tone that was on the left is now on the right, and the other way round."""
+    """Whether a tone that was on the left is on the right, and the other way round: always, or for some pieces.
+
+    Pieces are exchanged at once. What turns slowly, as an effect does, is on both sides meanwhile.
+
+    Args:
+        heard: What came back.
+        rate: Hz.
+        left: Hz of the tone on the left; a multiple of 100, as the other.
+        right: Hz of the tone on the right.
+    """
+    size = rate // 100
     if heard.shape[0] != 2 or heard.shape[1] < rate // 10:
         return False
+    pieces = heard[:, : heard.shape[1] // size * size].reshape(2, -1, size)
 
-    def level(channel: int, frequency: float) -> float:
-        turn = np.exp(-2j * np.pi * frequency / rate * np.arange(heard.shape[1]))
-        return float(np.abs(heard[channel] @ turn) / heard.shape[1])
+    def level(channel: int, frequency: float) -> NDArray[np.float64]:
+        turn = np.exp(-2j * np.pi * frequency / rate * np.arange(size))
+        return np.abs(pieces[channel] @ turn) / size
 
-    here = min(level(0, left), level(1, right))
-    there = min(level(0, right), level(1, left))
-    return there > 10 * max(here, 1.0)
+    here = np.minimum(level(0, left), level(1, right))
+    there = np.minimum(level(0, right), level(1, left))
+    side = 1 * (here > 10 * np.maximum(there, 1.0)) - 1 * (there > 10 * np.maximum(here, 1.0))
+    at = np.flatnonzero(side)  # the others are silent, or a mixture
+    flips = np.count_nonzero((np.diff(at) <= 2) & (np.diff(side[at]) != 0))
+    return bool(np.count_nonzero(side < 0) > np.count_nonzero(side > 0) or flips >= _FLIPS)
+
+
+_FLIPS: Final = 5
+"""Times that two voices change sides at once; fewer may be where something begins or is dropped."""
 
 
 def clicks_at_edges(heard: NDArray[np.int16], rate: int, frequency: float) -> bool:

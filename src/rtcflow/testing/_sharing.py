@@ -89,7 +89,7 @@ class SharedChanges:
 
     It does not see what C code keeps (a model's weights), what is more than `_DEEP` levels down, or two changes that
     undo each other. Nor does it see changes in objects from other packages, such as clients and models, because those
-    are often shared on purpose.
+    are often shared on purpose. `check_handler` listens for these: does a call sound the same after any other?
 
     Args:
         first: The handler.

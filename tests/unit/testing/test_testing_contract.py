@@ -39,6 +39,7 @@ STALE = "after clear_queue the caller hears nothing"
 BADLY = "it serves a caller who says nothing"
 LATE = "it answers late in a call"
 SERVES = "it serves a call on trio"
+SIDES = "what a stereo handler hears on the left"
 SHUT_DOWN = "its call ends in time when the whole stream"
 TRACES = "one call leaves no trace"
 
@@ -729,6 +730,28 @@ class Pans(Halves):
         return np.stack([samples[0] // 3, samples[0]])
 
 
+class PadsOddChunks(Echo):
+    """Cuts L R L R … at any sample, and fills up the pair: the next chunk begins with R."""
+
+    chunk = 959
+
+    def __init__(self):
+        super(Echo, self).__init__(expected_layout="stereo", input_sample_rate=RATE)
+        self.frames, self.came = deque(), rtcflow.Event()
+        self.rest = np.zeros(0, np.int16)
+
+    async def emit(self):
+        self.rest = np.concatenate([self.rest, (await self.next())[1].T.reshape(-1)])
+        chunk, self.rest = self.rest[: self.chunk], self.rest[self.chunk :]
+        return RATE, np.pad(chunk, (0, len(chunk) % 2)).reshape(-1, 2).T
+
+
+class KeepsPairs(PadsOddChunks):
+    """Cuts between pairs."""
+
+    chunk = 960
+
+
 class SwapsBytes(Echo):
     """Takes its samples for those of a network."""
 
@@ -1321,6 +1344,7 @@ def check(handler, sentence):
         (SharesAResampler, TRACES, "copies share something that remembers what it heard"),
         (Reminds, LIMITS, "says or writes something at once"),
         (AnswersTexts, STALE, "of a reply were emitted in the half second after"),
+        (PadsOddChunks, SIDES, "left and right are exchanged"),
         (StopsOnlyWhatIsSaid, STALE, "the interruption was noticed, and forgotten"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
@@ -1425,6 +1449,7 @@ def test_a_handlers_own_threads_are_held_up(monkeypatch):
         (RemindsInTime, LIMITS),
         (StopsAnswering, STALE),
         (StopsAlways, STALE),
+        (KeepsPairs, SIDES),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )

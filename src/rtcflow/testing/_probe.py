@@ -107,7 +107,9 @@ class Journal:
         step: The story's step.
         shutting_down: `shutdown` has begun.
         has_raised: Some method has raised.
+        delayed: The story has made some method slow.
         shutdown_error: What it raised by itself.
+        shutdown_cut: It was still waiting when its time was over, although the story has made no method slow.
         context_id: The id that `get_current_context()` must show.
         numbered: The first sample of each frame received is its number.
         emits: Audio that emit returned: when, and its seconds.
@@ -141,6 +143,8 @@ class Journal:
     shutting_down: bool = False
     has_raised: bool = False
     shutdown_error: Exception | None = None
+    shutdown_cut: bool = False
+    delayed: bool = False
     lock: threading.Lock = field(default_factory=threading.Lock)
     numbered: bool = False
     emits: list[tuple[float, float]] = field(default_factory=list)
@@ -204,7 +208,9 @@ class Journal:
                     self.broken.append(f"receive gets frames in order: number {marker} came after {self.markers[-1]}")
                 if marker:  # else the silence that a line sends by itself
                     self.markers.append(marker)
-            return self.faults[method].popleft() if self.faults[method] else None
+            fault = self.faults[method].popleft() if self.faults[method] else None
+            self.delayed = self.delayed or (fault is not None and fault.delay > 0)
+            return fault
 
     def followed(self, method: str) -> AbstractContextManager[None]:
         """Inside the block a method runs, or makes a step."""
@@ -228,6 +234,8 @@ class Journal:
         self.has_raised = self.has_raised or isinstance(error, Exception)
         if method == "shutdown" and isinstance(error, Exception) and not isinstance(error, InjectedError):
             self.shutdown_error = error
+        if method == "shutdown" and not isinstance(error, Exception | SystemExit | KeyboardInterrupt):
+            self.shutdown_cut = not self.delayed  # cancelled, or taken out of its wait
         if method != "shutdown" and isinstance(error, Exception):
             self.ends(EndCause.HANDLER_RAISED, f"{method} raised {error!r}", injected=isinstance(error, InjectedError))
 

@@ -367,7 +367,23 @@ class Swallowing(Sound):
             return None
 
 
+class WaitsForStartUp(Sound):
+    """Its shutdown waits for what start_up sets, if it comes so far."""
+
+    def __init__(self):
+        super().__init__()
+        self.opened = anyio.Event()
+
+    async def start_up(self):
+        await anyio.sleep(0.05)
+        self.opened.set()
+
+    async def shutdown(self):
+        await self.opened.wait()
+
+
 BUGS = {
+    WaitsForStartUp: r"promised: shutdown returns in time\nhappened: after 5 s it still waited",
     Swallowing: r"promised: emit does not swallow its cancellation\nhappened: write except Exception",
     Trusting: r"by itself\nhappened: JSONDecodeError",
     HalfTrusting: r"by itself\nhappened: AttributeError",

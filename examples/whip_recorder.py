@@ -13,6 +13,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import numpy as np
 
 import rtcflow
 
@@ -37,9 +38,10 @@ class Recorder(rtcflow.AudioVideoStreamHandler):
             now = self.now()
             if now - self.written / RATE > 0.5:
                 self.written = round(now * RATE)
-            sound = av.AudioFrame.from_ndarray(frame[1], format="s16", layout="mono")
+            samples = np.ascontiguousarray(frame[1])  # a frame may be a view of a longer one
+            sound = av.AudioFrame.from_ndarray(samples, format="s16", layout="mono")
             sound.sample_rate, sound.pts, sound.time_base = RATE, self.written, Fraction(1, RATE)
-            self.written += frame[1].shape[1]
+            self.written += samples.shape[1]
             self.write("sound", sound)
 
     def video_receive(self, frame):

@@ -47,15 +47,15 @@ def are_kept(journals: Iterable[Journal]) -> None:
 
 
 def shutdown_goes_well(journals: Iterable[Journal], expected: Errors) -> None:
-    """It raises nothing by itself, and returns. Looked at last: where another method failed before, that is the story."""
+    """It raises nothing by itself, and returns. Looked at last: where another method failed before, it is the story."""
     for journal in journals:
         error = journal.shutdown_error
         if error is not None and not isinstance(error, expected):
             raise AssertionError(f"shutdown raised by itself: {error!r}") from error
         if journal.shutdown_cut:
             raise AssertionError(
-                f"shutdown returns in time: after {TIMEOUTS.shutdown:g} s it still waited, and was cut off; does it wait "
-                "for what only some calls set?"
+                f"shutdown returns in time: after {TIMEOUTS.shutdown:g} s it still waited, and was cut off; does it "
+                "wait for what only some calls set?"
             )
 
 

@@ -428,7 +428,8 @@ def turned_around(heard: NDArray[np.int16], rate: int, left: float, right: float
 
     def level(channel: int, frequency: float) -> NDArray[np.float64]:
         turn = np.exp(-2j * np.pi * frequency / rate * np.arange(size))
-        return np.abs(pieces[channel] @ turn) / size
+        found: NDArray[np.float64] = np.abs(pieces[channel] @ turn) / size
+        return found
 
     here = np.minimum(level(0, left), level(1, right))
     there = np.minimum(level(0, right), level(1, left))

@@ -366,8 +366,8 @@ def _limits(handler: StreamHandlerBase, given: _CheckInput) -> None:
         speaks_up = usual.audio_seconds < 0.1 and record.audio_seconds > 0.3
         if speaks_up or (record.texts() and not usual.texts()):
             raise AssertionError(
-                f"in a call that begins an hour after it was {when} it says or writes something at once, and in another "
-                "one it does not: start counting in start_up, not in __init__"
+                f"in a call that begins an hour after it was {when} it says or writes something at once, and in "
+                "another one it does not: start counting in start_up, not in __init__"
             )
 
 
@@ -439,7 +439,12 @@ def _sounds_the_same(handler: StreamHandlerBase, given: _CheckInput) -> None:
 
     def call(play: NDArray[np.int16] = usual) -> object:
         record = run_call(handler, play=play, seconds=1.4, backend="asyncio", **_usual(given))
-        return record.audio.tobytes(), record.texts(), [repr(outputs) for _, outputs in record.outputs], record.end.cause
+        return (
+            record.audio.tobytes(),
+            record.texts(),
+            [repr(outputs) for _, outputs in record.outputs],
+            record.end.cause,
+        )
 
     if call() == (after_itself := call()):  # the call before these two was another one, that ended early
         return
@@ -596,9 +601,9 @@ def _nothing_stale(handler: StreamHandlerBase, given: _CheckInput) -> None:
         )
     if later > STALE and type(handler).clear_queue is not StreamHandlerBase.clear_queue and says_nothing_alone():
         raise AssertionError(
-            "when clear_queue() is called while it answers a text, it falls silent. When it is called before the answer "
-            f"begins, the answer is said nevertheless ({later:.2f} s): the interruption was noticed, and forgotten. "
-            "Count interruptions, and begin an answer only if none came since it was asked for"
+            "when clear_queue() is called while it answers a text, it falls silent. When it is called before the "
+            f"answer begins, the answer is said nevertheless ({later:.2f} s): the interruption was noticed, and "
+            "forgotten. Count interruptions, and begin an answer only if none came since it was asked for"
         )
 
 
@@ -956,7 +961,7 @@ def _any_order(handler: StreamHandlerBase, given: _CheckInput) -> None:
 
 _MANY_ANSWERS: Final = 5
 _ORDERS: Final = 12
-_ORDERS_SECONDS: Final = 1.5
+_ORDERS_SECONDS: Final = 1.25
 """Seconds after which no new order is tried (see `FairClock`)."""
 
 

@@ -1376,7 +1376,7 @@ def test_work_in_a_pool_that_never_ends_is_told():
     """It keeps a thread of the pool for every call, although all threads of pools are idle at times."""
     (one,) = [check for text, check in HANDLER_CHECKS.items() if text.startswith(SERVES)]
     try:
-        with pytest.raises(AssertionError, match="KeepsAPoolBusy.work is still at work in a pool"):
+        with pytest.raises(AssertionError, match=r"KeepsAPoolBusy\.work is still at work in a pool"):
             one(KeepsAPoolBusy(), contract._CheckInput(patience=0.2))
     finally:
         KeepsAPoolBusy.over.set()

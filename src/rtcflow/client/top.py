@@ -18,6 +18,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from .._core.shown import shown
 from .._core.urls import shown_url
 from ..exceptions import NegotiationError, RemoteProtocolError
 from ..protocol import signalling
@@ -179,7 +180,7 @@ def draw(view: View, *, keys: bool = True, height: int | None = None) -> Group:
     """
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name, words in view.columns.items():
-        widths = [len(words), *(len(str(call["cells"][name]["text"])) for call in view.calls)]
+        widths = [len(words), *(len(shown(str(call["cells"][name]["text"]))) for call in view.calls)]
         least = None if name in _CUT else max(widths)
         table.add_column(words, justify="right" if name in _RIGHT else "left", no_wrap=True, min_width=least)
     room = len(view.calls) if height is None else max(1, height - 5)
@@ -187,7 +188,7 @@ def draw(view: View, *, keys: bool = True, height: int | None = None) -> Group:
     for call in view.calls[first : first + room]:
         cells = [call["cells"][name] for name in view.columns]
         chosen = keys and call["number"] == view.selected
-        texts = [Text(str(cell["text"]), _TONES[cell["tone"]]) for cell in cells]
+        texts = [Text(shown(str(cell["text"])), _TONES[cell["tone"]]) for cell in cells]
         table.add_row(*texts, style="reverse" if chosen else "")
     head = Text(f"{shown_url(view.url)}  {summary(view)}", "bold")
     trouble = Text(f"These figures are old: {view.trouble}" if view.trouble and view.columns else "", "bold red")

@@ -23,6 +23,7 @@ from starlette.requests import HTTPConnection
 from starlette.routing import BaseRoute, WebSocketRoute
 from starlette.websockets import WebSocketState
 
+from .._core.shown import shown
 from ..ends import EndCause
 from ..exceptions import (
     ApplicationFailed,
@@ -47,7 +48,7 @@ from ..transports.websocket import open_websocket_transport
 from .carrier_auth import UpgradeCheck, check_host, named_carrier
 from .linger import Lingering
 from .origin_guard import guard
-from .requests import caller_of, counting_strangers, failure, shown
+from .requests import caller_of, counting_strangers, failure
 from .routed import new_call, resumed_call, routed
 
 if TYPE_CHECKING:

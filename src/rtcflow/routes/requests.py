@@ -18,6 +18,7 @@ from starlette.requests import ClientDisconnect, HTTPConnection, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Scope
 
+from .._core.shown import shown
 from ..exceptions import InvalidOffer, NegotiationError, NotAuthorized, NotServing, TooManyRequests, UnknownConnection
 from ..protocol import signalling
 from ..serving.admission import refusal_level
@@ -31,13 +32,6 @@ BODY_TIMEOUT: Final = 10.0
 
 _PATH: Final = "/:@!$&'()*+,;=~"
 """Characters that may be in a path as they are, beside letters, digits and ``_.-``."""
-
-
-def shown(text: str) -> str:
-    """Text of a stranger for logs, in one line: line breaks would forge lines, and terminals obey control codes."""
-    if text.isprintable():
-        return text
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def shown_path(scope: Scope) -> str:

@@ -15,6 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from .._core.shown import shown
 from ..exceptions import NegotiationError
 from ..protocol.json_text import read_json_object
 from ..protocol.telephone import CARRIERS, answer_call
@@ -33,7 +34,7 @@ from .carrier_auth import (
     wrong_signature,
 )
 from .lines import check_audio
-from .requests import failure_headers, public_path, read_whole, shown
+from .requests import failure_headers, public_path, read_whole
 
 logger: logging.Logger = logging.getLogger(__name__)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from types import SimpleNamespace
 
@@ -114,6 +115,16 @@ def test_what_is_drawn():
     assert "↑ ↓ choose a call" in text
     assert "↑" not in drawn(view(3, 5), keys=False)
     assert summary(view(limit=None, ready=False)) == "0 live, no new calls are taken"
+
+
+def test_what_a_caller_calls_itself_is_no_command_to_the_terminal():
+    """Names come from callers. Escape sequences would set the clipboard or the title; line breaks break the table."""
+    caller = "eve\x1b]52;c;cm0=\x07\nann"
+    call = LiveCall(number=1, call="call1…", transport="webrtc", caller=caller, state="live", age=1.0)
+    console = rich_console.Console(width=200, force_terminal=True, color_system=None, file=io.StringIO())
+    console.print(draw(View("http://host").take(as_json([call], limit=None, ready=True))))
+    assert r"eve\x1b]52;c;cm0=\x07\nann" in console.file.getvalue()
+    assert "\x1b" not in console.file.getvalue()
 
 
 def test_a_small_terminal_shows_the_calls_around_the_chosen_one():

@@ -214,7 +214,7 @@ class FileRecorder:
         intake, waiting = self._intake, self._pictures_waiting
         if intake is not None and len(waiting) < PICTURES:
             waiting.append((side, frame, intake.clock() - self._start))
-            if len(waiting) == PICTURES // 4:
+            if len(waiting) >= PICTURES // 4:
                 self._wake()
 
     # -- the writer
@@ -278,7 +278,7 @@ class FileRecorder:
                 done = True
             except anyio.ClosedResourceError:  # given up: the disk was too slow at the end
                 return
-            while pictures:
+            for _ in range(len(pictures)):  # not those that come meanwhile: the sound would wait for ever
                 file.show(*pictures.popleft())
             blocks = timeline.finish(intake.take(self._now)) if done else timeline.place(intake.take())
             while (data := self._encode(file, blocks)) is not None:

@@ -193,6 +193,31 @@ async def test_no_call_notices_a_collector(fault):
         await anyio.to_thread.run_sync(provider.shutdown)
 
 
+@pytest.mark.parametrize("when", ["on_start", "on_end"])
+async def test_a_span_processor_that_raises_costs_no_call(when, caplog):
+    """The SDK passes on what a processor raises. Each call is served all the same, and so is the next one."""
+
+    def fail(*_, **__):
+        raise LookupError("mine")
+
+    processor = trace.SpanProcessor()
+    setattr(processor, when, fail)
+    provider, served = trace.TracerProvider(shutdown_on_exit=False), []
+    provider.add_span_processor(processor)
+    stream = Stream(Bot(), concurrency_limit=None)
+    trace_calls(stream, tracer_provider=provider)
+
+    async def wait(session):
+        served.append(session.end)
+
+    with anyio.fail_after(20):
+        async with stream.running():
+            await call(stream, "first", wait)
+            await call(stream, "second", wait)
+    assert served == [None, None]
+    assert [record.exc_info[0] for record in caplog.records if record.levelname == "ERROR"] == [LookupError] * 2
+
+
 class Bot(ReplyHandler):
     def __init__(self):
         super().__init__(print)

@@ -136,6 +136,18 @@ async def test_counters_never_fall_when_a_call_ends():
     assert [one[frames] for one in seen] == [5, 5, 5, 10, 10, 10, 15, 15, 15]
 
 
+async def test_a_call_may_end_while_another_thread_reads_the_calls():
+    """A scrape in a thread, as of `prometheus_client.start_http_server`, goes over a snapshot."""
+    stream = Stream(Quiet(), concurrency_limit=2)
+    with anyio.fail_after(20):
+        async with stream.running(), calling(stream, "one"):
+            async with calling(stream, "two") as (session, _):
+                values, items = iter(stream.calls.values()), iter(stream.calls.items())
+                next(values), next(items)
+            assert list(stream.calls) == ["one"]
+            assert (list(values), list(items)) == ([session], [("two", session)])
+
+
 async def test_the_figures_of_an_ended_call_are_read_under_the_lock(monkeypatch):
     """Otherwise a scrape in another thread could come after the reading, and see more than what is kept."""
     stream, locked = Stream(Quiet()), []

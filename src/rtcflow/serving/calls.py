@@ -12,8 +12,8 @@ from __future__ import annotations
 import logging
 import secrets
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, AsyncExitStack, ExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, ItemsView, Iterator, Mapping, ValuesView
+from contextlib import AbstractContextManager, AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
@@ -120,6 +120,14 @@ class Calls(Mapping[str, Session]):
 
     def __len__(self) -> int:
         return len(self._sessions)
+
+    def values(self) -> ValuesView[Session]:
+        """A snapshot: that of `Mapping` looks up each id when it comes to it, and the call may have ended by then."""
+        return dict(self._sessions).values()
+
+    def items(self) -> ItemsView[str, Session]:
+        """A snapshot, too."""
+        return dict(self._sessions).items()
 
     def __repr__(self) -> str:
         return f"<Calls {list(self._sessions.values())}>"
@@ -468,11 +476,10 @@ class Calls(Mapping[str, Session]):
 
     async def _serve_and_tell(self, session: Session) -> End:
         try:
-            if self.options.record is not None and session.end is None and session.connection is not None:
-                session.connection.record(self.options.record)
-            with ExitStack() as around:
-                for wrapper in self._wrappers:
-                    around.enter_context(wrapper(session))
+            if self.options.record is not None and session.connection is not None:
+                with suppress(RuntimeError):  # it has ended already; `close` may come from any thread
+                    session.connection.record(self.options.record)
+            with self._wrapped(session):
                 return await session.serve(partial(self._closed, session))
         finally:
             self._release(session)
@@ -485,6 +492,19 @@ class Calls(Mapping[str, Session]):
         Context variables that it sets are seen by everything in the call.
         """
         self._wrappers.append(wrapper)
+
+    @contextmanager
+    def _wrapped(self, session: Session) -> Iterator[None]:
+        """Be inside all wrappers."""
+        around = ExitStack()
+        for wrapper in self._wrappers:
+            with _watching(session):
+                around.enter_context(wrapper(session))
+        try:
+            yield
+        finally:
+            with _watching(session):
+                around.close()
 
     def watch_loop(self, observer: Callable[[float], object] | None = None) -> None:
         """Measure how late the event loop is, from when the stream runs next: for metrics.
@@ -584,3 +604,15 @@ class Calls(Mapping[str, Session]):
             )
             self._require_running().tasks.start_soon(session.events.run)
         return session.events
+
+
+@contextmanager
+def _watching(session: Session) -> Iterator[None]:
+    """What only watches a call costs no call, and not the server, if it raises."""
+    try:
+        yield
+    except BaseException as error:
+        if is_for_the_process(error):
+            raise
+        # The application's, such as a span processor of its own.
+        logger.exception("what was to watch %s call %s raised; the call goes on", session.kind, session.name)

@@ -11,6 +11,7 @@ import threading
 import time
 import wave
 from contextlib import asynccontextmanager, contextmanager
+from itertools import count
 
 import anyio
 import av
@@ -22,7 +23,7 @@ from webrtc_pair import LOCAL, VOICE
 from rtcflow.abc import MediaOffer
 from rtcflow.client.load import spoken_signal
 from rtcflow.connection import Connection, record_files, recorder
-from rtcflow.connection.recorder import FileRecorder
+from rtcflow.connection.recorder import PICTURES, FileRecorder
 from rtcflow.context import Context
 from rtcflow.ends import EndCause, Timeouts
 from rtcflow.frames import AudioFormat, AudioFrame
@@ -456,6 +457,42 @@ def test_a_killed_process_leaves_files_that_can_be_read(tmp_path):
 
 
 @pytest.mark.anyio
+async def test_sound_does_not_wait_for_pictures(tmp_path, monkeypatch):
+    """Pictures come faster than a busy machine encodes them. There are always some, and the sound is written."""
+    path, wrote, picture = tmp_path / "call.mkv", [], av.VideoFrame(16, 16, "yuv420p")
+    made = FileRecorder(path, Context(webrtc_id="somebody", transport="memory"))
+    async with memory_pair() as (ours, _):
+
+        class Slow(record_files.WavFile):
+            shown = 0
+
+            def show(self, side, frame, at):
+                """While this one is encoded, 20 ms go by, with a picture of each side."""
+                self.shown += 1
+                ours.audio_in.put_nowait(AudioFrame(np.zeros((1, 320), np.int16), RATE, 320 * self.shown))
+                ours.video_in.put_nowait(picture)
+                ours.video_in.put_nowait(picture)
+                if self.shown == MOST:
+                    made.stop()
+
+            def write(self, data):
+                wrote.append(self.shown)
+                made.stop()
+
+        monkeypatch.setattr(recorder, "open_record_file", lambda *_, **__: Slow(path, RATE))
+        made.attach(ours, RATE)
+        clock = count(made._intake.clock(), 1 / 50 / 3)  # it is read for each frame and each picture
+        made._intake.clock = lambda: next(clock)
+        assert await made.choose_path()
+        for _ in range(PICTURES // 4):
+            ours.video_in.put_nowait(picture)
+        await anyio.to_thread.run_sync(made.write)
+    assert made.error is None
+    assert made.recording.dropped == 0
+    assert 0 < wrote[0] < MOST // 2
+
+
+@pytest.mark.anyio
 async def test_a_slow_disk_costs_only_what_it_is_too_slow_for(tmp_path, caplog):
     """Nothing is written for a while: what waits is bounded, and one error is logged."""
     recorder = FileRecorder(tmp_path / "call.wav", Context(webrtc_id="somebody", transport="memory"))
@@ -613,6 +650,30 @@ def test_a_function_chooses_the_file(colour, answer, tmp_path, caplog):
     assert told == ([tmp_path / "call.wav"] if answer == "path" else [])
     if answer == "path":
         assert len(read(tmp_path / "call.wav")[0]) == pytest.approx(3 * RATE, abs=RATE // 20)
+
+
+def test_a_call_that_is_closed_before_it_begins(tmp_path, monkeypatch):
+    """By another thread, just before its recording begins: it ends, and the server goes on."""
+    record = Connection.record
+
+    def closed_before(connection, path):
+        connection.close()
+        return record(connection, path)
+
+    monkeypatch.setattr(Connection, "record", closed_before)
+    stream, ended = Stream(Echo(), record=tmp_path), []
+
+    async def main():
+        async with stream.running():
+            for name in ("one", "two"):
+                async with memory_pair() as (ours, _):
+                    async with stream.calls.admit(CallRequest(), "memory", name) as session:
+                        stream.calls.start(session, ours)
+                    ended.append((await session.connection.wait_ended()).cause)
+
+    in_virtual_time(main)
+    assert ended == [EndCause.CLOSED] * 2
+    assert not list(tmp_path.iterdir())
 
 
 def test_two_calls_with_one_file(tmp_path, caplog):

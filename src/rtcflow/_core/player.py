@@ -345,10 +345,10 @@ class Player:
         return frame
 
     def _tell_left(self) -> None:
-        leaving, self._leaving = self._leaving, []
-        for due, at in leaving:
+        for due, at in self._leaving:
             for tap in self._taps:
                 tap.left(due, at)
+        self._leaving.clear()
 
     def drop_stale(self) -> bool:
         """Whether what the transport took with the last `next_frame` (and `more`) is `stale`: then it must not leave.

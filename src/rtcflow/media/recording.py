@@ -15,9 +15,10 @@ before it is placed, and the frames behind it are looked at:
 - The least delay of `WINDOW` seconds leaves the deadband: the device's clock runs faster or slower than ours. Single
   samples are then put in or taken out, at most one in `SLEW` samples, until the side is back in place.
 
-The work is split in two. An `Intake` notes each frame as it comes, with a copy of its samples: that is all that the
-thread of the media does. A `Timeline` gets the notes of `BATCH` seconds, in the thread that writes the file. There, the
-same work for many frames costs a third, because the processor's caches hold it.
+The work is split in two. An `Intake` notes each frame as it comes: that is all that the thread of the media does. The
+caller's samples are copied, because a handler may change what it gets. What left is the player's own, so it need not
+be. A `Timeline` gets the notes of `BATCH` seconds, in the thread that writes the file. There, the same work for many
+frames costs a third, because the processor's caches hold it.
 
 What comes and leaves as Opus can be recorded as it is, without coding it again. Then the intake notes packets in place
 of samples, and a `PacketTimeline` places them by the same rules, to the millisecond. Then each packet gets the slot of
@@ -114,12 +115,15 @@ _CUT: Final = -1
 
 FIELDS: Final = 6
 """How many values an `Intake` notes of a frame: when it came, or its slot; its rate in Hz; its `pts`; its samples in
-mono or its packet; whether that is a packet; and whether it must be exactly at that time. A rate of 0 tells that the
-side is cut at that time."""
+mono (bytes, or an array that nobody changes) or its packet; whether that is a packet; and whether it must be exactly at
+that time. A rate of 0 tells that the side is cut at that time."""
 
 MOST: Final = 1600
 """Frames of one side that may wait for the writer: 32 s in frames of 20 ms. It is also told when half of them wait:
 frames of 2.7 ms, as an AudioWorklet of a browser brings them, fill that in 2 s."""
+
+_ROOM: Final = MOST * FIELDS
+_HALF: Final = MOST // 2 * FIELDS
 
 BATCH: Final = 8.0
 """Seconds after which the writer is told. Each time, it finds the processor's caches used by others."""
@@ -131,7 +135,7 @@ class _Stretch:
     Attributes:
         rate: Hz, of all frames.
         pts: Media time of the first sample; `end` is that after the last one.
-        parts: The samples of each frame in mono, int16; or its packet.
+        parts: The samples of each frame in mono, int16, as bytes or an array; or its packet.
         packets: Whether these are packets.
         times: For each frame, when it came, or its slot, in seconds on the timeline.
         fresh: Whether the stretch begins exactly at its first time.
@@ -148,29 +152,29 @@ class _Stretch:
         self.end: int = pts
         self.last: float = float("inf")
         self.least: float = self.last
-        self.parts: list[bytes] = []
+        self.parts: list[Any] = []
         self.times: list[float] = []
 
     def cut(self, moment: float) -> None:
         """Forget the frames that begin after `moment`."""
         kept = bisect_right(self.times, moment)
-        if kept < len(self.times):
-            del self.parts[kept:], self.times[kept:]
-            self.end = -1  # nothing follows on it
+        for part in self.parts[kept:]:
+            self.end -= self.rate // UNITS if self.packets else _length(part)
+        del self.parts[kept:], self.times[kept:]
 
     @property
     def size(self) -> int:
         """The number of all samples."""
-        return len(self.parts) * self.rate // UNITS if self.packets else sum(map(len, self.parts)) // 2
+        return self.end - self.pts
 
     def samples(self) -> NDArray[np.int16]:
         """All samples, shape (n,)."""
         return np.frombuffer(b"".join(self.parts), np.int16)
 
 
-def _mono(samples: NDArray[np.int16]) -> bytes:
-    """A copy of samples of any layout."""
-    return samples.tobytes() if len(samples) == 1 else to_channels(samples, 1).tobytes()
+def _length(part: bytes | NDArray[np.int16]) -> int:
+    """How many samples there are."""
+    return len(part) // 2 if isinstance(part, bytes) else part.size
 
 
 class _Least:
@@ -312,7 +316,7 @@ class _SampleSide(_Side):
 
     def __init__(self, rate: int, *, slots: bool) -> None:
         super().__init__(rate, DEADBAND, slots=slots)
-        self._raw: list[bytes] = []  # the end of the run, at its own rate: long pieces are converted in half the time
+        self._raw: list[Any] = []  # the end of the run, at its own rate: long pieces are converted in half the time
         self._parts: list[NDArray[np.int16]] = []  # samples that are placed and not taken
         self._resampler: Resampler | Doubler | None = None
 
@@ -478,9 +482,10 @@ class Taken(NamedTuple):
 class Intake:
     """Notes what the caller said and what left for the caller.
 
-    A note is a few values at the end of a list, so that a frame costs a microsecond. There are no objects for the
-    garbage collector to follow, however many notes wait. No lock is taken. Each side is noted under the lock of the
-    queue that it passes; another thread may take what was noted, because lists are extended and cut in one step.
+    A note is a few values at the end of a list, so that a frame costs one or two microseconds. A function called for a
+    part of it would cost another: the processor's caches hold the code of the call's other work. There are no objects
+    for the garbage collector to follow, however many notes wait. No lock is taken. Each side is noted under the lock of
+    the queue that it passes; another thread may take what was noted, because lists are extended and cut in one step.
 
     Args:
         clock: See there. The recording begins now. Audio from before is left out.
@@ -509,16 +514,18 @@ class Intake:
 
     def heard(self, frame: AudioFrame) -> None:
         """The caller's `frame` has come."""
-        now, notes, packets = self.clock(), self._heard, self.packets
         samples, rate, pts, _ = frame
-        self._now = now
-        if len(notes) >= MOST * FIELDS:
+        notes, packets = self._heard, self.packets
+        self._now = now = self.clock()
+        waiting = len(notes)
+        if waiting >= _ROOM:
             self._drop()
         elif packets is not None and (packet := self._packet_of(packets, frame)):
             notes.extend((now, rate, pts, packet, True, False))
         else:
-            notes.extend((now, rate, pts, _mono(samples), False, False))
-        if now >= self._due or len(notes) == MOST // 2 * FIELDS:
+            mono = samples if len(samples) == 1 else to_channels(samples, 1)
+            notes.extend((now, rate, pts, mono.tobytes(), False, False))
+        if now >= self._due or waiting == _HALF:
             self._due = now + BATCH
             self._wake()
 
@@ -534,26 +541,27 @@ class Intake:
 
     def left(self, due: PlayoutFrame, now: float) -> None:
         """A frame has left for the caller at `now`."""
-        frame, fresh, _, slot = due
-        samples, rate, pts, _ = frame
+        (samples, rate, pts, _), fresh, _, slot = due
         notes, packets = self._left, self.packets
         self._now = now
         if now <= self._cleared < slot:
             return
-        if len(notes) >= MOST * FIELDS:
+        waiting = len(notes)
+        if waiting >= _ROOM:
             self._drop()
         elif packets is not None and packets.sent_pts == pts and _fits(packets.sent):
             notes.extend((slot, rate, pts, packets.sent, True, fresh))
         else:
-            notes.extend((slot, rate, pts, _mono(samples), False, fresh))
-        if now >= self._due or len(notes) == MOST // 2 * FIELDS:
+            mono = samples if len(samples) == 1 else to_channels(samples, 1)
+            notes.extend((slot, rate, pts, mono, False, fresh))
+        if now >= self._due or waiting == _HALF:
             self._due = now + BATCH
             self._wake()
 
     def cleared(self, now: float, seconds: float) -> None:
         """What waited for the caller was cleared, and so was what had left before its time (telephone)."""
         self._now = self._cleared = now
-        if len(self._left) < MOST * FIELDS:
+        if len(self._left) < _ROOM:
             self._left.extend((now, 0, 0, b"", False, False))
         if seconds:
             self.marks.append(Mark(now - self._start, seconds))
@@ -628,7 +636,7 @@ class _Gatherer:
                 until, most = at + STRETCH, pts + rate * STRETCH
             stretch.parts.append(part)
             stretch.times.append(at)
-            stretch.end = pts + (rate // UNITS if packet else len(part) // 2)
+            stretch.end = pts + (rate // UNITS if packet else _length(part))
             stretch.last = delay
             if delay < stretch.least:  # noqa: PLR1730  quicker than `min`
                 stretch.least = delay

@@ -143,6 +143,34 @@ def test_both_sides_are_in_the_file(backend, tmp_path):
     assert set(np.diff(caller)) == {2 * RATE}
 
 
+def test_what_a_handler_does_to_arrays_later_is_not_in_the_file(tmp_path):
+    """It may work in the array that it gets, and emit the same array again and again."""
+    path = tmp_path / "call.wav"
+
+    class Reuses(Echo):
+        """Emits what it hears in an array of its own, and silences what it has heard."""
+
+        def __init__(self):
+            super().__init__()
+            self.own = np.zeros((1, RATE // 50), np.int16)
+
+        async def emit(self):
+            _, samples = await super().emit()
+            self.own[:] = samples
+            samples[:] = 0
+            return RATE, self.own
+
+    async def main():
+        async with call(Reuses()) as (connection, theirs):
+            connection.record(path)
+            await speak(theirs, 10)
+
+    in_virtual_time(main)
+    samples, _ = read(path)
+    caller, left = (np.flatnonzero(samples[:, side] > 15000) for side in (0, 1))
+    assert len(caller) == len(left) == 5
+
+
 def test_cleared_audio_is_not_in_the_file(tmp_path):
     """At a barge-in the bot stops in the recording where it stopped for the caller."""
     path = tmp_path / "call.wav"

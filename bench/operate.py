@@ -8,6 +8,10 @@ Everything is recording, Prometheus (a scrape each five seconds) and OpenTelemet
 figures are the CPU seconds of the server's process per second and call, and the 99th percentile of the gaps between
 packets as the client gets them. Server and client are pinned to cores of their own, if the system can do that. The last
 line says whether the goal is met. "Not proven" means that more rounds, or a quieter machine, are needed.
+
+Complexity 0 is the strict case: a call costs least, so watching it costs the largest share. ``--complexity auto`` is
+how calls are by default. Then the engine chooses by its load. So each measurement tells what it had, and only those
+that had the same one are compared.
 """
 
 from __future__ import annotations
@@ -38,7 +42,12 @@ parser.add_argument("-n", type=int, default=30, help="calls")
 parser.add_argument("--seconds", type=float, default=8.0, help="of each measurement; files are written each 8 s")
 parser.add_argument("--rounds", type=int, default=4)
 parser.add_argument("--suffix", default=".wav")
-parser.add_argument("--complexity", type=int, default=0, help="of Opus: that of a full core; a call costs least")
+parser.add_argument(
+    "--complexity",
+    type=lambda given: given if given == "auto" else int(given),
+    default=0,
+    help="of Opus: 0 is that of a full core, where a call costs least; auto is the default of users",
+)
 parser.add_argument("--rates", type=int, nargs=2, default=[48000, 24000], help="Hz, of the handler's input and output")
 parser.add_argument("--count", action="store_true", help="recording: count the CPU time of its notes and writers, too")
 parser.add_argument("--copies", type=int, default=1, help="recording: record each call so many times, for less noise")
@@ -111,7 +120,6 @@ def serve() -> None:
     def path(context):
         return Path(args.directory) / f"{time.monotonic_ns()}{args.suffix}"
 
-    # Left to the engine, the complexity changes with the load, and a call's cost by a third.
     options = {"webrtc": WebRTCConfig(opus=OpusConfig(complexity=args.complexity))}
     on = args.parts if args.on else []
     options |= {"record": path} if "recording" in on else {}
@@ -147,7 +155,9 @@ def serve() -> None:
         return JSONResponse(found)
 
     async def cpu(_):
-        return JSONResponse(time.process_time())
+        details = [session.statistics().transport.details for session in stream.calls.values()]
+        levels = sorted({str(of.get("opus_complexity", args.complexity)) for of in details})
+        return JSONResponse([time.process_time(), levels])
 
     app.add_route("/debug/record", record)
     app.add_route("/debug/cpu", cpu)
@@ -198,30 +208,37 @@ async def callers(packets, port: int = args.port) -> list[TappedPeer]:
     return peers
 
 
-async def measure(http, peers, scrape: bool = False, port: int = args.port) -> tuple[float, float]:
-    """CPU ms per second and call; p99 gap in ms. A scrape comes each `SCRAPE` seconds."""
+async def measure(http, peers, scrape: bool = False, port: int = args.port) -> tuple[float, float, list[str]]:
+    """CPU ms per second and call; p99 gap in ms; the complexities of calls. A scrape comes each `SCRAPE` seconds."""
     for peer in peers:
         peer.received.clear()
-    begin, cpu = time.monotonic(), await get(http, "/debug/cpu", port)
+    begin, (before, levels) = time.monotonic(), await get(http, "/debug/cpu", port)
     while (left := begin + args.seconds - time.monotonic()) > 0:
         await asyncio.sleep(min(left, SCRAPE))
         if scrape:
             await get(http, "/metrics", port)
-    seconds, cpu = time.monotonic() - begin, await get(http, "/debug/cpu", port) - cpu
+    seconds, (after, levels_after) = time.monotonic() - begin, await get(http, "/debug/cpu", port)
     gaps = np.concatenate([np.diff([at for at, _ in peer.received]) for peer in peers])
-    return 1000 * cpu / seconds / len(peers), 1000 * float(np.percentile(gaps, 99))
+    levels = sorted({*levels, *levels_after})
+    return 1000 * (after - before) / seconds / len(peers), 1000 * float(np.percentile(gaps, 99)), levels
 
 
-def report(name: str, found: list[tuple[float, float]]) -> float:
+Found = list[tuple[float, float, list[str]]]
+
+
+def report(name: str, found: Found) -> None:
     cpu = [one[0] for one in found]
     print(f"{name:5} CPU {statistics.median(cpu):6.2f} ms/s per call", [round(value, 2) for value in cpu], end="  ")
-    print("p99 gap", [round(gap, 1) for _, gap in found], "ms", flush=True)
-    return statistics.median(cpu)
+    print("p99 gap", [round(gap, 1) for _, gap, _ in found], "ms, complexity", [levels for *_, levels in found])
 
 
-def judge_pairs(found: dict[bool, list[tuple[float, float]]], words: str, most: float, copies: int = 1) -> None:
+def judge_pairs(found: dict[bool, Found], words: str, most: float, copies: int = 1) -> None:
     """Say whether what neighbouring measurements differ by is at most `most` percent, by 95 % of Student's t."""
-    pairs = [100 * (one[0] / other[0] - 1) / copies for one, other in zip(found[True], found[False], strict=True)]
+    both = zip(found[True], found[False], strict=True)
+    pairs = [100 * (one[0] / other[0] - 1) / copies for one, other in both if len({*one[2], *other[2]}) == 1]
+    if not pairs:
+        print(f"{words}: not proven, because no two neighbours had the same complexity")
+        return
     mean = statistics.fmean(pairs)
     student = {2: 12.7, 3: 4.3, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36}.get(len(pairs), 2.3)
     wide = student * statistics.stdev(pairs) / len(pairs) ** 0.5 if len(pairs) > 1 else float("inf")
@@ -291,13 +308,14 @@ async def measure_scrapes(http, port: int) -> float:
     """CPU ms of one scrape: what a second has more with ten of them than one without."""
     seconds = []
     for scrapes in (0, 10):
-        before = await get(http, "/debug/cpu", port)
+        before, _ = await get(http, "/debug/cpu", port)
         for _ in range(10):
             begin = time.monotonic()
             if scrapes:
                 await get(http, "/metrics", port)
             await asyncio.sleep(begin + 0.1 - time.monotonic())
-        seconds.append(await get(http, "/debug/cpu", port) - before)
+        after, _ = await get(http, "/debug/cpu", port)
+        seconds.append(after - before)
     return 1000 * (seconds[1] - seconds[0]) / 10
 
 
@@ -333,7 +351,7 @@ async def everything(http, packets, directory) -> None:
     if scraped:
         print(f"a scrape takes {statistics.median(scraped):.1f} ms of processor time, with {args.n} calls")
     judge_pairs(found, "all of it costs", 10.0)
-    worst = max(gap for _, gap in found[True])
+    worst = max(gap for _, gap, _ in found[True])
     print(f"p99 gap at most 40 ms: {'yes' if worst <= 40 else 'NO'} ({worst:.1f} ms)")
 
 

@@ -11,6 +11,7 @@ rtcflow uses the API only. Your application chooses the SDK and the exporter; wi
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -102,17 +103,18 @@ def measure_calls(*streams: Stream, meter_provider: Any = None) -> None:
         duration=histogram("call_duration", "Length of ended calls."),
         response=histogram("turn_response", "From the end of the caller's speech to the first sound of the reply."),
     )
+    looks = _Looks(figures.look)
     for one in calls:
         one.watch_loop(partial(_record, lag, {"handler": handler_of(one)}))
 
     def counter(name: str, words: str, get: Callable[[Snapshot], Mapping[Labels, float]], label: str = "") -> None:
-        callback = partial(_observe, figures, get, label)
+        callback = partial(_observe, looks, get, label)
         meter.create_observable_counter(f"rtcflow.{name}", [callback], description=words)
 
     def gauge(
         name: str, words: str, get: Callable[[Snapshot], Mapping[Labels, float]], label: str = "", unit: str = ""
     ) -> None:
-        callback = partial(_observe, figures, get, label)
+        callback = partial(_observe, looks, get, label)
         meter.create_observable_gauge(f"rtcflow.{name}", [callback], unit=unit, description=words)
 
     gauge("calls", "Live calls.", lambda found: found.calls)
@@ -136,10 +138,30 @@ def _attributes(of: Labels, label: str = "") -> dict[str, str]:
     return dict(zip(("handler", "transport", label), of, strict=False))
 
 
+class _Looks:
+    """One look at the calls for all instruments of a collection, so that their figures fit together.
+
+    A collection asks each instrument once. So the first that asks again begins the next collection. From any thread.
+    """
+
+    def __init__(self, look: Callable[[], Snapshot]) -> None:
+        self._look = look
+        self._lock = threading.Lock()
+        self._found: Snapshot | None = None
+        self._told = set[object]()
+
+    def get(self, instrument: object) -> Snapshot:
+        with self._lock:
+            if self._found is None or instrument in self._told:
+                self._found, self._told = self._look(), set()
+            self._told.add(instrument)
+            return self._found
+
+
 def _observe(
-    figures: Figures, get: Callable[[Snapshot], Mapping[Labels, float]], label: str, _: Any
+    looks: _Looks, get: Callable[[Snapshot], Mapping[Labels, float]], label: str, _: Any
 ) -> Iterator[metrics.Observation]:
-    for of, value in get(figures.look()).items():
+    for of, value in get(looks.get(get)).items():
         yield metrics.Observation(value, _attributes(of, label))
 
 

@@ -477,6 +477,17 @@ async def test_metrics(traced):
         provider.shutdown()
 
 
+def test_a_collection_looks_at_the_calls_once(monkeypatch):
+    """Not once for each instrument: it would hold up the server, and a call could be counted as live and as ended."""
+    reader, looks = measured.InMemoryMetricReader(), []
+    look = otel.Figures.look
+    monkeypatch.setattr(otel.Figures, "look", lambda figures: looks.append(figures) or look(figures))
+    measure_calls(Stream(Bot()), meter_provider=sdk_metrics.MeterProvider([reader], shutdown_on_exit=False))
+    for collections in (1, 2, 3):
+        reader.collect()
+        assert len(looks) == collections
+
+
 def test_metrics_of_streams_with_the_same_handler_are_summed():
     """One observation for each set of attributes: of several, an SDK would take the last one."""
     reader = measured.InMemoryMetricReader()

@@ -62,7 +62,10 @@ class PlayerTap(Protocol):
     """Sees what leaves a `Player`. Called in any thread, with the player's lock held: it must return at once."""
 
     def left(self, due: PlayoutFrame, now: float) -> None:
-        """A frame has left for the peer at `now`. It is told when the next frame is taken, or at the end."""
+        """A frame has left for the peer at `now`. It is told when the next frame is taken, or at the end.
+
+        Other taps keep its samples: they must not be changed.
+        """
 
     def cleared(self, now: float, seconds: float) -> None:
         """This many seconds of waiting audio were dropped."""

@@ -319,5 +319,6 @@ class FileRecorder:
     def give_up(self, seconds: float) -> None:
         """The writer did not end in time: leave it to itself."""
         if not self._closed.is_set():
-            logger.error("%s: its recording was not closed within %g s: the disk hangs", self._name, seconds)
+            why = "the function that chooses its file has not returned" if self.path is None else "the disk hangs"
+            logger.error("%s: its recording was not closed within %g s: %s", self._name, seconds, why)
             self.close()

@@ -704,6 +704,14 @@ def test_a_call_that_is_closed_before_it_begins(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_function_that_never_chooses_a_file(tmp_path, caplog):
+    """The call ends in time, and the error names what hangs: not the disk."""
+    stream = Stream(Echo(), record=lambda _: anyio.sleep_forever())
+    assert in_virtual_time(lambda: streamed(stream)).cause is EndCause.CLOSED
+    (error,) = errors(caplog)
+    assert error.endswith("was not closed within 5 s: the function that chooses its file has not returned")
+
+
 def test_two_calls_with_one_file(tmp_path, caplog):
     """The second has one clear error; the first is whole."""
     stream = Stream(Echo(), record=lambda _: tmp_path / "call.wav", concurrency_limit=2)

@@ -15,6 +15,7 @@ import pytest
 from rtcflow.agents import Conversation, ToolCall, tool
 from rtcflow.agents.calling import call_tool, run_tools
 from rtcflow.agents.tools import as_tool
+from rtcflow.context import get_current_context
 from rtcflow.frames import AudioFormat
 from rtcflow.handlers.base import AsyncStreamHandler, StreamHandler
 from rtcflow.handlers.turns import ReplyHandler
@@ -337,6 +338,39 @@ async def test_what_a_reply_opens_is_a_child_of_its_turn(kind, traced, monkeypat
         assert len(tools) == 40
         assert all(by_id[span.parent.span_id].name == "inner" for span in tools)
         assert all("stt" in [event.name for event in span.events] for span in spans if span.name == "turn")
+
+
+async def test_what_one_call_says_in_another_belongs_to_the_other(traced):
+    """An operator's call speaks in a caller's, through its handler: spans and context there are the caller's."""
+    provider, finished = traced
+    stream, contexts = Stream(Bot(), concurrency_limit=None), []
+    trace_calls(stream, tracer_provider=provider)
+
+    async def words():
+        with provider.get_tracer("application").start_as_current_span("inner"):
+            contexts.append(get_current_context().webrtc_id)
+            yield 24000, np.ones(480, np.int16)
+
+    async def speak(operator, caller):
+        for session in (operator, caller):
+            while session.handler._context is None:
+                await anyio.sleep(0.005)
+        create_task = operator.handler.loop.create_task
+        await operator.handler._context.copy().run(create_task, caller.handler.say(words()))
+
+    with anyio.fail_after(20):
+        async with stream.running():
+            await call(
+                stream,
+                "operator-and-so-on",
+                lambda operator: call(stream, "caller-and-so-on", lambda caller: speak(operator, caller)),
+            )
+    assert contexts == ["caller-and-so-on"]
+    spans = {span.context.span_id: span for span in finished()}
+    (inner,) = (span for span in spans.values() if span.name == "inner")
+    (turn,) = (span for span in spans.values() if span.name == "turn")
+    assert inner.parent.span_id == turn.context.span_id
+    assert spans[turn.parent.span_id].attributes["rtcflow.call"] == "caller-a…"
 
 
 async def test_an_early_reply_that_is_dropped_says_so(traced):

@@ -359,6 +359,10 @@ class ReplyHandler(AsyncStreamHandler):
         else:
             self._context.run(wish)
 
+    def _own_context(self) -> contextvars.Context | None:
+        """A context in which code of the application sees whose turn it is; None if this is one."""
+        return None if self._context is None or get_current_handler() is self else self._context.copy()
+
     # -- doing what was decided
 
     def _do(self, actions: Iterable[Action], *, fn: Callable[..., Any] | None = None, given: Any = None) -> None:
@@ -427,7 +431,8 @@ class ReplyHandler(AsyncStreamHandler):
         else:
             call = self._no_arguments
         assert fn is not None  # noqa: S101
-        self.loop.create_task(self._run(reply, fn, call))
+        context = self._own_context()  # another call's code may have called `say`
+        self.loop.create_task(self._run(reply, fn, call), context=context)
 
     def _stop_reply(self, action: StopReply) -> None:
         reply = self._replies[action.reply]
@@ -683,10 +688,10 @@ class ReplyHandler(AsyncStreamHandler):
         self._on_turn_event(event)
         if self._on_event is not None:
             try:
-                if self._context is None or get_current_handler() is self:
+                if (context := self._own_context()) is None:
                     self._on_event(event)
-                else:  # the application's own code has interrupted: the function still sees whose turn it is
-                    self._context.copy().run(self._on_event, event)
+                else:  # the application's own code has interrupted
+                    context.run(self._on_event, event)
             except Exception as error:  # noqa: BLE001  supervises; no turn depends on it
                 self._report(error, "on_event", name_of_function(self._on_event))
 

@@ -25,6 +25,7 @@ up. After `Timeouts.close` everything is closed. Only the task of such a handler
 
 from __future__ import annotations
 
+import contextvars
 import inspect
 import logging
 import math
@@ -190,6 +191,7 @@ class Connection:
         self._messages_dropped = self._lost_threads = self._lost_tasks = 0
         self._played_taps: list[PlayerTap] = []
         self._tasks: anyio.abc.TaskGroup | None = None
+        self._own_context = contextvars.Context()  # that of `serve`, once it runs
         self._started = False  # the transport
         self._recorders: list[FileRecorder] = []
         self._writers: dict[FileRecorder, anyio.CancelScope] = {}
@@ -407,7 +409,8 @@ class Connection:
         tasks = self._tasks
         if tasks is not None and recorder not in self._writers and not self._ended.is_set():
             scope = self._writers[recorder] = anyio.CancelScope(shield=True)
-            tasks.start_soon(self._write, recorder, scope, name=f"recording of {self._name}")
+            start = partial(tasks.start_soon, self._write, recorder, scope, name=f"recording of {self._name}")
+            self._own_context.copy().run(start)  # `record` may be called by code outside of the call
 
     async def _write(self, recorder: FileRecorder, scope: anyio.CancelScope) -> None:
         """Write a recording until it is stopped. Not cut short by the end of the call: the last block comes then."""
@@ -496,6 +499,7 @@ class Connection:
         context, facts_before = self.context, log_facts.get()
         token = set_current_context(context)
         log_facts.set(LogFacts(shorten_id(context.webrtc_id), context.transport, context.principal))
+        self._own_context = contextvars.copy_context()
         try:
             async with task_group() as tasks:
                 tasks.start_soon(self._close_at_the_end, tasks, name=f"closing of {self._name}")

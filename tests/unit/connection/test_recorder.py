@@ -11,6 +11,7 @@ import threading
 import time
 import wave
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from itertools import count
 
 import anyio
@@ -28,6 +29,7 @@ from rtcflow.context import Context
 from rtcflow.ends import EndCause, Timeouts
 from rtcflow.frames import AudioFormat, AudioFrame
 from rtcflow.handlers.base import AsyncStreamHandler, StreamHandler
+from rtcflow.logs import CallFilter
 from rtcflow.media.recording import BATCH, MOST, REACH, Timeline
 from rtcflow.serving.session import CallRequest
 from rtcflow.stream import Stream
@@ -710,6 +712,31 @@ def test_a_function_that_never_chooses_a_file(tmp_path, caplog):
     assert in_virtual_time(lambda: streamed(stream)).cause is EndCause.CLOSED
     (error,) = errors(caplog)
     assert error.endswith("was not closed within 5 s: the function that chooses its file has not returned")
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@pytest.mark.parametrize("thread", ["loop", "other"])
+def test_what_is_logged_of_a_recording_names_its_call(thread, backend, tmp_path, caplog):
+    """Also if code outside of the call has begun it, such as a route for operators."""
+    (tmp_path / "call.wav").touch()
+    caplog.handler.addFilter(CallFilter())
+    stream = Stream(Echo())
+
+    async def main():
+        async with stream.running(), memory_pair() as (ours, theirs):
+            async with stream.calls.admit(CallRequest(), "memory", "somebody") as session:
+                stream.calls.start(session, ours)
+            theirs.start(FORMAT, FORMAT)
+            await speak(theirs, 1)
+            record = partial(session.record, tmp_path / "call.wav")
+            recording = record() if thread == "loop" else await anyio.to_thread.run_sync(record)
+            await recording.wait_closed()
+            session.close()
+            await session.connection.wait_ended()
+
+    in_virtual_time(main, backend)
+    (error,) = (record for record in caplog.records if record.levelno == logging.ERROR)
+    assert error.call == "some…"
 
 
 def test_two_calls_with_one_file(tmp_path, caplog):

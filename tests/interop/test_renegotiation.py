@@ -23,6 +23,7 @@ from aiortc import (
 )
 
 from rtcflow import AsyncAudioVideoStreamHandler, Event, NotAuthorized, Stream, WebRTCConfig
+from rtcflow.context import get_current_context, log_facts
 from rtcflow.exceptions import InvalidOffer
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -40,18 +41,25 @@ class Witness(AsyncAudioVideoStreamHandler):
         super().__init__(video_format="frame")
         self.hears, self.sees = Event(), Event()
         self.picture: Any = None
+        self.contexts: set[str | None] = set()
 
     def copy(self) -> Witness:
         return Witness()
 
     async def receive(self, frame: Any) -> None:
+        self.note_context()
         self.hears.set()
 
     async def emit(self) -> Any:
         await anyio.sleep(0.02)
         return 48000, np.zeros((1, 960), np.int16)
 
+    def note_context(self) -> None:
+        facts = log_facts.get()
+        self.contexts |= {get_current_context().webrtc_id, None if facts is None else facts.call}
+
     async def video_receive(self, frame: Any) -> None:
+        self.note_context()
         self.picture = frame
         self.sees.set()
 
@@ -117,6 +125,7 @@ async def test_a_track_is_added_to_a_live_call(first: str) -> None:
             )
             early.clear()
             await early.wait()
+            assert witness.contexts == {"abc", "a…"}
             for kind in ("audio", "video"):
                 assert await asyncio.wait_for(back[kind].recv(), 10)
         finally:

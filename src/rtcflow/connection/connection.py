@@ -555,6 +555,7 @@ class Connection:
             await self._failed(error)
             return
         self._bound = True
+        self._own_context = contextvars.copy_context()  # with the handler
         if self.end is not None:  # close() came before run()
             self.handler._tell_end()
         else:
@@ -600,8 +601,10 @@ class Connection:
         Args:
             transport: The one to go on with, connected and not started; only after `end_media` of everything.
         """
-        if not self._call.is_open or self.end is not None:
-            return
+        if self._call.is_open and self.end is None:
+            self._own_context.copy().run(self._begin_media, transport)  # a further offer comes in a request's own
+
+    def _begin_media(self, transport: Transport | None) -> None:
         if transport is not None:
             self._adopt(transport)
         if self._resuming is not None and self._resuming.is_suspended:

@@ -236,6 +236,7 @@ class StreamHandlerBase(ABC):  # noqa: B024  the abstract methods are async or n
         self._args_wanted = self._args_asked = False
         self._ended = False
         self._reply_task: Any = None  # the task of `reply`
+        self._call_context: contextvars.Context | None = None
         self._resampler: av.AudioResampler | None = None
 
     # -- the connection
@@ -254,6 +255,7 @@ class StreamHandlerBase(ABC):  # noqa: B024  the abstract methods are async or n
         self._binding = binding
         self.phone_mode = binding.phone_mode
         _current.set(self)  # the connection's tasks and threads, which start after this, inherit it
+        self._call_context = contextvars.copy_context()
 
     def _tell_end(self) -> None:
         """The connection has begun to end; from any thread. Idempotent."""
@@ -262,10 +264,18 @@ class StreamHandlerBase(ABC):  # noqa: B024  the abstract methods are async or n
     def _unbind(self) -> None:
         """The connection has ended: wake all that wait. Idempotent."""
         self._ended = True
+        self._call_context = None
         if _current.get() is self:
             _current.set(None)
         self.args_set.close()
         self.channel_set.close()
+
+    def _own_context(self) -> contextvars.Context | None:
+        """The context for code of this handler that the running code wants to run: None if its own does for that.
+
+        Code of the application, or of another call, may call `reply_to` or `say`, for example.
+        """
+        return None if self._call_context is None or _current.get() is self else self._call_context.copy()
 
     def _bound(self, what: str) -> Binding:
         if self._binding is None:
@@ -387,7 +397,7 @@ class StreamHandlerBase(ABC):  # noqa: B024  the abstract methods are async or n
     def _begin_reply(self, text: str) -> None:
         if self._reply_task is not None:  # of another thread, in the same moment
             self._reply_task.cancel()
-        self._reply_task = self.loop.create_task(self._speak_reply(text))
+        self._reply_task = self.loop.create_task(self._speak_reply(text), context=self._own_context())
 
     async def _speak_reply(self, text: str) -> None:
         reply = self.reply

@@ -17,6 +17,7 @@ import rtcflow
 from rtcflow.connection.connection import Connection
 from rtcflow.exceptions import HandlerError, MediaError
 from rtcflow.frames import AudioFormat
+from rtcflow.handlers.base import get_current_handler
 from rtcflow.handlers.turns import Say
 from rtcflow.testing import open_caller, run_call
 from rtcflow.testing.clocks import virtual_backend
@@ -162,6 +163,27 @@ async def test_a_text_is_answered(make):
         assert caller.handler.answered[0] == "one"
         assert caller.handler.answered[-1] == "three"
         assert 20 <= levels(caller).count("H") <= 30
+
+
+@pytest.mark.parametrize("where", ["loop", "thread"])
+async def test_an_answer_has_the_context_of_its_call(where):
+    """`reply` is a method of the handler, wherever code of the application calls `reply_to`."""
+
+    class Knows(Own):
+        def copy(self):
+            return Knows()
+
+        async def reply(self, text):
+            self.answered.append((rtcflow.get_current_context(), get_current_handler()))
+
+    async with open_caller(Knows()) as caller:
+        await caller.wait(0.2)
+        if where == "loop":
+            caller.handler.reply_to("one")
+        else:
+            await anyio.to_thread.run_sync(caller.handler.reply_to, "one")
+        await caller.wait(0.2)
+        assert caller.handler.answered == [(caller.handler.context, caller.handler)]
 
 
 async def test_an_answer_may_be_anything():

@@ -29,7 +29,7 @@ from ..._core.guard import failure_in
 from ...frames import ChannelLayout
 from ...outputs import AdditionalOutputs, EmitType, WebRTCData
 from ...protocol import messages
-from ..base import AsyncStreamHandler, get_current_handler
+from ..base import AsyncStreamHandler
 from ..ledger import Heard
 from .arguments import check_callback, check_reply_function, check_startup_function
 from .reply import CLOSING, Chunk, ChunkQueue, Reply, ThreadLimit, name_of_function, run_reply
@@ -359,10 +359,6 @@ class ReplyHandler(AsyncStreamHandler):
         else:
             self._context.run(wish)
 
-    def _own_context(self) -> contextvars.Context | None:
-        """A context in which code of the application sees whose turn it is; None if this is one."""
-        return None if self._context is None or get_current_handler() is self else self._context.copy()
-
     # -- doing what was decided
 
     def _do(self, actions: Iterable[Action], *, fn: Callable[..., Any] | None = None, given: Any = None) -> None:
@@ -431,8 +427,7 @@ class ReplyHandler(AsyncStreamHandler):
         else:
             call = self._no_arguments
         assert fn is not None  # noqa: S101
-        context = self._own_context()  # another call's code may have called `say`
-        self.loop.create_task(self._run(reply, fn, call), context=context)
+        self.loop.create_task(self._run(reply, fn, call), context=self._own_context())
 
     def _stop_reply(self, action: StopReply) -> None:
         reply = self._replies[action.reply]

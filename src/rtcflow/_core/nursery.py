@@ -49,6 +49,7 @@ class Nursery:
 
     Attributes:
         is_open: Whether tasks can be started in it now. A plain attribute, because loops ask at each frame.
+        is_opening: Whether it was opened in another one, and its task has not run yet.
     """
 
     def __init__(self, failed: Callable[[BaseException], Awaitable[None]], *, shield: bool = False) -> None:
@@ -59,6 +60,7 @@ class Nursery:
         self._begun = False
         self._ended = anyio.Event()
         self.is_open: bool = False
+        self.is_opening: bool = False
 
     @property
     def running(self) -> list[str]:
@@ -74,6 +76,7 @@ class Nursery:
         Args:
             begin: Called first of all; starts the first tasks.
         """
+        self.is_opening = False
         if self._scope.cancel_called:
             return
         self._begun = True
@@ -121,6 +124,7 @@ class Nursery:
             RuntimeError: This nursery is not open yet, or has ended.
         """
         self._start(name, inner, inner.run, begin)
+        inner.is_opening = True
 
     def _start(self, name: str, task: str | Nursery, function: Callable[..., Awaitable[object]], *args: Any) -> None:
         if self._tasks is None:

@@ -180,6 +180,7 @@ class Connection:
         self._saying: Saying | None = None
         self._loop_thread = 0
         self._bound = self._shutting_down = self._closer_began = False
+        self._media_may_begin = False  # a further offer may come before the call has connected
         self._start_up_begun = Event()
         self._name = name or self.context.webrtc_id
         self._on_closed = on_closed
@@ -409,8 +410,9 @@ class Connection:
         tasks = self._tasks
         if tasks is not None and recorder not in self._writers and not self._ended.is_set():
             scope = self._writers[recorder] = anyio.CancelScope(shield=True)
-            start = partial(tasks.start_soon, self._write, recorder, scope, name=f"recording of {self._name}")
-            self._own_context.copy().run(start)  # `record` may be called by code outside of the call
+            write, name = partial(self._write, recorder, scope), f"recording of {self._name}"
+            own = self._own_context.copy()  # `record` may be called by code outside of the call
+            own.run(partial(tasks.start_soon, write, name=name))
 
     async def _write(self, recorder: FileRecorder, scope: anyio.CancelScope) -> None:
         """Write a recording until it is stopped. Not cut short by the end of the call: the last block comes then."""
@@ -577,6 +579,7 @@ class Connection:
             await self._start_up_begun.wait()  # the other methods rely on what its first lines set up
         if self._resuming is not None:
             self._call.start_soon(self._resuming.run, name=f"resuming of {self._name}")
+        self._media_may_begin = True
         self.begin_media()
 
     def _start_transport(self) -> None:
@@ -601,7 +604,7 @@ class Connection:
         Args:
             transport: The one to go on with, connected and not started; only after `end_media` of everything.
         """
-        if self._call.is_open and self.end is None:
+        if self._media_may_begin and self._call.is_open and self.end is None:
             self._own_context.copy().run(self._begin_media, transport)  # a further offer comes in a request's own
 
     def _begin_media(self, transport: Transport | None) -> None:
@@ -609,7 +612,7 @@ class Connection:
             self._adopt(transport)
         if self._resuming is not None and self._resuming.is_suspended:
             return
-        if not self._link.is_open:
+        if not (self._link.is_open or self._link.is_opening):
             self._link = Nursery(self._failed)
             self._call.open(self._link, self._begin_link, name=f"link of {self._name}")
         self._media.begin(self._call, self._heard, self._sent)

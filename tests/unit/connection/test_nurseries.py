@@ -626,3 +626,28 @@ async def test_cancelling_one_task_of_a_connection_ends_it_as_cancelled():
     async with call(Handler()) as (connection, _):
         end = await connection.wait_ended()
     assert end.cause is EndCause.CANCELLED
+
+
+@pytest.mark.parametrize("when", ["while it connects", "as its media begins"])
+async def test_a_further_offer_may_come_while_a_call_begins(when):
+    """Media begins once, when the call has connected: neither the offer nor the call fails."""
+
+    class Early(Mirror):
+        async def start_up(self):
+            if when == "while it connects":
+                self.connection.begin_media()  # as `Session.renegotiate` does
+            await super().start_up()
+
+    async with memory_pair(VIDEO) as (ours, theirs), anyio.create_task_group() as tasks:
+        connection = Connection(ours, handler := Early(), timeouts=QUICK)
+        handler.connection = connection
+        if when == "as its media begins":
+            begin = connection.begin_media
+            connection.begin_media = lambda: [begin(), begin()]
+        tasks.start_soon(connection.serve)
+        theirs.start(AudioFormat(48000), AudioFormat(48000))
+        with anyio.fail_after(20):
+            await handler.called("emit")
+            assert connection.end is None
+            connection.close()
+            assert (await connection.wait_ended()).cause is EndCause.CLOSED

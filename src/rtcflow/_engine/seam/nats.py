@@ -29,8 +29,8 @@ def cut_when_closed(client: Any, seconds: float) -> None:
 
     nats-py waits until all was taken, before it connects again. A server that is dead or stopped takes nothing.
 
-    Relies on: ``Client._transport`` is the present connection; each attempt makes its own. That of TCP and TLS has ``close()``
-    and ``_io_writer``, an `asyncio.StreamWriter`. That of a WebSocket has no such writer.
+    Relies on: ``Client._transport`` is the present connection; each attempt makes its own. That of TCP and TLS has
+    ``close()`` and ``_io_writer``, an `asyncio.StreamWriter`. That of a WebSocket has no such writer.
     """
     transport = client._transport
     close, writer = transport.close, getattr(transport, "_io_writer", None)

@@ -149,15 +149,16 @@ async def test_a_connection_that_is_lost_while_a_question_times_out_is_made_agai
             outcomes.append("told")
 
         one._client._disconnected_cb = lost_just_then
-        first = one.up_since
+        first = {link: link.up_since for link in (one, two)}
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(ask)
             await anyio.wait_all_tasks_blocked()
             await told(one)
             nats.kill()
             nats.start()
-        while one.up_since in {None, first}:
-            await anyio.sleep(0.01)
+        for link in (one, two):
+            while link.up_since in {None, first[link]}:
+                await anyio.sleep(0.01)
         assert outcomes == ["told"]
         one._client._disconnected_cb = lost
 

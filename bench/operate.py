@@ -59,6 +59,7 @@ parser.add_argument("--directory", help="serve: where recordings go")
 parser.add_argument("--collector", help="serve: the URL of OpenTelemetry's collector")
 args = parser.parse_args()
 SCRAPE = 5.0
+FULL = 0.85  # of a core: two servers that share it then take from one another
 SAMPLED = 17
 SETTLED = 14.0  # seconds after which recordings are written as fast as they come: their batch, and what waits
 
@@ -320,7 +321,10 @@ async def measure_scrapes(http, port: int) -> float:
 
 
 async def everything(http, packets, directory) -> None:
-    """Both servers run at once, on the same core: what else the machine does, or its clock, is the same for both."""
+    """Both servers run at once, on the same core: what else the machine does, or its clock, is the same for both.
+
+    A core that is full gives each of them half, whatever it needs. Then fewer calls (``-n``) are to be taken.
+    """
     collector = ThreadingHTTPServer(("127.0.0.1", 0), Discards)
     threading.Thread(target=collector.serve_forever, daemon=True).start()
     url = f"http://127.0.0.1:{collector.server_port}/v1/traces"
@@ -350,6 +354,10 @@ async def everything(http, packets, directory) -> None:
     report("all", found[True])
     if scraped:
         print(f"a scrape takes {statistics.median(scraped):.1f} ms of processor time, with {args.n} calls")
+    busy = max(one[0] + other[0] for one, other in zip(found[True], found[False], strict=True)) * args.n / 1000
+    if busy > FULL:
+        print(f"not proven: both together took {busy:.0%} of their core, so each got half of it; take fewer calls (-n)")
+        return
     judge_pairs(found, "all of it costs", 10.0)
     worst = max(gap for _, gap, _ in found[True])
     print(f"p99 gap at most 40 ms: {'yes' if worst <= 40 else 'NO'} ({worst:.1f} ms)")

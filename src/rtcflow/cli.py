@@ -87,8 +87,6 @@ app: Final = typer.Typer(
 
 BackendOption = Annotated[Backend, typer.Option(help="The event loop.")]
 HostOption = Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 is every one of this machine.")]
-
-
 PortOption = Annotated[int, typer.Option(help="The port to listen on; 0 finds a free one.", min=0, max=65535)]
 
 

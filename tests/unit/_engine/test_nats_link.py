@@ -98,6 +98,13 @@ async def test_a_late_answer_does_not_deafen_the_connection(nats, monkeypatch):
         assert link.is_up
 
 
+async def connected_again(first):
+    """Wait until each link has another connection than the one it had: `first` says since when."""
+    for link, since in first.items():
+        while link.up_since in {None, since}:
+            await anyio.sleep(0.01)
+
+
 async def test_a_subscription_that_has_ended_stays_away_after_a_restart(nats):
     async with linked(nats) as one, linked(nats) as two:
         await one.subscribe("test.name")
@@ -109,9 +116,7 @@ async def test_a_subscription_that_has_ended_stays_away_after_a_restart(nats):
         await told(one)
         nats.kill()
         nats.start()
-        for link in (one, two):
-            while link.up_since in {None, first[link]}:
-                await anyio.sleep(0.01)
+        await connected_again(first)
         await heard(one)
         await nobody_listens(two, "test.name")
         with pytest.raises(TimeoutError):
@@ -156,9 +161,7 @@ async def test_a_connection_that_is_lost_while_a_question_times_out_is_made_agai
             await told(one)
             nats.kill()
             nats.start()
-        for link in (one, two):
-            while link.up_since in {None, first[link]}:
-                await anyio.sleep(0.01)
+        await connected_again(first)
         assert outcomes == ["told"]
         one._client._disconnected_cb = lost
 
@@ -192,10 +195,9 @@ async def full(nats):
 
 async def test_a_server_that_takes_nothing_is_left_for_another_one(nats):
     async with full(nats) as link:
-        first = link.up_since
+        first = {link: link.up_since}
         await link._thread.call(link._client._process_op_err, OSError())  # as its pings have no answer
-        while link.up_since in {None, first}:
-            await anyio.sleep(0.01)
+        await connected_again(first)
 
 
 async def test_a_server_that_takes_nothing_does_not_keep_the_connection_open(nats):

@@ -51,10 +51,12 @@ class AtRest:
     Attributes:
         arrays: How many arrays it holds.
         forgotten: The attributes with one array that came with this group, and was not emitted.
+        line: Before which a thread was held up in this group, in words; empty for several or none.
     """
 
     arrays: int
     forgotten: tuple[str, ...]
+    line: str = ""
 
 
 async def in_groups(
@@ -67,8 +69,8 @@ async def in_groups(
 ) -> tuple[list[AtRest], BaseException | None]:
     """Send audio in groups; return what the handler still has after each, and what it raised.
 
-    Three frames for an async handler come at one moment, so that only the order of its tasks decides. Frames for a sync
-    handler come every 10 ms; until the last one of a group has come, `tracer` holds up its threads.
+    Three frames for an async handler come at one moment, so that only the order of its tasks decides. Three frames for
+    a sync handler come every 10 ms, and a fourth one while `tracer` holds up one of its threads, or 50 ms later.
 
     Args:
         handler: The handler.
@@ -79,7 +81,7 @@ async def in_groups(
     """
     held: list[AtRest] = []
     is_async = isinstance(handler, AsyncStreamHandler)
-    rate, groups, frames = handler.input_sample_rate, *((5, 3) if is_async else (6, 3))
+    rate, groups, frames = handler.input_sample_rate, *((5, 3) if is_async else (6, 4))
     samples = signals.speech_like(0.02, rate, seed=3)
     async with open_caller(handler, args=list(args), catch=True) as caller:
         caller.microphone = False
@@ -88,7 +90,7 @@ async def in_groups(
         for group in range(groups):
             before = {name: id(array) for name, array in _slots_of(caller.handler).items()}
             if tracer is not None:
-                tracer.active = True
+                tracer.begin_group()
             for n in range(frames):
                 if caller.connection.end is None:
                     frame = np.roll(samples, 5 * (group * frames + n), axis=1)  # another one each time
@@ -97,8 +99,13 @@ async def in_groups(
                     await caller.wait(FRAME_SECONDS)
                 elif is_async:
                     await anyio.lowlevel.checkpoint()
-                else:
+                elif n < frames - 2:
                     await caller.wait(0.01)
+                else:
+                    for _ in range(5):
+                        await caller.wait(0.01)
+                        if n < frames - 1 and tracer is not None and tracer.holds:
+                            break
             if tracer is not None:
                 tracer.active = False
             await caller.wait(PAUSE)
@@ -108,7 +115,8 @@ async def in_groups(
             said = emitted()
             new = [(name, one) for name, one in _slots_of(caller.handler).items() if before.get(name) != id(one)]
             forgotten = tuple(name for name, array in new if checksum(array) not in said)
-            held.append(AtRest(len(arrays_in(caller.handler)), forgotten))
+            line = str(tracer.line) if tracer and tracer.line else ""
+            held.append(AtRest(len(arrays_in(caller.handler)), forgotten, line))
     return held, caller.record().error
 
 

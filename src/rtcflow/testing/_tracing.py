@@ -3,9 +3,10 @@
 Both use `sys.settrace`, and only while a method of the handler runs. Lines of other modules run at full speed.
 
 `Switches`: Python may switch threads between any two bytecodes, and does so every 5 ms. A bug that needs a switch in
-one place shows once in a month. So a seed chooses lines of the handler's code before which its thread sleeps, in
-virtual time, for about as long as a frame lasts. Meanwhile the other thread runs. This reaches every line, but not the
-places within a line, nor those in C code and in other modules.
+one place shows once in a month. So a thread sleeps before one line of the handler's code, in virtual time, for as long
+as a group of frames takes to come. Meanwhile the other thread runs. Most races need one switch (Musuvathi and Qadeer,
+"Iterative Context Bounding", PLDI 2007), so each line has its turn. After that a seed chooses several lines at once.
+This reaches every line, but not the places within a line, nor those in C code and in other modules.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import random
 import sys
 import threading
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from concurrent.futures.thread import _WorkItem
@@ -33,7 +35,7 @@ import anyio
 from .._core.bridge import current_worker
 from ..handlers.base import StreamHandlerBase
 
-__all__ = ["Held", "Swallowed", "Switches", "Tracer"]
+__all__ = ["Held", "LinesToTry", "Swallowed", "Switches", "Tracer"]
 
 OF_A_CALL: Final = ("start_up", "receive", "emit", "video_receive", "video_emit")
 """The methods that are traced. Junk from strangers and best efforts at the end are the business of the others."""
@@ -100,23 +102,62 @@ class Tracer:
         """A line is about to run, or an exception has come out of one."""
 
 
+@dataclass(frozen=True)
+class Line:
+    """A line of a handler's code, and the method that has run it.
+
+    `at` is the instruction: Python comes to the line of a ``with`` again at its end, when its lock is still taken.
+    """
+
+    method: str
+    file: str
+    number: int
+    at: int
+
+    def __str__(self) -> str:
+        return f"{self.method} is held up before {Path(self.file).name}:{self.number}"
+
+
+@dataclass
+class LinesToTry:
+    """The lines that a handler has run, and those of them before which no thread has been held up by itself."""
+
+    seen: set[Line] = field(default_factory=set)
+    left: deque[Line] = field(default_factory=deque)
+
+    def add(self, line: Line) -> None:
+        """It was run."""
+        if line not in self.seen:
+            self.seen.add(line)
+            self.left.append(line)
+
+
 class Switches(Tracer):
-    """Holds up the threads of a sync handler before lines that a seed chooses.
+    """Holds up the threads of a sync handler before its lines: in each group of frames before one of `lines`, once.
+
+    When none of them is left, it holds them up before lines that a seed chooses, and often.
 
     Args:
         handler: Whose lines.
         seed: The same seed holds up each method at the same lines: one in three, one in seven, or one in sixteen.
+        lines: What is left to try. All lines that run are added to it.
 
     Threads that the handler starts itself are held up as well. Virtual time does not wait for them, so the lines of the
     methods let them go on. Whether that shows a bug depends on the machine. What it shows is one.
 
     Attributes:
         active: Whether it holds up anything.
+        line: The one before which a thread is held up; None if the seed chooses.
+        holds: Whether it holds up a thread of rtcflow now.
     """
 
-    def __init__(self, handler: StreamHandlerBase, seed: int) -> None:
+    def __init__(self, handler: StreamHandlerBase, seed: int, lines: LinesToTry) -> None:
         super().__init__(handler)
         self._seed = seed
+        self._lines = lines
+        self.line: Line | None = None
+        self.holds = False
+        self._once = False
         self._left = MOST_HELD
         self._workers: Any = None
         self._held = 0
@@ -133,6 +174,11 @@ class Switches(Tracer):
     def __exit__(self, *_: object) -> None:
         threading.settrace(self._before)
 
+    def begin_group(self) -> None:
+        """A group of frames comes now."""
+        self.line = self._lines.left.popleft() if self._lines.left else None
+        self._once = self.active = True
+
     def wait_free(self) -> None:
         """Wait until no thread of the handler's own is held up; in real time, and not for long."""
         with self._free:
@@ -143,20 +189,29 @@ class Switches(Tracer):
         if not method:
             self._hold_own(frame, event)
             return
-        dice, worker = self._dice[method], current_worker.get()
-        held: Any = worker
-        self._workers = self._workers if held is None else held.workers
+        worker: Any = current_worker.get()
+        self._workers = self._workers if worker is None else worker.workers
         if self._held:
             with self._free:
                 self._free.notify_all()  # it may be their time
-        if (
-            self.active
-            and event == "line"
-            and dice.random() < self._often
-            and held is not None
-            and not held.workers.over
-        ):
-            held.sleep(dice.choice(HELD))
+        if event != "line" or worker is None or worker.workers.over:
+            return
+        here = Line(method, frame.f_code.co_filename, frame.f_lineno, frame.f_lasti)
+        self._lines.add(here)
+        if self.active and (seconds := self._seconds(here)):
+            self.holds = True
+            worker.sleep(seconds)
+            self.holds = False
+
+    def _seconds(self, here: Line) -> float:
+        """For how long a thread is held up before this line."""
+        if self.line is not None:
+            if here != self.line or not self._once:
+                return 0.0
+            self._once = False
+            return HELD[-1]
+        dice = self._dice[here.method]
+        return dice.choice(HELD) if dice.random() < self._often else 0.0
 
     def _hold_own(self, frame: FrameType, event: str) -> None:
         """Hold up a thread of the handler's own while the call goes on."""

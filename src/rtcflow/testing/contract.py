@@ -75,7 +75,7 @@ from ._scenarios import (
 from ._schedules import Schedule
 from ._sharing import SharedChanges, refuse_shared_state
 from ._story import contract_broken
-from ._tracing import Swallowed, Switches, Tracer
+from ._tracing import LinesToTry, Swallowed, Switches, Tracer
 from ._workers import PATIENCE, wants_a_processor
 from .caller import Caller, CallRecord, open_caller, run_call
 from .clocks import BackendName
@@ -915,12 +915,13 @@ def _any_order(handler: StreamHandlerBase, given: _CheckInput) -> None:
     def play(
         backend: BackendName, seed: int | None, *, spaced: bool = False
     ) -> tuple[list[AtRest], BaseException | None]:
-        tracer = None if seed is None or isinstance(handler, AsyncStreamHandler) else Switches(handler, seed)
+        tracer = None if seed is None or isinstance(handler, AsyncStreamHandler) else Switches(handler, seed, lines)
         schedule = None if seed is None or tracer else Schedule(seed)
         with _probed(handler, tracer=tracer) as prototype, tracer or nullcontext():
             scenario = partial(in_groups, prototype, given.args, tracer, emitted=emitted, spaced=spaced)
             return run_in_room(scenario, backend, prototype, patience=given.patience, schedule=schedule)
 
+    lines = LinesToTry()
     usual, error = play("asyncio", None)
     if error is not None:
         return
@@ -943,18 +944,21 @@ def _any_order(handler: StreamHandlerBase, given: _CheckInput) -> None:
                 f"in one order of its tasks it answers {max(answers)} times, and in another one never: emit waits for "
                 f"a signal that may have come before (up to seed {seed}, {backend}). Use rtcflow.Event, which stays set"
             )
-        stuck = [after.arrays - before.arrays for before, after in zip(usual, held, strict=True)]
-        stuck = [more for more in stuck if more > 0]
+        more = [after.arrays - before.arrays for before, after in zip(usual, held, strict=True)]
+        stuck = [after.line for after, n in zip(held, more, strict=True) if n > 0]
         if stuck:
+            where = f"when {stuck[0]} ({backend})" if stuck[0] else where
             raise AssertionError(
-                f"{where} {max(stuck)} pieces of audio stay in its queue, although nothing more comes: a wake-up is "
+                f"{where} {max(more)} pieces of audio stay in its queue, although nothing more comes: a wake-up is "
                 "lost. Clear the event before you look whether there is something, never after you waited for it; "
                 "or use a queue"
             )
-        forgotten = sorted({name for one in held for name in one.forgotten})
-        if forgotten and not any(one.forgotten for one in play("asyncio", None, spaced=True)[0]):
+        forgotten = [(after.line, name) for after in held for name in after.forgotten]
+        if forgotten and not any(after.forgotten for after in play("asyncio", None, spaced=True)[0]):
+            line, name = forgotten[0]
+            where = f"when {line} ({backend})" if line else where
             raise AssertionError(
-                f"{where} the last frame stays in .{forgotten[0]}, and is not answered, although nothing more comes: a "
+                f"{where} the last frame stays in .{name}, and is not answered, although nothing more comes: a "
                 "wake-up is lost. Clear or renew the event before you take the frame, not after; or use a queue"
             )
 

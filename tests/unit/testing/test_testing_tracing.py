@@ -21,7 +21,7 @@ import pytest
 from rtcflow import StreamHandler
 from rtcflow._core.bridge import current_worker
 from rtcflow.testing import _tracing
-from rtcflow.testing._tracing import HELD, Held, Swallowed, Switches, Tracer
+from rtcflow.testing._tracing import HELD, Held, LinesToTry, Swallowed, Switches, Tracer
 
 
 class Quiet(StreamHandler):
@@ -46,7 +46,7 @@ class Worker:
 
 def frame(file: str, line: int = 1, back: Any = None, *, name: str = "receive", **names: Any) -> Any:
     code = SimpleNamespace(co_filename=file, co_name=name)
-    return SimpleNamespace(f_code=code, f_lineno=line, f_locals=names, f_back=back)
+    return SimpleNamespace(f_code=code, f_lineno=line, f_lasti=2 * line, f_locals=names, f_back=back)
 
 
 @pytest.fixture
@@ -206,7 +206,7 @@ def test_errors_at_the_end_and_of_strangers_are_not_the_calls(swallowing: str) -
 def test_a_seed_holds_a_thread_up_before_the_same_lines(worker: Worker) -> None:
     def lines(seed: int) -> list[int]:
         held, at = [], frame(__file__)
-        switches = Switches(Quiet(), seed)
+        switches = Switches(Quiet(), seed, LinesToTry())
         for n in range(300):
             before = len(worker.slept)
             switches.saw("receive", at, "line", None)
@@ -218,9 +218,29 @@ def test_a_seed_holds_a_thread_up_before_the_same_lines(worker: Worker) -> None:
     assert set(worker.slept) == set(HELD)
 
 
+def test_each_line_holds_a_thread_up_in_one_group_and_once(worker: Worker) -> None:
+    lines = LinesToTry()
+    switches = Switches(Quiet(), 0, lines)
+    switches.active = False
+    for line in (7, 8, 7):
+        switches.saw("emit", frame(__file__, line), "line", None)
+    assert worker.slept == []
+    for line in (7, 8):
+        switches.begin_group()
+        assert str(switches.line) == f"emit is held up before {Path(__file__).name}:{line}"
+        for _ in range(2):
+            switches.saw("receive", frame(__file__, line), "line", None)  # another method's
+            before = len(worker.slept)
+            switches.saw("emit", frame(__file__, 15 - line), "line", None)
+            assert len(worker.slept) == before
+            switches.saw("emit", frame(__file__, line), "line", None)
+    assert worker.slept == [HELD[-1]] * 2
+    assert {line.method for line in lines.left} == {"receive"}
+
+
 @pytest.mark.parametrize("reason", ["no thread of ours", "the run is over", "switched off", "an exception"])
 def test_nothing_is_held_up_if(reason: str, worker: Worker) -> None:
-    switches = Switches(Quiet(), 0)
+    switches = Switches(Quiet(), 0, LinesToTry())
     worker.workers.over = reason == "the run is over"
     switches.active = reason != "switched off"
     token = current_worker.set(None) if reason == "no thread of ours" else None

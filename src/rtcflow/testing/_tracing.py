@@ -103,7 +103,7 @@ class Tracer:
 
 
 @dataclass(frozen=True)
-class Line:
+class SourceLine:
     """A line of a handler's code, and the method that has run it.
 
     `at` is the instruction: Python comes to the line of a ``with`` again at its end, when its lock is still taken.
@@ -122,10 +122,10 @@ class Line:
 class LinesToTry:
     """The lines that a handler has run, and those of them before which no thread has been held up by itself."""
 
-    seen: set[Line] = field(default_factory=set)
-    left: deque[Line] = field(default_factory=deque)
+    seen: set[SourceLine] = field(default_factory=set)
+    left: deque[SourceLine] = field(default_factory=deque)
 
-    def add(self, line: Line) -> None:
+    def add(self, line: SourceLine) -> None:
         """It was run."""
         if line not in self.seen:
             self.seen.add(line)
@@ -155,7 +155,7 @@ class Switches(Tracer):
         super().__init__(handler)
         self._seed = seed
         self._lines = lines
-        self.line: Line | None = None
+        self.line: SourceLine | None = None
         self.holds = False
         self._once = False
         self._left = MOST_HELD
@@ -196,14 +196,14 @@ class Switches(Tracer):
                 self._free.notify_all()  # it may be their time
         if event != "line" or worker is None or worker.workers.over:
             return
-        here = Line(method, frame.f_code.co_filename, frame.f_lineno, frame.f_lasti)
+        here = SourceLine(method, frame.f_code.co_filename, frame.f_lineno, frame.f_lasti)
         self._lines.add(here)
         if self.active and (seconds := self._seconds(here)):
             self.holds = True
             worker.sleep(seconds)
             self.holds = False
 
-    def _seconds(self, here: Line) -> float:
+    def _seconds(self, here: SourceLine) -> float:
         """For how long a thread is held up before this line."""
         if self.line is not None:
             if here != self.line or not self._once:

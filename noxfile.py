@@ -127,6 +127,8 @@ def _pytest(session: nox.Session, *arguments: str, **environment: str) -> None:
     """
     in_ci = bool(os.environ.get("CI"))
     limit = (f"--maxfail={MANY}",) if in_ci else ()
+    if not session.posargs:
+        session.run("python", str(TESTS / "precompile.py"), env={"PYTHONDONTWRITEBYTECODE": ""})
     arguments = (*arguments, *session.posargs)
     first, error = _run_pytest(session, "-n", "5", "--max-worker-restart=0", *limit, *arguments, **environment)
     if first is NOTHING_RAN:

@@ -52,11 +52,16 @@ def _tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text())
 
 
-def _imports(path: Path, *, running: bool = False) -> Iterator[str]:
+@cache
+def _imports(path: Path, *, running: bool = False) -> tuple[str, ...]:
     """The full names of the modules (and names in them) that `path` imports, in functions and for type checking, too.
 
     With `running`, imports for type checking only are left out.
     """
+    return tuple(_read_imports(path, running))
+
+
+def _read_imports(path: Path, running: bool) -> Iterator[str]:  # noqa: FBT001
     folder = next(folder for folder in (PACKAGE.parent, *SCRIPTS) if path.is_relative_to(folder))
     package = path.relative_to(folder).parts[:-1]
     skipped: set[ast.AST] = set()

@@ -61,7 +61,7 @@ def _imports(path: Path, *, running: bool = False) -> tuple[str, ...]:
     return tuple(_read_imports(path, running))
 
 
-def _read_imports(path: Path, running: bool) -> Iterator[str]:  # noqa: FBT001
+def _read_imports(path: Path, running: bool) -> Iterator[str]:
     folder = next(folder for folder in (PACKAGE.parent, *SCRIPTS) if path.is_relative_to(folder))
     package = path.relative_to(folder).parts[:-1]
     skipped: set[ast.AST] = set()

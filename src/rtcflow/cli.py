@@ -780,12 +780,13 @@ async def _press_typed(line: CallerTransport) -> None:
         typed = os.read(terminal, 1024)
         if not typed:  # Ctrl-D
             return
-        try:
-            line.press("".join(typed.decode("ascii", "replace").split()))
-        except ValueError as error:
-            print(f"rtcflow: {error}", file=sys.stderr)
-        except anyio.ClosedResourceError:
-            return
+        for keys in typed.decode("ascii", "replace").splitlines():  # several, if they were pasted
+            try:
+                line.press("".join(keys.split()))
+            except ValueError as error:
+                print(f"rtcflow: {error}", file=sys.stderr)
+            except anyio.ClosedResourceError:
+                return
 
 
 async def _hold(line: _Line, samples: Any, seconds: float) -> tuple[CallReport, float]:

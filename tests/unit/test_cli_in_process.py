@@ -235,19 +235,23 @@ def test_why_there_was_no_call_is_one_line(error, words, monkeypatch):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there only sockets can be waited for")
+@pytest.mark.parametrize(
+    "typed", [[b"1 2\n", b"x\n", b"3\n", b"9\n"], [b"1 2\nx\n3\n", b"9\n"]], ids=["one by one", "pasted"]
+)
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
-def test_keys_that_are_typed_are_pressed_at_each_return(backend, monkeypatch, capsys):
+def test_keys_that_are_typed_are_pressed_at_each_return(backend, typed, monkeypatch, capsys):
     import pty
     import tty
 
     pressed = []
 
     def press(digits):
+        pressed.append(digits)
+        changed.set()
         if "x" in digits:
             raise ValueError("a telephone has no key x")
-        if "9" in digits:
+        if "9" in digits:  # the call is over: typing is over, too
             raise anyio.ClosedResourceError
-        pressed.append(digits)
 
     ours, theirs = pty.openpty()
     tty.setraw(theirs)
@@ -255,18 +259,18 @@ def test_keys_that_are_typed_are_pressed_at_each_return(backend, monkeypatch, ca
         monkeypatch.setattr(sys, "stdin", terminal)
 
         async def main():
+            nonlocal changed
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(cli._press_typed, SimpleNamespace(press=press))
-                with anyio.fail_after(10):
-                    for typed in (b"1 2\n", b"x\n", b"9\n"):  # the call is over when 9 is pressed: it returns
-                        before = len(pressed), len(capsys.readouterr().err)
-                        typist.write(typed)
-                        while typed == b"1 2\n" and len(pressed) == before[0]:
-                            await anyio.sleep(0.001)
-                        await anyio.sleep(0.01)
+                for keys in typed:
+                    changed = anyio.Event()
+                    typist.write(keys)
+                    await changed.wait()
 
+        changed = None
         anyio.run(main, backend=backend)
-    assert pressed == ["12"]
+    assert pressed == ["12", "x", "3", "9"]
+    assert capsys.readouterr().err == "rtcflow: a telephone has no key x\n"
 
 
 # -- bench

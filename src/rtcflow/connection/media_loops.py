@@ -358,6 +358,11 @@ class MediaLoops:
             return
         idle, pace, turns, home = IdleWait(), EmitPace(), 0, self._homes["emit"]
         audio_out, listens = self.transport.audio_out, self.transport.offer.send_audio
+        if listens:  # what the transport before had left to play may wait here
+            try:
+                await audio_out.wait_for_room_in_a_row()
+            except anyio.ClosedResourceError:
+                return
         while home.is_open:
             began = self.clock()
             emitted = self._take_over()
@@ -404,6 +409,11 @@ class MediaLoops:
     def _emit_in_thread(self, turn: _Turn, voice: Voice) -> None:
         idle, pace = IdleWait(), EmitPace()
         audio_out, listens = self.transport.audio_out, self.transport.offer.send_audio
+        if listens:  # as above
+            try:
+                audio_out.wait_for_room_sync()
+            except anyio.ClosedResourceError:
+                return
         while not turn.over:
             began = self.clock()
             emitted = self._take_over()

@@ -2,8 +2,8 @@
 
 A handler may count a limit with `time.monotonic()`, or pace itself with `time.sleep()`. It would see real time, in
 which ten minutes of call are some seconds. So while a check runs, names such as `time`, `sleep` and `monotonic` stand
-for those of this module. This is so in the modules of the handler's own package. So do `datetime.datetime`, and
-`queue.Queue` and `threading.Event`, whose timeouts are virtual here. Other modules, and objects that were made before,
+for those of this module. This is so in the modules of the handler's own package. So do `datetime.datetime`, the queues
+of `queue`, and `threading.Event`, whose timeouts are virtual here. Other modules, and objects that were made before,
 keep the system's time.
 
 Its clock goes on from one call to the next, and does not go back. `skip` lets time pass between two calls.
@@ -162,6 +162,13 @@ class _PriorityQueue(_TimedQueue, queue.PriorityQueue[Any]):
     pass
 
 
+class _SimpleQueue(_TimedQueue):
+    """`queue.SimpleQueue`, whose waits in C nobody could tell from a method that hangs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+
 class _TimedEvent(threading.Event):
     """`threading.Event` with timeouts in the time of the call."""
 
@@ -195,7 +202,12 @@ class _Stands(ModuleType):
 
 
 _CLASSES: Final[dict[ModuleType, dict[str, type]]] = {
-    queue: {"Queue": _TimedQueue, "LifoQueue": _LifoQueue, "PriorityQueue": _PriorityQueue},
+    queue: {
+        "Queue": _TimedQueue,
+        "LifoQueue": _LifoQueue,
+        "PriorityQueue": _PriorityQueue,
+        "SimpleQueue": _SimpleQueue,
+    },
     threading: {"Event": _TimedEvent},
 }
 for _module, _others in _CLASSES.items():

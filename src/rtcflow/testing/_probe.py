@@ -103,6 +103,7 @@ class Journal:
         faults: What is still to go wrong, by method.
         markers: First samples of the frames received.
         longest_item: Seconds of the longest audio returned by emit.
+        longest_said: The same of `say`; infinite once it got a generator.
         items: Audio that emit returned, and outputs, counted.
         step: The story's step.
         shutting_down: `shutdown` has begun.
@@ -138,6 +139,7 @@ class Journal:
     faults: dict[str, deque[Fault]] = field(default_factory=lambda: defaultdict(deque))
     markers: list[int] = field(default_factory=list)
     longest_item: float = 0.0
+    longest_said: float = 0.0
     items: Counter[str] = field(default_factory=Counter)
     step: int = 0
     shutting_down: bool = False
@@ -268,6 +270,14 @@ class Journal:
                 if over.any():
                     self.levels.update((np.abs(audio[1][:, :-1][over], dtype=np.int32) // 256).tolist())
 
+    def says(self, item: Any) -> None:
+        """`say` was given this."""
+        try:
+            seconds = parse_emit(item).seconds
+        except Exception:  # a generator, or junk, of which `say` tells
+            seconds = math.inf
+        self.longest_said = max(self.longest_said, seconds)
+
     def handed_over(self, handler: StreamHandlerBase, method: str, item: Any) -> None:
         """See that what was handed over before is as it was, as far as it still waits; and remember `item`."""
         if method == "emit":
@@ -356,7 +366,25 @@ def probe(handler: StreamHandlerBase, journal: Journal) -> None:
             # Async if the method itself is. A shutdown is always there, so that its call is seen.
             wrap = _wrap_async if inspect.iscoroutinefunction(method) else _wrap_sync
             names[name] = wrap(name, method, journal)
+    names |= {"hang_up": _wrap_hang_up(original.hang_up, journal), "say": _wrap_say(original.say, journal)}
     handler.__class__ = type(original.__name__, (original,), names)
+
+
+def _wrap_hang_up(original: Callable[..., Any], book: Journal) -> Callable[..., Any]:
+    def hang_up(self: Any, *args: Any, **options: Any) -> None:
+        original(self, *args, **options)
+        cause = EndCause.CLOSED if options.get("after") == "now" else EndCause.HANDLER_CLOSED
+        book.ends(cause, "hang_up() was called", injected=False)
+
+    return hang_up
+
+
+def _wrap_say(original: Callable[..., Any], book: Journal) -> Callable[..., Any]:
+    async def say(self: Any, item: Any, **options: Any) -> Any:
+        book.says(item)
+        return await original(self, item, **options)
+
+    return say
 
 
 def _wrap_sync(name: str, original: Callable[..., Any], book: Journal) -> Callable[..., Any]:
@@ -366,6 +394,8 @@ def _wrap_sync(name: str, original: Callable[..., Any], book: Journal) -> Callab
             if fault is not None and fault.delay:
                 _sleep_in_thread(fault.delay, self)
             if fault is not None and fault.error is not None:
+                if name == "shutdown":  # what it has to give back is given back
+                    original(self, *args)
                 raise fault.error
             with book.followed(name):
                 item = fault.items[0] if fault is not None and fault.items else original(self, *args)
@@ -450,6 +480,8 @@ def _wrap_async(name: str, original: Callable[..., Any], book: Journal) -> Calla
             if fault is not None and fault.delay:
                 await anyio.sleep(fault.delay)
             if fault is not None and fault.error is not None:
+                if name == "shutdown":  # as above
+                    await _Steps(original(self, *args), name, book)
                 raise fault.error
             item = (
                 fault.items[0] if fault is not None and fault.items else await _Steps(original(self, *args), name, book)

@@ -19,7 +19,7 @@ from ..handlers.base import AsyncStreamHandler
 from ..stream import Stream
 from ._life import Call
 from ._probe import LIMIT_SLACK, InjectedError, Journal
-from ._workers import wants_a_processor
+from ._workers import waits_for_a_job, wants_a_processor
 
 TIMEOUTS: Final = Timeouts()
 
@@ -69,7 +69,7 @@ def figures_add_up(call: Call) -> None:
     total = out.played + out.dropped + out.waiting
     if out.queued != total:
         raise AssertionError(f"audio_out: queued is played + dropped + waiting: {out}")
-    most = MOST_WAITING + call.journal.longest_item + 0.04
+    most = MOST_WAITING + call.journal.longest_item + call.journal.longest_said + 0.04
     waiting = transport.audio_out.queued_seconds
     if not waiting <= most:
         raise AssertionError(f"audio_out holds at most {most:g} s of what this handler emits: {waiting:g} s wait")
@@ -110,7 +110,7 @@ def an_end_in_time(call: Call, now: float) -> None:
             raise AssertionError(f"{due[0].why} {now - due[0].at:g} s ago, and the call goes on")
         return
     call.ended_at = now if call.ended_at is None else call.ended_at
-    most = LONGEST_END + call.journal.longest_item + MOST_WAITING + 0.1
+    most = LONGEST_END + call.journal.longest_item + call.journal.longest_said + MOST_WAITING + 0.1
     took = now - call.ended_at
     if not took <= most:
         raise AssertionError(f"an end is over within {most:g} s: it has taken {took:g} s")
@@ -171,7 +171,8 @@ def _connection(call: Call) -> Connection:
 
 
 def threads() -> set[threading.Thread]:
-    return {thread for thread in threading.enumerate() if not thread.name.startswith(POOLS)}
+    running = {thread for thread in threading.enumerate() if not thread.name.startswith(POOLS)}
+    return {thread for thread in running if not waits_for_a_job(thread)}
 
 
 def _check_flow(name: str, figures: FlowStatistics) -> None:

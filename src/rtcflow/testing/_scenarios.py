@@ -27,6 +27,7 @@ __all__ = [
     "arrays_in",
     "asked_often",
     "clicks_at_edges",
+    "each_half_of_another",
     "hangs_up",
     "in_groups",
     "interleaved",
@@ -445,6 +446,24 @@ def turned_around(heard: NDArray[np.int16], rate: int, left: float, right: float
     at = np.flatnonzero(side)  # the others are silent, or a mixture
     flips = np.count_nonzero((np.diff(at) <= 2) & (np.diff(side[at]) != 0))
     return bool(np.count_nonzero(side < 0) > np.count_nonzero(side > 0) or flips >= _FLIPS)
+
+
+def each_half_of_another(heard: NDArray[np.int16], rate: int, left: float, right: float) -> bool:
+    """Whether both tones are on one side, both an octave higher, and hardly at their own height.
+
+    So it sounds if every second sample is taken of what is not interleaved: half of a frame is left, and half right.
+    The arguments are those of `turned_around`.
+    """
+    if heard.shape[0] != 2 or heard.shape[1] < rate // 10:
+        return False
+
+    def level(frequency: float) -> float:
+        turn = np.exp(-2j * np.pi * frequency / rate * np.arange(heard.shape[1]))
+        found: float = np.abs(heard[0] @ turn) / heard.shape[1]
+        return found
+
+    octave_up, own = (level(2 * left), level(2 * right)), (level(left), level(right))
+    return min(octave_up) > 4 * max(*own, 1.0)
 
 
 _FLIPS: Final = 5

@@ -21,6 +21,7 @@ threads, and a thread of the handler's own that sleeps.
 
 from __future__ import annotations
 
+import concurrent.futures.thread as executors
 import contextvars
 import enum
 import logging
@@ -32,6 +33,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
+from typing import Any, Final
 
 from .._core.interrupt import current_frames
 
@@ -439,12 +441,26 @@ def _pool_job(frame: FrameType) -> bool | None:
     return None
 
 
+def waits_for_a_job(thread: threading.Thread) -> bool:
+    """Whether it belongs to a `ThreadPoolExecutor`, and has nothing to do. It ends with its pool, which may be that of
+    all calls.
+    """
+    frame = current_frames().get(thread.ident or 0)
+    while frame is not None and frame.f_code not in _JOBS:
+        frame = frame.f_back
+    return frame is not None and frame.f_code is _JOBS[0]
+
+
+_executors: Any = executors
+_JOBS: Final = _executors._worker.__code__, _executors._WorkItem.run.__code__
+
+
 def _cpu_time(ident: int) -> float:
     """CPU seconds a thread has used; 0 if it has just ended, or where the system does not tell (macOS, Windows)."""
     clock_of = getattr(time, "pthread_getcpuclockid", None)
     try:
         return 0.0 if clock_of is None else time.clock_gettime(clock_of(ident))
-    except ProcessLookupError:
+    except OSError:  # ESRCH; EINVAL if it ended between the two calls
         return 0.0
 
 

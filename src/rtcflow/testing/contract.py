@@ -60,6 +60,7 @@ from ._scenarios import (
     arrays_in,
     asked_often,
     clicks_at_edges,
+    each_half_of_another,
     hangs_up,
     in_groups,
     interleaved,
@@ -76,7 +77,7 @@ from ._schedules import Schedule
 from ._sharing import SharedChanges, refuse_shared_state
 from ._story import contract_broken
 from ._tracing import LinesToTry, Swallowed, Switches, Tracer
-from ._workers import PATIENCE, wants_a_processor
+from ._workers import PATIENCE, waits_for_a_job, wants_a_processor
 from .caller import Caller, CallRecord, open_caller, run_call
 from .clocks import BackendName
 
@@ -376,7 +377,8 @@ _AN_HOUR: Final = 3600.0
 
 @_handler_sentence(
     "one call leaves no trace in another: lists, dicts, sets and arrays that copies share do not change",
-    "a whole call, a caller who is refused or interrupts, calls that end early; then a look at what copies share",
+    "a whole call; callers who are refused, interrupt, write or press keys; calls that end early; then a look at what "
+    "copies share",
     probed=False,
 )
 def _no_trace(handler: StreamHandlerBase, given: _CheckInput) -> None:
@@ -409,10 +411,17 @@ def _no_trace(handler: StreamHandlerBase, given: _CheckInput) -> None:
     traces = SharedChanges(handler, copy_handler(handler), given.shared)
     ways: dict[str, Callable[[], object]] = {"a call": partial(_call, handler, given, "trio")}
     run = partial(run_in_room, backend="trio", handler=handler, patience=given.patience)
+    short: dict[str, Any] = {"seconds": 0.3, "backend": "asyncio", **_usual(given)}
     ways["a caller who is refused"] = partial(run, drop)
     ways["a caller who is refused while another one is on the line"] = partial(run, beside)
     ways["a caller who sends nothing"] = partial(run, partial(_mute, handler, given))
     ways["a caller who interrupts an answer"] = partial(run, partial(_interrupted, handler, given))
+    if has_own_method(handler, "on_message"):
+        ways["a caller who writes texts"] = partial(run_call, handler, send=list(_TEXTS), **short)
+    if has_own_method(handler, "on_dtmf"):
+        for digit in messages.DIGITS:
+            key = [messages.encode(messages.Dtmf(digit))]
+            ways[f"a caller who presses {digit}"] = partial(run_call, handler, send=key, **short)
     for how, after in (("cancelled", 0.0), ("cancelled", 0.05), ("peer leaves", 0.011), ("link breaks", 0.25)):
         ways[f"a call that ends early ({how} after {after:g} s)"] = partial(run, partial(cut, how, after))
     for way, serve in ways.items():
@@ -737,6 +746,42 @@ def _any_length(handler: StreamHandlerBase, given: _CheckInput) -> None:
         record = run_in_room(call, backend, handler, patience=given.patience)
         if record.error is not None:
             raise AssertionError(f"under {backend} it raised {record.error!r}") from record.error
+    _passes_all_on(handler, given)
+
+
+def _passes_all_on(handler: StreamHandlerBase, given: _CheckInput) -> None:
+    """See that a handler which passes on what it hears does so for frames of another length, too."""
+    rate = handler.input_sample_rate
+    spoken = signals.speech_like(_PASSED, rate, activity=1.0)
+
+    async def call(seconds: float) -> CallRecord:
+        async with open_caller(handler, args=list(given.args), catch=True) as caller:
+            caller.microphone = False
+            transport: Any = caller.connection.transport
+            size = round(seconds * rate)
+            for begin in range(0, spoken.shape[1], size):
+                if caller.connection.end is None:
+                    transport.audio_in.put_nowait(AudioFrame(spoken[:, begin : begin + size], rate, begin))
+                await caller.wait(seconds)
+        return caller.record()
+
+    def passed(seconds: float) -> float:
+        run_in_room(partial(call, seconds), "asyncio", handler, patience=given.patience)
+        return sum(one for _, one in _JOURNALS.get()[-1].emits)
+
+    if abs(passed(FRAME_SECONDS) - _PASSED) > 0.1 * _PASSED:
+        return
+    for seconds in (FRAME_SECONDS / 2, 3 * FRAME_SECONDS):
+        if abs((heard := passed(seconds)) - _PASSED) > 0.3 * _PASSED:
+            raise AssertionError(
+                f"it passes on {_PASSED:g} s of speech in frames of 20 ms whole, and makes {heard:.2f} s of it in "
+                f"frames of {1000 * seconds:g} ms: frames are padded, or cut off. A frame tells its length: "
+                "samples.shape[1]"
+            )
+
+
+_PASSED: Final = 1.2
+"""Seconds of speech; a whole number of frames of 10, 20 and 60 ms."""
 
 
 def _as_lines_do(samples: NDArray[np.int16], seed: int) -> NDArray[np.int16]:
@@ -879,6 +924,11 @@ def _sides(handler: StreamHandlerBase, given: _CheckInput) -> None:
     record = run_call(handler, play=both, backend="asyncio", **_usual(given))
     if turned_around(record.audio, record.sample_rate, 500, 1300):
         raise AssertionError("left and right are exchanged; samples have the shape (channels, n), left first")
+    if each_half_of_another(record.audio, record.sample_rate, 500, 1300):
+        raise AssertionError(
+            "each frame comes back as the left side, twice as high, and then the right side: (2, n) was taken for "
+            "L R L R …; left is samples[0], and right is samples[1]"
+        )
 
 
 _FEW_LATE, _MANY_LATE = 8, 150
@@ -1175,4 +1225,5 @@ def _at_work(threads: Collection[threading.Thread]) -> str | None:
 
 def _pooled(thread: threading.Thread) -> bool:
     # Idle threads that trio's, anyio's and the standard library's pools keep by design.
-    return thread.name.startswith(("Trio thread", "AnyIO worker", "asyncio_", "ThreadPoolExecutor"))
+    names = ("Trio thread", "AnyIO worker", "asyncio_", "ThreadPoolExecutor")
+    return thread.name.startswith(names) or waits_for_a_job(thread)

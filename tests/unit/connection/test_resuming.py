@@ -6,7 +6,7 @@ import math
 import queue
 import threading
 import wave
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import anyio
 import numpy as np
@@ -253,6 +253,56 @@ def test_audio_that_waits_is_kept_or_dropped_by_latency(backend, latency):
             assert during.waiting == 0
             assert len(values) < 30
         assert after.waiting == 0
+
+    run(backend, main)
+
+
+class Music(AsyncStreamHandler):
+    """Always has another second of music."""
+
+    def __init__(self):
+        super().__init__(output_sample_rate=24000)
+
+    def copy(self):
+        return type(self)()
+
+    async def receive(self, frame):
+        pass
+
+    async def emit(self):
+        return 24000, tone(500, 1)
+
+
+class MusicInAThread(StreamHandler):
+    """The same, in a thread."""
+
+    def __init__(self):
+        super().__init__(output_sample_rate=24000)
+
+    def copy(self):
+        return type(self)()
+
+    def receive(self, frame):
+        pass
+
+    def emit(self):
+        return 24000, tone(500, 1)
+
+
+@BACKENDS
+@pytest.mark.parametrize("music", [Music, MusicInAThread])
+def test_no_more_waits_however_often_the_link_is_replaced(backend, music):
+    """With each new link, `emit` is asked only when little is left of what waited before."""
+
+    async def main():
+        async with call(music()) as (connection, ours, _), AsyncExitStack() as links:
+            for _ in range(6):
+                ours.break_link(BROKEN)
+                await anyio.sleep(0.1)
+                ours, _ = await links.enter_async_context(link())
+                connection.resume(ours)
+                await anyio.sleep(0.1)
+                assert connection.playback().waiting < 1.25
 
     run(backend, main)
 

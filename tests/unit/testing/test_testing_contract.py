@@ -752,6 +752,73 @@ class KeepsPairs(PadsOddChunks):
     chunk = 960
 
 
+class FillsBlocks(Echo):
+    """Takes each frame for one of 20 ms: a shorter one is padded, and a longer one is cut off."""
+
+    async def emit(self):
+        _, samples = await self.next()
+        return RATE, np.pad(samples, ((0, 0), (0, RATE // 50)))[:, : RATE // 50]
+
+
+class TakesHalves(PadsOddChunks):
+    """Takes (2, n) for L R L R …, as a mixer of FastRTC's days does."""
+
+    async def emit(self):
+        flat = (await self.next())[1].reshape(-1)
+        return RATE, np.stack([flat[0::2], flat[1::2]])
+
+
+class TakesAnother(Echo):
+    """Takes one of four lines for each call; a star takes another one, and forgets the first."""
+
+    lines: ClassVar = {1, 2, 3, 4}
+    line = None
+
+    async def start_up(self):
+        self.line = self.lines.pop()
+
+    async def on_dtmf(self, digit):
+        if digit == "*" and self.lines:
+            self.swap()
+
+    def swap(self):
+        self.line = self.lines.pop()
+
+    async def shutdown(self):
+        if self.line is not None:
+            self.lines.add(self.line)
+
+
+class Swaps(TakesAnother):
+    """Gives back the one that it had."""
+
+    lines: ClassVar = {1, 2, 3, 4}
+
+    def swap(self):
+        self.lines.add(self.line)
+        super().swap()
+
+
+class Transcribes(rtcflow.StreamHandler):
+    """Waits in C for words that rarely come, until shutdown gives it the last one."""
+
+    def __init__(self):
+        super().__init__()
+        self.words = queue.SimpleQueue()
+
+    def receive(self, frame):
+        pass
+
+    def emit(self):
+        return self.words.get()
+
+    def shutdown(self):
+        self.words.put(None)
+
+    def copy(self):
+        return type(self)()
+
+
 class SwapsBytes(Echo):
     """Takes its samples for those of a network."""
 
@@ -1345,6 +1412,9 @@ def check(handler, sentence):
         (Reminds, LIMITS, "says or writes something at once"),
         (AnswersTexts, STALE, "of a reply were emitted in the half second after"),
         (PadsOddChunks, SIDES, "left and right are exchanged"),
+        (FillsBlocks, LENGTHS, "of it in frames of 60 ms"),
+        (TakesHalves, SIDES, "taken for L R L R"),
+        (TakesAnother, TRACES, r"a caller who presses * leaves a trace that a whole call does not"),
         (StopsOnlyWhatIsSaid, STALE, "the interruption was noticed, and forgotten"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
@@ -1450,6 +1520,9 @@ def test_a_handlers_own_threads_are_held_up(monkeypatch):
         (StopsAnswering, STALE),
         (StopsAlways, STALE),
         (KeepsPairs, SIDES),
+        (Swaps, TRACES),
+        (Transcribes, SERVES),
+        (Transcribes, BADLY),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )

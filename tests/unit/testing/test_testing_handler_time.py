@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import statistics
 import threading
 import time
 from datetime import UTC, datetime, timedelta
@@ -72,9 +73,10 @@ def test_waits_take_a_moment(wait, backend):
         record = run_call(handler, seconds=10.2, backend=backend)
     assert time.monotonic() - began < 8, "in real time it takes more than ten"
     took = record.handler.took
-    assert len(took) in {20, 21}
-    assert {round(call, 2) for _, call in took} == {0.5}
-    assert {round(own, 2) for own, _ in took} == {0.5}
+    assert 16 <= len(took) <= 21
+    # The end of a wait is seen late if a busy machine holds up the thread meanwhile. The end of the call cuts off one.
+    assert all(0.5 <= round(seconds, 2) < 0.7 for both in took[:16] for seconds in both)
+    assert statistics.median(call for call, _ in took) == pytest.approx(0.5, abs=0.005)
 
 
 @BACKENDS

@@ -9,6 +9,7 @@ import re
 import threading
 import time
 from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import anyio
@@ -380,6 +381,75 @@ class WaitsForStartUp(Sound):
 
     async def shutdown(self):
         await self.opened.wait()
+
+
+class Announces(Sound):
+    """Says more than may wait otherwise."""
+
+    async def start_up(self):
+        await self.say((24000, np.full((1, 72000), 1000, np.int16)))
+
+
+class HangsUp(Sound):
+    """Ends its call when a key is pressed."""
+
+    async def on_dtmf(self, digit):
+        self.hang_up("as you wish")
+
+
+class HasALine(Sound):
+    """Takes one of the lines that all copies share, and gives it back."""
+
+    def __init__(self, lines=None):
+        super().__init__()
+        self.lines = lines or {1, 2, 3}
+
+    def copy(self):
+        return HasALine(self.lines)
+
+    async def start_up(self):
+        self.line = self.lines.pop()
+
+    async def shutdown(self):
+        if hasattr(self, "line"):
+            self.lines.add(self.line)
+
+
+class UsesAPoolOfAll(SyncSound):
+    """Has its work done by the threads of all calls, which outlive them."""
+
+    pool: ThreadPoolExecutor
+
+    def on_message(self, text):
+        self.pool.submit(len, text)
+
+
+class Endless(Sound):
+    """Always has another second of music."""
+
+    async def emit(self):
+        return 24000, np.ones((1, 24000), np.int16)
+
+
+SOUND_STORIES = {
+    Announces: lambda life: life.time_passes(seconds=1.0),
+    HangsUp: lambda life: life.caller_presses(digits="5"),
+    HasALine: lambda life: life.handler_raises(method="shutdown"),
+    UsesAPoolOfAll: lambda life: life.caller_writes(texts=["a", "b"]),
+    Endless: lambda life: [life.link_is_replaced(seconds=seconds) for seconds in (0.0, 0.1, 0.0)],
+}
+
+
+@pytest.mark.parametrize("handler", SOUND_STORIES, ids=lambda handler: handler.__name__)
+def test_a_sound_handler_is_not_blamed(handler):
+    """For what it says, for hanging up, for a shutdown that was told to fail, for a pool of all calls."""
+    with ThreadPoolExecutor(2, thread_name_prefix="work of all calls") as UsesAPoolOfAll.pool:
+        state = life(handler)()
+        try:
+            state.the_first_call_begins(resumes=handler is Endless)
+            SOUND_STORIES[handler](state)
+        finally:
+            state.teardown()
 
 
 BUGS = {

@@ -1,4 +1,4 @@
-"""Compile the tests before five workers need them: `python tests/precompile.py [ARGUMENT OF PYTEST ...]`.
+"""Compile the tests before five workers need them: `python tests/precompile.py`.
 
 pytest rewrites the asserts of each test module, which takes twice as long as everything else at its start. Each worker
 would do that for all modules at once, and only then could they use what another one has kept. Two processes do it here,
@@ -24,10 +24,10 @@ def is_kept(module: Path) -> bool:
     return kept.exists() and kept.stat().st_mtime >= module.stat().st_mtime
 
 
-def main(arguments: list[str]) -> None:
+def main() -> None:
     """Have pytest collect what is not kept. What it says of it does not matter: the run to come says it again."""
     modules = [str(module) for module in sorted(TESTS.rglob("test_*.py")) if not is_kept(module)]
-    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-n0", *arguments]
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-n0"]
     halves = [modules[n::PROCESSES] for n in range(PROCESSES)]
     running = [subprocess.Popen([*command, *half], stdout=subprocess.DEVNULL) for half in halves if half]
     for process in running:
@@ -35,4 +35,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -278,6 +278,11 @@ class Journal:
             seconds = math.inf
         self.longest_said = max(self.longest_said, seconds)
 
+    @property
+    def longest_audio(self) -> float:
+        """Seconds of audio that may wait at most, beside what `emit` is held back at: one item, and what is said."""
+        return self.longest_item + self.longest_said
+
     def handed_over(self, handler: StreamHandlerBase, method: str, item: Any) -> None:
         """See that what was handed over before is as it was, as far as it still waits; and remember `item`."""
         if method == "emit":

@@ -69,7 +69,7 @@ def figures_add_up(call: Call) -> None:
     total = out.played + out.dropped + out.waiting
     if out.queued != total:
         raise AssertionError(f"audio_out: queued is played + dropped + waiting: {out}")
-    most = MOST_WAITING + call.journal.longest_item + call.journal.longest_said + 0.04
+    most = MOST_WAITING + call.journal.longest_audio + 0.04
     waiting = transport.audio_out.queued_seconds
     if not waiting <= most:
         raise AssertionError(f"audio_out holds at most {most:g} s of what this handler emits: {waiting:g} s wait")
@@ -110,7 +110,7 @@ def an_end_in_time(call: Call, now: float) -> None:
             raise AssertionError(f"{due[0].why} {now - due[0].at:g} s ago, and the call goes on")
         return
     call.ended_at = now if call.ended_at is None else call.ended_at
-    most = LONGEST_END + call.journal.longest_item + call.journal.longest_said + MOST_WAITING + 0.1
+    most = LONGEST_END + call.journal.longest_audio + MOST_WAITING + 0.1
     took = now - call.ended_at
     if not took <= most:
         raise AssertionError(f"an end is over within {most:g} s: it has taken {took:g} s")

@@ -39,8 +39,7 @@ def flow(figures: FlowStatistics) -> Any:
 def a_call(*, end: End | None = None, received: int = 3, emitted: int = 4, **of_the_journal: Any) -> Any:
     """A call that keeps every promise: it is live without `end`."""
     journal = SimpleNamespace(**{
-        "broken": [], "began": {"receive": 3, "shutdown": 1}, "running": [], "causes": [], "longest_item": 1.0,
-        "longest_said": 0.0,
+        "broken": [], "began": {"receive": 3, "shutdown": 1}, "running": [], "causes": [], "longest_audio": 1.0,
         "items": {"outputs": 2, "audio": 4}, "has_raised": False, **of_the_journal,
     })  # fmt: skip
     journal.first_causes = lambda: journal.causes

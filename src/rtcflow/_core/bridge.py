@@ -308,8 +308,11 @@ class ParkingLot:
         Returns:
             True if it was parked and will raise. False if nothing was done.
         """
-        parked = frame.f_back
-        if frame.f_code is not _ThreadWaiter.wait.__code__ or parked is None:
+        waits: FrameType | None = frame  # in a test's time, it waits in a call from there
+        while waits is not None and waits.f_code is not _ThreadWaiter.wait.__code__:
+            waits = waits.f_back
+        parked = None if waits is None else waits.f_back
+        if parked is None:
             return False
         lot, waiter = parked.f_locals["self"], parked.f_locals["waiter"]
         with lot._lock:

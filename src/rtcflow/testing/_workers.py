@@ -104,16 +104,17 @@ class Worker:
     look: _Look = field(default_factory=_Look)
     rings: tuple[float, threading.Condition] | None = None
     slept: list[float] = field(default_factory=list)
+    roused: bool = False
     alarm: threading.Lock = field(default_factory=threading.Lock)
 
     def parked(self) -> None:
         self.ident = threading.get_ident()
+        self.roused = False
         self._set_runnable(runnable=False)
 
     def resumed(self) -> None:
         self.cpu_before = None
-        if self.wake_at is None:  # an interrupt reaches a thread that sleeps here when its sleep is over
-            self._set_runnable(runnable=True)
+        self.workers.rouse(self)
 
     def calling(self, method: str | None) -> None:
         self.ident, self.native_id = threading.get_ident(), threading.get_native_id()
@@ -124,29 +125,30 @@ class Worker:
         self.method = method
         self.workers.turns += 1
 
-    def sleep(self, seconds: float, least: float = 0.001) -> None:
+    def sleep(self, seconds: float) -> None:
         # At least 1 ms: an `emit` that takes a while and returns None again and again must not hold virtual time for
         # ever.
+        self.roused = False
+        self._sleep(max(seconds, 0.001))
+
+    def _sleep(self, seconds: float) -> None:
         self.ident = threading.get_ident()
         self.alarm.acquire()
-        self.wake_at = self.workers.now() + max(seconds, least)
-        self._set_runnable(runnable=False)
-        self.workers.let_sleep(self)
-        self.alarm.acquire()  # released by `wake`
+        self.workers.let_sleep(self, self.workers.now() + seconds)
+        self.alarm.acquire()  # released by `ring`
         self.alarm.release()
 
     def wait(self, woken: threading.Lock, seconds: float) -> bool:
-        """Wait until `woken` is released, or `seconds` of virtual time have passed; whether it was released."""
-        until, step = self.workers.now() + seconds, 0.001
-        while not woken.acquire(blocking=False):
-            left = until - self.workers.now()
-            if left <= 1e-9:
-                return False
-            if self.workers.over:
-                return woken.acquire(timeout=left)
-            self.sleep(min(step, left), least=1e-6)
-            step = min(1.2 * step, 0.01)
-        return True
+        """Wait until `woken` is released, or `seconds` of virtual time have passed; whether it was released.
+
+        `resumed` is called just before it is released.
+        """
+        until = self.workers.now() + seconds
+        if seconds > 0 and not self.workers.over:
+            self._sleep(seconds)
+        if self.roused:
+            return woken.acquire()
+        return woken.acquire(timeout=max(0.0, until - self.workers.now()) if self.workers.over else 0.0)
 
     def wait_in(self, condition: threading.Condition, seconds: float) -> None:
         """Wait in `condition`, whose lock is held, to be notified, for at most `seconds` of virtual time."""
@@ -156,7 +158,8 @@ class Worker:
         finally:
             self.rings = None
 
-    def wake(self) -> None:
+    def ring(self) -> None:
+        """Its sleep is over; called by whoever has unset `wake_at`."""
         self._set_runnable(runnable=True)
         self.alarm.release()
 
@@ -210,17 +213,32 @@ class Workers:
         """That worker's thread has ended, or was never begun."""
         with self._lock:
             self._workers.discard(worker)
-        self.let_sleep(worker)
+            lost = worker.wake_at is not None
+            worker.wake_at = None
+        if lost:
+            worker.ring()
         self.changed()
 
-    def let_sleep(self, worker: Worker) -> None:
-        """Wake a worker that falls asleep after its time has ended: nobody else would."""
+    def let_sleep(self, worker: Worker, until: float) -> None:
+        """A worker's thread is about to sleep; not if nobody would wake it, or somebody has."""
         with self._lock:
-            lost = worker.wake_at is not None and (self.over or worker not in self._workers)
-            if lost:
-                worker.wake_at = None
+            worker.look = _Look()
+            lost = self.over or worker not in self._workers or worker.roused
+            worker.wake_at = None if lost else until
+            worker.runnable = lost
         if lost:
-            worker.wake()
+            worker.ring()
+        self.changed()
+
+    def rouse(self, worker: Worker) -> None:
+        """Somebody wakes a parked worker: end its sleep, or the one that it is about to begin. From any thread."""
+        with self._lock:
+            worker.look = _Look()
+            asleep, worker.wake_at = worker.wake_at is not None, None
+            worker.roused = worker.runnable = True
+        if asleep:
+            worker.ring()
+        self.changed()
 
     def changed(self) -> None:
         """Something is different: look again. From any thread."""
@@ -254,7 +272,7 @@ class Workers:
                 worker.wake_at = None
             ringing = [rings[1] for worker in self._workers if (rings := worker.rings) and rings[0] <= now + 1e-9]
         for worker in due:
-            worker.wake()
+            worker.ring()
         for condition in ringing:  # the threads that wait there look whether their time is over
             if condition.acquire(blocking=False):  # else its thread is about to notice by itself
                 condition.notify_all()

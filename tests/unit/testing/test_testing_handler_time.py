@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import queue
-import statistics
 import threading
 import time
 from datetime import UTC, datetime, timedelta
@@ -25,10 +24,12 @@ class Measuring(rtcflow.StreamHandler):
         super().__init__()
         self.wait = wait
         self.frames, self.never = Queue(), threading.Event()
+        self.unset, self.came = rtcflow.Event(), rtcflow.Event()
         self.took = []
 
     def receive(self, frame):
         self.frames.put(frame)
+        self.came.set()
 
     def emit(self):
         began, call_began = time.monotonic(), self.loop.time()
@@ -56,14 +57,14 @@ def wait_for_what_never_comes(handler):
     assert not handler.never.wait(0.5)
 
 
-def wait_for_the_end(handler):
-    assert not handler.ended.wait_sync(0.5)
+def wait_for_what_is_never_set(handler):
+    assert not handler.unset.wait_sync(0.5)
 
 
 @BACKENDS
 @pytest.mark.parametrize(
     "wait",
-    [lambda _: time.sleep(0.5), get_from_nobody, put_into_what_is_full, wait_for_what_never_comes, wait_for_the_end],
+    [lambda _: time.sleep(0.5), get_from_nobody, put_into_what_is_full, wait_for_what_never_comes, wait_for_what_is_never_set],
     ids=["sleep", "get", "put", "threading.Event", "rtcflow.Event"],
 )
 def test_waits_take_a_moment(wait, backend):
@@ -73,21 +74,42 @@ def test_waits_take_a_moment(wait, backend):
         record = run_call(handler, seconds=10.2, backend=backend)
     assert time.monotonic() - began < 8, "in real time it takes more than ten"
     took = record.handler.took
-    assert 16 <= len(took) <= 21
-    # The end of a wait is seen late if a busy machine holds up the thread meanwhile. The end of the call cuts off one.
-    assert all(0.5 <= round(seconds, 2) < 0.7 for both in took[:16] for seconds in both)
-    assert statistics.median(call for call, _ in took) == pytest.approx(0.5, abs=0.005)
+    assert len(took) in {20, 21}
+    assert {round(call, 2) for _, call in took} == {0.5}
+    assert {round(own, 2) for own, _ in took} == {0.5}
+
+
+def get_the_next_frame(handler):
+    handler.frames.get(timeout=10)
+
+
+def wait_for_the_next_frame(handler):
+    assert handler.came.wait_sync(10)
+    handler.came.clear()
 
 
 @BACKENDS
-def test_what_comes_in_time_is_got_at_once(backend):
+@pytest.mark.parametrize("wait", [get_the_next_frame, wait_for_the_next_frame], ids=["get", "rtcflow.Event"])
+def test_what_comes_in_time_is_got_at_once(wait, backend):
     """A timeout that is not needed makes nothing late."""
-    handler = Measuring(lambda handler: handler.frames.get(timeout=10))
+    handler = Measuring(wait)
     with seen_by(handler):
         record = run_call(handler, seconds=1.0, backend=backend)
     took = record.handler.took
     assert 48 <= len(took) <= 51
     assert all(call <= 0.0201 for _, call in took)
+
+
+@BACKENDS
+def test_a_wait_that_goes_on_for_long_ends_with_the_call(backend):
+    """The end of the call interrupts a wait with a timeout as it interrupts one without."""
+    seconds = []
+    for timeout in (60, None):
+        handler = Measuring(lambda handler, timeout=timeout: handler.unset.wait_sync(timeout))
+        with seen_by(handler):
+            seconds.append(run_call(handler, seconds=1.0, backend=backend).seconds)
+    assert seconds[0] == pytest.approx(seconds[1])
+    assert seconds[0] < 3
 
 
 def test_a_calendar_shows_the_time_of_the_call():

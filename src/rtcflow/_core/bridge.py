@@ -49,14 +49,16 @@ __all__ = [
 class WorkerMark(Protocol):
     """One worker thread, as virtual time sees it. Time must not run ahead of a thread that can run."""
 
-    def parked(self) -> None:
-        """The thread waits in a `ParkingLot`; called under the lot's lock."""
+    def parked(self, timeout: float | None) -> None:
+        """The thread begins to wait in a `ParkingLot`, for at most `timeout` seconds of virtual time (None: until it is
+        woken); called under the lot's lock.
+        """
 
     def resumed(self) -> None:
         """The thread can run again; called by the thread that wakes it, before it does so."""
 
-    def wait(self, woken: threading.Lock, seconds: float) -> bool:
-        """Wait until `woken` can be acquired, for at most `seconds` of virtual time; whether it was."""
+    def wait(self, woken: threading.Lock) -> bool:
+        """Wait until `woken` can be acquired, or the time is over that `parked` was told; whether it was."""
 
 
 current_worker: contextvars.ContextVar[WorkerMark | None] = contextvars.ContextVar("rtcflow_worker", default=None)
@@ -216,13 +218,13 @@ class _ThreadWaiter:
 
     __slots__ = ("_lock", "_mark", "error")
 
-    def __init__(self) -> None:
+    def __init__(self, timeout: float | None) -> None:
         self.error: type[BaseException] | None = None
         self._lock = threading.Lock()
         self._lock.acquire()
         self._mark = current_worker.get()
         if self._mark is not None:
-            self._mark.parked()
+            self._mark.parked(timeout)
 
     def wake(self) -> None:
         if self._mark is not None:
@@ -231,7 +233,7 @@ class _ThreadWaiter:
 
     def wait(self, timeout: float | None) -> bool:
         if timeout is not None and self._mark is not None:
-            woken = self._mark.wait(self._lock, timeout)
+            woken = self._mark.wait(self._lock)
         else:
             woken = self._lock.acquire(timeout=-1 if timeout is None else max(timeout, 0.0))
         if not woken and self._mark is not None:
@@ -289,7 +291,7 @@ class ParkingLot:
         Raises:
             BaseException: What `interrupt_frame` was given.
         """
-        waiter = _ThreadWaiter()
+        waiter = _ThreadWaiter(timeout)
         self.waiters.add(waiter)
         self._lock.release()
         try:

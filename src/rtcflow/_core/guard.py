@@ -102,7 +102,15 @@ def _about_asyncio_under_trio(error: BaseException) -> str | None:
     if module.split(".")[0] != "asyncio":
         return None
     return (
-        f"the handler has used asyncio ({module}), but this server runs on trio; write it with anyio, "
+        f"{_USED_ASYNCIO} ({module}), but this server runs on trio; write it with anyio, "
         "which works on both (anyio.sleep, anyio.Event, anyio.create_memory_object_stream in place of asyncio.Queue), "
         "or run the server on asyncio"
     )
+
+
+_USED_ASYNCIO = "the handler has used asyncio"
+
+
+def is_asyncio_under_trio(error: BaseException) -> bool:
+    """Whether `explain` has said of it that it comes from asyncio used under trio."""
+    return any(note.startswith(_USED_ASYNCIO) for note in getattr(error, "__notes__", ()))

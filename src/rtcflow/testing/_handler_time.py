@@ -3,8 +3,8 @@
 A handler may count a limit with `time.monotonic()`, or pace itself with `time.sleep()`. It would see real time, in
 which ten minutes of call are some seconds. So while a check runs, names such as `time`, `sleep` and `monotonic` stand
 for those of this module. This is so in the modules of the handler's own package. So do `datetime.datetime`, the queues
-of `queue`, and `threading.Event`, whose timeouts are virtual here. Other modules, and objects that were made before,
-keep the system's time.
+of `queue`, `threading.Event` and `threading.Condition`, whose timeouts are virtual here. Other modules, and objects
+that were made before, keep the system's time.
 
 Its clock goes on from one call to the next, and does not go back. `skip` lets time pass between two calls.
 """
@@ -23,13 +23,15 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
 from types import FunctionType, ModuleType
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from .._core.bridge import current_worker
 from ..handlers.base import StreamHandlerBase
 from ._virtual_time import VirtualTime
 
 __all__ = ["HandlerTime", "handler_time", "replaced", "seen_by"]
+
+T = TypeVar("T")
 
 FUNCTIONS: Final = ("time", "monotonic", "perf_counter", "time_ns", "monotonic_ns", "perf_counter_ns", "sleep")
 
@@ -189,6 +191,42 @@ class _TimedEvent(threading.Event):
             return True
 
 
+class _AnyCondition(type):
+    """Takes every `threading.Condition` for an instance."""
+
+    def __instancecheck__(cls, instance: object) -> bool:
+        return isinstance(instance, threading.Condition)
+
+
+class _TimedCondition(metaclass=_AnyCondition):
+    """Makes a `threading.Condition` with timeouts in the time of the call."""
+
+    def __new__(cls, lock: Any = None) -> Any:
+        condition: Any = threading.Condition(lock)
+        condition.wait = partial(_wait_in_time, condition)
+        condition.wait_for = partial(_wait_for_in_time, condition)
+        return condition
+
+
+def _wait_in_time(condition: threading.Condition, timeout: float | None = None) -> bool:
+    worker = _virtual_worker(timeout)
+    if worker is None:
+        return threading.Condition.wait(condition, timeout)
+    until = worker.workers.now() + timeout
+    worker.wait_in(condition, timeout)
+    return bool(worker.workers.now() < until - 1e-9)
+
+
+def _wait_for_in_time(condition: threading.Condition, predicate: Callable[[], T], timeout: float | None = None) -> T:
+    worker = _virtual_worker(timeout)
+    if worker is None:
+        return threading.Condition.wait_for(condition, predicate, timeout)
+    until = worker.workers.now() + timeout
+    while not (holds := predicate()) and worker.workers.now() < until - 1e-9:
+        _wait_in_time(condition, until - worker.workers.now())
+    return holds
+
+
 class _Stands(ModuleType):
     """A module with some of its names replaced."""
 
@@ -208,7 +246,7 @@ _CLASSES: Final[dict[ModuleType, dict[str, type]]] = {
         "PriorityQueue": _PriorityQueue,
         "SimpleQueue": _SimpleQueue,
     },
-    threading: {"Event": _TimedEvent},
+    threading: {"Event": _TimedEvent, "Condition": _TimedCondition},
 }
 for _module, _others in _CLASSES.items():
     for _name, _other in _others.items():

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from .._core.flow import FlowStatistics
+from .._core.guard import is_asyncio_under_trio
 from .._core.player import MOST_WAITING
 from .._core.threads import INTERRUPT_GRACE, SETTLE
 from ..connection.connection import Connection
@@ -92,7 +93,15 @@ def one_reason_for_the_end(call: Call, expected: Errors) -> None:
         own = [error for error in (errors_in(end.error) if end.error else []) if not isinstance(error, InjectedError)]
         for error in own:
             if not isinstance(error, expected):
-                raise AssertionError(f"the handler raised by itself: {error!r}") from error
+                cure = (
+                    ""
+                    if not is_asyncio_under_trio(error)
+                    else (
+                        '; it uses asyncio itself: if your server runs on asyncio, write backend = "asyncio" in the '
+                        "class of the machine; else write the handler with anyio"
+                    )
+                )
+                raise AssertionError(f"the handler raised by itself: {error!r}{cure}") from error
         if own and not seen:  # in a task or callback made through handler.loop, which has no journal
             return
     words = " or ".join(f"{cause.cause.name} ({cause.why})" for cause in first) or "nothing did"

@@ -22,6 +22,7 @@ from ._tracing import Switches
 from .caller import HeardFrame, open_caller
 
 __all__ = [
+    "Answer",
     "AtRest",
     "Interruption",
     "arrays_in",
@@ -32,6 +33,7 @@ __all__ = [
     "in_groups",
     "interleaved",
     "interrupted",
+    "kept_for_the_next",
     "lateness",
     "left_unsaid",
     "listens_to_nobody",
@@ -155,6 +157,13 @@ NOTICES: Final = 0.6
 FIRST, SECOND = 1.0, 1.5
 """Seconds of the two sentences."""
 
+QUESTION: Final = 1.06
+"""Seconds: 53 frames, so blocks of two frames or more are not all full at its end."""
+
+
+FADE: Final = 0.04
+"""Seconds in which it begins, and ends."""
+
 
 async def interrupted(handler: StreamHandlerBase, args: Sequence[Any], pause: float | None) -> Interruption:
     """Say a sentence, and `pause` seconds later another one; or (None) wait for the answer."""
@@ -171,22 +180,89 @@ async def interrupted(handler: StreamHandlerBase, args: Sequence[Any], pause: fl
     return Interruption(asked, again, heard, record.error)
 
 
-async def asked_often(handler: StreamHandlerBase, args: Sequence[Any]) -> list[float]:
-    """Ask four questions, two early in the call and two late; the seconds that could be heard after each.
+@dataclass(frozen=True)
+class Answer:
+    """What the caller heard from the beginning of a question to the next one.
+
+    Attributes:
+        seconds: For how long something could be heard after the question.
+        samples: All of it, in one channel, without the silence before and after.
+    """
+
+    seconds: float
+    samples: NDArray[np.int16]
+
+
+async def asked_often(handler: StreamHandlerBase, args: Sequence[Any]) -> list[Answer]:
+    """Ask the same question four times, twice early in the call and twice late.
 
     Fewer, if the call ends before.
     """
-    answers: list[float] = []
-    async with open_caller(handler, args=list(args), catch=True) as caller:
+    answers: list[Answer] = []
+    rate = handler.output_sample_rate
+    question = signals.speech_like(QUESTION, rate, seed=1, activity=1.0)
+    fade = np.minimum(1.0, np.arange(question.shape[1]) / (FADE * rate)) ** 2
+    question = (question * fade * fade[::-1]).astype(np.int16)  # so that what breaks off is something else
+    async with open_caller(handler, args=list(args), sample_rate=rate, catch=True) as caller:
         for at in (0.2, 4.2, 14.2, 20.2):
             await caller.wait(at - caller.seconds)
-            await caller.play(signals.speech_like(FIRST, seed=1, activity=1.0))
+            began = caller.seconds
+            await caller.play(question)
             asked = caller.seconds
             await caller.wait(2.8)
             if caller.connection.end is not None:
                 break
-            answers.append(seconds_audible(caller.heard, asked))
+            heard = [one.frame.samples[0] for one in caller.heard if one.at > began]
+            samples = np.concatenate(heard) if heard else np.empty(0, np.int16)
+            at_all = np.flatnonzero(samples)
+            samples = samples[at_all[0] : at_all[-1] + 1] if at_all.size else samples[:0]
+            answers.append(Answer(seconds_audible(caller.heard, asked), samples))
     return answers
+
+
+def kept_for_the_next(answers: Sequence[Answer], rate: int) -> float:
+    """Seconds of each answer that come at the beginning of the next one only; 0 if there are none.
+
+    The first answer then breaks off. The second one begins in the middle of a sound, goes on as the first one did, and
+    so does the third. What is before that ends alike in both: it is the end of the answer.
+
+    Args:
+        answers: To the same question.
+        rate: Hz.
+    """
+    if len(answers) < 3:
+        return 0.0
+    first, second, third = (one.samples for one in answers[:3])
+    edge = rate // 200
+    ends = [one[:begin] for one in (second, third) if (begin := _begins_again(one, first, rate)) is not None]
+    if len(ends) < 2 or not _is_audible(first[-edge:]):
+        return 0.0
+    both = min(end.size for end in ends)
+    if both < edge or not all(_is_audible(end[:edge]) for end in ends):
+        return 0.0
+    return ends[0].size / rate if _alike(ends[0][-both:], ends[1][-both:]) else 0.0
+
+
+def _begins_again(answer: NDArray[np.int16], first: NDArray[np.int16], rate: int) -> int | None:
+    """Where in its first half second `answer` begins to be what `first` is, to the end of one of them."""
+    edge, loud = rate // 200, np.flatnonzero(np.abs(first, dtype=np.int32) > AUDIBLE)
+    if first.size < rate // 5 or not loud.size or answer.size < loud[0] + rate // 2 + edge:
+        return None
+    places = np.lib.stride_tricks.sliding_window_view(answer[loud[0] : loud[0] + rate // 2], edge)
+    off = np.abs(np.subtract(places, first[loud[0] : loud[0] + edge], dtype=np.int32)).max(axis=1)
+    for place in np.flatnonzero(off <= _ROUNDED_TWICE).tolist():
+        both = min(first.size, answer.size - place)
+        if both >= first.size // 2 and _alike(answer[place : place + both], first[:both]):
+            return int(place)
+    return None
+
+
+def _alike(one: NDArray[np.int16], other: NDArray[np.int16]) -> bool:
+    return bool(np.abs(np.subtract(one, other, dtype=np.int32)).max(initial=0) <= _ROUNDED_TWICE)
+
+
+_ROUNDED_TWICE: Final = 4
+"""By how much a sample may be off that went through a resampler."""
 
 
 def seconds_audible(heard: Sequence[HeardFrame], since: float = 0.0) -> float:

@@ -105,12 +105,16 @@ class Worker:
     rings: tuple[float, threading.Condition] | None = None
     slept: list[float] = field(default_factory=list)
     roused: bool = False
+    until: float = 0.0
     alarm: threading.Lock = field(default_factory=threading.Lock)
 
-    def parked(self) -> None:
+    def parked(self, timeout: float | None) -> None:
         self.ident = threading.get_ident()
         self.roused = False
-        self._set_runnable(runnable=False)
+        if timeout is None:
+            self._set_runnable(runnable=False)
+        else:
+            self._fall_asleep(timeout)
 
     def resumed(self) -> None:
         self.cpu_before = None
@@ -128,27 +132,27 @@ class Worker:
     def sleep(self, seconds: float) -> None:
         # At least 1 ms: an `emit` that takes a while and returns None again and again must not hold virtual time for
         # ever.
-        self.roused = False
-        self._sleep(max(seconds, 0.001))
+        self.parked(max(seconds, 0.001))
+        self._sleep()
 
-    def _sleep(self, seconds: float) -> None:
-        self.ident = threading.get_ident()
+    def _fall_asleep(self, seconds: float) -> None:
+        self.until = self.workers.now() + max(0.0, seconds)
         self.alarm.acquire()
-        self.workers.let_sleep(self, self.workers.now() + seconds)
+        self.workers.let_sleep(self)
+
+    def _sleep(self) -> None:
         self.alarm.acquire()  # released by `ring`
         self.alarm.release()
 
-    def wait(self, woken: threading.Lock, seconds: float) -> bool:
-        """Wait until `woken` is released, or `seconds` of virtual time have passed; whether it was released.
+    def wait(self, woken: threading.Lock) -> bool:
+        """Wait until `woken` is released, or the time is over that `parked` was told; whether it was released.
 
         `resumed` is called just before it is released.
         """
-        until = self.workers.now() + seconds
-        if seconds > 0 and not self.workers.over:
-            self._sleep(seconds)
+        self._sleep()
         if self.roused:
             return woken.acquire()
-        return woken.acquire(timeout=max(0.0, until - self.workers.now()) if self.workers.over else 0.0)
+        return woken.acquire(timeout=max(0.0, self.until - self.workers.now()) if self.workers.over else 0.0)
 
     def wait_in(self, condition: threading.Condition, seconds: float) -> None:
         """Wait in `condition`, whose lock is held, to be notified, for at most `seconds` of virtual time."""
@@ -157,6 +161,18 @@ class Worker:
             condition.wait()
         finally:
             self.rings = None
+
+    def ring_in_condition(self) -> None:
+        """The time of its `wait_in` is over: notify it, and nobody else who waits in that condition."""
+        condition: Any = None if self.rings is None else self.rings[1]
+        if condition is None or not condition.acquire(blocking=False):  # it is about to notice by itself
+            return
+        frame = current_frames().get(self.ident)
+        waiter: Any = None if frame is None else _condition_wait(frame)[0]
+        if waiter is not None:
+            condition._waiters.remove(waiter)
+            waiter.release()
+        condition.release()
 
     def ring(self) -> None:
         """Its sleep is over; called by whoever has unset `wake_at`."""
@@ -219,19 +235,19 @@ class Workers:
             worker.ring()
         self.changed()
 
-    def let_sleep(self, worker: Worker, until: float) -> None:
-        """A worker's thread is about to sleep; not if nobody would wake it, or somebody has."""
+    def let_sleep(self, worker: Worker) -> None:
+        """A worker's thread is about to sleep; not if nobody would wake it."""
         with self._lock:
             worker.look = _Look()
-            lost = self.over or worker not in self._workers or worker.roused
-            worker.wake_at = None if lost else until
+            lost = self.over or worker not in self._workers
+            worker.wake_at = None if lost else worker.until
             worker.runnable = lost
         if lost:
             worker.ring()
         self.changed()
 
     def rouse(self, worker: Worker) -> None:
-        """Somebody wakes a parked worker: end its sleep, or the one that it is about to begin. From any thread."""
+        """Somebody wakes a parked worker: end its sleep, if it has a limit. From any thread."""
         with self._lock:
             worker.look = _Look()
             asleep, worker.wake_at = worker.wake_at is not None, None
@@ -270,13 +286,11 @@ class Workers:
             due = [worker for worker in self._workers if worker.wake_at is not None and worker.wake_at <= now + 1e-9]
             for worker in due:
                 worker.wake_at = None
-            ringing = [rings[1] for worker in self._workers if (rings := worker.rings) and rings[0] <= now + 1e-9]
+            ringing = [worker for worker in self._workers if (rings := worker.rings) and rings[0] <= now + 1e-9]
         for worker in due:
             worker.ring()
-        for condition in ringing:  # the threads that wait there look whether their time is over
-            if condition.acquire(blocking=False):  # else its thread is about to notice by itself
-                condition.notify_all()
-                condition.release()
+        for worker in ringing:
+            worker.ring_in_condition()
         return bool(due or ringing)
 
     def end(self) -> None:

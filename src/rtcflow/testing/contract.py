@@ -33,6 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._core.bridge import loop_clock
+from .._core.guard import is_asyncio_under_trio
 from ..abc import MediaOffer
 from ..connection.connection import shut_down
 from ..ends import End, EndCause, Timeouts
@@ -65,6 +66,7 @@ from ._scenarios import (
     in_groups,
     interleaved,
     interrupted,
+    kept_for_the_next,
     lateness,
     left_unsaid,
     listens_to_nobody,
@@ -91,6 +93,11 @@ class _CheckInput:
     args: Sequence[Any] = ("a", 1)
     shared: Collection[str] = ()
     patience: float = PATIENCE
+    backends: Sequence[BackendName] = ("trio", "asyncio")
+
+    def on(self, backend: BackendName) -> BackendName:
+        """The backend of a call that could be on either: this one, if the handler runs on it."""
+        return backend if backend in self.backends else self.backends[0]
 
 
 class _Everywhere(AssertionError):
@@ -120,6 +127,7 @@ def check_handler(
     args: Sequence[Any] = _CheckInput.args,
     shared: Collection[str] = _CheckInput.shared,
     patience: float = _CheckInput.patience,
+    backends: Sequence[BackendName] = _CheckInput.backends,
 ) -> None:
     """Hold a handler to its contract: calls in virtual time, on both backends, ended in every way.
 
@@ -128,17 +136,22 @@ def check_handler(
         args: What the page posts when the handler asks for arguments.
         shared: Attributes that its copies share on purpose, and may change: a cache, a room.
         patience: Real seconds for which its threads may compute or block (see `run_call`).
+        backends: What it is to run on: ``["asyncio"]`` for a handler that uses asyncio itself.
 
     Raises:
+        ValueError: No backend is named, or one that does not exist.
         HandlerError: It cannot be run at all, or its copies are not its own; the text says what to write.
         AssertionError: Some sentences of the contract are broken; the text tells them, and gives a test to paste.
     """
     __tracebackhide__ = True
     refuse_in_a_loop("check_handler", "call it in a plain def, or write: await anyio.to_thread.run_sync(...)")
+    if not backends or isinstance(backends, str) or not set(backends) <= set(_CheckInput.backends):
+        raise ValueError(f'backends={backends!r} names no backends; write backends=["asyncio"], ["trio"], or both')
     check_statically(handler)
     refuse_shared_state(handler, copy_handler(handler), f"{type(handler).__qualname__}.copy()", shared)
+    given = _CheckInput(args, shared, patience, tuple(backends))
     with seen_by(handler):
-        contextvars.copy_context().run(_look_at, handler, _CheckInput(args, shared, patience), list(HANDLER_CHECKS))
+        contextvars.copy_context().run(_look_at, handler, given, list(HANDLER_CHECKS))
 
 
 def _check_sentence(handler: StreamHandlerBase, sentence: str) -> None:
@@ -275,13 +288,12 @@ def _shut_down_unused(handler: StreamHandlerBase, given: _CheckInput) -> None:
         await shut_down(copy_handler(handler), _PATIENT.shutdown)
         return anyio.current_time() - began
 
-    for backend in _BACKENDS:
+    for backend in given.backends:
         took = run_in_room(drop, backend, handler, patience=given.patience)
         if not took <= Timeouts().shutdown:
             raise AssertionError(f"under {backend} shutdown() takes {took:g} s, and is cancelled after 5 s")
 
 
-_BACKENDS: Final[tuple[BackendName, ...]] = ("trio", "asyncio")
 _PATIENT: Final = Timeouts(shutdown=60.0)
 """So that a shutdown that does not return in time is seen to take long, and is not just cut short."""
 _LONGEST_END: Final = Timeouts().shutdown + Timeouts().grace + Timeouts().goodbye + 1.0
@@ -293,12 +305,18 @@ _LONGEST_END: Final = Timeouts().shutdown + Timeouts().grace + Timeouts().goodby
 )
 def _serves(handler: StreamHandlerBase, given: _CheckInput) -> None:
     opened: list[Counter[str]] = []
-    for backend in _BACKENDS:
+    for backend in (*given.backends, *given.backends)[:2]:  # two calls: see what each leaves open
         before, files = set(threading.enumerate()), descriptors()
         record = _call(handler, given, backend)
         if isinstance(record.error, MediaError):
             raise AssertionError(str(record.error)) from record.error
         if record.error is not None:
+            if is_asyncio_under_trio(record.error):
+                raise _Everywhere(
+                    f"under trio it raised {record.error!r}: it uses asyncio itself. Write it with anyio, which works "
+                    "on both (anyio.create_memory_object_stream in place of asyncio.Queue); or, if your server runs "
+                    'on asyncio, check_handler(..., backends=["asyncio"])'
+                ) from record.error
             raise AssertionError(f"under {backend} it raised {record.error!r}") from record.error
         if record.stuck:
             raise AssertionError(f"under {backend} {record.stuck[0]}")
@@ -336,7 +354,7 @@ def _limits(handler: StreamHandlerBase, given: _CheckInput) -> None:
 
     def call(copied: Callable[[], object] = lambda: None) -> CallRecord:
         with _probed(handler, copied=copied) as prototype:
-            return run_call(prototype, play=spoken, seconds=2.5, backend="asyncio", **_usual(given))
+            return run_call(prototype, play=spoken, seconds=2.5, backend=given.on("asyncio"), **_usual(given))
 
     usual = call()
     if usual.error is not None:
@@ -409,9 +427,9 @@ def _no_trace(handler: StreamHandlerBase, given: _CheckInput) -> None:
             raise _Everywhere(f"when a caller writes a text, and the call ends ({how} after {after:g} s): {told}")
 
     traces = SharedChanges(handler, copy_handler(handler), given.shared)
-    ways: dict[str, Callable[[], object]] = {"a call": partial(_call, handler, given, "trio")}
-    run = partial(run_in_room, backend="trio", handler=handler, patience=given.patience)
-    short: dict[str, Any] = {"seconds": 0.3, "backend": "asyncio", **_usual(given)}
+    ways: dict[str, Callable[[], object]] = {"a call": partial(_call, handler, given, given.on("trio"))}
+    run = partial(run_in_room, backend=given.on("trio"), handler=handler, patience=given.patience)
+    short: dict[str, Any] = {"seconds": 0.3, "backend": given.on("asyncio"), **_usual(given)}
     ways["a caller who is refused"] = partial(run, drop)
     ways["a caller who is refused while another one is on the line"] = partial(run, beside)
     ways["a caller who sends nothing"] = partial(run, partial(_mute, handler, given))
@@ -447,7 +465,7 @@ def _sounds_the_same(handler: StreamHandlerBase, given: _CheckInput) -> None:
     other = signals.tone(1.4, peak=0.9)
 
     def call(play: NDArray[np.int16] = usual) -> object:
-        record = run_call(handler, play=play, seconds=1.4, backend="asyncio", **_usual(given))
+        record = run_call(handler, play=play, seconds=1.4, backend=given.on("asyncio"), **_usual(given))
         return (
             record.audio.tobytes(),
             record.texts(),
@@ -485,11 +503,11 @@ def _serves_badly(handler: StreamHandlerBase, given: _CheckInput) -> None:
         "with a microphone at 8 kHz": {"play": signals.speech_like(0.5, 8000), "sample_rate": 8000},
     }
     for name, call in calls.items():
-        record = run_call(handler, seconds=3.0, **_usual(given), **call)
+        record = run_call(handler, seconds=3.0, backend=given.on("trio"), **_usual(given), **call)
         if record.error is not None:
             raise AssertionError(f"for a caller {name} it raised {record.error!r}") from record.error
         if "phone" in call and not seconds_audible(record.heard):
-            page = run_call(handler, play=call["play"], seconds=3.0, **_usual(given))
+            page = run_call(handler, play=call["play"], seconds=3.0, backend=given.on("trio"), **_usual(given))
             if seconds_audible(page.heard) > 0.5:
                 raise AssertionError(
                     "it speaks to a page, and says nothing on a telephone: does it wait for the data channel, or for a "
@@ -504,10 +522,11 @@ def _serves_badly(handler: StreamHandlerBase, given: _CheckInput) -> None:
 def _any_text(handler: StreamHandlerBase, given: _CheckInput) -> None:
     digits = [messages.encode(messages.Dtmf(digit)) for digit in messages.DIGITS]
     every = [*_TEXTS, *(digits if has_own_method(handler, "on_dtmf") else ())]
-    together = run_call(handler, seconds=1.0, send=every, backend="asyncio", **_usual(given))
+    together = run_call(handler, seconds=1.0, send=every, backend=given.on("asyncio"), **_usual(given))
     if together.error is None and not together.stuck:
         return
-    single = ((repr(text), run_call(handler, seconds=1.0, send=[text], **_usual(given))) for text in every)
+    short: dict[str, Any] = {"seconds": 1.0, "backend": given.on("trio"), **_usual(given)}
+    single = ((repr(text), run_call(handler, send=[text], **short)) for text in every)
     for texts, record in itertools.chain(single, [("one text after the other", together)]):
         if record.error is not None:
             raise AssertionError(f"when it got {texts} it raised {record.error!r}") from record.error
@@ -532,7 +551,7 @@ def _cleared(handler: StreamHandlerBase, given: _CheckInput) -> None:
                     caller.handler.clear_queue()
         return caller.record()
 
-    for backend in _BACKENDS:
+    for backend in given.backends:
         record = run_in_room(interrupt, backend, handler, patience=given.patience)
         if record.error is not None:
             raise AssertionError(f"under {backend} it raised {record.error!r}") from record.error
@@ -590,10 +609,10 @@ def _nothing_stale(handler: StreamHandlerBase, given: _CheckInput) -> None:
         return said[0], said[1]
 
     def says_nothing_alone() -> bool:
-        alone = run_call(handler, seconds=2.0, backend="asyncio", **_usual(given))
+        alone = run_call(handler, seconds=2.0, backend=given.on("asyncio"), **_usual(given))
         return not seconds_audible(alone.heard) and not _JOURNALS.get()[-1].loud
 
-    kept, said = run_in_room(interrupt, "asyncio", handler, patience=given.patience)
+    kept, said = run_in_room(interrupt, given.on("asyncio"), handler, patience=given.patience)
     if kept > STALE:
         raise AssertionError(
             f"{kept:.2f} s of audio were emitted that the handler had kept when clear_queue() was called; "
@@ -601,7 +620,7 @@ def _nothing_stale(handler: StreamHandlerBase, given: _CheckInput) -> None:
         )
     later = 0.0
     if said <= STALE and has_own_method(handler, "on_message"):
-        said, later = run_in_room(write, "asyncio", handler, patience=given.patience)
+        said, later = run_in_room(write, given.on("asyncio"), handler, patience=given.patience)
     if said > STALE and says_nothing_alone():
         raise AssertionError(
             f"{said:.2f} s of a reply were emitted in the half second after clear_queue() was called, and the "
@@ -643,7 +662,7 @@ STALE: Final = 0.25
 def _notices(handler: StreamHandlerBase, given: _CheckInput) -> None:
     def talk(pause: float | None) -> Interruption:
         return run_in_room(
-            partial(interrupted, handler, given.args, pause), "asyncio", handler, patience=given.patience
+            partial(interrupted, handler, given.args, pause), given.on("asyncio"), handler, patience=given.patience
         )
 
     usual = talk(None)
@@ -667,18 +686,26 @@ def _notices(handler: StreamHandlerBase, given: _CheckInput) -> None:
 
 
 @_handler_sentence(
-    "it answers late in a call as it does early",
-    "four sentences: at the beginning, after 4 s, 14 s and 20 s",
+    "it answers late in a call as it does early, and to the end",
+    "the same sentence four times: at the beginning, after 4 s, 14 s and 20 s",
 )
 def _answers_late(handler: StreamHandlerBase, given: _CheckInput) -> None:
-    answers = run_in_room(partial(asked_often, handler, given.args), "asyncio", handler, patience=given.patience)
-    if len(answers) == 4 and (early := min(answers[:2])) > 0.3 and max(answers[2:]) < 0.3 * early:
-        alone = run_call(handler, seconds=9.0, backend="asyncio", **_usual(given))
+    ask = partial(asked_often, handler, given.args)
+    answers = run_in_room(ask, given.on("asyncio"), handler, patience=given.patience)
+    if kept := kept_for_the_next(answers, handler.output_sample_rate):
+        raise AssertionError(
+            f"the last {1000 * kept:.0f} ms of its answer are not said, and come at the beginning of the next one: "
+            "they stay in a FIFO, a resampler or a block that is not yet full. At the end of an answer, flush it: "
+            "fifo.read(partial=True), resampler.resample(None)"
+        )
+    said = [one.seconds for one in answers]
+    if len(said) == 4 and (early := min(said[:2])) > 0.3 and max(said[2:]) < 0.3 * early:
+        alone = run_call(handler, seconds=9.0, backend=given.on("asyncio"), **_usual(given))
         if seconds_audible(alone.heard):
             return  # a greeting, or an announcement, and no answer
         raise AssertionError(
-            f"it answers what the caller says at first ({answers[0]:.1f} s and {answers[1]:.1f} s), and the same words "
-            f"after 14 s for {answers[2]:.1f} s: does a limit for one answer count from the beginning of the call?"
+            f"it answers what the caller says at first ({said[0]:.1f} s and {said[1]:.1f} s), and the same words "
+            f"after 14 s for {said[2]:.1f} s: does a limit for one answer count from the beginning of the call?"
         )
 
 
@@ -694,7 +721,7 @@ def _says_it_all(handler: StreamHandlerBase, given: _CheckInput) -> None:
         return {one.checksum for one in _JOURNALS.get()[-1].given["emit"]}
 
     scenario = partial(left_unsaid, handler, given.args, emitted)
-    left = run_in_room(scenario, "asyncio", handler, patience=given.patience)
+    left = run_in_room(scenario, given.on("asyncio"), handler, patience=given.patience)
     if left is not None and left[1] > _UNSAID:
         raise AssertionError(
             f"it returned CloseStream while {left[1]:.1f} s of its answer were still in .{left[0]}: does a limit for "
@@ -704,7 +731,7 @@ def _says_it_all(handler: StreamHandlerBase, given: _CheckInput) -> None:
 
     def talk(seconds: float, *, pauses: bool) -> float | None:
         scenario = partial(talked_to, handler, given.args, seconds, pauses=pauses)
-        return run_in_room(scenario, "asyncio", handler, patience=given.patience)
+        return run_in_room(scenario, given.on("asyncio"), handler, patience=given.patience)
 
     closed = talk(40.0, pauses=False)
     if closed is not None and talk(closed + 2.0, pauses=True) is None:
@@ -742,7 +769,7 @@ def _any_length(handler: StreamHandlerBase, given: _CheckInput) -> None:
             await caller.wait(0.15)
         return caller.record()
 
-    for backend in _BACKENDS:
+    for backend in given.backends:
         record = run_in_room(call, backend, handler, patience=given.patience)
         if record.error is not None:
             raise AssertionError(f"under {backend} it raised {record.error!r}") from record.error
@@ -766,7 +793,7 @@ def _passes_all_on(handler: StreamHandlerBase, given: _CheckInput) -> None:
         return caller.record()
 
     def passed(seconds: float) -> float:
-        run_in_room(partial(call, seconds), "asyncio", handler, patience=given.patience)
+        run_in_room(partial(call, seconds), given.on("asyncio"), handler, patience=given.patience)
         return sum(one for _, one in _JOURNALS.get()[-1].emits)
 
     if abs(passed(FRAME_SECONDS) - _PASSED) > 0.1 * _PASSED:
@@ -807,7 +834,7 @@ def _steady(handler: StreamHandlerBase, given: _CheckInput) -> None:
         ],
         axis=1,
     )
-    record = run_call(handler, play=loud, seconds=8.0, backend="asyncio", **_usual(given))
+    record = run_call(handler, play=loud, seconds=8.0, backend=given.on("asyncio"), **_usual(given))
     journal = _JOURNALS.get()[-1]
     emits = journal.emits
     waited, lost = journal.longest["receive"], record.statistics.transport.audio_in.dropped
@@ -839,7 +866,7 @@ def _steady(handler: StreamHandlerBase, given: _CheckInput) -> None:
             "wait until a deadline that you count up instead"
         )
     if sum(seconds for at, seconds in emits if at < 4) > 0.5 and not any(at > 5 for at, _ in emits):
-        alone = run_call(handler, seconds=4.0, backend="asyncio", **_usual(given))
+        alone = run_call(handler, seconds=4.0, backend=given.on("asyncio"), **_usual(given))
         if record.end.cause is not EndCause.HANDLER_CLOSED and not alone.audio_seconds:
             raise AssertionError(
                 "it answers a caller in the first seconds, and then falls silent, although the caller goes on: "
@@ -868,7 +895,7 @@ def _steady(handler: StreamHandlerBase, given: _CheckInput) -> None:
             "compute in float32 or int32, and np.clip(…, -32768, 32767) before astype(np.int16)"
         )
     if journal.steps["32768"] >= max(_MOST_JUMPS, 0.9 * journal.steps["much"]) and len(journal.levels) > 2:
-        run_call(handler, seconds=2.0, backend="asyncio", **_usual(given))
+        run_call(handler, seconds=2.0, backend=given.on("asyncio"), **_usual(given))
         if not _JOURNALS.get()[-1].steps["32768"]:  # else it is a sound of its own, such as a square wave
             raise AssertionError(
                 f"{journal.steps['32768']} samples differ from the one before by 32,768: int16 overflowed where they "
@@ -897,7 +924,7 @@ def _goes_on(
             await caller.wait(_TEN_MINUTES)
         return caller.record()
 
-    record = run_in_room(wait, "asyncio", handler, patience=given.patience)
+    record = run_in_room(wait, given.on("asyncio"), handler, patience=given.patience)
     emits = _JOURNALS.get()[-1].emits
     over = record.end.cause is not EndCause.PEER_LEFT or record.texts() or record.outputs
     if emits and emits[-1][0] < 10.0 and not over:
@@ -921,7 +948,7 @@ def _sides(handler: StreamHandlerBase, given: _CheckInput) -> None:
     if handler.expected_layout != "stereo":
         return
     both = np.concatenate([signals.tone(1.0, 500), signals.tone(1.0, 1300)])
-    record = run_call(handler, play=both, backend="asyncio", **_usual(given))
+    record = run_call(handler, play=both, backend=given.on("asyncio"), **_usual(given))
     if turned_around(record.audio, record.sample_rate, 500, 1300):
         raise AssertionError("left and right are exchanged; samples have the shape (channels, n), left first")
     if each_half_of_another(record.audio, record.sample_rate, 500, 1300):
@@ -972,7 +999,7 @@ def _any_order(handler: StreamHandlerBase, given: _CheckInput) -> None:
             return run_in_room(scenario, backend, prototype, patience=given.patience, schedule=schedule)
 
     lines = LinesToTry()
-    usual, error = play("asyncio", None)
+    usual, error = play(given.on("asyncio"), None)
     if error is not None:
         return
     answers = [len(_JOURNALS.get()[-1].emits)]
@@ -981,7 +1008,7 @@ def _any_order(handler: StreamHandlerBase, given: _CheckInput) -> None:
     for n in range(2 * _ORDERS):
         if clock.now() - began > _ORDERS_SECONDS:
             return
-        backend, seed = _BACKENDS[n % 2], n // 2
+        backend, seed = given.backends[n % len(given.backends)], n // 2
         held, error = play(backend, seed)
         where = f"in one order of its tasks (seed {seed}, {backend})"
         if not isinstance(handler, AsyncStreamHandler):
@@ -1004,7 +1031,7 @@ def _any_order(handler: StreamHandlerBase, given: _CheckInput) -> None:
                 "or use a queue"
             )
         forgotten = [(after.line, name) for after in held for name in after.forgotten]
-        if forgotten and not any(after.forgotten for after in play("asyncio", None, spaced=True)[0]):
+        if forgotten and not any(after.forgotten for after in play(given.on("asyncio"), None, spaced=True)[0]):
             line, name = forgotten[0]
             where = f"when {line} ({backend})" if line else where
             raise AssertionError(
@@ -1026,7 +1053,7 @@ _ORDERS_SECONDS: Final = 1.25
 def _tells_errors(handler: StreamHandlerBase, given: _CheckInput) -> None:
     tracer = Swallowed(handler, lambda: any(journal.shutting_down for journal in _JOURNALS.get()))
     with _probed(handler) as prototype, tracer:
-        run_call(prototype, play=signals.speech_like(1.0), seconds=1.5, backend="asyncio", **_usual(given))
+        run_call(prototype, play=signals.speech_like(1.0), seconds=1.5, backend=given.on("asyncio"), **_usual(given))
     for place, (times, error) in tracer.found.items():
         raise AssertionError(
             f"{place} takes {error!r} ({times} times in 1.5 s), and does nothing with it: name the exceptions that you "
@@ -1051,9 +1078,11 @@ def _tells_errors(handler: StreamHandlerBase, given: _CheckInput) -> None:
 def _ends(handler: StreamHandlerBase, given: _CheckInput) -> None:
     early = [("cancelled", 0.0), ("peer leaves", 0.011)]
     ways: list[tuple[BackendName, str, float]] = []
-    ways.extend(("trio", how, after) for how, after in itertools.product(_ENDS, (0.0, 0.011, 0.5)))
-    ways.append(("trio", "cancelled", 1.2))  # the caller has spoken, and waits for an answer
-    ways.extend(("asyncio", how, after) for how, after in [*early, *((how, 0.5) for how in _ENDS)])
+    first = given.on("trio")
+    ways.extend((first, how, after) for how, after in itertools.product(_ENDS, (0.0, 0.011, 0.5)))
+    ways.append((first, "cancelled", 1.2))  # the caller has spoken, and waits for an answer
+    if len(given.backends) > 1:
+        ways.extend(("asyncio", how, after) for how, after in [*early, *((how, 0.5) for how in _ENDS)])
     for backend, how, after in ways:
         before = set(threading.enumerate())
         # Some callers do not answer when they are asked for arguments.
@@ -1137,7 +1166,7 @@ _ENDS: Final = {
     "the stream is shut down in the middle of a call",
 )
 def _stream_ends(handler: StreamHandlerBase, given: _CheckInput) -> None:
-    for backend in _BACKENDS:
+    for backend in given.backends:
         shut = partial(_stream_shut_down, handler, given)
         end, took = run_in_room(shut, backend, handler, patience=given.patience)
         causes = {EndCause.CLOSED, EndCause.HANDLER_CLOSED}

@@ -1371,9 +1371,70 @@ def check(handler, sentence):
     one(handler())
 
 
+class AnswersInBlocks(rtcflow.AsyncStreamHandler):
+    """Says again what it heard, in blocks of 100 ms; what does not fill one waits in a FIFO."""
+
+    def __init__(self):
+        super().__init__(input_sample_rate=24000)
+        self.heard, self.silent = [], 0
+        self.fifo = av.AudioFifo()
+        self.answer = deque()
+
+    async def receive(self, frame):
+        rate, samples = frame
+        loud = np.abs(samples.astype(np.int32)).max() > 500
+        self.silent = 0 if loud else self.silent + 1
+        if loud or self.heard:
+            self.heard.append(samples)
+        if self.silent == 15 and self.heard:
+            spoken = np.concatenate(self.heard[:-15], axis=1)
+            self.heard = []
+            self.fifo.write(av.AudioFrame.from_ndarray(spoken, format="s16", layout="mono"))
+            self.take()
+
+    def take(self):
+        while block := self.fifo.read(2400):
+            self.answer.append(block.to_ndarray())
+
+    async def emit(self):
+        if self.answer:
+            return 24000, self.answer.popleft()
+        await anyio.sleep(0.02)
+        return None
+
+    def clear_queue(self):
+        self.answer.clear()
+        return super().clear_queue()
+
+    def copy(self):
+        return type(self)()
+
+
+class AnswersToTheEnd(AnswersInBlocks):
+    def take(self):
+        super().take()
+        if rest := self.fifo.read(0, partial=True):
+            self.answer.append(rest.to_ndarray())
+
+
+class AnswersOtherwise(AnswersToTheEnd):
+    """Its first answer is another one, and no piece of the others."""
+
+    def __init__(self):
+        super().__init__()
+        self.begun = False
+
+    def take(self):
+        super().take()
+        if not self.begun:
+            self.begun = True
+            self.answer.popleft()
+
+
 @pytest.mark.parametrize(
     ("handler", "sentence", "told"),
     [
+        (AnswersInBlocks, LATE, "ms of its answer are not said"),
         (RenewsTooLate, ANY_ORDER, "the last frame stays in .box.frame"),
         (MissesTheSignal, ANY_ORDER, "and in another one never"),
         (FailsInAPool, ERRORS, "and nobody looks at it"),
@@ -1508,6 +1569,8 @@ def test_a_handlers_own_threads_are_held_up(monkeypatch):
         (AddsInInt32, REAL_TIME),
         (SquareWave, REAL_TIME),
         (AnswersAlways, LATE),
+        (AnswersToTheEnd, LATE),
+        (AnswersOtherwise, LATE),
         (TakesMessages, LATE),
         (SuppressesOne, ERRORS),
         (LooksOnceMore, ANY_ORDER),
@@ -1529,3 +1592,56 @@ def test_a_handlers_own_threads_are_held_up(monkeypatch):
 def test_what_looks_like_a_bug_is_let_pass(handler, sentence):
     """Nothing is said of a sound handler."""
     check(handler, sentence)
+
+
+class AsyncioEcho(rtcflow.AsyncStreamHandler):
+    """As most echoes are written: with a queue of asyncio."""
+
+    def __init__(self):
+        super().__init__()
+        self.frames = asyncio.Queue()
+
+    async def receive(self, frame):
+        self.frames.put_nowait(frame)
+
+    async def emit(self):
+        return await self.frames.get()
+
+    def copy(self):
+        return AsyncioEcho()
+
+
+def test_a_handler_for_asyncio_is_told_so_once():
+    """What fails under trio alone is one broken sentence, with its cure; on asyncio the same handler is sound."""
+    with pytest.raises(AssertionError) as caught:
+        contract.check_handler(AsyncioEcho())
+    story = str(caught.value)
+    assert story.count("happened:") == 1
+    assert "it uses asyncio itself" in story
+    assert 'backends=["asyncio"]' in story
+    contract.check_handler(AsyncioEcho(), backends=["asyncio"])
+
+
+def test_a_handler_for_asyncio_is_still_looked_at():
+    """The calls that would be on trio are on asyncio."""
+
+    class KeepsItsBacklog(AsyncioEcho):
+        def clear_queue(self):
+            return super().clear_queue()
+
+        async def receive(self, frame):
+            for _ in range(3):
+                self.frames.put_nowait(frame)
+
+        def copy(self):
+            return KeepsItsBacklog()
+
+    with pytest.raises(AssertionError, match="had kept when clear_queue"):
+        contract.check_handler(KeepsItsBacklog(), backends=["asyncio"])
+
+
+@pytest.mark.parametrize("backends", [[], ["uvloop"], "asyncio", ["trio", "curio"]])
+def test_backends_that_do_not_exist_are_refused(backends):
+    """The error says what can be written."""
+    with pytest.raises(ValueError, match=r'write backends=\["asyncio"\], \["trio"\], or both'):
+        contract.check_handler(Echo(), backends=backends)

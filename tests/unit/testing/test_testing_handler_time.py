@@ -24,12 +24,15 @@ class Measuring(rtcflow.StreamHandler):
         super().__init__()
         self.wait = wait
         self.frames, self.never = Queue(), threading.Event()
+        self.condition, self.speech = threading.Condition(), threading.Condition()
         self.unset, self.came = rtcflow.Event(), rtcflow.Event()
         self.took = []
 
     def receive(self, frame):
         self.frames.put(frame)
         self.came.set()
+        with self.speech:
+            self.speech.notify()
 
     def emit(self):
         began, call_began = time.monotonic(), self.loop.time()
@@ -57,6 +60,16 @@ def wait_for_what_never_comes(handler):
     assert not handler.never.wait(0.5)
 
 
+def wait_for_what_nobody_notifies(handler):
+    with handler.condition:
+        assert not handler.condition.wait(0.5)
+
+
+def wait_for_what_never_holds(handler):
+    with handler.condition:
+        assert not handler.condition.wait_for(lambda: False, 0.5)
+
+
 def wait_for_what_is_never_set(handler):
     assert not handler.unset.wait_sync(0.5)
 
@@ -64,8 +77,16 @@ def wait_for_what_is_never_set(handler):
 @BACKENDS
 @pytest.mark.parametrize(
     "wait",
-    [lambda _: time.sleep(0.5), get_from_nobody, put_into_what_is_full, wait_for_what_never_comes, wait_for_what_is_never_set],
-    ids=["sleep", "get", "put", "threading.Event", "rtcflow.Event"],
+    [
+        lambda _: time.sleep(0.5),
+        get_from_nobody,
+        put_into_what_is_full,
+        wait_for_what_never_comes,
+        wait_for_what_nobody_notifies,
+        wait_for_what_never_holds,
+        wait_for_what_is_never_set,
+    ],
+    ids=["sleep", "get", "put", "threading.Event", "threading.Condition", "wait_for", "rtcflow.Event"],
 )
 def test_waits_take_a_moment(wait, backend):
     """A handler that waits for half a second does so in the time of the call, whatever it waits with."""
@@ -88,8 +109,17 @@ def wait_for_the_next_frame(handler):
     handler.came.clear()
 
 
+def wait_for_a_notice(handler):
+    with handler.speech:
+        assert handler.speech.wait(10)
+
+
 @BACKENDS
-@pytest.mark.parametrize("wait", [get_the_next_frame, wait_for_the_next_frame], ids=["get", "rtcflow.Event"])
+@pytest.mark.parametrize(
+    "wait",
+    [get_the_next_frame, wait_for_the_next_frame, wait_for_a_notice],
+    ids=["get", "rtcflow.Event", "threading.Condition"],
+)
 def test_what_comes_in_time_is_got_at_once(wait, backend):
     """A timeout that is not needed makes nothing late."""
     handler = Measuring(wait)

@@ -7,6 +7,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Final
 
 import anyio.lowlevel
@@ -39,6 +40,7 @@ __all__ = [
     "listens_to_nobody",
     "misread",
     "seconds_audible",
+    "swapped_at_edges",
     "talked_to",
     "turned_around",
 ]
@@ -194,7 +196,7 @@ class Answer:
 
 
 async def asked_often(handler: StreamHandlerBase, args: Sequence[Any]) -> list[Answer]:
-    """Ask the same question four times, twice early in the call and twice late.
+    """Ask the same question four times: at the beginning of the call, after 4 s, 14 s and 31 s.
 
     Fewer, if the call ends before.
     """
@@ -204,7 +206,7 @@ async def asked_often(handler: StreamHandlerBase, args: Sequence[Any]) -> list[A
     fade = np.minimum(1.0, np.arange(question.shape[1]) / (FADE * rate)) ** 2
     question = (question * fade * fade[::-1]).astype(np.int16)  # so that what breaks off is something else
     async with open_caller(handler, args=list(args), sample_rate=rate, catch=True) as caller:
-        for at in (0.2, 4.2, 14.2, 20.2):
+        for at in (0.2, 4.2, 14.2, 31.2):
             await caller.wait(at - caller.seconds)
             began = caller.seconds
             await caller.play(question)
@@ -522,6 +524,27 @@ def turned_around(heard: NDArray[np.int16], rate: int, left: float, right: float
     at = np.flatnonzero(side)  # the others are silent, or a mixture
     flips = np.count_nonzero((np.diff(at) <= 2) & (np.diff(side[at]) != 0))
     return bool(np.count_nonzero(side < 0) > np.count_nonzero(side > 0) or flips >= _FLIPS)
+
+
+def swapped_at_edges(pieces: Sequence[NDArray[np.int16]]) -> bool:
+    """Whether two channels go on in one another, and not in themselves, from each piece to the next.
+
+    So it sounds if L R L R … is cut after an odd number of samples.
+
+    Args:
+        pieces: Of two channels, one after the other.
+    """
+    straight = crossed = 0.0
+    for one, other in pairwise(pieces):
+        if one.size and other.size:
+            ends, begins = one[:, -1].astype(np.int64), other[:, 0].astype(np.int64)
+            straight += float(np.abs(ends - begins).sum())
+            crossed += float(np.abs(ends - begins[::-1]).sum())
+    return len(pieces) > _MANY_EDGES and straight > 3 * crossed and straight > _APART * len(pieces)
+
+
+_MANY_EDGES, _APART = 20, 200
+"""So many edges tell, and by so much the two channels must be apart there, on average."""
 
 
 def each_half_of_another(heard: NDArray[np.int16], rate: int, left: float, right: float) -> bool:

@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
-__all__ = ["contract_broken", "told"]
+__all__ = ["contract_broken", "forgets_nothing", "told"]
 
 LINES: Final = 15
 """Lines of a failure that one can read at a glance."""
@@ -114,6 +114,21 @@ def contract_broken(handler: str, broken: Sequence[tuple[str, str, str]], n: int
     if told[SHOWN:]:
         story.add_note("\n".join(told[SHOWN:]))
     return story
+
+
+def forgets_nothing(life: type[Any], handler: str, happened: str) -> AssertionError:
+    """The failure of a handler whose second call is another one than the first, before any story is played."""
+    return AssertionError(
+        f"{life.__name__} found a bug in {handler} (on {life.backend})\n"
+        f"promised: one call leaves no trace in another (what calls share on purpose is named in shared)\n"
+        f"happened: {_cut(happened)}\n"
+        "steps:    two equal calls; the caller speaks and writes\n"
+        "a test to paste:\n"
+        f"def test_{_snake(handler)}():\n"
+        f"    handler = {handler}()\n"
+        '    first = run_call(handler, send=["hello"], seconds=1)\n'
+        '    assert run_call(handler, send=["hello"], seconds=1).texts() == first.texts()'
+    )
 
 
 def _calls(notes: str) -> Iterator[str]:

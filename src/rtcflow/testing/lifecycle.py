@@ -51,10 +51,11 @@ from . import _promises as promises
 from . import strategies as rtc
 from ._handler_time import HandlerTime, replaced
 from ._life import EMITS, START_UPS, Call, Serving, count_tasks, make_item, refused
+from ._memory import remembered
 from ._probe import LIMIT_SLACK, Cause, Fault, InjectedError, Journal, probe_copies
 from ._room import HANG, HandlerHung, ManualLoop
 from ._sharing import refuse_shared_state
-from ._story import told
+from ._story import forgets_nothing, told
 from ._workers import PATIENCE
 from .clocks import BackendName, VirtualTime
 
@@ -232,6 +233,7 @@ def _bounded(run: Callable[[Any], None], life: type[HandlerLifecycle], budget: B
             case.settings = settings(chosen, database=both)
         budget.begin(life.seconds)
         try:
+            _forgets_its_calls(life)
             play(case, chosen)
         except Exception as error:
             story = told(error, life, budget.handler)
@@ -243,6 +245,16 @@ def _bounded(run: Callable[[Any], None], life: type[HandlerLifecycle], budget: B
             case.settings = chosen
 
     return run_test
+
+
+def _forgets_its_calls(life: type[HandlerLifecycle]) -> None:
+    """See that the second of two equal calls is answered as the first one was, before any story is played."""
+    __tracebackhide__ = True
+    if life.shared or life.make_handler is HandlerLifecycle.make_handler:
+        return
+    make = life.__new__(life).make_handler
+    if happened := remembered(make, life.backend, life.patience):
+        raise forgets_nothing(life, type(make()).__name__, happened)
 
 
 class HandlerLifecycle(RuleBasedStateMachine):

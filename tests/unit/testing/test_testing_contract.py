@@ -752,6 +752,38 @@ class KeepsPairs(PadsOddChunks):
     chunk = 960
 
 
+class PlaysOddChunks(rtcflow.AsyncStreamHandler):
+    """A radio that hears nobody, and cuts L R L R … at any sample."""
+
+    chunk = 961
+    song = np.stack(
+        [np.convolve(np.random.default_rng(seed).normal(0, 9000, 72000), np.ones(20) / 20, "same") for seed in (1, 2)],
+        axis=1,
+    )
+    song = song.astype(np.int16).reshape(-1)
+
+    def __init__(self):
+        super().__init__(expected_layout="stereo")
+        self.at = 0
+
+    async def receive(self, frame):
+        pass
+
+    async def emit(self):
+        chunk = self.song[self.at : self.at + self.chunk]
+        self.at = (self.at + len(chunk)) % len(self.song)
+        return 24000, chunk[: len(chunk) // 2 * 2].reshape(-1, 2).T
+
+    def copy(self):
+        return type(self)()
+
+
+class PlaysPairs(PlaysOddChunks):
+    """Cuts between pairs. Its two sides are noise, which no tone of the caller explains."""
+
+    chunk = 960
+
+
 class FillsBlocks(Echo):
     """Takes each frame for one of 20 ms: a shorter one is padded, and a longer one is cut off."""
 
@@ -1122,6 +1154,10 @@ class TakesMessages(Echo):
         pass
 
 
+class AnswersForAQuarter(AnswersForSixSeconds):
+    limit = 15.0
+
+
 class AnswersAlways(AnswersForSixSeconds):
     """Answers for as long as it is asked."""
 
@@ -1466,6 +1502,8 @@ class AnswersOtherwise(AnswersToTheEnd):
         (GreetsThePage, BADLY, "says nothing on a telephone"),
         (AddsInInt16, REAL_TIME, "int16 overflowed"),
         (AnswersForSixSeconds, LATE, "from the beginning of the call"),
+        (AnswersForAQuarter, LATE, "from the beginning of the call"),
+        (PlaysOddChunks, REAL_TIME, "left and right change sides from one piece"),
         (SuppressesAll, ERRORS, "has no attribute 'meter'"),
         (Shields, ENDS, "its methods went on for 2.0 s"),
         (WaitsWithoutALook, ANY_ORDER, "a wake-up is lost"),
@@ -1570,6 +1608,8 @@ def test_a_handlers_own_threads_are_held_up(monkeypatch):
         (SquareWave, REAL_TIME),
         (AnswersAlways, LATE),
         (AnswersToTheEnd, LATE),
+        (PlaysPairs, REAL_TIME),
+        (PlaysPairs, SIDES),
         (AnswersOtherwise, LATE),
         (TakesMessages, LATE),
         (SuppressesOne, ERRORS),

@@ -6,6 +6,8 @@ import json
 import math
 import queue
 import re
+import secrets
+import sqlite3
 import threading
 import time
 from collections import deque
@@ -22,7 +24,7 @@ from mutations.bugs import MUTANTS
 
 import rtcflow
 from rtcflow import HandlerError
-from rtcflow.testing import HandlerLifecycle
+from rtcflow.testing import HandlerLifecycle, _memory
 
 AUDIO = (24000, np.zeros((1, 480), np.int16))
 
@@ -692,6 +694,62 @@ def test_what_is_shared_on_purpose_passes():
     case = life(SharingByClass, shared=("history",)).TestCase
     case.settings = settings(case.settings, max_examples=10)
     case().runTest()
+
+
+class TakesNotes(Sound):
+    """Answers with how many texts its database has; its copies share the database."""
+
+    def __init__(self, notes=None):
+        super().__init__()
+        self.notes = notes or sqlite3.connect(":memory:", check_same_thread=False)
+        if notes is None:
+            self.notes.execute("create table notes (text)")
+
+    async def on_message(self, message):
+        self.notes.execute("insert into notes values (?)", (message,))
+        await self.send_message(self.answer())
+
+    def answer(self):
+        return f"{self.notes.execute('select count(*) from notes').fetchone()[0]} notes"
+
+    def copy(self):
+        return type(self)(self.notes)
+
+
+class TakesItsOwnNotes(TakesNotes):
+    def copy(self):
+        return type(self)()
+
+
+class AnswersByChance(TakesItsOwnNotes):
+    """Gives one of very many answers."""
+
+    def answer(self):
+        return secrets.token_hex()
+
+
+@pytest.mark.parametrize("backend", ["trio", "asyncio"])
+def test_what_a_call_leaves_in_a_database_is_found(backend):
+    """Nobody can look into it, but the next caller is answered otherwise."""
+    with pytest.raises(AssertionError) as caught:
+        life(TakesNotes, backend=backend).TestCase().runTest()
+    story = str(caught.value)
+    assert "answered ['1 notes', '2 notes'], and the next one ['3 notes', '4 notes']" in story
+    assert "one call leaves no trace in another" in story
+    assert len(story.splitlines()) <= 15
+
+
+@pytest.mark.parametrize(
+    ("handler", "shared"),
+    [(TakesItsOwnNotes, ()), (AnswersByChance, ()), (TakesNotes, ("notes",))],
+    ids=["its own", "by chance", "on purpose"],
+)
+def test_answers_that_differ_are_not_blamed(handler, shared):
+    """A database of each copy, answers of chance, and what is shared on purpose are all fine."""
+    assert shared or _memory.remembered(handler, "trio", 5.0) is None
+    brief = life(handler, shared=shared)
+    brief.TestCase.settings = settings(brief.TestCase.settings, max_examples=5)
+    brief.TestCase().runTest()
 
 
 # -- bad input

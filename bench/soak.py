@@ -68,11 +68,11 @@ EVERY = 5.0
 PAGES = Path(__file__).resolve().parent.parent / "docs" / "_static"
 RUSH = 4.0
 """Seconds of the calls of the rush, which come before everything that is judged."""
-WARM_UP = 600.0
-"""Seconds after the rush before memory is judged, at most a third of the run.
+WARM_UP = 900.0
+"""Seconds after the rush before memory is judged, at most half of the run.
 
-Calls of three transports and their faults meet in ever new ways, and for about ten minutes some of them need more at
-once than any before. The allocator keeps that. Memory in use does not grow meanwhile; it is reported from `SETTLED` on.
+Calls of three transports and their faults meet in ever new ways, and for about a quarter of an hour some of them need
+more at once than any before. The allocator keeps that. Memory in use does not grow meanwhile; it is reported from `SETTLED` on.
 """
 SETTLED = 60.0
 """Seconds after the rush from which memory in use is told, at most a third of the run."""
@@ -516,7 +516,7 @@ def table(backend: str, report: dict[str, Any]) -> str:
         "calls": ", ".join(f"{number} by {kind}" for kind, number in sorted(report["calls"].items())),
         "of these with a fault": ", ".join(f"{number} {fault}" for fault, number in sorted(report["faults"].items())),
         "refused": report["refused"],
-        f"resident memory after the warm-up of {min(WARM_UP, report['seconds'] / 3) / 60:.1f} min, in ten minutes "
+        f"resident memory after the warm-up of {min(WARM_UP, report['seconds'] / 2) / 60:.1f} min, in ten minutes "
         "(limit +1 MB)": f"{report['MB in ten minutes']:+.2f} MB",
         "memory in use, in ten minutes": f"{report['MB in use in ten minutes']:+.2f} MB",
         "left at the end (limit 0)": left,
@@ -556,7 +556,8 @@ async def soak(url: str, seconds: float, seed: int, server: int, notes: Path) ->
     after: list[dict[str, Any]] = []
     await watch(url, anyio.current_time() + EVERY * 2, after)
     warm, settled = (
-        [sample for sample in samples if sample["at"] >= min(since, seconds / 3)] for since in (WARM_UP, SETTLED)
+        [sample for sample in samples if sample["at"] >= since]
+        for since in (min(WARM_UP, seconds / 2), min(SETTLED, seconds / 3))
     )
     # The connection that asks has an idle task now and not then.
     left = {

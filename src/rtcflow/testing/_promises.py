@@ -20,7 +20,7 @@ from ..handlers.base import AsyncStreamHandler
 from ..stream import Stream
 from ._life import Call
 from ._probe import LIMIT_SLACK, InjectedError, Journal
-from ._workers import waits_for_a_job, wants_a_processor
+from ._workers import Stuck, waits_for_a_job, wants_a_processor
 
 TIMEOUTS: Final = Timeouts()
 
@@ -58,6 +58,13 @@ def shutdown_goes_well(journals: Iterable[Journal], expected: Errors) -> None:
                 f"shutdown returns in time: after {TIMEOUTS.shutdown:g} s it still waited, and was cut off; does it "
                 "wait for what only some calls set?"
             )
+
+
+def nobody_waits_for_ever(stuck: Iterable[Stuck]) -> None:
+    """A method that waits for a lock gets it, and a thread that it joins ends."""
+    for one in stuck:
+        if one.endless:
+            raise AssertionError(f"what a method waits for comes: {one}")
 
 
 def figures_add_up(call: Call) -> None:

@@ -23,6 +23,7 @@ from ._tracing import Switches
 from .caller import HeardFrame, open_caller
 
 __all__ = [
+    "ANSWERED",
     "Answer",
     "AtRest",
     "Interruption",
@@ -159,6 +160,9 @@ NOTICES: Final = 0.6
 FIRST, SECOND = 1.0, 1.5
 """Seconds of the two sentences."""
 
+ANSWERED: Final = 0.3
+"""Seconds of sound that are an answer."""
+
 QUESTION: Final = 1.06
 """Seconds: 53 frames, so blocks of two frames or more are not all full at its end."""
 
@@ -198,7 +202,7 @@ class Answer:
 async def asked_often(handler: StreamHandlerBase, args: Sequence[Any]) -> list[Answer]:
     """Ask the same question four times: at the beginning of the call, after 4 s, 14 s and 31 s.
 
-    Fewer, if the call ends before.
+    Fewer, if the call ends before, or the first two are not answered.
     """
     answers: list[Answer] = []
     rate = handler.output_sample_rate
@@ -219,6 +223,8 @@ async def asked_often(handler: StreamHandlerBase, args: Sequence[Any]) -> list[A
             at_all = np.flatnonzero(samples)
             samples = samples[at_all[0] : at_all[-1] + 1] if at_all.size else samples[:0]
             answers.append(Answer(seconds_audible(caller.heard, asked), samples))
+            if len(answers) == 2 and not any(one.seconds > ANSWERED for one in answers):
+                break
     return answers
 
 

@@ -7,11 +7,13 @@ a thread that is in one is looked at from outside, in this order:
    and `concurrent.futures.Future.result` wait there.) Without a timeout this is certain, and time goes on at full
    speed. With a timeout, time goes on up to that timeout and stands there until it has really passed.
 2. It used no CPU time and stayed at the same instruction for `STILL` seconds: it sleeps or waits in C (`time.sleep`, a
-   socket, a lock). Then virtual time goes on at the pace of real time, until that wait is over.
-3. Otherwise it computes, or waits for a processor: time stands.
+   socket). Then virtual time goes on at the pace of real time, until that wait is over.
+3. The same, for a lock that is locked, or for a thread that waits for another one in its turn (`_endless`). Time goes
+   on at full speed: whoever could end it is waited for in its own right.
+4. Otherwise it computes, or waits for a processor: time stands.
 
-A thread may stay in 2 for `patience` seconds, or in 3 for as many seconds of CPU time. Then it is reported by the name
-of its method, and time goes on without it.
+A thread may stay in 2 for `patience` seconds, or in 4 for as many seconds of CPU time, or in 3 for `LOCKED` seconds of
+virtual time. Then it is reported by the name of its method, and time goes on without it.
 
 Other threads work for handlers, too. Jobs of `to_thread.run_sync` (with any limiter) and of executors are waited for
 until they are done, for at most `patience`. Jobs that wait for something themselves are not waited for. Any other
@@ -24,8 +26,11 @@ from __future__ import annotations
 import concurrent.futures.thread as executors
 import contextvars
 import enum
+import inspect
+import linecache
 import logging
 import math
+import re
 import sys
 import threading
 import time
@@ -49,6 +54,14 @@ PATIENCE = 5.0
 default."""
 
 
+LOCKED = 2.0
+"""Virtual seconds after which a method that waits for a lock or a thread counts as waiting for ever: a second of speech
+is lost by then."""
+
+A_LOCK: Final = "waiting for a lock that another method keeps"
+A_THREAD: Final = "waiting for a thread that waits itself"
+
+
 class ThreadsAllow(enum.Enum):
     """What worker threads allow virtual time to do."""
 
@@ -63,8 +76,8 @@ class Stuck:
 
     Attributes:
         method: Its qualified name (``"Echo.emit"``).
-        doing: ``"computing"`` or ``"waiting"``.
-        seconds: For how long, in real time, when virtual time went on without it.
+        doing: ``"computing"``, ``"waiting"``, `A_LOCK` or `A_THREAD`.
+        seconds: For how long, when virtual time went on without it: in real time, or (the last two) in virtual time.
     """
 
     method: str
@@ -72,7 +85,12 @@ class Stuck:
     seconds: float
 
     def __str__(self) -> str:
-        return f"{self.method} has been {self.doing} for {self.seconds:.1f} s of real time"
+        return f"{self.method} has been {self.doing} for {self.seconds:.1f} s{'' if self.endless else ' of real time'}"
+
+    @property
+    def endless(self) -> bool:
+        """Whether nothing in the call would ever end it."""
+        return self.doing in {A_LOCK, A_THREAD}
 
 
 @dataclass(slots=True)
@@ -82,6 +100,7 @@ class _Look:
     where: object = None
     cpu: float = -1.0
     since: float = 0.0
+    began: float = 0.0
     deadline: float = math.inf
     given_up: bool = False
 
@@ -366,8 +385,7 @@ class Workers:
             match _pool_job(frame):
                 case True:
                     jobs += 1
-                    waiter, timeout = _condition_wait(frame)
-                    waiting += waiter is not None and timeout is None
+                    waiting += _waits_for_others(frame, frames)
                 case False:
                     continue
                 case None:
@@ -406,7 +424,7 @@ class Workers:
         same_place, moved = where == look.where, cpu != look.cpu
         look.cpu = cpu
         if not same_place:
-            look.where, look.since = where, real
+            look.where, look.since, look.began = where, real, self.now()
             look.deadline = math.inf if timeout is None else self.now() + timeout
         if waiter is not None:
             if same_place and moved:  # it was woken, and is about to go on
@@ -424,13 +442,16 @@ class Workers:
         if real - look.since < STILL or wants_a_processor(worker.native_id):
             computed = cpu - before
             return ThreadsAllow.STANDS if computed < self.patience else self._give_up(worker, "computing", real)
+        if doing := _endless(frame, frames):
+            return ThreadsAllow.FREE if self.now() - look.began < LOCKED else self._give_up(worker, doing, real)
         return ThreadsAllow.REAL_PACE if real - look.since < self.patience else self._give_up(worker, "waiting", real)
 
     def _give_up(self, worker: Worker, doing: str, real: float) -> ThreadsAllow:
         call = (worker.method, worker.called)
         if worker.given_up != call:
             worker.given_up = call
-            stuck = Stuck(worker.method or worker.name, doing, real - worker.called)
+            seconds = self.now() - worker.look.began if doing in {A_LOCK, A_THREAD} else real - worker.called
+            stuck = Stuck(worker.method or worker.name, doing, seconds)
             self.stuck.append(stuck)
             logger.warning("%s; virtual time goes on without it", stuck)
         return ThreadsAllow.FREE
@@ -448,6 +469,59 @@ def _condition_wait(frame: FrameType) -> tuple[object, float | None]:
     if waiter is None or condition is None or not waiter.locked() or waiter not in condition._waiters:
         return None, None
     return waiter, names.get("timeout")
+
+
+def _endless(frame: FrameType, frames: dict[int, FrameType]) -> str | None:
+    """What a thread waits for in C that only another thread can end, if that one does not look as if it would."""
+    if _waits_for_a_lock(frame):
+        return A_LOCK
+    if frame.f_code not in _JOINS or frame.f_locals.get("timeout") not in {None, -1}:
+        return None
+    thread = frame.f_locals["self"]
+    other = frames.get(thread.ident)
+    return A_THREAD if other is not None and _waits_for_others(other, frames) else None
+
+
+def _waits_for_others(frame: FrameType, frames: dict[int, FrameType]) -> bool:
+    """Whether a thread waits, without a timeout, for what another thread does."""
+    waiter, timeout = _condition_wait(frame)
+    return (waiter is not None and timeout is None) or _endless(frame, frames) is not None
+
+
+# From 3.13 on, `join` itself waits.
+_joins: Any = getattr(threading.Thread, "_wait_for_tstate_lock", threading.Thread.join)
+_JOINS: Final = {_joins.__code__, threading.Thread.join.__code__}
+
+
+def _waits_for_a_lock(frame: FrameType) -> bool:
+    """Whether the line at which `frame` waits in C acquires a lock without a timeout, and that lock is locked."""
+    if frame.f_code is _ENTERS:
+        return _is_locked(vars(frame.f_locals["self"]).get("_lock"))
+    line = linecache.getline(frame.f_code.co_filename, frame.f_lineno)
+    if not _ACQUIRES.search(line) or "timeout" in line:
+        return False
+    return any(_is_locked(_named(path, frame)) for path in _PATHS.findall(line))
+
+
+_ENTERS: Final = threading.Condition.__enter__.__code__
+_ACQUIRES: Final = re.compile(r"\bwith\b|\.acquire\(")
+_PATHS: Final = re.compile(r"[A-Za-z_][\w.]*")
+
+
+def _named(path: str, frame: FrameType) -> object:
+    """What a dotted name stands for in a frame, as far as that can be found out without running any code."""
+    first, *names = path.removesuffix(".acquire").split(".")
+    found = frame.f_locals.get(first, frame.f_globals.get(first))
+    for name in names:
+        found = inspect.getattr_static(found, name, None)
+    return found
+
+
+def _is_locked(lock: object) -> bool:
+    return isinstance(lock, _LOCKS) and repr(lock).startswith("<locked")  # an RLock has no `locked` before 3.14
+
+
+_LOCKS: Final = type(threading.Lock()), type(threading.RLock())
 
 
 def _pool_job(frame: FrameType) -> bool | None:

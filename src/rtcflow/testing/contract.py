@@ -54,6 +54,7 @@ from ._leaks import descriptors
 from ._probe import AUDIBLE, Journal, probe_copies
 from ._room import HandlerHung, longest_hang, refuse_in_a_loop, run_in_room
 from ._scenarios import (
+    ANSWERED,
     NOTICES,
     SECOND,
     AtRest,
@@ -320,7 +321,7 @@ def _serves(handler: StreamHandlerBase, given: _CheckInput) -> None:
                 ) from record.error
             raise AssertionError(f"under {backend} it raised {record.error!r}") from record.error
         if record.stuck:
-            raise AssertionError(f"under {backend} {record.stuck[0]}")
+            raise _Everywhere(f"under {backend} {record.stuck[0]}")
         _no_thread_left(record, before)
         _no_pool_at_work(set(threading.enumerate()) - before, given.patience)
         opened.append(Counter({_folder(one): n for one, n in (descriptors() - files).items()}))
@@ -422,25 +423,26 @@ def _no_trace(handler: StreamHandlerBase, given: _CheckInput) -> None:
             raise _Everywhere(f"a caller who is refused while another one is on the line leaves a trace: {left}")
 
     async def cut(how: str, after: float) -> None:
-        record = await _end_at(how, after, handler, given)
-        if record.stuck or record.statistics.threads_abandoned:  # as in all later calls, some seconds each
-            told = record.stuck[0] if record.stuck else "a worker thread does not come back: is a lock kept?"
+        if told := _kept(await _end_at(how, after, handler, given)):
             raise _Everywhere(f"when a caller writes a text, and the call ends ({how} after {after:g} s): {told}")
+
+    def write(texts: list[str]) -> None:
+        short: dict[str, Any] = {"seconds": 0.3, "backend": given.on("asyncio"), **_usual(given)}
+        if told := _kept(run_call(handler, send=texts, **short)):
+            raise _Everywhere(f"when a caller writes {', '.join(map(repr, texts))}: {told}")
 
     traces = SharedChanges(handler, copy_handler(handler), given.shared)
     ways: dict[str, Callable[[], object]] = {"a call": partial(_call, handler, given, given.on("trio"))}
     run = partial(run_in_room, backend=given.on("trio"), handler=handler, patience=given.patience)
-    short: dict[str, Any] = {"seconds": 0.3, "backend": given.on("asyncio"), **_usual(given)}
     ways["a caller who is refused"] = partial(run, drop)
     ways["a caller who is refused while another one is on the line"] = partial(run, beside)
     ways["a caller who sends nothing"] = partial(run, partial(_mute, handler, given))
     ways["a caller who interrupts an answer"] = partial(run, partial(_interrupted, handler, given))
     if has_own_method(handler, "on_message"):
-        ways["a caller who writes texts"] = partial(run_call, handler, send=list(_TEXTS), **short)
+        ways["a caller who writes texts"] = partial(write, list(_TEXTS))
     if has_own_method(handler, "on_dtmf"):
         for digit in messages.DIGITS:
-            key = [messages.encode(messages.Dtmf(digit))]
-            ways[f"a caller who presses {digit}"] = partial(run_call, handler, send=key, **short)
+            ways[f"a caller who presses {digit}"] = partial(write, [messages.encode(messages.Dtmf(digit))])
     for how, after in (("cancelled", 0.0), ("cancelled", 0.05), ("peer leaves", 0.011), ("link breaks", 0.25)):
         ways[f"a call that ends early ({how} after {after:g} s)"] = partial(run, partial(cut, how, after))
     for way, serve in ways.items():
@@ -454,6 +456,13 @@ def _no_trace(handler: StreamHandlerBase, given: _CheckInput) -> None:
             raise _Everywhere(left if way == "a call" else f"{way} leaves a trace that a whole call does not: {left}")
     if not given.shared:
         _sounds_the_same(handler, given)
+
+
+def _kept(record: CallRecord) -> str | None:
+    """What holds up a thread of a call that has ended. All later calls may show the same, some seconds each."""
+    if record.stuck:
+        return str(record.stuck[0])
+    return "a worker thread does not come back: is a lock kept?" if record.statistics.threads_abandoned else None
 
 
 def _sounds_the_same(handler: StreamHandlerBase, given: _CheckInput) -> None:
@@ -524,15 +533,15 @@ def _any_text(handler: StreamHandlerBase, given: _CheckInput) -> None:
     digits = [messages.encode(messages.Dtmf(digit)) for digit in messages.DIGITS]
     every = [*_TEXTS, *(digits if has_own_method(handler, "on_dtmf") else ())]
     together = run_call(handler, seconds=1.0, send=every, backend=given.on("asyncio"), **_usual(given))
-    if together.error is None and not together.stuck:
+    if together.error is None and _kept(together) is None:
         return
     short: dict[str, Any] = {"seconds": 1.0, "backend": given.on("trio"), **_usual(given)}
     single = ((repr(text), run_call(handler, send=[text], **short)) for text in every)
     for texts, record in itertools.chain(single, [("one text after the other", together)]):
         if record.error is not None:
             raise AssertionError(f"when it got {texts} it raised {record.error!r}") from record.error
-        if record.stuck:
-            raise AssertionError(f"when it got {texts}: {record.stuck[0]}")
+        if told := _kept(record):
+            raise _Everywhere(f"when it got {texts}: {told}")
 
 
 _TEXTS: Final = ("", "hello", "{", "{}", "[]", "null", "1", '{"type": "unknown", "data": {}}', '{"type": 1}')
@@ -700,7 +709,7 @@ def _answers_late(handler: StreamHandlerBase, given: _CheckInput) -> None:
             "fifo.read(partial=True), resampler.resample(None)"
         )
     said = [one.seconds for one in answers]
-    if len(said) == 4 and (early := min(said[:2])) > 0.3 and said[3] < 0.3 * early:
+    if len(said) == 4 and (early := min(said[:2])) > ANSWERED and said[3] < 0.3 * early:
         alone = run_call(handler, seconds=9.0, backend=given.on("asyncio"), **_usual(given))
         if seconds_audible(alone.heard):
             return  # a greeting, or an announcement, and no answer
@@ -753,12 +762,24 @@ _UNSAID: Final = 0.5
 def _any_length(handler: StreamHandlerBase, given: _CheckInput) -> None:
     rate = handler.input_sample_rate
 
-    async def call() -> CallRecord:
+    sizes = (rate // 50, 1, 7, 441, 333, 1023, rate // 50 + 1, 2 * rate // 50, 101)
+
+    async def call(sizes: Sequence[int]) -> tuple[CallRecord, bool]:
         async with open_caller(handler, args=list(given.args), catch=True) as caller:
+            transport: Any = caller.connection.transport
+
+            async def answered() -> bool:
+                """Whether it emits something while ten usual frames come."""
+                emits = len(_JOURNALS.get()[-1].emits)
+                for _ in range(10):
+                    if caller.connection.end is None:
+                        transport.audio_in.put_nowait(AudioFrame(signals.speech_like(0.02, rate, seed=7), rate, 0))
+                    await caller.wait(FRAME_SECONDS)
+                return len(_JOURNALS.get()[-1].emits) > emits
+
             caller.microphone = False
             await caller.wait(0.1)
-            transport: Any = caller.connection.transport
-            sizes = (rate // 50, 1, 7, 441, 333, 1023, rate // 50 + 1, 2 * rate // 50, 101)
+            before = await answered()
             for seed, size in enumerate((*sizes, *sizes)):
                 spoken = signals.speech_like(0.2, rate, seed=seed)[:, :size] * (seed < len(sizes))  # then silence
                 for channels in (1, 2):
@@ -768,12 +789,19 @@ def _any_length(handler: StreamHandlerBase, given: _CheckInput) -> None:
                 if seed % 3 == 2:
                     await caller.wait(0.04)
             await caller.wait(0.15)
-        return caller.record()
+            silent = before and caller.connection.end is None and not await answered()
+        return caller.record(), silent
 
     for backend in given.backends:
-        record = run_in_room(call, backend, handler, patience=given.patience)
+        run = partial(run_in_room, backend=backend, handler=handler, patience=given.patience)
+        record, silent = run(partial(call, sizes))
         if record.error is not None:
             raise AssertionError(f"under {backend} it raised {record.error!r}") from record.error
+        if silent and not run(partial(call, [rate // 50] * len(sizes)))[1]:
+            raise AssertionError(
+                f"under {backend} it answers usual frames, and after frames of other lengths it does not any more: "
+                "does it wait for something that such a frame does not bring?"
+            )
     _passes_all_on(handler, given)
 
 

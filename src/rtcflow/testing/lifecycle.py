@@ -652,6 +652,7 @@ class HandlerLifecycle(RuleBasedStateMachine):
         if self.call is not None:
             promises.figures_add_up(self.call)
             promises.one_reason_for_the_end(self.call, self.expected_errors)
+        promises.nobody_waits_for_ever(self.clock.stuck)
         promises.shutdown_goes_well(self._journals, self.expected_errors)
         self._see_to_the_end()
 

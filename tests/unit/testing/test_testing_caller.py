@@ -29,6 +29,7 @@ from rtcflow.testing import (
     virtual_backend,
 )
 from rtcflow.testing import caller as caller_module
+from rtcflow.testing._workers import A_LOCK, A_THREAD
 
 BACKENDS = pytest.mark.parametrize("backend", ["trio", "asyncio"])
 
@@ -253,6 +254,91 @@ def test_a_handler_that_blocks_for_ever_is_named(backend, block, stuck):
     assert [blocked.method for blocked in record.blocked] == ["Echo.emit"]
     assert record.blocked[0].seconds == pytest.approx(5, abs=0.1)
     assert [item.doing for item in record.stuck] == ([] if stuck is None else [stuck])
+
+
+def take_the_same_lock_again(over):
+    with over.lock, over.lock:
+        pass
+
+
+def acquire_the_same_lock_again(over):
+    over.lock.acquire()
+    over.lock.acquire()
+
+
+def enter_a_condition_that_another_thread_has(over):
+    with threading.Condition(over.lock), over.lock:
+        pass
+
+
+def join_what_waits(over):
+    thread = threading.Thread(target=over.event.wait)
+    thread.start()
+    thread.join()
+
+
+class Over:
+    """What a thread of a test waits for, and how to let it go."""
+
+    def __init__(self):
+        self.lock, self.event = threading.Lock(), threading.Event()
+
+    def let_go(self):
+        self.event.set()
+        for thread in threading.enumerate():
+            while thread.name.startswith("Echo") and thread.is_alive():
+                with suppress(RuntimeError):
+                    self.lock.release()
+                thread.join(0.01)
+
+
+@BACKENDS
+@pytest.mark.parametrize(
+    ("block", "doing"),
+    [
+        (take_the_same_lock_again, A_LOCK),
+        (acquire_the_same_lock_again, A_LOCK),
+        (enter_a_condition_that_another_thread_has, A_LOCK),
+        (join_what_waits, A_THREAD),
+    ],
+    ids=["with", "acquire", "condition", "join"],
+)
+def test_what_only_another_thread_can_end_takes_no_real_time(backend, block, doing):
+    """Virtual time goes on at full speed, although real time would be waited for hours, and the method is named."""
+    over = Over()
+    try:
+        record = run_call(Echo(lambda: block(over)), seconds=5, backend=backend, patience=7200)
+    finally:
+        over.let_go()
+    assert [(item.method, item.doing) for item in record.stuck] == [("Echo.emit", doing)]
+    assert record.stuck[0].seconds == pytest.approx(2, abs=0.1)
+    assert str(record.stuck[0]) == f"Echo.emit has been {doing} for {record.stuck[0].seconds:.1f} s"
+
+
+@BACKENDS
+def test_a_lock_that_is_given_back_is_waited_for(backend):
+    """A lock that another method has for a while, and a thread that ends, are nothing that is stuck."""
+    lock = threading.Lock()
+
+    def emit():
+        with lock:
+            time.sleep(0.02)
+        thread = threading.Thread(target=time.sleep, args=(0.02,))
+        thread.start()
+        thread.join()
+        return 24000, signals.tone(0.02)
+
+    class Shares(Echo):
+        def receive(self, frame):
+            with lock:
+                super().receive(frame)
+
+        def copy(self):
+            return Shares(emit)
+
+    record = run_call(Shares(emit), seconds=1, backend=backend)
+    assert record.stuck == ()
+    assert record.audio_seconds > 0.1
 
 
 def test_a_thread_that_computes_for_ever_is_named():

@@ -533,6 +533,32 @@ class KeepsALock(SyncEcho):
             return super().emit()
 
 
+class WaitsWithItsLock(SyncEcho):
+    """Waits for a frame while it has the lock that `receive` needs to bring one."""
+
+    def __init__(self):
+        super().__init__()
+        self.lock = threading.Lock()
+
+    def receive(self, frame):
+        with self.lock:
+            self.frames.put(frame)
+
+    def emit(self):
+        with self.lock:
+            return self.frames.get()
+
+
+class HangsOnOddFrames(SyncEcho):
+    """Waits for the second half of a frame that is not a whole number of 10 ms."""
+
+    def emit(self):
+        frame = super().emit()
+        if frame is not None and frame[1].shape[1] % 240:
+            self.ended.wait_sync()
+        return frame
+
+
 class CountsWhoNeverCame(Echo):
     """Counts its callers, and those who were refused as well, when they go."""
 
@@ -1470,6 +1496,8 @@ class AnswersOtherwise(AnswersToTheEnd):
 @pytest.mark.parametrize(
     ("handler", "sentence", "told"),
     [
+        (WaitsWithItsLock, SERVES, "receive has been waiting for a lock that another method keeps"),
+        (HangsOnOddFrames, LENGTHS, "after frames of other lengths it does not any more"),
         (AnswersInBlocks, LATE, "ms of its answer are not said"),
         (RenewsTooLate, ANY_ORDER, "the last frame stays in .box.frame"),
         (MissesTheSignal, ANY_ORDER, "and in another one never"),

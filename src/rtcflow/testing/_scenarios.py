@@ -20,7 +20,7 @@ from ..handlers.base import AsyncStreamHandler, StreamHandlerBase
 from . import signals
 from ._probe import AUDIBLE, checksum
 from ._tracing import Switches
-from .caller import HeardFrame, open_caller
+from .caller import Caller, HeardFrame, open_caller
 
 __all__ = [
     "ANSWERED",
@@ -131,12 +131,14 @@ class Interruption:
     """What the caller heard of a handler in `interrupted`.
 
     Attributes:
-        asked: When the caller had said the first sentence, in seconds of call time.
+        began: When the caller began to speak, in seconds of call time: after a greeting.
+        asked: When they had said the first sentence.
         again: When they began the second one.
         heard: When something could be heard, frame by frame.
         error: What the handler raised.
     """
 
+    began: float
     asked: float
     again: float
     heard: tuple[float, ...]
@@ -160,6 +162,18 @@ NOTICES: Final = 0.6
 FIRST, SECOND = 1.0, 1.5
 """Seconds of the two sentences."""
 
+async def _greeted(caller: Caller) -> None:
+    """Wait until nothing was said for half a second; at most `GREETING` seconds."""
+    await caller.wait(0.2)
+    for _ in range(round(2 * GREETING)):
+        if not seconds_audible(caller.heard, caller.seconds - 0.5):
+            break
+        await caller.wait(0.5)
+
+
+GREETING: Final = 8.0
+"""The longest greeting that is waited for."""
+
 ANSWERED: Final = 0.3
 """Seconds of sound that are an answer."""
 
@@ -174,7 +188,8 @@ FADE: Final = 0.04
 async def interrupted(handler: StreamHandlerBase, args: Sequence[Any], pause: float | None) -> Interruption:
     """Say a sentence, and `pause` seconds later another one; or (None) wait for the answer."""
     async with open_caller(handler, args=list(args), catch=True) as caller:
-        await caller.wait(0.2)
+        await _greeted(caller)
+        began = caller.seconds
         await caller.play(signals.speech_like(FIRST, seed=1, activity=1.0))
         asked = caller.seconds
         await caller.wait(4.0 if pause is None else pause)
@@ -183,7 +198,7 @@ async def interrupted(handler: StreamHandlerBase, args: Sequence[Any], pause: fl
             await caller.play(signals.speech_like(SECOND, seed=2, activity=1.0))
     record = caller.record()
     heard = tuple(one.at for one in record.heard if _is_audible(one.frame.samples))
-    return Interruption(asked, again, heard, record.error)
+    return Interruption(began, asked, again, heard, record.error)
 
 
 @dataclass(frozen=True)

@@ -677,7 +677,7 @@ def _notices(handler: StreamHandlerBase, given: _CheckInput) -> None:
 
     usual = talk(None)
     answer = [at for at in usual.heard if at > usual.asked]
-    if not answer or usual.seconds(0.0, usual.asked) > 0.1 or usual.seconds(answer[0], answer[0] + 1.5) < 1.0:
+    if not answer or usual.seconds(usual.began, usual.asked) > 0.1 or usual.seconds(answer[0], answer[0] + 1.5) < 1.0:
         return  # it does not take turns, or says too little
     thinks, again = answer[0] - usual.asked, answer[0] + 0.3
     if usual.seconds(again + NOTICES, again + SECOND) <= STALE:

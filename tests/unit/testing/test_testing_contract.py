@@ -679,6 +679,14 @@ class ForgetsInterruptions(Echo):
         return super().clear_queue()
 
 
+class GreetsAndForgets(ForgetsInterruptions):
+    """Greets its caller for 1.2 s before all this."""
+
+    def __init__(self):
+        super().__init__()
+        self.frames.extend([(RATE, signals.tone(0.1))] * 12)
+
+
 class CountsInterruptions(ForgetsInterruptions):
     """Answers only what nobody has interrupted since."""
 
@@ -1518,6 +1526,7 @@ class AnswersOtherwise(AnswersToTheEnd):
         (KeepsHistoryInACache, TRACES, "a call changed history()"),
         (KeepsItsPlace, TRACES, "a caller who interrupts an answer leaves a trace"),
         (ForgetsInterruptions, NOTICES, "the interruption was noticed, and forgotten"),
+        (GreetsAndForgets, NOTICES, "the interruption was noticed, and forgotten"),
         (FadesSilence, LENGTHS, "ValueError"),
         (Halves, REAL_TIME, "np.repeat(samples, 2, axis=0)"),
         (SwapsBytes, REAL_TIME, "is a tone again with another byte order"),

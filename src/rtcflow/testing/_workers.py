@@ -76,8 +76,8 @@ class Stuck:
 
     Attributes:
         method: Its qualified name (``"Echo.emit"``).
-        doing: ``"computing"``, ``"waiting"``, `A_LOCK` or `A_THREAD`.
-        seconds: For how long, when virtual time went on without it: in real time, or (the last two) in virtual time.
+        doing: What it does: ``"computing"``, ``"waiting"``, or waiting for a lock or a thread.
+        seconds: For how long, when virtual time went on without it: in real time, or (`endless`) in virtual time.
     """
 
     method: str

@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextvars
 import math
 import threading
-import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from types import FrameType
@@ -396,13 +395,12 @@ class Event:
         Raises:
             anyio.ClosedResourceError: The connection ended first.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
         with self._lock:
             if self._flag:
                 return True
             if self._closed:
                 raise anyio.ClosedResourceError
-            woken = self._lot.park_sync(None if deadline is None else deadline - time.monotonic())
+            woken = self._lot.park_sync(timeout)
             if self._closed and not self._flag:
                 raise anyio.ClosedResourceError
             return woken

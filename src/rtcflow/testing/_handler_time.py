@@ -28,6 +28,7 @@ from typing import Any, Final, TypeVar
 from .._core.bridge import current_worker
 from ..handlers.base import StreamHandlerBase
 from ._virtual_time import VirtualTime
+from ._workers import LEAST
 
 __all__ = ["HandlerTime", "handler_time", "replaced", "seen_by"]
 
@@ -143,7 +144,7 @@ class _TimedQueue(queue.Queue[Any]):
         condition: threading.Condition,
         may_succeed: Callable[[], object],
     ) -> Any:
-        until = worker.workers.now() + timeout
+        until = worker.workers.now() + max(timeout or 0.0, LEAST)
         while True:
             try:
                 return attempt()
@@ -179,7 +180,7 @@ class _TimedEvent(threading.Event):
         if worker is None and timeout is not None:
             return super().wait(timeout)
         condition: threading.Condition = vars(self)["_cond"]
-        until = math.inf if worker is None or timeout is None else worker.workers.now() + timeout
+        until = math.inf if worker is None or timeout is None else worker.workers.now() + max(timeout, LEAST)
         with condition:
             while not self.is_set():
                 if worker is None:
@@ -212,8 +213,8 @@ def _wait_in_time(condition: threading.Condition, timeout: float | None = None) 
     worker = _virtual_worker(timeout)
     if worker is None:
         return threading.Condition.wait(condition, timeout)
-    until = worker.workers.now() + timeout
-    worker.wait_in(condition, timeout)
+    until = worker.workers.now() + max(timeout or 0.0, LEAST)
+    worker.wait_in(condition, max(timeout or 0.0, LEAST))
     return bool(worker.workers.now() < until - 1e-9)
 
 
@@ -221,7 +222,7 @@ def _wait_for_in_time(condition: threading.Condition, predicate: Callable[[], T]
     worker = _virtual_worker(timeout)
     if worker is None:
         return threading.Condition.wait_for(condition, predicate, timeout)
-    until = worker.workers.now() + timeout
+    until = worker.workers.now() + max(timeout or 0.0, LEAST)
     while not (holds := predicate()) and worker.workers.now() < until - 1e-9:
         _wait_in_time(condition, until - worker.workers.now())
     return holds

@@ -24,6 +24,7 @@ from ..ends import EndCause
 from ..handlers.base import StreamHandlerBase
 from ..handlers.checking import has_own_method
 from ..handlers.items import parse_emit, parse_video_emit
+from ..outputs import AdditionalOutputs
 from ._tracing import Tracer
 
 WATCHED = (
@@ -301,6 +302,14 @@ class Journal:
                 )
                 break
             waiting -= one.seconds
+        for one in self.given["outputs"]:
+            if checksum(one.buffer) != one.checksum:
+                self.broken.append(
+                    f"an array in AdditionalOutputs is not written to after {method} has returned it: the application "
+                    "may still read it; return a copy (array.copy()), or make a new array each time"
+                )
+                break
+        self.given["outputs"] = deque([_HandedOver(one, checksum(one), 0.0) for one in _outputs(item)], maxlen=64)
         buffer = _buffer(item)
         if buffer is not None:
             rate, samples = buffer if isinstance(buffer, tuple) else (1, None)
@@ -330,6 +339,14 @@ def _buffer(item: Any) -> Any:
         if isinstance(item[0], int) and isinstance(item[1], np.ndarray) and item[1].dtype == np.int16:
             return item[0], item[1]
     return None
+
+
+def _outputs(item: Any) -> list[NDArray[Any]]:
+    """The arrays among the `AdditionalOutputs` of an item."""
+    for one in item if isinstance(item, tuple) else (item,):
+        if isinstance(one, AdditionalOutputs):
+            return [array for array in one.args if isinstance(array, np.ndarray)]
+    return []
 
 
 def checksum(buffer: Any) -> int:

@@ -8,6 +8,7 @@ is interrupted, if that is possible. If not (C code cannot be), its thread, a da
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import gc
 import inspect
@@ -16,6 +17,7 @@ import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from contextvars import ContextVar
+from functools import partial
 from types import CodeType, CoroutineType, FrameType, FunctionType
 from typing import Any, Final, TypeVar
 
@@ -31,7 +33,16 @@ from ._stop_thread import stop_thread, take_back
 from ._virtual_time import Chooses
 from .clocks import BackendName, VirtualTime, backend_with
 
-__all__ = ["HANG", "HandlerHung", "ManualLoop", "Watch", "longest_hang", "refuse_in_a_loop", "run_in_room"]
+__all__ = [
+    "HANG",
+    "HandlerHung",
+    "ManualLoop",
+    "Watch",
+    "longest_hang",
+    "refuse_in_a_loop",
+    "run_in_room",
+    "still_to_run",
+]
 
 T = TypeVar("T")
 
@@ -277,6 +288,27 @@ async def _fulfil(future: Future[Any], function: Callable[..., Any], args: tuple
     except BaseException:
         future.cancel()
         raise
+
+
+def still_to_run(handler: StreamHandlerBase) -> str | None:
+    """A timer or task of the handler's own methods that asyncio still has; None if there is none, or trio runs."""
+    try:
+        loop: Any = asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+    codes = _own_codes(handler)
+    for timer in getattr(loop, "_scheduled", ()):
+        callback = timer._callback
+        while isinstance(callback, partial):
+            callback = callback.func
+        code = getattr(getattr(callback, "__func__", callback), "__code__", None)
+        if code in codes and not timer.cancelled():
+            return f"a timer that calls {code.co_qualname}"
+    for task in asyncio.all_tasks():
+        code = getattr(task.get_coro(), "cr_code", None)
+        if code in codes:
+            return f"the task {code.co_qualname}"
+    return None
 
 
 def refuse_in_a_loop(name: str, cure: str) -> None:

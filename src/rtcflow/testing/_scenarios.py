@@ -43,6 +43,7 @@ __all__ = [
     "seconds_audible",
     "swapped_at_edges",
     "talked_to",
+    "texts_in",
     "turned_around",
 ]
 
@@ -162,6 +163,7 @@ NOTICES: Final = 0.6
 FIRST, SECOND = 1.0, 1.5
 """Seconds of the two sentences."""
 
+
 async def _greeted(caller: Caller) -> None:
     """Wait until nothing was said for half a second; at most `GREETING` seconds."""
     await caller.wait(0.2)
@@ -208,10 +210,12 @@ class Answer:
     Attributes:
         seconds: For how long something could be heard after the question.
         samples: All of it, in one channel, without the silence before and after.
+        ended: Whether there was silence for half a second after it.
     """
 
     seconds: float
     samples: NDArray[np.int16]
+    ended: bool
 
 
 async def asked_often(handler: StreamHandlerBase, args: Sequence[Any]) -> list[Answer]:
@@ -237,7 +241,8 @@ async def asked_often(handler: StreamHandlerBase, args: Sequence[Any]) -> list[A
             samples = np.concatenate(heard) if heard else np.empty(0, np.int16)
             at_all = np.flatnonzero(samples)
             samples = samples[at_all[0] : at_all[-1] + 1] if at_all.size else samples[:0]
-            answers.append(Answer(seconds_audible(caller.heard, asked), samples))
+            ended = not seconds_audible(caller.heard, caller.seconds - 0.5)
+            answers.append(Answer(seconds_audible(caller.heard, asked), samples, ended))
             if len(answers) == 2 and not any(one.seconds > ANSWERED for one in answers):
                 break
     return answers
@@ -253,7 +258,7 @@ def kept_for_the_next(answers: Sequence[Answer], rate: int) -> float:
         answers: To the same question.
         rate: Hz.
     """
-    if len(answers) < 3:
+    if len(answers) < 3 or not all(one.ended for one in answers):
         return 0.0
     first, second, third = (one.samples for one in answers[:3])
     edge = rate // 200
@@ -404,13 +409,23 @@ def arrays_in(handler: StreamHandlerBase) -> dict[int, NDArray[Any]]:
     return _arrays_in(values, type(handler).__module__)
 
 
+def texts_in(handler: StreamHandlerBase) -> list[str]:
+    """The texts in a handler's own attributes, lists and queues."""
+    values = [value for name, value in vars(handler).items() if not name.startswith("_StreamHandler")]
+    return _found_in(values, str, type(handler).__module__)
+
+
 def _arrays_in(values: list[Any], home: str = "") -> dict[int, NDArray[Any]]:
     """The arrays in lists, queues and streams, and in objects of the module `home`."""
-    found: dict[int, NDArray[Any]] = {}
+    return {id(array): array for array in _found_in(values, np.ndarray, home)}
+
+
+def _found_in(values: list[Any], kind: type, home: str) -> list[Any]:
+    found: list[Any] = []
 
     def look(value: Any, depth: int) -> None:
-        if isinstance(value, np.ndarray):
-            found[id(value)] = value
+        if isinstance(value, kind):
+            found.append(value)
         elif depth and isinstance(value, list | tuple | deque):
             for item in list(value):
                 look(item, depth - 1)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import gc
 import inspect
 import io
+import logging
 import queue
 import threading
 import wave
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
 from collections.abc import Set as AbstractSet
+from contextvars import Context, ContextVar
 from copy import copy
 from functools import lru_cache, partial
 from operator import length_hint
@@ -133,6 +135,9 @@ class SharedChanges:
 
         for name, value in self._all_around.items():
             look(name, value, 2)
+        for name, logger in [("", logging.root), *logging.root.manager.loggerDict.items()]:
+            for handler in getattr(logger, "handlers", ()):
+                found[id(handler)] = f"the handlers of logging.getLogger({name!r})", handler
         return found
 
     def from_now(self) -> SharedChanges:
@@ -290,20 +295,33 @@ def _names(slots: Any) -> list[str]:
 
 
 def _outside(cls: type, wanted: Callable[[Any], bool] | None = None) -> Iterator[tuple[str, Any]]:
-    """What the methods of a class use from outside of it: variables of their module, and of the functions around."""
+    """What the methods of a class, and functions of their module that these call, use from outside of it: variables of
+    their module, and of the functions around.
+    """
     wanted = wanted or _is_changeable
-    for one in _own_classes(cls):
-        for member in vars(one).values():
-            function = inspect.unwrap(getattr(member, "__func__", member))
-            if not isinstance(function, FunctionType):
-                continue
-            variables = function.__globals__
-            for name in _used(function.__code__):
-                if wanted(variables.get(name)):
-                    yield name, variables[name]
-            for name, value in _around(function):
-                if wanted(value):
-                    yield name, value
+    members = [getattr(one, "__func__", one) for kind in _own_classes(cls) for one in vars(kind).values()]
+    functions = [one for one in map(inspect.unwrap, members) if isinstance(one, FunctionType)]
+    for function in functions:  # which grows meanwhile
+        variables = function.__globals__
+        for name in _used(function.__code__):
+            value = _default_of(variables.get(name))
+            if wanted(value):
+                yield name, value
+            if isinstance(value, FunctionType) and value.__globals__ is variables and value not in functions:
+                functions.append(value)
+        for name, value in _around(function):
+            if wanted(value):
+                yield name, value
+
+
+def _default_of(value: Any) -> Any:
+    """What a context variable is where nobody has set it; another value as it is."""
+    if not isinstance(value, ContextVar):
+        return value
+    try:
+        return Context().run(value.get)
+    except LookupError:
+        return None
 
 
 def _caches(cls: type) -> Iterator[tuple[str, Any]]:

@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
-__all__ = ["contract_broken", "forgets_nothing", "told"]
+__all__ = ["contract_broken", "differs", "forgets_nothing", "told"]
 
 LINES: Final = 15
 """Lines of a failure that one can read at a glance."""
@@ -128,6 +128,18 @@ def forgets_nothing(life: type[Any], handler: str, happened: str) -> AssertionEr
         f"    handler = {handler}()\n"
         '    first = run_call(handler, send=["hello"], seconds=1)\n'
         '    assert run_call(handler, send=["hello"], seconds=1).texts() == first.texts()'
+    )
+
+
+def differs(found: BaseException, life: type[Any], handler: str) -> AssertionError:
+    """What was found at first, and not again when the same steps were played once more."""
+    promised, happened = _promise(found) if isinstance(found, Exception) else ("no step of a call fails", repr(found))
+    return AssertionError(
+        f"{life.__name__} found a bug in {handler} (on {life.backend}), and the same steps did not show it again\n"
+        f"promised: {promised}\n"
+        f"happened: {happened}\n"
+        "steps:    other ones each time. Either threads decide, or what one run leaves behind changes the next one: an "
+        "attribute of the class, a variable of the module. check_handler may name it"
     )
 
 

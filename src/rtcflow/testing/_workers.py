@@ -58,6 +58,11 @@ LOCKED = 2.0
 """Virtual seconds after which a method that waits for a lock or a thread counts as waiting for ever: a second of speech
 is lost by then."""
 
+LEAST: Final = 1e-6
+"""Virtual seconds that the shortest wait takes. A shorter one would be lost in rounding, and a loop that waits for what
+is left until a deadline would go round for ever.
+"""
+
 A_LOCK: Final = "waiting for a lock that another method keeps"
 A_THREAD: Final = "waiting for a thread that waits itself"
 
@@ -155,7 +160,7 @@ class Worker:
         self._sleep()
 
     def _fall_asleep(self, seconds: float) -> None:
-        self.until = self.workers.now() + max(0.0, seconds)
+        self.until = self.workers.now() + max(seconds, LEAST)
         self.alarm.acquire()
         self.workers.let_sleep(self)
 
@@ -443,8 +448,17 @@ class Workers:
             computed = cpu - before
             return ThreadsAllow.STANDS if computed < self.patience else self._give_up(worker, "computing", real)
         if doing := _endless(frame, frames):
-            return ThreadsAllow.FREE if self.now() - look.began < LOCKED else self._give_up(worker, doing, real)
+            kept = doing == A_THREAD or self._another_waits(worker, frames)
+            return (
+                self._give_up(worker, doing, real) if kept and self.now() - look.began >= LOCKED else ThreadsAllow.FREE
+            )
         return ThreadsAllow.REAL_PACE if real - look.since < self.patience else self._give_up(worker, "waiting", real)
+
+    def _another_waits(self, worker: Worker, frames: dict[int, FrameType]) -> bool:
+        """Whether another method waits, too: it may keep the lock. A lock may also stand for an event, which comes."""
+        with self._lock:
+            others = [frames.get(one.ident) for one in self._workers if one is not worker and one.method is not None]
+        return any(frame is not None and _waits_for_others(frame, frames) for frame in others)
 
     def _give_up(self, worker: Worker, doing: str, real: float) -> ThreadsAllow:
         call = (worker.method, worker.called)

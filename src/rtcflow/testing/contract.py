@@ -51,8 +51,9 @@ from . import signals
 from ._fair_clock import FairClock, fair_clock
 from ._handler_time import handler_time, seen_by
 from ._leaks import descriptors
+from ._literals import texts_of
 from ._probe import AUDIBLE, Journal, probe_copies
-from ._room import HandlerHung, longest_hang, refuse_in_a_loop, run_in_room
+from ._room import HandlerHung, longest_hang, refuse_in_a_loop, run_in_room, still_to_run
 from ._scenarios import (
     ANSWERED,
     NOTICES,
@@ -75,6 +76,7 @@ from ._scenarios import (
     seconds_audible,
     swapped_at_edges,
     talked_to,
+    texts_in,
     turned_around,
 )
 from ._schedules import Schedule
@@ -532,6 +534,9 @@ def _serves_badly(handler: StreamHandlerBase, given: _CheckInput) -> None:
 def _any_text(handler: StreamHandlerBase, given: _CheckInput) -> None:
     digits = [messages.encode(messages.Dtmf(digit)) for digit in messages.DIGITS]
     every = [*_TEXTS, *(digits if has_own_method(handler, "on_dtmf") else ())]
+    if has_own_method(handler, "on_message"):
+        _takes_all_texts(handler, given)
+        every += texts_of(handler)
     together = run_call(handler, seconds=1.0, send=every, backend=given.on("asyncio"), **_usual(given))
     if together.error is None and _kept(together) is None:
         return
@@ -543,6 +548,32 @@ def _any_text(handler: StreamHandlerBase, given: _CheckInput) -> None:
         if told := _kept(record):
             raise _Everywhere(f"when it got {texts}: {told}")
 
+
+def _takes_all_texts(handler: StreamHandlerBase, given: _CheckInput) -> None:
+    """See that of texts that come at once none waits for the next one."""
+
+    async def left(pause: float) -> int:
+        async with open_caller(handler, args=list(given.args), catch=True) as caller:
+            caller.microphone = False
+            await caller.wait(0.3)
+            for text in _THREE:
+                if caller.connection.end is None:
+                    caller.send_message(text)
+                await caller.wait(pause)
+            await caller.wait(3.0)
+            return sum(text in texts_in(caller.handler) for text in _THREE)
+
+    def run(pause: float) -> int:
+        return run_in_room(partial(left, pause), given.on("asyncio"), handler, patience=given.patience)
+
+    if (at_once := run(0.0)) > run(2.0):
+        raise AssertionError(
+            f"of three texts that come at once {at_once} stay in its queue, although nothing more comes, and more than "
+            "if they come one by one: a wake-up is lost. Take all that is there after each wait, or use one queue"
+        )
+
+
+_THREE: Final = ("hello 1", "hello 2", "hello 3")
 
 _TEXTS: Final = ("", "hello", "{", "{}", "[]", "null", "1", '{"type": "unknown", "data": {}}', '{"type": 1}')
 
@@ -788,6 +819,10 @@ def _any_length(handler: StreamHandlerBase, given: _CheckInput) -> None:
                         transport.audio_in.put_nowait(AudioFrame(_as_lines_do(samples, seed), rate, 0))
                 if seed % 3 == 2:
                     await caller.wait(0.04)
+            for _ in range(round(_MANY_ODD * rate / sizes[3])):  # more than a ring of a few seconds holds
+                if caller.connection.end is None:
+                    transport.audio_in.put_nowait(AudioFrame(signals.silence(sizes[3] / rate, rate), rate, 0))
+                await caller.wait(sizes[3] / rate)
             await caller.wait(0.15)
             silent = before and caller.connection.end is None and not await answered()
         return caller.record(), silent
@@ -803,6 +838,10 @@ def _any_length(handler: StreamHandlerBase, given: _CheckInput) -> None:
                 "does it wait for something that such a frame does not bring?"
             )
     _passes_all_on(handler, given)
+
+
+_MANY_ODD: Final = 2.5
+"""Seconds of frames of an odd length."""
 
 
 def _passes_all_on(handler: StreamHandlerBase, given: _CheckInput) -> None:
@@ -901,7 +940,10 @@ def _steady(handler: StreamHandlerBase, given: _CheckInput) -> None:
                 "it answers a caller in the first seconds, and then falls silent, although the caller goes on: "
                 "emit waits for what does not come, or an error was swallowed"
             )
-    if sum(interleaved(one.buffer) for one in journal.given["emit"] if isinstance(one.buffer, np.ndarray)) > _FEW:
+    size = record.sample_rate // 50
+    heard = [record.audio[:, at : at + size] for at in range(0, record.audio.shape[1] - size, size)]
+    emitted = [one.buffer for one in journal.given["emit"] if isinstance(one.buffer, np.ndarray)]
+    if max(sum(map(interleaved, pieces)) for pieces in (heard, emitted)) > _FEW:
         raise AssertionError(
             "the caller spoke with one voice, and what emit returns as stereo holds each sample twice in a row, louder "
             "or softer, and on the right another piece than on the left: L R L R … was reshaped to (2, n). From one "
@@ -1040,6 +1082,9 @@ def _any_order(handler: StreamHandlerBase, given: _CheckInput) -> None:
     if error is not None:
         return
     answers = [len(_JOURNALS.get()[-1].emits)]
+    rests = [after.arrays for after in usual]
+    # A handler may wait until it has enough; how much is below that is chance. A backlog only grows.
+    below = max(rests) - min(rests) if rests != sorted(rests) else 0
     clock = fair_clock.get() or FairClock()
     began = clock.now()
     for n in range(2 * _ORDERS):
@@ -1059,7 +1104,7 @@ def _any_order(handler: StreamHandlerBase, given: _CheckInput) -> None:
                 f"a signal that may have come before (up to seed {seed}, {backend}). Use rtcflow.Event, which stays set"
             )
         more = [after.arrays - before.arrays for before, after in zip(usual, held, strict=True)]
-        stuck = [after.line for after, n in zip(held, more, strict=True) if n > 0]
+        stuck = [after.line for after, n in zip(held, more, strict=True) if n > below]
         if stuck:
             where = f"when {stuck[0]} ({backend})" if stuck[0] else where
             raise AssertionError(
@@ -1183,6 +1228,12 @@ async def _end_at(
             case "cancelled":
                 await caller.cancel()
         await caller.wait_ended()
+        await anyio.sleep(0.1)
+        if later := still_to_run(caller.handler):
+            raise AssertionError(
+                f"{how} after {after} s: {later} is still to run after the call is over, and uses a handler whose "
+                "shutdown() has returned: cancel it there"
+            )
     return caller.record()
 
 

@@ -51,11 +51,12 @@ from . import _promises as promises
 from . import strategies as rtc
 from ._handler_time import HandlerTime, replaced
 from ._life import EMITS, START_UPS, Call, Serving, count_tasks, make_item, refused
+from ._literals import keys_of, texts_of
 from ._memory import remembered
 from ._probe import LIMIT_SLACK, Cause, Fault, InjectedError, Journal, probe_copies
 from ._room import HANG, HandlerHung, ManualLoop
 from ._sharing import refuse_shared_state
-from ._story import forgets_nothing, told
+from ._story import differs, forgets_nothing, told
 from ._workers import PATIENCE
 from .clocks import BackendName, VirtualTime
 
@@ -143,6 +144,27 @@ def _own(methods: tuple[str, ...]) -> st.SearchStrategy[str]:
 
     def choose(life: HandlerLifecycle) -> st.SearchStrategy[str]:
         return st.sampled_from([name for name in methods if has_own_method(life._prototype, name)])
+
+    return st.runner().flatmap(choose)
+
+
+def _digits() -> st.SearchStrategy[str]:
+    """Keys that a caller presses: any, and those that the handler's methods name."""
+    any_key = st.text("0123456789*#", min_size=1, max_size=3)
+
+    def choose(life: HandlerLifecycle) -> st.SearchStrategy[str]:
+        known = keys_of(life._prototype)
+        return any_key | st.text(known, min_size=1, max_size=3) if known else any_key
+
+    return st.runner().flatmap(choose)
+
+
+def _texts() -> st.SearchStrategy[list[str]]:
+    """Texts that a caller writes: the application's own, and those that the handler's methods name."""
+
+    def choose(life: HandlerLifecycle) -> st.SearchStrategy[list[str]]:
+        known = texts_of(life._prototype) if has_own_method(life._prototype, "on_message") else []
+        return st.lists(life.texts | st.sampled_from(known) if known else life.texts, min_size=1, max_size=5)
 
     return st.runner().flatmap(choose)
 
@@ -235,6 +257,9 @@ def _bounded(run: Callable[[Any], None], life: type[HandlerLifecycle], budget: B
         try:
             _forgets_its_calls(life)
             play(case, chosen)
+        except Flaky as error:
+            found = budget.error
+            raise (error if found is None else differs(found, life, budget.handler)) from found
         except Exception as error:
             story = told(error, life, budget.handler)
             if story is error:
@@ -507,7 +532,7 @@ class HandlerLifecycle(RuleBasedStateMachine):
                 raise AssertionError(f"a call goes on when its caller is back: this one does not, {RESUME:g} s later")
 
     @precondition(lambda self: has_own_method(self._prototype, "on_dtmf"))
-    @rule(digits=st.text("0123456789*#", min_size=1, max_size=3))
+    @rule(digits=_digits())
     @_in_a_call
     def caller_presses(self, digits: str = "1") -> None:
         """The caller presses keys, on a telephone or on a page."""
@@ -529,7 +554,7 @@ class HandlerLifecycle(RuleBasedStateMachine):
             self._begin_step()
             self._settle(seconds)
 
-    @rule(texts=st.runner().flatmap(lambda self: st.lists(self.texts, min_size=1, max_size=5)))
+    @rule(texts=_texts())
     @_in_a_call
     def caller_writes(self, texts: list[str]) -> None:
         """The caller sends texts on the data channel, if there is one."""

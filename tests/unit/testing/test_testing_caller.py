@@ -296,9 +296,9 @@ class Over:
 @pytest.mark.parametrize(
     ("block", "doing"),
     [
-        (take_the_same_lock_again, A_LOCK),
-        (acquire_the_same_lock_again, A_LOCK),
-        (enter_a_condition_that_another_thread_has, A_LOCK),
+        (take_the_same_lock_again, None),  # nobody else waits: the lock may stand for an event
+        (acquire_the_same_lock_again, None),
+        (enter_a_condition_that_another_thread_has, None),
         (join_what_waits, A_THREAD),
     ],
     ids=["with", "acquire", "condition", "join"],
@@ -310,9 +310,32 @@ def test_what_only_another_thread_can_end_takes_no_real_time(backend, block, doi
         record = run_call(Echo(lambda: block(over)), seconds=5, backend=backend, patience=7200)
     finally:
         over.let_go()
-    assert [(item.method, item.doing) for item in record.stuck] == [("Echo.emit", doing)]
-    assert record.stuck[0].seconds == pytest.approx(2, abs=0.1)
-    assert str(record.stuck[0]) == f"Echo.emit has been {doing} for {record.stuck[0].seconds:.1f} s"
+    assert [blocked.method for blocked in record.blocked] == ["Echo.emit"]
+    assert [(item.method, item.doing) for item in record.stuck] == ([("Echo.emit", doing)] if doing else [])
+
+
+@BACKENDS
+def test_a_lock_that_a_waiting_method_keeps_is_named(backend):
+    """Two methods that wait for one another are told after two seconds of the call."""
+    lock = threading.Lock()
+
+    class WaitsWithItsLock(Echo):
+        def receive(self, frame):
+            with lock:
+                super().receive(frame)
+
+        def emit(self):
+            with lock:
+                return super().emit()
+
+        def copy(self):
+            return WaitsWithItsLock()
+
+    record = run_call(WaitsWithItsLock(), seconds=5, backend=backend, patience=7200)
+    (stuck,) = record.stuck
+    assert (stuck.method.rpartition(".")[2], stuck.doing) == ("receive", A_LOCK)
+    assert stuck.seconds == pytest.approx(2, abs=0.1)
+    assert str(stuck).endswith("receive has been waiting for a lock that another method keeps for 2.0 s")
 
 
 @BACKENDS

@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from queue import Queue
 
@@ -140,6 +141,37 @@ def test_a_wait_that_goes_on_for_long_ends_with_the_call(backend):
             seconds.append(run_call(handler, seconds=1.0, backend=backend).seconds)
     assert seconds[0] == pytest.approx(seconds[1])
     assert seconds[0] < 3
+
+
+@BACKENDS
+@pytest.mark.parametrize("wait", ["rtcflow.Event", "threading.Event", "threading.Condition", "get", "sleep"])
+def test_what_is_left_until_a_deadline_is_waited_for(wait, backend):
+    """However little that is, time passes: a loop that looks at the clock again comes to its end."""
+
+    def wait_for(handler, left):
+        match wait:
+            case "rtcflow.Event":
+                handler.unset.wait_sync(left)
+            case "threading.Event":
+                handler.never.wait(left)
+            case "threading.Condition":
+                with handler.condition:
+                    handler.condition.wait(left)
+            case "get":
+                with suppress(queue.Empty):
+                    queue.Queue().get(timeout=left)
+            case "sleep":
+                time.sleep(left)
+
+    def until_due(handler):
+        handler.due = getattr(handler, "due", time.monotonic()) + 0.1
+        while (left := handler.due - time.monotonic()) > 0:
+            wait_for(handler, min(left, 1e-12 if left < 1e-5 else left - 5e-6))
+
+    handler = Measuring(until_due)
+    with seen_by(handler):
+        record = run_call(handler, seconds=1.05, backend=backend)
+    assert 9 <= len(record.handler.took) <= 11
 
 
 def test_a_calendar_shows_the_time_of_the_call():

@@ -11,6 +11,7 @@ import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from contextvars import ContextVar
 from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import ClassVar
@@ -42,6 +43,7 @@ SERVES = "it serves a call on trio"
 SIDES = "what a stereo handler hears on the left"
 SHUT_DOWN = "its call ends in time when the whole stream"
 TRACES = "one call leaves no trace"
+TEXTS = "it serves a caller who sends any text"
 
 
 class Echo(rtcflow.AsyncStreamHandler):
@@ -1501,9 +1503,201 @@ class AnswersOtherwise(AnswersToTheEnd):
             self.answer.popleft()
 
 
+HEARD = []
+HISTORY = ContextVar("history", default=[])  # noqa: B039
+
+
+def remember(text):
+    """A function of the module, which methods call."""
+    HEARD.append(text)
+
+
+def remember_here(text):
+    HISTORY.get().append(text)
+
+
+class RemembersInAFunction(Echo):
+    """Its module keeps what its callers write; no method touches it."""
+
+    async def on_message(self, message):
+        remember(message)
+
+
+class RemembersInADefault(Echo):
+    """The default of a context variable is one list for all calls."""
+
+    async def on_message(self, message):
+        remember_here(message)
+
+
+class LogsApart(Echo):
+    """Each call adds a handler to a logger, and does not remove it."""
+
+    async def start_up(self):
+        self.log = logging.NullHandler()
+        logging.getLogger("calls").addHandler(self.log)
+
+
+class LogsWhileItLasts(LogsApart):
+    async def shutdown(self):
+        if hasattr(self, "log"):
+            logging.getLogger("calls").removeHandler(self.log)
+
+
+class Reminds(Echo):
+    """Reminds its caller every ten seconds, with a timer of asyncio, and does so after the call."""
+
+    async def start_up(self):
+        self.remind()
+
+    def remind(self):
+        self.timer = asyncio.get_running_loop().call_later(10, self.remind)
+
+
+class RemindsWhileItLasts(Reminds):
+    async def shutdown(self):
+        if hasattr(self, "timer"):
+            self.timer.cancel()
+
+
+class Watches(Echo):
+    """Starts a task of asyncio, and leaves it running."""
+
+    async def start_up(self):
+        self.task = asyncio.create_task(self.watch())
+
+    async def watch(self):
+        await asyncio.sleep(3600)
+
+
+class ShowsItsScratch(Echo):
+    """Gives the application the array that it computes in."""
+
+    def __init__(self):
+        super().__init__()
+        self.levels = np.zeros(4)
+
+    async def emit(self):
+        frame = await self.next()
+        self.levels[:] = np.abs(frame[1][0, :4])
+        return frame, rtcflow.AdditionalOutputs(self.levels)
+
+
+class ShowsCopies(ShowsItsScratch):
+    async def emit(self):
+        frame, outputs = await super().emit()
+        return frame, rtcflow.AdditionalOutputs(outputs.args[0].copy(), self.levels.tolist())
+
+
+class KeepsASecond(Echo):
+    """Keeps the last second in a ring, and takes its length for a whole number of frames."""
+
+    def __init__(self):
+        super().__init__()
+        self.ring, self.at = np.zeros(48000, np.int16), 0
+
+    async def receive(self, frame):
+        samples = frame[1][0]
+        self.ring[self.at : self.at + samples.size] = samples
+        self.at = (self.at + samples.size) % self.ring.size
+
+
+class AnswersOnePerSignal(SyncEcho):
+    """Answers one text for each time that it is woken; several may come until then."""
+
+    def __init__(self):
+        super().__init__()
+        self.texts, self.told = deque(), threading.Event()
+
+    def receive(self, frame):
+        pass
+
+    def on_message(self, message):
+        self.texts.append(message)
+        self.told.set()
+
+    def emit(self):
+        if not self.told.wait(0.05):
+            return None
+        self.told.clear()
+        self.ended.wait_sync(0.1)
+        self.texts.popleft()
+        return PIECE
+
+
+class AnswersAll(AnswersOnePerSignal):
+    def emit(self):
+        if not self.texts:
+            return super().emit() if self.told.wait(0.05) and self.texts else None
+        self.texts.popleft()
+        return PIECE
+
+
+class Hums(rtcflow.AsyncStreamHandler):
+    """Plays 440 Hz without an end: what is heard at one moment is what was heard 25 ms before."""
+
+    def __init__(self):
+        super().__init__()
+        self.began, self.at = None, 0
+
+    async def receive(self, frame):
+        pass
+
+    async def emit(self):
+        self.began = anyio.current_time() if self.began is None else self.began
+        await anyio.sleep_until(self.began + self.at / RATE - 0.1)
+        at = (self.at + np.arange(1200)) / RATE
+        self.at += 1200
+        return RATE, (0.2 * np.sin(2 * np.pi * 440 * at)).astype(np.float32)
+
+    def copy(self):
+        return type(self)()
+
+
+class WaitsForEnough(Echo):
+    """Takes all frames once there are five, and waits in the right order."""
+
+    async def emit(self):
+        while len(self.frames) < 5:
+            self.came.clear()
+            await self.came.wait()
+        rate, samples = self.frames[0][0], [samples for _, samples in self.frames]
+        self.frames.clear()
+        return rate, np.concatenate(samples, axis=1)
+
+    async def receive(self, frame):
+        self.frames.append(frame)
+        if len(self.frames) >= 5:
+            self.came.set()
+
+
+class WaitsAtALatch(SyncEcho):
+    """A lock stands for an event: it is released when the page says so, and at the end."""
+
+    def __init__(self):
+        super().__init__()
+        self.latch = threading.Lock()
+        self.latch.acquire()
+
+    def emit(self):
+        self.latch.acquire()
+        self.latch.release()
+        return super().emit()
+
+    def shutdown(self):
+        with suppress(RuntimeError):
+            self.latch.release()
+
+
 @pytest.mark.parametrize(
     ("handler", "sentence", "told"),
     [
+        (RemembersInAFunction, TRACES, "a call changed HEARD"),
+        (RemembersInADefault, TRACES, "a call changed HISTORY"),
+        (LogsApart, TRACES, "the handlers of logging.getLogger('calls')"),
+        (ShowsItsScratch, SERVES, "an array in AdditionalOutputs is not written to"),
+        (KeepsASecond, LENGTHS, "could not broadcast"),
+        (AnswersOnePerSignal, TEXTS, "of three texts that come at once"),
         (WaitsWithItsLock, SERVES, "receive has been waiting for a lock that another method keeps"),
         (HangsOnOddFrames, LENGTHS, "after frames of other lengths it does not any more"),
         (AnswersInBlocks, LATE, "ms of its answer are not said"),
@@ -1605,6 +1799,12 @@ def test_a_handlers_own_threads_are_held_up(monkeypatch):
 @pytest.mark.parametrize(
     ("handler", "sentence"),
     [
+        (LogsWhileItLasts, TRACES),
+        (ShowsCopies, SERVES),
+        (AnswersAll, TEXTS),
+        (Hums, LATE),
+        (WaitsForEnough, ANY_ORDER),
+        (WaitsAtALatch, SERVES),
         (RenewsInTime, ANY_ORDER),
         (Remembers, ANY_ORDER),
         (IgnoresWhileBusy, ANY_ORDER),
@@ -1686,6 +1886,18 @@ class AsyncioEcho(rtcflow.AsyncStreamHandler):
 
     def copy(self):
         return AsyncioEcho()
+
+
+@pytest.mark.parametrize(("handler", "what"), [(Reminds, "a timer that calls"), (Watches, "the task")])
+def test_what_asyncio_has_still_to_run_is_told(handler, what):
+    """A timer or a task of the handler that its shutdown has left."""
+    with pytest.raises(AssertionError, match=rf"{what} {handler.__name__}\.\w+ is still to run after the call is over"):
+        contract.check_handler(handler(), backends=["asyncio"])
+
+
+def test_a_timer_that_is_cancelled_is_fine():
+    """The same handler with a shutdown that cancels it."""
+    contract.check_handler(RemindsWhileItLasts(), backends=["asyncio"])
 
 
 def test_a_handler_for_asyncio_is_told_so_once():

@@ -24,7 +24,7 @@ from mutations.bugs import MUTANTS
 
 import rtcflow
 from rtcflow import HandlerError
-from rtcflow.testing import HandlerLifecycle, _memory
+from rtcflow.testing import HandlerLifecycle, _literals, _memory
 
 AUDIO = (24000, np.zeros((1, 480), np.int16))
 
@@ -750,6 +750,75 @@ def test_answers_that_differ_are_not_blamed(handler, shared):
     brief = life(handler, shared=shared)
     brief.TestCase.settings = settings(brief.TestCase.settings, max_examples=5)
     brief.TestCase().runTest()
+
+
+class KnowsAWord(Sound):
+    """Fails at a word that nobody guesses, and at a key."""
+
+    async def on_message(self, message):
+        if message == "open sesame":
+            raise ZeroDivisionError
+
+    async def on_dtmf(self, digit):
+        pass
+
+
+class KnowsAKind(Sound):
+    """Fails at an object of the application's own protocol."""
+
+    async def on_message(self, message):
+        with suppress(ValueError, AttributeError):
+            if json.loads(message).get("action") == "transfer":
+                raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("handler", [KnowsAWord, KnowsAKind])
+def test_a_caller_knows_the_words_of_the_handler(handler):
+    """What stands in the handler's methods is written to it."""
+    with pytest.raises(AssertionError, match="happened: ZeroDivisionError"):
+        life(handler).TestCase().runTest()
+
+
+def test_the_words_of_a_handler():
+    """Its strings without its docstrings, keys, and JSON of two words."""
+
+    class Menu(Sound):
+        async def on_message(self, message):
+            """Not a word."""
+            if message in {"stop", "go on"} or message.startswith("say "):
+                raise ValueError("a long sentence of what is wrong, which no caller says")
+
+        async def on_dtmf(self, digit):
+            if digit == "#":
+                await self.on_message("stop")
+
+    texts = _literals.texts_of(Menu())
+    assert {"stop", "go on", "say ", "#"} <= set(texts)
+    assert not any("Not a word" in text or "wrong" in text for text in texts)
+    assert _literals.keys_of(Menu()) == "#"
+    assert json.dumps({"action": "transfer"}) in _literals.texts_of(KnowsAKind())
+
+
+class FailsOnce(Sound):
+    """What one run leaves in its class lets the next one pass."""
+
+    ready = False
+
+    async def emit(self):
+        if not FailsOnce.ready:
+            FailsOnce.ready = True
+            raise ZeroDivisionError
+        return await super().emit()
+
+
+def test_what_does_not_fail_again_is_told_in_words():
+    """Hypothesis calls it flaky. The first failure is told, and what makes the runs differ."""
+    with pytest.raises(AssertionError) as caught:
+        life(FailsOnce, shared=["ready"]).TestCase().runTest()
+    story = str(caught.value)
+    assert "and the same steps did not show it again" in story
+    assert "happened: ZeroDivisionError" in story
+    assert "Flaky" not in story
 
 
 # -- bad input

@@ -4,7 +4,8 @@ A handler may count a limit with `time.monotonic()`, or pace itself with `time.s
 which ten minutes of call are some seconds. So while a check runs, names such as `time`, `sleep` and `monotonic` stand
 for those of this module. This is so in the modules of the handler's own package. So do `datetime.datetime`, the queues
 of `queue`, `threading.Event` and `threading.Condition`, whose timeouts are virtual here. Other modules, and objects
-that were made before, keep the system's time.
+that were made before, keep the system's time. `tempfile` makes its files in a folder of the check, which sees what is
+left of them.
 
 Its clock goes on from one call to the next, and does not go back. `skip` lets time pass between two calls.
 """
@@ -16,12 +17,15 @@ import inspect
 import math
 import queue
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import partial
+from functools import partial, wraps
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import FunctionType, ModuleType
 from typing import Any, Final, TypeVar
 
@@ -34,6 +38,8 @@ __all__ = ["HandlerTime", "handler_time", "replaced", "seen_by"]
 
 T = TypeVar("T")
 
+MAKERS: Final = ("NamedTemporaryFile", "TemporaryDirectory", "mkstemp", "mkdtemp")
+
 FUNCTIONS: Final = ("time", "monotonic", "perf_counter", "time_ns", "monotonic_ns", "perf_counter_ns", "sleep")
 
 
@@ -45,6 +51,7 @@ class HandlerTime(ModuleType):
         self._wall, self._began = time.time(), time.monotonic()
         self._passed = 0.0
         self._clock: VirtualTime | None = None
+        self.files: list[list[Path]] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(time, name)
@@ -53,6 +60,13 @@ class HandlerTime(ModuleType):
         """A loop begins: time passes as it does there."""
         self._passed, self._clock = self._elapsed(), clock
         self._passed -= clock.now
+        self.files.append([])
+
+    def made(self, file: Any) -> None:
+        """A temporary file or folder was made: a path, what `mkstemp` returns, or an object with a name."""
+        name = file[1] if isinstance(file, tuple) else getattr(file, "name", file)
+        if isinstance(name, str) and self.files:
+            self.files[-1].append(Path(name))
 
     def skip(self, seconds: float) -> None:
         """Let time pass at once, for handlers only."""
@@ -231,7 +245,7 @@ def _wait_for_in_time(condition: threading.Condition, predicate: Callable[[], T]
 class _Stands(ModuleType):
     """A module with some of its names replaced."""
 
-    def __init__(self, module: ModuleType, others: dict[str, type]) -> None:
+    def __init__(self, module: ModuleType, others: dict[str, Any]) -> None:
         super().__init__(module.__name__)
         self._module = module
         vars(self).update(others)
@@ -262,6 +276,10 @@ handler_time: ContextVar[HandlerTime | None] = ContextVar("rtcflow_handler_time"
 def replaced(handler: StreamHandlerBase, shown: HandlerTime) -> Iterator[None]:
     """Have the modules of the handler's own package see `shown` as `time` inside the block."""
     originals: dict[int, Any] = {id(time): shown}
+    folder = TemporaryDirectory(prefix="rtcflow-check-", ignore_cleanup_errors=True)
+    makers = {name: _making(getattr(tempfile, name), folder.name, shown) for name in MAKERS}
+    originals |= {id(tempfile): _Stands(tempfile, makers)}
+    originals |= {id(getattr(tempfile, name)): maker for name, maker in makers.items()}
     originals |= {id(getattr(time, name)): getattr(shown, name) for name in FUNCTIONS}
     for module, others in {**_CLASSES, dt: {"datetime": _datetime_of(shown)}}.items():
         originals[id(module)] = _Stands(module, others)
@@ -277,6 +295,21 @@ def replaced(handler: StreamHandlerBase, shown: HandlerTime) -> Iterator[None]:
     finally:
         for names, name, value in changed:
             names[name] = value
+        folder.cleanup()
+
+
+def _making(make: Callable[..., Any], folder: str, shown: HandlerTime) -> Any:
+    """A function of `tempfile` whose files are in `folder`, and are noted."""
+
+    @wraps(make)
+    def made(*args: Any, **options: Any) -> Any:
+        asked = inspect.signature(make).bind(*args, **options)
+        asked.arguments["dir"] = asked.arguments.get("dir") or folder
+        file = make(*asked.args, **asked.kwargs)
+        shown.made(file)
+        return file
+
+    return made
 
 
 @contextmanager

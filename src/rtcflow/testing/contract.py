@@ -26,6 +26,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Final, Literal
 
 import anyio
@@ -1344,3 +1345,20 @@ def _pooled(thread: threading.Thread) -> bool:
     # Idle threads that trio's, anyio's and the standard library's pools keep by design.
     names = ("Trio thread", "AnyIO worker", "asyncio_", "ThreadPoolExecutor")
     return thread.name.startswith(names) or waits_for_a_job(thread)
+
+
+@_handler_sentence(
+    "a temporary file that it removes after one call it removes after every call",
+    "all the calls before",
+    probed=False,
+)
+def _no_file_left(_: StreamHandlerBase, __: _CheckInput) -> None:
+    shown = handler_time.get()
+    assert shown is not None  # noqa: S101
+    calls = [files for files in shown.files if files]
+    left = [next(file for file in files if file.exists()) for files in calls if any(map(Path.exists, files))]
+    if left and len(left) < len(calls):
+        raise AssertionError(
+            f"{len(left)} of {len(calls)} calls left a temporary file behind, and the others removed theirs "
+            f"({left[0].name}): remove it in shutdown(), which every call reaches"
+        )

@@ -36,6 +36,7 @@ from hypothesis import strategies as st
 from hypothesis.control import current_build_context, currently_in_test_context
 from hypothesis.database import InMemoryExampleDatabase, MultiplexedDatabase
 from hypothesis.errors import Flaky, UnsatisfiedAssumption
+from hypothesis.reporting import current_reporter, with_reporter
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from ..abc import MediaOffer
@@ -231,8 +232,16 @@ def _bounded(run: Callable[[Any], None], life: type[HandlerLifecycle], budget: B
     """`runTest` that ends after `HandlerLifecycle.seconds`, or tells the shortest story that was found by then."""
 
     def play(case: Any, chosen: settings) -> None:
+        report = current_reporter()
+
+        def report_failures(text: object) -> None:
+            """Hypothesis tells how to reproduce the end of the time, which it takes for a failure."""
+            if budget.error is not None or "reproduce this failure" not in str(text):
+                report(text)
+
         try:
-            run(case)
+            with with_reporter(report_failures):
+                run(case)
         except TimeIsUp:
             budget.until = math.inf
             if isinstance(budget.error, Exception):

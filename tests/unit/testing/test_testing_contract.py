@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import queue
+import tempfile
 import threading
 import time
 from collections import deque
@@ -14,6 +16,7 @@ from contextlib import suppress
 from contextvars import ContextVar
 from datetime import datetime, timedelta
 from functools import lru_cache
+from pathlib import Path
 from typing import ClassVar
 
 import anyio
@@ -1893,6 +1896,54 @@ def test_what_asyncio_has_still_to_run_is_told(handler, what):
     """A timer or a task of the handler that its shutdown has left."""
     with pytest.raises(AssertionError, match=rf"{what} {handler.__name__}\.\w+ is still to run after the call is over"):
         contract.check_handler(handler(), backends=["asyncio"])
+
+
+class Records(Echo):
+    """Records its caller in a temporary file, which it removes when it hangs up itself."""
+
+    async def start_up(self):
+        self.file = tempfile.NamedTemporaryFile(suffix=".wav", delete=False)  # noqa: SIM115
+
+    async def emit(self):
+        await anyio.sleep(2.5)
+        self.remove()
+        return rtcflow.CloseStream()
+
+    def remove(self):
+        self.file.close()
+        os.unlink(self.file.name)
+
+
+class RecordsForTheApplication(Records):
+    """Leaves all its files: somebody wants them."""
+
+    def remove(self):
+        self.file.close()
+
+    async def shutdown(self):
+        if hasattr(self, "file"):
+            self.file.close()
+
+
+class RemovesItAlways(Records):
+    def remove(self):
+        pass
+
+    async def shutdown(self):
+        if hasattr(self, "file"):
+            super().remove()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the first one leaves files open
+def test_a_file_that_some_calls_leave_is_told():
+    """A call that ends in another way leaves its file; what all leave, or none, is fine."""
+    before = set(Path(tempfile.gettempdir()).iterdir())
+    with pytest.raises(AssertionError, match=r"\d+ of \d+ calls left a temporary file behind, and the others removed"):
+        contract.check_handler(Records())
+    contract.check_handler(RecordsForTheApplication())
+    contract.check_handler(RemovesItAlways())
+    left = {path for path in Path(tempfile.gettempdir()).iterdir() if path.suffix == ".wav"} - before
+    assert not left, "the files of a check are in a folder of its own"
 
 
 def test_a_timer_that_is_cancelled_is_fine():

@@ -867,7 +867,7 @@ def test_bad_input_is_refused(attributes, cure):
         type("Life", (HandlerLifecycle,), attributes)()
 
 
-def test_a_run_ends_in_its_time():
+def test_a_run_ends_in_its_time(capsys):
     """A machine without faults to find ends after `seconds`, and a bug is told although its story is cut short."""
     case = life(Sound, seconds=0.5).TestCase
     case.settings = settings(case.settings, max_examples=100_000)
@@ -875,6 +875,7 @@ def test_a_run_ends_in_its_time():
     with pytest.warns(UserWarning, match=r"ended early: \d+ of 100000 examples in 0.5 s, all good"):
         case().runTest()
     assert time.monotonic() - began < 30, "it had 0.5 s"
+    assert "reproduce" not in capsys.readouterr().out, "nothing has failed"
     hasty = life(Sloppy, seconds=0.0)
     hasty._budget.found = lambda seconds: setattr(hasty._budget, "until", 0.0) or setattr(hasty._budget, "failed", True)
     hasty.TestCase.settings = settings(hasty.TestCase.settings, derandomize=False)

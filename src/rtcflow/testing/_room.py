@@ -8,7 +8,6 @@ is interrupted, if that is possible. If not (C code cannot be), its thread, a da
 
 from __future__ import annotations
 
-import asyncio
 import contextvars
 import gc
 import inspect
@@ -17,7 +16,6 @@ import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from contextvars import ContextVar
-from functools import partial
 from types import CodeType, CoroutineType, FrameType, FunctionType
 from typing import Any, Final, TypeVar
 
@@ -39,9 +37,9 @@ __all__ = [
     "ManualLoop",
     "Watch",
     "longest_hang",
+    "own_codes",
     "refuse_in_a_loop",
     "run_in_room",
-    "still_to_run",
 ]
 
 T = TypeVar("T")
@@ -75,7 +73,7 @@ class Watch:
     def __init__(self, clock: VirtualTime, handler: StreamHandlerBase, hang: float) -> None:
         self._clock = clock
         self._hang = hang
-        self._codes = _own_codes(handler)
+        self._codes = own_codes(handler)
         self._seen = -1
         self._since = self._began = 0.0
         self._fair = fair_clock.get() or FairClock()
@@ -290,27 +288,6 @@ async def _fulfil(future: Future[Any], function: Callable[..., Any], args: tuple
         raise
 
 
-def still_to_run(handler: StreamHandlerBase) -> str | None:
-    """A timer or task of the handler's own methods that asyncio still has; None if there is none, or trio runs."""
-    try:
-        loop: Any = asyncio.get_running_loop()
-    except RuntimeError:
-        return None
-    codes = _own_codes(handler)
-    for timer in getattr(loop, "_scheduled", ()):
-        callback = timer._callback
-        while isinstance(callback, partial):
-            callback = callback.func
-        code = getattr(getattr(callback, "__func__", callback), "__code__", None)
-        if code in codes and not timer.cancelled():
-            return f"a timer that calls {code.co_qualname}"
-    for task in asyncio.all_tasks():
-        code = getattr(task.get_coro(), "cr_code", None)
-        if code in codes:
-            return f"the task {code.co_qualname}"
-    return None
-
-
 def refuse_in_a_loop(name: str, cure: str) -> None:
     """See that no loop runs in this thread, which a call with a loop of its own would hold up.
 
@@ -324,7 +301,7 @@ def refuse_in_a_loop(name: str, cure: str) -> None:
     raise RuntimeError(f"{name} runs a loop of its own, and one runs here already; {cure}")
 
 
-def _own_codes(handler: StreamHandlerBase) -> set[CodeType]:
+def own_codes(handler: StreamHandlerBase) -> set[CodeType]:
     """The code of the methods that the handler's own classes define, and of functions that it holds."""
     values = list(vars(handler).values())
     for cls in type(handler).__mro__:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import selectors
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
+from types import CodeType
 from typing import Any
 
 import anyio.to_thread
@@ -112,3 +114,23 @@ class _JumpingSelector(selectors.BaseSelector):
 
     def close(self) -> None:
         self._selector.close()
+
+
+def still_to_run(codes: Collection[CodeType]) -> str | None:
+    """A timer or a task that the running loop still has, whose code is one of these; None under trio."""
+    try:
+        loop: Any = asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+    for timer in getattr(loop, "_scheduled", ()):
+        callback = timer._callback
+        while isinstance(callback, partial):
+            callback = callback.func
+        code = getattr(getattr(callback, "__func__", callback), "__code__", None)
+        if code in codes and not timer.cancelled():
+            return f"a timer that calls {code.co_qualname}"
+    for task in asyncio.all_tasks():
+        code = getattr(task.get_coro(), "cr_code", None)
+        if code in codes:
+            return f"the task {code.co_qualname}"
+    return None

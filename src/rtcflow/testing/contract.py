@@ -54,7 +54,7 @@ from ._handler_time import handler_time, seen_by
 from ._leaks import descriptors
 from ._literals import texts_of
 from ._probe import AUDIBLE, Journal, probe_copies
-from ._room import HandlerHung, longest_hang, refuse_in_a_loop, run_in_room, still_to_run
+from ._room import HandlerHung, longest_hang, own_codes, refuse_in_a_loop, run_in_room
 from ._scenarios import (
     ANSWERED,
     NOTICES,
@@ -84,6 +84,7 @@ from ._schedules import Schedule
 from ._sharing import SharedChanges, refuse_shared_state
 from ._story import contract_broken
 from ._tracing import LinesToTry, Swallowed, Switches, Tracer
+from ._virtual_asyncio import still_to_run
 from ._workers import PATIENCE, waits_for_a_job, wants_a_processor
 from .caller import Caller, CallRecord, open_caller, run_call
 from .clocks import BackendName
@@ -1230,7 +1231,7 @@ async def _end_at(
                 await caller.cancel()
         await caller.wait_ended()
         await anyio.sleep(0.1)
-        if later := still_to_run(caller.handler):
+        if later := still_to_run(own_codes(caller.handler)):
             raise AssertionError(
                 f"{how} after {after} s: {later} is still to run after the call is over, and uses a handler whose "
                 "shutdown() has returned: cancel it there"

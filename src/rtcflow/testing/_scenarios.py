@@ -24,9 +24,9 @@ from .caller import Caller, HeardFrame, open_caller
 
 __all__ = [
     "ANSWERED",
+    "Answered",
     "AtRest",
     "Interruption",
-    "Reply",
     "arrays_in",
     "asked_often",
     "clicks_at_edges",
@@ -204,7 +204,7 @@ async def interrupted(handler: StreamHandlerBase, args: Sequence[Any], pause: fl
 
 
 @dataclass(frozen=True)
-class Reply:
+class Answered:
     """What the caller heard from the beginning of a question to the next one.
 
     Attributes:
@@ -218,12 +218,12 @@ class Reply:
     ended: bool
 
 
-async def asked_often(handler: StreamHandlerBase, args: Sequence[Any]) -> list[Reply]:
+async def asked_often(handler: StreamHandlerBase, args: Sequence[Any]) -> list[Answered]:
     """Ask the same question four times: at the beginning of the call, after 4 s, 14 s and 31 s.
 
     Fewer, if the call ends before, or the first two are not answered.
     """
-    answers: list[Reply] = []
+    answers: list[Answered] = []
     rate = handler.output_sample_rate
     question = signals.speech_like(QUESTION, rate, seed=1, activity=1.0)
     fade = np.minimum(1.0, np.arange(question.shape[1]) / (FADE * rate)) ** 2
@@ -242,13 +242,13 @@ async def asked_often(handler: StreamHandlerBase, args: Sequence[Any]) -> list[R
             at_all = np.flatnonzero(samples)
             samples = samples[at_all[0] : at_all[-1] + 1] if at_all.size else samples[:0]
             ended = not seconds_audible(caller.heard, caller.seconds - 0.5)
-            answers.append(Reply(seconds_audible(caller.heard, asked), samples, ended))
+            answers.append(Answered(seconds_audible(caller.heard, asked), samples, ended))
             if len(answers) == 2 and not any(one.seconds > ANSWERED for one in answers):
                 break
     return answers
 
 
-def kept_for_the_next(answers: Sequence[Reply], rate: int) -> float:
+def kept_for_the_next(answers: Sequence[Answered], rate: int) -> float:
     """Seconds of each answer that come at the beginning of the next one only; 0 if there are none.
 
     The first answer then breaks off. The second one begins in the middle of a sound, goes on as the first one did, and

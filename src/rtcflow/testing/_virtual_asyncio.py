@@ -127,10 +127,10 @@ def still_to_run(codes: Collection[CodeType]) -> str | None:
         while isinstance(callback, partial):
             callback = callback.func
         code = getattr(getattr(callback, "__func__", callback), "__code__", None)
-        if code in codes and not timer.cancelled():
+        if code is not None and code in codes and not timer.cancelled():
             return f"a timer that calls {code.co_qualname}"
     for task in asyncio.all_tasks():
         code = getattr(task.get_coro(), "cr_code", None)
-        if code in codes:
+        if code is not None and code in codes:
             return f"the task {code.co_qualname}"
     return None

@@ -353,6 +353,9 @@ class _Terminated:
 def _with_room(group: Any) -> Any:
     """Hypercorn's tasks of one connection, in which the client's end always has room in the application's queue.
 
+    What an application sends to a client that has gone is dropped at once. So each `send` lets others run then, or an
+    application that only ever sends would hold up all calls for ever.
+
     The application of a client that sends on, although its WebSocket was closed, is told of the end after `ANSWER`.
     """
 
@@ -361,7 +364,7 @@ def _with_room(group: Any) -> Any:
 
         async def spawn_app(self, application: Any, config: Any, scope: Any, send: Any) -> Any:
             room = anyio.Semaphore(config.max_app_queue_size - 1, fast_acquire=True)  # the last place is for the end
-            over, until = False, math.inf
+            over, gone, until = False, False, math.inf
 
             async def run(scope: Any, receive: Any, give: Any, *others: Any) -> None:
                 async def take() -> Any:
@@ -374,6 +377,8 @@ def _with_room(group: Any) -> Any:
                 async def give_last(message: Any) -> None:
                     nonlocal until
                     await give(message)
+                    if gone:
+                        await anyio.lowlevel.checkpoint()
                     if message["type"] == "websocket.close":
                         until = anyio.current_time() + ANSWER
 
@@ -389,7 +394,9 @@ def _with_room(group: Any) -> Any:
             put = await super().spawn_app(run, config, scope, send)
 
             async def put_for_the_application(message: Any) -> None:
-                if not over and not message["type"].endswith(".disconnect"):
+                nonlocal gone
+                gone = gone or message["type"].endswith(".disconnect")
+                if not over and not gone:
                     await room.acquire()
                 if not over:
                     await put(message)

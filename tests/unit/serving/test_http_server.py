@@ -9,6 +9,7 @@ import logging
 import os
 import random
 import socket
+import struct
 from contextlib import asynccontextmanager, suppress
 from types import SimpleNamespace
 
@@ -350,6 +351,48 @@ async def test_a_client_that_does_not_read_does_not_keep_the_server_from_stoppin
             client.sendall(upgrade("/") if kind == "WebSocket" else b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
             await anyio.wait_readable(client)  # the answer has begun
             await anyio.wait_all_tasks_blocked()
+
+
+@pytest.mark.parametrize("kind", ["GET", "WebSocket"])
+async def test_an_application_that_sends_on_to_nobody_lets_others_run(anyio_backend_name, kind):
+    """Hypercorn drops what is sent to a client that has gone, and does not wait for anything."""
+    turns = longest = 0
+    done = anyio.Event()
+
+    async def application(scope, receive, send):
+        nonlocal longest
+        if scope["type"] == "lifespan":
+            raise RuntimeError("there is none")
+        if kind == "WebSocket":
+            await receive()
+            await send({"type": "websocket.accept"})
+            message = {"type": "websocket.send", "bytes": bytes(100_000)}
+        else:
+            await send({"type": "http.response.start", "status": 200})
+            message = {"type": "http.response.body", "body": bytes(100_000), "more_body": True}
+        in_a_row, seen = 0, turns
+        for _ in range(20_000):
+            await send(message)
+            in_a_row, seen = (in_a_row + 1 if seen == turns else 0), turns
+            longest = max(longest, in_a_row)
+        done.set()
+
+    async def count():
+        nonlocal turns
+        while not done.is_set():
+            turns += 1
+            await anyio.lowlevel.checkpoint()
+
+    async with site(anyio_backend_name, application) as (address, _), anyio.create_task_group() as tasks:
+        with socket.socket() as client:
+            client.connect(address)
+            client.sendall(upgrade("/") if kind == "WebSocket" else b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            await anyio.wait_readable(client)  # the answer has begun
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # gone, with a reset
+        tasks.start_soon(count)
+        with anyio.fail_after(60):
+            await done.wait()
+    assert longest < 1000
 
 
 async def test_a_client_that_sends_on_although_it_was_told_the_end_is_hung_up_on(anyio_backend_name, monkeypatch):

@@ -72,7 +72,8 @@ WARM_UP = 900.0
 """Seconds after the rush before memory is judged, at most half of the run.
 
 Calls of three transports and their faults meet in ever new ways, and for about a quarter of an hour some of them need
-more at once than any before. The allocator keeps that. Memory in use does not grow meanwhile; it is reported from `SETTLED` on.
+more at once than any before. The allocator keeps that. Memory in use does not grow meanwhile; it is reported from
+`SETTLED` on.
 """
 SETTLED = 60.0
 """Seconds after the rush from which memory in use is told, at most a third of the run."""

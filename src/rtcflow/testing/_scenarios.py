@@ -249,10 +249,10 @@ async def asked_often(handler: StreamHandlerBase, args: Sequence[Any]) -> list[A
 
 
 def kept_for_the_next(answers: Sequence[Answered], rate: int) -> float:
-    """Seconds of each answer that come at the beginning of the next one only; 0 if there are none.
+    """Seconds of each answer that come at the beginning of the next one only; 0 if each is said to its end.
 
     The first answer then breaks off. The second one begins in the middle of a sound, goes on as the first one did, and
-    so does the third. What is before that ends alike in both: it is the end of the answer.
+    so does the third. The sound before that ends alike in both: it is the end of the answer.
 
     Args:
         answers: To the same question.

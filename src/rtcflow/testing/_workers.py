@@ -9,7 +9,7 @@ a thread that is in one is looked at from outside, in this order:
 2. It used no CPU time and stayed at the same instruction for `STILL` seconds: it sleeps or waits in C (`time.sleep`, a
    socket). Then virtual time goes on at the pace of real time, until that wait is over.
 3. The same, for a lock that is locked, or for a thread that waits for another one in its turn (`_endless`). Time goes
-   on at full speed: whoever could end it is waited for in its own right.
+   on at full speed: the thread that could end it is waited for in its own right.
 4. Otherwise it computes, or waits for a processor: time stands.
 
 A thread may stay in 2 for `patience` seconds, or in 4 for as many seconds of CPU time, or in 3 for `LOCKED` seconds of
@@ -199,7 +199,7 @@ class Worker:
         condition.release()
 
     def ring(self) -> None:
-        """Its sleep is over; called by whoever has unset `wake_at`."""
+        """Its sleep is over; called by the thread that has unset `wake_at`."""
         self._set_runnable(runnable=True)
         self.alarm.release()
 

@@ -1547,7 +1547,7 @@ class LogsWhileItLasts(LogsApart):
             logging.getLogger("calls").removeHandler(self.log)
 
 
-class Reminds(Echo):
+class SetsATimer(Echo):
     """Reminds its caller every ten seconds, with a timer of asyncio, and does so after the call."""
 
     async def start_up(self):
@@ -1557,7 +1557,7 @@ class Reminds(Echo):
         self.timer = asyncio.get_running_loop().call_later(10, self.remind)
 
 
-class RemindsWhileItLasts(Reminds):
+class CancelsItsTimer(SetsATimer):
     async def shutdown(self):
         if hasattr(self, "timer"):
             self.timer.cancel()
@@ -1891,7 +1891,7 @@ class AsyncioEcho(rtcflow.AsyncStreamHandler):
         return AsyncioEcho()
 
 
-@pytest.mark.parametrize(("handler", "what"), [(Reminds, "a timer that calls"), (Watches, "the task")])
+@pytest.mark.parametrize(("handler", "what"), [(SetsATimer, "a timer that calls"), (Watches, "the task")])
 def test_what_asyncio_has_still_to_run_is_told(handler, what):
     """A timer or a task of the handler that its shutdown has left."""
     with pytest.raises(AssertionError, match=rf"{what} {handler.__name__}\.\w+ is still to run after the call is over"):
@@ -1948,7 +1948,7 @@ def test_a_file_that_some_calls_leave_is_told():
 
 def test_a_timer_that_is_cancelled_is_fine():
     """The same handler with a shutdown that cancels it."""
-    contract.check_handler(RemindsWhileItLasts(), backends=["asyncio"])
+    contract.check_handler(CancelsItsTimer(), backends=["asyncio"])
 
 
 def test_a_handler_for_asyncio_is_told_so_once():

@@ -1902,7 +1902,7 @@ class Records(Echo):
     """Records its caller in a temporary file, which it removes when it hangs up itself."""
 
     async def start_up(self):
-        handle, self.file = tempfile.mkstemp(".wav")
+        handle, self.file = tempfile.mkstemp(".record")
         os.close(handle)
 
     async def emit(self):
@@ -1934,7 +1934,7 @@ def test_a_file_that_some_calls_leave_is_told():
         contract.check_handler(Records())
     contract.check_handler(RecordsForTheApplication())
     contract.check_handler(RemovesItAlways())
-    left = {path for path in Path(tempfile.gettempdir()).iterdir() if path.suffix == ".wav"} - before
+    left = {path for path in Path(tempfile.gettempdir()).iterdir() if path.suffix == ".record"} - before
     assert not left, "the files of a check are in a folder of its own"
 
 

@@ -14,6 +14,7 @@ from types import CodeType
 from typing import Final
 
 from ..handlers.base import StreamHandlerBase
+from ._sharing import own_functions
 
 __all__ = ["keys_of", "texts_of"]
 
@@ -38,15 +39,10 @@ def keys_of(handler: StreamHandlerBase) -> str:
 
 
 def _words(kind: type) -> Iterator[str]:
-    for cls in kind.__mro__:
-        if cls.__module__.partition(".")[0] in {"builtins", "abc", "rtcflow", "typing"}:
-            break
-        for name, member in vars(cls).items():
-            function = inspect.unwrap(getattr(member, "__func__", member))
-            code = getattr(function, "__code__", None)
-            if code is not None and not name.startswith("__"):
-                doc = inspect.getdoc(function)
-                yield from (one for one in _strings(code) if one != doc)
+    for function in own_functions(kind):
+        if not function.__name__.startswith("__"):
+            doc = inspect.getdoc(function)
+            yield from (one for one in _strings(function.__code__) if one != doc)
 
 
 def _strings(code: CodeType) -> Iterator[str]:

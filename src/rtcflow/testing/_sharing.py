@@ -27,7 +27,7 @@ from .._core.bridge import Event
 from ..exceptions import HandlerError
 from ..handlers.base import StreamHandlerBase
 
-__all__ = ["SharedChanges", "refuse_shared_state"]
+__all__ = ["SharedChanges", "own_functions", "refuse_shared_state"]
 
 _OF_ONE_CALL: Final = (
     queue.Queue,
@@ -299,8 +299,7 @@ def _outside(cls: type, wanted: Callable[[Any], bool] | None = None) -> Iterator
     their module, and of the functions around.
     """
     wanted = wanted or _is_changeable
-    members = [getattr(one, "__func__", one) for kind in _own_classes(cls) for one in vars(kind).values()]
-    functions = [one for one in map(inspect.unwrap, members) if isinstance(one, FunctionType)]
+    functions = own_functions(cls)
     for function in functions:  # which grows meanwhile
         variables = function.__globals__
         for name in _used(function.__code__):
@@ -406,6 +405,12 @@ def _attributes(handler: StreamHandlerBase) -> dict[str, Any]:
 
 def _own_classes(cls: type) -> list[type]:
     return [one for one in cls.__mro__ if one.__module__.partition(".")[0] not in {"builtins", "abc", "rtcflow"}]
+
+
+def own_functions(cls: type) -> list[FunctionType]:
+    """The methods that a class and its bases define, but for those of rtcflow."""
+    members = [getattr(one, "__func__", one) for kind in _own_classes(cls) for one in vars(kind).values()]
+    return [one for one in map(inspect.unwrap, members) if isinstance(one, FunctionType)]
 
 
 def _make(value: object) -> str:

@@ -445,14 +445,17 @@ class Workers:
         if moved:
             look.since = real
         if real - look.since < STILL or wants_a_processor(worker.native_id):
-            computed = cpu - before
-            return ThreadsAllow.STANDS if computed < self.patience else self._give_up(worker, "computing", real)
+            if cpu - before < self.patience:
+                return ThreadsAllow.STANDS
+            return self._give_up(worker, "computing", real - worker.called)
         if doing := _endless(frame, frames):
-            kept = doing == A_THREAD or self._another_waits(worker, frames)
-            return (
-                self._give_up(worker, doing, real) if kept and self.now() - look.began >= LOCKED else ThreadsAllow.FREE
-            )
-        return ThreadsAllow.REAL_PACE if real - look.since < self.patience else self._give_up(worker, "waiting", real)
+            waited = self.now() - look.began
+            if waited >= LOCKED and (doing == A_THREAD or self._another_waits(worker, frames)):
+                return self._give_up(worker, doing, waited)
+            return ThreadsAllow.FREE
+        if real - look.since < self.patience:
+            return ThreadsAllow.REAL_PACE
+        return self._give_up(worker, "waiting", real - worker.called)
 
     def _another_waits(self, worker: Worker, frames: dict[int, FrameType]) -> bool:
         """Whether another method waits, too: it may keep the lock. A lock may also stand for an event, which comes."""
@@ -460,11 +463,10 @@ class Workers:
             others = [frames.get(one.ident) for one in self._workers if one is not worker and one.method is not None]
         return any(frame is not None and _waits_for_others(frame, frames) for frame in others)
 
-    def _give_up(self, worker: Worker, doing: str, real: float) -> ThreadsAllow:
+    def _give_up(self, worker: Worker, doing: str, seconds: float) -> ThreadsAllow:
         call = (worker.method, worker.called)
         if worker.given_up != call:
             worker.given_up = call
-            seconds = self.now() - worker.look.began if doing in {A_LOCK, A_THREAD} else real - worker.called
             stuck = Stuck(worker.method or worker.name, doing, seconds)
             self.stuck.append(stuck)
             logger.warning("%s; virtual time goes on without it", stuck)

@@ -289,7 +289,7 @@ def _forgets_its_calls(life: type[HandlerLifecycle]) -> None:
     if life.shared or life.make_handler is HandlerLifecycle.make_handler:
         return
     make = life.__new__(life).make_handler
-    if happened := remembered(make, life.backend, life.patience):
+    if happened := remembered(make, life.backend, life.patience, min(life._hang, SHORT_HANG)):
         raise forgets_nothing(life, type(make()).__name__, happened)
 
 

@@ -24,7 +24,7 @@ from mutations.bugs import MUTANTS
 
 import rtcflow
 from rtcflow import HandlerError
-from rtcflow.testing import HandlerLifecycle, _literals, _memory
+from rtcflow.testing import HandlerLifecycle, _literals, _memory, run_call
 
 AUDIO = (24000, np.zeros((1, 480), np.int16))
 
@@ -528,6 +528,19 @@ def test_a_handler_that_holds_up_the_loop_is_named(backend):
     assert re.search(r"Blocking\.emit \(.*\) has held up the event loop", str(error))
 
 
+def test_a_handler_that_holds_up_the_loop_is_called_once_before_the_stories(monkeypatch):
+    """Whether one call leaves something for the next one is not asked of it: each call would be waited for."""
+    calls = []
+
+    def counted(*args, **options):
+        calls.append(args)
+        return run_call(*args, **options)
+
+    monkeypatch.setattr(_memory, "run_call", counted)
+    assert _memory.remembered(Blocking, "trio", 5.0, 0.3) is None
+    assert len(calls) == 1
+
+
 # -- stories
 
 
@@ -753,7 +766,7 @@ def test_what_a_call_leaves_in_a_database_is_found(backend):
 )
 def test_answers_that_differ_are_not_blamed(handler, shared):
     """A database of each copy, answers of chance, and what is shared on purpose are all fine."""
-    assert shared or _memory.remembered(handler, "trio", 5.0) is None
+    assert shared or _memory.remembered(handler, "trio", 5.0, 30.0) is None
     brief = life(handler, shared=shared)
     brief.TestCase.settings = settings(brief.TestCase.settings, max_examples=5)
     brief.TestCase().runTest()

@@ -42,7 +42,7 @@ async def main() -> None:
         tasks.start_soon(rtcflow.run_connection, callee, EchoHandler())
         await caller.accept_answer(callee.answer)
         caller.start(rtcflow.AudioFormat(48000), rtcflow.AudioFormat(48000))
-        with anyio.fail_after(20):
+        with anyio.fail_after(120):
             await caller.wait_connected()
         await caller.aclose()
 

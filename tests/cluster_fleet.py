@@ -43,7 +43,7 @@ def wait_until(condition, what, seconds=120):
 
 def answers(url: str) -> bool:
     try:
-        return httpx2.get(f"{url}/readyz", timeout=5).status_code == 200
+        return httpx2.get(f"{url}/readyz", timeout=60).status_code == 200
     except httpx2.HTTPError:
         return False
 
@@ -307,7 +307,7 @@ async def whip_call(fleet, client, engine):
 async def websocket_call(fleet, client, webrtc_id):
     """A call over a WebSocket, with inputs and outputs anywhere."""
     async with call_by_websocket(fleet.front.replace("http", "ws"), websocket_id=webrtc_id):
-        with anyio.fail_after(10):
+        with anyio.fail_after(120):
             while (await tell(client, fleet.any(), webrtc_id, 0)).status_code == 404:  # its start message is on its way
                 await anyio.sleep(0.01)
         return await hear(client, fleet.any(), webrtc_id, f"to {webrtc_id}", fleet.any())

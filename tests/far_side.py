@@ -122,7 +122,7 @@ class FarSide:
         return sum(len(payload) for _, payload in self.audio)
 
     async def until(self, condition):
-        with anyio.fail_after(60):
+        with anyio.fail_after(120):
             while not condition():
                 self._news = anyio.Event()
                 await self._news.wait()

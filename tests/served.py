@@ -41,7 +41,7 @@ async def served(stream, backend_name):
                 server.should_exit = True
 
         try:
-            with anyio.fail_after(10):
+            with anyio.fail_after(120):
                 while not stream.is_running:
                     await anyio.sleep(0.01)
             yield port

@@ -19,7 +19,7 @@ async def meet(caller: WebRTCTransport, callee: WebRTCTransport, *, messages: bo
     await caller.accept_answer(callee.answer)
     for side in (caller, callee):
         side.start(VOICE, VOICE)
-    with anyio.fail_after(30):
+    with anyio.fail_after(120):
         for side in (caller, callee):
             await side.wait_connected()
             if messages:

@@ -92,7 +92,7 @@ async def talk(call):
 async def test_32_blocking_echoes_at_once():
     """Audio flows on each of 32 calls whose emit blocks in queue.get(); the end of one gives its threads back."""
     stream = Stream(BlockingEcho(), concurrency_limit=32, thread_limit=64, webrtc=LOCAL)
-    with anyio.fail_after(50):
+    with anyio.fail_after(120):
         async with stream.running(), open_engine(LOCAL) as engine, AsyncExitStack() as stack:
             calls = [await dial(stream, engine, stack, f"call-{number}") for number in range(32)]
             for _, call in calls:
@@ -115,7 +115,7 @@ async def test_a_slow_video_handler_leaves_another_calls_audio_alone():
     SlowFilm.busy.clear()
     films = Stream(SlowFilm(), modality="audio-video", webrtc=LOCAL)
     echo = Stream(EchoHandler(), webrtc=LOCAL)
-    with anyio.fail_after(40):
+    with anyio.fail_after(120):
         async with films.running(), echo.running(), open_engine(LOCAL) as engine, AsyncExitStack() as stack:
             _, film = await dial(films, engine, stack, "film", video=True)
             _, call = await dial(echo, engine, stack, "echo")

@@ -69,7 +69,7 @@ async def test_a_call_outlives_a_new_port_of_the_nat(*, one_port: bool) -> None:
             caller = await client.offer()
             callee = await server.answer(nat.offer(caller.offer_sdp))
             await caller.accept_answer(nat.answer(callee.answer))
-            with anyio.fail_after(60):
+            with anyio.fail_after(120):
                 for side in (caller, callee):
                     side.start(VOICE, VOICE)
                     await side.wait_connected()

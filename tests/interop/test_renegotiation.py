@@ -71,7 +71,7 @@ class Witness(AsyncAudioVideoStreamHandler):
 @asynccontextmanager
 async def site(**options: Any) -> AsyncIterator[tuple[Stream, httpx2.AsyncClient]]:
     stream = Stream(Witness(), modality="audio-video", webrtc=LOCAL, **options)
-    with anyio.fail_after(40):
+    with anyio.fail_after(120):
         async with (
             stream.running(),
             httpx2.AsyncClient(transport=httpx2.ASGITransport(stream.asgi), base_url="http://site") as client,

@@ -90,7 +90,7 @@ async def test_a_call_outlives_a_flood_of_junk(use_uvloop: bool, one_port: bool)
         await caller.accept_answer(callee.answer)
         for transport in (caller, callee):
             transport.start(VOICE, VOICE)
-        with anyio.fail_after(20):
+        with anyio.fail_after(120):
             route = await until_connected(caller, callee)
             assert shared in {None, route[1]}
             await caller.wait_messages_open()
@@ -113,7 +113,7 @@ async def test_a_call_outlives_a_flood_of_junk(use_uvloop: bool, one_port: bool)
                 caller.send_message_nowait(str(thrown))
                 await anyio.sleep(0.01)
 
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger, anyio.fail_after(4 * SECONDS + 20):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger, anyio.fail_after(4 * SECONDS + 100):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(flood)
                 tasks.start_soon(read, callee, messages)
@@ -133,7 +133,7 @@ async def test_a_call_outlives_a_flood_of_junk(use_uvloop: bool, one_port: bool)
         statistics = callee.statistics()
         assert statistics.packets_lost <= 0.03 * statistics.details["packets_received"]
         await caller.aclose()
-        with anyio.fail_after(30):
+        with anyio.fail_after(120):
             await callee.wait_ended()  # by the caller's own goodbye
         await callee.aclose()
 
@@ -166,7 +166,7 @@ async def test_junk_before_the_call_is_connected_does_not_stop_it() -> None:
             address = line.split()[4], int(line.split()[5])
             ufrag = next(line for line in callee.answer.splitlines() if line.startswith("a=ice-ufrag:")).split(":")[1]
             junk = of_every_kind(dice, f"{ufrag}:abcd".encode())
-            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger, anyio.fail_after(20):
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger, anyio.fail_after(120):
                 for datagram in islice(junk, 700):
                     stranger.sendto(datagram, address)
                 await caller.accept_answer(callee.answer)
@@ -200,7 +200,7 @@ async def test_junk_of_an_authenticated_peer_ends_its_own_call_at_most() -> None
             with suppress(SSL.Error, ConnectionError):  # the other side has had enough
                 await caller._thread.call(send_authentic, caller, kind, dice)
             neighbour.send_message_nowait(kind)
-            with anyio.fail_after(10):
+            with anyio.fail_after(120):
                 assert await good.messages_in.take() == kind
             with anyio.move_on_after(1):
                 try:
@@ -213,7 +213,7 @@ async def test_junk_of_an_authenticated_peer_ends_its_own_call_at_most() -> None
             await callee.aclose()
         assert "messages" in ended
         neighbour.send_message_nowait("still here")
-        with anyio.fail_after(10):
+        with anyio.fail_after(120):
             assert await good.messages_in.take() == "still here"
         await neighbour.aclose()
         await good.aclose()

@@ -25,7 +25,7 @@ async def test_order_is_kept_from_thread_to_task():
         flow.end()
 
     taken = []
-    with anyio.fail_after(20):
+    with anyio.fail_after(120):
         async with anyio.create_task_group() as tg:
             tg.start_soon(anyio.to_thread.run_sync, produce)
             with pytest.raises(anyio.EndOfStream):
@@ -46,7 +46,7 @@ async def test_order_is_kept_from_task_to_thread():
             while True:
                 taken.append(flow.take_sync(timeout=10))
 
-    with anyio.fail_after(20):
+    with anyio.fail_after(120):
         async with anyio.create_task_group() as tg:
             tg.start_soon(anyio.to_thread.run_sync, consume)
             for i in range(300):
@@ -65,7 +65,7 @@ async def test_a_cancelled_take_loses_nothing():
         await anyio.wait_all_tasks_blocked()
         tg.cancel_scope.cancel()
     flow.put_nowait("item")
-    with anyio.fail_after(30):
+    with anyio.fail_after(120):
         assert await flow.take() == "item"
 
 
@@ -170,7 +170,7 @@ async def test_end_wakes_task_and_thread():
                 await (flow.take() if wait == "task" else anyio.to_thread.run_sync(flow.take_sync, 10))
             assert str(info.value.__cause__) == "gone"
 
-        with anyio.fail_after(10):
+        with anyio.fail_after(120):
             async with anyio.create_task_group() as tg:
                 tg.start_soon(taker)
                 await anyio.sleep(0.01)

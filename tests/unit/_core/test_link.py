@@ -28,7 +28,7 @@ def silence(pts=0):
 
 async def raised(wait):
     """What a wait raises, and the cause it names."""
-    with anyio.fail_after(30):
+    with anyio.fail_after(120):
         try:
             await wait()
         except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError) as error:

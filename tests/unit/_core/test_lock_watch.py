@@ -177,7 +177,7 @@ async def test_all_code_in_worker_threads_is_watched(handler, name, monkeypatch,
         await caller.wait(0.1)
         await caller.play(SILENCE)
         caller.send_message("hello")
-        with anyio.fail_after(10):
+        with anyio.fail_after(120):
             while not warnings(caplog):
                 await caller.wait(0.05)
     assert name in warnings(caplog)[0]

@@ -119,7 +119,7 @@ def test_a_frame_is_waited_for_in_the_way_of_the_last_one():
 async def test_the_end_lets_go_who_waits_for_room(player):
     """A handler that is held back when its connection ends is told so."""
     player.put(second())
-    with anyio.fail_after(30):
+    with anyio.fail_after(120):
         async with anyio.create_task_group() as tg:
 
             async def wait():

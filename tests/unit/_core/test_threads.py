@@ -28,7 +28,7 @@ async def test_a_thread_that_waits_in_queue_get_comes_back():
     inbox: queue.Queue[int] = queue.Queue()
     before = set(threading.enumerate())
 
-    with anyio.fail_after(10):
+    with anyio.fail_after(120):
         async with anyio.create_task_group() as tg:
             tg.start_soon(crew.run, "emit", lambda: crew.call(inbox.get))
             while not crew.busy:
@@ -56,7 +56,7 @@ async def test_a_thread_that_ends_in_the_moment_it_is_left_is_watched_no_more(mo
             super().set()
 
     monkeypatch.setattr("rtcflow._core.threads.Event", Late)
-    with anyio.fail_after(10):
+    with anyio.fail_after(120):
         async with anyio.create_task_group() as tasks:
             token = observer.set(Mock(worker=lambda name: watched))
             tasks.start_soon(crew.run, "emit", int)
@@ -76,7 +76,7 @@ async def test_a_thread_that_waits_in_our_own_event_comes_back():
     crew = Crew(WorkerThreads())
     event = Event()
 
-    with anyio.fail_after(10):
+    with anyio.fail_after(120):
         async with anyio.create_task_group() as tg:
             tg.start_soon(crew.run, "emit", lambda: crew.call(event.wait_sync))
             while not crew.busy:
@@ -104,7 +104,7 @@ async def test_a_thread_that_computes_is_told_and_never_interrupted(returns):
         finally:
             ended.append(done.is_set())
 
-    with anyio.fail_after(10):
+    with anyio.fail_after(120):
         async with anyio.create_task_group() as tg:
             tg.start_soon(crew.run, "emit", lambda: crew.call(compute))
             while not crew.busy:
@@ -131,7 +131,7 @@ async def test_a_thread_that_cannot_be_interrupted_is_counted_and_named(caplog):
         free.acquire()
 
     try:
-        with anyio.fail_after(10), caplog.at_level(logging.ERROR):
+        with anyio.fail_after(120), caplog.at_level(logging.ERROR):
             async with anyio.create_task_group() as tg:
                 tg.start_soon(crew.run, "emit", lambda: crew.call(emit))
                 while not crew.busy:
@@ -153,7 +153,7 @@ async def test_shutdown_that_releases_the_thread_makes_interrupting_needless():
     inbox: queue.Queue[str] = queue.Queue()
     seen = []
 
-    with anyio.fail_after(10):
+    with anyio.fail_after(120):
         async with anyio.create_task_group() as tg:
             tg.start_soon(crew.run, "emit", lambda: seen.append(crew.call(inbox.get)))
             while not crew.busy:
@@ -229,7 +229,7 @@ async def test_an_error_that_came_when_nobody_waited_is_told(caplog):
             raise_it.wait()
             raise error
 
-        with anyio.fail_after(10), caplog.at_level(logging.ERROR):
+        with anyio.fail_after(120), caplog.at_level(logging.ERROR):
             async with anyio.create_task_group() as tg:
                 tg.start_soon(crew.run, "emit", partial(crew.call, emit))
                 while not crew.busy:

@@ -60,7 +60,7 @@ async def test_a_channel_that_is_closed_and_opened_again_is_used() -> None:
         channels = Channels(caller)
         used = caller._peer.messages.channel
         assert used is not None
-        with anyio.fail_after(20):
+        with anyio.fail_after(120):
             for number in range(2):
                 await channels.close(used)
                 used = await channels.open("text")
@@ -86,7 +86,7 @@ async def test_ignored_messages_are_logged_once(caplog: pytest.LogCaptureFixture
         channels = Channels(caller)
         used = caller._peer.messages.channel
         assert used is not None
-        with anyio.fail_after(20):
+        with anyio.fail_after(120):
             outside = await channels.open("text", negotiated=True, id=100)
             for _ in range(3):
                 await channels.send(used, b"\x01\x02")
@@ -110,7 +110,7 @@ async def test_a_message_beyond_the_limit_is_the_peers_fault(message: str) -> No
             used.transport._remote_max_message_size = 0
 
         caller._thread.post(take_anything)
-        with anyio.fail_after(20):
+        with anyio.fail_after(120):
             await Channels(caller).send(used, "x" * 65_536)
             assert len(await callee.messages_in.take()) == 65_536
             await Channels(caller).send(used, message)

@@ -120,7 +120,7 @@ async def test_a_frame_that_is_sent_keeps_its_own_time():
     frame = picture(5)
     frame.pts, frame.time_base = 1234, Fraction(1, 1000)
     async with webrtc_call(video=True) as (caller, callee):
-        with anyio.fail_after(30):
+        with anyio.fail_after(120):
             caller.video_out.put_nowait(frame)
             assert (await callee.video_in.take()).width == 320
     assert (frame.pts, frame.time_base) == (1234, Fraction(1, 1000))

@@ -77,7 +77,7 @@ class Site:
 
     async def _further(self, sdps: list[str]) -> list[httpx2.Response]:
         responses = []
-        with anyio.fail_after(20):
+        with anyio.fail_after(120):
             for sdp in sdps:
                 body = {"type": "offer", "webrtc_id": "further", "sdp": sdp}
                 responses.append(await self.client.post("/webrtc/offer", json=body))
@@ -88,7 +88,7 @@ class Site:
         return responses
 
     async def _post(self, route: str, body: bytes, kind: str) -> httpx2.Response:
-        with anyio.fail_after(20):
+        with anyio.fail_after(120):
             response = await self.client.post(route, content=body, headers={"Content-Type": kind})
             if response.is_success:
                 for name in set(self.stream.calls) - {"bystander"}:

@@ -28,7 +28,7 @@ def nats():
 @asynccontextmanager
 async def linked(nats):
     link = NatsLink(NatsOptions(servers=(nats.url,), prefix="test"), loop_clock())
-    with anyio.fail_after(20):
+    with anyio.fail_after(120):
         try:
             await link.open()
             yield link
@@ -185,7 +185,7 @@ async def full(nats):
         await link.open()
         way.cut()
         await link._thread.call(fill)
-        with anyio.fail_after(20):
+        with anyio.fail_after(120):
             yield link
     finally:
         way.mend()
@@ -218,7 +218,7 @@ async def test_a_connection_that_loses_its_cancellation_is_given_up(nats, monkey
     """A node whose NATS refuses it hung for ever, now and then, and did not say why."""
     monkeypatch.setattr(nats_link, "CANCEL_AGAIN", 0.01)
     monkeypatch.setattr("nats.connect", never)
-    with anyio.fail_after(20):
+    with anyio.fail_after(120):
         link = NatsLink(NatsOptions(servers=(nats.url,), prefix="test", timeout=0.01), loop_clock())
         with pytest.raises(CannotConnect, match="within"):
             await link.open()

@@ -66,7 +66,7 @@ async def test_nine_hangs_up_after_goodbye(program):
         await caller.wait(1)
         before = len(loud(caller))
         press(caller, "9")
-        with anyio.fail_after(20):
+        with anyio.fail_after(120):
             end = await caller.wait_ended()
     assert (end.cause, end.reason) == (EndCause.HANDLER_CLOSED, "the caller pressed nine")
     assert (len(loud(caller)) - before) * 0.02 == pytest.approx(0.5, abs=0.1)

@@ -267,7 +267,7 @@ async def test_on_a_telephone_it_truncates_at_what_the_carrier_confirmed(monkeyp
         connection = Connection(ours, handler)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(connection.run)
-            with anyio.fail_after(60):
+            with anyio.fail_after(120):
                 carrier.start(AudioFormat(8000), AudioFormat(8000))
                 await carrier.audio_in.take()  # from then on the handler serves the connection
                 while handler.playback().played < 0.9:
@@ -344,7 +344,7 @@ async def test_a_service_that_refuses_ends_the_call(status, sessions, monkeypatc
     """A refused key at once, a broken service after some attempts; the caller's page is told."""
     monkeypatch.setattr(module, "BACKOFF", 0.02)
     async with service(status) as (url, peers), calling(url, attempts=3) as (caller, _):
-        with anyio.fail_after(60):
+        with anyio.fail_after(120):
             end = await caller.wait_ended()
     assert end.cause is EndCause.HANDLER_CLOSED
     assert len(peers) == sessions
@@ -472,7 +472,7 @@ async def test_a_service_that_closes_before_it_is_ready_has_failed(monkeypatch):
         await peer.close(1000)
 
     async with service(rude) as (url, peers), calling(url, attempts=2) as (caller, events):
-        with anyio.fail_after(60):
+        with anyio.fail_after(120):
             end = await caller.wait_ended()
     assert end.cause is EndCause.HANDLER_CLOSED
     assert len(peers) == 2
@@ -494,7 +494,7 @@ async def test_sessions_that_break_at_once_have_failed(monkeypatch):
 
     async with service(rude) as (url, peers), calling(url, attempts=4) as (caller, _):
         monkeypatch.setattr(module.anyio, "sleep", noted)
-        with anyio.fail_after(60):
+        with anyio.fail_after(120):
             end = await caller.wait_ended()
     assert end.cause is EndCause.HANDLER_CLOSED
     assert len(peers) == 4

@@ -683,12 +683,17 @@ async def test_an_idle_agent_runs_what_an_idle_reply_on_pause_runs():
     async def reply(audio):
         yield RATE, np.zeros((1, RATE), np.int16)
 
+    def is_counted(frame):
+        """Not how virtual time looks around, which it does more often on a busy machine."""
+        package, _, module = frame.f_globals["__name__"].partition(".")
+        return package in {"rtcflow", "numpy"} and not module.startswith("testing")
+
     async def calls_in_a_second(handler):
         count = 0
 
         def profile(frame, event, arg):
             nonlocal count
-            count += event == "call"
+            count += event == "call" and is_counted(frame) and is_counted(frame.f_back)
 
         async with open_caller(handler) as caller:
             caller.play_nowait(np.zeros(48000 * 4, np.int16))
@@ -704,7 +709,7 @@ async def test_an_idle_agent_runs_what_an_idle_reply_on_pause_runs():
     for _ in range(2):  # the less of two: the first run also fills caches, and the collector calls finalizers in any
         agent.append(await calls_in_a_second(Services("Yes.").agent()))
         alone.append(await calls_in_a_second(ReplyOnPause(reply, detector=lambda: Script([]), output_sample_rate=RATE)))
-    assert min(agent) <= 1.01 * min(alone)
+    assert min(agent) == min(alone)
     assert min(alone) > 500
 
 

@@ -142,7 +142,7 @@ async def test_a_handler_can_be_the_caller():
             real = httpx2.AsyncClient
             transport = httpx2.ASGITransport(stream.asgi)
             patch.setattr(httpx2, "AsyncClient", lambda **options: real(**{**options, "transport": transport}))
-            with anyio.fail_after(20):
+            with anyio.fail_after(120):
                 async with connect("http://site", engine=engine) as call:
                     await run_connection(call, Caller())
         assert heard

@@ -39,7 +39,7 @@ def reached(application: Any) -> Iterator[None]:
 
 
 async def visit(stream: Stream, **options: Any) -> DoctorReport:
-    with anyio.fail_after(20), reached(stream.asgi):
+    with anyio.fail_after(120), reached(stream.asgi):
         async with stream.running():
             return await examine("http://site.example", **options)
 
@@ -184,7 +184,7 @@ async def test_a_server_that_cannot_be_reached_by_udp_is_found() -> None:
             HttpRoute("/webrtc/configuration", configuration),
             HttpRoute("/webrtc/offer", offer, methods=["POST"]),
         ]
-        with anyio.fail_after(20), reached(Starlette(routes=routes)):
+        with anyio.fail_after(120), reached(Starlette(routes=routes)):
             here = await examine("http://localhost", timeout=0.5)
             away = await examine("http://site.example", timeout=0.5)
     assert (here.connected, here.phase) == (False, "ice")

@@ -133,7 +133,7 @@ async def test_a_load_for_real(monkeypatch: pytest.MonkeyPatch) -> None:
 
         monkeypatch.setattr("rtcflow.client.webrtc.request", request)
         seen: list[load.LoadProgress] = []
-        with anyio.fail_after(30):
+        with anyio.fail_after(120):
             report = await run_load(
                 "http://it", connections=4, seconds=2.2, warm_up=0.5, config=LOCAL, on_progress=seen.append
             )

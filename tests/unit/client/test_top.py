@@ -299,7 +299,7 @@ async def test_the_keys_of_a_terminal_come_at_once_and_it_is_left_as_it_was(monk
     with open(ours, "wb", buffering=0) as typist, open(theirs, "rb") as terminal:
         before = termios.tcgetattr(terminal)
         monkeypatch.setattr(sys, "stdin", terminal)
-        with anyio.fail_after(10):
+        with anyio.fail_after(120):
             async with top.terminal_keys() as keys:
                 assert not termios.tcgetattr(terminal)[3] & termios.ICANON, "no line is waited for"
                 typist.write(b"\x1b[Be")

@@ -83,7 +83,7 @@ async def call(handler: StreamHandlerBase, **options: Any) -> AsyncIterator[tupl
         connection = Connection(ours, copy_handler(handler), **options)
         async with anyio.create_task_group() as tg:
             tg.start_soon(connection.run)
-            with anyio.fail_after(20):
+            with anyio.fail_after(120):
                 yield connection, theirs
             connection.close()
 
@@ -230,7 +230,7 @@ async def test_a_peer_without_messages_disturbs_no_handler_that_sends() -> None:
         connection = Connection(ours, Chatty())
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(connection.run)
-            with anyio.fail_after(20):
+            with anyio.fail_after(120):
                 while connection.statistics().messages_dropped < 1000:
                     await anyio.sleep(0.005)
             assert connection.end is None
@@ -336,7 +336,7 @@ def test_methods_that_are_not_here_say_what_to_use() -> None:
 async def test_a_call_is_closed_by_update_connection() -> None:
     """By its id or by WebRTCData; an id that nobody has is passed over, another state is an error."""
     stream = fastrtc.Stream(brought.SyncEcho(), modality="audio", concurrency_limit=2)
-    with anyio.fail_after(20):
+    with anyio.fail_after(120):
         async with stream.running(), memory_pair() as (one, _), memory_pair() as (two, _):
             for webrtc_id, line in (("one", one), ("two", two)):
                 async with stream.calls.admit(CallRequest(), "memory", webrtc_id) as session:
@@ -438,7 +438,7 @@ class Waits(AsyncStreamHandler):
 async def one_call() -> AsyncIterator[tuple[fastrtc.Stream, Session]]:
     """A running stream that serves the call "abc"."""
     stream = fastrtc.Stream(Waits(), modality="audio")
-    with anyio.fail_after(20):
+    with anyio.fail_after(120):
         async with stream.running(), memory_pair() as (ours, _):
             async with stream.calls.admit(CallRequest(), "memory", "abc") as session:
                 stream.calls.start(session, ours)

@@ -66,7 +66,7 @@ async def call(handler):
         connection = Connection(ours, copy_handler(handler), timeouts=QUICK)
         async with anyio.create_task_group() as tg:
             tg.start_soon(connection.run)
-            with anyio.fail_after(20):
+            with anyio.fail_after(120):
                 yield connection, theirs
             connection.close()
 

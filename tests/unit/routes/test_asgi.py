@@ -68,7 +68,7 @@ class Broken(Quiet):
 @asynccontextmanager
 async def site(stream):
     """A running stream's application as a client sees it; afterwards no slot is taken."""
-    with anyio.fail_after(30):
+    with anyio.fail_after(120):
         async with (
             stream.running(),
             httpx2.AsyncClient(transport=httpx2.ASGITransport(stream.asgi), base_url="http://site") as client,

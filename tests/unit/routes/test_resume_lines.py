@@ -656,7 +656,7 @@ async def test_over_real_sockets(how, anyio_backend_name):
     async with served(stream, anyio_backend_name) as server, anyio.create_task_group() as tasks:
         relay = Relay(server)
         port = await tasks.start(relay.serve)
-        with anyio.fail_after(30):
+        with anyio.fail_after(120):
             async with call_by_websocket(
                 f"ws://127.0.0.1:{port}", StartOptions("pcm_s16le", 8000), resume=True
             ) as transport:

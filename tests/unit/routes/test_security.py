@@ -43,7 +43,7 @@ class Quiet(AsyncStreamHandler):
 @asynccontextmanager
 async def site(stream, host="http://site"):
     """A running stream's application as a client sees it."""
-    with anyio.fail_after(30):
+    with anyio.fail_after(120):
         async with (
             stream.running(),
             httpx2.AsyncClient(transport=httpx2.ASGITransport(stream.asgi), base_url=host) as client,

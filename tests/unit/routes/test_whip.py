@@ -81,7 +81,7 @@ def make(handler=None, **options):
 @asynccontextmanager
 async def site(stream):
     """A running stream's application as a client sees it; afterwards no slot is taken."""
-    with anyio.fail_after(30):
+    with anyio.fail_after(120):
         async with (
             stream.running(),
             httpx2.AsyncClient(transport=httpx2.ASGITransport(stream.asgi), base_url="http://site") as client,
@@ -140,7 +140,7 @@ async def test_the_location_has_the_prefix_of_a_proxy(protocol, kept):
     stream = make()
     transport = httpx2.ASGITransport(stream.asgi, root_path="/talk")
     prefix = "/talk" if kept else ""
-    with anyio.fail_after(30):
+    with anyio.fail_after(120):
         async with (
             stream.running(),
             httpx2.AsyncClient(transport=transport, base_url="http://site") as client,
@@ -176,7 +176,7 @@ async def test_the_location_is_a_url_whatever_the_path(path, encoded, public):
     stream, app = make(telephone=telephone), Starlette()
     stream.mount(app, path)
     transport = httpx2.ASGITransport(app)
-    with anyio.fail_after(30):
+    with anyio.fail_after(120):
         async with (
             stream.running(),
             httpx2.AsyncClient(transport=transport, base_url="https://site") as client,
@@ -379,7 +379,7 @@ async def test_restarts_count_as_offers():
     """Beyond `offer_rate` they are a 429. Candidates are not counted."""
     stream = make(offer_rate=0.2)
     transport = httpx2.ASGITransport(stream.asgi, client=("192.0.2.1", 4711))
-    with anyio.fail_after(30):
+    with anyio.fail_after(120):
         async with (
             stream.running(),
             httpx2.AsyncClient(transport=transport, base_url="http://site") as client,

@@ -109,7 +109,7 @@ async def test_each_mode_carries_what_it_says(modality, mode):
         expected |= {"is heard"} if audio else set()
         expected |= {"is seen"} if video else set()
     transport = httpx2.ASGITransport(stream.asgi)
-    with anyio.fail_after(30):
+    with anyio.fail_after(120):
         async with (
             stream.running(),
             httpx2.AsyncClient(transport=transport, base_url="http://site") as client,

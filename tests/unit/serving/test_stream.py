@@ -85,7 +85,7 @@ class Film(AudioVideoStreamHandler):
 async def serving(handler, **options):
     """A running stream that serves over memory transports; yields (stream, dial)."""
     stream = Stream(handler, timeouts=QUICK, **options)
-    with anyio.fail_after(20):
+    with anyio.fail_after(120):
         async with anyio.create_task_group() as lines, stream.running():
 
             async def dial(webrtc_id=None, caller=CALLER):

@@ -894,11 +894,11 @@ def test_a_run_ends_in_its_time(capsys):
     began = time.monotonic()
     with pytest.warns(UserWarning, match=r"ended early: \d+ of 100000 examples in 0.5 s, all good"):
         case().runTest()
-    assert time.monotonic() - began < 30, "it had 0.5 s"
+    assert time.monotonic() - began < 100, "it had 0.5 s"
     assert "reproduce" not in capsys.readouterr().out, "nothing has failed"
     hasty = life(Sloppy, seconds=0.0)
     hasty._budget.found = lambda seconds: setattr(hasty._budget, "until", 0.0) or setattr(hasty._budget, "failed", True)
     hasty.TestCase.settings = settings(hasty.TestCase.settings, derandomize=False)
-    hasty.seconds = 30.0
+    hasty.seconds = math.inf  # however busy the machine is: what is found ends it
     with pytest.raises(BaseException, match=r"MediaError|junk"):
         hasty.TestCase().runTest()

@@ -16,7 +16,7 @@ from typing import Final
 from ..handlers.base import StreamHandlerBase
 from ._sharing import own_functions
 
-__all__ = ["keys_of", "texts_of"]
+__all__ = ["keys_of", "texts_of", "words_of"]
 
 LONGEST: Final = 40
 """Characters of a string that may be a word of a protocol; longer ones are what it says."""
@@ -27,9 +27,14 @@ MOST: Final = 12
 
 def texts_of(handler: StreamHandlerBase) -> list[str]:
     """Texts that a handler may know: the strings in its methods, and JSON objects made of two of them."""
-    words = list(dict.fromkeys(_words(type(handler))))[:MOST]
+    words = words_of(handler)
     pairs = itertools.permutations([word for word in words if word.isidentifier()], 2)
     return words + [json.dumps({key: value}) for key, value in itertools.islice(pairs, MOST)]
+
+
+def words_of(handler: StreamHandlerBase) -> list[str]:
+    """The strings in a handler's methods."""
+    return list(dict.fromkeys(_words(type(handler))))[:MOST]
 
 
 def keys_of(handler: StreamHandlerBase) -> str:

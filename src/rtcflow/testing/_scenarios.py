@@ -24,10 +24,12 @@ from .caller import Caller, HeardFrame, open_caller
 
 __all__ = [
     "ANSWERED",
+    "COUGH",
     "Answered",
     "AtRest",
     "Interruption",
     "arrays_in",
+    "asked_after_a_cough",
     "asked_often",
     "clicks_at_edges",
     "each_half_of_another",
@@ -136,6 +138,7 @@ class Interruption:
         asked: When they had said the first sentence.
         again: When they began the second one.
         heard: When something could be heard, frame by frame.
+        cleared: Whether the handler itself cleared its queue while the caller said the second sentence.
         error: What the handler raised.
     """
 
@@ -143,6 +146,7 @@ class Interruption:
     asked: float
     again: float
     heard: tuple[float, ...]
+    cleared: bool
     error: BaseException | None
 
     def seconds(self, begin: float, end: float) -> float:
@@ -166,14 +170,14 @@ FIRST, SECOND = 1.0, 1.5
 
 async def _greeted(caller: Caller) -> None:
     """Wait until nothing was said for half a second; at most `GREETING` seconds."""
-    await caller.wait(0.2)
+    await caller.wait(0.6)  # one that is still being made
     for _ in range(round(2 * GREETING)):
         if not seconds_audible(caller.heard, caller.seconds - 0.5):
             break
         await caller.wait(0.5)
 
 
-GREETING: Final = 8.0
+GREETING: Final = 12.0
 """The longest greeting that is waited for."""
 
 ANSWERED: Final = 0.3
@@ -187,20 +191,33 @@ FADE: Final = 0.04
 """Seconds in which it begins, and ends."""
 
 
-async def interrupted(handler: StreamHandlerBase, args: Sequence[Any], pause: float | None) -> Interruption:
-    """Say a sentence, and `pause` seconds later another one; or (None) wait for the answer."""
+async def interrupted(
+    handler: StreamHandlerBase, args: Sequence[Any], pause: float | None, *, greeting: bool = False
+) -> Interruption:
+    """Say a sentence, and `pause` seconds later another one; or (None) wait for the answer.
+
+    Args:
+        handler: The handler.
+        args: What it gets when it asks for arguments.
+        pause: See above.
+        greeting: Say the second one alone, `pause` seconds after the call has begun.
+    """
     async with open_caller(handler, args=list(args), catch=True) as caller:
-        await _greeted(caller)
-        began = caller.seconds
-        await caller.play(signals.speech_like(FIRST, seed=1, activity=1.0))
-        asked = caller.seconds
+        began = asked = 0.0
+        if not greeting:
+            await _greeted(caller)
+            began = caller.seconds
+            await caller.play(signals.speech_like(FIRST, seed=1, activity=1.0))
+            asked = caller.seconds
         await caller.wait(4.0 if pause is None else pause)
-        again = caller.seconds
+        again, player = caller.seconds, caller.connection.transport.audio_out
+        before = player.clears
         if pause is not None:
             await caller.play(signals.speech_like(SECOND, seed=2, activity=1.0))
+        cleared = player.clears > before
     record = caller.record()
     heard = tuple(one.at for one in record.heard if _is_audible(one.frame.samples))
-    return Interruption(began, asked, again, heard, record.error)
+    return Interruption(began, asked, again, heard, cleared, record.error)
 
 
 @dataclass(frozen=True)
@@ -246,6 +263,30 @@ async def asked_often(handler: StreamHandlerBase, args: Sequence[Any]) -> list[A
             if len(answers) == 2 and not any(one.seconds > ANSWERED for one in answers):
                 break
     return answers
+
+
+async def asked_after_a_cough(handler: StreamHandlerBase, args: Sequence[Any]) -> float | None:
+    """Make a sound too short for a word, then ask a question twice; the seconds that could be heard after them.
+
+    None if the sound itself was answered, or the call ended.
+    """
+    question = signals.speech_like(QUESTION, seed=1, activity=1.0)
+    async with open_caller(handler, args=list(args), catch=True) as caller:
+        await _greeted(caller)
+        await caller.play(signals.speech_like(COUGH, seed=1, activity=1.0))
+        since = caller.seconds
+        await caller.wait(2.0)
+        if seconds_audible(caller.heard, since):
+            return None
+        since = caller.seconds
+        for _ in range(2):
+            await caller.play(question)
+            await caller.wait(2.8)
+        return seconds_audible(caller.heard, since) if caller.connection.end is None else None
+
+
+COUGH: Final = 0.2
+"""Seconds of a sound without words."""
 
 
 def kept_for_the_next(answers: Sequence[Answered], rate: int) -> float:
@@ -382,15 +423,15 @@ _ROUNDED: Final = 2.0
 
 
 def _slots_of(handler: StreamHandlerBase) -> dict[str, NDArray[Any]]:
-    """The attributes that hold one array, or a tuple with one: the latest frame is often kept so. Objects of the
-    application that the handler holds are looked through, too.
+    """The attributes that hold one array of audio, or a tuple with one: the latest frame is often kept so. Objects of
+    the application that the handler holds are looked through, too.
     """
     found: dict[str, NDArray[Any]] = {}
 
     def look(prefix: str, attributes: dict[str, Any], depth: int) -> None:
         for name, value in attributes.items():
             for one in value if isinstance(value, tuple) else (value,):
-                if isinstance(one, np.ndarray) and one.size:
+                if isinstance(one, np.ndarray) and one.size and one.ndim < 3 and one.dtype != np.uint8:  # no picture
                     found[prefix + name] = one
             if depth and type(value).__module__ == type(handler).__module__:
                 look(f"{prefix}{name}.", {**getattr(value, "__dict__", {}), **_slot_values(value)}, depth - 1)

@@ -22,7 +22,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures.thread import _WorkItem
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AsyncExitStack, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
@@ -51,16 +51,18 @@ from . import signals
 from ._fair_clock import FairClock, fair_clock
 from ._handler_time import handler_time, seen_by
 from ._leaks import descriptors
-from ._literals import texts_of
+from ._literals import texts_of, words_of
 from ._probe import AUDIBLE, Journal, probe_copies
 from ._room import HandlerHung, longest_hang, own_codes, refuse_in_a_loop, run_in_room
 from ._scenarios import (
     ANSWERED,
+    COUGH,
     NOTICES,
     SECOND,
     AtRest,
     Interruption,
     arrays_in,
+    asked_after_a_cough,
     asked_often,
     clicks_at_edges,
     each_half_of_another,
@@ -425,6 +427,12 @@ def _no_trace(handler: StreamHandlerBase, given: _CheckInput) -> None:
                     return
             raise _Everywhere(f"a caller who is refused while another one is on the line leaves a trace: {left}")
 
+    async def crowd() -> None:
+        async with AsyncExitStack() as callers:
+            for _ in range(_CROWD):
+                await callers.enter_async_context(open_caller(handler, args=list(given.args), catch=True))
+            await anyio.sleep(2.0)
+
     async def cut(how: str, after: float) -> None:
         if told := _kept(await _end_at(how, after, handler, given)):
             raise _Everywhere(f"when a caller writes a text, and the call ends ({how} after {after:g} s): {told}")
@@ -439,6 +447,7 @@ def _no_trace(handler: StreamHandlerBase, given: _CheckInput) -> None:
     run = partial(run_in_room, backend=given.on("trio"), handler=handler, patience=given.patience)
     ways["a caller who is refused"] = partial(run, drop)
     ways["a caller who is refused while another one is on the line"] = partial(run, beside)
+    ways["one of twelve callers at once"] = partial(run, crowd)
     ways["a caller who sends nothing"] = partial(run, partial(_mute, handler, given))
     ways["a caller who interrupts an answer"] = partial(run, partial(_interrupted, handler, given))
     if has_own_method(handler, "on_message"):
@@ -459,6 +468,10 @@ def _no_trace(handler: StreamHandlerBase, given: _CheckInput) -> None:
             raise _Everywhere(left if way == "a call" else f"{way} leaves a trace that a whole call does not: {left}")
     if not given.shared:
         _sounds_the_same(handler, given)
+
+
+_CROWD: Final = 12
+"""Callers at once: more than most handlers have slots for."""
 
 
 def _kept(record: CallRecord) -> str | None:
@@ -538,6 +551,8 @@ def _any_text(handler: StreamHandlerBase, given: _CheckInput) -> None:
     if has_own_method(handler, "on_message"):
         _takes_all_texts(handler, given)
         every += texts_of(handler)
+        if hangs_up(handler):
+            _hangs_up_at_once(handler, given)
     together = run_call(handler, seconds=1.0, send=every, backend=given.on("asyncio"), **_usual(given))
     if together.error is None and _kept(together) is None:
         return
@@ -573,6 +588,37 @@ def _takes_all_texts(handler: StreamHandlerBase, given: _CheckInput) -> None:
             "if they come one by one: a wake-up is lost. Take all that is there after each wait, or use one queue"
         )
 
+
+def _hangs_up_at_once(handler: StreamHandlerBase, given: _CheckInput) -> None:
+    """See that a text that ends the call while the caller speaks ends it as well while nobody does."""
+
+    async def closed(text: str, pause: float) -> bool:
+        async with open_caller(handler, args=list(given.args), catch=True) as caller:
+            caller.play_nowait(signals.speech_like(_SPOKEN, activity=1.0))
+            await caller.wait(pause)
+            if caller.connection.end is not None:
+                return False
+            if text:
+                caller.send_message(text)
+            await caller.wait(5.0)
+            return caller.connection.end is not None
+
+    def run(text: str, pause: float) -> bool:
+        return run_in_room(partial(closed, text, pause), given.on("asyncio"), handler, patience=given.patience)
+
+    for text in words_of(handler)[:_MOST_WORDS]:
+        if run(text, 0.7 * _SPOKEN) and not run(text, _SPOKEN + 3.0) and not run("", 0.7 * _SPOKEN):
+            raise AssertionError(
+                f"{text!r} ends the call if it comes while the caller speaks, and does not if it comes three seconds "
+                "after they have spoken: a flag is raised, and nobody is woken. Set the event that the loop waits for, "
+                "too; or put a sentinel into its queue"
+            )
+
+
+_SPOKEN: Final = 2.0
+"""Seconds of speech, in which a text comes."""
+
+_MOST_WORDS: Final = 8
 
 _THREE: Final = ("hello 1", "hello 2", "hello 3")
 
@@ -655,6 +701,8 @@ def _nothing_stale(handler: StreamHandlerBase, given: _CheckInput) -> None:
         return not seconds_audible(alone.heard) and not _JOURNALS.get()[-1].loud
 
     kept, said = run_in_room(interrupt, given.on("asyncio"), handler, patience=given.patience)
+    if max(kept, said) > STALE and _falls_silent(handler, given):
+        return
     if kept > STALE:
         raise AssertionError(
             f"{kept:.2f} s of audio were emitted that the handler had kept when clear_queue() was called; "
@@ -663,7 +711,7 @@ def _nothing_stale(handler: StreamHandlerBase, given: _CheckInput) -> None:
     later = 0.0
     if said <= STALE and has_own_method(handler, "on_message"):
         said, later = run_in_room(write, given.on("asyncio"), handler, patience=given.patience)
-    if said > STALE and says_nothing_alone():
+    if said > STALE and says_nothing_alone() and not _falls_silent(handler, given):
         raise AssertionError(
             f"{said:.2f} s of a reply were emitted in the half second after clear_queue() was called, and the "
             "caller had said nothing new; override clear_queue, drop the reply that is being made there, and "
@@ -677,6 +725,24 @@ def _nothing_stale(handler: StreamHandlerBase, given: _CheckInput) -> None:
         )
 
 
+def _falls_silent(handler: StreamHandlerBase, given: _CheckInput) -> bool:
+    """Whether it clears its queue by itself when the caller speaks in its answer, and says nothing more of that.
+
+    Then it drops its own backlog where it calls `clear_queue`, and nobody else is meant to.
+    """
+    usual = _talk(handler, given, None)
+    answer = [at for at in usual.heard if at > usual.asked]
+    if not answer:
+        return False
+    again = _talk(handler, given, answer[0] - usual.asked + 0.3)
+    return again.cleared and again.over_the_caller <= STALE
+
+
+def _talk(handler: StreamHandlerBase, given: _CheckInput, pause: float | None, *, greeting: bool = False) -> Interruption:
+    talk = partial(interrupted, handler, given.args, pause, greeting=greeting)
+    return run_in_room(talk, given.on("asyncio"), handler, patience=given.patience)
+
+
 async def _answered(caller: Caller) -> float | None:
     """Wait until the caller is answered, a moment into the answer; when it began, or None after two seconds."""
     asked, since, journal = anyio.current_time(), caller.seconds, _JOURNALS.get()[-1]
@@ -686,6 +752,9 @@ async def _answered(caller: Caller) -> float | None:
             return anyio.current_time() - asked
     return None
 
+
+_IN_THE_GREETING: Final = 1.0
+"""Seconds after the beginning of a call, at which a greeting is interrupted."""
 
 _THINKS: Final = 0.3
 """Seconds that an answer must take before an interruption can come before it."""
@@ -702,12 +771,17 @@ STALE: Final = 0.25
     "a sentence, and another one that begins during the answer, or before it: at five moments",
 )
 def _notices(handler: StreamHandlerBase, given: _CheckInput) -> None:
-    def talk(pause: float | None) -> Interruption:
-        return run_in_room(
-            partial(interrupted, handler, given.args, pause), given.on("asyncio"), handler, patience=given.patience
-        )
-
+    talk = partial(_talk, handler, given)
     usual = talk(None)
+    if usual.seconds(usual.began, usual.asked) <= 0.1 and usual.seconds(0.0, usual.began) > SECOND:
+        first = talk(_IN_THE_GREETING, greeting=True)
+        if first.cleared and (said := first.over_the_caller) > STALE:
+            raise AssertionError(
+                f"when the caller speaks {_IN_THE_GREETING:g} s after the call has begun, it clears its queue, and speaks "
+                f"on ({said:.1f} s in the next {SECOND:g} s): what it was saying is still being made, and fills its "
+                "backlog again. Count interruptions, and drop what was begun before the last one; or cancel the task "
+                "that makes it"
+            )
     answer = [at for at in usual.heard if at > usual.asked]
     if not answer or usual.seconds(usual.began, usual.asked) > 0.1 or usual.seconds(answer[0], answer[0] + 1.5) < 1.0:
         return  # it does not take turns, or says too little
@@ -729,7 +803,7 @@ def _notices(handler: StreamHandlerBase, given: _CheckInput) -> None:
 
 @_handler_sentence(
     "it answers late in a call as it does early, and to the end",
-    "the same sentence four times: at the beginning, after 4 s, 14 s and 31 s",
+    "the same sentence four times: at the beginning, after 4 s, 14 s and 31 s; then twice after a cough",
 )
 def _answers_late(handler: StreamHandlerBase, given: _CheckInput) -> None:
     ask = partial(asked_often, handler, given.args)
@@ -749,6 +823,15 @@ def _answers_late(handler: StreamHandlerBase, given: _CheckInput) -> None:
             f"it answers what the caller says at first ({said[0]:.1f} s and {said[1]:.1f} s), and the same words "
             f"after 31 s for {said[3]:.1f} s: does a limit for one answer count from the beginning of the call?"
         )
+    if len(said) == 4 and min(said) > ANSWERED:
+        cough = partial(asked_after_a_cough, handler, given.args)
+        answered = run_in_room(cough, given.on("asyncio"), handler, patience=given.patience)
+        if answered == 0.0:
+            raise AssertionError(
+                f"it answers what the caller says ({said[0]:.1f} s), and after a sound of {COUGH:g} s it answers neither "
+                "the next sentence nor the one after: what is too short for a word leaves somebody waiting. Finish "
+                "each utterance, also one without words: set its event, put an empty result"
+            )
 
 
 @_handler_sentence(

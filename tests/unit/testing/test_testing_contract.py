@@ -1692,9 +1692,191 @@ class WaitsAtALatch(SyncEcho):
             self.latch.release()
 
 
+class GreetsAtLength(Echo):
+    """Synthesizes a long greeting piece by piece; when the caller speaks, it drops its backlog, and synthesizes on."""
+
+    def __init__(self):
+        super().__init__()
+        self.turn, self.loud = 0, False
+
+    async def start_up(self):
+        for _ in range(25):
+            await anyio.sleep(0.2)
+            if self.is_over():
+                return
+            self.frames.append((RATE, signals.tone(0.3)))
+            self.came.set()
+
+    def is_over(self):
+        return False
+
+    async def receive(self, frame):
+        was_loud, self.loud = self.loud, np.abs(frame[1].astype(np.int32)).mean() > 1000
+        if self.loud and not was_loud:
+            self.turn += 1
+            self.frames.clear()
+            self.clear_queue()
+
+
+class EndsItsGreeting(GreetsAtLength):
+    def is_over(self):
+        return self.turn > 0
+
+
+class DropsItsAnswer(Echo):
+    """Speaks after each pause, and drops what it was saying when the caller speaks, with its queue."""
+
+    def __init__(self):
+        super().__init__()
+        self.speaking, self.quiet = False, 0
+
+    async def receive(self, frame):
+        if np.abs(frame[1].astype(np.int32)).mean() > 500:
+            if not self.speaking:
+                self.frames.clear()
+                self.clear_queue()
+            self.speaking, self.quiet = True, 0
+        elif self.speaking:
+            self.quiet += 1
+            if self.quiet == 20:
+                self.speaking = False
+                self.frames.extend((RATE, signals.tone(0.02)) for _ in range(150))
+                self.came.set()
+
+
+class WaitsForWords(Echo):
+    """Recognizes each utterance in a task, and waits for the result; of a cough there is none."""
+
+    SHORTEST = 0.3
+
+    def __init__(self):
+        super().__init__()
+        self.length, self.quiet = 0.0, 0.0
+        self.jobs = deque()
+
+    async def receive(self, frame):
+        seconds = frame[1].shape[1] / frame[0]
+        if np.abs(frame[1].astype(np.int32)).mean() > 500:
+            self.length, self.quiet = self.length + seconds, 0.0
+        elif self.length:
+            self.quiet += seconds
+            if self.quiet > 0.3:
+                job = [rtcflow.Event(), self.length]
+                self.length = 0.0
+                self.frames.append(job)
+                self.came.set()
+                if job[1] > self.SHORTEST:
+                    job[0].set()
+
+    async def emit(self):
+        done, length = await self.next()
+        await done.wait()
+        return (RATE, signals.tone(0.5)) if length > 0.3 else None
+
+
+class FinishesCoughs(WaitsForWords):
+    SHORTEST = 0.0
+
+
+class StopsWithAFlag(Echo):
+    """Ends the call when the next frame with a voice comes after "enough"."""
+
+    def __init__(self):
+        super().__init__()
+        self.over = rtcflow.Event()
+        self.enough = False
+
+    async def on_message(self, message):
+        if message == "enough":
+            self.enough = True
+
+    async def receive(self, frame):
+        if self.enough and np.abs(frame[1].astype(np.int32)).mean() > 500:
+            self.over.set()
+
+    async def emit(self):
+        await self.over.wait()
+        return rtcflow.CloseStream()
+
+
+class StopsAtOnce(StopsWithAFlag):
+    async def on_message(self, message):
+        await super().on_message(message)
+        if self.enough:
+            self.over.set()
+
+
+class GivesBackTooMuch(Echo):
+    """Two callers may dance at once; who is refused gives back a place, too."""
+
+    def __init__(self, floor=None):
+        super().__init__()
+        self.floor = floor or Floor()
+        self.asked = self.dances = False
+
+    async def start_up(self):
+        self.asked, self.dances = True, self.floor.free > 0
+        self.floor.free -= self.dances
+
+    async def shutdown(self):
+        self.floor.free += self.asked
+
+    def copy(self):
+        return type(self)(self.floor)
+
+
+class GivesBackItsOwn(GivesBackTooMuch):
+    async def shutdown(self):
+        self.floor.free += self.dances
+        self.dances = False
+
+
+class Floor:
+    def __init__(self):
+        self.free = 2
+
+
+class KeepsAPicture(rtcflow.AudioVideoStreamHandler):
+    """Its newest picture stays in an attribute; that is no frame which nobody answered."""
+
+    def __init__(self):
+        super().__init__()
+        self.sounds = queue.Queue()
+        self.lock, self.drawn = threading.Lock(), rtcflow.Event()
+        self.picture = None
+
+    def receive(self, frame):
+        self.sounds.put(frame)
+
+    def emit(self):
+        return self.sounds.get()
+
+    def video_receive(self, frame):
+        with self.lock:
+            self.picture = frame.to_ndarray(format="rgb24")
+        self.drawn.set()
+
+    def video_emit(self):
+        self.drawn.wait_sync()
+        self.drawn.clear()
+        with self.lock:
+            return None if self.picture is None else av.VideoFrame.from_ndarray(self.picture, format="rgb24")
+
+    def shutdown(self):
+        self.sounds.put(None)
+        self.drawn.set()
+
+    def copy(self):
+        return type(self)()
+
+
 @pytest.mark.parametrize(
     ("handler", "sentence", "told"),
     [
+        (GreetsAtLength, NOTICES, "it clears its queue, and speaks on"),
+        (WaitsForWords, LATE, "after a sound of 0.2 s it answers neither"),
+        (StopsWithAFlag, TEXTS, "a flag is raised, and nobody is woken"),
+        (GivesBackTooMuch, TRACES, "one of twelve callers at once leaves a trace"),
         (RemembersInAFunction, TRACES, "a call changed HEARD"),
         (RemembersInADefault, TRACES, "a call changed HISTORY"),
         (LogsApart, TRACES, "the handlers of logging.getLogger('calls')"),
@@ -1812,6 +1994,12 @@ def test_a_handlers_own_threads_are_held_up(monkeypatch):
         (Remembers, ANY_ORDER),
         (IgnoresWhileBusy, ANY_ORDER),
         (CleansUp, ERRORS),
+        (EndsItsGreeting, NOTICES),
+        (DropsItsAnswer, STALE),
+        (FinishesCoughs, LATE),
+        (StopsAtOnce, TEXTS),
+        (GivesBackItsOwn, TRACES),
+        (KeepsAPicture, ANY_ORDER),
         (StopsItsTask, ERRORS),
         (LogsBeforeFinally, ERRORS),
         (ShutDownFails, ERRORS),

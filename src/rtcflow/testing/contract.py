@@ -738,7 +738,9 @@ def _falls_silent(handler: StreamHandlerBase, given: _CheckInput) -> bool:
     return again.cleared and again.over_the_caller <= STALE
 
 
-def _talk(handler: StreamHandlerBase, given: _CheckInput, pause: float | None, *, greeting: bool = False) -> Interruption:
+def _talk(
+    handler: StreamHandlerBase, given: _CheckInput, pause: float | None, *, greeting: bool = False
+) -> Interruption:
     talk = partial(interrupted, handler, given.args, pause, greeting=greeting)
     return run_in_room(talk, given.on("asyncio"), handler, patience=given.patience)
 
@@ -777,10 +779,10 @@ def _notices(handler: StreamHandlerBase, given: _CheckInput) -> None:
         first = talk(_IN_THE_GREETING, greeting=True)
         if first.cleared and (said := first.over_the_caller) > STALE:
             raise AssertionError(
-                f"when the caller speaks {_IN_THE_GREETING:g} s after the call has begun, it clears its queue, and speaks "
-                f"on ({said:.1f} s in the next {SECOND:g} s): what it was saying is still being made, and fills its "
-                "backlog again. Count interruptions, and drop what was begun before the last one; or cancel the task "
-                "that makes it"
+                f"when the caller speaks {_IN_THE_GREETING:g} s after the call has begun, it clears its queue, and "
+                f"speaks on ({said:.1f} s in the next {SECOND:g} s): what it was saying is still being made, and fills "
+                "its backlog again. Count interruptions, and drop what was begun before the last one; or cancel the "
+                "task that makes it"
             )
     answer = [at for at in usual.heard if at > usual.asked]
     if not answer or usual.seconds(usual.began, usual.asked) > 0.1 or usual.seconds(answer[0], answer[0] + 1.5) < 1.0:
@@ -828,9 +830,9 @@ def _answers_late(handler: StreamHandlerBase, given: _CheckInput) -> None:
         answered = run_in_room(cough, given.on("asyncio"), handler, patience=given.patience)
         if answered == 0.0:
             raise AssertionError(
-                f"it answers what the caller says ({said[0]:.1f} s), and after a sound of {COUGH:g} s it answers neither "
-                "the next sentence nor the one after: what is too short for a word leaves somebody waiting. Finish "
-                "each utterance, also one without words: set its event, put an empty result"
+                f"it answers what the caller says ({said[0]:.1f} s), and after a sound of {COUGH:g} s it answers "
+                "neither the next sentence nor the one after: what is too short for a word leaves somebody waiting. "
+                "Finish each utterance, also one without words: set its event, put an empty result"
             )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import enum
 import faulthandler
+import gc
 import importlib
 import importlib.util
 import inspect
@@ -574,6 +575,10 @@ async def _serve(
     async def stop() -> None:
         """Return when the server is to stop. The server calls this when it takes connections."""
         ready.set()  # an application without a lifespan says nothing
+        # What exists before the first call stays. A collection of garbage need not look through it, with all calls
+        # waiting meanwhile: of a stream alone these are 95,000 objects, and 50 ms.
+        gc.collect()
+        gc.freeze()
         if worker is not None:
             with suppress(BrokenPipeError):  # the supervisor has died meanwhile: its other pipe tells
                 os.write(worker.ready, b"1")

@@ -18,6 +18,7 @@ from datetime import datetime
 from functools import partial
 
 import anyio
+import httpx2
 import numpy as np
 import pytest
 
@@ -386,6 +387,23 @@ def test_serve_runs_a_stream_of_ones_own(tmp_path):
         assert done.returncode == 1
         assert done.stderr == f"rtcflow: {url}: members only\n"
         stop(process, tmp_path, within=LIMIT)
+
+
+@pytest.mark.slow
+def test_collections_of_garbage_are_short(tmp_path):
+    """What exists before the first call is not looked through."""
+    (tmp_path / "mine.py").write_text(
+        "import gc\n"
+        "async def app(scope, receive, send):\n"
+        "    if scope['type'] == 'http':\n"
+        "        await send({'type': 'http.response.start', 'status': 200, 'headers': []})\n"
+        "        counts = f'{gc.get_freeze_count()} {len(gc.get_objects())}'\n"
+        "        await send({'type': 'http.response.body', 'body': counts.encode()})\n"
+    )
+    with server(tmp_path, "serve", "mine:app", "--port", "0") as (url, process):
+        frozen, others = map(int, httpx2.get(url, timeout=60).text.split())
+        stop(process, tmp_path, within=LIMIT)
+    assert frozen > 10 * others
 
 
 @pytest.mark.slow

@@ -419,7 +419,7 @@ class Workers:
         return not look.given_up
 
     def _judge_one(self, worker: Worker, frames: dict[int, FrameType], real: float) -> ThreadsAllow:
-        frame = frames.get(worker.ident)
+        frame, call = frames.get(worker.ident), (worker.method, worker.called)
         if worker.method is None or frame is None:  # between two calls, or about to begin: it will not be long
             return ThreadsAllow.STANDS
         look = worker.look
@@ -447,15 +447,15 @@ class Workers:
         if real - look.since < STILL or wants_a_processor(worker.native_id):
             if cpu - before < self.patience:
                 return ThreadsAllow.STANDS
-            return self._give_up(worker, "computing", real - worker.called)
+            return self._give_up(worker, call, "computing", real - worker.called)
         if doing := _endless(frame, frames):
             waited = self.now() - look.began
             if waited >= LOCKED and (doing == A_THREAD or self._another_waits(worker, frames)):
-                return self._give_up(worker, doing, waited)
+                return self._give_up(worker, call, doing, waited)
             return ThreadsAllow.FREE
         if real - look.since < self.patience:
             return ThreadsAllow.REAL_PACE
-        return self._give_up(worker, "waiting", real - worker.called)
+        return self._give_up(worker, call, "waiting", real - worker.called)
 
     def _another_waits(self, worker: Worker, frames: dict[int, FrameType]) -> bool:
         """Whether another method waits, too: it may keep the lock. A lock may also stand for an event, which comes."""
@@ -463,11 +463,12 @@ class Workers:
             others = [frames.get(one.ident) for one in self._workers if one is not worker and one.method is not None]
         return any(frame is not None and _waits_for_others(frame, frames) for frame in others)
 
-    def _give_up(self, worker: Worker, doing: str, seconds: float) -> ThreadsAllow:
-        call = (worker.method, worker.called)
+    def _give_up(self, worker: Worker, call: tuple[str | None, float], doing: str, seconds: float) -> ThreadsAllow:
+        if call != (worker.method, worker.called):  # it has returned while it was looked at
+            return ThreadsAllow.STANDS
         if worker.given_up != call:
             worker.given_up = call
-            stuck = Stuck(worker.method or worker.name, doing, seconds)
+            stuck = Stuck(call[0] or worker.name, doing, seconds)
             self.stuck.append(stuck)
             logger.warning("%s; virtual time goes on without it", stuck)
         return ThreadsAllow.FREE

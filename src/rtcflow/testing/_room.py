@@ -228,7 +228,6 @@ class ManualLoop:
         self.clock.watched = True
         shown.follow(self.clock)
         self._watch = Watch(self.clock, handler, hang)
-        self._is_hung = False
         name, options = backend_with(self.clock, backend)
         opened: Future[None] = Future()
 
@@ -270,16 +269,12 @@ class ManualLoop:
             BaseException: What it raises.
         """
         assert self._thread.ident is not None  # noqa: S101
-        try:
-            return wait_for(self.start(function, *args), self._watch, self._thread.ident)
-        except HandlerHung:
-            self._is_hung = True
-            raise
+        return wait_for(self.start(function, *args), self._watch, self._thread.ident)
 
     def close(self) -> None:
         """Cancel what is left, and end the loop; one that does not end is left behind."""
         call_in_loop(self._token, self._scope.cancel)
-        self._thread.join(UNWIND if self._is_hung else HANG)
+        self._thread.join(HANG)
 
 
 async def _fulfil(future: Future[Any], function: Callable[..., Any], args: tuple[Any, ...]) -> None:

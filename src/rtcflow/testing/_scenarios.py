@@ -154,6 +154,11 @@ class Interruption:
         return FRAME_SECONDS * sum(begin <= at < end for at in self.heard)
 
     @property
+    def answer(self) -> list[float]:
+        """When something could be heard after the first sentence."""
+        return [at for at in self.heard if at > self.asked]
+
+    @property
     def over_the_caller(self) -> float:
         """Seconds that could be heard while the caller said the second sentence; `NOTICES` seconds after its beginning
         nothing should be.

@@ -20,13 +20,13 @@ import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from concurrent.futures.thread import _WorkItem
 from contextlib import AsyncExitStack, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 import anyio
 import numpy as np
@@ -91,6 +91,8 @@ from .caller import Caller, CallRecord, open_caller, run_call
 from .clocks import BackendName
 
 __all__ = ["HANDLER_CHECKS", "check_handler"]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -345,6 +347,11 @@ def _call(handler: StreamHandlerBase, given: _CheckInput, backend: BackendName) 
     return run_call(handler, play=speech, seconds=3.0, backend=backend, **_usual(given))
 
 
+def _run(scenario: Callable[[], Awaitable[T]], handler: StreamHandlerBase, given: _CheckInput) -> T:
+    """Run a scenario with calls of its own, on asyncio if the handler may run there."""
+    return run_in_room(scenario, given.on("asyncio"), handler, patience=given.patience)
+
+
 def _usual(given: _CheckInput) -> dict[str, Any]:
     return {"args": list(given.args), "catch": True, "patience": given.patience}
 
@@ -580,7 +587,7 @@ def _takes_all_texts(handler: StreamHandlerBase, given: _CheckInput) -> None:
             return len(set(_THREE) & set(texts_in(caller.handler)))
 
     def run(pause: float) -> int:
-        return run_in_room(partial(left, pause), given.on("asyncio"), handler, patience=given.patience)
+        return _run(partial(left, pause), handler, given)
 
     if (at_once := run(0.0)) > run(2.0):
         raise AssertionError(
@@ -604,10 +611,13 @@ def _hangs_up_at_once(handler: StreamHandlerBase, given: _CheckInput) -> None:
             return caller.connection.end is not None
 
     def run(text: str, pause: float) -> bool:
-        return run_in_room(partial(closed, text, pause), given.on("asyncio"), handler, patience=given.patience)
+        return _run(partial(closed, text, pause), handler, given)
 
-    for text in words_of(handler)[:_MOST_WORDS]:
-        if run(text, 0.7 * _SPOKEN) and not run(text, _SPOKEN + 3.0) and not run("", 0.7 * _SPOKEN):
+    words = words_of(handler)[:_MOST_WORDS]
+    if not words or run("", 0.7 * _SPOKEN):  # speech alone ends it
+        return
+    for text in words:
+        if run(text, 0.7 * _SPOKEN) and not run(text, _SPOKEN + 3.0):
             raise AssertionError(
                 f"{text!r} ends the call if it comes while the caller speaks, and does not if it comes three seconds "
                 "after they have spoken: a flag is raised, and nobody is woken. Set the event that the loop waits for, "
@@ -700,7 +710,10 @@ def _nothing_stale(handler: StreamHandlerBase, given: _CheckInput) -> None:
         alone = run_call(handler, seconds=2.0, backend=given.on("asyncio"), **_usual(given))
         return not seconds_audible(alone.heard) and not _JOURNALS.get()[-1].loud
 
-    kept, said = run_in_room(interrupt, given.on("asyncio"), handler, patience=given.patience)
+    kept, said = _run(interrupt, handler, given)
+    later = 0.0
+    if max(kept, said) <= STALE and has_own_method(handler, "on_message"):
+        said, later = _run(write, handler, given)
     if max(kept, said) > STALE and _falls_silent(handler, given):
         return
     if kept > STALE:
@@ -708,10 +721,7 @@ def _nothing_stale(handler: StreamHandlerBase, given: _CheckInput) -> None:
             f"{kept:.2f} s of audio were emitted that the handler had kept when clear_queue() was called; "
             "override clear_queue, empty your own queue there, and return super().clear_queue()"
         )
-    later = 0.0
-    if said <= STALE and has_own_method(handler, "on_message"):
-        said, later = run_in_room(write, given.on("asyncio"), handler, patience=given.patience)
-    if said > STALE and says_nothing_alone() and not _falls_silent(handler, given):
+    if said > STALE and says_nothing_alone():
         raise AssertionError(
             f"{said:.2f} s of a reply were emitted in the half second after clear_queue() was called, and the "
             "caller had said nothing new; override clear_queue, drop the reply that is being made there, and "
@@ -731,10 +741,9 @@ def _falls_silent(handler: StreamHandlerBase, given: _CheckInput) -> bool:
     Then it drops its own backlog where it calls `clear_queue`, and nobody else is meant to.
     """
     usual = _talk(handler, given, None)
-    answer = [at for at in usual.heard if at > usual.asked]
-    if not answer:
+    if not usual.answer:
         return False
-    again = _talk(handler, given, answer[0] - usual.asked + 0.3)
+    again = _talk(handler, given, usual.answer[0] - usual.asked + 0.3)
     return again.cleared and again.over_the_caller <= STALE
 
 
@@ -742,7 +751,7 @@ def _talk(
     handler: StreamHandlerBase, given: _CheckInput, pause: float | None, *, greeting: bool = False
 ) -> Interruption:
     talk = partial(interrupted, handler, given.args, pause, greeting=greeting)
-    return run_in_room(talk, given.on("asyncio"), handler, patience=given.patience)
+    return _run(talk, handler, given)
 
 
 async def _answered(caller: Caller) -> float | None:
@@ -784,7 +793,7 @@ def _notices(handler: StreamHandlerBase, given: _CheckInput) -> None:
                 "its backlog again. Count interruptions, and drop what was begun before the last one; or cancel the "
                 "task that makes it"
             )
-    answer = [at for at in usual.heard if at > usual.asked]
+    answer = usual.answer
     if not answer or usual.seconds(usual.began, usual.asked) > 0.1 or usual.seconds(answer[0], answer[0] + 1.5) < 1.0:
         return  # it does not take turns, or says too little
     thinks, again = answer[0] - usual.asked, answer[0] + 0.3
@@ -809,7 +818,7 @@ def _notices(handler: StreamHandlerBase, given: _CheckInput) -> None:
 )
 def _answers_late(handler: StreamHandlerBase, given: _CheckInput) -> None:
     ask = partial(asked_often, handler, given.args)
-    answers = run_in_room(ask, given.on("asyncio"), handler, patience=given.patience)
+    answers = _run(ask, handler, given)
     if kept := kept_for_the_next(answers, handler.output_sample_rate):
         raise AssertionError(
             f"the last {1000 * kept:.0f} ms of its answer are not said, and come at the beginning of the next one: "
@@ -827,7 +836,7 @@ def _answers_late(handler: StreamHandlerBase, given: _CheckInput) -> None:
         )
     if len(said) == 4 and min(said) > ANSWERED:
         cough = partial(asked_after_a_cough, handler, given.args)
-        answered = run_in_room(cough, given.on("asyncio"), handler, patience=given.patience)
+        answered = _run(cough, handler, given)
         if answered == 0.0:
             raise AssertionError(
                 f"it answers what the caller says ({said[0]:.1f} s), and after a sound of {COUGH:g} s it answers "
@@ -848,7 +857,7 @@ def _says_it_all(handler: StreamHandlerBase, given: _CheckInput) -> None:
         return {one.checksum for one in _JOURNALS.get()[-1].given["emit"]}
 
     scenario = partial(left_unsaid, handler, given.args, emitted)
-    left = run_in_room(scenario, given.on("asyncio"), handler, patience=given.patience)
+    left = _run(scenario, handler, given)
     if left is not None and left[1] > _UNSAID:
         raise AssertionError(
             f"it returned CloseStream while {left[1]:.1f} s of its answer were still in .{left[0]}: does a limit for "
@@ -858,7 +867,7 @@ def _says_it_all(handler: StreamHandlerBase, given: _CheckInput) -> None:
 
     def talk(seconds: float, *, pauses: bool) -> float | None:
         scenario = partial(talked_to, handler, given.args, seconds, pauses=pauses)
-        return run_in_room(scenario, given.on("asyncio"), handler, patience=given.patience)
+        return _run(scenario, handler, given)
 
     closed = talk(40.0, pauses=False)
     if closed is not None and talk(closed + 2.0, pauses=True) is None:
@@ -946,7 +955,7 @@ def _passes_all_on(handler: StreamHandlerBase, given: _CheckInput) -> None:
                 await caller.wait(seconds)
 
     def passed(seconds: float) -> float:
-        run_in_room(partial(call, seconds), given.on("asyncio"), handler, patience=given.patience)
+        _run(partial(call, seconds), handler, given)
         return sum(one for _, one in _JOURNALS.get()[-1].emits)
 
     if abs(passed(FRAME_SECONDS) - _PASSED) > 0.1 * _PASSED:
@@ -1085,7 +1094,7 @@ def _goes_on(
             await caller.wait(_TEN_MINUTES)
         return caller.record()
 
-    record = run_in_room(wait, given.on("asyncio"), handler, patience=given.patience)
+    record = _run(wait, handler, given)
     emits = _JOURNALS.get()[-1].emits
     over = record.end.cause is not EndCause.PEER_LEFT or record.texts() or record.outputs
     if emits and emits[-1][0] < 10.0 and not over:

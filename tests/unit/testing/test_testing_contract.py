@@ -1752,7 +1752,6 @@ class WaitsForWords(Echo):
     def __init__(self):
         super().__init__()
         self.length, self.quiet = 0.0, 0.0
-        self.jobs = deque()
 
     async def receive(self, frame):
         seconds = frame[1].shape[1] / frame[0]

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import fractions
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import anyio
@@ -79,6 +82,8 @@ class ForeignPeer:
         self.seen: list[av.VideoFrame] = []
         self.read: list[str] = []
         self.state = "new"
+        self.sent: list[float] = []
+        self.cut_off = False
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="foreign peer")
         self._thread.start()
@@ -138,20 +143,27 @@ class ForeignPeer:
             for protocol in transceiver.receiver.transport.transport._connection._protocols:
                 protocol.transport.close()
 
-    async def cut_off(self) -> Callable[[], Coroutine[Any, Any, None]]:
-        """Lose every datagram, either way, as a network does that fails; what is returned connects it again."""
-        changed = []
+    async def watch_network(self) -> None:
+        """From now on note when a datagram leaves, and lose all of them, either way, while `cut_off`."""
+
+        def sent(original: Callable[..., object], *args: Any) -> None:
+            if not self.cut_off:
+                self.sent.append(time.monotonic())
+                original(*args)
+
+        def came(original: Callable[..., object], *args: Any) -> None:
+            if not self.cut_off:
+                original(*args)
+
         for transceiver in self.connection.getTransceivers():
             for protocol in transceiver.receiver.transport.transport._connection._protocols:
-                changed += [(protocol, "datagram_received"), (protocol.transport, "sendto")]
-        for owner, name in changed:
-            setattr(owner, name, lambda *_: None)
+                protocol.transport.sendto = partial(sent, protocol.transport.sendto)
+                protocol.datagram_received = partial(came, protocol.datagram_received)
 
-        async def connect_again() -> None:
-            for owner, name in changed:
-                vars(owner).pop(name, None)
-
-        return connect_again
+    @property
+    def longest_silence(self) -> float:
+        """Seconds for which it has sent nothing at most, since `watch_network`."""
+        return max(later - earlier for earlier, later in pairwise([*self.sent, time.monotonic()]))
 
     async def aclose(self) -> None:
         async def end() -> None:
@@ -468,23 +480,42 @@ async def test_a_stopped_peer_is_kept_for_a_while(seconds: float, limit: float) 
     """
     async with anyio.create_task_group() as peers:
         for sends in (True, False):
-            peers.start_soon(stop_again_and_again, sends, seconds, limit)
+            peers.start_soon(try_again, stop_again_and_again, sends, seconds, limit)
 
 
 async def stop_again_and_again(sends: bool, seconds: float, limit: float) -> None:
     stop = threading.Event()
     async with called_by_foreign(talks(sends), config=replace(LOCAL, peer_timeout=limit)) as (foreign, transport):
         transport.audio_out.put(tone(440, 120))
+        await foreign.run(foreign.watch_network)
         try:
             for _ in range(2):
                 await foreign.run(stand_still, stop, seconds)
-                await goes_on(foreign, transport)
+                await goes_on(foreign, transport, limit)
             foreign._loop.call_soon_threadsafe(stop.wait, 60)
             with anyio.fail_after(120), pytest.raises(anyio.BrokenResourceError) as caught:
                 await transport.wait_ended()
             assert f"nothing came for {limit} s" in str(caught.value.__cause__)
         finally:
             stop.set()
+
+
+class TooSlow(Exception):
+    """The machine was so busy that the peer was silent for longer than it was to be: its call had to end."""
+
+
+async def try_again(scenario: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> None:
+    """Play a scenario in which a peer is silent for a while; once more, if it was silent for longer."""
+    for _ in range(TRIES):
+        try:
+            await scenario(*args)
+            return
+        except* TooSlow:
+            pass
+    pytest.fail(f"in {TRIES} tries the machine was too busy")
+
+
+TRIES = 10
 
 
 @pytest.mark.slow
@@ -498,18 +529,19 @@ async def test_a_blackout_is_survived(seconds: float, limit: float) -> None:
     """
     async with anyio.create_task_group() as peers:
         for sends in (True, False):
-            peers.start_soon(cut_off_again_and_again, sends, seconds, limit)
+            peers.start_soon(try_again, cut_off_again_and_again, sends, seconds, limit)
 
 
 async def cut_off_again_and_again(sends: bool, seconds: float, limit: float) -> None:
     async with called_by_foreign(talks(sends), config=replace(LOCAL, peer_timeout=limit)) as (foreign, transport):
         transport.audio_out.put(tone(440, 120))
+        await foreign.run(foreign.watch_network)
         for _ in range(2):
-            back = await foreign.run(foreign.cut_off)
+            foreign.cut_off = True
             await anyio.sleep(seconds)
-            await foreign.run(back)
-            await goes_on(foreign, transport)
-        await foreign.run(foreign.cut_off)
+            foreign.cut_off = False
+            await goes_on(foreign, transport, limit)
+        foreign.cut_off = True
         with anyio.fail_after(120), pytest.raises(anyio.BrokenResourceError) as caught:
             await transport.wait_ended()
         assert f"nothing came for {limit} s" in str(caught.value.__cause__)
@@ -520,12 +552,18 @@ def talks(sends: bool) -> Callable[[RTCPeerConnection], None]:
     return lambda connection: connection.addTrack(Tone(440)) if sends else connection.addTransceiver("audio")
 
 
-async def goes_on(foreign: ForeignPeer, transport: WebRTCTransport) -> None:
-    """The peer hears us, and we have noticed that it is there."""
-    heard = len(foreign.heard)
-    await until(lambda: len(foreign.heard) > heard + 10)
-    await until(lambda: transport._ports.ended.is_set() or transport._peer._liveness._silent == 0)
-    assert not transport._ports.ended.is_set()
+async def goes_on(foreign: ForeignPeer, transport: WebRTCTransport, limit: float) -> None:
+    """The peer hears us, and we have noticed that it is there.
+
+    Raises:
+        TooSlow: The call has ended, and the peer was silent for `limit` seconds.
+    """
+    ended, heard = transport._ports.ended, len(foreign.heard)
+    await until(lambda: ended.is_set() or len(foreign.heard) > heard + 10)
+    await until(lambda: ended.is_set() or transport._peer._liveness._silent == 0)
+    if ended.is_set() and foreign.longest_silence > limit - 0.5:
+        raise TooSlow
+    assert not ended.is_set()
 
 
 async def stand_still(stop: threading.Event, seconds: float) -> None:

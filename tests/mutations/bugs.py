@@ -483,7 +483,6 @@ MUTANTS = (
             ),
         ),
         _unit("connection", "test_a_whole_end_has_a_deadline"),
-        hangs=True,
         kind=13,
     ),
     Mutant(
@@ -624,7 +623,6 @@ MUTANTS = (
         "A call whose caller does not come back keeps its slot.",
         (Edit("connection.carriage:Carriage.is_over", "now >= self.deadline", "False"),),
         _unit("resume_lines", "test_a_call_that_is_over_is_gone"),
-        hangs=True,
     ),
     Mutant(
         "kept-messages-forgotten",

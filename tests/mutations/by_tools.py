@@ -329,7 +329,6 @@ BY_TOOLS = (
         ),
         _explored("test_threads_and_tasks_wake_one_another"),
         kind=9,
-        hangs=False,
     ),
     Mutant(
         "taker-stays-for-ever",

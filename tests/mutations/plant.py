@@ -87,7 +87,6 @@ class Mutant:
         description: What is wrong, in one sentence.
         edits: The places.
         tests: Node ids of the tests of which at least one turns red.
-        hangs: Something waits for ever: a test that is ended for its time is one that has seen it.
         kind: Its number among the kinds of docs/find-a-bug.md; 0 for another one.
     """
 
@@ -95,7 +94,6 @@ class Mutant:
     description: str
     edits: tuple[Edit, ...]
     tests: tuple[str, ...]
-    hangs: bool = False
     kind: int = 0
 
     @contextmanager

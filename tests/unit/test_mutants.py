@@ -34,7 +34,6 @@ def test_the_page_tells_of_all_planted_bugs():
         planted = sum(mutant.kind == number for mutant in MUTANTS)
         assert caught[f"{number}. {kind}" if number else kind] == f"{planted} of {planted}"
     assert caught["all"] == f"{len(MUTANTS)} of {len(MUTANTS)}"
-    assert all(f"`{mutant.name}`" in text for mutant in MUTANTS if mutant.hangs)
 
 
 def test_a_bug_is_planted_wherever_the_function_was_imported_to_and_taken_back():

@@ -5,13 +5,14 @@ which ten minutes of call are some seconds. So while a check runs, names such as
 for those of this module. This is so in the modules of the handler's own package. So do `datetime.datetime`, the queues
 of `queue`, `threading.Event` and `threading.Condition`, whose timeouts are virtual here. Other modules, and objects
 that were made before, keep the system's time. `tempfile` makes its files in a folder of the check, which sees what is
-left of them.
+left of them. `asyncio.gather` notes which errors among its results nobody has looked at.
 
 Its clock goes on from one call to the next, and does not go back. `skip` lets time pass between two calls.
 """
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 import inspect
 import math
@@ -52,6 +53,7 @@ class HandlerTime(ModuleType):
         self._passed = 0.0
         self._clock: VirtualTime | None = None
         self.files: list[list[Path]] = []
+        self.gathered: list[Gathered] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(time, name)
@@ -97,6 +99,49 @@ class HandlerTime(ModuleType):
             worker.sleep(seconds)
         else:
             time.sleep(seconds)
+
+
+class Gathered(list[Any]):
+    """What `asyncio.gather(..., return_exceptions=True)` gives back. To take an item of it is to look at it.
+
+    Attributes:
+        place: Where it was called.
+        looked: Whether somebody has looked at it.
+        errors: Those among the results.
+    """
+
+    def __init__(self, results: list[Any], place: str) -> None:
+        super().__init__(results)
+        self.errors = [one for one in results if isinstance(one, Exception)]
+        self.place = place
+        self.looked = False
+
+    def __iter__(self) -> Iterator[Any]:
+        self.looked = True
+        return super().__iter__()
+
+    def __getitem__(self, at: Any) -> Any:
+        self.looked = True
+        return super().__getitem__(at)
+
+
+def _gather_of(shown: HandlerTime) -> Callable[..., Any]:
+    """`asyncio.gather` whose results are noted, if errors are among them."""
+
+    async def noted(results: asyncio.Future[Any], place: str) -> Gathered:
+        shown.gathered.append(Gathered(await results, place))
+        return shown.gathered[-1]
+
+    @wraps(asyncio.gather)
+    def gather(*awaitables: Any, return_exceptions: bool = False) -> Any:
+        results: Any = asyncio.gather(*awaitables, return_exceptions=return_exceptions)
+        if not return_exceptions:
+            return results
+        caller = sys._getframe(1)
+        place = f"{Path(caller.f_code.co_filename).name}:{caller.f_lineno} (in {caller.f_code.co_name})"
+        return results.get_loop().create_task(noted(results, place))
+
+    return gather
 
 
 class _AnyDateTime(type):
@@ -281,7 +326,9 @@ def replaced(handler: StreamHandlerBase, shown: HandlerTime) -> Iterator[None]:
     originals |= {id(tempfile): _Stands(tempfile, makers)}
     originals |= {id(getattr(tempfile, name)): maker for name, maker in makers.items()}
     originals |= {id(getattr(time, name)): getattr(shown, name) for name in FUNCTIONS}
-    for module, others in {**_CLASSES, dt: {"datetime": _datetime_of(shown)}}.items():
+    modules: dict[ModuleType, dict[str, Any]] = {**_CLASSES}
+    modules |= {dt: {"datetime": _datetime_of(shown)}, asyncio: {"gather": _gather_of(shown)}}
+    for module, others in modules.items():
         originals[id(module)] = _Stands(module, others)
         originals |= {id(getattr(module, name)): other for name, other in others.items()}
     changed: list[tuple[dict[str, Any], str, Any]] = []

@@ -465,6 +465,11 @@ class _Steps:
                 if cancellations and _is_cancelled():
                     self._book.swallowed(self._name)
                 return done.value
+            # A wait of its own may be cancelled, too: trio's `sleep` ends by that. So what counts is that a scope is
+            # cancelled before its time, and that waits after it are cancelled as well.
+            due = anyio.current_effective_deadline()
+            if due > -math.inf:
+                cancellations = 0
             thrown: Any
             since = self._book.clock() if self._name == "emit" else 0.0
             try:
@@ -475,7 +480,7 @@ class _Steps:
                 thrown, step = getattr(sent, "error", None), partial(self._coroutine.send, sent)
                 if self._name == "emit":
                     self._book.waits.append(self._book.clock() - since)
-            if isinstance(thrown, anyio.get_cancelled_exc_class()) and _is_cancelled():
+            if isinstance(thrown, anyio.get_cancelled_exc_class()) and (due == -math.inf or self._book.clock() < due):
                 cancellations += 1
                 if cancellations > ENDLESS:
                     _GIVEN_UP.append(self._coroutine)

@@ -60,11 +60,13 @@ class AtRest:
     Attributes:
         arrays: How many arrays it holds.
         forgotten: The attributes with one array that came with this group, and was not emitted.
+        asked: Whether `emit` waits for something. If it does not, enough waits to be played, and what is left is next.
         line: Before which a thread was held up in this group, in words; empty for several or none.
     """
 
     arrays: int
     forgotten: tuple[str, ...]
+    asked: bool
     line: str = ""
 
 
@@ -74,6 +76,7 @@ async def in_groups(
     tracer: Switches | None = None,
     *,
     emitted: Callable[[], Collection[int]],
+    asked: Callable[[], bool],
     spaced: bool = False,
 ) -> tuple[list[AtRest], BaseException | None]:
     """Send audio in groups; return what the handler still has after each, and what it raised.
@@ -86,6 +89,7 @@ async def in_groups(
         args: What it gets when it asks for arguments.
         tracer: Holds up its threads.
         emitted: Gives the checksums of the arrays that it has emitted.
+        asked: Whether its `emit` runs.
         spaced: Send a frame every 20 ms, as usual, in place of groups.
     """
     held: list[AtRest] = []
@@ -125,7 +129,7 @@ async def in_groups(
             new = [(name, one) for name, one in _slots_of(caller.handler).items() if before.get(name) != id(one)]
             forgotten = tuple(name for name, array in new if checksum(array) not in said)
             line = str(tracer.line) if tracer and tracer.line else ""
-            held.append(AtRest(len(arrays_in(caller.handler)), forgotten, line))
+            held.append(AtRest(len(arrays_in(caller.handler)), forgotten, asked(), line))
     return held, caller.record().error
 
 

@@ -523,7 +523,8 @@ def _sounds_the_same(handler: StreamHandlerBase, given: _CheckInput) -> None:
 
 @_handler_sentence(
     "it serves a caller who says nothing, whose network is bad, or who has no data channel",
-    "calls in silence, over a bad network, from a telephone, from a microphone at 8 kHz",
+    "calls in silence, over a bad network, from a telephone, from a microphone at 8 kHz; with a camera that is turned, "
+    "or slow, if it sees pictures",
 )
 def _serves_badly(handler: StreamHandlerBase, given: _CheckInput) -> None:
     from .links import Bursts, LossyLink
@@ -535,6 +536,8 @@ def _serves_badly(handler: StreamHandlerBase, given: _CheckInput) -> None:
         "on a telephone": {"play": signals.speech_like(1.0), "phone": True},
         "with a microphone at 8 kHz": {"play": signals.speech_like(0.5, 8000), "sample_rate": 8000},
     }
+    if has_video(handler):
+        calls["whose camera is turned"] = {"play": signals.speech_like(1.0), "camera": _turned}
     for name, call in calls.items():
         record = run_call(handler, seconds=3.0, backend=given.on("trio"), **_usual(given), **call)
         if record.error is not None:
@@ -546,6 +549,30 @@ def _serves_badly(handler: StreamHandlerBase, given: _CheckInput) -> None:
                     "it speaks to a page, and says nothing on a telephone: does it wait for the data channel, or for a "
                     "message? A telephone has neither; look at self.phone_mode first"
                 )
+    if has_video(handler) and not is_video_function(handler):
+        _keeps_its_pace(handler, given)
+
+
+def _turned(at: float) -> NDArray[np.uint8]:
+    """What a camera sends at this moment: upright, then lying, then smaller, as on a bad network."""
+    height, width = ((64, 48), (48, 64), (24, 32))[min(int(2 * at), 2)]
+    return np.full((height, width, 3), int(60 * at) % 256, np.uint8)
+
+
+def _keeps_its_pace(handler: StreamHandlerBase, given: _CheckInput) -> None:
+    """See that a handler whose audio goes on without a pause does so for a slow camera, too."""
+
+    async def call(fps: float) -> CallRecord:
+        async with open_caller(handler, args=list(given.args), fps=fps, catch=True) as caller:
+            await caller.play(signals.speech_like(2.0))
+        return caller.record()
+
+    often, seldom = (_run(partial(call, fps), handler, given).audio_seconds for fps in (30, 10))
+    if often > 1.5 and seldom < 0.6 * often:
+        raise AssertionError(
+            f"its audio comes at the pace of the caller's pictures: in 2 s it makes {often:.1f} s of audio if 30 "
+            f"pictures come in a second, and {seldom:.1f} s if 10 do; make as much as emit is asked for"
+        )
 
 
 @_handler_sentence(
@@ -1162,13 +1189,16 @@ def _any_order(handler: StreamHandlerBase, given: _CheckInput) -> None:
     def emitted() -> set[int]:
         return {one.checksum for one in _JOURNALS.get()[-1].given["emit"]}
 
+    def asked() -> bool:
+        return "emit" in _JOURNALS.get()[-1].running
+
     def play(
         backend: BackendName, seed: int | None, *, spaced: bool = False
     ) -> tuple[list[AtRest], BaseException | None]:
         tracer = None if seed is None or isinstance(handler, AsyncStreamHandler) else Switches(handler, seed, lines)
         schedule = None if seed is None or tracer else Schedule(seed)
         with _probed(handler, tracer=tracer) as prototype, tracer or nullcontext():
-            scenario = partial(in_groups, prototype, given.args, tracer, emitted=emitted, spaced=spaced)
+            scenario = partial(in_groups, prototype, given.args, tracer, emitted=emitted, asked=asked, spaced=spaced)
             return run_in_room(scenario, backend, prototype, patience=given.patience, schedule=schedule)
 
     lines = LinesToTry()
@@ -1198,7 +1228,7 @@ def _any_order(handler: StreamHandlerBase, given: _CheckInput) -> None:
                 f"a signal that may have come before (up to seed {seed}, {backend}). Use rtcflow.Event, which stays set"
             )
         more = [after.arrays - before.arrays for before, after in zip(usual, held, strict=True)]
-        stuck = [after.line for after, n in zip(held, more, strict=True) if n > below]
+        stuck = [after.line for after, n in zip(held, more, strict=True) if n > below and after.asked]
         if stuck:
             where = f"when {stuck[0]} ({backend})" if stuck[0] else where
             raise AssertionError(
@@ -1224,17 +1254,27 @@ _ORDERS_SECONDS: Final = 1.25
 
 @_handler_sentence(
     "an error in its methods is not swallowed without a word",
-    "a call of 1.5 s, in which the handler's lines are followed",
+    "a call of 2.5 s, one sentence in it, in which the handler's lines are followed",
 )
 def _tells_errors(handler: StreamHandlerBase, given: _CheckInput) -> None:
+    shown = handler_time.get()
+    assert shown is not None  # noqa: S101
     tracer = Swallowed(handler, lambda: any(journal.shutting_down for journal in _JOURNALS.get()))
+    shown.gathered.clear()
+    spoken = signals.speech_like(1.0, activity=1.0)
     with _probed(handler) as prototype, tracer:
-        run_call(prototype, play=signals.speech_like(1.0), seconds=1.5, backend=given.on("asyncio"), **_usual(given))
+        run_call(prototype, play=spoken, seconds=2.5, backend=given.on("asyncio"), **_usual(given))
     for place, (times, error) in tracer.found.items():
         raise AssertionError(
-            f"{place} takes {error!r} ({times} times in 1.5 s), and does nothing with it: name the exceptions that you "
+            f"{place} takes {error!r} ({times} times in 2.5 s), and does nothing with it: name the exceptions that you "
             "expect, and log the others or let them end the call"
         )
+    for results in shown.gathered:
+        if results.errors and not results.looked:
+            raise AssertionError(
+                f"asyncio.gather in {results.place} gave back {results.errors[0]!r}, and nobody looked at it: after "
+                "return_exceptions=True look for exceptions among the results, and log them; or leave it out"
+            )
     for error in tracer.unseen():
         raise AssertionError(
             f"{error!r} was raised in a thread of a pool, and nobody looks at it: ask the future for its result(), or "

@@ -1869,9 +1869,118 @@ class KeepsAPicture(rtcflow.AudioVideoStreamHandler):
         return type(self)()
 
 
+class Gathers(Echo):
+    """Looks up two things at once, and neither of them is there; nobody looks at what came of it."""
+
+    async def start_up(self):
+        self.take(await asyncio.gather(self.look_up("name"), self.look_up("language"), return_exceptions=True))
+
+    async def look_up(self, key):
+        return {"number": 1}[key]
+
+    def take(self, results):
+        pass
+
+
+class LooksAtResults(Gathers):
+    """Logs what went wrong."""
+
+    def take(self, results):
+        for result in results:
+            if isinstance(result, Exception):
+                logging.getLogger(__name__).warning("not found: %r", result)
+
+
+class Paces(Echo):
+    """Makes its audio frame by frame, with a sleep after each: hundreds in a call, and trio ends each by itself."""
+
+    async def start_up(self):
+        for _ in range(1000):
+            await anyio.sleep(0.004)
+            self.frames.append(PIECE)
+            self.came.set()
+            await anyio.sleep(0.016)
+
+    async def receive(self, frame):
+        pass
+
+
+class MakesAhead(SyncEcho):
+    """A thread keeps one sentence ready, while the one before is heard."""
+
+    def __init__(self):
+        super().__init__()
+        self.ready = queue.Queue(maxsize=1)
+
+    def start_up(self):
+        for number in range(6):
+            self.ended.wait_sync(0.5)
+            clip = RATE, signals.tone(1.5, 250 + 30 * number)
+            if not self.running:
+                return
+            self.ready.put(clip)
+        self.ready.put(rtcflow.CloseStream())
+
+    def receive(self, frame):
+        pass
+
+    def emit(self):
+        return self.ready.get()
+
+
+class LeavesATrail(rtcflow.AsyncAudioVideoStreamHandler):
+    """Adds each picture to the ones before, and takes them all to be of one size."""
+
+    def __init__(self):
+        super().__init__(video_format="float32")
+        self.trail, self.painted, self.seen = None, rtcflow.Event(), rtcflow.Event()
+
+    def begins_anew(self, picture):
+        return self.trail is None
+
+    async def video_receive(self, frame):
+        self.trail = frame if self.begins_anew(frame) else (self.trail + frame) / 2
+        self.painted.set()
+        self.seen.set()
+
+    async def video_emit(self):
+        await self.painted.wait()
+        self.painted.clear()
+        return self.trail
+
+    async def receive(self, frame):
+        pass
+
+    async def emit(self):
+        await self.seen.wait()
+        return PIECE
+
+    def copy(self):
+        return type(self)()
+
+
+class BeginsATrail(LeavesATrail):
+    """Begins again with a picture of another size."""
+
+    def begins_anew(self, picture):
+        return self.trail is None or self.trail.shape != picture.shape
+
+
+class HumsByPictures(BeginsATrail):
+    """Each picture makes as much of a tone as lasts until the next one: for a usual camera."""
+
+    async def emit(self):
+        await self.seen.wait()
+        self.seen.clear()
+        return RATE, signals.tone(1 / 30)
+
+
 @pytest.mark.parametrize(
     ("handler", "sentence", "told"),
     [
+        (Gathers, ERRORS, "(in start_up) gave back KeyError('name'), and nobody looked at it"),
+        (LeavesATrail, BADLY, "for a caller whose camera is turned it raised ValueError"),
+        (HumsByPictures, BADLY, "its audio comes at the pace of the caller's pictures"),
         (GreetsAtLength, NOTICES, "it clears its queue, and speaks on"),
         (WaitsForWords, LATE, "after a sound of 0.2 s it answers neither"),
         (StopsWithAFlag, TEXTS, "a flag is raised, and nobody is woken"),
@@ -1983,6 +2092,10 @@ def test_a_handlers_own_threads_are_held_up(monkeypatch):
 @pytest.mark.parametrize(
     ("handler", "sentence"),
     [
+        (LooksAtResults, ERRORS),
+        (Paces, BADLY),
+        (MakesAhead, ANY_ORDER),
+        (BeginsATrail, BADLY),
         (LogsWhileItLasts, TRACES),
         (ShowsCopies, SERVES),
         (AnswersAll, TEXTS),

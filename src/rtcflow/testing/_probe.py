@@ -466,9 +466,10 @@ class _Steps:
                     self._book.swallowed(self._name)
                 return done.value
             # A wait of its own may be cancelled, too: trio's `sleep` ends by that. So what counts is that a scope is
-            # cancelled before its time, and that waits after it are cancelled as well.
+            # cancelled before its time, and that waits after it are cancelled as well. A call that has given up such a
+            # method cancels it no more.
             due = anyio.current_effective_deadline()
-            if due > -math.inf:
+            if due > -math.inf and cancellations < SWALLOWS:
                 cancellations = 0
             thrown: Any
             since = self._book.clock() if self._name == "emit" else 0.0
@@ -480,7 +481,8 @@ class _Steps:
                 thrown, step = getattr(sent, "error", None), partial(self._coroutine.send, sent)
                 if self._name == "emit":
                     self._book.waits.append(self._book.clock() - since)
-            if isinstance(thrown, anyio.get_cancelled_exc_class()) and (due == -math.inf or self._book.clock() < due):
+            counts = due == -math.inf or self._book.clock() < due or cancellations >= SWALLOWS
+            if isinstance(thrown, anyio.get_cancelled_exc_class()) and counts:
                 cancellations += 1
                 if cancellations > ENDLESS:
                     _GIVEN_UP.append(self._coroutine)
@@ -491,6 +493,9 @@ class _Steps:
 
 ENDLESS: Final = 200
 """How often a method may be cancelled before it is taken to swallow that for ever: cleaning up takes some awaits."""
+
+SWALLOWS: Final = 20
+"""How many waits in a row are cancelled in a method that goes on all the same."""
 
 _GIVEN_UP: Final[list[Coroutine[Any, Any, Any]]] = []
 

@@ -1,0 +1,217 @@
+"""The limits that a handler sets: for how long it waits, and from which moment on.
+
+While a check runs, names such as `monotonic` and `move_on_after` in the handler's modules stand for those of this
+module (`_handler_time` puts them there). What they give is what they always give, and a limit that has run out is noted
+beside it. For `move_on_after`, `fail_after`, `wait_for` and `queue.Queue.get` that is plain. For a clock it is seen by
+what is done with its moments. ``now - since > limit`` begins at ``since``, and so does ``now > since + limit``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, Final, Self, TypeVar
+
+import anyio
+
+__all__ = ["Limit", "Limits", "Moment"]
+
+T = TypeVar("T")
+
+SHORTEST: Final = 1.0
+"""Seconds of a limit that is noted. Nobody answers in less."""
+
+_MOST: Final = 1000
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A limit that has run out.
+
+    Attributes:
+        begun: When it began, in seconds on the loop's clock.
+        seconds: How long it was.
+        place: Where, in words.
+    """
+
+    begun: float
+    seconds: float
+    place: str
+
+    def begins_with(self, others: Iterable[Limit]) -> bool:
+        """Whether one of the others is the same limit, and has begun at the same moment."""
+        return any(one.place == self.place and abs(one.begun - self.begun) < 0.1 for one in others)
+
+
+class Limits:
+    """Notes the limits of a handler that have run out.
+
+    Args:
+        now: The loop's clock.
+
+    Attributes:
+        found: The limits, each once; at most 1000.
+    """
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self.now = now
+        self.found: list[Limit] = []
+
+    def ran_out(self, begun: float, seconds: float, frame: FrameType) -> None:
+        """Note it, once for each beginning."""
+        if seconds < SHORTEST or len(self.found) >= _MOST:
+            return
+        code = frame.f_code
+        one = Limit(begun, seconds, f"{Path(code.co_filename).name}:{frame.f_lineno} (in {code.co_name})")
+        if one not in self.found:
+            self.found.append(one)
+
+    def over(self, begun: float, seconds: float) -> bool:
+        """Whether so much time has passed."""
+        return self.now() - begun >= seconds - 1e-6
+
+    # -- what stands for the functions of anyio and asyncio
+
+    def current_time(self) -> float:
+        return Moment(anyio.current_time(), self)
+
+    def move_on_after(self, delay: float | None, shield: bool = False) -> Any:  # noqa: FBT001, FBT002
+        scope = anyio.move_on_after(delay, shield)
+        return scope if delay is None else _Scope(scope, delay, self, sys._getframe(1))
+
+    @contextmanager
+    def fail_after(self, delay: float | None, shield: bool = False) -> Iterator[anyio.CancelScope]:  # noqa: FBT001, FBT002
+        begun, frame = self.now(), sys._getframe(2)
+        try:
+            with anyio.fail_after(delay, shield) as scope:
+                yield scope
+        except TimeoutError:
+            if delay is not None and self.over(begun, delay):
+                self.ran_out(begun, delay, frame)
+            raise
+
+    async def wait_for(self, fut: Awaitable[T], timeout: float | None) -> T:  # noqa: ASYNC109
+        begun, frame = self.now(), sys._getframe(1)
+        try:
+            return await asyncio.wait_for(fut, timeout)
+        except TimeoutError:
+            if timeout is not None and self.over(begun, timeout):
+                self.ran_out(begun, timeout, frame)
+            raise
+
+
+class _Scope:
+    """A scope of `anyio.move_on_after`."""
+
+    __slots__ = ("_begun", "_delay", "_frame", "_limits", "_scope")
+
+    def __init__(self, scope: anyio.CancelScope, delay: float, limits: Limits, frame: FrameType) -> None:
+        for name, value in zip(self.__slots__, (limits.now(), delay, frame, limits, scope), strict=True):
+            object.__setattr__(self, name, value)
+
+    def __enter__(self) -> Any:
+        return self._scope.__enter__()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> Any:
+        took = self._scope.__exit__(kind, error, trace)
+        if self._scope.cancelled_caught and self._limits.over(self._begun, self._delay):
+            self._limits.ran_out(self._begun, self._delay, self._frame)
+        return took
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._scope, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self._scope, name, value)
+
+
+class Moment(float):
+    """A moment on a clock, which knows when it was read."""
+
+    __slots__ = ("at", "limits")
+    at: float
+    limits: Limits
+
+    def __new__(cls, value: float, limits: Limits) -> Self:
+        moment = super().__new__(cls, value)
+        moment.at, moment.limits = limits.now(), limits
+        return moment
+
+    def __sub__(self, other: float) -> float:
+        passed = float.__sub__(self, other)
+        return _Passed(passed, other) if isinstance(other, Moment) else passed
+
+    def __add__(self, other: float) -> float:
+        due = float.__add__(self, other)
+        return _Due(due, self, other) if type(other) in {int, float} else due
+
+    __radd__ = __add__
+
+    def __gt__(self, other: float) -> bool:
+        return other.noted(float.__gt__(self, other)) if isinstance(other, _Due) else float.__gt__(self, other)
+
+    def __ge__(self, other: float) -> bool:
+        return other.noted(float.__ge__(self, other)) if isinstance(other, _Due) else float.__ge__(self, other)
+
+    def __reduce__(self) -> Any:  # a copy of it is a number
+        return float, (float(self),)
+
+
+class _Passed(float):
+    """Seconds since a moment."""
+
+    __slots__ = ("_since",)
+    _since: Moment
+
+    def __new__(cls, value: float, since: Moment) -> Self:
+        passed = super().__new__(cls, value)
+        passed._since = since
+        return passed
+
+    def _noted(self, limit: float, *, over: bool) -> bool:
+        if over:
+            self._since.limits.ran_out(self._since.at, float(limit), sys._getframe(2))
+        return over
+
+    def __gt__(self, other: float) -> bool:
+        return self._noted(other, over=float.__gt__(self, other))
+
+    def __ge__(self, other: float) -> bool:
+        return self._noted(other, over=float.__ge__(self, other))
+
+    def __reduce__(self) -> Any:
+        return float, (float(self),)
+
+
+class _Due(float):
+    """So many seconds after a moment."""
+
+    __slots__ = ("_since", "_seconds")
+    _since: Moment
+    _seconds: float
+
+    def __new__(cls, value: float, since: Moment, seconds: float) -> Self:
+        due = super().__new__(cls, value)
+        due._since, due._seconds = since, seconds
+        return due
+
+    def noted(self, over: bool) -> bool:  # noqa: FBT001
+        if over:
+            self._since.limits.ran_out(self._since.at, self._seconds, sys._getframe(2))
+        return over
+
+    def __lt__(self, other: float) -> bool:
+        return self.noted(float.__lt__(self, other))
+
+    def __le__(self, other: float) -> bool:
+        return self.noted(float.__le__(self, other))
+
+    def __reduce__(self) -> Any:
+        return float, (float(self),)

@@ -5,14 +5,14 @@ which ten minutes of call are some seconds. So while a check runs, names such as
 for those of this module. This is so in the modules of the handler's own package. So do `datetime.datetime`, the queues
 of `queue`, `threading.Event` and `threading.Condition`, whose timeouts are virtual here. Other modules, and objects
 that were made before, keep the system's time. `tempfile` makes its files in a folder of the check, which sees what is
-left of them. `asyncio.gather` notes which errors among its results nobody has looked at.
+left of them. `asyncio.gather` notes which errors among its results nobody has looked at. Limits that run out are noted
+(`_limits`).
 
 Its clock goes on from one call to the next, and does not go back. `skip` lets time pass between two calls.
 """
 
 from __future__ import annotations
 
-import asyncio
 import datetime as dt
 import inspect
 import math
@@ -30,10 +30,14 @@ from tempfile import TemporaryDirectory
 from types import FunctionType, ModuleType
 from typing import Any, Final, TypeVar
 
+import anyio
+
 from .._core.bridge import current_worker
 from ..handlers.base import StreamHandlerBase
+from ._limits import HandlerLimits, Moment
+from ._virtual_asyncio import Gathered, names_of_asyncio
 from ._virtual_time import VirtualTime
-from ._workers import LEAST
+from ._workers import LEAST, in_a_pool
 
 __all__ = ["HandlerTime", "handler_time", "replaced", "seen_by"]
 
@@ -54,6 +58,7 @@ class HandlerTime(ModuleType):
         self._clock: VirtualTime | None = None
         self.files: list[list[Path]] = []
         self.gathered: list[Gathered] = []
+        self.limits = HandlerLimits(lambda: 0.0 if self._clock is None else self._clock.now)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(time, name)
@@ -78,10 +83,10 @@ class HandlerTime(ModuleType):
         return self._passed + (0.0 if self._clock is None else self._clock.now)
 
     def time(self) -> float:
-        return self._wall + self._elapsed()
+        return Moment(self._wall + self._elapsed(), self.limits)
 
     def monotonic(self) -> float:
-        return self._began + self._elapsed()
+        return Moment(self._began + self._elapsed(), self.limits)
 
     def time_ns(self) -> int:
         return round(self.time() * 1e9)
@@ -92,56 +97,17 @@ class HandlerTime(ModuleType):
     perf_counter, perf_counter_ns = monotonic, monotonic_ns
 
     def sleep(self, seconds: float) -> None:
-        """In a worker thread of a call, in the call's time; in other threads, really."""
+        """In a worker thread of a call and in a pool's, in the call's time; in the loop's thread, really."""
         worker: Any = current_worker.get()
+        workers = self._clock.workers if worker is None and self._clock is not None else None
         if seconds > 0 and worker is not None and not worker.workers.over:
             worker.slept.append(seconds)
             worker.sleep(seconds)
+        elif seconds > 0 and workers is not None and not workers.over and in_a_pool():
+            with workers.sleeper() as worker:
+                worker.sleep(seconds)
         else:
             time.sleep(seconds)
-
-
-class Gathered(list[Any]):
-    """What `asyncio.gather(..., return_exceptions=True)` gives back. To take an item of it is to look at it.
-
-    Attributes:
-        place: Where it was called.
-        looked: Whether somebody has looked at it.
-        errors: Those among the results.
-    """
-
-    def __init__(self, results: list[Any], place: str) -> None:
-        super().__init__(results)
-        self.errors = [one for one in results if isinstance(one, Exception)]
-        self.place = place
-        self.looked = False
-
-    def __iter__(self) -> Iterator[Any]:
-        self.looked = True
-        return super().__iter__()
-
-    def __getitem__(self, at: Any) -> Any:
-        self.looked = True
-        return super().__getitem__(at)
-
-
-def _gather_of(shown: HandlerTime) -> Callable[..., Any]:
-    """`asyncio.gather` whose results are noted, if errors are among them."""
-
-    async def noted(results: asyncio.Future[Any], place: str) -> Gathered:
-        shown.gathered.append(Gathered(await results, place))
-        return shown.gathered[-1]
-
-    @wraps(asyncio.gather)
-    def gather(*awaitables: Any, return_exceptions: bool = False) -> Any:
-        results: Any = asyncio.gather(*awaitables, return_exceptions=return_exceptions)
-        if not return_exceptions:
-            return results
-        caller = sys._getframe(1)
-        place = f"{Path(caller.f_code.co_filename).name}:{caller.f_lineno} (in {caller.f_code.co_name})"
-        return results.get_loop().create_task(noted(results, place))
-
-    return gather
 
 
 class _AnyDateTime(type):
@@ -212,8 +178,18 @@ class _TimedQueue(queue.Queue[Any]):
                     if not may_succeed():
                         left = until - worker.workers.now()
                         if left <= 1e-9 or worker.workers.over:
+                            _ran_out(timeout or 0.0)
                             raise
                         worker.wait_in(condition, left)
+
+
+def _ran_out(seconds: float) -> None:
+    """The limit of a method of a queue has run out."""
+    shown, frame = handler_time.get(), sys._getframe(1)
+    while frame.f_code.co_filename == __file__ and frame.f_back is not None:
+        frame = frame.f_back
+    if shown is not None:
+        shown.limits.ran_out(shown.limits.now() - seconds, seconds, frame)
 
 
 class _LifoQueue(_TimedQueue, queue.LifoQueue[Any]):
@@ -327,7 +303,9 @@ def replaced(handler: StreamHandlerBase, shown: HandlerTime) -> Iterator[None]:
     originals |= {id(getattr(tempfile, name)): maker for name, maker in makers.items()}
     originals |= {id(getattr(time, name)): getattr(shown, name) for name in FUNCTIONS}
     modules: dict[ModuleType, dict[str, Any]] = {**_CLASSES}
-    modules |= {dt: {"datetime": _datetime_of(shown)}, asyncio: {"gather": _gather_of(shown)}}
+    modules |= {dt: {"datetime": _datetime_of(shown)}}
+    modules |= names_of_asyncio(shown.gathered, shown.limits)
+    modules |= {anyio: {name: getattr(shown.limits, name) for name in ("current_time", "move_on_after", "fail_after")}}
     for module, others in modules.items():
         originals[id(module)] = _Stands(module, others)
         originals |= {id(getattr(module, name)): other for name, other in others.items()}

@@ -2,26 +2,23 @@
 
 While a check runs, names such as `monotonic` and `move_on_after` in the handler's modules stand for those of this
 module (`_handler_time` puts them there). What they give is what they always give, and a limit that has run out is noted
-beside it. For `move_on_after`, `fail_after`, `wait_for` and `queue.Queue.get` that is plain. For a clock it is seen by
-what is done with its moments. ``now - since > limit`` begins at ``since``, and so does ``now > since + limit``.
+beside it. For `move_on_after`, `fail_after`, `asyncio.wait_for` and `queue.Queue.get` that is plain. For a clock it is
+seen by what is done with its moments. ``now - since > limit`` begins at ``since``, and so does ``now > since + limit``.
 """
 
 from __future__ import annotations
 
-import asyncio
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Self
 
 import anyio
 
-__all__ = ["Limit", "Limits", "Moment"]
-
-T = TypeVar("T")
+__all__ = ["HandlerLimits", "Limit", "Moment", "place_of"]
 
 SHORTEST: Final = 1.0
 """Seconds of a limit that is noted. Nobody answers in less."""
@@ -48,7 +45,12 @@ class Limit:
         return any(one.place == self.place and abs(one.begun - self.begun) < 0.1 for one in others)
 
 
-class Limits:
+def place_of(frame: FrameType) -> str:
+    """Where a frame is, in words."""
+    return f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno} (in {frame.f_code.co_name})"
+
+
+class HandlerLimits:
     """Notes the limits of a handler that have run out.
 
     Args:
@@ -66,8 +68,7 @@ class Limits:
         """Note it, once for each beginning."""
         if seconds < SHORTEST or len(self.found) >= _MOST:
             return
-        code = frame.f_code
-        one = Limit(begun, seconds, f"{Path(code.co_filename).name}:{frame.f_lineno} (in {code.co_name})")
+        one = Limit(begun, seconds, place_of(frame))
         if one not in self.found:
             self.found.append(one)
 
@@ -75,7 +76,7 @@ class Limits:
         """Whether so much time has passed."""
         return self.now() - begun >= seconds - 1e-6
 
-    # -- what stands for the functions of anyio and asyncio
+    # -- what stands for functions of anyio
 
     def current_time(self) -> float:
         return Moment(anyio.current_time(), self)
@@ -95,22 +96,13 @@ class Limits:
                 self.ran_out(begun, delay, frame)
             raise
 
-    async def wait_for(self, fut: Awaitable[T], timeout: float | None) -> T:  # noqa: ASYNC109
-        begun, frame = self.now(), sys._getframe(1)
-        try:
-            return await asyncio.wait_for(fut, timeout)
-        except TimeoutError:
-            if timeout is not None and self.over(begun, timeout):
-                self.ran_out(begun, timeout, frame)
-            raise
-
 
 class _Scope:
     """A scope of `anyio.move_on_after`."""
 
     __slots__ = ("_begun", "_delay", "_frame", "_limits", "_scope")
 
-    def __init__(self, scope: anyio.CancelScope, delay: float, limits: Limits, frame: FrameType) -> None:
+    def __init__(self, scope: anyio.CancelScope, delay: float, limits: HandlerLimits, frame: FrameType) -> None:
         for name, value in zip(self.__slots__, (limits.now(), delay, frame, limits, scope), strict=True):
             object.__setattr__(self, name, value)
 
@@ -137,9 +129,9 @@ class Moment(float):
 
     __slots__ = ("at", "limits")
     at: float
-    limits: Limits
+    limits: HandlerLimits
 
-    def __new__(cls, value: float, limits: Limits) -> Self:
+    def __new__(cls, value: float, limits: HandlerLimits) -> Self:
         moment = super().__new__(cls, value)
         moment.at, moment.limits = limits.now(), limits
         return moment
@@ -193,7 +185,7 @@ class _Passed(float):
 class _Due(float):
     """So many seconds after a moment."""
 
-    __slots__ = ("_since", "_seconds")
+    __slots__ = ("_seconds", "_since")
     _since: Moment
     _seconds: float
 

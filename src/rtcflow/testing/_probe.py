@@ -295,7 +295,7 @@ class Journal:
         for one in reversed(self.given[method]):
             if waiting <= 1e-6:
                 break
-            if checksum(one.buffer) != one.checksum:
+            if one.changed:
                 self.broken.append(
                     f"what {method} returned is not written to before it was played: return a copy (array.copy()), "
                     "or make a new array each time"
@@ -303,13 +303,15 @@ class Journal:
                 break
             waiting -= one.seconds
         for one in self.given["outputs"]:
-            if checksum(one.buffer) != one.checksum:
+            if one.changed:
                 self.broken.append(
-                    f"an array in AdditionalOutputs is not written to after {method} has returned it: the application "
-                    "may still read it; return a copy (array.copy()), or make a new array each time"
+                    f"an array in AdditionalOutputs is not written to after {method} has returned it, nor are numbers "
+                    "in a list: the application may still read it; return a copy (array.copy(), list(numbers)), or "
+                    "make a new one each time"
                 )
                 break
-        self.given["outputs"] = deque([_HandedOver(one, checksum(one), 0.0) for one in _outputs(item)], maxlen=64)
+        outputs = [_HandedOver(one, checksum(one), 0.0, len(one)) for one in _outputs(item)]
+        self.given["outputs"] = deque(outputs, maxlen=64)
         buffer = _buffer(item)
         if buffer is not None:
             rate, samples = buffer if isinstance(buffer, tuple) else (1, None)
@@ -327,6 +329,13 @@ class _HandedOver:
     buffer: Any
     checksum: int
     seconds: float
+    size: int = 0
+    """Of a list, which may grow."""
+
+    @property
+    def changed(self) -> bool:
+        """Whether it was written to since."""
+        return checksum(self.buffer[: self.size] if isinstance(self.buffer, list) else self.buffer) != self.checksum
 
 
 def _buffer(item: Any) -> Any:
@@ -341,18 +350,24 @@ def _buffer(item: Any) -> Any:
     return None
 
 
-def _outputs(item: Any) -> list[NDArray[Any]]:
-    """The arrays among the `AdditionalOutputs` of an item."""
+def _outputs(item: Any) -> list[Any]:
+    """The arrays among the `AdditionalOutputs` of an item, and its lists of numbers."""
     for one in item if isinstance(item, tuple) else (item,):
         if isinstance(one, AdditionalOutputs):
-            return [array for array in one.args if isinstance(array, np.ndarray)]
+            return [value for value in one.args if (isinstance(value, np.ndarray) and value.ndim) or _numbers(value)]
     return []
 
 
+def _numbers(value: object) -> bool:
+    return isinstance(value, list) and 0 < len(value) < 10_000 and all(isinstance(one, int | float) for one in value)
+
+
 def checksum(buffer: Any) -> int:
-    """Another number when a picture or an array has changed."""
+    """Another number when a picture, an array or a list of numbers has changed."""
     if isinstance(buffer, np.ndarray):
         return zlib.crc32(buffer.tobytes())
+    if isinstance(buffer, list):
+        return zlib.crc32(repr(buffer).encode())
     total = 0
     for plane in buffer.planes:
         total = zlib.crc32(bytes(plane), total)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import inspect
 import math
+import queue
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Final
 
@@ -17,8 +18,11 @@ from numpy.typing import NDArray
 from ..ends import EndCause
 from ..frames import FRAME_SECONDS, AudioFrame
 from ..handlers.base import AsyncStreamHandler, StreamHandlerBase
+from ..protocol import messages
 from . import signals
+from ._limits import HandlerLimits, Limit
 from ._probe import AUDIBLE, checksum
+from ._sharing import own_functions
 from ._tracing import Switches
 from .caller import Caller, HeardFrame, open_caller
 
@@ -26,11 +30,15 @@ __all__ = [
     "ANSWERED",
     "COUGH",
     "Answered",
+    "Asked",
     "AtRest",
     "Interruption",
+    "Pressed",
+    "Waited",
     "arrays_in",
     "asked_after_a_cough",
     "asked_often",
+    "backlogs_in",
     "clicks_at_edges",
     "each_half_of_another",
     "hangs_up",
@@ -42,15 +50,29 @@ __all__ = [
     "left_unsaid",
     "listens_to_nobody",
     "misread",
+    "names_in",
+    "numbers_in",
+    "pressed",
     "seconds_audible",
     "swapped_at_edges",
+    "taken_back",
     "talked_to",
     "texts_in",
     "turned_around",
+    "waited",
 ]
 
 PAUSE: Final = 0.3
 """Seconds after a group of frames in which a handler has answered the last one."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The calls of `emit` so far: how many, how many pieces of audio they gave, and whether one runs."""
+
+    calls: int
+    emits: int
+    runs: bool
 
 
 @dataclass(frozen=True)
@@ -76,7 +98,7 @@ async def in_groups(
     tracer: Switches | None = None,
     *,
     emitted: Callable[[], Collection[int]],
-    asked: Callable[[], bool],
+    asked: Callable[[], Asked],
     spaced: bool = False,
 ) -> tuple[list[AtRest], BaseException | None]:
     """Send audio in groups; return what the handler still has after each, and what it raised.
@@ -89,7 +111,7 @@ async def in_groups(
         args: What it gets when it asks for arguments.
         tracer: Holds up its threads.
         emitted: Gives the checksums of the arrays that it has emitted.
-        asked: Whether its `emit` runs.
+        asked: Tells of the calls of its `emit`.
         spaced: Send a frame every 20 ms, as usual, in place of groups.
     """
     held: list[AtRest] = []
@@ -126,10 +148,14 @@ async def in_groups(
                 tracer.wait_free()
                 await caller.wait(PAUSE)
             said = emitted()
-            new = [(name, one) for name, one in _slots_of(caller.handler).items() if before.get(name) != id(one)]
+            new = [(name, array) for name, array in _slots_of(caller.handler).items() if before.get(name) != id(array)]
             forgotten = tuple(name for name, array in new if checksum(array) not in said)
             line = str(tracer.line) if tracer and tracer.line else ""
-            held.append(AtRest(len(arrays_in(caller.handler)), forgotten, asked(), line))
+            one = asked()
+            await caller.wait(0.1)
+            other = asked()
+            waits = other.emits == one.emits and (other.runs or other.calls > one.calls)
+            held.append(AtRest(len(arrays_in(caller.handler)), forgotten, waits, line))
     return held, caller.record().error
 
 
@@ -227,6 +253,134 @@ async def interrupted(
     record = caller.record()
     heard = tuple(one.at for one in record.heard if _is_audible(one.frame.samples))
     return Interruption(began, asked, again, heard, cleared, record.error)
+
+
+@dataclass(frozen=True)
+class Pressed:
+    """The result of a key that the caller pressed.
+
+    Attributes:
+        seconds: For how long they listened.
+        heard: When something could be heard, frame by frame, in seconds of call time.
+        did: Whether the handler wrote something or hung up.
+    """
+
+    seconds: float
+    heard: tuple[float, ...]
+    did: bool
+
+    def audible(self, begin: float, end: float) -> float:
+        """Seconds that could be heard between two moments."""
+        return FRAME_SECONDS * sum(begin <= at < end for at in self.heard)
+
+    @property
+    def first_words(self) -> tuple[float, float] | None:
+        """When the first words began, and when they ended, with a pause of half a second."""
+        if not self.heard:
+            return None
+        ends = (one for one, other in pairwise((*self.heard, math.inf)) if other - one > 0.5)
+        return self.heard[0], next(ends) + FRAME_SECONDS
+
+
+async def pressed(handler: StreamHandlerBase, args: Sequence[Any], digit: str, at: float) -> Pressed:
+    """Say nothing, and press a key at a moment; none, if `digit` is empty."""
+    async with open_caller(handler, args=list(args), catch=True) as caller:
+        await caller.wait(at)
+        if digit and caller.connection.end is None:
+            caller.transport.press(digit)
+        await caller.wait(LISTENS - at)
+        ended = caller.connection.end is not None
+    record = caller.record()
+    heard = tuple(one.at for one in record.heard if _is_audible(one.frame.samples))
+    return Pressed(LISTENS, heard, ended or bool(record.texts() or record.outputs))
+
+
+async def taken_back(handler: StreamHandlerBase, args: Sequence[Any], text: str, spoken: float) -> tuple[bool, float]:
+    """Say something, and then send a text or a key.
+
+    Args:
+        handler: The handler.
+        args: What it gets when it asks for arguments.
+        text: As it goes over the data channel.
+        spoken: Seconds of speech; 0 to say nothing.
+
+    Returns:
+        Whether the handler cleared its queue then, and the seconds that could be heard in the two seconds after it.
+    """
+    async with open_caller(handler, args=list(args), catch=True) as caller:
+        player = caller.connection.transport.audio_out
+        if spoken:
+            await caller.play(signals.speech_like(spoken, seed=1, activity=1.0))
+        else:
+            await caller.wait(1.0)
+        if caller.connection.end is not None:
+            return False, 0.0
+        before = player.clears
+        caller.send_message(text)
+        await caller.wait(0.1)
+        cleared, since = player.clears > before, caller.seconds
+        await caller.wait(2.0)
+        return cleared, seconds_audible(caller.heard, since)
+
+
+LISTENS: Final = 15.0
+"""Seconds for which the caller listens."""
+
+
+@dataclass(frozen=True)
+class Waited:
+    """What a handler did whose caller is silent, at least for long.
+
+    Attributes:
+        limits: The limits that ran out, on the clock of the call.
+        heard: When something could be heard, frame by frame, in seconds of call time.
+        acts: When it wrote something, put something out, or hung up.
+    """
+
+    limits: tuple[Limit, ...]
+    heard: tuple[float, ...]
+    acts: tuple[float, ...]
+
+    def heard_until(self, begin: float) -> float:
+        """When there is silence for 0.3 s, after what is said at this moment, or is about to be."""
+        until = begin
+        for at in self.heard:
+            if until - FRAME_SECONDS <= at < until + 0.3:
+                until = at + FRAME_SECONDS
+        return until
+
+    def does(self, at: float) -> bool:
+        """Whether it says or does something at this moment."""
+        return any(at - 0.05 < one < at + 0.6 for one in (*self.heard, *self.acts))
+
+
+async def waited(
+    handler: StreamHandlerBase, args: Sequence[Any], limits: HandlerLimits, *, asks: bool, speaks_at: float | None
+) -> Waited:
+    """Be silent for `LISTENS` seconds.
+
+    Args:
+        handler: The handler.
+        args: What it gets when it asks for arguments.
+        limits: Notes those that run out.
+        asks: Say one sentence first.
+        speaks_at: When to say another one; None for never.
+    """
+    async with open_caller(handler, args=list(args), catch=True) as caller:
+        began = limits.now() - caller.seconds
+        limits.found.clear()
+        if asks:
+            await caller.play(signals.speech_like(FIRST, seed=1, activity=1.0))
+        if speaks_at is not None:
+            await caller.wait(speaks_at - caller.seconds)
+            await caller.play(signals.speech_like(SECOND, seed=2, activity=1.0))
+        await caller.wait(LISTENS - caller.seconds)
+        found = tuple(replace(one, begun=one.begun - began) for one in limits.found)
+    record = caller.record()
+    heard = tuple(one.at for one in record.heard if _is_audible(one.frame.samples))
+    texts = [at for at, text in record.messages if isinstance(messages.decode(text), messages.AppMessage)]
+    acts = [*texts, *(at for at, _ in record.outputs)]
+    return Waited(found, heard, (*acts, record.seconds) if record.end.cause is EndCause.HANDLER_CLOSED else tuple(acts))
 
 
 @dataclass(frozen=True)
@@ -465,6 +619,12 @@ def texts_in(handler: StreamHandlerBase) -> list[str]:
     return _found_in(values, str, type(handler).__module__)
 
 
+def backlogs_in(handler: StreamHandlerBase) -> dict[str, list[Any]]:
+    """What is in a handler's own lists and queues now, by their attribute."""
+    found = {name: value.queue if isinstance(value, queue.Queue) else value for name, value in vars(handler).items()}
+    return {name: list(value) for name, value in found.items() if isinstance(value, deque | list)}
+
+
 def _arrays_in(values: list[Any], home: str = "") -> dict[int, NDArray[Any]]:
     """The arrays in lists, queues and streams, and in objects of the module `home`."""
     return {id(array): array for array in _found_in(values, np.ndarray, home)}
@@ -504,7 +664,7 @@ def listens_to_nobody(handler: StreamHandlerBase) -> bool:
     other methods are called by itself only.
     """
     kind: Any = type(handler)
-    used, offered = _names_in(kind)
+    used, offered = _names_of(kind)
     receive = inspect.unwrap(kind.receive).__code__
     if receive.co_names or receive.co_freevars or used & _ASKS:
         return False
@@ -512,11 +672,27 @@ def listens_to_nobody(handler: StreamHandlerBase) -> bool:
 
 
 def hangs_up(handler: StreamHandlerBase) -> bool:
-    """Whether its methods name `CloseStream`."""
-    return "CloseStream" in _names_in(type(handler))[0]
+    """Whether its methods name `CloseStream` or `hang_up`."""
+    return bool({"CloseStream", "hang_up"} & names_in(type(handler)))
 
 
-def _names_in(kind: type) -> tuple[set[str], set[str]]:
+def names_in(kind: type) -> set[str]:
+    """The names that a handler's own methods use."""
+    return _names_of(kind)[0]
+
+
+def numbers_in(handler: StreamHandlerBase) -> set[float]:
+    """The numbers that are written in a handler's code, in its module, or in its own attributes."""
+    values: list[Any] = [*vars(handler).values()]
+    for function in own_functions(type(handler)):
+        values += [*function.__globals__.values(), *function.__code__.co_consts, *(function.__defaults__ or ())]
+        values += (function.__kwdefaults__ or {}).values()
+    for cls in type(handler).__mro__:
+        values += vars(cls).values()
+    return {float(value) for value in values if isinstance(value, int | float)}
+
+
+def _names_of(kind: type) -> tuple[set[str], set[str]]:
     """The names that a handler's own methods use, and those of what it offers to others."""
     used: set[str] = set()
     offered: set[str] = set()
@@ -526,7 +702,7 @@ def _names_in(kind: type) -> tuple[set[str], set[str]]:
         for name, member in vars(cls).items():
             if isinstance(member, property):
                 offered.add(name)
-            function: Any = getattr(member, "__func__", member)
+            function: Any = getattr(member, "fget", getattr(member, "__func__", member))
             code = getattr(inspect.unwrap(function), "__code__", None)
             if code is None:
                 continue
@@ -670,15 +846,19 @@ def clicks_at_edges(heard: NDArray[np.int16], rate: int, frequency: float) -> bo
     at = np.arange(piece.size) * (2 * np.pi * frequency / rate)
     waves = np.stack([np.sin(at), np.cos(at)], axis=1)
     rest = piece - waves @ np.linalg.lstsq(waves, piece, rcond=None)[0]
-    left = (rest**2).sum() / max(1.0, (piece**2).sum())
+    # Without the loudest three: what happens now and then is not what happens in each frame.
+    power = (rest**2).reshape(30, size)
+    kept = np.sort(np.argsort(power.sum(axis=1))[:-3])
+    places = power[kept].sum(axis=0)
+    left = places.sum() / max(1.0, (piece**2).sum())
     if not _BENT < left < 0.2:
         return False
-    places = (rest**2).reshape(30, size).sum(axis=0)
     near = np.convolve(np.concatenate([places, places[:16]]), np.ones(17), "valid")
     if left > _CLICK and near.max() > 0.8 * places.sum():
         return True
     # The rest, turned back by the tone and without its mirror: by how much the tone is off, at each moment.
-    turned = np.convolve(rest * np.exp(-1j * at), np.ones(size // 6), "same").reshape(30, size)[1:-1]
+    turned = np.convolve(rest * np.exp(-1j * at), np.ones(size // 6), "same").reshape(30, size)
+    turned = turned[kept[(kept > 0) & (kept < 29)]]
     always = (np.abs(turned.mean(axis=0)) ** 2).sum() * len(turned)
     return bool(always > 0.8 * (np.abs(turned) ** 2).sum())
 

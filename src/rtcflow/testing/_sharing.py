@@ -27,7 +27,7 @@ from .._core.bridge import Event
 from ..exceptions import HandlerError
 from ..handlers.base import StreamHandlerBase
 
-__all__ = ["SharedChanges", "own_functions", "refuse_shared_state"]
+__all__ = ["SharedChanges", "own_functions", "pools", "refuse_shared_state"]
 
 _OF_ONE_CALL: Final = (
     queue.Queue,
@@ -68,16 +68,30 @@ def refuse_shared_state(
             f"write: return {type(first).__name__}(...)"
         )
     for name, value in _both_have(first, second, shared).items():
+        on_purpose = f" (or, if calls are to share it, say so: shared={{{_top(name)!r}}})"
         if isinstance(value, tuple) and any(isinstance(item, _OF_ONE_CALL) for item in value):
             raise HandlerError(
                 f"{what} gives handlers that share what is in .{name}, which would mix up calls; "
-                f"make its items in {type(first).__name__}.__init__"
+                f"make its items in {type(first).__name__}.__init__{on_purpose}"
             )
-        if isinstance(value, _OF_ONE_CALL):
+        if isinstance(value, _OF_ONE_CALL) and not _pooled(value):
             raise HandlerError(
                 f"{what} gives handlers that share .{name}, which would mix up calls; "
-                f"in {type(first).__name__}.__init__ write: self.{name} = {_make(value)}"
+                f"in {type(first).__name__}.__init__ write: self.{name} = {_make(value)}{on_purpose}"
             )
+
+
+def _pooled(value: object) -> list[Any]:
+    """What is in a pool: a queue with objects of the application, such as models, that calls take and give back."""
+    items = list(value.queue if isinstance(value, queue.Queue) else value if isinstance(value, deque) else ())
+    own = all(type(item).__module__.partition(".")[0] not in {"builtins", "numpy", "av", "rtcflow"} for item in items)
+    return items if own else []
+
+
+def pools(first: StreamHandlerBase, second: StreamHandlerBase, shared: Collection[str]) -> dict[str, list[int]]:
+    """What is in the pools that two handlers share, by their attribute and in any order; but for those in `shared`."""
+    both = _both_have(first, second, shared).items()
+    return {name: sorted(map(id, items)) for name, value in both if (items := _pooled(value))}
 
 
 class SharedChanges:
@@ -224,6 +238,8 @@ class SharedChanges:
             return hash(value.tobytes()) if value.nbytes < 2**24 else id(value)  # a model's weights are not looked at
         if depth == 0:
             return id(value)
+        if pooled := _pooled(value):  # in any order
+            return sorted(map(id, pooled))
         if isinstance(value, Mapping):
             return [(id(key), self._look(item, depth - 1)) for key, item in value.items()]
         if isinstance(value, list | tuple):

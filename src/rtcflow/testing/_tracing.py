@@ -31,11 +31,12 @@ from types import CodeType, FrameType, ModuleType
 from typing import Any, Final, Self
 
 import anyio
+import numpy as np
 
 from .._core.bridge import current_worker
 from ..handlers.base import StreamHandlerBase
 
-__all__ = ["Held", "LinesToTry", "Swallowed", "Switches", "Tracer"]
+__all__ = ["Held", "LinesToTry", "NoNumbers", "Swallowed", "Switches", "Tracer"]
 
 OF_A_CALL: Final = ("start_up", "receive", "emit", "video_receive", "video_emit")
 """The methods that are traced. Junk from strangers and best efforts at the end are the business of the others."""
@@ -277,6 +278,30 @@ def _holds_a_lock(frame: FrameType | None) -> bool:
 
 
 _LOCK: Final = type(threading.Lock())
+
+
+class NoNumbers(Tracer):
+    """Notes where a handler's methods compute a NaN, of which NumPy only warns.
+
+    Attributes:
+        found: The places.
+    """
+
+    def __init__(self, handler: StreamHandlerBase) -> None:
+        super().__init__(handler)
+        self.found: list[str] = []
+
+    @contextmanager
+    def over(self, method: str) -> Iterator[None]:  # noqa: ARG002
+        with np.errstate(invalid="call", call=self._invalid):
+            yield
+
+    def _invalid(self, *_: object) -> None:
+        frame = sys._getframe(1)
+        while frame.f_code.co_filename not in self._files and frame.f_back is not None:
+            frame = frame.f_back
+        if frame.f_code.co_filename in self._files:
+            self.found.append(_told(frame, frame.f_lineno))
 
 
 class Swallowed(Tracer):

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import selectors
-from collections.abc import Callable, Collection, Mapping
-from functools import partial
-from types import CodeType
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import partial, wraps
+from types import CodeType, ModuleType
 from typing import Any
 
 import anyio.to_thread
 
+from ._limits import HandlerLimits, place_of
 from ._virtual_time import Decision, VirtualTime
 from ._workers import watching
 
@@ -114,6 +116,62 @@ class _JumpingSelector(selectors.BaseSelector):
 
     def close(self) -> None:
         self._selector.close()
+
+
+class Gathered(list[Any]):
+    """What `asyncio.gather(..., return_exceptions=True)` gives back. To take an item of it is to look at it.
+
+    Attributes:
+        place: Where it was called.
+        looked: Whether somebody has looked at it.
+        errors: Those among the results.
+    """
+
+    def __init__(self, results: list[Any], place: str) -> None:
+        super().__init__(results)
+        self.errors = [one for one in results if isinstance(one, Exception)]
+        self.place = place
+        self.looked = False
+
+    def __iter__(self) -> Iterator[Any]:
+        self.looked = True
+        return super().__iter__()
+
+    def __getitem__(self, at: Any) -> Any:
+        self.looked = True
+        return super().__getitem__(at)
+
+
+def names_of_asyncio(gathered: list[Gathered], limits: HandlerLimits) -> dict[ModuleType, dict[str, Any]]:
+    """What stands for functions of asyncio in a handler's modules: they note results and limits.
+
+    Args:
+        gathered: The results of `gather`, if errors may be among them.
+        limits: The limits of `wait_for` that have run out.
+    """
+
+    async def noted(results: asyncio.Future[Any], place: str) -> Gathered:
+        gathered.append(Gathered(await results, place))
+        return gathered[-1]
+
+    @wraps(asyncio.gather)
+    def gather(*awaitables: Any, return_exceptions: bool = False) -> Any:
+        results: Any = asyncio.gather(*awaitables, return_exceptions=return_exceptions)
+        if not return_exceptions:
+            return results
+        return results.get_loop().create_task(noted(results, place_of(sys._getframe(1))))
+
+    @wraps(asyncio.wait_for)
+    async def wait_for(fut: Any, timeout: float | None) -> Any:
+        begun, frame = limits.now(), sys._getframe(1)
+        try:
+            return await asyncio.wait_for(fut, timeout)
+        except TimeoutError:
+            if timeout is not None and limits.over(begun, timeout):
+                limits.ran_out(begun, timeout, frame)
+            raise
+
+    return {asyncio: {"gather": gather, "wait_for": wait_for}}
 
 
 def still_to_run(codes: Collection[CodeType]) -> str | None:

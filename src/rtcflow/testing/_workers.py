@@ -16,7 +16,8 @@ A thread may stay in 2 for `patience` seconds, or in 4 for as many seconds of CP
 virtual time. Then it is reported by the name of its method, and time goes on without it.
 
 Other threads work for handlers, too. Jobs of `to_thread.run_sync` (with any limiter) and of executors are waited for
-until they are done, for at most `patience`. Jobs that wait for something themselves are not waited for. Any other
+until they are done, for at most `patience`. Jobs that wait for something themselves are not waited for, nor while
+`_handler_time` has them sleep in virtual time. Any other
 thread is waited for while it computes. Two things are not seen, and time goes on meanwhile: work outside of Python's
 threads, and a thread of the handler's own that sleeps.
 """
@@ -34,7 +35,8 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -236,6 +238,7 @@ class Workers:
         self._lock = threading.Lock()
         self._workers: set[Worker] = set()
         self._bell = threading.Event()
+        self._sleepers = 0
         self._foreign_seen = 0
         self._foreign_since = 0.0
         self._others: dict[int, _Look] = {}
@@ -248,6 +251,19 @@ class Workers:
         with self._lock:
             self._workers.add(worker)
         return worker
+
+    @contextmanager
+    def sleeper(self) -> Iterator[Worker]:
+        """Inside the block, a pool's thread may sleep in virtual time. Before and after it is one of the others."""
+        worker = self.worker("a pool's thread")
+        with self._lock:
+            self._sleepers += 1
+        try:
+            yield worker
+        finally:
+            with self._lock:
+                self._sleepers -= 1
+            worker.finished()
 
     def remove(self, worker: Worker) -> None:
         """That worker's thread has ended, or was never begun."""
@@ -400,7 +416,7 @@ class Workers:
             computes = self._computes(look, native_id) or computes
         self._others = looks
         # Those that were handed to a pool and have not begun count, too.
-        n = jobs - waiting + max(0, self.foreign() - jobs)
+        n = jobs - waiting + max(0, self.foreign() - jobs - self._sleepers)
         if n != self._foreign_seen:
             self._foreign_seen, self._foreign_since = n, real
         at_work = n and real - self._foreign_since < self.patience
@@ -539,6 +555,11 @@ def _is_locked(lock: object) -> bool:
 
 
 _LOCKS: Final = type(threading.Lock()), type(threading.RLock())
+
+
+def in_a_pool() -> bool:
+    """Whether this thread does a job of a pool."""
+    return _pool_job(sys._getframe(1)) is True
 
 
 def _pool_job(frame: FrameType) -> bool | None:

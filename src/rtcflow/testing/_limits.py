@@ -168,7 +168,7 @@ class _Passed(float):
         return passed
 
     def _noted(self, limit: float, *, over: bool) -> bool:
-        if over:
+        if over is True:  # or NotImplemented: what it is compared with will say
             self._since.limits.ran_out(self._since.at, float(limit), sys._getframe(2))
         return over
 
@@ -195,7 +195,7 @@ class _Due(float):
         return due
 
     def noted(self, over: bool) -> bool:  # noqa: FBT001
-        if over:
+        if over is True:  # or NotImplemented: what it is compared with will say
             self._since.limits.ran_out(self._since.at, self._seconds, sys._getframe(2))
         return over
 

@@ -1,4 +1,6 @@
-"""Virtual time under asyncio: a loop whose `select` moves the clock instead of sleeping."""
+"""Virtual time under asyncio: a loop whose `select` moves the clock instead of sleeping. And what stands for functions
+of asyncio in the modules of a handler that is checked.
+"""
 
 from __future__ import annotations
 

@@ -16,10 +16,9 @@ A thread may stay in 2 for `patience` seconds, or in 4 for as many seconds of CP
 virtual time. Then it is reported by the name of its method, and time goes on without it.
 
 Other threads work for handlers, too. Jobs of `to_thread.run_sync` (with any limiter) and of executors are waited for
-until they are done, for at most `patience`. Jobs that wait for something themselves are not waited for, nor while
-`_handler_time` has them sleep in virtual time. Any other
-thread is waited for while it computes. Two things are not seen, and time goes on meanwhile: work outside of Python's
-threads, and a thread of the handler's own that sleeps.
+until they are done, for at most `patience`. Jobs that wait for something themselves are not waited for, nor those that
+sleep in virtual time (`sleeper`). Any other thread is waited for while it computes. Two things are not seen, and time
+goes on meanwhile: work outside of Python's threads, and a thread of the handler's own that sleeps.
 """
 
 from __future__ import annotations

@@ -305,7 +305,8 @@ async def taken_back(handler: StreamHandlerBase, args: Sequence[Any], text: str,
         spoken: Seconds of speech; 0 to say nothing.
 
     Returns:
-        Whether the handler cleared its queue then, and the seconds that could be heard in the two seconds after it.
+        Whether the handler cleared its queue then, and the seconds that could be heard in the two seconds after it, if
+        they began at once.
     """
     async with open_caller(handler, args=list(args), catch=True) as caller:
         player = caller.connection.transport.audio_out
@@ -319,8 +320,15 @@ async def taken_back(handler: StreamHandlerBase, args: Sequence[Any], text: str,
         caller.send_message(text)
         await caller.wait(0.1)
         cleared, since = player.clears > before, caller.seconds
-        await caller.wait(2.0)
+        await caller.wait(UNDER_WAY - 0.1)
+        if not seconds_audible(caller.heard, since):  # what comes later answers the pause
+            return cleared, 0.0
+        await caller.wait(1.5)
         return cleared, seconds_audible(caller.heard, since)
+
+
+UNDER_WAY: Final = 0.45
+"""Seconds in which what was being made is said; detectors wait for half a second of silence before a new answer."""
 
 
 LISTENS: Final = 15.0

@@ -181,7 +181,7 @@ class Interruption:
 
     def seconds(self, begin: float, end: float) -> float:
         """Seconds that could be heard between two moments."""
-        return FRAME_SECONDS * sum(begin <= at < end for at in self.heard)
+        return _seconds_between(self.heard, begin, end)
 
     @property
     def answer(self) -> list[float]:
@@ -251,7 +251,7 @@ async def interrupted(
             await caller.play(signals.speech_like(SECOND, seed=2, activity=1.0))
         cleared = player.clears > before
     record = caller.record()
-    heard = tuple(one.at for one in record.heard if _is_audible(one.frame.samples))
+    heard = _moments_audible(record.heard)
     return Interruption(began, asked, again, heard, cleared, record.error)
 
 
@@ -271,7 +271,7 @@ class Pressed:
 
     def audible(self, begin: float, end: float) -> float:
         """Seconds that could be heard between two moments."""
-        return FRAME_SECONDS * sum(begin <= at < end for at in self.heard)
+        return _seconds_between(self.heard, begin, end)
 
     @property
     def first_words(self) -> tuple[float, float] | None:
@@ -291,7 +291,7 @@ async def pressed(handler: StreamHandlerBase, args: Sequence[Any], digit: str, a
         await caller.wait(LISTENS - at)
         ended = caller.connection.end is not None
     record = caller.record()
-    heard = tuple(one.at for one in record.heard if _is_audible(one.frame.samples))
+    heard = _moments_audible(record.heard)
     return Pressed(LISTENS, heard, ended or bool(record.texts() or record.outputs))
 
 
@@ -385,7 +385,7 @@ async def waited(
         await caller.wait(LISTENS - caller.seconds)
         found = tuple(replace(one, begun=one.begun - began) for one in limits.found)
     record = caller.record()
-    heard = tuple(one.at for one in record.heard if _is_audible(one.frame.samples))
+    heard = _moments_audible(record.heard)
     texts = [at for at, text in record.messages if isinstance(messages.decode(text), messages.AppMessage)]
     acts = [*texts, *(at for at, _ in record.outputs)]
     return Waited(found, heard, (*acts, record.seconds) if record.end.cause is EndCause.HANDLER_CLOSED else tuple(acts))
@@ -503,6 +503,15 @@ def _alike(one: NDArray[np.int16], other: NDArray[np.int16]) -> bool:
 
 _ROUNDED_TWICE: Final = 4
 """By how much a sample may be off that went through a resampler."""
+
+
+def _moments_audible(heard: Sequence[HeardFrame]) -> tuple[float, ...]:
+    """When something could be heard, frame by frame."""
+    return tuple(one.at for one in heard if _is_audible(one.frame.samples))
+
+
+def _seconds_between(moments: Sequence[float], begin: float, end: float) -> float:
+    return FRAME_SECONDS * sum(begin <= at < end for at in moments)
 
 
 def seconds_audible(heard: Sequence[HeardFrame], since: float = 0.0) -> float:

@@ -556,3 +556,30 @@ def test_a_pool_sleeps_in_virtual_time():
     moments = [outputs.args[0] for _, outputs in record.outputs]
     assert len(moments) == 10
     assert np.diff(moments) == pytest.approx([10.0] * 9, abs=0.1)
+
+
+GATE = threading.Event()
+
+
+class LeavesJobs(SleepsInAPool):
+    """Closes its pool, in which jobs still wait."""
+
+    def start_up(self):
+        for _ in range(3):
+            self.pool.submit(GATE.wait)
+
+    def emit(self):
+        return voice(0.02)
+
+    def shutdown(self):
+        self.pool.shutdown(wait=False)
+
+
+def test_jobs_that_wait_in_a_closed_pool_are_told():
+    """They would all be done after the call, for nobody."""
+    (check,) = [check for text, check in HANDLER_CHECKS.items() if text.startswith(SERVES)]
+    try:
+        with pytest.raises(AssertionError, match=r"a pool in which work still waits \(2 jobs\)"):
+            check(LeavesJobs())
+    finally:
+        GATE.set()

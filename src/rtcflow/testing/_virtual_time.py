@@ -176,12 +176,14 @@ class VirtualTime:
         self.pulse += 1
         self._rested, self._turns, self._decided = real, 0, real
         if self._ring_called():
+            self._seen = self.workers.glance() or self._seen
             return Decision.GO_ON
         verdict = self.workers.judge()
         if verdict is ThreadsAllow.STANDS:
             self._flowing_since = None
             self.workers.nap(self._nap)
             self._nap = min(2 * self._nap, LONGEST_NAP)
+            self._seen = self.workers.glance() or self._seen
             return Decision.GO_ON
         if self.workers.seen != self._seen:
             # A thread has run since the last look. It may have brought something to the loop after the loop's own last

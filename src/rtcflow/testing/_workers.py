@@ -378,6 +378,16 @@ class Workers:
         self.seen = (turns, heeded, [look.cpu for look in self._others.values() if not look.given_up])
         return verdict
 
+    def glance(self) -> object:
+        """The `seen` of the next `judge`, if no thread runs until then; None if there are threads of others."""
+        if self._others:
+            return None
+        turns = self.turns
+        with self._lock:
+            running = [worker for worker in self._workers if worker.runnable]
+        heeded = [worker for worker in running if worker.given_up != (worker.method, worker.called)]
+        return turns, [_cpu_time(worker.ident) for worker in heeded], []
+
     def nap(self, seconds: float) -> None:
         """Let the threads run: block for `seconds` of real time, or until something changes."""
         self._bell.wait(seconds)

@@ -2054,7 +2054,7 @@ def test_a_lock_that_is_kept_after_a_text_is_told():
     (one,) = [check for text, check in HANDLER_CHECKS.items() if text.startswith("it serves a caller who sends any")]
     try:
         with pytest.raises(AssertionError, match=r"is a lock kept|KeepsALock.(emit|on_message) has been waiting"):
-            one(KeepsALock(), contract._CheckInput(patience=0.2))
+            one(KeepsALock(), contract.CheckInput(patience=0.2))
     finally:
         for _ in range(100):
             for lock in KeepsALock.locks:
@@ -2070,21 +2070,21 @@ def test_work_in_a_pool_that_never_ends_is_told():
     (one,) = [check for text, check in HANDLER_CHECKS.items() if text.startswith(SERVES)]
     try:
         with pytest.raises(AssertionError, match=r"KeepsAPoolBusy\.work is still at work in a pool"):
-            one(KeepsAPoolBusy(), contract._CheckInput(patience=0.2))
+            one(KeepsAPoolBusy(), contract.CheckInput(patience=0.2))
     finally:
         KeepsAPoolBusy.over.set()
 
 
 def test_threads_are_held_up_in_the_handlers_own_lines():
     """Not in those of the toolkit, which wraps each method."""
-    with contract._probed(SyncEcho()) as prototype:
+    with contract.sentences.probed(SyncEcho()) as prototype:
         assert Tracer(prototype)._files == {__file__}
 
 
 def test_a_handlers_own_threads_are_held_up(monkeypatch):
     """A race with a thread that the handler has begun is found, given time: its lines are held up as well."""
-    monkeypatch.setattr(contract, "_ORDERS", 40)
-    monkeypatch.setattr(contract, "_ORDERS_SECONDS", 60.0)
+    monkeypatch.setattr(contract.orders, "_ORDERS", 40)
+    monkeypatch.setattr(contract.orders, "_ORDERS_SECONDS", 60.0)
     with pytest.raises(AssertionError, match="a wake-up is lost"):
         check(BeginsAThread, ANY_ORDER)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -109,11 +110,11 @@ def test_a_busy_machine_ends_no_check_early(monkeypatch, busy, recwarn):
             machine.look()
         looked.append(name)
 
-    checks = {name: partial(check, name) for name in contract.HANDLER_CHECKS}
-    monkeypatch.setattr(contract, "HANDLER_CHECKS", checks)
+    sentences = [replace(one, check=partial(check, one.text), probed=False) for one in contract.SENTENCES]
+    monkeypatch.setattr(contract, "SENTENCES", sentences)
     check_handler(Silent())
     if busy:
-        assert looked == list(checks)
+        assert looked == [one.text for one in sentences]
         assert not recwarn.list
     else:
         assert len(looked) == 1 + contract.LONGEST // 10

@@ -1,0 +1,324 @@
+"""Samples: frames of any length, real time, clicks, overflows, left and right."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...ends import EndCause
+from ...frames import FRAME_SECONDS, AudioFrame
+from ...handlers.base import StreamHandlerBase
+from .. import signals
+from .._probe import Journal
+from .._room import run_in_room
+from .._scenarios import (
+    clicks_at_edges,
+    each_half_of_another,
+    interleaved,
+    lateness,
+    listens_to_nobody,
+    misread,
+    seconds_audible,
+    swapped_at_edges,
+    turned_around,
+)
+from ..caller import CallRecord, open_caller, run_call
+from .sentences import CheckInput, call_options, last_journal, run_scenario, sentence
+
+
+@sentence(
+    "it serves a caller whose frames are of any length, read-only or a view, and come in bursts",
+    "frames of 1 to 1920 samples, loud and silent, mono and stereo, some read-only, some views, in bursts",
+)
+def any_length(handler: StreamHandlerBase, given: CheckInput) -> None:
+    rate = handler.input_sample_rate
+
+    sizes = (rate // 50, 1, 7, 441, 333, 1023, rate // 50 + 1, 2 * rate // 50, 101)
+
+    async def call(sizes: Sequence[int]) -> tuple[CallRecord, bool]:
+        async with open_caller(handler, args=list(given.args), catch=True) as caller:
+            transport: Any = caller.connection.transport
+
+            async def answered() -> bool:
+                """Whether it emits something while ten usual frames come."""
+                emits = len(last_journal().emits)
+                for _ in range(10):
+                    if caller.connection.end is None:
+                        transport.audio_in.put_nowait(AudioFrame(signals.speech_like(0.02, rate, seed=7), rate, 0))
+                    await caller.wait(FRAME_SECONDS)
+                return len(last_journal().emits) > emits
+
+            caller.microphone = False
+            await caller.wait(0.1)
+            alone = bool(last_journal().emits)  # it speaks without being spoken to
+            before = await answered() and not alone
+            for seed, size in enumerate((*sizes, *sizes)):
+                spoken = signals.speech_like(0.2, rate, seed=seed)[:, :size] * (seed < len(sizes))  # then silence
+                for channels in (1, 2):
+                    if caller.connection.end is None:
+                        samples = np.repeat(spoken, channels, 0)
+                        transport.audio_in.put_nowait(AudioFrame(_as_lines_do(samples, seed), rate, 0))
+                if seed % 3 == 2:
+                    await caller.wait(0.04)
+            for _ in range(round(_MANY_ODD * rate / sizes[3])):  # more than a ring of a few seconds holds
+                if caller.connection.end is None:
+                    transport.audio_in.put_nowait(AudioFrame(signals.silence(sizes[3] / rate, rate), rate, 0))
+                await caller.wait(sizes[3] / rate)
+            await caller.wait(0.15)
+            silent = before and caller.connection.end is None and not await answered()
+        return caller.record(), silent
+
+    for backend in given.backends:
+        run = partial(run_in_room, backend=backend, handler=handler, patience=given.patience)
+        record, silent = run(partial(call, sizes))
+        if record.error is not None:
+            raise AssertionError(f"under {backend} it raised {record.error!r}") from record.error
+        if silent and not run(partial(call, [rate // 50] * len(sizes)))[1]:
+            raise AssertionError(
+                f"under {backend} it answers usual frames, and after frames of other lengths it does not any more: "
+                "does it wait for something that such a frame does not bring?"
+            )
+    _passes_all_on(handler, given)
+
+
+_MANY_ODD: Final = 2.5
+"""Seconds of frames of an odd length."""
+
+
+def _made_of(
+    handler: StreamHandlerBase, given: CheckInput, spoken: float, length: float = FRAME_SECONDS, lasts: float = 0.0
+) -> float:
+    """Send seconds of speech, in frames of a length, and nothing else; the seconds of audio that the handler made."""
+    rate = handler.input_sample_rate
+    samples = signals.speech_like(spoken, rate, activity=1.0)
+
+    async def call() -> None:
+        async with open_caller(handler, args=list(given.args), catch=True) as caller:
+            caller.microphone = False
+            transport: Any = caller.connection.transport
+            size = round(length * rate)
+            for begin in range(0, samples.shape[1], size):
+                if caller.connection.end is None:
+                    transport.audio_in.put_nowait(AudioFrame(samples[:, begin : begin + size], rate, begin))
+                await caller.wait(length)
+            await caller.wait(max(0.0, lasts - caller.seconds))
+
+    run_scenario(call, handler, given)
+    return sum(seconds for _, seconds in last_journal().emits)
+
+
+def passes_on(handler: StreamHandlerBase, given: CheckInput) -> bool:
+    """Whether it makes a second of audio of each second that it hears, as an echo does, or a filter."""
+    more = _made_of(handler, given, 2 * _PASSED, lasts=5.0) - _made_of(handler, given, _PASSED, lasts=5.0)
+    return abs(more - _PASSED) < 0.1 * _PASSED
+
+
+def _passes_all_on(handler: StreamHandlerBase, given: CheckInput) -> None:
+    """See that a handler which passes on what it hears does so for frames of another length, too."""
+    if abs(_made_of(handler, given, _PASSED) - _PASSED) > 0.1 * _PASSED:
+        return
+    for seconds in (FRAME_SECONDS / 2, 3 * FRAME_SECONDS, 0.95 * FRAME_SECONDS):
+        if abs((heard := _made_of(handler, given, _PASSED, seconds)) - _PASSED) > 0.3 * _PASSED:
+            raise AssertionError(
+                f"it passes on {_PASSED:g} s of speech in frames of 20 ms whole, and makes {heard:.2f} s of it in "
+                f"frames of {1000 * seconds:g} ms: frames are padded, or cut off. A frame tells its length: "
+                "samples.shape[1]"
+            )
+
+
+_PASSED: Final = 1.2
+"""Seconds of speech; a whole number of frames of 10, 20 and 60 ms. No block of 10 ms or more fits into 19 ms."""
+
+
+def _as_lines_do(samples: NDArray[np.int16], seed: int) -> NDArray[np.int16]:
+    """Samples as they may come from the wire: some read-only, some a view of interleaved ones."""
+    if seed % 3 == 1:
+        samples = np.repeat(samples, 2, axis=1)[:, ::2]
+    elif seed % 3 == 2:
+        samples.setflags(write=False)
+    return samples
+
+
+@sentence(
+    "its audio comes in real time and goes on, loud samples do not wrap around, nothing clicks from frame to frame",
+    "a loud tone, 6.5 s of speech, another tone; if it listens to nobody, a call of ten minutes",
+)
+def steady(handler: StreamHandlerBase, given: CheckInput) -> None:
+    loud = np.concatenate(
+        [
+            signals.tone(1.0, _TONE, peak=0.9),
+            signals.speech_like(4.0),
+            signals.speech_like(2.5),
+            signals.tone(0.5, _IN_PHASE, peak=0.9),
+        ],
+        axis=1,
+    )
+    record = run_call(handler, play=loud, seconds=8.0, backend=given.on("asyncio"), **call_options(given))
+    journal = last_journal()
+    emits = journal.emits
+    waited, lost = journal.longest["receive"], record.statistics.transport.audio_in.dropped
+    begun = journal.began["receive"] > 1 or journal.emits  # else it may wait for what starts the conversation
+    if waited > 2.0 and lost and begun:
+        raise AssertionError(
+            f"receive did not return for {waited:.1f} s, and {lost} frames of the caller were lost meanwhile: it waits "
+            "for what does not come, for example for room in a queue that nobody empties"
+        )
+    _goes_on(handler, given, record, emits)
+    _makes_real_time(journal)
+    run_call(handler, seconds=8.0, backend=given.on("asyncio"), **call_options(given))
+    _makes_real_time(last_journal())  # what speaks of itself may fall silent for a caller who speaks
+    if sum(seconds for at, seconds in emits if at < 4) > 0.5 and not any(at > 5 for at, _ in emits):
+        alone = run_call(handler, seconds=4.0, backend=given.on("asyncio"), **call_options(given))
+        if record.end.cause is not EndCause.HANDLER_CLOSED and not alone.audio_seconds:
+            raise AssertionError(
+                "it answers a caller in the first seconds, and then falls silent, although the caller goes on: "
+                "emit waits for what does not come, or an error was swallowed"
+            )
+    size = record.sample_rate // 50
+    heard = [record.audio[:, at : at + size] for at in range(0, record.audio.shape[1] - size, size)]
+    emitted = [one.buffer for one in journal.given["emit"] if isinstance(one.buffer, np.ndarray)]
+    if max(sum(map(interleaved, pieces)) for pieces in (heard, emitted)) > _FEW:
+        raise AssertionError(
+            "the caller spoke with one voice, and what emit returns as stereo holds each sample twice in a row, louder "
+            "or softer, and on the right another piece than on the left: L R L R … was reshaped to (2, n). From one "
+            "channel write "
+            "np.repeat(samples, 2, axis=0), from interleaved ones samples.reshape(-1, 2).T"
+        )
+    last = [one for one in journal.given["emit"] if isinstance(one.buffer, np.ndarray) and one.buffer.ndim == 2]
+    if swapped_at_edges([one.buffer for one in last if one.buffer.shape[0] == 2]):
+        raise AssertionError(
+            "left and right change sides from one piece of its audio to the next: L R L R … was cut after an odd "
+            "number of samples. Cut it at an even one, and keep the rest for the next piece"
+        )
+    found = Counter(misread(one.buffer[0], one.buffer.size / one.seconds, _IN_PHASE) for one in last if one.seconds)
+    for way, cure in _MISREAD.items():
+        if found[way] > _FEW:
+            raise AssertionError(
+                f"a tone comes back as noise, and is a tone again with another {way}: samples were taken for others; "
+                f"they are signed, with the low byte first: {cure}"
+            )
+    audio = record.audio.astype(np.int32)
+    jumps = int(np.count_nonzero(np.abs(np.diff(audio, axis=1)) > _JUMP))
+    if jumps >= _MOST_JUMPS:
+        raise AssertionError(
+            f"{jumps} times a sample is at the other end of the scale than the one before it, as when int16 overflows; "
+            "compute in float32 or int32, and np.clip(…, -32768, 32767) before astype(np.int16)"
+        )
+    if journal.steps["32768"] >= max(_MOST_JUMPS, 0.9 * journal.steps["much"]) and len(journal.levels) > 2:
+        run_call(handler, seconds=2.0, backend=given.on("asyncio"), **call_options(given))
+        if not last_journal().steps["32768"]:  # else it is a sound of its own, such as a square wave
+            raise AssertionError(
+                f"{journal.steps['32768']} samples differ from the one before by 32,768: int16 overflowed where they "
+                "were added or scaled, as in (a + b) // 2; compute in float32 or int32, and np.clip(…, -32768, 32767) "
+                "before astype(np.int16)"
+            )
+    if clicks_at_edges(record.audio, record.sample_rate, _TONE):
+        raise AssertionError(
+            "a steady tone comes back with a click in each frame, or bent: a filter or a resampler begins again there; "
+            "keep what it remembers from one frame to the next"
+        )
+
+
+def _makes_real_time(journal: Journal) -> None:
+    """See that each piece of audio comes before the one before it is over."""
+    emits = journal.emits
+    late = lateness(emits)
+    enough = len(late) >= (_MANY_LATE if not late or late[0] < 0.1 else _FEW_LATE)
+    steadily = enough and float(np.std(late)) < 0.1 * float(np.mean(late))
+    little = [gap for gap in late if gap < 0.1]
+    # emit is asked for more when little is left. One that then waits for as long as a long piece lasts leaves a gap.
+    long = [(took, seconds) for took, (_, seconds) in zip(journal.took, emits, strict=True) if seconds > _LONG]
+    told = len(long) >= _FEW_LONG and all(seconds + 0.001 < took < 1.3 * seconds for took, seconds in long)
+    sleeps = [one for one, (_, seconds) in zip(journal.slept, emits, strict=True) if seconds > _LONG]
+    slow = len(long) >= _FEW_SLEEPS and all(seconds + 0.001 < took < 2.5 * seconds for took, seconds in long)
+    if told or (slow and all(sleeps)):
+        raise AssertionError(
+            f"emit makes less than real time: it took {long[0][0]:.2f} s for {long[0][1]:.2f} s of audio, {len(long)} "
+            "times. It need not wait while its audio is played: rtcflow asks for more in time"
+        )
+    if steadily or (len(little) >= _MOST_LATE and sum(little) >= _LATEST):
+        raise AssertionError(
+            f"emit makes less than real time: {len(late)} pieces in 8 s came {1000 * float(np.median(late)):.2f} ms "
+            "too late. Either its audio is shorter than what it heard, or time for the work comes on top of a sleep: "
+            "wait until a deadline that you count up instead"
+        )
+
+
+def _goes_on(
+    handler: StreamHandlerBase, given: CheckInput, record: CallRecord, emits: Sequence[tuple[float, float]]
+) -> None:
+    """See that a handler which nobody can reach speaks on, or hangs up. What listens may wait for its caller."""
+    spoken, last = sum(seconds for _, seconds in emits), emits[-1][0] if emits else 0.0
+    over = record.end.cause is EndCause.HANDLER_CLOSED or record.texts() or record.outputs
+    if over or spoken < 1.0 or last > 5.0 or not listens_to_nobody(handler):
+        return
+
+    async def wait() -> CallRecord:
+        async with open_caller(handler, args=list(given.args), catch=True) as caller:
+            caller.microphone = False
+            await caller.wait(_TEN_MINUTES)
+        return caller.record()
+
+    record = run_scenario(wait, handler, given)
+    emits = last_journal().emits
+    over = record.end.cause is not EndCause.PEER_LEFT or record.texts() or record.outputs
+    if emits and emits[-1][0] < 10.0 and not over:
+        raise AssertionError(
+            f"it says something for {sum(seconds for _, seconds in emits):.1f} s and then nothing more, nobody can "
+            "reach it (receive does nothing), and it does not hang up; return CloseStream() after the last piece"
+        )
+
+
+_TEN_MINUTES: Final = 600.0
+
+_TONE: Final = 310.0
+"""Hz; no whole number of its waves makes a frame, so each frame begins at another place of the wave."""
+
+
+@sentence(
+    "what a stereo handler hears on the left it does not play on the right",
+    "500 Hz on the left, 1300 Hz on the right",
+)
+def sides(handler: StreamHandlerBase, given: CheckInput) -> None:
+    if handler.expected_layout != "stereo":
+        return
+    both = np.concatenate([signals.tone(1.0, 500), signals.tone(1.0, 1300)])
+    record = run_call(handler, play=both, backend=given.on("asyncio"), **call_options(given))
+    alone = run_call(handler, seconds=record.seconds, backend=given.on("asyncio"), **call_options(given))
+    if seconds_audible(alone.heard) > 0.7 * seconds_audible(record.heard):
+        return  # most of what it plays is its own
+    if turned_around(record.audio, record.sample_rate, 500, 1300):
+        raise AssertionError("left and right are exchanged; samples have the shape (channels, n), left first")
+    if each_half_of_another(record.audio, record.sample_rate, 500, 1300):
+        raise AssertionError(
+            "each frame comes back as the left side, twice as high, and then the right side: (2, n) was taken for "
+            "L R L R …; left is samples[0], and right is samples[1]"
+        )
+
+
+_FEW_LATE, _MANY_LATE = 8, 150
+"""Pieces that come too late by the same time, however short: a sample of each is missing."""
+
+_LONG, _FEW_LONG = 0.3, 4
+"""Seconds of a piece that is longer than what waits when `emit` is asked again; and how many of them tell enough."""
+
+_FEW_SLEEPS: Final = 3
+"""How many of them tell enough, if `emit` slept for as long as each of them lasts."""
+
+_IN_PHASE: Final = 250.0
+"""Hz; five waves in a frame, so it is loudest where frames are added."""
+
+_MISREAD: Final = {
+    "byte order": 'write np.frombuffer(data, "<i2")',
+    "sign": "write array.astype(np.int16), and subtract 32768 only from unsigned ones",
+}
+
+_FEW: Final = 5
+"""Pieces of audio that may look interleaved by chance."""
+
+_MOST_LATE, _LATEST, _MOST_JUMPS, _JUMP = 10, 0.04, 20, 40000

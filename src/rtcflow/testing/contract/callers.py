@@ -1,0 +1,138 @@
+"""Callers of all kinds: usual ones, silent ones, on a telephone, on a bad network, with a slow camera."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from functools import partial
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..._core.guard import is_asyncio_under_trio
+from ...exceptions import MediaError
+from ...handlers.base import StreamHandlerBase
+from ...handlers.checking import has_video
+from ...handlers.functions import is_video_function
+from .. import signals
+from .._leaks import descriptors
+from .._scenarios import ANSWERED, names_in, seconds_audible
+from ..caller import CallRecord, open_caller, run_call
+from .ends import no_pool_at_work, no_thread_left
+from .sentences import CheckInput, Everywhere, call_options, run_scenario, sentence, whole_call
+
+
+@sentence(
+    "it serves a call on trio and on asyncio, and what emit returns is an EmitType",
+    "a call of 6 s, 4 s of speech in it, on both backends",
+)
+def serves(handler: StreamHandlerBase, given: CheckInput) -> None:
+    opened: list[Counter[str]] = []
+    for backend in (*given.backends, *given.backends)[:2]:  # two calls: see what each leaves open
+        before, files = set(threading.enumerate()), descriptors()
+        record = whole_call(handler, given, backend)
+        if isinstance(record.error, MediaError):
+            raise AssertionError(str(record.error)) from record.error
+        if record.error is not None:
+            if is_asyncio_under_trio(record.error):
+                raise Everywhere(
+                    f"under trio it raised {record.error!r}: it uses asyncio itself. Write it with anyio, which works "
+                    "on both (anyio.create_memory_object_stream in place of asyncio.Queue); or, if your server runs "
+                    'on asyncio, check_handler(..., backends=["asyncio"])'
+                ) from record.error
+            raise AssertionError(f"under {backend} it raised {record.error!r}") from record.error
+        if record.stuck:
+            raise Everywhere(f"under {backend} {record.stuck[0]}")
+        no_thread_left(record, before)
+        no_pool_at_work(set(threading.enumerate()) - before, given.patience)
+        opened.append(Counter({_folder(one): n for one, n in (descriptors() - files).items()}))
+    # A client that all calls share may open what it keeps in the first call; what each call opens is lost.
+    if lost := opened[0] & opened[1]:
+        raise AssertionError(f"each call leaves open: {', '.join(sorted(lost))}; close it in shutdown()")
+
+
+def _folder(descriptor: str) -> str:
+    """A socket or a pipe as it is; a file without its name, which may be another one in each call."""
+    return descriptor.rpartition("/")[0] + "/…" if descriptor.startswith("/") else descriptor
+
+
+@sentence(
+    "it serves a caller who says nothing, whose network is bad, or who has no data channel",
+    "calls in silence, over a bad network, from a telephone, from a microphone at 8 kHz; with a camera that is turned, "
+    "or slow, if it sees pictures",
+)
+def serves_badly(handler: StreamHandlerBase, given: CheckInput) -> None:
+    from ..links import Bursts, LossyLink
+
+    bad = LossyLink(1, Bursts(0.05, 4), 0.1, 0.03, 0.02, duplicate=0.02)
+    calls: dict[str, dict[str, Any]] = {
+        "without a word": {},
+        "on a bad network": {"play": signals.speech_like(2.0), "link": bad},
+        "on a telephone": {"play": signals.speech_like(1.0), "phone": True},
+        "with a microphone at 8 kHz": {"play": signals.speech_like(0.5, 8000), "sample_rate": 8000},
+    }
+    if has_video(handler):
+        calls["whose camera is turned"] = {"play": signals.speech_like(1.0), "camera": _turned}
+    for name, call in calls.items():
+        record = run_call(handler, seconds=3.0, backend=given.on("trio"), **call_options(given), **call)
+        if record.error is not None:
+            raise AssertionError(f"for a caller {name} it raised {record.error!r}") from record.error
+        if "phone" in call and not seconds_audible(record.heard):
+            page = run_call(handler, play=call["play"], seconds=3.0, backend=given.on("trio"), **call_options(given))
+            if seconds_audible(page.heard) > 0.5:
+                raise AssertionError(
+                    "it speaks to a page, and says nothing on a telephone: does it wait for the data channel, or for a "
+                    "message? A telephone has neither; look at self.phone_mode first"
+                )
+    if has_video(handler) and not is_video_function(handler):
+        _keeps_its_pace(handler, given)
+    used = names_in(type(handler))
+    if "args_set" in used and not used & ASKS:
+        _needs_no_arguments(handler, given)
+
+
+ASKS: Final = {"wait_for_args", "wait_for_args_sync"}
+"""The methods that ask a page for arguments."""
+
+
+def _needs_no_arguments(handler: StreamHandlerBase, given: CheckInput) -> None:
+    """See that a handler which does not ask for arguments does not wait for them for ever."""
+
+    async def call(*, posts: bool) -> float:
+        async with open_caller(handler, catch=True) as caller:
+            if posts:
+                caller.set_args(list(given.args))
+            await caller.play(signals.speech_like(2.0))
+            await caller.wait(3.0)
+            return seconds_audible(caller.heard)
+
+    if run_scenario(partial(call, posts=True), handler, given) > ANSWERED and not run_scenario(
+        partial(call, posts=False), handler, given
+    ):
+        raise AssertionError(
+            "it says nothing before arguments are posted, and does not ask for them: a telephone has none, and a page "
+            "posts them when it is asked. Write await self.wait_for_args(), with a time limit"
+        )
+
+
+def _turned(at: float) -> NDArray[np.uint8]:
+    """What a camera sends at this moment: upright, then lying, then smaller, as on a bad network."""
+    height, width = ((64, 48), (48, 64), (24, 32))[min(int(2 * at), 2)]
+    return np.full((height, width, 3), int(60 * at) % 256, np.uint8)
+
+
+def _keeps_its_pace(handler: StreamHandlerBase, given: CheckInput) -> None:
+    """See that a handler whose audio goes on without a pause does so for a slow camera, too."""
+
+    async def call(fps: float) -> CallRecord:
+        async with open_caller(handler, args=list(given.args), fps=fps, catch=True) as caller:
+            await caller.play(signals.speech_like(2.0))
+        return caller.record()
+
+    often, seldom = (run_scenario(partial(call, fps), handler, given).audio_seconds for fps in (30, 10))
+    if often > 1.5 and seldom < 0.6 * often:
+        raise AssertionError(
+            f"its audio comes at the pace of the caller's pictures: in 2 s it makes {often:.1f} s of audio if 30 "
+            f"pictures come in a second, and {seldom:.1f} s if 10 do; make as much as emit is asked for"
+        )

@@ -1,0 +1,104 @@
+"""Limits count from the right moment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+
+import numpy as np
+
+from ...ends import EndCause
+from ...handlers.base import StreamHandlerBase
+from .. import signals
+from .._scenarios import Waited, numbers_in, waited
+from ..caller import CallRecord, run_call
+from .sentences import CheckInput, call_options, probed, run_scenario, sentence, time_of_handler
+
+
+@sentence(
+    "its limits count from the call's own moments, not from when the handler was made or copied",
+    "a call; one an hour after the handler was made, and one an hour after it was copied",
+)
+def limits(handler: StreamHandlerBase, given: CheckInput) -> None:
+    shown = time_of_handler()
+    spoken = np.concatenate([signals.silence(0.4), signals.speech_like(1.5)], axis=1)
+
+    def call(copied: Callable[[], object] = lambda: None) -> CallRecord:
+        with probed(handler, copied=copied) as prototype:
+            return run_call(prototype, play=spoken, seconds=2.5, backend=given.on("asyncio"), **call_options(given))
+
+    usual = call()
+    if usual.error is not None:
+        return
+    closed = usual.end.cause is EndCause.HANDLER_CLOSED
+    if closed and usual.seconds < 0.5 and not (usual.heard or usual.texts() or usual.outputs):
+        raise AssertionError(
+            f"it closes its call after {usual.seconds:.1f} s, and has said nothing: does its limit count on one clock "
+            "from a moment on another? If it needs other arguments, give them: check_handler(..., args=[...])"
+        )
+    shown.skip(_AN_HOUR)
+    later = {"made": call(), "copied": call(partial(shown.skip, _AN_HOUR))}
+    for when, record in later.items():
+        if record.error is not None:
+            raise AssertionError(f"an hour after it was {when} it raised {record.error!r}") from record.error
+        closed = record.end.cause is EndCause.HANDLER_CLOSED
+        if closed and (usual.end.cause is not record.end.cause or record.seconds < usual.seconds - 0.5):
+            raise AssertionError(
+                f"a call that begins an hour after it was {when} is closed by the handler after "
+                f"{record.seconds:.1f} s, and another one is not after {usual.seconds:.1f} s: "
+                "start counting in start_up, not in __init__"
+            )
+        if usual.audio_seconds > 0.5 and record.audio_seconds < usual.audio_seconds / 2:
+            raise AssertionError(
+                f"in a call that begins an hour after it was {when} it says {record.audio_seconds:.1f} s, in "
+                f"another one {usual.audio_seconds:.1f} s: start counting in start_up, not in __init__"
+            )
+        speaks_up = usual.audio_seconds < 0.1 and record.audio_seconds > 0.3
+        if speaks_up or (record.texts() and not usual.texts()):
+            raise AssertionError(
+                f"in a call that begins an hour after it was {when} it says or writes something at once, and in "
+                "another one it does not: start counting in start_up, not in __init__"
+            )
+    _time_to_answer(handler, given)
+
+
+_AN_HOUR: Final = 3600.0
+
+
+def _time_to_answer(handler: StreamHandlerBase, given: CheckInput) -> None:
+    """See that a limit for the caller's answer does not begin while the caller still hears the question."""
+    shown = time_of_handler()
+    written = numbers_in(handler)
+
+    def call(*, asks: bool, speaks_at: float | None = None) -> Waited:
+        return run_scenario(
+            partial(waited, handler, given.args, shown.limits, asks=asks, speaks_at=speaks_at), handler, given
+        )
+
+    for asks in (False, True):
+        silent = call(asks=asks)
+        for limit in silent.limits:
+            heard_until = silent.heard_until(limit.begun)
+            left = limit.begun + limit.seconds - heard_until
+            spoken_over = heard_until - limit.begun
+            if limit.seconds not in written or spoken_over < _SPOKEN_OVER * limit.seconds or not 0.1 < left < _HASTY:
+                continue
+            if not silent.does(limit.begun + limit.seconds):
+                continue
+            # It is for the caller to act if it does not run out when they do.
+            moments = (limit.begun + 0.3 * limit.seconds, heard_until + 0.1)
+            if all(limit.begins_with(call(asks=asks, speaks_at=at).limits) for at in moments):
+                continue
+            raise AssertionError(
+                f"{limit.place} gives the caller {limit.seconds:g} s, and begins to count {spoken_over:.1f} s before "
+                f"what it says is heard to its end: {left:.1f} s are left. Begin to count when it was heard: after "
+                "await self.say(...), or self.playback().waiting seconds later"
+            )
+
+
+_SPOKEN_OVER: Final = 0.4
+"""The share of a limit for the caller that the handler may speak itself."""
+
+_HASTY: Final = 2.5
+"""Seconds that are too few for an answer, if the limit was meant to be longer."""

@@ -101,7 +101,7 @@ class HandlerTime(ModuleType):
         worker: Any = current_worker.get()
         workers = self._clock.workers if worker is None and self._clock is not None else None
         if seconds > 0 and worker is not None and not worker.workers.over:
-            worker.slept.append(seconds)
+            worker.slept.append((seconds, sys._getframe(1).f_code.co_name))
             worker.sleep(seconds)
         elif seconds > 0 and workers is not None and not workers.over and in_a_pool():
             with workers.sleeper() as worker:

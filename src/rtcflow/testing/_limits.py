@@ -182,6 +182,38 @@ class _Passed(float):
         return float, (float(self),)
 
 
+class _Left(float):
+    """Seconds that are left until a moment."""
+
+    __slots__ = ("_due",)
+    _due: _Due
+
+    def __new__(cls, value: float, due: _Due) -> Self:
+        left = super().__new__(cls, value)
+        left._due = due
+        return left
+
+    def _noted(self, result: bool) -> bool:  # noqa: FBT001
+        if float.__le__(self, 0.0):  # whatever it is compared with: ``while left > 0``, ``max(0, left)``
+            self._due.limit_ran_out(sys._getframe(2))
+        return result
+
+    def __gt__(self, other: float) -> bool:
+        return self._noted(float.__gt__(self, other))
+
+    def __ge__(self, other: float) -> bool:
+        return self._noted(float.__ge__(self, other))
+
+    def __lt__(self, other: float) -> bool:
+        return self._noted(float.__lt__(self, other))
+
+    def __le__(self, other: float) -> bool:
+        return self._noted(float.__le__(self, other))
+
+    def __reduce__(self) -> Any:
+        return float, (float(self),)
+
+
 class _Due(float):
     """So many seconds after a moment."""
 
@@ -196,8 +228,15 @@ class _Due(float):
 
     def noted(self, over: bool) -> bool:  # noqa: FBT001
         if over is True:  # or NotImplemented: what it is compared with will say
-            self._since.limits.ran_out(self._since.at, self._seconds, sys._getframe(2))
+            self.limit_ran_out(sys._getframe(2))
         return over
+
+    def limit_ran_out(self, frame: FrameType) -> None:
+        self._since.limits.ran_out(self._since.at, self._seconds, frame)
+
+    def __sub__(self, other: float) -> float:
+        left = float.__sub__(self, other)
+        return _Left(left, self) if isinstance(other, Moment) else left
 
     def __lt__(self, other: float) -> bool:
         return self.noted(float.__lt__(self, other))

@@ -41,6 +41,9 @@ WATCHED = (
 )
 
 
+ASKED: Final = ("emit", "video_emit")
+"""The methods that are asked for something to play or to show."""
+
 AUDIBLE: Final = 300
 """The level, in int16, above which audio can be heard."""
 
@@ -117,11 +120,14 @@ class Journal:
         emits: Audio that emit returned: when, and its seconds.
         took: For how long `emit` ran for each of them.
         slept: Whether it slept meanwhile for as long as that audio lasts.
+        slept_below: The seconds of its longest sleep in a function that it called.
         loud: As `emits`, of audio that can be heard.
         steps: How many samples of it differ from the one before by ``"much"``, and how many of these by ``"32768"`` or
             a multiple, as after an overflow.
         levels: From about which levels these stepped, in units of 256. A square wave steps from one.
-        waits: How long each wait in the emit that runs took, as far as it is seen.
+        waits: The waits in the emit and in the video_emit that run, as far as they are seen: how long each took, and
+            the function that slept; none, if it waited for something else.
+        paced: How many pictures `video_emit` gave after it had slept for as long as one is shown.
         watched: Arrays that the handler had kept when its queue was cleared, by identity.
         stale: Seconds of them that emit returned all the same.
         given: What was handed over and may still be waiting to be played, or sent: each with its checksum.
@@ -153,10 +159,12 @@ class Journal:
     emits: list[tuple[float, float]] = field(default_factory=list)
     took: list[float] = field(default_factory=list)
     slept: list[bool] = field(default_factory=list)
+    slept_below: list[float] = field(default_factory=list)
     loud: list[tuple[float, float]] = field(default_factory=list)
     steps: Counter[str] = field(default_factory=Counter)
     levels: set[int] = field(default_factory=set)
-    waits: list[float] = field(default_factory=list)
+    waits: dict[str, list[tuple[float, str | None]]] = field(default_factory=dict)
+    paced: int = 0
     watched: dict[int, NDArray[Any]] = field(default_factory=dict)
     stale: float = 0.0
     given: dict[str, deque[_HandedOver]] = field(default_factory=lambda: defaultdict(lambda: deque(maxlen=64)))
@@ -196,8 +204,8 @@ class Journal:
                 self.broken.append(f"{method} is called one call at a time: it was called while it still ran")
             self.running.append(method)
             self.entered[method] = self.clock()
-            if method == "emit":
-                self.waits.clear()
+            if method in ASKED:
+                self.waits[method] = []
             try:
                 seen: str | None = get_current_context().webrtc_id
             except RuntimeError:
@@ -260,7 +268,9 @@ class Journal:
             self.longest_item = max(self.longest_item, audio[1].shape[1] / audio[0])
             self.emits.append((self.clock(), audio[1].shape[1] / audio[0]))
             self.took.append(self.clock() - self.entered[method])
-            self.slept.append(any(abs(wait - self.emits[-1][1]) < 0.001 for wait in self.waits))
+            waits = self.waits[method]
+            self.slept.append(any(abs(wait - self.emits[-1][1]) < 0.001 for wait, _ in waits))
+            self.slept_below.append(max([wait for wait, where in waits if where not in {None, method}], default=0.0))
             if audio[1].size and int(np.abs(audio[1][:, ::16], dtype=np.int32).max()) > AUDIBLE:
                 self.loud.append(self.emits[-1])
                 steps = np.diff(audio[1].astype(np.int32))
@@ -290,6 +300,7 @@ class Journal:
             waiting = handler.playback().waiting
         elif method == "video_emit":
             waiting = 0.001  # the last picture alone
+            self.paced += any(abs(wait - 1 / handler.fps) < 0.001 for wait, where in self.waits[method] if where)
         else:
             return
         for one in reversed(self.given[method]):
@@ -436,8 +447,8 @@ def _wrap_sync(name: str, original: Callable[..., Any], book: Journal) -> Callab
                 raise fault.error
             with book.followed(name):
                 item = fault.items[0] if fault is not None and fault.items else original(self, *args)
-            if name == "emit" and (worker := current_worker.get()) is not None:
-                book.waits = getattr(worker, "slept", [])
+            if name in ASKED and (worker := current_worker.get()) is not None:
+                book.waits[name] = list(getattr(worker, "slept", []))
             book.returned(name, item, injected=fault is not None)
             book.handed_over(self, name, item)
             return item
@@ -487,15 +498,15 @@ class _Steps:
             if due > -math.inf and cancellations < SWALLOWS:
                 cancellations = 0
             thrown: Any
-            since = self._book.clock() if self._name == "emit" else 0.0
+            since, where = (self._book.clock(), _sleeps_in(self._coroutine)) if self._name in ASKED else (0.0, None)
             try:
                 sent = yield wanted
             except BaseException as error:  # thrown in by asyncio, and handed on
                 thrown, step = error, partial(self._coroutine.throw, error)
             else:  # trio sends an outcome, which its own code inside opens
                 thrown, step = getattr(sent, "error", None), partial(self._coroutine.send, sent)
-                if self._name == "emit":
-                    self._book.waits.append(self._book.clock() - since)
+                if self._name in ASKED:
+                    self._book.waits[self._name].append((self._book.clock() - since, where))
             counts = due == -math.inf or self._book.clock() < due or cancellations >= SWALLOWS
             if isinstance(thrown, anyio.get_cancelled_exc_class()) and counts:
                 cancellations += 1
@@ -504,6 +515,18 @@ class _Steps:
                     self._book.swallowed(self._name)
                     self._book.endless = self._name
                     raise thrown
+
+
+def _sleeps_in(coroutine: Any) -> str | None:
+    """The function in which a coroutine that waits has called `sleep`; None if it waits for something else."""
+    name = None
+    while coroutine is not None:
+        code = getattr(coroutine, "cr_code", None) or getattr(coroutine, "ag_code", None)
+        if code is not None and code.co_name == "sleep":
+            return name
+        name = None if code is None else code.co_name
+        coroutine = getattr(coroutine, "cr_await", None) or getattr(coroutine, "ag_await", None)
+    return None
 
 
 ENDLESS: Final = 200

@@ -6,7 +6,7 @@ import inspect
 import math
 import queue
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Final
@@ -41,6 +41,7 @@ __all__ = [
     "backlogs_in",
     "clicks_at_edges",
     "each_half_of_another",
+    "greeted",
     "hangs_up",
     "in_groups",
     "interleaved",
@@ -50,10 +51,12 @@ __all__ = [
     "left_unsaid",
     "listens_to_nobody",
     "misread",
+    "moments_audible",
     "names_in",
     "numbers_in",
     "pressed",
     "seconds_audible",
+    "seconds_between",
     "swapped_at_edges",
     "taken_back",
     "talked_to",
@@ -181,7 +184,7 @@ class Interruption:
 
     def seconds(self, begin: float, end: float) -> float:
         """Seconds that could be heard between two moments."""
-        return _seconds_between(self.heard, begin, end)
+        return seconds_between(self.heard, begin, end)
 
     @property
     def answer(self) -> list[float]:
@@ -203,9 +206,9 @@ FIRST, SECOND = 1.0, 1.5
 """Seconds of the two sentences."""
 
 
-async def _greeted(caller: Caller) -> None:
+async def greeted(caller: Caller) -> None:
     """Wait until nothing was said for half a second; at most `GREETING` seconds."""
-    await caller.wait(0.6)  # one that is still being made
+    await caller.wait(1.0)  # one that is still being made
     for _ in range(round(2 * GREETING)):
         if not seconds_audible(caller.heard, caller.seconds - 0.5):
             break
@@ -240,7 +243,7 @@ async def interrupted(
     async with open_caller(handler, args=list(args), catch=True) as caller:
         began = asked = 0.0
         if not greeting:
-            await _greeted(caller)
+            await greeted(caller)
             began = caller.seconds
             await caller.play(signals.speech_like(FIRST, seed=1, activity=1.0))
             asked = caller.seconds
@@ -251,7 +254,7 @@ async def interrupted(
             await caller.play(signals.speech_like(SECOND, seed=2, activity=1.0))
         cleared = player.clears > before
     record = caller.record()
-    heard = _moments_audible(record.heard)
+    heard = moments_audible(record.heard)
     return Interruption(began, asked, again, heard, cleared, record.error)
 
 
@@ -271,7 +274,7 @@ class Pressed:
 
     def audible(self, begin: float, end: float) -> float:
         """Seconds that could be heard between two moments."""
-        return _seconds_between(self.heard, begin, end)
+        return seconds_between(self.heard, begin, end)
 
     @property
     def first_words(self) -> tuple[float, float] | None:
@@ -291,7 +294,7 @@ async def pressed(handler: StreamHandlerBase, args: Sequence[Any], digit: str, a
         await caller.wait(LISTENS - at)
         ended = caller.connection.end is not None
     record = caller.record()
-    heard = _moments_audible(record.heard)
+    heard = moments_audible(record.heard)
     return Pressed(LISTENS, heard, ended or bool(record.texts() or record.outputs))
 
 
@@ -363,7 +366,13 @@ class Waited:
 
 
 async def waited(
-    handler: StreamHandlerBase, args: Sequence[Any], limits: HandlerLimits, *, asks: bool, speaks_at: float | None
+    handler: StreamHandlerBase,
+    args: Sequence[Any],
+    limits: HandlerLimits,
+    *,
+    asks: bool,
+    act: Callable[[Caller], Awaitable[None]] | None = None,
+    at: float = 0.0,
 ) -> Waited:
     """Be silent for `LISTENS` seconds.
 
@@ -372,20 +381,21 @@ async def waited(
         args: What it gets when it asks for arguments.
         limits: Notes those that run out.
         asks: Say one sentence first.
-        speaks_at: When to say another one; None for never.
+        act: What the caller does then; None for nothing.
+        at: When.
     """
     async with open_caller(handler, args=list(args), catch=True) as caller:
         began = limits.now() - caller.seconds
         limits.found.clear()
         if asks:
             await caller.play(signals.speech_like(FIRST, seed=1, activity=1.0))
-        if speaks_at is not None:
-            await caller.wait(speaks_at - caller.seconds)
-            await caller.play(signals.speech_like(SECOND, seed=2, activity=1.0))
+        if act is not None:
+            await caller.wait(at - caller.seconds)
+            await act(caller)
         await caller.wait(LISTENS - caller.seconds)
         found = tuple(replace(one, begun=one.begun - began) for one in limits.found)
     record = caller.record()
-    heard = _moments_audible(record.heard)
+    heard = moments_audible(record.heard)
     texts = [at for at, text in record.messages if isinstance(messages.decode(text), messages.AppMessage)]
     acts = [*texts, *(at for at, _ in record.outputs)]
     return Waited(found, heard, (*acts, record.seconds) if record.end.cause is EndCause.HANDLER_CLOSED else tuple(acts))
@@ -443,7 +453,7 @@ async def asked_after_a_cough(handler: StreamHandlerBase, args: Sequence[Any]) -
     """
     question = signals.speech_like(QUESTION, seed=1, activity=1.0)
     async with open_caller(handler, args=list(args), catch=True) as caller:
-        await _greeted(caller)
+        await greeted(caller)
         await caller.play(signals.speech_like(COUGH, seed=1, activity=1.0))
         since = caller.seconds
         await caller.wait(2.0)
@@ -505,12 +515,13 @@ _ROUNDED_TWICE: Final = 4
 """By how much a sample may be off that went through a resampler."""
 
 
-def _moments_audible(heard: Sequence[HeardFrame]) -> tuple[float, ...]:
+def moments_audible(heard: Sequence[HeardFrame]) -> tuple[float, ...]:
     """When something could be heard, frame by frame."""
     return tuple(one.at for one in heard if _is_audible(one.frame.samples))
 
 
-def _seconds_between(moments: Sequence[float], begin: float, end: float) -> float:
+def seconds_between(moments: Sequence[float], begin: float, end: float) -> float:
+    """Seconds that could be heard between two moments."""
     return FRAME_SECONDS * sum(begin <= at < end for at in moments)
 
 

@@ -34,6 +34,7 @@ import anyio
 import numpy as np
 
 from .._core.bridge import current_worker
+from ..connection import handler_loop
 from ..handlers.base import StreamHandlerBase
 
 __all__ = ["Held", "LinesToTry", "NoNumbers", "Swallowed", "Switches", "Tracer"]
@@ -338,7 +339,7 @@ class Swallowed(Tracer):
         threading.settrace(self._before)
 
     def unseen(self) -> list[BaseException]:
-        """What futures of pools hold that were made meanwhile, and that nobody has asked for it.
+        """What futures hold that were made meanwhile for threads and pools, and that nobody has asked for it.
 
         Work that is still under way when the call is over may fail because the call is over. It gets a moment.
         """
@@ -352,10 +353,14 @@ class Swallowed(Tracer):
     def _begin(self, frame: FrameType) -> Any:
         code = frame.f_code
         if code in _ASKING:
-            self._asked.add(id(frame.f_locals["self"]))
+            future = frame.f_locals["self"]
+            if not isinstance(future, handler_loop.Future) or code in _ASKING_A_TASK:
+                self._asked.add(id(future))
         elif code is _SUBMITTED:
             future = frame.f_locals["future"]
             self._futures[id(future)] = future  # kept, so that no other has its number
+        elif code is _OF_A_THREAD and frame.f_locals["taken"]:
+            self._futures[id(frame.f_locals["self"])] = frame.f_locals["self"]
         return self._enter("", frame)
 
     def saw(self, method: str, frame: FrameType, event: str, arg: Any) -> None:  # noqa: ARG002
@@ -391,8 +396,15 @@ class Swallowed(Tracer):
             self.cancellations.append(_told(frame, frame.f_lineno))
 
 
-_ASKING: Final = {Future.result.__code__, Future.exception.__code__, Future.add_done_callback.__code__}
+_ASKING_A_TASK: Final = {handler_loop.Future._ask.__code__, handler_loop.Future.add_done_callback.__code__}
+_ASKING: Final = {
+    Future.result.__code__,
+    Future.exception.__code__,
+    Future.add_done_callback.__code__,
+    *_ASKING_A_TASK,
+}
 _SUBMITTED: Final = _WorkItem.__init__.__code__
+_OF_A_THREAD: Final = handler_loop.Task.__init__.__code__
 
 
 def _told(frame: FrameType, line: int) -> str:

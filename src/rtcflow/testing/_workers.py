@@ -128,7 +128,7 @@ class Worker:
     given_up: object = None
     look: _Look = field(default_factory=_Look)
     rings: tuple[float, threading.Condition] | None = None
-    slept: list[float] = field(default_factory=list)
+    slept: list[tuple[float, str]] = field(default_factory=list)
     roused: bool = False
     until: float = 0.0
     alarm: threading.Lock = field(default_factory=threading.Lock)
@@ -386,7 +386,7 @@ class Workers:
         with self._lock:
             running = [worker for worker in self._workers if worker.runnable]
         heeded = [worker for worker in running if worker.given_up != (worker.method, worker.called)]
-        return turns, [_cpu_time(worker.ident) for worker in heeded], []
+        return turns, [_cpu_time(worker.native_id) for worker in heeded], []
 
     def nap(self, seconds: float) -> None:
         """Let the threads run: block for `seconds` of real time, or until something changes."""
@@ -421,7 +421,7 @@ class Workers:
                 case None:
                     pass
             native_id = thread.native_id or 0
-            look = looks[ident] = self._others.get(ident) or _Look(cpu=_cpu_time_of(native_id))
+            look = looks[ident] = self._others.get(ident) or _Look(cpu=_cpu_time(native_id))
             computes = self._computes(look, native_id) or computes
         self._others = looks
         # Those that were handed to a pool and have not begun count, too.
@@ -433,7 +433,7 @@ class Workers:
 
     def _computes(self, look: _Look, native_id: int) -> bool:
         """Whether a thread that nobody told of has to be waited for: it runs, and has not for too long."""
-        cpu = _cpu_time_of(native_id)
+        cpu = _cpu_time(native_id)
         moved, look.cpu = cpu != look.cpu, cpu
         if not moved and not wants_a_processor(native_id):
             look.since, look.given_up = 0.0, False
@@ -450,7 +450,7 @@ class Workers:
         look = worker.look
         waiter, timeout = _condition_wait(frame)
         where = ("wait", id(waiter)) if waiter is not None else (id(frame), frame.f_lasti)
-        cpu = _cpu_time(worker.ident)
+        cpu = _cpu_time(worker.native_id)
         same_place, moved = where == look.where, cpu != look.cpu
         look.cpu = cpu
         if not same_place:
@@ -608,17 +608,12 @@ _executors: Any = executors
 _JOBS: Final = _executors._worker.__code__, _executors._WorkItem.run.__code__
 
 
-def _cpu_time(ident: int) -> float:
-    """CPU seconds a thread has used; 0 if it has just ended, or where the system does not tell (macOS, Windows)."""
-    clock_of = getattr(time, "pthread_getcpuclockid", None)
-    try:
-        return 0.0 if clock_of is None else time.clock_gettime(clock_of(ident))
-    except OSError:  # ESRCH; EINVAL if it ended between the two calls
-        return 0.0
+def _cpu_time(native_id: int) -> float:
+    """CPU seconds a thread has used; 0 if it has ended, or where the system does not tell (macOS, Windows).
 
-
-def _cpu_time_of(native_id: int) -> float:
-    """The same for a thread that may have ended; on Linux, where its clock's number is made of the thread's."""
+    The number of a thread's clock is made of the thread's number, see clock_getcpuclockid(3). To ask
+    `time.pthread_getcpuclockid` for a thread that has ended is to read memory that was freed.
+    """
     if sys.platform != "linux":
         return 0.0
     try:

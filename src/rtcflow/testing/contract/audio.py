@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
+from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
@@ -84,6 +85,7 @@ def any_length(handler: StreamHandlerBase, given: CheckInput) -> None:
                 "does it wait for something that such a frame does not bring?"
             )
     _passes_all_on(handler, given)
+    _loses_nothing(handler, given)
 
 
 _MANY_ODD: Final = 2.5
@@ -91,11 +93,17 @@ _MANY_ODD: Final = 2.5
 
 
 def _made_of(
-    handler: StreamHandlerBase, given: CheckInput, spoken: float, length: float = FRAME_SECONDS, lasts: float = 0.0
+    handler: StreamHandlerBase,
+    given: CheckInput,
+    spoken: float,
+    length: float = FRAME_SECONDS,
+    lasts: float = 0.0,
+    *,
+    tone: bool = False,
 ) -> float:
-    """Send seconds of speech, in frames of a length, and nothing else; the seconds of audio that the handler made."""
+    """Send seconds of speech (or of a tone), in frames of a length, and nothing else; the seconds that it made."""
     rate = handler.input_sample_rate
-    samples = signals.speech_like(spoken, rate, activity=1.0)
+    samples = signals.tone(spoken, _TONE, rate) if tone else signals.speech_like(spoken, rate, activity=1.0)
 
     async def call() -> None:
         async with open_caller(handler, args=list(given.args), catch=True) as caller:
@@ -116,6 +124,25 @@ def passes_on(handler: StreamHandlerBase, given: CheckInput) -> bool:
     """Whether it makes a second of audio of each second that it hears, as an echo does, or a filter."""
     more = _made_of(handler, given, 2 * _PASSED, lasts=5.0) - _made_of(handler, given, _PASSED, lasts=5.0)
     return abs(more - _PASSED) < 0.1 * _PASSED
+
+
+def _loses_nothing(handler: StreamHandlerBase, given: CheckInput) -> None:
+    """See that a handler which makes audio of what it hears does not lose a part of it all the time."""
+    made = [_made_of(handler, given, n * _PASSED, lasts=6 * _PASSED, tone=True) for n in (1, 3)]
+    if not _SOME < (made[1] - made[0]) / (2 * _PASSED) < _ALL:
+        return
+    made.append(_made_of(handler, given, 5 * _PASSED, lasts=8 * _PASSED, tone=True))
+    kept = [(after - before) / (2 * _PASSED) for before, after in pairwise(made)]
+    if all(_SOME < one < _ALL for one in kept):
+        raise AssertionError(
+            f"of a tone that goes on it makes {100 * kept[-1]:.0f} % of its length, all the time: what comes while it "
+            "works on a block is lost, or samples are taken for ones of another rate. Empty a buffer when you take "
+            "from it, not when the work is done"
+        )
+
+
+_SOME, _ALL = 0.5, 0.94
+"""Parts of what it hears that are neither an echo nor an answer to it."""
 
 
 def _passes_all_on(handler: StreamHandlerBase, given: CheckInput) -> None:
@@ -172,6 +199,7 @@ def steady(handler: StreamHandlerBase, given: CheckInput) -> None:
     _makes_real_time(journal)
     run_call(handler, seconds=8.0, backend=given.on("asyncio"), **call_options(given))
     _makes_real_time(last_journal())  # what speaks of itself may fall silent for a caller who speaks
+    _leaves_no_holes(last_journal())
     if sum(seconds for at, seconds in emits if at < 4) > 0.5 and not any(at > 5 for at, _ in emits):
         alone = run_call(handler, seconds=4.0, backend=given.on("asyncio"), **call_options(given))
         if record.end.cause is not EndCause.HANDLER_CLOSED and not alone.audio_seconds:
@@ -247,6 +275,24 @@ def _makes_real_time(journal: Journal) -> None:
             "too late. Either its audio is shorter than what it heard, or time for the work comes on top of a sleep: "
             "wait until a deadline that you count up instead"
         )
+
+
+def _leaves_no_holes(journal: Journal) -> None:
+    """See that a handler which makes piece after piece does not begin with one when the one before it is over."""
+    over, holes = 0.0, list[float]()
+    for (at, seconds), below in zip(journal.emits, journal.slept_below, strict=True):
+        holes.append(at - over if below > at - over - 0.01 else 0.0)
+        over = max(over, at) + seconds
+    if len(holes) > _FEW_HOLES and all(_HOLE < one < 1.0 for one in holes[1:]) and min(journal.emits)[1] > _LONG:
+        raise AssertionError(
+            f"after each piece of its audio comes a hole of {float(np.median(holes[1:])):.2f} s: emit is asked when "
+            "the piece before is nearly over, and only then begins to make the next one. Make it meanwhile: in "
+            "start_up, with a queue to emit (a pause that is meant belongs into the audio)"
+        )
+
+
+_HOLE, _FEW_HOLES = 0.1, 3
+"""Seconds of a hole between two pieces that can be heard; and how many pieces tell enough."""
 
 
 def _goes_on(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
@@ -20,7 +21,7 @@ from .._leaks import descriptors
 from .._scenarios import ANSWERED, names_in, seconds_audible
 from ..caller import CallRecord, open_caller, run_call
 from .ends import no_pool_at_work, no_thread_left
-from .sentences import CheckInput, Everywhere, call_options, run_scenario, sentence, whole_call
+from .sentences import CheckInput, Everywhere, call_options, last_journal, run_scenario, sentence, whole_call
 
 
 @sentence(
@@ -85,6 +86,8 @@ def serves_badly(handler: StreamHandlerBase, given: CheckInput) -> None:
                     "it speaks to a page, and says nothing on a telephone: does it wait for the data channel, or for a "
                     "message? A telephone has neither; look at self.phone_mode first"
                 )
+    if has_video(handler):
+        _shows_what_it_sees(handler, given)
     if has_video(handler) and not is_video_function(handler):
         _keeps_its_pace(handler, given)
     used = names_in(type(handler))
@@ -117,9 +120,74 @@ def _needs_no_arguments(handler: StreamHandlerBase, given: CheckInput) -> None:
 
 
 def _turned(at: float) -> NDArray[np.uint8]:
-    """What a camera sends at this moment: upright, then lying, then smaller, as on a bad network."""
-    height, width = ((64, 48), (48, 64), (24, 32))[min(int(2 * at), 2)]
+    """What a camera sends at this moment: upright, then lying, then smaller, as on a bad network.
+
+    No row of the last ones is a multiple of 16 bytes: FFmpeg puts something between them.
+    """
+    height, width = ((64, 48), (48, 66), (24, 34))[min(int(2 * at), 2)]
     return np.full((height, width, 3), int(60 * at) % 256, np.uint8)
+
+
+def _bright(at: float) -> NDArray[np.uint8]:
+    """A smooth picture, from black to white and back, twice; it moves, so that no two are the same."""
+    row = 255 - np.abs(np.arange(0, 1024, 4) % 512 - 256).clip(1, 256)
+    picture: NDArray[np.uint8] = np.roll(row, int(30 * at)).astype(np.uint8)[np.newaxis, :, np.newaxis]
+    return np.repeat(np.repeat(picture, 64, axis=0), 3, axis=2)
+
+
+def _wraps_around(picture: NDArray[np.uint8]) -> bool:
+    """Whether many rows of a picture go from white to black, and on as before: as where uint8 overflows."""
+    levels = picture.astype(np.int16)
+    steps = levels[:, 1:] - levels[:, :-1]
+    before, over, after = steps[:, :-2], steps[:, 1:-1], steps[:, 2:]
+    goes_on = (before * after > 0) & (np.abs(before) < _SLOPE) & (np.abs(after) < _SLOPE)
+    wraps = goes_on & (np.abs(over) > _WRAPPED) & (before * over < 0)
+    return bool(wraps.any(axis=(1, 2)).mean() > 0.5)
+
+
+_SLOPE, _WRAPPED = 40, 180
+"""Levels from one pixel to the next that are smooth, and that are from one end of the scale to the other."""
+
+
+def _shows_what_it_sees(handler: StreamHandlerBase, given: CheckInput) -> None:
+    """See that pictures go on when the caller's camera is turned, and that none overflows."""
+
+    def seen(camera: Callable[[float], NDArray[np.uint8]] | None) -> list[tuple[float, NDArray[np.uint8]]]:
+        options: dict[str, Any] = {"seconds": 2.0, "backend": given.on("asyncio"), **call_options(given)}
+        record = run_call(handler, play=signals.speech_like(1.0), camera=camera, **options)
+        return [(at, frame.to_ndarray(format="bgr24").astype(np.uint8)) for at, frame in record.seen]
+
+    def different(pictures: list[tuple[float, NDArray[np.uint8]]]) -> int:
+        return len({picture.tobytes() for at, picture in pictures if at > 1.5})
+
+    turned = seen(_turned)
+    if different(turned) <= 1 and different(seen(None)) >= _MOVES:
+        raise AssertionError(
+            "when the caller's camera is turned, or sends smaller pictures, its own stand still: does something keep "
+            "the size of the first picture, and is the error swallowed? Begin again when picture.shape changes"
+        )
+    bright = seen(_bright)
+    if sum(_wraps_around(picture) for _, picture in bright) > len(bright) / 2:
+        raise AssertionError(
+            "what is bright in the caller's picture comes back dark, as when uint8 overflows; compute in int16 or "
+            "float32, and np.clip(…, 0, 255) before astype(np.uint8)"
+        )
+
+    pictures = run_call(handler, seconds=_FILM, backend=given.on("asyncio"), **call_options(given)).seen
+    due = _FILM * handler.fps
+    if 0.5 * due < len(pictures) < 0.97 * due and last_journal().paced >= len(pictures) - 1:
+        raise AssertionError(
+            f"it shows {len(pictures) / _FILM:.1f} pictures a second, and is meant to show fps={handler.fps:g}: it "
+            "sleeps between two pictures, and the time that it takes to make one comes on top. It need not wait: "
+            "rtcflow asks for a picture when one is due"
+        )
+
+
+_FILM: Final = 4.0
+"""Seconds in which pictures are counted."""
+
+_MOVES: Final = 4
+"""Pictures in half a second that are all different."""
 
 
 def _keeps_its_pace(handler: StreamHandlerBase, given: CheckInput) -> None:

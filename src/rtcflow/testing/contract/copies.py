@@ -22,8 +22,9 @@ from .. import signals
 from .._probe import AUDIBLE
 from .._room import run_in_room
 from .._sharing import SharedChanges, pools
-from ..caller import open_caller, run_call
-from .ends import end_at, held_up
+from ..caller import CallRecord, open_caller, run_call
+from .commands import Command, commands_of
+from .ends import end_at, held_up, no_thread_left
 from .sentences import PATIENT, CheckInput, Everywhere, call_options, sentence, time_of_handler, whole_call
 from .texts import TEXTS
 
@@ -106,6 +107,25 @@ def no_trace(handler: StreamHandlerBase, given: CheckInput) -> None:
         if told := held_up(run_call(handler, send=texts, **short)):
             raise Everywhere(f"when a caller writes {', '.join(map(repr, texts))}: {told}")
 
+    async def twice(command: Command) -> CallRecord:
+        async with open_caller(handler, args=list(given.args), catch=True) as caller:
+            await caller.wait(0.1)
+            if has_own_method(handler, "on_message"):
+                await Command("hello").give(caller)
+            await caller.wait(0.4)
+            await command.give(caller)
+            await caller.wait(0.15)
+            await command.give(caller)
+            await caller.wait(0.4)
+        return caller.record()
+
+    def command_twice(command: Command) -> None:
+        before = set(threading.enumerate())
+        record = run(partial(twice, command))
+        if told := held_up(record):
+            raise Everywhere(f"when a caller {command}, twice: {told}")
+        no_thread_left(record, before)
+
     pooled = pools(handler, copy_handler(handler), given.shared)
     for name, items in given.pools.items():
         if pooled.get(name) != items:
@@ -127,6 +147,8 @@ def no_trace(handler: StreamHandlerBase, given: CheckInput) -> None:
     if has_own_method(handler, "on_dtmf"):
         for digit in messages.DIGITS:
             ways[f"a caller who presses {digit}"] = partial(write, [messages.encode(messages.Dtmf(digit))])
+    for command in commands_of(handler, spoken=False):
+        ways[f"a caller who {command}, twice,"] = partial(command_twice, command)
     for how, after in (("cancelled", 0.0), ("cancelled", 0.05), ("peer leaves", 0.011), ("link breaks", 0.25)):
         ways[f"a call that ends early ({how} after {after:g} s)"] = partial(run, partial(cut, how, after))
     for way, serve in ways.items():

@@ -16,7 +16,8 @@ from .._room import run_in_room
 from .._scenarios import NOTICES, SECOND, Interruption, arrays_in, interrupted, names_in, seconds_audible, taken_back
 from ..caller import Caller, CallRecord, open_caller, run_call
 from .audio import passes_on
-from .sentences import CheckInput, call_options, last_journal, run_scenario, sentence
+from .commands import acts_at_any_moment, falls_silent_for_a_text
+from .sentences import STALE, CheckInput, call_options, last_journal, run_scenario, sentence
 
 
 @sentence(
@@ -101,6 +102,8 @@ def nothing_stale(handler: StreamHandlerBase, given: CheckInput) -> None:
         said, later = run_scenario(write, handler, given)
     if max(kept, said) > STALE and (itself or _falls_silent(handler, given) or passes_on(handler, given)):
         return
+    if max(kept, said) > STALE and falls_silent_for_a_text(handler, given):
+        return
     if kept > STALE:
         raise AssertionError(
             f"{kept:.2f} s of audio were emitted that the handler had kept when clear_queue() was called; "
@@ -180,15 +183,17 @@ _THINKS: Final = 0.3
 _LONG_TEXT: Final = " ".join(["hello"] * 50)
 """What is said of it lasts longer than what may wait to be played."""
 
-STALE: Final = 0.25
-"""Seconds of audio that may still be emitted after a clear: what a method holds in its hands at that moment."""
-
 
 @sentence(
     "it notices an interruption while an answer is being made, if it does while the answer is said",
-    "a sentence, and another one that begins during the answer, or before it: at five moments",
+    "a sentence, and another one that begins during the answer, or before it; then texts and keys in its place",
 )
 def notices(handler: StreamHandlerBase, given: CheckInput) -> None:
+    _notices_speech(handler, given)
+    acts_at_any_moment(handler, given)
+
+
+def _notices_speech(handler: StreamHandlerBase, given: CheckInput) -> None:
     talk = partial(_talk, handler, given)
     usual = talk(None)
     if usual.seconds(usual.began, usual.asked) <= 0.1 and usual.seconds(0.0, usual.began) > SECOND:

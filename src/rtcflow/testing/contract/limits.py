@@ -10,9 +10,12 @@ import numpy as np
 
 from ...ends import EndCause
 from ...handlers.base import StreamHandlerBase
+from ...handlers.checking import has_own_method
+from ...protocol import messages
 from .. import signals
-from .._scenarios import Waited, numbers_in, waited
-from ..caller import CallRecord, run_call
+from .._scenarios import ANSWERED, Waited, greeted, moments_audible, numbers_in, seconds_between, waited
+from ..caller import CallRecord, open_caller, run_call
+from .commands import Command
 from .sentences import CheckInput, call_options, probed, run_scenario, sentence, time_of_handler
 
 
@@ -61,6 +64,8 @@ def limits(handler: StreamHandlerBase, given: CheckInput) -> None:
                 "another one it does not: start counting in start_up, not in __init__"
             )
     _time_to_answer(handler, given)
+    if has_own_method(handler, "on_message"):
+        _answers_who_insists(handler, given)
 
 
 _AN_HOUR: Final = 3600.0
@@ -71,11 +76,16 @@ def _time_to_answer(handler: StreamHandlerBase, given: CheckInput) -> None:
     shown = time_of_handler()
     written = numbers_in(handler)
 
-    def call(*, asks: bool, speaks_at: float | None = None) -> Waited:
-        return run_scenario(
-            partial(waited, handler, given.args, shown.limits, asks=asks, speaks_at=speaks_at), handler, given
-        )
+    def call(*, asks: bool, act: Command | None = None, at: float = 0.0) -> Waited:
+        give = None if act is None else act.give
+        scenario = partial(waited, handler, given.args, shown.limits, asks=asks, act=give, at=at)
+        return run_scenario(scenario, handler, given)
 
+    acts = [Command(None)]
+    if has_own_method(handler, "on_dtmf"):
+        acts.append(Command(messages.encode(messages.Dtmf("1"))))
+    if has_own_method(handler, "on_message"):
+        acts.append(Command("hello"))
     for asks in (False, True):
         silent = call(asks=asks)
         for limit in silent.limits:
@@ -88,7 +98,7 @@ def _time_to_answer(handler: StreamHandlerBase, given: CheckInput) -> None:
                 continue
             # It is for the caller to act if it does not run out when they do.
             moments = (limit.begun + 0.3 * limit.seconds, heard_until + 0.1)
-            if all(limit.begins_with(call(asks=asks, speaks_at=at).limits) for at in moments):
+            if all(limit.begins_with(call(asks=asks, act=act, at=at).limits) for act in acts for at in moments):
                 continue
             raise AssertionError(
                 f"{limit.place} gives the caller {limit.seconds:g} s, and begins to count {spoken_over:.1f} s before "
@@ -102,3 +112,39 @@ _SPOKEN_OVER: Final = 0.4
 
 _HASTY: Final = 2.5
 """Seconds that are too few for an answer, if the limit was meant to be longer."""
+
+
+def _answers_who_insists(handler: StreamHandlerBase, given: CheckInput) -> None:
+    """See that a caller who writes again and again is answered as often as one who waits between."""
+
+    async def write(*pauses: float) -> tuple[float, float]:
+        """Write with these pauses; the seconds that could be heard in the first and in the last part of the time."""
+        async with open_caller(handler, args=list(given.args), catch=True) as caller:
+            await greeted(caller)
+            began = caller.seconds
+            for pause in pauses:
+                if caller.connection.end is None:
+                    caller.send_message("hello")
+                await caller.wait(pause)
+            ended = caller.connection.end is not None
+            moments = moments_audible(caller.heard)
+        first, last = began + _INSISTS / 4, began + sum(pauses)
+        late = seconds_between(moments, last - _INSISTS / 2, last)
+        return seconds_between(moments, began, first), late if not ended else -1.0
+
+    def run(*pauses: float) -> tuple[float, float]:
+        return run_scenario(partial(write, *pauses), handler, given)
+
+    early, late = run(*[_EACH] * round(_INSISTS / _EACH))
+    if early < ANSWERED or late != 0.0:
+        return
+    if run(_INSISTS / 2 + 1.0, _INSISTS / 2 - 1.0)[1] >= ANSWERED:
+        raise AssertionError(
+            f"a caller who writes every {_EACH:g} s is answered at first, and in the last {_INSISTS / 2:g} of "
+            f"{_INSISTS:g} s no more; one who waits is: what was refused counts in the limit as well. Note the moment "
+            "of a question only when it is answered"
+        )
+
+
+_INSISTS, _EACH = 40.0, 1.5
+"""Seconds for which a caller writes, and from one text to the next."""

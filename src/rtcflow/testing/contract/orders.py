@@ -7,6 +7,8 @@ from functools import partial
 from typing import Final
 
 from ...handlers.base import AsyncStreamHandler, StreamHandlerBase
+from ...handlers.checking import has_own_method
+from ...protocol import messages
 from .. import signals
 from .._fair_clock import FairClock, fair_clock
 from .._room import run_in_room
@@ -16,6 +18,7 @@ from .._tracing import LinesToTry, NoNumbers, Swallowed, Switches
 from ..caller import open_caller
 from ..clocks import BackendName
 from .callers import ASKS
+from .commands import Command
 from .sentences import JOURNALS, CheckInput, last_journal, probed, run_scenario, sentence, time_of_handler
 
 
@@ -96,7 +99,7 @@ _ORDERS_SECONDS: Final = 1.25
 
 @sentence(
     "an error in its methods is not swallowed without a word",
-    "a call of 5 s, one sentence in it, in which the handler's lines are followed",
+    "a call of 5 s, with a sentence, a text and two keys in it, in which the handler's lines are followed",
 )
 def tells_errors(handler: StreamHandlerBase, given: CheckInput) -> None:
     shown = time_of_handler()
@@ -109,8 +112,14 @@ def tells_errors(handler: StreamHandlerBase, given: CheckInput) -> None:
             if "latest_args" in used and not used & ASKS:
                 caller.set_args(list(given.args))  # as a page does, of itself
             caller.play_nowait(signals.speech_like(1.0, activity=1.0))
-            await caller.wait(5.0)
+            await caller.wait(2.0)
+            for command in commands:
+                await command.give(caller)
+            await caller.wait(3.0)
 
+    commands = [Command("hello")] if has_own_method(handler, "on_message") else []
+    if has_own_method(handler, "on_dtmf"):
+        commands += [Command(messages.encode(messages.Dtmf(key))) for key in "1#"]
     numbers = NoNumbers(handler)
     with probed(handler, tracer=numbers) as prototype, tracer:
         run_scenario(partial(talk, prototype), prototype, given)
@@ -127,8 +136,8 @@ def tells_errors(handler: StreamHandlerBase, given: CheckInput) -> None:
             )
     for error in tracer.unseen():
         raise AssertionError(
-            f"{error!r} was raised in a thread of a pool, and nobody looks at it: ask the future for its result(), or "
-            "give it a callback that logs its exception()"
+            f"{error!r} was raised in a job of a pool, or in a coroutine that a thread has started, and nobody looks "
+            "at it: ask the future for its result(), or give it a callback that logs its exception()"
         )
     for place in numbers.found:
         raise AssertionError(

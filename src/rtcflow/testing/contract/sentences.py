@@ -152,3 +152,7 @@ def run_scenario(scenario: Callable[[], Awaitable[T]], handler: StreamHandlerBas
 def call_options(given: CheckInput) -> dict[str, Any]:
     """What `run_call` is told in every check."""
     return {"args": list(given.args), "catch": True, "patience": given.patience}
+
+
+STALE: Final = 0.25
+"""Seconds of audio that may still be emitted after a clear: what a method holds in its hands at that moment."""

@@ -14,6 +14,7 @@ from .. import signals
 from .._literals import texts_of, words_of
 from .._scenarios import ANSWERED, NOTICES, Pressed, backlogs_in, hangs_up, pressed, texts_in
 from ..caller import open_caller, run_call
+from .commands import answers_again, stays_alive
 from .ends import held_up
 from .sentences import CheckInput, Everywhere, call_options, last_journal, run_scenario, sentence
 
@@ -31,8 +32,11 @@ def any_text(handler: StreamHandlerBase, given: CheckInput) -> None:
         every += texts_of(handler)
         if hangs_up(handler):
             _hangs_up_at_once(handler, given)
+        answers_again(handler, given, "text")
     if has_own_method(handler, "on_dtmf"):
         _keeps_keys(handler, given)
+        answers_again(handler, given, "key")
+    stays_alive(handler, given)
     together = run_call(handler, seconds=1.0, send=every, backend=given.on("asyncio"), **call_options(given))
     if together.error is None and held_up(together) is None:
         return
@@ -138,11 +142,11 @@ def _keeps_keys(handler: StreamHandlerBase, given: CheckInput) -> None:
         return
     begin, end = prompt
     middle, after, forgotten = (begin + end) / 2, end + 0.4, list[str]()
-    if not 1.0 < end - begin < usual.seconds - _ANSWERS - 1.0 or usual.did:
+    if not _PROMPT < end - begin < usual.seconds - _ANSWERS - 1.0 or usual.did:
         return
     for digit in messages.DIGITS[:_MOST_KEYS]:
         early = press(digit, middle)
-        if early.did or early.audible(middle + NOTICES, middle + _ANSWERS):
+        if early.did or early.audible(max(middle + NOTICES, end + 0.1), end + _ANSWERS):
             continue
         late = press(digit, after)
         if late.did or late.audible(after, after + _ANSWERS) > usual.audible(after, after + _ANSWERS) + ANSWERED:
@@ -150,13 +154,16 @@ def _keeps_keys(handler: StreamHandlerBase, given: CheckInput) -> None:
         if len(forgotten) == 2:
             raise AssertionError(
                 f"when the caller presses {forgotten[0]} or {forgotten[1]} after its first words, it answers. When "
-                "they press it meanwhile, it falls silent, and does not: the key is forgotten. Keep keys in a queue, "
-                "and do not empty it before you wait for one"
+                "they press it meanwhile, it does not, and waits for another one: the key is forgotten. Keep keys in a "
+                "queue, and neither empty it nor make a new event before you wait for one"
             )
 
 
 _ANSWERS: Final = 4.0
 """Seconds in which a key is answered."""
+
+_PROMPT: Final = 0.7
+"""Seconds of a prompt in which a key may come."""
 
 _MOST_KEYS: Final = 6
 

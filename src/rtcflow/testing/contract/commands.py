@@ -1,0 +1,287 @@
+"""What a caller tells a handler by a text or a key works at any moment, and leaves the handler alive."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final, Literal
+
+from ...handlers.base import StreamHandlerBase
+from ...handlers.checking import has_own_method
+from ...protocol import messages
+from .. import signals
+from .._literals import keys_of, words_of
+from .._scenarios import NOTICES, SECOND, greeted, moments_audible, names_in, seconds_audible, seconds_between
+from ..caller import Caller, open_caller
+from .sentences import STALE, CheckInput, run_scenario
+
+_PROMPT: Final = " ".join(3 * ["hello there. how are you today? one two three four. five six seven eight."])
+"""A text whose answer is long, whether it is read out word by word or sentence by sentence."""
+
+_LISTENS: Final = 6.0
+"""Seconds of an answer that nobody interrupts."""
+
+_AT_ONCE: Final = 0.4
+"""Seconds in which a handler falls silent: what was already on its way is played."""
+
+_QUIET: Final = 1.9
+"""Seconds after a command until which nothing is to be heard."""
+
+_LONG: Final = 1.2
+"""Seconds of an answer in whose middle there is room for an interruption."""
+
+_THINKS: Final = 0.15
+"""Seconds that an answer must take before a command can come before it."""
+
+_BEFORE: Final = (0.1, 0.3, 0.5, 0.7, 0.9)
+_WITHIN: Final = (0.08, 0.16, 0.24, 0.38, 0.46, 0.62, 0.7, 0.78, 0.86, 0.94)
+"""Moments at which it is interrupted, as parts of the time until the answer begins, and of the answer."""
+
+_MOST: Final = 8
+"""Commands that are tried."""
+
+_BLANK: Final = ("", "  ", "hello")
+
+
+@dataclass(frozen=True)
+class Command:
+    """Something that a caller does: write, press a key, or (no text) speak."""
+
+    text: str | None
+
+    def __str__(self) -> str:
+        if self.text is None:
+            return "speaks"
+        decoded = messages.decode(self.text)
+        return f"presses {decoded.digit}" if isinstance(decoded, messages.Dtmf) else f"writes {self.text!r}"
+
+    async def give(self, caller: Caller) -> None:
+        """Do it; do nothing, if the call is over."""
+        if caller.connection.end is not None:
+            return
+        if self.text is None:
+            await caller.play(signals.speech_like(SECOND, seed=2, activity=1.0))
+        else:
+            caller.send_message(self.text)
+
+    @property
+    def window(self) -> tuple[float, float]:
+        """The seconds after it in which nothing is to be heard, if it interrupts."""
+        return (NOTICES, SECOND) if self.text is None else (_AT_ONCE, _QUIET)
+
+
+def commands_of(handler: StreamHandlerBase, *, spoken: bool) -> list[Command]:
+    """What a handler may know: words and keys in its methods, and (`spoken`) speech, if it clears its queue."""
+    found: list[Command] = []
+    if has_own_method(handler, "on_message"):
+        found += [Command(word + "hello" if word[-1] in " :=" else word) for word in words_of(handler)[:_MOST]]
+    if has_own_method(handler, "on_dtmf"):
+        keys = dict.fromkeys(keys_of(handler) + "1#")
+        found += [Command(messages.encode(messages.Dtmf(key))) for key in list(keys)[: _MOST // 2]]
+    return [*found, Command(None)] if spoken and "clear_queue" in names_in(type(handler)) else found
+
+
+async def _interrupted(
+    handler: StreamHandlerBase, args: Sequence[Any], prompt: str, command: Command | None, at: float
+) -> tuple[float, ...]:
+    """Ask for something (or nothing, if the prompt is empty), and give a command `at` seconds later.
+
+    Returns:
+        When something could be heard, frame by frame, in seconds from the question on.
+    """
+    async with open_caller(handler, args=list(args), catch=True) as caller:
+        asked = 0.0
+        if prompt:
+            await greeted(caller)
+            asked = caller.seconds
+            caller.send_message(prompt)
+        if command is None:
+            await caller.wait(_LISTENS)
+        else:
+            await caller.wait(asked + at - caller.seconds)
+            await command.give(caller)
+            await caller.wait(asked + at + command.window[1] + 0.1 - caller.seconds)
+    return tuple(one - asked for one in moments_audible(caller.record().heard) if one > asked)
+
+
+@dataclass(frozen=True)
+class _Talk:
+    """What a handler says after a prompt, if nobody interrupts it.
+
+    Attributes:
+        begins: When, in seconds.
+        lasts: For how long, as far as it was listened to.
+        silenced_by: The commands that cut it short in its middle.
+    """
+
+    begins: float
+    lasts: float
+    silenced_by: list[Command]
+
+    def moment(self, part: float, command: Command) -> float:
+        """A moment in it at which there is room for a command, by its part of these."""
+        return self.begins + part * (self.lasts - command.window[1])
+
+
+def _said_after(
+    handler: StreamHandlerBase, given: CheckInput, prompt: str, command: Command | None, at: float = 0.0
+) -> tuple[float, ...]:
+    return run_scenario(partial(_interrupted, handler, given.args, prompt, command, at), handler, given)
+
+
+def _goes_on(handler: StreamHandlerBase, given: CheckInput, prompt: str, command: Command, at: float) -> float:
+    """Seconds that it says in the time in which a command should have silenced it."""
+    begin, end = command.window
+    return seconds_between(_said_after(handler, given, prompt, command, at), at + begin, at + end)
+
+
+def _talk(handler: StreamHandlerBase, given: CheckInput, prompt: str, commands: Sequence[Command]) -> _Talk | None:
+    usual = _said_after(handler, given, prompt, None)
+    if not usual:
+        return None
+    talk = _Talk(usual[0], min(usual[-1], _LISTENS) - usual[0], [])
+    for command in commands:
+        begin, end = command.window
+        middles = [talk.moment(part, command) for part in (0.3, 0.55)]
+        if talk.lasts < end + _LONG:
+            continue
+        if min(seconds_between(usual, at + begin, at + end) for at in middles) < 0.6 * (end - begin):
+            continue  # it is silent there anyway
+        if all(_goes_on(handler, given, prompt, command, at) <= STALE for at in middles):
+            talk.silenced_by.append(command)
+    return talk
+
+
+def falls_silent_for_a_text(handler: StreamHandlerBase, given: CheckInput) -> bool:
+    """Whether some text or key cuts short what it says."""
+    commands = commands_of(handler, spoken=False)
+    prompts = ("", _PROMPT) if has_own_method(handler, "on_message") else ("",)
+    talks = (_talk(handler, given, prompt, commands) for prompt in prompts if commands)
+    return any(talk is not None and talk.silenced_by for talk in talks)
+
+
+def acts_at_any_moment(handler: StreamHandlerBase, given: CheckInput) -> None:
+    """See that a text, a key or a word that cuts an answer short does so before it, and anywhere in it."""
+    commands = commands_of(handler, spoken=True)
+    for prompt in ("", _PROMPT) if has_own_method(handler, "on_message") else ("",):
+        if not commands or (talk := _talk(handler, given, prompt, commands)) is None:
+            continue
+        for command in talk.silenced_by:
+            before = [part * talk.begins for part in _BEFORE] if talk.begins > _THINKS else []
+            for at in (*before, *(talk.moment(part, command) for part in _WITHIN)):
+                if (seconds := _goes_on(handler, given, prompt, command, at)) > STALE:
+                    what = "the answer to a text" if prompt else "what it says of itself"
+                    where = "before it begins" if at < talk.begins else f"{at - talk.begins:.2f} s into it"
+                    raise AssertionError(
+                        f"when the caller {command} in the middle of {what}, it falls silent. When they do so {where}, "
+                        f"it speaks on ({seconds:.1f} s in the next {command.window[1]:g} s): the interruption was "
+                        "noticed, and what was being made then is said all the same. Count interruptions, and drop "
+                        "what was begun before the last one; or cancel the task that makes it"
+                    )
+
+
+async def _life(
+    handler: StreamHandlerBase, args: Sequence[Any], first: Sequence[Command], later: Sequence[Command]
+) -> bool | None:
+    """Give commands, and a second later others, and speak; whether it said or did anything then.
+
+    None, if the call ended before.
+    """
+    async with open_caller(handler, args=list(args), catch=True) as caller:
+        await caller.wait(0.5)
+        for command in first:
+            await command.give(caller)
+            await caller.wait(0.3)
+        await caller.wait(0.7)
+        if caller.connection.end is not None:
+            return None
+        since = caller.seconds
+        for command in later:
+            await command.give(caller)
+            await caller.wait(0.4)
+        if later:
+            await caller.play(signals.speech_like(1.0, seed=1, activity=1.0))
+            await caller.wait(1.5)
+    record = caller.record()
+    texts = [at for at, text in record.messages if isinstance(messages.decode(text), messages.AppMessage)]
+    acts = (*texts, *(at for at, _ in record.outputs))
+    ended = caller.connection.end is not None and record.seconds > since and not later
+    return ended or seconds_audible(record.heard, since) > 0.0 or any(at > since for at in acts)
+
+
+def stays_alive(handler: StreamHandlerBase, given: CheckInput) -> None:
+    """See that a handler still answers after a blank text, and after a command that was given twice."""
+
+    def alive(*first: Command, later: Sequence[Command] = ()) -> bool | None:
+        return run_scenario(partial(_life, handler, given.args, first, later), handler, given)
+
+    known = [command for command in commands_of(handler, spoken=False) if alive(command) is not None]
+    later = [*known, Command("hello")] if has_own_method(handler, "on_message") else known
+    if not later or not alive(later=later):
+        return
+    for text in _BLANK if has_own_method(handler, "on_message") else ():
+        if alive(Command(text), later=later) is False:
+            raise AssertionError(
+                f"after a caller writes {text!r} it neither says nor does anything more, whatever they write or say: "
+                "what has no answer leaves somebody waiting for one. Finish each text, also one without words"
+            )
+    for command in known:
+        others = [other for other in later if other != command]
+        if others and alive(command, command, later=others) is False and alive(command, later=others):
+            raise AssertionError(
+                f"when the caller {command} twice, it neither says nor does anything more, whatever they write or say; "
+                "once does no harm. Is an event replaced for which somebody waits? Keep one, and clear() it; wait in a "
+                "loop that looks at the state"
+            )
+
+
+async def _again(
+    handler: StreamHandlerBase, args: Sequence[Any], one: Command, other: Command | None, pause: float
+) -> tuple[bool, bool]:
+    """Give a command, and another one `pause` seconds after the answer was played; whether each was answered."""
+    async with open_caller(handler, args=list(args), catch=True) as caller:
+        await greeted(caller)
+        asked = caller.seconds
+        await one.give(caller)
+        for _ in range(round(4.0 / _LOOKS)):
+            await caller.wait(_LOOKS)
+            if seconds_audible(caller.heard, asked) and not caller.handler.playback().waiting:
+                break
+        answered = seconds_audible(caller.heard, asked) > 0.0 and caller.connection.end is None
+        await caller.wait(pause)
+        again = caller.seconds - 0.001  # what is said at the same moment counts
+        if other is not None and answered:
+            await other.give(caller)
+        await caller.wait(3.0)
+        ended = caller.connection.end is not None
+    record = caller.record()
+    texts = any(at > again for at, text in record.messages if isinstance(messages.decode(text), messages.AppMessage))
+    outputs = any(at > again for at, _ in record.outputs)
+    return answered, ended or texts or outputs or seconds_audible(record.heard, again) > 0.0
+
+
+_LOOKS: Final = 0.01
+"""Seconds between two looks whether an answer is over."""
+
+_PAUSES: Final = (0.03, 0.08, 0.15, 0.25, 0.4)
+"""Seconds after an answer, at which the next text or key comes."""
+
+
+def answers_again(handler: StreamHandlerBase, given: CheckInput, kind: Literal["text", "key"]) -> None:
+    """See that what is answered two seconds after an answer is answered at once after it, too."""
+    texts = ("hello", "hello 2") if kind == "text" else [messages.encode(messages.Dtmf(key)) for key in "15"]
+    one, other = map(Command, texts)
+
+    def again(second: Command | None, pause: float) -> tuple[bool, bool]:
+        return run_scenario(partial(_again, handler, given.args, one, second, pause), handler, given)
+
+    if again(None, 0.03) != (True, False) or again(other, 2.0) != (True, True):
+        return
+    for pause in _PAUSES:
+        if again(other, pause) == (True, False):
+            raise AssertionError(
+                f"when the caller {other} two seconds after an answer, it answers. When they do so {pause:g} s after "
+                "it, it does not: the wake-up is lost. See what is there after whatever takes time, and right before "
+                "you wait: Condition.wait_for(...), or use a queue"
+            )

@@ -306,11 +306,15 @@ class Crew:
                 job.error = None  # or error, traceback and job would hold one another
         return cast("T", job.result)
 
-    async def convert(self, function: Callable[[], T]) -> T:
+    async def convert(self, function: Callable[[], T], *, quick: bool) -> T:
         """Run one of rtcflow's own conversions, which are short and never block, in a thread of the backend's pool.
 
-        A thread of its own would cost more than the conversion.
+        A thread of its own would cost more than the conversion. One that is `quick` costs less than any thread, and is
+        run here. A checkpoint in both cases.
         """
+        if quick:
+            await anyio.lowlevel.checkpoint()
+            return function()
         job = None if (watcher := observer.get()) is None else watcher.worker("a conversion")
         try:
             return await anyio.to_thread.run_sync(function, limiter=self._limiter)

@@ -64,8 +64,23 @@ NURSERIES: Final[dict[str, tuple[str, ...]]] = {
 }
 """The three nurseries, and the loops that run in each."""
 
+QUICK_TO_SEE, QUICK_TO_SHOW = 320 * 240, 640 * 480
+"""Pixels of a picture up to which it is converted for the handler, and from what the handler returned, in the loop
+itself. That takes up to 0.1 ms, which is what the way to a thread and back takes.
+"""
+
 VIDEO_BURST: Final = 2
 """Video frames that may leave ahead of the clock, so that a camera a little faster than `fps` is not held up."""
+
+
+def _pixels(item: object) -> int:
+    """About how many pixels a picture has that `video_emit` returned; 0 for anything else."""
+    if isinstance(item, np.ndarray):
+        return item.size // 3
+    if isinstance(item, tuple):
+        return sum(map(_pixels, item))
+    width, height = getattr(item, "width", 0), getattr(item, "height", 0)  # an av.VideoFrame
+    return width * height if isinstance(width, int) and isinstance(height, int) else 0
 
 
 class IdleWait:
@@ -570,7 +585,9 @@ class MediaLoops:
                 return
             seen: Any = frame
             if video_format != "frame":  # a millisecond of work, for the most part without the GIL
-                seen = await self._crew.convert(partial(video_to_handler, frame, video_format, converter))
+                convert = partial(video_to_handler, frame, video_format, converter)
+                quick = frame.width * frame.height <= QUICK_TO_SEE
+                seen = await self._crew.convert(convert, quick=quick)
             self.video_received += 1
             began = self.clock()
             await self._handler.video_receive(seen)
@@ -619,7 +636,7 @@ class MediaLoops:
                 await anyio.sleep(idle.next(self.clock() - began))
             idle.reset()
             parse = partial(parse_video_emit, item, self._handler.video_format)
-            if not self._project(await self._crew.convert(parse)):
+            if not self._project(await self._crew.convert(parse, quick=_pixels(item) <= QUICK_TO_SHOW)):
                 return
 
     def _show_in_thread(self, turn: _Turn) -> None:

@@ -56,6 +56,7 @@ class HandlerTime(ModuleType):
         self._wall, self._began = time.time(), time.monotonic()
         self._passed = 0.0
         self._clock: VirtualTime | None = None
+        self.slept = 0.0  # by all threads together, in the time of calls
         self.files: list[list[Path]] = []
         self.gathered: list[Gathered] = []
         self.limits = HandlerLimits(lambda: 0.0 if self._clock is None else self._clock.now)
@@ -103,9 +104,11 @@ class HandlerTime(ModuleType):
         if seconds > 0 and worker is not None and not worker.workers.over:
             worker.slept.append((seconds, sys._getframe(1).f_code.co_name))
             worker.sleep(seconds)
+            self.slept += seconds
         elif seconds > 0 and workers is not None and not workers.over and in_a_pool():
             with workers.sleeper() as worker:
                 worker.sleep(seconds)
+            self.slept += seconds
         else:
             time.sleep(seconds)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -25,6 +26,9 @@ SHORTEST: Final = 1.0
 
 _MOST: Final = 1000
 
+_around: ContextVar[tuple[list[float], ...]] = ContextVar("rtcflow_limits_around", default=())
+"""The limits in which a task is: for how long each of them was spent in `say`."""
+
 
 @dataclass(frozen=True)
 class Limit:
@@ -34,11 +38,13 @@ class Limit:
         begun: When it began, in seconds on the loop's clock.
         seconds: How long it was.
         place: Where, in words.
+        said: For how many seconds of it the handler waited in `say`, if it ran out with a TimeoutError.
     """
 
     begun: float
     seconds: float
     place: str
+    said: float = 0.0
 
     def begins_with(self, others: Iterable[Limit]) -> bool:
         """Whether one of the others is the same limit, and has begun at the same moment."""
@@ -64,11 +70,11 @@ class HandlerLimits:
         self.now = now
         self.found: list[Limit] = []
 
-    def ran_out(self, begun: float, seconds: float, frame: FrameType) -> None:
+    def ran_out(self, begun: float, seconds: float, frame: FrameType, *, said: float = 0.0) -> None:
         """Note it, once for each beginning."""
         if seconds < SHORTEST or len(self.found) >= _MOST:
             return
-        one = Limit(begun, seconds, place_of(frame))
+        one = Limit(begun, seconds, place_of(frame), said)
         if one not in self.found:
             self.found.append(one)
 
@@ -88,13 +94,27 @@ class HandlerLimits:
     @contextmanager
     def fail_after(self, delay: float | None, shield: bool = False) -> Iterator[anyio.CancelScope]:  # noqa: FBT001, FBT002
         begun, frame = self.now(), sys._getframe(2)
+        spoken, around = [0.0], _around.get()
+        _around.set((*around, spoken))
         try:
             with anyio.fail_after(delay, shield) as scope:
                 yield scope
         except TimeoutError:
             if delay is not None and self.over(begun, delay):
-                self.ran_out(begun, delay, frame)
+                self.ran_out(begun, delay, frame, said=spoken[0])
             raise
+        finally:
+            _around.set(around)
+
+    @contextmanager
+    def saying(self) -> Iterator[None]:
+        """Inside the block, a handler waits until something was said."""
+        began = self.now()
+        try:
+            yield
+        finally:
+            for spoken in _around.get():
+                spoken[0] += self.now() - began
 
 
 class _Scope:
@@ -151,6 +171,18 @@ class Moment(float):
 
     def __ge__(self, other: float) -> bool:
         return other.noted(float.__ge__(self, other)) if isinstance(other, _Due) else float.__ge__(self, other)
+
+    def __lt__(self, other: float) -> bool:
+        less = float.__lt__(self, other)
+        if isinstance(other, _Due):  # ``while now() < due``
+            other.noted(less is False)
+        return less
+
+    def __le__(self, other: float) -> bool:
+        less = float.__le__(self, other)
+        if isinstance(other, _Due):
+            other.noted(less is False)
+        return less
 
     def __reduce__(self) -> Any:  # a copy of it is a number
         return float, (float(self),)

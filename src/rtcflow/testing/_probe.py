@@ -25,6 +25,7 @@ from ..handlers.base import StreamHandlerBase
 from ..handlers.checking import has_own_method
 from ..handlers.items import parse_emit, parse_video_emit
 from ..outputs import AdditionalOutputs
+from ._handler_time import handler_time
 from ._tracing import Tracer
 
 WATCHED = (
@@ -430,7 +431,9 @@ def _wrap_hang_up(original: Callable[..., Any], book: Journal) -> Callable[..., 
 def _wrap_say(original: Callable[..., Any], book: Journal) -> Callable[..., Any]:
     async def say(self: Any, item: Any, **options: Any) -> Any:
         book.says(item)
-        return await original(self, item, **options)
+        shown = handler_time.get()
+        with nullcontext() if shown is None else shown.limits.saying():
+            return await original(self, item, **options)
 
     return say
 
@@ -498,15 +501,15 @@ class _Steps:
             if due > -math.inf and cancellations < SWALLOWS:
                 cancellations = 0
             thrown: Any
-            since, where = (self._book.clock(), _sleeps_in(self._coroutine)) if self._name in ASKED else (0.0, None)
+            wait = _Wait(self._book.clock, self._coroutine) if self._name in ASKED else None
             try:
                 sent = yield wanted
             except BaseException as error:  # thrown in by asyncio, and handed on
                 thrown, step = error, partial(self._coroutine.throw, error)
             else:  # trio sends an outcome, which its own code inside opens
                 thrown, step = getattr(sent, "error", None), partial(self._coroutine.send, sent)
-                if self._name in ASKED:
-                    self._book.waits[self._name].append((self._book.clock() - since, where))
+                if wait is not None:
+                    self._book.waits[self._name].append(wait.over())
             counts = due == -math.inf or self._book.clock() < due or cancellations >= SWALLOWS
             if isinstance(thrown, anyio.get_cancelled_exc_class()) and counts:
                 cancellations += 1
@@ -515,6 +518,21 @@ class _Steps:
                     self._book.swallowed(self._name)
                     self._book.endless = self._name
                     raise thrown
+
+
+class _Wait:
+    """A wait of a coroutine, from now on."""
+
+    def __init__(self, clock: Callable[[], float], coroutine: Any) -> None:
+        self._clock, self._since, self._where = clock, clock(), _sleeps_in(coroutine)
+        self._shown = handler_time.get()
+        self._slept = 0.0 if self._shown is None else self._shown.slept
+
+    def over(self) -> tuple[float, str | None]:
+        """How long it took, and the function that slept: also one in a thread, for which the coroutine waited."""
+        took = self._clock() - self._since
+        slept = 0.0 if self._shown is None else self._shown.slept - self._slept
+        return took, "a thread" if self._where is None and 0.8 * took < slept < 1.2 * took else self._where
 
 
 def _sleeps_in(coroutine: Any) -> str | None:

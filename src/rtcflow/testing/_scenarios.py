@@ -7,6 +7,7 @@ import math
 import queue
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Final
@@ -29,16 +30,19 @@ from .caller import Caller, HeardFrame, open_caller
 __all__ = [
     "ANSWERED",
     "COUGH",
+    "LISTENS",
     "Answered",
     "Asked",
     "AtRest",
     "Interruption",
     "Pressed",
     "Waited",
+    "answered_texts",
     "arrays_in",
     "asked_after_a_cough",
     "asked_often",
     "backlogs_in",
+    "begins_with_another",
     "clicks_at_edges",
     "each_half_of_another",
     "greeted",
@@ -54,6 +58,7 @@ __all__ = [
     "moments_audible",
     "names_in",
     "numbers_in",
+    "on_the_line",
     "pressed",
     "seconds_audible",
     "seconds_between",
@@ -64,6 +69,23 @@ __all__ = [
     "turned_around",
     "waited",
 ]
+
+SLOW_CAMERA: Final = 10
+"""Pictures a second of a caller in whose call it is not about them: each costs as much as several frames of audio."""
+
+
+def on_the_line(
+    handler: StreamHandlerBase, args: Sequence[Any] | None, **options: Any
+) -> AbstractAsyncContextManager[Caller]:
+    """A call as `open_caller` makes it, in which an error of the handler is kept in the record.
+
+    Args:
+        handler: The handler.
+        args: What it gets when it asks for arguments; None, if nobody answers.
+        options: Others of `open_caller`.
+    """
+    return open_caller(handler, args=None if args is None else list(args), catch=True, **{"fps": SLOW_CAMERA} | options)
+
 
 PAUSE: Final = 0.3
 """Seconds after a group of frames in which a handler has answered the last one."""
@@ -121,7 +143,7 @@ async def in_groups(
     is_async = isinstance(handler, AsyncStreamHandler)
     rate, groups, frames = handler.input_sample_rate, *((5, 3) if is_async else (6, 4))
     samples = signals.speech_like(0.02, rate, seed=3)
-    async with open_caller(handler, args=list(args), catch=True) as caller:
+    async with on_the_line(handler, args) as caller:
         caller.microphone = False
         await caller.wait(0.02)
         transport: Any = caller.connection.transport
@@ -240,7 +262,7 @@ async def interrupted(
         pause: See above.
         greeting: Say the second one alone, `pause` seconds after the call has begun.
     """
-    async with open_caller(handler, args=list(args), catch=True) as caller:
+    async with on_the_line(handler, args) as caller:
         began = asked = 0.0
         if not greeting:
             await greeted(caller)
@@ -287,7 +309,7 @@ class Pressed:
 
 async def pressed(handler: StreamHandlerBase, args: Sequence[Any], digit: str, at: float) -> Pressed:
     """Say nothing, and press a key at a moment; none, if `digit` is empty."""
-    async with open_caller(handler, args=list(args), catch=True) as caller:
+    async with on_the_line(handler, args) as caller:
         await caller.wait(at)
         if digit and caller.connection.end is None:
             caller.transport.press(digit)
@@ -311,7 +333,7 @@ async def taken_back(handler: StreamHandlerBase, args: Sequence[Any], text: str,
         Whether the handler cleared its queue then, and the seconds that could be heard in the two seconds after it, if
         they began at once.
     """
-    async with open_caller(handler, args=list(args), catch=True) as caller:
+    async with on_the_line(handler, args) as caller:
         player = caller.connection.transport.audio_out
         if spoken:
             await caller.play(signals.speech_like(spoken, seed=1, activity=1.0))
@@ -384,7 +406,7 @@ async def waited(
         act: What the caller does then; None for nothing.
         at: When.
     """
-    async with open_caller(handler, args=list(args), catch=True) as caller:
+    async with on_the_line(handler, args) as caller:
         began = limits.now() - caller.seconds
         limits.found.clear()
         if asks:
@@ -426,7 +448,7 @@ async def asked_often(handler: StreamHandlerBase, args: Sequence[Any]) -> list[A
     question = signals.speech_like(QUESTION, rate, seed=1, activity=1.0)
     fade = np.minimum(1.0, np.arange(question.shape[1]) / (FADE * rate)) ** 2
     question = (question * fade * fade[::-1]).astype(np.int16)  # so that what breaks off is something else
-    async with open_caller(handler, args=list(args), sample_rate=rate, catch=True) as caller:
+    async with on_the_line(handler, args, sample_rate=rate) as caller:
         for at in (0.2, 4.2, 14.2, 31.2):
             await caller.wait(at - caller.seconds)
             began = caller.seconds
@@ -446,13 +468,66 @@ async def asked_often(handler: StreamHandlerBase, args: Sequence[Any]) -> list[A
     return answers
 
 
+async def answered_texts(
+    handler: StreamHandlerBase, args: Sequence[Any], texts: Sequence[str]
+) -> list[NDArray[np.int16]]:
+    """Write one text after the other; the samples of what could be heard after each, without silence around.
+
+    Fewer, if the call ends before.
+    """
+    answers: list[NDArray[np.int16]] = []
+    async with on_the_line(handler, args) as caller:
+        await greeted(caller)
+        for text in texts:
+            asked = caller.seconds
+            caller.send_message(text)
+            await caller.wait(2.0)
+            await greeted(caller)
+            if caller.connection.end is not None:
+                break
+            heard = [one.frame.samples[0] for one in caller.heard if one.at >= asked]
+            samples = np.concatenate([np.empty(0, np.int16), *heard])
+            at_all = np.flatnonzero(samples)
+            answers.append(samples[at_all[0] : at_all[-1] + 1] if at_all.size else samples[:0])
+    return answers
+
+
+def begins_with_another(one: NDArray[np.int16], other: NDArray[np.int16], rate: int) -> float:
+    """Seconds of sound before what two answers have in common, if they have all but their beginnings in common.
+
+    Args:
+        one: An answer.
+        other: To the same question, after another answer.
+        rate: Hz.
+    """
+    probe, most = rate // 4, rate // 5
+    if min(one.size, other.size) < 2 * probe:
+        return 0.0
+    for shift in sorted(range(-most, most + 1), key=abs):
+        both = min(one.size, other.size - shift) - probe
+        if both < probe or not _alike(one[probe : probe + 64], other[probe + shift : probe + shift + 64]):
+            continue
+        # The ends may have been cut off in two ways.
+        body = max(probe, both - most)
+        if not _alike(one[probe : probe + body], other[probe + shift : probe + shift + body]):
+            continue
+        first = max(0, -shift)
+        different = np.flatnonzero(
+            np.abs(np.subtract(one[first:probe], other[first + shift : probe + shift], dtype=np.int32)) > _ROUNDED_TWICE
+        )
+        begins = first + (int(different[-1]) + 1 if different.size else 0)
+        before = max(one[:begins], other[: begins + shift], key=len)
+        return before.size / rate if rate // 100 < before.size <= most and _is_audible(before) else 0.0
+    return 0.0
+
+
 async def asked_after_a_cough(handler: StreamHandlerBase, args: Sequence[Any]) -> float | None:
     """Make a sound too short for a word, then ask a question twice; the seconds that could be heard after them.
 
     None if the sound itself was answered, or the call ended.
     """
     question = signals.speech_like(QUESTION, seed=1, activity=1.0)
-    async with open_caller(handler, args=list(args), catch=True) as caller:
+    async with on_the_line(handler, args) as caller:
         await greeted(caller)
         await caller.play(signals.speech_like(COUGH, seed=1, activity=1.0))
         since = caller.seconds
@@ -545,7 +620,7 @@ async def left_unsaid(
     """
     seen: dict[str, set[int]] = {}
     said: set[int] = set()
-    async with open_caller(handler, args=list(args), catch=True) as caller:
+    async with on_the_line(handler, args) as caller:
         await caller.wait(0.2)
         await caller.play(signals.speech_like(FIRST, seed=1, activity=1.0))
         for _ in range(80):
@@ -569,7 +644,7 @@ async def talked_to(handler: StreamHandlerBase, args: Sequence[Any], seconds: fl
     sentence = signals.speech_like(2.0, seed=1, peak=0.8, activity=1.0)
     if pauses:
         sentence = np.concatenate([sentence[:, : 3 * sentence.shape[1] // 4], 0 * sentence[:, :20000]], axis=1)
-    async with open_caller(handler, args=list(args), catch=True) as caller:
+    async with on_the_line(handler, args) as caller:
         await caller.wait(0.2)
         caller.play_nowait(np.tile(sentence, math.ceil(24000 * seconds / sentence.shape[1])))
         while caller.seconds < seconds and caller.connection.end is None:

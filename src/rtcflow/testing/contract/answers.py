@@ -6,11 +6,14 @@ from functools import partial
 from typing import Final
 
 from ...handlers.base import StreamHandlerBase
+from ...handlers.checking import has_own_method
 from .._scenarios import (
     ANSWERED,
     COUGH,
+    answered_texts,
     asked_after_a_cough,
     asked_often,
+    begins_with_another,
     hangs_up,
     kept_for_the_next,
     left_unsaid,
@@ -23,17 +26,15 @@ from .sentences import CheckInput, call_options, last_journal, run_scenario, sen
 
 @sentence(
     "it answers late in a call as it does early, and to the end",
-    "the same sentence four times: at the beginning, after 4 s, 14 s and 31 s; then twice after a cough",
+    "the same sentence four times: at the beginning, after 4 s, 14 s and 31 s; twice after a cough; four texts",
 )
 def answers_late(handler: StreamHandlerBase, given: CheckInput) -> None:
+    if has_own_method(handler, "on_message"):
+        _reads_to_the_end(handler, given)
     ask = partial(asked_often, handler, given.args)
     answers = run_scenario(ask, handler, given)
     if kept := kept_for_the_next(answers, handler.output_sample_rate):
-        raise AssertionError(
-            f"the last {1000 * kept:.0f} ms of its answer are not said, and come at the beginning of the next one: "
-            "they stay in a FIFO, a resampler or a block that is not yet full. At the end of an answer, flush it: "
-            "fifo.read(partial=True), resampler.resample(None)"
-        )
+        raise _kept_back(kept)
     said = [one.seconds for one in answers]
     if len(said) == 4 and (early := min(said[:2])) > ANSWERED and said[3] < 0.3 * early:
         alone = run_call(handler, seconds=9.0, backend=given.on("asyncio"), **call_options(given))
@@ -52,6 +53,24 @@ def answers_late(handler: StreamHandlerBase, given: CheckInput) -> None:
                 "neither the next sentence nor the one after: what is too short for a word leaves somebody waiting. "
                 "Finish each utterance, also one without words: set its event, put an empty result"
             )
+
+
+def _reads_to_the_end(handler: StreamHandlerBase, given: CheckInput) -> None:
+    """See that the answer to a text does not begin with the end of the one before."""
+    texts = ("one two three", "one two three", "hello", "one two three")
+    answers = run_scenario(partial(answered_texts, handler, given.args, texts), handler, given)
+    if len(answers) == len(texts):
+        kept = begins_with_another(answers[1], answers[3], handler.output_sample_rate)
+        if kept:
+            raise _kept_back(kept)
+
+
+def _kept_back(seconds: float) -> AssertionError:
+    return AssertionError(
+        f"the last {1000 * seconds:.0f} ms of its answer are not said, and come at the beginning of the next one: "
+        "they stay in a FIFO, a resampler or a block that is not yet full. At the end of an answer, flush it: "
+        "fifo.read(partial=True), resampler.resample(None)"
+    )
 
 
 @sentence(

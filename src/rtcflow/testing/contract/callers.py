@@ -18,7 +18,7 @@ from ...handlers.checking import has_video
 from ...handlers.functions import is_video_function
 from .. import signals
 from .._leaks import descriptors
-from .._scenarios import ANSWERED, names_in, seconds_audible
+from .._scenarios import ANSWERED, names_in, on_the_line, seconds_audible
 from ..caller import CallRecord, open_caller, run_call
 from .ends import no_pool_at_work, no_thread_left
 from .sentences import CheckInput, Everywhere, call_options, last_journal, run_scenario, sentence, whole_call
@@ -124,15 +124,13 @@ def _turned(at: float) -> NDArray[np.uint8]:
 
     No row of the last ones is a multiple of 16 bytes: FFmpeg puts something between them.
     """
-    height, width = ((64, 48), (48, 66), (24, 34))[min(int(2 * at), 2)]
-    return np.full((height, width, 3), int(60 * at) % 256, np.uint8)
+    return _waves(at, *((64, 48), (48, 66), (24, 34))[min(int(2 * at), 2)])
 
 
-def _bright(at: float) -> NDArray[np.uint8]:
-    """A smooth picture, from black to white and back, twice; it moves, so that no two are the same."""
-    row = 255 - np.abs(np.arange(0, 1024, 4) % 512 - 256).clip(1, 256)
-    picture: NDArray[np.uint8] = np.roll(row, int(30 * at)).astype(np.uint8)[np.newaxis, :, np.newaxis]
-    return np.repeat(np.repeat(picture, 64, axis=0), 3, axis=2)
+def _waves(at: float, height: int = 64, width: int = 256) -> NDArray[np.uint8]:
+    """A smooth picture, from black to white and back, again and again; it moves, so that no two are the same."""
+    row = np.abs((np.arange(width) + int(30 * at)) % 32 - 16) * 255 // 16
+    return np.repeat(np.broadcast_to(row.astype(np.uint8)[:, np.newaxis], (height, width, 1)), 3, axis=2)
 
 
 def _wraps_around(picture: NDArray[np.uint8]) -> bool:
@@ -145,14 +143,14 @@ def _wraps_around(picture: NDArray[np.uint8]) -> bool:
     return bool(wraps.any(axis=(1, 2)).mean() > 0.5)
 
 
-_SLOPE, _WRAPPED = 40, 180
-"""Levels from one pixel to the next that are smooth, and that are from one end of the scale to the other."""
+_SLOPE, _WRAPPED = 60, 100
+"""Levels from one pixel to the next that are smooth, and that are half the scale, or all of it."""
 
 
 def _shows_what_it_sees(handler: StreamHandlerBase, given: CheckInput) -> None:
     """See that pictures go on when the caller's camera is turned, and that none overflows."""
 
-    def seen(camera: Callable[[float], NDArray[np.uint8]] | None) -> list[tuple[float, NDArray[np.uint8]]]:
+    def seen(camera: Callable[[float], NDArray[np.uint8]]) -> list[tuple[float, NDArray[np.uint8]]]:
         options: dict[str, Any] = {"seconds": 2.0, "backend": given.on("asyncio"), **call_options(given)}
         record = run_call(handler, play=signals.speech_like(1.0), camera=camera, **options)
         return [(at, frame.to_ndarray(format="bgr24").astype(np.uint8)) for at, frame in record.seen]
@@ -160,14 +158,13 @@ def _shows_what_it_sees(handler: StreamHandlerBase, given: CheckInput) -> None:
     def different(pictures: list[tuple[float, NDArray[np.uint8]]]) -> int:
         return len({picture.tobytes() for at, picture in pictures if at > 1.5})
 
-    turned = seen(_turned)
-    if different(turned) <= 1 and different(seen(None)) >= _MOVES:
+    upright, turned = seen(_waves), seen(_turned)
+    if different(turned) <= 1 and different(upright) >= _MOVES:
         raise AssertionError(
             "when the caller's camera is turned, or sends smaller pictures, its own stand still: does something keep "
             "the size of the first picture, and is the error swallowed? Begin again when picture.shape changes"
         )
-    bright = seen(_bright)
-    if sum(_wraps_around(picture) for _, picture in bright) > len(bright) / 2:
+    if sum(_wraps_around(picture) for _, picture in upright) > len(upright) / 2:
         raise AssertionError(
             "what is bright in the caller's picture comes back dark, as when uint8 overflows; compute in int16 or "
             "float32, and np.clip(…, 0, 255) before astype(np.uint8)"
@@ -194,7 +191,7 @@ def _keeps_its_pace(handler: StreamHandlerBase, given: CheckInput) -> None:
     """See that a handler whose audio goes on without a pause does so for a slow camera, too."""
 
     async def call(fps: float) -> CallRecord:
-        async with open_caller(handler, args=list(given.args), fps=fps, catch=True) as caller:
+        async with on_the_line(handler, given.args, fps=fps) as caller:
             await caller.play(signals.speech_like(2.0))
         return caller.record()
 

@@ -21,8 +21,9 @@ from ...protocol import messages
 from .. import signals
 from .._probe import AUDIBLE
 from .._room import run_in_room
+from .._scenarios import on_the_line
 from .._sharing import SharedChanges, pools
-from ..caller import CallRecord, open_caller, run_call
+from ..caller import CallRecord, run_call
 from .commands import Command, commands_of
 from .ends import end_at, held_up, no_thread_left
 from .sentences import PATIENT, CheckInput, Everywhere, call_options, sentence, time_of_handler, whole_call
@@ -76,7 +77,7 @@ def no_trace(handler: StreamHandlerBase, given: CheckInput) -> None:
         await shut_down(copy_handler(handler), PATIENT.shutdown)
 
     async def beside() -> None:
-        async with open_caller(handler, args=list(given.args), catch=True) as caller:
+        async with on_the_line(handler, given.args) as caller:
             await caller.wait(0.5)
             caller.microphone = False
             await caller.wait(0.5)
@@ -95,8 +96,8 @@ def no_trace(handler: StreamHandlerBase, given: CheckInput) -> None:
     async def crowd() -> None:
         async with AsyncExitStack() as callers:
             for _ in range(_CROWD):
-                await callers.enter_async_context(open_caller(handler, args=list(given.args), catch=True))
-            await anyio.sleep(2.0)
+                await callers.enter_async_context(on_the_line(handler, given.args))
+            await anyio.sleep(1.0)
 
     async def cut(how: str, after: float) -> None:
         if told := held_up(await end_at(how, after, handler, given)):
@@ -108,7 +109,7 @@ def no_trace(handler: StreamHandlerBase, given: CheckInput) -> None:
             raise Everywhere(f"when a caller writes {', '.join(map(repr, texts))}: {told}")
 
     async def twice(command: Command) -> CallRecord:
-        async with open_caller(handler, args=list(given.args), catch=True) as caller:
+        async with on_the_line(handler, given.args) as caller:
             await caller.wait(0.1)
             if has_own_method(handler, "on_message"):
                 await Command("hello").give(caller)
@@ -202,7 +203,7 @@ def _sounds_the_same(handler: StreamHandlerBase, given: CheckInput) -> None:
 
 
 async def _interrupted(handler: StreamHandlerBase, given: CheckInput) -> None:
-    async with open_caller(handler, args=list(given.args), catch=True) as caller:
+    async with on_the_line(handler, given.args) as caller:
         await caller.play(signals.speech_like(1.0, seed=1))
         asked = caller.seconds
         for _ in range(10):
@@ -216,7 +217,7 @@ async def _interrupted(handler: StreamHandlerBase, given: CheckInput) -> None:
 
 
 async def _mute(handler: StreamHandlerBase, given: CheckInput) -> None:
-    async with open_caller(handler, args=list(given.args), catch=True) as caller:
+    async with on_the_line(handler, given.args) as caller:
         caller.microphone = False
         await caller.wait(0.2)
 

@@ -28,9 +28,10 @@ from ...stream import Stream
 from ...transports.memory import memory_pair
 from .. import signals
 from .._room import own_codes, run_in_room
+from .._scenarios import on_the_line
 from .._virtual_asyncio import still_to_run
 from .._workers import waits_for_a_job, wants_a_processor
-from ..caller import CallRecord, open_caller
+from ..caller import CallRecord
 from ..clocks import BackendName
 from .sentences import PATIENT, CheckInput, Everywhere, last_journal, sentence
 
@@ -90,7 +91,7 @@ async def end_at(
 ) -> CallRecord:
     limit = after + 0.001 if how == "time limit" else None
     args = list(given.args) if answers else None
-    call = open_caller(handler, args=args, time_limit=limit, timeouts=PATIENT, catch=True)
+    call = on_the_line(handler, args, time_limit=limit, timeouts=PATIENT)
     async with call as caller:
         caller.play_nowait(signals.tone(1.0))
         if after:  # so that cleaning up after a message is tried as well

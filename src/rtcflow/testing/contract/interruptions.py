@@ -13,8 +13,18 @@ from ...handlers.checking import has_own_method
 from ...protocol import messages
 from .. import signals
 from .._room import run_in_room
-from .._scenarios import NOTICES, SECOND, Interruption, arrays_in, interrupted, names_in, seconds_audible, taken_back
-from ..caller import Caller, CallRecord, open_caller, run_call
+from .._scenarios import (
+    NOTICES,
+    SECOND,
+    Interruption,
+    arrays_in,
+    interrupted,
+    names_in,
+    on_the_line,
+    seconds_audible,
+    taken_back,
+)
+from ..caller import Caller, CallRecord, run_call
 from .audio import passes_on
 from .commands import acts_at_any_moment, falls_silent_for_a_text
 from .sentences import STALE, CheckInput, call_options, last_journal, run_scenario, sentence
@@ -26,7 +36,7 @@ from .sentences import STALE, CheckInput, call_options, last_journal, run_scenar
 )
 def cleared(handler: StreamHandlerBase, given: CheckInput) -> None:
     async def interrupt() -> CallRecord:
-        async with open_caller(handler, args=list(given.args), catch=True) as caller:
+        async with on_the_line(handler, given.args) as caller:
             caller.play_nowait(signals.speech_like(1.0))
             for _ in range(5):
                 await caller.wait(0.13)
@@ -57,7 +67,7 @@ def nothing_stale(handler: StreamHandlerBase, given: CheckInput) -> None:
 
     async def interrupt() -> tuple[float, float]:
         kept = said = 0.0
-        async with open_caller(handler, args=list(given.args), catch=True) as caller:
+        async with on_the_line(handler, given.args) as caller:
             caller.play_nowait(signals.speech_like(1.5))
             caller.send_message(_LONG_TEXT)
             for wait in (0.7, 1.2, 1.0, None):
@@ -76,7 +86,7 @@ def nothing_stale(handler: StreamHandlerBase, given: CheckInput) -> None:
 
     async def write() -> tuple[float, float]:
         """Clear in the middle of the answer to a text; then before the next one begins."""
-        async with open_caller(handler, args=list(given.args), catch=True) as caller:
+        async with on_the_line(handler, given.args) as caller:
             said = [0.0, 0.0]
             caller.microphone = False
             await caller.wait(0.5)

@@ -13,9 +13,20 @@ from ...handlers.base import StreamHandlerBase
 from ...handlers.checking import has_own_method
 from ...protocol import messages
 from .. import signals
-from .._scenarios import ANSWERED, Waited, greeted, moments_audible, numbers_in, seconds_between, waited
-from ..caller import CallRecord, open_caller, run_call
-from .commands import Command
+from .._limits import SHORTEST
+from .._scenarios import (
+    ANSWERED,
+    LISTENS,
+    Waited,
+    greeted,
+    moments_audible,
+    numbers_in,
+    on_the_line,
+    seconds_between,
+    waited,
+)
+from ..caller import CallRecord, run_call
+from .commands import Command, reads_a_clock
 from .sentences import CheckInput, call_options, probed, run_scenario, sentence, time_of_handler
 
 
@@ -64,8 +75,10 @@ def limits(handler: StreamHandlerBase, given: CheckInput) -> None:
                 "another one it does not: start counting in start_up, not in __init__"
             )
     _time_to_answer(handler, given)
-    if has_own_method(handler, "on_message"):
-        _answers_who_insists(handler, given)
+    if has_own_method(handler, "on_message") and reads_a_clock(handler):
+        _answers_who_insists(handler, given, Command("hello"))
+    if has_own_method(handler, "on_dtmf") and reads_a_clock(handler):
+        _answers_who_insists(handler, given, Command(messages.encode(messages.Dtmf("1"))))
 
 
 _AN_HOUR: Final = 3600.0
@@ -74,7 +87,9 @@ _AN_HOUR: Final = 3600.0
 def _time_to_answer(handler: StreamHandlerBase, given: CheckInput) -> None:
     """See that a limit for the caller's answer does not begin while the caller still hears the question."""
     shown = time_of_handler()
-    written = numbers_in(handler)
+    written = {number for number in numbers_in(handler) if SHORTEST < number < LISTENS}
+    if not written:
+        return
 
     def call(*, asks: bool, act: Command | None = None, at: float = 0.0) -> Waited:
         give = None if act is None else act.give
@@ -89,6 +104,13 @@ def _time_to_answer(handler: StreamHandlerBase, given: CheckInput) -> None:
     for asks in (False, True):
         silent = call(asks=asks)
         for limit in silent.limits:
+            over = limit.begun + limit.seconds
+            if limit.said >= _SPOKEN_OVER * limit.seconds and limit.seconds in written and silent.does(over):
+                raise AssertionError(
+                    f"{limit.place} gives {limit.seconds:g} s, for {limit.said:.1f} s of which it speaks itself: it "
+                    "runs out although nothing took too long. Put the limit around what it waits for, and not around "
+                    "await self.say(...)"
+                )
             heard_until = silent.heard_until(limit.begun)
             left = limit.begun + limit.seconds - heard_until
             spoken_over = heard_until - limit.begun
@@ -114,37 +136,39 @@ _HASTY: Final = 2.5
 """Seconds that are too few for an answer, if the limit was meant to be longer."""
 
 
-def _answers_who_insists(handler: StreamHandlerBase, given: CheckInput) -> None:
-    """See that a caller who writes again and again is answered as often as one who waits between."""
+def _answers_who_insists(handler: StreamHandlerBase, given: CheckInput, command: Command) -> None:
+    """See that a caller who writes, or presses a key, again and again is answered again at some time."""
 
-    async def write(*pauses: float) -> tuple[float, float]:
-        """Write with these pauses; the seconds that could be heard in the first and in the last part of the time."""
-        async with open_caller(handler, args=list(given.args), catch=True) as caller:
+    async def insist(*pauses: float) -> tuple[float, float]:
+        """Do it with these pauses; the seconds that could be heard in the first and in the second half of the time."""
+        async with on_the_line(handler, given.args) as caller:
             await greeted(caller)
             began = caller.seconds
             for pause in pauses:
-                if caller.connection.end is None:
-                    caller.send_message("hello")
+                await command.give(caller)
                 await caller.wait(pause)
             ended = caller.connection.end is not None
             moments = moments_audible(caller.heard)
-        first, last = began + _INSISTS / 4, began + sum(pauses)
-        late = seconds_between(moments, last - _INSISTS / 2, last)
-        return seconds_between(moments, began, first), late if not ended else -1.0
+        early = seconds_between(moments, began, began + _INSISTS / 4)
+        late = seconds_between(moments, began + _INSISTS / 2 + _LAST, began + _INSISTS)
+        return early, late if not ended else -1.0
 
     def run(*pauses: float) -> tuple[float, float]:
-        return run_scenario(partial(write, *pauses), handler, given)
+        return run_scenario(partial(insist, *pauses), handler, given)
 
-    early, late = run(*[_EACH] * round(_INSISTS / _EACH))
-    if early < ANSWERED or late != 0.0:
-        return
-    if run(_INSISTS / 2 + 1.0, _INSISTS / 2 - 1.0)[1] >= ANSWERED:
+    n = round(_INSISTS / _EACH)
+    early, late = run(*[_EACH] * n)
+    # One that answers a few and then no more is silent for one who gives up for a while, too.
+    if early >= ANSWERED and late == 0.0 and run(*[_EACH] * (n // 2), _WAITS, _LAST)[1] >= ANSWERED:
         raise AssertionError(
-            f"a caller who writes every {_EACH:g} s is answered at first, and in the last {_INSISTS / 2:g} of "
-            f"{_INSISTS:g} s no more; one who waits is: what was refused counts in the limit as well. Note the moment "
-            "of a question only when it is answered"
+            f"a caller who {command} every {_EACH:g} s is answered at first, and then no more; after a pause of "
+            f"{_WAITS:g} s they are answered again: what was refused counts in the limit as well. Note the moment of a "
+            "question only when it is answered"
         )
 
 
-_INSISTS, _EACH = 40.0, 1.5
-"""Seconds for which a caller writes, and from one text to the next."""
+_INSISTS, _EACH = 40.0, 1.25
+"""Seconds for which a caller asks, and from one question to the next."""
+
+_LAST, _WAITS = 3.0, 16.0
+"""Seconds in which the last question is answered, and for which they wait before it."""

@@ -12,10 +12,9 @@ from ...protocol import messages
 from .. import signals
 from .._fair_clock import FairClock, fair_clock
 from .._room import run_in_room
-from .._scenarios import Asked, AtRest, in_groups, names_in
+from .._scenarios import Asked, AtRest, in_groups, names_in, on_the_line
 from .._schedules import Schedule
 from .._tracing import LinesToTry, NoNumbers, Swallowed, Switches
-from ..caller import open_caller
 from ..clocks import BackendName
 from .callers import ASKS
 from .commands import Command
@@ -93,7 +92,7 @@ _MANY_ANSWERS, _FEW_CALLS = 5, 2
 
 _ORDERS: Final = 12
 
-_ORDERS_SECONDS: Final = 1.25
+_ORDERS_SECONDS: Final = 1.0
 """Seconds after which no new order is tried (see `FairClock`)."""
 
 
@@ -108,7 +107,7 @@ def tells_errors(handler: StreamHandlerBase, given: CheckInput) -> None:
     used = names_in(type(handler))
 
     async def talk(prototype: StreamHandlerBase) -> None:
-        async with open_caller(prototype, args=list(given.args), catch=True) as caller:
+        async with on_the_line(prototype, given.args) as caller:
             if "latest_args" in used and not used & ASKS:
                 caller.set_args(list(given.args))  # as a page does, of itself
             caller.play_nowait(signals.speech_like(1.0, activity=1.0))

@@ -12,8 +12,8 @@ from ...handlers.checking import has_own_method
 from ...protocol import messages
 from .. import signals
 from .._literals import texts_of, words_of
-from .._scenarios import ANSWERED, NOTICES, Pressed, backlogs_in, hangs_up, pressed, texts_in
-from ..caller import open_caller, run_call
+from .._scenarios import ANSWERED, NOTICES, Pressed, backlogs_in, hangs_up, on_the_line, pressed, texts_in
+from ..caller import run_call
 from .commands import answers_again, stays_alive
 from .ends import held_up
 from .sentences import CheckInput, Everywhere, call_options, last_journal, run_scenario, sentence
@@ -53,7 +53,7 @@ def _takes_all_texts(handler: StreamHandlerBase, given: CheckInput) -> None:
     """See that of texts that come at once none waits for the next one."""
 
     async def left(pause: float) -> int:
-        async with open_caller(handler, args=list(given.args), catch=True) as caller:
+        async with on_the_line(handler, given.args) as caller:
             caller.microphone = False
             await caller.wait(0.3)
             for text in _THREE:
@@ -79,7 +79,7 @@ def _leaves_nothing(handler: StreamHandlerBase, given: CheckInput) -> None:
 
     async def rests() -> list[dict[str, list[Any]]]:
         found: list[dict[str, list[Any]]] = []
-        async with open_caller(handler, args=list(given.args), catch=True) as caller:
+        async with on_the_line(handler, given.args) as caller:
             caller.microphone = False
             await caller.wait(_ALL_SAID - 3.0)
             for text in ("one two three", "four five six", "seven eight nine"):
@@ -106,7 +106,7 @@ def _hangs_up_at_once(handler: StreamHandlerBase, given: CheckInput) -> None:
     """See that a text that ends the call while the caller speaks ends it as well while nobody does."""
 
     async def closed(text: str, pause: float) -> bool:
-        async with open_caller(handler, args=list(given.args), catch=True) as caller:
+        async with on_the_line(handler, given.args) as caller:
             caller.play_nowait(signals.speech_like(_SPOKEN, activity=1.0))
             await caller.wait(pause)
             if caller.connection.end is not None:

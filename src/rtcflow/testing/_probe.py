@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import math
 import threading
-import zlib
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Coroutine, Generator
 from contextlib import AbstractContextManager, nullcontext
@@ -25,6 +24,7 @@ from ..handlers.base import StreamHandlerBase
 from ..handlers.checking import has_own_method
 from ..handlers.items import parse_emit, parse_video_emit
 from ..outputs import AdditionalOutputs
+from ._handed_over import checksum
 from ._handler_time import handler_time
 from ._tracing import Tracer
 
@@ -372,18 +372,6 @@ def _outputs(item: Any) -> list[Any]:
 
 def _numbers(value: object) -> bool:
     return isinstance(value, list) and 0 < len(value) < 10_000 and all(isinstance(one, int | float) for one in value)
-
-
-def checksum(buffer: Any) -> int:
-    """Another number when a picture, an array or a list of numbers has changed."""
-    if isinstance(buffer, np.ndarray):
-        return zlib.crc32(buffer.tobytes())
-    if isinstance(buffer, list):
-        return zlib.crc32(repr(buffer).encode())
-    total = 0
-    for plane in buffer.planes:
-        total = zlib.crc32(bytes(plane), total)
-    return total
 
 
 def probe_copies(handler: StreamHandlerBase, journal_for: Callable[[], Journal]) -> None:

@@ -432,11 +432,20 @@ async def test_close_stream_plays_what_is_queued_then_says_goodbye():
     assert log.events == ["shutdown"]
 
 
-async def test_the_time_limit_ends_the_call():
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_the_time_limit_ends_the_call(backend):
     """A connection ends when its time is up, counted from connected."""
     log = Log()
-    async with call(AsyncEcho(log), time_limit=0.05) as (connection, _, _errors):
-        end = await connection.wait_ended()
+
+    async def main():
+        async with call(AsyncEcho(log), time_limit=5) as (connection, _, _errors):
+            with anyio.fail_after(60):  # of virtual time
+                end = await connection.wait_ended()
+            assert anyio.current_time() == pytest.approx(5, abs=0.1)
+        return end
+
+    name, options = virtual_backend(backend)
+    end = anyio.run(main, backend=name, backend_options=options)
     assert end.cause is EndCause.TIME_LIMIT
     assert log.events == ["shutdown"]
 

@@ -847,6 +847,82 @@ class CountsAnswers(CountsRefusals):
     counts_all = False
 
 
+class FillsOneSheet(Mirror):
+    """Hands four values at a time to a model, on a sheet that it writes to again while the model works."""
+
+    copies = False
+
+    def __init__(self):
+        super().__init__()
+        self.sheet, self.drawn, self.sheets = np.zeros(4), 0, queue.Queue()
+
+    async def video_receive(self, picture):
+        self.sheet[self.drawn % 4] = picture.mean() + self.drawn
+        self.drawn += 1
+        if self.drawn % 4 == 0:
+            self.sheets.put(self.sheet.copy() if self.copies else self.sheet)
+        await super().video_receive(picture)
+
+    async def start_up(self):
+        await self.run_sync(self.work)
+
+    def work(self):
+        while self.sheets.get() is not None:
+            time.sleep(0.05)
+
+    def shutdown(self):
+        self.sheets.put(None)
+
+
+class CopiesItsSheet(FillsOneSheet):
+    """Hands over a copy."""
+
+    copies = True
+
+
+class SendsItsSheetBack(FillsOneSheet):
+    """Writes to it again only when it came back."""
+
+    def __init__(self):
+        super().__init__()
+        self.back = queue.Queue()
+        self.back.put(self.sheet)
+
+    async def video_receive(self, picture):
+        if self.drawn % 4 == 0:
+            self.sheet = await self.run_sync(self.back.get)
+        await super().video_receive(picture)
+
+    def work(self):
+        while (sheet := self.sheets.get()) is not None:
+            time.sleep(0.05)
+            self.back.put(sheet)
+
+    def shutdown(self):
+        super().shutdown()
+        self.back.put(np.zeros(4))
+
+
+class WritesWhileItWaits(SyncSpeaker):
+    """Puts pieces of one buffer into a queue, and writes the next ones over them before they are taken out."""
+
+    def __init__(self):
+        super().__init__()
+        self.buffer, self.at = np.zeros(RATE, np.int16), 0
+
+    def receive(self, frame):
+        self.at = (self.at + 480) % RATE
+        piece = self.buffer[self.at : self.at + 480]
+        piece[:] = np.arange(480) + self.at
+        if self.at % 4800 == 0:
+            self.out.put(self.buffer)
+            self.buffer[:10] += 1
+
+    def emit(self):
+        time.sleep(0.1)
+        return RATE, self.out.get()[:480].copy()
+
+
 # -- errors
 
 
@@ -896,6 +972,7 @@ BADLY = "it serves a caller who says nothing"
 LENGTHS = "it serves a caller whose frames are of any length"
 REAL_TIME = "its audio comes in real time"
 LIMITS = "its limits count"
+SERVES = "it serves a call on"
 ERRORS = "an error in its methods is not swallowed"
 
 
@@ -959,6 +1036,13 @@ def check_of(sentence):
         (CountsRefusals, "what was refused counts in the limit as well", LIMITS, [CountsAnswers, AnswersTen]),
         (CountsRefusedKeys, "a caller who presses 1 every 1.25 s", LIMITS, []),
         (LimitsItsWords, "for 3.2 s of which it speaks itself", LIMITS, [LimitsItsModel]),
+        (
+            FillsOneSheet,
+            "the same array is put there again, with other content",
+            SERVES,
+            [CopiesItsSheet, SendsItsSheetBack],
+        ),
+        (WritesWhileItWaits, "an array that was put into a queue is not written to", SERVES, []),
         (
             AsksNoFuture,
             "KeyError('#') was raised in a job of a pool, or in",

@@ -34,8 +34,8 @@ import anyio
 
 from .._core.bridge import current_worker
 from ..handlers.base import StreamHandlerBase
-from ._handed_over import HandedOver
 from ._limits import HandlerLimits, Moment
+from ._queued_arrays import QueuedArrays
 from ._virtual_asyncio import Gathered, names_of_asyncio
 from ._virtual_time import VirtualTime
 from ._workers import LEAST, in_a_pool
@@ -58,7 +58,7 @@ class HandlerTime(ModuleType):
         self._passed = 0.0
         self._clock: VirtualTime | None = None
         self.slept = 0.0  # by all threads together, in the time of calls
-        self.handed_over = HandedOver()
+        self.queued = QueuedArrays()
         self.files: list[list[Path]] = []
         self.gathered: list[Gathered] = []
         self.limits = HandlerLimits(lambda: 0.0 if self._clock is None else self._clock.now)
@@ -155,7 +155,7 @@ class _TimedQueue(queue.Queue[Any]):
     def __init__(self, maxsize: int = 0) -> None:
         super().__init__(maxsize)
         shown = handler_time.get()
-        self._handed_over = None if shown is None else shown.handed_over  # threads of the handler's own have no context
+        self._queued = None if shown is None else shown.queued  # threads of the handler's own have no context
 
     def get(self, block: bool = True, timeout: float | None = None) -> Any:  # noqa: FBT001, FBT002
         worker = _virtual_worker(timeout) if block else None
@@ -163,13 +163,13 @@ class _TimedQueue(queue.Queue[Any]):
             item = super().get(block, timeout)
         else:
             item = self._in_time(worker, timeout, partial(super().get, False), self.not_empty, self._qsize)
-        if self._handed_over is not None:
-            self._handed_over.taken(self, item)
+        if self._queued is not None:
+            self._queued.taken(self, item)
         return item
 
     def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:  # noqa: FBT001, FBT002
-        if self._handed_over is not None:
-            self._handed_over.put(self, item)
+        if self._queued is not None:
+            self._queued.put(self, item)
         worker = _virtual_worker(timeout) if block else None
         if worker is None:
             super().put(item, block, timeout)

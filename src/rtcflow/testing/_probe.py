@@ -24,8 +24,8 @@ from ..handlers.base import StreamHandlerBase
 from ..handlers.checking import has_own_method
 from ..handlers.items import parse_emit, parse_video_emit
 from ..outputs import AdditionalOutputs
-from ._handed_over import checksum
 from ._handler_time import handler_time
+from ._queued_arrays import checksum
 from ._tracing import Tracer
 
 WATCHED = (

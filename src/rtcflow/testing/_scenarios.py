@@ -21,9 +21,9 @@ from ..frames import FRAME_SECONDS, AudioFrame
 from ..handlers.base import AsyncStreamHandler, StreamHandlerBase
 from ..protocol import messages
 from . import signals
-from ._handed_over import checksum
 from ._limits import HandlerLimits, Limit
 from ._probe import AUDIBLE
+from ._queued_arrays import checksum
 from ._sharing import own_functions
 from ._tracing import Switches
 from .caller import Caller, HeardFrame, open_caller

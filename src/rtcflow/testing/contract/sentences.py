@@ -116,8 +116,8 @@ def probed(
     for journal in journals:
         if journal.broken:
             raise AssertionError(f"this is broken: {journal.broken[0]}")
-    if (shown := handler_time.get()) is not None and shown.handed_over.broken:
-        raise AssertionError(f"this is broken: {shown.handed_over.broken}")
+    if (shown := handler_time.get()) is not None and shown.queued.broken:
+        raise AssertionError(f"this is broken: {shown.queued.broken}")
 
 
 JOURNALS: ContextVar[list[Journal]] = ContextVar("rtcflow_journals")

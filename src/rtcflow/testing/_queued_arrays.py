@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["HandedOver", "checksum"]
+__all__ = ["QueuedArrays", "checksum"]
 
 LARGEST: Final = 2_000_000
 """Bytes of an array that is looked at."""
@@ -31,7 +31,7 @@ class _Put:
     checksum: int
 
 
-class HandedOver:
+class QueuedArrays:
     """Notes arrays that are put into queues.
 
     Attributes:

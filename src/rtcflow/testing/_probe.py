@@ -128,6 +128,7 @@ class Journal:
         levels: From about which levels these stepped, in units of 256. A square wave steps from one.
         waits: The waits in the emit and in the video_emit that run, as far as they are seen: how long each took, and
             the function that slept; none, if it waited for something else.
+        keys_kept: How many keys have changed something in the handler, when `on_dtmf` got them.
         paced: How many pictures `video_emit` gave after it had slept for as long as one is shown.
         watched: Arrays that the handler had kept when its queue was cleared, by identity.
         stale: Seconds of them that emit returned all the same.
@@ -165,6 +166,7 @@ class Journal:
     steps: Counter[str] = field(default_factory=Counter)
     levels: set[int] = field(default_factory=set)
     waits: dict[str, list[tuple[float, str | None]]] = field(default_factory=dict)
+    keys_kept: int = 0
     paced: int = 0
     watched: dict[int, NDArray[Any]] = field(default_factory=dict)
     stale: float = 0.0
@@ -436,8 +438,10 @@ def _wrap_sync(name: str, original: Callable[..., Any], book: Journal) -> Callab
                 if name == "shutdown":  # what it has to give back is given back
                     original(self, *args)
                 raise fault.error
+            before = _attributes(self) if name == "on_dtmf" else None
             with book.followed(name):
                 item = fault.items[0] if fault is not None and fault.items else original(self, *args)
+            book.keys_kept += before is not None and before != _attributes(self)
             if name in ASKED and (worker := current_worker.get()) is not None:
                 book.waits[name] = list(getattr(worker, "slept", []))
             book.returned(name, item, injected=fault is not None)
@@ -451,6 +455,16 @@ def _wrap_sync(name: str, original: Callable[..., Any], book: Journal) -> Callab
 
     method.__name__, method.__qualname__ = original.__name__, original.__qualname__
     return method
+
+
+def _attributes(handler: StreamHandlerBase) -> dict[str, tuple[int, object, object]]:
+    """What can be seen of a handler's attributes without running much: which they are, how long, and whether set."""
+    found: dict[str, tuple[int, object, object]] = {}
+    for name, value in list(vars(handler).items()):
+        size = len(value) if isinstance(value, list | dict | set | deque) else getattr(value, "qsize", None)
+        is_set = getattr(value, "is_set", None)
+        found[name] = id(value), size() if callable(size) else size, is_set() if callable(is_set) else is_set
+    return found
 
 
 def _sleep_in_thread(seconds: float, handler: StreamHandlerBase) -> None:
@@ -559,9 +573,11 @@ def _wrap_async(name: str, original: Callable[..., Any], book: Journal) -> Calla
                 if name == "shutdown":  # as above
                     await _Steps(original(self, *args), name, book)
                 raise fault.error
+            before = _attributes(self) if name == "on_dtmf" else None
             item = (
                 fault.items[0] if fault is not None and fault.items else await _Steps(original(self, *args), name, book)
             )
+            book.keys_kept += before is not None and before != _attributes(self)
             book.returned(name, item, injected=fault is not None)
             book.handed_over(self, name, item)
             return item

@@ -379,6 +379,25 @@ class AsksWithOneEvent(AsksWithANewEvent):
     renews = False
 
 
+class IgnoresKeysWhileItSpeaks(AsksWithANewEvent):
+    """Takes no keys before its question is over, and means it."""
+
+    speaks = True
+
+    async def on_dtmf(self, digit):
+        if not self.speaks:
+            self.pressed.set()
+
+    async def start_up(self):
+        for pitch in (300, 400):
+            self.speaks = True
+            await self.say(voice(2.0, pitch))
+            self.speaks = False
+            await self.pressed.wait()
+            self.pressed.clear()
+        await self.say(voice(0.5, 800))
+
+
 # -- traces
 
 
@@ -1017,7 +1036,12 @@ def check_of(sentence):
             [LooksForTexts, RefusesFloods],
         ),
         (ForgetsKeys, "when the caller presses 5 two seconds after an answer", TEXTS, [LooksForKeys]),
-        (AsksWithANewEvent, "nor make a new event before you wait for one", TEXTS, [AsksWithOneEvent]),
+        (
+            AsksWithANewEvent,
+            "nor make a new event before you wait for one",
+            TEXTS,
+            [AsksWithOneEvent, IgnoresKeysWhileItSpeaks],
+        ),
         (StaysInBothRooms, "a caller who writes 'join hello', twice, leaves a trace", TRACES, [ChangesRooms]),
         (TakesRowsForFull, "whose camera is turned it raised ValueError('cannot reshape", BADLY, [CutsRows]),
         (StandsStill, "smaller pictures, its own stand still", BADLY, [BeginsAgain, ShowsOneTitle]),

@@ -146,7 +146,10 @@ def _keeps_keys(handler: StreamHandlerBase, given: CheckInput) -> None:
         return
     for digit in messages.DIGITS[:_MOST_KEYS]:
         early = press(digit, middle)
+        kept = last_journal().keys_kept  # else it takes no keys while it speaks
         if early.did or early.audible(max(middle + NOTICES, end + 0.1), end + _ANSWERS):
+            continue
+        if early.audible(middle + _CUT, end) and not kept:
             continue
         late = press(digit, after)
         if late.did or late.audible(after, after + _ANSWERS) > usual.audible(after, after + _ANSWERS) + ANSWERED:
@@ -161,6 +164,9 @@ def _keeps_keys(handler: StreamHandlerBase, given: CheckInput) -> None:
 
 _ANSWERS: Final = 4.0
 """Seconds in which a key is answered."""
+
+_CUT: Final = 0.3
+"""Seconds in which what is said is cut short by a key."""
 
 _PROMPT: Final = 0.7
 """Seconds of a prompt in which a key may come."""

@@ -36,10 +36,10 @@ async def test_a_thread_that_waits_in_queue_get_comes_back():
             tg.cancel_scope.cancel()
         crew.stop()
         assert await crew.join(grace=0.05) == []
+        assert not crew.busy
         # It gets its pool's name back in its last steps.
         while any(not one.name.startswith(("AnyIO", "Trio")) for one in set(threading.enumerate()) - before):
             await anyio.sleep(0.001)
-    assert not crew.busy
     assert threads.statistics().abandoned == 0
     inbox.put(1)
     assert inbox.get(timeout=1) == 1, "the queue itself still works"

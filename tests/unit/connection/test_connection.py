@@ -208,7 +208,8 @@ async def test_the_handler_sees_its_context_in_every_method():
 
 @pytest.mark.parametrize("where", ["receive", "emit", "start_up"])
 @pytest.mark.parametrize("base", [AsyncEcho, SyncEcho])
-async def test_what_a_handler_raises_ends_the_connection_and_arrives_bare(base, where):
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_what_a_handler_raises_ends_the_connection_and_arrives_bare(base, where, backend):
     """An exception of any method ends the call, reaches whoever runs it unwrapped, and the peer is told."""
     error = KeyError("mine")
 
@@ -221,18 +222,22 @@ async def test_what_a_handler_raises_ends_the_connection_and_arrives_bare(base, 
         def fail(self, *args):
             raise error
 
-    log = Log()
-    handler = type("Handler", (base,), {where: fail})(log)
-    async with call(handler) as (connection, caller, errors):
-        caller.audio_out.put(AudioFrame(tone(), 48000, 0))
-        with pytest.raises(anyio.EndOfStream):
-            while True:
-                message = messages.decode(await caller.messages_in.take())
-        assert message == messages.Error("the handler failed")
-    assert errors == [error]
-    assert connection.end.cause is EndCause.HANDLER_RAISED
-    assert connection.end.error is error
-    assert log.events == ["shutdown"]
+    async def main():
+        log = Log()
+        handler = type("Handler", (base,), {where: fail})(log)
+        async with call(handler) as (connection, caller, errors):
+            caller.audio_out.put(AudioFrame(tone(), 48000, 0))
+            with pytest.raises(anyio.EndOfStream), anyio.fail_after(60):  # of virtual time
+                while True:
+                    message = messages.decode(await caller.messages_in.take())
+            assert message == messages.Error("the handler failed")
+        assert errors == [error]
+        assert connection.end.cause is EndCause.HANDLER_RAISED
+        assert connection.end.error is error
+        assert log.events == ["shutdown"]
+
+    name, options = virtual_backend(backend)
+    anyio.run(main, backend=name, backend_options=options)
 
 
 METHODS = ["receive", "emit", "video_receive", "video_emit", "start_up", "on_message"]

@@ -25,6 +25,7 @@ from ..handlers.checking import has_own_method
 from ..handlers.items import parse_emit, parse_video_emit
 from ..outputs import AdditionalOutputs
 from ._handler_time import handler_time
+from ._limits import HandlerLimits, Moment
 from ._queued_arrays import checksum
 from ._tracing import Tracer
 
@@ -405,8 +406,23 @@ def probe(handler: StreamHandlerBase, journal: Journal) -> None:
             # Async if the method itself is. A shutdown is always there, so that its call is seen.
             wrap = _wrap_async if inspect.iscoroutinefunction(method) else _wrap_sync
             names[name] = wrap(name, method, journal)
+    if (shown := handler_time.get()) is not None:
+        names["loop"] = property(lambda self: _SeenLoop(original.loop.fget(self), shown.limits))
     names |= {"hang_up": _wrap_hang_up(original.hang_up, journal), "say": _wrap_say(original.say, journal)}
     handler.__class__ = type(original.__name__, (original,), names)
+
+
+class _SeenLoop:
+    """A handler's `loop`, whose moments are noted where they make a limit."""
+
+    def __init__(self, loop: Any, limits: HandlerLimits) -> None:
+        self._loop, self._limits = loop, limits
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loop, name)
+
+    def time(self) -> float:
+        return Moment(self._loop.time(), self._limits)
 
 
 def _wrap_hang_up(original: Callable[..., Any], book: Journal) -> Callable[..., Any]:

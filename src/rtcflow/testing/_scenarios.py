@@ -41,6 +41,7 @@ __all__ = [
     "answered_texts",
     "arrays_in",
     "asked_after_a_cough",
+    "asked_again",
     "asked_often",
     "backlogs_in",
     "begins_with_another",
@@ -351,6 +352,27 @@ async def taken_back(handler: StreamHandlerBase, args: Sequence[Any], text: str,
             return cleared, 0.0
         await caller.wait(1.5)
         return cleared, seconds_audible(caller.heard, since)
+
+
+async def asked_again(
+    handler: StreamHandlerBase, args: Sequence[Any], text: str, pause: float | None
+) -> tuple[bool, float]:
+    """Send a text or a key, and again `pause` seconds later; not, if it is None.
+
+    Returns:
+        Whether the handler cleared its queue at the last one, and the seconds that could be heard after it.
+    """
+    async with on_the_line(handler, args) as caller:
+        player = caller.connection.transport.audio_out
+        await greeted(caller)
+        before = player.clears
+        for wait in (pause, 8.0):
+            since = caller.seconds
+            if wait is not None and caller.connection.end is None:
+                before = player.clears
+                caller.send_message(text)
+                await caller.wait(wait)
+        return player.clears > before, seconds_audible(caller.heard, since)
 
 
 UNDER_WAY: Final = 0.45

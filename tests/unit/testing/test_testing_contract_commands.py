@@ -115,6 +115,68 @@ class StopsTooEarlyInJson(StopsTooEarly):
         await super().on_message("stop" if command == {"type": "stop"} else "")
 
 
+class ReadsNewsAllTheSame(Speaker):
+    """Reads news for "#", until "*": while it gets them, that is forgotten."""
+
+    counts = False
+
+    def __init__(self):
+        super().__init__()
+        self.asked, self.stops = rtcflow.Event(), 0
+
+    async def on_dtmf(self, digit):
+        if digit == "#":
+            self.asked.set()
+        elif digit == "*":
+            self.stops += 1
+            self.frames.clear()
+            self.clear_queue()
+
+    async def start_up(self):
+        while True:
+            await self.asked.wait()
+            self.asked.clear()
+            stops = self.stops
+            await anyio.sleep(0.5)
+            if stops == self.stops or not self.counts:
+                for _ in range(30):
+                    self.play(voice(0.1))
+
+
+class ReadsNewsUntilThen(ReadsNewsAllTheSame):
+    """Reads none that were stopped while it got them."""
+
+    counts = True
+
+
+class AnswersBoth(Speaker):
+    """A new question takes back the one before, whose answer is made all the same."""
+
+    counts = False
+
+    def __init__(self):
+        super().__init__()
+        self.questions = 0
+
+    async def on_message(self, text):
+        self.questions += 1
+        self.frames.clear()
+        self.clear_queue()
+        self.loop.create_task(self.answer(self.questions))
+
+    async def answer(self, number):
+        for _ in range(4):
+            await anyio.sleep(0.3)
+            if number == self.questions or not self.counts:
+                self.play(voice(0.5))
+
+
+class AnswersTheLast(AnswersBoth):
+    """Makes no more of an answer that was taken back."""
+
+    counts = True
+
+
 class PlaysTheNext(Speaker):
     """A radio that pauses between two songs. There is nothing to skip in a pause."""
 
@@ -473,6 +535,39 @@ class RecordsTwice(Speaker):
             self.recorder.over.set()
 
 
+class ClosesTwice(Speaker):
+    """Closes its session when the caller says goodbye, and again at the end."""
+
+    looks = False
+
+    def __init__(self):
+        super().__init__()
+        self.is_open = self.was_opened = False
+
+    async def start_up(self):
+        await anyio.sleep(0.1)
+        self.is_open = self.was_opened = True
+
+    def close(self):
+        if not self.is_open:
+            raise RuntimeError("closed already")
+        self.is_open = False
+
+    async def on_message(self, text):
+        if text == "bye" and self.is_open:
+            self.close()
+
+    async def shutdown(self):
+        if self.is_open or (self.was_opened and not self.looks):
+            self.close()
+
+
+class ClosesOnce(ClosesTwice):
+    """Looks whether it is open."""
+
+    looks = True
+
+
 class RecordsOnce(RecordsTwice):
     """The first one goes on."""
 
@@ -674,6 +769,29 @@ class KeepsMeanwhile(ForgetsMeanwhile):
     empties_first = True
 
 
+class CountsFrames(Speaker):
+    """Plays back each second, which it takes for fifty frames."""
+
+    by_frames = True
+
+    def __init__(self):
+        super().__init__()
+        self.heard = []
+
+    async def receive(self, frame):
+        self.heard.append(frame[1][0])
+        heard = np.concatenate(self.heard)
+        if len(self.heard) == 50 if self.by_frames else heard.size >= self.input_sample_rate:
+            self.play((self.input_sample_rate, heard))
+            self.heard = []
+
+
+class CountsSamples(CountsFrames):
+    """Counts samples."""
+
+    by_frames = False
+
+
 class BeepsNowAndThen(Speaker):
     """Beeps after each half second of what it hears, for a shorter time."""
 
@@ -750,6 +868,9 @@ class BeepsByItself(Speaker):
 class HurriesKeys(SyncSpeaker):
     """The five seconds for a key begin when the question is handed over, which lasts four."""
 
+    def now(self):
+        return time.monotonic()
+
     def __init__(self):
         super().__init__()
         self.asked, self.until = False, 0.0
@@ -758,7 +879,7 @@ class HurriesKeys(SyncSpeaker):
         self.out.put(digit)
 
     def ask(self):
-        self.until = time.monotonic() + 5.0
+        self.until = self.now() + 5.0
 
     def heard(self):
         pass
@@ -769,7 +890,7 @@ class HurriesKeys(SyncSpeaker):
             self.ask()
             return voice(4.0)
         self.heard()
-        while self.running and (left := self.until - time.monotonic()) > 0:
+        while self.running and (left := self.until - self.now()) > 0:
             try:
                 self.out.get(timeout=min(left, 0.2))
             except queue.Empty:
@@ -838,6 +959,13 @@ class AnswersTen(Speaker):
             self.play(voice(0.5))
 
 
+class HurriesOnItsLoopsClock(HurriesKeys):
+    """Reads the clock of its loop."""
+
+    def now(self):
+        return self.loop.time()
+
+
 class LimitsItsWords(Speaker):
     """A limit for its model, of 4 s, that is around all that it says as well."""
 
@@ -864,6 +992,39 @@ class CountsAnswers(CountsRefusals):
     """Counts those that it answers."""
 
     counts_all = False
+
+
+class GreetsTheFirst(Speaker):
+    """Loads its greeting once, and clears an event that was set by then: all calls but the first are silent."""
+
+    cache = {}
+    clears = True
+
+    def __init__(self):
+        super().__init__()
+        self.ready, self.greeted = rtcflow.Event(), False
+
+    async def start_up(self):
+        if "greeting" not in self.cache:
+            await anyio.sleep(0.3)
+            self.cache["greeting"] = voice(1.0)
+        self.ready.set()
+
+    async def emit(self):
+        if self.greeted:
+            return None
+        if self.clears:
+            self.ready.clear()
+        await self.ready.wait()
+        self.greeted = True
+        return self.cache["greeting"]
+
+
+class GreetsEverybody(GreetsTheFirst):
+    """Does not clear it."""
+
+    cache = {}
+    clears = False
 
 
 class FillsOneSheet(Mirror):
@@ -1005,14 +1166,20 @@ def check_of(sentence):
     [
         (
             StopsTooEarly,
-            "writes 'stop' in the middle of the answer to a text, it falls silent. When they do so before it begins",
+            "writes 'stop' in the middle of its answer to one who writes a long text, it falls silent. When",
             NOTICES,
             [CountsStops, IgnoresStops],
         ),
+        (ReadsNewsAllTheSame, "in the middle of its answer to one who presses #", NOTICES, [ReadsNewsUntilThen]),
+        (AnswersBoth, "writes 'hello' twice, it clears its queue, and then", STALE, [AnswersTheLast]),
+        (ClosesTwice, "a caller writes 'bye', twice, it raised", TRACES, [ClosesOnce]),
+        (CountsFrames, "it counts frames, where it means a time", LENGTHS, [CountsSamples]),
+        (HurriesOnItsLoopsClock, "gives the caller 5 s, and begins to count", LIMITS, []),
+        (GreetsTheFirst, "in the first call it says 1.0 s, and nothing", SERVES, [GreetsEverybody]),
         (StopsTooEarlyInJson, """writes '{"type": "stop"}' in the middle""", NOTICES, [PlaysTheNext]),
         (
             SaysOneMore,
-            "when the caller speaks in the middle of the answer to a text, it falls silent. When they do so",
+            "when the caller speaks in the middle of its answer to one who writes a long text, it falls silent",
             NOTICES,
             [DropsThatToo, TalksOn],
         ),

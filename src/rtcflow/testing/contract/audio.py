@@ -130,6 +130,7 @@ def passes_on(handler: StreamHandlerBase, given: CheckInput) -> bool:
 def _loses_nothing(handler: StreamHandlerBase, given: CheckInput) -> None:
     """See that a handler which makes audio of what it hears does not lose a part of it all the time."""
     made = [_made_of(handler, given, n * _PASSED, lasts=5 * _PASSED, tone=True) for n in (1, 3)]
+    _counts_no_frames(handler, given)
     if not _SOME < (made[1] - made[0]) / (2 * _PASSED) < _ALL:
         return
     made.append(_made_of(handler, given, 5 * _PASSED, lasts=7 * _PASSED, tone=True))
@@ -140,6 +141,26 @@ def _loses_nothing(handler: StreamHandlerBase, given: CheckInput) -> None:
             "works on a block is lost, or samples are taken for ones of another rate. Empty a buffer when you take "
             "from it, not when the work is done"
         )
+
+
+def _counts_no_frames(handler: StreamHandlerBase, given: CheckInput) -> None:
+    """See that the pieces which it made of a tone in usual frames are as long if frames are longer."""
+
+    def longest() -> float:
+        return max((seconds for _, seconds in last_journal().emits), default=0.0)
+
+    if (usual := longest()) < _MANY_FRAMES * FRAME_SECONDS:
+        return
+    _made_of(handler, given, 3 * _PASSED, 3 * FRAME_SECONDS, lasts=5 * _PASSED, tone=True)
+    if abs((longer := longest()) - 3 * usual) < 0.1 * usual:
+        raise AssertionError(
+            f"of frames of 20 ms it makes pieces of {usual:.2f} s, and of frames of 60 ms pieces of {longer:.2f} s: it "
+            "counts frames, where it means a time. A frame tells its length: count samples.shape[1]"
+        )
+
+
+_MANY_FRAMES: Final = 20
+"""Frames in a piece that are not counted by chance."""
 
 
 def _sounds_in_silence(handler: StreamHandlerBase, given: CheckInput) -> bool:
@@ -298,7 +319,7 @@ def _leaves_no_holes(journal: Journal) -> None:
         )
 
 
-_HOLE, _FEW_HOLES = 0.1, 3
+_HOLE, _FEW_HOLES = 0.03, 3
 """Seconds of a hole between two pieces that can be heard; and how many pieces tell enough."""
 
 
@@ -320,7 +341,8 @@ def _goes_on(
     record = run_scenario(wait, handler, given)
     emits = last_journal().emits
     over = record.end.cause is not EndCause.PEER_LEFT or record.texts() or record.outputs
-    if emits and emits[-1][0] < 10.0 and not over:
+    says_so = last_journal().began["emit"] > len(emits) + _RETURNS_NONE  # it is asked, and has nothing to say
+    if emits and emits[-1][0] < 10.0 and not over and not says_so:
         raise AssertionError(
             f"it says something for {sum(seconds for _, seconds in emits):.1f} s and then nothing more, nobody can "
             "reach it (receive does nothing), and it does not hang up; return CloseStream() after the last piece"
@@ -328,6 +350,9 @@ def _goes_on(
 
 
 _TEN_MINUTES: Final = 600.0
+
+_RETURNS_NONE: Final = 100
+"""How often `emit` says that it has nothing to say."""
 
 _TONE: Final = 310.0
 """Hz; no whole number of its waves makes a frame, so each frame begins at another place of the wave."""

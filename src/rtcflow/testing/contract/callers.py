@@ -30,6 +30,7 @@ from .sentences import CheckInput, Everywhere, call_options, last_journal, run_s
 )
 def serves(handler: StreamHandlerBase, given: CheckInput) -> None:
     opened: list[Counter[str]] = []
+    said: list[float] = []
     for backend in (*given.backends, *given.backends)[:2]:  # two calls: see what each leaves open
         before, files = set(threading.enumerate()), descriptors()
         record = whole_call(handler, given, backend)
@@ -47,10 +48,18 @@ def serves(handler: StreamHandlerBase, given: CheckInput) -> None:
             raise Everywhere(f"under {backend} {record.stuck[0]}")
         no_thread_left(record, before)
         no_pool_at_work(set(threading.enumerate()) - before, given.patience)
+        said.append(seconds_audible(record.heard))
         opened.append(Counter({_folder(one): n for one, n in (descriptors() - files).items()}))
     # A client that all calls share may open what it keeps in the first call; what each call opens is lost.
     if lost := opened[0] & opened[1]:
         raise AssertionError(f"each call leaves open: {', '.join(sorted(lost))}; close it in shutdown()")
+    again = given.on("trio")
+    if said[0] > ANSWERED and not said[1] and not seconds_audible(whole_call(handler, given, again).heard):
+        raise AssertionError(
+            f"in the first call it says {said[0]:.1f} s, and nothing in the next two, which are the same: what the "
+            "first one leaves (a cache, an attribute of the class) makes later ones faster, or ends them. Does "
+            "something wait for an event that was set before, and cleared?"
+        )
 
 
 def _folder(descriptor: str) -> str:

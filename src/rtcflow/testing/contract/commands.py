@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Literal
@@ -25,16 +25,13 @@ from .._scenarios import (
 from ..caller import Caller
 from .sentences import STALE, CheckInput, run_scenario
 
-_PROMPT: Final = " ".join(3 * ["hello there. how are you today? one two three four. five six seven eight."])
-"""A text whose answer is long, whether it is read out word by word or sentence by sentence."""
-
 _LISTENS: Final = 6.0
 """Seconds of an answer that nobody interrupts."""
 
 _AT_ONCE: Final = 0.4
 """Seconds in which a handler falls silent: what was already on its way is played."""
 
-_QUIET: Final = 1.9
+_QUIET: Final = 1.6
 """Seconds after a command until which nothing is to be heard."""
 
 _LONG: Final = 1.2
@@ -49,6 +46,9 @@ _MIDDLES, _MOST_OF_THEM = (0.25, 0.5, 0.75), 2
 _BEFORE: Final = (0.1, 0.3, 0.5, 0.7, 0.9)
 _WITHIN: Final = (0.08, 0.16, 0.24, 0.38, 0.46, 0.62, 0.7, 0.78, 0.86, 0.94)
 """Moments at which it is interrupted, as parts of the time until the answer begins, and of the answer."""
+
+_LONG_TEXT: Final = 60
+"""Characters."""
 
 _MOST: Final = 8
 """Commands that are tried."""
@@ -66,6 +66,8 @@ class Command:
     def __str__(self) -> str:
         if self.text is None:
             return "speaks"
+        if len(self.text) > _LONG_TEXT:
+            return "writes a long text"
         decoded = messages.decode(self.text)
         return f"presses {decoded.digit}" if isinstance(decoded, messages.Dtmf) else f"writes {self.text!r}"
 
@@ -82,6 +84,13 @@ class Command:
     def window(self) -> tuple[float, float]:
         """The seconds after it in which nothing is to be heard, if it interrupts."""
         return (NOTICES, SECOND) if self.text is None else (_AT_ONCE, _QUIET)
+
+
+_PROMPT: Final = Command(" ".join(3 * ["hello there. how are you today? one two three four. five six seven eight."]))
+"""A text whose answer is long, whether it is read out word by word or sentence by sentence."""
+
+_Prompt = Command | Literal["greeting", "nothing"]
+"""What is answered: a command, the beginning of the call, or nothing."""
 
 
 def commands_of(handler: StreamHandlerBase, *, spoken: bool) -> list[Command]:
@@ -103,11 +112,9 @@ def reads_a_clock(handler: StreamHandlerBase) -> bool:
 
 
 async def _interrupted(
-    handler: StreamHandlerBase, args: Sequence[Any], prompt: str | None, command: Command | None, at: float
+    handler: StreamHandlerBase, args: Sequence[Any], prompt: _Prompt, command: Command | None, at: float
 ) -> tuple[float, ...]:
-    """Ask for something (or nothing, if the prompt is empty) after the greeting, and give a command `at` seconds later.
-
-    Without a prompt (None), in the greeting.
+    """Ask for something after the greeting, and give a command `at` seconds later.
 
     Returns:
         When something could be heard, frame by frame, in seconds from the question on; nothing, if it was still
@@ -115,11 +122,11 @@ async def _interrupted(
     """
     async with on_the_line(handler, args) as caller:
         asked = 0.0
-        if prompt is not None:
+        if prompt != "greeting":
             await greeted(caller)
             asked = caller.seconds
-        if prompt:
-            caller.send_message(prompt)
+        if isinstance(prompt, Command):
+            await prompt.give(caller)
         if command is None:
             await caller.wait(_LISTENS)
         else:
@@ -127,7 +134,7 @@ async def _interrupted(
             await command.give(caller)
             await caller.wait(asked + at + command.window[1] + 0.1 - caller.seconds)
     heard = moments_audible(caller.record().heard)
-    speaks_on = prompt and seconds_between(heard, asked - 0.5, asked)
+    speaks_on = isinstance(prompt, Command) and seconds_between(heard, asked - 0.5, asked)
     return () if speaks_on else tuple(one - asked for one in heard if one > asked)
 
 
@@ -151,23 +158,21 @@ class _Talk:
 
 
 def _said_after(
-    handler: StreamHandlerBase, given: CheckInput, prompt: str | None, command: Command | None, at: float = 0.0
+    handler: StreamHandlerBase, given: CheckInput, prompt: _Prompt, command: Command | None, at: float = 0.0
 ) -> tuple[float, ...]:
     return run_scenario(partial(_interrupted, handler, given.args, prompt, command, at), handler, given)
 
 
-def _goes_on(handler: StreamHandlerBase, given: CheckInput, prompt: str | None, command: Command, at: float) -> float:
+def _goes_on(handler: StreamHandlerBase, given: CheckInput, prompt: _Prompt, command: Command, at: float) -> float:
     """Seconds that it says in the time in which a command should have silenced it."""
     begin, end = command.window
     return seconds_between(_said_after(handler, given, prompt, command, at), at + begin, at + end)
 
 
-def _talk(
-    handler: StreamHandlerBase, given: CheckInput, prompt: str | None, commands: Sequence[Command]
-) -> _Talk | None:
+def _talk(handler: StreamHandlerBase, given: CheckInput, prompt: _Prompt, commands: Sequence[Command]) -> _Talk | None:
     usual = _said_after(handler, given, prompt, None)
-    if not usual or (prompt and _said_after(handler, given, "", None)):  # it speaks of itself
-        return None
+    if not usual or (isinstance(prompt, Command) and _said_after(handler, given, "nothing", None)):
+        return None  # it says nothing, or speaks of itself
     talk = _Talk(usual[0], min(usual[-1], _LISTENS) - usual[0], [])
     for command in commands:
         begin, end = command.window
@@ -186,25 +191,38 @@ def _talk(
     return talk
 
 
+def _talks(
+    handler: StreamHandlerBase, given: CheckInput, commands: Sequence[Command]
+) -> Iterator[tuple[_Prompt, _Talk]]:
+    """What it says of itself, and in answer to a text; or, if it answers only those that it knows, to these."""
+    if commands and (talk := _talk(handler, given, "greeting", commands)):
+        yield "greeting", talk
+    answers = _talk(handler, given, _PROMPT, commands) if commands and has_own_method(handler, "on_message") else None
+    if answers is not None:
+        yield _PROMPT, answers
+        return
+    for prompt in commands:
+        others = [command for command in commands if command != prompt]
+        if prompt.text is not None and (talk := _talk(handler, given, prompt, others)) is not None:
+            yield prompt, talk
+
+
 def falls_silent_for_a_text(handler: StreamHandlerBase, given: CheckInput) -> bool:
     """Whether some text or key cuts short what it says."""
     commands = commands_of(handler, spoken=False)
-    prompts = (None, _PROMPT) if has_own_method(handler, "on_message") else (None,)
-    talks = (_talk(handler, given, prompt, commands) for prompt in prompts if commands)
-    return any(talk is not None and talk.silenced_by for talk in talks)
+    return any(talk.silenced_by for _, talk in _talks(handler, given, commands))
 
 
 def acts_at_any_moment(handler: StreamHandlerBase, given: CheckInput) -> None:
     """See that a text, a key or a word that cuts an answer short does so before it, and anywhere in it."""
     commands = commands_of(handler, spoken=True)
-    for prompt in (None, _PROMPT) if has_own_method(handler, "on_message") else (None,):
-        if not commands or (talk := _talk(handler, given, prompt, commands)) is None:
-            continue
+    for prompt, talk in _talks(handler, given, commands):
         for command in talk.silenced_by:
-            before = [part * talk.begins for part in _BEFORE] if prompt and talk.begins > _THINKS else []
+            thinks = isinstance(prompt, Command) and talk.begins > _THINKS
+            before = [part * talk.begins for part in _BEFORE] if thinks else []
             for at in (*before, *(talk.moment(part, command) for part in _WITHIN)):
                 if (seconds := _goes_on(handler, given, prompt, command, at)) > STALE:
-                    what = "the answer to a text" if prompt else "what it says of itself"
+                    what = "what it says of itself" if prompt == "greeting" else f"its answer to one who {prompt}"
                     where = "before it begins" if at < talk.begins else f"{at - talk.begins:.2f} s into it"
                     raise AssertionError(
                         f"when the caller {command} in the middle of {what}, it falls silent. When they do so {where}, "

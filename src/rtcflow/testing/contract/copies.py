@@ -123,6 +123,8 @@ def no_trace(handler: StreamHandlerBase, given: CheckInput) -> None:
     def command_twice(command: Command) -> None:
         before = set(threading.enumerate())
         record = run(partial(twice, command))
+        if record.error is not None:
+            raise Everywhere(f"when a caller {command}, twice, it raised {record.error!r}") from record.error
         if told := held_up(record):
             raise Everywhere(f"when a caller {command}, twice: {told}")
         no_thread_left(record, before)

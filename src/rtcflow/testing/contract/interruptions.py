@@ -18,6 +18,7 @@ from .._scenarios import (
     SECOND,
     Interruption,
     arrays_in,
+    asked_again,
     interrupted,
     names_in,
     on_the_line,
@@ -145,6 +146,8 @@ def _clears_by_itself(handler: StreamHandlerBase, given: CheckInput) -> bool:
     for way, text in ways.items():
         cleared, answer = run_scenario(partial(taken_back, handler, given.args, text, 0.0), handler, given)
         clears = clears or cleared
+        if cleared:
+            _answers_the_last(handler, given, way, text)
         for spoken in (0.6, 0.8, 1.05, 1.25) if cleared and not answer else ():
             cleared, said = run_scenario(partial(taken_back, handler, given.args, text, spoken), handler, given)
             if cleared and said > STALE:
@@ -153,6 +156,27 @@ def _clears_by_itself(handler: StreamHandlerBase, given: CheckInput) -> bool:
                     "all the same: what it was making then. Count what is taken back, and drop what was begun before"
                 )
     return clears
+
+
+def _answers_the_last(handler: StreamHandlerBase, given: CheckInput, way: str, text: str) -> None:
+    """See that of two questions, of which the second takes back the first, one is answered."""
+
+    def said(pause: float | None) -> tuple[bool, float]:
+        return run_scenario(partial(asked_again, handler, given.args, text, pause), handler, given)
+
+    _, once = said(None)
+    for pause in (0.2, 0.5, 0.8) if _SHORTEST < once < _LONGEST else ():
+        cleared, twice = said(pause)
+        if cleared and twice > once + 2 * STALE:
+            raise AssertionError(
+                f"when the caller {way} twice, it clears its queue, and then says {twice:.1f} s; once brings "
+                f"{once:.1f} s: what makes the first answer goes on, and fills the backlog again. Count questions, and "
+                "drop what was begun for an earlier one; or cancel the task that makes it"
+            )
+
+
+_SHORTEST, _LONGEST = 0.3, 6.0
+"""Seconds of an answer that is compared with two."""
 
 
 def _falls_silent(handler: StreamHandlerBase, given: CheckInput) -> bool:

@@ -86,7 +86,8 @@ def on_the_line(
         args: What it gets when it asks for arguments; None, if nobody answers.
         options: Others of `open_caller`.
     """
-    return open_caller(handler, args=None if args is None else list(args), catch=True, **{"fps": SLOW_CAMERA} | options)
+    options.setdefault("fps", SLOW_CAMERA)
+    return open_caller(handler, args=None if args is None else list(args), catch=True, **options)
 
 
 PAUSE: Final = 0.3

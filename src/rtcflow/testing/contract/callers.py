@@ -97,6 +97,7 @@ def serves_badly(handler: StreamHandlerBase, given: CheckInput) -> None:
                 )
     if has_video(handler):
         _shows_what_it_sees(handler, given)
+        _films_in_time(handler, given)
     if has_video(handler) and not is_video_function(handler):
         _keeps_its_pace(handler, given)
     used = names_in(type(handler))
@@ -179,6 +180,13 @@ def _shows_what_it_sees(handler: StreamHandlerBase, given: CheckInput) -> None:
             "float32, and np.clip(…, 0, 255) before astype(np.uint8)"
         )
 
+
+_MOVES: Final = 4
+"""Pictures in half a second that are all different."""
+
+
+def _films_in_time(handler: StreamHandlerBase, given: CheckInput) -> None:
+    """See that the pictures of a handler that sleeps between them are as many as it says."""
     pictures = run_call(handler, seconds=_FILM, backend=given.on("asyncio"), **call_options(given)).seen
     due = _FILM * handler.fps
     if 0.5 * due < len(pictures) < 0.97 * due and last_journal().paced >= len(pictures) - 1:
@@ -191,9 +199,6 @@ def _shows_what_it_sees(handler: StreamHandlerBase, given: CheckInput) -> None:
 
 _FILM: Final = 4.0
 """Seconds in which pictures are counted."""
-
-_MOVES: Final = 4
-"""Pictures in half a second that are all different."""
 
 
 def _keeps_its_pace(handler: StreamHandlerBase, given: CheckInput) -> None:

@@ -259,8 +259,7 @@ async def _life(
     record = caller.record()
     texts = [at for at, text in record.messages if isinstance(messages.decode(text), messages.AppMessage)]
     acts = (*texts, *(at for at, _ in record.outputs))
-    ended = caller.connection.end is not None and record.seconds > since and not later
-    return ended or seconds_audible(record.heard, since) > 0.0 or any(at > since for at in acts)
+    return seconds_audible(record.heard, since) > 0.0 or any(at > since for at in acts)
 
 
 def stays_alive(handler: StreamHandlerBase, given: CheckInput) -> None:
@@ -269,7 +268,8 @@ def stays_alive(handler: StreamHandlerBase, given: CheckInput) -> None:
     def alive(*first: Command, later: Sequence[Command] = ()) -> bool | None:
         return run_scenario(partial(_life, handler, given.args, first, later), handler, given)
 
-    known = [command for command in commands_of(handler, spoken=False) if alive(command) is not None]
+    commands = commands_of(handler, spoken=False)
+    known = [command for command in commands if alive(command) is not None]  # others end the call
     later = [*known, Command("hello")] if has_own_method(handler, "on_message") else known
     if not later or not alive(later=later):
         return

@@ -94,8 +94,8 @@ _MANY_ANSWERS, _FEW_CALLS = 5, 2
 _ORDERS: Final = 12
 
 _ORDERS_SECONDS, _ASYNC_ORDERS_SECONDS = 1.25, 6.0
-"""Seconds after which no new order is tried (see `FairClock`), for threads and for tasks. Orders of tasks are the same in
-each run, so a bug that the last of them shows must not depend on how fast the machine is.
+"""Seconds after which no new order is tried (see `FairClock`), for threads and for tasks. Orders of tasks are the same
+in each run. So a bug that the last of them shows must not depend on how fast the machine is.
 """
 
 

@@ -36,9 +36,9 @@ def any_text(handler: StreamHandlerBase, given: CheckInput) -> None:
     if has_own_method(handler, "on_dtmf"):
         _keeps_keys(handler, given)
         answers_again(handler, given, "key")
-    stays_alive(handler, given)
     together = run_call(handler, seconds=1.0, send=every, backend=given.on("asyncio"), **call_options(given))
     if together.error is None and held_up(together) is None:
+        stays_alive(handler, given)
         return
     short: dict[str, Any] = {"seconds": 1.0, "backend": given.on("trio"), **call_options(given)}
     single = ((repr(text), run_call(handler, send=[text], **short)) for text in every)

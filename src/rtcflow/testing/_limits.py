@@ -144,7 +144,16 @@ class _Scope:
         setattr(self._scope, name, value)
 
 
-class Moment(float):
+class _Noted(float):
+    """Seconds that know which limit they belong to."""
+
+    __slots__ = ()
+
+    def __reduce__(self) -> Any:  # a copy of it is a number
+        return float, (float(self),)
+
+
+class Moment(_Noted):
     """A moment on a clock, which knows when it was read."""
 
     __slots__ = ("at", "limits")
@@ -184,11 +193,8 @@ class Moment(float):
             other.noted(less is False)
         return less
 
-    def __reduce__(self) -> Any:  # a copy of it is a number
-        return float, (float(self),)
 
-
-class _Passed(float):
+class _Passed(_Noted):
     """Seconds since a moment."""
 
     __slots__ = ("_since",)
@@ -210,11 +216,8 @@ class _Passed(float):
     def __ge__(self, other: float) -> bool:
         return self._noted(other, over=float.__ge__(self, other))
 
-    def __reduce__(self) -> Any:
-        return float, (float(self),)
 
-
-class _Left(float):
+class _Left(_Noted):
     """Seconds that are left until a moment."""
 
     __slots__ = ("_due",)
@@ -242,11 +245,8 @@ class _Left(float):
     def __le__(self, other: float) -> bool:
         return self._noted(float.__le__(self, other))
 
-    def __reduce__(self) -> Any:
-        return float, (float(self),)
 
-
-class _Due(float):
+class _Due(_Noted):
     """So many seconds after a moment."""
 
     __slots__ = ("_seconds", "_since")
@@ -275,6 +275,3 @@ class _Due(float):
 
     def __le__(self, other: float) -> bool:
         return self.noted(float.__le__(self, other))
-
-    def __reduce__(self) -> Any:
-        return float, (float(self),)

@@ -26,7 +26,7 @@ from ._probe import AUDIBLE
 from ._queued_arrays import checksum
 from ._sharing import own_functions
 from ._tracing import Switches
-from .caller import Caller, HeardFrame, open_caller
+from .caller import Caller, CallRecord, HeardFrame, open_caller
 
 __all__ = [
     "ANSWERED",
@@ -58,6 +58,7 @@ __all__ = [
     "listens_to_nobody",
     "misread",
     "moments_audible",
+    "moments_of_acts",
     "names_in",
     "numbers_in",
     "on_the_line",
@@ -442,9 +443,8 @@ async def waited(
         found = tuple(replace(one, begun=one.begun - began) for one in limits.found)
     record = caller.record()
     heard = moments_audible(record.heard)
-    texts = [at for at, text in record.messages if isinstance(messages.decode(text), messages.AppMessage)]
-    acts = [*texts, *(at for at, _ in record.outputs)]
-    return Waited(found, heard, (*acts, record.seconds) if record.end.cause is EndCause.HANDLER_CLOSED else tuple(acts))
+    acts = moments_of_acts(record)
+    return Waited(found, heard, (*acts, record.seconds) if record.end.cause is EndCause.HANDLER_CLOSED else acts)
 
 
 @dataclass(frozen=True)
@@ -617,6 +617,12 @@ _ROUNDED_TWICE: Final = 4
 def moments_audible(heard: Sequence[HeardFrame]) -> tuple[float, ...]:
     """When something could be heard, frame by frame."""
     return tuple(one.at for one in heard if _is_audible(one.frame.samples))
+
+
+def moments_of_acts(record: CallRecord) -> tuple[float, ...]:
+    """When a handler wrote something to its application's page, or put something out."""
+    texts = (at for at, text in record.messages if isinstance(messages.decode(text), messages.AppMessage))
+    return *texts, *(at for at, _ in record.outputs)
 
 
 def seconds_between(moments: Sequence[float], begin: float, end: float) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Self
 
 from ...handlers.base import StreamHandlerBase
 from ...handlers.checking import has_own_method
@@ -17,6 +17,7 @@ from .._scenarios import (
     SECOND,
     greeted,
     moments_audible,
+    moments_of_acts,
     names_in,
     on_the_line,
     seconds_audible,
@@ -63,6 +64,11 @@ class Command:
 
     text: str | None
 
+    @classmethod
+    def key(cls, digit: str) -> Self:
+        """Press a key."""
+        return cls(messages.encode(messages.Dtmf(digit)))
+
     def __str__(self) -> str:
         if self.text is None:
             return "speaks"
@@ -102,7 +108,7 @@ def commands_of(handler: StreamHandlerBase, *, spoken: bool) -> list[Command]:
         found += [Command(word + "hello" if word[-1] in " :=" else word) for word in words[:_MOST]]
     if has_own_method(handler, "on_dtmf"):
         keys = dict.fromkeys(keys_of(handler) + "1#")
-        found += [Command(messages.encode(messages.Dtmf(key))) for key in list(keys)[: _MOST // 2]]
+        found += map(Command.key, list(keys)[: _MOST // 2])
     return [*found, Command(None)] if spoken and "clear_queue" in names_in(type(handler)) else found
 
 
@@ -257,9 +263,7 @@ async def _life(
             await later[-1].give(caller)  # whatever was refused for coming too early
             await caller.wait(1.5)
     record = caller.record()
-    texts = [at for at, text in record.messages if isinstance(messages.decode(text), messages.AppMessage)]
-    acts = (*texts, *(at for at, _ in record.outputs))
-    return seconds_audible(record.heard, since) > 0.0 or any(at > since for at in acts)
+    return seconds_audible(record.heard, since) > 0.0 or any(at > since for at in moments_of_acts(record))
 
 
 def stays_alive(handler: StreamHandlerBase, given: CheckInput) -> None:
@@ -321,8 +325,7 @@ async def _again(
             await caller.wait(3.0)
         ended = caller.connection.end is not None
     record = caller.record()
-    texts = [at for at, text in record.messages if isinstance(messages.decode(text), messages.AppMessage)]
-    acts = ended or any(at > moments[0] for at in (*texts, *(at for at, _ in record.outputs)))
+    acts = ended or any(at > moments[0] for at in moments_of_acts(record))
     third = seconds_audible(record.heard, moments[1])
     return _Answers(first, seconds_audible(record.heard, moments[0]) - third, third, acts)
 
@@ -336,8 +339,7 @@ _PAUSES: Final = (0.03, 0.08, 0.15, 0.25, 0.4)
 
 def answers_again(handler: StreamHandlerBase, given: CheckInput, kind: Literal["text", "key"]) -> None:
     """See that what is answered two seconds after an answer is answered at once after it, too."""
-    texts = ("hello", "hello 2") if kind == "text" else [messages.encode(messages.Dtmf(key)) for key in "15"]
-    one, other = map(Command, texts)
+    one, other = map(Command, ("hello", "hello 2")) if kind == "text" else map(Command.key, "15")
 
     def again(second: Command | None, pause: float) -> _Answers:
         return run_scenario(partial(_again, handler, given.args, one, second, pause), handler, given)

@@ -11,7 +11,6 @@ import numpy as np
 from ...ends import EndCause
 from ...handlers.base import StreamHandlerBase
 from ...handlers.checking import has_own_method
-from ...protocol import messages
 from .. import signals
 from .._limits import SHORTEST
 from .._scenarios import (
@@ -78,7 +77,7 @@ def limits(handler: StreamHandlerBase, given: CheckInput) -> None:
     if has_own_method(handler, "on_message") and reads_a_clock(handler):
         _answers_who_insists(handler, given, Command("hello"))
     if has_own_method(handler, "on_dtmf") and reads_a_clock(handler):
-        _answers_who_insists(handler, given, Command(messages.encode(messages.Dtmf("1"))))
+        _answers_who_insists(handler, given, Command.key("1"))
 
 
 _AN_HOUR: Final = 3600.0
@@ -98,7 +97,7 @@ def _time_to_answer(handler: StreamHandlerBase, given: CheckInput) -> None:
 
     acts = [Command(None)]
     if has_own_method(handler, "on_dtmf"):
-        acts.append(Command(messages.encode(messages.Dtmf("1"))))
+        acts.append(Command.key("1"))
     if has_own_method(handler, "on_message"):
         acts.append(Command("hello"))
     for asks in (False, True):

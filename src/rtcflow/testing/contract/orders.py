@@ -8,7 +8,6 @@ from typing import Final
 
 from ...handlers.base import AsyncStreamHandler, StreamHandlerBase
 from ...handlers.checking import has_own_method
-from ...protocol import messages
 from .. import signals
 from .._fair_clock import FairClock, fair_clock
 from .._room import run_in_room
@@ -121,7 +120,7 @@ def tells_errors(handler: StreamHandlerBase, given: CheckInput) -> None:
 
     commands = [Command("hello")] if has_own_method(handler, "on_message") else []
     if has_own_method(handler, "on_dtmf"):
-        commands += [Command(messages.encode(messages.Dtmf(key))) for key in "1#"]
+        commands += map(Command.key, "1#")
     numbers = NoNumbers(handler)
     with probed(handler, tracer=numbers) as prototype, tracer:
         run_scenario(partial(talk, prototype), prototype, given)

@@ -57,11 +57,11 @@ class HandlerTime(ModuleType):
         self._wall, self._began = time.time(), time.monotonic()
         self._passed = 0.0
         self._clock: VirtualTime | None = None
-        self.slept = 0.0  # by all threads together, in the time of calls
-        self.queued = QueuedArrays()
+        self.slept: float = 0.0  # by all threads together, in the time of calls
+        self.queued: QueuedArrays = QueuedArrays()
         self.files: list[list[Path]] = []
         self.gathered: list[Gathered] = []
-        self.limits = HandlerLimits(lambda: 0.0 if self._clock is None else self._clock.now)
+        self.limits: HandlerLimits = HandlerLimits(lambda: 0.0 if self._clock is None else self._clock.now)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(time, name)

@@ -2077,14 +2077,14 @@ def test_work_in_a_pool_that_never_ends_is_told():
 
 def test_threads_are_held_up_in_the_handlers_own_lines():
     """Not in those of the toolkit, which wraps each method."""
-    with contract.sentences.probed(SyncEcho()) as prototype:
+    with contract._sentences.probed(SyncEcho()) as prototype:
         assert Tracer(prototype)._files == {__file__}
 
 
 def test_a_handlers_own_threads_are_held_up(monkeypatch):
     """A race with a thread that the handler has begun is found, given time: its lines are held up as well."""
-    monkeypatch.setattr(contract.orders, "_ORDERS", 40)
-    monkeypatch.setattr(contract.orders, "_ORDERS_SECONDS", 60.0)
+    monkeypatch.setattr(contract._orders, "_ORDERS", 40)
+    monkeypatch.setattr(contract._orders, "_ORDERS_SECONDS", 60.0)
     with pytest.raises(AssertionError, match="a wake-up is lost"):
         check(BeginsAThread, ANY_ORDER)
 

@@ -26,32 +26,32 @@ from .._room import HandlerHung, longest_hang, refuse_in_a_loop
 from .._sharing import pools, refuse_shared_state
 from .._story import contract_broken
 from ..clocks import BackendName
-from . import answers, audio, callers, copies, ends, interruptions, limits, orders, texts
-from .sentences import CheckInput, Everywhere, Sentence
+from . import _answers, _audio, _callers, _copies, _ends, _interruptions, _limits, _orders, _texts
+from ._sentences import CheckInput, Everywhere, Sentence
 
 __all__ = ["HANDLER_CHECKS", "check_handler"]
 
 SENTENCES: tuple[Sentence, ...] = (
-    copies.copies_anywhere,
-    copies.shut_down_unused,
-    callers.serves,
-    limits.limits,
-    copies.no_trace,
-    callers.serves_badly,
-    texts.any_text,
-    interruptions.cleared,
-    interruptions.nothing_stale,
-    interruptions.notices,
-    answers.answers_late,
-    answers.says_it_all,
-    audio.any_length,
-    audio.steady,
-    audio.sides,
-    orders.any_order,
-    orders.tells_errors,
-    ends.ends,
-    ends.stream_ends,
-    copies.no_file_left,
+    _copies.copies_anywhere,
+    _copies.shut_down_unused,
+    _callers.serves,
+    _limits.limits,
+    _copies.no_trace,
+    _callers.serves_badly,
+    _texts.any_text,
+    _interruptions.cleared,
+    _interruptions.nothing_stale,
+    _interruptions.notices,
+    _answers.answers_late,
+    _answers.says_it_all,
+    _audio.any_length,
+    _audio.steady,
+    _audio.sides,
+    _orders.any_order,
+    _orders.tells_errors,
+    _ends.ends,
+    _ends.stream_ends,
+    _copies.no_file_left,
 )
 """In this order. Limits are early: one that counts from the making of the handler is over in later calls."""
 

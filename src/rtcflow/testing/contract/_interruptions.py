@@ -26,9 +26,9 @@ from .._scenarios import (
     taken_back,
 )
 from ..caller import Caller, CallRecord, run_call
-from .audio import passes_on
-from .commands import acts_at_any_moment, falls_silent_for_a_text
-from .sentences import STALE, CheckInput, call_options, last_journal, run_scenario, sentence
+from ._audio import passes_on
+from ._commands import acts_at_any_moment, falls_silent_for_a_text
+from ._sentences import STALE, CheckInput, call_options, last_journal, run_scenario, sentence
 
 
 @sentence(

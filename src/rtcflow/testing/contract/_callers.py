@@ -20,8 +20,8 @@ from .. import signals
 from .._leaks import descriptors
 from .._scenarios import ANSWERED, names_in, on_the_line, seconds_audible
 from ..caller import CallRecord, open_caller, run_call
-from .ends import no_pool_at_work, no_thread_left
-from .sentences import CheckInput, Everywhere, call_options, last_journal, run_scenario, sentence, whole_call
+from ._ends import no_pool_at_work, no_thread_left
+from ._sentences import CheckInput, Everywhere, call_options, last_journal, run_scenario, sentence, whole_call
 
 
 @sentence(

@@ -21,7 +21,7 @@ from .._scenarios import (
     talked_to,
 )
 from ..caller import run_call
-from .sentences import CheckInput, call_options, last_journal, run_scenario, sentence
+from ._sentences import CheckInput, call_options, last_journal, run_scenario, sentence
 
 
 @sentence(

@@ -24,10 +24,10 @@ from .._room import run_in_room
 from .._scenarios import on_the_line
 from .._sharing import SharedChanges, pools
 from ..caller import CallRecord, run_call
-from .commands import Command, commands_of
-from .ends import end_at, held_up, no_thread_left
-from .sentences import PATIENT, CheckInput, Everywhere, call_options, sentence, time_of_handler, whole_call
-from .texts import TEXTS
+from ._commands import Command, commands_of
+from ._ends import end_at, held_up, no_thread_left
+from ._sentences import PATIENT, CheckInput, Everywhere, call_options, sentence, time_of_handler, whole_call
+from ._texts import TEXTS
 
 
 @sentence(

@@ -33,7 +33,7 @@ from .._virtual_asyncio import still_to_run
 from .._workers import waits_for_a_job, wants_a_processor
 from ..caller import CallRecord
 from ..clocks import BackendName
-from .sentences import PATIENT, CheckInput, Everywhere, last_journal, sentence
+from ._sentences import PATIENT, CheckInput, Everywhere, last_journal, sentence
 
 GRACE: Final = 1.0
 """Seconds in which a thread that the handler started may end after `shutdown`. On a busy machine it first waits for a

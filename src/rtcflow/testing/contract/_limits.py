@@ -25,8 +25,8 @@ from .._scenarios import (
     waited,
 )
 from ..caller import CallRecord, run_call
-from .commands import Command, reads_a_clock
-from .sentences import CheckInput, call_options, probed, run_scenario, sentence, time_of_handler
+from ._commands import Command, reads_a_clock
+from ._sentences import CheckInput, call_options, probed, run_scenario, sentence, time_of_handler
 
 
 @sentence(

@@ -30,7 +30,7 @@ from .._scenarios import (
     turned_around,
 )
 from ..caller import CallRecord, run_call
-from .sentences import CheckInput, call_options, last_journal, run_scenario, sentence
+from ._sentences import CheckInput, call_options, last_journal, run_scenario, sentence
 
 
 @sentence(

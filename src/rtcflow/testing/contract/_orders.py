@@ -15,9 +15,9 @@ from .._scenarios import Asked, AtRest, in_groups, names_in, on_the_line
 from .._schedules import Schedule
 from .._tracing import LinesToTry, NoNumbers, Swallowed, Switches
 from ..clocks import BackendName
-from .callers import ASKS
-from .commands import Command
-from .sentences import JOURNALS, CheckInput, last_journal, probed, run_scenario, sentence, time_of_handler
+from ._callers import ASKS
+from ._commands import Command
+from ._sentences import JOURNALS, CheckInput, last_journal, probed, run_scenario, sentence, time_of_handler
 
 
 @sentence(

@@ -14,9 +14,9 @@ from .. import signals
 from .._literals import texts_of, words_of
 from .._scenarios import ANSWERED, NOTICES, Pressed, backlogs_in, hangs_up, on_the_line, pressed, texts_in
 from ..caller import run_call
-from .commands import answers_again, stays_alive
-from .ends import held_up
-from .sentences import CheckInput, Everywhere, call_options, last_journal, run_scenario, sentence
+from ._commands import answers_again, stays_alive
+from ._ends import held_up
+from ._sentences import CheckInput, Everywhere, call_options, last_journal, run_scenario, sentence
 
 
 @sentence(

@@ -24,7 +24,7 @@ from .._scenarios import (
     seconds_between,
 )
 from ..caller import Caller
-from .sentences import STALE, CheckInput, run_scenario
+from ._sentences import STALE, CheckInput, run_scenario
 
 _LISTENS: Final = 6.0
 """Seconds of an answer that nobody interrupts."""

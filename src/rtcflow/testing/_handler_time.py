@@ -36,6 +36,7 @@ from .._core.bridge import current_worker
 from ..handlers.base import StreamHandlerBase
 from ._limits import HandlerLimits, Moment
 from ._queued_arrays import QueuedArrays
+from ._real_sockets import RealSockets
 from ._virtual_asyncio import Gathered, names_of_asyncio
 from ._virtual_time import VirtualTime
 from ._workers import LEAST, in_a_pool
@@ -59,6 +60,7 @@ class HandlerTime(ModuleType):
         self._clock: VirtualTime | None = None
         self.slept: float = 0.0  # by all threads together, in the time of calls
         self.queued: QueuedArrays = QueuedArrays()
+        self.sockets: RealSockets = RealSockets()  # for which no loop has waited
         self.files: list[list[Path]] = []
         self.gathered: list[Gathered] = []
         self.limits: HandlerLimits = HandlerLimits(lambda: 0.0 if self._clock is None else self._clock.now)
@@ -70,6 +72,7 @@ class HandlerTime(ModuleType):
         """A loop begins: time passes as it does there."""
         self._passed, self._clock = self._elapsed(), clock
         self._passed -= clock.now
+        clock.sockets = self.sockets
         self.files.append([])
 
     def made(self, file: Any) -> None:

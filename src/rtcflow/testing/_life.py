@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager
 from functools import lru_cache
 from typing import Any
@@ -26,6 +26,7 @@ from ..transports.linked import LinkTransport
 from ..transports.memory import memory_pair
 from . import signals
 from . import strategies as rtc
+from ._facts import TELEPHONE
 from ._probe import LIMIT_SLACK, Cause, Fault, InjectedError, Journal
 from ._sharing import SharedChanges
 from .clocks import VirtualTime
@@ -95,9 +96,11 @@ class Call:
         over: str,
         start_up: str,
         resumes: bool,
+        custom: Mapping[str, str],
     ) -> None:
         self._prototype, self._shared = prototype, shared
         self._over = over
+        self._custom = {**TELEPHONE, **custom}
         self.resumes = resumes
         self._start_up = start_up
         self._rate = prototype.input_sample_rate
@@ -139,7 +142,7 @@ class Call:
                         self.journal.ends(EndCause.CLOSED, "the server closed it before it began")
                         self.session.close("enough")
                     with anyio.CancelScope() as self.scope:
-                        await stream.calls.run(self.session, self.ours)
+                        await stream.calls.run(self.session, self.ours, self._custom)
                     self.was_cancelled = self.scope.cancelled_caught
                 self.over_at = self._clock.now
                 tasks.cancel_scope.cancel()

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from .._core.bridge import current_worker
 from ..context import get_current_context
 from ..ends import EndCause
-from ..handlers.base import StreamHandlerBase
+from ..handlers.base import Binding, StreamHandlerBase
 from ..handlers.checking import has_own_method
 from ..handlers.items import parse_emit, parse_video_emit
 from ..outputs import AdditionalOutputs
@@ -406,10 +406,38 @@ def probe(handler: StreamHandlerBase, journal: Journal) -> None:
             # Async if the method itself is. A shutdown is always there, so that its call is seen.
             wrap = _wrap_async if inspect.iscoroutinefunction(method) else _wrap_sync
             names[name] = wrap(name, method, journal)
-    if (shown := handler_time.get()) is not None:
-        names["loop"] = property(lambda self: _SeenLoop(original.loop.fget(self), shown.limits))
-    names |= {"hang_up": _wrap_hang_up(original.hang_up, journal), "say": _wrap_say(original.say, journal)}
-    handler.__class__ = type(original.__name__, (original,), names)
+
+    def bind(self: Any, connection: Binding) -> None:
+        original._bind(self, _SeenConnection(connection, journal))
+
+    # Not its `say` and `hang_up`: a handler may have methods of its own by these names, which do something else.
+    handler.__class__ = type(original.__name__, (original,), {**names, "_bind": bind})
+
+
+class _SeenConnection:
+    """The connection that a handler serves, as its handler sees it: what it asks of it is noted."""
+
+    def __init__(self, connection: Binding, journal: Journal) -> None:
+        self._connection, self._journal = connection, journal
+        self._limits = None if (shown := handler_time.get()) is None else shown.limits
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+    @property
+    def loop(self) -> Any:
+        loop = self._connection.loop
+        return loop if self._limits is None else _SeenLoop(loop, self._limits)
+
+    def hang_up(self, reason: str, *, now: bool) -> None:
+        self._connection.hang_up(reason, now=now)
+        cause = EndCause.CLOSED if now else EndCause.HANDLER_CLOSED
+        self._journal.ends(cause, "hang_up() was called", injected=False)
+
+    async def say(self, item: Any) -> Any:
+        self._journal.says(item)
+        with nullcontext() if self._limits is None else self._limits.saying():
+            return await self._connection.say(item)
 
 
 class _SeenLoop:
@@ -423,25 +451,6 @@ class _SeenLoop:
 
     def time(self) -> float:
         return Moment(self._loop.time(), self._limits)
-
-
-def _wrap_hang_up(original: Callable[..., Any], book: Journal) -> Callable[..., Any]:
-    def hang_up(self: Any, *args: Any, **options: Any) -> None:
-        original(self, *args, **options)
-        cause = EndCause.CLOSED if options.get("after") == "now" else EndCause.HANDLER_CLOSED
-        book.ends(cause, "hang_up() was called", injected=False)
-
-    return hang_up
-
-
-def _wrap_say(original: Callable[..., Any], book: Journal) -> Callable[..., Any]:
-    async def say(self: Any, item: Any, **options: Any) -> Any:
-        book.says(item)
-        shown = handler_time.get()
-        with nullcontext() if shown is None else shown.limits.saying():
-            return await original(self, item, **options)
-
-    return say
 
 
 def _wrap_sync(name: str, original: Callable[..., Any], book: Journal) -> Callable[..., Any]:

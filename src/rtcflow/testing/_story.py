@@ -53,13 +53,14 @@ WORDS: Final = {
 }
 
 
-def told(error: BaseException, life: type[Any], handler: str) -> BaseException:
+def told(error: BaseException, life: type[Any], handler: str, beside: str = "") -> BaseException:
     """The error as it is told: its story first, and the rest behind it.
 
     Args:
         error: What Hypothesis has raised; its notes have the steps.
         life: The machine.
         handler: The name of the handler's class.
+        beside: What else was noticed, and may be the reason.
 
     Returns:
         The story, or `error` itself if it has none.
@@ -77,6 +78,7 @@ def told(error: BaseException, life: type[Any], handler: str) -> BaseException:
         f"promised: {promised}",
         f"happened: {happened}",
         f"steps:    {'; '.join(_in_words(call) for call in short) or 'none'}",
+        *_noticed(beside),
     ]
     test = [
         f"def test_{_snake(handler)}():",
@@ -95,13 +97,14 @@ def told(error: BaseException, life: type[Any], handler: str) -> BaseException:
 MORE: Final = "a test to paste is below: the story is long"
 
 
-def contract_broken(handler: str, broken: Sequence[tuple[str, str, str]], n: int) -> AssertionError:
+def contract_broken(handler: str, broken: Sequence[tuple[str, str, str]], n: int, beside: str = "") -> AssertionError:
     """The failure of `check_handler`.
 
     Args:
         handler: The name of the handler's class.
         broken: Each broken sentence, the steps that were played, and what happened.
         n: How many sentences were looked at.
+        beside: What else was noticed, and may be the reason.
     """
     told = [
         f"promised: {sentence}\nsteps:    {steps}\nhappened: {_cut(happened)}" for sentence, steps, happened in broken
@@ -110,10 +113,14 @@ def contract_broken(handler: str, broken: Sequence[tuple[str, str, str]], n: int
     if len(told) > SHOWN:
         head += f"; {len(told) - SHOWN} are below"
     test = f"a test to paste:\ndef test_{_snake(handler)}():\n    check_handler({handler}())"
-    story = AssertionError("\n".join([head, *told[:SHOWN], test]))
+    story = AssertionError("\n".join([head, *told[:SHOWN], *_noticed(beside), test]))
     if told[SHOWN:]:
         story.add_note("\n".join(told[SHOWN:]))
     return story
+
+
+def _noticed(beside: str) -> list[str]:
+    return [f"noticed:  {beside}"] if beside else []
 
 
 def forgets_nothing(life: type[Any], handler: str, happened: str) -> AssertionError:
@@ -131,16 +138,20 @@ def forgets_nothing(life: type[Any], handler: str, happened: str) -> AssertionEr
     )
 
 
-def differs(found: BaseException, life: type[Any], handler: str) -> AssertionError:
+def differs(found: BaseException, life: type[Any], handler: str, beside: str) -> AssertionError:
     """What was found at first, and not again when the same steps were played once more."""
     promised, happened = _promise(found) if isinstance(found, Exception) else ("no step of a call fails", repr(found))
-    return AssertionError(
-        f"{life.__name__} found a bug in {handler} (on {life.backend}), and the same steps did not show it again\n"
-        f"promised: {promised}\n"
-        f"happened: {happened}\n"
-        "steps:    other ones each time. Either threads decide, or what one run leaves behind changes the next one: an "
-        "attribute of the class, a variable of the module. check_handler may name it"
+    steps = (
+        "other ones each time. Either threads decide, or what one run leaves behind changes the next one: an attribute "
+        "of the class, a variable of the module. check_handler may name it"
     )
+    lines = [
+        f"{life.__name__} found a bug in {handler} (on {life.backend}), and the same steps did not show it again",
+        f"promised: {promised}",
+        f"happened: {happened}",
+        f"steps:    {steps}",
+    ]
+    return AssertionError("\n".join([*lines, *_noticed(beside)]))
 
 
 def _calls(notes: str) -> Iterator[str]:

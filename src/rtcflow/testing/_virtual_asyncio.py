@@ -27,8 +27,9 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self.virtual_time = virtual_time or VirtualTime()
         self._in_executors = 0
         self._limiter: anyio.CapacityLimiter | None = None
-        super().__init__(_JumpingSelector(self.virtual_time))
-        self.virtual_time.attach(self._poke, self._threads_at_work)
+        selector = _JumpingSelector(self.virtual_time)
+        super().__init__(selector)
+        self.virtual_time.attach(self._poke, self._threads_at_work, selector.awaited)
 
     def time(self) -> float:
         return self.virtual_time.now
@@ -100,6 +101,10 @@ class _JumpingSelector(selectors.BaseSelector):
         if self._time.decide(deadline) is Decision.REST:
             return self._selector.select(None)
         return []
+
+    def awaited(self) -> Collection[int]:
+        files = self._selector.get_map()
+        return [key.fd for key in files.values()] if len(files) > 1 else ()  # one is the loop's own
 
     def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
         return self._selector.register(fileobj, events, data)

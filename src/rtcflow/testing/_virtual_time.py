@@ -9,11 +9,12 @@ from __future__ import annotations
 import enum
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Protocol, Self, TypeVar
 
 import anyio
 
+from ._real_sockets import RealSockets
 from ._workers import PATIENCE, Stuck, ThreadsAllow, Workers
 
 __all__ = ["Alarm", "Decision", "VirtualTime"]
@@ -94,6 +95,7 @@ class VirtualTime:
         schedule: Decides in which order tasks run; by default, in the order in which they became runnable.
         over_by: When a call whose caller has hung up is over at the latest.
         alarms: Functions that are called when they are due.
+        sockets: Those for which it did not wait.
     """
 
     def __init__(self, *, manual: bool = False, start: float = 0.0, patience: float = PATIENCE) -> None:
@@ -106,10 +108,12 @@ class VirtualTime:
         self.schedule: Chooses | None = None
         self.over_by: float = math.inf
         self.alarms: list[Alarm] = []
+        self.sockets: RealSockets = RealSockets()
         self._limit = start if manual else math.inf
         self._arrived: anyio.Event | None = None
         self._wake_loop: Callable[[], None] | None = None
         self._count_foreign: Callable[[], int] | None = None
+        self._awaited: Callable[[], Collection[int]] = tuple
         self._nap = NAP
         self._seen: object = None
         self._flowing_since: float | None = None
@@ -161,9 +165,13 @@ class VirtualTime:
 
     # -- the driver's side
 
-    def attach(self, wake_loop: Callable[[], None], count_foreign: Callable[[], int]) -> None:
-        """The loop begins: how to wake it from any thread, and how many other threads work for it."""
-        self._wake_loop, self._count_foreign = wake_loop, count_foreign
+    def attach(
+        self, wake_loop: Callable[[], None], count_foreign: Callable[[], int], awaited: Callable[[], Collection[int]]
+    ) -> None:
+        """The loop begins: how to wake it from any thread, how many other threads work for it, and for which files it
+        waits.
+        """
+        self._wake_loop, self._count_foreign, self._awaited = wake_loop, count_foreign, awaited
         self._rested = self._decided = time.monotonic()
 
     def decide(self, deadline: float) -> Decision:
@@ -199,8 +207,10 @@ class VirtualTime:
                 self.workers.nap(LONGEST_NAP)
         else:
             self._nap, self._flowing_since = NAP, None
-            if target < math.inf:
-                self.now = max(self.now, target)
+            if self.now < target < math.inf:
+                if files := self._awaited():
+                    self.sockets.waited(files, target - self.now)
+                self.now = target
         if self._ring() or self.workers.wake(self.now) or deadline <= self.now:
             return Decision.GO_ON
         if verdict is ThreadsAllow.REAL_PACE and self._limit != self.now:

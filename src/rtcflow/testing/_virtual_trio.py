@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import random
 import sys
-from collections.abc import MutableSequence
+from collections.abc import Collection, MutableSequence
 from typing import Any
 
 import trio
@@ -33,7 +33,7 @@ class VirtualClock(trio.abc.Clock, trio.abc.Instrument):
         self._runner = _schedule_tasks()
         token = trio.lowlevel.current_trio_token()
         trio.lowlevel.add_instrument(self)
-        self.virtual_time.attach(lambda: _soon(token, _nothing), _threads_at_work)
+        self.virtual_time.attach(lambda: _soon(token, _nothing), _threads_at_work, self._awaited)
 
     def current_time(self) -> float:
         return self.virtual_time.now
@@ -50,6 +50,12 @@ class VirtualClock(trio.abc.Clock, trio.abc.Instrument):
         """Whether a task waits for all others to be blocked: trio wakes it at once, at the old time."""
         waiting = getattr(self._runner, "waiting_for_idle", None)
         return bool(waiting and waiting.keys()[0][0] <= 0)  # the shortest time for which they are to be blocked
+
+    def _awaited(self) -> Collection[int]:
+        files = getattr(self._runner.io_manager, "_registered", ())  # of epoll and kqueue
+        if len(files) < 2:  # one is the loop's own
+            return ()
+        return [key if isinstance(key, int) else key[0] for key in files]
 
     # -- trio.abc.Instrument
 

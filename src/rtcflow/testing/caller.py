@@ -44,11 +44,12 @@ from ..media.resample import Converter
 from ..outputs import AdditionalOutputs
 from ..protocol import messages
 from ..transports.memory import Link, MemoryTransport, memory_pair, play_in_a_task
+from ._facts import TELEPHONE, custom
 from ._fair_clock import LOOK
 from ._room import HANG, UNWIND, HandlerHung, Watch, refuse_in_a_loop, run_in_room
 from ._virtual_time import ROUNDING, Alarm
 from ._workers import PATIENCE
-from .clocks import BackendName, Stuck, virtual_time
+from .clocks import BackendName, Stuck, VirtualTime, virtual_time
 from .signals import read_wav
 
 __all__ = ["Blocked", "CallRecord", "Caller", "HandlerHung", "HeardFrame", "open_caller", "run_call"]
@@ -113,6 +114,8 @@ class CallRecord:
         seconds: How long the call lasted, until everything was closed.
         blocked: Calls into a sync handler that had lasted more than a second when the caller hung up.
         stuck: Calls that did not return in real time either, without which virtual time went on.
+        noticed: What may have made this call another one than in real time: that it waited for a real socket. An empty
+            text if there is nothing.
     """
 
     handler: StreamHandlerBase
@@ -126,10 +129,12 @@ class CallRecord:
     seconds: float
     blocked: tuple[Blocked, ...]
     stuck: tuple[Stuck, ...]
+    noticed: str = ""
 
     def __repr__(self) -> str:
         heard, sent = f"{self.audio_seconds:.2f} s of audio", f"{len(self.messages)} messages"
-        return f"<CallRecord {self.seconds:.2f} s, {heard}, {sent}, {self.end.cause.name}>"
+        noticed = self.noticed and f"; {self.noticed}"
+        return f"<CallRecord {self.seconds:.2f} s, {heard}, {sent}, {self.end.cause.name}{noticed}>"
 
     @property
     def sample_rate(self) -> int:
@@ -338,7 +343,7 @@ class Caller:
         """
         if self.connection.end is None or not self._ended.is_set():
             raise RuntimeError("the call goes on; write await caller.hang_up() first, or ask after the block")
-        tape = self._tape
+        tape, time_ = self._tape, _virtual_time()
         return CallRecord(
             handler=self.handler,
             heard=tape.heard,
@@ -350,7 +355,8 @@ class Caller:
             statistics=self.connection.statistics(),
             seconds=tape.ended_at,
             blocked=tape.blocked,
-            stuck=_stuck(),
+            stuck=() if time_ is None else time_.stuck,
+            noticed="" if time_ is None else time_.sockets.told(),
         )
 
     # -- tasks
@@ -511,7 +517,7 @@ async def open_caller(
         back: The same for the handler's.
         phone: Whether the caller is on a telephone line.
         messages: Whether the caller opens a data channel.
-        context: Facts about the caller.
+        context: Facts about the caller. By default `Context.custom` is that of a telephone call, with `phone`.
         time_limit: As for `Connection`.
         timeouts: As for `Connection`.
         debug: As for `Connection`.
@@ -528,12 +534,13 @@ async def open_caller(
     copied = copy_handler(handler)
     video = has_video(copied)
     offer = MediaOffer(receive_video=video, send_video=video, messages=messages and not phone)
+    facts = {**(TELEPHONE if phone else {}), **custom.get()}
     try:
         async with memory_pair(offer, link=link, back=back, phone=phone, play=_play) as (ours, theirs):
             connection = Connection(
                 ours,
                 copied,
-                context=context,
+                context=context or Context(f"memory-{id(copied):x}", custom=facts),
                 time_limit=time_limit,
                 timeouts=timeouts,
                 debug=debug,
@@ -576,6 +583,7 @@ def run_call(
     link: Link | None = None,
     back: Link | None = None,
     phone: bool = False,
+    context: Context | None = None,
     time_limit: float | None = None,
     timeouts: Timeouts | None = None,
     debug: bool = False,
@@ -596,6 +604,7 @@ def run_call(
         link: See there.
         back: See there.
         phone: See there.
+        context: See there.
         time_limit: See there.
         timeouts: See there.
         debug: See there.
@@ -630,6 +639,7 @@ def run_call(
             link=link,
             back=back,
             phone=phone,
+            context=context,
             time_limit=time_limit,
             timeouts=timeouts,
             debug=debug,
@@ -684,11 +694,11 @@ def _until_the_end() -> Iterator[None]:
         return
 
 
-def _stuck() -> tuple[Stuck, ...]:
+def _virtual_time() -> VirtualTime | None:
     try:
-        return virtual_time().stuck
+        return virtual_time()
     except RuntimeError:
-        return ()
+        return None
 
 
 @contextmanager

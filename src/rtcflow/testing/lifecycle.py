@@ -24,7 +24,7 @@ import math
 import sys
 import time
 import warnings
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial, wraps
 from importlib.util import find_spec
@@ -55,6 +55,7 @@ from ._life import EMITS, START_UPS, Call, Serving, count_tasks, make_item, refu
 from ._literals import keys_of, texts_of
 from ._memory import remembered
 from ._probe import LIMIT_SLACK, Cause, Fault, InjectedError, Journal, probe_copies
+from ._real_sockets import RealSockets
 from ._room import HANG, HandlerHung, ManualLoop
 from ._sharing import refuse_shared_state
 from ._story import differs, forgets_nothing, told
@@ -195,6 +196,7 @@ class Budget:
         error: What was found last.
         handler: The name of its class.
         examples: How many examples began.
+        sockets: For which no loop has waited.
     """
 
     def __init__(self) -> None:
@@ -203,10 +205,12 @@ class Budget:
         self.failed: bool = False
         self.error: BaseException | None = None
         self.handler = "your handler"
+        self.sockets: RealSockets = RealSockets()
 
     def begin(self, seconds: float) -> None:
         """A run begins."""
         self.until, self.failed, self.error, self.examples = time.monotonic() + seconds, False, None, 0
+        self.sockets = RealSockets()
 
     def stop(self, error: BaseException) -> None:
         """Something ended a step from outside, as pytest-timeout does: run no further example."""
@@ -270,9 +274,9 @@ def _bounded(run: Callable[[Any], None], life: type[HandlerLifecycle], budget: B
             play(case, chosen)
         except Flaky as error:
             found = budget.error
-            raise (error if found is None else differs(found, life, budget.handler)) from found
+            raise (error if found is None else differs(found, life, budget.handler, budget.sockets.told())) from found
         except Exception as error:
-            story = told(error, life, budget.handler)
+            story = told(error, life, budget.handler, budget.sockets.told())
             if story is error:
                 raise
             raise story from None
@@ -318,6 +322,7 @@ class HandlerLifecycle(RuleBasedStateMachine):
         shared: Attributes that the copies of your handler share on purpose, and may change: a cache, a room.
         texts: A strategy for messages of the application's own.
         arguments: A strategy for what `set_args` is given.
+        custom: Parameters of the application's own in `Context.custom`, beside what is known of each telephone call.
         transports: What calls come over; the first one most often. By default ``"memory"``, and with the extra
             ``server`` also ``"websocket"`` and ``"telephone"``. A handler with video is called over memory only.
         patience: Real seconds for which a thread of the handler may compute or block before time goes on without it.
@@ -329,6 +334,7 @@ class HandlerLifecycle(RuleBasedStateMachine):
     shared: ClassVar[Collection[str]] = ()
     texts: ClassVar[st.SearchStrategy[str]] = rtc.messages() | st.sampled_from(JSON_TEXTS)
     arguments: ClassVar[st.SearchStrategy[list[Any]]] = rtc.args()
+    custom: ClassVar[Mapping[str, str]] = {}
     transports: ClassVar[Sequence[str]] = ("memory", *LINES)
     patience: ClassVar[float] = PATIENCE
     seconds: ClassVar[float] = 12.0
@@ -367,6 +373,7 @@ class HandlerLifecycle(RuleBasedStateMachine):
         self._copy_fails = False
         self._authorized = True
         shown = HandlerTime()
+        shown.sockets = self._budget.sockets
         self._loop = ManualLoop(self.backend, prototype, patience=self.patience, hang=self._hang, shown=shown)
         self._time = ExitStack()
         self._time.enter_context(replaced(prototype, shown))
@@ -485,7 +492,13 @@ class HandlerLifecycle(RuleBasedStateMachine):
                 start_up = "works"
             resumes = resumes and over in {"memory", "websocket"} and already is None
             self.call = call = Call(
-                self._prototype, self.clock, self.shared, over=over, start_up=start_up, resumes=resumes
+                self._prototype,
+                self.clock,
+                self.shared,
+                over=over,
+                start_up=start_up,
+                resumes=resumes,
+                custom=self.custom,
             )
             task = self._loop.start(call.run, self._serving.stream, offer, already, self._newest_journal)
             self._settle()

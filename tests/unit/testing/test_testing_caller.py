@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import queue
+import re
+import socket
 import threading
 import time
 import wave
@@ -631,6 +633,60 @@ def test_a_handler_that_is_not_copyable_is_refused():
         run_call(Same())
     with pytest.raises(ValueError, match="how long"):
         run_call(Echo(), seconds=-1)
+
+
+class AsksAServer(rtcflow.AsyncStreamHandler):
+    """Has a real server answer; this one never does."""
+
+    address = None
+
+    async def start_up(self):
+        self.server = await anyio.connect_tcp(*self.address)
+
+    async def receive(self, frame):
+        self.answer = await self.server.receive()
+
+    async def emit(self):
+        await anyio.sleep_forever()
+
+    async def shutdown(self):
+        if hasattr(self, "server"):
+            await self.server.aclose()
+
+    def copy(self):
+        return AsksAServer()
+
+
+@BACKENDS
+def test_a_real_socket_is_told(backend, monkeypatch):
+    """Its answers come too late for virtual time. The text says so, where the silence is seen."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setattr(AsksAServer, "address", server.getsockname())
+        record = run_call(AsksAServer(), seconds=3, backend=backend)
+        told = r"3 s of virtual time passed while it waited for a real socket, to 127\.0\.0\.1:\d+\..* a stub of that"
+        assert re.match(told, record.noticed)
+        assert record.noticed in repr(record)
+        with pytest.raises(AssertionError, match=r"\nnoticed:  .* a real socket, to 127.*\na test to paste"):
+            check_handler(AsksAServer(), backends=[backend])
+    assert not run_call(Echo(), seconds=3, backend=backend).noticed
+
+
+@BACKENDS
+def test_who_calls_is_known_on_a_telephone(backend):
+    """As a carrier tells it; or what the test says."""
+
+    class Greeter(rtcflow.AsyncStreamHandler):
+        async def receive(self, frame): ...
+
+        async def emit(self):
+            return CloseStream(self.context.custom.get("caller", "nobody"))
+
+        def copy(self):
+            return Greeter()
+
+    ann = rtcflow.Context("ann", custom={"caller": "Ann"})
+    ends = [run_call(Greeter(), backend=backend, **given).end for given in ({}, {"phone": True}, {"context": ann})]
+    assert [end.reason for end in ends] == ["nobody", "+15550100", "Ann"]
 
 
 @BACKENDS

@@ -51,6 +51,27 @@ def loud(frame):
     return np.abs(frame[1].astype(np.int32)).mean() > 500
 
 
+# -- who calls
+
+
+class Transfers(Speaker):
+    """Hands the caller over to a colleague: the number of the call is only known on a telephone."""
+
+    async def start_up(self):
+        self.play(voice(0.5))
+
+    async def on_dtmf(self, digit):
+        self.call = self.context.custom["call_id"], self.context.custom["desk"]
+        self.play(voice(0.2))
+
+
+def test_a_handler_may_look_at_who_calls():
+    """All callers have what a carrier tells, and what the application adds is given. Without it, its lack is told."""
+    check_handler(Transfers(), custom={"desk": "+15550123"})
+    with pytest.raises(AssertionError, match=r"raised KeyError\('desk'\)"):
+        check_handler(Transfers())
+
+
 # -- keys
 
 

@@ -7,6 +7,7 @@ import math
 import queue
 import re
 import secrets
+import socket
 import sqlite3
 import threading
 import time
@@ -433,7 +434,30 @@ class Endless(Sound):
         return 24000, np.ones((1, 24000), np.int16)
 
 
+class OwnWords(Sound):
+    """Has methods whose names the base class has, too. They do something else."""
+
+    def say(self, item):
+        return f"said {item}"
+
+    def hang_up(self):
+        return "not yet"
+
+    async def on_message(self, text):
+        assert (self.say(text), self.hang_up()) == (f"said {text}", "not yet")
+
+
+class KnowsItsCaller(Sound):
+    """Is on a telephone, and looks up who calls, and in which language."""
+
+    async def start_up(self):
+        call = rtcflow.get_current_context().custom
+        self.known = call["carrier"], call["call_id"], call["caller"], call["callee"], call["language"]
+
+
 SOUND_STORIES = {
+    OwnWords: lambda life: life.caller_writes(texts=["a"]),
+    KnowsItsCaller: lambda life: life.caller_presses(digits="1"),
     Announces: lambda life: life.time_passes(seconds=1.0),
     HangsUp: lambda life: life.caller_presses(digits="5"),
     HasALine: lambda life: life.handler_raises(method="shutdown"),
@@ -446,7 +470,7 @@ SOUND_STORIES = {
 def test_a_sound_handler_is_not_blamed(handler):
     """For what it says, for hanging up, for a shutdown that was told to fail, for a pool of all calls."""
     with ThreadPoolExecutor(2, thread_name_prefix="work of all calls") as UsesAPoolOfAll.pool:
-        state = life(handler)()
+        state = life(handler, custom={"language": "de"})()
         try:
             state.the_first_call_begins(resumes=handler is Endless)
             SOUND_STORIES[handler](state)
@@ -829,6 +853,22 @@ class FailsOnce(Sound):
             FailsOnce.ready = True
             raise ZeroDivisionError
         return await super().emit()
+
+
+def test_a_real_socket_is_told():
+    """Its answers come too late for virtual time, which may be why a story fails."""
+
+    class AsksAServer(Sound):
+        async def start_up(self):
+            host, port = server.getsockname()
+            async with await anyio.create_connected_udp_socket(host, port) as stream:
+                with anyio.fail_after(5):
+                    await stream.receive()
+
+    with socket.socket(type=socket.SOCK_DGRAM) as server:
+        server.bind(("127.0.0.1", 0))
+        error, _ = find(AsksAServer)
+    assert re.search(r"\nnoticed:  .* of virtual time passed while it waited for a real socket, to 127", str(error))
 
 
 def test_what_does_not_fail_again_is_told_in_words():

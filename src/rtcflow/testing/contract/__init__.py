@@ -14,12 +14,14 @@ from __future__ import annotations
 import contextvars
 import traceback
 import warnings
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 
 from ...handlers.base import StreamHandlerBase
 from ...handlers.checking import check_handler as check_statically
 from ...handlers.checking import copy_handler
+from .._facts import TELEPHONE
+from .._facts import custom as facts
 from .._fair_clock import FairClock, fair_clock
 from .._handler_time import seen_by
 from .._room import HandlerHung, longest_hang, refuse_in_a_loop
@@ -27,7 +29,7 @@ from .._sharing import pools, refuse_shared_state
 from .._story import contract_broken
 from ..clocks import BackendName
 from . import _answers, _audio, _callers, _copies, _ends, _interruptions, _limits, _orders, _texts
-from ._sentences import CheckInput, Everywhere, Sentence
+from ._sentences import CheckInput, Everywhere, Sentence, time_of_handler
 
 __all__ = ["HANDLER_CHECKS", "check_handler"]
 
@@ -73,6 +75,7 @@ def check_handler(
     *,
     args: Sequence[Any] = CheckInput.args,
     shared: Collection[str] = CheckInput.shared,
+    custom: Mapping[str, str] = {},
     patience: float = CheckInput.patience,
     backends: Sequence[BackendName] = CheckInput.backends,
 ) -> None:
@@ -82,6 +85,8 @@ def check_handler(
         handler: As you give it to a `Stream`. It is copied for each call, and never runs itself.
         args: What the page posts when the handler asks for arguments.
         shared: Attributes that its copies share on purpose, and may change: a cache, a room.
+        custom: Parameters of the application's own in `Context.custom`, beside what is known of each telephone call:
+            the caller's number, for example. All callers have both, because a page's may press keys here.
         patience: Real seconds for which its threads may compute or block (see `run_call`).
         backends: What it is to run on: ``["asyncio"]`` for a handler that uses asyncio itself.
 
@@ -96,7 +101,7 @@ def check_handler(
         raise ValueError(f'backends={backends!r} names no backends; write backends=["asyncio"], ["trio"], or both')
     check_statically(handler)
     refuse_shared_state(handler, copy_handler(handler), f"{type(handler).__qualname__}.copy()", shared)
-    given = CheckInput(args, shared, patience, tuple(backends), pools(handler, copy_handler(handler), shared))
+    given = CheckInput(args, shared, custom, patience, tuple(backends), pools(handler, copy_handler(handler), shared))
     with seen_by(handler):
         contextvars.copy_context().run(_look_at, handler, given, SENTENCES)
 
@@ -116,6 +121,7 @@ def _look_at(handler: StreamHandlerBase, given: CheckInput, sentences: Sequence[
     cause: BaseException | None = None
     clock = FairClock()
     fair_clock.set(clock)
+    facts.set({**TELEPHONE, **given.custom})
     longest_hang.set(SHORT_HANG)
     for n, sentence in enumerate(sentences):
         passed = clock.now()
@@ -141,7 +147,8 @@ def _look_at(handler: StreamHandlerBase, given: CheckInput, sentences: Sequence[
             if isinstance(error, Everywhere):
                 break
     if broken:
-        story = contract_broken(type(handler).__name__, broken, len(sentences))
+        noticed = time_of_handler().sockets.told()
+        story = contract_broken(type(handler).__name__, broken, len(sentences), noticed)
         if cause is not None:  # behind the story, where the code of the handler is found
             story.add_note("".join(traceback.format_exception(cause)))
         raise story

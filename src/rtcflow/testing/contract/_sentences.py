@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -32,6 +32,7 @@ class CheckInput:
 
     args: Sequence[Any] = ("a", 1)
     shared: Collection[str] = ()
+    custom: Mapping[str, str] = field(default_factory=dict)
     patience: float = PATIENCE
     backends: Sequence[BackendName] = ("trio", "asyncio")
     pools: dict[str, list[int]] = field(default_factory=dict)

@@ -25,6 +25,7 @@ from ..handlers.checking import has_own_method
 from ..handlers.items import parse_emit, parse_video_emit
 from ..outputs import AdditionalOutputs
 from ._handler_time import handler_time
+from ._held import AUDIBLE, arrays_in, root_of
 from ._limits import HandlerLimits, Moment
 from ._queued_arrays import checksum
 from ._tracing import Tracer
@@ -45,9 +46,6 @@ WATCHED = (
 
 ASKED: Final = ("emit", "video_emit")
 """The methods that are asked for something to play or to show."""
-
-AUDIBLE: Final = 300
-"""The level, in int16, above which audio can be heard."""
 
 
 MUCH: Final = 16000
@@ -133,10 +131,12 @@ class Journal:
         paced: How many pictures `video_emit` gave after it had slept for as long as one is shown.
         watched: Arrays that the handler had kept when its queue was cleared, by identity.
         stale: Seconds of them that emit returned all the same.
+        appended: The array that came last into each of its lists.
         given: What was handed over and may still be waiting to be played, or sent: each with its checksum.
         tracer: Follows the lines of the handler's methods.
         entered: When each method that runs was entered.
         longest: The longest call of each method, in seconds.
+        amid: The middle of it, on the loop's clock.
         endless: A method that swallows its cancellation for ever, and was given up.
     """
 
@@ -171,10 +171,12 @@ class Journal:
     paced: int = 0
     watched: dict[int, NDArray[Any]] = field(default_factory=dict)
     stale: float = 0.0
+    appended: dict[str, _HandedOver] = field(default_factory=dict)
     given: dict[str, deque[_HandedOver]] = field(default_factory=lambda: defaultdict(lambda: deque(maxlen=64)))
     tracer: Tracer | None = None
     entered: dict[str, float] = field(default_factory=dict)
     longest: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    amid: dict[str, float] = field(default_factory=dict)
     endless: str | None = None
 
     def ends(self, cause: EndCause, why: str, *, injected: bool = True) -> None:
@@ -242,7 +244,9 @@ class Journal:
         """A method is left."""
         with self.lock:
             self.running.remove(method)
-            self.longest[method] = max(self.longest[method], self.clock() - self.entered[method])
+            now, entered = self.clock(), self.entered[method]
+            if now - entered > self.longest[method]:
+                self.longest[method], self.amid[method] = now - entered, (entered + now) / 2
 
     def raised(self, method: str, error: BaseException) -> None:
         """A method raises."""
@@ -306,6 +310,7 @@ class Journal:
             waiting = 0.001  # the last picture alone
             self.paced += any(abs(wait - 1 / handler.fps) < 0.001 for wait, where in self.waits[method] if where)
         else:
+            self._see_lists(handler)
             return
         for one in reversed(self.given[method]):
             if waiting <= 1e-6:
@@ -327,14 +332,44 @@ class Journal:
                 break
         outputs = [_HandedOver(one, checksum(one), 0.0, len(one)) for one in _outputs(item)]
         self.given["outputs"] = deque(outputs, maxlen=64)
+        if self.watched and (audio := _audio(item)) is not None and self._was_kept(handler, audio[1]):
+            self.stale += audio[1].size / max(1, audio[0])
         buffer = _buffer(item)
         if buffer is not None:
             rate, samples = buffer if isinstance(buffer, tuple) else (1, None)
             seconds = 1.0 if samples is None else samples.size / max(1, rate)
             held = buffer if samples is None else samples
-            if samples is not None and id(samples) in self.watched:
-                self.stale += seconds
             self.given[method].append(_HandedOver(held, checksum(held), seconds))
+
+    def _see_lists(self, handler: StreamHandlerBase) -> None:
+        """See that what a handler appends to a list of its own does not overwrite what waits there already."""
+        for name, value in list(vars(handler).items()):
+            if type(value) not in {list, deque}:
+                continue
+            before = self.appended.get(name)
+            try:
+                last = _array_in(value[-1])
+                other = _array_in(value[-2]) if len(value) > 1 else None
+            except IndexError:  # another thread takes from it meanwhile
+                continue
+            if last is None or last.nbytes > _LARGEST:
+                continue
+            if before and before.buffer is other and before.changed and np.may_share_memory(other, last):
+                self.broken.append(
+                    f"an array in .{name} is not written to while it waits there: what was appended after it shows the "
+                    "same memory; append a copy (array.copy()), or make a new array each time"
+                )
+            self.appended[name] = _HandedOver(last, checksum(last), 0.0)
+
+    def _was_kept(self, handler: StreamHandlerBase, samples: NDArray[Any]) -> bool:
+        """Whether it is an array that the handler had kept when its queue was cleared, or a part of one that it has
+        used up since. A sound that it plays again and again stays where it is.
+        """
+        if id(samples) in self.watched:
+            return True
+        whole = root_of(samples)
+        parts = [one for one in self.watched.values() if root_of(one) is whole]
+        return bool(parts) and not any(id(one) in arrays_in(handler) for one in parts)
 
 
 @dataclass(frozen=True)
@@ -351,6 +386,26 @@ class _HandedOver:
     def changed(self) -> bool:
         """Whether it was written to since."""
         return checksum(self.buffer[: self.size] if isinstance(self.buffer, list) else self.buffer) != self.checksum
+
+
+_LARGEST: Final = 300_000
+"""Bytes of an array in a list that is looked at after each frame."""
+
+
+def _array_in(item: Any) -> NDArray[Any] | None:
+    """An item of a list that is an array, or a tuple with one, such as (rate, samples)."""
+    found = [one for one in (item if isinstance(item, tuple) else (item,)) if isinstance(one, np.ndarray)]
+    return found[0] if found and found[0].size else None
+
+
+def _audio(item: Any) -> tuple[int, NDArray[Any]] | None:
+    """The audio of what emit returned, as it is."""
+    if isinstance(item, tuple) and len(item) >= 2:
+        if isinstance(item[0], tuple):
+            return _audio(item[0])
+        if isinstance(item[0], int) and isinstance(item[1], np.ndarray):
+            return item[0], item[1]
+    return None
 
 
 def _buffer(item: Any) -> Any:

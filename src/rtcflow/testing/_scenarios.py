@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import inspect
 import math
-import queue
-from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
@@ -21,8 +19,8 @@ from ..frames import FRAME_SECONDS, AudioFrame
 from ..handlers.base import AsyncStreamHandler, StreamHandlerBase
 from ..protocol import messages
 from . import signals
+from ._held import AUDIBLE, arrays_in, is_audible, queues_of, slots_of
 from ._limits import HandlerLimits, Limit
-from ._probe import AUDIBLE
 from ._queued_arrays import checksum
 from ._sharing import own_functions
 from ._tracing import Switches
@@ -38,12 +36,11 @@ __all__ = [
     "Interruption",
     "Pressed",
     "Waited",
+    "alternates",
     "answered_texts",
-    "arrays_in",
     "asked_after_a_cough",
     "asked_again",
     "asked_often",
-    "backlogs_in",
     "begins_with_another",
     "clicks_at_edges",
     "each_half_of_another",
@@ -68,7 +65,6 @@ __all__ = [
     "swapped_at_edges",
     "taken_back",
     "talked_to",
-    "texts_in",
     "turned_around",
     "waited",
 ]
@@ -152,7 +148,7 @@ async def in_groups(
         await caller.wait(0.02)
         transport: Any = caller.connection.transport
         for group in range(groups):
-            before = {name: id(array) for name, array in _slots_of(caller.handler).items()}
+            before = {name: id(array) for name, array in slots_of(caller.handler).items()}
             if tracer is not None:
                 tracer.begin_group()
             for n in range(frames):
@@ -177,7 +173,7 @@ async def in_groups(
                 tracer.wait_free()
                 await caller.wait(PAUSE)
             said = emitted()
-            new = [(name, array) for name, array in _slots_of(caller.handler).items() if before.get(name) != id(array)]
+            new = [(name, array) for name, array in slots_of(caller.handler).items() if before.get(name) != id(array)]
             forgotten = tuple(name for name, array in new if checksum(array) not in said)
             line = str(tracer.line) if tracer and tracer.line else ""
             one = asked()
@@ -541,7 +537,7 @@ def begins_with_another(one: NDArray[np.int16], other: NDArray[np.int16], rate: 
         )
         begins = first + (int(different[-1]) + 1 if different.size else 0)
         before = max(one[:begins], other[: begins + shift], key=len)
-        return before.size / rate if rate // 100 < before.size <= most and _is_audible(before) else 0.0
+        return before.size / rate if rate // 100 < before.size <= most and is_audible(before) else 0.0
     return 0.0
 
 
@@ -584,10 +580,10 @@ def kept_for_the_next(answers: Sequence[Answered], rate: int) -> float:
     first, second, third = (one.samples for one in answers[:3])
     edge = rate // 200
     ends = [one[:begin] for one in (second, third) if (begin := _begins_again(one, first, rate)) is not None]
-    if len(ends) < 2 or not _is_audible(first[-edge:]):
+    if len(ends) < 2 or not is_audible(first[-edge:]):
         return 0.0
     both = min(end.size for end in ends)
-    if both < edge or not all(_is_audible(end[:edge]) for end in ends):
+    if both < edge or not all(is_audible(end[:edge]) for end in ends):
         return 0.0
     return ends[0].size / rate if _alike(ends[0][-both:], ends[1][-both:]) else 0.0
 
@@ -616,7 +612,7 @@ _ROUNDED_TWICE: Final = 4
 
 def moments_audible(heard: Sequence[HeardFrame]) -> tuple[float, ...]:
     """When something could be heard, frame by frame."""
-    return tuple(one.at for one in heard if _is_audible(one.frame.samples))
+    return tuple(one.at for one in heard if is_audible(one.frame.samples))
 
 
 def moments_of_acts(record: CallRecord) -> tuple[float, ...]:
@@ -632,7 +628,7 @@ def seconds_between(moments: Sequence[float], begin: float, end: float) -> float
 
 def seconds_audible(heard: Sequence[HeardFrame], since: float = 0.0) -> float:
     """Seconds of what was heard since then, as far as it can be heard."""
-    return sum(one.frame.duration for one in heard if one.at > since and _is_audible(one.frame.samples))
+    return sum(one.frame.duration for one in heard if one.at > since and is_audible(one.frame.samples))
 
 
 async def left_unsaid(
@@ -658,11 +654,11 @@ async def left_unsaid(
             said.update(emitted())
             if caller.connection.end is not None:
                 break
-            for name, arrays in _queues_of(caller.handler).items():
+            for name, arrays in queues_of(caller.handler).items():
                 seen.setdefault(name, set()).update(map(checksum, arrays))
     if caller.record().end.cause is not EndCause.HANDLER_CLOSED:
         return None
-    for name, arrays in _queues_of(caller.handler).items():
+    for name, arrays in queues_of(caller.handler).items():
         left = [array for array in arrays if checksum(array) not in said]
         if left and seen.get(name, set()) & said - set(map(checksum, arrays)):  # what is said goes out of it
             return name, sum(array.shape[-1] for array in left) / handler.output_sample_rate
@@ -683,26 +679,12 @@ async def talked_to(handler: StreamHandlerBase, args: Sequence[Any], seconds: fl
     return record.seconds if record.end.cause is EndCause.HANDLER_CLOSED else None
 
 
-def _queues_of(handler: StreamHandlerBase) -> dict[str, list[NDArray[Any]]]:
-    """The arrays of audio that can be heard, by the attribute in which they wait."""
-    waiting = {
-        name: _arrays_in([value]).values()
-        for name, value in vars(handler).items()
-        if not name.startswith("_StreamHandler") and not isinstance(value, np.ndarray)
-    }
-    return {name: [array for array in arrays if _is_audible(array)] for name, arrays in waiting.items()}
-
-
-def _is_audible(array: NDArray[Any]) -> bool:
-    return array.dtype == np.int16 and bool(np.abs(array, dtype=np.int32).max(initial=0) > AUDIBLE)
-
-
 def interleaved(samples: NDArray[np.int16]) -> bool:
     """Whether left and right are the two halves of L R L R …, of one voice on both sides, each as loud as it may be.
 
     Then every second sample is the one before it times a number, which is the same in both halves.
     """
-    if samples.shape[0] != 2 or samples.shape[1] < 100 or not _is_audible(samples):
+    if samples.shape[0] != 2 or samples.shape[1] < 100 or not is_audible(samples):
         return False
     even = samples[:, : samples.shape[1] // 2 * 2].astype(np.float64)
     first, second = even[:, ::2].reshape(-1), even[:, 1::2].reshape(-1)
@@ -714,80 +696,19 @@ def interleaved(samples: NDArray[np.int16]) -> bool:
     return bool(np.abs(right * (left @ left) - left * (left @ right)).max() > _ROUNDED * (left @ left))
 
 
+def alternates(samples: NDArray[np.int16]) -> bool:
+    """Whether the samples of a channel come from two sounds in turn: those next to each other differ by much more than
+    those that are two apart. A single sound is like this above 0.46 of its sample rate only.
+    """
+    line = samples.astype(np.int32)
+    if line.shape[1] < 100:
+        return False
+    next_to, apart = (np.abs(line[:, n:] - line[:, :-n]).mean(axis=1) for n in (1, 2))
+    return bool((next_to > 4 * np.maximum(apart, 1.0)).all())
+
+
 _ROUNDED: Final = 2.0
 """By how much a sample may be off that was scaled and rounded."""
-
-
-def _slots_of(handler: StreamHandlerBase) -> dict[str, NDArray[Any]]:
-    """The attributes that hold one array of audio, or a tuple with one: the latest frame is often kept so. Objects of
-    the application that the handler holds are looked through, too.
-    """
-    found: dict[str, NDArray[Any]] = {}
-
-    def look(prefix: str, attributes: dict[str, Any], depth: int) -> None:
-        for name, value in attributes.items():
-            for one in value if isinstance(value, tuple) else (value,):
-                if isinstance(one, np.ndarray) and one.size and one.ndim < 3 and one.dtype != np.uint8:  # no picture
-                    found[prefix + name] = one
-            if depth and type(value).__module__ == type(handler).__module__:
-                look(f"{prefix}{name}.", {**getattr(value, "__dict__", {}), **_slot_values(value)}, depth - 1)
-
-    look("", dict(vars(handler)), 1)
-    return found
-
-
-def _slot_values(value: object) -> dict[str, Any]:
-    return {name: getattr(value, name, None) for name in _slots(value)}
-
-
-def arrays_in(handler: StreamHandlerBase) -> dict[int, NDArray[Any]]:
-    """The arrays in a handler's own attributes, lists and queues, by identity; kept, so that none is used twice."""
-    values = [value for name, value in vars(handler).items() if not name.startswith("_StreamHandler")]
-    return _arrays_in(values, type(handler).__module__)
-
-
-def texts_in(handler: StreamHandlerBase) -> list[str]:
-    """The texts in a handler's own attributes, lists and queues."""
-    values = [value for name, value in vars(handler).items() if not name.startswith("_StreamHandler")]
-    return _found_in(values, str, type(handler).__module__)
-
-
-def backlogs_in(handler: StreamHandlerBase) -> dict[str, list[Any]]:
-    """What is in a handler's own lists and queues now, by their attribute."""
-    found = {name: value.queue if isinstance(value, queue.Queue) else value for name, value in vars(handler).items()}
-    return {name: list(value) for name, value in found.items() if isinstance(value, deque | list)}
-
-
-def _arrays_in(values: list[Any], home: str = "") -> dict[int, NDArray[Any]]:
-    """The arrays in lists, queues and streams, and in objects of the module `home`."""
-    return {id(array): array for array in _found_in(values, np.ndarray, home)}
-
-
-def _found_in(values: list[Any], kind: type, home: str) -> list[Any]:
-    found: list[Any] = []
-
-    def look(value: Any, depth: int) -> None:
-        if isinstance(value, kind):
-            found.append(value)
-        elif depth and isinstance(value, list | tuple | deque):
-            for item in list(value):
-                look(item, depth - 1)
-        elif depth and isinstance(value, dict):
-            look(list(value.values()), depth)
-        elif depth and type(value).__module__ in {"_queue", "queue", "asyncio.queues", "anyio.streams.memory", home}:
-            names = [*getattr(value, "__dict__", {}), *_slots(value)]
-            look([getattr(value, name, None) for name in names], depth - 1)
-
-    look(values, 5)
-    return found
-
-
-def _slots(value: object) -> list[str]:
-    found: list[str] = []
-    for cls in type(value).__mro__:
-        slots = vars(cls).get("__slots__", ())
-        found += [slots] if isinstance(slots, str) else list(slots)
-    return found
 
 
 def listens_to_nobody(handler: StreamHandlerBase) -> bool:
@@ -886,7 +807,7 @@ def misread(samples: NDArray[np.int16], rate: float, frequency: float) -> str | 
         rest = floats - waves @ np.linalg.lstsq(waves, floats, rcond=None)[0]
         return float((rest**2).sum() / max(1.0, (floats**2).sum()))
 
-    if samples.size < 200 or not _is_audible(samples) or noise(samples) < 0.2:
+    if samples.size < 200 or not is_audible(samples) or noise(samples) < 0.2:
         return None
     ways = {"byte order": samples.byteswap(), "sign": samples ^ np.int16(-32768)}
     return next((way for way, piece in ways.items() if noise(piece) < 0.01), None)
@@ -978,10 +899,13 @@ def clicks_at_edges(heard: NDArray[np.int16], rate: int, frequency: float) -> bo
         return False
     at = np.arange(piece.size) * (2 * np.pi * frequency / rate)
     waves = np.stack([np.sin(at), np.cos(at)], axis=1)
-    rest = piece - waves @ np.linalg.lstsq(waves, piece, rcond=None)[0]
-    # Without the loudest three: what happens now and then is not what happens in each frame.
-    power = (rest**2).reshape(30, size)
-    kept = np.sort(np.argsort(power.sum(axis=1))[:-3])
+    kept = np.arange(30)
+    for _ in range(2):  # an effect that begins with the tone bends the first fit, and with it each frame's rest
+        ours = np.isin(np.arange(piece.size) // size, kept)
+        rest = piece - waves @ np.linalg.lstsq(waves[ours], piece[ours], rcond=None)[0]
+        # Without the loudest three: what happens now and then is not what happens in each frame.
+        power = (rest**2).reshape(30, size)
+        kept = np.sort(np.argsort(power.sum(axis=1))[:-3])
     places = power[kept].sum(axis=0)
     left = places.sum() / max(1.0, (piece**2).sum())
     if not _BENT < left < 0.2:

@@ -17,6 +17,7 @@ import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from os import PathLike
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
@@ -70,6 +71,10 @@ MOMENT = 1e-8
 
 LONGEST_CLOSE = 600.0
 """Seconds of call time after which a call whose caller has hung up is not waited for any more."""
+
+
+errors_of_calls: ContextVar[list[Exception] | None] = ContextVar("rtcflow_errors_of_calls", default=None)
+"""Those that end the calls which are made in this context."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -367,6 +372,8 @@ class Caller:
                 await self.connection.run()
         except Exception as error:  # supervises: kept for the code that opened the caller, which gets it unchanged
             self._tape.error = error
+            if (errors := errors_of_calls.get()) is not None:
+                errors.append(error)
         finally:
             self._tape.ended_at = self.seconds
             self._ended.set()

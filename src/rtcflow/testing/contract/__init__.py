@@ -25,7 +25,7 @@ from .._facts import custom as facts
 from .._fair_clock import FairClock, fair_clock
 from .._handler_time import seen_by
 from .._room import HandlerHung, longest_hang, refuse_in_a_loop
-from .._sharing import pools, refuse_shared_state
+from .._sharing import SharedChanges, pools, refuse_shared_state
 from .._story import contract_broken
 from ..clocks import BackendName
 from . import _answers, _audio, _callers, _copies, _ends, _interruptions, _limits, _orders, _texts
@@ -101,7 +101,9 @@ def check_handler(
         raise ValueError(f'backends={backends!r} names no backends; write backends=["asyncio"], ["trio"], or both')
     check_statically(handler)
     refuse_shared_state(handler, copy_handler(handler), f"{type(handler).__qualname__}.copy()", shared)
-    given = CheckInput(args, shared, custom, patience, tuple(backends), pools(handler, copy_handler(handler), shared))
+    copied = copy_handler(handler)
+    untouched = SharedChanges(handler, copied, shared)
+    given = CheckInput(args, shared, custom, patience, tuple(backends), pools(handler, copied, shared), untouched)
     with seen_by(handler):
         contextvars.copy_context().run(_look_at, handler, given, SENTENCES)
 

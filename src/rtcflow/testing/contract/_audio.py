@@ -15,9 +15,11 @@ from ...ends import EndCause
 from ...frames import FRAME_SECONDS, AudioFrame
 from ...handlers.base import StreamHandlerBase
 from .. import signals
+from .._held import AUDIBLE
 from .._probe import Journal
 from .._room import run_in_room
 from .._scenarios import (
+    alternates,
     clicks_at_edges,
     each_half_of_another,
     interleaved,
@@ -87,6 +89,7 @@ def any_length(handler: StreamHandlerBase, given: CheckInput) -> None:
             )
     _passes_all_on(handler, given)
     _loses_nothing(handler, given)
+    _waits_as_long(handler, given)
 
 
 _MANY_ODD: Final = 2.5
@@ -96,15 +99,20 @@ _MANY_ODD: Final = 2.5
 def _made_of(
     handler: StreamHandlerBase,
     given: CheckInput,
-    spoken: float,
+    spoken: float | NDArray[np.int16],
     length: float = FRAME_SECONDS,
     lasts: float = 0.0,
     *,
     tone: bool = False,
 ) -> float:
-    """Send seconds of speech (or of a tone), in frames of a length, and nothing else; the seconds that it made."""
+    """Send seconds of speech (or of a tone), or samples, in frames of a length, and nothing else; the seconds that it
+    made.
+    """
     rate = handler.input_sample_rate
-    samples = signals.tone(spoken, _TONE, rate) if tone else signals.speech_like(spoken, rate, activity=1.0)
+    if isinstance(spoken, np.ndarray):
+        samples = spoken
+    else:
+        samples = signals.tone(spoken, _TONE, rate) if tone else signals.speech_like(spoken, rate, activity=1.0)
 
     async def call() -> None:
         async with on_the_line(handler, given.args) as caller:
@@ -158,6 +166,32 @@ def _counts_no_frames(handler: StreamHandlerBase, given: CheckInput) -> None:
             "counts frames, where it means a time. A frame tells its length: count samples.shape[1]"
         )
 
+
+def _waits_as_long(handler: StreamHandlerBase, given: CheckInput) -> None:
+    """See that the pause after which it answers is as long if frames are longer."""
+    rate = handler.input_sample_rate
+    sentence = np.concatenate([signals.speech_like(1.0, rate, activity=1.0), signals.silence(4.0, rate)], axis=1)
+
+    def pause(length: float) -> float:
+        """From the last word to the answer; 0, if it says something before."""
+        _made_of(handler, given, sentence, length)
+        moments = [at for at, _ in last_journal().emits]
+        return max(0.0, moments[0] - 1.0) if moments else 0.0
+
+    usual = pause(FRAME_SECONDS)
+    if usual < _PAUSE:
+        return
+    longer = pause(3 * FRAME_SECONDS)
+    if abs(longer - 3 * usual) < 0.1 * usual + 3 * FRAME_SECONDS:
+        raise AssertionError(
+            f"in frames of 20 ms it answers {usual:.2f} s after the last word, and in frames of 60 ms after "
+            f"{longer:.2f} s: it counts frames, where it means a time. A frame tells its length: "
+            "samples.shape[1] / rate"
+        )
+
+
+_PAUSE: Final = 0.2
+"""Seconds of a pause that is longer than the work on an answer."""
 
 _MANY_FRAMES: Final = 20
 """Frames in a piece that are not counted by chance."""
@@ -244,6 +278,12 @@ def steady(handler: StreamHandlerBase, given: CheckInput) -> None:
             "or softer, and on the right another piece than on the left: L R L R … was reshaped to (2, n). From one "
             "channel write "
             "np.repeat(samples, 2, axis=0), from interleaved ones samples.reshape(-1, 2).T"
+        )
+    pieces = [piece for piece in heard if np.abs(piece, dtype=np.int32).max(initial=0) > AUDIBLE]
+    if sum(map(alternates, pieces)) > max(_FEW, 0.8 * len(pieces)):
+        raise AssertionError(
+            "every second sample of a channel belongs to another sound: L R L R … was reshaped to (2, n), or taken for "
+            "one channel. From interleaved samples write samples.reshape(-1, 2).T"
         )
     last = [one for one in journal.given["emit"] if isinstance(one.buffer, np.ndarray) and one.buffer.ndim == 2]
     if swapped_at_edges([one.buffer for one in last if one.buffer.shape[0] == 2]):

@@ -103,10 +103,37 @@ def serves_badly(handler: StreamHandlerBase, given: CheckInput) -> None:
     used = names_in(type(handler))
     if "args_set" in used and not used & ASKS:
         _needs_no_arguments(handler, given)
+    if used & ASKS and given.args is CheckInput.args:
+        _asks_in_vain(handler, given)
 
 
 ASKS: Final = {"wait_for_args", "wait_for_args_sync"}
 """The methods that ask a page for arguments."""
+
+
+def _asks_in_vain(handler: StreamHandlerBase, given: CheckInput) -> None:
+    """See that a handler does something for a caller whose page posts no arguments, if these may be any."""
+
+    async def call(*, posts: bool) -> bool:
+        async with on_the_line(handler, given.args if posts else None) as caller:
+            await caller.wait(_PATIENT)
+            await caller.play(signals.speech_like(2.0))
+            await caller.wait(3.0)
+        record = caller.record()
+        return seconds_audible(record.heard) > ANSWERED or bool(record.texts() or record.outputs)
+
+    if run_scenario(partial(call, posts=True), handler, given) and not run_scenario(
+        partial(call, posts=False), handler, given
+    ):
+        raise AssertionError(
+            f"it asks for arguments, and says and does nothing for {_PATIENT:g} s if none come: a page of your own, or "
+            "a program, may post none. Wait with a limit: with anyio.move_on_after(2): await self.wait_for_args(). If "
+            "it cannot do without, say what its page posts: check_handler(…, args=[…])"
+        )
+
+
+_PATIENT: Final = 40.0
+"""Seconds, which are longer than any limit for which a caller would wait."""
 
 
 def _needs_no_arguments(handler: StreamHandlerBase, given: CheckInput) -> None:

@@ -19,14 +19,25 @@ from ...handlers.base import StreamHandlerBase
 from ...handlers.checking import copy_handler, has_own_method
 from ...protocol import messages
 from .. import signals
-from .._probe import AUDIBLE
+from .._held import AUDIBLE
 from .._room import run_in_room
 from .._scenarios import on_the_line
 from .._sharing import SharedChanges, pools
-from ..caller import CallRecord, run_call
+from ..caller import CallRecord, errors_of_calls, run_call
 from ._commands import Command, commands_of
 from ._ends import end_at, held_up, no_thread_left
-from ._sentences import PATIENT, CheckInput, Everywhere, call_options, sentence, time_of_handler, whole_call
+from ._sentences import (
+    PATIENT,
+    CheckInput,
+    Everywhere,
+    call_options,
+    last_journal,
+    probed,
+    run_scenario,
+    sentence,
+    time_of_handler,
+    whole_call,
+)
 from ._texts import TEXTS
 
 
@@ -94,6 +105,7 @@ def no_trace(handler: StreamHandlerBase, given: CheckInput) -> None:
             raise Everywhere(f"a caller who is refused while another one is on the line leaves a trace: {left}")
 
     async def crowd() -> None:
+        errors_of_calls.set(None)  # there may be no room for all of them
         async with AsyncExitStack() as callers:
             for _ in range(_CROWD):
                 await callers.enter_async_context(on_the_line(handler, given.args))
@@ -137,6 +149,8 @@ def no_trace(handler: StreamHandlerBase, given: CheckInput) -> None:
                 "interrupted, or end: give it back in finally (a generator that is not read to its end is closed at "
                 "its yield)"
             )
+    if given.untouched is not None and (left := given.untouched.left()):
+        raise Everywhere(left)  # a place that each call takes is soon taken for good, and then nothing changes any more
     traces = SharedChanges(handler, copy_handler(handler), given.shared)
     ways: dict[str, Callable[[], object]] = {"a call": partial(whole_call, handler, given, given.on("trio"))}
     run = partial(run_in_room, backend=given.on("trio"), handler=handler, patience=given.patience)
@@ -154,6 +168,8 @@ def no_trace(handler: StreamHandlerBase, given: CheckInput) -> None:
         ways[f"a caller who {command}, twice,"] = partial(command_twice, command)
     for how, after in (("cancelled", 0.0), ("cancelled", 0.05), ("peer leaves", 0.011), ("link breaks", 0.25)):
         ways[f"a call that ends early ({how} after {after:g} s)"] = partial(run, partial(cut, how, after))
+    for method, at in _works_at(handler, given).items():
+        ways[f"a call that ends while {method} works"] = partial(run, partial(cut, "cancelled", at))
     for way, serve in ways.items():
         serve()
         left = traces.left() or (None if way == "a call" else traces.left_around())
@@ -166,6 +182,24 @@ def no_trace(handler: StreamHandlerBase, given: CheckInput) -> None:
     if not given.shared and not given.pools:  # else it may sound as what it took does
         _sounds_the_same(handler, given)
 
+
+def _works_at(handler: StreamHandlerBase, given: CheckInput) -> dict[str, float]:
+    """When in a short call each method is in the middle of its longest work; those that return at once are left out."""
+    with probed(handler) as prototype:
+        run_scenario(partial(end_at, "peer leaves", _SHORT, prototype, given), prototype, given)
+        journal = last_journal()
+    works = {method: at for method, at in journal.amid.items() if method not in _WAIT and at < _SHORT}
+    return {method: at for method, at in works.items() if journal.longest[method] > _WORK}
+
+
+_SHORT: Final = 1.5
+"""Seconds of a call in which the caller speaks for one second."""
+
+_WORK: Final = 0.02
+"""Seconds for which a method must run so that a call can end in it."""
+
+_WAIT: Final = {"emit", "video_emit", "shutdown"}
+"""The methods that wait for something to do, or run when the call has ended."""
 
 _CROWD: Final = 12
 """Callers at once: more than most handlers have slots for."""

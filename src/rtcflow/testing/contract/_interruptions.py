@@ -12,12 +12,12 @@ from ...handlers.base import StreamHandlerBase
 from ...handlers.checking import has_own_method
 from ...protocol import messages
 from .. import signals
+from .._held import arrays_in
 from .._room import run_in_room
 from .._scenarios import (
     NOTICES,
     SECOND,
     Interruption,
-    arrays_in,
     asked_again,
     interrupted,
     names_in,
@@ -85,6 +85,14 @@ def nothing_stale(handler: StreamHandlerBase, given: CheckInput) -> None:
                     said = max(said, sound)
         return kept, said
 
+    async def interrupt_alone() -> float:
+        """Clear what it says of itself; a caller who speaks for long, has it cleared with each frame."""
+        async with on_the_line(handler, given.args) as caller:
+            await caller.wait(1.0)
+            if caller.connection.end is None:
+                await after_clear(caller, 0.5)
+        return last_journal().stale
+
     async def write() -> tuple[float, float]:
         """Clear in the middle of the answer to a text; then before the next one begins."""
         async with on_the_line(handler, given.args) as caller:
@@ -108,6 +116,8 @@ def nothing_stale(handler: StreamHandlerBase, given: CheckInput) -> None:
 
     itself = _clears_by_itself(handler, given)
     kept, said = run_scenario(interrupt, handler, given)
+    if kept <= STALE and "clear_queue" in names_in(type(handler)):
+        kept = run_scenario(interrupt_alone, handler, given)
     later = 0.0
     if max(kept, said) <= STALE and has_own_method(handler, "on_message"):
         said, later = run_scenario(write, handler, given)

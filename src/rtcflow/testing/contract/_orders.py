@@ -18,11 +18,12 @@ from ..clocks import BackendName
 from ._callers import ASKS
 from ._commands import Command
 from ._sentences import JOURNALS, CheckInput, last_journal, probed, run_scenario, sentence, time_of_handler
+from ._wakeups import no_wakeup_is_lost
 
 
 @sentence(
     "it answers in the same way under every order of its tasks, and wherever its threads are switched",
-    "frames in groups, under 24 orders of tasks or switches of threads",
+    "texts, keys and words one soon after the other; frames in groups, under 24 orders of tasks or switches of threads",
 )
 def any_order(handler: StreamHandlerBase, given: CheckInput) -> None:
     def emitted() -> set[int]:
@@ -41,6 +42,7 @@ def any_order(handler: StreamHandlerBase, given: CheckInput) -> None:
             scenario = partial(in_groups, prototype, given.args, tracer, emitted=emitted, asked=asked, spaced=spaced)
             return run_in_room(scenario, backend, prototype, patience=given.patience, schedule=schedule)
 
+    no_wakeup_is_lost(handler, given)
     lines = LinesToTry()
     usual, error = play(given.on("asyncio"), None)
     if error is not None:

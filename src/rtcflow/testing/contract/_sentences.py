@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,9 +18,10 @@ from .. import signals
 from .._handler_time import HandlerTime, handler_time, seen_by
 from .._probe import Journal, probe_copies
 from .._room import HandlerHung, run_in_room
+from .._sharing import SharedChanges
 from .._tracing import Tracer
 from .._workers import PATIENCE
-from ..caller import CallRecord, run_call
+from ..caller import CallRecord, errors_of_calls, run_call
 from ..clocks import BackendName
 
 T = TypeVar("T")
@@ -37,6 +38,8 @@ class CheckInput:
     backends: Sequence[BackendName] = ("trio", "asyncio")
     pools: dict[str, list[int]] = field(default_factory=dict)
     """What is in the pools that copies share, before the first call."""
+    untouched: SharedChanges | None = None
+    """What copies share, as it was before the first call."""
 
     def on(self, backend: BackendName) -> BackendName:
         """The backend of a call that could be on either: this one, if the handler runs on it."""
@@ -69,10 +72,8 @@ class Sentence:
         if handler_time.get() is None:
             with seen_by(handler):
                 self(handler, given)
-        elif not self.probed:
-            self.check(handler, given)
         else:
-            with probed(handler) as prototype:
+            with _no_errors(), probed(handler) if self.probed else nullcontext(handler) as prototype:
                 self.check(prototype, given)
 
 
@@ -81,6 +82,19 @@ def sentence(
 ) -> Callable[[Callable[[StreamHandlerBase, CheckInput], None]], Sentence]:
     """Make a sentence of its check."""
     return partial(Sentence, text, steps, probed=probed)
+
+
+@contextmanager
+def _no_errors() -> Iterator[None]:
+    """See that no call in the block ended with an error, whatever its check has looked at."""
+    errors: list[Exception] = []
+    token = errors_of_calls.set(errors)
+    try:
+        yield
+    finally:
+        errors_of_calls.reset(token)
+    if errors:
+        raise AssertionError(f"in one of these calls it raised {errors[0]!r}") from errors[0]
 
 
 @contextmanager

@@ -11,8 +11,9 @@ from ...handlers.base import StreamHandlerBase
 from ...handlers.checking import has_own_method
 from ...protocol import messages
 from .. import signals
+from .._held import backlogs_in, texts_in
 from .._literals import texts_of, words_of
-from .._scenarios import ANSWERED, NOTICES, Pressed, backlogs_in, hangs_up, on_the_line, pressed, texts_in
+from .._scenarios import ANSWERED, NOTICES, Pressed, hangs_up, on_the_line, pressed
 from ..caller import run_call
 from ._commands import answers_again, stays_alive
 from ._ends import held_up

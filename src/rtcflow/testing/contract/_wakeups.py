@@ -1,0 +1,114 @@
+"""Wake-ups that are lost because something comes at a bad moment: while the one before it is worked on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Final
+
+import anyio
+
+from ...handlers.base import StreamHandlerBase
+from ...handlers.checking import has_own_method
+from .. import signals
+from .._held import backlogs_in
+from .._scenarios import greeted, on_the_line
+from ..caller import Caller
+from ._commands import Command
+from ._sentences import CheckInput, last_journal, run_scenario
+
+__all__ = ["no_wakeup_is_lost"]
+
+_Backlogs = dict[str, list[Any]]
+
+
+def no_wakeup_is_lost(handler: StreamHandlerBase, given: CheckInput) -> None:
+    """See that of two things that come one soon after the other the second is answered without a third one."""
+    for what in _can_come(handler):
+
+        def rests(pause: float, what: Command | None = what) -> tuple[list[_Backlogs], float]:
+            return run_scenario(partial(_one_two_one, handler, given.args, what, pause), handler, given)
+
+        pauses: Sequence[float] = _SPEAKS_AGAIN
+        if what is not None:
+            _, busy = rests(0.0)
+            # A moment after `emit` was called again, in which it may look whether there is more.
+            pauses = (0.0, *([busy + _MOMENT] if busy < _REST else []), _SOON)
+        for pause in pauses:
+            if name := _left_behind(rests(pause)[0]):
+                said = "says two short words" if what is None else f"{what}, twice,"
+                raise AssertionError(
+                    f"when a caller {said} {pause:.3g} s apart, the second stays in .{name} until another one comes: a "
+                    "wake-up is lost. Clear an event before you look whether there is something, never after the work "
+                    "on what was there; or use a queue"
+                )
+
+
+_SPEAKS_AGAIN: Final = (0.06, 0.2)
+"""Seconds between two short words."""
+
+_SHORT: Final = 0.2
+"""Seconds of a word, which may end while the one before it is worked on."""
+
+_SOON: Final = 0.05
+_MOMENT: Final = 0.003
+"""Seconds."""
+
+_REST: Final = 3.0
+"""Seconds in which what came is answered."""
+
+
+def _can_come(handler: StreamHandlerBase) -> list[Command | None]:
+    """What may come: a text or a key, and (None) a word."""
+    if has_own_method(handler, "on_message"):
+        return [Command("hello 1"), None]
+    return [Command.key("1"), None] if has_own_method(handler, "on_dtmf") else [None]
+
+
+async def _one_two_one(
+    handler: StreamHandlerBase, args: Sequence[Any], what: Command | None, pause: float
+) -> tuple[list[_Backlogs], float]:
+    """Have one thing come, then two with a pause between them, and one more; each time, wait.
+
+    Returns:
+        What is in the handler's lists and queues after each rest, as long as `emit` waits; and for how long it worked
+        on the first one.
+    """
+    found: list[_Backlogs] = []
+    busy = _REST
+    async with on_the_line(handler, args) as caller:
+        await greeted(caller)
+        for n in (1, 2, 1):
+            since = anyio.current_time()
+            for again in range(n):
+                if again:
+                    await caller.wait(pause)
+                await _give(caller, what)
+            await caller.wait(_REST)
+            journal = last_journal()
+            if "emit" in journal.running:
+                found.append(backlogs_in(caller.handler))
+            if not found[1:]:
+                busy = min(busy, max(0.0, journal.entered.get("emit", 0.0) - since))
+    return found, busy
+
+
+async def _give(caller: Caller, what: Command | None) -> None:
+    if caller.connection.end is not None:
+        return
+    if what is None:
+        await caller.play(signals.tone(_SHORT, 300, peak=0.5))
+    else:
+        await what.give(caller)
+
+
+def _left_behind(rests: Sequence[_Backlogs]) -> str | None:
+    """The list in which the second of two stayed, and was worked on when another one came."""
+    if len(rests) < 3:
+        return None
+    one, two, later = rests[:3]
+    for name, left in two.items():
+        stays = any(item is other for item in left for other in later.get(name, []))
+        if left and not one.get(name) and not stays:
+            return name
+    return None

@@ -113,7 +113,7 @@ def _slots(value: object) -> list[str]:
 
 
 def root_of(array: NDArray[Any]) -> NDArray[Any]:
-    """The array whose memory it shows: itself, if it is no view."""
+    """The array whose memory it shows: itself, if it is not a view of another one."""
     while isinstance(array.base, np.ndarray):
         array = array.base
     return array

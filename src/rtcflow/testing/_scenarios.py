@@ -6,6 +6,7 @@ import inspect
 import math
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Final
@@ -57,6 +58,7 @@ __all__ = [
     "moments_audible",
     "moments_of_acts",
     "names_in",
+    "never_silent",
     "numbers_in",
     "on_the_line",
     "pressed",
@@ -228,13 +230,25 @@ FIRST, SECOND = 1.0, 1.5
 """Seconds of the two sentences."""
 
 
-async def greeted(caller: Caller) -> None:
-    """Wait until nothing was said for half a second; at most `GREETING` seconds."""
+async def greeted(caller: Caller) -> bool:
+    """Wait until nothing was said for half a second; at most `GREETING` seconds, and that once: see `never_silent`.
+
+    Returns:
+        Whether it is silent now.
+    """
     await caller.wait(1.0)  # one that is still being made
-    for _ in range(round(2 * GREETING)):
+    before = never_silent.get()
+    for _ in range(1 if before else round(2 * GREETING)):
         if not seconds_audible(caller.heard, caller.seconds - 0.5):
-            break
+            return True
         await caller.wait(0.5)
+    if before is not None:
+        before.append(caller.handler)
+    return False
+
+
+never_silent: ContextVar[list[StreamHandlerBase] | None] = ContextVar("rtcflow_never_silent", default=None)
+"""The copies of the handler that is looked at, which never came to an end of what they said."""
 
 
 GREETING: Final = 12.0

@@ -25,6 +25,7 @@ from .._facts import custom as facts
 from .._fair_clock import FairClock, fair_clock
 from .._handler_time import seen_by
 from .._room import HandlerHung, longest_hang, refuse_in_a_loop
+from .._scenarios import never_silent
 from .._sharing import SharedChanges, pools, refuse_shared_state
 from .._story import contract_broken
 from ..clocks import BackendName
@@ -123,6 +124,7 @@ def _look_at(handler: StreamHandlerBase, given: CheckInput, sentences: Sequence[
     cause: BaseException | None = None
     clock = FairClock()
     fair_clock.set(clock)
+    never_silent.set([])
     facts.set({**TELEPHONE, **given.custom})
     longest_hang.set(SHORT_HANG)
     for n, sentence in enumerate(sentences):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
 from ...handlers.base import StreamHandlerBase
 from ...handlers.checking import has_own_method
+from ...protocol import messages
 from .._scenarios import (
     ANSWERED,
     COUGH,
@@ -26,11 +28,13 @@ from ._sentences import CheckInput, call_options, last_journal, run_scenario, se
 
 @sentence(
     "it answers late in a call as it does early, and to the end",
-    "the same sentence four times: at the beginning, after 4 s, 14 s and 31 s; twice after a cough; four texts",
+    "the same sentence four times: at the beginning, after 4 s, 14 s and 31 s; twice after a cough; texts and keys",
 )
 def answers_late(handler: StreamHandlerBase, given: CheckInput) -> None:
     if has_own_method(handler, "on_message"):
-        _reads_to_the_end(handler, given)
+        _reads_to_the_end(handler, given, ("one two three", "one two three", "hello", "one two three"))
+    if has_own_method(handler, "on_dtmf"):
+        _reads_to_the_end(handler, given, [messages.encode(messages.Dtmf(key)) for key in "1151"])
     ask = partial(asked_often, handler, given.args)
     answers = run_scenario(ask, handler, given)
     if kept := kept_for_the_next(answers, handler.output_sample_rate):
@@ -55,9 +59,8 @@ def answers_late(handler: StreamHandlerBase, given: CheckInput) -> None:
             )
 
 
-def _reads_to_the_end(handler: StreamHandlerBase, given: CheckInput) -> None:
+def _reads_to_the_end(handler: StreamHandlerBase, given: CheckInput, texts: Sequence[str]) -> None:
     """See that the answer to a text does not begin with the end of the one before."""
-    texts = ("one two three", "one two three", "hello", "one two three")
     answers = run_scenario(partial(answered_texts, handler, given.args, texts), handler, given)
     if len(answers) == len(texts):
         kept = begins_with_another(answers[1], answers[3], handler.output_sample_rate)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Final
@@ -148,26 +149,31 @@ def _answers_who_insists(handler: StreamHandlerBase, given: CheckInput, command:
                 await caller.wait(pause)
             ended = caller.connection.end is not None
             moments = moments_audible(caller.heard)
-        early = seconds_between(moments, began, began + _INSISTS / 4)
-        late = seconds_between(moments, began + _INSISTS / 2 + _LAST, began + _INSISTS)
+        insists = _TIMES * min(pauses)
+        early = seconds_between(moments, began, began + insists / 4)
+        late = seconds_between(moments, began + insists / 2 + min(_LAST, insists / 8), math.inf)
         return early, late if not ended else -1.0
 
     def run(*pauses: float) -> tuple[float, float]:
         return run_scenario(partial(insist, *pauses), handler, given)
 
-    n = round(_INSISTS / _EACH)
-    early, late = run(*[_EACH] * n)
-    # One that answers a few and then no more is silent for one who gives up for a while, too.
-    if early >= ANSWERED and late == 0.0 and run(*[_EACH] * (n // 2), _WAITS, _LAST)[1] >= ANSWERED:
-        raise AssertionError(
-            f"a caller who {command} every {_EACH:g} s is answered at first, and then no more; after a pause of "
-            f"{_WAITS:g} s they are answered again: what was refused counts in the limit as well. Note the moment of a "
-            "question only when it is answered"
-        )
+    for each in _EACH:
+        n = _TIMES
+        early, late = run(*[each] * n)
+        # One that answers a few and then no more is silent for one who gives up for a while, too.
+        if early >= ANSWERED and late == 0.0 and run(*[each] * (n // 2), _WAITS, _LAST)[1] >= ANSWERED:
+            raise AssertionError(
+                f"a caller who {command} every {each:g} s is answered at first, and then no more; after a pause of "
+                f"{_WAITS:g} s they are answered again: what was refused counts in the limit as well. Note the moment "
+                "of a question only when it is answered"
+            )
 
 
-_INSISTS, _EACH = 40.0, 1.25
-"""Seconds for which a caller asks, and from one question to the next."""
+_TIMES: Final = 32
+"""How often a caller asks."""
+
+_EACH: Final = (1.25, 0.45)
+"""Seconds from one question to the next: a limit may be shorter than the first."""
 
 _LAST, _WAITS = 3.0, 16.0
 """Seconds in which the last question is answered, and for which they wait before it."""

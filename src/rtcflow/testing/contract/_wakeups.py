@@ -57,6 +57,9 @@ _MOMENT: Final = 0.003
 _REST: Final = 3.0
 """Seconds in which what came is answered."""
 
+_STAYS: Final = 0.3
+"""Seconds more, for which the second stays where it is."""
+
 
 def _can_come(handler: StreamHandlerBase) -> list[Command | None]:
     """What may come: a text or a key, and (None) a word."""
@@ -77,7 +80,8 @@ async def _one_two_one(
     found: list[_Backlogs] = []
     busy = _REST
     async with on_the_line(handler, args) as caller:
-        await greeted(caller)
+        if not await greeted(caller):
+            return [], _REST
         for n in (1, 2, 1):
             since = anyio.current_time()
             for again in range(n):
@@ -85,12 +89,19 @@ async def _one_two_one(
                     await caller.wait(pause)
                 await _give(caller, what)
             await caller.wait(_REST)
+            before = backlogs_in(caller.handler)
+            await caller.wait(_STAYS)  # a block that silence goes on filling is another one then
             journal = last_journal()
             if "emit" in journal.running:
-                found.append(backlogs_in(caller.handler))
+                after = backlogs_in(caller.handler)
+                found.append({name: left for name, left in after.items() if _same(left, before.get(name, []))})
             if not found[1:]:
                 busy = min(busy, max(0.0, journal.entered.get("emit", 0.0) - since))
     return found, busy
+
+
+def _same(some: list[Any], others: list[Any]) -> bool:
+    return len(some) == len(others) and all(one is other for one, other in zip(some, others, strict=True))
 
 
 async def _give(caller: Caller, what: Command | None) -> None:
@@ -108,7 +119,7 @@ def _left_behind(rests: Sequence[_Backlogs]) -> str | None:
         return None
     one, two, later = rests[:3]
     for name, left in two.items():
-        stays = any(item is other for item in left for other in later.get(name, []))
-        if left and not one.get(name) and not stays:
+        taken = all(item is not other for item in left for other in later.get(name, []))
+        if left and one.get(name) == [] and name in later and taken:
             return name
     return None

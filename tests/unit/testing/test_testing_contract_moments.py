@@ -1,0 +1,468 @@
+"""What `check_handler` tells of things that come at a bad moment, of what waits in lists, and of frames and arguments.
+
+Each bug has a sound handler beside it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+
+import anyio
+import numpy as np
+import pytest
+from kinds import RATE, Echo
+
+import rtcflow
+from rtcflow.testing import HANDLER_CHECKS, check_handler, signals
+
+SERVES = "it serves a call on trio"
+TRACES = "one call leaves no trace"
+BADLY = "it serves a caller who says nothing"
+TEXTS = "it serves a caller who sends any text"
+STALE = "after clear_queue the caller hears nothing"
+LENGTHS = "it serves a caller whose frames"
+REAL_TIME = "its audio comes in real time"
+ANY_ORDER = "it answers in the same way under every order"
+ANSWERS = "it answers late in a call"
+LIMITS = "its limits count from"
+
+
+def check_of(sentence):
+    (check,) = [check for text, check in HANDLER_CHECKS.items() if text.startswith(sentence)]
+    return check
+
+
+def voice(seconds, pitch=300):
+    return RATE, signals.tone(seconds, pitch)
+
+
+def loud(frame):
+    return np.abs(frame[1].astype(np.int32)).mean() > 500
+
+
+class Speaker(Echo):
+    """Says what is in its queue, and hears nothing."""
+
+    def play(self, item):
+        self.frames.append(item)
+        self.came.set()
+
+    async def receive(self, frame):
+        pass
+
+
+# -- errors in a call of which something else is looked at
+
+
+class ClosesTwice(Speaker):
+    """A key ends the call. The line that was opened at its beginning is closed then, and by shutdown."""
+
+    forgets = False
+
+    def __init__(self):
+        super().__init__()
+        self.line = None
+
+    async def start_up(self):
+        await anyio.sleep(0.1)
+        self.line = "open"
+
+    async def on_dtmf(self, digit):
+        if digit == "9":
+            self.close()
+            self.hang_up("goodbye")
+
+    def close(self):
+        if self.line == "closed":
+            raise RuntimeError("it is closed already")
+        if self.line == "open":
+            self.line = None if self.forgets else "closed"
+
+    async def shutdown(self):
+        self.close()
+
+
+class ClosesOnce(ClosesTwice):
+    forgets = True
+
+
+# -- what waits when the queue is cleared
+
+
+class ReadsOn(Speaker):
+    """Reads a long text in slices of an array of floats; speech clears the list of texts alone."""
+
+    drops = False
+
+    def __init__(self):
+        super().__init__()
+        self.texts = deque((0.3 * np.sin(np.arange(3 * RATE) * pitch)).astype(np.float32) for pitch in (0.1, 0.07))
+        self.rest = np.zeros(0, np.float32)
+
+    async def receive(self, frame):
+        if loud(frame):
+            self.clear_queue()
+
+    async def emit(self):
+        if not self.rest.size:
+            if not self.texts:
+                return None
+            self.rest = self.texts.popleft()
+        part, self.rest = self.rest[:2400], self.rest[2400:]
+        return RATE, part
+
+    def clear_queue(self):
+        self.texts.clear()
+        if self.drops:
+            self.rest = self.rest[:0]
+        return super().clear_queue()
+
+
+class DropsTheRest(ReadsOn):
+    drops = True
+
+
+class PlaysMusic(ReadsOn):
+    """Music goes on where it is, whatever is cleared."""
+
+    def __init__(self):
+        super().__init__()
+        self.music, self.at = signals.speech_like(8.0), 0
+
+    async def emit(self):
+        part = self.music[:, self.at : self.at + 2400]
+        self.at += 2400
+        return (RATE, part) if part.size else None
+
+
+# -- places
+
+
+class LosesAPlace(Speaker):
+    """Two callers at a time; who hangs up while the model works takes a place along."""
+
+    frees = False
+    at_work = 0
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = []
+
+    async def receive(self, frame):
+        self.blocks.append(frame[1])
+        if len(self.blocks) == 25:
+            self.blocks.clear()
+            if type(self).at_work < 2:
+                await self.work()
+
+    async def work(self):
+        kind = next(kind for kind in type(self).__mro__ if kind.__module__ == __name__)
+        kind.at_work += 1
+        try:
+            await anyio.sleep(0.3)
+        except BaseException:
+            if self.frees:
+                kind.at_work -= 1
+            raise
+        kind.at_work -= 1
+
+
+class GivesItBack(LosesAPlace):
+    frees = True
+    at_work = 0
+
+
+# -- arguments
+
+
+class WaitsForArguments(Speaker):
+    """Greets in a language that the page posts."""
+
+    seconds = None
+
+    async def start_up(self):
+        with anyio.move_on_after(self.seconds or 1e9):
+            await self.wait_for_args()
+        self.play(voice(1.0))
+
+
+class WaitsForAWhile(WaitsForArguments):
+    seconds = 5.0
+
+
+# -- arrays in lists
+
+
+class AppendsOneSheet(Echo):
+    """Collects three frames, scaled in one array."""
+
+    copies = False
+
+    def __init__(self):
+        super().__init__()
+        self.sheet, self.pieces = np.zeros((1, 4000), np.float32), []
+
+    async def receive(self, frame):
+        rate, samples = frame
+        part = self.sheet[:, : samples.shape[1]]
+        np.multiply(samples[:1], 0.5 / 32768, out=part, casting="same_kind")
+        self.pieces.append(part.copy() if self.copies else part)
+        if len(self.pieces) == 3:
+            self.frames.append((rate, np.concatenate(self.pieces, axis=1)))
+            self.pieces.clear()
+            self.came.set()
+
+
+class AppendsCopies(AppendsOneSheet):
+    copies = True
+
+
+class WritesUnderOneLine(AppendsOneSheet):
+    """Adds to the block before the last one, whose memory is its own."""
+
+    async def receive(self, frame):
+        self.pieces.append(np.zeros(frame[1].shape[1], np.float32))
+        if len(self.pieces) > 1:
+            self.pieces[-2] += 0.1
+        await Echo.receive(self, frame)
+        del self.pieces[:-4]
+
+
+# -- frames
+
+
+class CountsFrames(Speaker):
+    """Beeps after half a second of silence, counted in frames of 20 ms."""
+
+    def seconds_of(self, frame):
+        return 0.02
+
+    def __init__(self):
+        super().__init__()
+        self.spoke, self.silent = False, 0.0
+
+    async def receive(self, frame):
+        if loud(frame):
+            self.spoke, self.silent = True, 0.0
+        elif self.spoke:
+            self.silent += self.seconds_of(frame)
+            if self.silent >= 0.5:
+                self.spoke = False
+                self.play(voice(0.2))
+
+
+class CountsSamples(CountsFrames):
+    def seconds_of(self, frame):
+        return frame[1].shape[1] / frame[0]
+
+
+class CutsPairs(Speaker):
+    """Plays a record whose samples are left and right in turn, and takes its halves for the two sides."""
+
+    def sides(self, pairs):
+        return pairs.reshape(2, -1)
+
+    def __init__(self):
+        super().__init__()
+        left, right = signals.speech_like(6.0, seed=1, activity=1.0), signals.tone(6.0, 130)
+        self.record = deque(np.split(np.concatenate([left, right]).T.reshape(-1), 60))
+
+    async def emit(self):
+        if not self.record:
+            await anyio.sleep_forever()
+        return RATE, np.ascontiguousarray(self.sides(self.record.popleft())), "stereo"
+
+
+class TakesPairs(CutsPairs):
+    def sides(self, pairs):
+        return pairs.reshape(-1, 2).T
+
+
+class Whistles(CutsPairs):
+    """A high tone changes its sign with almost every sample."""
+
+    def sides(self, pairs):
+        size = pairs.size // 2
+        return np.stack(2 * [(8000 * np.sin(np.arange(size) * 2 * np.pi * 9000 / RATE)).astype(np.int16)])
+
+
+class MakesItLonger(Echo):
+    """An echo of 0.4 s ago comes to each frame: what a tone sounds like changes once, and not in each frame."""
+
+    def __init__(self):
+        super().__init__()
+        self.past = np.zeros((1, 9600), np.int16)
+
+    async def receive(self, frame):
+        rate, samples = frame
+        joined = np.concatenate([self.past, samples[:1]], axis=1)
+        n = samples.shape[1]
+        self.past = joined[:, n:]
+        mixed = samples[:1].astype(np.int32) + joined[:, :n] // 2
+        await super().receive((rate, np.clip(mixed, -32768, 32767).astype(np.int16)))
+
+
+# -- wake-ups
+
+
+class ClearsAfterTheWork(Speaker):
+    """Recognizes phrases; one that ends meanwhile waits for the next."""
+
+    early = False
+
+    def __init__(self):
+        super().__init__()
+        self.speech, self.phrases = [], []
+
+    async def receive(self, frame):
+        if loud(frame):
+            self.speech.append(frame[1])
+        elif self.speech:
+            self.phrases.append(np.concatenate(self.speech, axis=1))
+            self.speech = []
+            self.came.set()
+
+    async def emit(self):
+        await self.came.wait()
+        if self.early:
+            self.came.clear()
+        phrases, self.phrases = self.phrases, []
+        await anyio.sleep(0.4 * len(phrases))
+        if not self.early:
+            self.came.clear()
+        return rtcflow.AdditionalOutputs(*map(len, phrases)) if phrases else None
+
+
+class ClearsBeforeTheWork(ClearsAfterTheWork):
+    early = True
+
+
+class LooksBeforeItClears(rtcflow.StreamHandler):
+    """Keeps its books between the look into an empty list and the clearing of the event."""
+
+    early = False
+
+    def __init__(self):
+        super().__init__()
+        self.jobs, self.lock, self.wake = deque(), threading.Lock(), rtcflow.Event()
+
+    def on_dtmf(self, digit):
+        with self.lock:
+            self.jobs.append(digit)
+        self.wake.set()
+
+    def receive(self, frame):
+        pass
+
+    def emit(self):
+        if self.early:
+            self.wake.clear()
+        with self.lock:
+            job = self.jobs.popleft() if self.jobs else None
+        if job is None:
+            time.sleep(0.01)
+            if not self.early:
+                self.wake.clear()
+            self.wake.wait_sync()
+            return None
+        return voice(0.3)
+
+    def shutdown(self):
+        self.wake.set()
+
+    def copy(self):
+        return type(self)()
+
+
+class ClearsBeforeItLooks(LooksBeforeItClears):
+    early = True
+
+
+# -- limits
+
+
+class CountsHasty(Speaker):
+    """One answer in 0.8 s; each refusal begins the time anew."""
+
+    counts = True
+
+    def __init__(self):
+        super().__init__()
+        self.last = -1.0
+
+    async def on_dtmf(self, digit):
+        now = time.monotonic()
+        is_due = now - self.last >= 0.8
+        if is_due or self.counts:
+            self.last = now
+        if is_due:
+            self.play(voice(0.4))
+
+
+class CountsAnswersAlone(CountsHasty):
+    counts = False
+
+
+# -- the end of an answer
+
+
+class KeepsABlock(Speaker):
+    """Says a number for each key, in blocks: what does not fill one stays for the next key."""
+
+    flushes = False
+
+    def __init__(self):
+        super().__init__()
+        self.line = np.zeros(0, np.int16)
+
+    async def on_dtmf(self, digit):
+        word = signals.speech_like(1.03, seed=ord(digit), activity=1.0)[0]
+        self.line = np.concatenate([self.line, word])
+        while self.line.size >= 4800 or (self.flushes and self.line.size):
+            block, self.line = self.line[:4800], self.line[4800:]
+            self.play((RATE, block))
+
+
+class FlushesABlock(KeepsABlock):
+    flushes = True
+
+
+@pytest.mark.parametrize(
+    ("bug", "told", "sentence", "sound"),
+    [
+        (ClosesTwice, "in one of these calls it raised RuntimeError('it is closed already')", TEXTS, [ClosesOnce]),
+        (ReadsOn, "of audio were emitted that the handler had kept", STALE, [DropsTheRest, PlaysMusic]),
+        (WaitsForArguments, "says and does nothing for 40 s if none come", BADLY, [WaitsForAWhile]),
+        (AppendsOneSheet, "an array in .pieces is not written to", SERVES, [AppendsCopies, WritesUnderOneLine]),
+        (CountsFrames, "it counts frames, where it means a time", LENGTHS, [CountsSamples]),
+        (CutsPairs, "every second sample of a channel", REAL_TIME, [TakesPairs, Whistles, MakesItLonger]),
+        (ClearsAfterTheWork, "the second stays in .phrases until another", ANY_ORDER, [ClearsBeforeTheWork]),
+        (LooksBeforeItClears, "the second stays in .jobs until another", ANY_ORDER, [ClearsBeforeItLooks]),
+        (CountsHasty, "a caller who presses 1 every 0.45 s", LIMITS, [CountsAnswersAlone]),
+        (KeepsABlock, "come at the beginning of the next one", ANSWERS, [FlushesABlock]),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_a_bug_is_told(bug, told, sentence, sound):
+    """What is wrong is told under the sentence it breaks, and nothing is said of what is right."""
+    check = check_of(sentence)
+    for handler in sound:
+        check(handler())
+    with pytest.raises(AssertionError) as caught:
+        check(bug())
+    assert told in str(caught.value)
+
+
+def test_who_must_have_arguments_says_which():
+    """A handler that cannot do without is not called by a page that posts none."""
+    check_handler(WaitsForArguments(), args=["a", "de"])
+
+
+def test_a_place_is_lost_by_a_call_that_ends_in_the_middle_of_work():
+    """Also if all places are lost before the sentence about traces is looked at, after which nothing changes."""
+    check_handler(GivesItBack(), shared={"at_work"})
+    check_of(TRACES)(GivesItBack())
+    with pytest.raises(AssertionError, match=r"a call set \.at_work of the class LosesAPlace"):
+        check_handler(LosesAPlace())

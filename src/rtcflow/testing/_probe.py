@@ -310,7 +310,8 @@ class Journal:
             waiting = 0.001  # the last picture alone
             self.paced += any(abs(wait - 1 / handler.fps) < 0.001 for wait, where in self.waits[method] if where)
         else:
-            self._see_lists(handler)
+            if self.began[method] < _LOOKS:
+                self._see_lists(handler)
             return
         for one in reversed(self.given[method]):
             if waiting <= 1e-6:
@@ -387,6 +388,9 @@ class _HandedOver:
         """Whether it was written to since."""
         return checksum(self.buffer[: self.size] if isinstance(self.buffer, list) else self.buffer) != self.checksum
 
+
+_LOOKS: Final = 150
+"""Calls of a method after which its lists are not looked at any more: what is wrong there is so from the beginning."""
 
 _LARGEST: Final = 300_000
 """Bytes of an array in a list that is looked at after each frame."""

@@ -41,22 +41,24 @@ SENTENCES: tuple[Sentence, ...] = (
     _limits.limits,
     _copies.no_trace,
     _callers.serves_badly,
-    _texts.any_text,
     _interruptions.cleared,
-    _interruptions.nothing_stale,
-    _interruptions.notices,
-    _answers.answers_late,
-    _answers.says_it_all,
     _audio.any_length,
     _audio.steady,
     _audio.sides,
-    _orders.any_order,
-    _orders.tells_errors,
     _ends.ends,
     _ends.stream_ends,
+    _orders.tells_errors,
+    _interruptions.nothing_stale,
+    _texts.any_text,
+    _interruptions.notices,
+    _answers.answers_late,
+    _answers.says_it_all,
+    _orders.any_order,
     _copies.no_file_left,
 )
-"""In this order. Limits are early: one that counts from the making of the handler is over in later calls."""
+"""In this order. Limits are early: one that counts from the making of the handler is over in later calls. Those that
+play the most calls are late: for a handler that computes, each second of a call takes long.
+"""
 
 HANDLER_CHECKS: dict[str, Callable[..., None]] = {one.text: one for one in SENTENCES}
 """The single checks of `check_handler`, by their sentence."""

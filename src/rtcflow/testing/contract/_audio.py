@@ -170,7 +170,7 @@ def _counts_no_frames(handler: StreamHandlerBase, given: CheckInput) -> None:
 def _waits_as_long(handler: StreamHandlerBase, given: CheckInput) -> None:
     """See that the pause after which it answers is as long if frames are longer."""
     rate = handler.input_sample_rate
-    sentence = np.concatenate([signals.speech_like(1.0, rate, activity=1.0), signals.silence(4.0, rate)], axis=1)
+    sentence = np.concatenate([signals.speech_like(1.0, rate, activity=1.0), signals.silence(2.5, rate)], axis=1)
 
     def pause(length: float) -> float:
         """From the last word to the answer; 0, if it says something before."""

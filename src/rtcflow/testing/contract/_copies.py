@@ -109,7 +109,7 @@ def no_trace(handler: StreamHandlerBase, given: CheckInput) -> None:
         async with AsyncExitStack() as callers:
             for _ in range(_CROWD):
                 await callers.enter_async_context(on_the_line(handler, given.args))
-            await anyio.sleep(1.0)
+            await anyio.sleep(0.6)
 
     async def cut(how: str, after: float) -> None:
         if told := held_up(await end_at(how, after, handler, given)):

@@ -54,7 +54,7 @@ _SOON: Final = 0.05
 _MOMENT: Final = 0.003
 """Seconds."""
 
-_REST: Final = 3.0
+_REST: Final = 1.5
 """Seconds in which what came is answered."""
 
 _STAYS: Final = 0.3

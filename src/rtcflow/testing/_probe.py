@@ -131,6 +131,7 @@ class Journal:
         paced: How many pictures `video_emit` gave after it had slept for as long as one is shown.
         watched: Arrays that the handler had kept when its queue was cleared, by identity.
         stale: Seconds of them that emit returned all the same.
+        emitted: The last arrays of audio that emit returned, as they are.
         appended: The array that came last into each of its lists.
         given: What was handed over and may still be waiting to be played, or sent: each with its checksum.
         tracer: Follows the lines of the handler's methods.
@@ -171,6 +172,7 @@ class Journal:
     paced: int = 0
     watched: dict[int, NDArray[Any]] = field(default_factory=dict)
     stale: float = 0.0
+    emitted: deque[NDArray[Any]] = field(default_factory=lambda: deque(maxlen=16))
     appended: dict[str, _HandedOver] = field(default_factory=dict)
     given: dict[str, deque[_HandedOver]] = field(default_factory=lambda: defaultdict(lambda: deque(maxlen=64)))
     tracer: Tracer | None = None
@@ -333,8 +335,11 @@ class Journal:
                 break
         outputs = [_HandedOver(one, checksum(one), 0.0, len(one)) for one in _outputs(item)]
         self.given["outputs"] = deque(outputs, maxlen=64)
-        if self.watched and (audio := _audio(item)) is not None and self._was_kept(handler, audio[1]):
-            self.stale += audio[1].size / max(1, audio[0])
+        audio = _audio(item) if method == "emit" else None
+        if audio is not None and audio[1].size:
+            if self.watched and self._was_kept(handler, audio[1]):
+                self.stale += audio[1].size / max(1, audio[0])
+            self.emitted.append(audio[1])
         buffer = _buffer(item)
         if buffer is not None:
             rate, samples = buffer if isinstance(buffer, tuple) else (1, None)
@@ -364,8 +369,10 @@ class Journal:
 
     def _was_kept(self, handler: StreamHandlerBase, samples: NDArray[Any]) -> bool:
         """Whether it is an array that the handler had kept when its queue was cleared, or a part of one that it has
-        used up since. A sound that it plays again and again stays where it is.
+        used up since. A sound that it plays again and again was emitted before, or stays where it is.
         """
+        if any(one is samples for one in self.emitted):
+            return False
         if id(samples) in self.watched:
             return True
         whole = root_of(samples)

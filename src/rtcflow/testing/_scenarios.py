@@ -236,13 +236,14 @@ async def greeted(caller: Caller) -> bool:
     Returns:
         Whether it is silent now.
     """
+    begins = caller.seconds < FRAME_SECONDS
     await caller.wait(1.0)  # one that is still being made
     before = never_silent.get()
     for _ in range(1 if before else round(2 * GREETING)):
         if not seconds_audible(caller.heard, caller.seconds - 0.5):
             return True
         await caller.wait(0.5)
-    if before is not None:
+    if before is not None and begins:
         before.append(caller.handler)
     return False
 

@@ -137,6 +137,17 @@ class PlaysMusic(ReadsOn):
         return (RATE, part) if part.size else None
 
 
+class PlaysALoop(ReadsOn):
+    """A melody of half a second, again and again."""
+
+    def __init__(self):
+        super().__init__()
+        self.melody = np.sin(np.arange(RATE // 2) * 0.1).astype(np.float32)
+
+    async def emit(self):
+        return RATE, self.melody
+
+
 # -- places
 
 
@@ -433,7 +444,7 @@ class FlushesABlock(KeepsABlock):
     ("bug", "told", "sentence", "sound"),
     [
         (ClosesTwice, "in one of these calls it raised RuntimeError('it is closed already')", TEXTS, [ClosesOnce]),
-        (ReadsOn, "of audio were emitted that the handler had kept", STALE, [DropsTheRest, PlaysMusic]),
+        (ReadsOn, "of audio were emitted that the handler had kept", STALE, [DropsTheRest, PlaysMusic, PlaysALoop]),
         (WaitsForArguments, "says and does nothing for 40 s if none come", BADLY, [WaitsForAWhile]),
         (AppendsOneSheet, "an array in .pieces is not written to", SERVES, [AppendsCopies, WritesUnderOneLine]),
         (CountsFrames, "it counts frames, where it means a time", LENGTHS, [CountsSamples]),

@@ -129,7 +129,8 @@ class Journal:
             the function that slept; none, if it waited for something else.
         keys_kept: How many keys have changed something in the handler, when `on_dtmf` got them.
         paced: How many pictures `video_emit` gave after it had slept for as long as one is shown.
-        watched: Arrays that the handler had kept when its queue was cleared, by identity.
+        watched: Arrays that the handler had kept when its queue was cleared, by identity; none that it had emitted
+            already, as it does with a sound that it plays again and again.
         stale: Seconds of them that emit returned all the same.
         emitted: The last arrays of audio that emit returned, as they are.
         appended: The array that came last into each of its lists.
@@ -369,10 +370,8 @@ class Journal:
 
     def _was_kept(self, handler: StreamHandlerBase, samples: NDArray[Any]) -> bool:
         """Whether it is an array that the handler had kept when its queue was cleared, or a part of one that it has
-        used up since. A sound that it plays again and again was emitted before, or stays where it is.
+        used up since. A sound that it plays again and again stays where it is.
         """
-        if any(one is samples for one in self.emitted):
-            return False
         if id(samples) in self.watched:
             return True
         whole = root_of(samples)

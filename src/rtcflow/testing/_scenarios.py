@@ -44,6 +44,7 @@ __all__ = [
     "asked_often",
     "begins_with_another",
     "clicks_at_edges",
+    "clicks_between",
     "each_half_of_another",
     "greeted",
     "hangs_up",
@@ -127,6 +128,7 @@ async def in_groups(
     emitted: Callable[[], Collection[int]],
     asked: Callable[[], Asked],
     spaced: bool = False,
+    pause: float = PAUSE,
 ) -> tuple[list[AtRest], BaseException | None]:
     """Send audio in groups; return what the handler still has after each, and what it raised.
 
@@ -140,6 +142,7 @@ async def in_groups(
         emitted: Gives the checksums of the arrays that it has emitted.
         asked: Tells of the calls of its `emit`.
         spaced: Send a frame every 20 ms, as usual, in place of groups.
+        pause: Seconds after a group in which the last frame of it is answered.
     """
     held: list[AtRest] = []
     is_async = isinstance(handler, AsyncStreamHandler)
@@ -170,10 +173,10 @@ async def in_groups(
                             break
             if tracer is not None:
                 tracer.active = False
-            await caller.wait(PAUSE)
+            await caller.wait(pause)
             if tracer is not None:
                 tracer.wait_free()
-                await caller.wait(PAUSE)
+                await caller.wait(pause)
             said = emitted()
             new = [(name, array) for name, array in slots_of(caller.handler).items() if before.get(name) != id(array)]
             forgotten = tuple(name for name, array in new if checksum(array) not in said)
@@ -404,11 +407,13 @@ class Waited:
         limits: The limits that ran out, on the clock of the call.
         heard: When something could be heard, frame by frame, in seconds of call time.
         acts: When it wrote something, put something out, or hung up.
+        closed: When it hung up; inf if it did not.
     """
 
     limits: tuple[Limit, ...]
     heard: tuple[float, ...]
     acts: tuple[float, ...]
+    closed: float
 
     def heard_until(self, begin: float) -> float:
         """When there is silence for 0.3 s, after what is said at this moment, or is about to be."""
@@ -454,8 +459,8 @@ async def waited(
         found = tuple(replace(one, begun=one.begun - began) for one in limits.found)
     record = caller.record()
     heard = moments_audible(record.heard)
-    acts = moments_of_acts(record)
-    return Waited(found, heard, (*acts, record.seconds) if record.end.cause is EndCause.HANDLER_CLOSED else acts)
+    closed = record.seconds if record.end.cause is EndCause.HANDLER_CLOSED else math.inf
+    return Waited(found, heard, (*moments_of_acts(record), closed), closed)
 
 
 @dataclass(frozen=True)
@@ -934,6 +939,24 @@ def clicks_at_edges(heard: NDArray[np.int16], rate: int, frequency: float) -> bo
     always = (np.abs(turned.mean(axis=0)) ** 2).sum() * len(turned)
     return bool(always > 0.8 * (np.abs(turned) ** 2).sum())
 
+
+def clicks_between(pieces: Sequence[NDArray[Any]]) -> bool:
+    """Whether short pieces of one length are cut off, and do not go on where the one before ended: the step between
+    them is far larger than any within them. A piece that fades has ended by itself.
+    """
+    sizes = {piece.shape[-1] for piece in pieces}
+    if len(pieces) < _MANY_PIECES or len(sizes) != 1 or max(sizes) < 100:
+        return False
+    lines = [np.atleast_2d(piece)[0].astype(np.float64) for piece in pieces]
+    inside = max(float(np.abs(np.diff(line)).max()) for line in lines)
+    cut_off = [
+        abs(before[-1]) > inside and abs(after[0] - before[-1]) > 1.8 * inside for before, after in pairwise(lines)
+    ]
+    return inside > 0 and sum(cut_off) > 0.7 * len(cut_off)
+
+
+_MANY_PIECES: Final = 12
+"""Pieces in a row that do not click by chance."""
 
 _CLICK, _BENT = 1e-4, 1e-5
 """Shares of the power of a tone."""

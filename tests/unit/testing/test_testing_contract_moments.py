@@ -5,6 +5,7 @@ Each bug has a sound handler beside it.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -315,7 +316,104 @@ class MakesItLonger(Echo):
         await super().receive((rate, np.clip(mixed, -32768, 32767).astype(np.int16)))
 
 
+class NamesAnotherRate(Echo):
+    """Hands on samples of 48 kHz as samples of 24 kHz."""
+
+    def __init__(self):
+        super().__init__()
+        self.input_sample_rate, self.output_sample_rate = 48000, 24000
+
+    def rate_of(self, frame):
+        return self.output_sample_rate
+
+    async def receive(self, frame):
+        await super().receive((self.rate_of(frame), frame[1]))
+
+
+class NamesItsRate(NamesAnotherRate):
+    def rate_of(self, frame):
+        return frame[0]
+
+
+class BeginsAgain(Speaker):
+    """A dial tone, whose pieces are not a whole number of periods."""
+
+    goes_on = False
+    at = 0
+
+    async def emit(self):
+        t = (np.arange(1000) + self.at) / RATE
+        self.at += 1000 * self.goes_on
+        both = np.sin(2 * np.pi * 350 * t) + np.sin(2 * np.pi * 440 * t)
+        return RATE, (8000 * both).astype(np.int16)
+
+
+class GoesOn(BeginsAgain):
+    goes_on = True
+
+
+class Ticks(BeginsAgain):
+    """Each piece begins with a tick, and fades."""
+
+    async def emit(self):
+        return RATE, (8000 * np.exp(-np.arange(1000) / 100)).astype(np.int16)
+
+
 # -- wake-ups
+
+
+class WaitsForAnOldSignal(Speaker):
+    """Says at once that it looks something up; the answer may come before it begins to wait for it."""
+
+    early = False
+
+    def __init__(self):
+        super().__init__()
+        self.jobs, self.asked, self.done = deque(), rtcflow.Event(), rtcflow.Event()
+
+    async def start_up(self):
+        while True:
+            await self.asked.wait()
+            self.asked.clear()
+            while self.jobs:
+                self.jobs.popleft()
+                await anyio.sleep(0.02)
+                self.done.set()
+
+    async def on_message(self, text):
+        if self.early:
+            self.done.clear()
+        self.jobs.append(text)
+        self.asked.set()
+        await self.send_message("one moment")
+        await anyio.sleep(0.1)
+        if not self.early:
+            self.done.clear()
+        await self.done.wait()
+        await self.send_message("42")
+
+
+class WaitsForANewSignal(WaitsForAnOldSignal):
+    early = True
+
+
+class Uploads(Speaker):
+    """Takes much longer for a frame than it lasts, and comes to all of them."""
+
+    async def start_up(self):
+        while True:
+            while self.frames:
+                self.frames.popleft()
+                await anyio.sleep(0.2)
+            self.came.clear()
+            await self.came.wait()
+
+    async def receive(self, frame):
+        if len(self.frames) < 500:
+            await Echo.receive(self, frame)
+
+    async def emit(self):
+        await self.ended.wait()
 
 
 class ClearsAfterTheWork(Speaker):
@@ -416,6 +514,33 @@ class CountsAnswersAlone(CountsHasty):
     counts = False
 
 
+class HangsUpOnItself(Speaker):
+    """Asks something of three seconds, and hangs up two seconds after it began to."""
+
+    waits = False
+
+    def __init__(self):
+        super().__init__()
+        self.answered = rtcflow.Event()
+
+    async def receive(self, frame):
+        if loud(frame):
+            self.answered.set()
+
+    async def start_up(self):
+        self.play(voice(3.0))
+        if self.waits:
+            await anyio.sleep(0.1)
+            await self.wait_played(math.inf)
+        with anyio.move_on_after(2.0):
+            await self.answered.wait()
+        self.hang_up("goodbye")
+
+
+class HangsUpLater(HangsUpOnItself):
+    waits = True
+
+
 # -- the end of an answer
 
 
@@ -449,7 +574,11 @@ class FlushesABlock(KeepsABlock):
         (AppendsOneSheet, "an array in .pieces is not written to", SERVES, [AppendsCopies, WritesUnderOneLine]),
         (CountsFrames, "it counts frames, where it means a time", LENGTHS, [CountsSamples]),
         (CutsPairs, "every second sample of a channel", REAL_TIME, [TakesPairs, Whistles, MakesItLonger]),
-        (ClearsAfterTheWork, "the second stays in .phrases until another", ANY_ORDER, [ClearsBeforeTheWork]),
+        (NamesAnotherRate, "of 1.2 s of speech at 48000 Hz it makes 2.4 s", LENGTHS, [NamesItsRate]),
+        (BeginsAgain, "each piece of what it says of itself begins with a click", REAL_TIME, [GoesOn, Ticks]),
+        (WaitsForAnOldSignal, "after a caller writes '' it neither says nor", TEXTS, [WaitsForANewSignal]),
+        (HangsUpOnItself, "0.0 s are left", LIMITS, [HangsUpLater]),
+        (ClearsAfterTheWork, "the second stays in .phrases until another", ANY_ORDER, [ClearsBeforeTheWork, Uploads]),
         (LooksBeforeItClears, "the second stays in .jobs until another", ANY_ORDER, [ClearsBeforeItLooks]),
         (CountsHasty, "a caller who presses 1 every 0.45 s", LIMITS, [CountsAnswersAlone]),
         (KeepsABlock, "come at the beginning of the next one", ANSWERS, [FlushesABlock]),

@@ -21,6 +21,7 @@ from .._room import run_in_room
 from .._scenarios import (
     alternates,
     clicks_at_edges,
+    clicks_between,
     each_half_of_another,
     interleaved,
     lateness,
@@ -209,7 +210,9 @@ _SOME, _ALL = 0.5, 0.94
 
 def _passes_all_on(handler: StreamHandlerBase, given: CheckInput) -> None:
     """See that a handler which passes on what it hears does so for frames of another length, too."""
-    if abs(_made_of(handler, given, _PASSED) - _PASSED) > 0.1 * _PASSED:
+    made = _made_of(handler, given, _PASSED)
+    _says_their_rate(handler, given)
+    if abs(made - _PASSED) > 0.1 * _PASSED:
         return
     for seconds in (FRAME_SECONDS / 2, 3 * FRAME_SECONDS, 0.95 * FRAME_SECONDS):
         if abs((heard := _made_of(handler, given, _PASSED, seconds)) - _PASSED) > 0.3 * _PASSED:
@@ -218,6 +221,21 @@ def _passes_all_on(handler: StreamHandlerBase, given: CheckInput) -> None:
                 f"frames of {1000 * seconds:g} ms: frames are padded, or cut off. A frame tells its length: "
                 "samples.shape[1]"
             )
+
+
+def _says_their_rate(handler: StreamHandlerBase, given: CheckInput) -> None:
+    """See that samples of the caller's rate are not handed on as samples of the other one. Follows `_made_of`."""
+    rate, other = handler.input_sample_rate, handler.output_sample_rate
+    longer = FRAME_SECONDS * rate / other
+    lengths = {round(seconds, 6) for _, seconds in last_journal().emits}
+    if rate == other or lengths != {round(longer, 6)}:
+        return
+    made = _made_of(handler, given, _PASSED, lasts=4 * _PASSED)
+    if abs(made * other / rate - _PASSED) < 0.2 * _PASSED:
+        raise AssertionError(
+            f"of {_PASSED:g} s of speech at {rate} Hz it makes {made:.1f} s: it hands on the samples that it got as "
+            f"samples of {other} Hz. The rate that comes with a frame is theirs: return (rate, samples)"
+        )
 
 
 _PASSED: Final = 1.2
@@ -260,6 +278,11 @@ def steady(handler: StreamHandlerBase, given: CheckInput) -> None:
     _goes_on(handler, given, record, emits)
     _makes_real_time(journal)
     run_call(handler, seconds=8.0, backend=given.on("asyncio"), **call_options(given))
+    if clicks_between(list(last_journal().emitted)):
+        raise AssertionError(
+            "each piece of what it says of itself begins with a click: it does not go on where the one before it "
+            "ended. Keep the phase, or count the samples, from one piece to the next"
+        )
     _makes_real_time(last_journal())  # what speaks of itself may fall silent for a caller who speaks
     _leaves_no_holes(last_journal())
     if sum(seconds for at, seconds in emits if at < 4) > 0.5 and not any(at > 5 for at, _ in emits):

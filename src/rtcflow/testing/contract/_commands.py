@@ -253,7 +253,7 @@ async def _life(
         await caller.wait(0.7)
         if caller.connection.end is not None:
             return None
-        since = caller.seconds
+        since = caller.seconds - 0.001  # what is done at the same moment counts
         for command in later:
             await command.give(caller)
             await caller.wait(0.4)

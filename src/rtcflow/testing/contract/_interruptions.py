@@ -60,7 +60,9 @@ def nothing_stale(handler: StreamHandlerBase, given: CheckInput) -> None:
         """Clear the queue, and wait; the seconds of sound in that time."""
         caller.handler.clear_queue()
         journal = last_journal()
-        journal.watched, journal.stale = arrays_in(caller.handler), 0.0
+        emitted = set(map(id, journal.emitted))
+        kept = arrays_in(caller.handler).items()
+        journal.watched, journal.stale = {name: array for name, array in kept if name not in emitted}, 0.0
         cleared, since = anyio.current_time(), caller.seconds
         await caller.wait(seconds)
         emits = sum(length for at, length in journal.loud if at > cleared)

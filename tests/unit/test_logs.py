@@ -144,9 +144,10 @@ async def test_every_record_of_a_call_names_it(handler, kept):
         else:
             assert record.call == f"{record.principal[:8]}…"
             assert record.transport == "memory"
-    for record in kept.of("rtcflow"):  # "begins" and "ended"
+    for record in kept.of("rtcflow"):  # on a busy machine also that a method took long
+        assert record.call == f"{record.principal[:8]}…"
+    for record in kept.of("rtcflow.serving.session"):  # "begins" and "ended"
         assert f"call {record.principal[:8]}" in record.getMessage()
-        assert record.call is not None
     assert len(kept.of("rtcflow.serving.session")) == 2 * len(names)
 
 

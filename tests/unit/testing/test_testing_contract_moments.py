@@ -397,6 +397,17 @@ class WaitsForANewSignal(WaitsForAnOldSignal):
     early = True
 
 
+class DiscardsOnce(Speaker):
+    """Any text has it throw away what it has; of further ones it takes no notice."""
+
+    kept = True
+
+    async def on_message(self, text):
+        if self.kept:
+            self.kept = False
+            await self.send_message("discarded")
+
+
 class Uploads(Speaker):
     """Takes much longer for a frame than it lasts, and comes to all of them."""
 
@@ -576,7 +587,12 @@ class FlushesABlock(KeepsABlock):
         (CutsPairs, "every second sample of a channel", REAL_TIME, [TakesPairs, Whistles, MakesItLonger]),
         (NamesAnotherRate, "of 1.2 s of speech at 48000 Hz it makes 2.4 s", LENGTHS, [NamesItsRate]),
         (BeginsAgain, "each piece of what it says of itself begins with a click", REAL_TIME, [GoesOn, Ticks]),
-        (WaitsForAnOldSignal, "after a caller writes '' it neither says nor", TEXTS, [WaitsForANewSignal]),
+        (
+            WaitsForAnOldSignal,
+            "after a caller writes '' it neither says nor",
+            TEXTS,
+            [WaitsForANewSignal, DiscardsOnce],
+        ),
         (HangsUpOnItself, "0.0 s are left", LIMITS, [HangsUpLater]),
         (ClearsAfterTheWork, "the second stays in .phrases until another", ANY_ORDER, [ClearsBeforeTheWork, Uploads]),
         (LooksBeforeItClears, "the second stays in .jobs until another", ANY_ORDER, [ClearsBeforeItLooks]),

@@ -24,7 +24,7 @@ from .._scenarios import (
     seconds_between,
 )
 from ..caller import Caller
-from ._sentences import STALE, CheckInput, run_scenario
+from ._sentences import STALE, CheckInput, last_journal, run_scenario
 
 _LISTENS: Final = 6.0
 """Seconds of an answer that nobody interrupts."""
@@ -253,7 +253,7 @@ async def _life(
         await caller.wait(0.7)
         if caller.connection.end is not None:
             return None
-        since = caller.seconds - 0.001  # what is done at the same moment counts
+        since = caller.seconds
         for command in later:
             await command.give(caller)
             await caller.wait(0.4)
@@ -262,6 +262,8 @@ async def _life(
             await caller.wait(2.5)
             await later[-1].give(caller)  # whatever was refused for coming too early
             await caller.wait(1.5)
+        if "on_message" in last_journal().running:  # what it did at once, before it began to wait, counts as well
+            since -= 0.001
     record = caller.record()
     return seconds_audible(record.heard, since) > 0.0 or any(at > since for at in moments_of_acts(record))
 

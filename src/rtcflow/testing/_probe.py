@@ -422,12 +422,10 @@ def _buffer(item: Any) -> Any:
     """What of an item is used later as it is, without a copy: a picture, or audio as (rate, samples)."""
     if isinstance(item, av.VideoFrame):
         return item
-    if isinstance(item, tuple) and len(item) >= 2:
-        if isinstance(item[0], tuple | av.VideoFrame):
-            return _buffer(item[0])
-        if isinstance(item[0], int) and isinstance(item[1], np.ndarray) and item[1].dtype == np.int16:
-            return item[0], item[1]
-    return None
+    if isinstance(item, tuple) and len(item) >= 2 and isinstance(item[0], av.VideoFrame):
+        return item[0]
+    audio = _audio(item)
+    return audio if audio is not None and audio[1].dtype == np.int16 else None
 
 
 def _outputs(item: Any) -> list[Any]:

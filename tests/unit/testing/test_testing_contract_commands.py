@@ -14,29 +14,26 @@ from contextlib import nullcontext
 import anyio
 import numpy as np
 import pytest
-from kinds import RATE, Echo
+from contract_cases import (
+    BADLY,
+    ERRORS,
+    LENGTHS,
+    LIMITS,
+    NOTICES,
+    REAL_TIME,
+    SERVES,
+    STALE,
+    TEXTS,
+    TRACES,
+    Speaker,
+    assert_told,
+    check_of,
+    loud,
+    voice,
+)
+from kinds import RATE
 
 import rtcflow
-from rtcflow.testing import HANDLER_CHECKS, signals
-
-
-def voice(seconds, pitch=300):
-    return RATE, signals.tone(seconds, pitch)
-
-
-def loud(frame):
-    return np.abs(frame[1].astype(np.int32)).mean() > 500
-
-
-class Speaker(Echo):
-    """Says what is in its queue, and hears nothing."""
-
-    def play(self, item):
-        self.frames.append(item)
-        self.came.set()
-
-    async def receive(self, frame):
-        pass
 
 
 class SyncSpeaker(rtcflow.StreamHandler):
@@ -1144,23 +1141,6 @@ class LogsItsError(AsksNoFuture):
             logging.getLogger(__name__).warning("not found: %r", error)
 
 
-NOTICES = "it notices an interruption while an answer is being made"
-STALE = "after clear_queue the caller hears nothing"
-TEXTS = "it serves a caller who sends any text"
-TRACES = "one call leaves no trace"
-BADLY = "it serves a caller who says nothing"
-LENGTHS = "it serves a caller whose frames are of any length"
-REAL_TIME = "its audio comes in real time"
-LIMITS = "its limits count"
-SERVES = "it serves a call on"
-ERRORS = "an error in its methods is not swallowed"
-
-
-def check_of(sentence):
-    (check,) = [check for text, check in HANDLER_CHECKS.items() if text.startswith(sentence)]
-    return check
-
-
 @pytest.mark.parametrize(
     ("bug", "told", "sentence", "sound"),
     [
@@ -1245,12 +1225,7 @@ def check_of(sentence):
 )
 def test_a_bug_is_told(bug, told, sentence, sound):
     """What is wrong is told under the sentence it breaks, and nothing is said of what is right."""
-    check = check_of(sentence)
-    for handler in sound:
-        check(handler())
-    with pytest.raises(AssertionError) as caught:
-        check(bug())
-    assert told in str(caught.value)
+    assert_told(bug, told, sentence, sound)
 
 
 def test_a_command_given_twice_leaves_no_thread_behind():

@@ -13,46 +13,27 @@ from collections import deque
 import anyio
 import numpy as np
 import pytest
+from contract_cases import (
+    ANSWERS,
+    ANY_ORDER,
+    BADLY,
+    LENGTHS,
+    LIMITS,
+    REAL_TIME,
+    SERVES,
+    STALE,
+    TEXTS,
+    TRACES,
+    Speaker,
+    assert_told,
+    check_of,
+    loud,
+    voice,
+)
 from kinds import RATE, Echo
 
 import rtcflow
-from rtcflow.testing import HANDLER_CHECKS, check_handler, signals
-
-SERVES = "it serves a call on trio"
-TRACES = "one call leaves no trace"
-BADLY = "it serves a caller who says nothing"
-TEXTS = "it serves a caller who sends any text"
-STALE = "after clear_queue the caller hears nothing"
-LENGTHS = "it serves a caller whose frames"
-REAL_TIME = "its audio comes in real time"
-ANY_ORDER = "it answers in the same way under every order"
-ANSWERS = "it answers late in a call"
-LIMITS = "its limits count from"
-
-
-def check_of(sentence):
-    (check,) = [check for text, check in HANDLER_CHECKS.items() if text.startswith(sentence)]
-    return check
-
-
-def voice(seconds, pitch=300):
-    return RATE, signals.tone(seconds, pitch)
-
-
-def loud(frame):
-    return np.abs(frame[1].astype(np.int32)).mean() > 500
-
-
-class Speaker(Echo):
-    """Says what is in its queue, and hears nothing."""
-
-    def play(self, item):
-        self.frames.append(item)
-        self.came.set()
-
-    async def receive(self, frame):
-        pass
-
+from rtcflow.testing import check_handler, signals
 
 # -- errors in a call of which something else is looked at
 
@@ -603,12 +584,7 @@ class FlushesABlock(KeepsABlock):
 )
 def test_a_bug_is_told(bug, told, sentence, sound):
     """What is wrong is told under the sentence it breaks, and nothing is said of what is right."""
-    check = check_of(sentence)
-    for handler in sound:
-        check(handler())
-    with pytest.raises(AssertionError) as caught:
-        check(bug())
-    assert told in str(caught.value)
+    assert_told(bug, told, sentence, sound)
 
 
 def test_who_must_have_arguments_says_which():

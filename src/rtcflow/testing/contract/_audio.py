@@ -15,7 +15,7 @@ from ...ends import EndCause
 from ...frames import FRAME_SECONDS, AudioFrame
 from ...handlers.base import StreamHandlerBase
 from .. import signals
-from .._held import AUDIBLE
+from .._held import is_audible
 from .._probe import Journal
 from .._room import run_in_room
 from .._scenarios import (
@@ -302,7 +302,7 @@ def steady(handler: StreamHandlerBase, given: CheckInput) -> None:
             "channel write "
             "np.repeat(samples, 2, axis=0), from interleaved ones samples.reshape(-1, 2).T"
         )
-    pieces = [piece for piece in heard if np.abs(piece, dtype=np.int32).max(initial=0) > AUDIBLE]
+    pieces = [piece for piece in heard if is_audible(piece)]
     if sum(map(alternates, pieces)) > max(_FEW, 0.8 * len(pieces)):
         raise AssertionError(
             "every second sample of a channel belongs to another sound: L R L R … was reshaped to (2, n), or taken for "

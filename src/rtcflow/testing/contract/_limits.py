@@ -159,10 +159,9 @@ def _answers_who_insists(handler: StreamHandlerBase, given: CheckInput, command:
         return run_scenario(partial(insist, *pauses), handler, given)
 
     for each in _EACH:
-        n = _TIMES
-        early, late = run(*[each] * n)
+        early, late = run(*[each] * _TIMES)
         # One that answers a few and then no more is silent for one who gives up for a while, too.
-        if early >= ANSWERED and late == 0.0 and run(*[each] * (n // 2), _WAITS, _LAST)[1] >= ANSWERED:
+        if early >= ANSWERED and late == 0.0 and run(*[each] * (_TIMES // 2), _WAITS, _LAST)[1] >= ANSWERED:
             raise AssertionError(
                 f"a caller who {command} every {each:g} s is answered at first, and then no more; after a pause of "
                 f"{_WAITS:g} s they are answered again: what was refused counts in the limit as well. Note the moment "

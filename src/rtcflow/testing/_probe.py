@@ -282,15 +282,23 @@ class Journal:
             waits = self.waits[method]
             self.slept.append(any(abs(wait - self.emits[-1][1]) < 0.001 for wait, _ in waits))
             self.slept_below.append(max([wait for wait, where in waits if where not in {None, method}], default=0.0))
-            if audio[1].size and int(np.abs(audio[1][:, ::16], dtype=np.int32).max()) > AUDIBLE:
-                self.loud.append(self.emits[-1])
-                steps = np.diff(audio[1].astype(np.int32))
-                large = np.abs(steps) > MUCH
-                over = large & (np.abs(steps - 32768 * np.round(steps / 32768)) < MUCH / 3)
-                self.steps["much"] += int(np.count_nonzero(large))
-                self.steps["32768"] += int(np.count_nonzero(over))
-                if over.any():
-                    self.levels.update((np.abs(audio[1][:, :-1][over], dtype=np.int32) // 256).tolist())
+            self._hear(audio[1])
+
+    def _hear(self, samples: NDArray[np.int16]) -> None:
+        """Note whether it can be heard, and its largest steps."""
+        low, high = int(samples.min(initial=0)), int(samples.max(initial=0))
+        if max(high, -low) <= AUDIBLE:
+            return
+        self.loud.append(self.emits[-1])
+        if high - low <= MUCH:
+            return
+        steps = np.diff(samples.astype(np.int32))
+        large = np.abs(steps) > MUCH
+        over = large & (np.abs(steps - 32768 * np.round(steps / 32768)) < MUCH / 3)
+        self.steps["much"] += int(np.count_nonzero(large))
+        self.steps["32768"] += int(np.count_nonzero(over))
+        if over.any():
+            self.levels.update((np.abs(samples[:, :-1][over], dtype=np.int32) // 256).tolist())
 
     def says(self, item: Any) -> None:
         """`say` was given this."""

@@ -33,9 +33,11 @@ from typing import Any, Final, Self
 import anyio
 import numpy as np
 
+from .._core import threads
 from .._core.bridge import current_worker
 from ..connection import handler_loop
 from ..handlers.base import StreamHandlerBase
+from . import _room
 
 __all__ = ["Held", "LinesToTry", "NoNumbers", "Swallowed", "Switches", "Tracer"]
 
@@ -170,11 +172,17 @@ class Switches(Tracer):
 
     def __enter__(self) -> Self:
         self._before = threading.gettrace()
-        threading.settrace(lambda frame, _event, _arg: self._enter("", frame))
+        threading.settrace(self._begin)
         return self
 
     def __exit__(self, *_: object) -> None:
         threading.settrace(self._before)
+
+    def _begin(self, frame: FrameType, _event: str, _arg: Any) -> Any:
+        if frame.f_code.co_filename in _OURS:  # the loop's thread, or one for methods, which `over` follows
+            sys.settrace(None)
+            return None
+        return self._enter("", frame)
 
     def begin_group(self) -> None:
         """A group of frames comes now."""
@@ -230,6 +238,10 @@ class Switches(Tracer):
             self._free.wait_for(lambda: not self.active or workers.now() >= until, LONGEST_HELD)
             self._held -= 1
             self._free.notify_all()
+
+
+_OURS: Final = {str(threads.__file__), str(_room.__file__)}
+"""The files in which threads of rtcflow begin."""
 
 
 class Held:

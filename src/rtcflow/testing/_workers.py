@@ -35,7 +35,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -236,12 +236,14 @@ class Workers:
         self.seen: object = None
         self._lock = threading.Lock()
         self._workers: set[Worker] = set()
-        self._bell = threading.Event()
+        self._bell = threading.Lock()  # not free, but for the moment after somebody rang
+        self._bell.acquire()
         self._sleepers = 0
         self._foreign_seen = 0
         self._foreign_since = 0.0
         self._others: dict[int, _Look] = {}
         self._waiting = False
+        self._idle: dict[int, tuple[FrameType, Any]] = {}  # trio's threads without a job, as they were seen last
         self._ours = 0  # how many threads are the loop's and the main one; once `judge` is called, in the loop's
 
     def worker(self, name: str) -> Worker:
@@ -302,7 +304,9 @@ class Workers:
 
     def look(self) -> None:
         """Wake the loop, if it naps or rests. From any thread."""
-        self._bell.set()
+        if self._bell.locked():
+            with suppress(RuntimeError):  # another thread was faster
+                self._bell.release()
         if self._waiting:
             self.poke()
 
@@ -343,27 +347,30 @@ class Workers:
         Called in the loop's thread, when the loop has nothing to do.
         """
         self._waiting = False
-        self._bell.clear()
+        self._bell.acquire(blocking=False)
         self._ours = self._ours or (1 if threading.current_thread() is threading.main_thread() else 2)
         if not self._workers and not self._others and threading.active_count() <= self._ours:  # nobody else is here
             self._foreign_seen, self.seen = 0, (self.turns, [], [])
             return ThreadsAllow.FREE
         real = time.monotonic()
         turns = self.turns
+        running: list[Worker] = []
+        known: set[int | None] = {threading.get_ident(), threading.main_thread().ident}
         with self._lock:
-            running = [worker for worker in self._workers if worker.runnable]
-            ours: set[int | None] = {worker.ident for worker in self._workers}
-        if any(worker.method is None for worker in running):  # between two calls: no need to look any closer
-            return ThreadsAllow.STANDS
+            for worker in self._workers:
+                known.add(worker.ident)
+                if worker.runnable:
+                    if worker.method is None:  # between two calls: no need to look any closer
+                        return ThreadsAllow.STANDS
+                    running.append(worker)
         frames = current_frames()
-        known = ours | {threading.get_ident(), threading.main_thread().ident}
         if (
-            frames.keys() <= known
+            not self._others
             and threading.active_count() == len(frames)
-            and not self._others
             and not self.foreign()
+            and all(self._is_idle(ident, frames[ident]) for ident in frames.keys() - known)
         ):
-            verdict, self._foreign_seen = ThreadsAllow.FREE, 0  # nobody else is here, or is just being started
+            verdict, self._foreign_seen = ThreadsAllow.FREE, 0  # nobody else is at work, or is just being started
         else:
             verdict = self._judge_others(frames, known, real)
         for worker in running:
@@ -390,13 +397,18 @@ class Workers:
 
     def nap(self, seconds: float) -> None:
         """Let the threads run: block for `seconds` of real time, or until something changes."""
-        self._bell.wait(seconds)
+        self._bell.acquire(timeout=seconds)
 
     def rest(self) -> None:
         """The loop will now wait for something from outside: a change must wake it."""
         self._waiting = True
-        if self._bell.is_set():
+        if not self._bell.locked():
             self.poke()
+
+    def _is_idle(self, ident: int, frame: FrameType) -> bool:
+        """Whether it is a thread of trio's without a job, which has been seen before. Trio keeps many of them."""
+        before = self._idle.get(ident)
+        return before is not None and before[0] is frame and before[1]._job is None
 
     def _judge_others(self, frames: dict[int, FrameType], known: set[int | None], real: float) -> ThreadsAllow:
         """What all other threads allow: those not `known`, which are our workers, the loop's, and the main one, which
@@ -417,6 +429,8 @@ class Workers:
                     jobs += 1
                     waiting += _waits_for_others(frame, frames)
                 case False:
+                    if frame.f_code.co_qualname == "WorkerThread._work" and _is_trios(frame):
+                        self._idle[ident] = frame, frame.f_locals["self"]
                     continue
                 case None:
                     pass
@@ -583,15 +597,19 @@ def _pool_job(frame: FrameType) -> bool | None:
                 return True
             case "_in_thread" if outer.f_globals.get("__name__") == "rtcflow._core.threads":
                 return True
-            case "WorkerThread._handle_job" if outer.f_globals.get("__name__") == "trio._core._thread_cache":
+            case "WorkerThread._handle_job" if _is_trios(outer):
                 return True
-            case "WorkerThread._work" if outer.f_globals.get("__name__") == "trio._core._thread_cache":
+            case "WorkerThread._work" if _is_trios(outer):
                 return outer.f_locals["self"]._job is not None  # about to begin
             case "WorkerThread.run" if outer.f_globals.get("__name__") == "anyio._backends._asyncio":
                 return bool(outer.f_locals["self"].queue.unfinished_tasks)
             case _:
                 outer = outer.f_back
     return None
+
+
+def _is_trios(frame: FrameType) -> bool:
+    return frame.f_globals.get("__name__") == "trio._core._thread_cache"
 
 
 def waits_for_a_job(thread: threading.Thread) -> bool:

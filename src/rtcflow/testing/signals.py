@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import wave
 from dataclasses import dataclass
+from functools import lru_cache
 from os import PathLike
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -101,6 +103,11 @@ def speech_like(
     """
     if not 0 < activity <= 1:
         raise ValueError(f"activity is a share of the time, more than 0 and up to 1, not {activity}; write silence(…)")
+    voice = _short_voice if seconds <= _SHORT else _voice
+    return voice(seconds, sample_rate, seed, peak, activity).copy()
+
+
+def _voice(seconds: float, sample_rate: int, seed: int, peak: float, activity: float) -> Pcm:
     random = np.random.default_rng(seed)
     t = _times(seconds, sample_rate)
     knots = np.arange(0, seconds + 1, 0.3)
@@ -115,6 +122,13 @@ def speech_like(
     voice *= syllables * _phrases(random, seconds, sample_rate, activity)
     loudest = float(np.max(np.abs(voice), initial=0.0))
     return _pcm(voice * (peak / loudest if loudest else 0.0))
+
+
+_short_voice = lru_cache(maxsize=32)(_voice)
+"""To make a second of it takes as long as to play one in virtual time, and tests play the same again and again."""
+
+_SHORT: Final = 6.0
+"""Seconds of what is kept: at most 0.6 MB at 48 kHz."""
 
 
 def read_wav(path: str | PathLike[str]) -> tuple[int, Pcm]:

@@ -56,9 +56,11 @@ def any_order(handler: StreamHandlerBase, given: CheckInput) -> None:
     most_seconds = _ASYNC_ORDERS_SECONDS if isinstance(handler, AsyncStreamHandler) else _ORDERS_SECONDS
     clock = fair_clock.get() or FairClock()
     began = clock.now()
+    chosen = 0  # orders in which a seed held up threads, because each line had had its turn
     for n in range(2 * _ORDERS):
-        if clock.now() - began > most_seconds:
+        if clock.now() - began > most_seconds or chosen > len(lines.seen) > 0:
             return
+        chosen += bool(lines.seen) and not lines.left
         backend, seed = given.backends[n % len(given.backends)], n // 2
         held, error = play(backend, seed)
         where = f"in one order of its tasks (seed {seed}, {backend})"
@@ -103,7 +105,7 @@ _MANY_ANSWERS, _FEW_CALLS = 5, 2
 
 _ORDERS: Final = 12
 
-_ORDERS_SECONDS, _ASYNC_ORDERS_SECONDS = 1.25, 6.0
+_ORDERS_SECONDS, _ASYNC_ORDERS_SECONDS = 0.9, 6.0
 """Seconds after which no new order is tried (see `FairClock`), for threads and for tasks. Orders of tasks are the same
 in each run. So a bug that the last of them shows must not depend on how fast the machine is.
 """

@@ -159,7 +159,7 @@ def no_trace(handler: StreamHandlerBase, given: CheckInput) -> None:
     run = partial(run_in_room, backend=given.on("trio"), handler=handler, patience=given.patience)
     ways["a caller who is refused"] = partial(run, drop)
     ways["a caller who is refused while another one is on the line"] = partial(run, beside)
-    # Trio would keep the threads of so many callers, and they would all be looked at in the next calls.
+    # Trio would keep the threads of these callers, and all of them would be looked at in the next calls.
     ways["one of twelve callers at once"] = partial(run_scenario, crowd, handler, given)
     ways["a caller who sends nothing"] = partial(run, partial(_mute, handler, given))
     ways["a caller who interrupts an answer"] = partial(run, partial(_interrupted, handler, given))

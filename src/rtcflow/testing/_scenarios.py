@@ -127,6 +127,7 @@ async def in_groups(
     *,
     emitted: Callable[[], Collection[int]],
     asked: Callable[[], Asked],
+    usual: Sequence[int] = (),
     spaced: bool = False,
     pause: float = PAUSE,
 ) -> tuple[list[AtRest], BaseException | None]:
@@ -141,6 +142,7 @@ async def in_groups(
         tracer: Holds up its threads.
         emitted: Gives the checksums of the arrays that it has emitted.
         asked: Tells of the calls of its `emit`.
+        usual: How many arrays it has after each group in the usual order.
         spaced: Send a frame every 20 ms, as usual, in place of groups.
         pause: Seconds after a group in which the last frame of it is answered.
     """
@@ -177,6 +179,11 @@ async def in_groups(
             if tracer is not None:
                 tracer.wait_free()
                 await caller.wait(pause)
+                for _ in range(OWN_PAUSES):
+                    if group >= len(usual) or len(arrays_in(caller.handler)) <= usual[group] or not tracer.own_threads:
+                        break
+                    tracer.let_run()
+                    await caller.wait(FRAME_SECONDS)
             said = emitted()
             new = [(name, array) for name, array in slots_of(caller.handler).items() if before.get(name) != id(array)]
             forgotten = tuple(name for name, array in new if checksum(array) not in said)
@@ -187,6 +194,10 @@ async def in_groups(
             waits = other.emits == one.emits and (other.runs or other.calls > one.calls)
             held.append(AtRest(len(arrays_in(caller.handler)), forgotten, waits, line))
     return held, caller.record().error
+
+
+OWN_PAUSES: Final = 25
+"""How often threads of the handler's own are given time, for which virtual time does not wait."""
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,9 @@ HELD: Final = (0.015, 0.025, 0.045)
 LONGEST_HELD, MOST_HELD = 0.1, 40
 """Real seconds for which a thread of the handler's own is held up at most, and how often in one run."""
 
+OWN_RUNS: Final = 0.02
+"""Real seconds in which such a thread may do some of its work."""
+
 AFTERWARDS: Final = 1.0
 """Real seconds for which work in a pool may go on after the call, and is still looked at."""
 
@@ -153,6 +156,7 @@ class Switches(Tracer):
         active: Whether it holds up anything.
         line: The one before which a thread is held up; None if the seed chooses.
         holds: Whether it holds up a thread of rtcflow now.
+        own_threads: Whether a thread of the handler's own has run some of its lines.
     """
 
     def __init__(self, handler: StreamHandlerBase, seed: int, lines: LinesToTry) -> None:
@@ -161,6 +165,7 @@ class Switches(Tracer):
         self._lines = lines
         self.line: SourceLine | None = None
         self.holds = False
+        self.own_threads = False
         self._once = False
         self._left = MOST_HELD
         self._workers: Any = None
@@ -195,6 +200,11 @@ class Switches(Tracer):
             self._free.notify_all()
             self._free.wait_for(lambda: not self._held, 1.0)
 
+    def let_run(self) -> None:
+        """Let threads of the handler's own run, in real time."""
+        with self._free:
+            self._free.wait(OWN_RUNS)
+
     def saw(self, method: str, frame: FrameType, event: str, arg: Any) -> None:  # noqa: ARG002
         if not method:
             self._hold_own(frame, event)
@@ -226,6 +236,7 @@ class Switches(Tracer):
     def _hold_own(self, frame: FrameType, event: str) -> None:
         """Hold up a thread of the handler's own while the call goes on."""
         workers, name = self._workers, frame.f_code.co_name
+        self.own_threads = True
         if not self.active or event != "line" or workers is None or current_worker.get() is not None:
             return
         with self._free:

@@ -19,6 +19,7 @@ from .._held import is_audible
 from .._probe import Journal
 from .._room import run_in_room
 from .._scenarios import (
+    ANSWERED,
     alternates,
     clicks_at_edges,
     clicks_between,
@@ -399,7 +400,7 @@ def _goes_on(
     """See that a handler which nobody can reach speaks on, or hangs up. What listens may wait for its caller."""
     spoken, last = sum(seconds for _, seconds in emits), emits[-1][0] if emits else 0.0
     over = record.end.cause is EndCause.HANDLER_CLOSED or record.texts() or record.outputs
-    if over or spoken < 1.0 or last > 5.0 or not listens_to_nobody(handler):
+    if over or spoken < ANSWERED or last > 5.0 or not listens_to_nobody(handler):
         return
 
     async def wait() -> CallRecord:

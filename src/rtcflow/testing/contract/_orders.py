@@ -40,17 +40,25 @@ def any_order(handler: StreamHandlerBase, given: CheckInput) -> None:
         schedule = None if seed is None or tracer else Schedule(seed)
         with probed(handler, tracer=tracer) as prototype, tracer or nullcontext():
             scenario = partial(
-                in_groups, prototype, given.args, tracer, emitted=emitted, asked=asked, spaced=spaced, pause=pause
+                in_groups,
+                prototype,
+                given.args,
+                tracer,
+                emitted=emitted,
+                asked=asked,
+                usual=rests,
+                spaced=spaced,
+                pause=pause,
             )
             return run_in_room(scenario, backend, prototype, patience=given.patience, schedule=schedule)
 
     no_wakeup_is_lost(handler, given)
-    lines = LinesToTry()
+    lines, rests = LinesToTry(), list[int]()
     usual, error = play(given.on("asyncio"), None)
     if error is not None:
         return
     answers = [asked()]
-    rests = [after.arrays for after in usual]
+    rests += [after.arrays for after in usual]
     # A handler may wait until it has enough; how much is below that is chance. A backlog only grows.
     below = max(rests) - min(rests) if rests != sorted(rests) else 0
     most_seconds = _ASYNC_ORDERS_SECONDS if isinstance(handler, AsyncStreamHandler) else _ORDERS_SECONDS

@@ -6,6 +6,7 @@ import queue
 from collections import deque
 from typing import Any, Final
 
+import av
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,6 +18,7 @@ __all__ = [
     "backlogs_in",
     "is_audible",
     "queues_of",
+    "resamplers_of",
     "root_of",
     "slots_of",
     "texts_in",
@@ -55,6 +57,17 @@ def slots_of(handler: StreamHandlerBase) -> dict[str, NDArray[Any]]:
                 look(f"{prefix}{name}.", {**getattr(value, "__dict__", {}), **_slot_values(value)}, depth - 1)
 
     look("", dict(vars(handler)), 1)
+    return found
+
+
+def resamplers_of(handler: StreamHandlerBase) -> dict[str, av.AudioResampler]:
+    """The attributes that hold a resampler of PyAV; those of objects of the application, too."""
+    found: dict[str, av.AudioResampler] = {}
+    for name, value in list(vars(handler).items()):
+        inner = getattr(value, "__dict__", {}) if type(value).__module__ == type(handler).__module__ else {}
+        for path, one in {name: value, **{f"{name}.{key}": item for key, item in inner.items()}}.items():
+            if isinstance(one, av.AudioResampler):
+                found[path] = one
     return found
 
 

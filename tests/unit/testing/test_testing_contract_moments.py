@@ -11,6 +11,7 @@ import time
 from collections import deque
 
 import anyio
+import av
 import numpy as np
 import pytest
 from contract_cases import (
@@ -557,6 +558,45 @@ class FlushesABlock(KeepsABlock):
     flushes = True
 
 
+class KeepsTheEnd(Speaker):
+    """Resamples each clip with the same resampler, which keeps the last of it."""
+
+    whole = False
+
+    def __init__(self):
+        super().__init__()
+        self.resampler = av.AudioResampler("s16", "mono", RATE)
+
+    async def start_up(self):
+        samples = signals.tone(0.505, 310, 22050)
+        frame = av.AudioFrame.from_ndarray(samples, format="s16", layout="mono")
+        frame.sample_rate = 22050
+        frames = self.resampler.resample(frame)
+        if self.whole:
+            frames += self.resampler.resample(None)
+            self.resampler = av.AudioResampler("s16", "mono", RATE)
+        self.play((RATE, np.concatenate([one.to_ndarray() for one in frames], axis=1)))
+
+
+class FlushesIt(KeepsTheEnd):
+    whole = True
+
+
+class StaysOnTheLine(Speaker):
+    """Says one word to one whom it cannot hear, and nobody hangs up."""
+
+    closes = False
+
+    async def start_up(self):
+        self.play(voice(0.5))
+        if self.closes:
+            self.play(rtcflow.CloseStream())
+
+
+class HangsUpAtTheEnd(StaysOnTheLine):
+    closes = True
+
+
 @pytest.mark.parametrize(
     ("bug", "told", "sentence", "sound"),
     [
@@ -578,6 +618,8 @@ class FlushesABlock(KeepsABlock):
         (ClearsAfterTheWork, "the second stays in .phrases until another", ANY_ORDER, [ClearsBeforeTheWork, Uploads]),
         (LooksBeforeItClears, "the second stays in .jobs until another", ANY_ORDER, [ClearsBeforeItLooks]),
         (CountsHasty, "a caller who presses 1 every 0.45 s", LIMITS, [CountsAnswersAlone]),
+        (KeepsTheEnd, ".resampler still holds the last", SERVES, [FlushesIt]),
+        (StaysOnTheLine, "it says something for 0.5 s and then nothing more", REAL_TIME, [HangsUpAtTheEnd]),
         (KeepsABlock, "come at the beginning of the next one", ANSWERS, [FlushesABlock]),
     ],
     ids=lambda value: getattr(value, "__name__", ""),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
@@ -15,7 +16,7 @@ from ...ends import EndCause
 from ...frames import FRAME_SECONDS, AudioFrame
 from ...handlers.base import StreamHandlerBase
 from .. import signals
-from .._held import is_audible
+from .._held import AUDIBLE, is_audible, resamplers_of
 from .._probe import Journal
 from .._room import run_in_room
 from .._scenarios import (
@@ -285,7 +286,8 @@ def steady(handler: StreamHandlerBase, given: CheckInput) -> None:
         )
     _goes_on(handler, given, record, emits)
     _makes_real_time(journal)
-    run_call(handler, seconds=8.0, backend=given.on("asyncio"), **call_options(given))
+    alone = run_call(handler, seconds=8.0, backend=given.on("asyncio"), **call_options(given))
+    keeps_no_tail(handler, alone)
     if clicks_between(list(last_journal().emitted)):
         raise AssertionError(
             "each piece of what it says of itself begins with a click: it does not go on where the one before it "
@@ -349,6 +351,32 @@ def steady(handler: StreamHandlerBase, given: CheckInput) -> None:
             "a steady tone comes back with a click in each frame, or bent: a filter or a resampler begins again there; "
             "keep what it remembers from one frame to the next"
         )
+
+
+def keeps_no_tail(handler: StreamHandlerBase, record: CallRecord) -> None:
+    """See that the end of what it said, a second before the end of this call, is not still in a resampler."""
+    over = max((at + seconds for at, seconds in last_journal().emits), default=math.inf)
+    if over > record.seconds - 1.0:
+        return
+    shared = set(map(id, resamplers_of(handler).values()))
+    for name, resampler in resamplers_of(record.handler).items():
+        if id(resampler) in shared or resampler.rate != handler.output_sample_rate:
+            continue
+        try:
+            left = [frame.to_ndarray() for frame in resampler.resample(None)]
+        except (ValueError, EOFError):  # it was flushed already, or has had nothing to do
+            continue
+        loudest = max((float(np.abs(one / _FULL.get(one.dtype.kind, 1)).max(initial=0.0)) for one in left), default=0.0)
+        if loudest * 32768 > AUDIBLE:
+            raise AssertionError(
+                f".{name} still holds the last {sum(one.size for one in left)} samples of what it said: nobody hears "
+                "them, or they come at the beginning of what is said next. Flush a resampler at the end of a clip "
+                "(resample(None)), and make a new one for the next"
+            )
+
+
+_FULL: Final = {"i": 32768.0}
+"""Full scale of samples that are integers."""
 
 
 def _makes_real_time(journal: Journal) -> None:

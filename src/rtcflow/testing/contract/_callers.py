@@ -20,6 +20,7 @@ from .. import signals
 from .._leaks import descriptors
 from .._scenarios import ANSWERED, names_in, on_the_line, seconds_audible
 from ..caller import CallRecord, open_caller, run_call
+from ._audio import keeps_no_tail
 from ._ends import no_pool_at_work, no_thread_left
 from ._sentences import CheckInput, Everywhere, call_options, last_journal, run_scenario, sentence, whole_call
 
@@ -46,6 +47,7 @@ def serves(handler: StreamHandlerBase, given: CheckInput) -> None:
             raise AssertionError(f"under {backend} it raised {record.error!r}") from record.error
         if record.stuck:
             raise Everywhere(f"under {backend} {record.stuck[0]}")
+        keeps_no_tail(handler, record)
         no_thread_left(record, before)
         no_pool_at_work(set(threading.enumerate()) - before, given.patience)
         said.append(seconds_audible(record.heard))

@@ -13,6 +13,7 @@ Its clock goes on from one call to the next, and does not go back. `skip` lets t
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 import inspect
 import math
@@ -21,13 +22,14 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial, wraps
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import FunctionType, ModuleType
+from types import FrameType, FunctionType, ModuleType
 from typing import Any, Final, TypeVar
 
 import anyio
@@ -39,13 +41,16 @@ from ._queued_arrays import QueuedArrays
 from ._real_sockets import RealSockets
 from ._virtual_asyncio import Gathered, names_of_asyncio
 from ._virtual_time import VirtualTime
-from ._workers import LEAST, in_a_pool
+from ._workers import LEAST, Worker, in_a_pool
 
 __all__ = ["HandlerTime", "handler_time", "replaced", "seen_by"]
 
 T = TypeVar("T")
 
 MAKERS: Final = ("NamedTemporaryFile", "TemporaryDirectory", "mkstemp", "mkdtemp")
+
+_NAPS: Final = 1000
+"""Sleeps that are noted at most."""
 
 FUNCTIONS: Final = ("time", "monotonic", "perf_counter", "time_ns", "monotonic_ns", "perf_counter_ns", "sleep")
 
@@ -62,8 +67,11 @@ class HandlerTime(ModuleType):
         self.queued: QueuedArrays = QueuedArrays()
         self.sockets: RealSockets = RealSockets()  # for which no loop has waited
         self.files: list[list[Path]] = []
+        self._before: set[threading.Thread] = set()  # threads that were there when the loop began
         self.gathered: list[Gathered] = []
         self.limits: HandlerLimits = HandlerLimits(lambda: 0.0 if self._clock is None else self._clock.now)
+        self._naps: deque[tuple[float, float, str]] = deque(maxlen=_NAPS)
+        self._naps_since = 0.0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(time, name)
@@ -74,6 +82,7 @@ class HandlerTime(ModuleType):
         self._passed -= clock.now
         clock.sockets = self.sockets
         self.files.append([])
+        self._before = set(threading.enumerate())
 
     def made(self, file: Any) -> None:
         """A temporary file or folder was made: a path, what `mkstemp` returns, or an object with a name."""
@@ -103,10 +112,13 @@ class HandlerTime(ModuleType):
     perf_counter, perf_counter_ns = monotonic, monotonic_ns
 
     def sleep(self, seconds: float) -> None:
-        """In a worker thread of a call and in a pool's, in the call's time; in the loop's thread, really."""
-        worker: Any = current_worker.get()
+        """In a worker thread of a call, in one that the handler has started in it and in a pool's, in the call's time; in
+        the loop's thread, really.
+        """
+        worker = self.worker() if seconds > 0 else None
+        self._note_nap(seconds, sys._getframe(1))
         workers = self._clock.workers if worker is None and self._clock is not None else None
-        if seconds > 0 and worker is not None and not worker.workers.over:
+        if worker is not None:
             worker.slept.append((seconds, sys._getframe(1).f_code.co_name))
             worker.sleep(seconds)
             self.slept += seconds
@@ -116,6 +128,48 @@ class HandlerTime(ModuleType):
             self.slept += seconds
         else:
             time.sleep(seconds)
+
+
+    def begin_naps(self) -> None:
+        """Note when the handler sleeps from now on: `naps`."""
+        self._naps.clear()
+        self._naps_since = self.limits.now()
+
+    @property
+    def naps(self) -> list[tuple[float, float, str]]:
+        """When it began to sleep, in seconds since `begin_naps`, for how long, and where."""
+        return [(begun - self._naps_since, seconds, place) for begun, seconds, place in list(self._naps)]
+
+    def _note_nap(self, seconds: float, frame: FrameType) -> None:
+        self._naps.append((self.limits.now(), seconds, f"{frame.f_code.co_filename}:{frame.f_lineno}"))
+
+    def sleeps(self) -> dict[ModuleType, dict[str, Any]]:
+        """What stands for `anyio.sleep` and `asyncio.sleep` in a handler's modules: they note when it sleeps."""
+
+        def sleep_of(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+            @wraps(original)
+            async def sleep(delay: float, *args: Any, **options: Any) -> Any:
+                coroutine = sys._getframe(1)
+                self._note_nap(delay, coroutine)
+                return await original(delay, *args, **options)
+
+            return sleep
+
+        return {anyio: {"sleep": sleep_of(anyio.sleep)}, asyncio: {"sleep": sleep_of(asyncio.sleep)}}
+
+    def worker(self) -> Worker | None:
+        """The mark of this thread, if it waits in the time of a call: a worker's, or one that the handler has started."""
+        worker: Any = current_worker.get()
+        if worker is None and self._is_own_thread():
+            worker = self._clock.workers.own_thread() if self._clock is not None else None
+            current_worker.set(worker)  # in the thread's own context
+        return None if worker is None or worker.workers.over else worker
+
+    def _is_own_thread(self) -> bool:
+        """Whether this thread was begun after the loop, and is neither the loop's nor a pool's."""
+        if self._clock is None or self._clock.workers.over or threading.get_ident() == self._clock.thread:
+            return False
+        return threading.current_thread() not in self._before and not in_a_pool()
 
 
 class _AnyDateTime(type):
@@ -146,10 +200,9 @@ def _datetime_of(shown: HandlerTime) -> type[dt.datetime]:
     return DateTime
 
 
-def _virtual_worker(timeout: float | None) -> Any:
-    """The mark of this thread, if it is a call's worker and is about to wait for a limited time."""
-    worker: Any = current_worker.get()
-    return None if timeout is None or timeout <= 0 or worker is None or worker.workers.over else worker
+def _virtual_worker(timeout: float | None, shown: HandlerTime | None) -> Worker | None:
+    """The mark of this thread, if it is about to wait for a limited time, and that passes in the time of a call."""
+    return None if timeout is None or timeout <= 0 or shown is None else shown.worker()
 
 
 class _TimedQueue(queue.Queue[Any]):
@@ -157,11 +210,11 @@ class _TimedQueue(queue.Queue[Any]):
 
     def __init__(self, maxsize: int = 0) -> None:
         super().__init__(maxsize)
-        shown = handler_time.get()
-        self._queued = None if shown is None else shown.queued  # threads of the handler's own have no context
+        self._shown = handler_time.get()  # threads of the handler's own have no context
+        self._queued = None if self._shown is None else self._shown.queued
 
     def get(self, block: bool = True, timeout: float | None = None) -> Any:  # noqa: FBT001, FBT002
-        worker = _virtual_worker(timeout) if block else None
+        worker = _virtual_worker(timeout, self._shown) if block else None
         if worker is None:
             item = super().get(block, timeout)
         else:
@@ -173,7 +226,7 @@ class _TimedQueue(queue.Queue[Any]):
     def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:  # noqa: FBT001, FBT002
         if self._queued is not None:
             self._queued.put(self, item)
-        worker = _virtual_worker(timeout) if block else None
+        worker = _virtual_worker(timeout, self._shown) if block else None
         if worker is None:
             super().put(item, block, timeout)
             return
@@ -229,8 +282,12 @@ class _SimpleQueue(_TimedQueue):
 class _TimedEvent(threading.Event):
     """`threading.Event` with timeouts in the time of the call."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._shown = handler_time.get()
+
     def wait(self, timeout: float | None = None) -> bool:
-        worker = _virtual_worker(timeout)
+        worker = _virtual_worker(timeout, self._shown)
         if worker is None and timeout is not None:
             return super().wait(timeout)
         condition: threading.Condition = vars(self)["_cond"]
@@ -258,13 +315,13 @@ class _TimedCondition(metaclass=_AnyCondition):
 
     def __new__(cls, lock: Any = None) -> Any:
         condition: Any = threading.Condition(lock)
-        condition.wait = partial(_wait_in_time, condition)
-        condition.wait_for = partial(_wait_for_in_time, condition)
+        condition.wait = partial(_wait_in_time, condition, handler_time.get())
+        condition.wait_for = partial(_wait_for_in_time, condition, handler_time.get())
         return condition
 
 
-def _wait_in_time(condition: threading.Condition, timeout: float | None = None) -> bool:
-    worker = _virtual_worker(timeout)
+def _wait_in_time(condition: threading.Condition, shown: HandlerTime | None, timeout: float | None = None) -> bool:
+    worker = _virtual_worker(timeout, shown)
     if worker is None:
         return threading.Condition.wait(condition, timeout)
     until = worker.workers.now() + max(timeout or 0.0, LEAST)
@@ -272,13 +329,15 @@ def _wait_in_time(condition: threading.Condition, timeout: float | None = None) 
     return bool(worker.workers.now() < until - 1e-9)
 
 
-def _wait_for_in_time(condition: threading.Condition, predicate: Callable[[], T], timeout: float | None = None) -> T:
-    worker = _virtual_worker(timeout)
+def _wait_for_in_time(
+    condition: threading.Condition, shown: HandlerTime | None, predicate: Callable[[], T], timeout: float | None = None
+) -> T:
+    worker = _virtual_worker(timeout, shown)
     if worker is None:
         return threading.Condition.wait_for(condition, predicate, timeout)
     until = worker.workers.now() + max(timeout or 0.0, LEAST)
     while not (holds := predicate()) and worker.workers.now() < until - 1e-9:
-        _wait_in_time(condition, until - worker.workers.now())
+        _wait_in_time(condition, shown, until - worker.workers.now())
     return holds
 
 
@@ -325,6 +384,8 @@ def replaced(handler: StreamHandlerBase, shown: HandlerTime) -> Iterator[None]:
     modules |= {dt: {"datetime": _datetime_of(shown)}}
     modules |= names_of_asyncio(shown.gathered, shown.limits)
     modules |= {anyio: {name: getattr(shown.limits, name) for name in ("current_time", "move_on_after", "fail_after")}}
+    for module, others in shown.sleeps().items():
+        modules[module] = {**modules.get(module, {}), **others}
     for module, others in modules.items():
         originals[id(module)] = _Stands(module, others)
         originals |= {id(getattr(module, name)): other for name, other in others.items()}

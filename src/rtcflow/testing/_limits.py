@@ -71,7 +71,9 @@ class HandlerLimits:
         self.found: list[Limit] = []
 
     def ran_out(self, begun: float, seconds: float, frame: FrameType, *, said: float = 0.0) -> None:
-        """Note it, once for each beginning."""
+        """Note it, once for each beginning. What was left of a limit is that limit."""
+        if isinstance(seconds, _Left):
+            begun, seconds = seconds.limit
         if seconds < SHORTEST or len(self.found) >= _MOST:
             return
         one = Limit(begun, seconds, place_of(frame), said)
@@ -228,6 +230,11 @@ class _Left(_Noted):
         left._due = due
         return left
 
+    @property
+    def limit(self) -> tuple[float, float]:
+        """When it began, and its seconds."""
+        return self._due.limit
+
     def _noted(self, result: bool) -> bool:  # noqa: FBT001
         if float.__le__(self, 0.0):  # whatever it is compared with: ``while left > 0``, ``max(0, left)``
             self._due.limit_ran_out(sys._getframe(2))
@@ -263,8 +270,13 @@ class _Due(_Noted):
             self.limit_ran_out(sys._getframe(2))
         return over
 
+    @property
+    def limit(self) -> tuple[float, float]:
+        """When it began, and its seconds."""
+        return self._since.at, self._seconds
+
     def limit_ran_out(self, frame: FrameType) -> None:
-        self._since.limits.ran_out(self._since.at, self._seconds, frame)
+        self._since.limits.ran_out(*self.limit, frame)
 
     def __sub__(self, other: float) -> float:
         left = float.__sub__(self, other)

@@ -149,14 +149,15 @@ class Switches(Tracer):
         seed: The same seed holds up each method at the same lines: one in three, one in seven, or one in sixteen.
         lines: What is left to try. All lines that run are added to it.
 
-    Threads that the handler starts itself are held up as well. Virtual time does not wait for them, so the lines of the
-    methods let them go on. Whether that shows a bug depends on the machine. What it shows is one.
+    Threads that the handler starts itself are held up as well. Virtual time does not wait for one that has not slept in
+    it yet, so the lines of the methods let it go on. Whether that shows a bug depends on the machine. What it shows is
+    one.
 
     Attributes:
         active: Whether it holds up anything.
         line: The one before which a thread is held up; None if the seed chooses.
         holds: Whether it holds up a thread of rtcflow now.
-        own_threads: Whether a thread of the handler's own has run some of its lines.
+        own_threads: Whether a thread of the handler's own has run some of its lines that virtual time does not wait for.
     """
 
     def __init__(self, handler: StreamHandlerBase, seed: int, lines: LinesToTry) -> None:
@@ -236,19 +237,26 @@ class Switches(Tracer):
     def _hold_own(self, frame: FrameType, event: str) -> None:
         """Hold up a thread of the handler's own while the call goes on."""
         workers, name = self._workers, frame.f_code.co_name
-        self.own_threads = True
-        if not self.active or event != "line" or workers is None or current_worker.get() is not None:
+        worker: Any = current_worker.get()
+        if worker is not None and worker.own is None:
+            return
+        self.own_threads = self.own_threads or worker is None
+        if not self.active or event != "line" or workers is None or workers.over:
             return
         with self._free:
             dice = self._dice.setdefault(name, random.Random(f"{self._seed} {name}"))  # noqa: S311
             if self._left <= 0 or dice.random() >= OWN_OFTEN:
                 return
             self._left -= 1
-            self._held += 1
-            until = workers.now() + dice.choice(HELD)
-            self._free.wait_for(lambda: not self.active or workers.now() >= until, LONGEST_HELD)
-            self._held -= 1
-            self._free.notify_all()
+            seconds = dice.choice(HELD)
+            if worker is None:  # virtual time does not wait for it
+                self._held += 1
+                until = workers.now() + seconds
+                self._free.wait_for(lambda: not self.active or workers.now() >= until, LONGEST_HELD)
+                self._held -= 1
+                self._free.notify_all()
+        if worker is not None and not worker.workers.over:
+            worker.sleep(seconds)
 
 
 _OURS: Final = {str(threads.__file__), str(_room.__file__)}

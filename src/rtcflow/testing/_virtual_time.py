@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import math
+import threading
 import time
 from collections.abc import Callable, Collection
 from typing import Protocol, Self, TypeVar
@@ -96,6 +97,7 @@ class VirtualTime:
         over_by: When a call whose caller has hung up is over at the latest.
         alarms: Functions that are called when they are due.
         sockets: Those for which it did not wait.
+        thread: The loop's; 0 before it begins.
     """
 
     def __init__(self, *, manual: bool = False, start: float = 0.0, patience: float = PATIENCE) -> None:
@@ -109,6 +111,7 @@ class VirtualTime:
         self.over_by: float = math.inf
         self.alarms: list[Alarm] = []
         self.sockets: RealSockets = RealSockets()
+        self.thread: int = 0
         self._limit = start if manual else math.inf
         self._arrived: anyio.Event | None = None
         self._wake_loop: Callable[[], None] | None = None
@@ -172,6 +175,8 @@ class VirtualTime:
         waits.
         """
         self._wake_loop, self._count_foreign, self._awaited = wake_loop, count_foreign, awaited
+        self.thread = threading.get_ident()
+        self.workers.begin()
         self._rested = self._decided = time.monotonic()
 
     def decide(self, deadline: float) -> Decision:

@@ -17,8 +17,9 @@ virtual time. Then it is reported by the name of its method, and time goes on wi
 
 Other threads work for handlers, too. Jobs of `to_thread.run_sync` (with any limiter) and of executors are waited for
 until they are done, for at most `patience`. Jobs that wait for something themselves are not waited for, nor those that
-sleep in virtual time (`sleeper`). Any other thread is waited for while it computes. Two things are not seen, and time
-goes on meanwhile: work outside of Python's threads, and a thread of the handler's own that sleeps.
+sleep in virtual time (`sleeper`). A thread that the handler has started, and that has slept in virtual time once, is a
+worker from then on (`own_thread`). It is waited for in 4 alone. Any other thread is waited for while it computes. Two
+things are not seen, and time goes on meanwhile: work outside of Python's threads, and what such a thread waits for in C.
 """
 
 from __future__ import annotations
@@ -128,9 +129,10 @@ class Worker:
     given_up: object = None
     look: _Look = field(default_factory=_Look)
     rings: tuple[float, threading.Condition] | None = None
-    slept: list[tuple[float, str]] = field(default_factory=list)
+    slept: list[tuple[float, str | None]] = field(default_factory=list)  # for how long, and where; None: in a wait
     roused: bool = False
     until: float = 0.0
+    own: threading.Thread | None = None  # one that the handler has started
     alarm: threading.Lock = field(default_factory=threading.Lock)
 
     def parked(self, timeout: float | None) -> None:
@@ -174,9 +176,11 @@ class Worker:
 
         `resumed` is called just before it is released.
         """
+        since = self.workers.now()
         self._sleep()
         if self.roused:
             return woken.acquire()
+        self.slept.append((self.until - since, None))
         return woken.acquire(timeout=max(0.0, self.until - self.workers.now()) if self.workers.over else 0.0)
 
     def wait_in(self, condition: threading.Condition, seconds: float) -> None:
@@ -187,17 +191,18 @@ class Worker:
         finally:
             self.rings = None
 
-    def ring_in_condition(self) -> None:
-        """The time of its `wait_in` is over: notify it, and nobody else who waits in that condition."""
+    def ring_in_condition(self) -> bool:
+        """The time of its `wait_in` is over: notify it, and nobody else who waits in that condition; whether it was."""
         condition: Any = None if self.rings is None else self.rings[1]
-        if condition is None or not condition.acquire(blocking=False):  # it is about to notice by itself
-            return
+        if condition is None or not condition.acquire(blocking=False):  # who has the lock keeps it from going on anyway
+            return False
         frame = current_frames().get(self.ident)
         waiter: Any = None if frame is None else _condition_wait(frame)[0]
         if waiter is not None:
             condition._waiters.remove(waiter)
             waiter.release()
         condition.release()
+        return waiter is not None
 
     def ring(self) -> None:
         """Its sleep is over; called by the thread that has unset `wake_at`."""
@@ -243,6 +248,7 @@ class Workers:
         self._foreign_since = 0.0
         self._others: dict[int, _Look] = {}
         self._waiting = False
+        self._elsewhere: dict[int, FrameType] = {}  # jobs of pools that others have begun, by thread
         self._idle: dict[int, tuple[FrameType, Any]] = {}  # trio's threads without a job, as they were seen last
         self._ours = 0  # how many threads are the loop's and the main one; once `judge` is called, in the loop's
 
@@ -251,6 +257,13 @@ class Workers:
         worker = Worker(name, self)
         with self._lock:
             self._workers.add(worker)
+        return worker
+
+    def own_thread(self) -> Worker:
+        """The thread that runs was started by the handler: it is watched from now on, until it ends."""
+        worker = self.worker("a thread of the handler's own")
+        worker.own = threading.current_thread()
+        worker.calling(worker.name)
         return worker
 
     @contextmanager
@@ -275,6 +288,11 @@ class Workers:
         if lost:
             worker.ring()
         self.changed()
+
+    def begin(self) -> None:
+        """The loop begins: what threads of pools do already, they do for others."""
+        jobs = {ident: _job_of(frame) for ident, frame in current_frames().items()}
+        self._elsewhere = {ident: job for ident, job in jobs.items() if job is not None}
 
     def let_sleep(self, worker: Worker) -> None:
         """A worker's thread is about to sleep; not if nobody would wake it."""
@@ -313,14 +331,17 @@ class Workers:
     def calls(self) -> list[tuple[str, float]]:
         """The handler's methods that threads are in now, and since when (virtual seconds)."""
         with self._lock:
-            return [(worker.method, worker.entered) for worker in self._workers if worker.method is not None]
+            working = [worker for worker in self._workers if worker.own is None]
+            return [(worker.method, worker.entered) for worker in working if worker.method is not None]
 
     def next_alarm(self) -> float:
         """When the next sleeping worker, or the next timeout inside a handler, is due in virtual time; inf if none."""
         with self._lock:
             moments = [worker.wake_at for worker in self._workers if worker.wake_at is not None]
             moments += [worker.look.deadline for worker in self._workers if worker.runnable]
-            moments += [rings[0] for worker in self._workers if (rings := worker.rings) is not None]
+            rings = [worker.rings for worker in self._workers if worker.rings is not None]
+        now = self.now()
+        moments += [at for at, condition in rings if at > now or not _is_locked(vars(condition)["_lock"])]
         return min(moments, default=math.inf)
 
     def wake(self, now: float) -> bool:
@@ -332,9 +353,8 @@ class Workers:
             ringing = [worker for worker in self._workers if (rings := worker.rings) and rings[0] <= now + 1e-9]
         for worker in due:
             worker.ring()
-        for worker in ringing:
-            worker.ring_in_condition()
-        return bool(due or ringing)
+        rung = [worker.ring_in_condition() for worker in ringing]
+        return bool(due) or any(rung)
 
     def end(self) -> None:
         """The loop has ended, and its time with it: wake all that sleep, and let nobody sleep in it any more."""
@@ -357,6 +377,8 @@ class Workers:
         running: list[Worker] = []
         known: set[int | None] = {threading.get_ident(), threading.main_thread().ident}
         with self._lock:
+            ended = [one for one in self._workers if one.own is not None and not one.own.is_alive()]
+            self._workers.difference_update(ended)
             for worker in self._workers:
                 known.add(worker.ident)
                 if worker.runnable:
@@ -374,7 +396,7 @@ class Workers:
         else:
             verdict = self._judge_others(frames, known, real)
         for worker in running:
-            match self._judge_one(worker, frames, real):
+            match self._judge_one(worker, frames, real) if worker.own is None else self._judge_own(worker, frames, real):
                 case ThreadsAllow.STANDS:
                     verdict = ThreadsAllow.STANDS
                 case ThreadsAllow.REAL_PACE if verdict is ThreadsAllow.FREE:
@@ -426,6 +448,8 @@ class Workers:
                 continue
             match _pool_job(frame):
                 case True:
+                    if ident in self._elsewhere and self._elsewhere[ident] is _job_of(frame):
+                        continue
                     jobs += 1
                     waiting += _waits_for_others(frame, frames)
                 case False:
@@ -483,6 +507,8 @@ class Workers:
             before = worker.cpu_before = cpu
         if moved:
             look.since = real
+        elif same_place and self._joins_a_sleeper(frame):
+            return ThreadsAllow.FREE
         if real - look.since < STILL or wants_a_processor(worker.native_id):
             if cpu - before < self.patience:
                 return ThreadsAllow.STANDS
@@ -495,6 +521,33 @@ class Workers:
         if real - look.since < self.patience:
             return ThreadsAllow.REAL_PACE
         return self._give_up(worker, call, "waiting", real - worker.called)
+
+    def _judge_own(self, worker: Worker, frames: dict[int, FrameType], real: float) -> ThreadsAllow:
+        """What a thread allows that the handler has started: it is waited for while it computes."""
+        frame, look = frames.get(worker.ident), worker.look
+        if frame is None:  # it has just ended
+            return ThreadsAllow.FREE
+        waiter = _condition_wait(frame)[0]
+        where, cpu = (id(waiter), 0) if waiter is not None else (id(frame), frame.f_lasti), _cpu_time(worker.native_id)
+        if look.where is None or worker.cpu_before is None or waiter is not None:
+            worker.cpu_before = cpu
+        moved, look.cpu = cpu != look.cpu, cpu
+        if where != look.where:
+            look.where, look.since = where, real
+        elif moved:
+            look.since = real
+            if waiter is not None:  # it was woken, and is about to go on
+                return ThreadsAllow.STANDS
+        if waiter is not None or cpu - worker.cpu_before > self.patience:
+            return ThreadsAllow.FREE
+        computes = real - look.since < STILL or wants_a_processor(worker.native_id)
+        return ThreadsAllow.STANDS if computes else ThreadsAllow.FREE
+
+    def _joins_a_sleeper(self, frame: FrameType) -> bool:
+        """Whether a thread waits for the end of another one, which sleeps in virtual time."""
+        joined = _joined(frame)
+        with self._lock:
+            return joined is not None and any(one.own is joined and not one.runnable for one in self._workers)
 
     def _another_waits(self, worker: Worker, frames: dict[int, FrameType]) -> bool:
         """Whether another method waits, too: it may keep the lock. A lock may also stand for an event, which comes."""
@@ -531,11 +584,17 @@ def _endless(frame: FrameType, frames: dict[int, FrameType]) -> str | None:
     """What a thread waits for in C that only another thread can end, if that one does not look as if it would."""
     if _waits_for_a_lock(frame):
         return A_LOCK
+    thread = _joined(frame)
+    other = None if thread is None else frames.get(thread.ident or 0)
+    return A_THREAD if other is not None and _waits_for_others(other, frames) else None
+
+
+def _joined(frame: FrameType) -> threading.Thread | None:
+    """The thread for whose end `frame` waits without a timeout."""
     if frame.f_code not in _JOINS or frame.f_locals.get("timeout") not in {None, -1}:
         return None
     thread = frame.f_locals["self"]
-    other = frames.get(thread.ident)
-    return A_THREAD if other is not None and _waits_for_others(other, frames) else None
+    return thread if isinstance(thread, threading.Thread) else None
 
 
 def _waits_for_others(frame: FrameType, frames: dict[int, FrameType]) -> bool:
@@ -551,7 +610,7 @@ _JOINS: Final = {_joins.__code__, threading.Thread.join.__code__}
 
 def _waits_for_a_lock(frame: FrameType) -> bool:
     """Whether the line at which `frame` waits in C acquires a lock without a timeout, and that lock is locked."""
-    if frame.f_code is _ENTERS:
+    if frame.f_code in _ENTERS:
         return _is_locked(vars(frame.f_locals["self"]).get("_lock"))
     line = linecache.getline(frame.f_code.co_filename, frame.f_lineno)
     if not _ACQUIRES.search(line) or "timeout" in line:
@@ -559,7 +618,7 @@ def _waits_for_a_lock(frame: FrameType) -> bool:
     return any(_is_locked(_named(path, frame)) for path in _PATHS.findall(line))
 
 
-_ENTERS: Final = threading.Condition.__enter__.__code__
+_ENTERS: Final = {threading.Condition.__enter__.__code__, threading.Condition.wait.__code__}  # that takes it again
 _ACQUIRES: Final = re.compile(r"\bwith\b|\.acquire\(")
 _PATHS: Final = re.compile(r"[A-Za-z_][\w.]*")
 
@@ -606,6 +665,14 @@ def _pool_job(frame: FrameType) -> bool | None:
             case _:
                 outer = outer.f_back
     return None
+
+
+def _job_of(frame: FrameType) -> FrameType | None:
+    """The call by which a thread of a pool does the job that it has now; None for a thread of another kind."""
+    outer: FrameType | None = frame
+    while outer is not None and outer.f_code.co_qualname not in {"_WorkItem.run", "_in_thread", "WorkerThread._handle_job"}:
+        outer = outer.f_back
+    return outer
 
 
 def _is_trios(frame: FrameType) -> bool:

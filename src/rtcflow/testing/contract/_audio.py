@@ -25,6 +25,7 @@ from .._scenarios import (
     clicks_at_edges,
     clicks_between,
     each_half_of_another,
+    hangs_up,
     interleaved,
     lateness,
     listens_to_nobody,
@@ -387,7 +388,12 @@ def _makes_real_time(journal: Journal) -> None:
     steadily = enough and float(np.std(late)) < 0.1 * float(np.mean(late))
     little = [gap for gap in late if gap < 0.1]
     # emit is asked for more when little is left. One that then waits for as long as a long piece lasts leaves a gap.
-    long = [(took, seconds) for took, (_, seconds) in zip(journal.took, emits, strict=True) if seconds > _LONG]
+    # A wait that is longer than the audio is a pause that is meant.
+    meant = [wait > seconds + 0.005 for wait, (_, seconds) in zip(journal.waited, emits, strict=True)]
+    took = zip(journal.took, emits, meant, strict=True)
+    long = [(took, seconds) for took, (_, seconds), pauses in took if seconds > _LONG and not pauses]
+    if not long and any(seconds > _LONG for _, seconds in emits):
+        return
     told = len(long) >= _FEW_LONG and all(seconds + 0.001 < took < 1.3 * seconds for took, seconds in long)
     sleeps = [one for one, (_, seconds) in zip(journal.slept, emits, strict=True) if seconds > _LONG]
     slow = len(long) >= _FEW_SLEEPS and all(seconds + 0.001 < took < 2.5 * seconds for took, seconds in long)
@@ -408,7 +414,7 @@ def _leaves_no_holes(journal: Journal) -> None:
     """See that a handler which makes piece after piece does not begin with one when the one before it is over."""
     over, holes = 0.0, list[float]()
     for (at, seconds), below in zip(journal.emits, journal.slept_below, strict=True):
-        holes.append(at - over if below > at - over - 0.01 else 0.0)
+        holes.append(at - over if below > max(at - over - 0.05, _HOLE) else 0.0)
         over = max(over, at) + seconds
     if len(holes) > _FEW_HOLES and all(_HOLE < one < 1.0 for one in holes[1:]) and min(journal.emits)[1] > _LONG:
         raise AssertionError(
@@ -428,7 +434,8 @@ def _goes_on(
     """See that a handler which nobody can reach speaks on, or hangs up. What listens may wait for its caller."""
     spoken, last = sum(seconds for _, seconds in emits), emits[-1][0] if emits else 0.0
     over = record.end.cause is EndCause.HANDLER_CLOSED or record.texts() or record.outputs
-    if over or spoken < ANSWERED or last > 5.0 or not listens_to_nobody(handler):
+    least = ANSWERED if hangs_up(handler) else 1.0  # one that means to hang up has come to its end
+    if over or spoken < least or last > 5.0 or not listens_to_nobody(handler):
         return
 
     async def wait() -> CallRecord:

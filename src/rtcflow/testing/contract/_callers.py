@@ -48,7 +48,7 @@ def serves(handler: StreamHandlerBase, given: CheckInput) -> None:
         if record.stuck:
             raise Everywhere(f"under {backend} {record.stuck[0]}")
         keeps_no_tail(handler, record)
-        no_thread_left(record, before)
+        no_thread_left(before, record)
         no_pool_at_work(set(threading.enumerate()) - before, given.patience)
         said.append(seconds_audible(record.heard))
         opened.append(Counter({_folder(one): n for one, n in (descriptors() - files).items()}))

@@ -24,7 +24,7 @@ from .._scenarios import (
     seconds_between,
 )
 from ..caller import Caller
-from ._sentences import STALE, CheckInput, last_journal, run_scenario
+from ._sentences import STALE, CheckInput, last_journal, run_scenario, time_of_handler
 
 _LISTENS: Final = 6.0
 """Seconds of an answer that nobody interrupts."""
@@ -48,6 +48,9 @@ _BEFORE: Final = (0.1, 0.3, 0.5, 0.7, 0.9)
 _WITHIN: Final = (0.08, 0.16, 0.24, 0.38, 0.46, 0.62, 0.7, 0.78, 0.86, 0.94)
 """Moments at which it is interrupted, as parts of the time until the answer begins, and of the answer."""
 
+_WORD: Final = 0.15
+"""Seconds of a short word."""
+
 _LONG_TEXT: Final = 60
 """Characters."""
 
@@ -60,9 +63,10 @@ _BLANK: Final = ("", "  ")
 
 @dataclass(frozen=True)
 class Command:
-    """Something that a caller does: write, press a key, or (no text) speak."""
+    """Something that a caller does: write, press a key, or (no text) speak for some seconds."""
 
     text: str | None
+    seconds: float = SECOND
 
     @classmethod
     def key(cls, digit: str) -> Self:
@@ -71,7 +75,7 @@ class Command:
 
     def __str__(self) -> str:
         if self.text is None:
-            return "speaks"
+            return "speaks" if self.seconds == SECOND else "says one short word"
         if len(self.text) > _LONG_TEXT:
             return "writes a long text"
         decoded = messages.decode(self.text)
@@ -82,7 +86,7 @@ class Command:
         if caller.connection.end is not None:
             return
         if self.text is None:
-            await caller.play(signals.speech_like(SECOND, seed=2, activity=1.0))
+            await caller.play(signals.speech_like(self.seconds, seed=2, activity=1.0, peak=0.8))
         else:
             caller.send_message(self.text)
 
@@ -131,6 +135,7 @@ async def _interrupted(
         if prompt != "greeting":
             await greeted(caller)
             asked = caller.seconds
+        time_of_handler().begin_naps()
         if isinstance(prompt, Command):
             await prompt.give(caller)
         if command is None:
@@ -152,11 +157,13 @@ class _Talk:
         begins: When, in seconds.
         lasts: For how long, as far as it was listened to.
         silenced_by: The commands that cut it short in its middle.
+        works: Moments in which it sleeps, which a test has in place of work.
     """
 
     begins: float
     lasts: float
     silenced_by: list[Command]
+    works: list[float]
 
     def moment(self, part: float, command: Command) -> float:
         """A moment in it at which there is room for a command, by its part of these."""
@@ -177,9 +184,10 @@ def _goes_on(handler: StreamHandlerBase, given: CheckInput, prompt: _Prompt, com
 
 def _talk(handler: StreamHandlerBase, given: CheckInput, prompt: _Prompt, commands: Sequence[Command]) -> _Talk | None:
     usual = _said_after(handler, given, prompt, None)
+    works = _at_work(time_of_handler().naps)
     if not usual or (isinstance(prompt, Command) and _said_after(handler, given, "nothing", None)):
         return None  # it says nothing, or speaks of itself
-    talk = _Talk(usual[0], min(usual[-1], _LISTENS) - usual[0], [])
+    talk = _Talk(usual[0], min(usual[-1], _LISTENS) - usual[0], [], works)
     for command in commands:
         begin, end = command.window
         middles = [talk.moment(part, command) for part in _MIDDLES]
@@ -187,14 +195,37 @@ def _talk(handler: StreamHandlerBase, given: CheckInput, prompt: _Prompt, comman
             continue
         if min(seconds_between(usual, at + begin, at + end) for at in middles) < 0.6 * (end - begin):
             continue  # it is silent there anyway
-        silent = 0
-        for n, at in enumerate(middles, start=1):
-            silent += _goes_on(handler, given, prompt, command, at) <= STALE
-            if silent + len(middles) - n < _MOST_OF_THEM:
-                break
-        if silent >= _MOST_OF_THEM:
-            talk.silenced_by.append(command)
+        if _silences(handler, given, prompt, command, middles):
+            # A word is over before what was being made when it came, so nothing takes that back once more.
+            word = Command(None, _WORD)
+            short = command.text is None and _silences(handler, given, prompt, word, middles)
+            talk.silenced_by.append(word if short else command)
     return talk
+
+
+def _at_work(naps: Sequence[tuple[float, float, str]]) -> list[float]:
+    """Moments in the middle of some of these sleeps, a few for each place."""
+    by_place: dict[str, list[float]] = {}
+    for begun, seconds, place in naps:
+        if seconds > _WORD:
+            by_place.setdefault(place, []).append(begun + (seconds - _WORD) / 2)
+    few = [moments[:: max(1, len(moments) // 2)][:3] for moments in by_place.values()]
+    return sorted(at for moments in few for at in moments)[:_MOST_WORKS]
+
+
+_MOST_WORKS: Final = 6
+
+
+def _silences(
+    handler: StreamHandlerBase, given: CheckInput, prompt: _Prompt, command: Command, middles: Sequence[float]
+) -> bool:
+    """Whether a command cuts short what is said, at most of these moments."""
+    silent = 0
+    for n, at in enumerate(middles, start=1):
+        silent += _goes_on(handler, given, prompt, command, at) <= STALE
+        if silent + len(middles) - n < _MOST_OF_THEM:
+            return False
+    return silent >= _MOST_OF_THEM
 
 
 def _talks(
@@ -226,7 +257,8 @@ def acts_at_any_moment(handler: StreamHandlerBase, given: CheckInput) -> None:
         for command in talk.silenced_by:
             thinks = isinstance(prompt, Command) and talk.begins > _THINKS
             before = [part * talk.begins for part in _BEFORE] if thinks else []
-            for at in (*before, *(talk.moment(part, command) for part in _WITHIN)):
+            works = [at for at in talk.works if talk.begins < at < talk.moment(1.0, command)]
+            for at in (*before, *works, *(talk.moment(part, command) for part in _WITHIN)):
                 if (seconds := _goes_on(handler, given, prompt, command, at)) > STALE:
                     what = "what it says of itself" if prompt == "greeting" else f"its answer to one who {prompt}"
                     where = "before it begins" if at < talk.begins else f"{at - talk.begins:.2f} s into it"

@@ -142,7 +142,7 @@ def no_trace(handler: StreamHandlerBase, given: CheckInput) -> None:
             raise Everywhere(f"when a caller {command}, twice, it raised {record.error!r}") from record.error
         if told := held_up(record):
             raise Everywhere(f"when a caller {command}, twice: {told}")
-        no_thread_left(record, before)
+        no_thread_left(before, record)
 
     pooled = pools(handler, copy_handler(handler), given.shared)
     for name, items in given.pools.items():
@@ -175,7 +175,9 @@ def no_trace(handler: StreamHandlerBase, given: CheckInput) -> None:
     for method, at in _works_at(handler, given).items():
         ways[f"a call that ends while {method} works"] = partial(run, partial(cut, "cancelled", at))
     for way, serve in ways.items():
+        before = set(threading.enumerate())
         serve()
+        no_thread_left(before)  # or all later calls might leave some as well, and each of them takes seconds
         left = traces.left() or (None if way == "a call" else traces.left_around())
         if way == "a call" and traces.accept():
             serve()

@@ -83,7 +83,7 @@ def ends(handler: StreamHandlerBase, given: CheckInput) -> None:
             )
         if not record.seconds - after <= _LONGEST_END:
             raise AssertionError(f"{when}: closing took {record.seconds - after:.1f} s")
-        no_thread_left(record, before)
+        no_thread_left(before, record)
 
 
 async def end_at(
@@ -116,7 +116,7 @@ async def end_at(
     return caller.record()
 
 
-SHIELDED: Final = 1.0
+SHIELDED: Final = 2.0
 """Seconds for which the methods of an async handler may go on after they were cancelled."""
 
 _ENDS: Final = {
@@ -183,16 +183,28 @@ async def _stream_shut_down(handler: StreamHandlerBase, given: CheckInput) -> tu
     return sessions[0].end, took
 
 
-def no_thread_left(record: CallRecord, before: set[threading.Thread]) -> None:
-    if record.statistics.threads_abandoned:
+def no_thread_left(before: set[threading.Thread], record: CallRecord | None = None) -> None:
+    if record is not None and record.statistics.threads_abandoned:
         raise Everywhere("a worker thread did not come back: have shutdown() release it")
     idle, began = 0.0, time.process_time()
     while left := [thread for thread in set(threading.enumerate()) - before if not _pooled(thread)]:
         idle += 0.0 if any(wants_a_processor(thread.native_id or 0) for thread in left) else _STEP
         if idle > GRACE or time.process_time() - began > GRACE:
+            methods = {name for thread in left if (name := _method_of(thread))}
+            if methods:
+                raise Everywhere(
+                    f"{', '.join(sorted(methods))} did not return when the call was over: have shutdown() release what "
+                    "it waits for. What ends a wait is an exception, which a bare except takes"
+                )
             names = sorted(re.sub(r"^Thread-\d+ ", "Thread ", thread.name) for thread in left)
             raise Everywhere(f"shutdown() left threads running: {names}")
         time.sleep(_STEP)
+
+
+def _method_of(thread: threading.Thread) -> str | None:
+    """The method that runs in a worker thread of a call."""
+    method, _, connection = thread.name.partition(" ")
+    return method if connection.startswith("memory-") else None
 
 
 def no_pool_at_work(threads: Collection[threading.Thread], patience: float) -> None:

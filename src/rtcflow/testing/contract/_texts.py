@@ -150,6 +150,8 @@ def _keeps_keys(handler: StreamHandlerBase, given: CheckInput) -> None:
         kept = last_journal().keys_kept  # else it takes no keys while it speaks
         if early.did or early.audible(max(middle + NOTICES, end + 0.1), end + _ANSWERS):
             continue
+        if early.says_otherwise(usual, middle + 0.1, end) > ANSWERED:  # its answer is shorter than the first words
+            continue
         if early.audible(middle + _CUT, end) and not kept:
             continue
         late = press(digit, after)

@@ -48,7 +48,8 @@ class Limit:
 
     def begins_with(self, others: Iterable[Limit]) -> bool:
         """Whether one of the others is the same limit, and has begun at the same moment."""
-        return any(one.place == self.place and abs(one.begun - self.begun) < 0.1 for one in others)
+        same = [one for one in others if one.place == self.place or one.seconds == self.seconds]
+        return any(abs(one.begun - self.begun) < 0.1 for one in same)
 
 
 def place_of(frame: FrameType) -> str:

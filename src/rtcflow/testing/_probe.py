@@ -29,6 +29,7 @@ from ._held import AUDIBLE, arrays_in, root_of
 from ._limits import HandlerLimits, Moment
 from ._queued_arrays import checksum
 from ._tracing import Tracer
+from ._workers import LIMIT
 
 WATCHED = (
     "start_up",
@@ -119,7 +120,7 @@ class Journal:
         numbered: The first sample of each frame received is its number.
         emits: Audio that emit returned: when, and its seconds.
         took: For how long `emit` ran for each of them.
-        waited: The seconds of its longest wait meanwhile.
+        paused: The seconds of its longest wait meanwhile that came to its limit.
         slept: Whether it slept meanwhile for as long as that audio lasts.
         slept_below: The seconds of its longest sleep in a function that it called.
         loud: As `emits`, of audio that can be heard.
@@ -164,7 +165,7 @@ class Journal:
     numbered: bool = False
     emits: list[tuple[float, float]] = field(default_factory=list)
     took: list[float] = field(default_factory=list)
-    waited: list[float] = field(default_factory=list)
+    paused: list[float] = field(default_factory=list)
     slept: list[bool] = field(default_factory=list)
     slept_below: list[float] = field(default_factory=list)
     loud: list[tuple[float, float]] = field(default_factory=list)
@@ -282,9 +283,10 @@ class Journal:
             self.emits.append((self.clock(), audio[1].shape[1] / audio[0]))
             self.took.append(self.clock() - self.entered[method])
             waits = self.waits[method]
-            self.waited.append(max([wait for wait, _ in waits], default=0.0))
+            self.paused.append(max([wait for wait, where in waits if where == LIMIT], default=0.0))
             self.slept.append(any(abs(wait - self.emits[-1][1]) < 0.001 for wait, _ in waits))
-            self.slept_below.append(max([wait for wait, where in waits if where not in {None, method}], default=0.0))
+            below = [wait for wait, where in waits if where not in {None, method, LIMIT}]
+            self.slept_below.append(max(below, default=0.0))
             self._hear(audio[1])
 
     def _hear(self, samples: NDArray[np.int16]) -> None:

@@ -155,6 +155,7 @@ class Switches(Tracer):
 
     Attributes:
         active: Whether it holds up anything.
+        lines: What is left to try.
         line: The one before which a thread is held up; None if the seed chooses.
         holds: Whether it holds up a thread of rtcflow now.
         own_threads: Whether a thread of the handler's own has run some of its lines that virtual time does not wait for.
@@ -163,7 +164,7 @@ class Switches(Tracer):
     def __init__(self, handler: StreamHandlerBase, seed: int, lines: LinesToTry) -> None:
         super().__init__(handler)
         self._seed = seed
-        self._lines = lines
+        self.lines = lines
         self.line: SourceLine | None = None
         self.holds = False
         self.own_threads = False
@@ -192,7 +193,7 @@ class Switches(Tracer):
 
     def begin_group(self) -> None:
         """A group of frames comes now."""
-        self.line = self._lines.left.popleft() if self._lines.left else None
+        self.line = self.lines.left.popleft() if self.lines.left else None
         self._once = self.active = True
 
     def wait_free(self) -> None:
@@ -218,7 +219,7 @@ class Switches(Tracer):
         if event != "line" or worker is None or worker.workers.over:
             return
         here = SourceLine(method, frame.f_code.co_filename, frame.f_lineno, frame.f_lasti)
-        self._lines.add(here)
+        self.lines.add(here)
         if self.active and (seconds := self._seconds(here)):
             self.holds = True
             worker.sleep(seconds)

@@ -65,6 +65,9 @@ LEAST: Final = 1e-6
 is left until a deadline would go round for ever.
 """
 
+LIMIT: Final = "a wait with a limit"
+"""Where a thread has slept whose wait came to its limit."""
+
 A_LOCK: Final = "waiting for a lock that another method keeps"
 A_THREAD: Final = "waiting for a thread that waits itself"
 
@@ -129,7 +132,7 @@ class Worker:
     given_up: object = None
     look: _Look = field(default_factory=_Look)
     rings: tuple[float, threading.Condition] | None = None
-    slept: list[tuple[float, str | None]] = field(default_factory=list)  # for how long, and where; None: in a wait
+    slept: list[tuple[float, str]] = field(default_factory=list)  # for how long, and in which function, or `LIMIT`
     roused: bool = False
     until: float = 0.0
     own: threading.Thread | None = None  # one that the handler has started
@@ -180,7 +183,7 @@ class Worker:
         self._sleep()
         if self.roused:
             return woken.acquire()
-        self.slept.append((self.until - since, None))
+        self.slept.append((self.until - since, LIMIT))
         return woken.acquire(timeout=max(0.0, self.until - self.workers.now()) if self.workers.over else 0.0)
 
     def wait_in(self, condition: threading.Condition, seconds: float) -> None:

@@ -1159,7 +1159,7 @@ class LogsItsError(AsksNoFuture):
         (StopsTooEarlyInJson, """writes '{"type": "stop"}' in the middle""", NOTICES, [PlaysTheNext]),
         (
             SaysOneMore,
-            "when the caller speaks in the middle of its answer to one who writes a long text, it falls silent",
+            "when the caller says one short word in the middle of its answer to one who writes a long text, it",
             NOTICES,
             [DropsThatToo, TalksOn],
         ),

@@ -388,12 +388,10 @@ def _makes_real_time(journal: Journal) -> None:
     steadily = enough and float(np.std(late)) < 0.1 * float(np.mean(late))
     little = [gap for gap in late if gap < 0.1]
     # emit is asked for more when little is left. One that then waits for as long as a long piece lasts leaves a gap.
-    # A wait that is longer than the audio is a pause that is meant.
-    meant = [wait > seconds + 0.005 for wait, (_, seconds) in zip(journal.waited, emits, strict=True)]
-    took = zip(journal.took, emits, meant, strict=True)
-    long = [(took, seconds) for took, (_, seconds), pauses in took if seconds > _LONG and not pauses]
-    if not long and any(seconds > _LONG for _, seconds in emits):
-        return
+    long = [(took, seconds) for took, (_, seconds) in zip(journal.took, emits, strict=True) if seconds > _LONG]
+    paused = [wait for wait, (_, seconds) in zip(journal.paused, emits, strict=True) if seconds > _LONG]
+    if long and all(wait > seconds for wait, (_, seconds) in zip(paused, long, strict=True)):
+        return  # a wait with a limit that is longer than the audio is a pause that is meant
     told = len(long) >= _FEW_LONG and all(seconds + 0.001 < took < 1.3 * seconds for took, seconds in long)
     sleeps = [one for one, (_, seconds) in zip(journal.slept, emits, strict=True) if seconds > _LONG]
     slow = len(long) >= _FEW_SLEEPS and all(seconds + 0.001 < took < 2.5 * seconds for took, seconds in long)

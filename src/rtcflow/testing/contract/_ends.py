@@ -116,7 +116,7 @@ async def end_at(
     return caller.record()
 
 
-SHIELDED: Final = 2.0
+SHIELDED: Final = 1.5
 """Seconds for which the methods of an async handler may go on after they were cancelled."""
 
 _ENDS: Final = {

@@ -18,7 +18,7 @@ from ..clocks import BackendName
 from ._callers import ASKS
 from ._commands import Command
 from ._sentences import JOURNALS, CheckInput, last_journal, probed, run_scenario, sentence, time_of_handler
-from ._wakeups import no_wakeup_is_lost
+from ._wakeups import no_command_is_left, no_wakeup_is_lost
 
 
 @sentence(
@@ -53,6 +53,7 @@ def any_order(handler: StreamHandlerBase, given: CheckInput) -> None:
             return run_in_room(scenario, backend, prototype, patience=given.patience, schedule=schedule)
 
     no_wakeup_is_lost(handler, given)
+    no_command_is_left(handler, given)
     lines, rests = LinesToTry(), list[int]()
     usual, error = play(given.on("asyncio"), None)
     if error is not None:

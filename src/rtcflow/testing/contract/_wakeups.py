@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, Final
 
 import anyio
 
-from ...handlers.base import StreamHandlerBase
+from ...handlers.base import AsyncStreamHandler, StreamHandlerBase
 from ...handlers.checking import has_own_method
 from .. import signals
 from .._held import backlogs_in
 from .._scenarios import greeted, on_the_line
+from .._tracing import LinesToTry, Switches
 from ..caller import Caller
 from ._commands import Command
-from ._sentences import CheckInput, last_journal, run_scenario
+from ._sentences import CheckInput, last_journal, probed, run_scenario
 
-__all__ = ["no_wakeup_is_lost"]
+__all__ = ["no_command_is_left", "no_wakeup_is_lost"]
 
 _Backlogs = dict[str, list[Any]]
 
@@ -66,6 +68,70 @@ def _can_come(handler: StreamHandlerBase) -> list[Command | None]:
     if has_own_method(handler, "on_message"):
         return [Command("hello 1"), None]
     return [Command.key("1"), None] if has_own_method(handler, "on_dtmf") else [None]
+
+
+def no_command_is_left(handler: StreamHandlerBase, given: CheckInput) -> None:
+    """See that a text or a key which comes while a thread is between two lines is answered without another one."""
+    command = _can_come(handler)[0]
+    if command is None or isinstance(handler, AsyncStreamHandler):
+        return
+    tracer = Switches(handler, 0, LinesToTry())
+    with probed(handler, tracer=tracer) as prototype, tracer:
+        found = run_scenario(partial(_one_between_lines, prototype, given.args, tracer, command), prototype, given)
+    if found is not None:
+        line, name = found
+        raise AssertionError(
+            f"when {line}, and a caller {command} again in that moment, it stays in .{name} until another one comes: a "
+            "wake-up is lost. Clear an event before you look whether there is something, never after the work on what "
+            "was there; or use a queue"
+        )
+
+
+async def _one_between_lines(
+    handler: StreamHandlerBase, args: Sequence[Any], tracer: Switches, command: Command
+) -> tuple[str, str] | None:
+    """Have a text come, and another one while a thread is held up before one line; each line has its turn.
+
+    Returns:
+        The line at which the second one was left behind, and the list in which it was.
+    """
+    async with on_the_line(handler, args) as caller:
+        tracer.active = False
+        if not await greeted(caller):
+            return None
+        await command.give(caller)
+        await caller.wait(_REST)
+        # It is emit that takes what a text has left for it. The lines behind its work are the ones to look at first.
+        tracer.lines.left = deque(reversed([line for line in tracer.lines.left if line.method == "emit"]))
+        for _ in range(_MOST_LINES):
+            if not tracer.lines.left or caller.connection.end is not None:
+                return None
+            empty = {name for name, left in backlogs_in(caller.handler).items() if not left}
+            tracer.begin_group()
+            await command.give(caller)
+            for _ in range(_HOLDS):
+                await caller.wait(0.01)
+                if tracer.holds:
+                    await command.give(caller)
+                    break
+            tracer.active = False
+            await caller.wait(_RESTS_SHORTLY)
+            before = backlogs_in(caller.handler)
+            await caller.wait(_STAYS)
+            after = backlogs_in(caller.handler)
+            stays = {name: left for name, left in after.items() if left and _same(left, before.get(name, []))}
+            if "emit" in last_journal().running and (left := stays.keys() & empty):
+                await command.give(caller)
+                await caller.wait(_REST)
+                later = backlogs_in(caller.handler)
+                for name in left:
+                    if name in later and all(one is not other for one in after[name] for other in later[name]):
+                        return str(tracer.line), name
+    return None
+
+
+_MOST_LINES, _HOLDS, _RESTS_SHORTLY = 16, 20, 0.6
+"""Lines that have their turn; looks whether a thread is held up, each after 10 ms; seconds in which both are answered."""
 
 
 async def _one_two_one(

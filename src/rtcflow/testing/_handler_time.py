@@ -3,7 +3,7 @@
 A handler may count a limit with `time.monotonic()`, or pace itself with `time.sleep()`. It would see real time, in
 which ten minutes of call are some seconds. So while a check runs, names such as `time`, `sleep` and `monotonic` stand
 for those of this module. This is so in the modules of the handler's own package. So do `datetime.datetime`, the queues
-of `queue`, `threading.Event` and `threading.Condition`, whose timeouts are virtual here. Other modules, and objects
+of `queue`, `threading.Event`, `Condition` and `Timer`, whose timeouts are virtual here. Other modules, and objects
 that were made before, keep the system's time. `tempfile` makes its files in a folder of the check, which sees what is
 left of them. `asyncio.gather` notes which errors among its results nobody has looked at. Limits that run out are noted
 (`_limits`).
@@ -112,8 +112,9 @@ class HandlerTime(ModuleType):
     perf_counter, perf_counter_ns = monotonic, monotonic_ns
 
     def sleep(self, seconds: float) -> None:
-        """In a worker thread of a call, in one that the handler has started in it and in a pool's, in the call's time; in
-        the loop's thread, really.
+        """In the call's time, if this thread is a worker's, a pool's, or one that the handler has started in this call.
+
+        In the loop's thread, really.
         """
         worker = self.worker() if seconds > 0 else None
         self._note_nap(seconds, sys._getframe(1))
@@ -128,7 +129,6 @@ class HandlerTime(ModuleType):
             self.slept += seconds
         else:
             time.sleep(seconds)
-
 
     def begin_naps(self) -> None:
         """Note when the handler sleeps from now on: `naps`."""
@@ -158,11 +158,12 @@ class HandlerTime(ModuleType):
         return {anyio: {"sleep": sleep_of(anyio.sleep)}, asyncio: {"sleep": sleep_of(asyncio.sleep)}}
 
     def worker(self) -> Worker | None:
-        """The mark of this thread, if it waits in the time of a call: a worker's, or one that the handler has started."""
+        """The mark of this thread, if its waits pass in a call's time: a worker's, or one that the handler started."""
         worker: Any = current_worker.get()
         if worker is None and self._is_own_thread():
             worker = self._clock.workers.own_thread() if self._clock is not None else None
             current_worker.set(worker)  # in the thread's own context
+            handler_time.set(self)
         return None if worker is None or worker.workers.over else worker
 
     def _is_own_thread(self) -> bool:
@@ -202,7 +203,10 @@ def _datetime_of(shown: HandlerTime) -> type[dt.datetime]:
 
 def _virtual_worker(timeout: float | None, shown: HandlerTime | None) -> Worker | None:
     """The mark of this thread, if it is about to wait for a limited time, and that passes in the time of a call."""
-    return None if timeout is None or timeout <= 0 or shown is None else shown.worker()
+    if timeout is None or timeout <= 0:
+        return None
+    shown = shown or handler_time.get()  # what a thread of the handler's own has made before its first wait has none
+    return None if shown is None else shown.worker()
 
 
 class _TimedQueue(queue.Queue[Any]):
@@ -303,6 +307,14 @@ class _TimedEvent(threading.Event):
             return True
 
 
+class _TimedTimer(threading.Timer):
+    """`threading.Timer` in the time of the call."""
+
+    def __init__(self, interval: float, function: Callable[..., Any], args: Any = None, kwargs: Any = None) -> None:
+        super().__init__(interval, function, args, kwargs)
+        self.finished = _TimedEvent()
+
+
 class _AnyCondition(type):
     """Takes every `threading.Condition` for an instance."""
 
@@ -360,7 +372,7 @@ _CLASSES: Final[dict[ModuleType, dict[str, type]]] = {
         "PriorityQueue": _PriorityQueue,
         "SimpleQueue": _SimpleQueue,
     },
-    threading: {"Event": _TimedEvent, "Condition": _TimedCondition},
+    threading: {"Event": _TimedEvent, "Condition": _TimedCondition, "Timer": _TimedTimer},
 }
 for _module, _others in _CLASSES.items():
     for _name, _other in _others.items():

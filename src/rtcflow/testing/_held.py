@@ -65,9 +65,8 @@ def resamplers_of(handler: StreamHandlerBase) -> dict[str, av.AudioResampler]:
     found: dict[str, av.AudioResampler] = {}
     for name, value in list(vars(handler).items()):
         inner = getattr(value, "__dict__", {}) if type(value).__module__ == type(handler).__module__ else {}
-        for path, one in {name: value, **{f"{name}.{key}": item for key, item in inner.items()}}.items():
-            if isinstance(one, av.AudioResampler):
-                found[path] = one
+        items = {name: value, **{f"{name}.{key}": item for key, item in inner.items()}}
+        found |= {path: one for path, one in items.items() if isinstance(one, av.AudioResampler)}
     return found
 
 

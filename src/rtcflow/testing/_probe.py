@@ -297,13 +297,14 @@ class Journal:
         self.loud.append(self.emits[-1])
         if high - low <= MUCH:
             return
-        steps = np.diff(samples.astype(np.int32))
+        levels = samples.astype(np.int32)
+        steps = levels[:, 1:] - levels[:, :-1]
         large = np.abs(steps) > MUCH
         over = large & (np.abs(steps - 32768 * np.round(steps / 32768)) < MUCH / 3)
         self.steps["much"] += int(np.count_nonzero(large))
         self.steps["32768"] += int(np.count_nonzero(over))
         if over.any():
-            self.levels.update((np.abs(samples[:, :-1][over], dtype=np.int32) // 256).tolist())
+            self.levels.update((np.abs(levels[:, :-1][over]) // 256).tolist())
 
     def says(self, item: Any) -> None:
         """`say` was given this."""

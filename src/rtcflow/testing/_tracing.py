@@ -158,7 +158,7 @@ class Switches(Tracer):
         lines: What is left to try.
         line: The one before which a thread is held up; None if the seed chooses.
         holds: Whether it holds up a thread of rtcflow now.
-        own_threads: Whether a thread of the handler's own has run some of its lines that virtual time does not wait for.
+        own_threads: Whether some of its lines were run by a thread of its own that virtual time does not wait for.
     """
 
     def __init__(self, handler: StreamHandlerBase, seed: int, lines: LinesToTry) -> None:

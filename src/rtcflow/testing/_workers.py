@@ -19,7 +19,7 @@ Other threads work for handlers, too. Jobs of `to_thread.run_sync` (with any lim
 until they are done, for at most `patience`. Jobs that wait for something themselves are not waited for, nor those that
 sleep in virtual time (`sleeper`). A thread that the handler has started, and that has slept in virtual time once, is a
 worker from then on (`own_thread`). It is waited for in 4 alone. Any other thread is waited for while it computes. Two
-things are not seen, and time goes on meanwhile: work outside of Python's threads, and what such a thread waits for in C.
+things are not seen, and time goes on meanwhile: work outside of Python's threads, and waits in C of such threads.
 """
 
 from __future__ import annotations
@@ -399,7 +399,8 @@ class Workers:
         else:
             verdict = self._judge_others(frames, known, real)
         for worker in running:
-            match self._judge_one(worker, frames, real) if worker.own is None else self._judge_own(worker, frames, real):
+            judge = self._judge_one if worker.own is None else self._judge_own
+            match judge(worker, frames, real):
                 case ThreadsAllow.STANDS:
                     verdict = ThreadsAllow.STANDS
                 case ThreadsAllow.REAL_PACE if verdict is ThreadsAllow.FREE:
@@ -673,7 +674,11 @@ def _pool_job(frame: FrameType) -> bool | None:
 def _job_of(frame: FrameType) -> FrameType | None:
     """The call by which a thread of a pool does the job that it has now; None for a thread of another kind."""
     outer: FrameType | None = frame
-    while outer is not None and outer.f_code.co_qualname not in {"_WorkItem.run", "_in_thread", "WorkerThread._handle_job"}:
+    while outer is not None and outer.f_code.co_qualname not in {
+        "_WorkItem.run",
+        "_in_thread",
+        "WorkerThread._handle_job",
+    }:
         outer = outer.f_back
     return outer
 

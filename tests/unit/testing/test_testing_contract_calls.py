@@ -107,6 +107,19 @@ class KeepsKeys(ForgetsKeys):
     forgets = False
 
 
+class AnswersAtOnce(Speaker):
+    """A key takes back the question, and its answer is over before the question would have been."""
+
+    async def start_up(self):
+        for number in range(20):
+            self.play(voice(0.2, 200 + 10 * number))
+
+    async def on_dtmf(self, digit):
+        self.out.clear()
+        self.clear_queue()
+        self.play(voice(0.6, 900))
+
+
 class SaysItAgain(Speaker):
     """Clears its queue for a key, and says all the same what it was making of the caller's words."""
 
@@ -494,7 +507,7 @@ REAL_TIME = "its audio comes in real time"
 @pytest.mark.parametrize(
     ("bug", "told", "sentence", "sound"),
     [
-        (ForgetsKeys, "the key is forgotten", KEYS, [KeepsKeys]),
+        (ForgetsKeys, "the key is forgotten", KEYS, [KeepsKeys, AnswersAtOnce]),
         (SaysItAgain, "and then presses 1, it clears its queue, and says 0.5 s", STALE, [TakesItBack, Delays]),
         (AsksInAHurry, "(in start_up) gives the caller 3 s, and begins to count 2.0 s", LIMITS, [AsksFirst, CallsEnd]),
         (LooksAtTheClock, "(in receive) gives the caller 3 s, and begins to count 2.0 s", LIMITS, [LooksLater]),

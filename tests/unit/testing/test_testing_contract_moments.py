@@ -20,6 +20,7 @@ from contract_cases import (
     BADLY,
     LENGTHS,
     LIMITS,
+    NOTICES,
     REAL_TIME,
     SERVES,
     STALE,
@@ -597,6 +598,95 @@ class HangsUpAtTheEnd(StaysOnTheLine):
     closes = True
 
 
+# -- what is left of a limit, and a word that comes while something is made
+
+
+class CountsTheQuestion(Speaker):
+    """The four seconds for the answer begin with the question, which lasts two and a half."""
+
+    late = True
+
+    def __init__(self):
+        super().__init__()
+        self.answered = rtcflow.Event()
+
+    async def on_dtmf(self, digit):
+        self.answered.set()
+
+    async def start_up(self):
+        begin = anyio.current_time()
+        await self.say(voice(2.5))
+        with anyio.move_on_after(begin + 4.0 - anyio.current_time() if self.late else 4.0):
+            await self.answered.wait()
+            await self.say(voice(0.3, 800))
+            return
+        self.hang_up("too late")
+
+
+class CountsTheAnswer(CountsTheQuestion):
+    late = False
+
+
+class ForgetsAWord(Speaker):
+    """Tells something, until somebody says a word; forgets the word if it comes while the next sentence is made."""
+
+    forgets = True
+
+    def __init__(self):
+        super().__init__()
+        self.silent = False
+
+    async def start_up(self):
+        for number in range(8):
+            await anyio.sleep(0.25)
+            if self.forgets:
+                self.silent = False
+            elif self.silent:
+                return
+            for _ in range(12):
+                self.play(voice(0.1, 200 + 20 * number))
+            while self.frames and not self.silent:
+                await anyio.sleep(0.02)
+            if self.silent:
+                return
+
+    async def receive(self, frame):
+        if loud(frame):
+            self.clear_queue()
+
+    def clear_queue(self):
+        self.silent = True
+        self.frames.clear()
+        return super().clear_queue()
+
+
+class RemembersIt(ForgetsAWord):
+    forgets = False
+
+
+class CutsSomePairs(Speaker):
+    """Plays a stereo station, whose pieces of bytes are not all whole; throws away what is left of a pair."""
+
+    whole = False
+
+    async def receive(self, frame):
+        await self.send_message("heard")
+
+    async def start_up(self):
+        at = np.arange(6 * RATE)
+        pairs = np.stack([9000 * np.sin(2 * np.pi * 440 * at / RATE), 3000 * np.sin(2 * np.pi * 660 * at / RATE)])
+        data, rest, sizes = pairs.T.astype("<i2").tobytes(), b"", (4096, 2998, 4096, 1402, 3500)
+        for turn in range(len(data) // 4000):
+            piece, data = rest + data[: sizes[turn % 5]], data[sizes[turn % 5] :]
+            end = len(piece) // 4 * 4
+            rest = piece[end:] if self.whole else b""
+            self.play((RATE, np.ascontiguousarray(np.frombuffer(piece[:end], "<i2").reshape(-1, 2).T)))
+
+
+class KeepsThePairs(CutsSomePairs):
+    whole = True
+
+
 @pytest.mark.parametrize(
     ("bug", "told", "sentence", "sound"),
     [
@@ -618,6 +708,9 @@ class HangsUpAtTheEnd(StaysOnTheLine):
         (ClearsAfterTheWork, "the second stays in .phrases until another", ANY_ORDER, [ClearsBeforeTheWork, Uploads]),
         (LooksBeforeItClears, "the second stays in .jobs until another", ANY_ORDER, [ClearsBeforeItLooks]),
         (CountsHasty, "a caller who presses 1 every 0.45 s", LIMITS, [CountsAnswersAlone]),
+        (CountsTheQuestion, "gives the caller 4 s, and begins to count 2.5 s before", LIMITS, [CountsTheAnswer]),
+        (ForgetsAWord, "when the caller says one short word", NOTICES, [RemembersIt]),
+        (CutsSomePairs, "left and right change sides", REAL_TIME, [KeepsThePairs]),
         (KeepsTheEnd, ".resampler still holds the last", SERVES, [FlushesIt]),
         (StaysOnTheLine, "it says something for 0.5 s and then nothing more", REAL_TIME, [HangsUpAtTheEnd]),
         (KeepsABlock, "come at the beginning of the next one", ANSWERS, [FlushesABlock]),

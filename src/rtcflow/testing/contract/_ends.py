@@ -185,20 +185,24 @@ async def _stream_shut_down(handler: StreamHandlerBase, given: CheckInput) -> tu
 
 def no_thread_left(before: set[threading.Thread], record: CallRecord | None = None) -> None:
     if record is not None and record.statistics.threads_abandoned:
-        raise Everywhere("a worker thread did not come back: have shutdown() release it")
+        raise Everywhere(_did_not_return(threading.enumerate()))  # a pool's thread may have been there before
     idle, began = 0.0, time.process_time()
     while left := [thread for thread in set(threading.enumerate()) - before if not _pooled(thread)]:
         idle += 0.0 if any(wants_a_processor(thread.native_id or 0) for thread in left) else _STEP
         if idle > GRACE or time.process_time() - began > GRACE:
-            methods = {name for thread in left if (name := _method_of(thread))}
-            if methods:
-                raise Everywhere(
-                    f"{', '.join(sorted(methods))} did not return when the call was over: have shutdown() release what "
-                    "it waits for. What ends a wait is an exception, which a bare except takes"
-                )
+            if any(map(_method_of, left)):
+                raise Everywhere(_did_not_return(left))
             names = sorted(re.sub(r"^Thread-\d+ ", "Thread ", thread.name) for thread in left)
             raise Everywhere(f"shutdown() left threads running: {names}")
         time.sleep(_STEP)
+
+
+def _did_not_return(threads: Collection[threading.Thread]) -> str:
+    methods = {name for thread in threads if (name := _method_of(thread))} or {"a method"}
+    return (
+        f"{', '.join(sorted(methods))} did not return when the call was over: have shutdown() release what it waits "
+        "for. What ends a wait is an exception, which a bare except takes"
+    )
 
 
 def _method_of(thread: threading.Thread) -> str | None:

@@ -131,7 +131,7 @@ async def _one_between_lines(
 
 
 _MOST_LINES, _HOLDS, _RESTS_SHORTLY = 16, 20, 0.6
-"""Lines that have their turn; looks whether a thread is held up, each after 10 ms; seconds in which both are answered."""
+"""Lines that have their turn; looks whether a thread is held up, one in 10 ms; seconds in which both are answered."""
 
 
 async def _one_two_one(

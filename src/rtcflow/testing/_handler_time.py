@@ -13,7 +13,6 @@ Its clock goes on from one call to the next, and does not go back. `skip` lets t
 
 from __future__ import annotations
 
-import asyncio
 import datetime as dt
 import inspect
 import math
@@ -143,19 +142,15 @@ class HandlerTime(ModuleType):
     def _note_nap(self, seconds: float, frame: FrameType) -> None:
         self._naps.append((self.limits.now(), seconds, f"{frame.f_code.co_filename}:{frame.f_lineno}"))
 
-    def sleeps(self) -> dict[ModuleType, dict[str, Any]]:
-        """What stands for `anyio.sleep` and `asyncio.sleep` in a handler's modules: they note when it sleeps."""
+    def noting(self, original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        """What stands for `anyio.sleep` or `asyncio.sleep` in a handler's modules: it notes when it sleeps."""
 
-        def sleep_of(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-            @wraps(original)
-            async def sleep(delay: float, *args: Any, **options: Any) -> Any:
-                coroutine = sys._getframe(1)
-                self._note_nap(delay, coroutine)
-                return await original(delay, *args, **options)
+        @wraps(original)
+        async def sleep(delay: float, *args: Any, **options: Any) -> Any:  # by this name it is known (`_probe`)
+            self._note_nap(delay, sys._getframe(1))
+            return await original(delay, *args, **options)
 
-            return sleep
-
-        return {anyio: {"sleep": sleep_of(anyio.sleep)}, asyncio: {"sleep": sleep_of(asyncio.sleep)}}
+        return sleep
 
     def worker(self) -> Worker | None:
         """The mark of this thread, if its waits pass in a call's time: a worker's, or one that the handler started."""
@@ -394,10 +389,9 @@ def replaced(handler: StreamHandlerBase, shown: HandlerTime) -> Iterator[None]:
     originals |= {id(getattr(time, name)): getattr(shown, name) for name in FUNCTIONS}
     modules: dict[ModuleType, dict[str, Any]] = {**_CLASSES}
     modules |= {dt: {"datetime": _datetime_of(shown)}}
-    modules |= names_of_asyncio(shown.gathered, shown.limits)
+    modules |= names_of_asyncio(shown.gathered, shown.limits, shown.noting)
     modules |= {anyio: {name: getattr(shown.limits, name) for name in ("current_time", "move_on_after", "fail_after")}}
-    for module, others in shown.sleeps().items():
-        modules[module] = {**modules.get(module, {}), **others}
+    modules[anyio]["sleep"] = shown.noting(anyio.sleep)
     for module, others in modules.items():
         originals[id(module)] = _Stands(module, others)
         originals |= {id(getattr(module, name)): other for name, other in others.items()}

@@ -149,12 +149,15 @@ class Gathered(list[Any]):
         return super().__getitem__(at)
 
 
-def names_of_asyncio(gathered: list[Gathered], limits: HandlerLimits) -> dict[ModuleType, dict[str, Any]]:
+def names_of_asyncio(
+    gathered: list[Gathered], limits: HandlerLimits, noting: Callable[[Callable[..., Any]], Callable[..., Any]]
+) -> dict[ModuleType, dict[str, Any]]:
     """What stands for functions of asyncio in a handler's modules: they note results and limits.
 
     Args:
         gathered: The results of `gather`, if errors may be among them.
         limits: The limits of `wait_for` that have run out.
+        noting: Makes what stands for `sleep`.
     """
 
     async def noted(results: asyncio.Future[Any], place: str) -> Gathered:
@@ -178,7 +181,7 @@ def names_of_asyncio(gathered: list[Gathered], limits: HandlerLimits) -> dict[Mo
                 limits.ran_out(begun, timeout, frame)
             raise
 
-    return {asyncio: {"gather": gather, "wait_for": wait_for}}
+    return {asyncio: {"gather": gather, "wait_for": wait_for, "sleep": noting(asyncio.sleep)}}
 
 
 def still_to_run(codes: Collection[CodeType]) -> str | None:

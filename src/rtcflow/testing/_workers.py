@@ -614,7 +614,7 @@ _JOINS: Final = {_joins.__code__, threading.Thread.join.__code__}
 
 def _waits_for_a_lock(frame: FrameType) -> bool:
     """Whether the line at which `frame` waits in C acquires a lock without a timeout, and that lock is locked."""
-    if frame.f_code in _ENTERS:
+    if frame.f_code in _ENTERS and _condition_wait(frame)[0] is None:
         return _is_locked(vars(frame.f_locals["self"]).get("_lock"))
     line = linecache.getline(frame.f_code.co_filename, frame.f_lineno)
     if not _ACQUIRES.search(line) or "timeout" in line:

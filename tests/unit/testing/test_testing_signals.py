@@ -12,6 +12,14 @@ from hypothesis import strategies as st
 from rtcflow.testing import signals
 
 
+def test_speech_belongs_to_who_asked_for_it():
+    """The same speech is made once, and may be written to all the same."""
+    speech = signals.speech_like(0.2, seed=5)
+    before = speech.copy()
+    speech[:] = 0
+    assert np.array_equal(signals.speech_like(0.2, seed=5), before)
+
+
 def test_a_tone_has_its_level():
     """A sine of half scale is 9 dB below a full-scale square wave."""
     assert signals.level(signals.tone(1.0, peak=0.5)) == pytest.approx(-9.03, abs=0.01)

@@ -376,7 +376,7 @@ class ClearsInTime(ClearsTooLate):
 
 def test_a_text_between_two_lines_is_answered():
     """Without another one that wakes the thread."""
-    assert_told(ClearsTooLate, "it stays in .buttons until another one comes", ANY_ORDER, [ClearsInTime])
+    assert_told(ClearsTooLate, "stays in .buttons until another one comes", ANY_ORDER, [ClearsInTime])
 
 
 def test_nothing_of_it_is_seen_without_a_check():

@@ -9,6 +9,7 @@ seen by what is done with its moments. ``now - since > limit`` begins at ``since
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -65,11 +66,20 @@ class HandlerLimits:
 
     Attributes:
         found: The limits, each once; at most 1000.
+        renewed: How often a limit of so many seconds has begun again before it ran out.
     """
 
     def __init__(self, now: Callable[[], float]) -> None:
         self.now = now
         self.found: list[Limit] = []
+        self.renewed: Counter[float] = Counter()
+        self._begun: dict[float, float] = {}
+
+    def goes_on(self, begun: float, seconds: float) -> None:
+        """It was compared with a clock, and has not run out."""
+        if len(self._begun) < _MOST and self._begun.setdefault(seconds, begun) != begun:
+            self._begun[seconds] = begun
+            self.renewed[seconds] += 1
 
     def ran_out(self, begun: float, seconds: float, frame: FrameType, *, said: float = 0.0) -> None:
         """Note it, once for each beginning. What was left of a limit is that limit."""
@@ -211,7 +221,20 @@ class _Passed(_Noted):
     def _noted(self, limit: float, *, over: bool) -> bool:
         if over is True:  # or NotImplemented: what it is compared with will say
             self._since.limits.ran_out(self._since.at, float(limit), sys._getframe(2))
+        elif over is False:
+            self._since.limits.goes_on(self._since.at, float(limit))
         return over
+
+    def _not_over(self, limit: float, *, less: bool) -> bool:
+        if less is True:
+            self._since.limits.goes_on(self._since.at, float(limit))
+        return less
+
+    def __lt__(self, other: float) -> bool:
+        return self._not_over(other, less=float.__lt__(self, other))
+
+    def __le__(self, other: float) -> bool:
+        return self._not_over(other, less=float.__le__(self, other))
 
     def __gt__(self, other: float) -> bool:
         return self._noted(other, over=float.__gt__(self, other))

@@ -598,6 +598,60 @@ class HangsUpAtTheEnd(StaysOnTheLine):
     closes = True
 
 
+# -- who goes on and on
+
+
+class CountsRefusals(Speaker):
+    """A soft tone for a snore, at most every two seconds; a snore that gets none counts as well."""
+
+    def __init__(self):
+        super().__init__()
+        self.last = -math.inf
+
+    def may_answer(self):
+        now = time.monotonic()
+        since, self.last = now - self.last, now
+        return since >= 2.0
+
+    async def receive(self, frame):
+        if loud(frame) and self.may_answer():
+            self.play(voice(0.3))
+
+
+class CountsTones(CountsRefusals):
+    def may_answer(self):
+        now = time.monotonic()
+        if now - self.last < 2.0:
+            return False
+        self.last = now
+        return True
+
+
+class TellsTheBeginning(CountsRefusals):
+    """A tone for each snore, as soon as it begins."""
+
+    snoring = False
+
+    async def receive(self, frame):
+        self.snoring, before = loud(frame), self.snoring
+        if self.snoring and not before:
+            self.play(voice(0.3))
+
+
+class AnswersAfterAPause(CountsRefusals):
+    """Answers whoever has been silent for half a second."""
+
+    heard = False
+
+    async def receive(self, frame):
+        now = time.monotonic()
+        if loud(frame):
+            self.last, self.heard = now, True
+        elif self.heard and now - self.last > 0.5:
+            self.heard = False
+            self.play(voice(0.3))
+
+
 # -- what is left of a limit, and a word that comes while something is made
 
 
@@ -708,6 +762,12 @@ class KeepsThePairs(CutsSomePairs):
         (ClearsAfterTheWork, "the second stays in .phrases until another", ANY_ORDER, [ClearsBeforeTheWork, Uploads]),
         (LooksBeforeItClears, "the second stays in .jobs until another", ANY_ORDER, [ClearsBeforeItLooks]),
         (CountsHasty, "a caller who presses 1 every 0.45 s", LIMITS, [CountsAnswersAlone]),
+        (
+            CountsRefusals,
+            "a caller who makes a noise (or moves) all the time is noticed once",
+            LIMITS,
+            [CountsTones, TellsTheBeginning, AnswersAfterAPause],
+        ),
         (CountsTheQuestion, "gives the caller 4 s, and begins to count 2.5 s before", LIMITS, [CountsTheAnswer]),
         (ForgetsAWord, "when the caller says one short word", NOTICES, [RemembersIt]),
         (CutsSomePairs, "left and right change sides", REAL_TIME, [KeepsThePairs]),

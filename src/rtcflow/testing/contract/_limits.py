@@ -8,6 +8,7 @@ from functools import partial
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ...ends import EndCause
 from ...handlers.base import StreamHandlerBase
@@ -75,6 +76,8 @@ def limits(handler: StreamHandlerBase, given: CheckInput) -> None:
                 "another one it does not: start counting in start_up, not in __init__"
             )
     _time_to_answer(handler, given)
+    if reads_a_clock(handler):
+        _reacts_again(handler, given)
     if has_own_method(handler, "on_message") and reads_a_clock(handler):
         _answers_who_insists(handler, given, Command("hello"))
     if has_own_method(handler, "on_dtmf") and reads_a_clock(handler):
@@ -168,6 +171,62 @@ def _answers_who_insists(handler: StreamHandlerBase, given: CheckInput, command:
                 "of a question only when it is answered"
             )
 
+
+def _reacts_again(handler: StreamHandlerBase, given: CheckInput) -> None:
+    """See that one who makes a noise, or moves, all the time is noticed more than once, if it is so after a pause."""
+    limits = time_of_handler().limits
+
+    async def insist() -> tuple[float, bool]:
+        """For how long it was noticed no more, and whether it was after a pause in which nothing came."""
+        moves = True
+
+        def camera(at: float) -> NDArray[np.uint8]:
+            return np.full((48, 64, 3), int(at * 100) % 256 if moves else 0, np.uint8)
+
+        def noticed(begin: float, end: float) -> bool:
+            moments = [*moments_audible(caller.heard), *(at for at, _ in caller.messages)]
+            return any(begin < at <= end for at in moments)
+
+        async with on_the_line(handler, given.args, camera=camera) as caller:
+            if not await greeted(caller):
+                return 0.0, False
+            limits.renewed.clear()
+            began = caller.seconds
+            await caller.play(signals.tone(_INSISTS, 300, peak=0.5))
+            renewed = [seconds for seconds, times in limits.renewed.items() if times > _OFTEN and seconds < _LONGEST]
+            longest = max(renewed, default=0.0)
+            if not longest or not noticed(-1.0, began + 3.0) or noticed(began + 4.0, caller.seconds):
+                return 0.0, False
+            await caller.play(signals.tone(2 * longest + 1.0, 300, peak=0.5))
+            until = caller.seconds
+            if noticed(began + 4.0, until) or caller.connection.end is not None:
+                return 0.0, False
+            caller.microphone, moves = False, False
+            await caller.wait(longest + 2.0)
+            again = caller.seconds
+            if noticed(again - 1.0, again):
+                return 0.0, False
+            caller.microphone, moves = True, True
+            await caller.play(signals.tone(1.5, 300, peak=0.5))
+            return until - began - 3.0, noticed(again, caller.seconds)
+
+    seconds, after_a_pause = run_scenario(insist, handler, given)
+    if after_a_pause:
+        raise AssertionError(
+            f"a caller who makes a noise (or moves) all the time is noticed once, and then no more for {seconds:.0f} s; "
+            "after a pause they are noticed again: what was refused counts in the limit as well. Note the moment only "
+            "when you do something. (If the beginning alone is meant, keep a flag in place of a time)"
+        )
+
+
+_INSISTS: Final = 8.0
+"""Seconds of noise in which most limits run out."""
+
+_OFTEN: Final = 20
+"""How often a limit begins again that each frame renews."""
+
+_LONGEST: Final = 60.0
+"""Seconds of a limit that is waited for."""
 
 _TIMES: Final = 32
 """How often a caller asks."""

@@ -66,7 +66,7 @@ class HandlerLimits:
 
     Attributes:
         found: The limits, each once; at most 1000.
-        renewed: How often a limit of so many seconds has begun again before it ran out.
+        renewed: How often limits have begun again before they ran out, by their seconds.
     """
 
     def __init__(self, now: Callable[[], float]) -> None:

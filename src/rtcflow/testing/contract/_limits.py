@@ -213,7 +213,7 @@ def _reacts_again(handler: StreamHandlerBase, given: CheckInput) -> None:
     seconds, after_a_pause = run_scenario(insist, handler, given)
     if after_a_pause:
         raise AssertionError(
-            f"a caller who makes a noise (or moves) all the time is noticed once, and then no more for {seconds:.0f} s; "
+            f"a caller who makes a noise (or moves) all the time is noticed once, and not in the next {seconds:.0f} s; "
             "after a pause they are noticed again: what was refused counts in the limit as well. Note the moment only "
             "when you do something. (If the beginning alone is meant, keep a flag in place of a time)"
         )

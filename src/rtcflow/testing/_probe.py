@@ -300,7 +300,8 @@ class Journal:
         levels = samples.astype(np.int32)
         steps = levels[:, 1:] - levels[:, :-1]
         large = np.abs(steps) > MUCH
-        over = large & (np.abs(steps - 32768 * np.round(steps / 32768)) < MUCH / 3)
+        blanked = (levels[:, 1:] == 0) | (levels[:, :-1] == 0)  # to or from silence
+        over = large & ~blanked & (np.abs(steps - 32768 * np.round(steps / 32768)) < MUCH / 3)
         self.steps["much"] += int(np.count_nonzero(large))
         self.steps["32768"] += int(np.count_nonzero(over))
         if over.any():

@@ -1141,6 +1141,14 @@ class AddsInInt32(AddsInInt16):
     kind = np.int32
 
 
+class BlanksScratches(Echo):
+    """What is near full scale is a scratch on an old record, and is blanked."""
+
+    async def emit(self):
+        rate, samples = await self.next()
+        return rate, np.where(np.abs(samples.astype(np.int32)) >= 29000, np.int16(0), samples)
+
+
 class SquareWave(Echo):
     """A beep whose samples are half of full scale and minus that, whoever calls."""
 
@@ -2145,6 +2153,7 @@ def test_a_handlers_own_threads_are_held_up(monkeypatch):
         (StopsForGood, STALE),
         (GreetsWhoIsThere, BADLY),
         (AddsInInt32, REAL_TIME),
+        (BlanksScratches, REAL_TIME),
         (SquareWave, REAL_TIME),
         (AnswersAlways, LATE),
         (AnswersToTheEnd, LATE),

@@ -902,7 +902,26 @@ def swapped_at_edges(pieces: Sequence[NDArray[np.int16]]) -> bool:
         return True
     # Some pieces may be whole. What two channels do at an edge by chance is seldom this clear.
     clear = sum(one > max(5 * other, 2 * _APART) for one, other in zip(straight, crossed, strict=True))
-    return clear > 0.25 * len(straight)
+    return clear > 0.25 * len(straight) or _pitches_change_sides(pieces)
+
+
+def _pitches_change_sides(pieces: Sequence[NDArray[np.int16]]) -> bool:
+    """Whether the higher one of two sounds, which both go on, is often on another side than in the piece before."""
+    higher: list[bool] = []
+    for piece in pieces:
+        samples = piece.astype(np.float64)
+        power = (samples**2).mean(axis=1) if samples.shape[1] > _SHORTEST_PIECE else np.zeros(2)
+        if power.min() < AUDIBLE**2:  # a side that is silent says nothing
+            return False
+        left, right = (np.diff(samples, axis=1) ** 2).mean(axis=1) / power
+        if max(left, right) < 4 * min(left, right):
+            return False
+        higher.append(bool(left > right))
+    return sum(one != other for one, other in pairwise(higher)) > 0.25 * len(higher)
+
+
+_SHORTEST_PIECE: Final = 100
+"""Samples of a piece that has a pitch."""
 
 
 _MANY_EDGES, _APART = 20, 200

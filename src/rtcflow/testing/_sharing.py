@@ -160,6 +160,12 @@ class SharedChanges:
         later._begin()
         return later
 
+    def only_moved(self) -> bool:
+        """Whether all that the calls have changed is the order of items, as in a list of what is free."""
+        looks = [(self._look(value, _DEEP), self._before[name]) for name, value in self._shared.items()]
+        looks += [(self._look(value, _DEEP), self._before_around[name]) for name, value in self._around.items()]
+        return all(_in_any_order(now) == _in_any_order(before) for now, before in looks)
+
     def left(self) -> str | None:
         """What the call has changed, and what to write instead; None if it is nothing."""
         for name, value in self._shared.items():
@@ -263,6 +269,10 @@ class SharedChanges:
         if home == self._home and not isinstance(value, type | FunctionType | ModuleType):
             return id(value), [(name, self._look(item, depth - 1)) for name, item in _state(value)]
         return id(value)
+
+
+def _in_any_order(look: object) -> object:
+    return sorted(map(_in_any_order, look), key=repr) if isinstance(look, list | tuple) else look
 
 
 _WALKED: Final[tuple[Any, ...]] = ((), [], "", b"", {}, range(0))

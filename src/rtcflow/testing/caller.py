@@ -73,6 +73,9 @@ LONGEST_CLOSE = 600.0
 """Seconds of call time after which a call whose caller has hung up is not waited for any more."""
 
 
+opens_after: ContextVar[float] = ContextVar("rtcflow_opens_after", default=0.0)
+"""Seconds after which the data channels of the callers in this context are open."""
+
 errors_of_calls: ContextVar[list[Exception] | None] = ContextVar("rtcflow_errors_of_calls", default=None)
 """Those that end the calls which are made in this context."""
 
@@ -544,6 +547,7 @@ async def open_caller(
     facts = {**(TELEPHONE if phone else {}), **custom.get()}
     try:
         async with memory_pair(offer, link=link, back=back, phone=phone, play=_play) as (ours, theirs):
+            ours.opens_after = opens_after.get()
             connection = Connection(
                 ours,
                 copied,

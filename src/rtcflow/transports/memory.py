@@ -78,6 +78,9 @@ class MemoryTransport(LinkTransport):
     """One end of a `memory_pair`.
 
     `start` accepts every format. `audio_in` holds frames in the format in which the other end sends.
+
+    Attributes:
+        opens_after: Seconds after which messages can be sent; 0 by default.
     """
 
     kind = "memory"
@@ -86,6 +89,7 @@ class MemoryTransport(LinkTransport):
         super().__init__(LinkEnd(Player(latency=latency, clock=loop_clock())))
         self.offer = offer
         self.phone = phone
+        self.opens_after: float = 0.0
         self._outbox = Flow[Any](SEND_BOUND + 1, Policy.BLOCK)  # and a goodbye
         self._on_their_way = 0
         self._carry_audio: Callable[[AudioFrame], None] = _carry_nothing
@@ -97,6 +101,11 @@ class MemoryTransport(LinkTransport):
     def start(self, receive: AudioFormat, send: AudioFormat) -> tuple[AudioFormat, AudioFormat]:
         self.audio_out.open(send)
         return receive, send
+
+    async def wait_messages_open(self) -> None:
+        if self.opens_after:  # as a data channel does, when the handshake is over
+            await anyio.sleep(self.opens_after)
+        await super().wait_messages_open()
 
     def send_message_nowait(self, message: str) -> None:
         self._check_messages_open()

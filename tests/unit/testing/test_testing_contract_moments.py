@@ -741,6 +741,100 @@ class KeepsThePairs(CutsSomePairs):
     whole = True
 
 
+class CutsEveryPair(Speaker):
+    """Reads a twentieth of a second at a time, an odd number of samples; the same places of both tones meet there."""
+
+    whole = False
+
+    async def receive(self, frame):
+        await self.send_message("heard")
+
+    async def start_up(self):
+        at = np.arange(6 * 22050)
+        pairs = np.stack([6000 * np.sin(2 * np.pi * pitch * at / 22050) for pitch in (200, 900)], axis=1)
+        samples, rest = pairs.astype(np.int16).ravel(), np.zeros(0, np.int16)
+        for begin in range(0, samples.size, 2205):
+            piece = np.concatenate([rest, samples[begin : begin + 2205]])
+            end = piece.size // 2 * 2
+            rest = piece[end:] if self.whole else rest
+            self.play((22050, np.ascontiguousarray(piece[:end].reshape(-1, 2).T)))
+
+
+class ReadsWholePairs(CutsEveryPair):
+    whole = True
+
+
+class HushesTooEarly(Speaker):
+    """Reads a step of a recipe for "next"; "hush" is forgotten if it comes while the voice is made."""
+
+    forgets = True
+
+    def __init__(self):
+        super().__init__()
+        self.wanted, self.hushed = rtcflow.Event(), False
+
+    async def on_message(self, text):
+        if text == "next":
+            self.wanted.set()
+        elif text == "hush":
+            self.hushed = True
+            self.frames.clear()
+            self.clear_queue()
+
+    async def start_up(self):
+        while True:
+            await self.wanted.wait()
+            self.wanted.clear()
+            if not self.forgets:
+                self.hushed = False
+            await anyio.sleep(0.4)
+            if self.forgets:
+                self.hushed = False
+            for _ in range(0 if self.hushed else 13):
+                self.play(voice(0.1))
+
+
+class Hushes(HushesTooEarly):
+    forgets = False
+
+
+class Desk:
+    """Has four seats, and gives them out in any order."""
+
+    def __init__(self):
+        self.free = [1, 2, 3, 4]
+
+
+class LosesASeat(Speaker):
+    """A call takes a seat, and gives it back only if it was told which one."""
+
+    desk = Desk()
+
+    async def start_up(self):
+        seat = self.desk.free.pop() if self.desk.free else None
+        await self.send_message(f"seat {seat}")
+        try:
+            await anyio.sleep_forever()
+        finally:
+            if seat is not None:
+                self.desk.free.append(seat)
+
+
+class GivesSeatsBack(LosesASeat):
+    """Also if it is cut short."""
+
+    desk = Desk()
+
+    async def start_up(self):
+        seat = self.desk.free.pop() if self.desk.free else None
+        try:
+            await self.send_message(f"seat {seat}")
+            await anyio.sleep_forever()
+        finally:
+            if seat is not None:
+                self.desk.free.append(seat)
+
+
 @pytest.mark.parametrize(
     ("bug", "told", "sentence", "sound"),
     [
@@ -771,6 +865,9 @@ class KeepsThePairs(CutsSomePairs):
         (CountsTheQuestion, "gives the caller 4 s, and begins to count 2.5 s before", LIMITS, [CountsTheAnswer]),
         (ForgetsAWord, "when the caller says one short word", NOTICES, [RemembersIt]),
         (CutsSomePairs, "left and right change sides", REAL_TIME, [KeepsThePairs]),
+        (CutsEveryPair, "left and right change sides", REAL_TIME, [ReadsWholePairs]),
+        (HushesTooEarly, "when the caller writes 'hush' in the middle", NOTICES, [Hushes]),
+        (LosesASeat, "a caller who leaves before the data channel is open leaves a trace", TRACES, [GivesSeatsBack]),
         (KeepsTheEnd, ".resampler still holds the last", SERVES, [FlushesIt]),
         (StaysOnTheLine, "it says something for 0.5 s and then nothing more", REAL_TIME, [HangsUpAtTheEnd]),
         (KeepsABlock, "come at the beginning of the next one", ANSWERS, [FlushesABlock]),

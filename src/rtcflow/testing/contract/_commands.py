@@ -35,8 +35,8 @@ _AT_ONCE: Final = 0.4
 _QUIET: Final = 1.6
 """Seconds after a command until which nothing is to be heard."""
 
-_LONG: Final = 1.2
-"""Seconds of an answer in whose middle there is room for an interruption."""
+_ROOM: Final = 0.35
+"""Seconds of an answer that are enough to tell whether it goes on."""
 
 _THINKS: Final = 0.15
 """Seconds that an answer must take before a command can come before it."""
@@ -90,10 +90,10 @@ class Command:
         else:
             caller.send_message(self.text)
 
-    @property
-    def window(self) -> tuple[float, float]:
-        """The seconds after it in which nothing is to be heard, if it interrupts."""
-        return (NOTICES, SECOND) if self.text is None else (_AT_ONCE, _QUIET)
+    def window(self, lasts: float) -> tuple[float, float]:
+        """The seconds after it in which nothing is to be heard, if it interrupts an answer of this length."""
+        begin, end = (NOTICES, SECOND) if self.text is None else (_AT_ONCE, _QUIET)
+        return begin, max(begin, min(end, (begin + lasts) / 2))
 
 
 _PROMPT: Final = Command(" ".join(3 * ["hello there. how are you today? one two three four. five six seven eight."]))
@@ -143,7 +143,7 @@ async def _interrupted(
         else:
             await caller.wait(asked + at - caller.seconds)
             await command.give(caller)
-            await caller.wait(asked + at + command.window[1] + 0.1 - caller.seconds)
+            await caller.wait(asked + at + command.window(_LISTENS)[1] + 0.1 - caller.seconds)
     heard = moments_audible(caller.record().heard)
     speaks_on = isinstance(prompt, Command) and seconds_between(heard, asked - 0.5, asked)
     return () if speaks_on else tuple(one - asked for one in heard if one > asked)
@@ -167,7 +167,7 @@ class _Talk:
 
     def moment(self, part: float, command: Command) -> float:
         """A moment in it at which there is room for a command, by its part of these."""
-        return self.begins + part * (self.lasts - command.window[1])
+        return self.begins + part * (self.lasts - command.window(self.lasts)[1])
 
 
 def _said_after(
@@ -176,9 +176,11 @@ def _said_after(
     return run_scenario(partial(_interrupted, handler, given.args, prompt, command, at), handler, given)
 
 
-def _goes_on(handler: StreamHandlerBase, given: CheckInput, prompt: _Prompt, command: Command, at: float) -> float:
+def _goes_on(
+    handler: StreamHandlerBase, given: CheckInput, prompt: _Prompt, command: Command, at: float, lasts: float
+) -> float:
     """Seconds that it says in the time in which a command should have silenced it."""
-    begin, end = command.window
+    begin, end = command.window(lasts)
     return seconds_between(_said_after(handler, given, prompt, command, at), at + begin, at + end)
 
 
@@ -189,16 +191,17 @@ def _talk(handler: StreamHandlerBase, given: CheckInput, prompt: _Prompt, comman
         return None  # it says nothing, or speaks of itself
     talk = _Talk(usual[0], min(usual[-1], _LISTENS) - usual[0], [], works)
     for command in commands:
-        begin, end = command.window
+        begin, end = command.window(talk.lasts)
         middles = [talk.moment(part, command) for part in _MIDDLES]
-        if talk.lasts < end + _LONG:
+        if end < begin + _ROOM:
             continue
         if min(seconds_between(usual, at + begin, at + end) for at in middles) < 0.6 * (end - begin):
             continue  # it is silent there anyway
-        if _silences(handler, given, prompt, command, middles):
+        silences = partial(_silences, handler, given, prompt, lasts=talk.lasts, moments=middles)
+        if silences(command):
             # A word is over before what was being made when it came, so nothing takes that back once more.
             word = Command(None, _WORD)
-            short = command.text is None and _silences(handler, given, prompt, word, middles)
+            short = command.text is None and silences(word)
             talk.silenced_by.append(word if short else command)
     return talk
 
@@ -217,13 +220,19 @@ _MOST_WORKS: Final = 6
 
 
 def _silences(
-    handler: StreamHandlerBase, given: CheckInput, prompt: _Prompt, command: Command, middles: Sequence[float]
+    handler: StreamHandlerBase,
+    given: CheckInput,
+    prompt: _Prompt,
+    command: Command,
+    *,
+    lasts: float,
+    moments: Sequence[float],
 ) -> bool:
     """Whether a command cuts short what is said, at most of these moments."""
     silent = 0
-    for n, at in enumerate(middles, start=1):
-        silent += _goes_on(handler, given, prompt, command, at) <= STALE
-        if silent + len(middles) - n < _MOST_OF_THEM:
+    for n, at in enumerate(moments, start=1):
+        silent += _goes_on(handler, given, prompt, command, at, lasts) <= STALE
+        if silent + len(moments) - n < _MOST_OF_THEM:
             return False
     return silent >= _MOST_OF_THEM
 
@@ -259,12 +268,13 @@ def acts_at_any_moment(handler: StreamHandlerBase, given: CheckInput) -> None:
             before = [part * talk.begins for part in _BEFORE] if thinks else []
             works = [at for at in talk.works if talk.begins < at < talk.moment(1.0, command)]
             for at in (*before, *works, *(talk.moment(part, command) for part in _WITHIN)):
-                if (seconds := _goes_on(handler, given, prompt, command, at)) > STALE:
+                if (seconds := _goes_on(handler, given, prompt, command, at, talk.lasts)) > STALE:
+                    within = command.window(talk.lasts)[1]
                     what = "what it says of itself" if prompt == "greeting" else f"its answer to one who {prompt}"
                     where = "before it begins" if at < talk.begins else f"{at - talk.begins:.2f} s into it"
                     raise AssertionError(
                         f"when the caller {command} in the middle of {what}, it falls silent. When they do so {where}, "
-                        f"it speaks on ({seconds:.1f} s in the next {command.window[1]:g} s): the interruption was "
+                        f"it speaks on ({seconds:.1f} s in the next {within:.1f} s): the interruption was "
                         "noticed, and what was being made then is said all the same. Count interruptions, and drop "
                         "what was begun before the last one; or cancel the task that makes it"
                     )

@@ -21,9 +21,9 @@ from ...protocol import messages
 from .. import signals
 from .._held import AUDIBLE
 from .._room import run_in_room
-from .._scenarios import on_the_line
+from .._scenarios import names_in, on_the_line
 from .._sharing import SharedChanges, pools
-from ..caller import CallRecord, errors_of_calls, run_call
+from ..caller import CallRecord, errors_of_calls, opens_after, run_call
 from ._commands import Command, commands_of
 from ._ends import end_at, held_up, no_thread_left
 from ._sentences import (
@@ -118,6 +118,10 @@ def no_trace(handler: StreamHandlerBase, given: CheckInput) -> None:
         if told := held_up(await end_at(how, after, handler, given)):
             raise Everywhere(f"when a caller writes a text, and the call ends ({how} after {after:g} s): {told}")
 
+    async def unopened() -> None:
+        opens_after.set(1.0)  # of this call alone
+        await cut("peer leaves", 0.25)
+
     def write(texts: list[str]) -> None:
         short: dict[str, Any] = {"seconds": 0.3, "backend": given.on("asyncio"), **call_options(given)}
         if told := held_up(run_call(handler, send=texts, **short)):
@@ -160,7 +164,7 @@ def no_trace(handler: StreamHandlerBase, given: CheckInput) -> None:
     ways["a caller who is refused"] = partial(run, drop)
     ways["a caller who is refused while another one is on the line"] = partial(run, beside)
     # Trio would keep the threads of these callers, and all of them would be looked at in the next calls.
-    ways["one of twelve callers at once"] = partial(run_scenario, crowd, handler, given)
+    ways["one of twelve callers at once"] = many = partial(run_scenario, crowd, handler, given)
     ways["a caller who sends nothing"] = partial(run, partial(_mute, handler, given))
     ways["a caller who interrupts an answer"] = partial(run, partial(_interrupted, handler, given))
     if has_own_method(handler, "on_message"):
@@ -172,12 +176,16 @@ def no_trace(handler: StreamHandlerBase, given: CheckInput) -> None:
         ways[f"a caller who {command}, twice,"] = partial(command_twice, command)
     for how, after in (("cancelled", 0.0), ("cancelled", 0.05), ("peer leaves", 0.011), ("link breaks", 0.25)):
         ways[f"a call that ends early ({how} after {after:g} s)"] = partial(run, partial(cut, how, after))
+    if "send_message" in names_in(type(handler)):
+        ways["a caller who leaves before the data channel is open"] = partial(run, unopened)
     for method, at in _works_at(handler, given).items():
         ways[f"a call that ends while {method} works"] = partial(run, partial(cut, "cancelled", at))
     for way, serve in ways.items():
         before = set(threading.enumerate())
         serve()
         no_thread_left(before)  # or all later calls might leave some as well, and each of them takes seconds
+        if serve is many and traces.only_moved():  # they have given back what they took, one before the other
+            traces = traces.from_now()
         left = traces.left() or (None if way == "a call" else traces.left_around())
         if way == "a call" and traces.accept():
             serve()

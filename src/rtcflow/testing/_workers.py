@@ -544,8 +544,13 @@ class Workers:
                 return ThreadsAllow.STANDS
         if waiter is not None or cpu - worker.cpu_before > self.patience:
             return ThreadsAllow.FREE
-        computes = real - look.since < STILL or wants_a_processor(worker.native_id)
-        return ThreadsAllow.STANDS if computes else ThreadsAllow.FREE
+        if real - look.since < STILL or wants_a_processor(worker.native_id):
+            return ThreadsAllow.STANDS
+        # On a busy machine it may only wait for its turn. A method that waits for its end must not be given up meanwhile.
+        with self._lock:
+            others = [frames.get(one.ident) for one in self._workers if one is not worker]
+        joined = any(other is not None and _joined(other) is worker.own for other in others)
+        return ThreadsAllow.REAL_PACE if joined and real - look.since < self.patience else ThreadsAllow.FREE
 
     def _joins_a_sleeper(self, frame: FrameType) -> bool:
         """Whether a thread waits for the end of another one, which sleeps in virtual time."""

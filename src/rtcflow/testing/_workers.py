@@ -546,7 +546,7 @@ class Workers:
             return ThreadsAllow.FREE
         if real - look.since < STILL or wants_a_processor(worker.native_id):
             return ThreadsAllow.STANDS
-        # On a busy machine it may only wait for its turn. A method that waits for its end must not be given up meanwhile.
+        # On a busy machine it may only wait for its turn. A method that waits for its end is not given up meanwhile.
         with self._lock:
             others = [frames.get(one.ident) for one in self._workers if one is not worker]
         joined = any(other is not None and _joined(other) is worker.own for other in others)

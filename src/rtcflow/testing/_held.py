@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 from collections import deque
+from collections.abc import Iterator
 from typing import Any, Final
 
 import av
@@ -47,27 +48,25 @@ def slots_of(handler: StreamHandlerBase) -> dict[str, NDArray[Any]]:
     the application that the handler holds are looked through, too.
     """
     found: dict[str, NDArray[Any]] = {}
-
-    def look(prefix: str, attributes: dict[str, Any], depth: int) -> None:
-        for name, value in attributes.items():
-            for one in value if isinstance(value, tuple) else (value,):
-                if isinstance(one, np.ndarray) and one.size and one.ndim < 3 and one.dtype != np.uint8:  # no picture
-                    found[prefix + name] = one
-            if depth and type(value).__module__ == type(handler).__module__:
-                look(f"{prefix}{name}.", {**getattr(value, "__dict__", {}), **_slot_values(value)}, depth - 1)
-
-    look("", dict(vars(handler)), 1)
+    for name, value in _fields(handler):
+        for one in value if isinstance(value, tuple) else (value,):
+            if isinstance(one, np.ndarray) and one.size and one.ndim < 3 and one.dtype != np.uint8:  # no picture
+                found[name] = one
     return found
 
 
 def resamplers_of(handler: StreamHandlerBase) -> dict[str, av.AudioResampler]:
     """The attributes that hold a resampler of PyAV; those of objects of the application, too."""
-    found: dict[str, av.AudioResampler] = {}
+    return {name: value for name, value in _fields(handler) if isinstance(value, av.AudioResampler)}
+
+
+def _fields(handler: StreamHandlerBase) -> Iterator[tuple[str, Any]]:
+    """The attributes of a handler, and those of objects of the application that it holds."""
     for name, value in list(vars(handler).items()):
-        inner = getattr(value, "__dict__", {}) if type(value).__module__ == type(handler).__module__ else {}
-        items = {name: value, **{f"{name}.{key}": item for key, item in inner.items()}}
-        found |= {path: one for path, one in items.items() if isinstance(one, av.AudioResampler)}
-    return found
+        yield name, value
+        if type(value).__module__ == type(handler).__module__:
+            for inner, item in {**getattr(value, "__dict__", {}), **_slot_values(value)}.items():
+                yield f"{name}.{inner}", item
 
 
 def _slot_values(value: object) -> dict[str, Any]:

@@ -547,9 +547,7 @@ class Workers:
         if real - look.since < STILL or wants_a_processor(worker.native_id):
             return ThreadsAllow.STANDS
         # On a busy machine it may only wait for its turn. A method that waits for its end is not given up meanwhile.
-        with self._lock:
-            others = [frames.get(one.ident) for one in self._workers if one is not worker]
-        joined = any(other is not None and _joined(other) is worker.own for other in others)
+        joined = any(_joined(other) is worker.own for other in self._methods_beside(worker, frames))
         return ThreadsAllow.REAL_PACE if joined and real - look.since < self.patience else ThreadsAllow.FREE
 
     def _joins_a_sleeper(self, frame: FrameType) -> bool:
@@ -560,9 +558,13 @@ class Workers:
 
     def _another_waits(self, worker: Worker, frames: dict[int, FrameType]) -> bool:
         """Whether another method waits, too: it may keep the lock. A lock may also stand for an event, which comes."""
+        return any(_waits_for_others(frame, frames) for frame in self._methods_beside(worker, frames))
+
+    def _methods_beside(self, worker: Worker, frames: dict[int, FrameType]) -> list[FrameType]:
+        """Where the other threads are that are in a method."""
         with self._lock:
-            others = [frames.get(one.ident) for one in self._workers if one is not worker and one.method is not None]
-        return any(frame is not None and _waits_for_others(frame, frames) for frame in others)
+            others = [one.ident for one in self._workers if one is not worker and one.method is not None]
+        return [frames[ident] for ident in others if ident in frames]
 
     def _give_up(self, worker: Worker, call: tuple[str | None, float], doing: str, seconds: float) -> ThreadsAllow:
         if call != (worker.method, worker.called):  # it has returned while it was looked at
